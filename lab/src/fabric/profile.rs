@@ -1,0 +1,21 @@
+//! What one direction of a link does to packets.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Delay, jitter and loss of one direction. The default is a wire: none of them.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, serde::Deserialize)]
+pub struct LinkProfile {
+    /// One-way delay.
+    pub delay: Duration,
+    /// Half-width of the uniform variation around the delay; packets keep their order.
+    pub jitter: Duration,
+    /// Chance of each packet (each segment of a large one) to be lost, 0 to 1.
+    pub loss: f64,
+}
+
+impl LinkProfile {
+    /// A link that loses everything.
+    pub const CUT: LinkProfile = LinkProfile { delay: Duration::ZERO, jitter: Duration::ZERO, loss: 1.0 };
+}

@@ -1,0 +1,24 @@
+//! A testbed that puts a service mesh on one Linux machine, breaks it on purpose, and says exactly what it cost.
+//!
+//! Read it in the order that a scenario travels: [`scenario`] is what the file says, [`plan`] is what follows from it,
+//! a [`world::World`] (the real [`kernel`] or the [`sim`]ulator) brings the plan to life, [`run`] drives load and
+//! faults against it, [`verdict`] judges, [`report`] tells.
+
+#![warn(missing_docs)]
+
+pub mod app;
+pub mod cli;
+pub mod events;
+pub mod fabric;
+pub mod fault;
+pub mod kernel;
+pub mod load;
+pub mod metrics;
+pub mod plan;
+pub mod report;
+pub mod run;
+pub mod scenario;
+pub mod sidecar;
+pub mod sim;
+pub mod verdict;
+pub mod world;

@@ -1,0 +1,338 @@
+//! What follows from a scenario: every name, address, sidecar configuration and time, with nothing left to decide.
+//!
+//! A plan is plain data and making one is pure, so two runs of one file differ in nothing but what happens. Both worlds
+//! take the same plan.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::fabric::LinkProfile;
+
+/// Where a sidecar takes outgoing connections.
+pub const OUTBOUND_PORT: u16 = 15001;
+/// Where a sidecar takes incoming connections.
+pub const INBOUND_PORT: u16 = 15006;
+/// A sidecar's admin port, on loopback.
+pub const ADMIN_PORT: u16 = 15000;
+/// A sidecar's metrics.
+pub const METRICS_PORT: u16 = 15020;
+/// A sidecar's readiness.
+pub const HEALTH_PORT: u16 = 15021;
+/// The metrics of a built-in app, on loopback.
+pub const APP_METRICS_PORT: u16 = 9100;
+/// The user and group of every sidecar; interception exempts it.
+pub const SIDECAR_UID: u32 = 1337;
+/// The user and group of every app and load generator.
+pub const APP_UID: u32 = 2000;
+
+/// A scenario with everything resolved.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// One line for people.
+    pub name: String,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Load runs, samples are not judged.
+    pub warmup: Duration,
+    /// The measured part.
+    pub duration: Duration,
+    /// What stands in the sidecar's place.
+    pub sidecar: SidecarKind,
+    /// Services, by name.
+    pub services: Vec<Service>,
+    /// Instances, by service and index. Every other part of the plan refers to them by position.
+    pub instances: Vec<Instance>,
+    /// Base profile of each ordered pair that has one.
+    pub links: Vec<Link>,
+    /// Load generators, by name.
+    pub loads: Vec<Load>,
+    /// Faults, in the order of the file.
+    pub timeline: Vec<Entry>,
+    /// What must hold, in the order of the file.
+    pub expectations: Vec<Expectation>,
+}
+
+/// What stands in the sidecar's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SidecarKind {
+    /// The `proxy` crate.
+    Ours,
+    /// Nothing; a DNAT rule spreads connections at random, as kube-proxy does.
+    None,
+}
+
+/// A name that callers dial.
+#[derive(Debug, Clone, Serialize)]
+pub struct Service {
+    /// Its name, also in /etc/hosts.
+    pub name: String,
+    /// Virtual address; no interface has it.
+    pub vip4: Ipv4Addr,
+    /// Virtual address; no interface has it.
+    pub vip6: Ipv6Addr,
+    /// The port of callers and app alike; `None` if the service only sends load.
+    pub port: Option<u16>,
+    /// What the sidecar is told about the port.
+    pub protocol: Protocol,
+    /// Positions of its instances in [`Plan::instances`].
+    pub instances: Vec<usize>,
+}
+
+/// What the sidecar is told about a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Look at the first bytes.
+    Detect,
+    /// HTTP/1.1.
+    Http,
+    /// Opaque bytes; the server may speak first.
+    Tcp,
+}
+
+/// One replica: a network namespace on the kernel, a host in the simulator.
+#[derive(Debug, Clone, Serialize)]
+pub struct Instance {
+    /// `orders-1`, or the service's name if it is the only one.
+    pub name: String,
+    /// Position of its service in [`Plan::services`].
+    pub service: usize,
+    /// Address of eth0, in a /16 that holds all instances.
+    pub v4: Ipv4Addr,
+    /// Address of eth0, in a /64 that holds all instances.
+    pub v6: Ipv6Addr,
+    /// Hardware address of eth0, so that neighbours need no discovery.
+    pub mac: [u8; 6],
+    /// The app, if any.
+    pub app: Option<AppSpec>,
+    /// The sidecar's configuration file, if it has a sidecar.
+    pub sidecar: Option<String>,
+}
+
+/// An app to start.
+#[derive(Debug, Clone, Serialize, serde::Deserialize)]
+pub struct AppSpec {
+    /// The instance's name; the built-in apps say it in their answers.
+    pub instance: String,
+    /// The port that it listens on.
+    pub port: u16,
+    /// Which app.
+    pub kind: AppKind,
+}
+
+/// Which app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AppKind {
+    /// The built-in HTTP echo.
+    Http {
+        /// How long it works on a request.
+        work: Duration,
+        /// Bytes in a response body.
+        size: u32,
+    },
+    /// The built-in line server that greets first.
+    Tcp {
+        /// What it says before the client does, without the line end.
+        greeting: String,
+    },
+    /// Any program, with its arguments (kernel only).
+    Command(Vec<String>),
+}
+
+/// The base profile of one direction between two instances.
+#[derive(Debug, Clone, Serialize)]
+pub struct Link {
+    /// Position of the sender.
+    pub from: usize,
+    /// Position of the receiver.
+    pub to: usize,
+    /// Delay, jitter, loss.
+    pub profile: LinkProfile,
+}
+
+/// An open-loop load generator.
+#[derive(Debug, Clone, Serialize, serde::Deserialize)]
+pub struct Load {
+    /// Its name.
+    pub name: String,
+    /// Position of the instance that it runs in.
+    pub from: usize,
+    /// Whom it calls.
+    pub target: Target,
+    /// Requests a second.
+    pub rate: f64,
+    /// When a request counts as failed.
+    pub timeout: Duration,
+    /// Seed of its random choices.
+    pub seed: u64,
+}
+
+/// Whom a load generator calls.
+#[derive(Debug, Clone, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// HTTP/1.1 requests over kept-alive connections.
+    Http {
+        /// Service name, for /etc/hosts and the Host header.
+        host: String,
+        /// Port.
+        port: u16,
+        /// Path and query.
+        path: String,
+        /// Method.
+        method: String,
+        /// Bytes in each request body.
+        body: u32,
+    },
+    /// One connection for each request: read the greeting line, send a line, read it back, close.
+    Tcp {
+        /// Service name, for /etc/hosts.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+}
+
+/// A fault and its time.
+#[derive(Debug, Clone, Serialize)]
+pub struct Entry {
+    /// The name from the file, or `kill-1` and the like.
+    pub name: String,
+    /// When, from the start of the measured part.
+    pub at: Duration,
+    /// When it is reverted (for a kill: restarted), if ever.
+    pub until: Option<Duration>,
+    /// What it does.
+    pub action: Action,
+}
+
+/// What a fault does.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Ends processes; the revert starts them again.
+    Kill {
+        /// Which.
+        processes: Vec<ProcessId>,
+        /// SIGKILL, or else SIGTERM.
+        hard: bool,
+    },
+    /// Stops processes; the revert lets them go on.
+    Pause {
+        /// Which.
+        processes: Vec<ProcessId>,
+    },
+    /// Replaces the profile of some directions; the revert puts the base profile back. A partition is a loss of 100 %.
+    Link {
+        /// The new profile of each ordered pair.
+        links: Vec<Link>,
+    },
+}
+
+/// A process of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ProcessId {
+    /// Position of the instance.
+    pub instance: usize,
+    /// Which of its processes.
+    pub role: Role,
+}
+
+/// Which of an instance's processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The app.
+    App,
+    /// The sidecar.
+    Sidecar,
+}
+
+/// Conditions over a window of time.
+#[derive(Debug, Clone, Serialize)]
+pub struct Expectation {
+    /// One line for people.
+    pub name: String,
+    /// When they must hold.
+    pub window: Window,
+    /// What must hold, all of it.
+    pub conditions: Vec<crate::verdict::Condition>,
+}
+
+/// When conditions must hold. Times count from the start of the measured part.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Window {
+    /// From one time to another.
+    During {
+        /// First instant.
+        from: Duration,
+        /// First instant after.
+        to: Duration,
+    },
+    /// Somewhere in the `within` after `start` a stretch of `hold` begins in which they hold.
+    Recovery {
+        /// When the clock starts.
+        start: Duration,
+        /// How late the good stretch may begin.
+        within: Duration,
+        /// How long it lasts.
+        hold: Duration,
+    },
+    /// Over the evidence of one timeline entry.
+    Evidence {
+        /// Position in [`Plan::timeline`].
+        entry: usize,
+    },
+}
+
+impl Plan {
+    /// The service's callable address (IPv4).
+    pub fn vip(&self, service: &str) -> Option<SocketAddr> {
+        let service = self.services.iter().find(|s| s.name == service)?;
+        Some(SocketAddr::new(service.vip4.into(), service.port?))
+    }
+
+    /// `orders-1/app`
+    pub fn process_name(&self, id: ProcessId) -> String {
+        let role = match id.role {
+            Role::App => "app",
+            Role::Sidecar => "sidecar",
+        };
+        format!("{}/{role}", self.instances[id.instance].name)
+    }
+
+    /// Every process of the plan, in order.
+    pub fn processes(&self) -> impl Iterator<Item = ProcessId> + '_ {
+        self.instances.iter().enumerate().flat_map(|(instance, i)| {
+            let app = i.app.is_some().then_some(ProcessId { instance, role: Role::App });
+            let sidecar = i.sidecar.is_some().then_some(ProcessId { instance, role: Role::Sidecar });
+            app.into_iter().chain(sidecar)
+        })
+    }
+
+    /// Whether any link or timeline entry asks for an impairment, so that a wire must stand between instances.
+    pub fn needs_wire(&self) -> bool {
+        !self.links.is_empty() || self.timeline.iter().any(|e| matches!(e.action, Action::Link { .. }))
+    }
+
+    /// The text of every instance's /etc/hosts: services by their virtual addresses, instances by their own.
+    pub fn hosts(&self) -> String {
+        let mut text = String::from("127.0.0.1 localhost\n::1 localhost\n");
+        for service in self.services.iter().filter(|s| s.port.is_some()) {
+            text += &format!("{} {name} {name}.lab\n", service.vip4, name = service.name);
+            text += &format!("{} {name} {name}.lab\n", service.vip6, name = service.name);
+        }
+        for instance in &self.instances {
+            if self.services.iter().any(|s| s.name == instance.name) {
+                continue;
+            }
+            text += &format!("{} {}\n{} {}\n", instance.v4, instance.name, instance.v6, instance.name);
+        }
+        text
+    }
+}

@@ -1,0 +1,261 @@
+//! The scenario file, key for key. Nothing here is resolved: names are names, and every value remembers its place in
+//! the text so that a mistake can be pointed at.
+//!
+//! One noun a table: `[scenario]`, `[service.NAME]`, `[[link]]`, `[load.NAME]`, `[[timeline]]`, `[[expect]]`. Durations,
+//! rates and percentages are strings with units (`"250ms"`, `"400/s"`, `"1%"`); a bare number is refused with a hint.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_spanned::Spanned;
+
+use super::units::{Percent, Rate, Span};
+
+/// A whole scenario file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Name, seed, clocks.
+    pub scenario: Header,
+    /// Services by name.
+    #[serde(default)]
+    pub service: BTreeMap<Spanned<String>, Service>,
+    /// Base links between instances; what is not named here has no delay and no loss.
+    #[serde(default)]
+    pub link: Vec<Link>,
+    /// Load generators by name.
+    #[serde(default)]
+    pub load: BTreeMap<Spanned<String>, Load>,
+    /// Faults, each with its time.
+    #[serde(default)]
+    pub timeline: Vec<Entry>,
+    /// What must hold.
+    #[serde(default)]
+    pub expect: Vec<Expect>,
+}
+
+/// `[scenario]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// One line for people.
+    pub name: Spanned<String>,
+    /// Seed of every random choice. Default 1.
+    #[serde(default)]
+    pub seed: Option<u64>,
+    /// Load runs but is not judged. Default 1 s.
+    #[serde(default)]
+    pub warmup: Option<Spanned<Span>>,
+    /// The measured part; the timeline's clock starts after the warm-up.
+    pub duration: Spanned<Span>,
+    /// What stands in the sidecar's place: `"ours"` (default), `"none"`, or a list of both to compare.
+    #[serde(default)]
+    pub sidecar: Option<OneOrMany>,
+}
+
+/// One word or a list of words.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// `"ours"`
+    One(Spanned<String>),
+    /// `["ours", "none"]`
+    Many(Vec<Spanned<String>>),
+}
+
+/// `[service.NAME]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// How many instances. Default 1. More than one are named `NAME-0`, `NAME-1`, ...
+    #[serde(default)]
+    pub replicas: Option<Spanned<u32>>,
+    /// The port that the app listens on, and that callers dial. Needed with `app`.
+    #[serde(default)]
+    pub port: Option<Spanned<u16>>,
+    /// `"http"` or `"tcp"`; without it the sidecar looks at the first bytes.
+    #[serde(default)]
+    pub protocol: Option<Spanned<String>>,
+    /// The app. A service without one only sends load.
+    #[serde(default)]
+    pub app: Option<App>,
+}
+
+/// `app = { .. }`: exactly one of the kinds.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct App {
+    /// The built-in HTTP echo.
+    #[serde(default)]
+    pub http: Option<Spanned<HttpApp>>,
+    /// The built-in line server that greets first.
+    #[serde(default)]
+    pub tcp: Option<Spanned<TcpApp>>,
+    /// Any program, with its arguments (kernel only).
+    #[serde(default)]
+    pub cmd: Option<Spanned<Vec<String>>>,
+}
+
+/// `http = { .. }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpApp {
+    /// How long it works on a request. Default 0.
+    #[serde(default)]
+    pub work: Option<Spanned<Span>>,
+    /// Bytes in a response body. Default 128.
+    #[serde(default)]
+    pub size: Option<Spanned<u32>>,
+}
+
+/// `tcp = { .. }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TcpApp {
+    /// What it says before the client does. Default `"hello"`.
+    #[serde(default)]
+    pub greeting: Option<Spanned<String>>,
+}
+
+/// `[[link]]`, and the `link` action of a timeline entry.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Both directions between two sets of instances (globs allowed).
+    #[serde(default)]
+    pub between: Option<Vec<Spanned<String>>>,
+    /// One direction: packets from these ...
+    #[serde(default)]
+    pub from: Option<Vec<Spanned<String>>>,
+    /// ... to these.
+    #[serde(default)]
+    pub to: Option<Vec<Spanned<String>>>,
+    /// One-way delay. In a timeline entry `"+5ms"` adds to the base link.
+    #[serde(default)]
+    pub delay: Option<Spanned<String>>,
+    /// Half-width of the uniform variation around the delay. Never reorders packets.
+    #[serde(default)]
+    pub jitter: Option<Spanned<Span>>,
+    /// Chance for each packet (each segment of a large one) to be lost.
+    #[serde(default)]
+    pub loss: Option<Spanned<Percent>>,
+}
+
+/// `[load.NAME]`: an open-loop generator.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Load {
+    /// The instance or service that it runs in (on the first instance of a service).
+    pub from: Spanned<String>,
+    /// `"http://SERVICE:PORT/path"` or `"tcp://SERVICE:PORT"`.
+    pub url: Spanned<String>,
+    /// Requests a second, sent on time whether or not earlier ones were answered.
+    pub rate: Spanned<Rate>,
+    /// HTTP method. Default `GET`.
+    #[serde(default)]
+    pub method: Option<Spanned<String>>,
+    /// Bytes in each request body. Default 0.
+    #[serde(default)]
+    pub body: Option<Spanned<u32>>,
+    /// When a request counts as failed. Default 1 s.
+    #[serde(default)]
+    pub timeout: Option<Spanned<Span>>,
+}
+
+/// `[[timeline]]`: a time and exactly one action.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// How expectations refer to it.
+    #[serde(default)]
+    pub name: Option<Spanned<String>>,
+    /// When, from the start of the measured part.
+    pub at: Spanned<Span>,
+    /// How long; afterwards it is reverted. Not for `kill`, which has `restart`.
+    #[serde(default, rename = "for")]
+    pub lasts: Option<Spanned<Span>>,
+    /// Ends processes with a signal.
+    #[serde(default)]
+    pub kill: Option<Spanned<Kill>>,
+    /// Stops processes (SIGSTOP) and lets them go on afterwards.
+    #[serde(default)]
+    pub pause: Option<Spanned<Pause>>,
+    /// Drops every packet between two sets of instances.
+    #[serde(default)]
+    pub partition: Option<Spanned<Partition>>,
+    /// Changes links.
+    #[serde(default)]
+    pub link: Option<Spanned<Link>>,
+}
+
+/// `kill = { .. }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kill {
+    /// `"orders-2/app"`, `"orders-2/sidecar"`, or `"orders-2"` for both.
+    pub process: Spanned<String>,
+    /// `"KILL"` (default) or `"TERM"`.
+    #[serde(default)]
+    pub signal: Option<Spanned<String>>,
+    /// How long afterwards it is started again. Without it, it stays away.
+    #[serde(default)]
+    pub restart: Option<Spanned<Span>>,
+}
+
+/// `pause = { .. }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pause {
+    /// As in [`Kill::process`].
+    pub process: Spanned<String>,
+}
+
+/// `partition = { .. }`: the same words as a [`Link`].
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Partition {
+    /// Both directions.
+    #[serde(default)]
+    pub between: Option<Vec<Spanned<String>>>,
+    /// One direction: packets from these ...
+    #[serde(default)]
+    pub from: Option<Vec<Spanned<String>>>,
+    /// ... to these vanish.
+    #[serde(default)]
+    pub to: Option<Vec<Spanned<String>>>,
+}
+
+/// `[[expect]]`: conditions over a window of time.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expect {
+    /// One line for people.
+    #[serde(default)]
+    pub name: Option<Spanned<String>>,
+    /// `"10s..20s"` or the name of a timeline entry. Without any window: the whole measured part.
+    #[serde(default)]
+    pub during: Option<Spanned<String>>,
+    /// Recovery: within [`Expect::within`] of this entry (or `"entry.end"`) the conditions come true and stay so
+    /// for [`Expect::hold`].
+    #[serde(default)]
+    pub after: Option<Spanned<String>>,
+    /// See [`Expect::after`].
+    #[serde(default)]
+    pub within: Option<Spanned<Span>>,
+    /// See [`Expect::after`]. Default 1 s.
+    #[serde(default)]
+    pub hold: Option<Spanned<Span>>,
+    /// Did this entry really bite? Conditions over its evidence.
+    #[serde(default)]
+    pub fault: Option<Spanned<String>>,
+    /// `"subject.statistic op value"`, all of which must hold.
+    pub that: Vec<Spanned<String>>,
+}
+
+/// Default of [`Header::warmup`].
+pub const WARMUP: Duration = Duration::from_secs(1);
+/// Default of [`Load::timeout`].
+pub const LOAD_TIMEOUT: Duration = Duration::from_secs(1);
+/// Default of [`Expect::hold`].
+pub const HOLD: Duration = Duration::from_secs(1);

@@ -1,0 +1,53 @@
+//! Every default, with its unit, its reason and where the figure comes from.
+
+use std::time::Duration;
+
+/// Outbound listener. Istio's port, because users know it.
+pub const OUTBOUND_PORT: u16 = 15001;
+/// Inbound listener. Istio's port.
+pub const INBOUND_PORT: u16 = 15006;
+/// Admin, on loopback only. Istio's port.
+pub const ADMIN_PORT: u16 = 15000;
+/// Metrics in the Prometheus text format. Istio's port.
+pub const METRICS_PORT: u16 = 15020;
+/// Readiness and liveness. Istio's port.
+pub const HEALTH_PORT: u16 = 15021;
+/// User, group and socket mark that interception exempts. Istio's uid; ztunnel's mark.
+pub const EXEMPT_ID: u32 = 1337;
+
+/// From SYN to a usable connection. In a cluster a peer that does not answer in a second is better replaced than
+/// awaited; Linkerd uses 1 s outbound, Envoy 5 s.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an undeclared port may stay silent before it counts as opaque. Linkerd waits 10 s and its users of
+/// server-speaks-first protocols suffer from it (linkerd2#3166).
+pub const DETECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an HTTP/1 connection to an endpoint is kept without a request. Must stay below every server's own limit,
+/// or requests race with its close (linkerd2#9273, istio#55138); Linkerd uses 3 s.
+pub const POOL_IDLE: Duration = Duration::from_secs(3);
+/// Idle HTTP/1 connections kept to one endpoint by one worker.
+pub const POOL_MAX_IDLE: usize = 256;
+/// How long a client may take to send a request's head, and how long its connection may idle between requests: hyper
+/// has one limit for both. Longer than any peer's pool keeps a connection, so that the client side closes first.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a half-closed TCP connection may stay silent. Linkerd's users hit conntrack's own 60 s (linkerd2#8033).
+pub const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a drain lets work in flight go on. Istio's terminationDrainDuration is 5 s; kubelet allows 30 s in all.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// Tries of one request beyond the first. Istio's outbound default is 2.
+pub const RETRIES: u32 = 2;
+/// Failures in a row that eject an endpoint. Envoy's consecutive_5xx is 5, Linkerd's breaker 7.
+pub const CONSECUTIVE_FAILURES: u32 = 5;
+/// First ejection, doubled by each further one. Linkerd's penalty starts at 1 s; Envoy's base of 30 s would outlast most
+/// restarts of a process.
+pub const EJECTION_BASE: Duration = Duration::from_secs(1);
+/// Longest ejection. Linkerd's 60 s.
+pub const EJECTION_MAX: Duration = Duration::from_secs(60);
+/// Share of a cluster's endpoints that may be ejected at once; at least one may. Envoy's 10 % would eject none of three
+/// replicas.
+pub const EJECTION_CAP: f64 = 0.5;
+
+/// Peak-EWMA: how fast an old latency is forgotten. Linkerd's decay.
+pub const EWMA_DECAY: Duration = Duration::from_secs(10);
+/// Peak-EWMA: what a new endpoint is assumed to take, so that it is tried but not flooded. Linkerd's default_rtt.
+pub const EWMA_START: Duration = Duration::from_millis(30);

@@ -1,0 +1,108 @@
+//! The configuration in force: immutable, complete, checked. A request takes one snapshot and keeps it to its end.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A configuration with every default filled in and every contradiction refused.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// Name of the local app's service, for telemetry.
+    pub service: String,
+    /// Name of this instance, for telemetry.
+    pub instance: String,
+    /// Data-plane threads; `None`: as many as the CPUs that the process may use. Only read at start.
+    pub workers: Option<usize>,
+    /// Seed of every random choice; `None`: from the operating system. Only read at start.
+    pub seed: Option<u64>,
+    /// Ports. Only read at start.
+    pub listen: Listen,
+    /// SO_MARK of outgoing connections. Only read at start.
+    pub mark: Option<u32>,
+    /// Whether connections to addresses outside every cluster go where the app meant them to.
+    pub passthrough: bool,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// Clusters, in the order of the file.
+    pub clusters: Vec<Arc<Cluster>>,
+    /// What the app speaks on its ports; a port that is not named is detected.
+    pub inbound: BTreeMap<u16, Protocol>,
+}
+
+/// The ports that the sidecar listens on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// Intercepted outgoing connections.
+    pub outbound: u16,
+    /// Intercepted incoming connections.
+    pub inbound: u16,
+    /// Admin, on loopback.
+    pub admin: u16,
+    /// Metrics.
+    pub metrics: u16,
+    /// Readiness and liveness.
+    pub health: u16,
+}
+
+/// Time limits. Defaults: [`super::defaults`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From SYN to a usable connection.
+    pub connect: Duration,
+    /// For the first bytes of an undeclared protocol.
+    pub detect: Duration,
+    /// Idle HTTP/1 connections to endpoints.
+    pub pool_idle: Duration,
+    /// A drain.
+    pub drain: Duration,
+}
+
+/// A set of endpoints behind virtual addresses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    /// Its name.
+    pub name: String,
+    /// The addresses that apps dial.
+    pub addresses: Vec<SocketAddr>,
+    /// What its endpoints speak.
+    pub protocol: Protocol,
+    /// Where it really is.
+    pub endpoints: Vec<SocketAddr>,
+    /// Tries after a failure.
+    pub retry: Retry,
+    /// When an endpoint is left alone.
+    pub breaker: Breaker,
+}
+
+/// What is spoken on a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// Look at the first bytes.
+    #[default]
+    Detect,
+    /// HTTP/1.x.
+    Http,
+    /// Opaque bytes; the server may speak first.
+    Tcp,
+}
+
+/// Tries after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// Tries beyond the first; 0 switches retries off.
+    pub attempts: u32,
+}
+
+/// When an endpoint is left alone.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Breaker {
+    /// Failures in a row that eject it; 0 switches ejection off.
+    pub consecutive_failures: u32,
+    /// First ejection; each further one doubles it.
+    pub base: Duration,
+    /// Longest ejection.
+    pub max: Duration,
+    /// Share of the cluster that may be ejected at once, 0 to 1; one endpoint always may.
+    pub cap: f64,
+}

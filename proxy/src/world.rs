@@ -1,0 +1,176 @@
+//! The seam between the proxy and everything that is not arithmetic: sockets, tasks, time and chance.
+//!
+//! The same proxy code runs on the kernel and inside the simulator, so nothing else in this crate names a socket, a
+//! clock or a source of randomness; `clippy.toml` bans the bypasses. Three rules keep a simulated run repeatable:
+//!
+//! - monotonic time is [`tokio::time`] and nothing else, because the simulator owns that clock;
+//! - randomness comes from an [`RngTree`], one stream for each purpose and each entity, so that removing one draw does
+//!   not shift all the others;
+//! - tasks start through [`Net::spawn`], which keeps them on the thread (and the simulated host) of their parent. That
+//!   is why nothing here asks for `Send`: a request never crosses threads.
+//!
+//! What it leaves out: files. Configuration arrives as text, and only `config::reload` reads it from disk.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+mod kernel;
+
+pub use kernel::{KernelListener, KernelNet, raise_nofile};
+
+#[cfg(not(tokio_unstable))]
+compile_error!(
+    "build with --cfg tokio_unstable (see .cargo/config.toml): RUSTFLAGS in the environment overrides it"
+);
+
+/// A network: the kernel's, or a simulated one.
+pub trait Net: Clone + Unpin + 'static {
+    /// A connected stream.
+    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    /// A listening socket.
+    type Listener: Listener<Io = Self::Io>;
+
+    /// Opens a connection to `to`. `from` asks for a source address (the port stays free); a simulated network may
+    /// ignore it. There is no time-out here: the caller bounds the wait.
+    fn connect(&self, to: SocketAddr, from: Option<IpAddr>) -> impl Future<Output = io::Result<Self::Io>>;
+
+    /// Listens on `at`. Several workers may bind the same address; the kernel spreads connections over them.
+    fn bind(&self, at: SocketAddr) -> impl Future<Output = io::Result<Self::Listener>>;
+
+    /// Where the client meant to go before interception redirected it here, or `None` if it was not redirected.
+    /// IPv4-mapped IPv6 addresses are returned as IPv4.
+    fn orig_dst(&self, io: &mut Self::Io) -> impl Future<Output = Option<SocketAddr>>;
+
+    /// Runs `task` on this thread until it ends or the process does. `name` is for diagnostics.
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static);
+}
+
+/// A listening socket of some [`Net`].
+pub trait Listener: 'static {
+    /// The stream that [`Listener::accept`] yields.
+    type Io;
+
+    /// Waits for the next connection and says who opened it.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>>;
+
+    /// The address in force, with the port that was chosen if 0 was asked for.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+}
+
+/// The wall clock. Only timestamps that people read come from it; every duration is measured with [`tokio::time`].
+pub trait Wall: Send + Sync + 'static {
+    /// The time of day.
+    fn now(&self) -> SystemTime;
+}
+
+/// The machine's own wall clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemWall;
+
+impl Wall for SystemWall {
+    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+/// Everything a sidecar needs from outside: a network, a wall clock and randomness.
+#[derive(Clone)]
+pub struct World<N> {
+    /// Sockets and tasks.
+    pub net: N,
+    /// Time of day.
+    pub wall: Arc<dyn Wall>,
+    /// Chance.
+    pub rng: RngTree,
+}
+
+impl<N> World<N> {
+    /// A world of these parts.
+    pub fn new(net: N, wall: impl Wall, rng: RngTree) -> Self {
+        World { net, wall: Arc::new(wall), rng }
+    }
+}
+
+/// A tree of random streams that all follow from one seed.
+///
+/// Each purpose (`label`) and each entity (`key`) gets a stream of its own, derived by hashing and not by drawing, so
+/// streams do not depend on the order in which they were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RngTree {
+    seed: u64,
+}
+
+impl RngTree {
+    /// The tree of `seed`.
+    pub fn new(seed: u64) -> Self {
+        RngTree { seed }
+    }
+
+    /// A tree that nobody can predict, for production.
+    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    pub fn from_os() -> Self {
+        let mut seed = [0; 8];
+        rand::TryRng::try_fill_bytes(&mut rand::rngs::SysRng, &mut seed)
+            .expect("the operating system gives random bytes");
+        RngTree { seed: u64::from_le_bytes(seed) }
+    }
+
+    /// The seed of this tree: enough to make it again.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The subtree for one purpose and one entity.
+    pub fn child(&self, label: &str, key: u64) -> RngTree {
+        // FNV-1a (Fowler, Noll, Vo): stable across releases, which `DefaultHasher` does not promise.
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        let bytes = self.seed.to_le_bytes().into_iter().chain(label.bytes()).chain(key.to_le_bytes());
+        for byte in bytes {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        RngTree { seed: hash }
+    }
+
+    /// The stream of this node.
+    pub fn rng(&self) -> StdRng {
+        StdRng::seed_from_u64(self.seed)
+    }
+}
+
+/// hyper's executor on top of [`Net::spawn`].
+#[derive(Debug, Clone)]
+pub struct Exec<N>(pub N);
+
+impl<N: Net, F> hyper::rt::Executor<F> for Exec<N>
+where
+    F: Future + 'static,
+{
+    fn execute(&self, task: F) {
+        self.0.spawn("http", async move {
+            task.await;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::RngExt;
+
+    #[test]
+    fn a_child_depends_on_label_and_key_and_not_on_its_siblings() {
+        let tree = RngTree::new(7);
+        let draw = |t: RngTree| t.rng().random::<u64>();
+        assert_eq!(draw(tree.child("pick", 1)), draw(tree.child("pick", 1)));
+        assert_ne!(draw(tree.child("pick", 1)), draw(tree.child("pick", 2)));
+        assert_ne!(draw(tree.child("pick", 1)), draw(tree.child("id", 1)));
+    }
+}

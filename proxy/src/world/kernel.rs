@@ -1,0 +1,118 @@
+//! The kernel's side of the seam: real sockets on a current-thread tokio runtime.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use super::{Listener, Net};
+
+/// Accept queue of a listener. The kernel caps it at `net.core.somaxconn` (4096 on current kernels).
+const BACKLOG: u32 = 4096;
+
+/// Sockets of the kernel. Cheap to clone; one for each worker thread.
+#[derive(Debug, Clone, Default)]
+pub struct KernelNet {
+    mark: Option<u32>,
+}
+
+impl KernelNet {
+    /// A network whose outgoing connections carry `mark` (SO_MARK), so that interception rules can exempt them.
+    ///
+    /// # Errors
+    /// If the mark may not be set: it takes CAP_NET_ADMIN.
+    pub fn with_mark(mark: Option<u32>) -> io::Result<Self> {
+        if let Some(mark) = mark {
+            Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?.set_mark(mark)?;
+        }
+        Ok(KernelNet { mark })
+    }
+}
+
+impl Net for KernelNet {
+    type Io = TcpStream;
+    type Listener = KernelListener;
+
+    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    async fn connect(&self, to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
+        let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(mark) = self.mark {
+            SockRef::from(&socket).set_mark(mark)?;
+        }
+        if let Some(from) = from {
+            // The port is chosen at connect time, from the ports free for this one destination; without it a bound
+            // source address could open only as many connections as there are ephemeral ports in all.
+            setsockopt(&socket, IpBindAddressNoPort, &true)?;
+            socket.bind(SocketAddr::new(from, 0))?;
+        }
+        socket.set_nodelay(true)?;
+        socket.connect(to).await
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    async fn bind(&self, at: SocketAddr) -> io::Result<KernelListener> {
+        let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
+        if at.is_ipv6() {
+            // One wildcard socket serves both families.
+            socket.set_only_v6(false)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&at.into())?;
+        socket.listen(BACKLOG as i32)?;
+        Ok(KernelListener(TcpListener::from_std(socket.into())?))
+    }
+
+    async fn orig_dst(&self, io: &mut TcpStream) -> Option<SocketAddr> {
+        let local = io.local_addr().ok()?;
+        let socket = SockRef::from(&*io);
+        // The listener is dual-stack, so an IPv4 client shows up with a mapped address: ask the IPv4 table for it.
+        let v4 = local.ip().to_canonical().is_ipv4();
+        let found = if v4 { socket.original_dst_v4() } else { socket.original_dst_v6() }.ok()?;
+        let found = found.as_socket()?;
+        let found = SocketAddr::new(found.ip().to_canonical(), found.port());
+        // Without a redirect, conntrack reports the address the client really dialled: this listener.
+        (found != SocketAddr::new(local.ip().to_canonical(), local.port())).then_some(found)
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
+        let _ = name;
+        tokio::task::spawn_local(task);
+    }
+}
+
+/// A TCP listener of the kernel.
+#[derive(Debug)]
+pub struct KernelListener(TcpListener);
+
+impl Listener for KernelListener {
+    type Io = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (io, peer) = self.0.accept().await?;
+        io.set_nodelay(true)?;
+        Ok((io, SocketAddr::new(peer.ip().to_canonical(), peer.port())))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// Raises the limit of open files to the hard limit: a proxy needs two for each connection, and the usual soft limit
+/// of 1024 is spent at once. Returns the limit in force.
+///
+/// # Errors
+/// What `getrlimit` or `setrlimit` says.
+pub fn raise_nofile() -> io::Result<u64> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
+}
