@@ -1,6 +1,38 @@
-//! A service-mesh sidecar.
+//! A service-mesh sidecar: it takes over an app's connections, finds out what they speak, and carries them to an
+//! endpoint that works.
+//!
+//! # The life of a request
+//!
+//! 1. The app dials a service's virtual address. The rules of [`capture`] redirect the connection to port 15001, where
+//!    [`capture::listener`] accepts it and [`outbound::connection`] asks the kernel where it was meant to go.
+//! 2. The address names a [`balance::Cluster`] of the configuration [`config::Snapshot`] in force. Its protocol is
+//!    configured, or [`detect`] looks at the first bytes. Opaque connections are carried by [`tcp`] from here on.
+//! 3. [`http::serve`] reads the request. `outbound::http::handle` removes what belongs to the connection, gives the
+//!    request an id, and asks the balancer for an [`endpoint`].
+//! 4. A kept connection from the [`endpoint::pool`], or a new one, carries it. If that fails and it is safe, [`retry`] gives
+//!    it back for another endpoint; the endpoint's breaker remembers.
+//! 5. On the other machine the rules redirect the connection to port 15006. [`inbound`] does the same towards its app, from
+//!    a source address that the rules let through.
+//! 6. Whatever goes wrong has one row in the table of [`error`], which both sidecars and the client can read.
+//!
+//! [`app`] starts and stops all of it; [`world`] is the only way to sockets, time and chance, so that the same code runs
+//! in a simulator.
 
 #![warn(missing_docs)]
 
+pub mod admin;
+pub mod app;
+pub mod balance;
+pub mod capture;
 pub mod config;
+pub mod detect;
+pub mod drain;
+pub mod endpoint;
+pub mod error;
+pub mod http;
+pub mod inbound;
+pub mod outbound;
+pub mod retry;
+pub mod tcp;
+pub mod telemetry;
 pub mod world;

@@ -9,3 +9,12 @@ pub mod model;
 mod snapshot;
 
 pub use snapshot::{Breaker, Cluster, Listen, Protocol, Retry, Snapshot, Timeouts};
+pub mod reload;
+/// stub
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("x")]
+pub struct ConfigErrors;
+/// stub
+pub fn parse(_n: &str, _t: &str) -> Result<Snapshot, ConfigErrors> {
+    Err(ConfigErrors)
+}

@@ -1,0 +1,337 @@
+//! The order in which a sidecar starts and stops; no other place knows both.
+//!
+//! Start: configuration, listeners of every worker, control pages, ready. Stop (SIGTERM): not ready, listeners closed,
+//! requests in flight end, the rest is cut at the deadline. Workers are threads with a runtime, listeners
+//! (`SO_REUSEPORT`) and pools of their own, so a request never changes threads; control has its own thread, so readiness
+//! and metrics answer under load. In the simulator the same parts run on one simulated host: [`serve`].
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::{Method, StatusCode};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep};
+
+use crate::admin::{self, OPENMETRICS, Page, TEXT};
+use crate::balance::Table;
+use crate::capture::listener::{accept, bind_any};
+use crate::config::{self, Snapshot, reload};
+use crate::drain;
+use crate::inbound::{self, Inbound};
+use crate::outbound::{self, Outbound};
+use crate::telemetry::Metrics;
+use crate::world::{KernelNet, Net, RngTree, SystemWall, World, raise_nofile};
+
+/// How often idle connections are looked at. Also bounds how long one may overstay its idle limit.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What all threads of a sidecar share.
+pub struct Sidecar {
+    table: Arc<ArcSwap<Table>>,
+    metrics: Arc<Metrics>,
+    /// Workers that do not listen yet; [`DRAINING`] once the sidecar is on its way out.
+    unready: AtomicUsize,
+    stop: Notify,
+}
+
+const DRAINING: usize = usize::MAX;
+
+impl Sidecar {
+    /// A sidecar with this configuration that will have `workers` workers. Call it on a tokio runtime: endpoints
+    /// remember when they were made.
+    pub fn new(snapshot: Snapshot, workers: usize) -> Arc<Self> {
+        let metrics = Arc::new(Metrics::default());
+        let table = Table::new(Arc::new(snapshot), None, &metrics, Instant::now());
+        Arc::new(Sidecar {
+            table: Arc::new(ArcSwap::from_pointee(table)),
+            metrics,
+            unready: AtomicUsize::new(workers),
+            stop: Notify::new(),
+        })
+    }
+
+    /// Puts a new configuration in force. Requests under way keep the one that they began with.
+    pub fn apply(&self, snapshot: Snapshot) {
+        let now = Instant::now();
+        let table = Table::new(Arc::new(snapshot), Some(&self.table.load()), &self.metrics, now);
+        self.table.store(Arc::new(table));
+        self.metrics.reloaded(true);
+    }
+
+    fn drain(&self) {
+        self.unready.store(DRAINING, Ordering::Release);
+    }
+
+    fn listening(&self) {
+        // Never counts up again after a drain has begun.
+        let _ = self.unready.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
+            (n != DRAINING).then(|| n.saturating_sub(1))
+        });
+    }
+
+    fn readiness(&self) -> (StatusCode, &'static str, String) {
+        match self.unready.load(Ordering::Acquire) {
+            0 => (StatusCode::OK, TEXT, "ready\n".into()),
+            DRAINING => (StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n".into()),
+            n => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{n} workers do not listen yet\n")),
+        }
+    }
+}
+
+/// Binds one worker's listeners and carries connections until `drain` begins and its connections have ended.
+///
+/// # Errors
+/// If a listener cannot be bound.
+pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drain: drain::Watch) -> io::Result<()> {
+    let listen = sidecar.table.load().snapshot.listen;
+    let out = bind_any(&world.net, listen.outbound).await.map_err(named("outbound", listen.outbound))?;
+    let into = bind_any(&world.net, listen.inbound).await.map_err(named("inbound", listen.inbound))?;
+    let outbound = Outbound::new(&world, sidecar.table.clone(), sidecar.metrics.side("outbound"));
+    let inbound = Inbound::new(&world, sidecar.table.clone(), sidecar.metrics.clone());
+    sidecar.listening();
+
+    let (o, i) = (outbound.clone(), inbound.clone());
+    let accepting = async {
+        tokio::join!(
+            accept(world.net.clone(), out, drain.clone(), "outbound", move |io, peer, drain| {
+                outbound::connection(o.clone(), io, peer, drain)
+            }),
+            accept(world.net.clone(), into, drain.clone(), "inbound", move |io, peer, drain| {
+                inbound::connection(i.clone(), io, peer, drain)
+            }),
+        );
+    };
+    let sweeping = async {
+        loop {
+            sleep(SWEEP).await;
+            let max_idle = sidecar.table.load().snapshot.timeouts.pool_idle;
+            outbound.pool.sweep(max_idle);
+            inbound.pool.sweep(max_idle);
+        }
+    };
+    tokio::select! {
+        biased;
+        () = accepting => {}
+        () = sweeping => {}
+    }
+    Ok(())
+}
+
+/// Binds and serves the control pages for ever.
+///
+/// # Errors
+/// If a listener cannot be bound.
+pub async fn control<N: Net>(world: World<N>, sidecar: Arc<Sidecar>) -> io::Result<()> {
+    let listen = sidecar.table.load().snapshot.listen;
+    let loopback = (Ipv4Addr::LOCALHOST, listen.admin).into();
+    let admin = world.net.bind(loopback).await.map_err(named("admin", listen.admin))?;
+    let health = bind_any(&world.net, listen.health).await.map_err(named("health", listen.health))?;
+    let metrics = bind_any(&world.net, listen.metrics).await.map_err(named("metrics", listen.metrics))?;
+    let page = |path, method, about, answer| Page { path, method, about, answer };
+    let ready = || {
+        let sidecar = sidecar.clone();
+        page("/ready", Method::GET, "200 once it carries traffic", Box::new(move || sidecar.readiness()))
+    };
+    let live = || {
+        let ok = || (StatusCode::OK, TEXT, "live\n".to_owned());
+        page("/live", Method::GET, "200 while the control thread runs", Box::new(ok))
+    };
+    let scrape = || {
+        let metrics = sidecar.metrics.clone();
+        let answer = move || (StatusCode::OK, OPENMETRICS, metrics.text());
+        page("/metrics", Method::GET, "counters, OpenMetrics text", Box::new(answer))
+    };
+    let clusters = {
+        let sidecar = sidecar.clone();
+        let answer = move || (StatusCode::OK, TEXT, describe(&sidecar.table.load()));
+        page("/clusters", Method::GET, "clusters and the state of their endpoints", Box::new(answer))
+    };
+    let dump = {
+        let sidecar = sidecar.clone();
+        let answer = move || (StatusCode::OK, TEXT, format!("{:#?}\n", sidecar.table.load().snapshot));
+        page("/config_dump", Method::GET, "the configuration in force", Box::new(answer))
+    };
+    let shutdown = {
+        let sidecar = sidecar.clone();
+        let answer = move || {
+            sidecar.stop.notify_one();
+            (StatusCode::ACCEPTED, TEXT, "draining\n".to_owned())
+        };
+        page("/shutdown", Method::POST, "drains and exits", Box::new(answer))
+    };
+    let net = world.net;
+    tokio::join!(
+        admin::serve(net.clone(), admin, vec![ready(), live(), scrape(), clusters, dump, shutdown]),
+        admin::serve(net.clone(), health, vec![ready(), live()]),
+        admin::serve(net, metrics, vec![scrape()]),
+    );
+    Ok(())
+}
+
+/// A whole sidecar on one thread, for ever: what a simulated host runs.
+///
+/// # Errors
+/// If a listener cannot be bound.
+pub async fn serve<N: Net>(world: World<N>, snapshot: Snapshot) -> io::Result<()> {
+    let sidecar = Sidecar::new(snapshot, 1);
+    let (_signal, watch) = drain::channel();
+    tokio::try_join!(work(world.clone(), sidecar.clone(), watch), control(world, sidecar))?;
+    Ok(())
+}
+
+/// Runs a sidecar on the kernel until it is told to stop. `workers` overrides the configuration.
+pub fn run(path: &Path, workers: Option<usize>) -> ExitCode {
+    let name = path.display().to_string();
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("cannot read {name}: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let snapshot = match config::parse(&name, &text) {
+        Ok(snapshot) => snapshot,
+        Err(errors) => {
+            eprintln!("{:?}", miette::Report::new(errors));
+            return ExitCode::from(2);
+        }
+    };
+    match run_kernel(path, snapshot, workers) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(left) => {
+            tracing::warn!(connections = left, "drain deadline passed; connections cut");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_kernel(path: &Path, snapshot: Snapshot, workers: Option<usize>) -> io::Result<usize> {
+    let files = raise_nofile()?;
+    let net = KernelNet::with_mark(snapshot.mark)
+        .map_err(|e| io::Error::new(e.kind(), format!("cannot set SO_MARK (it takes CAP_NET_ADMIN): {e}")))?;
+    let rng = snapshot.seed.map_or_else(RngTree::from_os, RngTree::new);
+    let cpus = || std::thread::available_parallelism().map_or(1, |n| n.get());
+    let workers = workers.or(snapshot.workers).unwrap_or_else(cpus);
+    let drain_limit = snapshot.timeouts.drain;
+    local_runtime()?.block_on(async move {
+        let sidecar = Sidecar::new(snapshot.clone(), workers);
+        let (signal, watch) = drain::channel();
+        let (failed, mut failure) = mpsc::unbounded_channel();
+        for n in 0..workers {
+            let world = World::new(net.clone(), SystemWall, rng.child("worker", n as u64));
+            spawn_worker(n, world, sidecar.clone(), watch.clone(), failed.clone())?;
+        }
+        drop(watch);
+        let world = World::new(net.clone(), SystemWall, rng.child("control", 0));
+        let controlling = control(world, sidecar.clone());
+        // Its own task, because pages answer during the drain too.
+        net.spawn("control", async move {
+            if let Err(error) = controlling.await {
+                let _ = failed.send(error);
+            }
+        });
+        tracing::info!(workers, files, service = %snapshot.service, "sidecar started");
+        tokio::select! {
+            biased;
+            result = told_to_stop(&sidecar) => result?,
+            Some(error) = failure.recv() => return Err(error),
+            () = follow(path, Arc::new(snapshot), &sidecar) => {}
+        }
+        sidecar.drain();
+        tracing::info!(limit = ?drain_limit, "draining");
+        // A second signal ends the wait.
+        tokio::select! {
+            biased;
+            left = signal.drain(drain_limit) => Ok(left),
+            result = told_to_stop(&sidecar) => result.map(|()| 0),
+        }
+    })
+}
+
+fn local_runtime() -> io::Result<LocalRuntime> {
+    Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
+}
+
+/// Starts a worker on a thread of its own. The thread lives as long as the process, so that connections can end after
+/// the listeners have closed.
+fn spawn_worker(
+    n: usize,
+    world: World<KernelNet>,
+    sidecar: Arc<Sidecar>,
+    drain: drain::Watch,
+    failed: mpsc::UnboundedSender<io::Error>,
+) -> io::Result<()> {
+    let run = move || {
+        let worked = local_runtime().and_then(|runtime| {
+            runtime.block_on(async {
+                work(world, sidecar, drain).await?;
+                std::future::pending::<io::Result<()>>().await
+            })
+        });
+        if let Err(error) = worked {
+            let _ = failed.send(error);
+        }
+    };
+    std::thread::Builder::new().name(format!("worker-{n}")).spawn(run)?;
+    Ok(())
+}
+
+/// Waits for SIGTERM, SIGINT, or `POST /shutdown`.
+async fn told_to_stop(sidecar: &Sidecar) -> io::Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        biased;
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        () = sidecar.stop.notified() => {}
+    }
+    Ok(())
+}
+
+/// Applies changes of the configuration file for ever. A wrong one is reported and the last good one stays in force.
+async fn follow(path: &Path, current: Arc<Snapshot>, sidecar: &Sidecar) {
+    reload::follow(path, current, |result| match result {
+        Ok(snapshot) => sidecar.apply(snapshot),
+        Err(errors) => {
+            sidecar.metrics.reloaded(false);
+            tracing::error!("the new configuration is not in force: {:?}", miette::Report::new(errors));
+        }
+    })
+    .await
+}
+
+fn named(what: &'static str, port: u16) -> impl Fn(io::Error) -> io::Error {
+    move |e| io::Error::new(e.kind(), format!("cannot listen on port {port} ({what}): {e}"))
+}
+
+/// One line for each endpoint.
+fn describe(table: &Table) -> String {
+    let now = Instant::now();
+    let mut text = String::new();
+    for cluster in &table.clusters {
+        for endpoint in &cluster.endpoints {
+            let state = if endpoint.is_ejected(now) { "ejected" } else { "in use" };
+            text += &format!(
+                "{}  {}  {state}  pending {}  latency {:.1?}\n",
+                cluster.config.name,
+                endpoint.address,
+                endpoint.pending(),
+                endpoint.latency(now),
+            );
+        }
+    }
+    text
+}

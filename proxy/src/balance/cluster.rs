@@ -1,0 +1,106 @@
+//! The clusters in force, with their endpoints, ready for requests to use: made once for each snapshot.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Tried, pick};
+use crate::config::{self, Snapshot};
+use crate::endpoint::{Endpoint, Transition};
+use crate::telemetry::{ClusterMetrics, Metrics};
+
+/// A snapshot and what was prepared for it. Requests take it once and keep it.
+#[derive(Debug)]
+pub struct Table {
+    /// The configuration.
+    pub snapshot: Arc<Snapshot>,
+    /// Clusters in the order of the configuration.
+    pub clusters: Vec<Arc<Cluster>>,
+    by_address: BTreeMap<SocketAddr, Arc<Cluster>>,
+}
+
+/// A cluster with live endpoints and its metrics at hand.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Its configuration.
+    pub config: Arc<config::Cluster>,
+    /// Its endpoints, in the order of the configuration.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// Its metrics.
+    pub metrics: ClusterMetrics,
+}
+
+impl Table {
+    /// Prepares a snapshot. Endpoints that `previous` had under the same cluster and address are kept, with all that is
+    /// known about them.
+    pub fn new(snapshot: Arc<Snapshot>, previous: Option<&Table>, metrics: &Metrics, now: Instant) -> Self {
+        let cluster = |config: &Arc<config::Cluster>| {
+            let known = previous.and_then(|t| t.clusters.iter().find(|c| c.config.name == config.name));
+            let endpoint = |address: &SocketAddr| {
+                let kept = known.and_then(|c| c.endpoints.iter().find(|e| e.address == *address));
+                kept.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(*address, now)))
+            };
+            Arc::new(Cluster {
+                config: config.clone(),
+                endpoints: config.endpoints.iter().map(endpoint).collect(),
+                metrics: metrics.cluster("outbound", &config.name),
+            })
+        };
+        let clusters: Vec<_> = snapshot.clusters.iter().map(cluster).collect();
+        let addresses = clusters.iter().flat_map(|c| c.config.addresses.iter().map(|a| (*a, c.clone())));
+        Table { by_address: addresses.collect(), clusters, snapshot }
+    }
+
+    /// The cluster behind a virtual address.
+    pub fn cluster_at(&self, address: SocketAddr) -> Option<&Arc<Cluster>> {
+        self.by_address.get(&address)
+    }
+}
+
+impl Cluster {
+    /// A cluster of one endpoint that no configuration names: the local app, behind the sidecar's inbound side.
+    pub fn of_one(config: config::Cluster, metrics: ClusterMetrics, now: Instant) -> Self {
+        let endpoints = config.endpoints.iter().map(|a| Arc::new(Endpoint::new(*a, now))).collect();
+        Cluster { config: Arc::new(config), endpoints, metrics }
+    }
+
+    /// Picks an endpoint for a request that was already tried on `tried`.
+    pub fn pick(&self, now: Instant, rng: &mut impl rand::Rng, tried: Tried) -> Option<usize> {
+        pick(&self.endpoints, now, rng, tried)
+    }
+
+    /// Notes that an endpoint answered after `took`.
+    pub fn on_success(&self, position: usize, now: Instant, took: Duration) {
+        if let Some(transition) = self.endpoints[position].on_success(now, took) {
+            self.note(position, transition);
+        }
+    }
+
+    /// Notes that an endpoint failed, and ejects it if it is time and the cap allows.
+    pub fn on_failure(&self, position: usize, now: Instant) {
+        let breaker = &self.config.breaker;
+        let n = self.endpoints.len();
+        // One endpoint may always be ejected, or the cap would switch the feature off for small clusters.
+        let allowed = ((n as f64 * breaker.cap) as usize).max(1);
+        let ejected = self.endpoints.iter().filter(|e| e.is_ejected(now)).count();
+        if let Some(transition) = self.endpoints[position].on_failure(now, breaker, ejected < allowed) {
+            self.note(position, transition);
+        }
+    }
+
+    fn note(&self, position: usize, transition: Transition) {
+        let endpoint = self.endpoints[position].address;
+        match transition {
+            Transition::Ejected(time) => {
+                self.metrics.ejections.inc();
+                tracing::warn!(cluster = %self.config.name, %endpoint, ?time, "endpoint ejected");
+            }
+            Transition::Restored => {
+                tracing::info!(cluster = %self.config.name, %endpoint, "endpoint back in use");
+            }
+        }
+    }
+}

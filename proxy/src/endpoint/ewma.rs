@@ -1,0 +1,79 @@
+//! Peak-EWMA: a latency average that believes bad news at once and good news slowly.
+//!
+//! A sample above the average replaces it, one below pulls it down with weight `1 - exp(-age / decay)`; without samples
+//! the average fades towards zero, so an endpoint that was once slow is tried again. From Twitter's Finagle
+//! (`PeakEwma.scala`), also used by Linkerd and tower.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::defaults::{EWMA_DECAY, EWMA_START};
+
+/// The average, in nanoseconds.
+#[derive(Debug, Clone)]
+pub struct PeakEwma {
+    value: f64,
+    at: Instant,
+}
+
+impl PeakEwma {
+    /// The assumption about a new endpoint: [`EWMA_START`].
+    pub fn new(now: Instant) -> Self {
+        PeakEwma { value: EWMA_START.as_nanos() as f64, at: now }
+    }
+
+    /// The average at `now`, faded by the time since the last look.
+    pub fn get(&mut self, now: Instant) -> f64 {
+        self.observe(now, Duration::ZERO);
+        self.value
+    }
+
+    /// Takes a sample.
+    pub fn observe(&mut self, now: Instant, sample: Duration) {
+        let sample = sample.as_nanos() as f64;
+        let age = now.saturating_duration_since(self.at);
+        self.at = self.at.max(now);
+        if sample > self.value {
+            self.value = sample;
+        } else {
+            let keep = (-age.as_secs_f64() / EWMA_DECAY.as_secs_f64()).exp();
+            self.value = self.value * keep + sample * (1.0 - keep);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peak_counts_at_once_and_fades_over_the_decay_time() {
+        let now = Instant::now();
+        let mut ewma = PeakEwma::new(now);
+        ewma.observe(now, 500 * MS);
+        assert_eq!(ewma.get(now), 5e8);
+        let later = ewma.get(now + EWMA_DECAY);
+        assert!((later - 5e8 / std::f64::consts::E).abs() < 1e3, "{later}");
+    }
+
+    proptest! {
+        #[test]
+        fn the_average_never_exceeds_the_largest_sample(samples in proptest::collection::vec((0u64..10_000, 0u64..2_000), 1..50)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            let mut now = runtime.block_on(async { Instant::now() });
+            let mut ewma = PeakEwma::new(now);
+            let mut largest = EWMA_START;
+            for (gap, sample) in samples {
+                now += Duration::from_millis(gap);
+                let sample = Duration::from_millis(sample);
+                largest = largest.max(sample);
+                ewma.observe(now, sample);
+                prop_assert!(ewma.value >= 0.0 && ewma.value <= largest.as_nanos() as f64);
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! One address that a cluster sends requests to, and everything remembered about it: how long it takes, how many
+//! requests it has in hand, whether it is ejected.
+//!
+//! An [`Endpoint`] is shared by all workers and survives configuration changes for as long as its cluster and address
+//! stay. Connections are not here: each worker has its own, in [`pool`].
+
+pub mod breaker;
+pub mod ewma;
+pub mod pool;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub use breaker::{Breaker, Transition};
+pub use ewma::PeakEwma;
+
+/// One address of a cluster.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Where it is.
+    pub address: SocketAddr,
+    pending: AtomicU32,
+    /// Uncontended but for two workers that touch the same endpoint in the same few nanoseconds.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    latency: PeakEwma,
+    breaker: Breaker,
+}
+
+/// What a balancer wants to know of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Load {
+    /// Expected time that a further request would take, nanoseconds.
+    pub cost: f64,
+    /// Whether it may be picked: it is not ejected, or its ejection has lapsed and nobody is probing it yet.
+    pub available: bool,
+}
+
+impl Endpoint {
+    /// An endpoint about which nothing is known.
+    pub fn new(address: SocketAddr, now: Instant) -> Self {
+        let state = State { latency: PeakEwma::new(now), breaker: Breaker::default() };
+        Endpoint { address, pending: AtomicU32::new(0), state: Mutex::new(state) }
+    }
+
+    /// Its load as a balancer sees it: latency times the requests in hand, as in Finagle's and Linkerd's peak-EWMA.
+    pub fn load(&self, now: Instant) -> Load {
+        let pending = self.pending.load(Ordering::Relaxed);
+        let mut state = self.state();
+        let cost = state.latency.get(now) * f64::from(pending + 1);
+        Load { cost, available: state.breaker.admits(now) }
+    }
+
+    /// Whether it is ejected at `now`.
+    pub fn is_ejected(&self, now: Instant) -> bool {
+        self.state().breaker.is_ejected(now)
+    }
+
+    /// Requests in hand.
+    pub fn pending(&self) -> u32 {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Its smoothed latency.
+    pub fn latency(&self, now: Instant) -> Duration {
+        Duration::from_nanos(self.state().latency.get(now) as u64)
+    }
+
+    /// Begins a request; it is in hand until the guard is dropped.
+    pub fn begin(self: &Arc<Self>, now: Instant) -> InHand {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+        self.state().breaker.on_begin(now);
+        InHand(self.clone())
+    }
+
+    /// Notes that the endpoint answered after `took`.
+    pub fn on_success(&self, now: Instant, took: Duration) -> Option<Transition> {
+        let mut state = self.state();
+        state.latency.observe(now, took);
+        state.breaker.on_success()
+    }
+
+    /// Notes that the endpoint failed. Failures say nothing about latency: a refusal is quick and would attract load.
+    pub fn on_failure(
+        &self,
+        now: Instant,
+        config: &crate::config::Breaker,
+        may_eject: bool,
+    ) -> Option<Transition> {
+        self.state().breaker.on_failure(now, config, may_eject)
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request in hand at an endpoint.
+#[derive(Debug)]
+pub struct InHand(Arc<Endpoint>);
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,247 @@
+//! HTTP/1 connections of one worker to endpoints: kept alive, last in first out, checked before they are used again.
+//!
+//! A connection has no task of its own. Whoever uses it polls it together with the response ([`Exchange`]), and a body
+//! that is read to its end puts it back; an idle one is polled when it is taken out, which shows an end of file or stray
+//! bytes from the server before a request is risked on it, and by [`Pool::sweep`] when it has idled too long. That saves
+//! a task, its wake-ups and its channel for each connection. Last in first out, so that surplus connections age and are
+//! closed.
+//!
+//! What it leaves out: HTTP/2, and a limit on connections that are in use.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use crate::config::defaults::POOL_MAX_IDLE;
+use crate::error::{Error, Kind};
+use crate::http::RequestBody;
+use crate::telemetry::{ClusterMetrics, Open};
+use crate::world::Net;
+
+/// Buffer of a connection, which also bounds the head of a response. hyper's own 400 KiB would make a stalled reader
+/// expensive; Envoy allows heads of 60 KiB.
+const MAX_BUFFER: usize = 64 * 1024;
+
+/// Idle connections by endpoint. Cheap to clone; one for each worker.
+pub struct Pool<N: Net> {
+    inner: Rc<Inner<N>>,
+}
+
+struct Inner<N: Net> {
+    net: N,
+    /// Source address of every connection, if one is asked for.
+    from: fn(SocketAddr) -> Option<IpAddr>,
+    idle: RefCell<BTreeMap<SocketAddr, Vec<Idle<N>>>>,
+}
+
+struct Idle<N: Net> {
+    connection: Connection<N>,
+    since: Instant,
+}
+
+type Driver<N> = http1::Connection<TokioIo<<N as Net>::Io>, RequestBody>;
+
+/// An open connection.
+struct Connection<N: Net> {
+    send: SendRequest<RequestBody>,
+    /// `None` once it has ended.
+    driver: Option<Pin<Box<Driver<N>>>>,
+    _open: Open,
+}
+
+impl<N: Net> Connection<N> {
+    /// Lets the connection make progress.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(driver) = &mut self.driver
+            && driver.as_mut().poll(cx).is_ready()
+        {
+            // Its error, if any, reaches the request or the body that is under way.
+            self.driver = None;
+        }
+    }
+
+    fn is_usable(&self) -> bool {
+        self.driver.is_some() && self.send.is_ready()
+    }
+}
+
+impl<N: Net> Clone for Pool<N> {
+    fn clone(&self) -> Self {
+        Pool { inner: self.inner.clone() }
+    }
+}
+
+/// A connection that was taken out for one request.
+pub struct Checkout<N: Net> {
+    pool: Pool<N>,
+    endpoint: SocketAddr,
+    connection: Connection<N>,
+    reused: bool,
+}
+
+impl<N: Net> Pool<N> {
+    /// An empty pool. `from` may ask for a source address for connections to an address.
+    pub fn new(net: N, from: fn(SocketAddr) -> Option<IpAddr>) -> Self {
+        Pool { inner: Rc::new(Inner { net, from, idle: RefCell::default() }) }
+    }
+
+    /// A connection to `endpoint`: the one used last, if it is still good and has not idled for `max_idle`, or else a
+    /// new one.
+    ///
+    /// # Errors
+    /// [`Kind::Connect`] or [`Kind::ConnectTimeout`].
+    pub async fn checkout(
+        &self,
+        endpoint: SocketAddr,
+        limits: Limits,
+        metrics: &ClusterMetrics,
+    ) -> Result<Checkout<N>, Error> {
+        let oldest = Instant::now().checked_sub(limits.max_idle);
+        while let Some(mut idle) = self.take(endpoint) {
+            if oldest.is_some_and(|oldest| idle.since < oldest) {
+                continue;
+            }
+            poll_fn(|cx| Poll::Ready(idle.connection.drive(cx))).await;
+            if idle.connection.is_usable() {
+                let connection = idle.connection;
+                return Ok(Checkout { pool: self.clone(), endpoint, connection, reused: true });
+            }
+        }
+        let connection = self.open(endpoint, limits.connect, metrics).await.inspect_err(|_| {
+            metrics.connect_failures.inc();
+        })?;
+        Ok(Checkout { pool: self.clone(), endpoint, connection, reused: false })
+    }
+
+    async fn open(
+        &self,
+        endpoint: SocketAddr,
+        limit: Duration,
+        metrics: &ClusterMetrics,
+    ) -> Result<Connection<N>, Error> {
+        let from = (self.inner.from)(endpoint);
+        let io = match tokio::time::timeout(limit, self.inner.net.connect(endpoint, from)).await {
+            Ok(Ok(io)) => io,
+            Ok(Err(cause)) => return Err(Error::at(Kind::Connect, endpoint, cause)),
+            Err(_) => {
+                let cause = format!("no answer within {limit:?}");
+                return Err(Error::at(Kind::ConnectTimeout, endpoint, cause));
+            }
+        };
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(MAX_BUFFER);
+        let (send, driver) =
+            builder.handshake(TokioIo::new(io)).await.map_err(|e| Error::at(Kind::Connect, endpoint, e))?;
+        metrics.connects.inc();
+        Ok(Connection { send, driver: Some(Box::pin(driver)), _open: Open::new(&metrics.open) })
+    }
+
+    fn take(&self, endpoint: SocketAddr) -> Option<Idle<N>> {
+        self.inner.idle.borrow_mut().get_mut(&endpoint)?.pop()
+    }
+
+    fn put(&self, endpoint: SocketAddr, connection: Connection<N>) {
+        let mut idle = self.inner.idle.borrow_mut();
+        let idle = idle.entry(endpoint).or_default();
+        if idle.len() < POOL_MAX_IDLE {
+            idle.push(Idle { connection, since: Instant::now() });
+        }
+    }
+
+    /// Closes connections that have idled for `max_idle` and those that the server has closed.
+    pub fn sweep(&self, max_idle: Duration) {
+        let Some(oldest) = Instant::now().checked_sub(max_idle) else { return };
+        let mut cx = Context::from_waker(Waker::noop());
+        self.inner.idle.borrow_mut().retain(|_, idle| {
+            idle.retain_mut(|idle| {
+                idle.connection.drive(&mut cx);
+                idle.since > oldest && idle.connection.is_usable()
+            });
+            !idle.is_empty()
+        });
+    }
+
+    /// Closes all idle connections.
+    pub fn clear(&self) {
+        self.inner.idle.borrow_mut().clear();
+    }
+}
+
+/// Limits of a checkout.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// From SYN to a usable connection.
+    pub connect: Duration,
+    /// How long a connection may have idled.
+    pub max_idle: Duration,
+}
+
+impl<N: Net> Checkout<N> {
+    /// Sends a request and waits for the head of its response.
+    ///
+    /// # Errors
+    /// With the request itself, if it is certain that not a byte of it was sent.
+    pub async fn send(
+        mut self,
+        request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Exchange<N>), (Error, Option<Box<Request<RequestBody>>>)> {
+        let mut response = Box::pin(self.connection.send.try_send_request(request));
+        let response = poll_fn(|cx| {
+            // The connection first: what it reads is what the response waits for.
+            self.connection.drive(cx);
+            response.as_mut().poll(cx)
+        })
+        .await;
+        match response {
+            Ok(response) => Ok((response, Exchange { checkout: Some(self) })),
+            Err(mut failed) => {
+                let unsent = failed.take_message().map(Box::new);
+                let cause = failed.into_error();
+                let kind = if cause.is_parse() || cause.is_parse_too_large() {
+                    Kind::Protocol
+                } else if cause.is_user() {
+                    Kind::Client
+                } else {
+                    Kind::Terminated
+                };
+                Err((Error::at(kind, self.endpoint, cause).reused(self.reused), unsent))
+            }
+        }
+    }
+}
+
+/// A response under way: keeps its connection going, and gives it back to the pool once the body has been read.
+pub struct Exchange<N: Net> {
+    checkout: Option<Checkout<N>>,
+}
+
+impl<N: Net> Exchange<N> {
+    /// Lets the connection make progress; call it before polling the body.
+    pub fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(checkout) = &mut self.checkout {
+            checkout.connection.drive(cx);
+        }
+    }
+
+    /// The body has been read to its end: gives the connection back if it can carry another request.
+    pub fn finish(&mut self) {
+        if let Some(mut checkout) = self.checkout.take() {
+            // The end of the message may still have to pass through the connection's state machine.
+            checkout.connection.drive(&mut Context::from_waker(Waker::noop()));
+            if checkout.connection.is_usable() {
+                checkout.pool.put(checkout.endpoint, checkout.connection);
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Why the sidecar could not carry a request, in one table: kind, HTTP status, RFC 9209 error type, log flag, and
+//! whether the request may have reached the app.
+//!
+//! A sidecar tells its peer and the client what went wrong in the standard way, a `Proxy-Status` header (RFC 9209):
+//! `Proxy-Status: sidelab-orders-1; error=connection_refused; next-hop="10.0.0.2:8080"; details="..."`. The calling
+//! side reads it back to learn that nothing was sent and another endpoint may be tried.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use http::StatusCode;
+
+/// Boxed error of a body or a connection.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// The cluster has no endpoint at all.
+    NoEndpoint,
+    /// An endpoint refused the connection or could not be reached.
+    Connect,
+    /// An endpoint did not answer the connection attempt in time.
+    ConnectTimeout,
+    /// The endpoint closed or reset the connection before its response head was complete.
+    Terminated,
+    /// The endpoint's response is not HTTP.
+    Protocol,
+    /// The client went away, or its request body broke off.
+    Client,
+    /// The connection would come back to this sidecar for ever.
+    Loop,
+    /// The connection was not redirected here, so nobody knows where it should go.
+    NotIntercepted,
+    /// No cluster has the address, and passing through is switched off.
+    NoRoute,
+}
+
+/// One row of the table.
+struct Row {
+    status: StatusCode,
+    /// RFC 9209 section 2.3.
+    rfc9209: &'static str,
+    /// Envoy's response flag, because operators know them.
+    flag: &'static str,
+    /// Whether the app may have seen (a part of) the request.
+    may_have_arrived: bool,
+}
+
+impl Kind {
+    /// Every kind, for metrics.
+    pub const ALL: [Kind; 9] = [
+        Kind::NoEndpoint,
+        Kind::Connect,
+        Kind::ConnectTimeout,
+        Kind::Terminated,
+        Kind::Protocol,
+        Kind::Client,
+        Kind::Loop,
+        Kind::NotIntercepted,
+        Kind::NoRoute,
+    ];
+
+    fn row(self) -> Row {
+        let row = |status, rfc9209, flag, may_have_arrived| Row { status, rfc9209, flag, may_have_arrived };
+        match self {
+            Kind::NoEndpoint => row(StatusCode::SERVICE_UNAVAILABLE, "destination_unavailable", "UH", false),
+            Kind::Connect => row(StatusCode::BAD_GATEWAY, "connection_refused", "UF", false),
+            Kind::ConnectTimeout => row(StatusCode::GATEWAY_TIMEOUT, "connection_timeout", "UF", false),
+            Kind::Terminated => row(StatusCode::BAD_GATEWAY, "connection_terminated", "UC", true),
+            Kind::Protocol => row(StatusCode::BAD_GATEWAY, "http_protocol_error", "UPE", true),
+            Kind::Client => row(StatusCode::BAD_REQUEST, "http_request_error", "DC", true),
+            Kind::Loop => row(StatusCode::LOOP_DETECTED, "proxy_loop_detected", "LR", false),
+            Kind::NotIntercepted => row(StatusCode::NOT_FOUND, "destination_not_found", "NR", false),
+            Kind::NoRoute => row(StatusCode::NOT_FOUND, "destination_not_found", "NR", false),
+        }
+    }
+
+    /// The status that the client gets.
+    pub fn status(self) -> StatusCode {
+        self.row().status
+    }
+
+    /// The `error` parameter of `Proxy-Status`.
+    pub fn rfc9209(self) -> &'static str {
+        self.row().rfc9209
+    }
+
+    /// Envoy's response flag.
+    pub fn flag(self) -> &'static str {
+        self.row().flag
+    }
+
+    /// Whether the app may have seen (a part of) the request, so that only an idempotent one may be tried again.
+    pub fn may_have_arrived(self) -> bool {
+        self.row().may_have_arrived
+    }
+
+    /// Label in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Kind::NoEndpoint => "no_endpoint",
+            Kind::Connect => "connect",
+            Kind::ConnectTimeout => "connect_timeout",
+            Kind::Terminated => "terminated",
+            Kind::Protocol => "protocol",
+            Kind::Client => "client",
+            Kind::Loop => "loop",
+            Kind::NotIntercepted => "not_intercepted",
+            Kind::NoRoute => "no_route",
+        }
+    }
+}
+
+/// A request or connection that could not be carried: what, to whom, and why.
+#[derive(Debug)]
+pub struct Error {
+    /// What went wrong.
+    pub kind: Kind,
+    /// The endpoint, if one was chosen.
+    pub endpoint: Option<SocketAddr>,
+    /// Whether the connection had carried a request before: its close may just have crossed with ours.
+    pub reused: bool,
+    /// The cause underneath, if there is one.
+    pub cause: Option<BoxError>,
+}
+
+impl Error {
+    /// An error of this kind, without an endpoint.
+    pub fn new(kind: Kind) -> Self {
+        Error { kind, endpoint: None, reused: false, cause: None }
+    }
+
+    /// An error at an endpoint.
+    pub fn at(kind: Kind, endpoint: SocketAddr, cause: impl Into<BoxError>) -> Self {
+        Error { kind, endpoint: Some(endpoint), reused: false, cause: Some(cause.into()) }
+    }
+
+    /// An error of a connection that had carried a request before.
+    pub fn reused(mut self, reused: bool) -> Self {
+        self.reused = reused;
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            Kind::NoEndpoint => "the cluster has no endpoint",
+            Kind::Connect => "cannot connect",
+            Kind::ConnectTimeout => "connection attempt timed out",
+            Kind::Terminated => "connection closed before the response",
+            Kind::Protocol => "the response is not valid HTTP",
+            Kind::Client => "the client went away",
+            Kind::Loop => "the connection would come back to this sidecar",
+            Kind::NotIntercepted => "the connection was not redirected here by interception rules",
+            Kind::NoRoute => "no cluster has this address and passthrough is off",
+        })?;
+        if let Some(endpoint) = self.endpoint {
+            write!(f, " at {endpoint}")?;
+        }
+        if self.reused {
+            f.write_str(" (reused connection)")?;
+        }
+        let mut cause = self.cause.as_ref().map(|c| &**c as &(dyn std::error::Error + 'static));
+        while let Some(e) = cause {
+            write!(f, ": {e}")?;
+            cause = e.source();
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_where_and_why() {
+        let cause = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let error = Error::at(Kind::Connect, "10.0.0.1:80".parse().unwrap(), cause);
+        assert_eq!(error.to_string(), "cannot connect at 10.0.0.1:80: connection refused");
+    }
+
+    #[test]
+    fn a_connection_that_never_opened_carried_nothing() {
+        for kind in [Kind::NoEndpoint, Kind::Connect, Kind::ConnectTimeout] {
+            assert!(!kind.may_have_arrived());
+        }
+        for kind in [Kind::Terminated, Kind::Protocol] {
+            assert!(kind.may_have_arrived());
+        }
+    }
+}

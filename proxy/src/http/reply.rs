@@ -1,0 +1,92 @@
+//! Answers that the sidecar gives itself, and how the other sidecar reads them.
+
+use bytes::Bytes;
+use http::Response;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+
+use super::ResponseBody;
+use crate::error::{Error, Kind};
+use crate::world::Net;
+
+/// RFC 9209.
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// What every sidecar's name in `Proxy-Status` begins with.
+const NAME: &str = "sidelab-";
+
+/// The answer to a request that could not be carried: the status of the error's kind, a `Proxy-Status` header and one
+/// line of text.
+pub fn failure<N: Net>(error: &Error, instance: &str) -> Response<ResponseBody<N>> {
+    let text = error.to_string();
+    let mut status = format!("{NAME}{instance}; error={}", error.kind.rfc9209());
+    if let Some(endpoint) = error.endpoint {
+        status += &format!("; next-hop=\"{endpoint}\"");
+    }
+    status += &format!("; details=\"{} {}\"", error.kind.flag(), printable(&text));
+    let mut response = Response::new(ResponseBody::Own(Some(Bytes::from(format!("{text}\n")))));
+    *response.status_mut() = error.kind.status();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    if let Ok(value) = HeaderValue::from_str(&status) {
+        headers.insert(PROXY_STATUS, value);
+    }
+    response
+}
+
+/// An `sf-string` of RFC 9651 holds printable ASCII without quotes and backslashes (which would need escapes).
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if matches!(c, ' '..='~') && c != '"' && c != '\\' { c } else { '?' }).collect()
+}
+
+/// If the peer's sidecar made this response because the request cannot have reached the app, says why.
+pub fn not_delivered(headers: &HeaderMap) -> Option<Kind> {
+    let status = headers.get(PROXY_STATUS)?.to_str().ok()?;
+    let rest = status.strip_prefix(NAME)?;
+    let error = rest.split("; ").find_map(|p| p.strip_prefix("error="))?;
+    [Kind::Connect, Kind::ConnectTimeout, Kind::NoEndpoint].into_iter().find(|kind| kind.rfc9209() == error)
+}
+
+/// If the peer's sidecar made this response because the app closed the connection without answering.
+pub fn terminated(headers: &HeaderMap) -> bool {
+    headers
+        .get(PROXY_STATUS)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|s| s.starts_with(NAME) && s.contains("; error=connection_terminated"))
+}
+
+/// Removes a `Proxy-Status` that an app made to look like a sidecar's.
+pub fn remove_forged(headers: &mut HeaderMap) {
+    if headers.get(PROXY_STATUS).is_some_and(|v| v.as_bytes().starts_with(NAME.as_bytes())) {
+        headers.remove(PROXY_STATUS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::KernelNet;
+
+    #[test]
+    fn a_refusal_is_recognised_by_the_other_side_and_a_termination_is_not() {
+        let at = "10.0.0.2:8080".parse().unwrap();
+        let refused =
+            failure::<KernelNet>(&Error::at(Kind::Connect, at, "connection \"refused\""), "orders-1");
+        assert_eq!(refused.status(), 502);
+        assert_eq!(not_delivered(refused.headers()), Some(Kind::Connect));
+        assert_eq!(
+            refused.headers()[PROXY_STATUS],
+            "sidelab-orders-1; error=connection_refused; next-hop=\"10.0.0.2:8080\"; \
+             details=\"UF cannot connect at 10.0.0.2:8080: connection ?refused?\""
+        );
+        let cut = failure::<KernelNet>(&Error::new(Kind::Terminated), "orders-1");
+        assert_eq!(not_delivered(cut.headers()), None);
+        assert!(terminated(cut.headers()) && !terminated(refused.headers()));
+    }
+
+    #[test]
+    fn an_app_cannot_speak_in_a_sidecars_name() {
+        let mut headers = failure::<KernelNet>(&Error::new(Kind::Connect), "orders-1").headers().clone();
+        remove_forged(&mut headers);
+        assert_eq!(not_delivered(&headers), None);
+    }
+}

@@ -1,0 +1,142 @@
+//! The way in: a connection that somebody opened to the local app and that was redirected here.
+
+mod http;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout};
+
+use crate::balance::{Cluster, Table};
+use crate::config::defaults::HALF_CLOSE_TIMEOUT;
+use crate::config::{self, Protocol};
+use crate::detect::{Outcome, Prefixed, Sniffed, detect};
+use crate::drain;
+use crate::endpoint::pool::Pool;
+use crate::error::Kind;
+use crate::tcp::both_ways;
+use crate::telemetry::{Metrics, Open, SideMetrics};
+use crate::world::{Net, World};
+
+/// The inbound side of one worker.
+pub struct Inbound<N: Net> {
+    net: N,
+    table: Arc<ArcSwap<Table>>,
+    /// Connections to the app.
+    pub pool: Pool<N>,
+    rng: RefCell<StdRng>,
+    metrics: SideMetrics,
+    all_metrics: Arc<Metrics>,
+    /// The app's addresses, each a cluster of one, made when first used.
+    apps: RefCell<BTreeMap<SocketAddr, Arc<Cluster>>>,
+}
+
+/// Where connections to the app come from. The rules let these through to the app; from any other address of this
+/// sidecar a connection to the instance's own address is taken for one that goes out and comes in again. IPv4 is as in
+/// Istio; for IPv6 the loopback address serves, which needs no set-up, and the rule asks for the sidecar's user as well.
+pub fn source_for(app: SocketAddr) -> Option<IpAddr> {
+    Some(match app {
+        SocketAddr::V4(_) => Ipv4Addr::new(127, 0, 0, 6).into(),
+        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    })
+}
+
+impl<N: Net> Inbound<N> {
+    /// A side with an empty pool.
+    pub fn new(world: &World<N>, table: Arc<ArcSwap<Table>>, all_metrics: Arc<Metrics>) -> Rc<Self> {
+        Rc::new(Inbound {
+            net: world.net.clone(),
+            table,
+            pool: Pool::new(world.net.clone(), source_for),
+            rng: RefCell::new(world.rng.child("inbound", 0).rng()),
+            metrics: all_metrics.side("inbound"),
+            all_metrics,
+            apps: RefCell::default(),
+        })
+    }
+
+    /// The app at `dst`.
+    fn app(&self, dst: SocketAddr, service: &str) -> Arc<Cluster> {
+        let make = || {
+            let config = config::Cluster {
+                name: service.to_owned(),
+                addresses: vec![dst],
+                protocol: Protocol::Detect,
+                endpoints: vec![dst],
+                retry: config::Retry { attempts: 1 },
+                // There is only one app: leaving it alone helps nobody.
+                breaker: config::Breaker {
+                    consecutive_failures: 0,
+                    base: config::defaults::EJECTION_BASE,
+                    max: config::defaults::EJECTION_MAX,
+                    cap: config::defaults::EJECTION_CAP,
+                },
+            };
+            Arc::new(Cluster::of_one(config, self.all_metrics.cluster("inbound", service), Instant::now()))
+        };
+        self.apps.borrow_mut().entry(dst).or_insert_with(make).clone()
+    }
+
+    fn refuse(&self, kind: Kind, peer: SocketAddr, dst: Option<SocketAddr>) {
+        self.metrics.refused(kind);
+        tracing::warn!(%peer, ?dst, reason = kind.label(), "inbound connection refused");
+    }
+}
+
+/// Carries one connection to its end.
+pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: SocketAddr, drain: drain::Watch) {
+    side.metrics.connections.inc();
+    let _open = Open::new(&side.metrics.open);
+    let Some(dst) = side.net.orig_dst(&mut io).await else {
+        return side.refuse(Kind::NotIntercepted, peer, None);
+    };
+    let table = side.table.load_full();
+    let listen = &table.snapshot.listen;
+    if [listen.outbound, listen.inbound].contains(&dst.port()) {
+        return side.refuse(Kind::Loop, peer, Some(dst));
+    }
+    let io = match table.snapshot.inbound.get(&dst.port()).copied().unwrap_or_default() {
+        Protocol::Tcp => return forward(&side, io, dst).await,
+        Protocol::Http => Prefixed::new(Bytes::new(), io),
+        Protocol::Detect => {
+            let Ok((outcome, io)) = detect(io, table.snapshot.timeouts.detect).await else { return };
+            side.metrics.detected(outcome);
+            match outcome {
+                Outcome::Sniffed(Sniffed::Http1) => io,
+                Outcome::Closed => return,
+                _ => return forward(&side, io, dst).await,
+            }
+        }
+    };
+    drop(table);
+    let handle = |request| http::handle(side.clone(), dst, request);
+    if let Err(error) = crate::http::serve::http1(io, drain, handle).await {
+        tracing::debug!(%peer, %dst, %error, "client connection ended");
+    }
+}
+
+/// Carries opaque bytes to the app.
+async fn forward<N: Net, I: AsyncRead + AsyncWrite + Unpin>(side: &Inbound<N>, io: I, dst: SocketAddr) {
+    let limit = side.table.load().snapshot.timeouts.connect;
+    let kind = match timeout(limit, side.net.connect(dst, source_for(dst))).await {
+        Ok(Ok(app)) => {
+            if let Err(error) = both_ways(io, app, HALF_CLOSE_TIMEOUT).await {
+                tracing::debug!(%dst, %error, "connection ended");
+            }
+            return;
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%dst, %error, "cannot connect to the app");
+            Kind::Connect
+        }
+        Err(_) => Kind::ConnectTimeout,
+    };
+    side.metrics.refused(kind);
+}

@@ -1,0 +1,89 @@
+//! The way out: a connection that the local app opened and that was redirected here.
+//!
+//! [`connection`] reads as the story goes: where did the app want to go, which cluster is that, what does it speak.
+
+mod http;
+mod tcp;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use rand::rngs::StdRng;
+
+use crate::balance::Table;
+use crate::config::Protocol;
+use crate::detect::{Outcome, Prefixed, Sniffed, detect};
+use crate::drain;
+use crate::endpoint::pool::Pool;
+use crate::error::Kind;
+use crate::telemetry::{Open, SideMetrics};
+use crate::world::{Net, World};
+
+/// The outbound side of one worker.
+pub struct Outbound<N: Net> {
+    net: N,
+    table: Arc<ArcSwap<Table>>,
+    /// Connections to endpoints.
+    pub pool: Pool<N>,
+    rng: RefCell<StdRng>,
+    metrics: SideMetrics,
+}
+
+impl<N: Net> Outbound<N> {
+    /// A side with an empty pool.
+    pub fn new(world: &World<N>, table: Arc<ArcSwap<Table>>, metrics: SideMetrics) -> Rc<Self> {
+        let pool = Pool::new(world.net.clone(), |_| None);
+        let rng = RefCell::new(world.rng.child("outbound", 0).rng());
+        Rc::new(Outbound { net: world.net.clone(), table, pool, rng, metrics })
+    }
+}
+
+/// Carries one connection to its end.
+pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: SocketAddr, drain: drain::Watch) {
+    side.metrics.connections.inc();
+    let _open = Open::new(&side.metrics.open);
+    let Some(dst) = side.net.orig_dst(&mut io).await else {
+        return side.refuse(Kind::NotIntercepted, peer, None);
+    };
+    let table = side.table.load_full();
+    let Some(cluster) = table.cluster_at(dst) else {
+        let listen = &table.snapshot.listen;
+        if dst.ip().is_loopback() && [listen.outbound, listen.inbound].contains(&dst.port()) {
+            return side.refuse(Kind::Loop, peer, Some(dst));
+        }
+        if !table.snapshot.passthrough {
+            return side.refuse(Kind::NoRoute, peer, Some(dst));
+        }
+        return tcp::pass_through(&side, io, dst, table.snapshot.timeouts.connect).await;
+    };
+    let io = match cluster.config.protocol {
+        Protocol::Tcp => return tcp::forward(&side, cluster, io, table.snapshot.timeouts.connect).await,
+        Protocol::Http => Prefixed::new(Bytes::new(), io),
+        Protocol::Detect => {
+            let Ok((outcome, io)) = detect(io, table.snapshot.timeouts.detect).await else { return };
+            side.metrics.detected(outcome);
+            match outcome {
+                Outcome::Sniffed(Sniffed::Http1) => io,
+                Outcome::Closed => return,
+                _ => return tcp::forward(&side, cluster, io, table.snapshot.timeouts.connect).await,
+            }
+        }
+    };
+    // The snapshot must not outlive its time because a client keeps its connection: each request takes its own.
+    drop(table);
+    let handle = |request| http::handle(side.clone(), dst, request);
+    if let Err(error) = crate::http::serve::http1(io, drain, handle).await {
+        tracing::debug!(%peer, %dst, %error, "client connection ended");
+    }
+}
+
+impl<N: Net> Outbound<N> {
+    fn refuse(&self, kind: Kind, peer: SocketAddr, dst: Option<SocketAddr>) {
+        self.metrics.refused(kind);
+        tracing::warn!(%peer, ?dst, reason = kind.label(), "outbound connection refused");
+    }
+}

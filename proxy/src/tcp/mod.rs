@@ -1,0 +1,5 @@
+//! Opaque bytes, both ways.
+
+mod copy;
+
+pub use copy::{Moved, both_ways};

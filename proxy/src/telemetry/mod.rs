@@ -1,0 +1,312 @@
+//! What the sidecar counts. Every counter that a request touches is looked up when its cluster or listener is made:
+//! adding costs a nanosecond, finding by label some hundred.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::detect::{Outcome, Sniffed};
+use crate::error::Kind;
+
+/// Labels of a metric of one side.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Side {
+    side: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SideCluster {
+    side: &'static str,
+    cluster: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SideClusterClass {
+    side: &'static str,
+    cluster: String,
+    class: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SideClusterKind {
+    side: &'static str,
+    cluster: String,
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Detection {
+    side: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reload {
+    result: &'static str,
+}
+
+/// Upper bounds of the request duration buckets, seconds: 100 us to 10 s, two or three a decade.
+const BUCKETS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
+
+/// All metrics of a sidecar.
+pub struct Metrics {
+    registry: Registry,
+    connections: Family<Side, Counter>,
+    connections_open: Family<Side, Gauge>,
+    refused: Family<Detection, Counter>,
+    detections: Family<Detection, Counter>,
+    requests: Family<SideCluster, Counter>,
+    responses: Family<SideClusterClass, Counter>,
+    errors: Family<SideClusterKind, Counter>,
+    retries: Family<SideCluster, Counter>,
+    ejections: Family<SideCluster, Counter>,
+    connects: Family<SideCluster, Counter>,
+    connect_failures: Family<SideCluster, Counter>,
+    upstream_open: Family<SideCluster, Gauge>,
+    duration: Family<SideCluster, Histogram, fn() -> Histogram>,
+    reloads: Family<Reload, Counter>,
+}
+
+/// Metrics of one listener.
+#[derive(Debug, Clone)]
+pub struct SideMetrics {
+    /// Connections accepted.
+    pub connections: Counter,
+    /// Connections open.
+    pub open: Gauge,
+    detections: [Counter; 6],
+    refused: [Counter; Kind::ALL.len()],
+}
+
+/// Metrics of one cluster.
+#[derive(Debug, Clone)]
+pub struct ClusterMetrics {
+    /// Requests from clients.
+    pub requests: Counter,
+    /// Responses to clients, by the first digit of their status.
+    responses: [Counter; 5],
+    errors: [Counter; Kind::ALL.len()],
+    /// Tries beyond the first.
+    pub retries: Counter,
+    /// Ejections of endpoints.
+    pub ejections: Counter,
+    /// Connections opened to endpoints.
+    pub connects: Counter,
+    /// Attempts to connect that failed.
+    pub connect_failures: Counter,
+    /// Connections to endpoints that are open.
+    pub open: Gauge,
+    /// From the request's head to the response's head.
+    pub duration: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("proxy");
+        macro_rules! family {
+            ($name:literal, $help:literal) => {{
+                let family = Family::default();
+                registry.register($name, $help, family.clone());
+                family
+            }};
+        }
+        let duration: Family<SideCluster, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new(BUCKETS));
+        registry.register_with_unit(
+            "request_duration",
+            "From the request's head to the response's head",
+            Unit::Seconds,
+            duration.clone(),
+        );
+        Metrics {
+            connections: family!("connections", "Connections accepted"),
+            connections_open: family!("connections_open", "Accepted connections that are open"),
+            refused: family!(
+                "connections_refused",
+                "Accepted connections that were closed at once, by reason"
+            ),
+            detections: family!("detections", "Outcomes of looking at the first bytes"),
+            requests: family!("requests", "Requests from clients"),
+            responses: family!("responses", "Responses to clients by class of status"),
+            errors: family!("errors", "Failed tries by kind"),
+            retries: family!("retries", "Tries beyond the first"),
+            ejections: family!("ejections", "Ejections of endpoints"),
+            connects: family!("connects", "Connections opened to endpoints"),
+            connect_failures: family!("connect_failures", "Attempts to connect to endpoints that failed"),
+            upstream_open: family!("upstream_connections_open", "Connections to endpoints that are open"),
+            duration,
+            reloads: family!("config_reloads", "Changes of the configuration by result"),
+            registry,
+        }
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+const DETECTIONS: [&str; 6] = ["http1", "http2", "tls", "opaque", "timeout", "closed"];
+
+impl Metrics {
+    /// The metrics of one listener: `"outbound"` or `"inbound"`.
+    pub fn side(&self, side: &'static str) -> SideMetrics {
+        let label = Side { side };
+        SideMetrics {
+            connections: self.connections.get_or_create_owned(&label),
+            open: self.connections_open.get_or_create_owned(&label),
+            detections: DETECTIONS
+                .map(|result| self.detections.get_or_create_owned(&Detection { side, result })),
+            refused: Kind::ALL
+                .map(|kind| self.refused.get_or_create_owned(&Detection { side, result: kind.label() })),
+        }
+    }
+
+    /// The metrics of one cluster.
+    pub fn cluster(&self, side: &'static str, cluster: &str) -> ClusterMetrics {
+        let label = SideCluster { side, cluster: cluster.to_owned() };
+        let class = |class| SideClusterClass { side, cluster: cluster.to_owned(), class };
+        let kind = |kind: Kind| SideClusterKind { side, cluster: cluster.to_owned(), kind: kind.label() };
+        ClusterMetrics {
+            requests: self.requests.get_or_create_owned(&label),
+            responses: CLASSES.map(|c| self.responses.get_or_create_owned(&class(c))),
+            errors: Kind::ALL.map(|k| self.errors.get_or_create_owned(&kind(k))),
+            retries: self.retries.get_or_create_owned(&label),
+            ejections: self.ejections.get_or_create_owned(&label),
+            connects: self.connects.get_or_create_owned(&label),
+            connect_failures: self.connect_failures.get_or_create_owned(&label),
+            open: self.upstream_open.get_or_create_owned(&label),
+            duration: self.duration.get_or_create_owned(&label),
+        }
+    }
+
+    /// Counts a change of the configuration.
+    pub fn reloaded(&self, ok: bool) {
+        let result = if ok { "applied" } else { "rejected" };
+        self.reloads.get_or_create(&Reload { result }).inc();
+    }
+
+    /// Everything in the OpenMetrics text format, in an order that does not change from run to run.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a string does not fail");
+        in_stable_order(&text)
+    }
+}
+
+impl SideMetrics {
+    /// Counts the outcome of a detection.
+    pub fn detected(&self, outcome: Outcome) {
+        let position = match outcome {
+            Outcome::Sniffed(Sniffed::Http1) => 0,
+            Outcome::Sniffed(Sniffed::Http2) => 1,
+            Outcome::Sniffed(Sniffed::Tls) => 2,
+            Outcome::Sniffed(Sniffed::Opaque) => 3,
+            Outcome::Timeout => 4,
+            Outcome::Closed => 5,
+        };
+        self.detections[position].inc();
+    }
+
+    /// Counts a connection that was closed at once.
+    pub fn refused(&self, kind: Kind) {
+        self.refused[position(kind)].inc();
+    }
+}
+
+impl ClusterMetrics {
+    /// Counts a response to the client.
+    pub fn responded(&self, status: http::StatusCode) {
+        let class = usize::from(status.as_u16() / 100);
+        self.responses[class.clamp(1, 5) - 1].inc();
+    }
+
+    /// Counts a failed try.
+    pub fn failed(&self, kind: Kind) {
+        self.errors[position(kind)].inc();
+    }
+}
+
+/// The registry keeps the label sets of a metric in a randomly seeded hash map. Simulated runs must repeat byte for
+/// byte, and people compare two scrapes with `diff`, so label sets are sorted within each metric; the lines of one
+/// label set keep their order, as the buckets of a histogram must.
+fn in_stable_order(text: &str) -> String {
+    fn labels(line: &str) -> &str {
+        let labels = line.find('{').map_or("", |at| &line[at..]);
+        labels
+            .find("le=\"")
+            .map_or_else(|| labels.trim_end_matches(|c| c != '}'), |at| &labels[..at])
+            .trim_end_matches([',', '}'])
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut block: Vec<&str> = Vec::new();
+    for line in text.lines().chain(["# EOF"]) {
+        if line.starts_with('#') {
+            block.sort_by_key(|line| labels(line));
+            for line in block.drain(..) {
+                out.push_str(line);
+                out.push('\n');
+            }
+            if line != "# EOF" {
+                out.push_str(line);
+                out.push('\n');
+            }
+        } else {
+            block.push(line);
+        }
+    }
+    out.push_str("# EOF\n");
+    out
+}
+
+fn position(kind: Kind) -> usize {
+    Kind::ALL.iter().position(|k| *k == kind).expect("every kind is in ALL")
+}
+
+/// A gauge that counts itself down when dropped.
+#[derive(Debug)]
+pub struct Open(Gauge);
+
+impl Open {
+    /// Counts up.
+    pub fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Open(gauge.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_sets_are_sorted_and_buckets_keep_their_order() {
+        let metrics = Metrics::default();
+        for cluster in ["pear", "apple", "fig"] {
+            metrics.cluster("outbound", cluster).duration.observe(0.002);
+        }
+        let text = metrics.text();
+        let counts: Vec<_> = text.lines().filter(|l| l.starts_with("proxy_requests_total")).collect();
+        assert!(counts.is_sorted() && counts.len() == 3, "{counts:?}");
+        let buckets: Vec<f64> = text
+            .lines()
+            .filter(|l| l.starts_with("proxy_request_duration_seconds_bucket") && l.contains("fig"))
+            .map(|l| l.split("le=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap())
+            .collect();
+        assert!(buckets.is_sorted() && buckets.len() == BUCKETS.len() + 1, "{text}");
+        assert_eq!(text.matches("# EOF").count(), 1);
+    }
+}
