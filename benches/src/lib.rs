@@ -1,1 +1,1 @@
-//! Placeholder.
+//! Micro benches of the sidecar's hot path live in `benches/`; this library is empty.

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `lab` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lab::cli::main()
+}

@@ -1,1 +1,200 @@
-//! To come.
+//! The command line.
+//!
+//! `lab SCENARIO` runs a scenario on the kernel. The hidden commands are how the lab starts sidecars, apps and load
+//! generators from its own executable, so that one build is enough.
+
+mod check;
+mod kernel;
+mod live;
+mod sim;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::app;
+use crate::load;
+use crate::plan::{AppSpec, SidecarKind};
+use crate::scenario::{self, Scenario};
+
+/// Everything held.
+pub const PASSED: u8 = 0;
+/// An expectation did not hold.
+pub const FAILED: u8 = 1;
+/// The scenario is wrong.
+pub const INVALID: u8 = 2;
+/// The machine cannot run it.
+pub const MACHINE: u8 = 3;
+/// The machine was not good enough to say.
+pub const INCONCLUSIVE: u8 = 4;
+/// The user stopped it.
+pub const INTERRUPTED: u8 = 130;
+
+/// Puts a service mesh on this machine, breaks it on purpose, and says exactly what it cost.
+#[derive(Debug, Parser)]
+#[command(name = "lab", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 every expectation held, 1 one did not, 2 the scenario is wrong, \
+3 the machine cannot run it, 4 inconclusive, 130 interrupted.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: Option<Run>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a scenario on the kernel: namespaces, real processes, real packets. Takes root.
+    Run(Run),
+    /// Runs a scenario in the simulator, in virtual time, once for each seed. Takes no root.
+    Sim(Sim),
+    /// Looks for mistakes in scenarios without running them.
+    Check {
+        /// Scenario files.
+        #[arg(required = true)]
+        scenarios: Vec<PathBuf>,
+    },
+    /// Says what this machine lacks to run scenarios, and how to get it.
+    Doctor {
+        /// Install what is missing with apt-get.
+        #[arg(long)]
+        setup: bool,
+    },
+    /// Removes what a killed run left behind.
+    Clean,
+    #[command(name = "__sidecar", hide = true)]
+    Sidecar {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    #[command(name = "__app", hide = true)]
+    App {
+        #[arg(long)]
+        spec: String,
+    },
+    #[command(name = "__load", hide = true)]
+    Load {
+        #[arg(long)]
+        spec: String,
+        #[arg(long)]
+        start: u64,
+        #[arg(long)]
+        until: u64,
+    },
+}
+
+/// How to run on the kernel.
+#[derive(Debug, Args)]
+struct Run {
+    /// The scenario file.
+    scenario: PathBuf,
+    /// What stands in the sidecar's place, instead of what the file says. Several, separated by commas, are run one
+    /// after the other and compared.
+    #[arg(long, value_delimiter = ',')]
+    sidecar: Vec<Stand>,
+    /// What carries packets between instances.
+    #[arg(long, value_enum, default_value_t = Link::Auto)]
+    link: Link,
+    /// Where run directories are made.
+    #[arg(long, default_value = "lab-runs")]
+    out: PathBuf,
+    /// Install missing system packages with apt-get first.
+    #[arg(long)]
+    setup: bool,
+}
+
+/// How to simulate.
+#[derive(Debug, Args)]
+struct Sim {
+    /// The scenario file.
+    scenario: PathBuf,
+    /// How many histories.
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// The first seed. Default: the file's.
+    #[arg(long)]
+    from: Option<u64>,
+    /// How many at a time. Default: as many as there are CPUs.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// What stands in the sidecar's place, instead of what the file says.
+    #[arg(long)]
+    sidecar: Option<Stand>,
+    /// Write everything that happened, a line each, to this file (with one seed).
+    #[arg(long)]
+    trace: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Stand {
+    Ours,
+    None,
+}
+
+impl From<Stand> for SidecarKind {
+    fn from(stand: Stand) -> Self {
+        match stand {
+            Stand::Ours => SidecarKind::Ours,
+            Stand::None => SidecarKind::None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Link {
+    /// A bridge if the scenario impairs no link, else netem where the kernel has it, else the wire.
+    Auto,
+    /// A bridge: nothing in the way, no impairment possible.
+    Bridge,
+    /// The kernel's network emulator.
+    Netem,
+    /// The lab's own, in user space.
+    Wire,
+}
+
+/// Runs the command of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match (cli.command, cli.run) {
+        (Some(Command::Run(run)), _) | (None, Some(run)) => kernel::run(run),
+        (Some(Command::Sim(sim)), _) => sim::run(sim),
+        (Some(Command::Check { scenarios }), _) => check::run(&scenarios),
+        (Some(Command::Doctor { setup }), _) => kernel::doctor(setup),
+        (Some(Command::Clean), _) => kernel::clean(),
+        (Some(Command::Sidecar { config }), _) => proxy::cli::run(&config, None),
+        (Some(Command::App { spec }), _) => run_app(&spec),
+        (Some(Command::Load { spec, start, until }), _) => load::process::run(&spec, start, until),
+        (None, None) => unreachable!("clap asks for a command or a scenario"),
+    }
+}
+
+fn run_app(spec: &str) -> ExitCode {
+    let spec: AppSpec = match serde_json::from_str(spec) {
+        Ok(spec) => spec,
+        Err(error) => {
+            eprintln!("the app's specification is not readable: {error}");
+            return ExitCode::from(INVALID);
+        }
+    };
+    match app::process(spec) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Reads a scenario, or says what is wrong with it.
+fn read(path: &Path) -> Result<Scenario, ExitCode> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        eprintln!("cannot read {name}: {error}");
+        ExitCode::from(INVALID)
+    })?;
+    scenario::parse(&name, &text).map_err(|errors| {
+        eprintln!("{:?}", miette::Report::new(errors));
+        ExitCode::from(INVALID)
+    })
+}
