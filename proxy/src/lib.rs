@@ -2,5 +2,7 @@
 
 #![warn(missing_docs)]
 
+pub mod capture;
+pub mod cli;
 pub mod config;
 pub mod world;
