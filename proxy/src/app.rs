@@ -59,9 +59,9 @@ impl Sidecar {
     }
 
     /// Puts a new configuration in force. Requests under way keep the one that they began with.
-    pub fn apply(&self, snapshot: Snapshot) {
+    pub fn apply(&self, snapshot: Arc<Snapshot>) {
         let now = Instant::now();
-        let table = Table::new(Arc::new(snapshot), Some(&self.table.load()), &self.metrics, now);
+        let table = Table::new(snapshot, Some(&self.table.load()), &self.metrics, now);
         self.table.store(Arc::new(table));
         self.metrics.reloaded(true);
     }
@@ -189,18 +189,11 @@ pub async fn serve<N: Net>(world: World<N>, snapshot: Snapshot) -> io::Result<()
 
 /// Runs a sidecar on the kernel until it is told to stop. `workers` overrides the configuration.
 pub fn run(path: &Path, workers: Option<usize>) -> ExitCode {
-    let name = path.display().to_string();
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) => {
-            eprintln!("cannot read {name}: {error}");
-            return ExitCode::from(2);
-        }
-    };
-    let snapshot = match config::parse(&name, &text) {
+    start_logging();
+    let snapshot = match config::load(path) {
         Ok(snapshot) => snapshot,
-        Err(errors) => {
-            eprintln!("{:?}", miette::Report::new(errors));
+        Err(error) => {
+            eprintln!("{:?}", miette::Report::new(error));
             return ExitCode::from(2);
         }
     };
@@ -303,14 +296,36 @@ async fn told_to_stop(sidecar: &Sidecar) -> io::Result<()> {
 
 /// Applies changes of the configuration file for ever. A wrong one is reported and the last good one stays in force.
 async fn follow(path: &Path, current: Arc<Snapshot>, sidecar: &Sidecar) {
-    reload::follow(path, current, |result| match result {
-        Ok(snapshot) => sidecar.apply(snapshot),
-        Err(errors) => {
+    reload::follow(path.to_owned(), current, |outcome| match outcome {
+        reload::Outcome::Applied { snapshot, ignored } => {
+            sidecar.apply(snapshot);
+            tracing::info!("the new configuration is in force");
+            if !ignored.is_empty() {
+                tracing::warn!(keys = ?ignored, "these are only read at start; restart to change them");
+            }
+        }
+        reload::Outcome::Unchanged => tracing::info!("the configuration has not changed"),
+        reload::Outcome::Refused(error) => {
             sidecar.metrics.reloaded(false);
-            tracing::error!("the new configuration is not in force: {:?}", miette::Report::new(errors));
+            tracing::error!("the new configuration is not in force: {:?}", miette::Report::new(error));
+        }
+        reload::Outcome::Blind(error) => {
+            tracing::warn!(%error, "cannot watch the configuration file; SIGHUP still reloads it");
         }
     })
     .await
+}
+
+/// Logs go to standard error; `RUST_LOG` sets the level, `info` by default.
+fn start_logging() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // A process has one log; a second call, in a test, changes nothing.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .try_init();
 }
 
 fn named(what: &'static str, port: u16) -> impl Fn(io::Error) -> io::Error {

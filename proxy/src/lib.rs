@@ -24,6 +24,7 @@ pub mod admin;
 pub mod app;
 pub mod balance;
 pub mod capture;
+pub mod cli;
 pub mod config;
 pub mod detect;
 pub mod drain;

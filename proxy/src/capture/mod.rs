@@ -1,3 +1,7 @@
-//! How connections get here: the rules that redirect them, and the loop that accepts them.
+//! How an app's connections come to the sidecar without the app knowing.
+//!
+//! [`rules`] writes the iptables rules that redirect them, and takes the rules away again; [`listener`] accepts what
+//! they redirect. Where a connection was meant to go is asked of [`crate::world::Net::orig_dst`].
 
 pub mod listener;
+pub mod rules;

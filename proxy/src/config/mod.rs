@@ -1,20 +1,57 @@
 //! What the user asked for: the file, the defaults behind it, and the immutable snapshot that requests see.
 //!
-//! `parse` turns text into a [`Snapshot`] or into errors that point at words; [`model`] mirrors the file key for key;
-//! [`defaults`] is the one place where a default value stands, with its reason; `reload` follows the file and keeps
+//! [`parse`] turns text into a [`Snapshot`] or into errors that point at words; [`model`] mirrors the file key for key;
+//! [`defaults`] is the one place where a default value stands, with its reason; [`reload`] follows the file and keeps
 //! the last good snapshot in force when a new one is wrong.
+//!
+//! Text is read in two steps: its shape (TOML, keys, types) and then its meaning (units, addresses, contradictions).
+//! Each step reports everything it finds, and the second does not start before the first has passed, so that no error
+//! is a mere consequence of another one.
 
 pub mod defaults;
+mod diagnose;
 pub mod model;
-mod snapshot;
-
-pub use snapshot::{Breaker, Cluster, Listen, Protocol, Retry, Snapshot, Timeouts};
+mod parse;
 pub mod reload;
-/// stub
+mod shape;
+mod snapshot;
+pub mod units;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use diagnose::{ConfigError, ConfigErrors};
+pub use parse::parse;
+pub use snapshot::{Breaker, Cluster, Listen, Protocol, Retry, Snapshot, Timeouts};
+
+/// Why a file gave no snapshot.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
-#[error("x")]
-pub struct ConfigErrors;
-/// stub
-pub fn parse(_n: &str, _t: &str) -> Result<Snapshot, ConfigErrors> {
-    Err(ConfigErrors)
+pub enum LoadError {
+    /// It could not be read.
+    #[error("cannot read {}: {error}", path.display())]
+    #[diagnostic(help("check the path, and that the user the proxy runs as may read it"))]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        error: io::Error,
+    },
+    /// It could be read, but not understood.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Invalid(#[from] ConfigErrors),
+}
+
+/// Reads and checks the file at `path`. Errors name it as it was given.
+///
+/// # Errors
+/// If it cannot be read or is not valid.
+pub fn load(path: &Path) -> Result<Snapshot, LoadError> {
+    let text = read(path)?;
+    Ok(parse(&path.display().to_string(), &text)?)
+}
+
+fn read(path: &Path) -> Result<String, LoadError> {
+    std::fs::read_to_string(path).map_err(|error| LoadError::Unreadable { path: path.to_owned(), error })
 }

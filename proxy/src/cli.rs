@@ -1,0 +1,331 @@
+//! The command line of the sidecar: `run`, `check`, and `rules` for a container's init step.
+//!
+//! Parses, dispatches and prints; what is done is done elsewhere. Results go to standard output, errors to standard
+//! error, each with what to do about it. Exit codes are part of the interface and are listed in `--help`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use miette::Report;
+
+use crate::capture::rules::{Cidr, Family, Rules};
+use crate::config::{self, Protocol, Snapshot, defaults, units};
+
+/// It failed while running.
+pub const FAILED: u8 = 1;
+/// The arguments or the configuration are not valid.
+pub const INVALID: u8 = 2;
+/// This machine cannot do it: a program, a capability or a part of the kernel is missing.
+pub const INCAPABLE: u8 = 3;
+
+const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed at run time\n  2  arguments or configuration invalid\n  \
+                          3  this machine cannot do it (iptables or a capability is missing)";
+
+/// A service-mesh sidecar.
+#[derive(Debug, Parser)]
+#[command(name = "proxy", version, about, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the sidecar until SIGTERM. SIGHUP, or a change of the file, reloads the configuration.
+    Run {
+        /// The configuration, TOML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Data-plane threads, whatever the configuration says [default: one for each usable CPU].
+        #[arg(long, value_name = "N", value_parser = workers)]
+        workers: Option<usize>,
+    },
+    /// Check a configuration and say what it amounts to.
+    Check {
+        /// The configuration, TOML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Manage the iptables rules that bring connections to the sidecar, in the current network namespace.
+    #[command(after_help = EXIT_CODES)]
+    Rules {
+        #[command(subcommand)]
+        action: Action,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Put the rules into force. Doing it again changes nothing.
+    Apply(RulesArgs),
+    /// Take the rules out, whatever options they were applied with.
+    Remove {
+        /// Where.
+        #[arg(long, value_enum, default_value_t = Families::Both)]
+        family: Families,
+    },
+    /// Print the rules as text for `iptables-restore --noflush`, and change nothing.
+    Print {
+        #[command(flatten)]
+        rules: RulesArgs,
+        /// Print the text that takes them out again instead.
+        #[arg(long)]
+        undo: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Families {
+    #[value(name = "4")]
+    V4,
+    #[value(name = "6")]
+    V6,
+    Both,
+}
+
+impl Families {
+    fn list(self) -> Vec<Family> {
+        match self {
+            Families::V4 => vec![Family::V4],
+            Families::V6 => vec![Family::V6],
+            Families::Both => Family::BOTH.to_vec(),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct RulesArgs {
+    /// Where: IPv4, IPv6 or both.
+    #[arg(long, value_enum, default_value_t = Families::Both)]
+    family: Families,
+    /// User that the sidecar runs as; its connections are not captured.
+    #[arg(long, default_value_t = defaults::EXEMPT_ID)]
+    uid: u32,
+    /// Group that the sidecar runs as; its connections are not captured.
+    #[arg(long, default_value_t = defaults::EXEMPT_ID)]
+    gid: u32,
+    /// Socket mark of the sidecar's connections (`mark` in its configuration); they are not captured.
+    #[arg(long)]
+    mark: Option<u32>,
+    /// The sidecar's listener for connections from the app.
+    #[arg(long, value_name = "PORT", default_value_t = defaults::OUTBOUND_PORT, value_parser = port())]
+    outbound_port: u16,
+    /// The sidecar's listener for connections to the app.
+    #[arg(long, value_name = "PORT", default_value_t = defaults::INBOUND_PORT, value_parser = port())]
+    inbound_port: u16,
+    /// Ports where connections from outside are not captured, separated by commas.
+    #[arg(long, value_name = "PORTS", value_delimiter = ',', value_parser = port(),
+        default_values_t = [defaults::METRICS_PORT, defaults::HEALTH_PORT])]
+    exclude_inbound_ports: Vec<u16>,
+    /// Ports to which the app's connections are not captured, separated by commas.
+    #[arg(long, value_name = "PORTS", value_delimiter = ',', value_parser = port())]
+    exclude_outbound_ports: Vec<u16>,
+    /// Networks to which the app's connections are not captured, separated by commas.
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
+    exclude_outbound_cidrs: Vec<Cidr>,
+}
+
+fn port() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..)
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1 is needed".into()),
+        Ok(workers) => Ok(workers),
+        Err(_) => Err("not a whole number".into()),
+    }
+}
+
+impl RulesArgs {
+    fn rules(self) -> Rules {
+        Rules {
+            outbound_port: self.outbound_port,
+            inbound_port: self.inbound_port,
+            uid: self.uid,
+            gid: self.gid,
+            mark: self.mark,
+            exclude_inbound_ports: self.exclude_inbound_ports,
+            exclude_outbound_ports: self.exclude_outbound_ports,
+            exclude_outbound_cidrs: self.exclude_outbound_cidrs,
+            families: self.family.list(),
+        }
+    }
+}
+
+impl Cli {
+    /// Does what the command line asks for.
+    pub fn execute(self) -> ExitCode {
+        match self.command {
+            Command::Run { config, workers } => crate::app::run(&config, workers),
+            Command::Check { config } => check(&config),
+            Command::Rules { action: Action::Print { rules, undo } } => {
+                print!("{}", rules_text(&rules.rules(), undo));
+                ExitCode::SUCCESS
+            }
+            Command::Rules { action: Action::Apply(rules) } => done(rules.rules().apply()),
+            Command::Rules { action: Action::Remove { family } } => {
+                done(Rules { families: family.list(), ..Rules::default() }.remove())
+            }
+        }
+    }
+}
+
+fn check(path: &Path) -> ExitCode {
+    match config::load(path) {
+        Ok(snapshot) => {
+            println!("{}: ok\n{}", path.display(), summary(&snapshot));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{:?}", Report::new(error));
+            ExitCode::from(INVALID)
+        }
+    }
+}
+
+fn done(result: Result<crate::capture::rules::Report, crate::capture::rules::RulesError>) -> ExitCode {
+    match result {
+        Ok(report) => {
+            println!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let code = if error.is_the_machine() { INCAPABLE } else { FAILED };
+            eprintln!("{:?}", Report::new(error));
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn rules_text(rules: &Rules, undo: bool) -> String {
+    let text = |family: &Family| {
+        let program = if *family == Family::V4 { "iptables-restore" } else { "ip6tables-restore" };
+        let text = if undo { rules.remove_text(*family) } else { rules.apply_text(*family) };
+        format!("# {family}, for {program} -w --noflush\n{text}")
+    };
+    rules.families.iter().map(text).collect::<Vec<_>>().join("\n")
+}
+
+/// What a configuration amounts to, for somebody who wants to see it confirmed.
+fn summary(snapshot: &Snapshot) -> String {
+    let listen = snapshot.listen;
+    let mut lines = vec![
+        format!("  service   {} (instance {})", snapshot.service, snapshot.instance),
+        format!(
+            "  listen    outbound {}, inbound {}, admin {}, metrics {}, health {}",
+            listen.outbound, listen.inbound, listen.admin, listen.metrics, listen.health
+        ),
+        format!(
+            "  timeouts  connect {}, detect {}, pool idle {}, drain {}",
+            units::show(snapshot.timeouts.connect),
+            units::show(snapshot.timeouts.detect),
+            units::show(snapshot.timeouts.pool_idle),
+            units::show(snapshot.timeouts.drain)
+        ),
+    ];
+    for cluster in &snapshot.clusters {
+        let addresses: Vec<_> = cluster.addresses.iter().map(ToString::to_string).collect();
+        let count = cluster.endpoints.len();
+        lines.push(format!(
+            "  cluster   {}: {}, {}, {count} endpoint{}, retries {}",
+            cluster.name,
+            addresses.join(" "),
+            protocol(cluster.protocol),
+            if count == 1 { "" } else { "s" },
+            cluster.retry.attempts
+        ));
+    }
+    for (port, spoken) in &snapshot.inbound {
+        lines.push(format!("  inbound   {port}: {}", protocol(*spoken)));
+    }
+    if !snapshot.passthrough {
+        lines.push("  other     connections to addresses outside every cluster are refused".into());
+    }
+    lines.join("\n")
+}
+
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Detect => "detect",
+        Protocol::Http => "http",
+        Protocol::Tcp => "tcp",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn rules_without_options_are_the_default_rules() {
+        let cli = Cli::try_parse_from(["proxy", "rules", "apply"]).unwrap();
+        let Command::Rules { action: Action::Apply(arguments) } = cli.command else { panic!("it is `apply`") };
+        assert_eq!(arguments.rules(), Rules::default());
+    }
+
+    #[test]
+    fn every_option_of_the_rules_reaches_them() {
+        let text = "proxy rules print --family 6 --uid 1 --gid 2 --mark 3 --outbound-port 4 --inbound-port 5 \
+                    --exclude-inbound-ports 6,7 --exclude-outbound-ports 8 --exclude-outbound-cidrs 10.0.0.0/8,fd00::/8";
+        let cli = Cli::try_parse_from(text.split_whitespace()).unwrap();
+        let Command::Rules { action: Action::Print { rules, undo: false } } = cli.command else {
+            panic!("it is `print`")
+        };
+        let expected = Rules {
+            outbound_port: 4,
+            inbound_port: 5,
+            uid: 1,
+            gid: 2,
+            mark: Some(3),
+            exclude_inbound_ports: vec![6, 7],
+            exclude_outbound_ports: vec![8],
+            exclude_outbound_cidrs: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
+            families: vec![Family::V6],
+        };
+        assert_eq!(rules.rules(), expected);
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_refused() {
+        for text in [
+            "proxy run --config a --workers 0",
+            "proxy rules apply --inbound-port 0",
+            "proxy rules apply --exclude-outbound-cidrs 10.0.0.0/33",
+            "proxy rules apply --family 5",
+            "proxy run",
+        ] {
+            assert!(Cli::try_parse_from(text.split_whitespace()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_summary_shows_what_was_understood() {
+        let text = r#"
+service = "web"
+passthrough = false
+inbound = [{ port = 8080, protocol = "http" }]
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.10:80"]
+endpoints = ["10.0.0.11:8080"]
+"#;
+        assert_eq!(
+            summary(&config::parse("sidecar.toml", text).unwrap()),
+            "  service   web (instance web)\n  \
+             listen    outbound 15001, inbound 15006, admin 15000, metrics 15020, health 15021\n  \
+             timeouts  connect 1s, detect 1s, pool idle 3s, drain 25s\n  \
+             cluster   orders: 10.96.0.10:80, detect, 1 endpoint, retries 2\n  \
+             inbound   8080: http\n  \
+             other     connections to addresses outside every cluster are refused"
+        );
+    }
+}

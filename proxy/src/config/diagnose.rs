@@ -1,0 +1,198 @@
+//! Mistakes in a configuration, each with the words it is about and, wherever there is one, the fix.
+//!
+//! A [`ConfigErrors`] is never empty. It is a [`miette::Diagnostic`], so that `miette::Report` draws the file, the line
+//! and the words; [`ConfigErrors::lines`] says the same in one line for each mistake, for logs. Nothing here knows what
+//! a configuration means.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
+
+/// One mistake.
+#[derive(Debug, Clone)]
+pub struct ConfigError {
+    message: String,
+    help: Option<String>,
+    labels: Vec<LabeledSpan>,
+    source: NamedSource<Arc<str>>,
+}
+
+impl ConfigError {
+    /// What is wrong, without the place.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// `file:line:column`, counted from 1, of the words that the mistake is about.
+    pub fn place(&self) -> String {
+        let before = self.source.inner().get(..self.offset()).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        format!("{}:{line}:{column}", self.source.name())
+    }
+
+    /// Where the words begin that the mistake is about, in bytes.
+    fn offset(&self) -> usize {
+        self.labels.first().map_or(0, LabeledSpan::offset)
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Diagnostic for ConfigError {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.help.as_ref().map(|help| Box::new(help) as _)
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        Some(&self.source)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        Some(Box::new(self.labels.iter().cloned()))
+    }
+}
+
+/// Every mistake that was found, in the order of the file. At least one.
+#[derive(Debug, Clone)]
+pub struct ConfigErrors(Vec<ConfigError>);
+
+impl ConfigErrors {
+    /// The mistakes.
+    pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
+        self.0.iter()
+    }
+
+    /// One line for each mistake, `file:line:column: what is wrong (what to do)`, for logs.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|error| match &error.help {
+            Some(help) => format!("{}: {error} ({help})", error.place()),
+            None => format!("{}: {error}", error.place()),
+        })
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0[..] {
+            [one] => one.fmt(f),
+            [first, ..] => write!(f, "{} has {} mistakes", first.source.name(), self.0.len()),
+            [] => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// A single mistake is shown as itself; several as a list under a headline.
+impl Diagnostic for ConfigErrors {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        if let [one] = &self.0[..] { one.help() } else { None }
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        if let [one] = &self.0[..] { one.source_code() } else { None }
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        if let [one] = &self.0[..] { one.labels() } else { None }
+    }
+
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn Diagnostic> + 'a>> {
+        if let [_] = &self.0[..] {
+            None
+        } else {
+            Some(Box::new(self.0.iter().map(|error| error as &dyn Diagnostic)))
+        }
+    }
+}
+
+/// Where mistakes in one text are gathered.
+pub(super) struct Mistakes {
+    source: NamedSource<Arc<str>>,
+    found: Vec<ConfigError>,
+}
+
+impl Mistakes {
+    /// None so far in the text that was called `name`.
+    pub(super) fn new(name: &str, text: &str) -> Self {
+        let text: Arc<str> = text.into();
+        Mistakes { source: NamedSource::new(name, text), found: Vec::new() }
+    }
+
+    /// Notes one, about the words at `span`.
+    pub(super) fn add(
+        &mut self,
+        message: impl Into<String>,
+        span: Range<usize>,
+        label: impl Into<String>,
+    ) -> Noted<'_> {
+        self.found.push(ConfigError {
+            message: message.into(),
+            help: None,
+            labels: vec![LabeledSpan::new_primary_with_span(Some(label.into()), span)],
+            source: self.source.clone(),
+        });
+        Noted(self.found.last_mut().expect("it was just pushed"))
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// The mistakes, or `good` if there was none.
+    pub(super) fn finish<T>(mut self, good: T) -> Result<T, ConfigErrors> {
+        if self.found.is_empty() {
+            return Ok(good);
+        }
+        self.found.sort_by_key(ConfigError::offset);
+        Err(ConfigErrors(self.found))
+    }
+}
+
+/// A mistake that was just noted, to say more about.
+pub(super) struct Noted<'a>(&'a mut ConfigError);
+
+impl Noted<'_> {
+    /// The fix.
+    pub(super) fn help(self, help: impl Into<String>) -> Self {
+        self.0.help = Some(help.into());
+        self
+    }
+
+    /// Another place that has to do with it.
+    pub(super) fn also(self, span: Range<usize>, label: impl Into<String>) -> Self {
+        self.0.labels.push(LabeledSpan::new_with_span(Some(label.into()), span));
+        self
+    }
+}
+
+/// The candidate that `word` was probably meant to be.
+pub(super) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_lowercase();
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::normalized_damerau_levenshtein(&word, candidate), candidate))
+        .filter(|(likeness, _)| *likeness >= 0.5)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+/// `"a"`, `"a" or "b"`, `"a", "b" or "c"`, with `quote` around each.
+pub(super) fn one_of(words: &[&str], quote: char) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("{quote}{word}{quote}")).collect();
+    match &quoted[..] {
+        [] => String::new(),
+        [one] => one.clone(),
+        [most @ .., last] => format!("{} or {last}", most.join(", ")),
+    }
+}

@@ -1,0 +1,410 @@
+//! The second step of reading a configuration: what its values mean, and whether they contradict each other.
+//!
+//! Takes the [`File`] that `shape` has read and fills in every default. A value with a mistake is noted and replaced by
+//! a stand-in so that the rest can be checked too; the stand-in never leaves this module, since a file with a mistake
+//! gives no [`Snapshot`]. Addresses are compared in their canonical form: `[::ffff:10.0.0.1]:80` is `10.0.0.1:80`.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_spanned::Spanned;
+
+use super::diagnose::{ConfigErrors, Mistakes, did_you_mean, one_of};
+use super::model::{self, File};
+use super::{Breaker, Cluster, Listen, Protocol, Retry, Snapshot, Timeouts, defaults, shape, units};
+
+/// The configuration that `text` describes, complete and checked. `path_name` is what errors call it.
+///
+/// # Errors
+/// Every mistake in the text: all of its shape (keys, types), or if there is none, all of its meaning.
+pub fn parse(path_name: &str, text: &str) -> Result<Snapshot, ConfigErrors> {
+    let mut mistakes = Mistakes::new(path_name, text);
+    let snapshot = shape::read(text, &mut mistakes).map(|file| Check { mistakes: &mut mistakes }.file(&file));
+    // Without a snapshot there is a mistake, so this unwraps only what was there all along.
+    mistakes.finish(snapshot).map(|snapshot| snapshot.expect("a file without mistakes gives a snapshot"))
+}
+
+struct Check<'a> {
+    mistakes: &'a mut Mistakes,
+}
+
+/// The virtual addresses so far: where each stands, and the name of its cluster.
+type Taken = BTreeMap<SocketAddr, (Range<usize>, String)>;
+
+/// A value of a breaker, where it was given if it was.
+struct Given<T> {
+    value: T,
+    span: Option<Range<usize>>,
+}
+
+impl Check<'_> {
+    fn file(mut self, file: &File) -> Snapshot {
+        let service = self.name("service", &file.service);
+        let instance = file.instance.as_ref().map_or_else(|| service.clone(), |name| self.name("instance", name));
+        if let Some(workers) = file.workers.as_ref().filter(|workers| *workers.get_ref() == 0) {
+            self.mistakes
+                .add("without a worker nothing is forwarded", workers.span(), "must be at least 1")
+                .help("leave `workers` out to have one for each CPU that the process may use");
+        }
+        let listen = self.listen(&file.listen);
+        let timeouts = self.timeouts(&file.timeouts);
+        let retry = retry(file.retry.as_ref(), Retry { attempts: defaults::RETRIES });
+        let breaker = self.breaker(file.breaker.as_ref(), None);
+
+        let mut names = BTreeMap::new();
+        let mut taken = Taken::new();
+        let mut clusters = Vec::with_capacity(file.cluster.len());
+        for cluster in &file.cluster {
+            let checked = self.cluster(cluster, (file.breaker.as_ref(), breaker), retry, &mut taken);
+            if let Some(first) = names.insert(checked.name.clone(), cluster.name.span()) {
+                self.mistakes
+                    .add(format!("two clusters are called {:?}", checked.name), cluster.name.span(), "the second")
+                    .also(first, "the first")
+                    .help("metrics and logs tell clusters apart by name: rename one, or merge their endpoints");
+            }
+            clusters.push(Arc::new(checked));
+        }
+        let inbound = self.inbound(&file.inbound, &listen);
+        Snapshot {
+            service,
+            instance,
+            workers: file.workers.as_ref().map(|workers| *workers.get_ref()),
+            seed: file.seed,
+            listen,
+            mark: file.mark,
+            passthrough: file.passthrough.unwrap_or(true),
+            timeouts,
+            clusters,
+            inbound,
+        }
+    }
+
+    fn name(&mut self, key: &str, value: &Spanned<String>) -> String {
+        let name = value.get_ref();
+        if name.is_empty() {
+            self.mistakes
+                .add(format!("`{key}` is empty"), value.span(), "a name is needed")
+                .help("metrics and logs are told apart by it");
+        } else if name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            self.mistakes
+                .add(format!("`{key}` has a space in it"), value.span(), "not a name")
+                .help(format!("write {:?}", name.split_whitespace().collect::<Vec<_>>().join("-")));
+        }
+        name.clone()
+    }
+
+    fn listen(&mut self, given: &model::Listen) -> Listen {
+        let ports = [
+            ("outbound", &given.outbound, defaults::OUTBOUND_PORT),
+            ("inbound", &given.inbound, defaults::INBOUND_PORT),
+            ("admin", &given.admin, defaults::ADMIN_PORT),
+            ("metrics", &given.metrics, defaults::METRICS_PORT),
+            ("health", &given.health, defaults::HEALTH_PORT),
+        ];
+        let in_force = ports.map(|(name, given, default)| match given {
+            Some(port) => self.port(name, port),
+            None => default,
+        });
+        for (later, &(name, given, _)) in ports.iter().enumerate() {
+            for (earlier, &(other_name, other, _)) in ports[..later].iter().enumerate() {
+                let port = in_force[later];
+                if port != in_force[earlier] || port == 0 {
+                    continue;
+                }
+                let message = format!("`{other_name}` and `{name}` both listen on port {port}");
+                let help = "give one of them another port";
+                match (given, other) {
+                    (Some(here), Some(there)) => {
+                        self.mistakes
+                            .add(message, here.span(), format!("`{name}`"))
+                            .also(there.span(), format!("`{other_name}`"))
+                            .help(help);
+                    }
+                    (Some(here), None) | (None, Some(here)) => {
+                        let silent = if given.is_none() { name } else { other_name };
+                        self.mistakes
+                            .add(message, here.span(), format!("the default of `{silent}`"))
+                            .help(help);
+                    }
+                    (None, None) => {}
+                }
+            }
+        }
+        let [outbound, inbound, admin, metrics, health] = in_force;
+        Listen { outbound, inbound, admin, metrics, health }
+    }
+
+    fn port(&mut self, key: &str, port: &Spanned<u16>) -> u16 {
+        if *port.get_ref() == 0 {
+            self.mistakes
+                .add(format!("`{key}` cannot be port 0"), port.span(), "not a port")
+                .help("ports go from 1 to 65535; others have to know this one, so it cannot be left to the system");
+        }
+        *port.get_ref()
+    }
+
+    fn timeouts(&mut self, given: &model::Timeouts) -> Timeouts {
+        let timeouts = Timeouts {
+            connect: self.duration("connect", given.connect.as_ref(), defaults::CONNECT_TIMEOUT).value,
+            detect: self.duration("detect", given.detect.as_ref(), defaults::DETECT_TIMEOUT).value,
+            pool_idle: self.duration("pool_idle", given.pool_idle.as_ref(), defaults::POOL_IDLE).value,
+            drain: self.duration("drain", given.drain.as_ref(), defaults::DRAIN_TIMEOUT).value,
+        };
+        if let Some(connect) = given.connect.as_ref().filter(|_| timeouts.connect.is_zero()) {
+            self.mistakes
+                .add("no connection opens in no time", connect.span(), "must be longer than 0")
+                .help(format!("the default is {:?}", units::show(defaults::CONNECT_TIMEOUT)));
+        }
+        if let Some(detect) = given.detect.as_ref().filter(|_| timeouts.detect.is_zero()) {
+            self.mistakes
+                .add("no protocol shows itself in no time", detect.span(), "must be longer than 0")
+                .help(r#"to look at nothing, set `protocol = "tcp"` on the cluster or the inbound port"#);
+        }
+        timeouts
+    }
+
+    fn duration(&mut self, key: &str, given: Option<&Spanned<String>>, default: Duration) -> Given<Duration> {
+        let Some(text) = given else { return Given { value: default, span: None } };
+        let value = units::duration(text.get_ref()).unwrap_or_else(|hint| {
+            self.mistakes
+                .add(format!("`{key}` is not a length of time"), text.span(), "not a time with a unit")
+                .help(hint);
+            default
+        });
+        Given { value, span: Some(text.span()) }
+    }
+
+    /// The breaker of `given`, and where that is silent, of `general`. A contradiction inside `general` is its own
+    /// mistake, and is not told once more for each cluster.
+    fn breaker(
+        &mut self,
+        given: Option<&model::Breaker>,
+        general: Option<(Option<&model::Breaker>, Breaker)>,
+    ) -> Breaker {
+        let (general_file, general) = general.unwrap_or((
+            None,
+            Breaker {
+                consecutive_failures: defaults::CONSECUTIVE_FAILURES,
+                base: defaults::EJECTION_BASE,
+                max: defaults::EJECTION_MAX,
+                cap: defaults::EJECTION_CAP,
+            },
+        ));
+        let Some(given) = given else { return general };
+        let span_of = |value: Option<&Option<Spanned<String>>>| value?.as_ref().map(Spanned::span);
+        let mut base = self.duration("base", given.base.as_ref(), general.base);
+        let mut max = self.duration("max", given.max.as_ref(), general.max);
+        if base.value > max.value && (base.span.is_some() || max.span.is_some()) {
+            base.span = base.span.or_else(|| span_of(general_file.map(|file| &file.base)));
+            max.span = max.span.or_else(|| span_of(general_file.map(|file| &file.max)));
+            let message = "the first ejection is longer than the longest";
+            let (shown_base, shown_max) = (units::show(base.value), units::show(max.value));
+            let note = match (base.span, max.span) {
+                (Some(base), Some(max)) => {
+                    self.mistakes.add(message, base, "`base`, the first").also(max, "`max`, the longest")
+                }
+                (Some(base), None) => {
+                    self.mistakes.add(message, base, format!("`max`, the longest, is {shown_max} by default"))
+                }
+                (None, max) => {
+                    let label = format!("`base`, the first, is {shown_base} by default");
+                    self.mistakes.add(message, max.unwrap_or(0..0), label)
+                }
+            };
+            note.help(format!("set `max` to {shown_base} or more, or `base` to {shown_max} or less"));
+        }
+        let cap = given.cap.as_ref().map_or(general.cap, |text| {
+            units::percent(text.get_ref()).unwrap_or_else(|hint| {
+                self.mistakes.add("`cap` is not a share of the endpoints", text.span(), "out of range").help(hint);
+                general.cap
+            })
+        });
+        let failures = given.consecutive_failures.as_ref().map(|failures| *failures.get_ref());
+        Breaker {
+            consecutive_failures: failures.unwrap_or(general.consecutive_failures),
+            base: base.value,
+            max: max.value,
+            cap,
+        }
+    }
+
+    fn cluster(
+        &mut self,
+        given: &model::Cluster,
+        general_breaker: (Option<&model::Breaker>, Breaker),
+        general_retry: Retry,
+        taken: &mut Taken,
+    ) -> Cluster {
+        let name = self.name("name", &given.name);
+        let what = format!("cluster {name:?}");
+        if given.addresses.is_empty() {
+            self.mistakes
+                .add(format!("{what} has no address"), given.name.span(), "nothing can reach it")
+                .help(r#"name the address that apps dial: addresses = ["10.96.0.10:80"]"#);
+        }
+        let mut addresses = Vec::with_capacity(given.addresses.len());
+        for text in &given.addresses {
+            let Some(address) = self.address(text) else { continue };
+            match taken.get(&address) {
+                Some((first, owner)) if *owner == name && addresses.contains(&address) => {
+                    self.mistakes
+                        .add(format!("{what} lists {address} twice"), text.span(), "again")
+                        .also(first.clone(), "first")
+                        .help("remove one of them");
+                }
+                Some((first, owner)) => {
+                    self.mistakes
+                        .add(format!("{address} belongs to two clusters"), text.span(), format!("of {name:?}"))
+                        .also(first.clone(), format!("of {owner:?}"))
+                        .help("a virtual address leads to one cluster: give one of them another address or port");
+                }
+                None => {
+                    taken.insert(address, (text.span(), name.clone()));
+                    addresses.push(address);
+                }
+            }
+        }
+        if given.endpoints.is_empty() {
+            self.mistakes
+                .add(format!("{what} has no endpoints"), given.name.span(), "every request to it would fail")
+                .help(r#"list where it really is: endpoints = ["10.0.0.11:8080"]"#);
+        }
+        let mut endpoints = Vec::with_capacity(given.endpoints.len());
+        let mut spans = Vec::with_capacity(given.endpoints.len());
+        for text in &given.endpoints {
+            let Some(endpoint) = self.address(text) else { continue };
+            if addresses.contains(&endpoint) {
+                let virtual_one = taken[&endpoint].0.clone();
+                self.mistakes
+                    .add(
+                        format!("{what} has its own virtual address as an endpoint"),
+                        text.span(),
+                        "must be an instance of the service",
+                    )
+                    .also(virtual_one, "the virtual address")
+                    .help("`addresses` is what apps dial, `endpoints` is where instances really listen");
+            } else if let Some(first) = endpoints.iter().position(|other| *other == endpoint) {
+                self.mistakes
+                    .add(format!("{what} lists the endpoint {endpoint} twice"), text.span(), "again")
+                    .also(Range::clone(&spans[first]), "first")
+                    .help("remove one of them: an endpoint gets no larger share by being listed twice");
+            } else {
+                endpoints.push(endpoint);
+                spans.push(text.span());
+            }
+        }
+        Cluster {
+            name,
+            addresses,
+            protocol: self.protocol(given.protocol.as_ref()),
+            endpoints,
+            retry: retry(given.retry.as_ref(), general_retry),
+            breaker: self.breaker(given.breaker.as_ref(), Some(general_breaker)),
+        }
+    }
+
+    fn address(&mut self, text: &Spanned<String>) -> Option<SocketAddr> {
+        let words = text.get_ref().as_str();
+        let (message, label, help) = match words.parse::<SocketAddr>() {
+            Ok(address) if address.port() == 0 => {
+                ("an address needs a port from 1 to 65535", "port 0", None)
+            }
+            Ok(address) if address.ip().to_canonical().is_unspecified() => {
+                let help = "it stands for every address of a machine; name the one to connect to";
+                ("nobody can connect to the unspecified address", "not a destination", Some(help.to_owned()))
+            }
+            Ok(address) => return Some(SocketAddr::new(address.ip().to_canonical(), address.port())),
+            Err(_) => {
+                let (label, help) = not_an_address(words);
+                ("this is not an address and a port", label, Some(help))
+            }
+        };
+        let note = self.mistakes.add(message, text.span(), label);
+        note.help(help.unwrap_or_else(|| format!("such as {:?}", words.replace(":0", ":80"))));
+        None
+    }
+
+    fn protocol(&mut self, given: Option<&Spanned<String>>) -> Protocol {
+        const KNOWN: [&str; 3] = ["detect", "http", "tcp"];
+        let Some(text) = given else { return Protocol::default() };
+        match text.get_ref().as_str() {
+            "detect" => Protocol::Detect,
+            "http" => Protocol::Http,
+            "tcp" => Protocol::Tcp,
+            other => {
+                let help = match did_you_mean(other, KNOWN) {
+                    Some(meant) => format!("did you mean {meant:?}? The protocols are {}", one_of(&KNOWN, '"')),
+                    None => format!(
+                        r#"the protocols are {}; "tcp" forwards any other as it is"#,
+                        one_of(&KNOWN, '"')
+                    ),
+                };
+                self.mistakes
+                    .add(format!("there is no protocol {other:?}"), text.span(), "not a protocol")
+                    .help(help.replace("\" or \"", "\" and \""));
+                Protocol::default()
+            }
+        }
+    }
+
+    fn inbound(&mut self, given: &[model::Inbound], listen: &Listen) -> BTreeMap<u16, Protocol> {
+        let own = [
+            ("outbound", listen.outbound),
+            ("inbound", listen.inbound),
+            ("admin", listen.admin),
+            ("metrics", listen.metrics),
+            ("health", listen.health),
+        ];
+        let mut ports = BTreeMap::new();
+        let mut spans: BTreeMap<u16, Range<usize>> = BTreeMap::new();
+        for entry in given {
+            let port = self.port("port", &entry.port);
+            if let Some((name, _)) = own.iter().find(|(_, own)| *own == port && port != 0) {
+                self.mistakes
+                    .add(format!("port {port} is the sidecar's own"), entry.port.span(), format!("`listen.{name}`"))
+                    .help("[[inbound]] describes the app's ports; move the app or the sidecar to another one");
+            }
+            if let Some(first) = spans.insert(port, entry.port.span()).filter(|_| port != 0) {
+                self.mistakes
+                    .add(format!("port {port} is described twice"), entry.port.span(), "again")
+                    .also(first, "first")
+                    .help("keep one of the two");
+            }
+            ports.insert(port, self.protocol(entry.protocol.as_ref()));
+        }
+        ports
+    }
+}
+
+fn retry(given: Option<&model::Retry>, general: Retry) -> Retry {
+    let attempts = given.and_then(|given| given.attempts.as_ref());
+    Retry { attempts: attempts.map_or(general.attempts, |attempts| *attempts.get_ref()) }
+}
+
+/// What is wrong with `words` as an address and a port, and what to write.
+fn not_an_address(words: &str) -> (&'static str, String) {
+    if let Ok(ip) = words.parse::<IpAddr>() {
+        let example = SocketAddr::new(ip, 80);
+        return ("no port", format!(r#"add the port: "{example}""#));
+    }
+    if let Some((_, rest)) = words.split_once("://") {
+        return ("a URL", format!("leave the scheme and the path away: {:?}", rest.split('/').next().unwrap_or(rest)));
+    }
+    let Some((host, port)) = words.rsplit_once(':') else {
+        return ("no port", r#"write an address and a port, such as "10.0.0.11:8080""#.into());
+    };
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if bracketed.parse::<IpAddr>().is_ok() {
+        return ("not a port", format!("{port:?} is not a port: ports go from 1 to 65535"));
+    }
+    if host.contains('/') {
+        return ("a network", "name one address, not a network".into());
+    }
+    if !host.is_empty() && host.contains(|c: char| c.is_ascii_alphabetic()) && !host.contains(':') {
+        return ("a name", format!("names are not resolved here: write the address that {host:?} stands for"));
+    }
+    ("not an address", r#"write an address and a port, such as "10.0.0.11:8080" or "[fd00::11]:8080""#.into())
+}

@@ -1,0 +1,122 @@
+//! Values with units. They are text in the file, so that it can be read aloud and `30` is never seconds to one reader
+//! and milliseconds to another.
+//!
+//! Pure functions from text to value; an error says what to write instead, and the caller knows where it stands.
+
+use std::time::Duration;
+
+/// Units of time and how many nanoseconds each has; the longer suffix stands before the one it ends with.
+const UNITS: [(&str, f64); 6] = [("ns", 1.0), ("us", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
+
+/// No limit of a sidecar is longer: a larger figure is a slip of the unit.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A length of time such as `"250ms"`, `"1.5s"`, `"2m"` or `"1h"`, up to seven days.
+///
+/// # Errors
+/// A hint at what to write instead.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let number_ends = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = (&text[..number_ends], text[number_ends..].trim());
+    if number.is_empty() {
+        return Err(r#"write a number and a unit, such as "250ms", "1.5s" or "2m""#.into());
+    }
+    let Ok(value) = number.parse::<f64>() else {
+        return Err(format!(r#"{number} is not a number; write it like "1.5s""#));
+    };
+    if unit.is_empty() {
+        return Err(format!(r#"add the unit: "{number}ms" for milliseconds, "{number}s" for seconds"#));
+    }
+    let Some((_, nanos)) = UNITS.iter().find(|(name, _)| *name == unit) else {
+        return Err(match unit {
+            "sec" | "secs" | "second" | "seconds" => format!(r#"write "{number}s""#),
+            "min" | "mins" | "minute" | "minutes" => format!(r#"write "{number}m""#),
+            "msec" | "millis" | "milliseconds" => format!(r#"write "{number}ms""#),
+            _ => "the units are ns, us, ms, s, m (minutes) and h".into(),
+        });
+    };
+    let nanos = (value * nanos).round();
+    if nanos > LONGEST.as_nanos() as f64 {
+        return Err("the longest time is seven days, 168h".into());
+    }
+    Ok(Duration::from_nanos(nanos as u64))
+}
+
+/// A share from `"0%"` to `"100%"`; `"50%"` is 0.5.
+///
+/// # Errors
+/// A hint at what to write instead.
+pub fn percent(text: &str) -> Result<f64, String> {
+    let Some(number) = text.trim().strip_suffix('%') else {
+        return Err(r#"a share is a percentage, such as "50%""#.into());
+    };
+    match number.trim().parse::<f64>() {
+        Ok(value) if (0.0..=100.0).contains(&value) => Ok(value / 100.0),
+        Ok(_) => Err("a share is between 0% and 100%".into()),
+        Err(_) => Err(r#"a share is a percentage, such as "50%""#.into()),
+    }
+}
+
+/// How [`duration`] would write `value`, with the largest unit that leaves no more than three decimals.
+pub fn show(value: Duration) -> String {
+    let nanos = value.as_nanos() as f64;
+    for (unit, size) in UNITS.iter().rev() {
+        let scaled = nanos / size;
+        if scaled >= 1.0 && (scaled * 1000.0).fract() == 0.0 && (*unit != "h" && *unit != "m" || scaled.fract() == 0.0) {
+            return format!("{scaled}{unit}");
+        }
+    }
+    if value.is_zero() { "0s".into() } else { format!("{nanos}ns") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        for (text, millis) in
+            [("250ms", 250), ("1.5s", 1500), ("2m", 120_000), ("1h", 3_600_000), ("0s", 0), ("5 s", 5000)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        assert_eq!(duration("7us"), Ok(Duration::from_micros(7)));
+        assert_eq!(duration("3ns"), Ok(Duration::from_nanos(3)));
+    }
+
+    #[test]
+    fn a_duration_that_is_not_one_comes_with_a_hint() {
+        for (text, hint) in [
+            ("250", r#"add the unit: "250ms" for milliseconds, "250s" for seconds"#),
+            ("", r#"write a number and a unit, such as "250ms", "1.5s" or "2m""#),
+            ("-1s", r#"write a number and a unit, such as "250ms", "1.5s" or "2m""#),
+            ("1.2.3s", r#"1.2.3 is not a number; write it like "1.5s""#),
+            ("10 minutes", r#"write "10m""#),
+            ("10d", "the units are ns, us, ms, s, m (minutes) and h"),
+            ("99999999999999999999999h", "the longest time is seven days, 168h"),
+        ] {
+            assert_eq!(duration(text), Err(hint.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn percentages_are_shares() {
+        assert_eq!(percent("50%"), Ok(0.5));
+        assert_eq!(percent("0%"), Ok(0.0));
+        assert_eq!(percent("100 %"), Ok(1.0));
+        for text in ["50", "101%", "-1%", "NaN%", "%", "half"] {
+            assert!(percent(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_reads_back_as_the_same_duration() {
+        for (text, shown) in
+            [("1500ms", "1.5s"), ("60s", "1m"), ("90s", "90s"), ("0s", "0s"), ("36h", "36h"), ("1us", "1us")]
+        {
+            let value = duration(text).unwrap();
+            assert_eq!(show(value), shown);
+            assert_eq!(duration(&show(value)), Ok(value));
+        }
+    }
+}

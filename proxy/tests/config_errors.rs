@@ -1,0 +1,328 @@
+//! What a user reads when a configuration is wrong, word for word, and what one that says little means.
+//!
+//! The messages are kept in `snapshots/`; after a deliberate change write them anew with `INSTA_UPDATE=always` and read
+//! each of them as the person would who has to act on it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
+use proxy::config::{Breaker, Cluster, ConfigErrors, Listen, Protocol, Retry, Snapshot, Timeouts, parse};
+
+/// A cluster without a mistake, to put mistakes around.
+const ORDERS: &str = r#"
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.10:80"]
+endpoints = ["10.0.0.11:8080", "10.0.0.12:8080"]
+"#;
+
+fn errors(text: &str) -> ConfigErrors {
+    parse("sidecar.toml", text).expect_err("this configuration is wrong")
+}
+
+/// As a terminal of 100 columns shows it, without colours.
+fn drawn(error: &dyn Diagnostic) -> String {
+    let mut out = String::new();
+    GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor())
+        .with_width(100)
+        .render_report(&mut out, error)
+        .expect("a string takes everything");
+    out
+}
+
+macro_rules! says {
+    ($($test:ident: $text:expr;)*) => {$(
+        #[test]
+        fn $test() {
+            insta::assert_snapshot!(stringify!($test), drawn(&errors($text)));
+        }
+    )*};
+}
+
+says! {
+    a_value_without_an_end_is_pointed_at: "service = \"web\n\n[listen]\nadmin = 15000\n";
+    text_without_quotes_is_pointed_at: "service = web\n";
+    a_repeated_table_is_pointed_at: "service = \"web\"\n\n[timeouts]\nconnect = \"1s\"\n\n[timeouts]\ndrain = \"5s\"\n";
+    unknown_keys_come_with_the_likely_ones: r#"
+service = "web"
+worker = 2
+colour = "blue"
+
+[timeouts]
+conect = "250ms"
+
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.10:80"]
+endpoint = ["10.0.0.11:8080"]
+"#;
+    bare_numbers_are_asked_for_their_unit: r#"
+service = "web"
+
+[timeouts]
+connect = 250
+drain = 0.5
+
+[breaker]
+cap = 0.5
+"#;
+    wrong_types_say_what_to_write: r#"
+service = 7
+passthrough = "true"
+workers = -1
+
+[listen]
+admin = "15000"
+health = 70000
+
+[[cluster]]
+name = "orders"
+addresses = "10.96.0.10:80"
+endpoints = [8080]
+"#;
+    single_brackets_are_recognised: r#"
+service = "web"
+
+[cluster]
+name = "orders"
+addresses = ["10.96.0.10:80"]
+endpoints = ["10.0.0.11:8080"]
+"#;
+    missing_keys_say_what_they_are_for: r#"
+# The storefront.
+instance = "web-0"
+
+[[cluster]]
+name = "orders"
+
+[[inbound]]
+protocol = "http"
+"#;
+    addresses_must_be_addresses: r#"
+service = "web"
+
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.10", "orders:80", "http://10.96.0.10:80/", "10.96.0.10:0", "fd00::10"]
+endpoints = ["10.0.0.11:99999", "10.0.0.0/24:80", "0.0.0.0:8080", "8080", "10.0.0.300:80"]
+"#;
+    one_virtual_address_in_two_clusters_shows_both_places: r#"
+service = "web"
+
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.10:80"]
+endpoints = ["10.0.0.11:8080"]
+
+[[cluster]]
+name = "stock"
+addresses = ["10.96.0.11:80", "[::ffff:10.96.0.10]:80"]
+endpoints = ["10.0.0.21:8080"]
+"#;
+    two_clusters_of_one_name_show_both_places: r#"
+service = "web"
+
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.10:80"]
+endpoints = ["10.0.0.11:8080"]
+
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.11:80"]
+endpoints = ["10.0.0.21:8080"]
+"#;
+    a_cluster_that_leads_nowhere_is_refused: r#"
+service = "web"
+
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.10:80"]
+endpoints = []
+
+[[cluster]]
+name = "stock"
+addresses = ["10.96.0.11:80"]
+endpoints = ["10.96.0.11:80", "10.0.0.21:8080", "10.0.0.21:8080"]
+"#;
+    ports_of_the_sidecar_must_differ: r#"
+service = "web"
+
+[listen]
+outbound = 16000
+inbound = 16000
+admin = 15021
+metrics = 0
+
+[[inbound]]
+port = 15021
+"#;
+    an_unknown_protocol_comes_with_the_likely_one: r#"
+service = "web"
+
+[[inbound]]
+port = 8080
+protocol = "HTTP1"
+
+[[inbound]]
+port = 5432
+protocol = "postgres"
+"#;
+    contradictory_limits_show_both_sides: r#"
+service = "web"
+workers = 0
+
+[timeouts]
+connect = "250"
+detect = "0s"
+pool_idle = "3 parsecs"
+
+[breaker]
+base = "2m"
+cap = "150%"
+
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.10:80"]
+endpoints = ["10.0.0.11:8080"]
+breaker = { base = "10s", max = "5s" }
+
+[[cluster]]
+name = "stock"
+addresses = ["10.96.0.11:80"]
+endpoints = ["10.0.0.21:8080"]
+breaker = { max = "30s" }
+"#;
+}
+
+#[test]
+fn every_mistake_is_also_one_line_for_the_log() {
+    let errors = errors("service = \"web\"\nworkers = 0\n\n[timeouts]\nconnect = \"soon\"\n");
+    assert_eq!(errors.to_string(), "sidecar.toml has 2 mistakes");
+    assert_eq!(
+        errors.lines().collect::<Vec<_>>(),
+        [
+            "sidecar.toml:2:11: without a worker nothing is forwarded \
+             (leave `workers` out to have one for each CPU that the process may use)",
+            "sidecar.toml:5:11: `connect` is not a length of time \
+             (write a number and a unit, such as \"250ms\", \"1.5s\" or \"2m\")",
+        ]
+    );
+}
+
+#[test]
+fn a_file_that_only_names_its_service_gets_every_documented_default() {
+    let expected = Snapshot {
+        service: "web".into(),
+        instance: "web".into(),
+        workers: None,
+        seed: None,
+        listen: Listen { outbound: 15001, inbound: 15006, admin: 15000, metrics: 15020, health: 15021 },
+        mark: None,
+        passthrough: true,
+        timeouts: Timeouts {
+            connect: Duration::from_secs(1),
+            detect: Duration::from_secs(1),
+            pool_idle: Duration::from_secs(3),
+            drain: Duration::from_secs(25),
+        },
+        clusters: Vec::new(),
+        inbound: [].into(),
+    };
+    assert_eq!(parse("sidecar.toml", r#"service = "web""#).unwrap(), expected);
+}
+
+#[test]
+fn a_cluster_that_says_little_gets_every_documented_default() {
+    let snapshot = parse("sidecar.toml", &format!("service = \"web\"\n{ORDERS}")).unwrap();
+    let expected = Cluster {
+        name: "orders".into(),
+        addresses: vec![at("10.96.0.10:80")],
+        protocol: Protocol::Detect,
+        endpoints: vec![at("10.0.0.11:8080"), at("10.0.0.12:8080")],
+        retry: Retry { attempts: 2 },
+        breaker: Breaker {
+            consecutive_failures: 5,
+            base: Duration::from_secs(1),
+            max: Duration::from_secs(60),
+            cap: 0.5,
+        },
+    };
+    assert_eq!(snapshot.clusters, [Arc::new(expected)]);
+}
+
+#[test]
+fn every_key_of_the_file_reaches_the_snapshot() {
+    let snapshot = parse(
+        "sidecar.toml",
+        r#"
+service = "web"
+instance = "web-0"
+workers = 3
+seed = 42
+mark = 1337
+passthrough = false
+listen = { outbound = 1, inbound = 2, admin = 3, metrics = 4, health = 5 }
+timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", drain = "1m" }
+retry = { attempts = 1 }
+breaker = { consecutive_failures = 7, base = "2s", max = "90s", cap = "25%" }
+inbound = [{ port = 8080, protocol = "http" }, { port = 5432, protocol = "tcp" }, { port = 9 }]
+
+[[cluster]]
+name = "orders"
+protocol = "http"
+addresses = ["[fd00::10]:80", "[::ffff:10.96.0.10]:80"]
+endpoints = ["[fd00::11]:8080"]
+retry = { attempts = 0 }
+breaker = { consecutive_failures = 0, cap = "100%" }
+"#,
+    )
+    .unwrap();
+    let expected = Snapshot {
+        service: "web".into(),
+        instance: "web-0".into(),
+        workers: Some(3),
+        seed: Some(42),
+        listen: Listen { outbound: 1, inbound: 2, admin: 3, metrics: 4, health: 5 },
+        mark: Some(1337),
+        passthrough: false,
+        timeouts: Timeouts {
+            connect: Duration::from_millis(250),
+            detect: Duration::from_secs(2),
+            pool_idle: Duration::ZERO,
+            drain: Duration::from_secs(60),
+        },
+        clusters: vec![Arc::new(Cluster {
+            name: "orders".into(),
+            // The mapped address is stored as the IPv4 address that a connection shows.
+            addresses: vec![at("[fd00::10]:80"), at("10.96.0.10:80")],
+            protocol: Protocol::Http,
+            endpoints: vec![at("[fd00::11]:8080")],
+            retry: Retry { attempts: 0 },
+            // What the cluster leaves open comes from the file's [breaker].
+            breaker: Breaker {
+                consecutive_failures: 0,
+                base: Duration::from_secs(2),
+                max: Duration::from_secs(90),
+                cap: 1.0,
+            },
+        })],
+        inbound: [(8080, Protocol::Http), (5432, Protocol::Tcp), (9, Protocol::Detect)].into(),
+    };
+    assert_eq!(snapshot, expected);
+}
+
+#[test]
+fn a_missing_file_is_named_in_the_error() {
+    let error = proxy::config::load("/nonexistent/sidecar.toml".as_ref()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot read /nonexistent/sidecar.toml: No such file or directory (os error 2)"
+    );
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
