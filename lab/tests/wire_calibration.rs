@@ -141,6 +141,7 @@ fn without_end(pair: PairStats) -> PairStats {
 #[test]
 fn segments_are_lost_out_of_large_udp_frames_one_by_one() {
     let Some(net) = Net::new(2) else { return };
+    net.without_checksum_offload(1);
     let wire = net.wire();
     wire.set_profile(0, 1, lossy(0.1)).expect("the wire runs");
     let (sender, receiver) = (net.udp(0, 0), net.udp(1, PORT));
@@ -205,6 +206,20 @@ fn tcp_over_ipv4_delivers_every_byte_and_loses_single_segments() {
 #[test]
 fn tcp_over_ipv6_delivers_every_byte_and_loses_single_segments() {
     tcp_with_and_without_loss("IPv6", "[fd77::2]:7000".parse().expect("an address"));
+}
+
+#[test]
+fn the_kernel_accepts_the_checksums_of_what_is_left_of_large_frames() {
+    let Some(net) = Net::new(2) else { return };
+    net.without_checksum_offload(1);
+    let wire = net.wire();
+    wire.set_profile(0, 1, lossy(0.02)).expect("the wire runs");
+    for to in [node(1), "[fd77::2]:7000".parse().expect("an address")] {
+        bulk(&net, to, 4 << 20);
+    }
+    let pair = stats(&wire).pair(0, 1);
+    assert!(pair.lost_segments > 0 && pair.segments > pair.packets);
+    assert_eq!(net.snmp(1, "Tcp:", "InCsumErrors"), 0);
 }
 
 #[test]

@@ -124,6 +124,32 @@ impl Net {
         values.split(' ').nth(position).and_then(|value| value.parse().ok()).expect("a number")
     }
 
+    /// Makes the kernel finish the checksums of (and cut) what the wire sends to a node, so that the node checks them.
+    /// Between veth ends it otherwise trusts unfinished ones.
+    #[allow(unsafe_code, reason = "the ethtool request has no safe wrapper")]
+    pub fn without_checksum_offload(&self, node: usize) {
+        /// `struct ethtool_value`.
+        #[repr(C)]
+        struct Value {
+            command: u32,
+            data: u32,
+        }
+        const ETHTOOL_STXCSUM: u32 = 0x17;
+        let socket = join(self.inside(self.nodes, || UdpSocket::bind("0.0.0.0:0").expect("any port")));
+        let mut value = Value { command: ETHTOOL_STXCSUM, data: 0 };
+        // SAFETY: all zeros is a request without a name; the name written is shorter than its field; the kernel reads
+        // and writes one `Value`, which outlives the call.
+        let result = unsafe {
+            let mut request: libc::ifreq = std::mem::zeroed();
+            for (to, from) in request.ifr_name.iter_mut().zip(format!("w{node}").bytes()) {
+                *to = from as libc::c_char;
+            }
+            request.ifr_ifru.ifru_data = (&raw mut value).cast();
+            libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCETHTOOL, &raw mut request)
+        };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    }
+
     fn name(&self, node: usize) -> String {
         let last = if node == self.nodes { "fabric".into() } else { node.to_string() };
         format!("{}{last}", self.prefix)
