@@ -1,7 +1,81 @@
 //! What a scenario file says, and every way in which it can be wrong.
 //!
-//! [`model`] mirrors the file key for key, `parse` turns text into it with the place of every word kept, and
-//! `validate` collects all mistakes at once, each pointing at its words and suggesting the fix.
+//! [`model`] mirrors the file key for key, `parse` turns text into it with the place of every word kept, `validate`
+//! (with `links`, `faults` and `expect` for the larger tables) resolves every name and collects all mistakes at once,
+//! each pointing at its words and suggesting the fix. What comes out is a [`Scenario`]: checked, without names or texts
+//! left to resolve. `compile` adds what is nobody's choice (addresses, seeds, sidecar configurations) and makes a
+//! [`Plan`](crate::plan::Plan) of it.
+//!
+//! It leaves out all I/O: who calls [`parse`] has read the file.
 
+mod compile;
+mod diagnose;
+mod expect;
+mod faults;
+mod links;
 pub mod model;
+mod names;
+mod parse;
 pub mod units;
+mod validate;
+
+use std::time::Duration;
+
+pub use diagnose::{Mistake, ScenarioErrors};
+
+use crate::plan::{AppKind, Entry, Expectation, Link, Protocol, SidecarKind, Target};
+
+/// A scenario in which everything that is named exists. Instances, loads and entries are known by their position.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// One line for people.
+    pub name: String,
+    /// Seed of every random choice. Free to change: nothing else in here depends on it.
+    pub seed: u64,
+    /// Load runs but is not judged.
+    pub warmup: Duration,
+    /// The measured part.
+    pub duration: Duration,
+    sidecars: Vec<SidecarKind>,
+    services: Vec<Service>,
+    links: Vec<Link>,
+    loads: Vec<Load>,
+    /// Kills and pauses of a whole instance name its sidecar whether or not one will stand there.
+    timeline: Vec<Entry>,
+    expectations: Vec<Expectation>,
+}
+
+#[derive(Debug, Clone)]
+struct Service {
+    name: String,
+    replicas: u32,
+    port: Option<u16>,
+    protocol: Protocol,
+    app: Option<AppKind>,
+}
+
+#[derive(Debug, Clone)]
+struct Load {
+    name: String,
+    from: usize,
+    target: Target,
+    rate: f64,
+    timeout: Duration,
+}
+
+/// Reads and checks a scenario. `file_name` only stands in messages.
+///
+/// # Errors
+/// Everything that is wrong with it: all mistakes of shape if there are any, otherwise all mistakes of meaning.
+pub fn parse(file_name: &str, text: &str) -> Result<Scenario, ScenarioErrors> {
+    parse::parse(text)
+        .and_then(|file| validate::validate(&file, text))
+        .map_err(|mistakes| ScenarioErrors::new(file_name, text, mistakes))
+}
+
+impl Scenario {
+    /// What shall stand in the sidecar's place, one run each: the header's `sidecar`, ours by default.
+    pub fn sidecars(&self) -> Vec<SidecarKind> {
+        self.sidecars.clone()
+    }
+}

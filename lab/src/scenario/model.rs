@@ -5,34 +5,31 @@
 //! rates and percentages are strings with units (`"250ms"`, `"400/s"`, `"1%"`); a bare number is refused with a hint.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_spanned::Spanned;
 
-use super::units::{Percent, Rate, Span};
+use super::units::{Delay, Percent, Rate, Span};
 
-/// A whole scenario file.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A whole scenario file. `parse` puts it together table by table.
+#[derive(Debug)]
 pub struct File {
     /// Name, seed, clocks.
     pub scenario: Header,
     /// Services by name.
-    #[serde(default)]
     pub service: BTreeMap<Spanned<String>, Service>,
     /// Base links between instances; what is not named here has no delay and no loss.
-    #[serde(default)]
-    pub link: Vec<Link>,
+    pub link: Vec<Spanned<Link>>,
     /// Load generators by name.
-    #[serde(default)]
     pub load: BTreeMap<Spanned<String>, Load>,
     /// Faults, each with its time.
-    #[serde(default)]
-    pub timeline: Vec<Entry>,
+    pub timeline: Vec<Spanned<Entry>>,
     /// What must hold.
-    #[serde(default)]
-    pub expect: Vec<Expect>,
+    pub expect: Vec<Spanned<Expect>>,
 }
 
 /// `[scenario]`
@@ -51,17 +48,36 @@ pub struct Header {
     pub duration: Spanned<Span>,
     /// What stands in the sidecar's place: `"ours"` (default), `"none"`, or a list of both to compare.
     #[serde(default)]
-    pub sidecar: Option<OneOrMany>,
+    pub sidecar: Option<Spanned<OneOrMany>>,
 }
 
 /// One word or a list of words.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug)]
 pub enum OneOrMany {
     /// `"ours"`
-    One(Spanned<String>),
+    One(String),
     /// `["ours", "none"]`
     Many(Vec<Spanned<String>>),
+}
+
+// By hand: a derived untagged enum loses the places of its words and says only "did not match any variant".
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Words;
+        impl<'de> Visitor<'de> for Words {
+            type Value = OneOrMany;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a word or a list of words, such as \"ours\" or [\"ours\", \"none\"]")
+            }
+            fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<OneOrMany, E> {
+                Ok(OneOrMany::One(word.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, words: A) -> Result<OneOrMany, A::Error> {
+                Deserialize::deserialize(SeqAccessDeserializer::new(words)).map(OneOrMany::Many)
+            }
+        }
+        deserializer.deserialize_any(Words)
+    }
 }
 
 /// `[service.NAME]`
@@ -79,7 +95,7 @@ pub struct Service {
     pub protocol: Option<Spanned<String>>,
     /// The app. A service without one only sends load.
     #[serde(default)]
-    pub app: Option<App>,
+    pub app: Option<Spanned<App>>,
 }
 
 /// `app = { .. }`: exactly one of the kinds.
@@ -133,7 +149,7 @@ pub struct Link {
     pub to: Option<Vec<Spanned<String>>>,
     /// One-way delay. In a timeline entry `"+5ms"` adds to the base link.
     #[serde(default)]
-    pub delay: Option<Spanned<String>>,
+    pub delay: Option<Spanned<Delay>>,
     /// Half-width of the uniform variation around the delay. Never reorders packets.
     #[serde(default)]
     pub jitter: Option<Spanned<Span>>,

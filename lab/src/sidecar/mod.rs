@@ -1,1 +1,5 @@
-//! To come.
+//! What stands in the sidecar's place, and the configuration that it is given.
+//!
+//! One module for each kind. A kind that has no process (`none`) has no module either.
+
+pub mod ours;

@@ -1,6 +1,10 @@
 //! Expectations, judged: pass or fail, with the number that decided.
 
+pub mod condition;
+
 use serde::Serialize;
+
+pub use condition::matches;
 
 /// `subject.statistic op value`, parsed.
 #[derive(Debug, Clone, PartialEq, Serialize)]

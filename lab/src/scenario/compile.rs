@@ -1,0 +1,129 @@
+//! A scenario to a plan: addresses, seeds and sidecar configurations, none of which is anybody's choice.
+//!
+//! Everything follows from names and positions, so two runs of one file give the same plan, and logs of different runs
+//! can be laid side by side. Random seeds hang on names, not on positions: adding a replica does not change the choices
+//! of the others.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use proxy::world::RngTree;
+
+use super::Scenario;
+use super::names::instance_name;
+use crate::plan::{
+    Action, AppSpec, Entry, Expectation, Instance, Load, Plan, ProcessId, Role, Service, SidecarKind, Window,
+};
+use crate::sidecar;
+use crate::verdict::Subject;
+use crate::verdict::condition::{FABRIC, matches};
+
+impl Scenario {
+    /// The plan with this in the sidecar's place.
+    ///
+    /// Without sidecars, kills and pauses of sidecars are left out, and so is every condition that only a sidecar can
+    /// meet: over a sidecar's metrics, or over the evidence of a fault that touched one.
+    pub fn plan(&self, sidecar: SidecarKind) -> Plan {
+        let (services, instances) = self.instances();
+        let mut plan = Plan {
+            name: self.name.clone(),
+            seed: self.seed,
+            warmup: self.warmup,
+            duration: self.duration,
+            sidecar,
+            services,
+            instances,
+            links: self.links.clone(),
+            loads: self.loads(),
+            timeline: self.timeline.clone(),
+            expectations: self.expectations.clone(),
+        };
+        match sidecar {
+            SidecarKind::Ours => {
+                let seeds = RngTree::new(self.seed).child("sidecar", 0);
+                let configs: Vec<String> = (0..plan.instances.len())
+                    .map(|i| sidecar::ours::config(&plan, i, seeds.child(&plan.instances[i].name, 0).seed()))
+                    .collect();
+                for (instance, config) in plan.instances.iter_mut().zip(configs) {
+                    instance.sidecar = Some(config);
+                }
+            }
+            SidecarKind::None => without_sidecars(&mut plan),
+        }
+        plan
+    }
+
+    fn instances(&self) -> (Vec<Service>, Vec<Instance>) {
+        let mut services = Vec::new();
+        let mut instances: Vec<Instance> = Vec::new();
+        for (position, service) in self.services.iter().enumerate() {
+            // Validation keeps both numbers below a byte.
+            let s = position as u8 + 1;
+            let first = instances.len();
+            for index in 0..service.replicas {
+                let i = index as u8 + 1;
+                let name = instance_name(&service.name, index, service.replicas);
+                let app = service.app.clone().zip(service.port);
+                let app = app.map(|(kind, port)| AppSpec { instance: name.clone(), port, kind });
+                instances.push(Instance {
+                    name,
+                    service: position,
+                    v4: Ipv4Addr::new(10, 77, s, i),
+                    v6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, s.into(), i.into()),
+                    mac: [0x02, 0x4d, 0, 0, s, i],
+                    app,
+                    sidecar: None,
+                });
+            }
+            services.push(Service {
+                name: service.name.clone(),
+                vip4: Ipv4Addr::new(10, 78, s, 1),
+                vip6: Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, s.into(), 1),
+                port: service.port,
+                protocol: service.protocol,
+                instances: (first..instances.len()).collect(),
+            });
+        }
+        (services, instances)
+    }
+
+    fn loads(&self) -> Vec<Load> {
+        let seeds = RngTree::new(self.seed).child("load", 0);
+        let load = |l: &super::Load| Load {
+            name: l.name.clone(),
+            from: l.from,
+            target: l.target.clone(),
+            rate: l.rate,
+            timeout: l.timeout,
+            seed: seeds.child(&l.name, 0).seed(),
+        };
+        self.loads.iter().map(load).collect()
+    }
+}
+
+fn without_sidecars(plan: &mut Plan) {
+    let touches: Vec<bool> = plan.timeline.iter().map(touches_sidecar).collect();
+    for entry in &mut plan.timeline {
+        if let Action::Kill { processes, .. } | Action::Pause { processes } = &mut entry.action {
+            processes.retain(|p| p.role != Role::Sidecar);
+        }
+    }
+    let there: Vec<String> = plan.processes().map(|p| plan.process_name(p)).collect();
+    for expectation in &mut plan.expectations {
+        let evidence_of_sidecar = matches!(expectation.window, Window::Evidence { entry } if touches[entry]);
+        expectation.conditions.retain(|condition| match &condition.subject {
+            Subject::Metric { process, .. } => process == FABRIC || there.iter().any(|p| matches(process, p)),
+            Subject::Evidence { .. } => !evidence_of_sidecar,
+            Subject::Load { .. } => true,
+        });
+    }
+    plan.expectations.retain(|e: &Expectation| !e.conditions.is_empty());
+}
+
+fn touches_sidecar(entry: &Entry) -> bool {
+    match &entry.action {
+        Action::Kill { processes, .. } | Action::Pause { processes } => {
+            processes.iter().any(|p: &ProcessId| p.role == Role::Sidecar)
+        }
+        Action::Link { .. } => false,
+    }
+}

@@ -1,0 +1,278 @@
+//! Expectations: the window of each, in times of the run, and its conditions.
+
+use std::time::Duration;
+
+use serde_spanned::Spanned;
+
+use super::diagnose::{Mistake, inside};
+use super::faults;
+use super::model::{self, File};
+use super::units::Span;
+use super::validate::Context;
+use crate::plan::{Entry, Expectation, Window};
+use crate::verdict::Subject;
+use crate::verdict::condition::{self, Names};
+
+/// Resolves all expectations.
+pub(super) fn expectations(
+    file: &File,
+    timeline: &[Entry],
+    context: &Context<'_>,
+    mistakes: &mut Vec<Mistake>,
+) -> Vec<Expectation> {
+    let loads: Vec<String> = file.load.keys().map(|name| name.get_ref().clone()).collect();
+    let processes = context.names.process_names(context.has_sidecars);
+    let mut all = Vec::new();
+    for expect in &file.expect {
+        let window = window(expect, timeline, context, mistakes);
+        let evidence = match window {
+            Some(Window::Evidence { entry }) => {
+                let is_partition = file.timeline[entry].get_ref().partition.is_some();
+                Some(faults::evidence(&timeline[entry], is_partition))
+            }
+            // Which fault is meant is not known, so nothing can be said about its evidence.
+            None if expect.get_ref().fault.is_some() => continue,
+            _ => None,
+        };
+        let names = Names { loads: &loads, processes: &processes, evidence };
+        let conditions = conditions(expect, window.as_ref(), names, file, context, mistakes);
+        let Some(window) = window else { continue };
+        let name = match &expect.get_ref().name {
+            Some(name) => name.get_ref().clone(),
+            None => describe(expect.get_ref()),
+        };
+        all.push(Expectation { name, window, conditions });
+    }
+    all
+}
+
+/// A name for an expectation that has none.
+fn describe(expect: &model::Expect) -> String {
+    match (&expect.during, &expect.after, &expect.fault) {
+        (Some(during), ..) => format!("during {during}"),
+        (_, Some(after), _) => format!("after {after}"),
+        (.., Some(fault)) => format!("{fault} bites"),
+        _ => "the whole run".to_owned(),
+    }
+}
+
+fn conditions(
+    expect: &Spanned<model::Expect>,
+    window: Option<&Window>,
+    names: Names<'_>,
+    file: &File,
+    context: &Context<'_>,
+    mistakes: &mut Vec<Mistake>,
+) -> Vec<crate::verdict::Condition> {
+    let that = &expect.get_ref().that;
+    if that.is_empty() {
+        let at = expect.get_ref().name.as_ref().map_or(expect.span(), Spanned::span);
+        let mistake = Mistake::new(at, "this expectation expects nothing", "`that` is empty");
+        mistakes.push(mistake.help("add a condition such as \"LOAD.errors == 0\""));
+    }
+    let mut conditions = Vec::new();
+    for text in that {
+        match condition::parse(text.get_ref(), names) {
+            Ok(condition) => {
+                if let Some(mistake) = window.and_then(|w| too_few_samples(text, &condition.subject, w, file))
+                {
+                    mistakes.push(mistake);
+                }
+                conditions.push(condition);
+            }
+            Err(error) => {
+                let at = inside(text, error.at, context.text);
+                mistakes.push(Mistake::new(at, error.message, "here").help(error.help));
+            }
+        }
+    }
+    conditions
+}
+
+/// A window in which a load sends nothing cannot be judged.
+fn too_few_samples(
+    text: &Spanned<String>,
+    subject: &Subject,
+    window: &Window,
+    file: &File,
+) -> Option<Mistake> {
+    let (Subject::Load { load, .. }, length) = (
+        subject,
+        match window {
+            Window::During { from, to } => *to - *from,
+            Window::Recovery { hold, .. } => *hold,
+            Window::Evidence { .. } => return None,
+        },
+    ) else {
+        return None;
+    };
+    let (name, load) = file.load.iter().nth(*load)?;
+    let rate = load.rate.get_ref();
+    if rate.0 * length.as_secs_f64() >= 1.0 || rate.0 <= 0.0 {
+        return None;
+    }
+    let message = format!("`{name}` sends nothing in this window: {rate} for {}", Span(length));
+    let mistake =
+        Mistake::new(text.span(), message, "cannot be measured").also(load.rate.span(), "at this rate");
+    Some(mistake.help("widen the window or raise the rate"))
+}
+
+fn window(
+    expect: &Spanned<model::Expect>,
+    timeline: &[Entry],
+    context: &Context<'_>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Window> {
+    let e = expect.get_ref();
+    let windows = [("during", &e.during), ("after", &e.after), ("fault", &e.fault)];
+    let mut given = windows.iter().filter_map(|(key, word)| word.as_ref().map(|w| (*key, w)));
+    let first = given.next();
+    let others: Vec<_> = given.collect();
+    if let (Some((key, word)), [(other, at), ..]) = (first, &others[..]) {
+        let message = format!("this expectation has two windows, `{key}` and `{other}`");
+        let mistake = Mistake::new(word.span(), message, "one").also(at.span(), "the other");
+        mistakes.push(mistake.help("make two [[expect]] of it"));
+        return None;
+    }
+    if e.after.is_none() {
+        let orphan = e.within.as_ref().map(|w| ("within", w)).or(e.hold.as_ref().map(|h| ("hold", h)));
+        if let Some((key, span)) = orphan {
+            let mistake = Mistake::new(span.span(), format!("`{key}` belongs to `after`"), "after what?");
+            mistakes.push(mistake.help("add after = \"ENTRY\" or after = \"ENTRY.end\""));
+            return None;
+        }
+    }
+    match first {
+        None => Some(Window::During { from: Duration::ZERO, to: context.duration }),
+        Some(("during", word)) => match word.get_ref().split_once("..") {
+            Some((from, to)) => times(word, from, to, context, mistakes),
+            None => {
+                let entry = &timeline[entry(word, word.get_ref(), timeline, mistakes)?];
+                let window = Window::During { from: entry.at, to: entry.until.unwrap_or(context.duration) };
+                // An entry that is out of bounds has been told of where it stands.
+                (entry.at < context.duration).then_some(window)
+            }
+        },
+        Some(("after", word)) => recovery(e, word, timeline, context, mistakes),
+        Some((_, word)) => Some(Window::Evidence { entry: entry(word, word.get_ref(), timeline, mistakes)? }),
+    }
+}
+
+/// The position of a timeline entry.
+fn entry(
+    word: &Spanned<String>,
+    name: &str,
+    timeline: &[Entry],
+    mistakes: &mut Vec<Mistake>,
+) -> Option<usize> {
+    let found = timeline.iter().position(|entry| entry.name == name);
+    if found.is_none() {
+        let name = Spanned::new(word.span(), name.to_owned());
+        mistakes.push(Mistake::unknown(
+            "timeline entry",
+            &name,
+            timeline.iter().map(|entry| &entry.name[..]),
+        ));
+    }
+    found
+}
+
+/// `"10s..20s"`
+fn times(
+    word: &Spanned<String>,
+    from: &str,
+    to: &str,
+    context: &Context<'_>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Window> {
+    let mut time = |text: &str, or: Duration| {
+        if text.trim().is_empty() {
+            return Some(or);
+        }
+        let parsed = text.trim().parse::<Span>();
+        parsed
+            .map(|s| s.0)
+            .map_err(|error| {
+                let (message, help) = error.split_once("; ").unwrap_or((&error, ""));
+                mistakes.push(Mistake::new(word.span(), message, "in this window").help(help));
+            })
+            .ok()
+    };
+    let (from, to) = (time(from, Duration::ZERO), time(to, context.duration));
+    let (from, to) = (from?, to?);
+    let run = Span(context.duration);
+    if to > context.duration {
+        let message = format!("this window ends after the run is over: {} of {run}", Span(to));
+        let mistake = Mistake::new(word.span(), message, "too late");
+        mistakes.push(
+            mistake.help("windows count from the end of the warm-up; lengthen `duration` or end sooner"),
+        );
+        return None;
+    }
+    if from >= to {
+        let (message, help) = match from == to {
+            true => ("this window is empty".to_owned(), format!("end it after {}", Span(from))),
+            false => (
+                "this window ends before it begins".to_owned(),
+                format!("did you mean \"{}..{}\"?", Span(to), Span(from)),
+            ),
+        };
+        mistakes.push(Mistake::new(word.span(), message, "this window").help(help));
+        return None;
+    }
+    Some(Window::During { from, to })
+}
+
+/// `after`, `within`, `hold`
+fn recovery(
+    expect: &model::Expect,
+    word: &Spanned<String>,
+    timeline: &[Entry],
+    context: &Context<'_>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Window> {
+    let (name, at_end) = match word.get_ref().strip_suffix(".end") {
+        Some(name) => (name, true),
+        None => (&word.get_ref()[..], false),
+    };
+    let entry = &timeline[entry(word, name, timeline, mistakes)?];
+    let start = match (at_end, entry.until) {
+        (false, _) => entry.at,
+        (true, Some(until)) => until,
+        (true, None) => {
+            let mistake =
+                Mistake::new(word.span(), format!("`{name}` never ends"), "lasts to the end of the run");
+            mistakes.push(
+                mistake
+                    .help("give the entry a `for` (a kill: a `restart`), or write the name without `.end`"),
+            );
+            return None;
+        }
+    };
+    let Some(within) = &expect.within else {
+        let mistake = Mistake::new(word.span(), "`after` needs `within`", "how soon after?");
+        mistakes.push(mistake.help("add a line such as within = \"2s\""));
+        return None;
+    };
+    let hold_at = expect.hold.as_ref().map_or(within.span(), Spanned::span);
+    let (within_for, hold) =
+        (within.get_ref().0, expect.hold.as_ref().map_or(model::HOLD, |h| h.get_ref().0));
+    if hold.is_zero() {
+        let mistake = Mistake::new(hold_at, "what holds for no time has not held", "this long");
+        mistakes.push(mistake.help("write how long, such as \"1s\", which is the default"));
+        return None;
+    }
+    let last = start.saturating_add(within_for).saturating_add(hold);
+    if last > context.duration && start < context.duration {
+        let message = format!(
+            "the run is over before this can be judged: {} of {}",
+            Span(last),
+            Span(context.duration)
+        );
+        let label = format!("from {}, within {}, for {}", Span(start), Span(within_for), Span(hold));
+        let mistake = Mistake::new(within.span(), message, label);
+        mistakes.push(mistake.help("lengthen `duration`, or shorten `within` or `hold`"));
+        return None;
+    }
+    Some(Window::Recovery { start, within: within_for, hold })
+}

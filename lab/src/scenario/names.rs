@@ -1,0 +1,177 @@
+//! Who is there: services and their instances by name, and what the patterns of a file mean.
+//!
+//! Instances are numbered by service name and replica, the same numbers that the plan uses. A pattern is an instance
+//! (`orders-1`), a service (`orders`: all its instances) or a glob (`orders-*`, `*`).
+
+use std::ops::Range;
+
+use serde_spanned::Spanned;
+
+use super::diagnose::Mistake;
+use crate::plan::{ProcessId, Role};
+use crate::verdict::condition::{closest, matches};
+
+/// A service, as far as names go.
+pub(super) struct Service {
+    pub name: String,
+    /// Where its table begins.
+    pub at: Range<usize>,
+    /// Positions of its instances.
+    pub instances: Range<usize>,
+    pub has_app: bool,
+}
+
+/// An instance, as far as names go.
+pub(super) struct Instance {
+    pub name: String,
+    pub service: usize,
+}
+
+/// All services and instances.
+#[derive(Default)]
+pub(super) struct Names {
+    pub services: Vec<Service>,
+    pub instances: Vec<Instance>,
+}
+
+impl Names {
+    /// Adds a service and its instances. Services must come in the order of their names.
+    pub fn add(&mut self, name: &Spanned<String>, replicas: u32, has_app: bool) {
+        let first = self.instances.len();
+        let service = self.services.len();
+        let names = (0..replicas).map(|index| instance_name(name.get_ref(), index, replicas));
+        self.instances.extend(names.map(|name| Instance { name, service }));
+        self.services.push(Service {
+            name: name.get_ref().clone(),
+            at: name.span(),
+            instances: first..self.instances.len(),
+            has_app,
+        });
+    }
+
+    /// The instances that a pattern means; none, and a mistake, if there are none.
+    pub fn instances(&self, pattern: &Spanned<String>, mistakes: &mut Vec<Mistake>) -> Vec<usize> {
+        let found = self.lookup(pattern.get_ref());
+        if found.is_empty() {
+            mistakes.push(self.unknown("instance", pattern, pattern.get_ref()));
+        }
+        found
+    }
+
+    /// The processes that `orders-2/app`, `orders-2/sidecar` or `orders-2` means. A whole instance counts with its
+    /// sidecar; a plan without sidecars leaves it out.
+    pub fn processes(
+        &self,
+        pattern: &Spanned<String>,
+        has_sidecars: bool,
+        mistakes: &mut Vec<Mistake>,
+    ) -> Vec<ProcessId> {
+        let (node, role) = match pattern.get_ref().split_once('/') {
+            Some((node, role)) => (node, Some(role)),
+            None => (&pattern.get_ref()[..], None),
+        };
+        let instances = self.lookup(node);
+        if instances.is_empty() {
+            mistakes.push(self.unknown("instance", pattern, node));
+            return Vec::new();
+        }
+        let with_app = |i: &&usize| self.services[self.instances[**i].service].has_app;
+        let apps = || instances.iter().filter(with_app).map(|i| ProcessId { instance: *i, role: Role::App });
+        let sidecars = || instances.iter().map(|i| ProcessId { instance: *i, role: Role::Sidecar });
+        let found: Vec<ProcessId> = match role {
+            Some("app") => apps().collect(),
+            Some("sidecar") if has_sidecars => sidecars().collect(),
+            Some("sidecar") => {
+                let message = format!("`{pattern}` does not exist: the scenario runs without sidecars");
+                let mistake = Mistake::new(pattern.span(), message, "there is no such process");
+                mistakes.push(mistake.help("add \"ours\" to `sidecar` in [scenario], or name the app"));
+                return Vec::new();
+            }
+            Some(role) => {
+                let message = format!("an instance has no process `{role}`");
+                let help =
+                    format!("its processes are `{node}/app` and `{node}/sidecar`; `{node}` alone means both");
+                mistakes.push(Mistake::new(pattern.span(), message, "there is no such process").help(help));
+                return Vec::new();
+            }
+            None if has_sidecars || apps().next().is_some() => apps().chain(sidecars()).collect(),
+            None => Vec::new(),
+        };
+        if found.is_empty() {
+            let service = &self.services[self.instances[instances[0]].service];
+            let message = format!("`{pattern}` does not exist: service `{}` has no app", service.name);
+            let mistake = Mistake::new(pattern.span(), message, "there is no such process");
+            let help = match has_sidecars {
+                true => format!("did you mean `{node}/sidecar`? or give the service an app"),
+                false => "give the service an app".to_owned(),
+            };
+            mistakes.push(mistake.also(service.at.clone(), "a service without an app").help(help));
+        }
+        found
+    }
+
+    /// Every process that can be there, as conditions name them.
+    pub fn process_names(&self, has_sidecars: bool) -> Vec<String> {
+        let of = |i: &Instance| {
+            let app = self.services[i.service].has_app.then(|| format!("{}/app", i.name));
+            app.into_iter().chain(has_sidecars.then(|| format!("{}/sidecar", i.name)))
+        };
+        self.instances.iter().flat_map(of).collect()
+    }
+
+    fn lookup(&self, pattern: &str) -> Vec<usize> {
+        if let Some(service) = self.services.iter().find(|s| s.name == pattern) {
+            return service.instances.clone().collect();
+        }
+        let named = self.instances.iter().enumerate().filter(|(_, i)| matches(pattern, &i.name));
+        named.map(|(position, _)| position).collect()
+    }
+
+    /// A mistake that shows where the likely one is defined.
+    fn unknown(&self, what: &str, word: &Spanned<String>, node: &str) -> Mistake {
+        let known: Vec<&str> = self.instances.iter().map(|i| &i.name[..]).collect();
+        let label = format!("there is no such {what}");
+        let mistake = Mistake::new(word.span(), format!("unknown {what} `{node}`"), label);
+        if known.is_empty() {
+            return mistake.help("the file has no service: add [service.NAME]");
+        }
+        // `orders-3` of three replicas, or `web-0` of one: the service is right and the number is not.
+        let numbered = node.rsplit_once('-').filter(|(_, n)| n.parse::<u32>().is_ok());
+        let of = numbered.and_then(|(name, _)| self.services.iter().find(|s| s.name == name));
+        if let Some(service) = of {
+            let help = match service.instances.len() {
+                1 => format!("`{0}` has one replica, which is called `{0}`", service.name),
+                n => format!("`{}` has {n} replicas, counted from 0", service.name),
+            };
+            return mistake.help(help).also(service.at.clone(), self.defines(service));
+        }
+        let globs: Vec<String> = self.services.iter().map(|s| format!("{}-*", s.name)).collect();
+        let near = match node.contains('*') {
+            true => closest(node, globs.iter().map(String::as_str)),
+            false => closest(node, known.iter().copied().chain(self.services.iter().map(|s| &s.name[..]))),
+        };
+        let hint = near.map(|n| format!("did you mean `{}`? ", word.get_ref().replacen(node, n, 1)));
+        let mistake = mistake.help(format!("{}known: {}", hint.unwrap_or_default(), known.join(", ")));
+        let service = near.and_then(|n| {
+            let of_instance = self.instances.iter().find(|i| matches(n, &i.name)).map(|i| i.service);
+            of_instance.or_else(|| self.services.iter().position(|s| s.name == n))
+        });
+        match service.map(|s| &self.services[s]) {
+            Some(service) => mistake.also(service.at.clone(), self.defines(service)),
+            None => mistake,
+        }
+    }
+
+    /// Which instances a service's table defines.
+    fn defines(&self, service: &Service) -> String {
+        match &self.instances[service.instances.clone()] {
+            [first, .., last] => format!("`{}` to `{}` are defined here", first.name, last.name),
+            _ => format!("`{}` is defined here", service.name),
+        }
+    }
+}
+
+/// `orders-1`, or the service's name if it is the only replica.
+pub(super) fn instance_name(service: &str, index: u32, replicas: u32) -> String {
+    if replicas == 1 { service.to_owned() } else { format!("{service}-{index}") }
+}

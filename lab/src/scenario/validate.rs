@@ -1,0 +1,421 @@
+//! A file's meaning: header, services and load generators; the other tables have modules of their own.
+//!
+//! Nothing stops at the first mistake. Where a value is wrong, a harmless one takes its place, so that one mistake does
+//! not breed others.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_spanned::Spanned;
+
+use super::diagnose::{Mistake, inside};
+use super::model::{self, File, OneOrMany};
+use super::names::{Names, instance_name};
+use super::{Load, Scenario, Service, expect, faults, links};
+use crate::plan::{APP_METRICS_PORT, AppKind, Link, Protocol, SidecarKind, Target};
+use crate::verdict::condition::{FABRIC, closest};
+
+/// Instances of one service, and services: the address plan numbers them in one byte each.
+const MOST: usize = 250;
+/// Requests a second that one generator is allowed to be asked for; far more than one machine carries.
+const MOST_RATE: f64 = 1e6;
+/// Ports that belong to sidecars.
+const SIDECAR_PORTS: std::ops::RangeInclusive<u16> = 15000..=15099;
+/// HTTP methods that a generator sends.
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
+/// Everything that `validate` and its helpers need to know of the rest of the file.
+pub(super) struct Context<'a> {
+    pub text: &'a str,
+    pub names: Names,
+    pub duration: Duration,
+    pub has_sidecars: bool,
+}
+
+/// Resolves a file, or tells everything that is wrong with it.
+pub(super) fn validate(file: &File, text: &str) -> Result<Scenario, Vec<Mistake>> {
+    let mut mistakes = Vec::new();
+    let m = &mut mistakes;
+    let header = &file.scenario;
+    if header.name.get_ref().trim().is_empty() {
+        m.push(
+            Mistake::new(header.name.span(), "the scenario has no name", "empty")
+                .help("say what it is about"),
+        );
+    }
+    let duration = header.duration.get_ref().0;
+    if duration.is_zero() {
+        let mistake =
+            Mistake::new(header.duration.span(), "a run of no length measures nothing", "this long");
+        m.push(mistake.help("a few seconds, such as \"5s\", are enough for most questions"));
+    }
+    let sidecars = sidecars(header, m);
+    let (services, names) = services(file, m);
+    let context = Context { text, names, duration, has_sidecars: sidecars.contains(&SidecarKind::Ours) };
+    let base = links::base(&file.link, &context.names, m);
+    let loads: Vec<Load> =
+        file.load.iter().filter_map(|(name, l)| load(name, l, &services, &context, m)).collect();
+    let timeline = faults::timeline(&file.timeline, &base, &context, m);
+    let expectations = expect::expectations(file, &timeline, &context, m);
+    if !mistakes.is_empty() {
+        return Err(mistakes);
+    }
+    Ok(Scenario {
+        name: header.name.get_ref().trim().to_owned(),
+        seed: header.seed.unwrap_or(1),
+        warmup: header.warmup.as_ref().map_or(model::WARMUP, |w| w.get_ref().0),
+        duration,
+        sidecars,
+        services,
+        links: base.into_iter().map(|((from, to), profile)| Link { from, to, profile }).collect(),
+        loads,
+        timeline,
+        expectations,
+    })
+}
+
+fn sidecars(header: &model::Header, mistakes: &mut Vec<Mistake>) -> Vec<SidecarKind> {
+    let Some(asked) = &header.sidecar else { return vec![SidecarKind::Ours] };
+    let words = match asked.get_ref() {
+        OneOrMany::One(word) => vec![Spanned::new(asked.span(), word.clone())],
+        OneOrMany::Many(words) => words.clone(),
+    };
+    if words.is_empty() {
+        let mistake = Mistake::new(asked.span(), "no sidecar is named, so nothing would run", "empty");
+        mistakes.push(mistake.help("known: ours, none; without this line it is \"ours\""));
+    }
+    let mut kinds = Vec::new();
+    for word in &words {
+        let kind = match &word.get_ref()[..] {
+            "ours" => SidecarKind::Ours,
+            "none" => SidecarKind::None,
+            _ => {
+                mistakes.push(Mistake::unknown("sidecar", word, ["ours", "none"]));
+                continue;
+            }
+        };
+        if kinds.contains(&kind) {
+            let mistake = Mistake::new(word.span(), format!("sidecar `{word}` is named twice"), "again");
+            mistakes.push(mistake.help("each is run once; leave one out"));
+        } else {
+            kinds.push(kind);
+        }
+    }
+    kinds
+}
+
+fn services(file: &File, mistakes: &mut Vec<Mistake>) -> (Vec<Service>, Names) {
+    let mut services = Vec::new();
+    let mut names = Names::default();
+    let mut owner: BTreeMap<String, std::ops::Range<usize>> = BTreeMap::new();
+    for (name, service) in &file.service {
+        service_name(name, mistakes);
+        let replicas = service.replicas.as_ref().map_or(1, |r| *r.get_ref());
+        let replicas = if (1..=MOST as u32).contains(&replicas) {
+            replicas
+        } else {
+            let at = service.replicas.as_ref().map_or(name.span(), Spanned::span);
+            let message = format!("a service cannot have {replicas} replicas");
+            let help = format!(
+                "between 1 and {MOST}; to take a replica away for a while use a `kill` in the timeline"
+            );
+            mistakes.push(Mistake::new(at, message, "this many").help(help));
+            1
+        };
+        for index in 0..replicas {
+            let instance = instance_name(name.get_ref(), index, replicas);
+            if let Some(other) = owner.insert(instance.clone(), name.span()) {
+                let message = format!("two services have an instance `{instance}`");
+                let mistake = Mistake::new(name.span(), message, "this one").also(other, "and this one");
+                mistakes
+                    .push(mistake.help("replicas are named SERVICE-0, SERVICE-1, ...: rename one service"));
+            }
+        }
+        names.add(name, replicas, service.app.is_some());
+        services.push(Service {
+            name: name.get_ref().clone(),
+            replicas,
+            port: port(name, service, mistakes),
+            protocol: protocol(service, mistakes),
+            app: service.app.as_ref().and_then(|a| app(a, mistakes)),
+        });
+    }
+    if services.len() > MOST {
+        let (name, _) = file.service.iter().nth(MOST).expect("there are more");
+        let message = format!(
+            "there are {} services, and a network of one machine has room for {MOST}",
+            services.len()
+        );
+        mistakes.push(Mistake::new(name.span(), message, "one too many"));
+    }
+    (services, names)
+}
+
+fn service_name(name: &Spanned<String>, mistakes: &mut Vec<Mistake>) {
+    let word = &name.get_ref()[..];
+    let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let fits = word.len() <= 40
+        && word.starts_with(|c: char| c.is_ascii_lowercase())
+        && word.ends_with(letter)
+        && word.chars().all(|c| letter(c) || c == '-');
+    if !fits {
+        let mistake =
+            Mistake::new(name.span(), format!("`{word}` cannot be the name of a service"), "not a host name");
+        mistakes.push(mistake.help(
+            "callers dial it, so it is a host name: lower-case letters, digits and hyphens, a letter first, at most 40",
+        ));
+    } else if word == FABRIC || word == "localhost" {
+        let message = format!("`{word}` is taken, so a service cannot be called so");
+        mistakes.push(Mistake::new(name.span(), message, "a reserved name").help("choose another name"));
+    }
+}
+
+fn port(name: &Spanned<String>, service: &model::Service, mistakes: &mut Vec<Mistake>) -> Option<u16> {
+    match (&service.port, &service.app) {
+        (None, Some(app)) => {
+            let message = format!("service `{name}` has an app but no port");
+            let mistake =
+                Mistake::new(name.span(), message, "this service").also(app.span(), "this app must listen");
+            mistakes.push(mistake.help("add a line such as port = 8080"));
+            None
+        }
+        (Some(port), None) => {
+            let message = format!("service `{name}` has a port but no app");
+            let mistake = Mistake::new(port.span(), message, "nobody would listen here");
+            mistakes.push(mistake.help("add an app, such as app = { http = {} }, or leave the port out"));
+            None
+        }
+        (Some(port), Some(_)) => {
+            let number = *port.get_ref();
+            let taken = match number {
+                0 => Some("the operating system would choose a port for 0, and callers could not know it"),
+                _ if SIDECAR_PORTS.contains(&number) => Some("ports 15000 to 15099 belong to the sidecar"),
+                APP_METRICS_PORT => Some("port 9100 belongs to the metrics of the built-in apps"),
+                _ => None,
+            };
+            if let Some(why) = taken {
+                let message = format!("an app cannot listen on port {number}");
+                mistakes.push(
+                    Mistake::new(port.span(), message, "this port")
+                        .help(format!("{why}; take another, such as 8080")),
+                );
+            }
+            Some(number)
+        }
+        (None, None) => None,
+    }
+}
+
+fn protocol(service: &model::Service, mistakes: &mut Vec<Mistake>) -> Protocol {
+    let Some(word) = &service.protocol else { return Protocol::Detect };
+    let protocol = match &word.get_ref()[..] {
+        "http" => Protocol::Http,
+        "tcp" => Protocol::Tcp,
+        "detect" => Protocol::Detect,
+        _ => {
+            mistakes.push(Mistake::unknown("protocol", word, ["http", "tcp", "detect"]));
+            return Protocol::Detect;
+        }
+    };
+    let greets = service.app.as_ref().and_then(|a| a.get_ref().tcp.as_ref());
+    if let (Protocol::Http, Some(app)) = (protocol, greets) {
+        let message = "the tcp app does not speak HTTP";
+        let mistake = Mistake::new(word.span(), message, "the sidecar is told to expect HTTP");
+        mistakes.push(mistake.also(app.span(), "but this app greets first").help("write protocol = \"tcp\""));
+    }
+    protocol
+}
+
+fn app(app: &Spanned<model::App>, mistakes: &mut Vec<Mistake>) -> Option<AppKind> {
+    let kinds = app.get_ref();
+    let help = "exactly one: { http = {} }, { tcp = {} } or { cmd = [\"program\", \"argument\"] }";
+    match (&kinds.http, &kinds.tcp, &kinds.cmd) {
+        (Some(http), None, None) => {
+            let http = http.get_ref();
+            Some(AppKind::Http {
+                work: http.work.as_ref().map_or(Duration::ZERO, |w| w.get_ref().0),
+                size: http.size.as_ref().map_or(128, |s| *s.get_ref()),
+            })
+        }
+        (None, Some(tcp), None) => {
+            let greeting = tcp.get_ref().greeting.as_ref();
+            if let Some(text) =
+                greeting.filter(|g| g.get_ref().is_empty() || g.get_ref().contains(['\n', '\r']))
+            {
+                let mistake = Mistake::new(text.span(), "a greeting is one line of text", "not one line");
+                mistakes.push(mistake.help("leave the line end out; the app adds it"));
+            }
+            Some(AppKind::Tcp { greeting: greeting.map_or("hello".into(), |g| g.get_ref().clone()) })
+        }
+        (None, None, Some(cmd)) if cmd.get_ref().is_empty() => {
+            mistakes.push(Mistake::new(cmd.span(), "the command names no program", "empty").help(help));
+            None
+        }
+        (None, None, Some(cmd)) => Some(AppKind::Command(cmd.get_ref().clone())),
+        (None, None, None) => {
+            mistakes.push(Mistake::new(app.span(), "this app is of no kind", "which app?").help(help));
+            None
+        }
+        (http, tcp, cmd) => {
+            let kinds = [
+                http.as_ref().map(Spanned::span),
+                tcp.as_ref().map(Spanned::span),
+                cmd.as_ref().map(Spanned::span),
+            ];
+            let mut places = kinds.into_iter().flatten();
+            let first = places.next().expect("two at least");
+            let mistake = Mistake::new(first, "this app is of several kinds at once", "one kind");
+            mistakes.push(places.fold(mistake, |m, at| m.also(at, "another")).help(help));
+            None
+        }
+    }
+}
+
+fn load(
+    name: &Spanned<String>,
+    load: &model::Load,
+    services: &[Service],
+    context: &Context<'_>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Load> {
+    let word = &name.get_ref()[..];
+    if word == FABRIC
+        || word.is_empty()
+        || !word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+    {
+        let mistake = Mistake::new(
+            name.span(),
+            format!("`{word}` cannot be the name of a load"),
+            "conditions could not say it",
+        );
+        mistakes.push(mistake.help("letters, digits, `-` and `_`; `fabric` is taken"));
+    }
+    let rate = load.rate.get_ref().0;
+    if rate <= 0.0 || rate > MOST_RATE {
+        let message =
+            if rate <= 0.0 { "a load of nothing measures nothing" } else { "no machine carries this load" };
+        let mistake = Mistake::new(load.rate.span(), message, "this rate");
+        mistakes.push(mistake.help(format!("more than 0/s and at most {MOST_RATE}/s, such as \"200/s\"")));
+    }
+    let timeout = load.timeout.as_ref().map_or(model::LOAD_TIMEOUT, |t| t.get_ref().0);
+    if let Some(zero) = load.timeout.as_ref().filter(|_| timeout.is_zero()) {
+        let mistake = Mistake::new(zero.span(), "every request would time out at once", "this long");
+        mistakes.push(mistake.help("write a time-out such as \"1s\", which is the default"));
+    }
+    let from = if load.from.get_ref().contains(['*', '/']) {
+        let mistake =
+            Mistake::new(load.from.span(), "a load runs in one instance", "not the name of an instance");
+        mistakes.push(mistake.help("name an instance, such as \"web\" or \"orders-0\""));
+        None
+    } else {
+        context.names.instances(&load.from, mistakes).first().copied()
+    };
+    let target = target(load, services, context, mistakes);
+    Some(Load { name: word.to_owned(), from: from?, target: target?, rate, timeout })
+}
+
+fn target(
+    load: &model::Load,
+    services: &[Service],
+    context: &Context<'_>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Target> {
+    let url = &load.url;
+    let text = &url.get_ref()[..];
+    let form = "write \"http://SERVICE:PORT/path\" or \"tcp://SERVICE:PORT\"";
+    let Some((scheme, rest)) = text.split_once("://") else {
+        mistakes
+            .push(Mistake::new(url.span(), format!("`{text}` is not a URL"), "no `://` in it").help(form));
+        return None;
+    };
+    if !["http", "tcp"].contains(&scheme) {
+        let near = closest(scheme, ["http", "tcp"]).filter(|_| scheme != "https");
+        let hint = near.map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
+        let why = if scheme == "https" { "generators and apps speak plaintext; " } else { "" };
+        let message = format!("a load cannot speak `{scheme}`");
+        let at = inside(url, 0..scheme.len(), context.text);
+        mistakes.push(Mistake::new(at, message, "this scheme").help(format!("{why}{hint}known: http, tcp")));
+        return None;
+    }
+    let (authority, path) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
+    let (host, port) = authority.split_once(':').map_or((authority, None), |(h, p)| (h, Some(p)));
+    let host_at = scheme.len() + 3..scheme.len() + 3 + host.len();
+    let host_span = inside(url, host_at.clone(), context.text);
+    let service_name = host.strip_suffix(".lab").unwrap_or(host);
+    let Some(service) = services.iter().find(|s| s.name == service_name) else {
+        let word = Spanned::new(host_span.clone(), service_name.to_owned());
+        let callable = services.iter().filter(|s| s.port.is_some()).map(|s| &s.name[..]);
+        let of = context
+            .names
+            .instances
+            .iter()
+            .find(|i| i.name == service_name)
+            .map(|i| &services[i.service].name);
+        mistakes.push(match of {
+            Some(service) => {
+                Mistake::new(host_span, format!("`{host}` is an instance"), "callers dial services")
+                    .help(format!("write \"{}\"", text.replacen(host, service, 1)))
+            }
+            None => Mistake::unknown("service", &word, callable),
+        });
+        return None;
+    };
+    let defined = context.names.services.iter().find(|s| s.name == service.name).map(|s| s.at.clone());
+    let defined = defined.unwrap_or(url.span());
+    let Some(open) = service.port else {
+        let message = format!("service `{service_name}` cannot be called: it has no port");
+        let mistake = Mistake::new(host_span, message, "calls it").also(defined, "no app and no port here");
+        mistakes.push(mistake.help("give it an app and a port, or call another service"));
+        return None;
+    };
+    if port.and_then(|p| p.parse().ok()) != Some(open) {
+        let message = match port {
+            Some(port) => format!("`{service_name}` does not listen on port {port}"),
+            None => "the URL has no port".to_owned(),
+        };
+        let right = format!("{scheme}://{host}:{open}{path}");
+        let at = inside(url, host_at.start..host_at.start + authority.len(), context.text);
+        let mistake = Mistake::new(at, message, "this address").also(defined, format!("has port {open}"));
+        mistakes.push(mistake.help(format!("write \"{right}\"")));
+        return None;
+    }
+    let host = service.name.clone();
+    match (scheme, &service.app) {
+        ("http", Some(AppKind::Tcp { .. })) | ("tcp", Some(AppKind::Http { .. })) => {
+            let (other, app) =
+                if scheme == "http" { ("tcp", "the tcp app") } else { ("http", "the http app") };
+            let message = format!("`{service_name}` does not speak {scheme}");
+            let mistake = Mistake::new(url.span(), message, format!("calls it by {scheme}"));
+            let help = format!("write \"{other}://{authority}{path}\"");
+            mistakes.push(mistake.also(defined, format!("runs {app}")).help(help));
+            None
+        }
+        ("http", _) => {
+            let method = load.method.as_ref().map_or("GET", |m| &m.get_ref()[..]);
+            if let Some(word) = load.method.as_ref().filter(|m| !METHODS.contains(&&m.get_ref()[..])) {
+                mistakes.push(Mistake::unknown("method", word, METHODS));
+            }
+            if let Some(error) = path.parse::<http::uri::PathAndQuery>().err().filter(|_| !path.is_empty()) {
+                let mistake =
+                    Mistake::new(url.span(), format!("`{path}` is not a path: {error}"), "in this URL");
+                mistakes.push(mistake.help("other characters are written in percent form, such as %20"));
+            }
+            let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+            let body = load.body.as_ref().map_or(0, |b| *b.get_ref());
+            Some(Target::Http { host, port: open, path, method: method.to_owned(), body })
+        }
+        _ => {
+            if !path.is_empty() && path != "/" {
+                let mistake = Mistake::new(url.span(), "a TCP connection has no path", format!("`{path}`"));
+                mistakes.push(mistake.help(format!("write \"tcp://{authority}\"")));
+            }
+            let extra = load.method.as_ref().map(Spanned::span).or(load.body.as_ref().map(Spanned::span));
+            if let Some(at) = extra {
+                let mistake =
+                    Mistake::new(at, "`method` and `body` are for http:// only", "not for a tcp:// load");
+                mistakes.push(mistake.help("leave it out"));
+            }
+            Some(Target::Tcp { host, port: open })
+        }
+    }
+}

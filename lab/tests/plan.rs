@@ -1,0 +1,177 @@
+//! What a scenario becomes, for the scenarios that the repository ships and for the corners of the language.
+
+use std::time::Duration;
+
+use lab::fabric::LinkProfile;
+use lab::plan::{Action, Plan, SidecarKind, Window};
+use lab::scenario::{Scenario, parse};
+
+fn shipped(name: &str) -> Scenario {
+    let path = format!("{}/../scenarios/{name}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap();
+    parse(name, &text).unwrap_or_else(|e| panic!("{:?}", miette::Report::new(e)))
+}
+
+fn plan(text: &str) -> Plan {
+    parse("test.toml", text)
+        .unwrap_or_else(|e| panic!("{:?}", miette::Report::new(e)))
+        .plan(SidecarKind::Ours)
+}
+
+/// A header, a caller and three replicas, with more behind them.
+fn mesh(more: &str) -> Plan {
+    plan(&format!(
+        "[scenario]\nname = \"test\"\nduration = \"10s\"\n\
+         [service.web]\n\
+         [service.orders]\nreplicas = 3\nport = 8080\napp = {{ http = {{}} }}\n{more}"
+    ))
+}
+
+fn profile(links: &[lab::plan::Link], from: usize, to: usize) -> Option<LinkProfile> {
+    links.iter().find(|l| (l.from, l.to) == (from, to)).map(|l| l.profile)
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+#[test]
+fn the_plan_of_hello_has_nothing_left_to_decide() {
+    let plan = shipped("hello.toml").plan(SidecarKind::Ours);
+    let mut json = serde_json::to_value(&plan).unwrap();
+    // The configurations are one line each in JSON; one of them is shown as the text that it is.
+    let web = plan.instances.last().unwrap().sidecar.clone().unwrap();
+    for instance in json["instances"].as_array_mut().unwrap() {
+        instance["sidecar"] = "...".into();
+    }
+    insta::assert_snapshot!("hello_plan", serde_json::to_string_pretty(&json).unwrap());
+    insta::assert_snapshot!("hello_sidecar_of_web", web);
+    insta::assert_snapshot!("hello_sidecar_of_orders_0", plan.instances[0].sidecar.clone().unwrap());
+    insta::assert_snapshot!("hello_hosts", plan.hosts());
+}
+
+#[test]
+fn every_shipped_scenario_has_a_plan_with_and_without_sidecars() {
+    let folder = format!("{}/../scenarios", env!("CARGO_MANIFEST_DIR"));
+    let mut seen = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        if !name.ends_with(".toml") {
+            continue;
+        }
+        seen += 1;
+        let scenario = shipped(&name);
+        let ours = scenario.plan(SidecarKind::Ours);
+        for instance in &ours.instances {
+            let config = instance.sidecar.as_ref().unwrap();
+            let file: proxy::config::model::File =
+                toml::from_str(config).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(file.instance.unwrap().get_ref(), &instance.name);
+        }
+        let none = scenario.plan(SidecarKind::None);
+        assert!(none.instances.iter().all(|i| i.sidecar.is_none()), "{name}");
+        assert!(!none.expectations.is_empty(), "{name}: a baseline is judged as well");
+    }
+    assert!(seen >= 4, "only {seen} scenarios found");
+}
+
+#[test]
+fn without_sidecars_nothing_is_asked_of_them() {
+    let scenario = shipped("failover.toml");
+    let (ours, none) = (scenario.plan(SidecarKind::Ours), scenario.plan(SidecarKind::None));
+    let killed = |plan: &Plan| match &plan.timeline[0].action {
+        Action::Kill { processes, .. } => processes.iter().map(|p| plan.process_name(*p)).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(killed(&ours), ["orders-1/app", "orders-1/sidecar"]);
+    assert_eq!(killed(&none), ["orders-1/app"]);
+    let conditions = |plan: &Plan| plan.expectations.iter().map(|e| e.conditions.len()).sum::<usize>();
+    assert_eq!((conditions(&ours), conditions(&none)), (7, 4), "retries, killed and restarted are left out");
+}
+
+#[test]
+fn seeds_differ_between_entities_and_follow_the_scenario() {
+    let mut scenario = shipped("hello.toml");
+    let seed = |plan: &Plan, i: usize| {
+        let config: toml::Table = toml::from_str(plan.instances[i].sidecar.as_ref().unwrap()).unwrap();
+        config["seed"].as_integer().unwrap()
+    };
+    let first = scenario.plan(SidecarKind::Ours);
+    assert_ne!(seed(&first, 0), seed(&first, 1));
+    scenario.seed += 1;
+    let second = scenario.plan(SidecarKind::Ours);
+    assert_ne!(seed(&first, 0), seed(&second, 0));
+    assert_ne!(first.loads[0].seed, second.loads[0].seed);
+}
+
+#[test]
+fn a_name_with_quotes_survives_in_the_sidecars_configuration() {
+    let text = "[scenario]\nname = 'a \"b\" \\ c'\nduration = \"1s\"\n[service.a]\nport = 1\napp = { cmd = ['x\"y'] }\n";
+    let plan = plan(text);
+    assert_eq!(plan.name, "a \"b\" \\ c");
+    assert!(
+        toml::from_str::<proxy::config::model::File>(plan.instances[0].sidecar.as_ref().unwrap()).is_ok()
+    );
+}
+
+#[test]
+fn later_links_change_what_they_name_and_keep_the_rest() {
+    let plan = mesh(
+        "[[link]]\nbetween = [\"*\", \"*\"]\ndelay = \"2ms\"\njitter = \"1ms\"\n\
+         [[link]]\nfrom = [\"web\"]\nto = [\"orders-2\"]\nloss = \"1%\"\n",
+    );
+    let base = LinkProfile { delay: ms(2), jitter: ms(1), loss: 0.0 };
+    assert_eq!(plan.links.len(), 12, "four instances, every ordered pair, none to itself");
+    assert_eq!(profile(&plan.links, 3, 0), Some(base));
+    assert_eq!(profile(&plan.links, 3, 2), Some(LinkProfile { loss: 0.01, ..base }));
+    assert_eq!(profile(&plan.links, 2, 3), Some(base), "the other direction is untouched");
+}
+
+#[test]
+fn a_fault_on_a_link_adds_or_replaces_and_keeps_what_it_does_not_name() {
+    let plan = mesh(
+        "[[link]]\nbetween = [\"web\", \"orders\"]\ndelay = \"2ms\"\nloss = \"1%\"\n\
+         [[timeline]]\nat = \"1s\"\nfor = \"1s\"\nlink = { between = [\"web\", \"orders-0\"], delay = \"+5ms\" }\n\
+         [[timeline]]\nat = \"3s\"\nfor = \"1s\"\nlink = { from = [\"orders-*\"], to = [\"web\"], delay = \"5ms\", loss = \"0%\" }\n\
+         [[timeline]]\nat = \"6s\"\npartition = { between = [\"orders-0\", \"orders-1\"] }\n",
+    );
+    let links = |entry: usize| match &plan.timeline[entry].action {
+        Action::Link { links } => links.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(profile(&links(0), 3, 0), Some(LinkProfile { delay: ms(7), jitter: ms(0), loss: 0.01 }));
+    assert_eq!(links(0).len(), 2);
+    assert_eq!(profile(&links(1), 1, 3), Some(LinkProfile { delay: ms(5), jitter: ms(0), loss: 0.0 }));
+    assert_eq!(links(1).len(), 3);
+    assert_eq!(profile(&links(2), 0, 1), Some(LinkProfile::CUT));
+    let names: Vec<_> = plan.timeline.iter().map(|e| (&e.name[..], e.until)).collect();
+    assert_eq!(names, [("link-1", Some(ms(2000))), ("link-2", Some(ms(4000))), ("partition-3", None)]);
+}
+
+#[test]
+fn windows_are_times_of_the_run() {
+    let plan = mesh(
+        "[load.l]\nfrom = \"web\"\nurl = \"http://orders.lab:8080?x=1\"\nrate = \"10/s\"\n\
+         [[timeline]]\nname = \"k\"\nat = \"2s\"\nkill = { process = \"orders-0/app\", signal = \"TERM\", restart = \"1.5s\" }\n\
+         [[expect]]\nthat = [\"l.errors == 0\"]\n\
+         [[expect]]\nduring = \"k\"\nthat = [\"l.errors == 0\"]\n\
+         [[expect]]\nduring = \"1s..1.5s\"\nthat = [\"l.errors == 0\"]\n\
+         [[expect]]\nafter = \"k.end\"\nwithin = \"2s\"\nthat = [\"l.errors == 0\"]\n\
+         [[expect]]\nfault = \"k\"\nthat = [\"killed == 1\"]\n",
+    );
+    let windows: Vec<_> = plan.expectations.iter().map(|e| e.window.clone()).collect();
+    assert_eq!(
+        windows,
+        [
+            Window::During { from: ms(0), to: ms(10_000) },
+            Window::During { from: ms(2000), to: ms(3500) },
+            Window::During { from: ms(1000), to: ms(1500) },
+            Window::Recovery { start: ms(3500), within: ms(2000), hold: ms(1000) },
+            Window::Evidence { entry: 0 },
+        ]
+    );
+    assert!(
+        matches!(&plan.loads[0].target, lab::plan::Target::Http { host, path, .. } if host == "orders" && path == "/?x=1")
+    );
+    assert_eq!(plan.loads[0].from, 3);
+}
