@@ -5,6 +5,7 @@
 //! (`SO_REUSEPORT`) and pools of their own, so a request never changes threads; control has its own thread, so readiness
 //! and metrics answer under load. In the simulator the same parts run on one simulated host: [`serve`].
 
+use std::future::Future;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -176,15 +177,30 @@ pub async fn control<N: Net>(world: World<N>, sidecar: Arc<Sidecar>) -> io::Resu
     Ok(())
 }
 
-/// A whole sidecar on one thread, for ever: what a simulated host runs.
+/// A whole sidecar on one thread, until `stop` ends and the drain after it: what a simulated host runs.
 ///
 /// # Errors
 /// If a listener cannot be bound.
-pub async fn serve<N: Net>(world: World<N>, snapshot: Snapshot) -> io::Result<()> {
+pub async fn serve<N: Net>(
+    world: World<N>,
+    snapshot: Snapshot,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let limit = snapshot.timeouts.drain;
     let sidecar = Sidecar::new(snapshot, 1);
-    let (_signal, watch) = drain::channel();
-    tokio::try_join!(work(world.clone(), sidecar.clone(), watch), control(world, sidecar))?;
-    Ok(())
+    let (signal, watch) = drain::channel();
+    let working = work(world.clone(), sidecar.clone(), watch);
+    let running = async { tokio::try_join!(working, control(world, sidecar.clone())) };
+    let stopping = async {
+        stop.await;
+        sidecar.drain();
+        signal.drain(limit).await;
+    };
+    tokio::select! {
+        biased;
+        result = running => result.map(|_| ()),
+        () = stopping => Ok(()),
+    }
 }
 
 /// Runs a sidecar on the kernel until it is told to stop. `workers` overrides the configuration.
