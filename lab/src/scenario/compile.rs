@@ -15,7 +15,8 @@ use crate::plan::{
 };
 use crate::sidecar;
 use crate::verdict::Subject;
-use crate::verdict::condition::{FABRIC, matches};
+use crate::metrics::glob;
+use crate::verdict::condition::FABRIC;
 
 impl Scenario {
     /// The plan with this in the sidecar's place.
@@ -111,7 +112,7 @@ fn without_sidecars(plan: &mut Plan) {
     for expectation in &mut plan.expectations {
         let evidence_of_sidecar = matches!(expectation.window, Window::Evidence { entry } if touches[entry]);
         expectation.conditions.retain(|condition| match &condition.subject {
-            Subject::Metric { process, .. } => process == FABRIC || there.iter().any(|p| matches(process, p)),
+            Subject::Metric { process, .. } => process == FABRIC || there.iter().any(|p| glob(process, p)),
             Subject::Evidence { .. } => !evidence_of_sidecar,
             Subject::Load { .. } => true,
         });

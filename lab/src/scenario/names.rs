@@ -9,7 +9,8 @@ use serde_spanned::Spanned;
 
 use super::diagnose::Mistake;
 use crate::plan::{ProcessId, Role};
-use crate::verdict::condition::{closest, matches};
+use crate::metrics::glob;
+use crate::verdict::condition::closest;
 
 /// A service, as far as names go.
 pub(super) struct Service {
@@ -123,7 +124,7 @@ impl Names {
         if let Some(service) = self.services.iter().find(|s| s.name == pattern) {
             return service.instances.clone().collect();
         }
-        let named = self.instances.iter().enumerate().filter(|(_, i)| matches(pattern, &i.name));
+        let named = self.instances.iter().enumerate().filter(|(_, i)| glob(pattern, &i.name));
         named.map(|(position, _)| position).collect()
     }
 
@@ -153,7 +154,7 @@ impl Names {
         let hint = near.map(|n| format!("did you mean `{}`? ", word.get_ref().replacen(node, n, 1)));
         let mistake = mistake.help(format!("{}known: {}", hint.unwrap_or_default(), known.join(", ")));
         let service = near.and_then(|n| {
-            let of_instance = self.instances.iter().find(|i| matches(n, &i.name)).map(|i| i.service);
+            let of_instance = self.instances.iter().find(|i| glob(n, &i.name)).map(|i| i.service);
             of_instance.or_else(|| self.services.iter().position(|s| s.name == n))
         });
         match service.map(|s| &self.services[s]) {
