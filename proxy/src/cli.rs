@@ -20,7 +20,7 @@ pub const INVALID: u8 = 2;
 pub const INCAPABLE: u8 = 3;
 
 const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed at run time\n  2  arguments or configuration invalid\n  \
-                          3  this machine cannot do it (iptables or a capability is missing)";
+                          3  this machine cannot do it (iptables, a capability or a part of the kernel is missing)";
 
 /// A service-mesh sidecar.
 #[derive(Debug, Parser)]
@@ -37,7 +37,7 @@ enum Command {
         /// The configuration, TOML.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
-        /// Data-plane threads, whatever the configuration says [default: one for each usable CPU].
+        /// Data-plane threads, instead of what the configuration says.
         #[arg(long, value_name = "N", value_parser = workers)]
         workers: Option<usize>,
     },
@@ -268,7 +268,9 @@ mod tests {
     #[test]
     fn rules_without_options_are_the_default_rules() {
         let cli = Cli::try_parse_from(["proxy", "rules", "apply"]).unwrap();
-        let Command::Rules { action: Action::Apply(arguments) } = cli.command else { panic!("it is `apply`") };
+        let Command::Rules { action: Action::Apply(arguments) } = cli.command else {
+            panic!("it is `apply`")
+        };
         assert_eq!(arguments.rules(), Rules::default());
     }
 

@@ -121,6 +121,15 @@ fn a_machine_without_iptables_is_told_what_to_install() {
     assert!(error.is_the_machine());
 }
 
+/// Says that a kernel test was skipped, or fails where it must not be.
+fn skip(why: &str) {
+    assert!(
+        std::env::var_os("LAB_REQUIRE_KERNEL").is_none_or(|it| it != "1"),
+        "LAB_REQUIRE_KERNEL=1, but {why}"
+    );
+    eprintln!("skipped: {why}");
+}
+
 /// Runs `story` in a network namespace of its own, if this machine allows it.
 fn in_a_namespace(story: impl FnOnce() + Send + 'static) {
     let missing = if !geteuid().is_root() {
@@ -133,9 +142,7 @@ fn in_a_namespace(story: impl FnOnce() + Send + 'static) {
         None
     };
     if let Some(why) = missing {
-        assert!(std::env::var("LAB_REQUIRE_KERNEL").is_err(), "LAB_REQUIRE_KERNEL is set, but {why}");
-        eprintln!("skipped: {why}");
-        return;
+        return skip(why);
     }
     let thread = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect("root can make a network namespace");
@@ -282,6 +289,7 @@ fn connections_go_where_the_rules_say() {
         ]
     };
     in_a_namespace(move || {
+        // Nobody answers for the neighbours' addresses; the rules count a packet before it waits for that.
         for command in [
             "link set lo up",
             "link add outside type veth peer name inside",
@@ -291,7 +299,6 @@ fn connections_go_where_the_rules_say() {
             "addr add 2001:db8::9/64 dev outside nodad",
             "route add default via 10.9.0.2",
             "-6 route add default via 2001:db8::2",
-            // Without answers to neighbour discovery a packet would wait; the rules count it before that.
         ] {
             run("ip", command);
         }
@@ -317,13 +324,12 @@ fn connections_go_where_the_rules_say() {
 #[test]
 fn a_process_without_the_right_is_told_which_capability_it_takes() {
     in_a_namespace(|| {
-        // Root's file capabilities come back with every program that is run, so give up being root for good: by a
-        // child that runs as nobody.
+        // As nobody, and with nothing that a program could give back.
         let output = Command::new("setpriv")
             .args(["--reuid=65534", "--clear-groups", "--bounding-set=-all", env!("CARGO_BIN_EXE_proxy")])
             .args(["rules", "apply", "--family", "4"])
             .output();
-        let Ok(output) = output else { return eprintln!("skipped: setpriv (util-linux) is not installed") };
+        let Ok(output) = output else { return skip("setpriv (util-linux) is not installed") };
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{said}");
         assert!(said.contains("CAP_NET_ADMIN"), "{said}");

@@ -196,7 +196,9 @@ pub enum RulesError {
     },
     /// The process may not change the table.
     #[error("{program} may not touch the nat table: {said}")]
-    #[diagnostic(help("it takes CAP_NET_ADMIN in this network namespace: run it as root, or give the container that capability"))]
+    #[diagnostic(help(
+        "it takes CAP_NET_ADMIN in this network namespace: run it as root, or give the container that capability"
+    ))]
     NotPermitted {
         /// What was run.
         program: &'static str,
@@ -205,8 +207,10 @@ pub enum RulesError {
     },
     /// iptables refused.
     #[error("{program} failed: {said}")]
-    #[diagnostic(help("nothing was changed by it; `proxy rules print` shows the text, and a kernel without \
-        the nat table, xt_owner or xt_REDIRECT cannot run it"))]
+    #[diagnostic(help(
+        "nothing was changed by it; `proxy rules print` shows the text, and a kernel without \
+        the nat table, xt_owner or xt_REDIRECT cannot run it"
+    ))]
     Refused {
         /// What was run.
         program: &'static str,
@@ -219,7 +223,6 @@ pub enum RulesError {
         /// What was run.
         program: &'static str,
         /// Why not.
-        #[source]
         error: io::Error,
     },
 }
@@ -227,7 +230,15 @@ pub enum RulesError {
 impl RulesError {
     /// Whether no other options would help: the machine, or the rights of this process, do not allow it.
     pub fn is_the_machine(&self) -> bool {
-        matches!(self, RulesError::Missing { .. } | RulesError::NotPermitted { .. })
+        match self {
+            RulesError::Missing { .. } | RulesError::NotPermitted { .. } => true,
+            RulesError::Refused { said, .. } => {
+                ["missing kernel module", "Table does not exist", "can't initialize"]
+                    .iter()
+                    .any(|words| said.contains(words))
+            }
+            RulesError::Io { .. } => false,
+        }
     }
 }
 
@@ -387,13 +398,10 @@ impl Rules {
     /// The matches that tell a connection of the sidecar's own.
     fn sidecar(&self) -> Vec<String> {
         let mark = self.mark.map(|mark| format!("-m mark --mark {mark:#x}"));
-        [
-            format!("-m owner --uid-owner {}", self.uid),
-            format!("-m owner --gid-owner {}", self.gid),
-        ]
-        .into_iter()
-        .chain(mark)
-        .collect()
+        [format!("-m owner --uid-owner {}", self.uid), format!("-m owner --gid-owner {}", self.gid)]
+            .into_iter()
+            .chain(mark)
+            .collect()
     }
 }
 
@@ -503,7 +511,9 @@ pub fn parse_counters(saved: &str) -> Counters {
     let mut counters = Counters::default();
     for line in saved.lines() {
         // [packets:bytes] -A CHAIN ... -j REDIRECT ...
-        let Some((count, rule)) = line.strip_prefix('[').and_then(|line| line.split_once("] ")) else { continue };
+        let Some((count, rule)) = line.strip_prefix('[').and_then(|line| line.split_once("] ")) else {
+            continue;
+        };
         let packets = count.split(':').next().and_then(|packets| packets.parse::<u64>().ok()).unwrap_or(0);
         if !rule.contains(" -j REDIRECT ") {
             continue;

@@ -34,7 +34,6 @@ pub enum LoadError {
         /// Which file.
         path: PathBuf,
         /// What the operating system said.
-        #[source]
         error: io::Error,
     },
     /// It could be read, but not understood.

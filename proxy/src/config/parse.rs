@@ -43,7 +43,8 @@ struct Given<T> {
 impl Check<'_> {
     fn file(mut self, file: &File) -> Snapshot {
         let service = self.name("service", &file.service);
-        let instance = file.instance.as_ref().map_or_else(|| service.clone(), |name| self.name("instance", name));
+        let instance =
+            file.instance.as_ref().map_or_else(|| service.clone(), |name| self.name("instance", name));
         if let Some(workers) = file.workers.as_ref().filter(|workers| *workers.get_ref() == 0) {
             self.mistakes
                 .add("without a worker nothing is forwarded", workers.span(), "must be at least 1")
@@ -61,9 +62,15 @@ impl Check<'_> {
             let checked = self.cluster(cluster, (file.breaker.as_ref(), breaker), retry, &mut taken);
             if let Some(first) = names.insert(checked.name.clone(), cluster.name.span()) {
                 self.mistakes
-                    .add(format!("two clusters are called {:?}", checked.name), cluster.name.span(), "the second")
+                    .add(
+                        format!("two clusters are called {:?}", checked.name),
+                        cluster.name.span(),
+                        "the second",
+                    )
                     .also(first, "the first")
-                    .help("metrics and logs tell clusters apart by name: rename one, or merge their endpoints");
+                    .help(
+                        "metrics and logs tell clusters apart by name: rename one, or merge their endpoints",
+                    );
             }
             clusters.push(Arc::new(checked));
         }
@@ -139,9 +146,9 @@ impl Check<'_> {
 
     fn port(&mut self, key: &str, port: &Spanned<u16>) -> u16 {
         if *port.get_ref() == 0 {
-            self.mistakes
-                .add(format!("`{key}` cannot be port 0"), port.span(), "not a port")
-                .help("ports go from 1 to 65535; others have to know this one, so it cannot be left to the system");
+            self.mistakes.add(format!("`{key}` cannot be port 0"), port.span(), "not a port").help(
+                "ports go from 1 to 65535; others have to know this one, so it cannot be left to the system",
+            );
         }
         *port.get_ref()
     }
@@ -218,7 +225,9 @@ impl Check<'_> {
         }
         let cap = given.cap.as_ref().map_or(general.cap, |text| {
             units::percent(text.get_ref()).unwrap_or_else(|hint| {
-                self.mistakes.add("`cap` is not a share of the endpoints", text.span(), "out of range").help(hint);
+                self.mistakes
+                    .add("`cap` is not a share of the endpoints", text.span(), "out of range")
+                    .help(hint);
                 general.cap
             })
         });
@@ -309,9 +318,7 @@ impl Check<'_> {
     fn address(&mut self, text: &Spanned<String>) -> Option<SocketAddr> {
         let words = text.get_ref().as_str();
         let (message, label, help) = match words.parse::<SocketAddr>() {
-            Ok(address) if address.port() == 0 => {
-                ("an address needs a port from 1 to 65535", "port 0", None)
-            }
+            Ok(address) if address.port() == 0 => ("an address needs a port from 1 to 65535", "port 0", None),
             Ok(address) if address.ip().to_canonical().is_unspecified() => {
                 let help = "it stands for every address of a machine; name the one to connect to";
                 ("nobody can connect to the unspecified address", "not a destination", Some(help.to_owned()))
@@ -336,7 +343,9 @@ impl Check<'_> {
             "tcp" => Protocol::Tcp,
             other => {
                 let help = match did_you_mean(other, KNOWN) {
-                    Some(meant) => format!("did you mean {meant:?}? The protocols are {}", one_of(&KNOWN, '"')),
+                    Some(meant) => {
+                        format!("did you mean {meant:?}? The protocols are {}", one_of(&KNOWN, '"'))
+                    }
                     None => format!(
                         r#"the protocols are {}; "tcp" forwards any other as it is"#,
                         one_of(&KNOWN, '"')
@@ -364,8 +373,14 @@ impl Check<'_> {
             let port = self.port("port", &entry.port);
             if let Some((name, _)) = own.iter().find(|(_, own)| *own == port && port != 0) {
                 self.mistakes
-                    .add(format!("port {port} is the sidecar's own"), entry.port.span(), format!("`listen.{name}`"))
-                    .help("[[inbound]] describes the app's ports; move the app or the sidecar to another one");
+                    .add(
+                        format!("port {port} is the sidecar's own"),
+                        entry.port.span(),
+                        format!("`listen.{name}`"),
+                    )
+                    .help(
+                        "[[inbound]] describes the app's ports; move the app or the sidecar to another one",
+                    );
             }
             if let Some(first) = spans.insert(port, entry.port.span()).filter(|_| port != 0) {
                 self.mistakes
@@ -391,7 +406,10 @@ fn not_an_address(words: &str) -> (&'static str, String) {
         return ("no port", format!(r#"add the port: "{example}""#));
     }
     if let Some((_, rest)) = words.split_once("://") {
-        return ("a URL", format!("leave the scheme and the path away: {:?}", rest.split('/').next().unwrap_or(rest)));
+        return (
+            "a URL",
+            format!("leave the scheme and the path away: {:?}", rest.split('/').next().unwrap_or(rest)),
+        );
     }
     let Some((host, port)) = words.rsplit_once(':') else {
         return ("no port", r#"write an address and a port, such as "10.0.0.11:8080""#.into());
@@ -404,7 +422,10 @@ fn not_an_address(words: &str) -> (&'static str, String) {
         return ("a network", "name one address, not a network".into());
     }
     if !host.is_empty() && host.contains(|c: char| c.is_ascii_alphabetic()) && !host.contains(':') {
-        return ("a name", format!("names are not resolved here: write the address that {host:?} stands for"));
+        return (
+            "a name",
+            format!("names are not resolved here: write the address that {host:?} stands for"),
+        );
     }
     ("not an address", r#"write an address and a port, such as "10.0.0.11:8080" or "[fd00::11]:8080""#.into())
 }

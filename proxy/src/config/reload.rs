@@ -276,10 +276,7 @@ mod tests {
     }
 
     /// Follows `path` while `story` makes changes and reads what came of them.
-    async fn while_following(
-        path: &Path,
-        story: impl AsyncFnOnce(&mut UnboundedReceiver<Outcome>),
-    ) {
+    async fn while_following(path: &Path, story: impl AsyncFnOnce(&mut UnboundedReceiver<Outcome>)) {
         let (tell, mut told) = unbounded_channel();
         let follow = follow(path.to_owned(), snapshot(START), move |outcome| {
             let _ = tell.send(outcome);

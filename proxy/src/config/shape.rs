@@ -175,7 +175,11 @@ impl<'i> Reader<'i> {
         } else if key == "cap" && number {
             let share = words.parse::<f64>().unwrap_or(50.0);
             let share = if share <= 1.0 { share * 100.0 } else { share };
-            (format!("`{path}` is a percentage"), "a bare number".into(), format!(r#"write {key} = "{share}%""#))
+            (
+                format!("`{path}` is a percentage"),
+                "a bare number".into(),
+                format!(r#"write {key} = "{share}%""#),
+            )
         } else if matches!(key, "cluster" | "inbound") && expected == "a sequence" {
             let help = format!("write [[{key}]], with double brackets: there may be several");
             (format!("`{key}` is a list of tables"), "a single table".into(), help)

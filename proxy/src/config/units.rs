@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 /// Units of time and how many nanoseconds each has; the longer suffix stands before the one it ends with.
-const UNITS: [(&str, f64); 6] = [("ns", 1.0), ("us", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
+const UNITS: [(&str, f64); 6] =
+    [("ns", 1.0), ("us", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
 
 /// No limit of a sidecar is longer: a larger figure is a slip of the unit.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -62,7 +63,10 @@ pub fn show(value: Duration) -> String {
     let nanos = value.as_nanos() as f64;
     for (unit, size) in UNITS.iter().rev() {
         let scaled = nanos / size;
-        if scaled >= 1.0 && (scaled * 1000.0).fract() == 0.0 && (*unit != "h" && *unit != "m" || scaled.fract() == 0.0) {
+        if scaled >= 1.0
+            && (scaled * 1000.0).fract() == 0.0
+            && (*unit != "h" && *unit != "m" || scaled.fract() == 0.0)
+        {
             return format!("{scaled}{unit}");
         }
     }
