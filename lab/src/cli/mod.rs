@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::app;
 use crate::load;
-use crate::plan::{AppSpec, SidecarKind};
+use crate::plan::SidecarKind;
 use crate::scenario::{self, Scenario};
 
 /// Everything held.
@@ -163,26 +163,9 @@ pub fn main() -> ExitCode {
         (Some(Command::Doctor { setup }), _) => kernel::doctor(setup),
         (Some(Command::Clean), _) => kernel::clean(),
         (Some(Command::Sidecar { config }), _) => proxy::app::run(&config, None),
-        (Some(Command::App { spec }), _) => run_app(&spec),
+        (Some(Command::App { spec }), _) => app::process::run(&spec),
         (Some(Command::Load { spec, start, until }), _) => load::process::run(&spec, start, until),
         (None, None) => unreachable!("clap asks for a command or a scenario"),
-    }
-}
-
-fn run_app(spec: &str) -> ExitCode {
-    let spec: AppSpec = match serde_json::from_str(spec) {
-        Ok(spec) => spec,
-        Err(error) => {
-            eprintln!("the app's specification is not readable: {error}");
-            return ExitCode::from(INVALID);
-        }
-    };
-    match app::process(spec) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::from(FAILED)
-        }
     }
 }
 

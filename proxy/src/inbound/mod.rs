@@ -4,7 +4,7 @@ mod http;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
 use crate::balance::{Cluster, Table};
+use crate::capture::rules::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6};
 use crate::config::defaults::HALF_CLOSE_TIMEOUT;
 use crate::config::{self, Protocol};
 use crate::detect::{Outcome, Prefixed, Sniffed, detect};
@@ -43,8 +44,8 @@ pub struct Inbound<N: Net> {
 /// Istio; for IPv6 the loopback address serves, which needs no set-up, and the rule asks for the sidecar's user as well.
 pub fn source_for(app: SocketAddr) -> Option<IpAddr> {
     Some(match app {
-        SocketAddr::V4(_) => Ipv4Addr::new(127, 0, 0, 6).into(),
-        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        SocketAddr::V4(_) => INBOUND_SOURCE_V4.into(),
+        SocketAddr::V6(_) => INBOUND_SOURCE_V6.into(),
     })
 }
 
@@ -99,7 +100,8 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
     };
     let table = side.table.load_full();
     let listen = &table.snapshot.listen;
-    if [listen.outbound, listen.inbound].contains(&dst.port()) {
+    // Going on to one of the sidecar's own ports would come back here, or open the admin port to the outside.
+    if [listen.outbound, listen.inbound, listen.admin].contains(&dst.port()) {
         return side.refuse(Kind::Loop, peer, Some(dst));
     }
     let io = match table.snapshot.inbound.get(&dst.port()).copied().unwrap_or_default() {
