@@ -1,6 +1,14 @@
-//! Measured values by name, in Prometheus' terms.
+//! Measured values by name, in Prometheus' terms: the text that processes show, and what became of it over a run.
+//!
+//! A counter is a name that ends in `_total`, `_count`, `_sum` or `_bucket`; everything else is a gauge. When a counter
+//! of a process goes down, the process was restarted: all its counters began again at 0, and what they had reached
+//! before is kept. A restart between two scrapes after which every counter has already passed its old value is not
+//! noticed; the counts then lack what happened before it. The world itself (a name without `/`) is many things at once,
+//! so there a counter that goes down speaks for itself alone.
+//!
+//! Left out: exemplars, timestamps of samples, and metric names in quotes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -16,3 +24,257 @@ pub struct Sample {
     /// Value.
     pub value: f64,
 }
+
+/// Whether a metric only ever grows while its process lives.
+pub fn is_counter(name: &str) -> bool {
+    ["_total", "_count", "_sum", "_bucket"].iter().any(|end| name.ends_with(end))
+}
+
+/// Reads a scrape in Prometheus' or OpenMetrics' text format. Lines that are neither are passed over.
+///
+/// A counter that is announced (`# TYPE`) and has no sample yet is reported as 0 without labels: libraries show a
+/// labelled counter only from its first increment, and "none so far" is not "no such metric".
+pub fn parse(process: &str, text: &str) -> Vec<Sample> {
+    let mut samples = Vec::new();
+    let mut announced = Vec::new();
+    let mut seen = BTreeSet::new();
+    for line in text.lines().map(str::trim) {
+        if let Some(comment) = line.strip_prefix('#') {
+            let mut words = comment.split_ascii_whitespace();
+            if let (Some("TYPE"), Some(name), Some("counter")) = (words.next(), words.next(), words.next()) {
+                // OpenMetrics announces the name without its `_total`.
+                announced.push(format!("{}_total", name.strip_suffix("_total").unwrap_or(name)));
+            }
+        } else if let Some((name, labels, value)) = sample(line) {
+            seen.insert(name);
+            samples.push(Sample { process: process.to_owned(), name: name.to_owned(), labels, value });
+        }
+    }
+    for name in announced {
+        if !seen.contains(name.as_str()) {
+            samples.push(Sample { process: process.to_owned(), name, labels: BTreeMap::new(), value: 0.0 });
+        }
+    }
+    samples
+}
+
+/// `name{label="value",...} number [timestamp] [# exemplar]`
+fn sample(line: &str) -> Option<(&str, BTreeMap<String, String>, f64)> {
+    let end = line.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':')?;
+    let (name, mut rest) = line.split_at(end);
+    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
+    rest = rest.trim_start();
+    let mut labels = BTreeMap::new();
+    if let Some(inside) = rest.strip_prefix('{') {
+        (labels, rest) = read_labels(inside)?;
+    }
+    let number = rest.split_ascii_whitespace().next()?;
+    Some((name, labels, number.parse().ok()?))
+}
+
+/// The labels after a `{`, and what follows their `}`.
+fn read_labels(mut text: &str) -> Option<(BTreeMap<String, String>, &str)> {
+    let mut labels = BTreeMap::new();
+    loop {
+        text = text.trim_start_matches([' ', ',']);
+        if let Some(rest) = text.strip_prefix('}') {
+            return Some((labels, rest));
+        }
+        let (name, rest) = text.split_once('=')?;
+        let mut chars = rest.trim_start().strip_prefix('"')?.chars();
+        let mut value = String::new();
+        loop {
+            match chars.next()? {
+                '"' => break,
+                '\\' => match chars.next()? {
+                    'n' => value.push('\n'),
+                    c @ ('"' | '\\') => value.push(c),
+                    c => value.extend(['\\', c]),
+                },
+                c => value.push(c),
+            }
+        }
+        labels.insert(name.trim().to_owned(), value);
+        text = chars.as_str();
+    }
+}
+
+/// Whether `pattern`, in which `*` stands for any characters but `/`, describes all of `text`.
+pub fn glob(pattern: &str, text: &str) -> bool {
+    let (mut patterns, mut parts) = (pattern.split('/'), text.split('/'));
+    loop {
+        match (patterns.next(), parts.next()) {
+            (Some(pattern), Some(part)) if glob_part(pattern, part) => {}
+            (None, None) => return true,
+            _ => return false,
+        }
+    }
+}
+
+fn glob_part(pattern: &str, text: &str) -> bool {
+    let Some((head, mut pattern)) = pattern.split_once('*') else { return pattern == text };
+    let Some(mut text) = text.strip_prefix(head) else { return false };
+    while let Some((part, rest)) = pattern.split_once('*') {
+        let Some(at) = text.find(part) else { return false };
+        text = &text[at + part.len()..];
+        pattern = rest;
+    }
+    text.ends_with(pattern)
+}
+
+/// Samples over time. Times are microseconds from the start of the measured part.
+#[derive(Debug, Clone, Default)]
+pub struct Series {
+    processes: BTreeMap<String, Process>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Process {
+    scrapes: Vec<i64>,
+    /// Grows by one whenever a counter goes down.
+    incarnation: u32,
+    metrics: BTreeMap<String, BTreeMap<BTreeMap<String, String>, Vec<Point>>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Point {
+    at_us: i64,
+    incarnation: u32,
+    value: f64,
+}
+
+impl Series {
+    /// Adds what all processes showed at `at_us`. Calls come in the order of time.
+    pub fn push(&mut self, at_us: i64, samples: Vec<Sample>) {
+        let mut by_process = BTreeMap::<String, Vec<Sample>>::new();
+        for sample in samples {
+            by_process.entry(sample.process.clone()).or_default().push(sample);
+        }
+        for (name, samples) in by_process {
+            let one_fate = name.contains('/');
+            self.processes.entry(name).or_default().push(at_us, samples, one_fate);
+        }
+    }
+
+    /// How often the processes that match were scraped from `from` to `to`.
+    pub fn scrapes(&self, process_glob: &str, from: i64, to: i64) -> u64 {
+        let within = |p: &Process| p.scrapes.iter().filter(|at| (from..=to).contains(*at)).count() as u64;
+        self.matching(process_glob).map(within).sum()
+    }
+
+    /// By how much a counter grew from `from` to `to`, summed over every process and every label set that match
+    /// (`labels` are those that must be there; others may). The value at either end is the last one before it.
+    ///
+    /// A counter that first shows up within the window grew from 0. `None` if no process that matches ever showed the
+    /// name up to `to`.
+    pub fn increase(
+        &self,
+        process_glob: &str,
+        name: &str,
+        labels: &[(String, String)],
+        from: i64,
+        to: i64,
+    ) -> Option<f64> {
+        let mut sum = None;
+        for (found, points) in self.points(process_glob, name) {
+            if points.first().is_none_or(|p| p.at_us > to) {
+                continue;
+            }
+            let sum = sum.get_or_insert(0.0);
+            if has(found, labels) {
+                *sum += grown(points, from, to);
+            }
+        }
+        sum
+    }
+
+    /// The last value of a gauge from `from` to `to`, summed as in [`Series::increase`]. `None` if there is none.
+    pub fn last(
+        &self,
+        process_glob: &str,
+        name: &str,
+        labels: &[(String, String)],
+        from: i64,
+        to: i64,
+    ) -> Option<f64> {
+        let mut sum = None;
+        for (found, points) in self.points(process_glob, name) {
+            let until = points.partition_point(|p| p.at_us <= to);
+            if let Some(last) = points[..until].last().filter(|p| p.at_us >= from && has(found, labels)) {
+                *sum.get_or_insert(0.0) += last.value;
+            }
+        }
+        sum
+    }
+
+    /// The names of all metrics that the processes which match ever showed.
+    pub fn names(&self, process_glob: &str) -> BTreeSet<&str> {
+        self.matching(process_glob).flat_map(|p| p.metrics.keys().map(String::as_str)).collect()
+    }
+
+    fn matching(&self, process_glob: &str) -> impl Iterator<Item = &Process> {
+        self.processes.iter().filter(move |(name, _)| glob(process_glob, name)).map(|(_, process)| process)
+    }
+
+    fn points(
+        &self,
+        process_glob: &str,
+        name: &str,
+    ) -> impl Iterator<Item = (&BTreeMap<String, String>, &[Point])> {
+        self.matching(process_glob)
+            .filter_map(move |process| process.metrics.get(name))
+            .flatten()
+            .map(|(labels, points)| (labels, points.as_slice()))
+    }
+}
+
+impl Process {
+    fn push(&mut self, at_us: i64, samples: Vec<Sample>, one_fate: bool) {
+        self.scrapes.push(at_us);
+        if one_fate && samples.iter().any(|s| self.went_down(s)) {
+            self.incarnation += 1;
+        }
+        let incarnation = self.incarnation;
+        for Sample { name, labels, value, .. } in samples {
+            let points = self.metrics.entry(name).or_default().entry(labels).or_default();
+            points.push(Point { at_us, incarnation, value });
+        }
+    }
+
+    fn went_down(&self, sample: &Sample) -> bool {
+        // A sum of observations may fall without a restart: observations may be negative.
+        is_counter(&sample.name)
+            && !sample.name.ends_with("_sum")
+            && self
+                .metrics
+                .get(&sample.name)
+                .and_then(|m| m.get(&sample.labels)?.last())
+                .is_some_and(|last| last.incarnation == self.incarnation && sample.value < last.value)
+    }
+}
+
+fn has(found: &BTreeMap<String, String>, asked: &[(String, String)]) -> bool {
+    asked.iter().all(|(name, value)| found.get(name) == Some(value))
+}
+
+fn grown(points: &[Point], from: i64, to: i64) -> f64 {
+    let (first, until) =
+        (points.partition_point(|p| p.at_us <= from), points.partition_point(|p| p.at_us <= to));
+    let mut before = points[..first].last();
+    let mut sum = 0.0;
+    for point in &points[first..until] {
+        sum += match before {
+            Some(before) if before.incarnation == point.incarnation && before.value <= point.value => {
+                point.value - before.value
+            }
+            _ => point.value,
+        };
+        before = Some(point);
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,160 @@
-//! To come.
+//! The built-in apps: what stands behind a sidecar when a scenario brings no program of its own.
+//!
+//! An HTTP echo and a line server that speaks first, each with three plain counters on a metrics port of its own. They
+//! are generic over [`Net`], so the very same app serves a network namespace and a simulated host. They are kept dull:
+//! whatever a scenario measures should be the mesh and not the app. One thread, no allocation for a response's body, no
+//! time-out of their own, no `Date` header (it would read the wall clock).
+//!
+//! Left out: TLS, HTTP/2, and a graceful stop; a killed app ends at once and its connections break, which is what
+//! faults are for.
+
+use std::cell::Cell;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use proxy::world::{Listener, Net, World};
+
+use crate::plan::{APP_METRICS_PORT, AppKind, AppSpec};
+
+pub mod body;
+pub mod http;
+pub mod metrics;
+pub mod process;
+pub mod tcp;
+
+use metrics::Counters;
+
+/// How long to wait before accepting again when the process or the machine is out of descriptors or memory.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// Runs a built-in app until cancelled: on `spec.port` of every address, with its metrics on loopback at
+/// [`APP_METRICS_PORT`].
+///
+/// # Errors
+/// If `spec` asks for a program ([`AppKind::Command`]), a port is taken, or the listening socket breaks.
+pub async fn serve<N: Net>(world: World<N>, spec: AppSpec) -> io::Result<()> {
+    let app = App::new(&spec)?;
+    let listener = bind_any(&world.net, spec.port).await?;
+    let metrics = world.net.bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), APP_METRICS_PORT)).await?;
+    app.serve(world.net, listener, metrics).await
+}
+
+/// The same on listening sockets that the caller made, for callers that want other ports.
+///
+/// # Errors
+/// As [`serve`], but for the ports.
+pub async fn serve_on<N: Net>(
+    world: World<N>,
+    spec: AppSpec,
+    listener: N::Listener,
+    metrics: N::Listener,
+) -> io::Result<()> {
+    App::new(&spec)?.serve(world.net, listener, metrics).await
+}
+
+/// Listens on every address of both families, or of IPv4 alone where IPv6 is off.
+async fn bind_any<N: Net>(net: &N, port: u16) -> io::Result<N::Listener> {
+    match net.bind(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)).await {
+        // A taken port stays taken: the fallback is for a machine without IPv6 and must not hide this.
+        Err(e) if e.kind() != io::ErrorKind::AddrInUse => {
+            net.bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)).await
+        }
+        done => done,
+    }
+}
+
+/// An app with everything prepared that can be.
+struct App {
+    kind: Kind,
+    counters: Rc<Counters>,
+}
+
+enum Kind {
+    Http(Rc<http::Echo>),
+    Tcp(Rc<tcp::Lines>),
+}
+
+impl App {
+    fn new(spec: &AppSpec) -> io::Result<Self> {
+        let counters = Rc::new(Counters::default());
+        let kind = match &spec.kind {
+            AppKind::Http { work, size } => {
+                Kind::Http(Rc::new(http::Echo::new(&spec.instance, *work, *size, counters.clone())?))
+            }
+            AppKind::Tcp { greeting } => {
+                Kind::Tcp(Rc::new(tcp::Lines::new(&spec.instance, greeting, counters.clone())))
+            }
+            AppKind::Command(words) => {
+                let message = format!("`{}` is a program of its own, not a built-in app", words.join(" "));
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+            }
+        };
+        Ok(App { kind, counters })
+    }
+
+    async fn serve<N: Net>(
+        self,
+        net: N,
+        mut listener: N::Listener,
+        mut metrics: N::Listener,
+    ) -> io::Result<()> {
+        let app = accept(&mut listener, |io| {
+            let open = self.counters.connection();
+            match &self.kind {
+                Kind::Http(echo) => {
+                    let echo = echo.clone();
+                    net.spawn("app-http", async move {
+                        let _open = open;
+                        echo.connection(io).await;
+                    });
+                }
+                Kind::Tcp(lines) => {
+                    let lines = lines.clone();
+                    net.spawn("app-tcp", async move {
+                        let _open = open;
+                        lines.connection(io).await;
+                    });
+                }
+            }
+        });
+        let metrics = accept(&mut metrics, |io| {
+            net.spawn("app-metrics", metrics::connection(io, self.counters.clone()));
+        });
+        tokio::select! {
+            biased;
+            end = app => end,
+            end = metrics => end,
+        }
+    }
+}
+
+/// Hands every connection to `each`, for as long as the socket works.
+async fn accept<L: Listener>(listener: &mut L, mut each: impl FnMut(L::Io)) -> io::Result<()> {
+    loop {
+        match listener.accept().await {
+            Ok((io, _)) => each(io),
+            // The client gave up between its handshake and our accept.
+            Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+                ) =>
+            {
+                tracing::warn!("cannot accept for now: {e}");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Adds one to a counter of this thread.
+fn bump(counter: &Cell<u64>) {
+    counter.set(counter.get() + 1);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,22 @@
 //! Open-loop load: requests leave on time whether or not earlier ones were answered, and latency counts from the
 //! intended start, so that a stall is seen by every request that it held up (Tene's "coordinated omission").
+//!
+//! [`generate()`] keeps the schedule and is generic over the network, so both worlds run the same generator; `http` and
+//! `tcp` make one request each; [`pace`] waits for the next due time; [`process`] is the generator as a process of its
+//! own inside a network namespace.
 
 use serde::{Deserialize, Serialize};
+
+pub mod generate;
+mod http;
+#[cfg(test)]
+mod memory;
+pub mod pace;
+pub mod process;
+mod record;
+mod tcp;
+
+pub use generate::{MAX_IN_FLIGHT, generate};
 
 /// One request that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,17 @@
 //! Expectations, judged: pass or fail, with the number that decided.
+//!
+//! [`evaluate`] compares what was measured with the conditions of the plan, [`statistics`] says what a load's numbers
+//! mean, and [`fidelity`] says whether the run was good enough to judge anything by it.
 
 use serde::Serialize;
+
+pub mod evaluate;
+pub mod fidelity;
+pub mod statistics;
+
+pub use evaluate::{Evidence, Judged, JudgedCondition, judge};
+pub use fidelity::trustworthy;
+pub use statistics::{STATISTICS, Summary, summary};
 
 /// `subject.statistic op value`, parsed.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -1,0 +1,72 @@
+//! What a built-in app counts, in Prometheus' text format.
+
+use std::cell::Cell;
+use std::fmt::Write;
+use std::rc::Rc;
+
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Request, Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{bump, http::side_port};
+
+/// An app's counters. An app runs on one thread, so plain cells do.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Requests that arrived: of the HTTP echo the requests, of the line server the lines.
+    pub requests: Cell<u64>,
+    /// Connections accepted.
+    pub connections: Cell<u64>,
+    /// Connections open now.
+    pub open: Cell<u64>,
+}
+
+impl Counters {
+    /// Counts a connection, as open for as long as the result lives.
+    pub fn connection(self: &Rc<Self>) -> Open {
+        bump(&self.connections);
+        bump(&self.open);
+        Open(self.clone())
+    }
+
+    /// The text of a scrape.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for (name, kind, help, value) in [
+            ("app_requests_total", "counter", "Requests that arrived.", &self.requests),
+            ("app_connections_total", "counter", "Connections accepted.", &self.connections),
+            ("app_connections_open", "gauge", "Connections open now.", &self.open),
+        ] {
+            let value = value.get();
+            write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n")
+                .expect("a string takes all");
+        }
+        text
+    }
+}
+
+/// An open connection, counted.
+#[derive(Debug)]
+pub struct Open(Rc<Counters>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+    }
+}
+
+/// Answers `GET /metrics` on one connection.
+pub(super) async fn connection<I: AsyncRead + AsyncWrite + Unpin>(io: I, counters: Rc<Counters>) {
+    side_port(io, |request| scrape(request, &counters)).await;
+}
+
+fn scrape<B>(request: &Request<B>, counters: &Counters) -> Response<String> {
+    if request.uri().path() != "/metrics" {
+        let mut response = Response::new(String::new());
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        return response;
+    }
+    let mut response = Response::new(counters.text());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
+    response
+}

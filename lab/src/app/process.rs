@@ -1,0 +1,46 @@
+//! A built-in app as a process of its own, inside an instance's network namespace.
+
+use std::io;
+use std::process::ExitCode;
+
+use proxy::world::{KernelNet, RngTree, SystemWall, World, raise_nofile};
+
+use super::serve;
+
+/// Runs the app of `spec_json` (an [`crate::plan::AppSpec`] as JSON) on real sockets, on this thread, until the process
+/// is ended from outside.
+///
+/// Ends with 1 and a message on standard error if the description makes no sense or a port is taken.
+pub fn run(spec_json: &str) -> ExitCode {
+    match start(spec_json) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("app: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(spec_json: &str) -> io::Result<()> {
+    let spec = serde_json::from_str(spec_json)
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, format!("not an app: {e}")))?;
+    if let Err(e) = raise_nofile() {
+        tracing::warn!("cannot raise the limit of open files: {e}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // The apps draw no random numbers.
+    let world = World::new(KernelNet::default(), SystemWall, RngTree::new(0));
+    tokio::task::LocalSet::new().block_on(&runtime, serve(world, spec))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_that_makes_no_sense_ends_with_an_error_that_says_so() {
+        assert!(start("{}").unwrap_err().to_string().starts_with("not an app: missing field `instance`"));
+        let program = r#"{"instance": "x", "port": 80, "kind": {"command": ["nginx"]}}"#;
+        assert!(start(program).unwrap_err().to_string().contains("`nginx`"));
+    }
+}

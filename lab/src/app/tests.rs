@@ -1,0 +1,118 @@
+//! The apps on the kernel's loopback, spoken to in plain bytes so that no client library hides anything.
+
+use proxy::world::{KernelNet, RngTree, SystemWall};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::LocalSet;
+
+use super::*;
+
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+struct Ports {
+    app: SocketAddr,
+    metrics: SocketAddr,
+}
+
+async fn start(kind: AppKind) -> Ports {
+    let net = KernelNet::default();
+    let world = World::new(net.clone(), SystemWall, RngTree::new(1));
+    let listener = net.bind(LOOPBACK).await.unwrap();
+    let metrics = net.bind(LOOPBACK).await.unwrap();
+    let ports = Ports { app: listener.local_addr().unwrap(), metrics: metrics.local_addr().unwrap() };
+    let spec = AppSpec { instance: "orders-1".into(), port: ports.app.port(), kind };
+    net.spawn("app", async move { serve_on(world, spec, listener, metrics).await.unwrap() });
+    ports
+}
+
+async fn connect(to: SocketAddr) -> TcpStream {
+    KernelNet::default().connect(to, None).await.unwrap()
+}
+
+/// Sends `request` and returns everything that comes until the server closes.
+async fn talk(to: SocketAddr, request: &str) -> String {
+    let mut io = connect(to).await;
+    io.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    io.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+fn http() -> AppKind {
+    AppKind::Http { work: Duration::from_millis(1), size: 40_000 }
+}
+
+#[tokio::test]
+async fn the_echo_says_who_answered_and_returns_the_request_ids() {
+    let talk = async {
+        let ports = start(http()).await;
+        let request = "POST /pay HTTP/1.1\r\nhost: orders\r\nx-request-id: r-1\r\nx-lab-request: web 7\r\n\
+                       content-length: 5\r\nconnection: close\r\n\r\nhello";
+        talk(ports.app, request).await
+    };
+    let answer = LocalSet::new().run_until(talk).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    for line in
+        ["x-served-by: orders-1", "x-request-id: r-1", "x-lab-request: web 7", "content-length: 40000"]
+    {
+        assert!(head.lines().any(|l| l == line), "no `{line}` in {head}");
+    }
+    assert!(!head.contains("date:"), "{head}");
+    assert_eq!(body.len(), 40_000);
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_alive_and_the_counters_tell_requests_from_connections() {
+    let talk = async {
+        let ports = start(http()).await;
+        let two = "GET /status/503 HTTP/1.1\r\nhost: o\r\n\r\nGET / HTTP/1.1\r\nhost: o\r\nconnection: close\r\n\r\n";
+        let answer = talk(ports.app, two).await;
+        let held = connect(ports.app).await;
+        // The answer to a request proves that the connection behind it was accepted, and accepts keep their order.
+        let close = "GET / HTTP/1.1\r\nhost: o\r\nconnection: close\r\n\r\n";
+        talk(ports.app, close).await;
+        let scrape =
+            talk(ports.metrics, "GET /metrics HTTP/1.1\r\nhost: o\r\nconnection: close\r\n\r\n").await;
+        drop(held);
+        (answer, scrape)
+    };
+    let (answer, scrape) = LocalSet::new().run_until(talk).await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 1);
+    let samples = crate::metrics::parse("orders-1/app", scrape.split_once("\r\n\r\n").unwrap().1);
+    let value = |name: &str| samples.iter().find(|s| s.name == name).unwrap().value;
+    assert_eq!(value("app_requests_total"), 3.0);
+    assert_eq!(value("app_connections_total"), 3.0);
+    assert!(value("app_connections_open") >= 1.0);
+}
+
+#[tokio::test]
+async fn the_line_server_greets_first_and_answers_what_was_sent_before_a_half_close() {
+    let talk = async {
+        let ports = start(AppKind::Tcp { greeting: "220 hello".into() }).await;
+        let mut io = connect(ports.app).await;
+        let mut greeting = [0; "220 hello orders-1\n".len()];
+        io.read_exact(&mut greeting).await.unwrap();
+        assert_eq!(&greeting, b"220 hello orders-1\n");
+        io.write_all(b"one\ntwo\nthree").await.unwrap();
+        io.shutdown().await.unwrap();
+        let mut rest = String::new();
+        io.read_to_string(&mut rest).await.unwrap();
+        let scrape =
+            talk(ports.metrics, "GET /metrics HTTP/1.1\r\nhost: o\r\nconnection: close\r\n\r\n").await;
+        (rest, scrape)
+    };
+    let (rest, scrape) = LocalSet::new().run_until(talk).await;
+    assert_eq!(rest, "one\ntwo\nthree");
+    assert!(scrape.contains("\napp_requests_total 2\n"), "{scrape}");
+}
+
+#[tokio::test]
+async fn a_program_is_refused() {
+    let net = KernelNet::default();
+    let world = World::new(net, SystemWall, RngTree::new(1));
+    let spec = AppSpec { instance: "x".into(), port: 0, kind: AppKind::Command(vec!["nginx".into()]) };
+    let error = serve(world, spec).await.unwrap_err();
+    assert!(error.to_string().contains("nginx"), "{error}");
+}

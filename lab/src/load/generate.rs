@@ -1,0 +1,221 @@
+//! The schedule of an open-loop generator, and the account of every request on it.
+//!
+//! Request k is due at `t0 + k / rate`, for negative k too, so a window of the measured part holds the same requests in
+//! every run, whenever the generator was started. Each request is a task of its own: none waits for another. Its
+//! latency counts from the due time, and what the generator itself adds to it (`late_us`) is told apart.
+//!
+//! A failure is counted when it happens, so it may be quicker than any answer: judge latency together with success.
+//! Every due request yields exactly one record. Left out: ramps, closed loops and Poisson arrival.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use proxy::world::{Net, World};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use super::pace::{Pace, TokioPace};
+use super::{Outcome, Record, http, tcp};
+use crate::plan::{Load, Target};
+
+/// Requests under way at once, at most; above it a request is [`Outcome::Dropped`]. It bounds memory and descriptors
+/// when nothing answers: 5 000 requests a second that all time out after 2 s just fit.
+pub const MAX_IN_FLIGHT: usize = 10_000;
+
+/// Sends the requests of `load` to `target` that are due from now until `end`, and returns when the last one has ended.
+/// `t0` is the start of the measured part; `sink` gets every record, in the order in which requests end.
+///
+/// # Errors
+/// If the load itself makes no sense (a method or path that HTTP cannot carry, a rate that is not positive). A target
+/// that does not answer is no error but what the records tell.
+pub async fn generate<N: Net>(
+    world: World<N>,
+    load: Load,
+    target: SocketAddr,
+    t0: Instant,
+    end: Instant,
+    sink: impl Fn(Record) + 'static,
+) -> io::Result<()> {
+    generate_paced(world, load, target, t0, end, sink, TokioPace).await
+}
+
+/// [`generate`] with a timer of the caller's choice.
+///
+/// # Errors
+/// As [`generate`].
+pub async fn generate_paced<N: Net>(
+    world: World<N>,
+    load: Load,
+    target: SocketAddr,
+    t0: Instant,
+    end: Instant,
+    sink: impl Fn(Record) + 'static,
+    mut pace: impl Pace,
+) -> io::Result<()> {
+    let schedule = Schedule::new(t0, load.rate)?;
+    let run = Rc::new(Run {
+        caller: Caller::new(world.net.clone(), &load, target)?,
+        name: load.name,
+        timeout: load.timeout,
+        in_flight: Cell::new(0),
+        idle: Notify::new(),
+        sink: Box::new(sink),
+    });
+    let mut k = schedule.first(Instant::now());
+    loop {
+        let due = schedule.due(k);
+        if due.at >= end {
+            break;
+        }
+        pace.until(due.at).await;
+        match UnderWay::begin(&run) {
+            Some(under_way) => world.net.spawn("load", one(under_way, k, due)),
+            None => run.record(due, due.at, due.at, Outcome::Dropped),
+        }
+        k += 1;
+    }
+    while run.in_flight.get() > 0 {
+        run.idle.notified().await;
+    }
+    Ok(())
+}
+
+/// One request from its due time to its record.
+async fn one<N: Net>(under_way: UnderWay<N>, k: i64, due: Due) {
+    let run = &under_way.0;
+    let sent = Instant::now();
+    let id = Id { load: &run.name, k };
+    let outcome = timeout_at(sent + run.timeout, run.caller.call(id)).await.unwrap_or(Outcome::Timeout);
+    run.record(due, sent, Instant::now(), outcome);
+}
+
+/// What the requests of one generator share.
+struct Run<N> {
+    caller: Caller<N>,
+    name: String,
+    timeout: Duration,
+    in_flight: Cell<usize>,
+    /// Told when nothing is under way any more.
+    idle: Notify,
+    sink: Box<dyn Fn(Record)>,
+}
+
+impl<N> Run<N> {
+    fn record(&self, due: Due, sent: Instant, ended: Instant, outcome: Outcome) {
+        let since = |at: Instant| at.saturating_duration_since(due.at).as_micros() as u64;
+        (self.sink)(Record { due_us: due.us, latency_us: since(ended), late_us: since(sent), outcome });
+    }
+}
+
+/// A place among the requests under way, given back on drop, also if the task is aborted.
+struct UnderWay<N>(Rc<Run<N>>);
+
+impl<N> UnderWay<N> {
+    fn begin(run: &Rc<Run<N>>) -> Option<Self> {
+        let now = run.in_flight.get();
+        if now >= MAX_IN_FLIGHT {
+            return None;
+        }
+        run.in_flight.set(now + 1);
+        Some(UnderWay(run.clone()))
+    }
+}
+
+impl<N> Drop for UnderWay<N> {
+    fn drop(&mut self) {
+        let left = self.0.in_flight.get() - 1;
+        self.0.in_flight.set(left);
+        if left == 0 {
+            self.0.idle.notify_one();
+        }
+    }
+}
+
+/// What sets a request apart from all others of the run.
+#[derive(Clone, Copy)]
+pub(super) struct Id<'a> {
+    load: &'a str,
+    k: i64,
+}
+
+impl fmt::Display for Id<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.load, self.k)
+    }
+}
+
+/// How a request is made.
+enum Caller<N> {
+    Http(Box<http::Caller<N>>),
+    Tcp(tcp::Caller<N>),
+}
+
+impl<N: Net> Caller<N> {
+    fn new(net: N, load: &Load, target: SocketAddr) -> io::Result<Self> {
+        Ok(match &load.target {
+            Target::Http { host, port, path, method, body } => {
+                let template = http::Template::new(host, *port, path, method, *body)?;
+                Caller::Http(Box::new(http::Caller::new(net, target, load.timeout, template)))
+            }
+            Target::Tcp { .. } => Caller::Tcp(tcp::Caller::new(net, target)),
+        })
+    }
+
+    async fn call(&self, id: Id<'_>) -> Outcome {
+        match self {
+            Caller::Http(caller) => caller.call(id).await,
+            Caller::Tcp(caller) => caller.call(id).await,
+        }
+    }
+}
+
+/// When requests are due.
+#[derive(Debug, Clone, Copy)]
+struct Schedule {
+    t0: Instant,
+    rate: f64,
+}
+
+/// A due time, twice.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    at: Instant,
+    /// Microseconds from t0.
+    us: i64,
+}
+
+impl Schedule {
+    fn new(t0: Instant, rate: f64) -> io::Result<Self> {
+        if rate.is_finite() && rate > 0.0 {
+            Ok(Schedule { t0, rate })
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a rate of {rate}/s")))
+        }
+    }
+
+    /// Each due time is computed from t0 and not from the one before, so that errors do not add up.
+    fn due(&self, k: i64) -> Due {
+        let ns = (k as f64 * 1e9 / self.rate).round() as i64;
+        let distance = Duration::from_nanos(ns.unsigned_abs());
+        let at = if ns < 0 { self.t0 - distance } else { self.t0 + distance };
+        Due { at, us: ns.div_euclid(1_000) }
+    }
+
+    /// The first request that is not yet overdue at `now`.
+    fn first(&self, now: Instant) -> i64 {
+        let ahead = now.saturating_duration_since(self.t0).as_secs_f64();
+        let behind = self.t0.saturating_duration_since(now).as_secs_f64();
+        let mut k = ((ahead - behind) * self.rate).floor() as i64 - 1;
+        while self.due(k).at < now {
+            k += 1;
+        }
+        k
+    }
+}
+
+#[cfg(test)]
+mod tests;

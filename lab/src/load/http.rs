@@ -1,0 +1,187 @@
+//! One HTTP/1.1 request over a kept-alive connection.
+//!
+//! The pool is a stack: the connection used last is used next, so that as few as possible stay warm and the others age
+//! out. A reused connection that turns out closed before the request left is replaced by a fresh one, once, as Go's
+//! client and curl do; once any byte of the request may have left, a broken connection is an error, because whether the
+//! server acted is unknown.
+//!
+//! The length of an answer is checked by hyper against its `Content-Length`: a short one counts as a reset. An app
+//! that returns [`REQUEST`] also proves that the answer belongs to the request; if not, it is a mismatch.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::header::{HOST, HeaderMap, HeaderValue, USER_AGENT};
+use http::{Method, Request, Response, Uri};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use proxy::world::Net;
+use tokio::time::{Instant, timeout};
+
+use super::Outcome;
+use super::generate::Id;
+use crate::app::body::Pattern;
+use crate::app::http::REQUEST;
+
+/// How long a connection may lie idle. Shorter than servers' limits (5 s is the shortest in common use, Node.js'), so
+/// that a server's closing of idle connections is not mistaken for a fault.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// A request with everything but its id.
+pub(super) struct Template {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: u32,
+}
+
+impl Template {
+    pub(super) fn new(host: &str, port: u16, path: &str, method: &str, body: u32) -> io::Result<Self> {
+        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
+        let method = Method::from_bytes(method.as_bytes())
+            .map_err(|_| invalid(format!("`{method}` is not an HTTP method")))?;
+        let uri = path.parse().map_err(|e| invalid(format!("`{path}` is not a path: {e}")))?;
+        let host = HeaderValue::try_from(format!("{host}:{port}"))
+            .map_err(|_| invalid(format!("`{host}` is not a host name")))?;
+        let mut headers = HeaderMap::with_capacity(4);
+        headers.insert(HOST, host);
+        headers.insert(USER_AGENT, HeaderValue::from_static("lab"));
+        Ok(Template { method, uri, headers, body })
+    }
+
+    fn request(&self, id: &HeaderValue) -> Request<Pattern> {
+        let mut request = Request::new(Pattern::new(self.body));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request.headers_mut().insert(REQUEST, id.clone());
+        request
+    }
+}
+
+/// Makes requests of one template to one address.
+pub(super) struct Caller<N> {
+    net: N,
+    target: SocketAddr,
+    timeout: Duration,
+    template: Template,
+    pool: Rc<Pool>,
+}
+
+impl<N: Net> Caller<N> {
+    pub(super) fn new(net: N, target: SocketAddr, timeout: Duration, template: Template) -> Self {
+        Caller { net, target, timeout, template, pool: Rc::default() }
+    }
+
+    /// Makes one request and reads its answer to the end. The caller bounds the time.
+    pub(super) async fn call(&self, id: Id<'_>) -> Outcome {
+        let Ok(id) = HeaderValue::try_from(id.to_string()) else { return Outcome::Mismatch };
+        let mut request = self.template.request(&id);
+        if let Some(mut sender) = self.pool.take() {
+            match sender.try_send_request(request).await {
+                Ok(response) => return self.finish(sender, response, &id).await,
+                Err(mut failed) => match failed.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return classify(failed.error()),
+                },
+            }
+        }
+        let mut sender = match self.open().await {
+            Ok(sender) => sender,
+            Err(outcome) => return outcome,
+        };
+        match sender.try_send_request(request).await {
+            Ok(response) => self.finish(sender, response, &id).await,
+            Err(failed) => classify(failed.error()),
+        }
+    }
+
+    async fn open(&self) -> Result<SendRequest<Pattern>, Outcome> {
+        let io = self.net.connect(self.target, None).await.map_err(|_| Outcome::Connect)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(|_| Outcome::Reset)?;
+        self.net.spawn("load-connection", async move {
+            // What went wrong reaches the request that it happened to.
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
+
+    async fn finish(
+        &self,
+        sender: SendRequest<Pattern>,
+        response: Response<Incoming>,
+        id: &HeaderValue,
+    ) -> Outcome {
+        let status = response.status();
+        let other = response.headers().get(REQUEST).is_some_and(|echoed| echoed != id);
+        let mut body = response.into_body();
+        while let Some(frame) = body.frame().await {
+            if let Err(e) = frame {
+                return classify(&e);
+            }
+        }
+        if other {
+            // The connection is out of step: its next answer would be wrong too.
+            return Outcome::Mismatch;
+        }
+        self.keep(sender);
+        if status.as_u16() >= 400 { Outcome::Status(status.as_u16()) } else { Outcome::Ok }
+    }
+
+    /// Puts a connection back, at once if it can take the next request, else when it can.
+    fn keep(&self, mut sender: SendRequest<Pattern>) {
+        if sender.is_ready() {
+            self.pool.put(sender);
+        } else if !sender.is_closed() {
+            let (pool, limit) = (self.pool.clone(), self.timeout);
+            self.net.spawn("load-keep", async move {
+                if let Ok(Ok(())) = timeout(limit, sender.ready()).await {
+                    pool.put(sender);
+                }
+            });
+        }
+    }
+}
+
+/// What an error of hyper says about the request.
+fn classify(error: &hyper::Error) -> Outcome {
+    if error.is_parse() { Outcome::Mismatch } else { Outcome::Reset }
+}
+
+/// Idle connections, the one used last on top.
+#[derive(Default)]
+struct Pool {
+    idle: RefCell<VecDeque<(Instant, SendRequest<Pattern>)>>,
+}
+
+impl Pool {
+    /// The connection used last, if one is alive and not too old.
+    fn take(&self) -> Option<SendRequest<Pattern>> {
+        let mut idle = self.idle.borrow_mut();
+        let now = Instant::now();
+        while let Some((since, sender)) = idle.pop_back() {
+            if now - since > IDLE {
+                // All the others are older still.
+                idle.clear();
+            } else if sender.is_ready() {
+                return Some(sender);
+            }
+        }
+        None
+    }
+
+    fn put(&self, sender: SendRequest<Pattern>) {
+        let mut idle = self.idle.borrow_mut();
+        let now = Instant::now();
+        while idle.front().is_some_and(|(since, _)| now - *since > IDLE) {
+            idle.pop_front();
+        }
+        idle.push_back((now, sender));
+    }
+}

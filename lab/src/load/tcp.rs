@@ -1,0 +1,65 @@
+//! One exchange with a server that speaks first: connect, read the greeting, send a line, read it back, close.
+
+use std::io;
+use std::net::SocketAddr;
+
+use proxy::world::Net;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+
+use super::Outcome;
+use super::generate::Id;
+
+/// Bytes of a line, at most; a longer one is not what was asked for.
+const MAX_LINE: u64 = 4 * 1024;
+
+/// Makes exchanges with one address, each over a connection of its own.
+pub(super) struct Caller<N> {
+    net: N,
+    target: SocketAddr,
+}
+
+impl<N: Net> Caller<N> {
+    pub(super) fn new(net: N, target: SocketAddr) -> Self {
+        Caller { net, target }
+    }
+
+    /// Makes one exchange. The caller bounds the time.
+    pub(super) async fn call(&self, id: Id<'_>) -> Outcome {
+        let Ok(io) = self.net.connect(self.target, None).await else { return Outcome::Connect };
+        let mut io = BufReader::with_capacity(512, io);
+        exchange(&mut io, &format!("{id}\n")).await.unwrap_or(Outcome::Reset)
+    }
+}
+
+async fn exchange<I>(io: &mut BufReader<I>, line: &str) -> io::Result<Outcome>
+where
+    I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let mut got = Vec::with_capacity(64);
+    if !read_line(io, &mut got).await? {
+        return Ok(Outcome::Mismatch);
+    }
+    io.write_all(line.as_bytes()).await?;
+    got.clear();
+    if !read_line(io, &mut got).await? || got != line.as_bytes() {
+        return Ok(Outcome::Mismatch);
+    }
+    // The answer is complete; how the connection ends no longer changes the outcome.
+    let _ = io.shutdown().await;
+    Ok(Outcome::Ok)
+}
+
+/// Reads to the end of a line. False if the line is too long.
+///
+/// # Errors
+/// If the connection breaks or ends first.
+async fn read_line<I: AsyncBufRead + Unpin>(io: &mut I, into: &mut Vec<u8>) -> io::Result<bool> {
+    io.take(MAX_LINE).read_until(b'\n', into).await?;
+    if into.last() == Some(&b'\n') {
+        Ok(true)
+    } else if into.len() as u64 == MAX_LINE {
+        Ok(false)
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}

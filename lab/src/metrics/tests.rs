@@ -1,0 +1,164 @@
+use super::*;
+
+fn labels(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+#[test]
+fn a_sample_line_is_read_with_all_its_freedoms() {
+    for (line, name, expected, value) in [
+        ("up 1", "up", &[][..], 1.0),
+        ("  up   1  ", "up", &[], 1.0),
+        ("a:b_c{} 2", "a:b_c", &[], 2.0),
+        ("a{b=\"c\"} 1.5e3 1395066363000", "a", &[("b", "c")], 1500.0),
+        ("a { b = \"c\" , d=\"e\", } -2E-1", "a", &[("b", "c"), ("d", "e")], -0.2),
+        (
+            r#"a{p="C:\\D",q="say \"hi\"\n",r="x}y,z=1"} 3"#,
+            "a",
+            &[("p", r"C:\D"), ("q", "say \"hi\"\n"), ("r", "x}y,z=1")],
+            3.0,
+        ),
+        (r#"a{p="\d"} 3"#, "a", &[("p", r"\d")], 3.0),
+        ("a_bucket{le=\"+Inf\"} 17 # {trace_id=\"x\"} 0.67", "a_bucket", &[("le", "+Inf")], 17.0),
+        ("a +Inf", "a", &[], f64::INFINITY),
+        ("a -Inf", "a", &[], f64::NEG_INFINITY),
+        ("größe 1", "", &[], 0.0),
+        ("a", "", &[], 0.0),
+        ("a{b=\"c\" 1", "", &[], 0.0),
+        ("a{b=c} 1", "", &[], 0.0),
+        ("a{b=\"c\"} one", "", &[], 0.0),
+        ("9a 1", "", &[], 0.0),
+        ("", "", &[], 0.0),
+        ("# HELP a 1", "", &[], 0.0),
+        ("# EOF", "", &[], 0.0),
+    ] {
+        let found = parse("web/sidecar", line);
+        if name.is_empty() {
+            assert_eq!(found, [], "{line}");
+            continue;
+        }
+        let labels = labels(expected).into_iter().collect();
+        let expected = Sample { process: "web/sidecar".into(), name: name.into(), labels, value };
+        assert_eq!(found, [expected], "{line}");
+    }
+    assert!(parse("p", "a NaN")[0].value.is_nan());
+}
+
+#[test]
+fn a_counter_that_is_announced_and_silent_is_zero() {
+    let text = "# HELP retries Retries.\n# TYPE retries counter\n# TYPE failures_total counter\n\
+                # TYPE used counter\nused_total{to=\"a\"} 4\n# TYPE depth gauge\n# EOF\n";
+    let found: Vec<_> = parse("p", text).into_iter().map(|s| (s.name, s.value)).collect();
+    assert_eq!(
+        found,
+        [("used_total".into(), 4.0), ("retries_total".into(), 0.0), ("failures_total".to_owned(), 0.0)]
+    );
+}
+
+#[test]
+fn a_star_stands_for_any_characters() {
+    for (pattern, text, expected) in [
+        ("web/sidecar", "web/sidecar", true),
+        ("web/sidecar", "web/sidecars", false),
+        ("orders-*/app", "orders-12/app", true),
+        ("orders-*/app", "orders-/app", true),
+        ("orders-*/app", "orders-1/sidecar", false),
+        ("*", "fabric", true),
+        ("*", "web/app", false),
+        ("*", "", true),
+        ("*/*", "web/app", true),
+        ("web*", "web/app", false),
+        ("*/app", "web/app", true),
+        ("a*b*c", "a-b-b-c", true),
+        ("a*b*c", "a-c-b", false),
+        ("a*a", "a", false),
+    ] {
+        assert_eq!(glob(pattern, text), expected, "{pattern} {text}");
+    }
+}
+
+/// Scrapes of one process every 10 us from 0; `None` if it did not answer. Each is `n_total`, `m_total{k="v"}`.
+fn series(scrapes: &[Option<(f64, f64)>]) -> Series {
+    let mut series = Series::default();
+    for (at, scrape) in (0..).step_by(10).zip(scrapes) {
+        let text = scrape.map(|(n, m)| format!("n_total {n}\nm_total{{k=\"v\"}} {m}\nlevel {n}\n"));
+        series.push(at, text.map(|t| parse("a/app", &t)).unwrap_or_default());
+    }
+    series
+}
+
+#[test]
+fn the_increase_is_between_the_last_values_before_each_end() {
+    let s = series(&[Some((5.0, 0.0)), Some((7.0, 0.0)), Some((10.0, 0.0)), Some((20.0, 0.0))]);
+    for (from, to, expected) in [
+        (0, 30, Some(15.0)),
+        (10, 20, Some(3.0)),
+        (9, 19, Some(2.0)),
+        (11, 19, Some(0.0)),
+        (-5, 0, Some(5.0)),
+        (25, 1_000, Some(10.0)),
+        (-20, -10, None),
+    ] {
+        assert_eq!(s.increase("a/app", "n_total", &[], from, to), expected, "{from}..{to}");
+    }
+    assert_eq!(s.increase("a/app", "unknown_total", &[], 0, 30), None);
+    assert_eq!(s.increase("b/app", "n_total", &[], 0, 30), None);
+}
+
+#[test]
+fn a_restart_adds_what_the_new_process_counts_to_what_the_old_one_had() {
+    let s = series(&[Some((5.0, 1.0)), Some((9.0, 2.0)), None, Some((2.0, 3.0)), Some((6.0, 4.0))]);
+    // 5 to 9 in the first life, 0 to 6 in the second.
+    assert_eq!(s.increase("a/app", "n_total", &[], 0, 40), Some(10.0));
+    assert_eq!(s.increase("a/app", "n_total", &[], 10, 40), Some(6.0));
+    assert_eq!(s.increase("a/app", "n_total", &[], 10, 20), Some(0.0));
+    // m went from 2 to 3, but n proves that it began again at 0: 1 to 2, then 0 to 4.
+    assert_eq!(s.increase("a/app", "m_total", &[], 0, 40), Some(5.0));
+    assert_eq!(s.scrapes("a/app", 0, 40), 4);
+    assert_eq!(s.scrapes("a/app", 11, 29), 0);
+}
+
+#[test]
+fn values_of_all_processes_and_label_sets_that_match_are_summed() {
+    let mut s = Series::default();
+    for (at, n) in [(0, 1.0), (10, 4.0)] {
+        let mut samples = Vec::new();
+        for process in ["orders-0/app", "orders-1/app", "web/app"] {
+            let text = format!(
+                "n_total{{code=\"200\",to=\"x\"}} {n}\nn_total{{code=\"503\"}} {}\nlevel {n}\n",
+                n * 2.0
+            );
+            samples.extend(parse(process, &text));
+        }
+        s.push(at, samples);
+    }
+    let increase = |glob, l: &[(&str, &str)]| s.increase(glob, "n_total", &labels(l), 0, 10);
+    assert_eq!(increase("orders-*/app", &[("code", "200")]), Some(6.0));
+    assert_eq!(increase("orders-*/app", &[]), Some(18.0));
+    assert_eq!(increase("web/app", &[("code", "503")]), Some(6.0));
+    // The metric exists, only not with these labels: none so far.
+    assert_eq!(increase("web/app", &[("code", "418")]), Some(0.0));
+    assert_eq!(s.last("orders-*/app", "level", &[], 0, 10), Some(8.0));
+    assert_eq!(s.names("web/*").into_iter().collect::<Vec<_>>(), ["level", "n_total"]);
+}
+
+#[test]
+fn a_gauge_needs_a_value_within_the_window() {
+    let s = series(&[Some((5.0, 1.0)), None, Some((7.0, 1.0)), None]);
+    for (from, to, expected) in [(0, 5, Some(5.0)), (1, 19, None), (0, 20, Some(7.0)), (15, 99, Some(7.0))] {
+        assert_eq!(s.last("a/app", "level", &[], from, to), expected, "{from}..{to}");
+    }
+}
+
+#[test]
+fn in_the_world_itself_a_counter_that_goes_down_speaks_for_itself_alone() {
+    let mut s = Series::default();
+    for (at, (packets, starts)) in (0..).step_by(10).zip([(5, 3), (9, 3), (2, 4)]) {
+        s.push(
+            at,
+            parse("fabric", &format!("link_packets_total {packets}\nprocess_starts_total {starts}\n")),
+        );
+    }
+    assert_eq!(s.increase("fabric", "link_packets_total", &[], 0, 20), Some(6.0));
+    assert_eq!(s.increase("fabric", "process_starts_total", &[], 0, 20), Some(1.0));
+}
