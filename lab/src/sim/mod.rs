@@ -1,1 +1,301 @@
-//! To come.
+//! The same plan in virtual time: every instance a host of turmoil, with the same proxy, app and load code.
+//!
+//! One seed is one history: [`Simulation::run`] gives the same result and the same [`Trace`] wherever and however often
+//! it runs. turmoil provides hosts, clocks and the order in which they take turns; the network between and inside them
+//! is ours (`stack.rs` says why), with links that obey the same pure model as the kernel's wire. [`SimWorld`] is the
+//! world that load, faults and verdict see.
+//!
+//! Read `route` (who reaches whom), `conn` (one TCP connection), `stack` (all of them), `net` (the seam), `process`,
+//! `world`. Left out: CPU time (work takes none), bandwidth, files, and anything below a millisecond: two hosts that
+//! exchange bytes over a link without delay see them within one tick.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::ops::{ControlFlow, Range};
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use futures_util::FutureExt;
+use tokio::sync::{Notify, mpsc};
+
+use crate::plan::Plan;
+
+mod conn;
+mod link;
+mod net;
+mod probe;
+mod process;
+mod programs;
+mod route;
+mod stack;
+mod trace;
+mod wire;
+mod world;
+
+pub use net::{SimIo, SimListener, SimNet, SimWall};
+pub use process::Term;
+pub use programs::{Main, Programs};
+pub use route::Who;
+pub use trace::Trace;
+pub use world::SimWorld;
+
+/// When every simulation begins, since 1970: 2026-01-01 00:00:00 UTC.
+pub const EPOCH: Duration = Duration::from_secs(1_767_225_600);
+
+/// The step of virtual time. tokio's timers know nothing shorter.
+pub const TICK: Duration = Duration::from_millis(1);
+
+/// What a run may take beyond warm-up and duration: starts, restarts, requests in flight, retransmissions.
+const SLACK: Duration = Duration::from_secs(120);
+
+/// turmoil's name for the driver's host; no instance can be called so.
+const DRIVER: &str = "(lab)";
+
+/// Why a simulation did not come to its end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SimFailure {
+    /// Code inside the simulated world panicked.
+    #[error("{process} panicked in task {task} at {:.3} s: {message}", at.as_secs_f64())]
+    Panic {
+        /// `orders-1/app`, or `lab` for the driver.
+        process: String,
+        /// The name that the task was spawned with.
+        task: String,
+        /// Virtual time.
+        at: Duration,
+        /// What it said.
+        message: String,
+    },
+    /// The driver did not end in the virtual time it was given.
+    #[error("the run did not end within {:.0} s of virtual time", .0.as_secs_f64())]
+    Stuck(Duration),
+    /// Something of the plan only the kernel can run; one sentence each.
+    #[error("the simulator cannot run this: {}", .0.join("; "))]
+    Unsupported(Vec<String>),
+    /// turmoil itself gave up.
+    #[error("the simulation broke: {0}")]
+    Engine(String),
+}
+
+/// A simulation that came to its end.
+#[derive(Debug)]
+pub struct Run<T> {
+    /// What the driver returned.
+    pub value: T,
+    /// The history, if it was asked for.
+    pub trace: Trace,
+    /// Virtual time that passed.
+    pub simulated: Duration,
+}
+
+/// A plan, a seed and the programs to run: everything that a history follows from.
+#[derive(Clone)]
+pub struct Simulation {
+    plan: Rc<Plan>,
+    seed: u64,
+    programs: Rc<dyn Programs>,
+    trace: bool,
+    limit: Duration,
+}
+
+impl Simulation {
+    /// A simulation of `plan`. The plan's own seed is not used.
+    pub fn new(plan: &Plan, seed: u64, programs: impl Programs) -> Self {
+        let limit = plan.warmup + plan.duration + SLACK;
+        Simulation { plan: Rc::new(plan.clone()), seed, programs: Rc::new(programs), trace: false, limit }
+    }
+
+    /// Whether to collect the trace. Default: no.
+    pub fn trace(mut self, on: bool) -> Self {
+        self.trace = on;
+        self
+    }
+
+    /// Virtual time after which the run counts as stuck. Default: warm-up, duration and two minutes.
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Runs until `drive` ends. It runs inside the simulation, so its `tokio::time` is virtual.
+    ///
+    /// # Errors
+    /// If the plan is not for the simulator, anything panics, or the time is up. What the driver returns is its own.
+    #[allow(clippy::disallowed_methods, reason = "the timers of all simulated kernels belong to no process")]
+    pub fn run<T, F>(self, drive: impl FnOnce(Rc<SimWorld>) -> F + 'static) -> Result<Run<T>, SimFailure>
+    where
+        T: 'static,
+        F: Future<Output = T> + 'static,
+    {
+        SimWorld::supports(&self.plan).map_err(SimFailure::Unsupported)?;
+        let mut sim = builder(self.seed, self.limit).build();
+        let changed = Arc::new(Notify::new());
+        let stack = stack::Shared::new(&self.plan, self.seed, self.trace, changed.clone());
+        let failure: process::Failure = Rc::default();
+
+        let mut hosts = Vec::new();
+        for instance in &self.plan.instances {
+            let (tx, rx) = mpsc::unbounded_channel();
+            hosts.push(tx);
+            let rx = RefCell::new(Some(rx));
+            sim.host(instance.name.as_str(), move || {
+                let commands = rx.take();
+                async move {
+                    if let Some(commands) = commands {
+                        process::supervise(commands).await;
+                    }
+                    Ok(())
+                }
+            });
+        }
+        let world = SimWorld::new(
+            self.plan.clone(),
+            self.seed,
+            stack.clone(),
+            hosts,
+            self.programs,
+            failure.clone(),
+            changed,
+        );
+        let world = Rc::new(world);
+
+        let value = Rc::new(RefCell::new(None));
+        sim.client(DRIVER, {
+            let (world, value, stack, failure) =
+                (world.clone(), value.clone(), stack.clone(), failure.clone());
+            async move {
+                tokio::task::spawn_local(stack.run_timers());
+                match AssertUnwindSafe(async { drive(world).await }).catch_unwind().await {
+                    Ok(result) => *value.borrow_mut() = Some(result),
+                    Err(payload) => {
+                        failure.borrow_mut().get_or_insert(SimFailure::Panic {
+                            process: "lab".into(),
+                            task: "driver".into(),
+                            at: turmoil::sim_elapsed().unwrap_or_default(),
+                            message: process::message(&*payload),
+                        });
+                    }
+                }
+                Ok(())
+            }
+        });
+
+        let ended = loop {
+            let step = sim.step();
+            if let Some(failure) = failure.take() {
+                break Err(failure);
+            }
+            match step {
+                Ok(true) => break Ok(()),
+                Ok(false) => {}
+                Err(_) if sim.elapsed() > self.limit => break Err(SimFailure::Stuck(self.limit)),
+                Err(e) => break Err(SimFailure::Engine(e.to_string())),
+            }
+        };
+        let simulated = sim.elapsed();
+        let trace = stack.with(|s, _| {
+            s.over = true;
+            std::mem::take(&mut s.trace)
+        });
+        world.bury();
+        drop(sim);
+        ended?;
+        let value =
+            value.take().ok_or_else(|| SimFailure::Engine("the driver ended without a result".into()))?;
+        Ok(Run { value, trace, simulated })
+    }
+}
+
+fn builder(seed: u64, limit: Duration) -> turmoil::Builder {
+    let mut builder = turmoil::Builder::new();
+    builder
+        .rng_seed(seed)
+        .epoch(SystemTime::UNIX_EPOCH + EPOCH)
+        .tick_duration(TICK)
+        .simulation_duration(limit)
+        // Hosts take turns in an order that differs in every tick: races between them are part of the history.
+        .enable_random_order();
+    builder
+}
+
+/// Runs `f` for every seed on `jobs` threads and hands the results to `done` in the order of the seeds, each as soon as
+/// all before it are there. Stops early when `done` breaks; runs under way are finished and dropped.
+///
+/// # Panics
+/// If `f` does.
+pub fn sweep<R: Send>(
+    seeds: Range<u64>,
+    jobs: usize,
+    f: impl Fn(u64) -> R + Sync,
+    mut done: impl FnMut(u64, R) -> ControlFlow<()>,
+) {
+    let next = AtomicU64::new(seeds.start);
+    let (tx, rx) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            let (tx, next, f, end) = (tx.clone(), &next, &f, seeds.end);
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    // A closed channel means that nobody wants more.
+                    if seed >= end || tx.send((seed, f(seed))).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(tx);
+        let mut early = std::collections::BTreeMap::new();
+        let mut expected = seeds.start;
+        'results: for (seed, result) in rx {
+            early.insert(seed, result);
+            while let Some(result) = early.remove(&expected) {
+                if done(expected, result).is_break() {
+                    next.store(seeds.end, Ordering::Relaxed);
+                    break 'results;
+                }
+                expected += 1;
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_reports_in_the_order_of_the_seeds_on_any_number_of_threads() {
+        for jobs in [1, 2, 5] {
+            let mut seen = Vec::new();
+            sweep(
+                3..40,
+                jobs,
+                |seed| seed * seed,
+                |seed, square| {
+                    seen.push((seed, square));
+                    ControlFlow::Continue(())
+                },
+            );
+            assert_eq!(seen, (3..40).map(|seed| (seed, seed * seed)).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_sweep_stops_when_it_is_told_to() {
+        let mut seen = Vec::new();
+        sweep(
+            0..1_000_000,
+            2,
+            |seed| seed,
+            |seed, _| {
+                seen.push(seed);
+                if seed == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            },
+        );
+        assert_eq!(seen, [0, 1, 2, 3, 4]);
+    }
+}

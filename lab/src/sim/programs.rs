@@ -1,0 +1,41 @@
+//! What runs in the simulated processes: the same app, sidecar and load generator as on the kernel.
+//!
+//! The only file of the simulator that names them. Tests bring programs of their own.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use proxy::world::World;
+use tokio::time::Instant;
+
+use crate::load::Record;
+use crate::plan::{AppSpec, Load};
+
+use super::net::SimNet;
+use super::process::Term;
+
+/// A program's main task. The process ends with it.
+pub type Main = Pin<Box<dyn Future<Output = io::Result<()>>>>;
+
+/// The programs of a simulated world.
+pub trait Programs: 'static {
+    /// An instance's app. SIGTERM ends it at once, as it does a process without a handler.
+    fn app(&self, world: World<SimNet>, spec: AppSpec) -> Main;
+
+    /// A sidecar with this configuration file. It ends some time after `term`.
+    fn sidecar(&self, world: World<SimNet>, config: String, term: Term) -> Main;
+
+    /// A load generator that calls `to` until `end`; `t0` is the start of the measured part.
+    fn load(
+        &self,
+        world: World<SimNet>,
+        load: Load,
+        to: SocketAddr,
+        t0: Instant,
+        end: Instant,
+        sink: Rc<dyn Fn(Record)>,
+    ) -> Main;
+}

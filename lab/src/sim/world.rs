@@ -1,0 +1,501 @@
+//! The simulated [`World`]: the plan's processes on turmoil's hosts, its faults on our network.
+//!
+//! Everything that a driver asks happens in virtual time, so waiting costs nothing. Commands to an instance travel by a
+//! channel to the task that runs on it, because a task can be started only inside the runtime that will run it; killing
+//! and stopping act at once. What the kernel proves by a self-test, that interception works, holds here by construction
+//! (`route.rs`), so `up` only waits for readiness.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use proxy::world::RngTree;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::load::Record;
+use crate::metrics::Sample;
+use crate::plan::{
+    APP_METRICS_PORT, Action, AppKind, Entry, HEALTH_PORT, Link, Load, METRICS_PORT, Plan, ProcessId, Role,
+    Target,
+};
+use crate::world::{Error, Fidelity, World};
+
+use super::link::{Counters, Pair};
+use super::net::{SimNet, SimWall};
+use super::probe;
+use super::process::{Command, Failure, Group, START_TIMEOUT};
+use super::programs::Programs;
+use super::route::Who;
+use super::stack::Shared;
+
+/// How long a scrape may take; a stopped process never answers.
+const SCRAPE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often a sidecar that listens but is not ready is asked again.
+const READY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The simulated world of one plan. See [`simulate`](super::simulate).
+pub struct SimWorld {
+    plan: Rc<Plan>,
+    rng: RngTree,
+    stack: Shared,
+    hosts: Vec<mpsc::UnboundedSender<Command>>,
+    programs: Rc<dyn Programs>,
+    failure: Failure,
+    /// Told when anything listens or ends.
+    changed: Arc<Notify>,
+    processes: RefCell<BTreeMap<ProcessId, Process>>,
+    /// Every process ever started, of every kind, by incarnation.
+    groups: RefCell<BTreeMap<u64, Rc<Group>>>,
+    /// How often each name was started.
+    incarnations: RefCell<BTreeMap<String, u64>>,
+    next: Cell<u64>,
+    evidence: RefCell<BTreeMap<String, Evidence>>,
+}
+
+struct Process {
+    group: Rc<Group>,
+    starts: u64,
+}
+
+/// A process that ends with the wait for its result.
+struct Tool<'a> {
+    world: &'a SimWorld,
+    group: Rc<Group>,
+}
+
+impl Drop for Tool<'_> {
+    fn drop(&mut self) {
+        self.group.kill();
+        self.world.groups.borrow_mut().remove(&self.group.id());
+    }
+}
+
+#[derive(Default)]
+struct Evidence {
+    counts: BTreeMap<String, f64>,
+    /// The directions concerned, and what they had done when the fault began and when it ended.
+    links: Option<(Vec<Pair>, Counters, Option<Counters>)>,
+}
+
+impl SimWorld {
+    pub(super) fn new(
+        plan: Rc<Plan>,
+        seed: u64,
+        stack: Shared,
+        hosts: Vec<mpsc::UnboundedSender<Command>>,
+        programs: Rc<dyn Programs>,
+        failure: Failure,
+        changed: Arc<Notify>,
+    ) -> Self {
+        SimWorld {
+            plan,
+            rng: RngTree::new(seed).child("process", 0),
+            stack,
+            hosts,
+            programs,
+            failure,
+            changed,
+            processes: RefCell::default(),
+            groups: RefCell::default(),
+            incarnations: RefCell::default(),
+            next: Cell::new(0),
+            evidence: RefCell::default(),
+        }
+    }
+
+    /// Says, one sentence each, what of a plan only the kernel can run.
+    ///
+    /// # Errors
+    /// Those sentences, if there are any.
+    pub fn supports(plan: &Plan) -> Result<(), Vec<String>> {
+        let command = |i: &crate::plan::Instance| match &i.app.as_ref()?.kind {
+            AppKind::Command(words) => Some(format!(
+                "{} runs the program `{}`; the simulator has only the built-in apps",
+                i.name,
+                words.first().map_or("", String::as_str)
+            )),
+            AppKind::Http { .. } | AppKind::Tcp { .. } => None,
+        };
+        let missing: Vec<String> = plan.instances.iter().filter_map(command).collect();
+        if missing.is_empty() { Ok(()) } else { Err(missing) }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Virtual time since the simulation began.
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_nanos(self.stack.with(|s, _| s.now()))
+    }
+
+    /// Runs a piece of code as a process of its own on an instance, with the network that a process of kind `who` has
+    /// there, and returns its result. For checks and tests. The process ends when it is done or when nobody waits for
+    /// it any more.
+    ///
+    /// # Errors
+    /// If it panicked or was taken down.
+    pub async fn inside<T, F>(
+        &self,
+        instance: usize,
+        who: Who,
+        name: &str,
+        f: impl FnOnce(proxy::world::World<SimNet>) -> F + 'static,
+    ) -> Result<T, Error>
+    where
+        T: 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let name = format!("{}/{name}", self.plan.instances[instance].name);
+        let (tx, rx) = oneshot::channel();
+        let group = self.spawn(instance, who, name, |world, _| async move {
+            // The asker may have given up.
+            let _ = tx.send(f(world).await);
+            Ok(())
+        });
+        let tool = Tool { world: self, group };
+        rx.await.map_err(|_| {
+            let exit = tool.group.exit().map_or("was lost".to_owned(), |exit| exit.to_string());
+            Error::Failed(format!("{} {exit}", tool.group.name()))
+        })
+    }
+
+    /// Starts a process on an instance.
+    fn spawn<F>(
+        &self,
+        instance: usize,
+        who: Who,
+        name: String,
+        main: impl FnOnce(proxy::world::World<SimNet>, super::process::Term) -> F + 'static,
+    ) -> Rc<Group>
+    where
+        F: Future<Output = std::io::Result<()>> + 'static,
+    {
+        let id = self.next.replace(self.next.get() + 1);
+        // Keyed by name and not by number, so that one more scrape does not change the luck of everybody after it.
+        let incarnation = {
+            let mut incarnations = self.incarnations.borrow_mut();
+            let count = incarnations.entry(name.clone()).or_default();
+            std::mem::replace(count, *count + 1)
+        };
+        let rng = self.rng.child(&name, incarnation);
+        let group = Group::new(name, id, self.stack.clone(), self.failure.clone(), self.changed.clone());
+        self.groups.borrow_mut().insert(id, group.clone());
+        let net = SimNet { stack: self.stack.clone(), group: group.clone(), host: instance, who };
+        let started = group.clone();
+        let command: Command = Box::new(move || {
+            let term = started.term();
+            started.start(async move { main(proxy::world::World::new(net, SimWall, rng), term).await });
+        });
+        // The receiver lives as long as the simulation.
+        let _ = self.hosts[instance].send(command);
+        group
+    }
+
+    fn start(&self, id: ProcessId) {
+        let instance = &self.plan.instances[id.instance];
+        let name = self.plan.process_name(id);
+        let programs = self.programs.clone();
+        let group = match (id.role, &instance.app, &instance.sidecar) {
+            (Role::App, Some(spec), _) => {
+                let spec = spec.clone();
+                self.spawn(id.instance, Who::App, name, move |world, _| programs.app(world, spec))
+            }
+            (Role::Sidecar, _, Some(config)) => {
+                let config = config.clone();
+                self.spawn(id.instance, Who::Sidecar, name, move |world, term| {
+                    programs.sidecar(world, config, term)
+                })
+            }
+            _ => return,
+        };
+        let mut processes = self.processes.borrow_mut();
+        let starts = processes.get(&id).map_or(0, |p| p.starts) + 1;
+        processes.insert(id, Process { group, starts });
+    }
+
+    fn group(&self, id: ProcessId) -> Option<Rc<Group>> {
+        self.processes.borrow().get(&id).map(|p| p.group.clone())
+    }
+
+    /// Waits until a process takes work.
+    async fn ready(&self, id: ProcessId) -> Result<(), Error> {
+        let name = self.plan.process_name(id);
+        let port = match (id.role, &self.plan.instances[id.instance].app) {
+            (Role::App, Some(spec)) => spec.port,
+            _ => HEALTH_PORT,
+        };
+        let alive = || match self.group(id).and_then(|group| group.exit()) {
+            Some(exit) => Err(Error::Failed(format!("{name} {exit} before it was ready"))),
+            None => Ok(()),
+        };
+        let ready = async {
+            loop {
+                let changed = self.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                alive()?;
+                if self.stack.with(|s, _| s.listens(id.instance, port)) {
+                    break;
+                }
+                changed.await;
+            }
+            if id.role == Role::App {
+                return Ok(());
+            }
+            loop {
+                if let Some((200, _)) = self.get(id.instance, HEALTH_PORT, "/ready").await? {
+                    return Ok(());
+                }
+                alive()?;
+                tokio::time::sleep(READY_INTERVAL).await;
+            }
+        };
+        match tokio::time::timeout(START_TIMEOUT, ready).await {
+            Ok(result) => result,
+            Err(_) => {
+                let why = if self.stack.with(|s, _| s.listens(id.instance, port)) {
+                    format!("http://127.0.0.1:{port}/ready did not answer 200")
+                } else {
+                    format!("nothing listens on port {port}")
+                };
+                Err(Error::Failed(format!("{name} was not ready after {} s: {why}", START_TIMEOUT.as_secs())))
+            }
+        }
+    }
+
+    /// GET from a process over loopback. `None` if it does not answer.
+    async fn get(
+        &self,
+        instance: usize,
+        port: u16,
+        path: &'static str,
+    ) -> Result<Option<(u16, String)>, Error> {
+        let to = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let request = move |world: proxy::world::World<SimNet>| async move {
+            tokio::time::timeout(SCRAPE_TIMEOUT, probe::get(&world.net, to, path)).await
+        };
+        let answer = self.inside(instance, Who::Tool, "probe", request).await?;
+        Ok(answer.ok().and_then(Result::ok).map(|(status, text)| (status.as_u16(), text)))
+    }
+
+    fn prove(&self, entry: &Entry, what: &str, count: usize) {
+        let mut evidence = self.evidence.borrow_mut();
+        let evidence = evidence.entry(entry.name.clone()).or_default();
+        *evidence.counts.entry(what.to_owned()).or_default() += count as f64;
+    }
+
+    fn living(&self, ids: &[ProcessId]) -> Vec<Rc<Group>> {
+        let groups = ids.iter().filter_map(|&id| self.group(id));
+        groups.filter(|group| group.exit().is_none()).collect()
+    }
+
+    /// Virtual time of an instant of the driver's clock. Each host has a clock of its own, so instants do not travel.
+    fn virtual_ns(&self, at: Instant) -> i128 {
+        let now = Instant::now();
+        let ahead = at.saturating_duration_since(now).as_nanos() as i128;
+        let ago = now.saturating_duration_since(at).as_nanos() as i128;
+        i128::from(self.stack.with(|s, _| s.now())) + ahead - ago
+    }
+
+    fn address(&self, target: &Target) -> Result<SocketAddr, Error> {
+        let (Target::Http { host, port, .. } | Target::Tcp { host, port }) = target;
+        let service = self.plan.services.iter().find(|s| s.name == *host).map(|s| s.vip4);
+        let instance = || self.plan.instances.iter().find(|i| i.name == *host).map(|i| i.v4);
+        let ip = service.or_else(instance);
+        ip.map(|ip| SocketAddr::new(ip.into(), *port))
+            .ok_or_else(|| Error::Failed(format!("no service or instance is called {host}")))
+    }
+
+    /// Drops every task, so that nothing keeps anything alive. Nothing of it happens in the simulated world.
+    pub(super) fn bury(&self) {
+        for group in self.groups.take().into_values() {
+            group.kill();
+        }
+    }
+}
+
+/// The local instant of a virtual time.
+fn local_instant(at: i128) -> Instant {
+    let now = turmoil::sim_elapsed().unwrap_or_default().as_nanos() as i128;
+    let distance = Duration::from_nanos((at - now).unsigned_abs() as u64);
+    let here = Instant::now();
+    // Before the clock of this machine began there is nothing to compare with.
+    if at >= now { here + distance } else { here.checked_sub(distance).unwrap_or(here) }
+}
+
+impl World for SimWorld {
+    async fn up(&self) -> Result<(), Error> {
+        if let Err(missing) = SimWorld::supports(&self.plan) {
+            return Err(Error::Machine(missing.join("\n")));
+        }
+        let ids: Vec<ProcessId> = self.plan.processes().collect();
+        for &id in &ids {
+            self.start(id);
+        }
+        for id in ids {
+            self.ready(id).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, entry: &Entry) -> Result<(), Error> {
+        self.stack.note(|| format!("apply {}", entry.name));
+        match &entry.action {
+            Action::Kill { processes, hard } => {
+                let living = self.living(processes);
+                for group in &living {
+                    if *hard { group.kill() } else { group.terminate() }
+                }
+                self.prove(entry, "killed", living.len());
+            }
+            Action::Pause { processes } => {
+                let living = self.living(processes);
+                for group in &living {
+                    group.stop();
+                }
+                self.prove(entry, "stopped", living.len());
+            }
+            Action::Link { links } => {
+                let pairs: Vec<Pair> = links.iter().map(|l: &Link| (l.from, l.to)).collect();
+                let before = self.stack.with(|s, _| {
+                    s.links.fault(&entry.name, links);
+                    s.links.counters(pairs.iter().copied())
+                });
+                let mut evidence = self.evidence.borrow_mut();
+                evidence.entry(entry.name.clone()).or_default().links = Some((pairs, before, None));
+            }
+        }
+        Ok(())
+    }
+
+    async fn revert(&self, entry: &Entry) -> Result<(), Error> {
+        self.stack.note(|| format!("revert {}", entry.name));
+        match &entry.action {
+            Action::Kill { processes, .. } => {
+                for group in self.living(processes) {
+                    // Asked to end and still here: a process manager loses patience before it starts the next one.
+                    group.kill();
+                }
+                for &id in processes {
+                    self.start(id);
+                }
+                for &id in processes {
+                    self.ready(id).await?;
+                }
+                self.prove(entry, "restarted", processes.len());
+            }
+            Action::Pause { processes } => {
+                let living = self.living(processes);
+                for group in &living {
+                    group.go_on();
+                }
+                self.prove(entry, "continued", living.len());
+            }
+            Action::Link { links } => {
+                let mut evidence = self.evidence.borrow_mut();
+                self.stack.with(|s, _| {
+                    s.links.heal(&entry.name, links);
+                    if let Some((pairs, _, after)) =
+                        evidence.get_mut(&entry.name).and_then(|e| e.links.as_mut())
+                    {
+                        *after = Some(s.links.counters(pairs.iter().copied()));
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn evidence(&self, entry: &Entry) -> BTreeMap<String, f64> {
+        let evidence = self.evidence.borrow();
+        let Some(evidence) = evidence.get(&entry.name) else { return BTreeMap::new() };
+        let mut counts = evidence.counts.clone();
+        if let Some((pairs, before, after)) = &evidence.links {
+            let now = || self.stack.with(|s, _| s.links.counters(pairs.iter().copied()));
+            let did = after.unwrap_or_else(now).since(*before);
+            counts.insert("packets".into(), did.packets as f64);
+            counts.insert("lost_packets".into(), did.lost as f64);
+            counts.insert("delayed_packets".into(), did.delayed as f64);
+        }
+        counts
+    }
+
+    async fn load(
+        &self,
+        load: &Load,
+        t0: Instant,
+        end: Instant,
+        sink: Rc<dyn Fn(Record)>,
+    ) -> Result<(), Error> {
+        let to = self.address(&load.target)?;
+        let (t0, end) = (self.virtual_ns(t0), self.virtual_ns(end));
+        let (programs, load) = (self.programs.clone(), load.clone());
+        let (name, from) = (load.name.clone(), load.from);
+        let run = move |world| async move {
+            programs.load(world, load, to, local_instant(t0), local_instant(end), sink).await
+        };
+        let result = self.inside(from, Who::Load, &format!("load-{name}"), run).await?;
+        result.map_err(|e| Error::Failed(format!("load generator {name}: {e}")))
+    }
+
+    async fn metrics(&self) -> Vec<Sample> {
+        let ids: Vec<ProcessId> = self.processes.borrow().keys().copied().collect();
+        let scrapes = ids.iter().filter(|&&id| !self.living(&[id]).is_empty()).map(|&id| async move {
+            let port = if id.role == Role::App { APP_METRICS_PORT } else { METRICS_PORT };
+            let answer = self.get(id.instance, port, "/metrics").await.ok().flatten();
+            match answer {
+                Some((200, text)) => probe::samples(&self.plan.process_name(id), &text),
+                _ => Vec::new(),
+            }
+        });
+        let mut samples: Vec<Sample> = join_all(scrapes).await.into_iter().flatten().collect();
+        let mut add = |name: &str, labels: &[(&str, &str)], value: u64| {
+            let labels = labels.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
+            samples.push(Sample { process: "fabric".into(), name: name.into(), labels, value: value as f64 });
+        };
+        self.stack.with(|s, _| {
+            for ((from, to), counters) in s.links.used() {
+                let labels = [("from", s.names[from].as_str()), ("to", s.names[to].as_str())];
+                add("lab_link_packets_total", &labels, counters.packets);
+                add("lab_link_lost_packets_total", &labels, counters.lost);
+                add("lab_link_delayed_packets_total", &labels, counters.delayed);
+            }
+        });
+        for (&id, process) in &*self.processes.borrow() {
+            add("lab_process_starts_total", &[("process", &self.plan.process_name(id))], process.starts);
+        }
+        samples
+    }
+
+    async fn fidelity(&self) -> Fidelity {
+        let packets = self.stack.with(|s, _| s.links.used().map(|(_, counters)| counters.packets).sum());
+        let notes = vec![
+            "virtual time moves in steps of 1 ms: shorter delays are rounded up, and work takes no time"
+                .to_owned(),
+            "links have no bandwidth and TCP has no congestion control".to_owned(),
+        ];
+        Fidelity { link_backend: "simulated".into(), packets, notes, ..Fidelity::default() }
+    }
+
+    async fn down(&self) -> Result<(), Error> {
+        for group in self.groups.borrow().values() {
+            group.kill();
+        }
+        let (conns, listeners) = self.stack.with(|s, _| (s.conns.len(), s.listening()));
+        if conns + listeners > 0 {
+            // Every socket belongs to a task, and every task is gone.
+            return Err(Error::Failed(format!(
+                "{conns} connections and {listeners} listeners were left behind"
+            )));
+        }
+        Ok(())
+    }
+}
