@@ -13,7 +13,7 @@ use proxy::world::RngTree;
 use crate::fabric::LinkProfile;
 use crate::plan::Link;
 
-use super::wire::{Direction, LostSet};
+use crate::fabric::{Direction, LostSet};
 
 /// An ordered pair of instances: sender, receiver.
 pub(super) type Pair = (usize, usize);

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
+use rand::RngExt;
 use tokio::sync::{Notify, mpsc};
 
 use crate::plan::Plan;
@@ -32,12 +33,11 @@ mod programs;
 mod route;
 mod stack;
 mod trace;
-mod wire;
 mod world;
 
 pub use net::{SimIo, SimListener, SimNet, SimWall};
 pub use process::Term;
-pub use programs::{Main, Programs};
+pub use programs::{Main, Mesh, Programs};
 pub use route::Who;
 pub use trace::Trace;
 pub use world::SimWorld;
@@ -219,6 +219,21 @@ fn builder(seed: u64, limit: Duration) -> turmoil::Builder {
         // Hosts take turns in an order that differs in every tick: races between them are part of the history.
         .enable_random_order();
     builder
+}
+
+/// By how much a fault may strike later in one history than in another: a few requests' time at any usual rate.
+const SHIFT: Duration = Duration::from_millis(50);
+
+/// The plan of one history: the same faults, each up to 50 ms later, so that they meet requests in
+/// different states.
+pub fn vary(mut plan: Plan, seed: u64) -> Plan {
+    let tree = proxy::world::RngTree::new(seed);
+    for (position, entry) in (0..).zip(&mut plan.timeline) {
+        let shift = tree.child("shift", position).rng().random_range(Duration::ZERO..SHIFT);
+        entry.at += shift;
+        entry.until = entry.until.map(|until| until + shift);
+    }
+    plan
 }
 
 /// Runs `f` for every seed on `jobs` threads and hands the results to `done` in the order of the seeds, each as soon as

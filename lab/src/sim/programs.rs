@@ -1,6 +1,6 @@
 //! What runs in the simulated processes: the same app, sidecar and load generator as on the kernel.
 //!
-//! The only file of the simulator that names them. Tests bring programs of their own.
+//! The only file of the simulator that names them: [`Mesh`]. Tests of the simulator itself bring programs of their own.
 
 use std::future::Future;
 use std::io;
@@ -11,7 +11,8 @@ use std::rc::Rc;
 use proxy::world::World;
 use tokio::time::Instant;
 
-use crate::load::Record;
+use crate::app;
+use crate::load::{self, Record};
 use crate::plan::{AppSpec, Load};
 
 use super::net::SimNet;
@@ -38,4 +39,34 @@ pub trait Programs: 'static {
         end: Instant,
         sink: Rc<dyn Fn(Record)>,
     ) -> Main;
+}
+
+/// The programs of a real mesh.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mesh;
+
+impl Programs for Mesh {
+    fn app(&self, world: World<SimNet>, spec: AppSpec) -> Main {
+        Box::pin(app::serve(world, spec))
+    }
+
+    fn sidecar(&self, world: World<SimNet>, config: String, term: Term) -> Main {
+        Box::pin(async move {
+            let snapshot = proxy::config::parse("sidecar.toml", &config)
+                .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e.to_string()))?;
+            proxy::app::serve(world, snapshot, term.wait()).await
+        })
+    }
+
+    fn load(
+        &self,
+        world: World<SimNet>,
+        load: Load,
+        to: SocketAddr,
+        t0: Instant,
+        end: Instant,
+        sink: Rc<dyn Fn(Record)>,
+    ) -> Main {
+        Box::pin(load::generate(world, load, to, t0, end, move |record| sink(record)))
+    }
 }
