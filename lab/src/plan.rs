@@ -259,6 +259,8 @@ pub struct Expectation {
     pub name: String,
     /// When they must hold.
     pub window: Window,
+    /// Judged only if this stands in the sidecar's place; `None`: always.
+    pub sidecar: Option<SidecarKind>,
     /// What must hold, all of it.
     pub conditions: Vec<crate::verdict::Condition>,
 }

@@ -130,7 +130,8 @@ pub async fn run<W: World>(
         () = live(plan, world, events, &watch, progress.clone(), t0) => false,
     };
     progress.phase("taking the mesh down");
-    watch.sample(world, t0).await;
+    let last = world.final_metrics().await;
+    watch.series.borrow_mut().push(since(t0), last);
     for (struck, entry) in watch.faults.borrow_mut().iter_mut().zip(&plan.timeline) {
         struck.evidence = world.evidence(entry).await;
     }
@@ -304,7 +305,17 @@ fn judge(
     } else {
         (Verdict::Passed, Vec::new())
     };
-    Report { plan: plan.clone(), build: BUILD, verdict, reasons, expectations, loads, faults, totals, fidelity }
+    Report {
+        plan: plan.clone(),
+        build: BUILD,
+        verdict,
+        reasons,
+        expectations,
+        loads,
+        faults,
+        totals,
+        fidelity,
+    }
 }
 
 /// Every counter of every process over the whole run.

@@ -41,6 +41,11 @@ pub trait World {
     /// The metrics of every process that runs, and of the world itself (packet counters, process starts).
     async fn metrics(&self) -> Vec<Sample>;
 
+    /// The same at the end of a run, with nothing left out that is too costly to read often.
+    async fn final_metrics(&self) -> Vec<Sample> {
+        self.metrics().await
+    }
+
     /// How far the world itself can be trusted.
     async fn fidelity(&self) -> Fidelity;
 

@@ -344,7 +344,7 @@ fn tc_understands_the_netem_script_and_does_it_where_the_kernel_can() {
     let script = netem::setup("w0", &senders) + &netem::change("w0", 1, &LinkProfile::CUT);
     let tc = move || feed("tc", &["-force", "-batch", "-"], &script).1;
     let errors = join(net.inside(2, tc));
-    let available = netem::netem_available();
+    let available = lab::kernel::doctor::netem_works();
     println!("netem available: {available}");
     let expected = |line: &str| {
         // Without netem: its leaves cannot be made, and then not be changed.

@@ -104,8 +104,13 @@ fn one(args: &Run, plan: Plan) -> Result<Report, Error> {
         let events = EventLog::new(Some(file));
         let exe = std::env::current_exe()
             .map_err(|e| Error::Machine(format!("cannot find the lab's own executable: {e}")))?;
-        let options =
-            Options { run_id, run_dir: run_dir.clone(), backend: backend(args.link), exe, events: events.clone() };
+        let options = Options {
+            run_id,
+            run_dir: run_dir.clone(),
+            backend: backend(args.link),
+            exe,
+            events: events.clone(),
+        };
         let world = KernelWorld::new(plan.clone(), options)?;
         let progress = Rc::new(live::Line::new());
         run::run(&plan, &world, &events, progress, interrupted()?).await
@@ -154,7 +159,9 @@ fn give_to_caller(run_dir: &Path) {
     let id = |name| std::env::var(name).ok()?.parse::<u32>().ok();
     let (Some(uid), Some(gid)) = (id("SUDO_UID"), id("SUDO_GID")) else { return };
     let mut todo: Vec<PathBuf> = vec![run_dir.to_owned()];
-    todo.extend(run_dir.parent().map(Path::to_owned).filter(|p| !p.as_os_str().is_empty()).map(|p| p.join(".")));
+    todo.extend(
+        run_dir.parent().map(Path::to_owned).filter(|p| !p.as_os_str().is_empty()).map(|p| p.join(".")),
+    );
     while let Some(path) = todo.pop() {
         // Not being able to is no reason to fail a run that has ended.
         let _ = std::os::unix::fs::lchown(&path, Some(uid), Some(gid));

@@ -130,7 +130,8 @@ fn tell(history: &History) {
 fn many(args: &Sim, scenario: &Scenario, kind: SidecarKind, from: u64) -> ExitCode {
     let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
     let bar = ProgressBar::new(args.seeds);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} seeds, {per_sec}").expect("the template is right");
+    let style =
+        ProgressStyle::with_template("{bar:30} {pos}/{len} seeds, {per_sec}").expect("the template is right");
     bar.set_style(style);
     let mut simulated = Duration::ZERO;
     let mut done = 0_u64;

@@ -16,11 +16,7 @@
 
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::process::{Command, Stdio};
-use std::thread;
 use std::time::Duration;
-
-use nix::sched::{CloneFlags, unshare};
 
 use super::LinkProfile;
 
@@ -73,22 +69,6 @@ pub fn change(dev: &str, position: usize, profile: &LinkProfile) -> String {
 /// The script for `ip -batch` that keeps the inner end `dev` of an instance's veth pair from sending large frames.
 pub fn without_large_frames(dev: &str) -> String {
     format!("link set dev {dev} gso_max_segs 1\n")
-}
-
-/// Whether the kernel has netem and `tc` is there to drive it: adds one in a network namespace of its own, which ends
-/// with the try. Needs root.
-pub fn netem_available() -> bool {
-    let attempt = || {
-        unshare(CloneFlags::CLONE_NEWNET).ok()?;
-        // A child is started in the namespace of the thread that starts it.
-        let arguments = ["qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"];
-        let quiet = || Stdio::null();
-        let status =
-            Command::new("tc").args(arguments).stdin(quiet()).stdout(quiet()).stderr(quiet()).status();
-        Some(status.ok()?.success())
-    };
-    // The namespace belongs to the thread, so the caller stays in its own.
-    thread::spawn(attempt).join().ok().flatten().unwrap_or(false)
 }
 
 /// The class and leaf of a sender; 0 and 1 are taken by the root and the untouched.

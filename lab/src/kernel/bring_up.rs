@@ -14,8 +14,10 @@ use tokio::time::{Instant, sleep};
 
 use super::intercept::{self, Family};
 use super::link::{self, Backend, Bridge, LinkBackend};
+use super::netem::Netem;
 use super::node::{Bind, Mounts, Node, name_files};
 use super::process::{Launch, Log, Output, Process};
+use super::wire::Wire;
 use super::{Cgroup, KernelWorld, Registration, cleanup, doctor, probe, sysctl};
 use crate::fabric::LinkProfile;
 use crate::plan::{
@@ -166,8 +168,12 @@ impl KernelWorld {
             Backend::Bridge => {
                 Rc::new(Bridge::start(fabric, nodes.len()).map_err(failed("cannot make the bridge"))?)
             }
-            Backend::Netem | Backend::Wire => {
-                return Err(Error::Machine(format!("the {} backend is not part of this build", kind.name())));
+            Backend::Netem => Rc::new(
+                Netem::start(&self.plan, fabric, &nodes)
+                    .map_err(failed("cannot set up the kernel's netem"))?,
+            ),
+            Backend::Wire => {
+                Rc::new(Wire::start(&self.plan, &fabric).map_err(failed("cannot start the wire"))?)
             }
         };
         *self.backend.borrow_mut() = Some(backend.clone());
@@ -380,7 +386,7 @@ impl KernelWorld {
         let answer = node.probe(|| probe::get(local(METRICS_PORT), "/metrics", PROBE_WITHIN)).await;
         let (_, text) =
             answer.and_then(|r| r).map_err(failed(format!("metrics of {}/sidecar", node.name())))?;
-        let samples = super::observe::parse(&format!("{}/sidecar", node.name()), &text);
+        let samples = crate::metrics::parse(&format!("{}/sidecar", node.name()), &text);
         let ours = samples.iter().filter(|s| s.name == "proxy_connections_total");
         Ok(ours.filter(|s| s.labels.get("side").is_some_and(|v| v == "outbound")).map(|s| s.value).sum())
     }

@@ -1,7 +1,8 @@
 //! How connections reach a sidecar, or, without one, an instance: the rules of the nat table, as text.
 //!
-//! With a sidecar: Istio's order, in both families. Outgoing connections of everyone but the sidecar go to its outbound
-//! port, incoming ones to its inbound port. Without: what kube-proxy does, a random DNAT from the service's virtual
+//! With a sidecar: the rules that the sidecar itself would write ([`proxy::capture::rules`]), in both families. Outgoing
+//! connections of everyone but the sidecar go to its outbound port, incoming ones to its inbound port. Without: what
+//! kube-proxy does, a random DNAT from the service's virtual
 //! address to one of its instances. Each family's rules are loaded by one `iptables-restore --noflush`, which is
 //! atomic. The counters of the rules are the proof that interception happened.
 
@@ -40,6 +41,13 @@ impl Family {
         }
     }
 
+    fn of_proxy(self) -> proxy::capture::rules::Family {
+        match self {
+            Family::V4 => proxy::capture::rules::Family::V4,
+            Family::V6 => proxy::capture::rules::Family::V6,
+        }
+    }
+
     /// A service's virtual address.
     pub fn vip(self, service: &Service) -> IpAddr {
         match self {
@@ -66,35 +74,17 @@ pub fn rules(plan: &Plan, family: Family) -> String {
     }
 }
 
-/// Rules that bring connections to a sidecar. The order is Istio's: every exception stands before what it excepts from.
-pub fn redirect_rules(family: Family) -> String {
-    // A sidecar reaches its own app over loopback; those connections must not come back to it. IPv4 has a source
-    // address to tell them by. IPv6 has only one loopback address, so there the user tells.
-    let (own_app, loopback) = match family {
-        Family::V4 => ("-s 127.0.0.6/32".to_owned(), "127.0.0.1/32"),
-        Family::V6 => (format!("-s ::1/128 -m owner --uid-owner {SIDECAR_UID}"), "::1/128"),
+/// The sidecar's own rules, as `proxy rules apply` would write them.
+fn redirect_rules(family: Family) -> String {
+    let rules = proxy::capture::rules::Rules {
+        outbound_port: OUTBOUND_PORT,
+        inbound_port: INBOUND_PORT,
+        uid: SIDECAR_UID,
+        gid: SIDECAR_UID,
+        exclude_inbound_ports: vec![METRICS_PORT, HEALTH_PORT],
+        ..Default::default()
     };
-    let mut text = format!(
-        "*nat\n:LAB_INBOUND - [0:0]\n:LAB_IN_REDIRECT - [0:0]\n:LAB_OUTPUT - [0:0]\n:LAB_REDIRECT - [0:0]\n\
-         -A LAB_REDIRECT -p tcp -j REDIRECT --to-ports {OUTBOUND_PORT}\n\
-         -A LAB_IN_REDIRECT -p tcp -j REDIRECT --to-ports {INBOUND_PORT}\n\
-         -A PREROUTING -p tcp -j LAB_INBOUND\n\
-         -A OUTPUT -p tcp -j LAB_OUTPUT\n"
-    );
-    for port in [METRICS_PORT, HEALTH_PORT] {
-        text += &format!("-A LAB_INBOUND -p tcp --dport {port} -j RETURN\n");
-    }
-    text += "-A LAB_INBOUND -p tcp -j LAB_IN_REDIRECT\n";
-    text += &format!("-A LAB_OUTPUT -o lo {own_app} -j RETURN\n");
-    for owner in ["uid", "gid"] {
-        text += &format!(
-            "-A LAB_OUTPUT -o lo ! -d {loopback} -p tcp -m owner --{owner}-owner {SIDECAR_UID} -j LAB_IN_REDIRECT\n\
-             -A LAB_OUTPUT -o lo -m owner ! --{owner}-owner {SIDECAR_UID} -j RETURN\n\
-             -A LAB_OUTPUT -m owner --{owner}-owner {SIDECAR_UID} -j RETURN\n"
-        );
-    }
-    text += &format!("-A LAB_OUTPUT -d {loopback} -j RETURN\n-A LAB_OUTPUT -p tcp -j LAB_REDIRECT\nCOMMIT\n");
-    text
+    rules.apply_text(family.of_proxy())
 }
 
 /// Rules that spread connections to each virtual address evenly over the service's instances.
@@ -162,17 +152,15 @@ pub fn counters() -> io::Result<Redirected> {
 /// Adds up what the rules took, from the text of `iptables-save -c -t nat`. The nat table sees the first packet of each
 /// connection only, so packets are connections.
 pub fn parse_counters(text: &str) -> Redirected {
-    let mut sum = Redirected::default();
-    for line in text.lines() {
-        let Some((packets, rule)) = line.strip_prefix('[').and_then(|l| l.split_once(':')) else { continue };
-        let packets: u64 = packets.parse().unwrap_or(0);
-        if rule.contains(" -j DNAT ") || rule.contains(&format!("--to-ports {OUTBOUND_PORT}")) {
-            sum.outbound += packets;
-        } else if rule.contains(&format!("--to-ports {INBOUND_PORT}")) {
-            sum.inbound += packets;
-        }
+    let sidecar = proxy::capture::rules::parse_counters(text);
+    let spread = text.lines().filter(|line| line.contains(" -j DNAT ")).filter_map(|line| {
+        let (packets, _) = line.strip_prefix('[')?.split_once(':')?;
+        packets.parse::<u64>().ok()
+    });
+    Redirected {
+        outbound: sidecar.redirected_outbound + spread.sum::<u64>(),
+        inbound: sidecar.redirected_inbound,
     }
-    sum
 }
 
 #[cfg(test)]
@@ -182,23 +170,10 @@ mod tests {
     #[test]
     fn counters_of_both_directions_are_added_up_over_their_rules() {
         let text = "*nat\n:OUTPUT ACCEPT [7:420]\n\
-            [5:300] -A LAB_REDIRECT -p tcp -j REDIRECT --to-ports 15001\n\
-            [2:120] -A LAB_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15006\n\
-            [9:540] -A OUTPUT -p tcp -j LAB_OUTPUT\n\
+            [5:300] -A SIDELAB_REDIRECT -p tcp -j REDIRECT --to-ports 15001\n\
+            [2:120] -A SIDELAB_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15006\n\
+            [9:540] -A OUTPUT -p tcp -j SIDELAB_OUTPUT\n\
             [3:180] -A OUTPUT -d 10.96.0.1/32 -p tcp -j DNAT --to-destination 10.20.0.1:80\nCOMMIT\n";
         assert_eq!(parse_counters(text), Redirected { outbound: 8, inbound: 2 });
-    }
-
-    #[test]
-    fn every_exception_stands_before_the_redirect() {
-        for family in Family::BOTH {
-            let rules = redirect_rules(family);
-            let output: Vec<&str> = rules.lines().filter(|l| l.starts_with("-A LAB_OUTPUT ")).collect();
-            assert_eq!(output.last(), Some(&"-A LAB_OUTPUT -p tcp -j LAB_REDIRECT"), "{rules}");
-            assert_eq!(output.iter().filter(|l| l.ends_with("-j LAB_REDIRECT")).count(), 1, "{rules}");
-            let inbound: Vec<&str> = rules.lines().filter(|l| l.starts_with("-A LAB_INBOUND ")).collect();
-            assert!(inbound.last().unwrap().ends_with("-j LAB_IN_REDIRECT"), "{rules}");
-            assert!(rules.ends_with("COMMIT\n"));
-        }
     }
 }

@@ -31,10 +31,12 @@ pub mod cleanup;
 pub mod doctor;
 pub mod intercept;
 pub mod link;
+pub mod netem;
 pub mod node;
 pub mod probe;
 pub mod process;
 pub mod sysctl;
+pub mod wire;
 
 mod bring_up;
 mod faults;
@@ -202,6 +204,13 @@ impl World for KernelWorld {
     }
 
     async fn metrics(&self) -> Vec<Sample> {
+        self.sample().await
+    }
+
+    async fn final_metrics(&self) -> Vec<Sample> {
+        for _ in &self.plan.instances {
+            self.read_next_counters().await;
+        }
         self.sample().await
     }
 

@@ -1,6 +1,5 @@
 //! What the world shows of itself while it runs: the metrics of its processes, its own counters, and its loads.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,7 +7,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
-use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
@@ -16,7 +14,7 @@ use super::bring_up::{failed, local};
 use super::process::{Output, Process};
 use super::{KernelWorld, intercept, probe};
 use crate::load::Record;
-use crate::metrics::Sample;
+use crate::metrics::{self, Sample};
 use crate::plan::{APP_METRICS_PORT, APP_UID, AppKind, Load, METRICS_PORT, ProcessId, Role};
 use crate::world::Error;
 
@@ -26,14 +24,6 @@ const SCRAPE_WITHIN: Duration = Duration::from_millis(500);
 const LOAD_GRACE: Duration = Duration::from_secs(10);
 /// The process name of the world's own samples.
 const WORLD: &str = "fabric";
-
-/// A line of a load generator's output.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Line {
-    Record(Record),
-    Error { error: String },
-}
 
 /// Kills a load generator whose future is dropped half-way; `down` reaps it.
 struct KillOnDrop(Rc<Process>);
@@ -60,7 +50,7 @@ impl KernelWorld {
             let name = self.plan.process_name(id);
             scrapes.push(async move {
                 match answer.await.and_then(|r| r) {
-                    Ok((200, text)) => parse(&name, &text),
+                    Ok((200, text)) => metrics::parse(&name, &text),
                     // A process that is busy dying has no metrics; the report shows the gap.
                     _ => Vec::new(),
                 }
@@ -80,7 +70,7 @@ impl KernelWorld {
         }
     }
 
-    async fn read_next_counters(&self) {
+    pub(super) async fn read_next_counters(&self) {
         let instance = self.next_read.get();
         let Some(node) = self.node(instance) else { return };
         self.next_read.set((instance + 1) % self.plan.instances.len());
@@ -147,10 +137,9 @@ impl KernelWorld {
         let mut complaint = None;
         let ran = timeout_at(deadline, async {
             while let Some(line) = printed.recv().await {
-                match serde_json::from_str(&line) {
-                    Ok(Line::Record(record)) => sink(record),
-                    Ok(Line::Error { error }) => complaint = Some(error),
-                    Err(e) => complaint = Some(format!("cannot read its line {line:?}: {e}")),
+                match Record::from_line(&line) {
+                    Some(record) => sink(record),
+                    None => complaint = Some(format!("cannot read its line {line:?}")),
                 }
             }
             process.0.ended().await
@@ -201,65 +190,9 @@ impl SharedClock {
     }
 }
 
-/// Reads Prometheus' text format; lines that are not samples are skipped.
-pub(super) fn parse(process: &str, text: &str) -> Vec<Sample> {
-    text.lines().filter_map(|line| parse_line(process, line.trim())).collect()
-}
-
-fn parse_line(process: &str, line: &str) -> Option<Sample> {
-    if line.is_empty() || line.starts_with('#') {
-        return None;
-    }
-    let (head, labels, tail) = match line.split_once('{') {
-        Some((name, rest)) => {
-            let (labels, tail) = rest.rsplit_once('}')?;
-            (name, parse_labels(labels)?, tail)
-        }
-        None => {
-            let (name, tail) = line.split_once(' ')?;
-            (name, BTreeMap::new(), tail)
-        }
-    };
-    let value = tail.split_whitespace().next()?.parse().ok()?;
-    Some(Sample { process: process.to_owned(), name: head.trim().to_owned(), labels, value })
-}
-
-fn parse_labels(mut text: &str) -> Option<BTreeMap<String, String>> {
-    let mut labels = BTreeMap::new();
-    while !text.trim_matches([',', ' ']).is_empty() {
-        let (key, rest) = text.trim_start_matches([',', ' ']).split_once("=\"")?;
-        let mut value = String::new();
-        let mut chars = rest.char_indices();
-        let end = loop {
-            match chars.next()? {
-                (at, '"') => break at,
-                (_, '\\') => match chars.next()?.1 {
-                    'n' => value.push('\n'),
-                    other => value.push(other),
-                },
-                (_, c) => value.push(c),
-            }
-        };
-        labels.insert(key.to_owned(), value);
-        text = &rest[end + 1..];
-    }
-    Some(labels)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn samples_are_read_with_labels_that_hold_braces_commas_and_quotes() {
-        let text = "# HELP a b\nplain 3\nproxy_x_total{side=\"outbound\",path=\"/{id},\\\"q\\\"\"} 2.5 1700\nbroken{\n";
-        let samples = parse("web/sidecar", text);
-        assert_eq!(samples.len(), 2);
-        assert_eq!((samples[0].name.as_str(), samples[0].value), ("plain", 3.0));
-        assert_eq!(samples[1].labels["path"], "/{id},\"q\"");
-        assert_eq!(samples[1].labels["side"], "outbound");
-        assert_eq!(samples[1].value, 2.5);
-    }
 
     #[test]
     fn instants_keep_their_distance_on_the_shared_clock_before_and_after_the_reading() {

@@ -152,15 +152,11 @@ fn fidelity(out: &mut String, report: &Report, style: Style) {
     let _ = writeln!(out, "\n{}", style.title("fidelity"));
     let _ = write!(out, "  links: {}", f.link_backend);
     if f.packets > 0 {
-        let _ = write!(
-            out,
-            ", {} packets, late p50 {} p99 {} max {}, {} lost outside the model",
-            f.packets,
-            time(f.lateness_p50_us),
-            time(f.lateness_p99_us),
-            time(f.lateness_max_us),
-            f.overflow
-        );
+        let _ = write!(out, ", {} packets, {} lost outside the model", f.packets, f.overflow);
+    }
+    if f.lateness_max_us > 0.0 {
+        let [p50, p99, max] = [f.lateness_p50_us, f.lateness_p99_us, f.lateness_max_us].map(time);
+        let _ = write!(out, ", held packets released late by p50 {p50}, p99 {p99}, max {max}");
     }
     out.push('\n');
     for note in &f.notes {

@@ -10,12 +10,12 @@ use proxy::world::RngTree;
 
 use super::Scenario;
 use super::names::instance_name;
+use crate::metrics::glob;
 use crate::plan::{
     Action, AppSpec, Entry, Expectation, Instance, Load, Plan, ProcessId, Role, Service, SidecarKind, Window,
 };
 use crate::sidecar;
 use crate::verdict::Subject;
-use crate::metrics::glob;
 use crate::verdict::condition::FABRIC;
 
 impl Scenario {
@@ -38,6 +38,7 @@ impl Scenario {
             timeline: self.timeline.clone(),
             expectations: self.expectations.clone(),
         };
+        plan.expectations.retain(|e| e.sidecar.is_none_or(|kind| kind == sidecar));
         match sidecar {
             SidecarKind::Ours => {
                 let seeds = RngTree::new(self.seed).child("sidecar", 0);

@@ -9,6 +9,7 @@ use super::faults;
 use super::model::{self, File};
 use super::units::Span;
 use super::validate::Context;
+use super::validate::sidecar_kind;
 use crate::plan::{Entry, Expectation, Window};
 use crate::verdict::Subject;
 use crate::verdict::condition::{self, Names};
@@ -41,7 +42,8 @@ pub(super) fn expectations(
             Some(name) => name.get_ref().clone(),
             None => describe(expect.get_ref()),
         };
-        all.push(Expectation { name, window, conditions });
+        let sidecar = expect.get_ref().sidecar.as_ref().and_then(|word| sidecar_kind(word, mistakes));
+        all.push(Expectation { name, window, sidecar, conditions });
     }
     all
 }

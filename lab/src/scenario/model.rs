@@ -265,6 +265,9 @@ pub struct Expect {
     /// Did this entry really bite? Conditions over its evidence.
     #[serde(default)]
     pub fault: Option<Spanned<String>>,
+    /// Judged only if this stands in the sidecar's place: `"ours"` or `"none"`. Default: always.
+    #[serde(default)]
+    pub sidecar: Option<Spanned<String>>,
     /// `"subject.statistic op value"`, all of which must hold.
     pub that: Vec<Spanned<String>>,
 }

@@ -8,8 +8,8 @@ use std::ops::Range;
 use serde_spanned::Spanned;
 
 use super::diagnose::Mistake;
-use crate::plan::{ProcessId, Role};
 use crate::metrics::glob;
+use crate::plan::{ProcessId, Role};
 use crate::verdict::condition::closest;
 
 /// A service, as far as names go.

@@ -86,14 +86,7 @@ fn sidecars(header: &model::Header, mistakes: &mut Vec<Mistake>) -> Vec<SidecarK
     }
     let mut kinds = Vec::new();
     for word in &words {
-        let kind = match &word.get_ref()[..] {
-            "ours" => SidecarKind::Ours,
-            "none" => SidecarKind::None,
-            _ => {
-                mistakes.push(Mistake::unknown("sidecar", word, ["ours", "none"]));
-                continue;
-            }
-        };
+        let Some(kind) = sidecar_kind(word, mistakes) else { continue };
         if kinds.contains(&kind) {
             let mistake = Mistake::new(word.span(), format!("sidecar `{word}` is named twice"), "again");
             mistakes.push(mistake.help("each is run once; leave one out"));
@@ -102,6 +95,18 @@ fn sidecars(header: &model::Header, mistakes: &mut Vec<Mistake>) -> Vec<SidecarK
         }
     }
     kinds
+}
+
+/// What a word for the sidecar's place means.
+pub(super) fn sidecar_kind(word: &Spanned<String>, mistakes: &mut Vec<Mistake>) -> Option<SidecarKind> {
+    match &word.get_ref()[..] {
+        "ours" => Some(SidecarKind::Ours),
+        "none" => Some(SidecarKind::None),
+        _ => {
+            mistakes.push(Mistake::unknown("sidecar", word, ["ours", "none"]));
+            None
+        }
+    }
 }
 
 fn services(file: &File, mistakes: &mut Vec<Mistake>) -> (Vec<Service>, Names) {

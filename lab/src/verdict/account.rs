@@ -22,7 +22,8 @@ pub fn account(plan: &Plan, records: &[Vec<Record>], series: &Series) -> Option<
     let mut conditions = Vec::new();
 
     let http = |load: &&crate::plan::Load| matches!(load.target, Target::Http { .. });
-    let all_http_apps = plan.instances.iter().flat_map(|i| &i.app).all(|a| matches!(a.kind, AppKind::Http { .. }));
+    let all_http_apps =
+        plan.instances.iter().flat_map(|i| &i.app).all(|a| matches!(a.kind, AppKind::Http { .. }));
     if all_http_apps && plan.loads.iter().all(|l| http(&l)) && !plan.loads.is_empty() {
         let arrived = |r: &&Record| !matches!(r.outcome, Outcome::Dropped | Outcome::Connect);
         let sent = records.iter().flatten().filter(arrived).count() as f64;

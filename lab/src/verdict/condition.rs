@@ -474,7 +474,6 @@ mod tests {
         }
     }
 
-
     proptest::proptest! {
         #[test]
         fn no_text_makes_the_parser_panic(text in "[a-z/.{}<>=!\"0-9%é ]{0,24}") {

@@ -68,7 +68,7 @@ struct Case {
 
 impl Case {
     fn judge(&self, window: Window, conditions: Vec<Condition>) -> Judged {
-        let expectation = Expectation { name: "expected".into(), window, conditions };
+        let expectation = Expectation { name: "expected".into(), window, sidecar: None, conditions };
         let plan = Plan { timeline: self.timeline.clone(), expectations: vec![expectation], ..plan() };
         let evidence = Evidence {
             plan: &plan,

@@ -1,0 +1,69 @@
+//! The userspace wire as a backend: [`crate::fabric::Wire`] on the outer ends of the instances' veth pairs.
+
+use std::io;
+
+use super::link::{Backend, LinkBackend, PairStats, outer_name};
+use super::node::Node;
+use crate::fabric::{self, LinkProfile, PortSpec};
+use crate::plan::Plan;
+use crate::world::Fidelity;
+
+/// A running wire.
+pub struct Wire(fabric::Wire);
+
+impl Wire {
+    /// Joins the outer ends of all instances of `plan`.
+    pub fn start(plan: &Plan, fabric: &Node) -> io::Result<Wire> {
+        let port = |(position, instance): (usize, &crate::plan::Instance)| PortSpec {
+            name: instance.name.clone(),
+            ifname: outer_name(position),
+            mac: instance.mac,
+        };
+        let ports = plan.instances.iter().enumerate().map(port).collect();
+        Ok(Wire(fabric::Wire::start(fabric.netns().try_clone()?, ports, plan.seed)?))
+    }
+}
+
+impl LinkBackend for Wire {
+    fn set_profiles(&self, profiles: Vec<(usize, usize, LinkProfile)>) -> io::Result<()> {
+        self.0.set_profiles(profiles)
+    }
+
+    fn pairs(&self) -> Vec<PairStats> {
+        let pair = |p: &fabric::PairStats| PairStats {
+            from: p.from,
+            to: p.to,
+            packets: p.packets,
+            lost: p.lost_segments,
+            delayed: p.delayed_packets,
+        };
+        self.0.stats().map(|s| s.pairs.iter().map(pair).collect()).unwrap_or_default()
+    }
+
+    fn fidelity(&self) -> Fidelity {
+        let link_backend = Backend::Wire.name().to_owned();
+        match self.0.stats() {
+            Ok(stats) => {
+                let mut notes = stats.notes;
+                notes.push(format!(
+                    "packets without delay crossed the wire in p50 {:.0} us, p99 {:.0} us; it used {:.0} ms of CPU",
+                    stats.transit_p50_us, stats.transit_p99_us, stats.cpu_ms
+                ));
+                Fidelity {
+                    link_backend,
+                    packets: stats.packets,
+                    lateness_p50_us: stats.lateness_p50_us,
+                    lateness_p99_us: stats.lateness_p99_us,
+                    lateness_max_us: stats.lateness_max_us,
+                    overflow: stats.overflow,
+                    notes,
+                }
+            }
+            Err(e) => Fidelity {
+                link_backend,
+                notes: vec![format!("the wire ended before its time: {e}")],
+                ..Fidelity::default()
+            },
+        }
+    }
+}
