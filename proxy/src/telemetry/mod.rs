@@ -239,11 +239,13 @@ impl ClusterMetrics {
 /// label set keep their order, as the buckets of a histogram must.
 fn in_stable_order(text: &str) -> String {
     fn labels(line: &str) -> &str {
-        let labels = line.find('{').map_or("", |at| &line[at..]);
-        labels
-            .find("le=\"")
-            .map_or_else(|| labels.trim_end_matches(|c| c != '}'), |at| &labels[..at])
-            .trim_end_matches([',', '}'])
+        let labels = line.find('{').map_or("", |at| &line[at + 1..]);
+        let labels = labels.rfind('}').map_or("", |at| &labels[..at]);
+        // The encoder writes the bound of a bucket before the labels of its set.
+        let Some((_, rest)) = labels.strip_prefix("le=\"").and_then(|bucket| bucket.split_once('"')) else {
+            return labels;
+        };
+        rest.trim_start_matches(',')
     }
     let mut out = String::with_capacity(text.len());
     let mut block: Vec<&str> = Vec::new();
