@@ -9,8 +9,6 @@ use hyper::StatusCode;
 use hyper_util::rt::TokioIo;
 use proxy::world::Net;
 
-use crate::metrics::Sample;
-
 /// Longest answer that is read.
 const LIMIT: usize = 4 << 20;
 
@@ -33,19 +31,4 @@ pub(super) async fn get<N: Net>(net: &N, to: SocketAddr, path: &str) -> io::Resu
     let (head, body) = sender.send_request(request).await.map_err(io::Error::other)?.into_parts();
     let body = Limited::new(body, LIMIT).collect().await.map_err(io::Error::other)?.to_bytes();
     Ok((head.status, String::from_utf8_lossy(&body).into_owned()))
-}
-
-/// The plain samples of a scrape.
-pub(super) fn samples(process: &str, text: &str) -> Vec<Sample> {
-    let sample = |line: &str| {
-        let (key, value) = line.rsplit_once(' ')?;
-        let (name, labels) = key.split_once('{').unwrap_or((key, ""));
-        let labels = labels.trim_end_matches('}').split(',').filter_map(|pair| {
-            let (k, v) = pair.split_once('=')?;
-            Some((k.trim().to_owned(), v.trim_matches('"').to_owned()))
-        });
-        let (process, name, labels) = (process.to_owned(), name.to_owned(), labels.collect());
-        Some(Sample { process, name, labels, value: value.parse().ok()? })
-    };
-    text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect()
 }

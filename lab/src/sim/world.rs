@@ -19,7 +19,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::load::Record;
-use crate::metrics::Sample;
+use crate::metrics::{self, Sample};
 use crate::plan::{
     APP_METRICS_PORT, Action, AppKind, Entry, HEALTH_PORT, Link, Load, METRICS_PORT, Plan, ProcessId, Role,
     Target,
@@ -452,7 +452,7 @@ impl World for SimWorld {
             let port = if id.role == Role::App { APP_METRICS_PORT } else { METRICS_PORT };
             let answer = self.get(id.instance, port, "/metrics").await.ok().flatten();
             match answer {
-                Some((200, text)) => probe::samples(&self.plan.process_name(id), &text),
+                Some((200, text)) => metrics::parse(&self.plan.process_name(id), &text),
                 _ => Vec::new(),
             }
         });
