@@ -1,1 +1,238 @@
-//! To come.
+//! The kernel world: the plan on real network namespaces, with real processes.
+//!
+//! Each instance is a [`node::Node`]: a namespace with the threads that live in it. Veth pairs lead from every instance
+//! into one fabric namespace ([`link`]), rules bring connections to the sidecars ([`intercept`]), processes run under
+//! their own users and control groups ([`process`], [`cgroup`]). `up` reads like the list of these steps.
+//!
+//! Everything lives in this process's memory or in namespaces that die with its threads. The little that does not is
+//! registered ([`cleanup`]) and goes away in `down`, in `Drop`, or, after a SIGKILL, when the next run starts.
+//!
+//! Invariant: every method may be dropped half-way, and `down` (or dropping the world) still ends and removes all.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use nix::sys::signal::Signal;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use crate::events::EventLog;
+use crate::load::Record;
+use crate::metrics::Sample;
+use crate::plan::{Entry, Link, Load, Plan, ProcessId};
+use crate::world::{Error, Fidelity, World};
+
+pub mod cgroup;
+pub mod cleanup;
+pub mod doctor;
+pub mod intercept;
+pub mod link;
+pub mod node;
+pub mod probe;
+pub mod process;
+pub mod sysctl;
+
+mod bring_up;
+mod faults;
+mod observe;
+
+pub use cleanup::sweep;
+pub use link::Backend;
+
+use cgroup::Cgroup;
+use cleanup::Registration;
+use intercept::Redirected;
+use link::LinkBackend;
+use node::Node;
+use process::{Exit, Process};
+
+/// How long processes may take to end by themselves before `down` kills them.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What a run is, apart from its plan.
+#[derive(Clone)]
+pub struct Options {
+    /// Names the run on this machine: letters, digits, `-`, `_` and `.`; must be new.
+    pub run_id: String,
+    /// Where logs and configurations go. Made if it does not exist.
+    pub run_dir: PathBuf,
+    /// What joins the instances; `None` leaves the choice to the lab.
+    pub backend: Option<Backend>,
+    /// The executable with the hidden subcommands `__app`, `__sidecar` and `__load`; normally the lab itself.
+    pub exe: PathBuf,
+    /// Where events go.
+    pub events: EventLog,
+}
+
+/// A plan on this machine's kernel.
+pub struct KernelWorld {
+    plan: Plan,
+    options: Options,
+    exits: (mpsc::UnboundedSender<Exit>, RefCell<mpsc::UnboundedReceiver<Exit>>),
+    registration: RefCell<Option<Rc<Registration>>>,
+    cgroup: RefCell<Option<Cgroup>>,
+    fabric: RefCell<Option<Rc<Node>>>,
+    nodes: RefCell<Vec<Rc<Node>>>,
+    backend: RefCell<Option<Rc<dyn LinkBackend>>>,
+    processes: RefCell<BTreeMap<ProcessId, Rc<Process>>>,
+    loads: RefCell<Vec<Rc<Process>>>,
+    starts: RefCell<BTreeMap<ProcessId, u64>>,
+    paused: RefCell<BTreeSet<ProcessId>>,
+    /// Link faults in force, oldest first; the newest that names a pair decides.
+    link_faults: RefCell<Vec<(String, Vec<Link>)>>,
+    evidence: RefCell<BTreeMap<String, faults::Evidence>>,
+    redirected: RefCell<Vec<Redirected>>,
+    /// Whose rule counters are read next.
+    next_read: Cell<usize>,
+    notes: RefCell<Vec<String>>,
+}
+
+impl KernelWorld {
+    /// Checks that this machine can do it; makes nothing yet.
+    pub fn new(plan: Plan, options: Options) -> Result<Self, Error> {
+        doctor::require()?;
+        let (tell, hear) = mpsc::unbounded_channel();
+        Ok(KernelWorld {
+            redirected: RefCell::new(vec![Redirected::default(); plan.instances.len()]),
+            plan,
+            options,
+            exits: (tell, RefCell::new(hear)),
+            registration: RefCell::default(),
+            cgroup: RefCell::default(),
+            fabric: RefCell::default(),
+            nodes: RefCell::default(),
+            backend: RefCell::default(),
+            processes: RefCell::default(),
+            loads: RefCell::default(),
+            starts: RefCell::default(),
+            paused: RefCell::default(),
+            link_faults: RefCell::default(),
+            evidence: RefCell::default(),
+            next_read: Cell::new(0),
+            notes: RefCell::default(),
+        })
+    }
+
+    /// The plan that it runs.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The node of an instance, once the world is up.
+    pub fn node(&self, instance: usize) -> Option<Rc<Node>> {
+        self.nodes.borrow().get(instance).cloned()
+    }
+
+    /// The process id of a process that runs, for people and tools.
+    pub fn pid(&self, process: ProcessId) -> Option<i32> {
+        self.processes.borrow().get(&process).filter(|p| p.is_running()).map(|p| p.pid())
+    }
+
+    fn process(&self, id: ProcessId) -> Option<Rc<Process>> {
+        self.processes.borrow().get(&id).cloned()
+    }
+
+    /// Moves what the waiting threads saw into the log of events.
+    fn note_exits(&self) {
+        while let Ok(exit) = self.exits.1.borrow_mut().try_recv() {
+            let after = exit.at.saturating_duration_since(self.options.events.start());
+            let how = if exit.expected { "as asked" } else { "by itself" };
+            let detail = format!("{} after {:.6} s, {how}", exit.status, after.as_secs_f64());
+            self.options.events.note("exit", exit.name, detail);
+        }
+    }
+
+    /// Ends and removes everything, and says what is left. Blocks until the kernel confirmed every end.
+    fn tear_down(&self) -> Vec<String> {
+        let mut complaints = Vec::new();
+        let mut complain = |what: &str, result: std::io::Result<()>| {
+            if let Err(e) = result {
+                complaints.push(format!("{what}: {e}"));
+            }
+        };
+        for process in self.loads.take().iter().chain(self.processes.take().values()) {
+            process.kill_and_reap();
+        }
+        self.paused.take();
+        self.backend.take();
+        let cgroup = self.cgroup.take();
+        if let Some(cgroup) = &cgroup {
+            complain("control group", cgroup.remove());
+        }
+        self.nodes.take();
+        self.fabric.take();
+        if let Some(registration) = self.registration.take() {
+            complain("registration", registration.remove());
+            complaints.extend(cleanup::leftovers(registration.path(), cgroup.as_ref()));
+        }
+        self.note_exits();
+        complaints
+    }
+}
+
+impl World for KernelWorld {
+    async fn up(&self) -> Result<(), Error> {
+        self.bring_up().await
+    }
+
+    async fn apply(&self, entry: &Entry) -> Result<(), Error> {
+        self.apply_fault(entry).await
+    }
+
+    async fn revert(&self, entry: &Entry) -> Result<(), Error> {
+        self.revert_fault(entry).await
+    }
+
+    async fn evidence(&self, entry: &Entry) -> BTreeMap<String, f64> {
+        self.fault_evidence(entry)
+    }
+
+    async fn load(
+        &self,
+        load: &Load,
+        t0: Instant,
+        end: Instant,
+        sink: Rc<dyn Fn(Record)>,
+    ) -> Result<(), Error> {
+        self.run_load(load, t0, end, sink).await
+    }
+
+    async fn metrics(&self) -> Vec<Sample> {
+        self.sample().await
+    }
+
+    async fn fidelity(&self) -> Fidelity {
+        let backend = self.backend.borrow().clone();
+        let mut fidelity = backend.map(|b| b.fidelity()).unwrap_or_default();
+        fidelity.notes.extend(self.notes.borrow().iter().cloned());
+        fidelity
+    }
+
+    async fn down(&self) -> Result<(), Error> {
+        let processes: Vec<Rc<Process>> =
+            self.loads.borrow().iter().chain(self.processes.borrow().values()).cloned().collect();
+        for process in &processes {
+            // A stopped process would keep the signal until it goes on.
+            let _ = process.signal(Signal::SIGTERM);
+            let _ = process.signal(Signal::SIGCONT);
+        }
+        let _ = timeout(GRACE, join_all(processes.iter().map(|p| p.ended()))).await;
+        drop(processes);
+        match self.tear_down() {
+            left if left.is_empty() => Ok(()),
+            left => Err(Error::Failed(format!("not everything could be removed: {}", left.join("; ")))),
+        }
+    }
+}
+
+impl Drop for KernelWorld {
+    fn drop(&mut self) {
+        for complaint in self.tear_down() {
+            tracing::warn!("left behind by run {}: {complaint}", self.options.run_id);
+        }
+    }
+}

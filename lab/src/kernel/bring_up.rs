@@ -1,0 +1,402 @@
+//! From a plan to a running world, step by step; each step needs the ones before it.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::{join_all, try_join_all};
+use tokio::time::{Instant, sleep};
+
+use super::intercept::{self, Family};
+use super::link::{self, Backend, Bridge, LinkBackend};
+use super::node::{Bind, Mounts, Node, name_files};
+use super::process::{Launch, Log, Output, Process};
+use super::{Cgroup, KernelWorld, Registration, cleanup, doctor, probe, sysctl};
+use crate::fabric::LinkProfile;
+use crate::plan::{
+    APP_UID, AppKind, HEALTH_PORT, METRICS_PORT, ProcessId, Role, SIDECAR_UID, Service, SidecarKind,
+};
+use crate::world::Error;
+
+/// How long a process may take to become ready.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+/// How long one probe may take.
+const PROBE_WITHIN: Duration = Duration::from_secs(1);
+/// How long the self-test waits for a connection, and for the sidecar's counter to show it.
+const SELF_TEST_WITHIN: Duration = Duration::from_secs(2);
+/// Name of the namespace between the instances; no service can have it.
+const FABRIC: &str = "@fabric";
+/// Wait between probes: short at first, because most processes are ready at once.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
+
+/// Says what could not be done.
+pub(super) fn failed<E: Display>(what: impl Display) -> impl FnOnce(E) -> Error {
+    move |e| Error::Failed(format!("{what}: {e}"))
+}
+
+impl KernelWorld {
+    pub(super) async fn bring_up(&self) -> Result<(), Error> {
+        for what in cleanup::sweep() {
+            self.options.events.note("sweep", "", what);
+        }
+        self.register()?;
+        self.make_nodes()?;
+        self.connect()?;
+        self.load_rules().await?;
+        self.start_all(Role::App).await?;
+        self.start_all(Role::Sidecar).await?;
+        self.test_interception().await?;
+        self.options.events.note("up", "", format!("{} instances", self.plan.instances.len()));
+        Ok(())
+    }
+
+    fn register(&self) -> Result<(), Error> {
+        let run = &self.options.run_id;
+        let registration = Registration::new(run).map_err(failed(format!("cannot register run {run}")))?;
+        match Cgroup::create(run) {
+            Ok(cgroup) => {
+                let noted = registration.note_cgroup(&cgroup);
+                // First into our hands, so that it is removed even if the note could not be written.
+                *self.cgroup.borrow_mut() = Some(cgroup);
+                noted.map_err(failed("cannot note the control group"))?;
+            }
+            Err(e) => self.notes.borrow_mut().push(format!("processes run without control groups: {e}")),
+        }
+        *self.registration.borrow_mut() = Some(Rc::new(registration));
+        Ok(())
+    }
+
+    fn run_path(&self) -> Result<std::path::PathBuf, Error> {
+        let registration = self.registration.borrow();
+        registration
+            .as_ref()
+            .map(|r| r.path().to_owned())
+            .ok_or_else(|| Error::Failed("the world is not up".into()))
+    }
+
+    fn make_nodes(&self) -> Result<(), Error> {
+        let run = self.run_path()?;
+        let mounts =
+            self.prepare_files(&run).map_err(failed(format!("cannot write into {}", run.display())))?;
+
+        let fabric = Node::new(FABRIC, Mounts::default()).map_err(failed("the fabric's namespace"))?;
+        fabric.run(sysctl::fabric).and_then(|r| r).map_err(failed("settings of the fabric"))?;
+        *self.fabric.borrow_mut() = Some(Rc::new(fabric));
+
+        let mut ports: Vec<u16> = self.plan.services.iter().filter_map(|s| s.port).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        for instance in &self.plan.instances {
+            let node = Node::new(&instance.name, mounts.clone())
+                .map_err(failed(format!("namespace of {}", instance.name)))?;
+            let ports = ports.clone();
+            let settings = node
+                .run(move || sysctl::instance(&ports))
+                .and_then(|r| r)
+                .map_err(failed(format!("settings of {}", instance.name)))?;
+            if let Some(loopback) = settings.iter().find(|s| s.name == sysctl::LOOPBACK_CONGESTION_CONTROL)
+                && loopback.value != link::CONGESTION_CONTROL
+                && self.nodes.borrow().is_empty()
+            {
+                self.notes.borrow_mut().push(format!(
+                    "connections between instances use {}, but those over loopback use {}: this machine does not let \
+                     namespaces choose (net.ipv4.tcp_allowed_congestion_control)",
+                    link::CONGESTION_CONTROL,
+                    loopback.value,
+                ));
+            }
+            let settings: Vec<String> =
+                settings.iter().map(|s| format!("{}={}", s.name.replace('/', "."), s.value)).collect();
+            self.options.events.note("sysctl", &instance.name, settings.join(" "));
+            self.nodes.borrow_mut().push(Rc::new(node));
+        }
+
+        // Only after the last node: a namespace mounted earlier would be copied into every later mount namespace.
+        let registration = self.registration.borrow();
+        if let Some(registration) = &*registration {
+            let nodes = self.nodes.borrow();
+            for node in self.fabric.borrow().iter().chain(&*nodes) {
+                registration
+                    .mount_namespace(node.name(), node.netns())
+                    .map_err(failed(format!("cannot mount the namespace of {}", node.name())))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what children read. They see it below the run's directory, which every user may enter, even if the
+    /// executable and the run's own folder lie in a home directory that only its owner may.
+    fn prepare_files(&self, run: &Path) -> io::Result<Mounts> {
+        let config = self.options.run_dir.join("config");
+        std::fs::create_dir_all(&config)?;
+        std::fs::create_dir_all(self.options.run_dir.join("logs"))?;
+        std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o755))?;
+        for instance in &self.plan.instances {
+            if let Some(text) = &instance.sidecar {
+                let path = config.join(format!("{}.toml", instance.name));
+                std::fs::write(&path, text)?;
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
+            }
+        }
+        let mut mounts = name_files(&run.join("etc"), &self.plan.hosts())?;
+        let exe = run.join("exe");
+        std::fs::File::create(&exe)?;
+        mounts.binds.push(Bind { source: self.options.exe.clone(), target: exe });
+        mounts.binds.push(Bind { source: config, target: run.join("config") });
+        for entry in std::fs::read_dir(run.join("etc"))? {
+            std::fs::set_permissions(entry?.path(), std::fs::Permissions::from_mode(0o644))?;
+        }
+        Ok(mounts)
+    }
+
+    fn connect(&self) -> Result<(), Error> {
+        let fabric =
+            self.fabric.borrow().clone().ok_or_else(|| Error::Failed("the world is not up".into()))?;
+        let nodes = self.nodes.borrow().clone();
+        link::connect_instances(&self.plan, &nodes, &fabric)
+            .map_err(failed("cannot connect the instances"))?;
+
+        let kind = Backend::choose(&self.plan, self.options.backend, doctor::netem_works);
+        let backend: Rc<dyn LinkBackend> = match kind {
+            Backend::Bridge => {
+                Rc::new(Bridge::start(fabric, nodes.len()).map_err(failed("cannot make the bridge"))?)
+            }
+            Backend::Netem | Backend::Wire => {
+                return Err(Error::Machine(format!("the {} backend is not part of this build", kind.name())));
+            }
+        };
+        *self.backend.borrow_mut() = Some(backend.clone());
+        let base = self.plan.links.iter().map(|l| (l.from, l.to, l.profile)).collect();
+        backend.set_profiles(base).map_err(failed("cannot set up the links"))?;
+        self.options.events.note("links", kind.name(), format!("{} base profiles", self.plan.links.len()));
+        Ok(())
+    }
+
+    async fn load_rules(&self) -> Result<(), Error> {
+        let rules = Family::BOTH.map(|family| (family, intercept::rules(&self.plan, family)));
+        let loading: Vec<_> = self
+            .nodes
+            .borrow()
+            .iter()
+            .map(|node| {
+                let (rules, name) = (rules.clone(), node.name().to_owned());
+                let done =
+                    node.call(move || rules.iter().try_for_each(|(f, text)| intercept::load(*f, text)));
+                async move { done.await.and_then(|r| r).map_err(failed(format!("rules of {name}"))) }
+            })
+            .collect();
+        try_join_all(loading).await?;
+        Ok(())
+    }
+
+    async fn start_all(&self, role: Role) -> Result<(), Error> {
+        let processes: Vec<ProcessId> = self.plan.processes().filter(|p| p.role == role).collect();
+        for &process in &processes {
+            self.start(process)?;
+        }
+        try_join_all(processes.iter().map(|&p| self.ready(p))).await?;
+        Ok(())
+    }
+
+    /// Starts a process; it is not ready yet. Blocks for the fork, so that no half-started process can get lost.
+    pub(super) fn start(&self, id: ProcessId) -> Result<(), Error> {
+        let run = self.run_path()?;
+        let instance = &self.plan.instances[id.instance];
+        let exe = run.join("exe").into_os_string();
+        let (role, uid) = match id.role {
+            Role::App => ("app", APP_UID),
+            Role::Sidecar => ("sidecar", SIDECAR_UID),
+        };
+        let mut env = vec![("LAB_INSTANCE".to_owned(), instance.name.clone())];
+        let argv: Vec<OsString> = match (id.role, &instance.app) {
+            (Role::App, None) => {
+                return Err(Error::Failed(format!("{} has no app to start", instance.name)));
+            }
+            (Role::App, Some(app)) => match &app.kind {
+                AppKind::Command(argv) => {
+                    env.push(("PORT".to_owned(), app.port.to_string()));
+                    argv.iter().map(OsString::from).collect()
+                }
+                AppKind::Http { .. } | AppKind::Tcp { .. } => {
+                    let spec = serde_json::to_string(app).expect("an app's description is plain data");
+                    vec![exe, "__app".into(), "--spec".into(), spec.into()]
+                }
+            },
+            (Role::Sidecar, _) => {
+                let config = run.join("config").join(format!("{}.toml", instance.name));
+                vec![exe, "__sidecar".into(), "--config".into(), config.into()]
+            }
+        };
+        let name = self.plan.process_name(id);
+        let process = self.launch(id.instance, name, role, argv, env, uid, Output::Log)?;
+        self.options.events.note("start", process.name(), format!("process {}", process.pid()));
+        *self.starts.borrow_mut().entry(id).or_default() += 1;
+        self.processes.borrow_mut().insert(id, process);
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "two callers, each argument of its own kind")]
+    pub(super) fn launch(
+        &self,
+        instance: usize,
+        name: String,
+        role: &str,
+        argv: Vec<OsString>,
+        env: Vec<(String, String)>,
+        uid: u32,
+        output: Output,
+    ) -> Result<Rc<Process>, Error> {
+        let node = self.node(instance).ok_or_else(|| Error::Failed("the world is not up".into()))?;
+        let label = format!("{}.{role}", node.name());
+        let cannot = || format!("cannot start {name}");
+        let path = self.options.run_dir.join("logs").join(format!("{label}.log"));
+        let log = Log::open(&path, self.options.events.start()).map_err(failed(cannot()))?;
+        let join = |run: &Cgroup| {
+            let cgroup = run.child(&label)?;
+            let entrance = cgroup.entrance()?;
+            Ok::<_, io::Error>((cgroup, entrance))
+        };
+        let cgroup = self.cgroup.borrow().as_ref().map(join).transpose().map_err(failed(cannot()))?;
+        let launch = Launch { name: name.clone(), argv, env, uid, cgroup, log, output };
+        let exits = self.exits.0.clone();
+        let process = node.run(move || Process::spawn(launch, exits)).and_then(|r| r);
+        process.map(Rc::new).map_err(failed(cannot()))
+    }
+
+    /// Waits until a process that was started is ready.
+    pub(super) async fn ready(&self, id: ProcessId) -> Result<(), Error> {
+        let started = Instant::now();
+        let (Some(process), Some(node)) = (self.process(id), self.node(id.instance)) else {
+            return Err(Error::Failed(format!("{} was not started", self.plan.process_name(id))));
+        };
+        let name = process.name().to_owned();
+        let app_port = self.plan.instances[id.instance].app.as_ref().map_or(0, |a| a.port);
+        let mut pause = BACK_OFF.0;
+        loop {
+            let probe = node.probe(move || match id.role {
+                Role::App => probe::connect(local(app_port), PROBE_WITHIN),
+                Role::Sidecar => match probe::get(local(HEALTH_PORT), "/ready", PROBE_WITHIN)? {
+                    (200, _) => Ok(()),
+                    (status, body) => Err(io::Error::other(format!("/ready says {status}: {}", body.trim()))),
+                },
+            });
+            let answer = tokio::select! {
+                exit = process.ended() => {
+                    self.note_exits();
+                    let words = process.log().last_words();
+                    return Err(Error::Failed(format!("{name} ended before it was ready: {}{words}", exit.status)));
+                }
+                answer = probe => answer.and_then(|r| r),
+            };
+            let Err(error) = answer else { break };
+            if started.elapsed() + pause >= READY_WITHIN {
+                let words = process.log().last_words();
+                let within = READY_WITHIN.as_secs();
+                return Err(Error::Failed(format!("{name} was not ready within {within} s: {error}{words}")));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(BACK_OFF.1);
+        }
+        self.options.events.note("ready", name, format!("after {} ms", started.elapsed().as_millis()));
+        Ok(())
+    }
+
+    /// Connects to every service's virtual address, in both families, and sees by the rules' counters and by the
+    /// sidecar's own whether the connection took the way that the plan says.
+    async fn test_interception(&self) -> Result<(), Error> {
+        let Some(instance) = self.self_test_instance() else { return Ok(()) };
+        let Some(node) = self.node(instance) else { return Ok(()) };
+        let name = node.name().to_owned();
+        let read = || node.call(intercept::counters);
+        let cannot = || failed(format!("cannot read the rules' counters of {name}"));
+
+        let has_sidecar = self.plan.sidecar == SidecarKind::Ours;
+        let seen_before = if has_sidecar { self.outbound_seen(&node).await? } else { 0.0 };
+        let mut connected = 0;
+        let mut before = read().await.and_then(|r| r).map_err(cannot())?;
+        let services: Vec<&Service> = self.plan.services.iter().filter(|s| s.port.is_some()).collect();
+        for (service, family) in services.iter().flat_map(|s| Family::BOTH.map(|f| (*s, f))) {
+            let to = SocketAddr::new(family.vip(service), service.port.unwrap_or_default());
+            // As root: not the sidecar's user, so the rules must take it.
+            let outcome = node.probe(move || probe::connect(to, SELF_TEST_WITHIN)).await.and_then(|r| r);
+            let after = read().await.and_then(|r| r).map_err(cannot())?;
+            let said = outcome.as_ref().map_or_else(ToString::to_string, |()| "it was accepted".to_owned());
+            if after.outbound == before.outbound {
+                return Err(Error::Failed(format!(
+                    "interception does not work: a connection from {name} to {} ({to}) was not redirected ({said})",
+                    service.name,
+                )));
+            }
+            if has_sidecar && outcome.is_err() {
+                return Err(Error::Failed(format!(
+                    "interception does not work: a connection from {name} to {} ({to}) was redirected, but the sidecar \
+                     did not take it: {said}",
+                    service.name,
+                )));
+            }
+            before = after;
+            connected += 1;
+        }
+        self.redirected.borrow_mut()[instance] = before;
+
+        let started = Instant::now();
+        let mut pause = BACK_OFF.0;
+        loop {
+            let seen = if has_sidecar { self.outbound_seen(&node).await? - seen_before } else { 0.0 };
+            if !has_sidecar || seen >= f64::from(connected) {
+                break;
+            }
+            if started.elapsed() >= SELF_TEST_WITHIN {
+                return Err(Error::Failed(format!(
+                    "interception does not work: {connected} connections from {name} were redirected, but its sidecar \
+                     counts {seen} in proxy_connections_total{{side=\"outbound\"}}"
+                )));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(BACK_OFF.1);
+        }
+        self.options.events.note("intercept", name, format!("{connected} connections were redirected"));
+        Ok(())
+    }
+
+    /// The first instance that has a load or no app: one that calls others anyway.
+    fn self_test_instance(&self) -> Option<usize> {
+        if self.plan.services.iter().all(|s| s.port.is_none()) {
+            return None;
+        }
+        let calls = |i: usize| {
+            self.plan.instances[i].app.is_none() || self.plan.loads.iter().any(|load| load.from == i)
+        };
+        let all = 0..self.plan.instances.len();
+        all.clone().find(|&i| calls(i)).or(all.clone().next())
+    }
+
+    async fn outbound_seen(&self, node: &Node) -> Result<f64, Error> {
+        let answer = node.probe(|| probe::get(local(METRICS_PORT), "/metrics", PROBE_WITHIN)).await;
+        let (_, text) =
+            answer.and_then(|r| r).map_err(failed(format!("metrics of {}/sidecar", node.name())))?;
+        let samples = super::observe::parse(&format!("{}/sidecar", node.name()), &text);
+        let ours = samples.iter().filter(|s| s.name == "proxy_connections_total");
+        Ok(ours.filter(|s| s.labels.get("side").is_some_and(|v| v == "outbound")).map(|s| s.value).sum())
+    }
+
+    /// Waits until all of `processes` are ready; the first error wins, but all have been waited for.
+    pub(super) async fn all_ready(&self, processes: &[ProcessId]) -> Result<(), Error> {
+        join_all(processes.iter().map(|&p| self.ready(p))).await.into_iter().collect()
+    }
+
+    /// The base profile of one direction.
+    pub(super) fn base_profile(&self, from: usize, to: usize) -> LinkProfile {
+        let link = self.plan.links.iter().find(|l| l.from == from && l.to == to);
+        link.map(|l| l.profile).unwrap_or_default()
+    }
+}
+
+pub(super) fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}

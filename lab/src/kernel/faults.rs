@@ -1,0 +1,216 @@
+//! Faults on the kernel: signals for processes, profiles for links, and the proof that each one bit.
+//!
+//! A fault is in force when its method returns: a killed process is reaped, a paused one is seen stopped in /proc. Link
+//! faults may overlap: the newest that names a pair decides, and a revert uncovers what lies below it.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::KernelWorld;
+use super::bring_up::failed;
+use super::link::PairStats;
+use super::process::Process;
+use crate::plan::{Action, Entry, Link, ProcessId, Role};
+use crate::world::Error;
+
+/// How long a process may take to obey SIGTERM before it is killed; what Kubernetes grants by default.
+const TERMINATION_GRACE: Duration = Duration::from_secs(30);
+/// How long the kernel may take to stop or continue a process.
+const SIGNAL_WITHIN: Duration = Duration::from_secs(5);
+
+/// What is known of a fault.
+#[derive(Debug, Default)]
+pub(super) struct Evidence {
+    counted: BTreeMap<String, f64>,
+    /// Counters of the links when the fault began.
+    before: Vec<PairStats>,
+    /// What they had grown by when it ended.
+    total: Option<PairStats>,
+}
+
+impl KernelWorld {
+    pub(super) async fn apply_fault(&self, entry: &Entry) -> Result<(), Error> {
+        match &entry.action {
+            Action::Kill { processes, hard } => self.kill(&entry.name, processes, *hard).await?,
+            Action::Pause { processes } => self.pause(&entry.name, processes).await?,
+            Action::Link { links } => self.impair(&entry.name, links)?,
+        }
+        self.note_exits();
+        self.options.events.note("fault", &entry.name, "in force");
+        Ok(())
+    }
+
+    pub(super) async fn revert_fault(&self, entry: &Entry) -> Result<(), Error> {
+        match &entry.action {
+            Action::Kill { processes, .. } => self.restart(&entry.name, processes).await?,
+            Action::Pause { processes } => self.go_on(&entry.name, processes).await?,
+            Action::Link { links } => self.heal(&entry.name, links)?,
+        }
+        self.note_exits();
+        self.options.events.note("revert", &entry.name, "no longer in force");
+        Ok(())
+    }
+
+    pub(super) fn fault_evidence(&self, entry: &Entry) -> BTreeMap<String, f64> {
+        self.note_exits();
+        let evidence = self.evidence.borrow();
+        let Some(known) = evidence.get(&entry.name) else { return BTreeMap::new() };
+        let mut counted = known.counted.clone();
+        if let Action::Link { links } = &entry.action {
+            let total = known.total.unwrap_or_else(|| self.growth(&known.before, links));
+            counted.insert("packets".into(), total.packets as f64);
+            counted.insert("lost_packets".into(), total.lost as f64);
+            counted.insert("delayed_packets".into(), total.delayed as f64);
+        }
+        counted
+    }
+
+    fn count(&self, entry: &str, what: &str) {
+        let mut evidence = self.evidence.borrow_mut();
+        *evidence.entry(entry.to_owned()).or_default().counted.entry(what.to_owned()).or_default() += 1.0;
+    }
+
+    async fn kill(&self, entry: &str, ids: &[ProcessId], hard: bool) -> Result<(), Error> {
+        let signal = if hard { Signal::SIGKILL } else { Signal::SIGTERM };
+        let mut struck: Vec<Rc<Process>> = Vec::new();
+        for &id in ids {
+            let Some(process) = self.process(id) else { continue };
+            // One that had ended by itself was not killed by this fault, and the evidence must not say so.
+            if process.signal(signal).map_err(failed(format!("cannot kill {}", process.name())))? {
+                struck.push(process);
+            }
+        }
+        let deadline = Instant::now() + TERMINATION_GRACE;
+        for process in struck {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !hard && timeout(left, process.ended()).await.is_err() {
+                let after = TERMINATION_GRACE.as_secs();
+                self.options.events.note(
+                    "kill",
+                    process.name(),
+                    format!("did not obey SIGTERM within {after} s"),
+                );
+                process.signal(Signal::SIGKILL).map_err(failed(format!("cannot kill {}", process.name())))?;
+            }
+            process.ended().await;
+            process.kill_rest().map_err(failed(format!("cannot end all of {}", process.name())))?;
+            self.count(entry, "killed");
+        }
+        let mut paused = self.paused.borrow_mut();
+        paused.retain(|id| !ids.contains(id));
+        Ok(())
+    }
+
+    async fn restart(&self, entry: &str, ids: &[ProcessId]) -> Result<(), Error> {
+        // Apps first, as at the start of the world.
+        for role in [Role::App, Role::Sidecar] {
+            let mut started = Vec::new();
+            for &id in ids.iter().filter(|id| id.role == role) {
+                if self.process(id).is_none_or(|p| !p.is_running()) {
+                    self.start(id)?;
+                    started.push(id);
+                }
+            }
+            self.all_ready(&started).await?;
+            started.iter().for_each(|_| self.count(entry, "restarted"));
+        }
+        Ok(())
+    }
+
+    async fn pause(&self, entry: &str, ids: &[ProcessId]) -> Result<(), Error> {
+        for &id in ids {
+            let Some(process) = self.process(id) else { continue };
+            let cannot = || failed(format!("cannot pause {}", process.name()));
+            if !process.signal(Signal::SIGSTOP).map_err(cannot())? {
+                continue;
+            }
+            self.paused.borrow_mut().insert(id);
+            if wait_for_state(&process, |s| s == 'T').await? {
+                self.count(entry, "stopped");
+            }
+        }
+        Ok(())
+    }
+
+    async fn go_on(&self, entry: &str, ids: &[ProcessId]) -> Result<(), Error> {
+        for &id in ids {
+            self.paused.borrow_mut().remove(&id);
+            let Some(process) = self.process(id) else { continue };
+            let cannot = failed(format!("cannot continue {}", process.name()));
+            if process.signal(Signal::SIGCONT).map_err(cannot)?
+                && wait_for_state(&process, |s| s != 'T').await?
+            {
+                self.count(entry, "continued");
+            }
+        }
+        Ok(())
+    }
+
+    fn impair(&self, entry: &str, links: &[Link]) -> Result<(), Error> {
+        let before = self.backend.borrow().as_ref().map(|b| b.pairs()).unwrap_or_default();
+        self.evidence.borrow_mut().insert(entry.to_owned(), Evidence { before, ..Evidence::default() });
+        self.link_faults.borrow_mut().push((entry.to_owned(), links.to_vec()));
+        self.set_links(links)
+    }
+
+    fn heal(&self, entry: &str, links: &[Link]) -> Result<(), Error> {
+        self.link_faults.borrow_mut().retain(|(name, _)| name != entry);
+        let healed = self.set_links(links);
+        if let Some(evidence) = self.evidence.borrow_mut().get_mut(entry) {
+            evidence.total = Some(self.growth(&evidence.before, links));
+        }
+        healed
+    }
+
+    /// Puts in force what the base profiles and the faults of now say of the pairs of `links`.
+    fn set_links(&self, links: &[Link]) -> Result<(), Error> {
+        let backend = self.backend.borrow().clone();
+        let backend = backend.ok_or_else(|| Error::Failed("the world is not up".into()))?;
+        let faults = self.link_faults.borrow();
+        let in_force = |from, to| {
+            let newest =
+                faults.iter().rev().find_map(|(_, l)| l.iter().find(|l| (l.from, l.to) == (from, to)));
+            (from, to, newest.map_or_else(|| self.base_profile(from, to), |l| l.profile))
+        };
+        let profiles = links.iter().map(|l| in_force(l.from, l.to)).collect();
+        let name = |i: usize| self.plan.instances[i].name.as_str();
+        let pairs: Vec<_> = links.iter().map(|l| format!("{} to {}", name(l.from), name(l.to))).collect();
+        let cannot = failed(format!("cannot change the link from {}", pairs.join(", ")));
+        backend.set_profiles(profiles).map_err(cannot)
+    }
+
+    /// What the pairs of `links` counted since `before`.
+    fn growth(&self, before: &[PairStats], links: &[Link]) -> PairStats {
+        let now = self.backend.borrow().as_ref().map(|b| b.pairs()).unwrap_or_default();
+        let mut total = PairStats::default();
+        for pair in now.iter().filter(|p| links.iter().any(|l| (l.from, l.to) == (p.from, p.to))) {
+            let was = before.iter().find(|b| (b.from, b.to) == (pair.from, pair.to));
+            let was = was.copied().unwrap_or_default();
+            total.packets += pair.packets.saturating_sub(was.packets);
+            total.lost += pair.lost.saturating_sub(was.lost);
+            total.delayed += pair.delayed.saturating_sub(was.delayed);
+        }
+        total
+    }
+}
+
+/// Waits until /proc shows a state that is `wanted`. False if the process ended instead.
+async fn wait_for_state(process: &Process, wanted: impl Fn(char) -> bool) -> Result<bool, Error> {
+    let deadline = Instant::now() + SIGNAL_WITHIN;
+    loop {
+        match process.state() {
+            Some(state) if wanted(state) => return Ok(true),
+            _ if !process.is_running() => return Ok(false),
+            state if Instant::now() >= deadline => {
+                let state = state.unwrap_or('?');
+                let (name, pid) = (process.name(), process.pid());
+                return Err(Error::Failed(format!("{name} (process {pid}) stays in state {state}")));
+            }
+            _ => sleep(Duration::from_millis(1)).await,
+        }
+    }
+}

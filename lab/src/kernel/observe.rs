@@ -1,0 +1,276 @@
+//! What the world shows of itself while it runs: the metrics of its processes, its own counters, and its loads.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use nix::sys::signal::Signal;
+use nix::time::{ClockId, clock_gettime};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use super::bring_up::{failed, local};
+use super::process::{Output, Process};
+use super::{KernelWorld, intercept, probe};
+use crate::load::Record;
+use crate::metrics::Sample;
+use crate::plan::{APP_METRICS_PORT, APP_UID, AppKind, Load, METRICS_PORT, ProcessId, Role};
+use crate::world::Error;
+
+/// How long a process may take to show its metrics; a busy one must not hold up the sampling of the others.
+const SCRAPE_WITHIN: Duration = Duration::from_millis(500);
+/// How long a load generator may outlive its last request's time-out.
+const LOAD_GRACE: Duration = Duration::from_secs(10);
+/// The process name of the world's own samples.
+const WORLD: &str = "fabric";
+
+/// A line of a load generator's output.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Record(Record),
+    Error { error: String },
+}
+
+/// Kills a load generator whose future is dropped half-way; `down` reaps it.
+struct KillOnDrop(Rc<Process>);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.signal(Signal::SIGKILL);
+    }
+}
+
+impl KernelWorld {
+    /// Every process's metrics and the world's own. The rules' counters are read from one instance in turn each time,
+    /// because reading starts two processes; the others' are those of their last turn.
+    pub(super) async fn sample(&self) -> Vec<Sample> {
+        self.note_exits();
+        let mut scrapes = Vec::new();
+        for id in self.plan.processes() {
+            let Some(port) = self.metrics_port(id) else { continue };
+            // A paused process would accept and never answer.
+            let runs =
+                self.process(id).is_some_and(|p| p.is_running()) && !self.paused.borrow().contains(&id);
+            let Some(node) = self.node(id.instance).filter(|_| runs) else { continue };
+            let answer = node.probe(move || probe::get(local(port), "/metrics", SCRAPE_WITHIN));
+            let name = self.plan.process_name(id);
+            scrapes.push(async move {
+                match answer.await.and_then(|r| r) {
+                    Ok((200, text)) => parse(&name, &text),
+                    // A process that is busy dying has no metrics; the report shows the gap.
+                    _ => Vec::new(),
+                }
+            });
+        }
+        let (scraped, ()) = tokio::join!(join_all(scrapes), self.read_next_counters());
+        let mut samples: Vec<Sample> = scraped.into_iter().flatten().collect();
+        self.own_samples(&mut samples);
+        samples
+    }
+
+    fn metrics_port(&self, id: ProcessId) -> Option<u16> {
+        match (id.role, &self.plan.instances[id.instance].app) {
+            (Role::Sidecar, _) => Some(METRICS_PORT),
+            (Role::App, Some(app)) if !matches!(app.kind, AppKind::Command(_)) => Some(APP_METRICS_PORT),
+            (Role::App, _) => None,
+        }
+    }
+
+    async fn read_next_counters(&self) {
+        let instance = self.next_read.get();
+        let Some(node) = self.node(instance) else { return };
+        self.next_read.set((instance + 1) % self.plan.instances.len());
+        if let Ok(Ok(counters)) = node.call(intercept::counters).await {
+            self.redirected.borrow_mut()[instance] = counters;
+        }
+    }
+
+    fn own_samples(&self, samples: &mut Vec<Sample>) {
+        let mut own = |name: &str, labels: &[(&str, &str)], value: f64| {
+            let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            samples.push(Sample { process: WORLD.into(), name: name.into(), labels, value });
+        };
+        for (instance, redirected) in self.plan.instances.iter().zip(&*self.redirected.borrow()) {
+            for (direction, count) in [("outbound", redirected.outbound), ("inbound", redirected.inbound)] {
+                let labels = [("instance", instance.name.as_str()), ("direction", direction)];
+                own("iptables_redirected_total", &labels, count as f64);
+            }
+        }
+        for (&id, &starts) in &*self.starts.borrow() {
+            own("process_starts_total", &[("process", &self.plan.process_name(id))], starts as f64);
+        }
+        let backend = self.backend.borrow().clone();
+        for pair in backend.map(|b| b.pairs()).unwrap_or_default() {
+            let name = |i: usize| self.plan.instances[i].name.as_str();
+            let labels = [("from", name(pair.from)), ("to", name(pair.to))];
+            own("link_packets_total", &labels, pair.packets as f64);
+            own("link_lost_packets_total", &labels, pair.lost as f64);
+            own("link_delayed_packets_total", &labels, pair.delayed as f64);
+        }
+    }
+
+    pub(super) async fn run_load(
+        &self,
+        load: &Load,
+        t0: Instant,
+        end: Instant,
+        sink: Rc<dyn Fn(Record)>,
+    ) -> Result<(), Error> {
+        let run = self.registration.borrow().as_ref().map(|r| r.path().to_owned());
+        let run = run.ok_or_else(|| Error::Failed("the world is not up".into()))?;
+        let spec = serde_json::to_string(load).expect("a load's description is plain data");
+        let clock = SharedClock::read()?;
+        let argv: Vec<OsString> = vec![
+            run.join("exe").into(),
+            "__load".into(),
+            "--spec".into(),
+            spec.into(),
+            "--start".into(),
+            clock.ns(t0).to_string().into(),
+            "--until".into(),
+            clock.ns(end).to_string().into(),
+        ];
+        let (lines, mut printed) = mpsc::unbounded_channel();
+        let name = format!("load {}", load.name);
+        let role = format!("load-{}", load.name.replace('/', "_"));
+        let output = Output::Lines(lines);
+        let process = self.launch(load.from, name, &role, argv, Vec::new(), APP_UID, output)?;
+        self.options.events.note("start", process.name(), format!("process {}", process.pid()));
+        self.loads.borrow_mut().push(process.clone());
+        let process = KillOnDrop(process);
+
+        let deadline = end + load.timeout + LOAD_GRACE;
+        let mut complaint = None;
+        let ran = timeout_at(deadline, async {
+            while let Some(line) = printed.recv().await {
+                match serde_json::from_str(&line) {
+                    Ok(Line::Record(record)) => sink(record),
+                    Ok(Line::Error { error }) => complaint = Some(error),
+                    Err(e) => complaint = Some(format!("cannot read its line {line:?}: {e}")),
+                }
+            }
+            process.0.ended().await
+        });
+        let exit = ran.await;
+        self.note_exits();
+        let failed = |why: String| {
+            Error::Failed(format!("{}: {why}{}", process.0.name(), process.0.log().last_words()))
+        };
+        match (exit, complaint) {
+            (Err(_), _) => Err(failed(format!("still ran {} s after its end", LOAD_GRACE.as_secs()))),
+            (Ok(_), Some(complaint)) => Err(failed(complaint)),
+            (Ok(exit), None) if !exit.status.success() => Err(failed(exit.status.to_string())),
+            (Ok(_), None) => Ok(()),
+        }
+    }
+}
+
+/// CLOCK_MONOTONIC, the one clock that processes of a machine share, beside our own.
+#[derive(Debug, Clone, Copy)]
+struct SharedClock {
+    at: Instant,
+    /// Nanoseconds at that instant.
+    shows: i128,
+}
+
+impl SharedClock {
+    /// Reads both clocks a few times and keeps the reading that was interrupted least.
+    fn read() -> Result<SharedClock, Error> {
+        let mut best: Option<(Duration, SharedClock)> = None;
+        for _ in 0..5 {
+            let before = Instant::now();
+            let shows = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(failed("CLOCK_MONOTONIC"))?;
+            let took = before.elapsed();
+            if best.is_none_or(|(least, _)| took < least) {
+                let shows = Duration::from(shows).as_nanos() as i128;
+                best = Some((took, SharedClock { at: before + took / 2, shows }));
+            }
+        }
+        best.map(|(_, clock)| clock).ok_or_else(|| Error::Failed("CLOCK_MONOTONIC was not read".into()))
+    }
+
+    /// What it shows at `at`, nanoseconds.
+    fn ns(self, at: Instant) -> i128 {
+        let ahead = at.saturating_duration_since(self.at).as_nanos() as i128;
+        let behind = self.at.saturating_duration_since(at).as_nanos() as i128;
+        self.shows + ahead - behind
+    }
+}
+
+/// Reads Prometheus' text format; lines that are not samples are skipped.
+pub(super) fn parse(process: &str, text: &str) -> Vec<Sample> {
+    text.lines().filter_map(|line| parse_line(process, line.trim())).collect()
+}
+
+fn parse_line(process: &str, line: &str) -> Option<Sample> {
+    if line.is_empty() || line.starts_with('#') {
+        return None;
+    }
+    let (head, labels, tail) = match line.split_once('{') {
+        Some((name, rest)) => {
+            let (labels, tail) = rest.rsplit_once('}')?;
+            (name, parse_labels(labels)?, tail)
+        }
+        None => {
+            let (name, tail) = line.split_once(' ')?;
+            (name, BTreeMap::new(), tail)
+        }
+    };
+    let value = tail.split_whitespace().next()?.parse().ok()?;
+    Some(Sample { process: process.to_owned(), name: head.trim().to_owned(), labels, value })
+}
+
+fn parse_labels(mut text: &str) -> Option<BTreeMap<String, String>> {
+    let mut labels = BTreeMap::new();
+    while !text.trim_matches([',', ' ']).is_empty() {
+        let (key, rest) = text.trim_start_matches([',', ' ']).split_once("=\"")?;
+        let mut value = String::new();
+        let mut chars = rest.char_indices();
+        let end = loop {
+            match chars.next()? {
+                (at, '"') => break at,
+                (_, '\\') => match chars.next()?.1 {
+                    'n' => value.push('\n'),
+                    other => value.push(other),
+                },
+                (_, c) => value.push(c),
+            }
+        };
+        labels.insert(key.to_owned(), value);
+        text = &rest[end + 1..];
+    }
+    Some(labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_read_with_labels_that_hold_braces_commas_and_quotes() {
+        let text = "# HELP a b\nplain 3\nproxy_x_total{side=\"outbound\",path=\"/{id},\\\"q\\\"\"} 2.5 1700\nbroken{\n";
+        let samples = parse("web/sidecar", text);
+        assert_eq!(samples.len(), 2);
+        assert_eq!((samples[0].name.as_str(), samples[0].value), ("plain", 3.0));
+        assert_eq!(samples[1].labels["path"], "/{id},\"q\"");
+        assert_eq!(samples[1].labels["side"], "outbound");
+        assert_eq!(samples[1].value, 2.5);
+    }
+
+    #[test]
+    fn instants_keep_their_distance_on_the_shared_clock_before_and_after_the_reading() {
+        let earlier = Instant::now();
+        let raw = || Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap()).as_nanos() as i128;
+        let before = raw();
+        let clock = SharedClock::read().unwrap();
+        let after = raw();
+        assert!((before..=after).contains(&clock.shows));
+        let later = earlier + Duration::from_secs(5);
+        assert_eq!(clock.ns(later) - clock.ns(earlier), 5_000_000_000);
+        assert!(clock.ns(earlier) <= clock.shows);
+    }
+}

@@ -1,0 +1,325 @@
+//! Real processes: started inside a node, watched until the kernel says that they ended, their words kept.
+//!
+//! A child joins its control group, starts its own session, drops to its own user and asks to be killed when the lab
+//! dies, all before it runs a line of its own code. Its output goes through one pipe to a log file, each line with the
+//! time since the world began, and the last lines are kept for error messages.
+//!
+//! Invariants: a signal never reaches a recycled process id, because the waiting thread reaps under the same lock under
+//! which signals are sent; nothing inherits the lab's terminal or environment.
+#![allow(unsafe_code, reason = "pre_exec is unsafe by nature; see the one block below")]
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::{Gid, Pid, Uid, getppid, setgid, setgroups, setsid, setuid};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::cgroup::Cgroup;
+
+/// Lines kept for error messages.
+const LAST_LINES: usize = 20;
+/// Open files of a child: enough for thousands of connections, with two sockets each.
+const NOFILE: u64 = 65_536;
+/// Variables of the lab's own environment that children may see.
+const PASSED_ON: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE"];
+
+/// A log file with time stamps that remembers its last lines.
+#[derive(Debug)]
+pub struct Log {
+    start: Instant,
+    inner: Mutex<(File, VecDeque<String>)>,
+}
+
+impl Log {
+    /// Appends to `path`; times count from `start`.
+    pub fn open(path: &Path, start: Instant) -> io::Result<Arc<Log>> {
+        let file = File::options().create(true).append(true).open(path)?;
+        Ok(Arc::new(Log { start, inner: Mutex::new((file, VecDeque::new())) }))
+    }
+
+    /// Adds one line.
+    pub fn write(&self, line: &str) {
+        let at = self.start.elapsed().as_secs_f64();
+        let (file, last) = &mut *lock(&self.inner);
+        // A full disk must not end a run; the last lines stay in memory.
+        let _ = writeln!(file, "{at:10.6} {line}");
+        if last.len() == LAST_LINES {
+            last.pop_front();
+        }
+        last.push_back(line.to_owned());
+    }
+
+    /// The last lines, oldest first.
+    pub fn last_lines(&self) -> Vec<String> {
+        lock(&self.inner).1.iter().cloned().collect()
+    }
+
+    /// The end of an error message: what the process said last.
+    pub fn last_words(&self) -> String {
+        match self.last_lines() {
+            lines if lines.is_empty() => String::from("; it said nothing"),
+            lines => format!("; its last words:\n    {}", lines.join("\n    ")),
+        }
+    }
+}
+
+/// Where standard output goes. Standard error always goes to the log.
+#[derive(Debug)]
+pub enum Output {
+    /// Into the log, in one order with standard error.
+    Log,
+    /// Line by line to a reader.
+    Lines(mpsc::UnboundedSender<String>),
+}
+
+/// A process to start.
+#[derive(Debug)]
+pub struct Launch {
+    /// `orders-1/app`, for people.
+    pub name: String,
+    /// Program and arguments.
+    pub argv: Vec<OsString>,
+    /// Added to the little that is passed on.
+    pub env: Vec<(String, String)>,
+    /// User and group.
+    pub uid: u32,
+    /// Joined first, through the entrance; opened beforehand, because the node's own /sys shows no groups.
+    pub cgroup: Option<(Cgroup, File)>,
+    /// What it says.
+    pub log: Arc<Log>,
+    /// Where standard output goes.
+    pub output: Output,
+}
+
+/// A process ended.
+#[derive(Debug, Clone)]
+pub struct Exit {
+    /// Whose.
+    pub name: String,
+    /// How.
+    pub status: ExitStatus,
+    /// When.
+    pub at: Instant,
+    /// Whether the lab had asked for it.
+    pub expected: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Gone once the process is reaped.
+    child: Option<Child>,
+    /// The lab is about to end it.
+    expected: bool,
+}
+
+/// A running or finished process.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    pid: Pid,
+    log: Arc<Log>,
+    cgroup: Option<Cgroup>,
+    shared: Arc<Mutex<Shared>>,
+    exit: watch::Receiver<Option<Exit>>,
+    waiter: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Process {
+    /// Starts `launch` in the calling thread's namespaces; `exits` hears of its end. The calling thread must outlive it.
+    pub fn spawn(launch: Launch, exits: mpsc::UnboundedSender<Exit>) -> io::Result<Process> {
+        let Launch { name, argv, env, uid, cgroup, log, output } = launch;
+        let (program, arguments) =
+            argv.split_first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no program"))?;
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir("/").env_clear().env("LANG", "C").env("HOME", "/");
+        for key in PASSED_ON {
+            if let Some(value) = std::env::var_os(key) {
+                command.env(key, value);
+            }
+        }
+        command.envs(env).stdin(Stdio::null());
+
+        let (to_log, from_child) = io::pipe().map(|(reader, writer)| (writer, reader))?;
+        let mut lines = None;
+        match output {
+            Output::Log => {
+                command.stdout(to_log.try_clone()?);
+            }
+            Output::Lines(sender) => {
+                let (reader, writer) = io::pipe()?;
+                command.stdout(writer);
+                lines = Some((reader, sender));
+            }
+        }
+        command.stderr(to_log);
+
+        let (cgroup, entrance) = cgroup.unzip();
+        let lab = nix::unistd::getpid();
+        let (_, allowed) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        // SAFETY: between fork and exec only async-signal-safe calls are allowed; every call below is a bare system
+        // call on values prepared beforehand, and allocates nothing.
+        unsafe {
+            command.pre_exec(move || {
+                if let Some(entrance) = &entrance {
+                    nix::unistd::write(entrance, b"0")?;
+                }
+                setsid()?;
+                // Raising the hard limit takes a capability that a container's root may lack.
+                setrlimit(Resource::RLIMIT_NOFILE, NOFILE, NOFILE)
+                    .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, allowed.min(NOFILE), allowed))?;
+                setgroups(&[])?;
+                setgid(Gid::from_raw(uid))?;
+                setuid(Uid::from_raw(uid))?;
+                // After setuid, which clears it.
+                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+                if getppid() != lab {
+                    // The lab died before the line above.
+                    return Err(Errno::ESRCH.into());
+                }
+                Ok(())
+            });
+        }
+        let child = command.spawn().map_err(|e| {
+            let program = program.display();
+            io::Error::new(e.kind(), format!("{program} as user {uid}: {e}"))
+        })?;
+        // The command holds the pipes' write ends; with them open the readers would never see the end.
+        drop(command);
+
+        let pid = Pid::from_raw(child.id() as i32);
+        let words = log.clone();
+        std::thread::Builder::new()
+            .name(format!("log:{name}"))
+            .spawn(move || read_lines(from_child, |l| words.write(&l)))?;
+        if let Some((reader, sender)) = lines {
+            std::thread::Builder::new().name(format!("out:{name}")).spawn(move || {
+                read_lines(reader, |l| {
+                    let _ = sender.send(l);
+                });
+            })?;
+        }
+        let shared = Arc::new(Mutex::new(Shared { child: Some(child), expected: false }));
+        let (tell, exit) = watch::channel(None);
+        let (waited, whose) = (shared.clone(), name.clone());
+        let waiter = std::thread::Builder::new()
+            .name(format!("wait:{name}"))
+            .spawn(move || wait(pid, whose, &waited, &tell, &exits))?;
+        Ok(Process { name, pid, log, cgroup, shared, exit, waiter: Mutex::new(Some(waiter)) })
+    }
+
+    /// `orders-1/app`
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process id, on this machine.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
+    /// What it says.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Whether it has not been seen to end.
+    pub fn is_running(&self) -> bool {
+        self.exit.borrow().is_none()
+    }
+
+    /// Its end, without waiting.
+    pub fn exit(&self) -> Option<Exit> {
+        self.exit.borrow().clone()
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&self) -> Exit {
+        let mut exit = self.exit.clone();
+        // The waiter tells before it drops its sender; should it have died, the process is unknown and thus gone.
+        match exit.wait_for(Option::is_some).await.ok().and_then(|e| e.clone()) {
+            Some(exit) => exit,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Sends `signal` to the process and all of its group. False if it has ended already.
+    pub fn signal(&self, signal: Signal) -> io::Result<bool> {
+        let mut shared = lock(&self.shared);
+        if shared.child.is_none() {
+            return Ok(false);
+        }
+        if matches!(signal, Signal::SIGKILL | Signal::SIGTERM) {
+            shared.expected = true;
+        }
+        killpg(self.pid, signal)?;
+        Ok(true)
+    }
+
+    /// The state letter of /proc/PID/stat; `None` once it is gone.
+    pub fn state(&self) -> Option<char> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        // The name before the state is in parentheses and may itself hold spaces and parentheses.
+        stat.rsplit_once(')')?.1.trim_start().chars().next()
+    }
+
+    /// Ends whatever the process left running after its own end.
+    pub fn kill_rest(&self) -> io::Result<()> {
+        self.cgroup.as_ref().map_or(Ok(()), Cgroup::kill)
+    }
+
+    /// Kills the process with all it started and blocks until the kernel confirmed its end.
+    pub fn kill_and_reap(&self) {
+        let _ = self.signal(Signal::SIGKILL);
+        let _ = self.kill_rest();
+        if let Some(waiter) = lock(&self.waiter).take() {
+            let _ = waiter.join();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn read_lines(from: impl io::Read, mut line: impl FnMut(String)) {
+    let mut from = BufReader::new(from);
+    let mut buffer = Vec::new();
+    while let Ok(1..) = from.read_until(b'\n', &mut buffer) {
+        line(String::from_utf8_lossy(&buffer).trim_end().to_owned());
+        buffer.clear();
+    }
+}
+
+fn wait(
+    pid: Pid,
+    name: String,
+    shared: &Mutex<Shared>,
+    tell: &watch::Sender<Option<Exit>>,
+    exits: &mpsc::UnboundedSender<Exit>,
+) {
+    // Without reaping: until the lock is held the id must stay taken, or a signal could hit a stranger.
+    while let Err(Errno::EINTR) = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {}
+    let at = Instant::now();
+    let (status, expected) = {
+        let mut shared = lock(shared);
+        let status = shared.child.take().map(|mut child| child.wait());
+        (status, shared.expected)
+    };
+    let status = status.and_then(Result::ok).unwrap_or_else(|| ExitStatus::from_raw(0));
+    let exit = Exit { name, status, at, expected };
+    // Before the watch: whoever saw the end there must find it in the channel too.
+    let _ = exits.send(exit.clone());
+    tell.send_replace(Some(exit));
+}
