@@ -394,7 +394,7 @@ fn a_writer_waits_when_nobody_reads_and_goes_on_when_somebody_does() {
             let (mut io, _) = listener.accept().await.expect("accepted");
             tokio::time::sleep(SECOND).await;
             let mut all = Vec::new();
-            io.read_to_end(&mut all).await.map(|n| n)
+            io.read_to_end(&mut all).await
         });
         let client = world.inside(0, Who::Load, "client", |world| async move {
             tokio::time::sleep(5 * MS).await;

@@ -39,7 +39,7 @@ const SCRAPE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often a sidecar that listens but is not ready is asked again.
 const READY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The simulated world of one plan. See [`simulate`](super::simulate).
+/// The simulated world of one plan. See [`Simulation`](super::Simulation).
 pub struct SimWorld {
     plan: Rc<Plan>,
     rng: RngTree,
