@@ -36,6 +36,7 @@ fn balancing(c: &mut Criterion) {
             b.iter(|| pick(black_box(&endpoints), now, &mut rng, Tried::default()))
         });
     }
+    group.finish();
     let endpoint = Endpoint::new(([10, 0, 0, 1], 80).into(), now);
     let breaker = Breaker {
         consecutive_failures: defaults::CONSECUTIVE_FAILURES,

@@ -132,8 +132,9 @@ pub async fn run<W: World>(
     progress.phase("taking the mesh down");
     let last = world.final_metrics().await;
     watch.series.borrow_mut().push(since(t0), last);
-    for (struck, entry) in watch.faults.borrow_mut().iter_mut().zip(&plan.timeline) {
-        struck.evidence = world.evidence(entry).await;
+    for (position, entry) in plan.timeline.iter().enumerate() {
+        let evidence = world.evidence(entry).await;
+        watch.faults.borrow_mut()[position].evidence = evidence;
     }
     let fidelity = world.fidelity().await;
     let down = world.down().await;

@@ -151,7 +151,7 @@ fn metrics_come_from_every_living_process_and_from_the_world() {
     }
     assert!(!during.iter().any(|n| n.contains("app_up")), "one is stopped and one is dead: {during:#?}");
     assert!(has(&after, "orders-0/app app_up 1") && has(&after, "orders-1/app app_up 1"), "{after:#?}");
-    assert!(has(&after, "fabric lab_process_starts_total 2"), "{after:#?}");
+    assert!(has(&after, "fabric process_starts_total 2"), "{after:#?}");
 }
 
 #[test]

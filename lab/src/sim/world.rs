@@ -464,13 +464,13 @@ impl World for SimWorld {
         self.stack.with(|s, _| {
             for ((from, to), counters) in s.links.used() {
                 let labels = [("from", s.names[from].as_str()), ("to", s.names[to].as_str())];
-                add("lab_link_packets_total", &labels, counters.packets);
-                add("lab_link_lost_packets_total", &labels, counters.lost);
-                add("lab_link_delayed_packets_total", &labels, counters.delayed);
+                add("link_packets_total", &labels, counters.packets);
+                add("link_lost_packets_total", &labels, counters.lost);
+                add("link_delayed_packets_total", &labels, counters.delayed);
             }
         });
         for (&id, process) in &*self.processes.borrow() {
-            add("lab_process_starts_total", &[("process", &self.plan.process_name(id))], process.starts);
+            add("process_starts_total", &[("process", &self.plan.process_name(id))], process.starts);
         }
         samples
     }

@@ -112,7 +112,11 @@ impl<N: Net> Pool<N> {
             if oldest.is_some_and(|oldest| idle.since < oldest) {
                 continue;
             }
-            poll_fn(|cx| Poll::Ready(idle.connection.drive(cx))).await;
+            poll_fn(|cx| {
+                idle.connection.drive(cx);
+                Poll::Ready(())
+            })
+            .await;
             if idle.connection.is_usable() {
                 let connection = idle.connection;
                 return Ok(Checkout { pool: self.clone(), endpoint, connection, reused: true });
