@@ -16,6 +16,7 @@ pub mod kernel;
 pub mod load;
 pub mod metrics;
 pub mod plan;
+pub mod readable;
 pub mod report;
 pub mod run;
 pub mod scenario;

@@ -35,8 +35,10 @@ pub struct Plan {
     /// Seed of every random choice.
     pub seed: u64,
     /// Load runs, samples are not judged.
+    #[serde(with = "crate::readable")]
     pub warmup: Duration,
     /// The measured part.
+    #[serde(with = "crate::readable")]
     pub duration: Duration,
     /// What stands in the sidecar's place.
     pub sidecar: SidecarKind,
@@ -130,6 +132,7 @@ pub enum AppKind {
     /// The built-in HTTP echo.
     Http {
         /// How long it works on a request.
+        #[serde(with = "crate::readable")]
         work: Duration,
         /// Bytes in a response body.
         size: u32,
@@ -166,6 +169,7 @@ pub struct Load {
     /// Requests a second.
     pub rate: f64,
     /// When a request counts as failed.
+    #[serde(with = "crate::readable")]
     pub timeout: Duration,
     /// Seed of its random choices.
     pub seed: u64,
@@ -203,8 +207,10 @@ pub struct Entry {
     /// The name from the file, or `kill-1` and the like.
     pub name: String,
     /// When, from the start of the measured part.
+    #[serde(with = "crate::readable")]
     pub at: Duration,
     /// When it is reverted (for a kill: restarted), if ever.
+    #[serde(serialize_with = "crate::readable::option::serialize")]
     pub until: Option<Duration>,
     /// What it does.
     pub action: Action,
@@ -272,17 +278,22 @@ pub enum Window {
     /// From one time to another.
     During {
         /// First instant.
+        #[serde(with = "crate::readable")]
         from: Duration,
         /// First instant after.
+        #[serde(with = "crate::readable")]
         to: Duration,
     },
     /// Somewhere in the `within` after `start` a stretch of `hold` begins in which they hold.
     Recovery {
         /// When the clock starts.
+        #[serde(with = "crate::readable")]
         start: Duration,
         /// How late the good stretch may begin.
+        #[serde(with = "crate::readable")]
         within: Duration,
         /// How long it lasts.
+        #[serde(with = "crate::readable")]
         hold: Duration,
     },
     /// Over the evidence of one timeline entry.

@@ -8,8 +8,10 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, serde::Deserialize)]
 pub struct LinkProfile {
     /// One-way delay.
+    #[serde(with = "crate::readable")]
     pub delay: Duration,
     /// Half-width of the uniform variation around the delay; packets keep their order.
+    #[serde(with = "crate::readable")]
     pub jitter: Duration,
     /// Chance of each packet (each segment of a large one) to be lost, 0 to 1.
     pub loss: f64,

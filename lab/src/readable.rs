@@ -1,0 +1,100 @@
+//! Durations in JSON as the scenario file writes them: `"250ms"`, in the longest unit that needs no fraction.
+//!
+//! For `#[serde(with = "crate::readable")]`. Exact to the nanosecond in both directions.
+
+use std::time::Duration;
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serializer};
+
+/// Units and their nanoseconds; "s" last, because every unit ends in it. No minutes: seconds compare more easily.
+const UNITS: [(&str, u128); 4] = [("ms", 1_000_000), ("us", 1_000), ("ns", 1), ("s", 1_000_000_000)];
+
+/// `250ms`
+pub fn text(duration: Duration) -> String {
+    let nanos = duration.as_nanos();
+    let fits = |(_, scale): &&(&str, u128)| nanos.is_multiple_of(*scale);
+    let (unit, scale) = UNITS.iter().filter(fits).max_by_key(|(_, scale)| *scale).expect("1 ns divides all");
+    format!("{}{unit}", nanos / scale)
+}
+
+/// Writes it as [`text`] does.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&text(*duration))
+}
+
+/// Reads what [`serialize`] wrote.
+///
+/// # Errors
+/// If it is anything else.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let (number, scale) = UNITS
+        .iter()
+        .find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)))
+        .ok_or_else(|| D::Error::custom(format!("`{text}` is not a duration")))?;
+    let number: u64 = number.parse().map_err(|_| D::Error::custom(format!("`{text}` is not a duration")))?;
+    let nanos = u128::from(number) * scale;
+    Ok(Duration::new((nanos / 1_000_000_000) as u64, (nanos % 1_000_000_000) as u32))
+}
+
+/// The same for a duration that may be missing.
+pub mod option {
+    use std::time::Duration;
+
+    use serde::Serializer;
+
+    /// Writes `null` for none.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => super::serialize(duration, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, serde::Serialize, Deserialize)]
+    struct Timed(#[serde(with = "super")] Duration);
+
+    proptest! {
+        #[test]
+        fn a_duration_comes_back_from_its_text(secs in 0_u64..1 << 33, nanos in 0_u32..1_000_000_000) {
+            // Longer ones, of centuries, would need more than 64 bits of nanoseconds.
+            let duration = Duration::new(secs, nanos);
+            let json = serde_json::to_string(&Timed(duration)).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Timed>(&json).unwrap(), Timed(duration));
+        }
+    }
+
+    #[test]
+    fn a_duration_is_written_as_people_write_it() {
+        for (duration, words) in [
+            (Duration::ZERO, "0s"),
+            (Duration::from_secs(90), "90s"),
+            (Duration::from_millis(1_500), "1500ms"),
+            (Duration::from_micros(250), "250us"),
+            (Duration::from_nanos(1), "1ns"),
+        ] {
+            assert_eq!(text(duration), words);
+        }
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused() {
+        for json in ["\"\"", "\"5\"", "\"s\"", "\"-1s\"", "\"1.5s\"", "5"] {
+            assert!(serde_json::from_str::<Timed>(json).is_err(), "{json}");
+        }
+    }
+}
