@@ -16,6 +16,9 @@ use crate::plan::{Entry, Load};
 /// A place where a plan can be brought to life.
 #[allow(async_fn_in_trait, reason = "every caller is generic and runs on one thread")]
 pub trait World {
+    /// Which world this is.
+    fn kind(&self) -> Kind;
+
     /// Brings the plan up and returns when every process is ready and interception is proven to work.
     async fn up(&self) -> Result<(), Error>;
 
@@ -46,11 +49,37 @@ pub trait World {
         self.metrics().await
     }
 
+    /// The plan's processes that ended so far although nothing asked them to, in the order of their ends.
+    async fn ended(&self) -> Vec<Ended>;
+
     /// How far the world itself can be trusted.
     async fn fidelity(&self) -> Fidelity;
 
     /// Takes everything down and says what was left behind.
     async fn down(&self) -> Result<(), Error>;
+}
+
+/// Which world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Real processes and packets, real time.
+    Kernel,
+    /// The simulator, virtual time.
+    Simulator,
+}
+
+/// A process that ended although nothing asked it to.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// `orders-1/app`
+    pub process: String,
+    /// When, if the world knows.
+    pub at: Option<Instant>,
+    /// How: `exit status: 7`.
+    pub how: String,
+    /// What it said last, oldest first.
+    pub last_words: Vec<String>,
 }
 
 /// How far the world itself can be trusted.

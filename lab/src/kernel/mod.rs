@@ -24,7 +24,7 @@ use crate::events::EventLog;
 use crate::load::Record;
 use crate::metrics::Sample;
 use crate::plan::{Entry, Link, Load, Plan, ProcessId};
-use crate::world::{Error, Fidelity, World};
+use crate::world::{Ended, Error, Fidelity, Kind, World};
 
 pub mod cgroup;
 pub mod cleanup;
@@ -75,6 +75,8 @@ pub struct KernelWorld {
     plan: Plan,
     options: Options,
     exits: (mpsc::UnboundedSender<Exit>, RefCell<mpsc::UnboundedReceiver<Exit>>),
+    /// Ends that nothing asked for, of processes of the plan.
+    unasked: RefCell<Vec<Exit>>,
     registration: RefCell<Option<Rc<Registration>>>,
     cgroup: RefCell<Option<Cgroup>>,
     fabric: RefCell<Option<Rc<Node>>>,
@@ -103,6 +105,7 @@ impl KernelWorld {
             plan,
             options,
             exits: (tell, RefCell::new(hear)),
+            unasked: RefCell::default(),
             registration: RefCell::default(),
             cgroup: RefCell::default(),
             fabric: RefCell::default(),
@@ -144,7 +147,11 @@ impl KernelWorld {
             let after = exit.at.saturating_duration_since(self.options.events.start());
             let how = if exit.expected { "as asked" } else { "by itself" };
             let detail = format!("{} after {:.6} s, {how}", exit.status, after.as_secs_f64());
-            self.options.events.note("exit", exit.name, detail);
+            self.options.events.note("exit", &exit.name, detail);
+            // A load generator ends by itself when its time is over.
+            if !exit.expected && self.plan.processes().any(|id| self.plan.process_name(id) == exit.name) {
+                self.unasked.borrow_mut().push(exit);
+            }
         }
     }
 
@@ -177,6 +184,10 @@ impl KernelWorld {
 }
 
 impl World for KernelWorld {
+    fn kind(&self) -> Kind {
+        Kind::Kernel
+    }
+
     async fn up(&self) -> Result<(), Error> {
         self.bring_up().await
     }
@@ -212,6 +223,17 @@ impl World for KernelWorld {
             self.read_next_counters().await;
         }
         self.sample().await
+    }
+
+    async fn ended(&self) -> Vec<Ended> {
+        self.note_exits();
+        let ended = |exit: &Exit| Ended {
+            process: exit.name.clone(),
+            at: Some(exit.at),
+            how: exit.status.to_string(),
+            last_words: exit.log.last_lines(),
+        };
+        self.unasked.borrow().iter().map(ended).collect()
     }
 
     async fn fidelity(&self) -> Fidelity {

@@ -114,6 +114,8 @@ pub struct Exit {
     pub at: Instant,
     /// Whether the lab had asked for it.
     pub expected: bool,
+    /// What it said.
+    pub log: Arc<Log>,
 }
 
 #[derive(Debug)]
@@ -212,10 +214,10 @@ impl Process {
         }
         let shared = Arc::new(Mutex::new(Shared { child: Some(child), expected: false }));
         let (tell, exit) = watch::channel(None);
-        let (waited, whose) = (shared.clone(), name.clone());
+        let (waited, whose, said) = (shared.clone(), name.clone(), log.clone());
         let waiter = std::thread::Builder::new()
             .name(format!("wait:{name}"))
-            .spawn(move || wait(pid, whose, &waited, &tell, &exits))?;
+            .spawn(move || wait(pid, (whose, said), &waited, &tell, &exits))?;
         Ok(Process { name, pid, log, cgroup, shared, exit, waiter: Mutex::new(Some(waiter)) })
     }
 
@@ -304,7 +306,7 @@ fn read_lines(from: impl io::Read, mut line: impl FnMut(String)) {
 
 fn wait(
     pid: Pid,
-    name: String,
+    (name, log): (String, Arc<Log>),
     shared: &Mutex<Shared>,
     tell: &watch::Sender<Option<Exit>>,
     exits: &mpsc::UnboundedSender<Exit>,
@@ -318,7 +320,7 @@ fn wait(
         (status, shared.expected)
     };
     let status = status.and_then(Result::ok).unwrap_or_else(|| ExitStatus::from_raw(0));
-    let exit = Exit { name, status, at, expected };
+    let exit = Exit { name, status, at, expected, log };
     // Before the watch: whoever saw the end there must find it in the channel too.
     let _ = exits.send(exit.clone());
     tell.send_replace(Some(exit));

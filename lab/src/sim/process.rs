@@ -121,6 +121,15 @@ impl Group {
         self.exit.borrow().clone()
     }
 
+    /// How it ended, if no signal made it.
+    pub fn ended_by_itself(&self) -> Option<String> {
+        match &*self.exit.borrow() {
+            Some(exit @ Exit::Returned(_)) if !self.term.raised.get() => Some(exit.to_string()),
+            Some(exit @ Exit::Panicked(_)) => Some(exit.to_string()),
+            _ => None,
+        }
+    }
+
     pub fn term(&self) -> Term {
         Term(self.term.clone())
     }

@@ -24,7 +24,7 @@ use crate::plan::{
     APP_METRICS_PORT, Action, AppKind, Entry, HEALTH_PORT, Link, Load, METRICS_PORT, Plan, ProcessId, Role,
     Target,
 };
-use crate::world::{Error, Fidelity, World};
+use crate::world::{Ended, Error, Fidelity, Kind, World};
 
 use super::link::{Counters, Pair};
 use super::net::{SimNet, SimWall};
@@ -332,6 +332,10 @@ fn local_instant(at: i128) -> Instant {
 }
 
 impl World for SimWorld {
+    fn kind(&self) -> Kind {
+        Kind::Simulator
+    }
+
     async fn up(&self) -> Result<(), Error> {
         if let Err(missing) = SimWorld::supports(&self.plan) {
             return Err(Error::Machine(missing.join("\n")));
@@ -473,6 +477,17 @@ impl World for SimWorld {
             add("process_starts_total", &[("process", &self.plan.process_name(id))], process.starts);
         }
         samples
+    }
+
+    async fn ended(&self) -> Vec<Ended> {
+        let names: Vec<String> = self.plan.processes().map(|id| self.plan.process_name(id)).collect();
+        let groups = self.groups.borrow();
+        let of_the_plan = groups.values().filter(|group| names.iter().any(|name| name == group.name()));
+        let ended = |group: &Rc<Group>| {
+            let process = group.name().to_owned();
+            group.ended_by_itself().map(|how| Ended { process, at: None, how, last_words: Vec::new() })
+        };
+        of_the_plan.filter_map(ended).collect()
     }
 
     async fn fidelity(&self) -> Fidelity {
