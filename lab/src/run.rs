@@ -1,5 +1,11 @@
 //! The story of one run, the same in both worlds: bring the mesh up, drive load, let faults strike, watch, take it down,
 //! judge.
+//!
+//! Nothing here may hang: a fault that never gets done is given up a while after the end, and `down` is called in every
+//! case. Each fault and its revert is a future of its own, so one that is slow delays no other. What a run came to is
+//! decided in `judge.rs`.
+
+mod judge;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,27 +16,33 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde::Serialize;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::events::EventLog;
 use crate::load::Record;
-use crate::metrics::{Series, is_counter};
+use crate::metrics::Series;
 use crate::plan::{Entry, Plan};
-use crate::verdict::{self, Evidence, Judged, Summary};
-use crate::world::{Error, Fidelity, World};
+use crate::verdict::{Impact, Judged, Summary};
+use crate::world::{Ended, Error, Fidelity, Kind, World};
 
 /// How often every process is asked for its metrics. Windows of expectations are sharp for load, which keeps every
 /// request, and to this grain for metrics.
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 
+/// How long after the end of the measured part a fault may still be busy, for example with a process that takes its time
+/// to end; longer than the worlds' own limits for that.
+const FAULT_GRACE: Duration = Duration::from_secs(60);
+
 /// How this executable was built.
 pub const BUILD: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
 
-/// What came of a run.
-#[derive(Debug, Clone, Serialize)]
+/// What came of a run. [`crate::report::results`] is its form for programs.
+#[derive(Debug, Clone)]
 pub struct Report {
     /// What was run.
     pub plan: Plan,
+    /// Where.
+    pub world: Kind,
     /// How the lab was built: `debug` (dependencies and hot paths optimised all the same) or `release`.
     pub build: &'static str,
     /// Pass, fail, or neither.
@@ -43,6 +55,8 @@ pub struct Report {
     pub loads: Vec<Summary>,
     /// Each fault: when it was really in force and what proves it.
     pub faults: Vec<Struck>,
+    /// Each process that ended although nothing asked it to.
+    pub unasked_ends: Vec<UnaskedEnd>,
     /// Each process's counters over the whole run, restarts added up.
     pub totals: BTreeMap<String, BTreeMap<String, f64>>,
     /// How far the world can be trusted.
@@ -76,6 +90,21 @@ pub struct Struck {
     pub failed: Option<String>,
     /// What proves that it bit.
     pub evidence: BTreeMap<String, f64>,
+    /// How each load fared before, during and after it.
+    pub impact: Vec<Impact>,
+}
+
+/// A process that ended although nothing asked it to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct UnaskedEnd {
+    /// `orders-1/app`
+    pub process: String,
+    /// When, microseconds from the start of the measured part, if known.
+    pub at_us: Option<i64>,
+    /// How: `exit status: 7`.
+    pub how: String,
+    /// What it said last, oldest first.
+    pub last_words: Vec<String>,
 }
 
 /// Who is told how a run is getting on.
@@ -86,6 +115,8 @@ pub trait Progress {
     fn request(&self, load: usize, record: &Record);
     /// The clock of the measured part, once in a while.
     fn tick(&self, at: Duration, of: Duration);
+    /// A fault has come into force, or is no longer in force.
+    fn fault(&self, name: &str, in_force: bool);
 }
 
 /// Tells nobody.
@@ -95,6 +126,7 @@ impl Progress for Silent {
     fn phase(&self, _: &str) {}
     fn request(&self, _: usize, _: &Record) {}
     fn tick(&self, _: Duration, _: Duration) {}
+    fn fault(&self, _: &str, _: bool) {}
 }
 
 /// Runs a plan in a world. The world is taken down again in every case, also when `stop` ends the run early.
@@ -126,8 +158,8 @@ pub async fn run<W: World>(
     let watch = Watch::new(plan);
     let interrupted = tokio::select! {
         biased;
-        () = stop.as_mut() => true,
-        () = live(plan, world, events, &watch, progress.clone(), t0) => false,
+        () = stop.as_mut() => Some(since(t0)),
+        () = live(plan, world, events, &watch, &progress, t0) => None,
     };
     progress.phase("taking the mesh down");
     let last = world.final_metrics().await;
@@ -136,10 +168,23 @@ pub async fn run<W: World>(
         let evidence = world.evidence(entry).await;
         watch.faults.borrow_mut()[position].evidence = evidence;
     }
+    // Before `down`: from then on every end is asked for.
+    let unasked_ends = world.ended().await.into_iter().map(|ended| unasked_end(ended, t0)).collect();
     let fidelity = world.fidelity().await;
     let down = world.down().await;
     events.note("down", "", down.as_ref().err().map(ToString::to_string).unwrap_or_default());
-    Ok(judge(plan, watch, events, fidelity, interrupted, down.err()))
+    let seen = judge::Seen {
+        world: world.kind(),
+        records: watch.records.take(),
+        series: watch.series.take(),
+        faults: watch.faults.take(),
+        load_failures: watch.failures.take(),
+        unasked_ends,
+        fidelity,
+        interrupted,
+        left_behind: down.err(),
+    };
+    Ok(judge::judge(plan, seen))
 }
 
 /// What is gathered while a run is live.
@@ -169,11 +214,19 @@ impl Watch {
 
 /// Microseconds from `t0`, negative before it.
 fn since(t0: Instant) -> i64 {
-    let now = Instant::now();
+    offset(Instant::now(), t0)
+}
+
+fn offset(now: Instant, t0: Instant) -> i64 {
     match now.checked_duration_since(t0) {
         Some(after) => after.as_micros() as i64,
         None => -(t0.duration_since(now).as_micros() as i64),
     }
+}
+
+fn unasked_end(ended: Ended, t0: Instant) -> UnaskedEnd {
+    let Ended { process, at, how, last_words } = ended;
+    UnaskedEnd { process, at_us: at.map(|at| offset(at, t0)), how, last_words }
 }
 
 /// Load, faults and sampling side by side, until the last request has ended.
@@ -182,7 +235,7 @@ async fn live<W: World>(
     world: &W,
     events: &EventLog,
     watch: &Watch,
-    progress: Rc<dyn Progress>,
+    progress: &Rc<dyn Progress>,
     t0: Instant,
 ) {
     let end = t0 + plan.duration;
@@ -202,10 +255,14 @@ async fn live<W: World>(
         }
     });
     let faults = plan.timeline.iter().enumerate().map(|(position, entry)| async move {
-        let result = strike(world, entry, t0, events, &watch.faults, position).await;
-        if let Err(error) = result {
-            events.note("failed", &entry.name, error.to_string());
-            watch.faults.borrow_mut()[position].failed = Some(error.to_string());
+        let strike = strike(world, (position, entry), t0, events, watch, progress);
+        let failed = match timeout_at(end + FAULT_GRACE, strike).await {
+            Ok(result) => result.err().map(|error| error.to_string()),
+            Err(_) => Some(format!("still not done {} s after the end", FAULT_GRACE.as_secs())),
+        };
+        if let Some(why) = failed {
+            events.note("failed", &entry.name, &why);
+            watch.faults.borrow_mut()[position].failed = Some(why);
         }
     });
     let sampling = async {
@@ -230,23 +287,25 @@ async fn live<W: World>(
 /// One timeline entry, from its time to its revert. Each runs by itself: a revert never queues behind another fault.
 async fn strike<W: World>(
     world: &W,
-    entry: &Entry,
+    (position, entry): (usize, &Entry),
     t0: Instant,
     events: &EventLog,
-    faults: &RefCell<Vec<Struck>>,
-    position: usize,
+    watch: &Watch,
+    progress: &Rc<dyn Progress>,
 ) -> Result<(), Error> {
     sleep_until(t0 + entry.at).await;
     world.apply(entry).await?;
     let start = since(t0);
     events.note("fault", &entry.name, format!("in force {} us after its time", start - micros(entry.at)));
-    faults.borrow_mut()[position].start_us = Some(start);
+    watch.faults.borrow_mut()[position].start_us = Some(start);
+    progress.fault(&entry.name, true);
     let Some(until) = entry.until else { return Ok(()) };
     sleep_until(t0 + until).await;
     world.revert(entry).await?;
     let end = since(t0);
     events.note("revert", &entry.name, format!("complete {} us after its time", end - micros(until)));
-    faults.borrow_mut()[position].end_us = Some(end);
+    watch.faults.borrow_mut()[position].end_us = Some(end);
+    progress.fault(&entry.name, false);
     Ok(())
 }
 
@@ -254,78 +313,5 @@ fn micros(time: Duration) -> i64 {
     time.as_micros() as i64
 }
 
-fn judge(
-    plan: &Plan,
-    watch: Watch,
-    events: &EventLog,
-    fidelity: Fidelity,
-    interrupted: bool,
-    left_behind: Option<Error>,
-) -> Report {
-    let records = watch.records.take();
-    let series = watch.series.into_inner();
-    let faults = watch.faults.into_inner();
-    let loads: Vec<Summary> = records.iter().map(|records| verdict::summary(records)).collect();
-    let evidence: Vec<_> = faults.iter().map(|f| f.evidence.clone()).collect();
-    let actual: Vec<_> = faults.iter().map(|f| Some((f.start_us?, f.end_us.unwrap_or(i64::MAX)))).collect();
-    let mut expectations = verdict::judge(&Evidence {
-        plan,
-        loads: &records,
-        series: &series,
-        faults: &evidence,
-        actual: &actual,
-    });
-    expectations.extend(verdict::account(plan, &records, &series));
-    let totals = totals(plan, &series);
-
-    // Broken promises of the plan first, then the world's own shortcomings: those make a verdict worthless.
-    let mut failures: Vec<String> = Vec::new();
-    for judged in expectations.iter().filter(|j| !j.passed) {
-        failures.push(format!("expectation not met: {}", judged.name));
-    }
-    for event in events.events().iter().filter(|e| e.kind == "unexpected-exit") {
-        failures.push(format!("{} ended although nothing asked it to: {}", event.subject, event.detail));
-    }
-    failures.extend(left_behind.map(|e| format!("not everything could be taken down: {e}")));
-    let mut doubts = watch.failures.into_inner();
-    for fault in &faults {
-        match (&fault.failed, fault.start_us) {
-            (Some(why), _) => doubts.push(format!("fault {} could not be carried out: {why}", fault.name)),
-            (None, None) => doubts.push(format!("fault {} never came into force", fault.name)),
-            _ => {}
-        }
-    }
-    doubts.extend(verdict::trustworthy(&fidelity, plan, &loads).err().into_iter().flatten());
-    let (verdict, reasons) = if interrupted {
-        (Verdict::Interrupted, vec!["interrupted by the user".to_owned()])
-    } else if !doubts.is_empty() {
-        doubts.extend(failures);
-        (Verdict::Inconclusive, doubts)
-    } else if !failures.is_empty() {
-        (Verdict::Failed, failures)
-    } else {
-        (Verdict::Passed, Vec::new())
-    };
-    Report {
-        plan: plan.clone(),
-        build: BUILD,
-        verdict,
-        reasons,
-        expectations,
-        loads,
-        faults,
-        totals,
-        fidelity,
-    }
-}
-
-/// Every counter of every process over the whole run.
-fn totals(plan: &Plan, series: &Series) -> BTreeMap<String, BTreeMap<String, f64>> {
-    let processes = plan.processes().map(|id| plan.process_name(id)).chain(["fabric".to_owned()]);
-    let of = |process: &str| {
-        let counters = series.names(process).into_iter().filter(|name| is_counter(name));
-        let total = |name: &str| series.increase(process, name, &[], i64::MIN, i64::MAX);
-        counters.filter_map(|name| Some((name.to_owned(), total(name)?))).collect()
-    };
-    processes.map(|process| (process.clone(), of(&process))).collect()
-}
+#[cfg(test)]
+mod tests;

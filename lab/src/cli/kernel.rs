@@ -1,37 +1,59 @@
 //! `lab SCENARIO`, `lab doctor`, `lab clean`
 
 use std::fs::File;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
-use super::{FAILED, INCONCLUSIVE, INTERRUPTED, Link, MACHINE, PASSED, Run, live};
+use super::live::Line;
+use super::{FAILED, INTERRUPTED, Link, MACHINE, PASSED, Run};
 use crate::events::EventLog;
 use crate::kernel::{self, Backend, KernelWorld, Options, doctor as check};
 use crate::plan::{Plan, SidecarKind};
-use crate::report::terminal::{self, Style};
-use crate::report::{self, compare};
+use crate::report::{self, compare, terminal};
 use crate::run::{self, Report, Verdict};
+use crate::scenario::Scenario;
 use crate::world::Error;
 
-/// Runs a scenario once for each kind of sidecar asked for.
-pub(super) fn run(args: Run) -> ExitCode {
-    let scenario = match super::read(&args.scenario) {
-        Ok(scenario) => scenario,
-        Err(code) => return code,
-    };
+/// File of a run directory that holds the log of events.
+const EVENTS: &str = "events.jsonl";
+
+/// Runs every scenario, each once for each kind of sidecar asked for.
+pub(super) fn run(args: &Run) -> ExitCode {
+    // A mistake in the last file should not come to light after the first has run for a minute.
+    let mut scenarios = Vec::new();
+    for path in &args.scenarios {
+        match super::read(path) {
+            Ok(scenario) => scenarios.push((path.clone(), scenario)),
+            Err(code) => return ExitCode::from(code),
+        }
+    }
     if args.setup
         && let Err(code) = setup()
     {
         return code;
     }
-    for left in kernel::sweep() {
-        println!("removed what an earlier run left behind: {left}");
+    // Before anything is written.
+    if let Err(error) = check::require() {
+        eprintln!("{error}");
+        return ExitCode::from(MACHINE);
     }
+    for left in kernel::sweep() {
+        eprintln!("removed what an earlier run left behind: {left}");
+    }
+    super::each(&args.scenarios, |path| {
+        let (path, scenario) = scenarios.iter().find(|(p, _)| p == path).expect("every file was read");
+        kinds(args, path, scenario)
+    })
+}
+
+/// Runs one scenario once for each kind of sidecar asked for.
+fn kinds(args: &Run, path: &Path, scenario: &Scenario) -> u8 {
     let kinds: Vec<SidecarKind> = match args.sidecar.is_empty() {
         true => scenario.sidecars(),
         false => args.sidecar.iter().map(|stand| (*stand).into()).collect(),
@@ -39,10 +61,9 @@ pub(super) fn run(args: Run) -> ExitCode {
     let mut worst = PASSED;
     let mut measured = Vec::new();
     for kind in kinds {
-        let plan = scenario.plan(kind);
-        match one(&args, plan) {
+        match one(args, path, scenario.plan(kind)) {
             Ok(report) => {
-                worst = worst.max(code(report.verdict));
+                worst = worst.max(super::code(report.verdict));
                 let interrupted = report.verdict == Verdict::Interrupted;
                 measured.push((kind, compare::latencies(&report)));
                 if interrupted {
@@ -50,38 +71,28 @@ pub(super) fn run(args: Run) -> ExitCode {
                 }
             }
             Err(error) => {
-                eprintln!("{error}");
-                return ExitCode::from(match error {
+                return match error {
                     Error::Machine(_) => MACHINE,
                     Error::Failed(_) => FAILED,
                     Error::Interrupted => INTERRUPTED,
-                });
+                };
             }
         }
     }
-    cost(&args, &measured);
-    ExitCode::from(worst)
-}
-
-fn code(verdict: Verdict) -> u8 {
-    match verdict {
-        Verdict::Passed => PASSED,
-        Verdict::Failed => FAILED,
-        Verdict::Inconclusive => INCONCLUSIVE,
-        Verdict::Interrupted => INTERRUPTED,
-    }
+    cost(args, path, &measured);
+    worst
 }
 
 /// Prints what the sidecars cost: from this invocation if it ran both ways, else against the newest earlier run.
-fn cost(args: &Run, measured: &[(SidecarKind, compare::Latencies)]) {
+fn cost(args: &Run, scenario: &Path, measured: &[(SidecarKind, compare::Latencies)]) {
     let of = |kind| measured.iter().find(|(k, _)| *k == kind).map(|(_, latencies)| latencies);
     match (of(SidecarKind::Ours), of(SidecarKind::None)) {
         (Some(with), Some(without)) => println!("\n{}", compare::table(with, without)),
         (None, Some(without)) => {
-            let text = std::fs::read_to_string(&args.scenario).unwrap_or_default();
+            let text = std::fs::read_to_string(scenario).unwrap_or_default();
             match compare::earlier(&args.out, &text, "ours") {
                 Some((dir, with)) => {
-                    println!("\n{}  with: {}", compare::table(&with, without), dir.display());
+                    println!("\n{}  with sidecars: {}", compare::table(&with, without), dir.display());
                 }
                 None => println!("\nrun it with sidecars too to see what they cost: --sidecar ours,none"),
             }
@@ -90,44 +101,56 @@ fn cost(args: &Run, measured: &[(SidecarKind, compare::Latencies)]) {
     }
 }
 
-/// One run of one plan, from its directory to its report.
-fn one(args: &Run, plan: Plan) -> Result<Report, Error> {
-    let run_id = run_id(&args.scenario);
+/// One run of one plan, from its directory to its report, which is printed, as is an error.
+fn one(args: &Run, scenario: &Path, plan: Plan) -> Result<Report, Error> {
+    let run_id = run_id(scenario);
     let run_dir = args.out.join(&run_id);
-    prepare(&run_dir, &args.scenario, &plan)
-        .map_err(|e| Error::Machine(format!("cannot make the run directory {}: {e}", run_dir.display())))?;
+    let result = prepare(&run_dir, scenario, &plan)
+        .map_err(|e| Error::Machine(format!("cannot make the run directory {}: {e}", run_dir.display())))
+        .and_then(|()| live(args, plan, run_id, &run_dir));
+    match &result {
+        Ok(report) => {
+            print!("{}", terminal::render(report, super::style()));
+            match report::save(report, &run_dir) {
+                Ok(()) => println!("  results, events and logs: {}", run_dir.display()),
+                Err(error) => {
+                    println!("  events and logs: {}", run_dir.display());
+                    eprintln!("the results could not be written: {error}");
+                }
+            }
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            if run_dir.join(EVENTS).exists() {
+                eprintln!("events and logs: {}", run_dir.display());
+            }
+        }
+    }
+    give_to_caller(&run_dir);
+    result
+}
+
+fn live(args: &Run, plan: Plan, run_id: String, run_dir: &Path) -> Result<Report, Error> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let runtime = runtime.map_err(|e| Error::Machine(format!("cannot start a runtime: {e}")))?;
-    let report = runtime.block_on(async {
-        let file = File::create(run_dir.join("events.jsonl"))
+    runtime.block_on(async {
+        let file = File::create(run_dir.join(EVENTS))
             .map_err(|e| Error::Machine(format!("cannot write the log of events: {e}")))?;
         let events = EventLog::new(Some(file));
         let exe = std::env::current_exe()
             .map_err(|e| Error::Machine(format!("cannot find the lab's own executable: {e}")))?;
         let options = Options {
             run_id,
-            run_dir: run_dir.clone(),
+            run_dir: run_dir.to_owned(),
             backend: backend(args.link),
             exe,
             events: events.clone(),
         };
         let world = KernelWorld::new(plan.clone(), options)?;
-        let progress = Rc::new(live::Line::new());
-        run::run(&plan, &world, &events, progress, interrupted()?).await
-    });
-    match &report {
-        Ok(report) => {
-            let style = if io::stdout().is_terminal() { Style::Colour } else { Style::Plain };
-            print!("{}", terminal::render(report, style));
-            println!("  {}", run_dir.display());
-            if let Err(error) = report::save(report, &run_dir) {
-                eprintln!("the report could not be saved: {error}");
-            }
-        }
-        Err(_) => println!("  logs and events: {}", run_dir.display()),
-    }
-    give_to_caller(&run_dir);
-    report
+        let line = Rc::new(Line::new());
+        let stop = interrupted(line.clone())?;
+        run::run(&plan, &world, &events, line, stop).await
+    })
 }
 
 fn backend(link: Link) -> Option<Backend> {
@@ -171,12 +194,14 @@ fn give_to_caller(run_dir: &Path) {
     }
 }
 
-/// Ends when the user asks to stop; the second time the process ends at once.
-fn interrupted() -> Result<impl Future<Output = ()>, Error> {
+/// Ends when the user asks to stop; the second time the process ends at once. Listens from the call on until the process
+/// ends, also while the mesh is taken down.
+fn interrupted(line: Rc<Line>) -> Result<impl Future<Output = ()>, Error> {
     let failed = |e| Error::Machine(format!("cannot listen for signals: {e}"));
     let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;
-    Ok(async move {
+    let (stop, stopped) = oneshot::channel();
+    proxy::world::Net::spawn(&proxy::world::KernelNet::default(), "signals", async move {
         let mut either = async move || {
             tokio::select! {
                 biased;
@@ -185,16 +210,25 @@ fn interrupted() -> Result<impl Future<Output = ()>, Error> {
             }
         };
         either().await;
-        eprintln!("\nstopping; once more to stop at once");
-        proxy::world::Net::spawn(&proxy::world::KernelNet::default(), "second signal", async move {
-            either().await;
-            std::process::exit(i32::from(INTERRUPTED));
-        });
+        line.say("stopping; once more to stop at once");
+        // Nobody listens any more once the mesh is being taken down: then there is nothing left to stop.
+        let _ = stop.send(());
+        either().await;
+        line.say("stopped at once; what is left goes away with `lab clean` or the next run");
+        std::process::exit(i32::from(INTERRUPTED));
+    });
+    Ok(async {
+        // Only a runtime that is shutting down drops the sender, and then this is never looked at again.
+        if stopped.await.is_err() {
+            std::future::pending::<()>().await;
+        }
     })
 }
 
 /// Installs what is missing.
 fn setup() -> Result<(), ExitCode> {
+    // apt-get may take minutes.
+    eprintln!("looking for missing packages");
     match check::setup() {
         Ok(done) => {
             for line in done {

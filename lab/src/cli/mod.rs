@@ -8,6 +8,7 @@ mod kernel;
 mod live;
 mod sim;
 
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,6 +17,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::app;
 use crate::load;
 use crate::plan::SidecarKind;
+use crate::report::terminal::Style;
+use crate::run::Verdict;
 use crate::scenario::{self, Scenario};
 
 /// Everything held.
@@ -35,7 +38,7 @@ pub const INTERRUPTED: u8 = 130;
 #[derive(Debug, Parser)]
 #[command(name = "lab", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 #[command(after_help = "Exit codes: 0 every expectation held, 1 one did not, 2 the scenario is wrong, \
-3 the machine cannot run it, 4 inconclusive, 130 interrupted.")]
+3 the machine cannot run it, 4 inconclusive, 130 interrupted; of several scenarios, the worst.")]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -87,8 +90,9 @@ enum Command {
 /// How to run on the kernel.
 #[derive(Debug, Args)]
 struct Run {
-    /// The scenario file.
-    scenario: PathBuf,
+    /// The scenario files, run one after the other.
+    #[arg(required = true, value_name = "SCENARIO")]
+    scenarios: Vec<PathBuf>,
     /// What stands in the sidecar's place, instead of what the file says. Several, separated by commas, are run one
     /// after the other and compared.
     #[arg(long, value_delimiter = ',')]
@@ -97,7 +101,7 @@ struct Run {
     #[arg(long, value_enum, default_value_t = Link::Auto)]
     link: Link,
     /// Where run directories are made.
-    #[arg(long, default_value = "lab-runs")]
+    #[arg(long, value_name = "DIRECTORY", default_value = "lab-runs")]
     out: PathBuf,
     /// Install missing system packages with apt-get first.
     #[arg(long)]
@@ -107,13 +111,14 @@ struct Run {
 /// How to simulate.
 #[derive(Debug, Args)]
 struct Sim {
-    /// The scenario file.
-    scenario: PathBuf,
+    /// The scenario files, run one after the other.
+    #[arg(required = true, value_name = "SCENARIO")]
+    scenarios: Vec<PathBuf>,
     /// How many histories.
     #[arg(long, default_value_t = 1)]
     seeds: u64,
     /// The first seed. Default: the file's.
-    #[arg(long)]
+    #[arg(long, value_name = "SEED")]
     from: Option<u64>,
     /// How many at a time. Default: as many as there are CPUs.
     #[arg(long)]
@@ -121,14 +126,16 @@ struct Sim {
     /// What stands in the sidecar's place, instead of what the file says.
     #[arg(long)]
     sidecar: Option<Stand>,
-    /// Write everything that happened, a line each, to this file (with one seed).
-    #[arg(long)]
+    /// Write everything that happened, a line each, to this file (with one scenario and one seed).
+    #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Stand {
+    /// This project's sidecar.
     Ours,
+    /// Nothing: a rule spreads connections at random, as kube-proxy does.
     None,
 }
 
@@ -157,8 +164,8 @@ enum Link {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match (cli.command, cli.run) {
-        (Some(Command::Run(run)), _) | (None, Some(run)) => kernel::run(run),
-        (Some(Command::Sim(sim)), _) => sim::run(sim),
+        (Some(Command::Run(run)), _) | (None, Some(run)) => kernel::run(&run),
+        (Some(Command::Sim(sim)), _) => sim::run(&sim),
         (Some(Command::Check { scenarios }), _) => check::run(&scenarios),
         (Some(Command::Doctor { setup }), _) => kernel::doctor(setup),
         (Some(Command::Clean), _) => kernel::clean(),
@@ -169,15 +176,92 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Runs several things one after the other and, if there are several, says at the end what came of each. The code is the
+/// worst of theirs; an interruption ends it.
+fn each(scenarios: &[PathBuf], run: impl Fn(&Path) -> u8) -> ExitCode {
+    let mut codes = Vec::new();
+    for scenario in scenarios {
+        let code = run(scenario);
+        codes.push((scenario, code));
+        if code == INTERRUPTED {
+            break;
+        }
+    }
+    if scenarios.len() > 1 {
+        println!();
+        for (scenario, code) in &codes {
+            println!("{:<12}  {}", outcome(*code), scenario.display());
+        }
+    }
+    ExitCode::from(codes.into_iter().map(|(_, code)| code).max().unwrap_or(PASSED))
+}
+
+fn outcome(code: u8) -> &'static str {
+    match code {
+        PASSED => "PASSED",
+        FAILED => "FAILED",
+        INVALID => "INVALID",
+        MACHINE => "CANNOT RUN",
+        INCONCLUSIVE => "INCONCLUSIVE",
+        _ => "INTERRUPTED",
+    }
+}
+
+/// The code of a verdict.
+fn code(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Passed => PASSED,
+        Verdict::Failed => FAILED,
+        Verdict::Inconclusive => INCONCLUSIVE,
+        Verdict::Interrupted => INTERRUPTED,
+    }
+}
+
+/// Colours if a person looks on and has not asked for none (<https://no-color.org>).
+fn style() -> Style {
+    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    if wanted && io::stdout().is_terminal() { Style::Colour } else { Style::Plain }
+}
+
 /// Reads a scenario, or says what is wrong with it.
-fn read(path: &Path) -> Result<Scenario, ExitCode> {
+fn read(path: &Path) -> Result<Scenario, u8> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
         eprintln!("cannot read {name}: {error}");
-        ExitCode::from(INVALID)
+        INVALID
     })?;
     scenario::parse(&name, &text).map_err(|errors| {
         eprintln!("{:?}", miette::Report::new(errors));
-        ExitCode::from(INVALID)
+        INVALID
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn scenarios_may_be_given_with_and_without_the_word_run() {
+        for words in [vec!["lab", "a.toml", "b.toml"], vec!["lab", "run", "a.toml", "b.toml"]] {
+            let cli = Cli::try_parse_from(&words).unwrap();
+            let run = match (cli.command, cli.run) {
+                (Some(Command::Run(run)), None) | (None, Some(run)) => run,
+                other => panic!("{words:?}: {other:?}"),
+            };
+            assert_eq!(run.scenarios, [Path::new("a.toml"), Path::new("b.toml")]);
+        }
+    }
+
+    #[test]
+    fn the_worst_of_several_is_the_code_of_all() {
+        let paths = ["0", "4", "1"].map(PathBuf::from);
+        let code = each(&paths, |path| path.display().to_string().parse().unwrap());
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(4)));
+    }
 }

@@ -1,6 +1,6 @@
 //! `lab sim`
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{FAILED, INVALID, MACHINE, PASSED, Sim, Stand};
 use crate::events::{Event, EventLog};
 use crate::plan::{Plan, SidecarKind};
-use crate::report::terminal::{self, Style};
+use crate::report::{results, terminal};
 use crate::run::{self, Report, Silent, Verdict};
 use crate::scenario::Scenario;
 use crate::sim::{Mesh, SimFailure, Simulation, Trace, sweep, vary};
@@ -31,22 +31,24 @@ impl History {
     }
 }
 
-/// Simulates every seed and stops at the first that does not pass.
-pub(super) fn run(args: Sim) -> ExitCode {
-    let scenario = match super::read(&args.scenario) {
-        Ok(scenario) => scenario,
-        Err(code) => return code,
-    };
-    if args.trace.is_some() && args.seeds != 1 {
-        eprintln!("--trace is for one seed");
+/// Simulates every seed of every scenario; each stops at its first seed that does not pass.
+pub(super) fn run(args: &Sim) -> ExitCode {
+    if args.trace.is_some() && (args.seeds != 1 || args.scenarios.len() != 1) {
+        eprintln!("--trace is for one scenario and one seed");
         return ExitCode::from(INVALID);
     }
-    let kind = args.sidecar.map_or_else(|| scenario.sidecars()[0], SidecarKind::from);
-    let from = args.from.unwrap_or(scenario.seed);
-    if args.seeds == 1 {
-        return one(&args, &scenario, kind, from);
-    }
-    many(&args, &scenario, kind, from)
+    super::each(&args.scenarios, |path| {
+        let scenario = match super::read(path) {
+            Ok(scenario) => scenario,
+            Err(code) => return code,
+        };
+        let kind = args.sidecar.map_or_else(|| scenario.sidecars()[0], SidecarKind::from);
+        let from = args.from.unwrap_or(scenario.seed);
+        match args.seeds {
+            1 => one(args, &scenario, kind, from),
+            _ => many(args, path, &scenario, kind, from),
+        }
+    })
 }
 
 /// The plan of one history: every seed in it follows from `seed`, and faults strike at slightly other times.
@@ -72,26 +74,15 @@ fn history(scenario: &Scenario, kind: SidecarKind, seed: u64, trace: bool) -> Re
     Ok(History { result, events, trace: run.trace, simulated: run.simulated })
 }
 
-fn one(args: &Sim, scenario: &Scenario, kind: SidecarKind, seed: u64) -> ExitCode {
-    let history = match history(scenario, kind, seed, args.trace.is_some()) {
-        Ok(history) => history,
-        Err(SimFailure::Unsupported(what)) => {
-            eprintln!("the simulator cannot run this scenario: {}", what.join("; "));
-            return ExitCode::from(MACHINE);
-        }
-        Err(failure) => {
-            eprintln!("{failure}");
-            return ExitCode::from(FAILED);
-        }
-    };
-    if let Some(path) = &args.trace
-        && let Err(error) = write_trace(path, &history)
+fn one(args: &Sim, scenario: &Scenario, kind: SidecarKind, seed: u64) -> u8 {
+    let history = history(scenario, kind, seed, args.trace.is_some());
+    if let (Some(path), Ok(history)) = (&args.trace, &history)
+        && let Err(error) = write_trace(path, history)
     {
         eprintln!("cannot write the trace to {}: {error}", path.display());
-        return ExitCode::from(FAILED);
+        return MACHINE;
     }
-    tell(&history);
-    ExitCode::from(if history.passed() { PASSED } else { FAILED })
+    tell(&history)
 }
 
 /// Everything that happened: the log of events, then every packet and process.
@@ -106,28 +97,41 @@ fn write_trace(path: &Path, history: &History) -> io::Result<()> {
         text.push('\n');
     }
     if let Ok(report) = &history.result {
-        text += &serde_json::to_string(report).map_err(io::Error::other)?;
+        text += &serde_json::to_string(&results::of(report)).map_err(io::Error::other)?;
         text.push('\n');
     }
     std::fs::write(path, text)
 }
 
-fn tell(history: &History) {
+/// Prints what happened and returns the code for it.
+fn tell(history: &Result<History, SimFailure>) -> u8 {
+    let history = match history {
+        Ok(history) => history,
+        Err(failure) => {
+            eprintln!("{failure}");
+            return if matches!(failure, SimFailure::Unsupported(_)) { MACHINE } else { FAILED };
+        }
+    };
+    if !history.passed() {
+        println!("\ntimeline");
+        for event in &history.events {
+            let at = event.at_us as f64 / 1e6;
+            println!("  {at:>9.3} s  {:<8} {} {}", event.kind, event.subject, event.detail);
+        }
+    }
     match &history.result {
         Ok(report) => {
-            let style = if io::stdout().is_terminal() { Style::Colour } else { Style::Plain };
-            print!("{}", terminal::render(report, style));
+            print!("{}", terminal::render(report, super::style()));
+            super::code(report.verdict)
         }
-        Err(error) => println!("the mesh did not come up: {error}"),
-    }
-    println!("\ntimeline");
-    for event in &history.events {
-        let at = event.at_us as f64 / 1e6;
-        println!("  {at:>9.3} s  {:<8} {} {}", event.kind, event.subject, event.detail);
+        Err(error) => {
+            println!("FAILED: the mesh did not come up: {error}");
+            FAILED
+        }
     }
 }
 
-fn many(args: &Sim, scenario: &Scenario, kind: SidecarKind, from: u64) -> ExitCode {
+fn many(args: &Sim, path: &Path, scenario: &Scenario, kind: SidecarKind, from: u64) -> u8 {
     let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
     let bar = ProgressBar::new(args.seeds);
     let style =
@@ -145,45 +149,42 @@ fn many(args: &Sim, scenario: &Scenario, kind: SidecarKind, from: u64) -> ExitCo
         |seed, result| {
             bar.inc(1);
             done += 1;
-            match result {
-                Ok(history) if history.passed() => {
-                    simulated += history.simulated;
-                    requests += history.result.iter().flat_map(|r| &r.loads).map(|l| l.requests).sum::<u64>();
-                    ControlFlow::Continue(())
-                }
-                other => {
-                    failed = Some((seed, other));
-                    ControlFlow::Break(())
-                }
+            let passed = result.as_ref().is_ok_and(History::passed);
+            if let Ok(history) = &result {
+                simulated += history.simulated;
+                requests += history.result.iter().flat_map(|r| &r.loads).map(|l| l.requests).sum::<u64>();
             }
+            if passed {
+                return ControlFlow::Continue(());
+            }
+            failed = Some((seed, result));
+            ControlFlow::Break(())
         },
     );
     let elapsed = clock.elapsed().as_secs_f64();
     bar.finish_and_clear();
     println!(
-        "{}: {done} seeds in {elapsed:.1} s, {:.1} seeds/s, {:.0} s simulated, {requests} requests",
-        args.scenario.display(),
+        "{}: {done} {} in {elapsed:.1} s, {:.1} seeds/s, {:.0} s simulated, {requests} requests",
+        path.display(),
+        if done == 1 { "seed" } else { "seeds" },
         done as f64 / elapsed,
         simulated.as_secs_f64(),
     );
     let Some((seed, result)) = failed else {
-        println!("PASSED for every seed from {from} to {}", from + args.seeds - 1);
-        return ExitCode::from(PASSED);
+        println!("PASSED for every seed from {from} to {}", from.saturating_add(args.seeds) - 1);
+        return PASSED;
     };
-    println!("FAILED at seed {seed}");
-    match result {
-        Ok(history) => tell(&history),
-        Err(SimFailure::Unsupported(what)) => {
-            eprintln!("the simulator cannot run this scenario: {}", what.join("; "));
-            return ExitCode::from(MACHINE);
-        }
-        Err(failure) => println!("{failure}"),
+    if !matches!(result, Err(SimFailure::Unsupported(_))) {
+        println!("seed {seed} did not pass:");
     }
-    let sidecar = match args.sidecar {
-        Some(Stand::Ours) => " --sidecar ours",
-        Some(Stand::None) => " --sidecar none",
-        None => "",
-    };
-    println!("\nreplay: lab sim {} --from {seed}{sidecar}", args.scenario.display());
-    ExitCode::from(FAILED)
+    let code = tell(&result);
+    if code != MACHINE {
+        let sidecar = match args.sidecar {
+            Some(Stand::Ours) => " --sidecar ours",
+            Some(Stand::None) => " --sidecar none",
+            None => "",
+        };
+        println!("\nreplay: lab sim {} --from {seed}{sidecar}", path.display());
+    }
+    code
 }

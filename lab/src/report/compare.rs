@@ -40,20 +40,23 @@ pub fn earlier(runs: &Path, scenario: &str, sidecar: &str) -> Option<(PathBuf, L
         }
         let Ok(text) = std::fs::read_to_string(dir.join(RESULTS)) else { continue };
         let Ok(results) = serde_json::from_str::<Value>(&text) else { continue };
-        if results["plan"]["sidecar"] != sidecar || results["verdict"] == "interrupted" {
+        if results["format"] != super::results::FORMAT
+            || results["sidecar"] != sidecar
+            || results["verdict"] == "interrupted"
+        {
             continue;
         }
         let Ok(written) = std::fs::metadata(dir.join(RESULTS)).and_then(|m| m.modified()) else { continue };
         if newest.as_ref().is_some_and(|(than, ..)| *than >= written) {
             continue;
         }
-        let loads = results["plan"]["loads"].as_array().into_iter().flatten();
-        let summaries = results["loads"].as_array().into_iter().flatten();
-        let latency = |(load, summary): (&Value, &Value)| {
-            let name = load["name"].as_str()?.to_owned();
-            Some((name, Latency { p50_us: summary["p50_us"].as_f64()?, p99_us: summary["p99_us"].as_f64()? }))
+        let loads = results["loads"].as_object().into_iter().flatten();
+        let latency = |(name, summary): (&String, &Value)| {
+            let latency =
+                Latency { p50_us: summary["p50_us"].as_f64()?, p99_us: summary["p99_us"].as_f64()? };
+            Some((name.clone(), latency))
         };
-        newest = Some((written, dir, loads.zip(summaries).filter_map(latency).collect()));
+        newest = Some((written, dir, loads.filter_map(latency).collect()));
     }
     newest.map(|(_, dir, latencies)| (dir, latencies))
 }
@@ -86,7 +89,7 @@ mod tests {
         let run = |p50_us, p99_us| Latencies::from([("checkout".to_owned(), Latency { p50_us, p99_us })]);
         let table = table(&run(900.0, 4000.0), &run(300.0, 1500.0));
         let row = table.lines().last().unwrap();
-        let words: Vec<_> = row.split_whitespace().collect();
-        assert_eq!(words, ["checkout", "900us", "300us", "600us", "4.00ms", "1.50ms", "2.50ms"]);
+        let words: Vec<_> = row.split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
+        assert_eq!(words, ["checkout", "900 us", "300 us", "600 us", "4.00 ms", "1.50 ms", "2.50 ms"]);
     }
 }

@@ -343,12 +343,12 @@ fn show_load(stat: &str, value: f64) -> String {
 }
 
 /// Whole numbers as they are, others with three decimals at most.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     format!("{}", (value * 1_000.0).round() / 1_000.0)
 }
 
 /// A latency of microseconds with three or four digits.
-fn latency(us: f64) -> String {
+pub(super) fn latency(us: f64) -> String {
     match us {
         _ if us < 1_000.0 => format!("{us:.0} us"),
         _ if us < 100_000.0 => format!("{:.1} ms", us / 1e3),

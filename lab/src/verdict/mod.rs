@@ -2,14 +2,19 @@
 //!
 //! [`evaluate`] compares what was measured with the conditions of the plan, [`statistics`] says what a load's numbers
 //! mean, and [`fidelity`] says whether the run was good enough to judge anything by it.
+//! [`impact`] says what each fault did to each load, [`margin`] by how much an expectation was missed, and
 //! [`account`](mod@account) compares the counts of everybody that a request passed.
 
 pub mod account;
 pub mod evaluate;
 pub mod fidelity;
+pub mod impact;
+pub mod margin;
 pub mod statistics;
 
 pub use account::account;
 pub use evaluate::{Evidence, Judged, JudgedCondition, judge};
 pub use fidelity::trustworthy;
+pub use impact::{Impact, Phase, impacts};
+pub use margin::{broken, found};
 pub use statistics::{STATISTICS, Summary, summary};

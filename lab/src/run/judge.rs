@@ -1,0 +1,123 @@
+//! What a run came to.
+//!
+//! A process that ended by itself, or did not come back after a kill, is a failure whatever else is wrong: no slow machine
+//! explains it. For everything else the world's shortcomings come first: a fault that never struck, a generator that
+//! died, a late wire make the numbers worthless, and then neither red nor green would be true.
+
+use std::collections::BTreeMap;
+
+use super::{BUILD, Report, Struck, UnaskedEnd, Verdict, micros};
+use crate::load::Record;
+use crate::metrics::{Series, is_counter};
+use crate::plan::{Action, Plan};
+use crate::verdict::{self, Evidence, Summary};
+use crate::world::{Error, Fidelity, Kind};
+
+/// Everything that was seen of a run.
+pub(super) struct Seen {
+    pub world: Kind,
+    pub records: Vec<Vec<Record>>,
+    pub series: Series,
+    pub faults: Vec<Struck>,
+    /// Load generators that could not do their work, one sentence each.
+    pub load_failures: Vec<String>,
+    pub unasked_ends: Vec<UnaskedEnd>,
+    pub fidelity: Fidelity,
+    /// When the user stopped it.
+    pub interrupted: Option<i64>,
+    /// What could not be taken down.
+    pub left_behind: Option<Error>,
+}
+
+pub(super) fn judge(plan: &Plan, seen: Seen) -> Report {
+    let Seen { world, records, series, mut faults, unasked_ends, fidelity, .. } = seen;
+    let loads: Vec<Summary> = records.iter().map(|records| verdict::summary(records)).collect();
+    let evidence: Vec<_> = faults.iter().map(|f| f.evidence.clone()).collect();
+    let last = micros(plan.duration);
+    let actual: Vec<_> =
+        faults.iter().map(|f| f.start_us.map(|start| (start, f.end_us.unwrap_or(last.max(start))))).collect();
+    for (fault, impact) in faults.iter_mut().zip(verdict::impacts(plan, &records, &actual)) {
+        fault.impact = impact;
+    }
+    let mut expectations = verdict::judge(&Evidence {
+        plan,
+        loads: &records,
+        series: &series,
+        faults: &evidence,
+        actual: &actual,
+    });
+    expectations.extend(verdict::account(plan, &records, &series));
+
+    let mut crashes: Vec<String> = unasked_ends.iter().map(crash).collect();
+    let mut doubts = seen.load_failures;
+    for (entry, fault) in plan.timeline.iter().zip(&faults) {
+        match (&fault.failed, fault.start_us) {
+            // The kill worked, the restart did not: that is the mesh's doing.
+            (Some(why), Some(_)) if matches!(entry.action, Action::Kill { .. }) => {
+                crashes.push(format!("not everything came back after {}: {why}", fault.name));
+            }
+            (Some(why), Some(_)) => {
+                doubts.push(format!("fault {} could not be taken back: {why}", fault.name))
+            }
+            (Some(why), None) => doubts.push(format!("fault {} could not be carried out: {why}", fault.name)),
+            (None, None) => doubts.push(format!("fault {} never came into force", fault.name)),
+            (None, Some(_)) => {}
+        }
+    }
+    doubts.extend(verdict::trustworthy(&fidelity, plan, &loads).err().into_iter().flatten());
+    let mut broken = verdict::broken(plan, &expectations);
+    let left_behind = seen.left_behind.map(|e| format!("not everything could be taken down: {e}"));
+
+    let (verdict, reasons) = if let Some(at) = seen.interrupted {
+        let words = match at {
+            ..0 => "interrupted during the warm-up".to_owned(),
+            at => {
+                format!("interrupted after {:.1} s of {:.1} s", at as f64 / 1e6, plan.duration.as_secs_f64())
+            }
+        };
+        // What was expected of the whole run is not said of a part of it.
+        (Verdict::Interrupted, [vec![words], crashes].concat())
+    } else if !crashes.is_empty() {
+        crashes.extend(doubts);
+        crashes.append(&mut broken);
+        (Verdict::Failed, crashes)
+    } else if !doubts.is_empty() {
+        doubts.append(&mut broken);
+        (Verdict::Inconclusive, doubts)
+    } else if !broken.is_empty() || left_behind.is_some() {
+        (Verdict::Failed, broken)
+    } else {
+        (Verdict::Passed, Vec::new())
+    };
+    let reasons = reasons.into_iter().chain(left_behind).collect();
+    let totals = totals(plan, &series);
+    Report {
+        plan: plan.clone(),
+        world,
+        build: BUILD,
+        verdict,
+        reasons,
+        expectations,
+        loads,
+        faults,
+        unasked_ends,
+        totals,
+        fidelity,
+    }
+}
+
+fn crash(end: &UnaskedEnd) -> String {
+    let at = end.at_us.map(|us| format!(" at {:.2} s", us as f64 / 1e6)).unwrap_or_default();
+    format!("{} ended{at} although nothing asked it to: {}", end.process, end.how)
+}
+
+/// Every counter of every process over the whole run.
+fn totals(plan: &Plan, series: &Series) -> BTreeMap<String, BTreeMap<String, f64>> {
+    let processes = plan.processes().map(|id| plan.process_name(id)).chain(["fabric".to_owned()]);
+    let of = |process: &str| {
+        let counters = series.names(process).into_iter().filter(|name| is_counter(name));
+        let total = |name: &str| series.increase(process, name, &[], i64::MIN, i64::MAX);
+        counters.filter_map(|name| Some((name.to_owned(), total(name)?))).collect()
+    };
+    processes.map(|process| (process.clone(), of(&process))).collect()
+}
