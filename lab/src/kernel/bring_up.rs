@@ -83,8 +83,10 @@ impl KernelWorld {
 
     fn make_nodes(&self) -> Result<(), Error> {
         let run = self.run_path()?;
-        let mounts =
-            self.prepare_files(&run).map_err(failed(format!("cannot write into {}", run.display())))?;
+        let mounts = self.prepare_files(&run).map_err(|e| {
+            let run_dir = self.options.run_dir.display();
+            Error::Machine(format!("cannot write into {run_dir} or {}: {e}", run.display()))
+        })?;
 
         let fabric = Node::new(FABRIC, Mounts::default()).map_err(failed("the fabric's namespace"))?;
         fabric.run(sysctl::fabric).and_then(|r| r).map_err(failed("settings of the fabric"))?;
