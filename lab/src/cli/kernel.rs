@@ -110,13 +110,13 @@ fn one(args: &Run, scenario: &Path, plan: Plan) -> Result<Report, Error> {
         .and_then(|()| live(args, plan, run_id, &run_dir));
     match &result {
         Ok(report) => {
+            // Before anything is printed: whoever reads the output may be gone.
+            let saved = report::save(report, &run_dir);
             print!("{}", terminal::render(report, super::style()));
-            match report::save(report, &run_dir) {
-                Ok(()) => println!("  results, events and logs: {}", run_dir.display()),
-                Err(error) => {
-                    println!("  events and logs: {}", run_dir.display());
-                    eprintln!("the results could not be written: {error}");
-                }
+            let what = if saved.is_ok() { "results, events and logs" } else { "events and logs" };
+            println!("  {what}: {}", run_dir.display());
+            if let Err(error) = saved {
+                eprintln!("the results could not be written: {error}");
             }
         }
         Err(error) => {
@@ -214,6 +214,7 @@ fn interrupted(line: Rc<Line>) -> Result<impl Future<Output = ()>, Error> {
         // Nobody listens any more once the mesh is being taken down: then there is nothing left to stop.
         let _ = stop.send(());
         either().await;
+        line.end();
         line.say("stopped at once; what is left goes away with `lab clean` or the next run");
         std::process::exit(i32::from(INTERRUPTED));
     });

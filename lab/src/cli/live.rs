@@ -50,6 +50,11 @@ impl Line {
             false => eprintln!("{words}"),
         }
     }
+
+    /// Takes the line away for good.
+    pub(super) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 impl Progress for Line {
@@ -101,7 +106,7 @@ impl Progress for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.bar.finish_and_clear();
+        self.end();
     }
 }
 

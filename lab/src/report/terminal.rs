@@ -242,7 +242,12 @@ fn fidelity(out: &mut String, report: &Report, style: Style) {
 fn expectations(out: &mut String, report: &Report, style: Style) {
     let _ = writeln!(out, "\n{}", style.title("expectations"));
     for (position, judged) in report.expectations.iter().enumerate() {
-        let mark = if judged.passed { style.good("held  ") } else { style.bad("BROKEN") };
+        let mark = match (judged.passed, report.verdict) {
+            // Of a part of the run it cannot be said yet, neither the one nor the other.
+            (_, Verdict::Interrupted) => style.doubt("so far"),
+            (true, _) => style.good("held  "),
+            (false, _) => style.bad("BROKEN"),
+        };
         let _ = write!(out, "  {mark}  {} {}", judged.name, style.faint(&format!("({})", judged.window)));
         if let Some(after) = judged.recovered_after_us {
             let _ = write!(out, ": recovered after {}", time(after as f64));

@@ -195,6 +195,15 @@ fn a_run_that_is_inconclusive_says_why_first() {
 }
 
 #[test]
+fn a_run_that_was_interrupted_calls_nothing_held_or_broken() {
+    for report in [passing(), failing()] {
+        let text = render(&Report { verdict: Verdict::Interrupted, ..report }, Style::Plain);
+        assert!(text.contains("  so far  callers do not notice"), "{text}");
+        assert!(!text.contains("held") && !text.contains("BROKEN"), "{text}");
+    }
+}
+
+#[test]
 fn colours_add_nothing_but_colours() {
     let coloured = render(&failing(), Style::Colour);
     let mut plain = String::new();
