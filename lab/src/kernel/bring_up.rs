@@ -60,13 +60,12 @@ impl KernelWorld {
     fn register(&self) -> Result<(), Error> {
         let run = &self.options.run_id;
         let registration = Registration::new(run).map_err(failed(format!("cannot register run {run}")))?;
-        match Cgroup::create(run) {
-            Ok(cgroup) => {
-                let noted = registration.note_cgroup(&cgroup);
-                // First into our hands, so that it is removed even if the note could not be written.
-                *self.cgroup.borrow_mut() = Some(cgroup);
-                noted.map_err(failed("cannot note the control group"))?;
-            }
+        let group = Cgroup::place(run).and_then(|place| {
+            registration.note_cgroup(&place)?;
+            Cgroup::create(place)
+        });
+        match group {
+            Ok(group) => *self.cgroup.borrow_mut() = Some(group),
             Err(e) => self.notes.borrow_mut().push(format!("processes run without control groups: {e}")),
         }
         *self.registration.borrow_mut() = Some(Rc::new(registration));

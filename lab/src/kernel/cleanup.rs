@@ -54,9 +54,10 @@ impl Registration {
         &self.path
     }
 
-    /// Notes the control group, so that a later run can kill what is in it.
-    pub fn note_cgroup(&self, cgroup: &Cgroup) -> io::Result<()> {
-        std::fs::write(self.path.join(CGROUP_NOTE), cgroup.path().as_os_str().as_encoded_bytes())
+    /// Notes where the control group will be, so that a later run can kill what is in it. To be called before the group
+    /// is made: a lab that is killed in between would otherwise leave a group that nobody knows of.
+    pub fn note_cgroup(&self, path: &Path) -> io::Result<()> {
+        std::fs::write(self.path.join(CGROUP_NOTE), path.as_os_str().as_encoded_bytes())
     }
 
     /// Makes a namespace findable as `/run/lab/<run>/ns/<name>`.
