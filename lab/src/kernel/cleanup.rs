@@ -71,6 +71,8 @@ impl Registration {
 
     /// Unmounts and removes everything of this run.
     pub fn remove(&self) -> io::Result<()> {
+        // Once the lock's file is gone the rest looks like a dead run: another lab must not clear it away beside us.
+        let _registry = registry_lock()?;
         remove_run(&self.path).map(drop)
     }
 }
