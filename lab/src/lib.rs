@@ -1,6 +1,7 @@
 //! A testbed that puts a service mesh on one Linux machine, breaks it on purpose, and says exactly what it cost.
 //!
-//! Read it in the order that a scenario travels: [`scenario`] is what the file says, [`plan`] is what follows from it,
+//! Read it in the order that a scenario travels: [`scenario`] is what the file says, [`plan`] is what follows from it
+//! (plain data that every other part builds on, so it imports none of them),
 //! a [`world::World`] (the real [`kernel`] or the [`sim`]ulator) brings the plan to life, [`run`] drives load and
 //! faults against it, [`verdict`] judges, [`report`] tells.
 

@@ -10,9 +10,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
+use proxy::capture::rules::Family;
 use tokio::time::{Instant, sleep};
 
-use super::intercept::{self, Family};
+use super::intercept;
 use super::link::{self, Backend, Bridge, LinkBackend};
 use super::netem::Netem;
 use super::node::{Bind, Mounts, Node, name_files};
@@ -183,7 +184,7 @@ impl KernelWorld {
     }
 
     async fn load_rules(&self) -> Result<(), Error> {
-        let rules = Family::BOTH.map(|family| (family, intercept::rules(&self.plan, family)));
+        let rules = Family::BOTH.map(|family| (family, intercept::text(&self.plan, family)));
         let loading: Vec<_> = self
             .nodes
             .borrow()
@@ -326,7 +327,7 @@ impl KernelWorld {
         let mut before = read().await.and_then(|r| r).map_err(cannot())?;
         let services: Vec<&Service> = self.plan.services.iter().filter(|s| s.port.is_some()).collect();
         for (service, family) in services.iter().flat_map(|s| Family::BOTH.map(|f| (*s, f))) {
-            let to = SocketAddr::new(family.vip(service), service.port.unwrap_or_default());
+            let to = SocketAddr::new(intercept::vip(service, family), service.port.unwrap_or_default());
             // As root: not the sidecar's user, so the rules must take it.
             let outcome = node.probe(move || probe::connect(to, SELF_TEST_WITHIN)).await.and_then(|r| r);
             let after = read().await.and_then(|r| r).map_err(cannot())?;

@@ -9,14 +9,14 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use proxy::world::RngTree;
 
 use super::Scenario;
+use super::condition::FABRIC;
 use super::names::instance_name;
 use crate::metrics::glob;
+use crate::plan::Subject;
 use crate::plan::{
     Action, AppSpec, Entry, Expectation, Instance, Load, Plan, ProcessId, Role, Service, SidecarKind, Window,
 };
 use crate::sidecar;
-use crate::verdict::Subject;
-use crate::verdict::condition::FABRIC;
 
 impl Scenario {
     /// The plan with this in the sidecar's place.

@@ -9,7 +9,7 @@ use std::ops::Range;
 use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
 use serde_spanned::Spanned;
 
-use crate::verdict::condition::closest;
+use super::condition::closest;
 
 /// One mistake.
 #[derive(Debug, Clone)]

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use serde_spanned::Spanned;
 
+use super::condition::{self, Names};
 use super::diagnose::{Mistake, inside};
 use super::faults;
 use super::model::{self, File};
 use super::units::Span;
 use super::validate::Context;
 use super::validate::sidecar_kind;
+use crate::plan::Subject;
 use crate::plan::{Entry, Expectation, Window};
-use crate::verdict::Subject;
-use crate::verdict::condition::{self, Names};
 
 /// Resolves all expectations.
 pub(super) fn expectations(
@@ -65,7 +65,7 @@ fn conditions(
     file: &File,
     context: &Context<'_>,
     mistakes: &mut Vec<Mistake>,
-) -> Vec<crate::verdict::Condition> {
+) -> Vec<crate::plan::Condition> {
     let that = &expect.get_ref().that;
     if that.is_empty() {
         let at = expect.get_ref().name.as_ref().map_or(expect.span(), Spanned::span);

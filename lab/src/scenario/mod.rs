@@ -9,6 +9,7 @@
 //! It leaves out all I/O: who calls [`parse`] has read the file.
 
 mod compile;
+mod condition;
 mod diagnose;
 mod expect;
 mod faults;

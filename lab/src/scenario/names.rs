@@ -7,10 +7,10 @@ use std::ops::Range;
 
 use serde_spanned::Spanned;
 
+use super::condition::closest;
 use super::diagnose::Mistake;
 use crate::metrics::glob;
 use crate::plan::{ProcessId, Role};
-use crate::verdict::condition::closest;
 
 /// A service, as far as names go.
 pub(super) struct Service {

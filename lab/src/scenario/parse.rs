@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
+use super::condition::closest;
 use super::diagnose::Mistake;
 use super::model::File;
-use crate::verdict::condition::closest;
 
 /// The tables of a scenario.
 const TABLES: [&str; 6] = ["scenario", "service", "link", "load", "timeline", "expect"];

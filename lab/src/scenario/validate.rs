@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use serde_spanned::Spanned;
 
+use super::condition::{FABRIC, closest};
 use super::diagnose::{Mistake, inside};
 use super::model::{self, File, OneOrMany};
 use super::names::{Names, instance_name};
 use super::{Load, Scenario, Service, expect, faults, links};
 use crate::plan::{APP_METRICS_PORT, AppKind, Link, Protocol, SidecarKind, Target};
-use crate::verdict::condition::{FABRIC, closest};
 
 /// Instances of one service, and services: the address plan numbers them in one byte each.
 const MOST: usize = 250;

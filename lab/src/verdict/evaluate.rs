@@ -14,10 +14,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::statistics::{quantile, statistic};
-use super::{Condition, Op, Subject};
 use crate::load::Record;
 use crate::metrics::{Series, is_counter};
-use crate::plan::{Entry, Expectation, Plan, Window};
+use crate::plan::{Condition, Entry, Expectation, Op, Plan, Subject, Window};
 
 /// How far apart the starts of a recovery's stretches are, microseconds.
 const STEP_US: i64 = 100_000;

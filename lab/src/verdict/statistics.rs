@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::load::{Outcome, Record};
 
-/// Every statistic, as [`crate::verdict::Subject::Load`] names it. Latencies are in microseconds; `success` and
+/// Every statistic, as [`crate::plan::Subject::Load`] names it. Latencies are in microseconds; `success` and
 /// `errors.share` are fractions; `throughput` is good answers a second; the others are counts.
 pub const STATISTICS: &[&str] = &[
     "latency.p50",

@@ -22,9 +22,9 @@
 
 use std::ops::Range;
 
-use super::{Condition, Op, Subject};
+use super::units::{Percent, Rate, Span};
 use crate::metrics::glob;
-use crate::scenario::units::{Percent, Rate, Span};
+use crate::plan::{Condition, Op, Subject};
 
 /// Latency statistics, after `latency.`.
 const LATENCIES: [&str; 6] = ["p50", "p90", "p99", "p999", "max", "mean"];
