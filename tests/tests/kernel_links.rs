@@ -89,6 +89,7 @@ fn the_measured_delay_of_a_link_is_the_one_that_was_asked_for() {
     // delay takes to cross it, far below a millisecond, is in the control only.
     for (name, asked_us) in [("mid", 20_000.0), ("far", 30_000.0)] {
         let measured = p50(name) - p50("near");
+        eprintln!("{name}: {measured} us of {asked_us} us, packets late by up to {late} us");
         let range = asked_us - 1_000.0..asked_us + 1_000.0 + 2.0 * late;
         assert!(
             range.contains(&measured),
@@ -139,6 +140,7 @@ fn assert_fair(what: &str, lost: f64, packets: f64, chance: f64) {
     assert!(packets > 500.0, "{what}: {packets} packets say little");
     let sigma = (packets * chance * (1.0 - chance)).sqrt();
     let off = (lost - packets * chance) / sigma;
+    eprintln!("{what}: {lost} of {packets} lost, asked for {chance}: {off:.1} sigma");
     assert!(off.abs() < 5.0, "{what}: {lost} of {packets} lost, asked for {chance}: {off:.1} sigma");
 }
 
