@@ -1,5 +1,8 @@
 //! Tests across both crates live in `tests/`; this library holds what they share.
 
+pub mod bench;
+pub mod left;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 

@@ -10,9 +10,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
+use proxy::capture::rules::Family;
 use tokio::time::{Instant, sleep};
 
-use super::intercept::{self, Family};
+use super::intercept;
 use super::link::{self, Backend, Bridge, LinkBackend};
 use super::netem::Netem;
 use super::node::{Bind, Mounts, Node, name_files};
@@ -60,13 +61,12 @@ impl KernelWorld {
     fn register(&self) -> Result<(), Error> {
         let run = &self.options.run_id;
         let registration = Registration::new(run).map_err(failed(format!("cannot register run {run}")))?;
-        match Cgroup::create(run) {
-            Ok(cgroup) => {
-                let noted = registration.note_cgroup(&cgroup);
-                // First into our hands, so that it is removed even if the note could not be written.
-                *self.cgroup.borrow_mut() = Some(cgroup);
-                noted.map_err(failed("cannot note the control group"))?;
-            }
+        let group = Cgroup::place(run).and_then(|place| {
+            registration.note_cgroup(&place)?;
+            Cgroup::create(place)
+        });
+        match group {
+            Ok(group) => *self.cgroup.borrow_mut() = Some(group),
             Err(e) => self.notes.borrow_mut().push(format!("processes run without control groups: {e}")),
         }
         *self.registration.borrow_mut() = Some(Rc::new(registration));
@@ -186,7 +186,7 @@ impl KernelWorld {
     }
 
     async fn load_rules(&self) -> Result<(), Error> {
-        let rules = Family::BOTH.map(|family| (family, intercept::rules(&self.plan, family)));
+        let rules = Family::BOTH.map(|family| (family, intercept::text(&self.plan, family)));
         let loading: Vec<_> = self
             .nodes
             .borrow()
@@ -329,7 +329,7 @@ impl KernelWorld {
         let mut before = read().await.and_then(|r| r).map_err(cannot())?;
         let services: Vec<&Service> = self.plan.services.iter().filter(|s| s.port.is_some()).collect();
         for (service, family) in services.iter().flat_map(|s| Family::BOTH.map(|f| (*s, f))) {
-            let to = SocketAddr::new(family.vip(service), service.port.unwrap_or_default());
+            let to = SocketAddr::new(intercept::vip(service, family), service.port.unwrap_or_default());
             // As root: not the sidecar's user, so the rules must take it.
             let outcome = node.probe(move || probe::connect(to, SELF_TEST_WITHIN)).await.and_then(|r| r);
             let after = read().await.and_then(|r| r).map_err(cannot())?;

@@ -33,11 +33,15 @@ impl Cgroup {
         })
     }
 
-    /// Makes the group of a run: `lab-<run>` at the root of the unified hierarchy.
-    pub fn create(run_id: &str) -> io::Result<Cgroup> {
+    /// Where the group of a run belongs: `lab-<run>` at the root of the unified hierarchy.
+    pub fn place(run_id: &str) -> io::Result<PathBuf> {
         let root = Self::mount_point(&std::fs::read_to_string("/proc/mounts")?)
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup2 is mounted"))?;
-        let path = root.join(format!("lab-{run_id}"));
+        Ok(root.join(format!("lab-{run_id}")))
+    }
+
+    /// Makes a group that must be new.
+    pub fn create(path: PathBuf) -> io::Result<Cgroup> {
         std::fs::create_dir(&path)?;
         Ok(Cgroup { path })
     }

@@ -54,9 +54,10 @@ impl Registration {
         &self.path
     }
 
-    /// Notes the control group, so that a later run can kill what is in it.
-    pub fn note_cgroup(&self, cgroup: &Cgroup) -> io::Result<()> {
-        std::fs::write(self.path.join(CGROUP_NOTE), cgroup.path().as_os_str().as_encoded_bytes())
+    /// Notes where the control group will be, so that a later run can kill what is in it. To be called before the group
+    /// is made: a lab that is killed in between would otherwise leave a group that nobody knows of.
+    pub fn note_cgroup(&self, path: &Path) -> io::Result<()> {
+        std::fs::write(self.path.join(CGROUP_NOTE), path.as_os_str().as_encoded_bytes())
     }
 
     /// Makes a namespace findable as `/run/lab/<run>/ns/<name>`.
@@ -70,6 +71,8 @@ impl Registration {
 
     /// Unmounts and removes everything of this run.
     pub fn remove(&self) -> io::Result<()> {
+        // Once the lock's file is gone the rest looks like a dead run: another lab must not clear it away beside us.
+        let _registry = registry_lock()?;
         remove_run(&self.path).map(drop)
     }
 }

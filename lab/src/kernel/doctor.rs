@@ -11,10 +11,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use proxy::capture::rules::Family;
 use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::cgroup::Cgroup;
-use super::intercept::{self, Family};
+use super::intercept;
 use super::link::{with_congestion_control, with_netlink};
 use super::node::{Mounts, Node};
 use crate::plan::SIDECAR_UID;

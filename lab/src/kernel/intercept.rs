@@ -6,56 +6,14 @@
 //! address to one of its instances. Each family's rules are loaded by one `iptables-restore --noflush`, which is
 //! atomic. The counters of the rules are the proof that interception happened.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Command, Stdio};
+
+use proxy::capture::rules::{self, Family, Rules};
 
 use crate::plan::{
     HEALTH_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT, Plan, SIDECAR_UID, Service, SidecarKind,
 };
-
-/// An address family, with the names of its tools.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// Both.
-    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
-
-    fn restore(self) -> &'static str {
-        match self {
-            Family::V4 => "iptables-restore",
-            Family::V6 => "ip6tables-restore",
-        }
-    }
-
-    fn save(self) -> &'static str {
-        match self {
-            Family::V4 => "iptables-save",
-            Family::V6 => "ip6tables-save",
-        }
-    }
-
-    fn of_proxy(self) -> proxy::capture::rules::Family {
-        match self {
-            Family::V4 => proxy::capture::rules::Family::V4,
-            Family::V6 => proxy::capture::rules::Family::V6,
-        }
-    }
-
-    /// A service's virtual address.
-    pub fn vip(self, service: &Service) -> IpAddr {
-        match self {
-            Family::V4 => service.vip4.into(),
-            Family::V6 => service.vip6.into(),
-        }
-    }
-}
 
 /// Connections that the rules of one namespace took, both families together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -66,8 +24,16 @@ pub struct Redirected {
     pub inbound: u64,
 }
 
+/// A service's virtual address.
+pub fn vip(service: &Service, family: Family) -> IpAddr {
+    match family {
+        Family::V4 => service.vip4.into(),
+        Family::V6 => service.vip6.into(),
+    }
+}
+
 /// The rules of every instance of `plan`.
-pub fn rules(plan: &Plan, family: Family) -> String {
+pub fn text(plan: &Plan, family: Family) -> String {
     match plan.sidecar {
         SidecarKind::Ours => redirect_rules(family),
         SidecarKind::None => spread_rules(plan, family),
@@ -76,7 +42,7 @@ pub fn rules(plan: &Plan, family: Family) -> String {
 
 /// The sidecar's own rules, as `proxy rules apply` would write them.
 fn redirect_rules(family: Family) -> String {
-    let rules = proxy::capture::rules::Rules {
+    let rules = Rules {
         outbound_port: OUTBOUND_PORT,
         inbound_port: INBOUND_PORT,
         uid: SIDECAR_UID,
@@ -84,7 +50,7 @@ fn redirect_rules(family: Family) -> String {
         exclude_inbound_ports: vec![METRICS_PORT, HEALTH_PORT],
         ..Default::default()
     };
-    rules.apply_text(family.of_proxy())
+    rules.apply_text(family)
 }
 
 /// Rules that spread connections to each virtual address evenly over the service's instances.
@@ -106,7 +72,7 @@ pub fn spread_rules(plan: &Plan, family: Family) -> String {
             };
             text += &format!(
                 "-A OUTPUT -d {} -p tcp --dport {port}{chance} -j DNAT --to-destination {}\n",
-                family.vip(service),
+                vip(service, family),
                 SocketAddr::new(to, port),
             );
         }
@@ -115,34 +81,15 @@ pub fn spread_rules(plan: &Plan, family: Family) -> String {
 }
 
 /// Loads rules into the calling thread's namespace. Errors carry what the tool said.
-pub fn load(family: Family, rules: &str) -> io::Result<()> {
-    let mut child = Command::new(family.restore())
-        .args(["-w", "--noflush"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", family.restore())))?;
-    // Dropped at once, so that the tool sees the end of its input. Its complaint tells more than a broken pipe.
-    let written = child.stdin.take().map(|mut i| i.write_all(rules.as_bytes()));
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(io::Error::other(format!("{}: {}", family.restore(), said.trim())));
-    }
-    written.unwrap_or(Ok(()))
+pub fn load(family: Family, text: &str) -> io::Result<()> {
+    rules::restore(family, text).map_err(io::Error::other)
 }
 
 /// Reads the counters of both families in the calling thread's namespace.
 pub fn counters() -> io::Result<Redirected> {
     let mut sum = Redirected::default();
     for family in Family::BOTH {
-        let output = Command::new(family.save()).args(["-c", "-t", "nat"]).stdin(Stdio::null()).output()?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(io::Error::other(format!("{}: {}", family.save(), said.trim())));
-        }
-        let one = parse_counters(&String::from_utf8_lossy(&output.stdout));
+        let one = parse_counters(&rules::saved_with_counters(family).map_err(io::Error::other)?);
         sum.outbound += one.outbound;
         sum.inbound += one.inbound;
     }
@@ -152,7 +99,7 @@ pub fn counters() -> io::Result<Redirected> {
 /// Adds up what the rules took, from the text of `iptables-save -c -t nat`. The nat table sees the first packet of each
 /// connection only, so packets are connections.
 pub fn parse_counters(text: &str) -> Redirected {
-    let sidecar = proxy::capture::rules::parse_counters(text);
+    let sidecar = rules::parse_counters(text);
     let spread = text.lines().filter(|line| line.contains(" -j DNAT ")).filter_map(|line| {
         let (packets, _) = line.strip_prefix('[')?.split_once(':')?;
         packets.parse::<u64>().ok()

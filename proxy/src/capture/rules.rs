@@ -461,9 +461,25 @@ fn change(family: Family, to: impl Fn(&str) -> Option<String>) -> Result<Done, R
     }
     let saved = run(family.save(), &["-t", "nat"], "")?;
     let Some(text) = to(&saved) else { return Ok(Done::AlreadySo) };
-    // `-w` waits for another iptables to finish, where there is a lock at all.
-    run(family.restore(), &["-w", "--noflush"], &text)?;
+    restore(family, &text)?;
     Ok(Done::Changed)
+}
+
+/// Adds `text` to the tables of the calling thread's network namespace, all of it or nothing.
+///
+/// # Errors
+/// If iptables is missing, not permitted or refuses.
+pub fn restore(family: Family, text: &str) -> Result<(), RulesError> {
+    // `-w` waits for another iptables to finish, where there is a lock at all.
+    run(family.restore(), &["-w", "--noflush"], text).map(|_| ())
+}
+
+/// The nat table of the calling thread's network namespace, with the counters of every rule.
+///
+/// # Errors
+/// If iptables is missing or not permitted.
+pub fn saved_with_counters(family: Family) -> Result<String, RulesError> {
+    run(family.save(), &["-c", "-t", "nat"], "")
 }
 
 fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<String, RulesError> {

@@ -1,0 +1,263 @@
+//! Links and faults on the real kernel do what was asked of them, in numbers.
+//!
+//! Everything is run without sidecars where they would only add to what is measured, and over the userspace wire, because
+//! that is the emulator that is ours.
+
+use serde_json::Value;
+use tests::bench::{Bench, load, named, number, total};
+
+const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
+
+/// Three services that are the same but for their links: `near` is the control, `mid` is 10 ms away in both directions,
+/// `far` 30 ms on the way there only.
+const DELAYS: &str = r#"
+[scenario]
+name = "three distances"
+duration = "4s"
+sidecar = "none"
+
+[service.web]
+
+[service.near]
+port = 8080
+protocol = "http"
+app = { http = {} }
+
+[service.mid]
+port = 8080
+protocol = "http"
+app = { http = {} }
+
+[service.far]
+port = 8080
+protocol = "http"
+app = { http = {} }
+
+[[link]]
+between = ["web", "mid"]
+delay = "10ms"
+
+[[link]]
+from = ["web"]
+to = ["far"]
+delay = "30ms"
+
+[load.near]
+from = "web"
+url = "http://near:8080/"
+rate = "50/s"
+
+[load.mid]
+from = "web"
+url = "http://mid:8080/"
+rate = "50/s"
+
+[load.far]
+from = "web"
+url = "http://far:8080/"
+rate = "50/s"
+
+[[expect]]
+that = ["near.errors == 0", "mid.errors == 0", "far.errors == 0"]
+"#;
+
+/// The report tells how exact its links were.
+fn assert_fidelity_is_told(results: &Value, said: &str) {
+    let fidelity = &results["fidelity"];
+    assert_eq!(fidelity["link_backend"], "wire");
+    assert!(number(&fidelity["packets"]) > 0.0, "{fidelity}");
+    let lateness = |p: &str| number(&fidelity[format!("lateness_{p}_us")]);
+    let (p50, p99, max) = (lateness("p50"), lateness("p99"), lateness("max"));
+    assert!(0.0 < p50 && p50 <= p99 && p99 <= max, "{fidelity}");
+    let shown = [p50, p99, max].map(lab::report::terminal::time);
+    let words = format!("held packets released late by p50 {}, p99 {}, max {}", shown[0], shown[1], shown[2]);
+    assert!(said.contains("links: wire") && said.contains(&words), "{said}");
+}
+
+#[test]
+fn the_measured_delay_of_a_link_is_the_one_that_was_asked_for() {
+    let Some(bench) = Bench::new(EXE) else { return };
+    let ended = bench.run_conclusive(&bench.write("delays", DELAYS), &["--link", "wire"]);
+    ended.expect(0);
+    let results = ended.results(0);
+    assert_fidelity_is_told(&results, &ended.said);
+
+    let p50 = |name: &str| number(&load(&results, name)["p50_us"]);
+    let fidelity = &results["fidelity"];
+    let late = number(&fidelity["lateness_p99_us"]);
+    // A request and its answer cross each direction once. What the wire is late by comes on top; what a packet without
+    // delay takes to cross it, far below a millisecond, is in the control only.
+    for (name, asked_us) in [("mid", 20_000.0), ("far", 30_000.0)] {
+        let measured = p50(name) - p50("near");
+        eprintln!("{name}: {measured} us of {asked_us} us, packets late by up to {late} us");
+        let range = asked_us - 1_000.0..asked_us + 1_000.0 + 2.0 * late;
+        assert!(
+            range.contains(&measured),
+            "{name}: {measured} us of {asked_us} us, late {late} us: {}",
+            ended.said
+        );
+    }
+    assert!(p50("near") < 5_000.0, "the control has no delay: {}", ended.said);
+}
+
+/// `lossy` loses packets on the way there and back, all the time; `dropping` only on the way there, by a fault.
+const LOSSES: &str = r#"
+[scenario]
+name = "two lossy links"
+warmup = "0s"
+duration = "5s"
+sidecar = "none"
+
+[service.web]
+
+[service.lossy]
+port = 8080
+protocol = "http"
+app = { http = {} }
+
+[[link]]
+between = ["web", "lossy"]
+loss = "10%"
+
+[load.calls]
+from = "web"
+url = "http://lossy:8080/"
+rate = "300/s"
+timeout = "4s"
+
+[[timeline]]
+name = "worse"
+at = "1s"
+link = { from = ["web"], to = ["lossy"], loss = "20%", delay = "1ms" }
+
+[[expect]]
+fault = "worse"
+that = ["lost_packets > 0", "delayed_packets > 0"]
+"#;
+
+/// Whether `lost` of `packets` is what a fair draw with this chance gives, within five standard deviations.
+fn assert_fair(what: &str, lost: f64, packets: f64, chance: f64) {
+    assert!(packets > 500.0, "{what}: {packets} packets say little");
+    let sigma = (packets * chance * (1.0 - chance)).sqrt();
+    let off = (lost - packets * chance) / sigma;
+    eprintln!("{what}: {lost} of {packets} lost, asked for {chance}: {off:.1} sigma");
+    assert!(off.abs() < 5.0, "{what}: {lost} of {packets} lost, asked for {chance}: {off:.1} sigma");
+}
+
+#[test]
+fn the_share_of_packets_that_a_link_loses_is_the_one_that_was_asked_for() {
+    let Some(bench) = Bench::new(EXE) else { return };
+    let ended = bench.run_conclusive(&bench.write("losses", LOSSES), &["--link", "wire"]);
+    ended.expect(0);
+    let results = ended.results(0);
+    assert_fidelity_is_told(&results, &ended.said);
+
+    // Requests and answers are smaller than a segment, so a packet is a segment.
+    let evidence = &named(&results["faults"], "worse")["evidence"];
+    let (lost, packets) = (number(&evidence["lost_packets"]), number(&evidence["packets"]));
+    assert_fair("the fault", lost, packets, 0.20);
+    // All the rest crossed the same two directions under the base profile.
+    let base_lost = total(&results, "fabric", "link_lost_packets_total") - lost;
+    let base_packets = total(&results, "fabric", "link_packets_total") - packets;
+    assert_fair("the base link", base_lost, base_packets, 0.10);
+    // Those that were lost were really missed: nobody can have received them, so somebody waited for a retransmission,
+    // which takes at least 200 ms.
+    assert!(number(&load(&results, "calls")["p99_us"]) > 200_000.0, "{}", ended.said);
+}
+
+/// One service is stopped, another cut off, each long enough that callers must notice.
+const HARD_TIMES: &str = r#"
+[scenario]
+name = "a stopped app and a cut link"
+duration = "6s"
+
+[service.web]
+
+[service.orders]
+port = 8080
+protocol = "http"
+app = { http = {} }
+
+[service.stock]
+port = 8080
+protocol = "http"
+app = { http = {} }
+
+[load.orders]
+from = "web"
+url = "http://orders:8080/"
+rate = "50/s"
+timeout = "300ms"
+
+[load.stock]
+from = "web"
+url = "http://stock:8080/"
+rate = "50/s"
+timeout = "300ms"
+
+[[timeline]]
+name = "freeze"
+at = "1s"
+for = "1500ms"
+pause = { process = "orders/app" }
+
+[[timeline]]
+name = "cut"
+at = "1s"
+for = "1500ms"
+partition = { between = ["web", "stock"] }
+
+[[expect]]
+name = "nothing was wrong before"
+during = "0s..1s"
+that = ["orders.errors == 0", "stock.errors == 0"]
+
+[[expect]]
+name = "callers notice the stopped app"
+during = "freeze"
+that = ["orders.errors > 25"]
+
+[[expect]]
+name = "callers notice the cut link"
+during = "cut"
+that = ["stock.errors > 25"]
+
+[[expect]]
+fault = "freeze"
+that = ["stopped >= 1"]
+
+[[expect]]
+fault = "cut"
+that = ["lost_packets > 0"]
+
+[[expect]]
+name = "callers of the stopped app recover"
+after = "freeze.end"
+within = "2s"
+hold = "1s"
+that = ["orders.errors == 0"]
+
+[[expect]]
+name = "callers across the cut recover"
+after = "cut.end"
+within = "2s"
+hold = "1s"
+that = ["stock.errors == 0"]
+"#;
+
+#[test]
+fn a_pause_and_a_partition_bite_and_callers_recover_from_them() {
+    let Some(bench) = Bench::new(EXE) else { return };
+    let ended = bench.run_conclusive(&bench.write("hard-times", HARD_TIMES), &["--link", "wire"]);
+    ended.expect(0);
+    let results = ended.results(0);
+    let evidence = |name: &str, what: &str| number(&named(&results["faults"], name)["evidence"][what]);
+    assert_eq!((evidence("freeze", "stopped"), evidence("freeze", "continued")), (1.0, 1.0));
+    assert!(evidence("cut", "lost_packets") > 0.0);
+    assert_eq!(evidence("cut", "lost_packets"), evidence("cut", "packets"), "a cut lets nothing through");
+    for name in ["callers of the stopped app recover", "callers across the cut recover"] {
+        let recovery = named(&results["expectations"], name);
+        assert!(recovery["recovered_after_us"].is_number(), "{recovery:#}");
+        assert!(ended.said.contains(", recovered after "), "{}", ended.said);
+    }
+}
