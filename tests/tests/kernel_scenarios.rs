@@ -72,20 +72,22 @@ fn every_request_of_hello_crosses_both_sidecars_and_their_cost_is_told() {
 fn a_file_that_asks_for_no_sidecars_is_compared_with_its_earlier_run_with_them() {
     let Some(bench) = Bench::new(EXE) else { return };
     let text = std::fs::read_to_string(scenario("hello")).unwrap();
-    let text = text.replace("seed = 1\n", "seed = 1\nsidecar = \"none\"\n");
-    let text = text.replace("duration = \"5s\"", "duration = \"2s\"");
-    let file = bench.write("hello", &text);
+    let with_sidecars = text.replace("duration = \"5s\"", "duration = \"2s\"");
+    let without_sidecars = with_sidecars.replace("seed = 1\n", "seed = 1\nsidecar = \"none\"\n");
+    let file = bench.write("hello", &without_sidecars);
 
     let first = bench.run_conclusive(&file, &[]);
     first.expect(0);
     assert_eq!(first.results(0)["plan"]["sidecar"], "none");
     assert!(first.said.contains("run it with sidecars too"), "{}", first.said);
 
-    let with = bench.run_conclusive(&file, &["--sidecar", "ours"]);
+    let file = bench.write("hello", &with_sidecars);
+    let with = bench.run_conclusive(&file, &[]);
     with.expect(0);
     assert!(!with.said.contains("the sidecars' cost"), "{}", with.said);
     assert_accounts_agree(&with.results(0));
 
+    let file = bench.write("hello", &without_sidecars);
     let without = bench.run_conclusive(&file, &[]);
     without.expect(0);
     let cells = cost(&without);

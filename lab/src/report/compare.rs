@@ -30,12 +30,14 @@ pub fn latencies(report: &Report) -> Latencies {
 }
 
 /// The newest earlier run of a scenario with the other kind of sidecar, to compare with: its directory and latencies.
-/// Runs that were interrupted, or of a scenario file with another text, do not count.
+/// Runs that were interrupted do not count, nor does a scenario that says anything else but for its `sidecar` line.
 pub fn earlier(runs: &Path, scenario: &str, sidecar: &str) -> Option<(PathBuf, Latencies)> {
     let mut newest: Option<(SystemTime, PathBuf, Latencies)> = None;
+    let scenario = but_for_sidecar(scenario)?;
     for entry in std::fs::read_dir(runs).ok()?.flatten() {
         let dir = entry.path();
-        if std::fs::read_to_string(dir.join("scenario.toml")).ok().as_deref() != Some(scenario) {
+        let theirs = std::fs::read_to_string(dir.join("scenario.toml")).ok();
+        if theirs.and_then(|text| but_for_sidecar(&text)).as_ref() != Some(&scenario) {
             continue;
         }
         let Ok(text) = std::fs::read_to_string(dir.join(RESULTS)) else { continue };
@@ -59,6 +61,13 @@ pub fn earlier(runs: &Path, scenario: &str, sidecar: &str) -> Option<(PathBuf, L
         newest = Some((written, dir, loads.filter_map(latency).collect()));
     }
     newest.map(|(_, dir, latencies)| (dir, latencies))
+}
+
+/// A scenario file without the line that says what stands in the sidecar's place.
+fn but_for_sidecar(text: &str) -> Option<toml::Table> {
+    let mut file: toml::Table = text.parse().ok()?;
+    file.get_mut("scenario")?.as_table_mut()?.remove("sidecar");
+    Some(file)
 }
 
 /// A table: with sidecars, without, and the difference, which is what two sidecars cost.
