@@ -70,8 +70,8 @@ fn assert_fidelity_is_told(results: &Value, said: &str) {
     let (p50, p99, max) = (lateness("p50"), lateness("p99"), lateness("max"));
     assert!(0.0 < p50 && p50 <= p99 && p99 <= max, "{fidelity}");
     let shown = [p50, p99, max].map(lab::report::terminal::time);
-    let words = format!("held packets released late by p50 {}, p99 {}, max {}", shown[0], shown[1], shown[2]);
-    assert!(said.contains("links: wire") && said.contains(&words), "{said}");
+    let words = format!("released late by p50 {}, p99 {}, max {}", shown[0], shown[1], shown[2]);
+    assert!(said.contains("links by wire") && said.contains(&words), "{said}");
 }
 
 #[test]
@@ -258,6 +258,6 @@ fn a_pause_and_a_partition_bite_and_callers_recover_from_them() {
     for name in ["callers of the stopped app recover", "callers across the cut recover"] {
         let recovery = named(&results["expectations"], name);
         assert!(recovery["recovered_after_us"].is_number(), "{recovery:#}");
-        assert!(ended.said.contains(", recovered after "), "{}", ended.said);
+        assert!(ended.said.contains(": recovered after "), "{}", ended.said);
     }
 }

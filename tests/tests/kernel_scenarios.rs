@@ -15,7 +15,8 @@ fn cost(ended: &Ended) -> Vec<&str> {
     let mut lines = table.lines();
     let head: Vec<_> = lines.next().unwrap().split_whitespace().collect();
     assert_eq!(head.join(" "), "load p50 with without cost p99 with without cost");
-    lines.next().unwrap().split_whitespace().collect()
+    // A value and its unit are a single space apart, columns at least two.
+    lines.next().unwrap().split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()
 }
 
 /// A latency of the results in the words of a report.
