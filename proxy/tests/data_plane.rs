@@ -2,41 +2,13 @@
 
 mod common;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 
-use common::{Message, SERVICE, Side, TestNet, Wire, answering, app, cluster, outbound, pair, run, until};
+use common::{SERVICE, Seen, Side, TestNet, Wire, answering, app, cluster, outbound, pair, run, until};
 use tokio::io::AsyncWriteExt;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-
-/// An app that answers every request with `answer` and remembers requests and connections.
-#[derive(Clone, Default)]
-struct Seen {
-    requests: Rc<RefCell<Vec<Message>>>,
-    connections: Rc<Cell<usize>>,
-}
-
-impl Seen {
-    async fn app(&self, answer: &'static str) -> std::net::SocketAddr {
-        let seen = self.clone();
-        app(move |n, mut wire| {
-            let seen = seen.clone();
-            async move {
-                seen.connections.set(n + 1);
-                while let Some(request) = wire.request().await {
-                    seen.requests.borrow_mut().push(request);
-                    wire.send(answer).await;
-                }
-            }
-        })
-        .await
-    }
-
-    fn last(&self) -> Message {
-        self.requests.borrow().last().cloned().expect("a request reached the app")
-    }
-}
 
 async fn one(app: std::net::SocketAddr) -> Side {
     outbound(TestNet::to(SERVICE), &cluster("http", &[app], "")).await
@@ -53,7 +25,7 @@ fn both_connections_are_kept_alive_and_used_again() {
                 assert_eq!(client.get("/").await.text(), "ok");
             }
         }
-        assert_eq!(seen.connections.get(), 1);
+        assert_eq!(seen.connections(), 1);
         assert_eq!(near.count("proxy_connects_total", &[]), 1);
         assert_eq!(far.count("proxy_connections_total", &[]), 1);
         assert_eq!(near.count("proxy_requests_total", &[]), 9);

@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use crate::drain;
@@ -62,7 +63,9 @@ pub async fn accept<N, F>(
             }
         }
     }
-    // The kernel has told the clients in the queue that they are connected; closing the listener would reset them.
+    // The kernel has told the clients in the queue that they are connected; closing the listener would reset them. The
+    // runtime has to ask it once more to know of them all.
+    yield_now().await;
     while let Some((io, peer)) = already_there(&mut listener).await {
         net.spawn(name, serve(io, peer, each.clone()));
     }
@@ -73,12 +76,12 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// The next connection in the queue, without waiting for one.
+/// The next connection in the queue, without waiting for one to come.
 async fn already_there<L: Listener>(listener: &mut L) -> Option<(L::Io, SocketAddr)> {
     let mut accepting = pin!(listener.accept());
     poll_fn(|cx| match accepting.as_mut().poll(cx) {
-        Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
-        Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
+        Poll::Ready(accepted) => Poll::Ready(accepted.ok()),
+        Poll::Pending => Poll::Ready(None),
     })
     .await
 }

@@ -6,6 +6,7 @@
 
 pub mod breaker;
 pub mod ewma;
+mod last_words;
 pub mod pool;
 
 use std::net::SocketAddr;

@@ -1,13 +1,11 @@
 //! HTTP/1 connections of one worker to endpoints: kept alive, last in first out, checked before they are used again.
 //!
 //! A connection has no task of its own. Whoever uses it polls it together with the response ([`Exchange`]), and a body
-//! that is read to its end puts it back. The exception is a response that begins while the request is still being sent:
-//! then the two directions are no longer one after the other, a client that does not read yet must not hold its own
-//! upload up, and the connection gets a task until both are done. An idle one is polled when it is taken out, which shows an end of file or stray
-//! bytes from the server before a
-//! request is risked on it, and by [`Pool::sweep`] when it has idled too long. That saves
-//! a task, its wake-ups and its channel for each connection. Last in first out, so that surplus connections age and are
-//! closed.
+//! that is read to its end puts it back; an idle one is polled when it is taken out, which shows an end of file or stray
+//! bytes from the server before a request is risked on it, and by [`Pool::sweep`]. That saves a task, its wake-ups and
+//! its channel for each connection. The exception is a response that begins while the request is still being sent: a
+//! client that does not read yet must not hold up its own upload, so such a connection has a task until both are done.
+//! Last in first out, so that surplus connections age and are closed.
 //!
 //! What it leaves out: HTTP/2, and a limit on connections that are in use.
 
@@ -26,6 +24,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
+use super::last_words::LastWords;
 use crate::config::defaults::POOL_MAX_IDLE;
 use crate::error::{BoxError, Error, Kind};
 use crate::http::{RequestBody, forward};
@@ -53,7 +52,7 @@ struct Idle<N: Net> {
     since: Instant,
 }
 
-type Driver<N> = http1::Connection<TokioIo<<N as Net>::Io>, RequestBody>;
+type Driver<N> = http1::Connection<TokioIo<LastWords<<N as Net>::Io>>, RequestBody>;
 
 /// An open connection.
 struct Connection<N: Net> {
@@ -152,8 +151,10 @@ impl<N: Net> Pool<N> {
         };
         let mut builder = http1::Builder::new();
         builder.max_buf_size(MAX_BUFFER);
-        let (send, driver) =
-            builder.handshake(TokioIo::new(io)).await.map_err(|e| Error::at(Kind::Connect, endpoint, e))?;
+        let (send, driver) = builder
+            .handshake(TokioIo::new(LastWords::new(io)))
+            .await
+            .map_err(|e| Error::at(Kind::Connect, endpoint, e))?;
         metrics.connects.inc();
         Ok(Connection { send, driver: Some(Box::pin(driver)), _open: Open::new(&metrics.open) })
     }

@@ -6,13 +6,15 @@
 //! [`outbound`] and [`inbound`] start one side of a sidecar on a port of its own, so tests run side by side. Apps and
 //! clients are raw sockets with [`Wire`], because what counts is the bytes.
 
-#![allow(dead_code, reason = "each test uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test uses its part")]
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
@@ -66,6 +68,7 @@ pub struct TestNet {
     kernel: KernelNet,
     destination: Option<SocketAddr>,
     redirects: BTreeMap<SocketAddr, SocketAddr>,
+    silent: Vec<SocketAddr>,
     reads_left: Arc<AtomicU32>,
 }
 
@@ -78,6 +81,7 @@ impl TestNet {
             kernel: KernelNet::default(),
             destination: Some(destination.parse().unwrap()),
             redirects: BTreeMap::new(),
+            silent: Vec::new(),
             reads_left: Arc::new(NO_LIMIT.into()),
         }
     }
@@ -93,6 +97,12 @@ impl TestNet {
         self
     }
 
+    /// Dialling `to` gets no answer.
+    pub fn silence(mut self, to: SocketAddr) -> Self {
+        self.silent.push(to);
+        self
+    }
+
     /// After `reads` more reads of outgoing connections, those that are open look closed by the peer.
     pub fn close_after(&self, reads: u32) {
         self.reads_left.store(reads, Ordering::Relaxed);
@@ -104,6 +114,9 @@ impl Net for TestNet {
     type Listener = TestListener;
 
     async fn connect(&self, to: SocketAddr, from: Option<IpAddr>) -> io::Result<TestIo> {
+        if self.silent.contains(&to) {
+            return std::future::pending().await;
+        }
         let to = self.redirects.get(&to).copied().unwrap_or(to);
         let io = self.kernel.connect(to, from).await?;
         // What is opened now is new and works.
@@ -282,4 +295,44 @@ pub async fn pair(app: SocketAddr) -> (Side, Side) {
     let far = inbound(TestNet::to(&app.to_string()), "service = 'orders'\ninstance = 'orders-1'").await;
     let net = TestNet::to(SERVICE).redirect(app, far.at);
     (outbound(net, &cluster("detect", &[app], "")).await, far)
+}
+
+/// An app that answers every request with `answer` and remembers requests and connections.
+#[derive(Clone, Default)]
+pub struct Seen {
+    requests: Rc<RefCell<Vec<Message>>>,
+    connections: Rc<Cell<usize>>,
+}
+
+impl Seen {
+    /// Starts it.
+    pub async fn app(&self, answer: &'static str) -> SocketAddr {
+        let seen = self.clone();
+        app(move |n, mut wire| {
+            let seen = seen.clone();
+            async move {
+                seen.connections.set(n + 1);
+                while let Some(request) = wire.request().await {
+                    seen.requests.borrow_mut().push(request);
+                    wire.send(answer).await;
+                }
+            }
+        })
+        .await
+    }
+
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.connections.get()
+    }
+
+    /// How many requests there were.
+    pub fn requests(&self) -> usize {
+        self.requests.borrow().len()
+    }
+
+    /// The last request.
+    pub fn last(&self) -> Message {
+        self.requests.borrow().last().cloned().expect("a request reached the app")
+    }
 }

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 
 use proxy::world::{KernelNet, Listener, Net};
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -163,7 +164,7 @@ pub async fn app<F: Future<Output = ()> + 'static>(serve: impl Fn(usize, Wire) -
     at
 }
 
-/// An app that gives each request the same answer; its name is what follows the path `/`.
+/// An app that gives each request the same answer.
 pub async fn answering(answer: &'static str) -> SocketAddr {
     app(move |_, mut wire| async move {
         while wire.request().await.is_some() {
@@ -173,8 +174,11 @@ pub async fn answering(answer: &'static str) -> SocketAddr {
     .await
 }
 
-/// An address at which nobody listens.
-pub async fn nobody() -> SocketAddr {
-    let listener = KernelNet::default().bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    listener.local_addr().unwrap()
+/// An address at which nobody listens, and nobody will while the process lives.
+pub fn nobody() -> SocketAddr {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let at = socket.local_addr().unwrap().as_socket().unwrap();
+    std::mem::forget(socket);
+    at
 }
