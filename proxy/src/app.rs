@@ -87,7 +87,8 @@ impl Sidecar {
     }
 }
 
-/// Binds one worker's listeners and carries connections until `drain` begins and its connections have ended.
+/// Binds one worker's listeners and accepts connections until `drain` begins. The connections end in tasks of their own,
+/// each of which holds a watch of the drain.
 ///
 /// # Errors
 /// If a listener cannot be bound.

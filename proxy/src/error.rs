@@ -3,7 +3,7 @@
 //!
 //! A sidecar tells its peer and the client what went wrong in the standard way, a `Proxy-Status` header (RFC 9209):
 //! `Proxy-Status: sidelab-orders-1; error=connection_refused; next-hop="10.0.0.2:8080"; details="..."`. The calling
-//! side reads it back to learn that nothing was sent and another endpoint may be tried.
+//! side reads it back to learn why, and tries another endpoint if the request allows it.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -26,6 +26,10 @@ pub enum Kind {
     Terminated,
     /// The endpoint's response is not HTTP.
     Protocol,
+    /// The response broke off after its head.
+    Incomplete,
+    /// The request needs something that this sidecar does not carry.
+    Unsupported,
     /// The client went away, or its request body broke off.
     Client,
     /// The connection would come back to this sidecar for ever.
@@ -49,12 +53,14 @@ struct Row {
 
 impl Kind {
     /// Every kind, for metrics.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 11] = [
         Kind::NoEndpoint,
         Kind::Connect,
         Kind::ConnectTimeout,
         Kind::Terminated,
         Kind::Protocol,
+        Kind::Incomplete,
+        Kind::Unsupported,
         Kind::Client,
         Kind::Loop,
         Kind::NotIntercepted,
@@ -69,6 +75,8 @@ impl Kind {
             Kind::ConnectTimeout => row(StatusCode::GATEWAY_TIMEOUT, "connection_timeout", "UF", false),
             Kind::Terminated => row(StatusCode::BAD_GATEWAY, "connection_terminated", "UC", true),
             Kind::Protocol => row(StatusCode::BAD_GATEWAY, "http_protocol_error", "UPE", true),
+            Kind::Incomplete => row(StatusCode::BAD_GATEWAY, "http_response_incomplete", "UC", true),
+            Kind::Unsupported => row(StatusCode::NOT_IMPLEMENTED, "http_request_denied", "DPE", false),
             Kind::Client => row(StatusCode::BAD_REQUEST, "http_request_error", "DC", true),
             Kind::Loop => row(StatusCode::LOOP_DETECTED, "proxy_loop_detected", "LR", false),
             Kind::NotIntercepted => row(StatusCode::NOT_FOUND, "destination_not_found", "NR", false),
@@ -104,6 +112,8 @@ impl Kind {
             Kind::ConnectTimeout => "connect_timeout",
             Kind::Terminated => "terminated",
             Kind::Protocol => "protocol",
+            Kind::Incomplete => "incomplete",
+            Kind::Unsupported => "unsupported",
             Kind::Client => "client",
             Kind::Loop => "loop",
             Kind::NotIntercepted => "not_intercepted",
@@ -151,6 +161,8 @@ impl fmt::Display for Error {
             Kind::ConnectTimeout => "connection attempt timed out",
             Kind::Terminated => "connection closed before the response",
             Kind::Protocol => "the response is not valid HTTP",
+            Kind::Incomplete => "the response broke off",
+            Kind::Unsupported => "this sidecar does not carry",
             Kind::Client => "the client went away",
             Kind::Loop => "the connection would come back to this sidecar",
             Kind::NotIntercepted => "the connection was not redirected here by interception rules",
@@ -163,8 +175,10 @@ impl fmt::Display for Error {
             f.write_str(" (reused connection)")?;
         }
         let mut cause = self.cause.as_ref().map(|c| &**c as &(dyn std::error::Error + 'static));
+        let mut colon = if self.kind == Kind::Unsupported { "" } else { ":" };
         while let Some(e) = cause {
-            write!(f, ": {e}")?;
+            write!(f, "{colon} {e}")?;
+            colon = ":";
             cause = e.source();
         }
         Ok(())

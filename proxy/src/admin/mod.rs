@@ -36,7 +36,7 @@ pub const TEXT: &str = "text/plain; charset=utf-8";
 /// Content type of the OpenMetrics text format.
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Serves pages on a listener until a drain ends. The drain does not wait for these connections.
+/// Serves pages on a listener for ever: also during a drain, which does not wait for these connections.
 pub async fn serve<N: Net>(net: N, mut listener: N::Listener, pages: Vec<Page>) {
     use crate::world::Listener as _;
     let pages = Rc::new(pages);
@@ -62,7 +62,10 @@ pub async fn serve<N: Net>(net: N, mut listener: N::Listener, pages: Vec<Page>) 
 fn answer(pages: &[Page], request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     match pages.iter().find(|p| p.path == path) {
-        Some(page) if page.method == *request.method() => response((page.answer)()),
+        // hyper leaves the body out of an answer to HEAD.
+        Some(page) if page.method == *request.method() || is_head_of(page, request.method()) => {
+            response((page.answer)())
+        }
         Some(page) => {
             let hint = format!("use {}\n", page.method);
             let mut response = response((StatusCode::METHOD_NOT_ALLOWED, TEXT, hint));
@@ -76,6 +79,10 @@ fn answer(pages: &[Page], request: &Request<Incoming>) -> Response<Full<Bytes>> 
             response((StatusCode::NOT_FOUND, TEXT, hint))
         }
     }
+}
+
+fn is_head_of(page: &Page, method: &Method) -> bool {
+    page.method == Method::GET && *method == Method::HEAD
 }
 
 fn index(pages: &[Page]) -> String {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -61,32 +60,27 @@ impl Table {
 }
 
 impl Cluster {
-    /// A cluster of one endpoint that no configuration names: the local app, behind the sidecar's inbound side.
-    pub fn of_one(config: config::Cluster, metrics: ClusterMetrics, now: Instant) -> Self {
-        let endpoints = config.endpoints.iter().map(|a| Arc::new(Endpoint::new(*a, now))).collect();
-        Cluster { config: Arc::new(config), endpoints, metrics }
-    }
-
     /// Picks an endpoint for a request that was already tried on `tried`.
     pub fn pick(&self, now: Instant, rng: &mut impl rand::Rng, tried: Tried) -> Option<usize> {
         pick(&self.endpoints, now, rng, tried)
     }
 
-    /// Notes that an endpoint answered after `took`.
-    pub fn on_success(&self, position: usize, now: Instant, took: Duration) {
-        if let Some(transition) = self.endpoints[position].on_success(now, took) {
+    /// Notes that an endpoint answered a request that was sent at `begun`.
+    pub fn on_success(&self, position: usize, begun: Instant, now: Instant) {
+        if let Some(transition) = self.endpoints[position].on_success(begun, now) {
             self.note(position, transition);
         }
     }
 
-    /// Notes that an endpoint failed, and ejects it if it is time and the cap allows.
-    pub fn on_failure(&self, position: usize, now: Instant) {
+    /// Notes that an endpoint failed a request that was sent at `begun`, and ejects it if it is time and the cap allows.
+    pub fn on_failure(&self, position: usize, begun: Instant, now: Instant) {
         let breaker = &self.config.breaker;
         let n = self.endpoints.len();
         // One endpoint may always be ejected, or the cap would switch the feature off for small clusters.
         let allowed = ((n as f64 * breaker.cap) as usize).max(1);
         let ejected = self.endpoints.iter().filter(|e| e.is_ejected(now)).count();
-        if let Some(transition) = self.endpoints[position].on_failure(now, breaker, ejected < allowed) {
+        if let Some(transition) = self.endpoints[position].on_failure(begun, now, breaker, ejected < allowed)
+        {
             self.note(position, transition);
         }
     }

@@ -111,7 +111,7 @@ mod tests {
     async fn the_slowest_of_three_is_picked_only_against_nobody() {
         let now = Instant::now();
         let endpoints = endpoints(3, now);
-        endpoints[1].on_success(now, Duration::from_secs(1));
+        endpoints[1].on_success(now - Duration::from_secs(1), now);
         assert_eq!(counts(&endpoints, now, Tried::default())[1], 0);
     }
 
@@ -127,7 +127,7 @@ mod tests {
     async fn ejected_and_tried_endpoints_are_left_out_until_nothing_else_is_left() {
         let now = Instant::now();
         let endpoints = endpoints(3, now);
-        endpoints[0].on_failure(now, &EJECT, true);
+        endpoints[0].on_failure(now, now, &EJECT, true);
         let mut tried = Tried::default();
         tried.insert(1);
         assert_eq!(counts(&endpoints, now, tried), [0, 0, 3000]);

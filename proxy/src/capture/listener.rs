@@ -1,14 +1,17 @@
 //! The accept loop.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::rc::Rc;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep};
 
 use crate::drain;
+use crate::telemetry::Throttle;
 use crate::world::{Listener, Net};
 
 /// How long accepting rests after a failure. A process out of file descriptors would otherwise spin on EMFILE, since
@@ -40,20 +43,45 @@ pub async fn accept<N, F>(
     N: Net,
     F: Future<Output = ()> + 'static,
 {
-    let serve = Rc::new(serve);
     let each = drain.clone();
+    let failures = Throttle::default();
     loop {
         let accepted = tokio::select! {
             biased;
-            () = drain.signaled() => return,
+            () = drain.signaled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((io, peer)) => net.spawn(name, serve(io, peer, each.clone())),
+            // The connection was gone before it was taken out of the queue.
+            Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, listener = name, "cannot accept; resting");
+                if let Some(withheld) = failures.admit(Instant::now()) {
+                    tracing::warn!(%error, listener = name, withheld, "cannot accept; resting");
+                }
                 sleep(REST).await;
             }
         }
     }
+    // The kernel has told the clients in the queue that they are connected; closing the listener would reset them. The
+    // runtime has to ask it once more to know of them all.
+    yield_now().await;
+    while let Some((io, peer)) = already_there(&mut listener).await {
+        net.spawn(name, serve(io, peer, each.clone()));
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// The next connection in the queue, without waiting for one to come.
+async fn already_there<L: Listener>(listener: &mut L) -> Option<(L::Io, SocketAddr)> {
+    let mut accepting = pin!(listener.accept());
+    poll_fn(|cx| match accepting.as_mut().poll(cx) {
+        Poll::Ready(accepted) => Poll::Ready(accepted.ok()),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }

@@ -46,7 +46,7 @@ pub enum Outcome {
     Sniffed(Sniffed),
     /// The client was silent for too long; it may be waiting for the server to speak.
     Timeout,
-    /// The client closed before it said anything that tells.
+    /// The client closed before it said anything.
     Closed,
 }
 
@@ -117,7 +117,9 @@ pub async fn detect<I: AsyncRead + Unpin>(
             }
             read.reserve(LIMIT);
             if io.read_buf(&mut read).await? == 0 {
-                return Ok(Outcome::Closed);
+                // What it did say is for the server, which may still answer: only this half is closed.
+                let silent = read.is_empty();
+                return Ok(if silent { Outcome::Closed } else { Outcome::Sniffed(Sniffed::Opaque) });
             }
         }
     })
@@ -178,6 +180,18 @@ mod tests {
             assert_eq!(outcome, Outcome::Sniffed(*expected), "{:?}", String::from_utf8_lossy(bytes));
             assert_eq!(all, *bytes);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_early_is_opaque_if_it_said_anything() {
+        for (bytes, expected) in [(&b""[..], Outcome::Closed), (b"PING", Outcome::Sniffed(Sniffed::Opaque))] {
+            let (outcome, _) = detect(bytes_then_nothing(bytes), Duration::from_secs(1)).await.unwrap();
+            assert_eq!(outcome, expected);
+        }
+    }
+
+    fn bytes_then_nothing(bytes: &'static [u8]) -> impl AsyncRead + Unpin {
+        Prefixed::new(bytes::Bytes::from_static(bytes), tokio::io::empty())
     }
 
     #[tokio::test(start_paused = true)]

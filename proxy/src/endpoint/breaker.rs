@@ -32,8 +32,10 @@ enum State {
     Ejected {
         until: Instant,
     },
-    /// The probe may never come back (its client went away); after `until` another one may go.
+    /// Only what was sent `since` the probe counts: older requests saw the endpoint before it was left alone. The probe
+    /// may never come back (its client went away); after `until` another one may go.
     HalfOpen {
+        since: Instant,
         until: Instant,
     },
 }
@@ -61,7 +63,7 @@ impl Breaker {
     pub fn admits(&self, now: Instant) -> bool {
         match self.state {
             State::Closed { .. } => true,
-            State::Ejected { until } | State::HalfOpen { until } => now >= until,
+            State::Ejected { until } | State::HalfOpen { until, .. } => now >= until,
         }
     }
 
@@ -76,31 +78,37 @@ impl Breaker {
 
     /// Notes that a request goes to the endpoint; after an ejection that one is the probe.
     pub fn on_begin(&mut self, now: Instant) {
-        if let State::Ejected { until } | State::HalfOpen { until } = self.state
+        if let State::Ejected { until } | State::HalfOpen { until, .. } = self.state
             && now >= until
         {
-            self.state = State::HalfOpen { until: now + PROBE_PATIENCE };
+            self.state = State::HalfOpen { since: now, until: now + PROBE_PATIENCE };
         }
     }
 
-    /// Notes a success. One that was begun before the ejection does not end it.
-    pub fn on_success(&mut self) -> Option<Transition> {
+    /// Notes the success of a request that was sent at `begun`. One from before the probe does not end an ejection.
+    pub fn on_success(&mut self, begun: Instant) -> Option<Transition> {
         match self.state {
             State::Closed { .. } => {
-                self.state = State::Closed { failures: 0 };
-                self.ejections = 0;
+                *self = Breaker::default();
                 None
             }
-            State::Ejected { .. } => None,
-            State::HalfOpen { .. } => {
+            State::HalfOpen { since, .. } if begun >= since => {
                 *self = Breaker::default();
                 Some(Transition::Restored)
             }
+            State::Ejected { .. } | State::HalfOpen { .. } => None,
         }
     }
 
-    /// Notes a failure. `may_eject` is false while too many of the cluster's endpoints are ejected already.
-    pub fn on_failure(&mut self, now: Instant, config: &Config, may_eject: bool) -> Option<Transition> {
+    /// Notes the failure of a request that was sent at `begun`. `may_eject` is false while too many of the cluster's
+    /// endpoints are ejected already.
+    pub fn on_failure(
+        &mut self,
+        begun: Instant,
+        now: Instant,
+        config: &Config,
+        may_eject: bool,
+    ) -> Option<Transition> {
         match self.state {
             State::Closed { failures } => {
                 let failures = failures.saturating_add(1);
@@ -108,9 +116,9 @@ impl Breaker {
                 let trips = config.consecutive_failures > 0 && failures >= config.consecutive_failures;
                 (trips && may_eject).then(|| self.eject(now, config))
             }
-            // Requests begun before the ejection fail too; they must not prolong it.
-            State::Ejected { .. } => None,
-            State::HalfOpen { .. } => Some(self.eject(now, config)),
+            State::HalfOpen { since, .. } if begun >= since => Some(self.eject(now, config)),
+            // Requests from before the ejection fail too; they must not prolong it.
+            State::Ejected { .. } | State::HalfOpen { .. } => None,
         }
     }
 
@@ -136,14 +144,14 @@ mod tests {
     }
 
     fn fail(breaker: &mut Breaker, now: Instant, times: u32) -> Option<Transition> {
-        (0..times).map(|_| breaker.on_failure(now, &CONFIG, true)).last().flatten()
+        (0..times).map(|_| breaker.on_failure(now, now, &CONFIG, true)).last().flatten()
     }
 
     #[test]
     fn three_failures_in_a_row_eject_and_a_success_in_between_does_not_let_them_add_up() {
         let (mut breaker, now) = (Breaker::default(), now());
         assert_eq!(fail(&mut breaker, now, 2), None);
-        breaker.on_success();
+        breaker.on_success(now);
         assert_eq!(fail(&mut breaker, now, 2), None);
         assert_eq!(fail(&mut breaker, now, 1), Some(Transition::Ejected(S)));
         assert!(!breaker.admits(now) && breaker.is_ejected(now));
@@ -157,10 +165,10 @@ mod tests {
         assert!(breaker.admits(now));
         breaker.on_begin(now);
         assert!(!breaker.admits(now), "the probe is under way");
-        assert_eq!(breaker.on_failure(now, &CONFIG, true), Some(Transition::Ejected(2 * S)));
+        assert_eq!(breaker.on_failure(now, now, &CONFIG, true), Some(Transition::Ejected(2 * S)));
         let now = now + 2 * S;
         breaker.on_begin(now);
-        assert_eq!(breaker.on_success(), Some(Transition::Restored));
+        assert_eq!(breaker.on_success(now), Some(Transition::Restored));
         assert!(breaker.admits(now));
         assert_eq!(fail(&mut breaker, now, 3), Some(Transition::Ejected(S)), "the doubling starts anew");
     }
@@ -177,18 +185,29 @@ mod tests {
     fn a_stale_success_does_not_end_an_ejection() {
         let (mut breaker, now) = (Breaker::default(), now());
         fail(&mut breaker, now, 3);
-        assert_eq!(breaker.on_success(), None);
+        assert_eq!(breaker.on_success(now), None);
         assert!(breaker.is_ejected(now));
+    }
+
+    #[test]
+    fn only_requests_sent_since_the_probe_decide_in_its_stead() {
+        let (mut breaker, start) = (Breaker::default(), now());
+        fail(&mut breaker, start, 3);
+        breaker.on_begin(start + S);
+        assert_eq!(breaker.on_success(start), None, "a slow answer from before the ejection");
+        assert_eq!(breaker.on_failure(start, start + S, &CONFIG, true), None);
+        assert!(!breaker.admits(start + S), "the probe is still under way");
+        assert_eq!(breaker.on_success(start + S), Some(Transition::Restored));
     }
 
     #[test]
     fn nothing_is_ejected_when_the_cluster_forbids_it_or_the_feature_is_off() {
         let (mut breaker, now) = (Breaker::default(), now());
         for _ in 0..10 {
-            assert_eq!(breaker.on_failure(now, &CONFIG, false), None);
+            assert_eq!(breaker.on_failure(now, now, &CONFIG, false), None);
         }
         let off = Config { consecutive_failures: 0, ..CONFIG };
-        assert_eq!(breaker.on_failure(now, &off, true), None);
+        assert_eq!(breaker.on_failure(now, now, &off, true), None);
     }
 
     #[derive(Debug, Clone)]
@@ -218,10 +237,10 @@ mod tests {
                 match step {
                     Step::Wait(ms) => now += Duration::from_millis(ms),
                     Step::Begin => breaker.on_begin(now),
-                    Step::Succeed => if breaker.on_success() == Some(Transition::Restored) {
+                    Step::Succeed => if breaker.on_success(now) == Some(Transition::Restored) {
                         prop_assert!(until.take().is_some_and(|until| now >= until), "restored too early");
                     },
-                    Step::Fail => if let Some(Transition::Ejected(time)) = breaker.on_failure(now, &CONFIG, true) {
+                    Step::Fail => if let Some(Transition::Ejected(time)) = breaker.on_failure(now, now, &CONFIG, true) {
                         prop_assert!(time >= CONFIG.base && time <= CONFIG.max);
                         prop_assert!(until.is_none_or(|until| now >= until), "ejected twice at once");
                         until = Some(now + time);

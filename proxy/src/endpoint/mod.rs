@@ -6,6 +6,7 @@
 
 pub mod breaker;
 pub mod ewma;
+mod last_words;
 pub mod pool;
 
 use std::net::SocketAddr;
@@ -80,21 +81,23 @@ impl Endpoint {
         InHand(self.clone())
     }
 
-    /// Notes that the endpoint answered after `took`.
-    pub fn on_success(&self, now: Instant, took: Duration) -> Option<Transition> {
+    /// Notes that the endpoint answered a request that was sent at `begun`.
+    pub fn on_success(&self, begun: Instant, now: Instant) -> Option<Transition> {
         let mut state = self.state();
-        state.latency.observe(now, took);
-        state.breaker.on_success()
+        state.latency.observe(now, now.saturating_duration_since(begun));
+        state.breaker.on_success(begun)
     }
 
-    /// Notes that the endpoint failed. Failures say nothing about latency: a refusal is quick and would attract load.
+    /// Notes that the endpoint failed a request that was sent at `begun`. Failures say nothing about latency: a refusal
+    /// is quick and would attract load.
     pub fn on_failure(
         &self,
+        begun: Instant,
         now: Instant,
         config: &crate::config::Breaker,
         may_eject: bool,
     ) -> Option<Transition> {
-        self.state().breaker.on_failure(now, config, may_eject)
+        self.state().breaker.on_failure(begun, now, config, may_eject)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

@@ -2,9 +2,10 @@
 //!
 //! A connection has no task of its own. Whoever uses it polls it together with the response ([`Exchange`]), and a body
 //! that is read to its end puts it back; an idle one is polled when it is taken out, which shows an end of file or stray
-//! bytes from the server before a request is risked on it, and by [`Pool::sweep`] when it has idled too long. That saves
-//! a task, its wake-ups and its channel for each connection. Last in first out, so that surplus connections age and are
-//! closed.
+//! bytes from the server before a request is risked on it, and by [`Pool::sweep`]. That saves a task, its wake-ups and
+//! its channel for each connection. The exception is a response that begins while the request is still being sent: a
+//! client that does not read yet must not hold up its own upload, so such a connection has a task until both are done.
+//! Last in first out, so that surplus connections age and are closed.
 //!
 //! What it leaves out: HTTP/2, and a limit on connections that are in use.
 
@@ -12,7 +13,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -23,9 +24,10 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
+use super::last_words::LastWords;
 use crate::config::defaults::POOL_MAX_IDLE;
-use crate::error::{Error, Kind};
-use crate::http::RequestBody;
+use crate::error::{BoxError, Error, Kind};
+use crate::http::{RequestBody, forward};
 use crate::telemetry::{ClusterMetrics, Open};
 use crate::world::Net;
 
@@ -50,7 +52,7 @@ struct Idle<N: Net> {
     since: Instant,
 }
 
-type Driver<N> = http1::Connection<TokioIo<<N as Net>::Io>, RequestBody>;
+type Driver<N> = http1::Connection<TokioIo<LastWords<<N as Net>::Io>>, RequestBody>;
 
 /// An open connection.
 struct Connection<N: Net> {
@@ -69,6 +71,10 @@ impl<N: Net> Connection<N> {
             // Its error, if any, reaches the request or the body that is under way.
             self.driver = None;
         }
+    }
+
+    fn is_open_and_busy(&self) -> bool {
+        self.driver.is_some() && !self.send.is_ready()
     }
 
     fn is_usable(&self) -> bool {
@@ -145,8 +151,10 @@ impl<N: Net> Pool<N> {
         };
         let mut builder = http1::Builder::new();
         builder.max_buf_size(MAX_BUFFER);
-        let (send, driver) =
-            builder.handshake(TokioIo::new(io)).await.map_err(|e| Error::at(Kind::Connect, endpoint, e))?;
+        let (send, driver) = builder
+            .handshake(TokioIo::new(LastWords::new(io)))
+            .await
+            .map_err(|e| Error::at(Kind::Connect, endpoint, e))?;
         metrics.connects.inc();
         Ok(Connection { send, driver: Some(Box::pin(driver)), _open: Open::new(&metrics.open) })
     }
@@ -200,33 +208,70 @@ impl<N: Net> Checkout<N> {
         mut self,
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Exchange<N>), (Error, Option<Box<Request<RequestBody>>>)> {
-        let mut response = Box::pin(self.connection.send.try_send_request(request));
+        let upload = request.body().upload();
+        let has_body = upload.is_under_way();
+        let mut response = pin!(self.connection.send.try_send_request(request));
         let response = poll_fn(|cx| {
             // The connection first: what it reads is what the response waits for.
             self.connection.drive(cx);
             response.as_mut().poll(cx)
         })
         .await;
-        match response {
-            Ok(response) => Ok((response, Exchange { checkout: Some(self) })),
-            Err(mut failed) => {
-                let unsent = failed.take_message().map(Box::new);
-                let cause = failed.into_error();
-                let kind = if cause.is_parse() || cause.is_parse_too_large() {
-                    Kind::Protocol
-                } else if cause.is_user() {
-                    Kind::Client
+        let mut failed = match response {
+            Ok(response) => {
+                if let Err(wrong) = forward::check(&response) {
+                    return Err((self.error(Kind::Protocol, wrong), None));
+                }
+                let checkout = if upload.is_under_way() {
+                    self.detach();
+                    None
                 } else {
-                    Kind::Terminated
+                    Some(self)
                 };
-                Err((Error::at(kind, self.endpoint, cause).reused(self.reused), unsent))
+                return Ok((response, Exchange { checkout }));
             }
+            Err(failed) => failed,
+        };
+        let unsent = failed.take_message().map(Box::new);
+        let cause = failed.into_error();
+        let kind = if cause.is_parse() || cause.is_parse_too_large() {
+            Kind::Protocol
+        } else if cause.is_user() && has_body {
+            Kind::Client
+        } else {
+            Kind::Terminated
+        };
+        Err((self.error(kind, cause), unsent))
+    }
+
+    fn error(&self, kind: Kind, cause: impl Into<BoxError>) -> Error {
+        Error::at(kind, self.endpoint, cause).reused(self.reused)
+    }
+
+    /// Gives the connection a task of its own until it is idle, and then back to the pool, or until it has ended. If the
+    /// client goes away its request body fails, and that ends the connection.
+    fn detach(mut self) {
+        let net = self.pool.inner.net.clone();
+        net.spawn("upload", async move {
+            poll_fn(|cx| {
+                self.connection.drive(cx);
+                if self.connection.is_open_and_busy() { Poll::Pending } else { Poll::Ready(()) }
+            })
+            .await;
+            self.give_back();
+        });
+    }
+
+    fn give_back(self) {
+        if self.connection.is_usable() {
+            self.pool.put(self.endpoint, self.connection);
         }
     }
 }
 
 /// A response under way: keeps its connection going, and gives it back to the pool once the body has been read.
 pub struct Exchange<N: Net> {
+    /// `None` if the connection has a task.
     checkout: Option<Checkout<N>>,
 }
 
@@ -243,9 +288,7 @@ impl<N: Net> Exchange<N> {
         if let Some(mut checkout) = self.checkout.take() {
             // The end of the message may still have to pass through the connection's state machine.
             checkout.connection.drive(&mut Context::from_waker(Waker::noop()));
-            if checkout.connection.is_usable() {
-                checkout.pool.put(checkout.endpoint, checkout.connection);
-            }
+            checkout.give_back();
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Headers that belong to one connection and not to the message (RFC 9110 section 7.6.1), and those that a mesh adds.
 
-use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use rand::{Rng, RngExt};
 
 /// Identifies a request on its way through the mesh. Kept if the client sends one.
@@ -9,22 +11,36 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// What a `Connection` header may name without effect: a message makes no sense without these, and a client that has
+/// them removed on the way would have a proxy and an app see two different messages.
+const NEVER_HOP_BY_HOP: [HeaderName; 3] = [HOST, CONTENT_LENGTH, X_REQUEST_ID];
+
 /// Removes what the next connection must not see: `Connection`, every header it names, and those that are hop-by-hop
-/// by themselves. hyper frames the message anew, so `Transfer-Encoding` goes too.
+/// by themselves. hyper frames the message anew, so `Transfer-Encoding` goes too; `Trailer` describes the message and
+/// stays.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
-        let values = headers.get_all(CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
-        let named = values.flat_map(|value| value.split(','));
-        let named: Vec<_> =
-            named.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok()).collect();
+        let named = list(headers, CONNECTION).filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok());
+        let named: Vec<_> = named.filter(|name| !NEVER_HOP_BY_HOP.contains(name)).collect();
         headers.remove(CONNECTION);
         for name in named {
             headers.remove(name);
         }
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, TE, TRAILER] {
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, TE] {
         headers.remove(name);
     }
+}
+
+/// The members of a header that is a list, over all its lines.
+pub fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim).filter(|member| !member.is_empty())
+}
+
+/// Whether a header that is a list has this member.
+pub fn lists(headers: &HeaderMap, name: HeaderName, member: &str) -> bool {
+    list(headers, name).any(|m| m.eq_ignore_ascii_case(member))
 }
 
 /// Gives the request an id if it has none: a random UUID (RFC 9562 version 4), as Envoy does.
@@ -55,18 +71,21 @@ mod tests {
     fn headers_of_the_connection_do_not_pass() {
         let mut headers = HeaderMap::new();
         headers.append(CONNECTION, HeaderValue::from_static("keep-alive"));
-        headers.append(CONNECTION, HeaderValue::from_static("close, X-Private"));
+        headers.append(CONNECTION, HeaderValue::from_static("close, X-Private, Host"));
         for (name, value) in [
             ("x-private", "1"),
             ("keep-alive", "timeout=5"),
             ("transfer-encoding", "chunked"),
             ("te", "trailers"),
             ("accept", "*/*"),
+            ("host", "orders"),
         ] {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         remove_hop_by_hop(&mut headers);
-        assert_eq!(headers.keys().collect::<Vec<_>>(), ["accept"]);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["accept", "host"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! HTTP as both sides need it: the server's settings, bodies, headers, and replies that the sidecar makes itself.
+//! HTTP as both sides need it: the server's settings, bodies, what changes in a message on its way, and replies that the sidecar makes itself.
 
 pub mod body;
+pub mod forward;
 pub mod headers;
 pub mod reply;
 pub mod serve;

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
+use std::time::Duration;
 
 use http::{Request, Response};
 use http_body::Body;
@@ -11,10 +12,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::sleep;
 
 use crate::config::defaults::HEADER_TIMEOUT;
 use crate::drain;
 use crate::error::BoxError;
+
+/// How long a connection that was accepted after a drain began may take to send its request. It came from the accept
+/// queue, so its client has been waiting; most requests are there already.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Largest head of a request. Envoy allows 60 KiB.
 const MAX_BUFFER: usize = 64 * 1024;
@@ -46,10 +52,17 @@ where
         .auto_date_header(false)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
+    let late = drain.is_draining();
+    let told = async {
+        drain.signaled().await;
+        if late {
+            sleep(LAST_REQUEST).await;
+        }
+    };
     tokio::select! {
         biased;
         result = connection.as_mut() => return result,
-        () = drain.signaled() => connection.as_mut().graceful_shutdown(),
+        () = told => connection.as_mut().graceful_shutdown(),
     }
     connection.await
 }

@@ -3,67 +3,76 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use http::{Request, Response, Version};
-use http_body::Body;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Inbound;
+use crate::config::Retry;
 use crate::endpoint::pool::Limits;
-use crate::http::{RequestBody, ResponseBody, headers, reply};
+use crate::error::{Error, Kind};
+use crate::http::{RequestBody, ResponseBody, forward, reply};
 use crate::retry::Attempts;
+use crate::telemetry::ClusterMetrics;
 use crate::world::Net;
 
-/// Sends a request to the local app. It is tried again only to hide the race in which the app closes a kept connection
-/// just as the request is sent on it, as Istio does with `reset-before-request`; an app that is down is the caller's
-/// business, who has other replicas.
+/// A request is tried again only to hide the race in which the app closes a kept connection just as the request is sent
+/// on it, as Istio does with `reset-before-request`; an app that is down is the caller's business, who has other
+/// replicas.
+const RETRY: Retry = Retry { attempts: 1 };
+
+/// Answers a request for the local app.
 pub(super) async fn handle<N: Net>(
     side: Rc<Inbound<N>>,
     dst: SocketAddr,
     request: Request<Incoming>,
 ) -> Response<ResponseBody<N>> {
-    let begun = Instant::now();
     let table = side.table.load_full();
-    let app = side.app(dst, &table.snapshot.service);
+    let metrics = side.app(&table.snapshot.service);
     let timeouts = &table.snapshot.timeouts;
     let limits = Limits { connect: timeouts.connect, max_idle: timeouts.pool_idle };
-    app.metrics.requests.inc();
-
-    let mut request = request.map(|body| match body.is_end_stream() {
-        true => RequestBody::Empty,
-        false => RequestBody::Client(body),
-    });
-    *request.version_mut() = Version::HTTP_11;
-    headers::remove_hop_by_hop(request.headers_mut());
-    headers::ensure_request_id(request.headers_mut(), &mut *side.rng.borrow_mut());
-    let mut attempts = Attempts::new(app.config.retry, &request);
-    let in_hand = app.endpoints[0].begin(begun);
-    let failed = loop {
-        let checkout = match side.pool.checkout(dst, limits, &app.metrics).await {
-            Ok(checkout) => checkout,
-            Err(error) => break error,
-        };
-        match checkout.send(request).await {
-            Ok((response, exchange)) => {
-                let body = |body| ResponseBody::endpoint(body, exchange, Some(in_hand));
-                let mut response = response.map(body);
-                headers::remove_hop_by_hop(response.headers_mut());
-                reply::remove_forged(response.headers_mut());
-                app.metrics.responded(response.status());
-                app.metrics.duration.observe(begun.elapsed().as_secs_f64());
-                return response;
-            }
-            Err((error, unsent)) => {
-                let again = error.reused.then(|| attempts.next(&error, unsent.map(|r| *r))).flatten();
-                let Some(again) = again else { break error };
-                app.metrics.failed(error.kind);
-                app.metrics.retries.inc();
-                request = again;
-            }
-        }
+    let asked = metrics.asked();
+    let forwarded = forward::request(request, dst, &mut *side.rng.borrow_mut());
+    let result = match forwarded {
+        Ok(request) => send(&side, dst, limits, &metrics, request).await,
+        Err(error) => Err(error),
     };
-    tracing::warn!(error = %failed, "request failed");
-    app.metrics.failed(failed.kind);
-    app.metrics.responded(failed.kind.status());
-    reply::failure(&failed, &table.snapshot.instance)
+    let response = result.unwrap_or_else(|error| {
+        if let Some(withheld) = side.failures.admit(Instant::now()) {
+            tracing::warn!(%error, withheld, "request failed");
+        }
+        metrics.failed(error.kind);
+        reply::failure(&error, &table.snapshot.instance)
+    });
+    asked.answered(response.status());
+    response
+}
+
+/// Sends a request to the app. The last failure is the caller's to count.
+async fn send<N: Net>(
+    side: &Inbound<N>,
+    dst: SocketAddr,
+    limits: Limits,
+    metrics: &ClusterMetrics,
+    mut request: Request<RequestBody>,
+) -> Result<Response<ResponseBody<N>>, Error> {
+    let mut attempts = Attempts::new(RETRY, &request);
+    loop {
+        let checkout = side.pool.checkout(dst, limits, metrics).await?;
+        let (error, unsent) = match checkout.send(request).await {
+            Ok((response, exchange)) => {
+                let broken = metrics.failures(Kind::Incomplete);
+                let mut response = response.map(|body| ResponseBody::endpoint(body, exchange, None, broken));
+                forward::response(&mut response);
+                reply::remove_forged(response.headers_mut());
+                return Ok(response);
+            }
+            Err(failed) => failed,
+        };
+        let again = error.reused.then(|| attempts.next(&error, unsent.map(|request| *request))).flatten();
+        let Some(again) = again else { return Err(error) };
+        metrics.failed(error.kind);
+        metrics.retries.inc();
+        request = again;
+    }
 }

@@ -3,7 +3,6 @@
 mod http;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,16 +13,16 @@ use rand::rngs::StdRng;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
-use crate::balance::{Cluster, Table};
+use crate::balance::Table;
 use crate::capture::rules::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6};
+use crate::config::Protocol;
 use crate::config::defaults::HALF_CLOSE_TIMEOUT;
-use crate::config::{self, Protocol};
 use crate::detect::{Outcome, Prefixed, Sniffed, detect};
 use crate::drain;
 use crate::endpoint::pool::Pool;
-use crate::error::Kind;
+use crate::error::{Error, Kind};
 use crate::tcp::both_ways;
-use crate::telemetry::{Metrics, Open, SideMetrics};
+use crate::telemetry::{ClusterMetrics, Metrics, Open, SideMetrics, Throttle};
 use crate::world::{Net, World};
 
 /// The inbound side of one worker.
@@ -35,8 +34,8 @@ pub struct Inbound<N: Net> {
     rng: RefCell<StdRng>,
     metrics: SideMetrics,
     all_metrics: Arc<Metrics>,
-    /// The app's addresses, each a cluster of one, made when first used.
-    apps: RefCell<BTreeMap<SocketAddr, Arc<Cluster>>>,
+    app: RefCell<Option<(String, Rc<ClusterMetrics>)>>,
+    failures: Throttle,
 }
 
 /// Where connections to the app come from. The rules let these through to the app; from any other address of this
@@ -59,35 +58,29 @@ impl<N: Net> Inbound<N> {
             rng: RefCell::new(world.rng.child("inbound", 0).rng()),
             metrics: all_metrics.side("inbound"),
             all_metrics,
-            apps: RefCell::default(),
+            app: RefCell::default(),
+            failures: Throttle::default(),
         })
     }
 
-    /// The app at `dst`.
-    fn app(&self, dst: SocketAddr, service: &str) -> Arc<Cluster> {
-        let make = || {
-            let config = config::Cluster {
-                name: service.to_owned(),
-                addresses: vec![dst],
-                protocol: Protocol::Detect,
-                endpoints: vec![dst],
-                retry: config::Retry { attempts: 1 },
-                // There is only one app: leaving it alone helps nobody.
-                breaker: config::Breaker {
-                    consecutive_failures: 0,
-                    base: config::defaults::EJECTION_BASE,
-                    max: config::defaults::EJECTION_MAX,
-                    cap: config::defaults::EJECTION_CAP,
-                },
-            };
-            Arc::new(Cluster::of_one(config, self.all_metrics.cluster("inbound", service), Instant::now()))
-        };
-        self.apps.borrow_mut().entry(dst).or_insert_with(make).clone()
+    /// The metrics of the app under its name in force.
+    fn app(&self, service: &str) -> Rc<ClusterMetrics> {
+        let mut app = self.app.borrow_mut();
+        match &*app {
+            Some((name, metrics)) if name == service => metrics.clone(),
+            _ => {
+                let metrics = Rc::new(self.all_metrics.cluster("inbound", service));
+                *app = Some((service.to_owned(), metrics.clone()));
+                metrics
+            }
+        }
     }
 
     fn refuse(&self, kind: Kind, peer: SocketAddr, dst: Option<SocketAddr>) {
         self.metrics.refused(kind);
-        tracing::warn!(%peer, ?dst, reason = kind.label(), "inbound connection refused");
+        if let Some(withheld) = self.failures.admit(Instant::now()) {
+            tracing::warn!(%peer, ?dst, reason = kind.label(), withheld, "inbound connection refused");
+        }
     }
 }
 
@@ -127,18 +120,18 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
 /// Carries opaque bytes to the app.
 async fn forward<N: Net, I: AsyncRead + AsyncWrite + Unpin>(side: &Inbound<N>, io: I, dst: SocketAddr) {
     let limit = side.table.load().snapshot.timeouts.connect;
-    let kind = match timeout(limit, side.net.connect(dst, source_for(dst))).await {
+    let error = match timeout(limit, side.net.connect(dst, source_for(dst))).await {
         Ok(Ok(app)) => {
             if let Err(error) = both_ways(io, app, HALF_CLOSE_TIMEOUT).await {
                 tracing::debug!(%dst, %error, "connection ended");
             }
             return;
         }
-        Ok(Err(error)) => {
-            tracing::warn!(%dst, %error, "cannot connect to the app");
-            Kind::Connect
-        }
-        Err(_) => Kind::ConnectTimeout,
+        Ok(Err(cause)) => Error::at(Kind::Connect, dst, cause),
+        Err(_) => Error::at(Kind::ConnectTimeout, dst, format!("no answer within {limit:?}")),
     };
-    side.metrics.refused(kind);
+    side.metrics.refused(error.kind);
+    if let Some(withheld) = side.failures.admit(Instant::now()) {
+        tracing::warn!(%error, withheld, "the app cannot be reached");
+    }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use rand::rngs::StdRng;
+use tokio::time::Instant;
 
 use crate::balance::Table;
 use crate::config::Protocol;
@@ -20,7 +21,7 @@ use crate::detect::{Outcome, Prefixed, Sniffed, detect};
 use crate::drain;
 use crate::endpoint::pool::Pool;
 use crate::error::Kind;
-use crate::telemetry::{Open, SideMetrics};
+use crate::telemetry::{Open, SideMetrics, Throttle};
 use crate::world::{Net, World};
 
 /// The outbound side of one worker.
@@ -31,6 +32,7 @@ pub struct Outbound<N: Net> {
     pub pool: Pool<N>,
     rng: RefCell<StdRng>,
     metrics: SideMetrics,
+    failures: Throttle,
 }
 
 impl<N: Net> Outbound<N> {
@@ -38,7 +40,7 @@ impl<N: Net> Outbound<N> {
     pub fn new(world: &World<N>, table: Arc<ArcSwap<Table>>, metrics: SideMetrics) -> Rc<Self> {
         let pool = Pool::new(world.net.clone(), |_| None);
         let rng = RefCell::new(world.rng.child("outbound", 0).rng());
-        Rc::new(Outbound { net: world.net.clone(), table, pool, rng, metrics })
+        Rc::new(Outbound { net: world.net.clone(), table, pool, rng, metrics, failures: Throttle::default() })
     }
 }
 
@@ -84,6 +86,8 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
 impl<N: Net> Outbound<N> {
     fn refuse(&self, kind: Kind, peer: SocketAddr, dst: Option<SocketAddr>) {
         self.metrics.refused(kind);
-        tracing::warn!(%peer, ?dst, reason = kind.label(), "outbound connection refused");
+        if let Some(withheld) = self.failures.admit(Instant::now()) {
+            tracing::warn!(%peer, ?dst, reason = kind.label(), withheld, "outbound connection refused");
+        }
     }
 }

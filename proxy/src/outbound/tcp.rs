@@ -36,7 +36,7 @@ where
         let _in_hand = endpoint.begin(now);
         match connect(&side.net, endpoint.address, limit).await {
             Ok(upstream) => {
-                cluster.on_success(position, Instant::now(), now.elapsed());
+                cluster.on_success(position, now, Instant::now());
                 cluster.metrics.connects.inc();
                 let _open = crate::telemetry::Open::new(&cluster.metrics.open);
                 if let Err(error) = both_ways(io, upstream, HALF_CLOSE_TIMEOUT).await {
@@ -45,10 +45,12 @@ where
                 return;
             }
             Err(error) => {
-                cluster.on_failure(position, Instant::now());
+                cluster.on_failure(position, now, Instant::now());
                 cluster.metrics.connect_failures.inc();
                 cluster.metrics.failed(error.kind);
-                tracing::warn!(cluster = %cluster.config.name, %error, "cannot connect");
+                if let Some(withheld) = side.failures.admit(Instant::now()) {
+                    tracing::warn!(cluster = %cluster.config.name, %error, withheld, "cannot connect");
+                }
             }
         }
     }
@@ -64,7 +66,9 @@ pub(super) async fn pass_through<N: Net>(side: &Outbound<N>, io: N::Io, dst: Soc
         }
         Err(error) => {
             side.metrics.refused(error.kind);
-            tracing::warn!(%error, "cannot connect");
+            if let Some(withheld) = side.failures.admit(Instant::now()) {
+                tracing::warn!(%error, withheld, "cannot connect");
+            }
         }
     }
 }

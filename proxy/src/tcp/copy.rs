@@ -78,6 +78,7 @@ async fn one_way(
         to.write_all(&buffer[..n]).await?;
         to.flush().await?;
         moved.set(moved.get() + n as u64);
+        silent_since.set(Instant::now());
     }
     half_closed.notify_one();
     match to.shutdown().await {

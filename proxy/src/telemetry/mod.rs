@@ -1,6 +1,8 @@
 //! What the sidecar counts. Every counter that a request touches is looked up when its cluster or listener is made:
 //! adding costs a nanosecond, finding by label some hundred.
 
+mod throttle;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -8,6 +10,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+use tokio::time::Instant;
+
+pub use throttle::Throttle;
 
 use crate::detect::{Outcome, Sniffed};
 use crate::error::Kind;
@@ -62,6 +68,7 @@ pub struct Metrics {
     detections: Family<Detection, Counter>,
     requests: Family<SideCluster, Counter>,
     responses: Family<SideClusterClass, Counter>,
+    abandoned: Family<SideCluster, Counter>,
     errors: Family<SideClusterKind, Counter>,
     retries: Family<SideCluster, Counter>,
     ejections: Family<SideCluster, Counter>,
@@ -86,10 +93,10 @@ pub struct SideMetrics {
 /// Metrics of one cluster.
 #[derive(Debug, Clone)]
 pub struct ClusterMetrics {
-    /// Requests from clients.
-    pub requests: Counter,
+    requests: Counter,
     /// Responses to clients, by the first digit of their status.
     responses: [Counter; 5],
+    abandoned: Counter,
     errors: [Counter; Kind::ALL.len()],
     /// Tries beyond the first.
     pub retries: Counter,
@@ -102,7 +109,7 @@ pub struct ClusterMetrics {
     /// Connections to endpoints that are open.
     pub open: Gauge,
     /// From the request's head to the response's head.
-    pub duration: Histogram,
+    duration: Histogram,
 }
 
 impl Default for Metrics {
@@ -133,6 +140,7 @@ impl Default for Metrics {
             detections: family!("detections", "Outcomes of looking at the first bytes"),
             requests: family!("requests", "Requests from clients"),
             responses: family!("responses", "Responses to clients by class of status"),
+            abandoned: family!("abandoned", "Requests whose client went away before the response began"),
             errors: family!("errors", "Failed tries by kind"),
             retries: family!("retries", "Tries beyond the first"),
             ejections: family!("ejections", "Ejections of endpoints"),
@@ -177,6 +185,7 @@ impl Metrics {
         ClusterMetrics {
             requests: self.requests.get_or_create_owned(&label),
             responses: CLASSES.map(|c| self.responses.get_or_create_owned(&class(c))),
+            abandoned: self.abandoned.get_or_create_owned(&label),
             errors: Kind::ALL.map(|k| self.errors.get_or_create_owned(&kind(k))),
             retries: self.retries.get_or_create_owned(&label),
             ejections: self.ejections.get_or_create_owned(&label),
@@ -222,15 +231,46 @@ impl SideMetrics {
 }
 
 impl ClusterMetrics {
-    /// Counts a response to the client.
-    pub fn responded(&self, status: http::StatusCode) {
-        let class = usize::from(status.as_u16() / 100);
-        self.responses[class.clamp(1, 5) - 1].inc();
+    /// Counts a request of a client, which is answered or, if the guard is dropped before, abandoned.
+    pub fn asked(&self) -> Asked<'_> {
+        self.requests.inc();
+        Asked { metrics: self, begun: Instant::now(), answered: false }
     }
 
     /// Counts a failed try.
     pub fn failed(&self, kind: Kind) {
         self.errors[position(kind)].inc();
+    }
+
+    /// The counter of one kind of failure.
+    pub fn failures(&self, kind: Kind) -> Counter {
+        self.errors[position(kind)].clone()
+    }
+}
+
+/// A request that has no answer yet.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    metrics: &'a ClusterMetrics,
+    begun: Instant,
+    answered: bool,
+}
+
+impl Asked<'_> {
+    /// Counts the response.
+    pub fn answered(mut self, status: http::StatusCode) {
+        let class = usize::from(status.as_u16() / 100);
+        self.metrics.responses[class.clamp(1, 5) - 1].inc();
+        self.metrics.duration.observe(self.begun.elapsed().as_secs_f64());
+        self.answered = true;
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.metrics.abandoned.inc();
+        }
     }
 }
 

@@ -96,7 +96,8 @@ impl Listener for KernelListener {
 
     async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
         let (io, peer) = self.0.accept().await?;
-        io.set_nodelay(true)?;
+        // A client that has gone already must not look like a failure of the listener.
+        let _ = io.set_nodelay(true);
         Ok((io, SocketAddr::new(peer.ip().to_canonical(), peer.port())))
     }
 

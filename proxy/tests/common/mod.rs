@@ -1,0 +1,338 @@
+//! A mesh in one process, for tests of the data plane: real loopback sockets, no root and no interception rules.
+//!
+//! [`TestNet`] is the kernel's network with three differences. Connections that a sidecar accepts have the original
+//! destination that the test chose, and a dialled address may be redirected: that is what the rules of two machines do.
+//! And the test may let a connection look closed after some reads, at a moment that a real peer hits only by chance.
+//! [`outbound`] and [`inbound`] start one side of a sidecar on a port of its own, so tests run side by side. Apps and
+//! clients are raw sockets with [`Wire`], because what counts is the bytes.
+
+#![allow(dead_code, unused_imports, reason = "each test uses its part")]
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use proxy::balance::Table;
+use proxy::capture::listener::accept;
+use proxy::drain;
+use proxy::inbound::{self, Inbound};
+use proxy::outbound::{self, Outbound};
+use proxy::telemetry::Metrics;
+use proxy::world::{KernelListener, KernelNet, Listener, Net, RngTree, SystemWall, World};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::time::Instant;
+
+mod wire;
+
+pub use wire::{Message, Wire, answering, app, nobody};
+
+/// Where connections of the app seem to go.
+pub const SERVICE: &str = "10.96.0.1:80";
+/// A deadline for everything; no test waits for it unless something is broken.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs a test on a runtime like a worker's.
+pub fn run(test: impl Future<Output = ()>) {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.expect("it ends in time") });
+}
+
+/// Starts a task of the test.
+pub fn spawn(task: impl Future<Output = ()> + 'static) {
+    KernelNet::default().spawn("test", task);
+}
+
+/// Waits until `condition` holds.
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE / 2, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Loopback in place of intercepted connections.
+#[derive(Clone)]
+pub struct TestNet {
+    kernel: KernelNet,
+    destination: Option<SocketAddr>,
+    redirects: BTreeMap<SocketAddr, SocketAddr>,
+    silent: Vec<SocketAddr>,
+    reads_left: Arc<AtomicU32>,
+}
+
+const NO_LIMIT: u32 = u32::MAX;
+
+impl TestNet {
+    /// A network whose accepted connections were meant for `destination`.
+    pub fn to(destination: &str) -> Self {
+        TestNet {
+            kernel: KernelNet::default(),
+            destination: Some(destination.parse().unwrap()),
+            redirects: BTreeMap::new(),
+            silent: Vec::new(),
+            reads_left: Arc::new(NO_LIMIT.into()),
+        }
+    }
+
+    /// A network in which no connection was redirected.
+    pub fn direct() -> Self {
+        TestNet { destination: None, ..TestNet::to(SERVICE) }
+    }
+
+    /// Dialling `from` reaches `to`.
+    pub fn redirect(mut self, from: SocketAddr, to: SocketAddr) -> Self {
+        self.redirects.insert(from, to);
+        self
+    }
+
+    /// Dialling `to` gets no answer.
+    pub fn silence(mut self, to: SocketAddr) -> Self {
+        self.silent.push(to);
+        self
+    }
+
+    /// After `reads` more reads of outgoing connections, those that are open look closed by the peer.
+    pub fn close_after(&self, reads: u32) {
+        self.reads_left.store(reads, Ordering::Relaxed);
+    }
+}
+
+impl Net for TestNet {
+    type Io = TestIo;
+    type Listener = TestListener;
+
+    async fn connect(&self, to: SocketAddr, from: Option<IpAddr>) -> io::Result<TestIo> {
+        if self.silent.contains(&to) {
+            return std::future::pending().await;
+        }
+        let to = self.redirects.get(&to).copied().unwrap_or(to);
+        let io = self.kernel.connect(to, from).await?;
+        // What is opened now is new and works.
+        self.reads_left.store(NO_LIMIT, Ordering::Relaxed);
+        Ok(TestIo { io, reads_left: self.reads_left.clone(), closed: false })
+    }
+
+    async fn bind(&self, at: SocketAddr) -> io::Result<TestListener> {
+        Ok(TestListener(self.kernel.bind(at).await?))
+    }
+
+    async fn orig_dst(&self, _: &mut TestIo) -> Option<SocketAddr> {
+        self.destination
+    }
+
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
+        self.kernel.spawn(name, task);
+    }
+}
+
+/// A listener of a [`TestNet`].
+pub struct TestListener(KernelListener);
+
+impl Listener for TestListener {
+    type Io = TestIo;
+
+    async fn accept(&mut self) -> io::Result<(TestIo, SocketAddr)> {
+        let (io, peer) = self.0.accept().await?;
+        Ok((TestIo { io, reads_left: Arc::new(NO_LIMIT.into()), closed: false }, peer))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// A socket of a [`TestNet`].
+pub struct TestIo {
+    io: TcpStream,
+    reads_left: Arc<AtomicU32>,
+    closed: bool,
+}
+
+impl AsyncRead for TestIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.reads_left.load(Ordering::Relaxed) {
+            NO_LIMIT => {}
+            0 => self.closed = true,
+            n => self.reads_left.store(n - 1, Ordering::Relaxed),
+        }
+        if self.closed {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TestIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// One side of a sidecar that runs.
+pub struct Side {
+    /// Where it listens.
+    pub at: SocketAddr,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+    /// Its configuration in force.
+    pub table: Arc<ArcSwap<Table>>,
+    /// Closes its idle connections to endpoints.
+    pub clear: Box<dyn Fn()>,
+    drain: drain::Signal,
+}
+
+impl Side {
+    /// A client's connection to it.
+    pub async fn client(&self) -> Wire {
+        Wire::connect(self.at).await
+    }
+
+    /// The sum of a metric over the label sets that hold all of `labels`.
+    pub fn count(&self, name: &str, labels: &[&str]) -> u64 {
+        let text = self.metrics.text();
+        let lines = text.lines().filter(|l| l.split(['{', ' ']).next() == Some(name));
+        let lines = lines.filter(|l| labels.iter().all(|label| l.contains(label)));
+        lines.map(|l| l.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+
+    /// Drains it with a deadline that no test should reach; how many connections were cut.
+    pub async fn drain(&self) -> usize {
+        self.drain.drain(PATIENCE).await
+    }
+
+    /// Waits until nothing is open or in hand any more and every request is accounted for.
+    pub async fn at_rest(&self) {
+        (self.clear)();
+        until("its connections are closed", || self.count("proxy_connections_open", &[]) == 0).await;
+        (self.clear)();
+        until("its connections to endpoints are closed", || {
+            (self.clear)();
+            self.count("proxy_upstream_connections_open", &[]) == 0
+        })
+        .await;
+        let pending: u32 =
+            self.table.load().clusters.iter().flat_map(|c| c.endpoints.iter()).map(|e| e.pending()).sum();
+        assert_eq!(pending, 0, "requests in hand");
+        let answered = self.count("proxy_responses_total", &[]) + self.count("proxy_abandoned_total", &[]);
+        assert_eq!(self.count("proxy_requests_total", &[]), answered, "{}", self.metrics.text());
+    }
+}
+
+/// A configuration with one cluster behind [`SERVICE`].
+pub fn cluster(protocol: &str, endpoints: &[SocketAddr], more: &str) -> String {
+    let endpoints: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
+    format!(
+        "service = 'web'\ninstance = 'web-1'\n{more}\n[[cluster]]\nname = 'orders'\naddresses = ['{SERVICE}']\n\
+         protocol = '{protocol}'\nendpoints = {endpoints:?}\n"
+    )
+}
+
+fn table(config: &str) -> (Arc<ArcSwap<Table>>, Arc<Metrics>) {
+    let snapshot = proxy::config::parse("sidecar.toml", config).unwrap();
+    let metrics = Arc::new(Metrics::default());
+    let table = Table::new(Arc::new(snapshot), None, &metrics, Instant::now());
+    (Arc::new(ArcSwap::from_pointee(table)), metrics)
+}
+
+async fn listen(net: &TestNet) -> (TestListener, SocketAddr) {
+    let listener = net.bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let at = listener.local_addr().unwrap();
+    (listener, at)
+}
+
+/// Starts the outbound side of a sidecar.
+pub async fn outbound(net: TestNet, config: &str) -> Side {
+    let (table, metrics) = table(config);
+    let world = World::new(net.clone(), SystemWall, RngTree::new(1));
+    let side = Outbound::new(&world, table.clone(), metrics.side("outbound"));
+    let (listener, at) = listen(&net).await;
+    let (drain, watch) = drain::channel();
+    let each = side.clone();
+    let serve = move |io, peer, drain| outbound::connection(each.clone(), io, peer, drain);
+    spawn(accept(net, listener, watch, "outbound", serve));
+    Side { at, metrics, table, clear: Box::new(move || side.pool.clear()), drain }
+}
+
+/// Starts the inbound side of a sidecar.
+pub async fn inbound(net: TestNet, config: &str) -> Side {
+    let (table, metrics) = table(config);
+    let world = World::new(net.clone(), SystemWall, RngTree::new(2));
+    let side = Inbound::new(&world, table.clone(), metrics.clone());
+    let (listener, at) = listen(&net).await;
+    let (drain, watch) = drain::channel();
+    let each = side.clone();
+    let serve = move |io, peer, drain| inbound::connection(each.clone(), io, peer, drain);
+    spawn(accept(net, listener, watch, "inbound", serve));
+    Side { at, metrics, table, clear: Box::new(move || side.pool.clear()), drain }
+}
+
+/// Two sidecars between a client and the app at `app`: the client's, and the app's.
+pub async fn pair(app: SocketAddr) -> (Side, Side) {
+    let far = inbound(TestNet::to(&app.to_string()), "service = 'orders'\ninstance = 'orders-1'").await;
+    let net = TestNet::to(SERVICE).redirect(app, far.at);
+    (outbound(net, &cluster("detect", &[app], "")).await, far)
+}
+
+/// An app that answers every request with `answer` and remembers requests and connections.
+#[derive(Clone, Default)]
+pub struct Seen {
+    requests: Rc<RefCell<Vec<Message>>>,
+    connections: Rc<Cell<usize>>,
+}
+
+impl Seen {
+    /// Starts it.
+    pub async fn app(&self, answer: &'static str) -> SocketAddr {
+        let seen = self.clone();
+        app(move |n, mut wire| {
+            let seen = seen.clone();
+            async move {
+                seen.connections.set(n + 1);
+                while let Some(request) = wire.request().await {
+                    seen.requests.borrow_mut().push(request);
+                    wire.send(answer).await;
+                }
+            }
+        })
+        .await
+    }
+
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.connections.get()
+    }
+
+    /// How many requests there were.
+    pub fn requests(&self) -> usize {
+        self.requests.borrow().len()
+    }
+
+    /// The last request.
+    pub fn last(&self) -> Message {
+        self.requests.borrow().last().cloned().expect("a request reached the app")
+    }
+}
