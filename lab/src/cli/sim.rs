@@ -2,34 +2,17 @@
 
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::process::ExitCode;
-use std::rc::Rc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{FAILED, INVALID, MACHINE, PASSED, Sim, Stand};
-use crate::events::{Event, EventLog};
-use crate::plan::{Plan, SidecarKind};
+use super::{FAILED, INVALID, MACHINE, PASSED, Sim};
+use crate::history::{History, history, replay};
+use crate::plan::SidecarKind;
 use crate::report::terminal::{self, Style};
-use crate::run::{self, Report, Silent, Verdict};
 use crate::scenario::Scenario;
-use crate::sim::{Mesh, SimFailure, Simulation, Trace, sweep, vary};
-
-/// One history.
-struct History {
-    result: Result<Report, String>,
-    events: Vec<Event>,
-    trace: Trace,
-    simulated: Duration,
-}
-
-impl History {
-    fn passed(&self) -> bool {
-        matches!(&self.result, Ok(report) if report.verdict == Verdict::Passed)
-    }
-}
+use crate::sim::{SimFailure, sweep};
 
 /// Simulates every seed and stops at the first that does not pass.
 pub(super) fn run(args: Sim) -> ExitCode {
@@ -49,29 +32,6 @@ pub(super) fn run(args: Sim) -> ExitCode {
     many(&args, &scenario, kind, from)
 }
 
-/// The plan of one history: every seed in it follows from `seed`, and faults strike at slightly other times.
-fn plan(scenario: &Scenario, kind: SidecarKind, seed: u64) -> Plan {
-    let mut scenario = scenario.clone();
-    scenario.seed = seed;
-    vary(scenario.plan(kind), seed)
-}
-
-fn history(scenario: &Scenario, kind: SidecarKind, seed: u64, trace: bool) -> Result<History, SimFailure> {
-    let plan = plan(scenario, kind, seed);
-    let drive = {
-        let plan = plan.clone();
-        async move |world: Rc<crate::sim::SimWorld>| {
-            let events = EventLog::new(None);
-            let never = std::future::pending();
-            let result = run::run(&plan, &*world, &events, Rc::new(Silent), never).await;
-            (result.map_err(|e| e.to_string()), events.events())
-        }
-    };
-    let run = Simulation::new(&plan, seed, Mesh).trace(trace).run(drive)?;
-    let (result, events) = run.value;
-    Ok(History { result, events, trace: run.trace, simulated: run.simulated })
-}
-
 fn one(args: &Sim, scenario: &Scenario, kind: SidecarKind, seed: u64) -> ExitCode {
     let history = match history(scenario, kind, seed, args.trace.is_some()) {
         Ok(history) => history,
@@ -85,31 +45,13 @@ fn one(args: &Sim, scenario: &Scenario, kind: SidecarKind, seed: u64) -> ExitCod
         }
     };
     if let Some(path) = &args.trace
-        && let Err(error) = write_trace(path, &history)
+        && let Err(error) = std::fs::write(path, history.text())
     {
         eprintln!("cannot write the trace to {}: {error}", path.display());
         return ExitCode::from(FAILED);
     }
     tell(&history);
     ExitCode::from(if history.passed() { PASSED } else { FAILED })
-}
-
-/// Everything that happened: the log of events, then every packet and process.
-fn write_trace(path: &Path, history: &History) -> io::Result<()> {
-    let mut text = String::new();
-    for event in &history.events {
-        text += &serde_json::to_string(event).map_err(io::Error::other)?;
-        text.push('\n');
-    }
-    for line in history.trace.lines() {
-        text += line;
-        text.push('\n');
-    }
-    if let Ok(report) = &history.result {
-        text += &serde_json::to_string(report).map_err(io::Error::other)?;
-        text.push('\n');
-    }
-    std::fs::write(path, text)
 }
 
 fn tell(history: &History) {
@@ -179,11 +121,7 @@ fn many(args: &Sim, scenario: &Scenario, kind: SidecarKind, from: u64) -> ExitCo
         }
         Err(failure) => println!("{failure}"),
     }
-    let sidecar = match args.sidecar {
-        Some(Stand::Ours) => " --sidecar ours",
-        Some(Stand::None) => " --sidecar none",
-        None => "",
-    };
-    println!("\nreplay: lab sim {} --from {seed}{sidecar}", args.scenario.display());
+    let kind = args.sidecar.map(SidecarKind::from);
+    println!("\nreplay: {}", replay(&args.scenario, kind, seed));
     ExitCode::from(FAILED)
 }
