@@ -3,7 +3,7 @@
 //! Read it in the order that a scenario travels: [`scenario`] is what the file says, [`plan`] is what follows from it
 //! (plain data that every other part builds on, so it imports none of them),
 //! a [`world::World`] (the real [`kernel`] or the [`sim`]ulator) brings the plan to life, [`run`] drives load and
-//! faults against it, [`verdict`] judges, [`report`] tells.
+//! faults against it, [`verdict`] judges, [`report`] tells. [`history`] is all of that for one seed in the simulator.
 
 #![warn(missing_docs)]
 
@@ -12,6 +12,7 @@ pub mod cli;
 pub mod events;
 pub mod fabric;
 pub mod fault;
+pub mod history;
 pub mod kernel;
 pub mod load;
 pub mod metrics;

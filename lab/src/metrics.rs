@@ -60,7 +60,7 @@ pub fn parse(process: &str, text: &str) -> Vec<Sample> {
 
 /// `name{label="value",...} number [timestamp] [# exemplar]`
 fn sample(line: &str) -> Option<(&str, BTreeMap<String, String>, f64)> {
-    let end = line.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':')?;
+    let end = line.bytes().position(|b| !b.is_ascii_alphanumeric() && b != b'_' && b != b':')?;
     let (name, mut rest) = line.split_at(end);
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
@@ -83,8 +83,11 @@ fn read_labels(mut text: &str) -> Option<(BTreeMap<String, String>, &str)> {
             return Some((labels, rest));
         }
         let (name, rest) = text.split_once('=')?;
-        let mut chars = rest.trim_start().strip_prefix('"')?.chars();
-        let mut value = String::new();
+        let rest = rest.trim_start().strip_prefix('"')?;
+        // Nearly every value is plain up to its closing quotation mark.
+        let plain = rest.bytes().position(|b| b == b'"' || b == b'\\')?;
+        let mut value = rest[..plain].to_owned();
+        let mut chars = rest[plain..].chars();
         loop {
             match chars.next()? {
                 '"' => break,
@@ -135,7 +138,31 @@ struct Process {
     scrapes: Vec<i64>,
     /// Grows by one whenever a counter goes down.
     incarnation: u32,
-    metrics: BTreeMap<String, BTreeMap<BTreeMap<String, String>, Vec<Point>>>,
+    metrics: BTreeMap<String, Metric>,
+}
+
+type Labels = BTreeMap<String, String>;
+
+/// One name: its label sets, in the order in which they showed up, each with its points.
+#[derive(Debug, Clone, Default)]
+struct Metric {
+    sets: Vec<(Labels, Vec<Point>)>,
+    /// Where the next set is likely to be: scrapes show them in the same order.
+    next: usize,
+}
+
+impl Metric {
+    /// Where the points of a label set are; they are made if it is new.
+    fn position(&mut self, labels: &Labels) -> usize {
+        let likely = self.next..self.sets.len();
+        let mut order = likely.chain(0..self.next);
+        let position = order.find(|&p| self.sets[p].0 == *labels).unwrap_or_else(|| {
+            self.sets.push((labels.clone(), Vec::new()));
+            self.sets.len() - 1
+        });
+        self.next = if position + 1 < self.sets.len() { position + 1 } else { 0 };
+        position
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -150,7 +177,10 @@ impl Series {
     pub fn push(&mut self, at_us: i64, samples: Vec<Sample>) {
         let mut by_process = BTreeMap::<String, Vec<Sample>>::new();
         for sample in samples {
-            by_process.entry(sample.process.clone()).or_default().push(sample);
+            match by_process.get_mut(&sample.process) {
+                Some(samples) => samples.push(sample),
+                None => drop(by_process.insert(sample.process.clone(), vec![sample])),
+            }
         }
         for (name, samples) in by_process {
             let one_fate = name.contains('/');
@@ -225,7 +255,7 @@ impl Series {
     ) -> impl Iterator<Item = (&BTreeMap<String, String>, &[Point])> {
         self.matching(process_glob)
             .filter_map(move |process| process.metrics.get(name))
-            .flatten()
+            .flat_map(|metric| &metric.sets)
             .map(|(labels, points)| (labels, points.as_slice()))
     }
 }
@@ -238,20 +268,26 @@ impl Process {
         }
         let incarnation = self.incarnation;
         for Sample { name, labels, value, .. } in samples {
-            let points = self.metrics.entry(name).or_default().entry(labels).or_default();
-            points.push(Point { at_us, incarnation, value });
+            let metric = match self.metrics.get_mut(&name) {
+                Some(metric) => metric,
+                None => self.metrics.entry(name).or_default(),
+            };
+            let position = metric.position(&labels);
+            metric.sets[position].1.push(Point { at_us, incarnation, value });
         }
     }
 
-    fn went_down(&self, sample: &Sample) -> bool {
+    fn went_down(&mut self, sample: &Sample) -> bool {
         // A sum of observations may fall without a restart: observations may be negative.
-        is_counter(&sample.name)
-            && !sample.name.ends_with("_sum")
-            && self
-                .metrics
-                .get(&sample.name)
-                .and_then(|m| m.get(&sample.labels)?.last())
-                .is_some_and(|last| last.incarnation == self.incarnation && sample.value < last.value)
+        if !is_counter(&sample.name) || sample.name.ends_with("_sum") {
+            return false;
+        }
+        let incarnation = self.incarnation;
+        self.metrics.get_mut(&sample.name).is_some_and(|metric| {
+            let position = metric.position(&sample.labels);
+            let last = metric.sets[position].1.last();
+            last.is_some_and(|last| last.incarnation == incarnation && sample.value < last.value)
+        })
     }
 }
 

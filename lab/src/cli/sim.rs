@@ -1,35 +1,18 @@
 //! `lab sim`
 
-use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
-use std::rc::Rc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{FAILED, INVALID, MACHINE, PASSED, Sim, Stand};
-use crate::events::{Event, EventLog};
-use crate::plan::{Plan, SidecarKind};
-use crate::report::{results, terminal};
-use crate::run::{self, Report, Silent, Verdict};
+use super::{FAILED, INVALID, MACHINE, PASSED, Sim};
+use crate::history::{History, history, replay};
+use crate::plan::SidecarKind;
+use crate::report::terminal;
 use crate::scenario::Scenario;
-use crate::sim::{Mesh, SimFailure, Simulation, Trace, sweep, vary};
-
-/// One history.
-struct History {
-    result: Result<Report, String>,
-    events: Vec<Event>,
-    trace: Trace,
-    simulated: Duration,
-}
-
-impl History {
-    fn passed(&self) -> bool {
-        matches!(&self.result, Ok(report) if report.verdict == Verdict::Passed)
-    }
-}
+use crate::sim::{SimFailure, sweep};
 
 /// Simulates every seed of every scenario; each stops at its first seed that does not pass.
 pub(super) fn run(args: &Sim) -> ExitCode {
@@ -51,56 +34,15 @@ pub(super) fn run(args: &Sim) -> ExitCode {
     })
 }
 
-/// The plan of one history: every seed in it follows from `seed`, and faults strike at slightly other times.
-fn plan(scenario: &Scenario, kind: SidecarKind, seed: u64) -> Plan {
-    let mut scenario = scenario.clone();
-    scenario.seed = seed;
-    vary(scenario.plan(kind), seed)
-}
-
-fn history(scenario: &Scenario, kind: SidecarKind, seed: u64, trace: bool) -> Result<History, SimFailure> {
-    let plan = plan(scenario, kind, seed);
-    let drive = {
-        let plan = plan.clone();
-        async move |world: Rc<crate::sim::SimWorld>| {
-            let events = EventLog::new(None);
-            let never = std::future::pending();
-            let result = run::run(&plan, &*world, &events, Rc::new(Silent), never).await;
-            (result.map_err(|e| e.to_string()), events.events())
-        }
-    };
-    let run = Simulation::new(&plan, seed, Mesh).trace(trace).run(drive)?;
-    let (result, events) = run.value;
-    Ok(History { result, events, trace: run.trace, simulated: run.simulated })
-}
-
 fn one(args: &Sim, scenario: &Scenario, kind: SidecarKind, seed: u64) -> u8 {
     let history = history(scenario, kind, seed, args.trace.is_some());
     if let (Some(path), Ok(history)) = (&args.trace, &history)
-        && let Err(error) = write_trace(path, history)
+        && let Err(error) = std::fs::write(path, history.text())
     {
         eprintln!("cannot write the trace to {}: {error}", path.display());
         return MACHINE;
     }
     tell(&history)
-}
-
-/// Everything that happened: the log of events, then every packet and process.
-fn write_trace(path: &Path, history: &History) -> io::Result<()> {
-    let mut text = String::new();
-    for event in &history.events {
-        text += &serde_json::to_string(event).map_err(io::Error::other)?;
-        text.push('\n');
-    }
-    for line in history.trace.lines() {
-        text += line;
-        text.push('\n');
-    }
-    if let Ok(report) = &history.result {
-        text += &serde_json::to_string(&results::of(report)).map_err(io::Error::other)?;
-        text.push('\n');
-    }
-    std::fs::write(path, text)
 }
 
 /// Prints what happened and returns the code for it.
@@ -179,12 +121,8 @@ fn many(args: &Sim, path: &Path, scenario: &Scenario, kind: SidecarKind, from: u
     }
     let code = tell(&result);
     if code != MACHINE {
-        let sidecar = match args.sidecar {
-            Some(Stand::Ours) => " --sidecar ours",
-            Some(Stand::None) => " --sidecar none",
-            None => "",
-        };
-        println!("\nreplay: lab sim {} --from {seed}{sidecar}", path.display());
+        let kind = args.sidecar.map(SidecarKind::from);
+        println!("\nreplay: {}", replay(path, kind, seed));
     }
     code
 }

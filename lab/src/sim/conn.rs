@@ -343,8 +343,10 @@ impl Conn {
         let pair = (self.ends[side].host, self.ends[1 - side].host);
         let (id, flow) = (self.id, &mut self.ends[side].out);
         if !self.local {
-            let what = if collapsed { "queued".to_owned() } else { Shown(due).to_string() };
-            ctx.trace.note(ctx.now, || format!("c{id}.{side} segment {what}"));
+            ctx.trace.note(ctx.now, || {
+                let what = if collapsed { "queued".to_owned() } else { Shown(due).to_string() };
+                format!("c{id}.{side} segment {what}")
+            });
         }
         flow.queue.push_back(Segment { body, due });
         match due {

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
 use super::SimFailure;
-use super::stack::Shared;
+use super::stack::{Moment, Shared};
 
 /// Something to do on an instance, inside its runtime.
 pub(super) type Command = Box<dyn FnOnce()>;
@@ -248,6 +248,7 @@ impl Future for Task {
             State::Running => {}
         }
         let Some(mut future) = slot.future.take() else { return Poll::Ready(()) };
+        let _moment = Moment::begin();
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
             Ok(Poll::Pending) if group.state.get() != State::Dead => {
                 slot.future.replace(Some(future));

@@ -7,6 +7,7 @@
 //!
 //! Time is turmoil's (`sim_elapsed`), the same for every host to within the tick in which each of them takes its turn.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -145,11 +146,50 @@ impl Shared {
     }
 }
 
+/// What this thread knows of virtual time. A simulation runs on one thread.
+#[derive(Clone, Copy)]
+enum Clock {
+    /// It may pass at any moment.
+    Runs,
+    /// A task is being polled, and nobody has asked for the time yet.
+    Stands,
+    /// A task is being polled, and this is the time.
+    Read(u64),
+}
+
+thread_local! {
+    static CLOCK: Cell<Clock> = const { Cell::new(Clock::Runs) };
+}
+
+/// While this lives, virtual time stands still, as it does while a task is polled: turmoil, which finds the time by
+/// looking hosts up, is asked only once.
+pub(super) struct Moment(());
+
+impl Moment {
+    pub fn begin() -> Self {
+        CLOCK.set(Clock::Stands);
+        Moment(())
+    }
+}
+
+impl Drop for Moment {
+    fn drop(&mut self) {
+        CLOCK.set(Clock::Runs);
+    }
+}
+
 impl Stack {
     /// Virtual time, nanoseconds since the simulation began.
     pub fn now(&mut self) -> u64 {
+        let clock = CLOCK.get();
+        if let Clock::Read(now) = clock {
+            return now;
+        }
         if let Some(elapsed) = turmoil::sim_elapsed() {
             self.last_now = elapsed.as_nanos() as u64;
+        }
+        if let Clock::Stands = clock {
+            CLOCK.set(Clock::Read(self.last_now));
         }
         self.last_now
     }

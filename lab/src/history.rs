@@ -1,0 +1,105 @@
+//! One history: a scenario, a seed, and everything that follows from the two in the simulator.
+//!
+//! The command line and the tests run the same histories by [`history`], so a seed that fails in a test can be replayed
+//! by the command that [`replay`] prints. The seed decides everything that is left to chance: the load's and the links'
+//! luck, the order in which hosts take turns, and when exactly faults strike ([`vary`]). [`History::text`] is all of
+//! it; two runs of one seed must give the same text, byte for byte.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::events::{Event, EventLog};
+use crate::plan::{Plan, SidecarKind};
+use crate::report::results;
+use crate::run::{self, Report, Silent, Verdict};
+use crate::scenario::Scenario;
+use crate::sim::{Mesh, SimFailure, SimWorld, Simulation, Trace, vary};
+
+/// What came of one seed.
+#[derive(Debug)]
+pub struct History {
+    /// The report, or why the mesh did not come up.
+    pub result: Result<Report, String>,
+    /// The log of the run.
+    pub events: Vec<Event>,
+    /// Every packet and process, if it was asked for.
+    pub trace: Trace,
+    /// Virtual time that passed.
+    pub simulated: Duration,
+}
+
+impl History {
+    /// Whether every expectation held.
+    pub fn passed(&self) -> bool {
+        matches!(&self.result, Ok(report) if report.verdict == Verdict::Passed)
+    }
+
+    /// Why it did not pass; empty if it did.
+    pub fn reasons(&self) -> Vec<String> {
+        match &self.result {
+            Ok(report) => report.reasons.clone(),
+            Err(error) => vec![format!("the mesh did not come up: {error}")],
+        }
+    }
+
+    /// Everything that happened, a line each: the log of events, every packet and process, the report.
+    pub fn text(&self) -> String {
+        let json = |value: serde_json::Result<String>| value.expect("plain data can be written") + "\n";
+        let mut text = String::new();
+        for event in &self.events {
+            text += &json(serde_json::to_string(event));
+        }
+        for line in self.trace.lines() {
+            text += line;
+            text.push('\n');
+        }
+        match &self.result {
+            Ok(report) => text += &json(serde_json::to_string(&results::of(report))),
+            Err(error) => text += &json(serde_json::to_string(error)),
+        }
+        text
+    }
+}
+
+/// The plan of one history: every seed in it follows from `seed`, and faults strike at slightly other times.
+pub fn plan(scenario: &Scenario, kind: SidecarKind, seed: u64) -> Plan {
+    let mut scenario = scenario.clone();
+    scenario.seed = seed;
+    vary(scenario.plan(kind), seed)
+}
+
+/// Runs one history. The trace costs more than the simulation itself; without it the same things happen.
+///
+/// # Errors
+/// If the simulator cannot run the scenario, or the run did not come to its end.
+pub fn history(
+    scenario: &Scenario,
+    kind: SidecarKind,
+    seed: u64,
+    trace: bool,
+) -> Result<History, SimFailure> {
+    let plan = plan(scenario, kind, seed);
+    let drive = {
+        let plan = plan.clone();
+        async move |world: Rc<SimWorld>| {
+            let events = EventLog::new(None);
+            let never = std::future::pending();
+            let result = run::run(&plan, &*world, &events, Rc::new(Silent), never).await;
+            (result.map_err(|e| e.to_string()), events.events())
+        }
+    };
+    let run = Simulation::new(&plan, seed, Mesh).trace(trace).run(drive)?;
+    let (result, events) = run.value;
+    Ok(History { result, events, trace: run.trace, simulated: run.simulated })
+}
+
+/// The command that runs one history again. `kind` is what stands in the sidecar's place instead of what the file says.
+pub fn replay(scenario: &Path, kind: Option<SidecarKind>, seed: u64) -> String {
+    let sidecar = match kind {
+        Some(SidecarKind::Ours) => " --sidecar ours",
+        Some(SidecarKind::None) => " --sidecar none",
+        None => "",
+    };
+    format!("lab sim {} --from {seed}{sidecar}", scenario.display())
+}

@@ -1,0 +1,133 @@
+//! One seed is one history: the full trace of a run, every packet and process and the report, is the same in one process
+//! whatever that process did before, and in two processes.
+
+mod sim_kit;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::Command;
+
+use lab::history::{History, history};
+use lab::plan::SidecarKind;
+use lab::scenario::Scenario;
+use sim_kit::*;
+
+const KINDS: [SidecarKind; 2] = [SidecarKind::Ours, SidecarKind::None];
+
+/// Every scenario that the simulator can run, with and without sidecars.
+fn cases() -> Vec<(std::path::PathBuf, Scenario, SidecarKind)> {
+    let all = files().into_iter().flat_map(|path| {
+        let scenario = read(&path);
+        KINDS.map(|kind| (path.clone(), scenario.clone(), kind))
+    });
+    let cases: Vec<_> = all.filter(|(path, scenario, kind)| supported(path, scenario, *kind)).collect();
+    assert!(!cases.is_empty(), "the simulator can run no scenario");
+    cases
+}
+
+fn traced(scenario: &Scenario, kind: SidecarKind, seed: u64) -> History {
+    let history =
+        history(scenario, kind, seed, true).unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+    assert!(history.trace.lines().len() > 1000, "the trace is there");
+    history
+}
+
+/// # Panics
+/// With the first line that differs, of both.
+fn assert_same(what: &str, first: &str, second: &str) {
+    if first == second {
+        return;
+    }
+    let (mut a, mut b) = (first.lines(), second.lines());
+    let mut number = 0;
+    loop {
+        number += 1;
+        let (a, b) = (a.next(), b.next());
+        if a != b || a.is_none() {
+            let show = |line: Option<&str>| line.unwrap_or("(end)").chars().take(400).collect::<String>();
+            panic!("{what}: line {number} differs\n- {}\n+ {}", show(a), show(b));
+        }
+    }
+}
+
+/// Moves everything of this process that counts up or is drawn at random and could leak into a history: numbers of
+/// tasks and threads, the keys of hash maps, addresses on the heap.
+#[allow(clippy::disallowed_methods, reason = "these tasks are the disturbance")]
+fn disturb(rounds: usize) -> Vec<Vec<u8>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(async {
+        for round in 0..rounds {
+            let tasks: Vec<_> = (0..7).map(|_| tokio::spawn(async move { round })).collect();
+            for task in tasks {
+                assert_eq!(task.await.expect("the task ends"), round);
+            }
+        }
+    });
+    for thread in (0..3).map(|n| std::thread::spawn(move || n)) {
+        thread.join().expect("the thread ends");
+    }
+    let maps: Vec<HashMap<usize, usize>> = (0..rounds).map(|n| HashMap::from([(n, n)])).collect();
+    maps.iter().map(|map| vec![0; 1000 + 37 * map.len() * rounds]).collect()
+}
+
+#[test]
+fn one_seed_gives_one_history_in_one_process_whatever_happened_before() {
+    for (path, scenario, kind) in cases() {
+        let what = format!("{} with {kind:?}", path.display());
+        let seed = scenario.seed;
+        let first = traced(&scenario, kind, seed);
+        let ballast = disturb(11);
+        let other = traced(&scenario, kind, seed + 1);
+        assert!(first.trace.first_difference(&other.trace).is_some(), "{what}: another seed changes nothing");
+        // On another thread, with another history of its own.
+        let again = std::thread::scope(|scope| {
+            let run = || {
+                drop(disturb(5));
+                traced(&scenario, kind, seed).text()
+            };
+            scope.spawn(run).join().expect("the run ends")
+        });
+        drop(ballast);
+        assert_same(&what, &first.text(), &again);
+    }
+}
+
+#[test]
+fn one_seed_gives_one_history_in_two_processes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (path, scenario, kind) in cases() {
+        let run = |name: &str| {
+            let to = folder.path().join(name);
+            trace_of_process(&path, kind, scenario.seed, &to);
+            std::fs::read_to_string(&to).expect("a trace")
+        };
+        let (first, second) = (run("first"), run("second"));
+        let what = format!("{} with {kind:?}", path.display());
+        assert!(first.lines().count() > 1000, "{what}: the trace is there");
+        assert_same(&what, &first, &second);
+    }
+}
+
+/// `lab sim FILE --from SEED --trace TO`
+fn trace_of_process(path: &Path, kind: SidecarKind, seed: u64, to: &Path) {
+    let kind = match kind {
+        SidecarKind::Ours => "ours",
+        SidecarKind::None => "none",
+    };
+    let output = Command::new(env!("CARGO_BIN_EXE_lab-under-test"))
+        .arg("sim")
+        .arg(path)
+        .args(["--from", &seed.to_string(), "--sidecar", kind, "--trace"])
+        .arg(to)
+        .output()
+        .expect("the lab runs");
+    // 1 says that an expectation did not hold, which many do not without sidecars.
+    let code = output.status.code();
+    assert!(matches!(code, Some(0 | 1)), "exit code {code:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+#[should_panic(expected = "x: line 2 differs\n- b\n+ c")]
+fn a_difference_is_shown_with_its_line() {
+    assert_same("x", "a\nb\n", "a\nc\n");
+}
