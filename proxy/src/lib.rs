@@ -7,8 +7,8 @@
 //!    [`capture::listener`] accepts it and [`outbound::connection`] asks the kernel where it was meant to go.
 //! 2. The address names a [`balance::Cluster`] of the configuration [`config::Snapshot`] in force. Its protocol is
 //!    configured, or [`detect`] looks at the first bytes. Opaque connections are carried by [`tcp`] from here on.
-//! 3. [`http::serve`] reads the request. `outbound::http::handle` removes what belongs to the connection, gives the
-//!    request an id, and asks the balancer for an [`endpoint`].
+//! 3. [`http::serve`] reads the request. `outbound::http::handle` makes it fit for the next hop
+//!    ([`http::forward`]) and asks the balancer for an [`endpoint`].
 //! 4. A kept connection from the [`endpoint::pool`], or a new one, carries it. If that fails and it is safe, [`retry`] gives
 //!    it back for another endpoint; the endpoint's breaker remembers.
 //! 5. On the other machine the rules redirect the connection to port 15006. [`inbound`] does the same towards its app, from

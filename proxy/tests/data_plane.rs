@@ -229,13 +229,14 @@ fn a_refusal_that_comes_before_the_end_of_the_upload_reaches_the_client() {
 #[test]
 fn a_client_that_goes_away_cancels_the_work_at_the_app() {
     run(async {
-        for begun in [false, true] {
+        // Before the response, within it, and within it while the upload goes on.
+        for (begun, upload) in [(false, 0), (true, 0), (true, 9_000_000)] {
             let cancelled = Rc::new(Cell::new(0));
             let seen = cancelled.clone();
             let app = app(move |_, mut wire| {
                 let seen = seen.clone();
                 async move {
-                    wire.request().await.unwrap();
+                    wire.head().await.unwrap();
                     if begun {
                         wire.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf ").await;
                     }
@@ -246,9 +247,10 @@ fn a_client_that_goes_away_cancels_the_work_at_the_app() {
             .await;
             let (near, far) = pair(app).await;
             let mut client = near.client().await;
-            client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            client.send(&format!("PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: {upload}\r\n\r\n")).await;
             if begun {
                 client.head().await.unwrap();
+                client.io.write_all(&vec![b'x'; upload / 2]).await.unwrap();
             } else {
                 until("the request is under way", || far.count("proxy_connects_total", &[]) == 1).await;
             }
