@@ -44,8 +44,10 @@ fn balancing(c: &mut Criterion) {
         max: defaults::EJECTION_MAX,
         cap: defaults::EJECTION_CAP,
     };
-    c.bench_function("success", |b| b.iter(|| endpoint.on_success(now, black_box(Duration::from_millis(1)))));
-    c.bench_function("failure", |b| b.iter(|| endpoint.on_failure(now, black_box(&breaker), true)));
+    c.bench_function("success", |b| {
+        b.iter(|| endpoint.on_success(now, now, black_box(Duration::from_millis(1))))
+    });
+    c.bench_function("failure", |b| b.iter(|| endpoint.on_failure(now, now, black_box(&breaker), true)));
 }
 
 criterion_group!(benches, detection, balancing);
