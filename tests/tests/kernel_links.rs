@@ -1,7 +1,7 @@
 //! Links and faults on the real kernel do what was asked of them, in numbers.
 //!
-//! Everything is run without sidecars where they would only add to what is measured, and over the userspace wire, because
-//! that is the emulator that is ours.
+//! Everything is run without sidecars where they would only add to what is measured, and over the userspace wire,
+//! because that is the emulator that is ours.
 
 use serde_json::Value;
 use tests::bench::{Bench, load, named, number, total};
