@@ -26,7 +26,8 @@ fn detection(c: &mut Criterion) {
 fn balancing(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let _guard = runtime.enter();
-    let now = Instant::now();
+    let begun = Instant::now();
+    let now = begun + Duration::from_millis(1);
     let mut rng = RngTree::new(1).rng();
     let mut group = c.benchmark_group("pick");
     for n in [3_u16, 1000] {
@@ -44,10 +45,8 @@ fn balancing(c: &mut Criterion) {
         max: defaults::EJECTION_MAX,
         cap: defaults::EJECTION_CAP,
     };
-    c.bench_function("success", |b| {
-        b.iter(|| endpoint.on_success(now, now, black_box(Duration::from_millis(1))))
-    });
-    c.bench_function("failure", |b| b.iter(|| endpoint.on_failure(now, now, black_box(&breaker), true)));
+    c.bench_function("success", |b| b.iter(|| endpoint.on_success(black_box(begun), now)));
+    c.bench_function("failure", |b| b.iter(|| endpoint.on_failure(begun, now, black_box(&breaker), true)));
 }
 
 criterion_group!(benches, detection, balancing);
