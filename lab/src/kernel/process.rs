@@ -35,6 +35,9 @@ const NOFILE: u64 = 65_536;
 /// Variables of the lab's own environment that children may see.
 const PASSED_ON: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE"];
 
+/// How long the end of a process is kept back until all that it said has been read.
+const LAST_WORDS_WITHIN: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// A log file with time stamps that remembers its last lines.
 #[derive(Debug)]
 pub struct Log {
@@ -202,9 +205,12 @@ impl Process {
 
         let pid = Pid::from_raw(child.id() as i32);
         let words = log.clone();
-        std::thread::Builder::new()
-            .name(format!("log:{name}"))
-            .spawn(move || read_lines(from_child, |l| words.write(&l)))?;
+        // Nothing is ever sent: the sender is dropped when the log has all that the process said.
+        let (reading, said_all) = std::sync::mpsc::channel::<()>();
+        std::thread::Builder::new().name(format!("log:{name}")).spawn(move || {
+            read_lines(from_child, |l| words.write(&l));
+            drop(reading);
+        })?;
         if let Some((reader, sender)) = lines {
             std::thread::Builder::new().name(format!("out:{name}")).spawn(move || {
                 read_lines(reader, |l| {
@@ -217,7 +223,7 @@ impl Process {
         let (waited, whose, said) = (shared.clone(), name.clone(), log.clone());
         let waiter = std::thread::Builder::new()
             .name(format!("wait:{name}"))
-            .spawn(move || wait(pid, (whose, said), &waited, &tell, &exits))?;
+            .spawn(move || wait(pid, (whose, said), &said_all, &waited, &tell, &exits))?;
         Ok(Process { name, pid, log, cgroup, shared, exit, waiter: Mutex::new(Some(waiter)) })
     }
 
@@ -307,6 +313,7 @@ fn read_lines(from: impl io::Read, mut line: impl FnMut(String)) {
 fn wait(
     pid: Pid,
     (name, log): (String, Arc<Log>),
+    said_all: &std::sync::mpsc::Receiver<()>,
     shared: &Mutex<Shared>,
     tell: &watch::Sender<Option<Exit>>,
     exits: &mpsc::UnboundedSender<Exit>,
@@ -320,6 +327,8 @@ fn wait(
         (status, shared.expected)
     };
     let status = status.and_then(Result::ok).unwrap_or_else(|| ExitStatus::from_raw(0));
+    // Its last words may still be in the pipe. What it left running may hold the pipe open for ever.
+    let _ = said_all.recv_timeout(LAST_WORDS_WITHIN);
     let exit = Exit { name, status, at, expected, log };
     // Before the watch: whoever saw the end there must find it in the channel too.
     let _ = exits.send(exit.clone());
