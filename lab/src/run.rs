@@ -154,7 +154,7 @@ pub async fn run<W: World>(
     }
     events.note("up", "", "every process is ready");
 
-    let t0 = Instant::now() + plan.warmup.max(LEAD);
+    let t0 = Instant::now() + plan.warmup;
     let watch = Watch::new(plan);
     let interrupted = tokio::select! {
         biased;
@@ -186,10 +186,6 @@ pub async fn run<W: World>(
     };
     Ok(judge::judge(plan, seen))
 }
-
-/// How long after the mesh is up the measured part begins at the soonest: a load generator is a process, and what was due
-/// before it runs would never be sent.
-const LEAD: Duration = Duration::from_millis(250);
 
 /// What is gathered while a run is live.
 struct Watch {
