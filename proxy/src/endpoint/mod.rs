@@ -55,7 +55,7 @@ impl Endpoint {
     pub fn load(&self, now: Instant) -> Load {
         let pending = self.pending.load(Ordering::Relaxed);
         let mut state = self.state();
-        let cost = state.latency.get(now) * f64::from(pending + 1);
+        let cost = state.latency.cost(now, pending);
         Load { cost, available: state.breaker.admits(now) }
     }
 
