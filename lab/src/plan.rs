@@ -79,6 +79,9 @@ pub struct Service {
     pub port: Option<u16>,
     /// What the sidecar is told about the port.
     pub protocol: Protocol,
+    /// Whether HTTP/1 requests to it share HTTP/2 connections between sidecars.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub bridge: bool,
     /// Positions of its instances in [`Plan::instances`].
     pub instances: Vec<usize>,
 }
@@ -89,7 +92,7 @@ pub struct Service {
 pub enum Protocol {
     /// Look at the first bytes.
     Detect,
-    /// HTTP/1.1.
+    /// HTTP/1.1, HTTP/2 or gRPC.
     Http,
     /// Opaque bytes; the server may speak first.
     Tcp,

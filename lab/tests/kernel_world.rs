@@ -116,6 +116,7 @@ fn plan(command: Vec<String>) -> Plan {
         vip6: Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, n.into()),
         port,
         protocol: Protocol::Tcp,
+        bridge: false,
         instances,
     };
     Plan {

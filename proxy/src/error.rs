@@ -1,5 +1,5 @@
-//! Why the sidecar could not carry a request, in one table: kind, HTTP status, RFC 9209 error type, log flag, and
-//! whether the request may have reached the app.
+//! Why the sidecar could not carry a request, in one table: kind, HTTP status, RFC 9209 error type, log flag, gRPC status,
+//! and whether the request may have reached the app.
 //!
 //! A sidecar tells its peer and the client what went wrong in the standard way, a `Proxy-Status` header (RFC 9209):
 //! `Proxy-Status: sidelab-orders-1; error=connection_refused; next-hop="10.0.0.2:8080"; details="..."`. The calling
@@ -9,6 +9,8 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use http::StatusCode;
+
+use crate::grpc::Code;
 
 /// Boxed error of a body or a connection.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -22,8 +24,12 @@ pub enum Kind {
     Connect,
     /// An endpoint did not answer the connection attempt in time.
     ConnectTimeout,
+    /// The endpoint refused to begin with the request on a connection that it shares with others: nothing was processed.
+    Refused,
     /// The endpoint closed or reset the connection before its response head was complete.
     Terminated,
+    /// The caller's deadline (`grpc-timeout`) passed.
+    Deadline,
     /// The endpoint's response is not HTTP.
     Protocol,
     /// The response broke off after its head.
@@ -47,17 +53,21 @@ struct Row {
     rfc9209: &'static str,
     /// Envoy's response flag, because operators know them.
     flag: &'static str,
+    /// What a gRPC client gets.
+    grpc: Code,
     /// Whether the app may have seen (a part of) the request.
     may_have_arrived: bool,
 }
 
 impl Kind {
     /// Every kind, for metrics.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 13] = [
         Kind::NoEndpoint,
         Kind::Connect,
         Kind::ConnectTimeout,
+        Kind::Refused,
         Kind::Terminated,
+        Kind::Deadline,
         Kind::Protocol,
         Kind::Incomplete,
         Kind::Unsupported,
@@ -68,19 +78,33 @@ impl Kind {
     ];
 
     fn row(self) -> Row {
-        let row = |status, rfc9209, flag, may_have_arrived| Row { status, rfc9209, flag, may_have_arrived };
+        let row = |status, rfc9209, flag, grpc, may_have_arrived| Row {
+            status,
+            rfc9209,
+            flag,
+            grpc,
+            may_have_arrived,
+        };
+        use Code::{Cancelled, DeadlineExceeded, Internal, Unavailable, Unimplemented};
+        use StatusCode as S;
         match self {
-            Kind::NoEndpoint => row(StatusCode::SERVICE_UNAVAILABLE, "destination_unavailable", "UH", false),
-            Kind::Connect => row(StatusCode::BAD_GATEWAY, "connection_refused", "UF", false),
-            Kind::ConnectTimeout => row(StatusCode::GATEWAY_TIMEOUT, "connection_timeout", "UF", false),
-            Kind::Terminated => row(StatusCode::BAD_GATEWAY, "connection_terminated", "UC", true),
-            Kind::Protocol => row(StatusCode::BAD_GATEWAY, "http_protocol_error", "UPE", true),
-            Kind::Incomplete => row(StatusCode::BAD_GATEWAY, "http_response_incomplete", "UC", true),
-            Kind::Unsupported => row(StatusCode::NOT_IMPLEMENTED, "http_request_denied", "DPE", false),
-            Kind::Client => row(StatusCode::BAD_REQUEST, "http_request_error", "DC", true),
-            Kind::Loop => row(StatusCode::LOOP_DETECTED, "proxy_loop_detected", "LR", false),
-            Kind::NotIntercepted => row(StatusCode::NOT_FOUND, "destination_not_found", "NR", false),
-            Kind::NoRoute => row(StatusCode::NOT_FOUND, "destination_not_found", "NR", false),
+            Kind::NoEndpoint => {
+                row(S::SERVICE_UNAVAILABLE, "destination_unavailable", "UH", Unavailable, false)
+            }
+            Kind::Connect => row(S::BAD_GATEWAY, "connection_refused", "UF", Unavailable, false),
+            Kind::ConnectTimeout => row(S::GATEWAY_TIMEOUT, "connection_timeout", "UF", Unavailable, false),
+            Kind::Refused => {
+                row(S::SERVICE_UNAVAILABLE, "connection_limit_reached", "UR", Unavailable, false)
+            }
+            Kind::Terminated => row(S::BAD_GATEWAY, "connection_terminated", "UC", Unavailable, true),
+            Kind::Deadline => row(S::GATEWAY_TIMEOUT, "http_response_timeout", "UT", DeadlineExceeded, true),
+            Kind::Protocol => row(S::BAD_GATEWAY, "http_protocol_error", "UPE", Internal, true),
+            Kind::Incomplete => row(S::BAD_GATEWAY, "http_response_incomplete", "UC", Unavailable, true),
+            Kind::Unsupported => row(S::NOT_IMPLEMENTED, "http_request_denied", "DPE", Unimplemented, false),
+            Kind::Client => row(S::BAD_REQUEST, "http_request_error", "DC", Cancelled, true),
+            Kind::Loop => row(S::LOOP_DETECTED, "proxy_loop_detected", "LR", Internal, false),
+            Kind::NotIntercepted => row(S::NOT_FOUND, "destination_not_found", "NR", Unimplemented, false),
+            Kind::NoRoute => row(S::NOT_FOUND, "destination_not_found", "NR", Unimplemented, false),
         }
     }
 
@@ -99,6 +123,11 @@ impl Kind {
         self.row().flag
     }
 
+    /// What a gRPC client gets.
+    pub fn grpc(self) -> Code {
+        self.row().grpc
+    }
+
     /// Whether the app may have seen (a part of) the request, so that only an idempotent one may be tried again.
     pub fn may_have_arrived(self) -> bool {
         self.row().may_have_arrived
@@ -110,7 +139,9 @@ impl Kind {
             Kind::NoEndpoint => "no_endpoint",
             Kind::Connect => "connect",
             Kind::ConnectTimeout => "connect_timeout",
+            Kind::Refused => "refused",
             Kind::Terminated => "terminated",
+            Kind::Deadline => "deadline",
             Kind::Protocol => "protocol",
             Kind::Incomplete => "incomplete",
             Kind::Unsupported => "unsupported",
@@ -159,7 +190,9 @@ impl fmt::Display for Error {
             Kind::NoEndpoint => "the cluster has no endpoint",
             Kind::Connect => "cannot connect",
             Kind::ConnectTimeout => "connection attempt timed out",
+            Kind::Refused => "the endpoint takes no further request on this connection",
             Kind::Terminated => "connection closed before the response",
+            Kind::Deadline => "the caller's deadline passed",
             Kind::Protocol => "the response is not valid HTTP",
             Kind::Incomplete => "the response broke off",
             Kind::Unsupported => "this sidecar does not carry",

@@ -7,10 +7,10 @@
 //!    [`capture::listener`] accepts it and [`outbound::connection`] asks the kernel where it was meant to go.
 //! 2. The address names a [`balance::Cluster`] of the configuration [`config::Snapshot`] in force. Its protocol is
 //!    configured, or [`detect`] looks at the first bytes. Opaque connections are carried by [`tcp`] from here on.
-//! 3. [`http::serve`] reads the request. `outbound::http::handle` makes it fit for the next hop
-//!    ([`http::forward`]) and asks the balancer for an [`endpoint`].
-//! 4. A kept connection from the [`endpoint::pool`], or a new one, carries it. If that fails and it is safe, [`retry`] gives
-//!    it back for another endpoint; the endpoint's breaker remembers.
+//! 3. [`http::serve`] or [`http::serve_h2`] reads the request. `outbound::http::handle` makes it fit for the next hop
+//!    ([`http::forward`], [`http::bridge`]) and asks the balancer for an [`endpoint`].
+//! 4. A kept connection of its own ([`endpoint::pool`]), or a stream of a shared one ([`endpoint::h2`]), carries it. If that
+//!    fails and it is safe, [`retry`] gives it back for another endpoint; the endpoint's breaker remembers.
 //! 5. On the other machine the rules redirect the connection to port 15006. [`inbound`] does the same towards its app, from
 //!    a source address that the rules let through.
 //! 6. Whatever goes wrong has one row in the table of [`error`], which both sidecars and the client can read.
@@ -30,6 +30,7 @@ pub mod detect;
 pub mod drain;
 pub mod endpoint;
 pub mod error;
+pub mod grpc;
 pub mod http;
 pub mod inbound;
 pub mod outbound;

@@ -242,6 +242,7 @@ fn a_cluster_that_says_little_gets_every_documented_default() {
         addresses: vec![at("10.96.0.10:80")],
         protocol: Protocol::Detect,
         endpoints: vec![at("10.0.0.11:8080"), at("10.0.0.12:8080")],
+        bridge: false,
         retry: Retry { attempts: 2 },
         breaker: Breaker {
             consecutive_failures: 5,
@@ -275,6 +276,7 @@ name = "orders"
 protocol = "http"
 addresses = ["[fd00::10]:80", "[::ffff:10.96.0.10]:80"]
 endpoints = ["[fd00::11]:8080"]
+bridge = true
 retry = { attempts = 0 }
 breaker = { consecutive_failures = 0, cap = "100%" }
 "#,
@@ -300,6 +302,7 @@ breaker = { consecutive_failures = 0, cap = "100%" }
             addresses: vec![at("[fd00::10]:80"), at("10.96.0.10:80")],
             protocol: Protocol::Http,
             endpoints: vec![at("[fd00::11]:8080")],
+            bridge: true,
             retry: Retry { attempts: 0 },
             // What the cluster leaves open comes from the file's [breaker].
             breaker: Breaker {

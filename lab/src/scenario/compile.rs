@@ -82,6 +82,7 @@ impl Scenario {
                 vip6: Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, s.into(), 1),
                 port: service.port,
                 protocol: service.protocol,
+                bridge: service.bridge,
                 instances: (first..instances.len()).collect(),
             });
         }

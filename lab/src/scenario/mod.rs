@@ -52,6 +52,7 @@ struct Service {
     replicas: u32,
     port: Option<u16>,
     protocol: Protocol,
+    bridge: bool,
     app: Option<AppKind>,
 }
 

@@ -93,6 +93,9 @@ pub struct Service {
     /// `"http"` or `"tcp"`; without it the sidecar looks at the first bytes.
     #[serde(default)]
     pub protocol: Option<Spanned<String>>,
+    /// HTTP/1 requests to it share HTTP/2 connections between sidecars. Default false.
+    #[serde(default)]
+    pub bridge: Option<Spanned<bool>>,
     /// The app. A service without one only sends load.
     #[serde(default)]
     pub app: Option<Spanned<App>>,

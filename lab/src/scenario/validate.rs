@@ -142,6 +142,7 @@ fn services(file: &File, mistakes: &mut Vec<Mistake>) -> (Vec<Service>, Names) {
             replicas,
             port: port(name, service, mistakes),
             protocol: protocol(service, mistakes),
+            bridge: bridge(service, mistakes),
             app: service.app.as_ref().and_then(|a| app(a, mistakes)),
         });
     }
@@ -229,6 +230,15 @@ fn protocol(service: &model::Service, mistakes: &mut Vec<Mistake>) -> Protocol {
         mistakes.push(mistake.also(app.span(), "but this app greets first").help("write protocol = \"tcp\""));
     }
     protocol
+}
+
+fn bridge(service: &model::Service, mistakes: &mut Vec<Mistake>) -> bool {
+    let Some(bridge) = service.bridge.as_ref().filter(|bridge| *bridge.get_ref()) else { return false };
+    if let Some(word) = service.protocol.as_ref().filter(|word| word.get_ref() == "tcp") {
+        let mistake = Mistake::new(bridge.span(), "only HTTP can be bridged", "carries HTTP/1 over HTTP/2");
+        mistakes.push(mistake.also(word.span(), "opaque bytes").help("leave `bridge` out"));
+    }
+    true
 }
 
 fn app(app: &Spanned<model::App>, mistakes: &mut Vec<Mistake>) -> Option<AppKind> {

@@ -29,6 +29,8 @@ struct Cluster<'a> {
     addresses: Vec<SocketAddr>,
     protocol: Protocol,
     endpoints: Vec<SocketAddr>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    bridge: bool,
 }
 
 #[derive(Serialize)]
@@ -54,6 +56,7 @@ pub fn config(plan: &Plan, instance: usize, seed: u64) -> String {
                 addresses: vec![(service.vip4, port).into(), (service.vip6, port).into()],
                 protocol: service.protocol,
                 endpoints: service.instances.iter().map(|i| (plan.instances[*i].v4, port).into()).collect(),
+                bridge: service.bridge,
             })
             .collect(),
         inbound: service.port.map(|port| Inbound { port, protocol: service.protocol }).into_iter().collect(),

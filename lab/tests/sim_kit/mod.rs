@@ -42,6 +42,7 @@ pub fn plan(sidecar: SidecarKind, replicas: usize) -> Plan {
         vip6: Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, index.into()),
         port,
         protocol: Protocol::Tcp,
+        bridge: false,
         instances,
     };
     let mut instances = vec![instance(0, "web".into(), 0)];

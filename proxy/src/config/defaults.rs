@@ -52,3 +52,24 @@ pub const EWMA_DECAY: Duration = Duration::from_secs(10);
 /// Peak-EWMA: what an endpoint that has not answered yet is assumed to take once it has a request in hand, so that it is
 /// tried but not flooded. Linkerd's default_rtt.
 pub const EWMA_START: Duration = Duration::from_millis(30);
+
+/// HTTP/2: connections that one worker opens to one endpoint at most. The h2 crate has one lock for each connection and
+/// TCP one queue, so a busy endpoint gets several; beyond that more of them only cost memory.
+pub const H2_CONNECTIONS: usize = 4;
+/// HTTP/2: share of the peer's stream limit at which the next connection is opened, so that no request waits for a stream
+/// to end. ztunnel opens one at 100 streams, Envoy at the limit itself.
+pub const H2_FULL: f64 = 0.8;
+/// HTTP/2: how long a connection to an endpoint is kept without a stream. ztunnel keeps 5 min.
+pub const H2_IDLE: Duration = Duration::from_secs(300);
+/// HTTP/2: how often a silent peer is asked for a sign of life. Linkerd's and ztunnel's 10 s.
+pub const H2_PING_INTERVAL: Duration = Duration::from_secs(10);
+/// HTTP/2: how long it may take to give one. Between Linkerd's 3 s and ztunnel's 20 s.
+pub const H2_PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// HTTP/2: bytes that a peer may send on one stream unread. hyper's and Linkerd's server default.
+pub const H2_STREAM_WINDOW: u32 = 1024 * 1024;
+/// HTTP/2: the same for a whole connection. More than one stream's, or a single stalled stream would block all others.
+pub const H2_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// HTTP/2: streams that a client may have open on one connection. hyper's default; grpc-go has 100, Envoy 1024.
+pub const H2_MAX_STREAMS: u32 = 200;
+/// HTTP/2: largest list of headers, bytes as RFC 9113 section 6.5.2 counts them. As much as HTTP/1's head.
+pub const H2_HEADER_LIST: u32 = 64 * 1024;

@@ -96,6 +96,10 @@ pub struct Cluster {
     pub protocol: Option<Spanned<String>>,
     /// Where it really is, `"IP:PORT"`.
     pub endpoints: Vec<Spanned<String>>,
+    /// Carry HTTP/1 requests over shared HTTP/2 connections. Only where every endpoint has a sidecar of this kind, which
+    /// makes them HTTP/1 again. Default: false.
+    #[serde(default)]
+    pub bridge: Option<Spanned<bool>>,
     /// Tries after a failure.
     #[serde(default)]
     pub retry: Option<Retry>,

@@ -305,11 +305,20 @@ impl Check<'_> {
                 spans.push(text.span());
             }
         }
+        let protocol = self.protocol(given.protocol.as_ref());
+        let bridge = given.bridge.as_ref().filter(|bridge| *bridge.get_ref());
+        if let (Some(bridge), Protocol::Tcp, Some(tcp)) = (bridge, protocol, &given.protocol) {
+            self.mistakes
+                .add("only HTTP can be bridged", bridge.span(), "carries HTTP/1 over HTTP/2")
+                .also(tcp.span(), "opaque bytes")
+                .help("leave `bridge` out, or say protocol = \"http\"");
+        }
         Cluster {
             name,
             addresses,
-            protocol: self.protocol(given.protocol.as_ref()),
+            protocol,
             endpoints,
+            bridge: bridge.is_some(),
             retry: retry(given.retry.as_ref(), general_retry),
             breaker: self.breaker(given.breaker.as_ref(), Some(general_breaker)),
         }

@@ -69,6 +69,8 @@ pub struct Cluster {
     pub protocol: Protocol,
     /// Where it really is.
     pub endpoints: Vec<SocketAddr>,
+    /// Whether HTTP/1 requests go over shared HTTP/2 connections, because sidecars at the endpoints restore them.
+    pub bridge: bool,
     /// Tries after a failure.
     pub retry: Retry,
     /// When an endpoint is left alone.
@@ -81,7 +83,7 @@ pub enum Protocol {
     /// Look at the first bytes.
     #[default]
     Detect,
-    /// HTTP/1.x.
+    /// HTTP/1.x, or HTTP/2 (gRPC) if the client begins with its preface.
     Http,
     /// Opaque bytes; the server may speak first.
     Tcp,

@@ -2,12 +2,15 @@
 //! requests it has in hand, whether it is ejected.
 //!
 //! An [`Endpoint`] is shared by all workers and survives configuration changes for as long as its cluster and address
-//! stay. Connections are not here: each worker has its own, in [`pool`].
+//! stay. Connections are not here: each worker has its own, HTTP/1 in [`pool`] and HTTP/2 in [`h2`].
 
 pub mod breaker;
 pub mod ewma;
+pub mod h2;
 mod last_words;
 pub mod pool;
+mod pools;
+mod response;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,6 +21,8 @@ use tokio::time::Instant;
 
 pub use breaker::{Breaker, Transition};
 pub use ewma::PeakEwma;
+pub use pools::{Failed, Pools};
+pub use response::{Carrier, ResponseBody};
 
 /// One address of a cluster.
 #[derive(Debug)]

@@ -1,9 +1,13 @@
-//! HTTP as both sides need it: the server's settings, bodies, what changes in a message on its way, and replies that the sidecar makes itself.
+//! HTTP as both sides need it: the servers' settings, request bodies, what changes in a message on its way, and replies
+//! that the sidecar makes itself.
 
-pub mod body;
+mod body;
+pub mod bridge;
 pub mod forward;
 pub mod headers;
 pub mod reply;
 pub mod serve;
+pub mod serve_h2;
+pub mod version;
 
-pub use body::{RequestBody, ResponseBody};
+pub use body::RequestBody;

@@ -4,9 +4,8 @@ use bytes::Bytes;
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
-use super::ResponseBody;
 use crate::error::{Error, Kind};
-use crate::world::Net;
+use crate::grpc;
 
 /// RFC 9209.
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -15,18 +14,26 @@ pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const NAME: &str = "sidelab-";
 
 /// The answer to a request that could not be carried: the status of the error's kind, a `Proxy-Status` header and one
-/// line of text.
-pub fn failure<N: Net>(error: &Error, instance: &str) -> Response<ResponseBody<N>> {
+/// line of text. A gRPC client gets them as a gRPC status, since it knows no other errors.
+pub fn failure(error: &Error, instance: &str, is_grpc: bool) -> Response<Bytes> {
     let text = error.to_string();
     let mut status = format!("{NAME}{instance}; error={}", error.kind.rfc9209());
     if let Some(endpoint) = error.endpoint {
         status += &format!("; next-hop=\"{endpoint}\"");
     }
     status += &format!("; details=\"{} {}\"", error.kind.flag(), printable(&text));
-    let mut response = Response::new(ResponseBody::Own(Some(Bytes::from(format!("{text}\n")))));
-    *response.status_mut() = error.kind.status();
+    let mut response = if is_grpc {
+        let mut response = Response::new(Bytes::new());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(grpc::CONTENT_TYPE));
+        grpc::put_status(response.headers_mut(), error.kind.grpc(), &text);
+        response
+    } else {
+        let mut response = Response::new(Bytes::from(format!("{text}\n")));
+        *response.status_mut() = error.kind.status();
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        response
+    };
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     if let Ok(value) = HeaderValue::from_str(&status) {
         headers.insert(PROXY_STATUS, value);
     }
@@ -64,13 +71,11 @@ pub fn remove_forged(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::world::KernelNet;
 
     #[test]
     fn a_refusal_is_recognised_by_the_other_side_and_a_termination_is_not() {
         let at = "10.0.0.2:8080".parse().unwrap();
-        let refused =
-            failure::<KernelNet>(&Error::at(Kind::Connect, at, "connection \"refused\""), "orders-1");
+        let refused = failure(&Error::at(Kind::Connect, at, "connection \"refused\""), "orders-1", false);
         assert_eq!(refused.status(), 502);
         assert_eq!(not_delivered(refused.headers()), Some(Kind::Connect));
         assert_eq!(
@@ -78,14 +83,25 @@ mod tests {
             "sidelab-orders-1; error=connection_refused; next-hop=\"10.0.0.2:8080\"; \
              details=\"UF cannot connect at 10.0.0.2:8080: connection ?refused?\""
         );
-        let cut = failure::<KernelNet>(&Error::new(Kind::Terminated), "orders-1");
+        let cut = failure(&Error::new(Kind::Terminated), "orders-1", false);
         assert_eq!(not_delivered(cut.headers()), None);
         assert!(terminated(cut.headers()) && !terminated(refused.headers()));
     }
 
     #[test]
+    fn a_grpc_client_gets_a_grpc_status_and_the_other_side_still_recognises_it() {
+        let at = "10.0.0.2:8080".parse().unwrap();
+        let refused = failure(&Error::at(Kind::Connect, at, "100% refused"), "orders-1", true);
+        assert_eq!(refused.status(), 200);
+        assert_eq!(refused.headers()["grpc-status"], "14");
+        assert_eq!(refused.headers()["grpc-message"], "cannot connect at 10.0.0.2:8080: 100%25 refused");
+        assert_eq!(not_delivered(refused.headers()), Some(Kind::Connect));
+        assert!(refused.body().is_empty());
+    }
+
+    #[test]
     fn an_app_cannot_speak_in_a_sidecars_name() {
-        let mut headers = failure::<KernelNet>(&Error::new(Kind::Connect), "orders-1").headers().clone();
+        let mut headers = failure(&Error::new(Kind::Connect), "orders-1", false).headers().clone();
         remove_forged(&mut headers);
         assert_eq!(not_delivered(&headers), None);
     }

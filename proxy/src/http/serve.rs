@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
-use std::time::Duration;
 
 use http::{Request, Response};
 use http_body::Body;
@@ -14,13 +13,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
 
+use super::version::LAST_REQUEST;
 use crate::config::defaults::HEADER_TIMEOUT;
 use crate::drain;
 use crate::error::BoxError;
-
-/// How long a connection that was accepted after a drain began may take to send its request. It came from the accept
-/// queue, so its client has been waiting; most requests are there already.
-const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Largest head of a request. Envoy allows 60 KiB.
 const MAX_BUFFER: usize = 64 * 1024;

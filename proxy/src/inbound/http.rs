@@ -3,15 +3,17 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Inbound;
 use crate::config::Retry;
+use crate::endpoint::ResponseBody;
 use crate::endpoint::pool::Limits;
 use crate::error::{Error, Kind};
-use crate::http::{RequestBody, ResponseBody, forward, reply};
+use crate::grpc;
+use crate::http::{RequestBody, bridge, forward, reply};
 use crate::retry::Attempts;
 use crate::telemetry::ClusterMetrics;
 use crate::world::Net;
@@ -25,16 +27,27 @@ const RETRY: Retry = Retry { attempts: 1 };
 pub(super) async fn handle<N: Net>(
     side: Rc<Inbound<N>>,
     dst: SocketAddr,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<ResponseBody<N>> {
     let table = side.table.load_full();
     let metrics = side.app(&table.snapshot.service);
     let timeouts = &table.snapshot.timeouts;
     let limits = Limits { connect: timeouts.connect, max_idle: timeouts.pool_idle };
+    let is_grpc = grpc::is_grpc(request.headers());
+    let deadline = grpc::deadline(request.headers(), is_grpc);
     let asked = metrics.asked();
+    if bridge::take_marker(request.headers_mut()) && request.version() == Version::HTTP_2 {
+        bridge::restore(&mut request);
+    }
+    let is_http2 = request.version() == Version::HTTP_2;
     let forwarded = forward::request(request, dst, &mut *side.rng.borrow_mut());
     let result = match forwarded {
-        Ok(request) => send(&side, dst, limits, &metrics, request).await,
+        Ok(mut request) => {
+            if is_http2 {
+                bridge::to_http2(&mut request, dst, false);
+            }
+            grpc::until(deadline, send(&side, dst, limits, deadline, &metrics, request)).await
+        }
         Err(error) => Err(error),
     };
     let response = result.unwrap_or_else(|error| {
@@ -42,7 +55,7 @@ pub(super) async fn handle<N: Net>(
             tracing::warn!(%error, withheld, "request failed");
         }
         metrics.failed(error.kind);
-        reply::failure(&error, &table.snapshot.instance)
+        reply::failure(&error, &table.snapshot.instance, is_grpc).map(ResponseBody::own)
     });
     asked.answered(response.status());
     response
@@ -53,16 +66,20 @@ async fn send<N: Net>(
     side: &Inbound<N>,
     dst: SocketAddr,
     limits: Limits,
+    deadline: Option<Instant>,
     metrics: &ClusterMetrics,
     mut request: Request<RequestBody>,
 ) -> Result<Response<ResponseBody<N>>, Error> {
     let mut attempts = Attempts::new(RETRY, &request);
     loop {
-        let checkout = side.pool.checkout(dst, limits, metrics).await?;
-        let (error, unsent) = match checkout.send(request).await {
-            Ok((response, exchange)) => {
+        if let Some(deadline) = deadline {
+            grpc::forward_timeout(request.headers_mut(), deadline - Instant::now());
+        }
+        let (error, unsent) = match side.pool.send(dst, limits, metrics, request).await {
+            Ok((response, carrier)) => {
                 let broken = metrics.failures(Kind::Incomplete);
-                let mut response = response.map(|body| ResponseBody::endpoint(body, exchange, None, broken));
+                let mut response =
+                    response.map(|body| ResponseBody::endpoint(body, carrier, None, broken, deadline));
                 forward::response(&mut response);
                 reply::remove_forged(response.headers_mut());
                 return Ok(response);

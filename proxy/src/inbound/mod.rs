@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use rand::rngs::StdRng;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
@@ -17,10 +16,11 @@ use crate::balance::Table;
 use crate::capture::rules::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6};
 use crate::config::Protocol;
 use crate::config::defaults::HALF_CLOSE_TIMEOUT;
-use crate::detect::{Outcome, Prefixed, Sniffed, detect};
+use crate::detect::{Outcome, Sniffed, detect};
 use crate::drain;
-use crate::endpoint::pool::Pool;
+use crate::endpoint::Pools;
 use crate::error::{Error, Kind};
+use crate::http::{serve, serve_h2, version};
 use crate::tcp::both_ways;
 use crate::telemetry::{ClusterMetrics, Metrics, Open, SideMetrics, Throttle};
 use crate::world::{Net, World};
@@ -30,7 +30,7 @@ pub struct Inbound<N: Net> {
     net: N,
     table: Arc<ArcSwap<Table>>,
     /// Connections to the app.
-    pub pool: Pool<N>,
+    pub pool: Pools<N>,
     rng: RefCell<StdRng>,
     metrics: SideMetrics,
     all_metrics: Arc<Metrics>,
@@ -54,7 +54,7 @@ impl<N: Net> Inbound<N> {
         Rc::new(Inbound {
             net: world.net.clone(),
             table,
-            pool: Pool::new(world.net.clone(), source_for),
+            pool: Pools::new(world.net.clone(), source_for),
             rng: RefCell::new(world.rng.child("inbound", 0).rng()),
             metrics: all_metrics.side("inbound"),
             all_metrics,
@@ -97,14 +97,18 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
     if [listen.outbound, listen.inbound, listen.admin].contains(&dst.port()) {
         return side.refuse(Kind::Loop, peer, Some(dst));
     }
-    let io = match table.snapshot.inbound.get(&dst.port()).copied().unwrap_or_default() {
+    let (is_http2, io) = match table.snapshot.inbound.get(&dst.port()).copied().unwrap_or_default() {
         Protocol::Tcp => return forward(&side, io, dst).await,
-        Protocol::Http => Prefixed::new(Bytes::new(), io),
+        Protocol::Http => match version::is_http2(io, drain.clone()).await {
+            Some(begun) => begun,
+            None => return,
+        },
         Protocol::Detect => {
             let Ok((outcome, io)) = detect(io, table.snapshot.timeouts.detect).await else { return };
             side.metrics.detected(outcome);
             match outcome {
-                Outcome::Sniffed(Sniffed::Http1) => io,
+                Outcome::Sniffed(Sniffed::Http1) => (false, io),
+                Outcome::Sniffed(Sniffed::Http2) => (true, io),
                 Outcome::Closed => return,
                 _ => return forward(&side, io, dst).await,
             }
@@ -112,7 +116,12 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
     };
     drop(table);
     let handle = |request| http::handle(side.clone(), dst, request);
-    if let Err(error) = crate::http::serve::http1(io, drain, handle).await {
+    let served = if is_http2 {
+        serve_h2::http2(side.net.clone(), io, drain, handle).await
+    } else {
+        serve::http1(io, drain, handle).await
+    };
+    if let Err(error) = served {
         tracing::debug!(%peer, %dst, %error, "client connection ended");
     }
 }

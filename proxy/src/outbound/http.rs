@@ -4,38 +4,63 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Outbound;
 use crate::balance::{Cluster, Tried};
 use crate::endpoint::pool::Limits;
+use crate::endpoint::{Failed, ResponseBody};
 use crate::error::{Error, Kind};
-use crate::http::{RequestBody, ResponseBody, forward, reply};
+use crate::grpc;
+use crate::http::{RequestBody, bridge, forward, reply};
 use crate::retry::Attempts;
 use crate::world::Net;
+
+/// What a call asks of every try.
+#[derive(Clone, Copy)]
+struct Call {
+    limits: Limits,
+    /// When the caller gives up, if it said so.
+    deadline: Option<Instant>,
+}
 
 /// Answers a request of the app: from an endpoint of the cluster at `dst`, or with the reason why none could.
 pub(super) async fn handle<N: Net>(
     side: Rc<Outbound<N>>,
     dst: SocketAddr,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<ResponseBody<N>> {
     let table = side.table.load_full();
+    let is_grpc = grpc::is_grpc(request.headers());
+    let refuse = |error| reply::failure(&error, &table.snapshot.instance, is_grpc).map(ResponseBody::own);
     let Some(cluster) = table.cluster_at(dst) else {
         // A reload took the cluster away. A new connection is judged anew, so this one ends.
         side.metrics.refused(Kind::NoRoute);
-        let mut response = reply::failure(&Error::new(Kind::NoRoute), &table.snapshot.instance);
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        let mut response = refuse(Error::new(Kind::NoRoute));
+        if request.version() != Version::HTTP_2 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         return response;
     };
     let timeouts = &table.snapshot.timeouts;
-    let limits = Limits { connect: timeouts.connect, max_idle: timeouts.pool_idle };
+    let call = Call {
+        limits: Limits { connect: timeouts.connect, max_idle: timeouts.pool_idle },
+        deadline: grpc::deadline(request.headers(), is_grpc),
+    };
     let asked = cluster.metrics.asked();
+    // Only another sidecar may say what a request was.
+    bridge::take_marker(request.headers_mut());
+    let was_http1 = request.version() != Version::HTTP_2;
     let forwarded = forward::request(request, dst, &mut *side.rng.borrow_mut());
     let result = match forwarded {
-        Ok(request) => send(&side, cluster, limits, request).await,
+        Ok(mut request) => {
+            if !was_http1 || cluster.config.bridge {
+                bridge::to_http2(&mut request, dst, was_http1);
+            }
+            grpc::until(call.deadline, send(&side, cluster, call, request)).await
+        }
         Err(error) => Err(error),
     };
     let response = result.unwrap_or_else(|error| {
@@ -43,7 +68,7 @@ pub(super) async fn handle<N: Net>(
             tracing::warn!(cluster = %cluster.config.name, %error, withheld, "request failed");
         }
         cluster.metrics.failed(error.kind);
-        reply::failure(&error, &table.snapshot.instance)
+        refuse(error)
     });
     asked.answered(response.status());
     response
@@ -54,7 +79,7 @@ pub(super) async fn handle<N: Net>(
 async fn send<N: Net>(
     side: &Outbound<N>,
     cluster: &Cluster,
-    limits: Limits,
+    call: Call,
     mut request: Request<RequestBody>,
 ) -> Result<Response<ResponseBody<N>>, Error> {
     let mut attempts = Attempts::new(cluster.config.retry, &request);
@@ -63,11 +88,11 @@ async fn send<N: Net>(
         let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), tried);
         let position = picked.ok_or_else(|| Error::new(Kind::NoEndpoint))?;
         tried.insert(position);
-        let (error, unsent) = match attempt(side, cluster, position, limits, request).await {
+        let (error, unsent) = match attempt(side, cluster, position, call, request).await {
             Ok(response) => return Ok(response),
             Err(failed) => failed,
         };
-        match attempts.next(&error, unsent) {
+        match attempts.next(&error, unsent.map(|request| *request)) {
             Some(again) => request = again,
             None => return Err(error),
         }
@@ -82,27 +107,24 @@ async fn attempt<N: Net>(
     side: &Outbound<N>,
     cluster: &Cluster,
     position: usize,
-    limits: Limits,
-    request: Request<RequestBody>,
-) -> Result<Response<ResponseBody<N>>, (Error, Option<Request<RequestBody>>)> {
+    call: Call,
+    mut request: Request<RequestBody>,
+) -> Result<Response<ResponseBody<N>>, Failed> {
     let endpoint = &cluster.endpoints[position];
     let begun = Instant::now();
     let in_hand = endpoint.begin(begun);
-    let checkout = match side.pool.checkout(endpoint.address, limits, &cluster.metrics).await {
-        Ok(checkout) => checkout,
-        Err(error) => {
-            cluster.on_failure(position, begun, Instant::now());
-            return Err((error, Some(request)));
-        }
-    };
-    let (response, exchange) = match checkout.send(request).await {
+    if let Some(deadline) = call.deadline {
+        grpc::forward_timeout(request.headers_mut(), deadline - begun);
+    }
+    let sent = side.pool.send(endpoint.address, call.limits, &cluster.metrics, request).await;
+    let (response, carrier) = match sent {
         Ok(answered) => answered,
         Err((error, unsent)) => {
             // A kept connection that the endpoint closed in the meantime says nothing about its health.
             if error.kind != Kind::Client && !(error.reused && unsent.is_some()) {
                 cluster.on_failure(position, begun, Instant::now());
             }
-            return Err((error, unsent.map(|request| *request)));
+            return Err((error, unsent));
         }
     };
     let now = Instant::now();
@@ -121,7 +143,8 @@ async fn attempt<N: Net>(
         cluster.on_success(position, begun, now);
     }
     let broken = cluster.metrics.failures(Kind::Incomplete);
-    let mut response = response.map(|body| ResponseBody::endpoint(body, exchange, Some(in_hand), broken));
+    let body = |body| ResponseBody::endpoint(body, carrier, Some(in_hand), broken, call.deadline);
+    let mut response = response.map(body);
     forward::response(&mut response);
     Ok(response)
 }

@@ -11,16 +11,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 
 use crate::balance::Table;
 use crate::config::Protocol;
-use crate::detect::{Outcome, Prefixed, Sniffed, detect};
+use crate::detect::{Outcome, Sniffed, detect};
 use crate::drain;
-use crate::endpoint::pool::Pool;
+use crate::endpoint::Pools;
 use crate::error::Kind;
+use crate::http::{serve, serve_h2, version};
 use crate::telemetry::{Open, SideMetrics, Throttle};
 use crate::world::{Net, World};
 
@@ -29,7 +29,7 @@ pub struct Outbound<N: Net> {
     net: N,
     table: Arc<ArcSwap<Table>>,
     /// Connections to endpoints.
-    pub pool: Pool<N>,
+    pub pool: Pools<N>,
     rng: RefCell<StdRng>,
     metrics: SideMetrics,
     failures: Throttle,
@@ -38,7 +38,7 @@ pub struct Outbound<N: Net> {
 impl<N: Net> Outbound<N> {
     /// A side with an empty pool.
     pub fn new(world: &World<N>, table: Arc<ArcSwap<Table>>, metrics: SideMetrics) -> Rc<Self> {
-        let pool = Pool::new(world.net.clone(), |_| None);
+        let pool = Pools::new(world.net.clone(), |_| None);
         let rng = RefCell::new(world.rng.child("outbound", 0).rng());
         Rc::new(Outbound { net: world.net.clone(), table, pool, rng, metrics, failures: Throttle::default() })
     }
@@ -62,14 +62,18 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
         }
         return tcp::pass_through(&side, io, dst, table.snapshot.timeouts.connect).await;
     };
-    let io = match cluster.config.protocol {
+    let (is_http2, io) = match cluster.config.protocol {
         Protocol::Tcp => return tcp::forward(&side, cluster, io, table.snapshot.timeouts.connect).await,
-        Protocol::Http => Prefixed::new(Bytes::new(), io),
+        Protocol::Http => match version::is_http2(io, drain.clone()).await {
+            Some(begun) => begun,
+            None => return,
+        },
         Protocol::Detect => {
             let Ok((outcome, io)) = detect(io, table.snapshot.timeouts.detect).await else { return };
             side.metrics.detected(outcome);
             match outcome {
-                Outcome::Sniffed(Sniffed::Http1) => io,
+                Outcome::Sniffed(Sniffed::Http1) => (false, io),
+                Outcome::Sniffed(Sniffed::Http2) => (true, io),
                 Outcome::Closed => return,
                 _ => return tcp::forward(&side, cluster, io, table.snapshot.timeouts.connect).await,
             }
@@ -78,7 +82,12 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
     // The snapshot must not outlive its time because a client keeps its connection: each request takes its own.
     drop(table);
     let handle = |request| http::handle(side.clone(), dst, request);
-    if let Err(error) = crate::http::serve::http1(io, drain, handle).await {
+    let served = if is_http2 {
+        serve_h2::http2(side.net.clone(), io, drain, handle).await
+    } else {
+        serve::http1(io, drain, handle).await
+    };
+    if let Err(error) = served {
         tracing::debug!(%peer, %dst, %error, "client connection ended");
     }
 }

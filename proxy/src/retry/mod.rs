@@ -23,6 +23,7 @@ struct Head {
     method: Method,
     uri: Uri,
     headers: http::HeaderMap,
+    version: Version,
 }
 
 impl Attempts {
@@ -36,6 +37,7 @@ impl Attempts {
                 method: request.method().clone(),
                 uri: request.uri().clone(),
                 headers: request.headers().clone(),
+                version: request.version(),
             })
         });
         Attempts { left: retry.attempts, copy }
@@ -61,7 +63,7 @@ impl Attempts {
 impl Head {
     fn into_request(self: Box<Self>) -> Request<RequestBody> {
         let mut request = Request::new(RequestBody::Empty);
-        *request.version_mut() = Version::HTTP_11;
+        *request.version_mut() = self.version;
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
         *request.headers_mut() = self.headers;
@@ -69,7 +71,12 @@ impl Head {
     }
 
     fn clone_request(&self) -> Request<RequestBody> {
-        let copy = Head { method: self.method.clone(), uri: self.uri.clone(), headers: self.headers.clone() };
+        let copy = Head {
+            method: self.method.clone(),
+            uri: self.uri.clone(),
+            headers: self.headers.clone(),
+            version: self.version,
+        };
         Box::new(copy).into_request()
     }
 }

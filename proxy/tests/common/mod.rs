@@ -33,6 +33,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::Instant;
 
+pub mod h2c;
 mod wire;
 
 pub use wire::{Message, Wire, answering, app, nobody};

@@ -1,0 +1,406 @@
+//! HTTP/2 connections of one worker to endpoints: many requests share one, and another is opened before the peer's
+//! limit of streams is reached.
+//!
+//! A connection is filled up before the next is used, so that surplus ones fall idle and are closed. One dial at a time
+//! runs for an endpoint, in a task of its own: requests that wait for it share its result, and one that gives up does
+//! not take the others' connection along. A connection counts as open once the peer's first bytes are there, which are
+//! its SETTINGS (RFC 9113 section 3.4): so one time limit covers TCP and the protocol's handshake, a server that does
+//! not speak HTTP/2 is found out before a request is risked, and the peer's limit of streams is known from the start.
+//! PING frames find a peer that has vanished.
+//!
+//! What it leaves out: a bound on requests that wait for a stream once all connections are full.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::pool::Limits;
+use crate::config::defaults::{
+    H2_CONNECTION_WINDOW, H2_CONNECTIONS, H2_FULL, H2_HEADER_LIST, H2_IDLE, H2_PING_INTERVAL,
+    H2_PING_TIMEOUT, H2_STREAM_WINDOW,
+};
+use crate::error::{BoxError, Error, Kind};
+use crate::http::RequestBody;
+use crate::telemetry::{ClusterMetrics, Open};
+use crate::world::{Exec, Net};
+
+/// Connections by endpoint. Cheap to clone; one for each worker.
+pub struct Streams<N> {
+    inner: Rc<Inner<N>>,
+}
+
+struct Inner<N> {
+    net: N,
+    /// Source address of every connection, if one is asked for.
+    from: fn(SocketAddr) -> Option<IpAddr>,
+    groups: RefCell<BTreeMap<SocketAddr, Rc<Group>>>,
+}
+
+/// The connections to one endpoint.
+#[derive(Default)]
+struct Group {
+    connections: RefCell<Vec<Rc<Connection>>>,
+    /// The dial that is under way.
+    dial: RefCell<Option<watch::Receiver<Dialled>>>,
+}
+
+/// What became of a dial.
+#[derive(Clone, Default)]
+enum Dialled {
+    #[default]
+    Pending,
+    Open,
+    /// The kind, and the cause in words: errors cannot be shared, and every request that waited needs one.
+    Failed(Kind, Rc<str>),
+}
+
+/// An open connection.
+struct Connection {
+    send: RefCell<SendRequest<RequestBody>>,
+    in_use: Cell<usize>,
+    /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS.
+    limit: Cell<usize>,
+    /// Since when no stream is open, if none is.
+    idle_since: Cell<Option<Instant>>,
+    carried: Cell<bool>,
+    _open: Open,
+}
+
+impl Connection {
+    fn is_open(&self) -> bool {
+        !self.send.borrow().is_closed()
+    }
+
+    fn has_room(&self) -> bool {
+        // A peer that allows a single stream has room for it.
+        self.in_use.get() < ((self.limit.get() as f64 * H2_FULL) as usize).max(1)
+    }
+}
+
+/// A place for one request on a connection. While it lives, its stream counts as open.
+pub struct Stream {
+    connection: Rc<Connection>,
+    endpoint: SocketAddr,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let left = self.connection.in_use.get() - 1;
+        self.connection.in_use.set(left);
+        if left == 0 {
+            self.connection.idle_since.set(Some(Instant::now()));
+        }
+    }
+}
+
+impl<N> Clone for Streams<N> {
+    fn clone(&self) -> Self {
+        Streams { inner: self.inner.clone() }
+    }
+}
+
+impl<N: Net> Streams<N> {
+    /// No connections yet. `from` may ask for a source address for connections to an address.
+    pub fn new(net: N, from: fn(SocketAddr) -> Option<IpAddr>) -> Self {
+        Streams { inner: Rc::new(Inner { net, from, groups: RefCell::default() }) }
+    }
+
+    /// A place for one request on a connection to `endpoint`, which is opened if need be.
+    ///
+    /// # Errors
+    /// [`Kind::Connect`], [`Kind::ConnectTimeout`], or [`Kind::Protocol`] if the endpoint does not speak HTTP/2.
+    pub async fn checkout(
+        &self,
+        endpoint: SocketAddr,
+        limits: Limits,
+        metrics: &ClusterMetrics,
+    ) -> Result<Stream, Error> {
+        let group = self.inner.groups.borrow_mut().entry(endpoint).or_default().clone();
+        let mut waited = false;
+        loop {
+            let chosen = group.choose();
+            let may_dial = group.connections.borrow().len() < H2_CONNECTIONS;
+            let connection = match chosen {
+                Choice::Room(connection) => connection,
+                // Full, but better than waiting for a dial: the peer has some streams left for it.
+                Choice::Full(connection) => {
+                    if may_dial {
+                        self.dial(&group, endpoint, limits.connect, metrics);
+                    }
+                    connection
+                }
+                Choice::Nothing if waited => {
+                    return Err(Error::at(Kind::Connect, endpoint, "the connection closed at once"));
+                }
+                Choice::Nothing => {
+                    waited = true;
+                    let mut dial = self.dial(&group, endpoint, limits.connect, metrics);
+                    let dialled = dial.wait_for(|dialled| !matches!(dialled, Dialled::Pending)).await;
+                    match dialled.as_deref() {
+                        Ok(Dialled::Failed(kind, cause)) => {
+                            return Err(Error::at(*kind, endpoint, cause.to_string()));
+                        }
+                        Ok(_) => continue,
+                        Err(_) => return Err(Error::at(Kind::Connect, endpoint, "the dial was given up")),
+                    }
+                }
+            };
+            connection.in_use.set(connection.in_use.get() + 1);
+            connection.idle_since.set(None);
+            return Ok(Stream { connection, endpoint });
+        }
+    }
+
+    /// Begins a dial, or joins the one that is under way.
+    fn dial(
+        &self,
+        group: &Rc<Group>,
+        endpoint: SocketAddr,
+        limit: Duration,
+        metrics: &ClusterMetrics,
+    ) -> watch::Receiver<Dialled> {
+        if let Some(dial) = &*group.dial.borrow() {
+            return dial.clone();
+        }
+        let (tell, dial) = watch::channel(Dialled::Pending);
+        *group.dial.borrow_mut() = Some(dial.clone());
+        let (net, group) = (self.inner.net.clone(), group.clone());
+        let from = (self.inner.from)(endpoint);
+        let (connects, failures, open) =
+            (metrics.connects.clone(), metrics.connect_failures.clone(), metrics.open.clone());
+        self.inner.net.spawn("dial", async move {
+            let opened =
+                tokio::time::timeout(limit, open_connection(&net, endpoint, from, &connects, &open)).await;
+            let dialled = match opened {
+                Ok(Ok(connection)) => {
+                    group.connections.borrow_mut().push(connection);
+                    Dialled::Open
+                }
+                Ok(Err((kind, cause))) => Dialled::Failed(kind, cause.to_string().into()),
+                Err(_) => Dialled::Failed(Kind::ConnectTimeout, format!("no answer within {limit:?}").into()),
+            };
+            if matches!(dialled, Dialled::Failed(..)) {
+                failures.inc();
+            }
+            *group.dial.borrow_mut() = None;
+            tell.send_replace(dialled);
+        });
+        dial
+    }
+
+    /// Forgets connections that have ended and closes those without a stream for [`H2_IDLE`].
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        self.retain(|connection| {
+            let idle = connection.idle_since.get().is_some_and(|since| now.duration_since(since) >= H2_IDLE);
+            connection.is_open() && !idle
+        });
+    }
+
+    /// Closes all idle connections.
+    pub fn clear(&self) {
+        self.retain(|connection| connection.idle_since.get().is_none());
+    }
+
+    fn retain(&self, keep: impl Fn(&Connection) -> bool) {
+        self.inner.groups.borrow_mut().retain(|_, group| {
+            let mut connections = group.connections.borrow_mut();
+            connections.retain(|connection| keep(connection));
+            !connections.is_empty() || group.dial.borrow().is_some()
+        });
+    }
+}
+
+enum Choice {
+    Room(Rc<Connection>),
+    Full(Rc<Connection>),
+    Nothing,
+}
+
+impl Group {
+    /// The oldest connection that has room, or else the least used one.
+    fn choose(&self) -> Choice {
+        let mut connections = self.connections.borrow_mut();
+        connections.retain(|connection| connection.is_open());
+        if let Some(connection) = connections.iter().find(|c| c.has_room()) {
+            return Choice::Room(connection.clone());
+        }
+        match connections.iter().min_by_key(|c| c.in_use.get()) {
+            Some(connection) => Choice::Full(connection.clone()),
+            None => Choice::Nothing,
+        }
+    }
+}
+
+async fn open_connection<N: Net>(
+    net: &N,
+    endpoint: SocketAddr,
+    from: Option<IpAddr>,
+    connects: &Counter,
+    open: &Gauge,
+) -> Result<Rc<Connection>, (Kind, BoxError)> {
+    let io = net.connect(endpoint, from).await.map_err(|e| (Kind::Connect, e.into()))?;
+    let (heard, first_bytes) = oneshot::channel();
+    let io = TokioIo::new(Heard { io, tell: Some(heard) });
+    let (send, driver) = http2::Builder::new(Exec(net.clone()))
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .max_header_list_size(H2_HEADER_LIST)
+        .keep_alive_interval(H2_PING_INTERVAL)
+        .keep_alive_timeout(H2_PING_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .handshake(io)
+        .await
+        .map_err(|e| (Kind::Connect, e.into()))?;
+    let mut driver = Box::pin(driver);
+    let mut first_bytes = pin!(first_bytes);
+    // The driver's own end comes first: it says what is wrong.
+    poll_fn(|cx| match driver.as_mut().poll(cx) {
+        Poll::Ready(ended) => {
+            let cause = ended.err().map_or_else(|| "closed at once".into(), BoxError::from);
+            Poll::Ready(Err((Kind::Protocol, cause)))
+        }
+        Poll::Pending => match ready!(first_bytes.as_mut().poll(cx)) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(_) => Poll::Ready(Err((Kind::Protocol, "closed before it said anything".into()))),
+        },
+    })
+    .await?;
+    connects.inc();
+    let connection = Rc::new(Connection {
+        send: RefCell::new(send),
+        in_use: Cell::new(0),
+        limit: Cell::new(driver.current_max_send_streams()),
+        idle_since: Cell::new(Some(Instant::now())),
+        carried: Cell::new(false),
+        _open: Open::new(open),
+    });
+    let watched = Rc::downgrade(&connection);
+    net.spawn("http2", async move {
+        let ended = poll_fn(|cx| {
+            let polled = driver.as_mut().poll(cx);
+            if let Some(connection) = watched.upgrade() {
+                connection.limit.set(driver.current_max_send_streams());
+            }
+            polled
+        })
+        .await;
+        if let Err(error) = ended {
+            tracing::debug!(%endpoint, %error, "connection ended");
+        }
+    });
+    Ok(connection)
+}
+
+impl Stream {
+    /// Sends a request and waits for the head of its response.
+    ///
+    /// # Errors
+    /// With the request itself, if it is certain that not a byte of it was sent.
+    pub async fn send(
+        self,
+        request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Stream), (Error, Option<Box<Request<RequestBody>>>)> {
+        let reused = self.connection.carried.replace(true);
+        let sending = self.connection.send.borrow_mut().try_send_request(request);
+        let mut failed = match sending.await {
+            Ok(response) => return Ok((response, self)),
+            Err(failed) => failed,
+        };
+        let unsent = failed.take_message().map(Box::new);
+        let cause = failed.into_error();
+        let error = Error::at(kind(&cause), self.endpoint, cause).reused(reused);
+        Err((error, unsent))
+    }
+}
+
+/// What a failed stream means.
+fn kind(cause: &hyper::Error) -> Kind {
+    let mut source = std::error::Error::source(cause);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            let reason = error.reason();
+            // RFC 9113 section 8.7: neither a refused stream nor one after the last that GOAWAY names was processed.
+            let refused = error.is_remote()
+                && (error.is_reset() && reason == Some(h2::Reason::REFUSED_STREAM)
+                    || error.is_go_away() && reason == Some(h2::Reason::NO_ERROR));
+            return match error {
+                _ if refused => Kind::Refused,
+                e if e.is_library() => Kind::Protocol,
+                _ => Kind::Terminated,
+            };
+        }
+        source = error.source();
+    }
+    if cause.is_user() { Kind::Client } else { Kind::Terminated }
+}
+
+/// Tells when the first bytes arrive.
+struct Heard<I> {
+    io: I,
+    tell: Option<oneshot::Sender<()>>,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        if buf.filled().len() > before
+            && let Some(tell) = self.tell.take()
+        {
+            // Nobody listens any more if the dial took too long.
+            let _ = tell.send(());
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,72 @@
+//! All connections of one worker to endpoints, whatever they speak.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+
+use super::Carrier;
+use super::h2::Streams;
+use super::pool::{Limits, Pool};
+use crate::error::Error;
+use crate::http::RequestBody;
+use crate::telemetry::ClusterMetrics;
+use crate::world::Net;
+
+/// A request that got no answer: why, and the request itself if it is certain that not a byte of it was sent.
+pub type Failed = (Error, Option<Box<Request<RequestBody>>>);
+
+/// The pools of one worker.
+pub struct Pools<N: Net> {
+    /// HTTP/1, one request at a time on each connection.
+    pub http1: Pool<N>,
+    /// HTTP/2, many at once.
+    pub http2: Streams<N>,
+}
+
+impl<N: Net> Pools<N> {
+    /// Empty ones. `from` may ask for a source address for connections to an address.
+    pub fn new(net: N, from: fn(SocketAddr) -> Option<IpAddr>) -> Self {
+        Pools { http1: Pool::new(net.clone(), from), http2: Streams::new(net, from) }
+    }
+
+    /// Sends a request to `endpoint` in the version that it is written for, and waits for the head of the response.
+    ///
+    /// # Errors
+    /// If there is no connection, or it ends before the response begins.
+    pub async fn send(
+        &self,
+        endpoint: SocketAddr,
+        limits: Limits,
+        metrics: &ClusterMetrics,
+        request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Carrier<N>), Failed> {
+        if request.version() == Version::HTTP_2 {
+            let stream = match self.http2.checkout(endpoint, limits, metrics).await {
+                Ok(stream) => stream,
+                Err(error) => return Err((error, Some(Box::new(request)))),
+            };
+            let (response, stream) = stream.send(request).await?;
+            return Ok((response, Carrier::Http2(stream)));
+        }
+        let checkout = match self.http1.checkout(endpoint, limits, metrics).await {
+            Ok(checkout) => checkout,
+            Err(error) => return Err((error, Some(Box::new(request)))),
+        };
+        let (response, exchange) = checkout.send(request).await?;
+        Ok((response, Carrier::Http1(exchange)))
+    }
+
+    /// Closes connections that have been idle for too long (`max_idle` for HTTP/1) and forgets those that have ended.
+    pub fn sweep(&self, max_idle: Duration) {
+        self.http1.sweep(max_idle);
+        self.http2.sweep();
+    }
+
+    /// Closes all idle connections.
+    pub fn clear(&self) {
+        self.http1.clear();
+        self.http2.clear();
+    }
+}

@@ -1,0 +1,93 @@
+//! gRPC over HTTP/2 as far as a proxy cares: which requests are gRPC, how a failure is told (a status in headers or
+//! trailers, always under HTTP 200), and how long the caller will wait.
+//!
+//! From the gRPC project's `PROTOCOL-HTTP2.md` and `statuscodes.md`. Messages are never looked into.
+
+mod timeout;
+
+use std::fmt::Write;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+pub use timeout::{TIMEOUT, deadline, forward_timeout, timeout, until};
+
+/// What gRPC messages are declared as; a suffix may name the encoding.
+pub const CONTENT_TYPE: &str = "application/grpc";
+
+/// The status of a call.
+pub const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// The words that go with it, percent-encoded.
+pub const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// The statuses that a proxy gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// The caller went away.
+    Cancelled = 1,
+    /// The caller's deadline passed.
+    DeadlineExceeded = 4,
+    /// Nobody here knows the service or the method.
+    Unimplemented = 12,
+    /// Somebody broke the protocol.
+    Internal = 13,
+    /// The service cannot be reached now; the call may be tried again.
+    Unavailable = 14,
+}
+
+/// Whether a message is part of a gRPC call.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(http::header::CONTENT_TYPE) else { return false };
+    let Some(rest) = value.as_bytes().strip_prefix(CONTENT_TYPE.as_bytes()) else { return false };
+    // Not `application/grpc-web`, which is HTTP/1's.
+    matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+}
+
+/// Writes a status into headers or trailers.
+pub fn put_status(headers: &mut HeaderMap, code: Code, message: &str) {
+    headers.insert(STATUS, HeaderValue::from(code as u16));
+    if let Ok(value) = HeaderValue::from_str(&percent_encoded(message)) {
+        headers.insert(MESSAGE, value);
+    }
+}
+
+/// `Percent-Encoded` of `PROTOCOL-HTTP2.md`: printable ASCII but for `%` stays as it is.
+fn percent_encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if matches!(byte, b' '..=b'~') && byte != b'%' {
+            out.push(char::from(byte));
+        } else {
+            write!(out, "%{byte:02X}").expect("writing to a string does not fail");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_is_told_from_what_only_begins_like_it() {
+        for (value, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            let headers =
+                HeaderMap::from_iter([(http::header::CONTENT_TYPE, HeaderValue::from_static(value))]);
+            assert_eq!(is_grpc(&headers), expected, "{value}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_message_is_percent_encoded() {
+        let mut headers = HeaderMap::new();
+        put_status(&mut headers, Code::Unavailable, "100 % kaputt: ä\n");
+        assert_eq!(headers[STATUS], "14");
+        assert_eq!(headers[MESSAGE], "100 %25 kaputt: %C3%A4%0A");
+    }
+}

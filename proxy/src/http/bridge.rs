@@ -1,0 +1,116 @@
+//! Between HTTP/1 and HTTP/2: one form of a request inside the sidecar, and HTTP/1 over shared HTTP/2 connections
+//! between sidecars.
+//!
+//! [`super::forward`] brings every request into the form of HTTP/1: a path, a `Host`. [`to_http2`] writes it for an
+//! HTTP/2 connection, where RFC 9113 section 8 wants pseudo-headers and no header of the connection. A request that came
+//! in HTTP/1 goes out so only if the cluster is bridged, which means that the endpoints have a sidecar like this one: a
+//! marker tells it that its app must see HTTP/1, and [`restore`] makes it so. As in Linkerd (`orig_proto.rs`), but
+//! without a marker on the way back: the calling sidecar knows what its client speaks.
+//!
+//! What is not restored: the case of header names, and the words after a response's status.
+
+use std::net::SocketAddr;
+
+use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Request, Uri, Version};
+
+/// Marks a request that was HTTP/1 and must be HTTP/1 again for the app.
+pub const ORIGINAL: HeaderName = HeaderName::from_static("sidelab-orig-proto");
+
+/// Writes a request for an HTTP/2 connection. `dst` stands in for a `Host` that is missing or no authority; the header
+/// itself then stays as it is.
+pub fn to_http2<B>(request: &mut Request<B>, dst: SocketAddr, was_http1: bool) {
+    let headers = request.headers_mut();
+    headers.remove(CONNECTION);
+    headers.remove(TRANSFER_ENCODING);
+    let host = headers.get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    if host.is_some() {
+        headers.remove(HOST);
+    }
+    if was_http1 {
+        headers.insert(ORIGINAL, HeaderValue::from_static("HTTP/1.1"));
+    }
+    let authority =
+        host.unwrap_or_else(|| Authority::try_from(dst.to_string()).expect("an address is an authority"));
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(authority);
+    parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path make a URI");
+    *request.version_mut() = Version::HTTP_2;
+}
+
+/// Takes the marker out of a request, wherever it comes from, and says whether it was there.
+pub fn take_marker(headers: &mut HeaderMap) -> bool {
+    headers.remove(ORIGINAL).is_some()
+}
+
+/// Makes a marked request what it was.
+pub fn restore<B>(request: &mut Request<B>) {
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    let authority = parts.authority.take();
+    let path = parts.path_and_query.take();
+    *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
+    let headers = request.headers_mut();
+    if !headers.contains_key(HOST)
+        && let Some(authority) = authority
+    {
+        let host = HeaderValue::from_str(authority.as_str()).expect("an authority is a valid value");
+        headers.insert(HOST, host);
+    }
+    join_cookies(headers);
+    *request.version_mut() = Version::HTTP_11;
+}
+
+/// HTTP/2 may send a cookie header in pieces, which HTTP/1 may not (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let pieces: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if pieces.len() > 1 {
+        let whole =
+            HeaderValue::from_bytes(&pieces.join(&b"; "[..])).expect("valid pieces make a valid whole");
+        headers.insert(COOKIE, whole);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn there_and_back(mut request: Request<()>) -> Request<()> {
+        to_http2(&mut request, "10.96.0.1:80".parse().unwrap(), true);
+        assert_eq!(request.version(), Version::HTTP_2);
+        assert!(request.uri().scheme().is_some() && request.uri().authority().is_some());
+        assert!(take_marker(request.headers_mut()));
+        restore(&mut request);
+        request
+    }
+
+    #[test]
+    fn a_request_is_the_same_after_the_bridge() {
+        for (uri, host) in [("/a?b=c", "orders"), ("/", "orders:8080"), ("*", "[::1]:80"), ("/x", "")] {
+            let request = Request::builder().method("OPTIONS").uri(uri).header(HOST, host).body(()).unwrap();
+            let after = there_and_back(request);
+            assert_eq!(after.uri(), uri);
+            assert_eq!(after.headers()[HOST], host);
+            assert_eq!((after.headers().len(), after.version()), (1, Version::HTTP_11));
+        }
+    }
+
+    #[test]
+    fn headers_of_the_connection_do_not_cross_and_pieces_of_a_cookie_become_one() {
+        let request = Request::builder()
+            .uri("/")
+            .header(HOST, "orders")
+            .header(CONNECTION, "te")
+            .header("te", "trailers")
+            .header(TRANSFER_ENCODING, "chunked")
+            .header(COOKIE, "a=1")
+            .header(COOKIE, "b=2");
+        let after = there_and_back(request.body(()).unwrap());
+        let mut names: Vec<_> = after.headers().keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["cookie", "host", "te"]);
+        assert_eq!(after.headers()[COOKIE], "a=1; b=2");
+    }
+}

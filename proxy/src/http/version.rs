@@ -1,0 +1,32 @@
+//! Which version of HTTP a client begins with, on a port that is known to speak HTTP: the client speaks first, so there
+//! is no silence to guess about. What is no HTTP at all is left to the HTTP/1 server, which has an answer for it.
+
+use std::time::Duration;
+
+use tokio::io::AsyncRead;
+use tokio::time::sleep;
+
+use crate::config::defaults::HEADER_TIMEOUT;
+use crate::detect::{Outcome, Prefixed, Sniffed, detect};
+use crate::drain;
+
+/// How long a client may still take to begin once a drain has. It came from the accept queue, or has just connected, so
+/// it is about to send; most requests are there already.
+pub const LAST_REQUEST: Duration = Duration::from_secs(1);
+
+/// Waits for the first bytes and says whether they are HTTP/2's. `None` if the client closes, is silent for as long as it
+/// may take to send a head, or the sidecar drains.
+pub async fn is_http2<I: AsyncRead + Unpin>(io: I, mut drain: drain::Watch) -> Option<(bool, Prefixed<I>)> {
+    let drained = async {
+        drain.signaled().await;
+        sleep(LAST_REQUEST).await;
+    };
+    tokio::select! {
+        biased;
+        detected = detect(io, HEADER_TIMEOUT) => match detected {
+            Err(_) | Ok((Outcome::Closed | Outcome::Timeout, _)) => None,
+            Ok((outcome, io)) => Some((outcome == Outcome::Sniffed(Sniffed::Http2), io)),
+        },
+        () = drained => None,
+    }
+}
