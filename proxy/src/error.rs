@@ -28,6 +28,14 @@ pub enum Kind {
     Refused,
     /// The endpoint closed or reset the connection before its response head was complete.
     Terminated,
+    /// One try was not answered in its time.
+    TryTimeout,
+    /// The response did not begin in time after the request had been sent.
+    ResponseTimeout,
+    /// The whole request took too long.
+    RequestTimeout,
+    /// Nothing moved in either direction for too long.
+    Idle,
     /// The caller's deadline (`grpc-timeout`) passed.
     Deadline,
     /// The endpoint's response is not HTTP.
@@ -61,12 +69,16 @@ struct Row {
 
 impl Kind {
     /// Every kind, for metrics.
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 17] = [
         Kind::NoEndpoint,
         Kind::Connect,
         Kind::ConnectTimeout,
         Kind::Refused,
         Kind::Terminated,
+        Kind::TryTimeout,
+        Kind::ResponseTimeout,
+        Kind::RequestTimeout,
+        Kind::Idle,
         Kind::Deadline,
         Kind::Protocol,
         Kind::Incomplete,
@@ -97,7 +109,17 @@ impl Kind {
                 row(S::SERVICE_UNAVAILABLE, "connection_limit_reached", "UR", Unavailable, false)
             }
             Kind::Terminated => row(S::BAD_GATEWAY, "connection_terminated", "UC", Unavailable, true),
-            Kind::Deadline => row(S::GATEWAY_TIMEOUT, "http_response_timeout", "UT", DeadlineExceeded, true),
+            Kind::TryTimeout => {
+                row(S::GATEWAY_TIMEOUT, "http_response_timeout", "UT", DeadlineExceeded, true)
+            }
+            Kind::ResponseTimeout => {
+                row(S::GATEWAY_TIMEOUT, "http_response_timeout", "UT", DeadlineExceeded, true)
+            }
+            Kind::RequestTimeout => {
+                row(S::GATEWAY_TIMEOUT, "http_response_timeout", "UT", DeadlineExceeded, true)
+            }
+            Kind::Idle => row(S::GATEWAY_TIMEOUT, "connection_read_timeout", "SI", DeadlineExceeded, true),
+            Kind::Deadline => row(S::GATEWAY_TIMEOUT, "http_response_timeout", "DT", DeadlineExceeded, true),
             Kind::Protocol => row(S::BAD_GATEWAY, "http_protocol_error", "UPE", Internal, true),
             Kind::Incomplete => row(S::BAD_GATEWAY, "http_response_incomplete", "UC", Unavailable, true),
             Kind::Unsupported => row(S::NOT_IMPLEMENTED, "http_request_denied", "DPE", Unimplemented, false),
@@ -141,6 +163,10 @@ impl Kind {
             Kind::ConnectTimeout => "connect_timeout",
             Kind::Refused => "refused",
             Kind::Terminated => "terminated",
+            Kind::TryTimeout => "try_timeout",
+            Kind::ResponseTimeout => "response_timeout",
+            Kind::RequestTimeout => "request_timeout",
+            Kind::Idle => "idle",
             Kind::Deadline => "deadline",
             Kind::Protocol => "protocol",
             Kind::Incomplete => "incomplete",
@@ -192,6 +218,10 @@ impl fmt::Display for Error {
             Kind::ConnectTimeout => "connection attempt timed out",
             Kind::Refused => "the endpoint takes no further request on this connection",
             Kind::Terminated => "connection closed before the response",
+            Kind::TryTimeout => "the try was not answered in time",
+            Kind::ResponseTimeout => "the response did not begin in time",
+            Kind::RequestTimeout => "the request took too long",
+            Kind::Idle => "nothing moved for too long",
             Kind::Deadline => "the caller's deadline passed",
             Kind::Protocol => "the response is not valid HTTP",
             Kind::Incomplete => "the response broke off",

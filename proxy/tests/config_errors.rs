@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
-use proxy::config::{Breaker, Cluster, ConfigErrors, Listen, Protocol, Retry, Snapshot, Timeouts, parse};
+use proxy::config::{
+    Breaker, Cluster, ConfigErrors, Listen, Protocol, RequestTimeouts, Retry, Snapshot, Timeouts, TryTimeouts,
+    parse,
+};
 
 /// A cluster without a mistake, to put mistakes around.
 const ORDERS: &str = r#"
@@ -195,6 +198,20 @@ addresses = ["10.96.0.11:80"]
 endpoints = ["10.0.0.21:8080"]
 breaker = { max = "30s" }
 "#;
+    limits_and_versions_that_contradict_each_other_show_both_sides: r#"
+service = "web"
+
+[timeouts]
+request = "2s"
+
+[[cluster]]
+name = "orders"
+protocol = "tcp"
+bridge = true
+addresses = ["10.96.0.10:80"]
+endpoints = ["10.0.0.11:8080"]
+timeouts = { per_try = "2s" }
+"#;
 }
 
 #[test]
@@ -227,6 +244,7 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
             detect: Duration::from_secs(1),
             pool_idle: Duration::from_secs(3),
             drain: Duration::from_secs(25),
+            stream_idle: Some(Duration::from_secs(300)),
         },
         clusters: Vec::new(),
         inbound: [].into(),
@@ -243,6 +261,7 @@ fn a_cluster_that_says_little_gets_every_documented_default() {
         protocol: Protocol::Detect,
         endpoints: vec![at("10.0.0.11:8080"), at("10.0.0.12:8080")],
         bridge: false,
+        timeouts: RequestTimeouts::default(),
         retry: Retry { attempts: 2 },
         breaker: Breaker {
             consecutive_failures: 5,
@@ -266,7 +285,7 @@ seed = 42
 mark = 1337
 passthrough = false
 listen = { outbound = 1, inbound = 2, admin = 3, metrics = 4, health = 5 }
-timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", drain = "1m" }
+timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s" }
 retry = { attempts = 1 }
 breaker = { consecutive_failures = 7, base = "2s", max = "90s", cap = "25%" }
 inbound = [{ port = 8080, protocol = "http" }, { port = 5432, protocol = "tcp" }, { port = 9 }]
@@ -277,6 +296,7 @@ protocol = "http"
 addresses = ["[fd00::10]:80", "[::ffff:10.96.0.10]:80"]
 endpoints = ["[fd00::11]:8080"]
 bridge = true
+timeouts = { per_try = "2s", response = "0s" }
 retry = { attempts = 0 }
 breaker = { consecutive_failures = 0, cap = "100%" }
 "#,
@@ -295,6 +315,7 @@ breaker = { consecutive_failures = 0, cap = "100%" }
             detect: Duration::from_secs(2),
             pool_idle: Duration::ZERO,
             drain: Duration::from_secs(60),
+            stream_idle: None,
         },
         clusters: vec![Arc::new(Cluster {
             name: "orders".into(),
@@ -303,6 +324,10 @@ breaker = { consecutive_failures = 0, cap = "100%" }
             protocol: Protocol::Http,
             endpoints: vec![at("[fd00::11]:8080")],
             bridge: true,
+            timeouts: RequestTimeouts {
+                request: Some(Duration::from_secs(15)),
+                tries: TryTimeouts { per_try: Some(Duration::from_secs(2)), response: None },
+            },
             retry: Retry { attempts: 0 },
             // What the cluster leaves open comes from the file's [breaker].
             breaker: Breaker {

@@ -31,6 +31,8 @@ pub const POOL_MAX_IDLE: usize = 256;
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a half-closed TCP connection may stay silent. Linkerd's users hit conntrack's own 60 s (linkerd2#8033).
 pub const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long nothing may move in either direction of a request before it is given up. Envoy's stream_idle_timeout.
+pub const STREAM_IDLE: Duration = Duration::from_secs(300);
 /// How long a drain lets work in flight go on. Istio's terminationDrainDuration is 5 s; kubelet allows 30 s in all.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 

@@ -22,7 +22,9 @@ use std::path::{Path, PathBuf};
 
 pub use diagnose::{ConfigError, ConfigErrors};
 pub use parse::parse;
-pub use snapshot::{Breaker, Cluster, Listen, Protocol, Retry, Snapshot, Timeouts};
+pub use snapshot::{
+    Breaker, Cluster, Listen, Protocol, RequestTimeouts, Retry, Snapshot, Timeouts, TryTimeouts,
+};
 
 /// Why a file gave no snapshot.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]

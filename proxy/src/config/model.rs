@@ -81,6 +81,34 @@ pub struct Timeouts {
     /// A drain.
     #[serde(default)]
     pub drain: Option<Spanned<String>>,
+    /// How long nothing may move in either direction of a request. Default `"5m"`; `"0s"` switches it off.
+    #[serde(default)]
+    pub stream_idle: Option<Spanned<String>>,
+    /// From a request's head to its response's end, with all tries, for every cluster that does not say otherwise. Off by
+    /// default.
+    #[serde(default)]
+    pub request: Option<Spanned<String>>,
+    /// From the beginning of a try to the response's head. Off by default.
+    #[serde(default)]
+    pub per_try: Option<Spanned<String>>,
+    /// From the end of a request to the response's head. Off by default.
+    #[serde(default)]
+    pub response: Option<Spanned<String>>,
+}
+
+/// `[cluster.timeouts]`; `"0s"` switches a limit off.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterTimeouts {
+    /// From a request's head to its response's end, with all tries.
+    #[serde(default)]
+    pub request: Option<Spanned<String>>,
+    /// From the beginning of a try to the response's head.
+    #[serde(default)]
+    pub per_try: Option<Spanned<String>>,
+    /// From the end of a request to the response's head.
+    #[serde(default)]
+    pub response: Option<Spanned<String>>,
 }
 
 /// `[[cluster]]`
@@ -100,6 +128,9 @@ pub struct Cluster {
     /// makes them HTTP/1 again. Default: false.
     #[serde(default)]
     pub bridge: Option<Spanned<bool>>,
+    /// Time limits of requests to it.
+    #[serde(default)]
+    pub timeouts: ClusterTimeouts,
     /// Tries after a failure.
     #[serde(default)]
     pub retry: Option<Retry>,

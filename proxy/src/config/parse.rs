@@ -14,7 +14,10 @@ use serde_spanned::Spanned;
 
 use super::diagnose::{ConfigErrors, Mistakes, did_you_mean, one_of};
 use super::model::{self, File};
-use super::{Breaker, Cluster, Listen, Protocol, Retry, Snapshot, Timeouts, defaults, shape, units};
+use super::{
+    Breaker, Cluster, Listen, Protocol, RequestTimeouts, Retry, Snapshot, Timeouts, TryTimeouts, defaults,
+    shape, units,
+};
 
 /// The configuration that `text` describes, complete and checked. `path_name` is what errors call it.
 ///
@@ -52,6 +55,11 @@ impl Check<'_> {
         }
         let listen = self.listen(&file.listen);
         let timeouts = self.timeouts(&file.timeouts);
+        let given = &file.timeouts;
+        let requests = self.request_timeouts(
+            [given.request.as_ref(), given.per_try.as_ref(), given.response.as_ref()],
+            RequestTimeouts::default(),
+        );
         let retry = retry(file.retry.as_ref(), Retry { attempts: defaults::RETRIES });
         let breaker = self.breaker(file.breaker.as_ref(), None);
 
@@ -59,7 +67,8 @@ impl Check<'_> {
         let mut taken = Taken::new();
         let mut clusters = Vec::with_capacity(file.cluster.len());
         for cluster in &file.cluster {
-            let checked = self.cluster(cluster, (file.breaker.as_ref(), breaker), retry, &mut taken);
+            let checked =
+                self.cluster(cluster, (file.breaker.as_ref(), breaker), retry, requests, &mut taken);
             if let Some(first) = names.insert(checked.name.clone(), cluster.name.span()) {
                 self.mistakes
                     .add(
@@ -159,6 +168,7 @@ impl Check<'_> {
             detect: self.duration("detect", given.detect.as_ref(), defaults::DETECT_TIMEOUT).value,
             pool_idle: self.duration("pool_idle", given.pool_idle.as_ref(), defaults::POOL_IDLE).value,
             drain: self.duration("drain", given.drain.as_ref(), defaults::DRAIN_TIMEOUT).value,
+            stream_idle: self.limit("stream_idle", given.stream_idle.as_ref(), Some(defaults::STREAM_IDLE)),
         };
         if let Some(connect) = given.connect.as_ref().filter(|_| timeouts.connect.is_zero()) {
             self.mistakes
@@ -169,6 +179,45 @@ impl Check<'_> {
             self.mistakes
                 .add("no protocol shows itself in no time", detect.span(), "must be longer than 0")
                 .help(r#"to look at nothing, set `protocol = "tcp"` on the cluster or the inbound port"#);
+        }
+        timeouts
+    }
+
+    /// A limit that zero switches off.
+    fn limit(
+        &mut self,
+        key: &str,
+        given: Option<&Spanned<String>>,
+        default: Option<Duration>,
+    ) -> Option<Duration> {
+        let limit = self.duration(key, given, default.unwrap_or_default()).value;
+        (!limit.is_zero()).then_some(limit)
+    }
+
+    fn request_timeouts(
+        &mut self,
+        [request, per_try, response]: [Option<&Spanned<String>>; 3],
+        general: RequestTimeouts,
+    ) -> RequestTimeouts {
+        let timeouts = RequestTimeouts {
+            request: self.limit("request", request, general.request),
+            tries: TryTimeouts {
+                per_try: self.limit("per_try", per_try, general.tries.per_try),
+                response: self.limit("response", response, general.tries.response),
+            },
+        };
+        if let (Some(whole), Some(part), Some(span)) =
+            (timeouts.request, timeouts.tries.per_try, per_try.or(request).map(Spanned::span))
+            && part >= whole
+        {
+            let (whole, part) = (units::show(whole), units::show(part));
+            self.mistakes
+                .add(
+                    "a try may take as long as the whole request",
+                    span,
+                    format!("`per_try` is {part}, `request` is {whole}"),
+                )
+                .help("make `per_try` shorter, so that there is time for another try, or leave it out");
         }
         timeouts
     }
@@ -245,6 +294,7 @@ impl Check<'_> {
         given: &model::Cluster,
         general_breaker: (Option<&model::Breaker>, Breaker),
         general_retry: Retry,
+        general_timeouts: RequestTimeouts,
         taken: &mut Taken,
     ) -> Cluster {
         let name = self.name("name", &given.name);
@@ -319,6 +369,11 @@ impl Check<'_> {
             protocol,
             endpoints,
             bridge: bridge.is_some(),
+            timeouts: self.request_timeouts(
+                [&given.timeouts.request, &given.timeouts.per_try, &given.timeouts.response]
+                    .map(Option::as_ref),
+                general_timeouts,
+            ),
             retry: retry(given.retry.as_ref(), general_retry),
             breaker: self.breaker(given.breaker.as_ref(), Some(general_breaker)),
         }

@@ -56,6 +56,26 @@ pub struct Timeouts {
     pub pool_idle: Duration,
     /// A drain.
     pub drain: Duration,
+    /// How long nothing may move in either direction of a request; `None`: for ever.
+    pub stream_idle: Option<Duration>,
+}
+
+/// Time limits of a request to a cluster; `None`: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RequestTimeouts {
+    /// From the request's head to the response's end, with all tries.
+    pub request: Option<Duration>,
+    /// Of each try.
+    pub tries: TryTimeouts,
+}
+
+/// Time limits of one try; `None`: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TryTimeouts {
+    /// From its beginning, connecting and sending included, to the response's head.
+    pub per_try: Option<Duration>,
+    /// From the end of the request to the response's head.
+    pub response: Option<Duration>,
 }
 
 /// A set of endpoints behind virtual addresses.
@@ -71,6 +91,8 @@ pub struct Cluster {
     pub endpoints: Vec<SocketAddr>,
     /// Whether HTTP/1 requests go over shared HTTP/2 connections, because sidecars at the endpoints restore them.
     pub bridge: bool,
+    /// Time limits of requests to it.
+    pub timeouts: RequestTimeouts,
     /// Tries after a failure.
     pub retry: Retry,
     /// When an endpoint is left alone.

@@ -6,18 +6,19 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{InHand, h2, pool};
-use crate::error::Kind;
+use crate::error::{Error, Kind};
 use crate::grpc;
+use crate::http::patience::Patience;
+use crate::telemetry::Failures;
 use crate::world::Net;
 
 /// What a response arrives on.
@@ -42,23 +43,28 @@ pub struct Passing<N: Net> {
     carrier: Option<Carrier<N>>,
     /// Keeps the endpoint's count of requests in hand up.
     in_hand: Option<InHand>,
-    /// Counts bodies that break off.
-    broken: Counter,
-    /// When the caller of a gRPC method gives up.
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// Counts bodies that break off or come too late.
+    failures: Failures,
+    patience: Patience,
+    /// Goes off when a limit may have been passed. There is none before somebody has had to wait.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// A gRPC client hears of a failure in trailers.
+    is_grpc: bool,
 }
 
 impl<N: Net> ResponseBody<N> {
-    /// The body of a response that has just begun to arrive. `deadline` is that of a gRPC call.
+    /// The body of a response that has just begun to arrive.
     pub fn endpoint(
         body: Incoming,
         carrier: Carrier<N>,
         in_hand: Option<InHand>,
-        broken: Counter,
-        deadline: Option<Instant>,
+        failures: Failures,
+        mut patience: Patience,
+        is_grpc: bool,
     ) -> Self {
-        let deadline = deadline.map(|at| Box::pin(sleep_until(at)));
-        let mut passing = Passing { body, carrier: Some(carrier), in_hand, broken, deadline };
+        patience.moved(Instant::now());
+        let carrier = Some(carrier);
+        let mut passing = Passing { body, carrier, in_hand, failures, patience, timer: None, is_grpc };
         // A body of length zero is never polled.
         if passing.body.is_end_stream() {
             passing.finish();
@@ -73,7 +79,7 @@ impl<N: Net> ResponseBody<N> {
 }
 
 impl<N: Net> Passing<N> {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let mut polled = Pin::new(&mut self.body).poll_frame(cx);
         if polled.is_pending()
             && let Some(Carrier::Http1(exchange)) = &mut self.carrier
@@ -84,14 +90,15 @@ impl<N: Net> Passing<N> {
         }
         match &polled {
             Poll::Ready(Some(Err(_))) => {
-                self.broken.inc();
+                self.failures.count(Kind::Incomplete);
                 self.in_hand = None;
             }
             Poll::Ready(None) => self.finish(),
             Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.finish(),
-            _ => {}
+            Poll::Ready(Some(Ok(_))) => self.patience.moved(Instant::now()),
+            Poll::Pending => {}
         }
-        polled
+        polled.map_err(|cause| Error { cause: Some(cause.into()), ..Error::new(Kind::Incomplete) })
     }
 
     /// The body has been read to its end.
@@ -100,34 +107,51 @@ impl<N: Net> Passing<N> {
             exchange.finish();
         }
         self.in_hand = None;
-        self.deadline = None;
     }
 
-    fn is_too_late(&mut self, cx: &mut Context<'_>) -> bool {
-        self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
+    /// Waits for the limit that is passed next.
+    fn poll_too_late(&mut self, cx: &mut Context<'_>) -> Poll<Kind> {
+        loop {
+            let at = match self.patience.due(Instant::now()) {
+                Ok(Some(at)) => at,
+                Ok(None) => return Poll::Pending,
+                Err(kind) => return Poll::Ready(kind),
+            };
+            // A timer for an earlier moment does: it is set anew when it goes off.
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            timer.as_mut().reset(at);
+        }
     }
 }
 
 impl<N: Net> Body for ResponseBody<N> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
         match this {
             ResponseBody::Endpoint(passing) => {
                 let polled = passing.poll_frame(cx);
-                if polled.is_pending() && passing.is_too_late(cx) {
-                    // The stream to the endpoint is reset with it.
-                    *this = ResponseBody::Own(None);
-                    let mut trailers = HeaderMap::new();
-                    grpc::put_status(&mut trailers, Kind::Deadline.grpc(), "the caller's deadline passed");
-                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                if polled.is_ready() {
+                    return polled;
                 }
-                polled
+                let kind = ready!(passing.poll_too_late(cx));
+                passing.failures.count(kind);
+                let is_grpc = passing.is_grpc;
+                // The endpoint is told by the end of its connection or stream.
+                *this = ResponseBody::Own(None);
+                let error = Error::new(kind);
+                Poll::Ready(Some(if is_grpc {
+                    let mut trailers = HeaderMap::new();
+                    grpc::put_status(&mut trailers, kind.grpc(), &error.to_string());
+                    Ok(Frame::trailers(trailers))
+                } else {
+                    Err(error)
+                }))
             }
             ResponseBody::Own(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
         }

@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-pub use timeout::{TIMEOUT, deadline, forward_timeout, timeout, until};
+pub use timeout::{TIMEOUT, deadline, forward_timeout, timeout};
 
 /// What gRPC messages are declared as; a suffix may name the encoding.
 pub const CONTENT_TYPE: &str = "application/grpc";

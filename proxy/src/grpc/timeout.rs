@@ -1,13 +1,10 @@
 //! `grpc-timeout`: how long the caller will wait, counted from the moment the request is received. A proxy keeps it and
 //! passes on what is left, so that the whole chain gives up together (linkerd2#12964 tells what happens otherwise).
 
-use std::future::Future;
 use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use tokio::time::{Instant, timeout_at};
-
-use crate::error::{Error, Kind};
+use tokio::time::Instant;
 
 /// The header.
 pub const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -50,22 +47,6 @@ pub fn forward_timeout(headers: &mut HeaderMap, left: Duration) {
 /// When the caller of a gRPC method gives up. None if it is no gRPC call, and if it waits longer than clocks count.
 pub fn deadline(headers: &HeaderMap, is_grpc: bool) -> Option<Instant> {
     if is_grpc { Instant::now().checked_add(timeout(headers)?) } else { None }
-}
-
-/// Waits for `call`, but not past the deadline.
-///
-/// # Errors
-/// The call's own, or [`Kind::Deadline`].
-pub async fn until<T>(
-    deadline: Option<Instant>,
-    call: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    match deadline {
-        None => call.await,
-        Some(deadline) => {
-            timeout_at(deadline, call).await.unwrap_or_else(|_| Err(Error::new(Kind::Deadline)))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 //! The body of a request as it passes through. An enum and not a box: a body is polled for every frame of every message.
 
 use std::pin::Pin;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::patience::{Progress, Upload};
 
 /// The body of a request on its way to an endpoint.
 #[derive(Debug)]
@@ -14,31 +17,33 @@ pub enum RequestBody {
     /// None, so the request can be made again.
     Empty,
     /// The client's.
-    Client(Incoming, Rc<()>),
+    Client(Incoming, Sending),
 }
 
-/// Tells whether a request body still has bytes to send. It outlives the body.
-#[derive(Debug, Default)]
-pub struct Upload(Weak<()>);
+/// Notes the progress of a body, and its end when dropped.
+#[derive(Debug)]
+pub struct Sending(Rc<Progress>);
 
-impl Upload {
-    /// Whether the body has not been sent to its end, nor been given up.
-    pub fn is_under_way(&self) -> bool {
-        self.0.strong_count() > 0
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.end(Instant::now());
     }
 }
 
 impl RequestBody {
     /// The body of a client's request.
     pub fn new(body: Incoming) -> Self {
-        if body.is_end_stream() { RequestBody::Empty } else { RequestBody::Client(body, Rc::new(())) }
+        if body.is_end_stream() {
+            return RequestBody::Empty;
+        }
+        RequestBody::Client(body, Sending(Rc::new(Progress::begin(Instant::now()))))
     }
 
     /// Watches it from outside.
     pub fn upload(&self) -> Upload {
         match self {
             RequestBody::Empty => Upload::default(),
-            RequestBody::Client(_, alive) => Upload(Rc::downgrade(alive)),
+            RequestBody::Client(_, sending) => Upload::of(&sending.0),
         }
     }
 }
@@ -53,7 +58,13 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
-            RequestBody::Client(body, _) => Pin::new(body).poll_frame(cx),
+            RequestBody::Client(body, sending) => {
+                let polled = Pin::new(body).poll_frame(cx);
+                if polled.is_ready() {
+                    sending.0.moved(Instant::now());
+                }
+                polled
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use crate::endpoint::ResponseBody;
 use crate::endpoint::pool::Limits;
 use crate::error::{Error, Kind};
 use crate::grpc;
+use crate::http::patience::Patience;
 use crate::http::{RequestBody, bridge, forward, reply};
 use crate::retry::Attempts;
 use crate::telemetry::ClusterMetrics;
@@ -22,6 +23,15 @@ use crate::world::Net;
 /// on it, as Istio does with `reset-before-request`; an app that is down is the caller's business, who has other
 /// replicas.
 const RETRY: Retry = Retry { attempts: 1 };
+
+/// What a call asks of every try.
+struct Call {
+    limits: Limits,
+    patience: Patience,
+    is_grpc: bool,
+    /// When the caller gives up, if it said so.
+    deadline: Option<Instant>,
+}
 
 /// Answers a request for the local app.
 pub(super) async fn handle<N: Net>(
@@ -46,7 +56,10 @@ pub(super) async fn handle<N: Net>(
             if is_http2 {
                 bridge::to_http2(&mut request, dst, false);
             }
-            grpc::until(deadline, send(&side, dst, limits, deadline, &metrics, request)).await
+            let patience = Patience::new(Instant::now(), timeouts.stream_idle, request.body().upload());
+            let patience = patience.until(deadline, Kind::Deadline);
+            let call = Call { limits, patience, is_grpc, deadline };
+            call.patience.wait(send(&side, dst, &call, &metrics, request)).await
         }
         Err(error) => Err(error),
     };
@@ -65,21 +78,21 @@ pub(super) async fn handle<N: Net>(
 async fn send<N: Net>(
     side: &Inbound<N>,
     dst: SocketAddr,
-    limits: Limits,
-    deadline: Option<Instant>,
+    call: &Call,
     metrics: &ClusterMetrics,
     mut request: Request<RequestBody>,
 ) -> Result<Response<ResponseBody<N>>, Error> {
     let mut attempts = Attempts::new(RETRY, &request);
     loop {
-        if let Some(deadline) = deadline {
+        if let Some(deadline) = call.deadline {
             grpc::forward_timeout(request.headers_mut(), deadline - Instant::now());
         }
-        let (error, unsent) = match side.pool.send(dst, limits, metrics, request).await {
+        let (error, unsent) = match side.pool.send(dst, call.limits, metrics, request).await {
             Ok((response, carrier)) => {
-                let broken = metrics.failures(Kind::Incomplete);
-                let mut response =
-                    response.map(|body| ResponseBody::endpoint(body, carrier, None, broken, deadline));
+                let (failures, patience) = (metrics.failures(), call.patience.clone());
+                let mut response = response.map(|body| {
+                    ResponseBody::endpoint(body, carrier, None, failures, patience, call.is_grpc)
+                });
                 forward::response(&mut response);
                 reply::remove_forged(response.headers_mut());
                 return Ok(response);

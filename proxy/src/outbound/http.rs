@@ -14,14 +14,16 @@ use crate::endpoint::pool::Limits;
 use crate::endpoint::{Failed, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
+use crate::http::patience::Patience;
 use crate::http::{RequestBody, bridge, forward, reply};
 use crate::retry::Attempts;
 use crate::world::Net;
 
 /// What a call asks of every try.
-#[derive(Clone, Copy)]
 struct Call {
     limits: Limits,
+    patience: Patience,
+    is_grpc: bool,
     /// When the caller gives up, if it said so.
     deadline: Option<Instant>,
 }
@@ -45,10 +47,7 @@ pub(super) async fn handle<N: Net>(
         return response;
     };
     let timeouts = &table.snapshot.timeouts;
-    let call = Call {
-        limits: Limits { connect: timeouts.connect, max_idle: timeouts.pool_idle },
-        deadline: grpc::deadline(request.headers(), is_grpc),
-    };
+    let deadline = grpc::deadline(request.headers(), is_grpc);
     let asked = cluster.metrics.asked();
     // Only another sidecar may say what a request was.
     bridge::take_marker(request.headers_mut());
@@ -59,7 +58,13 @@ pub(super) async fn handle<N: Net>(
             if !was_http1 || cluster.config.bridge {
                 bridge::to_http2(&mut request, dst, was_http1);
             }
-            grpc::until(call.deadline, send(&side, cluster, call, request)).await
+            let now = Instant::now();
+            let patience = Patience::new(now, timeouts.stream_idle, request.body().upload())
+                .until(cluster.config.timeouts.request.map(|limit| now + limit), Kind::RequestTimeout)
+                .until(deadline, Kind::Deadline);
+            let limits = Limits { connect: timeouts.connect, max_idle: timeouts.pool_idle };
+            let call = Call { limits, patience, is_grpc, deadline };
+            call.patience.wait(send(&side, cluster, &call, request)).await
         }
         Err(error) => Err(error),
     };
@@ -79,7 +84,7 @@ pub(super) async fn handle<N: Net>(
 async fn send<N: Net>(
     side: &Outbound<N>,
     cluster: &Cluster,
-    call: Call,
+    call: &Call,
     mut request: Request<RequestBody>,
 ) -> Result<Response<ResponseBody<N>>, Error> {
     let mut attempts = Attempts::new(cluster.config.retry, &request);
@@ -107,7 +112,7 @@ async fn attempt<N: Net>(
     side: &Outbound<N>,
     cluster: &Cluster,
     position: usize,
-    call: Call,
+    call: &Call,
     mut request: Request<RequestBody>,
 ) -> Result<Response<ResponseBody<N>>, Failed> {
     let endpoint = &cluster.endpoints[position];
@@ -116,7 +121,12 @@ async fn attempt<N: Net>(
     if let Some(deadline) = call.deadline {
         grpc::forward_timeout(request.headers_mut(), deadline - begun);
     }
-    let sent = side.pool.send(endpoint.address, call.limits, &cluster.metrics, request).await;
+    let sending = side.pool.send(endpoint.address, call.limits, &cluster.metrics, request);
+    let sent = call.patience.wait_for_try(begun, cluster.config.timeouts.tries, sending).await;
+    let sent = sent.unwrap_or_else(|kind| {
+        let error = Error { endpoint: Some(endpoint.address), ..Error::new(kind) };
+        Err((error, None))
+    });
     let (response, carrier) = match sent {
         Ok(answered) => answered,
         Err((error, unsent)) => {
@@ -142,9 +152,9 @@ async fn attempt<N: Net>(
     } else {
         cluster.on_success(position, begun, now);
     }
-    let broken = cluster.metrics.failures(Kind::Incomplete);
-    let body = |body| ResponseBody::endpoint(body, carrier, Some(in_hand), broken, call.deadline);
-    let mut response = response.map(body);
+    let (failures, patience) = (cluster.metrics.failures(), call.patience.clone());
+    let mut response = response
+        .map(|body| ResponseBody::endpoint(body, carrier, Some(in_hand), failures, patience, call.is_grpc));
     forward::response(&mut response);
     Ok(response)
 }

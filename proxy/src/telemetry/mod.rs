@@ -3,6 +3,8 @@
 
 mod throttle;
 
+use std::sync::Arc;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -97,7 +99,7 @@ pub struct ClusterMetrics {
     /// Responses to clients, by the first digit of their status.
     responses: [Counter; 5],
     abandoned: Counter,
-    errors: [Counter; Kind::ALL.len()],
+    errors: Failures,
     /// Tries beyond the first.
     pub retries: Counter,
     /// Ejections of endpoints.
@@ -186,7 +188,7 @@ impl Metrics {
             requests: self.requests.get_or_create_owned(&label),
             responses: CLASSES.map(|c| self.responses.get_or_create_owned(&class(c))),
             abandoned: self.abandoned.get_or_create_owned(&label),
-            errors: Kind::ALL.map(|k| self.errors.get_or_create_owned(&kind(k))),
+            errors: Failures(Arc::new(Kind::ALL.map(|k| self.errors.get_or_create_owned(&kind(k))))),
             retries: self.retries.get_or_create_owned(&label),
             ejections: self.ejections.get_or_create_owned(&label),
             connects: self.connects.get_or_create_owned(&label),
@@ -239,12 +241,23 @@ impl ClusterMetrics {
 
     /// Counts a failed try.
     pub fn failed(&self, kind: Kind) {
-        self.errors[position(kind)].inc();
+        self.errors.count(kind);
     }
 
-    /// The counter of one kind of failure.
-    pub fn failures(&self, kind: Kind) -> Counter {
-        self.errors[position(kind)].clone()
+    /// The counters of failed tries, for what outlives a snapshot.
+    pub fn failures(&self) -> Failures {
+        self.errors.clone()
+    }
+}
+
+/// Counts failures by kind.
+#[derive(Debug, Clone)]
+pub struct Failures(Arc<[Counter; Kind::ALL.len()]>);
+
+impl Failures {
+    /// Counts one.
+    pub fn count(&self, kind: Kind) {
+        self.0[position(kind)].inc();
     }
 }
 

@@ -1,0 +1,223 @@
+//! How long a request may take, in all and in silence; and how long one try of it.
+//!
+//! Most requests end long before any limit, so a limit costs them little: the next moment at which one could be passed
+//! is computed when somebody has to wait anyway, one timer runs until then, and bytes that move only note the time. A
+//! timer that goes off early, because something moved in the meantime, is set again.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::config::TryTimeouts;
+use crate::error::{Error, Kind};
+
+/// When bytes of a request body moved last, and whether there are more to come. Outlives the body.
+#[derive(Debug)]
+pub struct Progress {
+    at: Cell<Instant>,
+    under_way: Cell<bool>,
+}
+
+impl Progress {
+    /// A body that begins to be sent.
+    pub fn begin(now: Instant) -> Self {
+        Progress { at: Cell::new(now), under_way: Cell::new(true) }
+    }
+
+    /// Bytes have moved.
+    pub fn moved(&self, now: Instant) {
+        self.at.set(now);
+    }
+
+    /// The body has been sent to its end, or was given up.
+    pub fn end(&self, now: Instant) {
+        self.at.set(now);
+        self.under_way.set(false);
+    }
+}
+
+/// Watches the sending of a request body; of none, if there is none.
+#[derive(Debug, Clone, Default)]
+pub struct Upload(Option<Rc<Progress>>);
+
+impl Upload {
+    /// Watches this one.
+    pub fn of(progress: &Rc<Progress>) -> Self {
+        Upload(Some(progress.clone()))
+    }
+
+    /// Whether the body has not been sent to its end, nor been given up.
+    pub fn is_under_way(&self) -> bool {
+        self.0.as_ref().is_some_and(|progress| progress.under_way.get())
+    }
+
+    fn at(&self) -> Option<Instant> {
+        self.0.as_ref().map(|progress| progress.at.get())
+    }
+}
+
+/// The limits of one request.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    /// The end of it all, and what passing it means.
+    end: Option<(Instant, Kind)>,
+    /// How long nothing may move.
+    idle: Option<Duration>,
+    /// When a byte of the response moved last.
+    moved: Instant,
+    upload: Upload,
+}
+
+impl Patience {
+    /// A request that begins now and may be silent for `idle`.
+    pub fn new(now: Instant, idle: Option<Duration>, upload: Upload) -> Self {
+        Patience { end: None, idle, moved: now, upload }
+    }
+
+    /// It must be over by `at`, or it failed with `kind`. The earliest such moment counts.
+    pub fn until(mut self, at: Option<Instant>, kind: Kind) -> Self {
+        if let Some(at) = at.filter(|at| self.end.is_none_or(|(end, _)| *at < end)) {
+            self.end = Some((at, kind));
+        }
+        self
+    }
+
+    /// Bytes of the response have moved.
+    pub fn moved(&mut self, now: Instant) {
+        self.moved = now;
+    }
+
+    /// When to look again; `None` if nothing limits the request.
+    ///
+    /// # Errors
+    /// The limit that has been passed.
+    pub fn due(&self, now: Instant) -> Result<Option<Instant>, Kind> {
+        let moved = self.upload.at().map_or(self.moved, |at| at.max(self.moved));
+        let idle = self.idle.map(|idle| (moved + idle, Kind::Idle));
+        earliest(now, [self.end, idle])
+    }
+
+    /// Waits for the response to begin, within the limits.
+    ///
+    /// # Errors
+    /// The future's own, or the limit that was passed.
+    pub async fn wait<T>(&self, response: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        wait(|now| self.due(now), response).await.unwrap_or_else(|kind| Err(Error::new(kind)))
+    }
+
+    /// Waits for one try, which began at `begun`, to be answered within its own limits.
+    ///
+    /// # Errors
+    /// The limit that was passed.
+    pub async fn wait_for_try<T>(
+        &self,
+        begun: Instant,
+        limits: TryTimeouts,
+        answer: impl Future<Output = T>,
+    ) -> Result<T, Kind> {
+        let per_try = limits.per_try.map(|limit| (begun + limit, Kind::TryTimeout));
+        let due = |now: Instant| {
+            let first_byte = limits.response.map(|limit| {
+                let since = if self.upload.is_under_way() { now } else { self.upload.at().unwrap_or(begun) };
+                (since.max(begun) + limit, Kind::ResponseTimeout)
+            });
+            earliest(now, [per_try, first_byte])
+        };
+        wait(due, answer).await
+    }
+}
+
+fn earliest(now: Instant, limits: [Option<(Instant, Kind)>; 2]) -> Result<Option<Instant>, Kind> {
+    match limits.into_iter().flatten().min_by_key(|(at, _)| *at) {
+        Some((at, kind)) if at <= now => Err(kind),
+        next => Ok(next.map(|(at, _)| at)),
+    }
+}
+
+async fn wait<T>(
+    due: impl Fn(Instant) -> Result<Option<Instant>, Kind>,
+    work: impl Future<Output = T>,
+) -> Result<T, Kind> {
+    let mut work = pin!(work);
+    loop {
+        let Some(at) = due(Instant::now())? else { return Ok(work.await) };
+        tokio::select! {
+            biased;
+            done = work.as_mut() => return Ok(done),
+            () = sleep_until(at) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::sleep;
+
+    const S: Duration = Duration::from_secs(1);
+
+    async fn kind_and_time(patience: Patience) -> (Option<Kind>, Duration) {
+        let begun = Instant::now();
+        let result = patience.wait(async { std::future::pending::<Result<(), Error>>().await }).await;
+        (result.err().map(|e| e.kind), begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earliest_limit_is_the_one_that_ends_a_request() {
+        let now = Instant::now();
+        let patience = Patience::new(now, Some(10 * S), Upload::default())
+            .until(Some(now + 7 * S), Kind::RequestTimeout)
+            .until(Some(now + 3 * S), Kind::Deadline)
+            .until(Some(now + 5 * S), Kind::RequestTimeout)
+            .until(None, Kind::RequestTimeout);
+        assert_eq!(kind_and_time(patience).await, (Some(Kind::Deadline), 3 * S));
+        let now = Instant::now();
+        let patience = Patience::new(now, Some(2 * S), Upload::default());
+        let patience = patience.until(Some(now + 7 * S), Kind::RequestTimeout);
+        assert_eq!(kind_and_time(patience).await, (Some(Kind::Idle), 2 * S));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_whose_upload_moves_is_not_idle() {
+        let progress = Rc::new(Progress::begin(Instant::now()));
+        let patience = Patience::new(Instant::now(), Some(2 * S), Upload::of(&progress));
+        let uploading = async {
+            for _ in 0..5 {
+                sleep(S).await;
+                progress.moved(Instant::now());
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            ended = kind_and_time(patience) => assert_eq!(ended, (Some(Kind::Idle), 7 * S)),
+            () = uploading => {}
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_for_the_first_byte_begins_when_the_request_has_been_sent() {
+        let begun = Instant::now();
+        let progress = Rc::new(Progress::begin(begun));
+        let patience = Patience::new(begun, None, Upload::of(&progress));
+        let limits = TryTimeouts { per_try: Some(20 * S), response: Some(2 * S) };
+        let uploading = async {
+            sleep(5 * S).await;
+            progress.end(Instant::now());
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            ended = patience.wait_for_try(begun, limits, std::future::pending::<()>()) => {
+                assert_eq!((ended, begun.elapsed()), (Err(Kind::ResponseTimeout), 7 * S));
+            }
+            () = uploading => {}
+        }
+        let limits = TryTimeouts { per_try: Some(S), response: Some(2 * S) };
+        let begun = Instant::now();
+        let ended = patience.wait_for_try(begun, limits, std::future::pending::<()>()).await;
+        assert_eq!((ended, begun.elapsed()), (Err(Kind::TryTimeout), S));
+    }
+}
