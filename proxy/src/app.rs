@@ -1,10 +1,17 @@
 //! The order in which a sidecar starts and stops; no other place knows both.
 //!
-//! Start: configuration, listeners of every worker, control pages, ready. Stop (SIGTERM): not ready, listeners closed,
-//! requests in flight end, the rest is cut at the deadline. Workers are threads with a runtime, listeners
+//! Start: configuration, listeners of every worker, control pages, ready, the app if it is a child ([`command`]).
+//!
+//! Stop (SIGTERM): not ready, so that callers go elsewhere; after the time they may need for that, no more connections are
+//! taken for the app, those that are open are told (`connection: close`, GOAWAY), and what is under way ends; then the app
+//! is told, if it is a child; the way out stays open until it has ended, and is drained last. What is left at the deadline
+//! is cut, and a second signal cuts it at once.
+//!
+//! Workers are threads with a runtime, listeners
 //! (`SO_REUSEPORT`) and pools of their own, so a request never changes threads; control has its own thread, so readiness
 //! and metrics answer under load. In the simulator the same parts run on one simulated host: [`serve`].
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::io;
 use std::net::Ipv4Addr;
@@ -24,6 +31,7 @@ use tokio::time::{Instant, sleep};
 use crate::admin::{self, OPENMETRICS, Page, TEXT};
 use crate::balance::Table;
 use crate::capture::listener::{accept, bind_any};
+use crate::command;
 use crate::config::{self, Snapshot, reload};
 use crate::drain;
 use crate::inbound::{self, Inbound};
@@ -41,6 +49,8 @@ pub struct Sidecar {
     /// Workers that do not listen yet; [`DRAINING`] once the sidecar is on its way out.
     unready: AtomicUsize,
     stop: Notify,
+    /// All workers listen.
+    started: Notify,
 }
 
 const DRAINING: usize = usize::MAX;
@@ -56,6 +66,7 @@ impl Sidecar {
             metrics,
             unready: AtomicUsize::new(workers),
             stop: Notify::new(),
+            started: Notify::new(),
         })
     }
 
@@ -73,9 +84,12 @@ impl Sidecar {
 
     fn listening(&self) {
         // Never counts up again after a drain has begun.
-        let _ = self.unready.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
+        let before = self.unready.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
             (n != DRAINING).then(|| n.saturating_sub(1))
         });
+        if before == Ok(1) {
+            self.started.notify_one();
+        }
     }
 
     fn readiness(&self) -> (StatusCode, &'static str, String) {
@@ -87,12 +101,31 @@ impl Sidecar {
     }
 }
 
-/// Binds one worker's listeners and accepts connections until `drain` begins. The connections end in tasks of their own,
-/// each of which holds a watch of the drain.
+/// Tells the two sides to drain.
+struct Signals {
+    inbound: drain::Signal,
+    outbound: drain::Signal,
+}
+
+/// Learns that the sides drain.
+#[derive(Clone)]
+pub struct Watches {
+    inbound: drain::Watch,
+    outbound: drain::Watch,
+}
+
+fn drains() -> (Signals, Watches) {
+    let (inbound, inbound_watch) = drain::channel();
+    let (outbound, outbound_watch) = drain::channel();
+    (Signals { inbound, outbound }, Watches { inbound: inbound_watch, outbound: outbound_watch })
+}
+
+/// Binds one worker's listeners and accepts connections until the drains begin. The connections end in tasks of their
+/// own, each of which holds a watch of its side's drain.
 ///
 /// # Errors
 /// If a listener cannot be bound.
-pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drain: drain::Watch) -> io::Result<()> {
+pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drains: Watches) -> io::Result<()> {
     let listen = sidecar.table.load().snapshot.listen;
     let out = bind_any(&world.net, listen.outbound).await.map_err(named("outbound", listen.outbound))?;
     let into = bind_any(&world.net, listen.inbound).await.map_err(named("inbound", listen.inbound))?;
@@ -103,10 +136,10 @@ pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drain: drain::
     let (o, i) = (outbound.clone(), inbound.clone());
     let accepting = async {
         tokio::join!(
-            accept(world.net.clone(), out, drain.clone(), "outbound", move |io, peer, drain| {
+            accept(world.net.clone(), out, drains.outbound, "outbound", move |io, peer, drain| {
                 outbound::connection(o.clone(), io, peer, drain)
             }),
-            accept(world.net.clone(), into, drain.clone(), "inbound", move |io, peer, drain| {
+            accept(world.net.clone(), into, drains.inbound, "inbound", move |io, peer, drain| {
                 inbound::connection(i.clone(), io, peer, drain)
             }),
         );
@@ -187,15 +220,18 @@ pub async fn serve<N: Net>(
     snapshot: Snapshot,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let limit = snapshot.timeouts.drain;
+    let (drain_min, limit) = (snapshot.timeouts.drain_min, snapshot.timeouts.drain);
     let sidecar = Sidecar::new(snapshot, 1);
-    let (signal, watch) = drain::channel();
-    let working = work(world.clone(), sidecar.clone(), watch);
+    let (signals, watches) = drains();
+    let working = work(world.clone(), sidecar.clone(), watches);
     let running = async { tokio::try_join!(working, control(world, sidecar.clone())) };
     let stopping = async {
         stop.await;
         sidecar.drain();
-        signal.drain(limit).await;
+        sleep(drain_min).await;
+        let deadline = Instant::now() + limit;
+        signals.inbound.drain(deadline).await;
+        signals.outbound.drain(deadline).await;
     };
     tokio::select! {
         biased;
@@ -204,8 +240,19 @@ pub async fn serve<N: Net>(
     }
 }
 
-/// Runs a sidecar on the kernel until it is told to stop. `workers` overrides the configuration.
-pub fn run(path: &Path, workers: Option<usize>) -> ExitCode {
+/// How a sidecar is started, beside its configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Data-plane threads, instead of what the configuration says.
+    pub workers: Option<usize>,
+    /// The app and its arguments, to run as a child; empty if it runs elsewhere.
+    pub command: Vec<OsString>,
+    /// The group to take once the app has started.
+    pub group: Option<u32>,
+}
+
+/// Runs a sidecar on the kernel until it is told to stop, or its app ends. The exit code is the app's, if it is a child.
+pub fn run(path: &Path, options: Options) -> ExitCode {
     start_logging();
     let snapshot = match config::load(path) {
         Ok(snapshot) => snapshot,
@@ -214,11 +261,12 @@ pub fn run(path: &Path, workers: Option<usize>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run_kernel(path, snapshot, workers) {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(left) => {
-            tracing::warn!(connections = left, "drain deadline passed; connections cut");
-            ExitCode::SUCCESS
+    match run_kernel(path, snapshot, options) {
+        Ok(ended) => {
+            if ended.left > 0 {
+                tracing::warn!(connections = ended.left, "drain deadline passed; connections cut");
+            }
+            ExitCode::from(ended.code)
         }
         Err(error) => {
             eprintln!("{error}");
@@ -227,23 +275,32 @@ pub fn run(path: &Path, workers: Option<usize>) -> ExitCode {
     }
 }
 
-fn run_kernel(path: &Path, snapshot: Snapshot, workers: Option<usize>) -> io::Result<usize> {
+/// How a sidecar ended.
+#[derive(Default)]
+struct Ended {
+    /// Connections that were cut.
+    left: usize,
+    /// The app's exit code.
+    code: u8,
+}
+
+fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> io::Result<Ended> {
     let files = raise_nofile()?;
     let net = KernelNet::with_mark(snapshot.mark)
         .map_err(|e| io::Error::new(e.kind(), format!("cannot set SO_MARK (it takes CAP_NET_ADMIN): {e}")))?;
     let rng = snapshot.seed.map_or_else(RngTree::from_os, RngTree::new);
     let cpus = || std::thread::available_parallelism().map_or(1, |n| n.get());
-    let workers = workers.or(snapshot.workers).unwrap_or_else(cpus);
-    let drain_limit = snapshot.timeouts.drain;
+    let workers = options.workers.or(snapshot.workers).unwrap_or_else(cpus);
+    let timeouts = snapshot.timeouts;
     local_runtime()?.block_on(async move {
         let sidecar = Sidecar::new(snapshot.clone(), workers);
-        let (signal, watch) = drain::channel();
+        let (signals, watches) = drains();
         let (failed, mut failure) = mpsc::unbounded_channel();
         for n in 0..workers {
             let world = World::new(net.clone(), SystemWall, rng.child("worker", n as u64));
-            spawn_worker(n, world, sidecar.clone(), watch.clone(), failed.clone())?;
+            spawn_worker(n, world, sidecar.clone(), watches.clone(), failed.clone())?;
         }
-        drop(watch);
+        drop(watches);
         let world = World::new(net.clone(), SystemWall, rng.child("control", 0));
         let controlling = control(world, sidecar.clone());
         // Its own task, because pages answer during the drain too.
@@ -253,21 +310,57 @@ fn run_kernel(path: &Path, snapshot: Snapshot, workers: Option<usize>) -> io::Re
             }
         });
         tracing::info!(workers, files, service = %snapshot.service, "sidecar started");
-        tokio::select! {
+        let mut app = None;
+        let working = async {
+            if !options.command.is_empty() {
+                // An app that starts earlier would find its first connections refused (istio#11130).
+                sidecar.started.notified().await;
+                app = Some(command::start(&options.command)?);
+            }
+            options.group.map_or(Ok(()), command::become_group)?;
+            match &mut app {
+                Some(app) => app.wait().await.map(Some),
+                None => std::future::pending().await,
+            }
+        };
+        let ended = tokio::select! {
             biased;
-            result = told_to_stop(&sidecar) => result?,
+            result = told_to_stop(&sidecar) => result.map(|()| None)?,
             Some(error) = failure.recv() => return Err(error),
-            () = follow(path, Arc::new(snapshot), &sidecar) => {}
+            ended = working => ended?,
+            () = follow(path, Arc::new(snapshot), &sidecar) => None,
+        };
+        if let Some(code) = ended {
+            tracing::info!(code, "the app has ended");
+            // Nobody is left to drain for, but its last words may still be on their way.
+            return Ok(Ended { left: signals.outbound.drain(Instant::now() + timeouts.drain).await, code });
         }
         sidecar.drain();
-        tracing::info!(limit = ?drain_limit, "draining");
+        tracing::info!(limit = ?timeouts.drain, "draining");
         // A second signal ends the wait.
         tokio::select! {
             biased;
-            left = signal.drain(drain_limit) => Ok(left),
-            result = told_to_stop(&sidecar) => result.map(|()| 0),
+            ended = stop(&signals, timeouts, app.as_mut()) => ended,
+            result = told_to_stop(&sidecar) => result.map(|()| Ended::default()),
         }
     })
+}
+
+/// The order in which everything ends, once the sidecar is not ready any more.
+async fn stop(
+    signals: &Signals,
+    timeouts: config::Timeouts,
+    app: Option<&mut command::App>,
+) -> io::Result<Ended> {
+    sleep(timeouts.drain_min).await;
+    let deadline = Instant::now() + timeouts.drain;
+    let mut left = signals.inbound.drain(deadline).await;
+    let code = match app {
+        Some(app) => app.stop(deadline.saturating_duration_since(Instant::now())).await?,
+        None => 0,
+    };
+    left += signals.outbound.drain(deadline).await;
+    Ok(Ended { left, code })
 }
 
 fn local_runtime() -> io::Result<LocalRuntime> {
@@ -280,13 +373,13 @@ fn spawn_worker(
     n: usize,
     world: World<KernelNet>,
     sidecar: Arc<Sidecar>,
-    drain: drain::Watch,
+    drains: Watches,
     failed: mpsc::UnboundedSender<io::Error>,
 ) -> io::Result<()> {
     let run = move || {
         let worked = local_runtime().and_then(|runtime| {
             runtime.block_on(async {
-                work(world, sidecar, drain).await?;
+                work(world, sidecar, drains).await?;
                 std::future::pending::<io::Result<()>>().await
             })
         });

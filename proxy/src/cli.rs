@@ -3,12 +3,14 @@
 //! Parses, dispatches and prints; what is done is done elsewhere. Results go to standard output, errors to standard
 //! error, each with what to do about it. Exit codes are part of the interface and are listed in `--help`.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use miette::Report;
 
+use crate::app::Options;
 use crate::capture::rules::{Cidr, Family, Rules};
 use crate::config::{self, Protocol, Snapshot, defaults, units};
 
@@ -32,7 +34,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the sidecar until SIGTERM. SIGHUP, or a change of the file, reloads the configuration.
+    /// Run the sidecar until SIGTERM, or until the app ends if it is given after `--`. SIGHUP, or a change of the file, reloads the configuration.
     Run {
         /// The configuration, TOML.
         #[arg(long, value_name = "FILE")]
@@ -40,6 +42,14 @@ enum Command {
         /// Data-plane threads, instead of what the configuration says.
         #[arg(long, value_name = "N", value_parser = workers)]
         workers: Option<usize>,
+        /// Take this group once the command has started, so that rules which exempt it leave the sidecar's connections
+        /// alone and capture the command's. Takes root.
+        #[arg(long, value_name = "GID")]
+        gid: Option<u32>,
+        /// The app: started when the sidecar is ready, told to end when requests to it are drained. The sidecar ends with
+        /// it, and with its exit code.
+        #[arg(last = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
     },
     /// Check a configuration and say what it amounts to.
     Check {
@@ -158,7 +168,9 @@ impl Cli {
     /// Does what the command line asks for.
     pub fn execute(self) -> ExitCode {
         match self.command {
-            Command::Run { config, workers } => crate::app::run(&config, workers),
+            Command::Run { config, workers, gid, command } => {
+                crate::app::run(&config, Options { workers, command, group: gid })
+            }
             Command::Check { config } => check(&config),
             Command::Rules { action: Action::Print { rules, undo } } => {
                 print!("{}", rules_text(&rules.rules(), undo));
@@ -218,11 +230,12 @@ fn summary(snapshot: &Snapshot) -> String {
             listen.outbound, listen.inbound, listen.admin, listen.metrics, listen.health
         ),
         format!(
-            "  timeouts  connect {}, detect {}, pool idle {}, drain {}",
+            "  timeouts  connect {}, detect {}, pool idle {}, drain {} after {}",
             units::show(snapshot.timeouts.connect),
             units::show(snapshot.timeouts.detect),
             units::show(snapshot.timeouts.pool_idle),
-            units::show(snapshot.timeouts.drain)
+            units::show(snapshot.timeouts.drain),
+            units::show(snapshot.timeouts.drain_min)
         ),
     ];
     for cluster in &snapshot.clusters {
@@ -324,7 +337,7 @@ endpoints = ["10.0.0.11:8080"]
             summary(&config::parse("sidecar.toml", text).unwrap()),
             "  service   web (instance web)\n  \
              listen    outbound 15001, inbound 15006, admin 15000, metrics 15020, health 15021\n  \
-             timeouts  connect 1s, detect 1s, pool idle 3s, drain 25s\n  \
+             timeouts  connect 1s, detect 1s, pool idle 3s, drain 25s after 5s\n  \
              cluster   orders: 10.96.0.10:80, detect, 1 endpoint, retries 2\n  \
              inbound   8080: http\n  \
              other     connections to addresses outside every cluster are refused"

@@ -4,9 +4,8 @@
 //! finish the request they carry and close, and each drops its watch. When all are gone, or the deadline has passed,
 //! the process may exit; whatever is left then is cut.
 
-use std::time::Duration;
-
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Starts a drain and waits for its end.
 #[derive(Debug)]
@@ -24,9 +23,9 @@ pub fn channel() -> (Signal, Watch) {
 
 impl Signal {
     /// Tells every watcher, then waits until all are gone or `deadline` has passed. Returns how many were left.
-    pub async fn drain(&self, deadline: Duration) -> usize {
+    pub async fn drain(&self, deadline: Instant) -> usize {
         self.0.send_replace(true);
-        let _ = tokio::time::timeout(deadline, self.0.closed()).await;
+        let _ = tokio::time::timeout_at(deadline, self.0.closed()).await;
         self.0.receiver_count()
     }
 }
@@ -48,6 +47,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_ends_when_the_last_watcher_is_gone() {
@@ -58,14 +58,14 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             drop((watch, other));
         };
-        let (left, ()) = tokio::join!(signal.drain(Duration::from_secs(5)), end);
+        let (left, ()) = tokio::join!(signal.drain(Instant::now() + Duration::from_secs(5)), end);
         assert_eq!(left, 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_gives_up_at_its_deadline() {
         let (signal, watch) = channel();
-        assert_eq!(signal.drain(Duration::from_secs(5)).await, 1);
+        assert_eq!(signal.drain(Instant::now() + Duration::from_secs(5)).await, 1);
         assert!(watch.is_draining());
     }
 }

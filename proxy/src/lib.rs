@@ -25,6 +25,7 @@ pub mod app;
 pub mod balance;
 pub mod capture;
 pub mod cli;
+pub mod command;
 pub mod config;
 pub mod detect;
 pub mod drain;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use proxy::config::{
-    Breaker, Cluster, ConfigErrors, Listen, Protocol, RequestTimeouts, Retry, Snapshot, Timeouts, TryTimeouts,
-    parse,
+    Breaker, Cluster, ConfigErrors, Listen, Protocol, RequestTimeouts, Retry, Snapshot, Timeouts,
+    TryTimeouts, parse,
 };
 
 /// A cluster without a mistake, to put mistakes around.
@@ -243,6 +243,7 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
             connect: Duration::from_secs(1),
             detect: Duration::from_secs(1),
             pool_idle: Duration::from_secs(3),
+            drain_min: Duration::from_secs(5),
             drain: Duration::from_secs(25),
             stream_idle: Some(Duration::from_secs(300)),
         },
@@ -285,7 +286,7 @@ seed = 42
 mark = 1337
 passthrough = false
 listen = { outbound = 1, inbound = 2, admin = 3, metrics = 4, health = 5 }
-timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s" }
+timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", drain_min = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s" }
 retry = { attempts = 1 }
 breaker = { consecutive_failures = 7, base = "2s", max = "90s", cap = "25%" }
 inbound = [{ port = 8080, protocol = "http" }, { port = 5432, protocol = "tcp" }, { port = 9 }]
@@ -314,6 +315,7 @@ breaker = { consecutive_failures = 0, cap = "100%" }
             connect: Duration::from_millis(250),
             detect: Duration::from_secs(2),
             pool_idle: Duration::ZERO,
+            drain_min: Duration::ZERO,
             drain: Duration::from_secs(60),
             stream_idle: None,
         },

@@ -327,7 +327,7 @@ fn control_pages_answer_during_a_drain() {
         let first = 20_000 + 5 * (std::process::id() % 2_000) as u16;
         let [out, into, admin, metrics, health] = [0, 1, 2, 3, 4].map(|n| first + n);
         let listen = format!(
-            "listen = {{ outbound = {out}, inbound = {into}, admin = {admin}, metrics = {metrics}, health = {health} }}"
+            "timeouts.drain_min = '0s'\nlisten = {{ outbound = {out}, inbound = {into}, admin = {admin}, metrics = {metrics}, health = {health} }}"
         );
         let snapshot = proxy::config::parse("a", &cluster("http", &[app], &listen)).unwrap();
         let world = World::new(TestNet::to(SERVICE), SystemWall, RngTree::new(1));

@@ -169,7 +169,7 @@ pub fn main() -> ExitCode {
         (Some(Command::Check { scenarios }), _) => check::run(&scenarios),
         (Some(Command::Doctor { setup }), _) => kernel::doctor(setup),
         (Some(Command::Clean), _) => kernel::clean(),
-        (Some(Command::Sidecar { config }), _) => proxy::app::run(&config, None),
+        (Some(Command::Sidecar { config }), _) => proxy::app::run(&config, proxy::app::Options::default()),
         (Some(Command::App { spec }), _) => app::process::run(&spec),
         (Some(Command::Load { spec, start, until }), _) => load::process::run(&spec, start, until),
         (None, None) => unreachable!("clap asks for a command or a scenario"),

@@ -17,10 +17,16 @@ struct File<'a> {
     instance: &'a str,
     workers: usize,
     seed: u64,
+    timeouts: Timeouts,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cluster: Vec<Cluster<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     inbound: Vec<Inbound>,
+}
+
+#[derive(Serialize)]
+struct Timeouts {
+    drain_min: &'static str,
 }
 
 #[derive(Serialize)]
@@ -50,6 +56,8 @@ pub fn config(plan: &Plan, instance: usize, seed: u64) -> String {
         workers: 1,
         // TOML's integers are signed.
         seed: seed >> 1,
+        // Nobody here looks at readiness to choose an endpoint, so there is nobody to wait for.
+        timeouts: Timeouts { drain_min: "0s" },
         cluster: callable
             .map(|(service, port)| Cluster {
                 name: &service.name,

@@ -33,6 +33,9 @@ pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 pub const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long nothing may move in either direction of a request before it is given up. Envoy's stream_idle_timeout.
 pub const STREAM_IDLE: Duration = Duration::from_secs(300);
+/// How long a sidecar that is not ready any more still takes requests: callers learn of it with a delay. Istio's
+/// MINIMUM_DRAIN_DURATION.
+pub const DRAIN_MIN: Duration = Duration::from_secs(5);
 /// How long a drain lets work in flight go on. Istio's terminationDrainDuration is 5 s; kubelet allows 30 s in all.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 

@@ -78,6 +78,9 @@ pub struct Timeouts {
     /// Idle HTTP/1 connections to endpoints.
     #[serde(default)]
     pub pool_idle: Option<Spanned<String>>,
+    /// How long the sidecar still takes requests after it has stopped to be ready, because callers need time to notice.
+    #[serde(default)]
+    pub drain_min: Option<Spanned<String>>,
     /// A drain.
     #[serde(default)]
     pub drain: Option<Spanned<String>>,

@@ -167,6 +167,7 @@ impl Check<'_> {
             connect: self.duration("connect", given.connect.as_ref(), defaults::CONNECT_TIMEOUT).value,
             detect: self.duration("detect", given.detect.as_ref(), defaults::DETECT_TIMEOUT).value,
             pool_idle: self.duration("pool_idle", given.pool_idle.as_ref(), defaults::POOL_IDLE).value,
+            drain_min: self.duration("drain_min", given.drain_min.as_ref(), defaults::DRAIN_MIN).value,
             drain: self.duration("drain", given.drain.as_ref(), defaults::DRAIN_TIMEOUT).value,
             stream_idle: self.limit("stream_idle", given.stream_idle.as_ref(), Some(defaults::STREAM_IDLE)),
         };

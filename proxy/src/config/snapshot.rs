@@ -54,6 +54,8 @@ pub struct Timeouts {
     pub detect: Duration,
     /// Idle HTTP/1 connections to endpoints.
     pub pool_idle: Duration,
+    /// From the moment that the sidecar is not ready any more to the beginning of its drain.
+    pub drain_min: Duration,
     /// A drain.
     pub drain: Duration,
     /// How long nothing may move in either direction of a request; `None`: for ever.

@@ -222,7 +222,7 @@ impl Side {
 
     /// Drains it with a deadline that no test should reach; how many connections were cut.
     pub async fn drain(&self) -> usize {
-        self.drain.drain(PATIENCE).await
+        self.drain.drain(Instant::now() + PATIENCE).await
     }
 
     /// Waits until nothing is open or in hand any more and every request is accounted for.

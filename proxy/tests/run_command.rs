@@ -1,0 +1,145 @@
+//! `proxy run -- command`: the sidecar and its app live and die together. The real binary, with ports of its own.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// Nothing here takes so long unless something is broken.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A sidecar with an app, and a folder for what the app writes.
+struct Run {
+    dir: TempDir,
+    outbound: u16,
+}
+
+impl Run {
+    fn new(more: &str) -> Run {
+        let dir = tempfile::tempdir().unwrap();
+        // All at once, so that no two are the same.
+        let free: Vec<_> = (0..5).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
+        let ports: Vec<_> = free.iter().map(|l| l.local_addr().unwrap().port()).collect();
+        let config = format!(
+            "service = 'job'\nworkers = 1\nlisten = {{ outbound = {}, inbound = {}, admin = {}, metrics = {}, health = {} }}\n{more}",
+            ports[0], ports[1], ports[2], ports[3], ports[4]
+        );
+        std::fs::write(dir.path().join("sidecar.toml"), config).unwrap();
+        Run { dir, outbound: ports[0] }
+    }
+
+    fn start(&self, options: &[&str], app: &[&str]) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_proxy"));
+        command.args(["run", "--config", "sidecar.toml"]).args(options).arg("--").args(app);
+        command.current_dir(self.dir.path()).env("OUTBOUND", self.outbound.to_string());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Waits for a file of the app and reads it.
+    fn wait_for(&self, name: &str) -> String {
+        let path = self.dir.path().join(name);
+        until(|| std::fs::read_to_string(&path).ok().filter(|text| text.ends_with('\n')))
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a test of real processes takes real time")]
+fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it never came");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn end(child: Child) -> Output {
+    let output = child.wait_with_output().unwrap();
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn terminate(child: &Child) {
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+}
+
+const WAITS_FOR_TERM: &str = "trap 'exit 3' TERM; echo $$ > started; while :; do sleep 0.05; done";
+
+#[test]
+fn the_sidecar_ends_with_its_app_and_with_its_exit_code() {
+    let run = Run::new("");
+    assert_eq!(end(run.start(&[], &["sh", "-c", "exit 7"])).status.code(), Some(7));
+    assert_eq!(end(run.start(&[], &["sh", "-c", "kill -9 $$"])).status.code(), Some(128 + 9));
+}
+
+#[test]
+fn the_app_starts_when_the_sidecar_takes_connections() {
+    let connects = "exec 3<>/dev/tcp/127.0.0.1/$OUTBOUND && exit 5";
+    assert_eq!(end(Run::new("").start(&[], &["bash", "-c", connects])).status.code(), Some(5));
+}
+
+#[test]
+fn a_sidecar_that_is_told_to_end_tells_its_app_and_waits_for_it() {
+    let run = Run::new("timeouts.drain_min = '0s'");
+    let sidecar = run.start(&[], &["sh", "-c", WAITS_FOR_TERM]);
+    run.wait_for("started");
+    terminate(&sidecar);
+    assert_eq!(end(sidecar).status.code(), Some(3));
+}
+
+#[test]
+fn an_app_that_does_not_end_in_time_is_killed() {
+    let run = Run::new("timeouts = { drain_min = '0s', drain = '100ms' }");
+    let sidecar = run.start(&[], &["sh", "-c", "trap '' TERM; echo $$ > started; while :; do sleep 0.05; done"]);
+    run.wait_for("started");
+    terminate(&sidecar);
+    assert_eq!(end(sidecar).status.code(), Some(128 + 9));
+}
+
+#[test]
+fn an_app_does_not_outlive_a_sidecar_that_is_killed() {
+    let run = Run::new("");
+    let mut sidecar = run.start(&[], &["sh", "-c", WAITS_FOR_TERM]);
+    let app: i32 = run.wait_for("started").trim().parse().unwrap();
+    sidecar.kill().unwrap();
+    assert_eq!(sidecar.wait().unwrap().signal(), Some(9));
+    until(|| {
+        // Whoever inherits it may leave it unreaped.
+        let stat = std::fs::read_to_string(format!("/proc/{app}/stat")).unwrap_or_else(|_| "Z".into());
+        stat.rsplit(')').next().is_some_and(|state| state.trim_start().starts_with('Z')).then_some(())
+    });
+}
+
+#[test]
+fn a_command_that_cannot_be_started_is_named() {
+    let output = end(Run::new("").start(&[], &["/no/such/program"]));
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("cannot start /no/such/program: No such file or directory"), "{said}");
+}
+
+#[test]
+fn the_sidecar_takes_the_exempt_group_and_the_app_does_not() {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("LAB_REQUIRE_KERNEL").is_none(), "kernel tests are required, which takes root");
+        eprintln!("skipped: changing the group takes root");
+        return;
+    }
+    let run = Run::new("timeouts.drain_min = '0s'");
+    let sidecar = run.start(&["--gid", "1337"], &["sh", "-c", &format!("id -g > group; {WAITS_FOR_TERM}")]);
+    assert_eq!(run.wait_for("group").trim(), nix::unistd::getegid().to_string());
+    let groups = |pid: u32| -> Option<String> {
+        let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).ok()?;
+        Some(status.lines().find(|line| line.starts_with("Gid:"))?.split_whitespace().nth(1)?.to_owned())
+    };
+    until(|| groups(sidecar.id()).filter(|group| group == "1337"));
+    run.wait_for("started");
+    terminate(&sidecar);
+    assert_eq!(end(sidecar).status.code(), Some(3));
+}
