@@ -32,9 +32,10 @@ use crate::admin::{self, OPENMETRICS, Page, TEXT};
 use crate::balance::Table;
 use crate::capture::listener::{accept, bind_any};
 use crate::command;
-use crate::config::{self, Snapshot, reload};
+use crate::config::{self, Snapshot, defaults, reload};
 use crate::drain;
 use crate::inbound::{self, Inbound};
+use crate::limit;
 use crate::outbound::{self, Outbound};
 use crate::telemetry::Metrics;
 use crate::world::{KernelNet, Net, RngTree, SystemWall, World, raise_nofile};
@@ -204,11 +205,33 @@ pub async fn control<N: Net>(world: World<N>, sidecar: Arc<Sidecar>) -> io::Resu
     };
     let net = world.net;
     tokio::join!(
+        watch_memory(net.clone(), &sidecar),
         admin::serve(net.clone(), admin, vec![ready(), live(), scrape(), clusters, dump, shutdown]),
         admin::serve(net.clone(), health, vec![ready(), live()]),
         admin::serve(net, metrics, vec![scrape()]),
     );
     Ok(())
+}
+
+/// Sheds load while memory is short.
+async fn watch_memory<N: Net>(net: N, sidecar: &Sidecar) {
+    let default = net.memory_limit().map(|limit| (limit as f64 * defaults::MEMORY_SHARE) as u64);
+    let mut shedding = false;
+    while let Some(used) = net.resident() {
+        let table = sidecar.table.load();
+        if let Some(budget) = table.snapshot.limits.memory.or(default) {
+            shedding = limit::memory::is_short(used, budget, shedding);
+            if table.load.set_out_of_memory(shedding) {
+                let (used, budget) = (used >> 20, budget >> 20);
+                match shedding {
+                    true => tracing::warn!(used, budget, "memory is short (MiB): nothing more is taken on"),
+                    false => tracing::info!(used, budget, "memory is no longer short (MiB)"),
+                }
+            }
+        }
+        drop(table);
+        sleep(limit::memory::INTERVAL).await;
+    }
 }
 
 /// A whole sidecar on one thread, until `stop` ends and the drain after it: what a simulated host runs.
@@ -294,6 +317,7 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> io::Result<E
     let timeouts = snapshot.timeouts;
     local_runtime()?.block_on(async move {
         let sidecar = Sidecar::new(snapshot.clone(), workers);
+        sidecar.table.load().load.set_files(files);
         let (signals, watches) = drains();
         let (failed, mut failure) = mpsc::unbounded_channel();
         for n in 0..workers {

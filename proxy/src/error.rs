@@ -42,6 +42,8 @@ pub enum Kind {
     Protocol,
     /// The response broke off after its head.
     Incomplete,
+    /// The sidecar carries as much as it can: a limit on connections, requests or memory was reached.
+    Overload,
     /// The request needs something that this sidecar does not carry.
     Unsupported,
     /// The client went away, or its request body broke off.
@@ -69,7 +71,7 @@ struct Row {
 
 impl Kind {
     /// Every kind, for metrics.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::NoEndpoint,
         Kind::Connect,
         Kind::ConnectTimeout,
@@ -82,6 +84,7 @@ impl Kind {
         Kind::Deadline,
         Kind::Protocol,
         Kind::Incomplete,
+        Kind::Overload,
         Kind::Unsupported,
         Kind::Client,
         Kind::Loop,
@@ -122,6 +125,9 @@ impl Kind {
             Kind::Deadline => row(S::GATEWAY_TIMEOUT, "http_response_timeout", "DT", DeadlineExceeded, true),
             Kind::Protocol => row(S::BAD_GATEWAY, "http_protocol_error", "UPE", Internal, true),
             Kind::Incomplete => row(S::BAD_GATEWAY, "http_response_incomplete", "UC", Unavailable, true),
+            Kind::Overload => {
+                row(S::SERVICE_UNAVAILABLE, "connection_limit_reached", "UO", Unavailable, false)
+            }
             Kind::Unsupported => row(S::NOT_IMPLEMENTED, "http_request_denied", "DPE", Unimplemented, false),
             Kind::Client => row(S::BAD_REQUEST, "http_request_error", "DC", Cancelled, true),
             Kind::Loop => row(S::LOOP_DETECTED, "proxy_loop_detected", "LR", Internal, false),
@@ -170,6 +176,7 @@ impl Kind {
             Kind::Deadline => "deadline",
             Kind::Protocol => "protocol",
             Kind::Incomplete => "incomplete",
+            Kind::Overload => "overload",
             Kind::Unsupported => "unsupported",
             Kind::Client => "client",
             Kind::Loop => "loop",
@@ -225,6 +232,7 @@ impl fmt::Display for Error {
             Kind::Deadline => "the caller's deadline passed",
             Kind::Protocol => "the response is not valid HTTP",
             Kind::Incomplete => "the response broke off",
+            Kind::Overload => "the sidecar carries as much as it can",
             Kind::Unsupported => "this sidecar does not carry",
             Kind::Client => "the client went away",
             Kind::Loop => "the connection would come back to this sidecar",

@@ -34,6 +34,7 @@ pub mod error;
 pub mod grpc;
 pub mod http;
 pub mod inbound;
+pub mod limit;
 pub mod outbound;
 pub mod retry;
 pub mod tcp;

@@ -48,6 +48,16 @@ pub trait Net: Clone + Unpin + 'static {
     /// IPv4-mapped IPv6 addresses are returned as IPv4.
     fn orig_dst(&self, io: &mut Self::Io) -> impl Future<Output = Option<SocketAddr>>;
 
+    /// Resident bytes of the process, or `None` where that means nothing.
+    fn resident(&self) -> Option<u64> {
+        None
+    }
+
+    /// The most that the process may grow to, bytes; `None` without such a limit.
+    fn memory_limit(&self) -> Option<u64> {
+        None
+    }
+
     /// Runs `task` on this thread until it ends or the process does. `name` is for diagnostics.
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static);
 }

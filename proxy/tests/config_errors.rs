@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use proxy::config::{
-    Breaker, Cluster, ConfigErrors, Listen, Protocol, RequestTimeouts, Retry, Snapshot, Timeouts,
+    Breaker, Cluster, ConfigErrors, Limits, Listen, Protocol, RequestTimeouts, Retry, Snapshot, Timeouts,
     TryTimeouts, parse,
 };
 
@@ -198,6 +198,8 @@ addresses = ["10.96.0.11:80"]
 endpoints = ["10.0.0.21:8080"]
 breaker = { max = "30s" }
 "#;
+    limits_that_limit_nothing_are_refused: "service = \"web\"\n[limits]\nconnections = 0\nmemory = \"12\"\n";
+    a_bare_size_is_asked_for_its_unit: "service = \"web\"\n[limits]\nmemory = 256\n";
     limits_and_versions_that_contradict_each_other_show_both_sides: r#"
 service = "web"
 
@@ -247,6 +249,7 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
             drain: Duration::from_secs(25),
             stream_idle: Some(Duration::from_secs(300)),
         },
+        limits: Limits { connections: 50_000, requests: 10_000, memory: None },
         clusters: Vec::new(),
         inbound: [].into(),
     };
@@ -287,6 +290,7 @@ mark = 1337
 passthrough = false
 listen = { outbound = 1, inbound = 2, admin = 3, metrics = 4, health = 5 }
 timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", drain_min = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s" }
+limits = { connections = 7, requests = 8, memory = "9MiB" }
 retry = { attempts = 1 }
 breaker = { consecutive_failures = 7, base = "2s", max = "90s", cap = "25%" }
 inbound = [{ port = 8080, protocol = "http" }, { port = 5432, protocol = "tcp" }, { port = 9 }]
@@ -319,6 +323,7 @@ breaker = { consecutive_failures = 0, cap = "100%" }
             drain: Duration::from_secs(60),
             stream_idle: None,
         },
+        limits: Limits { connections: 7, requests: 8, memory: Some(9 << 20) },
         clusters: vec![Arc::new(Cluster {
             name: "orders".into(),
             // The mapped address is stored as the IPv4 address that a connection shows.

@@ -96,7 +96,8 @@ fn a_sidecar_that_is_told_to_end_tells_its_app_and_waits_for_it() {
 #[test]
 fn an_app_that_does_not_end_in_time_is_killed() {
     let run = Run::new("timeouts = { drain_min = '0s', drain = '100ms' }");
-    let sidecar = run.start(&[], &["sh", "-c", "trap '' TERM; echo $$ > started; while :; do sleep 0.05; done"]);
+    let sidecar =
+        run.start(&[], &["sh", "-c", "trap '' TERM; echo $$ > started; while :; do sleep 0.05; done"]);
     run.wait_for("started");
     terminate(&sidecar);
     assert_eq!(end(sidecar).status.code(), Some(128 + 9));
@@ -127,7 +128,10 @@ fn a_command_that_cannot_be_started_is_named() {
 #[test]
 fn the_sidecar_takes_the_exempt_group_and_the_app_does_not() {
     if !nix::unistd::geteuid().is_root() {
-        assert!(std::env::var_os("LAB_REQUIRE_KERNEL").is_none(), "kernel tests are required, which takes root");
+        assert!(
+            std::env::var_os("LAB_REQUIRE_KERNEL").is_none(),
+            "kernel tests are required, which takes root"
+        );
         eprintln!("skipped: changing the group takes root");
         return;
     }

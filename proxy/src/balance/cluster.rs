@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{Tried, pick};
 use crate::config::{self, Snapshot};
 use crate::endpoint::{Endpoint, Transition};
+use crate::limit::Load;
 use crate::telemetry::{ClusterMetrics, Metrics};
 
 /// A snapshot and what was prepared for it. Requests take it once and keep it.
@@ -18,6 +19,8 @@ pub struct Table {
     pub snapshot: Arc<Snapshot>,
     /// Clusters in the order of the configuration.
     pub clusters: Vec<Arc<Cluster>>,
+    /// What the sidecar carries now, whatever the snapshot.
+    pub load: Arc<Load>,
     by_address: BTreeMap<SocketAddr, Arc<Cluster>>,
 }
 
@@ -50,7 +53,7 @@ impl Table {
         };
         let clusters: Vec<_> = snapshot.clusters.iter().map(cluster).collect();
         let addresses = clusters.iter().flat_map(|c| c.config.addresses.iter().map(|a| (*a, c.clone())));
-        Table { by_address: addresses.collect(), clusters, snapshot }
+        Table { load: metrics.load(), by_address: addresses.collect(), clusters, snapshot }
     }
 
     /// The cluster behind a virtual address.

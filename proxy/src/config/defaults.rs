@@ -78,3 +78,14 @@ pub const H2_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 pub const H2_MAX_STREAMS: u32 = 200;
 /// HTTP/2: largest list of headers, bytes as RFC 9113 section 6.5.2 counts them. As much as HTTP/1's head.
 pub const H2_HEADER_LIST: u32 = 64 * 1024;
+
+/// Accepted connections that may be open at once. Envoy's documentation recommends 50 000 for its edge.
+pub const MAX_CONNECTIONS: usize = 50_000;
+/// Share of the file descriptors that accepted connections and their counterparts may take: the rest is for probes, the
+/// journal and reloads.
+pub const FILES_SHARE: f64 = 0.9;
+/// Requests that may be in flight at once. At 50 us of CPU each, 10 000 of them are half a second of work for one worker:
+/// more would time out before they are done.
+pub const MAX_REQUESTS: usize = 10_000;
+/// Share of the control group's memory limit past which no more is taken on: the kernel kills at the limit itself.
+pub const MEMORY_SHARE: f64 = 0.8;

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 pub use diagnose::{ConfigError, ConfigErrors};
 pub use parse::parse;
 pub use snapshot::{
-    Breaker, Cluster, Listen, Protocol, RequestTimeouts, Retry, Snapshot, Timeouts, TryTimeouts,
+    Breaker, Cluster, Limits, Listen, Protocol, RequestTimeouts, Retry, Snapshot, Timeouts, TryTimeouts,
 };
 
 /// Why a file gave no snapshot.

@@ -30,6 +30,9 @@ pub struct File {
     /// Time limits.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// How much is taken on.
+    #[serde(default)]
+    pub limits: Limits,
     /// Tries after a failure, for every cluster that does not say otherwise.
     #[serde(default)]
     pub retry: Option<Retry>,
@@ -97,6 +100,22 @@ pub struct Timeouts {
     /// From the end of a request to the response's head. Off by default.
     #[serde(default)]
     pub response: Option<Spanned<String>>,
+}
+
+/// `[limits]`: past them the sidecar says no at once (503, or the connection is closed).
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Accepted connections that are open. Default 50000, or fewer if the process may not open so many files.
+    #[serde(default)]
+    pub connections: Option<Spanned<usize>>,
+    /// Requests in flight. Default 10000.
+    #[serde(default)]
+    pub requests: Option<Spanned<usize>>,
+    /// Resident size of the process, such as `"256MiB"`. Default: 80 % of the memory limit of its control group; without
+    /// such a limit, none.
+    #[serde(default)]
+    pub memory: Option<Spanned<String>>,
 }
 
 /// `[cluster.timeouts]`; `"0s"` switches a limit off.

@@ -15,8 +15,8 @@ use serde_spanned::Spanned;
 use super::diagnose::{ConfigErrors, Mistakes, did_you_mean, one_of};
 use super::model::{self, File};
 use super::{
-    Breaker, Cluster, Listen, Protocol, RequestTimeouts, Retry, Snapshot, Timeouts, TryTimeouts, defaults,
-    shape, units,
+    Breaker, Cluster, Limits, Listen, Protocol, RequestTimeouts, Retry, Snapshot, Timeouts, TryTimeouts,
+    defaults, shape, units,
 };
 
 /// The configuration that `text` describes, complete and checked. `path_name` is what errors call it.
@@ -60,6 +60,7 @@ impl Check<'_> {
             [given.request.as_ref(), given.per_try.as_ref(), given.response.as_ref()],
             RequestTimeouts::default(),
         );
+        let limits = self.limits(&file.limits);
         let retry = retry(file.retry.as_ref(), Retry { attempts: defaults::RETRIES });
         let breaker = self.breaker(file.breaker.as_ref(), None);
 
@@ -93,6 +94,7 @@ impl Check<'_> {
             mark: file.mark,
             passthrough: file.passthrough.unwrap_or(true),
             timeouts,
+            limits,
             clusters,
             inbound,
         }
@@ -182,6 +184,30 @@ impl Check<'_> {
                 .help(r#"to look at nothing, set `protocol = "tcp"` on the cluster or the inbound port"#);
         }
         timeouts
+    }
+
+    fn limits(&mut self, given: &model::Limits) -> Limits {
+        let mut count = |key: &str, given: &Option<Spanned<usize>>, default| {
+            let Some(count) = given else { return default };
+            if *count.get_ref() == 0 {
+                self.mistakes
+                    .add(format!("`{key}` of 0 would refuse everything"), count.span(), "must be at least 1")
+                    .help("to take a sidecar out of service, stop it: it drains");
+            }
+            *count.get_ref()
+        };
+        let connections = count("connections", &given.connections, defaults::MAX_CONNECTIONS);
+        let requests = count("requests", &given.requests, defaults::MAX_REQUESTS);
+        let memory = given.memory.as_ref().and_then(|text| {
+            units::bytes(text.get_ref())
+                .map_err(|hint| {
+                    self.mistakes
+                        .add("`memory` is not a size", text.span(), "not a size with a unit")
+                        .help(hint);
+                })
+                .ok()
+        });
+        Limits { connections, requests, memory }
     }
 
     /// A limit that zero switches off.

@@ -184,6 +184,9 @@ impl<'i> Reader<'i> {
         let (message, label, help) = if DURATIONS.contains(&key) && number {
             let help = format!(r#"write {key} = "{words}ms" for milliseconds or "{words}s" for seconds"#);
             (format!("`{path}` has no unit"), "a bare number".into(), help)
+        } else if key == "memory" && number {
+            let help = format!(r#"write memory = "{words}MiB" for mebibytes"#);
+            ("`limits.memory` has no unit".into(), "a bare number".into(), help)
         } else if key == "cap" && number {
             let share = words.parse::<f64>().unwrap_or(50.0);
             let share = if share <= 1.0 { share * 100.0 } else { share };

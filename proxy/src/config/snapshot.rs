@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub passthrough: bool,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// How much is taken on.
+    pub limits: Limits,
     /// Clusters, in the order of the file.
     pub clusters: Vec<Arc<Cluster>>,
     /// What the app speaks on its ports; a port that is not named is detected.
@@ -60,6 +62,18 @@ pub struct Timeouts {
     pub drain: Duration,
     /// How long nothing may move in either direction of a request; `None`: for ever.
     pub stream_idle: Option<Duration>,
+}
+
+/// How much is taken on at once. Defaults: [`super::defaults`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Accepted connections that are open, both sides together.
+    pub connections: usize,
+    /// Requests in flight, both sides together.
+    pub requests: usize,
+    /// Resident bytes of the process past which it takes on nothing more; `None`: a share of what its control group
+    /// allows, if it allows so much and no more.
+    pub memory: Option<u64>,
 }
 
 /// Time limits of a request to a cluster; `None`: no limit.

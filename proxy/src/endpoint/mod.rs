@@ -22,7 +22,7 @@ use tokio::time::Instant;
 pub use breaker::{Breaker, Transition};
 pub use ewma::PeakEwma;
 pub use pools::{Failed, Pools};
-pub use response::{Carrier, ResponseBody};
+pub use response::{Carrier, Held, ResponseBody};
 
 /// One address of a cluster.
 #[derive(Debug)]

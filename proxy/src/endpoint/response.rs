@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use super::{InHand, h2, pool};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
-use crate::telemetry::Failures;
+use crate::telemetry::{Failures, Open};
 use crate::world::Net;
 
 /// What a response arrives on.
@@ -37,12 +38,26 @@ pub enum ResponseBody<N: Net> {
     Own(Option<Bytes>),
 }
 
+/// What counts for as long as a response is under way.
+pub struct Held {
+    /// The request's place among those in flight. Shared by its tries.
+    _place: Rc<Open>,
+    /// Keeps the endpoint's count of requests in hand up.
+    _in_hand: Option<InHand>,
+}
+
+impl Held {
+    /// Of a request at an endpoint, or at the local app.
+    pub fn new(place: Rc<Open>, in_hand: Option<InHand>) -> Self {
+        Held { _place: place, _in_hand: in_hand }
+    }
+}
+
 /// A body that passes through.
 pub struct Passing<N: Net> {
     body: Incoming,
     carrier: Option<Carrier<N>>,
-    /// Keeps the endpoint's count of requests in hand up.
-    in_hand: Option<InHand>,
+    held: Option<Held>,
     /// Counts bodies that break off or come too late.
     failures: Failures,
     patience: Patience,
@@ -57,14 +72,14 @@ impl<N: Net> ResponseBody<N> {
     pub fn endpoint(
         body: Incoming,
         carrier: Carrier<N>,
-        in_hand: Option<InHand>,
+        held: Held,
         failures: Failures,
         mut patience: Patience,
         is_grpc: bool,
     ) -> Self {
         patience.moved(Instant::now());
-        let carrier = Some(carrier);
-        let mut passing = Passing { body, carrier, in_hand, failures, patience, timer: None, is_grpc };
+        let (carrier, held) = (Some(carrier), Some(held));
+        let mut passing = Passing { body, carrier, held, failures, patience, timer: None, is_grpc };
         // A body of length zero is never polled.
         if passing.body.is_end_stream() {
             passing.finish();
@@ -91,7 +106,7 @@ impl<N: Net> Passing<N> {
         match &polled {
             Poll::Ready(Some(Err(_))) => {
                 self.failures.count(Kind::Incomplete);
-                self.in_hand = None;
+                self.held = None;
             }
             Poll::Ready(None) => self.finish(),
             Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.finish(),
@@ -106,7 +121,7 @@ impl<N: Net> Passing<N> {
         if let Some(Carrier::Http1(mut exchange)) = self.carrier.take() {
             exchange.finish();
         }
-        self.in_hand = None;
+        self.held = None;
     }
 
     /// Waits for the limit that is passed next.

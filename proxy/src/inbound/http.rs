@@ -9,14 +9,14 @@ use tokio::time::Instant;
 
 use super::Inbound;
 use crate::config::Retry;
-use crate::endpoint::ResponseBody;
 use crate::endpoint::pool::Limits;
+use crate::endpoint::{Held, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
 use crate::http::{RequestBody, bridge, forward, reply};
 use crate::retry::Attempts;
-use crate::telemetry::ClusterMetrics;
+use crate::telemetry::{ClusterMetrics, Open};
 use crate::world::Net;
 
 /// A request is tried again only to hide the race in which the app closes a kept connection just as the request is sent
@@ -26,6 +26,8 @@ const RETRY: Retry = Retry { attempts: 1 };
 
 /// What a call asks of every try.
 struct Call {
+    /// Its place among the requests in flight.
+    place: Rc<Open>,
     limits: Limits,
     patience: Patience,
     is_grpc: bool,
@@ -50,15 +52,17 @@ pub(super) async fn handle<N: Net>(
         bridge::restore(&mut request);
     }
     let is_http2 = request.version() == Version::HTTP_2;
-    let forwarded = forward::request(request, dst, &mut *side.rng.borrow_mut());
+    let place = table.load.request(&table.snapshot.limits).map_err(Error::new);
+    let forwarded =
+        place.and_then(|place| Ok((place, forward::request(request, dst, &mut *side.rng.borrow_mut())?)));
     let result = match forwarded {
-        Ok(mut request) => {
+        Ok((place, mut request)) => {
             if is_http2 {
                 bridge::to_http2(&mut request, dst, false);
             }
             let patience = Patience::new(Instant::now(), timeouts.stream_idle, request.body().upload());
             let patience = patience.until(deadline, Kind::Deadline);
-            let call = Call { limits, patience, is_grpc, deadline };
+            let call = Call { place: Rc::new(place), limits, patience, is_grpc, deadline };
             call.patience.wait(send(&side, dst, &call, &metrics, request)).await
         }
         Err(error) => Err(error),
@@ -89,9 +93,10 @@ async fn send<N: Net>(
         }
         let (error, unsent) = match side.pool.send(dst, call.limits, metrics, request).await {
             Ok((response, carrier)) => {
+                let held = Held::new(call.place.clone(), None);
                 let (failures, patience) = (metrics.failures(), call.patience.clone());
                 let mut response = response.map(|body| {
-                    ResponseBody::endpoint(body, carrier, None, failures, patience, call.is_grpc)
+                    ResponseBody::endpoint(body, carrier, held, failures, patience, call.is_grpc)
                 });
                 forward::response(&mut response);
                 reply::remove_forged(response.headers_mut());

@@ -92,6 +92,10 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
         return side.refuse(Kind::NotIntercepted, peer, None);
     };
     let table = side.table.load_full();
+    let _place = match table.load.connection(&table.snapshot.limits) {
+        Ok(place) => place,
+        Err(kind) => return side.refuse(kind, peer, Some(dst)),
+    };
     let listen = &table.snapshot.listen;
     // Going on to one of the sidecar's own ports would come back here, or open the admin port to the outside.
     if [listen.outbound, listen.inbound, listen.admin].contains(&dst.port()) {

@@ -11,16 +11,19 @@ use tokio::time::Instant;
 use super::Outbound;
 use crate::balance::{Cluster, Tried};
 use crate::endpoint::pool::Limits;
-use crate::endpoint::{Failed, ResponseBody};
+use crate::endpoint::{Failed, Held, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
 use crate::http::{RequestBody, bridge, forward, reply};
 use crate::retry::Attempts;
+use crate::telemetry::Open;
 use crate::world::Net;
 
 /// What a call asks of every try.
 struct Call {
+    /// Its place among the requests in flight.
+    place: Rc<Open>,
     limits: Limits,
     patience: Patience,
     is_grpc: bool,
@@ -52,9 +55,11 @@ pub(super) async fn handle<N: Net>(
     // Only another sidecar may say what a request was.
     bridge::take_marker(request.headers_mut());
     let was_http1 = request.version() != Version::HTTP_2;
-    let forwarded = forward::request(request, dst, &mut *side.rng.borrow_mut());
+    let place = table.load.request(&table.snapshot.limits).map_err(Error::new);
+    let forwarded =
+        place.and_then(|place| Ok((place, forward::request(request, dst, &mut *side.rng.borrow_mut())?)));
     let result = match forwarded {
-        Ok(mut request) => {
+        Ok((place, mut request)) => {
             if !was_http1 || cluster.config.bridge {
                 bridge::to_http2(&mut request, dst, was_http1);
             }
@@ -63,7 +68,7 @@ pub(super) async fn handle<N: Net>(
                 .until(cluster.config.timeouts.request.map(|limit| now + limit), Kind::RequestTimeout)
                 .until(deadline, Kind::Deadline);
             let limits = Limits { connect: timeouts.connect, max_idle: timeouts.pool_idle };
-            let call = Call { limits, patience, is_grpc, deadline };
+            let call = Call { place: Rc::new(place), limits, patience, is_grpc, deadline };
             call.patience.wait(send(&side, cluster, &call, request)).await
         }
         Err(error) => Err(error),
@@ -152,9 +157,10 @@ async fn attempt<N: Net>(
     } else {
         cluster.on_success(position, begun, now);
     }
+    let held = Held::new(call.place.clone(), Some(in_hand));
     let (failures, patience) = (cluster.metrics.failures(), call.patience.clone());
-    let mut response = response
-        .map(|body| ResponseBody::endpoint(body, carrier, Some(in_hand), failures, patience, call.is_grpc));
+    let mut response =
+        response.map(|body| ResponseBody::endpoint(body, carrier, held, failures, patience, call.is_grpc));
     forward::response(&mut response);
     Ok(response)
 }

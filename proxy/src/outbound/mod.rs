@@ -52,6 +52,10 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
         return side.refuse(Kind::NotIntercepted, peer, None);
     };
     let table = side.table.load_full();
+    let _place = match table.load.connection(&table.snapshot.limits) {
+        Ok(place) => place,
+        Err(kind) => return side.refuse(kind, peer, Some(dst)),
+    };
     let Some(cluster) = table.cluster_at(dst) else {
         let listen = &table.snapshot.listen;
         if dst.ip().is_loopback() && [listen.outbound, listen.inbound].contains(&dst.port()) {

@@ -19,6 +19,7 @@ pub use throttle::Throttle;
 
 use crate::detect::{Outcome, Sniffed};
 use crate::error::Kind;
+use crate::limit::Load;
 
 /// Labels of a metric of one side.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -79,6 +80,7 @@ pub struct Metrics {
     upstream_open: Family<SideCluster, Gauge>,
     duration: Family<SideCluster, Histogram, fn() -> Histogram>,
     reloads: Family<Reload, Counter>,
+    load: Arc<Load>,
 }
 
 /// Metrics of one listener.
@@ -132,7 +134,20 @@ impl Default for Metrics {
             Unit::Seconds,
             duration.clone(),
         );
+        macro_rules! gauge {
+            ($name:literal, $help:literal) => {{
+                let gauge = Gauge::default();
+                registry.register($name, $help, gauge.clone());
+                gauge
+            }};
+        }
+        let load = Load::new(
+            gauge!("load_connections", "Accepted connections that count against the limit"),
+            gauge!("load_requests", "Requests in flight that count against the limit"),
+            gauge!("load_shedding", "1 while nothing is taken on for want of memory"),
+        );
         Metrics {
+            load: Arc::new(load),
             connections: family!("connections", "Connections accepted"),
             connections_open: family!("connections_open", "Accepted connections that are open"),
             refused: family!(
@@ -196,6 +211,11 @@ impl Metrics {
             open: self.upstream_open.get_or_create_owned(&label),
             duration: self.duration.get_or_create_owned(&label),
         }
+    }
+
+    /// What the sidecar carries now.
+    pub fn load(&self) -> Arc<Load> {
+        self.load.clone()
     }
 
     /// Counts a change of the configuration.

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
@@ -80,6 +81,17 @@ impl Net for KernelNet {
         (found != SocketAddr::new(local.ip().to_canonical(), local.port())).then_some(found)
     }
 
+    fn resident(&self) -> Option<u64> {
+        // Total, resident, shared, ... in pages (proc_pid_statm(5)).
+        let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+        Some(pages * u64::try_from(page).ok()?)
+    }
+
+    fn memory_limit(&self) -> Option<u64> {
+        group_memory_limit()
+    }
+
     #[allow(clippy::disallowed_methods, reason = "this is the seam")]
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
         let _ = name;
@@ -104,6 +116,30 @@ impl Listener for KernelListener {
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
     }
+}
+
+/// The least memory limit of the control groups that this process is in, bytes (cgroup v2's `memory.max`, cgroup v1's
+/// `memory.limit_in_bytes`); `None` without one.
+fn group_memory_limit() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let limits = groups.lines().flat_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => return Vec::new(),
+        };
+        // A container sees its own group at the root, whatever the path says.
+        let below = Path::new(path)
+            .ancestors()
+            .map(|group| Path::new(root).join(group.strip_prefix("/").unwrap_or(group)));
+        below
+            .filter_map(|group| std::fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok())
+            .collect()
+    });
+    // Version 1 says "none" with the largest multiple of a page.
+    limits.filter(|limit| *limit < 1 << 60).min()
 }
 
 /// Raises the limit of open files to the hard limit: a proxy needs two for each connection, and the usual soft limit
