@@ -71,8 +71,9 @@ fn change_endpoints(lab: Lab) -> Ended {
     let log = std::fs::read_to_string(run.join("logs/web.sidecar.log")).unwrap();
     assert!(log.contains("the new configuration is not in force") && log.contains("endpionts"), "{log}");
 
-    // And back. When the balancer will choose it again is another matter: it is new, and assumed to be slow.
+    // And back: nothing is known of it, so the balancer tries it at once.
     reload(run, &original, "applied");
+    wait_until("the endpoint is used again", || reached(run, "orders-2") > last);
     let (_, clusters) = page(run, "web", 15000, "/clusters").unwrap();
     assert!(clusters.contains(removed.as_str().unwrap()), "{clusters}");
     assert!(page(run, "web", HEALTH, "/ready").unwrap().0 == 200);

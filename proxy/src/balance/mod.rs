@@ -119,8 +119,25 @@ mod tests {
     async fn requests_in_hand_weigh_as_much_as_latency() {
         let now = Instant::now();
         let endpoints = endpoints(2, now);
+        for (endpoint, millis) in endpoints.iter().zip([1, 2]) {
+            endpoint.on_success(now - Duration::from_millis(millis), now);
+        }
+        assert_eq!(counts(&endpoints, now, Tried::default()), [3000, 0]);
         let _busy = [endpoints[0].begin(now), endpoints[0].begin(now)];
         assert_eq!(counts(&endpoints, now, Tried::default()), [0, 3000]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_endpoint_is_tried_at_once_by_one_request() {
+        let now = Instant::now();
+        let endpoints = endpoints(3, now);
+        endpoints[0].on_success(now - Duration::from_millis(1), now);
+        endpoints[1].on_success(now - Duration::from_millis(1), now);
+        // Drawn against either of the others: two pairs of three.
+        let new = counts(&endpoints, now, Tried::default())[2];
+        assert!(new.abs_diff(2000) < 129, "{new}");
+        let _trial = endpoints[2].begin(now);
+        assert_eq!(counts(&endpoints, now, Tried::default())[2], 0);
     }
 
     #[tokio::test(start_paused = true)]

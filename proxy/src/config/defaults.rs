@@ -49,5 +49,6 @@ pub const EJECTION_CAP: f64 = 0.5;
 
 /// Peak-EWMA: how fast an old latency is forgotten. Linkerd's decay.
 pub const EWMA_DECAY: Duration = Duration::from_secs(10);
-/// Peak-EWMA: what a new endpoint is assumed to take, so that it is tried but not flooded. Linkerd's default_rtt.
+/// Peak-EWMA: what an endpoint that has not answered yet is assumed to take once it has a request in hand or has failed
+/// one, so that it is tried but not flooded. Linkerd's default_rtt.
 pub const EWMA_START: Duration = Duration::from_millis(30);

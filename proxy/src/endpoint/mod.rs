@@ -55,7 +55,7 @@ impl Endpoint {
     pub fn load(&self, now: Instant) -> Load {
         let pending = self.pending.load(Ordering::Relaxed);
         let mut state = self.state();
-        let cost = state.latency.get(now) * f64::from(pending + 1);
+        let cost = state.latency.cost(now, pending);
         Load { cost, available: state.breaker.admits(now) }
     }
 
@@ -88,8 +88,7 @@ impl Endpoint {
         state.breaker.on_success(begun)
     }
 
-    /// Notes that the endpoint failed a request that was sent at `begun`. Failures say nothing about latency: a refusal
-    /// is quick and would attract load.
+    /// Notes that the endpoint failed a request that was sent at `begun`.
     pub fn on_failure(
         &self,
         begun: Instant,
@@ -97,7 +96,9 @@ impl Endpoint {
         config: &crate::config::Breaker,
         may_eject: bool,
     ) -> Option<Transition> {
-        self.state().breaker.on_failure(begun, now, config, may_eject)
+        let mut state = self.state();
+        state.latency.fail(now);
+        state.breaker.on_failure(begun, now, config, may_eject)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
