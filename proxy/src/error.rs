@@ -30,8 +30,12 @@ pub enum Kind {
     Incomplete,
     /// The request needs something that this sidecar does not carry.
     Unsupported,
+    /// The client's request is malformed, or two readers could read it in two ways.
+    Malformed,
     /// The client went away, or its request body broke off.
     Client,
+    /// Nothing passed through a tunnel for too long.
+    TunnelIdle,
     /// The connection would come back to this sidecar for ever.
     Loop,
     /// The connection was not redirected here, so nobody knows where it should go.
@@ -53,7 +57,7 @@ struct Row {
 
 impl Kind {
     /// Every kind, for metrics.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 13] = [
         Kind::NoEndpoint,
         Kind::Connect,
         Kind::ConnectTimeout,
@@ -61,7 +65,9 @@ impl Kind {
         Kind::Protocol,
         Kind::Incomplete,
         Kind::Unsupported,
+        Kind::Malformed,
         Kind::Client,
+        Kind::TunnelIdle,
         Kind::Loop,
         Kind::NotIntercepted,
         Kind::NoRoute,
@@ -77,7 +83,9 @@ impl Kind {
             Kind::Protocol => row(StatusCode::BAD_GATEWAY, "http_protocol_error", "UPE", true),
             Kind::Incomplete => row(StatusCode::BAD_GATEWAY, "http_response_incomplete", "UC", true),
             Kind::Unsupported => row(StatusCode::NOT_IMPLEMENTED, "http_request_denied", "DPE", false),
+            Kind::Malformed => row(StatusCode::BAD_REQUEST, "http_request_error", "DPE", false),
             Kind::Client => row(StatusCode::BAD_REQUEST, "http_request_error", "DC", true),
+            Kind::TunnelIdle => row(StatusCode::GATEWAY_TIMEOUT, "connection_timeout", "SI", true),
             Kind::Loop => row(StatusCode::LOOP_DETECTED, "proxy_loop_detected", "LR", false),
             Kind::NotIntercepted => row(StatusCode::NOT_FOUND, "destination_not_found", "NR", false),
             Kind::NoRoute => row(StatusCode::NOT_FOUND, "destination_not_found", "NR", false),
@@ -114,7 +122,9 @@ impl Kind {
             Kind::Protocol => "protocol",
             Kind::Incomplete => "incomplete",
             Kind::Unsupported => "unsupported",
+            Kind::Malformed => "malformed",
             Kind::Client => "client",
+            Kind::TunnelIdle => "tunnel_idle",
             Kind::Loop => "loop",
             Kind::NotIntercepted => "not_intercepted",
             Kind::NoRoute => "no_route",
@@ -163,7 +173,9 @@ impl fmt::Display for Error {
             Kind::Protocol => "the response is not valid HTTP",
             Kind::Incomplete => "the response broke off",
             Kind::Unsupported => "this sidecar does not carry",
+            Kind::Malformed => "the request is malformed",
             Kind::Client => "the client went away",
+            Kind::TunnelIdle => "nothing passed through the tunnel for too long",
             Kind::Loop => "the connection would come back to this sidecar",
             Kind::NotIntercepted => "the connection was not redirected here by interception rules",
             Kind::NoRoute => "no cluster has this address and passthrough is off",

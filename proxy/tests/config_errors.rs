@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
-use proxy::config::{Breaker, Cluster, ConfigErrors, Listen, Protocol, Retry, Snapshot, Timeouts, parse};
+use proxy::config::{
+    Breaker, Cluster, ConfigErrors, Forwarded, Http1, Listen, Protocol, Retry, Snapshot, Timeouts, parse,
+};
 
 /// A cluster without a mistake, to put mistakes around.
 const ORDERS: &str = r#"
@@ -42,6 +44,7 @@ macro_rules! says {
 }
 
 says! {
+    limits_out_of_range_say_what_they_may_be: "service = \"web\"\nforwarded = \"apend\"\n\n[limits]\nheader_bytes = 100\nheaders = 0\n\n[timeouts]\ntunnel_idle = \"0s\"\n";
     a_value_without_an_end_is_pointed_at: "service = \"web\n\n[listen]\nadmin = 15000\n";
     text_without_quotes_is_pointed_at: "service = web\n";
     a_repeated_table_is_pointed_at: "service = \"web\"\n\n[timeouts]\nconnect = \"1s\"\n\n[timeouts]\ndrain = \"5s\"\n";
@@ -222,10 +225,13 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
         listen: Listen { outbound: 15001, inbound: 15006, admin: 15000, metrics: 15020, health: 15021 },
         mark: None,
         passthrough: true,
+        http1: Http1 { header_bytes: 65536, headers: 100, preserve_header_case: false },
+        forwarded: Forwarded::Off,
         timeouts: Timeouts {
             connect: Duration::from_secs(1),
             detect: Duration::from_secs(1),
             pool_idle: Duration::from_secs(3),
+            tunnel_idle: Duration::from_secs(3600),
             drain: Duration::from_secs(25),
         },
         clusters: Vec::new(),
@@ -264,8 +270,11 @@ workers = 3
 seed = 42
 mark = 1337
 passthrough = false
+preserve_header_case = true
+forwarded = "append"
+limits = { header_bytes = 9000, headers = 50 }
 listen = { outbound = 1, inbound = 2, admin = 3, metrics = 4, health = 5 }
-timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", drain = "1m" }
+timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", tunnel_idle = "10m", drain = "1m" }
 retry = { attempts = 1 }
 breaker = { consecutive_failures = 7, base = "2s", max = "90s", cap = "25%" }
 inbound = [{ port = 8080, protocol = "http" }, { port = 5432, protocol = "tcp" }, { port = 9 }]
@@ -288,10 +297,13 @@ breaker = { consecutive_failures = 0, cap = "100%" }
         listen: Listen { outbound: 1, inbound: 2, admin: 3, metrics: 4, health: 5 },
         mark: Some(1337),
         passthrough: false,
+        http1: Http1 { header_bytes: 9000, headers: 50, preserve_header_case: true },
+        forwarded: Forwarded::Append,
         timeouts: Timeouts {
             connect: Duration::from_millis(250),
             detect: Duration::from_secs(2),
             pool_idle: Duration::ZERO,
+            tunnel_idle: Duration::from_secs(600),
             drain: Duration::from_secs(60),
         },
         clusters: vec![Arc::new(Cluster {

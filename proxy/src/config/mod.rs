@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub use diagnose::{ConfigError, ConfigErrors};
 pub use parse::parse;
-pub use snapshot::{Breaker, Cluster, Listen, Protocol, Retry, Snapshot, Timeouts};
+pub use snapshot::{Breaker, Cluster, Forwarded, Http1, Listen, Protocol, Retry, Snapshot, Timeouts};
 
 /// Why a file gave no snapshot.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]

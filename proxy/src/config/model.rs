@@ -24,6 +24,15 @@ pub struct File {
     /// Whether connections to addresses outside every cluster go where the app meant them to. Default: true.
     #[serde(default)]
     pub passthrough: Option<bool>,
+    /// Whether header names keep their letters' case on the way through, over HTTP/1. Default: false.
+    #[serde(default)]
+    pub preserve_header_case: Option<bool>,
+    /// What outgoing requests say about who made them: `"append"`, `"replace"` or `"off"` (default).
+    #[serde(default)]
+    pub forwarded: Option<Spanned<String>>,
+    /// Limits of what is accepted.
+    #[serde(default)]
+    pub limits: Limits,
     /// Ports.
     #[serde(default)]
     pub listen: Listen,
@@ -65,6 +74,18 @@ pub struct Listen {
     pub health: Option<Spanned<u16>>,
 }
 
+/// `[limits]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of the head of an HTTP/1 message: request line or status line and headers. Default 65536.
+    #[serde(default)]
+    pub header_bytes: Option<Spanned<u32>>,
+    /// Header lines of an HTTP/1 message. Default 100.
+    #[serde(default)]
+    pub headers: Option<Spanned<u32>>,
+}
+
 /// `[timeouts]`: strings with units, such as `"250ms"`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,6 +99,9 @@ pub struct Timeouts {
     /// Idle HTTP/1 connections to endpoints.
     #[serde(default)]
     pub pool_idle: Option<Spanned<String>>,
+    /// Silence in a tunnel (WebSocket, CONNECT). Default `"1h"`.
+    #[serde(default)]
+    pub tunnel_idle: Option<Spanned<String>>,
     /// A drain.
     #[serde(default)]
     pub drain: Option<Spanned<String>>,

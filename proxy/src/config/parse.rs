@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,9 @@ use serde_spanned::Spanned;
 
 use super::diagnose::{ConfigErrors, Mistakes, did_you_mean, one_of};
 use super::model::{self, File};
-use super::{Breaker, Cluster, Listen, Protocol, Retry, Snapshot, Timeouts, defaults, shape, units};
+use super::{
+    Breaker, Cluster, Forwarded, Http1, Listen, Protocol, Retry, Snapshot, Timeouts, defaults, shape, units,
+};
 
 /// The configuration that `text` describes, complete and checked. `path_name` is what errors call it.
 ///
@@ -52,6 +54,15 @@ impl Check<'_> {
         }
         let listen = self.listen(&file.listen);
         let timeouts = self.timeouts(&file.timeouts);
+        let limits = &file.limits;
+        let (bytes, bytes_range) = (limits.header_bytes.as_ref(), defaults::HEADER_BYTES_RANGE);
+        let (lines, lines_range) = (limits.headers.as_ref(), defaults::HEADERS_RANGE);
+        let http1 = Http1 {
+            header_bytes: self.limit("header_bytes", bytes, defaults::HEADER_BYTES, bytes_range),
+            headers: self.limit("headers", lines, defaults::HEADERS, lines_range),
+            preserve_header_case: file.preserve_header_case.unwrap_or(false),
+        };
+        let forwarded = self.forwarded(file.forwarded.as_ref());
         let retry = retry(file.retry.as_ref(), Retry { attempts: defaults::RETRIES });
         let breaker = self.breaker(file.breaker.as_ref(), None);
 
@@ -83,6 +94,8 @@ impl Check<'_> {
             listen,
             mark: file.mark,
             passthrough: file.passthrough.unwrap_or(true),
+            http1,
+            forwarded,
             timeouts,
             clusters,
             inbound,
@@ -158,6 +171,9 @@ impl Check<'_> {
             connect: self.duration("connect", given.connect.as_ref(), defaults::CONNECT_TIMEOUT).value,
             detect: self.duration("detect", given.detect.as_ref(), defaults::DETECT_TIMEOUT).value,
             pool_idle: self.duration("pool_idle", given.pool_idle.as_ref(), defaults::POOL_IDLE).value,
+            tunnel_idle: self
+                .duration("tunnel_idle", given.tunnel_idle.as_ref(), defaults::TUNNEL_IDLE)
+                .value,
             drain: self.duration("drain", given.drain.as_ref(), defaults::DRAIN_TIMEOUT).value,
         };
         if let Some(connect) = given.connect.as_ref().filter(|_| timeouts.connect.is_zero()) {
@@ -170,7 +186,48 @@ impl Check<'_> {
                 .add("no protocol shows itself in no time", detect.span(), "must be longer than 0")
                 .help(r#"to look at nothing, set `protocol = "tcp"` on the cluster or the inbound port"#);
         }
+        if let Some(idle) = given.tunnel_idle.as_ref().filter(|_| timeouts.tunnel_idle.is_zero()) {
+            self.mistakes
+                .add("no tunnel is never silent", idle.span(), "must be longer than 0")
+                .help(format!("the default is {:?}", units::show(defaults::TUNNEL_IDLE)));
+        }
         timeouts
+    }
+
+    fn limit(
+        &mut self,
+        key: &str,
+        given: Option<&Spanned<u32>>,
+        default: u32,
+        range: RangeInclusive<u32>,
+    ) -> usize {
+        let value = given.map_or(default, |given| *given.get_ref());
+        if let Some(given) = given.filter(|_| !range.contains(&value)) {
+            self.mistakes
+                .add(format!("`{key}` is out of range"), given.span(), "out of range")
+                .help(format!("it goes from {} to {}; the default is {default}", range.start(), range.end()));
+        }
+        value as usize
+    }
+
+    fn forwarded(&mut self, given: Option<&Spanned<String>>) -> Forwarded {
+        const KNOWN: [&str; 3] = ["append", "replace", "off"];
+        let Some(text) = given else { return Forwarded::default() };
+        match text.get_ref().as_str() {
+            "append" => Forwarded::Append,
+            "replace" => Forwarded::Replace,
+            "off" => Forwarded::Off,
+            other => {
+                let help = did_you_mean(other, KNOWN).map_or_else(
+                    || format!("it is {}", one_of(&KNOWN, '"')),
+                    |meant| format!("did you mean {meant:?}?"),
+                );
+                self.mistakes
+                    .add(format!("`forwarded` cannot be {other:?}"), text.span(), "not one of its values")
+                    .help(help);
+                Forwarded::default()
+            }
+        }
     }
 
     fn duration(&mut self, key: &str, given: Option<&Spanned<String>>, default: Duration) -> Given<Duration> {

@@ -15,7 +15,7 @@ use super::diagnose::{Mistakes, did_you_mean, one_of};
 use super::model::File;
 
 /// Keys whose values are lengths of time.
-const DURATIONS: [&str; 6] = ["connect", "detect", "pool_idle", "drain", "base", "max"];
+const DURATIONS: [&str; 7] = ["connect", "detect", "pool_idle", "tunnel_idle", "drain", "base", "max"];
 
 /// The file that `text` describes, or `None` once what is wrong with it has been noted.
 pub(super) fn read(text: &str, mistakes: &mut Mistakes) -> Option<File> {

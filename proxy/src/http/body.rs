@@ -106,7 +106,7 @@ impl<N: Net> ResponseBody<N> {
         broken: Counter,
     ) -> Self {
         // A body of length zero is never polled.
-        let in_hand = if body.is_end_stream() {
+        let in_hand = if body.is_end_stream() && !exchange.is_tunnel() {
             exchange.finish();
             None
         } else {

@@ -5,5 +5,7 @@ pub mod forward;
 pub mod headers;
 pub mod reply;
 pub mod serve;
+pub mod strict;
+pub mod tunnel;
 
 pub use body::{RequestBody, ResponseBody};

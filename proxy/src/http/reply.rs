@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::Response;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
 use super::ResponseBody;
 use crate::error::{Error, Kind};
@@ -27,6 +27,10 @@ pub fn failure<N: Net>(error: &Error, instance: &str) -> Response<ResponseBody<N
     *response.status_mut() = error.kind.status();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    if matches!(error.kind, Kind::Malformed | Kind::Unsupported) {
+        // Where the request ends is the sender's guess or ours; the next one may not depend on it.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Ok(value) = HeaderValue::from_str(&status) {
         headers.insert(PROXY_STATUS, value);
     }

@@ -11,6 +11,7 @@ use super::Inbound;
 use crate::config::Retry;
 use crate::endpoint::pool::Limits;
 use crate::error::{Error, Kind};
+use crate::http::tunnel::{Ask, Slot};
 use crate::http::{RequestBody, ResponseBody, forward, reply};
 use crate::retry::Attempts;
 use crate::telemetry::ClusterMetrics;
@@ -25,25 +26,29 @@ const RETRY: Retry = Retry { attempts: 1 };
 pub(super) async fn handle<N: Net>(
     side: Rc<Inbound<N>>,
     dst: SocketAddr,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
+    tunnel: Slot,
 ) -> Response<ResponseBody<N>> {
     let table = side.table.load_full();
     let metrics = side.app(&table.snapshot.service);
     let timeouts = &table.snapshot.timeouts;
-    let limits = Limits { connect: timeouts.connect, max_idle: timeouts.pool_idle };
+    let limits =
+        Limits { connect: timeouts.connect, max_idle: timeouts.pool_idle, http1: table.snapshot.http1 };
     let asked = metrics.asked();
+    let ask = Ask::of(&mut request);
     let forwarded = forward::request(request, dst, &mut *side.rng.borrow_mut());
     let result = match forwarded {
         Ok(request) => send(&side, dst, limits, &metrics, request).await,
         Err(error) => Err(error),
     };
-    let response = result.unwrap_or_else(|error| {
+    let mut response = result.unwrap_or_else(|error| {
         if let Some(withheld) = side.failures.admit(Instant::now()) {
             tracing::warn!(%error, withheld, "request failed");
         }
         metrics.failed(error.kind);
         reply::failure(&error, &table.snapshot.instance)
     });
+    ask.answer(&mut response, &tunnel, timeouts.tunnel_idle, &metrics);
     asked.answered(response.status());
     response
 }

@@ -21,6 +21,7 @@ use crate::detect::{Outcome, Prefixed, Sniffed, detect};
 use crate::drain;
 use crate::endpoint::pool::Pool;
 use crate::error::{Error, Kind};
+use crate::http::tunnel::Slot;
 use crate::tcp::both_ways;
 use crate::telemetry::{ClusterMetrics, Metrics, Open, SideMetrics, Throttle};
 use crate::world::{Net, World};
@@ -111,10 +112,17 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
         }
     };
     drop(table);
-    let handle = |request| http::handle(side.clone(), dst, request);
-    if let Err(error) = crate::http::serve::http1(io, drain, handle).await {
+    let tunnel = Slot::default();
+    let limits = side.table.load().snapshot.http1;
+    let handle = |request| http::handle(side.clone(), dst, request, tunnel.clone());
+    // A tunnel holds the drain as well.
+    if let Err(error) = crate::http::serve::http1(io, limits, drain.clone(), handle).await {
+        if error.is_parse() || error.is_parse_too_large() {
+            side.metrics.refused(Kind::Malformed);
+        }
         tracing::debug!(%peer, %dst, %error, "client connection ended");
     }
+    tunnel.run().await;
 }
 
 /// Carries opaque bytes to the app.

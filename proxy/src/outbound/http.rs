@@ -12,7 +12,8 @@ use super::Outbound;
 use crate::balance::{Cluster, Tried};
 use crate::endpoint::pool::Limits;
 use crate::error::{Error, Kind};
-use crate::http::{RequestBody, ResponseBody, forward, reply};
+use crate::http::tunnel::{Ask, Slot};
+use crate::http::{RequestBody, ResponseBody, forward, headers, reply};
 use crate::retry::Attempts;
 use crate::world::Net;
 
@@ -20,7 +21,9 @@ use crate::world::Net;
 pub(super) async fn handle<N: Net>(
     side: Rc<Outbound<N>>,
     dst: SocketAddr,
-    request: Request<Incoming>,
+    peer: SocketAddr,
+    mut request: Request<Incoming>,
+    tunnel: Slot,
 ) -> Response<ResponseBody<N>> {
     let table = side.table.load_full();
     let Some(cluster) = table.cluster_at(dst) else {
@@ -31,20 +34,26 @@ pub(super) async fn handle<N: Net>(
         return response;
     };
     let timeouts = &table.snapshot.timeouts;
-    let limits = Limits { connect: timeouts.connect, max_idle: timeouts.pool_idle };
+    let limits =
+        Limits { connect: timeouts.connect, max_idle: timeouts.pool_idle, http1: table.snapshot.http1 };
     let asked = cluster.metrics.asked();
+    let ask = Ask::of(&mut request);
     let forwarded = forward::request(request, dst, &mut *side.rng.borrow_mut());
     let result = match forwarded {
-        Ok(request) => send(&side, cluster, limits, request).await,
+        Ok(mut request) => {
+            headers::forwarded(table.snapshot.forwarded, peer.ip(), request.headers_mut());
+            send(&side, cluster, limits, request).await
+        }
         Err(error) => Err(error),
     };
-    let response = result.unwrap_or_else(|error| {
+    let mut response = result.unwrap_or_else(|error| {
         if let Some(withheld) = side.failures.admit(Instant::now()) {
             tracing::warn!(cluster = %cluster.config.name, %error, withheld, "request failed");
         }
         cluster.metrics.failed(error.kind);
         reply::failure(&error, &table.snapshot.instance)
     });
+    ask.answer(&mut response, &tunnel, timeouts.tunnel_idle, &cluster.metrics);
     asked.answered(response.status());
     response
 }

@@ -23,6 +23,8 @@ struct Head {
     method: Method,
     uri: Uri,
     headers: http::HeaderMap,
+    /// hyper keeps the case of header names here.
+    extensions: http::Extensions,
 }
 
 impl Attempts {
@@ -36,6 +38,7 @@ impl Attempts {
                 method: request.method().clone(),
                 uri: request.uri().clone(),
                 headers: request.headers().clone(),
+                extensions: request.extensions().clone(),
             })
         });
         Attempts { left: retry.attempts, copy }
@@ -65,11 +68,17 @@ impl Head {
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
         *request.headers_mut() = self.headers;
+        *request.extensions_mut() = self.extensions;
         request
     }
 
     fn clone_request(&self) -> Request<RequestBody> {
-        let copy = Head { method: self.method.clone(), uri: self.uri.clone(), headers: self.headers.clone() };
+        let copy = Head {
+            method: self.method.clone(),
+            uri: self.uri.clone(),
+            headers: self.headers.clone(),
+            extensions: self.extensions.clone(),
+        };
         Box::new(copy).into_request()
     }
 }
