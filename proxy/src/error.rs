@@ -46,8 +46,12 @@ pub enum Kind {
     Overload,
     /// The request needs something that this sidecar does not carry.
     Unsupported,
+    /// The client's request is malformed, or two readers could read it in two ways.
+    Malformed,
     /// The client went away, or its request body broke off.
     Client,
+    /// Nothing passed through a tunnel for too long.
+    TunnelIdle,
     /// The connection would come back to this sidecar for ever.
     Loop,
     /// The connection was not redirected here, so nobody knows where it should go.
@@ -71,7 +75,7 @@ struct Row {
 
 impl Kind {
     /// Every kind, for metrics.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 20] = [
         Kind::NoEndpoint,
         Kind::Connect,
         Kind::ConnectTimeout,
@@ -86,7 +90,9 @@ impl Kind {
         Kind::Incomplete,
         Kind::Overload,
         Kind::Unsupported,
+        Kind::Malformed,
         Kind::Client,
+        Kind::TunnelIdle,
         Kind::Loop,
         Kind::NotIntercepted,
         Kind::NoRoute,
@@ -129,7 +135,9 @@ impl Kind {
                 row(S::SERVICE_UNAVAILABLE, "connection_limit_reached", "UO", Unavailable, false)
             }
             Kind::Unsupported => row(S::NOT_IMPLEMENTED, "http_request_denied", "DPE", Unimplemented, false),
+            Kind::Malformed => row(S::BAD_REQUEST, "http_request_error", "DPE", Internal, false),
             Kind::Client => row(S::BAD_REQUEST, "http_request_error", "DC", Cancelled, true),
+            Kind::TunnelIdle => row(S::GATEWAY_TIMEOUT, "connection_timeout", "SI", DeadlineExceeded, true),
             Kind::Loop => row(S::LOOP_DETECTED, "proxy_loop_detected", "LR", Internal, false),
             Kind::NotIntercepted => row(S::NOT_FOUND, "destination_not_found", "NR", Unimplemented, false),
             Kind::NoRoute => row(S::NOT_FOUND, "destination_not_found", "NR", Unimplemented, false),
@@ -178,7 +186,9 @@ impl Kind {
             Kind::Incomplete => "incomplete",
             Kind::Overload => "overload",
             Kind::Unsupported => "unsupported",
+            Kind::Malformed => "malformed",
             Kind::Client => "client",
+            Kind::TunnelIdle => "tunnel_idle",
             Kind::Loop => "loop",
             Kind::NotIntercepted => "not_intercepted",
             Kind::NoRoute => "no_route",
@@ -234,7 +244,9 @@ impl fmt::Display for Error {
             Kind::Incomplete => "the response broke off",
             Kind::Overload => "the sidecar carries as much as it can",
             Kind::Unsupported => "this sidecar does not carry",
+            Kind::Malformed => "the request is malformed",
             Kind::Client => "the client went away",
+            Kind::TunnelIdle => "nothing passed through the tunnel for too long",
             Kind::Loop => "the connection would come back to this sidecar",
             Kind::NotIntercepted => "the connection was not redirected here by interception rules",
             Kind::NoRoute => "no cluster has this address and passthrough is off",

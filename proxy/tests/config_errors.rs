@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use proxy::config::{
-    Breaker, Cluster, ConfigErrors, Limits, Listen, Protocol, RequestTimeouts, Retry, Snapshot, Timeouts,
-    TryTimeouts, parse,
+    Breaker, Cluster, ConfigErrors, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts, Retry,
+    Snapshot, Timeouts, TryTimeouts, parse,
 };
 
 /// A cluster without a mistake, to put mistakes around.
@@ -45,6 +45,7 @@ macro_rules! says {
 }
 
 says! {
+    limits_out_of_range_say_what_they_may_be: "service = \"web\"\nforwarded = \"apend\"\n\n[limits]\nheader_bytes = 100\nheaders = 0\n\n[timeouts]\ntunnel_idle = \"0s\"\n";
     a_value_without_an_end_is_pointed_at: "service = \"web\n\n[listen]\nadmin = 15000\n";
     text_without_quotes_is_pointed_at: "service = web\n";
     a_repeated_table_is_pointed_at: "service = \"web\"\n\n[timeouts]\nconnect = \"1s\"\n\n[timeouts]\ndrain = \"5s\"\n";
@@ -241,11 +242,14 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
         listen: Listen { outbound: 15001, inbound: 15006, admin: 15000, metrics: 15020, health: 15021 },
         mark: None,
         passthrough: true,
+        http1: Http1 { header_bytes: 65536, headers: 100, preserve_header_case: false },
+        forwarded: Forwarded::Off,
         timeouts: Timeouts {
             connect: Duration::from_secs(1),
             detect: Duration::from_secs(1),
             pool_idle: Duration::from_secs(3),
             drain_min: Duration::from_secs(5),
+            tunnel_idle: Duration::from_secs(3600),
             drain: Duration::from_secs(25),
             stream_idle: Some(Duration::from_secs(300)),
         },
@@ -288,9 +292,11 @@ workers = 3
 seed = 42
 mark = 1337
 passthrough = false
+preserve_header_case = true
+forwarded = "append"
+limits = { connections = 7, requests = 8, memory = "9MiB", header_bytes = 9000, headers = 50 }
 listen = { outbound = 1, inbound = 2, admin = 3, metrics = 4, health = 5 }
-timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", drain_min = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s" }
-limits = { connections = 7, requests = 8, memory = "9MiB" }
+timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", tunnel_idle = "10m", drain_min = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s" }
 retry = { attempts = 1 }
 breaker = { consecutive_failures = 7, base = "2s", max = "90s", cap = "25%" }
 inbound = [{ port = 8080, protocol = "http" }, { port = 5432, protocol = "tcp" }, { port = 9 }]
@@ -315,11 +321,14 @@ breaker = { consecutive_failures = 0, cap = "100%" }
         listen: Listen { outbound: 1, inbound: 2, admin: 3, metrics: 4, health: 5 },
         mark: Some(1337),
         passthrough: false,
+        http1: Http1 { header_bytes: 9000, headers: 50, preserve_header_case: true },
+        forwarded: Forwarded::Append,
         timeouts: Timeouts {
             connect: Duration::from_millis(250),
             detect: Duration::from_secs(2),
             pool_idle: Duration::ZERO,
             drain_min: Duration::ZERO,
+            tunnel_idle: Duration::from_secs(600),
             drain: Duration::from_secs(60),
             stream_idle: None,
         },

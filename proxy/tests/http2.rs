@@ -330,6 +330,41 @@ fn both_directions_of_a_grpc_stream_flow_at_the_same_time() {
 }
 
 #[test]
+fn a_tunnel_over_http2_is_refused_and_a_bridged_websocket_keeps_http1() {
+    run(async {
+        let (app, _) = h2c::echo(10).await;
+        let near = outbound(TestNet::to(SERVICE), &cluster("http", &[app], "")).await;
+        let client = h2c::connect(near.at).await;
+        let connect = http::Request::builder().method("CONNECT").uri("orders:80").body(()).unwrap();
+        let (response, _send) = client.clone().send_request(connect, false).unwrap();
+        assert_eq!(response.await.unwrap().status(), 501);
+
+        let echo = common::app(|_, mut wire| async move {
+            let request = wire.request().await.unwrap();
+            assert_eq!(request.header("upgrade").as_deref(), Some("websocket"));
+            wire.send(
+                "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+            )
+            .await;
+            wire.send("hello").await;
+            wire.closed().await;
+        })
+        .await;
+        let far = inbound(TestNet::to(&echo.to_string()), "service = 'orders'").await;
+        let net = TestNet::to(SERVICE).redirect(echo, far.at);
+        let near = outbound(net, &(cluster("http", &[echo], "") + "bridge = true\n")).await;
+        let mut client = near.client().await;
+        client.send("GET / HTTP/1.1\r\nhost: o\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+        assert_eq!(client.head().await.unwrap().status(), 101);
+        use tokio::io::AsyncWriteExt;
+        client.io.shutdown().await.unwrap();
+        assert_eq!(client.rest().await, b"hello");
+        near.at_rest().await;
+        far.at_rest().await;
+    });
+}
+
+#[test]
 fn a_drain_lets_streams_end_and_takes_no_new_one() {
     run(async {
         let (go, gate) = tokio::sync::watch::channel(false);

@@ -163,33 +163,23 @@ fn an_absolute_form_target_counts_more_than_host() {
 }
 
 #[test]
-fn what_needs_a_tunnel_is_refused_with_a_reason_and_an_offer_of_h2c_is_ignored() {
+fn an_offer_of_h2c_is_ignored_and_a_coding_that_nobody_undoes_is_refused_with_a_reason() {
     run(async {
         let seen = Seen::default();
         let (near, far) = pair(seen.app(OK).await).await;
-        for (request, reason) in [
-            (
-                "GET /chat HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
-                "protocol upgrades",
-            ),
-            ("CONNECT db:5432 HTTP/1.1\r\nhost: db:5432\r\n\r\n", "CONNECT tunnels"),
-            (
-                "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-                "transfer codings",
-            ),
-        ] {
-            let answer = near.client().await.ask(request).await;
-            let text = answer.text().to_owned();
-            assert_eq!(answer.status(), 501, "{text}");
-            assert!(text.starts_with("this sidecar does not carry ") && text.contains(reason), "{text}");
-        }
+        let request = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n";
+        let answer = near.client().await.ask(request).await;
+        assert_eq!(answer.status(), 501);
+        assert_eq!(answer.text(), "this sidecar does not carry transfer codings other than chunked\n");
         assert_eq!(seen.requests(), 0);
-        assert_eq!(near.count("proxy_errors_total", &["unsupported"]), 3);
+        assert_eq!(near.count("proxy_errors_total", &["unsupported"]), 1);
         let offer = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\n\
                      http2-settings: AAMAAABk\r\n\r\n";
         let mut client = near.client().await;
-        assert_eq!(client.ask(offer).await.text(), "ok");
-        assert_eq!((seen.last().header("upgrade"), seen.last().header("http2-settings")), (None, None));
+        for _ in 0..2 {
+            assert_eq!(client.ask(offer).await.text(), "ok");
+            assert_eq!((seen.last().header("upgrade"), seen.last().header("http2-settings")), (None, None));
+        }
         drop(client);
         near.at_rest().await;
         far.at_rest().await;

@@ -12,6 +12,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use crate::capture::listener;
+use crate::config::Http1;
 use crate::drain;
 use crate::http::serve;
 use crate::world::Net;
@@ -47,7 +48,7 @@ pub async fn serve<N: Net>(net: N, mut listener: N::Listener, pages: Vec<Page>) 
             Ok((io, _)) => {
                 let (pages, watch) = (pages.clone(), watch.clone());
                 net.spawn("admin", async move {
-                    let _ = serve::http1(io, watch, |request| {
+                    let _ = serve::http1(io, Http1::default(), watch, |request| {
                         let response = answer(&pages, &request);
                         async move { response }
                     })

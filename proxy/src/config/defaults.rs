@@ -36,6 +36,17 @@ pub const STREAM_IDLE: Duration = Duration::from_secs(300);
 /// How long a sidecar that is not ready any more still takes requests: callers learn of it with a delay. Istio's
 /// MINIMUM_DRAIN_DURATION.
 pub const DRAIN_MIN: Duration = Duration::from_secs(5);
+/// Bytes of the head of an HTTP/1 message. Envoy allows 60 KiB; hyper's own 400 KiB would make a stalled peer expensive.
+pub const HEADER_BYTES: u32 = 64 * 1024;
+/// Least and most that `limits.header_bytes` may be: the smallest buffer that hyper works with, and Envoy's most.
+pub const HEADER_BYTES_RANGE: std::ops::RangeInclusive<u32> = 8 * 1024..=8192 * 1024;
+/// Header lines of an HTTP/1 message. Envoy's and hyper's default.
+pub const HEADERS: u32 = 100;
+/// Least and most that `limits.headers` may be. hyper takes a place for each of them with every message.
+pub const HEADERS_RANGE: std::ops::RangeInclusive<u32> = 1..=10_000;
+/// How long a tunnel (WebSocket, CONNECT) may be silent. Envoy's idle limits for upgraded and TCP connections are 1 h;
+/// WebSocket libraries ping every 20 to 60 s, so what is silent for so long is forgotten.
+pub const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
 /// How long a drain lets work in flight go on. Istio's terminationDrainDuration is 5 s; kubelet allows 30 s in all.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 

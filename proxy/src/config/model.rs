@@ -24,6 +24,12 @@ pub struct File {
     /// Whether connections to addresses outside every cluster go where the app meant them to. Default: true.
     #[serde(default)]
     pub passthrough: Option<bool>,
+    /// Whether header names keep their letters' case on the way through, over HTTP/1. Default: false.
+    #[serde(default)]
+    pub preserve_header_case: Option<bool>,
+    /// What outgoing requests say about who made them: `"append"`, `"replace"` or `"off"` (default).
+    #[serde(default)]
+    pub forwarded: Option<Spanned<String>>,
     /// Ports.
     #[serde(default)]
     pub listen: Listen,
@@ -84,6 +90,9 @@ pub struct Timeouts {
     /// How long the sidecar still takes requests after it has stopped to be ready, because callers need time to notice.
     #[serde(default)]
     pub drain_min: Option<Spanned<String>>,
+    /// Silence in a tunnel (WebSocket, CONNECT). Default `"1h"`.
+    #[serde(default)]
+    pub tunnel_idle: Option<Spanned<String>>,
     /// A drain.
     #[serde(default)]
     pub drain: Option<Spanned<String>>,
@@ -102,7 +111,8 @@ pub struct Timeouts {
     pub response: Option<Spanned<String>>,
 }
 
-/// `[limits]`: past them the sidecar says no at once (503, or the connection is closed).
+/// `[limits]`: past them the sidecar says no at once (503, or the connection is closed;
+/// 431 for a head that is too large).
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
@@ -116,6 +126,12 @@ pub struct Limits {
     /// such a limit, none.
     #[serde(default)]
     pub memory: Option<Spanned<String>>,
+    /// Bytes of the head of an HTTP/1 message: request line or status line and headers. Default 65536.
+    #[serde(default)]
+    pub header_bytes: Option<Spanned<u32>>,
+    /// Header lines of an HTTP/1 message. Default 100.
+    #[serde(default)]
+    pub headers: Option<Spanned<u32>>,
 }
 
 /// `[cluster.timeouts]`; `"0s"` switches a limit off.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use serde_spanned::Spanned;
 use super::diagnose::{ConfigErrors, Mistakes, did_you_mean, one_of};
 use super::model::{self, File};
 use super::{
-    Breaker, Cluster, Limits, Listen, Protocol, RequestTimeouts, Retry, Snapshot, Timeouts, TryTimeouts,
-    defaults, shape, units,
+    Breaker, Cluster, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts, Retry, Snapshot, Timeouts,
+    TryTimeouts, defaults, shape, units,
 };
 
 /// The configuration that `text` describes, complete and checked. `path_name` is what errors call it.
@@ -61,6 +61,14 @@ impl Check<'_> {
             RequestTimeouts::default(),
         );
         let limits = self.limits(&file.limits);
+        let (bytes, bytes_range) = (file.limits.header_bytes.as_ref(), defaults::HEADER_BYTES_RANGE);
+        let (lines, lines_range) = (file.limits.headers.as_ref(), defaults::HEADERS_RANGE);
+        let http1 = Http1 {
+            header_bytes: self.ranged("header_bytes", bytes, defaults::HEADER_BYTES, bytes_range),
+            headers: self.ranged("headers", lines, defaults::HEADERS, lines_range),
+            preserve_header_case: file.preserve_header_case.unwrap_or(false),
+        };
+        let forwarded = self.forwarded(file.forwarded.as_ref());
         let retry = retry(file.retry.as_ref(), Retry { attempts: defaults::RETRIES });
         let breaker = self.breaker(file.breaker.as_ref(), None);
 
@@ -93,6 +101,8 @@ impl Check<'_> {
             listen,
             mark: file.mark,
             passthrough: file.passthrough.unwrap_or(true),
+            http1,
+            forwarded,
             timeouts,
             limits,
             clusters,
@@ -170,6 +180,9 @@ impl Check<'_> {
             detect: self.duration("detect", given.detect.as_ref(), defaults::DETECT_TIMEOUT).value,
             pool_idle: self.duration("pool_idle", given.pool_idle.as_ref(), defaults::POOL_IDLE).value,
             drain_min: self.duration("drain_min", given.drain_min.as_ref(), defaults::DRAIN_MIN).value,
+            tunnel_idle: self
+                .duration("tunnel_idle", given.tunnel_idle.as_ref(), defaults::TUNNEL_IDLE)
+                .value,
             drain: self.duration("drain", given.drain.as_ref(), defaults::DRAIN_TIMEOUT).value,
             stream_idle: self.limit("stream_idle", given.stream_idle.as_ref(), Some(defaults::STREAM_IDLE)),
         };
@@ -182,6 +195,11 @@ impl Check<'_> {
             self.mistakes
                 .add("no protocol shows itself in no time", detect.span(), "must be longer than 0")
                 .help(r#"to look at nothing, set `protocol = "tcp"` on the cluster or the inbound port"#);
+        }
+        if let Some(idle) = given.tunnel_idle.as_ref().filter(|_| timeouts.tunnel_idle.is_zero()) {
+            self.mistakes
+                .add("no tunnel is never silent", idle.span(), "must be longer than 0")
+                .help(format!("the default is {:?}", units::show(defaults::TUNNEL_IDLE)));
         }
         timeouts
     }
@@ -247,6 +265,42 @@ impl Check<'_> {
                 .help("make `per_try` shorter, so that there is time for another try, or leave it out");
         }
         timeouts
+    }
+
+    fn ranged(
+        &mut self,
+        key: &str,
+        given: Option<&Spanned<u32>>,
+        default: u32,
+        range: RangeInclusive<u32>,
+    ) -> usize {
+        let value = given.map_or(default, |given| *given.get_ref());
+        if let Some(given) = given.filter(|_| !range.contains(&value)) {
+            self.mistakes
+                .add(format!("`{key}` is out of range"), given.span(), "out of range")
+                .help(format!("it goes from {} to {}; the default is {default}", range.start(), range.end()));
+        }
+        value as usize
+    }
+
+    fn forwarded(&mut self, given: Option<&Spanned<String>>) -> Forwarded {
+        const KNOWN: [&str; 3] = ["append", "replace", "off"];
+        let Some(text) = given else { return Forwarded::default() };
+        match text.get_ref().as_str() {
+            "append" => Forwarded::Append,
+            "replace" => Forwarded::Replace,
+            "off" => Forwarded::Off,
+            other => {
+                let help = did_you_mean(other, KNOWN).map_or_else(
+                    || format!("it is {}", one_of(&KNOWN, '"')),
+                    |meant| format!("did you mean {meant:?}?"),
+                );
+                self.mistakes
+                    .add(format!("`forwarded` cannot be {other:?}"), text.span(), "not one of its values")
+                    .help(help);
+                Forwarded::default()
+            }
+        }
     }
 
     fn duration(&mut self, key: &str, given: Option<&Spanned<String>>, default: Duration) -> Given<Duration> {

@@ -15,10 +15,11 @@ use super::diagnose::{Mistakes, did_you_mean, one_of};
 use super::model::File;
 
 /// Keys whose values are lengths of time.
-const DURATIONS: [&str; 11] = [
+const DURATIONS: [&str; 12] = [
     "connect",
     "detect",
     "pool_idle",
+    "tunnel_idle",
     "drain_min",
     "drain",
     "stream_idle",

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::defaults;
+
 /// A configuration with every default filled in and every contradiction refused.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
@@ -22,6 +24,10 @@ pub struct Snapshot {
     pub mark: Option<u32>,
     /// Whether connections to addresses outside every cluster go where the app meant them to.
     pub passthrough: bool,
+    /// How HTTP/1 is read.
+    pub http1: Http1,
+    /// What outgoing requests say about who made them.
+    pub forwarded: Forwarded,
     /// Time limits.
     pub timeouts: Timeouts,
     /// How much is taken on.
@@ -47,6 +53,36 @@ pub struct Listen {
     pub health: u16,
 }
 
+/// How HTTP/1 messages are read, from clients and from endpoints. Defaults: [`super::defaults`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http1 {
+    /// Bytes of a message's head.
+    pub header_bytes: usize,
+    /// Header lines of a message.
+    pub headers: usize,
+    /// Whether header names keep their letters' case.
+    pub preserve_header_case: bool,
+}
+
+impl Default for Http1 {
+    fn default() -> Self {
+        let (header_bytes, headers) = (defaults::HEADER_BYTES as usize, defaults::HEADERS as usize);
+        Http1 { header_bytes, headers, preserve_header_case: false }
+    }
+}
+
+/// What outgoing requests say about who made them, in `X-Forwarded-For` and `X-Forwarded-Proto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Forwarded {
+    /// Both are left as they are.
+    #[default]
+    Off,
+    /// The app's address is added at the end of the one; the other is set if it is missing.
+    Append,
+    /// Both are set anew, and a `Forwarded` (RFC 7239) goes.
+    Replace,
+}
+
 /// Time limits. Defaults: [`super::defaults`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
@@ -58,6 +94,8 @@ pub struct Timeouts {
     pub pool_idle: Duration,
     /// From the moment that the sidecar is not ready any more to the beginning of its drain.
     pub drain_min: Duration,
+    /// Silence in a tunnel.
+    pub tunnel_idle: Duration,
     /// A drain.
     pub drain: Duration,
     /// How long nothing may move in either direction of a request; `None`: for ever.

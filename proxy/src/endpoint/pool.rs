@@ -5,6 +5,7 @@
 //! bytes from the server before a request is risked on it, and by [`Pool::sweep`]. That saves a task, its wake-ups and
 //! its channel for each connection. The exception is a response that begins while the request is still being sent: a
 //! client that does not read yet must not hold up its own upload, so such a connection has a task until both are done.
+//! A connection that becomes a tunnel is handed over by hyper and only counted here until the tunnel ends.
 //! Last in first out, so that surplus connections age and are closed.
 //!
 //! What it leaves out: HTTP/2, and a limit on connections that are in use.
@@ -18,22 +19,20 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::UPGRADE;
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::last_words::LastWords;
-use crate::config::defaults::POOL_MAX_IDLE;
+use crate::config::Http1;
+use crate::config::defaults::{HEADERS, POOL_MAX_IDLE};
 use crate::error::{BoxError, Error, Kind};
-use crate::http::{RequestBody, forward};
+use crate::http::{RequestBody, forward, tunnel};
 use crate::telemetry::{ClusterMetrics, Open};
 use crate::world::Net;
-
-/// Buffer of a connection, which also bounds the head of a response. hyper's own 400 KiB would make a stalled reader
-/// expensive; Envoy allows heads of 60 KiB.
-const MAX_BUFFER: usize = 64 * 1024;
 
 /// Idle connections by endpoint. Cheap to clone; one for each worker.
 pub struct Pool<N: Net> {
@@ -44,25 +43,26 @@ struct Inner<N: Net> {
     net: N,
     /// Source address of every connection, if one is asked for.
     from: fn(SocketAddr) -> Option<IpAddr>,
-    idle: RefCell<BTreeMap<SocketAddr, Vec<Idle<N>>>>,
+    idle: RefCell<BTreeMap<SocketAddr, Vec<Idle>>>,
 }
 
-struct Idle<N: Net> {
-    connection: Connection<N>,
+struct Idle {
+    connection: Connection,
     since: Instant,
 }
 
-type Driver<N> = http1::Connection<TokioIo<LastWords<<N as Net>::Io>>, RequestBody>;
+/// hyper's connection with upgrades, which has no name outside hyper.
+type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
 
 /// An open connection.
-struct Connection<N: Net> {
+struct Connection {
     send: SendRequest<RequestBody>,
     /// `None` once it has ended.
-    driver: Option<Pin<Box<Driver<N>>>>,
+    driver: Option<Driver>,
     _open: Open,
 }
 
-impl<N: Net> Connection<N> {
+impl Connection {
     /// Lets the connection make progress.
     fn drive(&mut self, cx: &mut Context<'_>) {
         if let Some(driver) = &mut self.driver
@@ -92,7 +92,7 @@ impl<N: Net> Clone for Pool<N> {
 pub struct Checkout<N: Net> {
     pool: Pool<N>,
     endpoint: SocketAddr,
-    connection: Connection<N>,
+    connection: Connection,
     reused: bool,
 }
 
@@ -128,7 +128,7 @@ impl<N: Net> Pool<N> {
                 return Ok(Checkout { pool: self.clone(), endpoint, connection, reused: true });
             }
         }
-        let connection = self.open(endpoint, limits.connect, metrics).await.inspect_err(|_| {
+        let connection = self.open(endpoint, limits, metrics).await.inspect_err(|_| {
             metrics.connect_failures.inc();
         })?;
         Ok(Checkout { pool: self.clone(), endpoint, connection, reused: false })
@@ -137,9 +137,10 @@ impl<N: Net> Pool<N> {
     async fn open(
         &self,
         endpoint: SocketAddr,
-        limit: Duration,
+        limits: Limits,
         metrics: &ClusterMetrics,
-    ) -> Result<Connection<N>, Error> {
+    ) -> Result<Connection, Error> {
+        let limit = limits.connect;
         let from = (self.inner.from)(endpoint);
         let io = match tokio::time::timeout(limit, self.inner.net.connect(endpoint, from)).await {
             Ok(Ok(io)) => io,
@@ -150,20 +151,29 @@ impl<N: Net> Pool<N> {
             }
         };
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(MAX_BUFFER);
+        let Http1 { header_bytes, headers, preserve_header_case } = limits.http1;
+        builder.max_buf_size(header_bytes).max_header_size(header_bytes);
+        builder.preserve_header_case(preserve_header_case);
+        if headers != HEADERS as usize {
+            builder.max_headers(headers);
+        }
         let (send, driver) = builder
             .handshake(TokioIo::new(LastWords::new(io)))
             .await
             .map_err(|e| Error::at(Kind::Connect, endpoint, e))?;
         metrics.connects.inc();
-        Ok(Connection { send, driver: Some(Box::pin(driver)), _open: Open::new(&metrics.open) })
+        Ok(Connection {
+            send,
+            driver: Some(Box::pin(driver.with_upgrades())),
+            _open: Open::new(&metrics.open),
+        })
     }
 
-    fn take(&self, endpoint: SocketAddr) -> Option<Idle<N>> {
+    fn take(&self, endpoint: SocketAddr) -> Option<Idle> {
         self.inner.idle.borrow_mut().get_mut(&endpoint)?.pop()
     }
 
-    fn put(&self, endpoint: SocketAddr, connection: Connection<N>) {
+    fn put(&self, endpoint: SocketAddr, connection: Connection) {
         let mut idle = self.inner.idle.borrow_mut();
         let idle = idle.entry(endpoint).or_default();
         if idle.len() < POOL_MAX_IDLE {
@@ -197,6 +207,8 @@ pub struct Limits {
     pub connect: Duration,
     /// How long a connection may have idled.
     pub max_idle: Duration,
+    /// How its responses are read. A kept connection keeps what it was opened with.
+    pub http1: Http1,
 }
 
 impl<N: Net> Checkout<N> {
@@ -210,6 +222,8 @@ impl<N: Net> Checkout<N> {
     ) -> Result<(Response<Incoming>, Exchange<N>), (Error, Option<Box<Request<RequestBody>>>)> {
         let upload = request.body().upload();
         let has_body = upload.is_under_way();
+        let connect = request.method() == Method::CONNECT;
+        let upgrade_asked = request.headers().contains_key(UPGRADE);
         let mut response = pin!(self.connection.send.try_send_request(request));
         let response = poll_fn(|cx| {
             // The connection first: what it reads is what the response waits for.
@@ -219,8 +233,17 @@ impl<N: Net> Checkout<N> {
         .await;
         let mut failed = match response {
             Ok(response) => {
-                if let Err(wrong) = forward::check(&response) {
+                if let Err(wrong) = forward::check(&response, upgrade_asked) {
                     return Err((self.error(Kind::Protocol, wrong), None));
+                }
+                if (connect || upgrade_asked) && tunnel::is_agreed(connect, response.status()) {
+                    // HTTP is over: the stream goes into the response, and nothing is left to drive.
+                    poll_fn(|cx| {
+                        self.connection.drive(cx);
+                        if self.connection.driver.is_none() { Poll::Ready(()) } else { Poll::Pending }
+                    })
+                    .await;
+                    return Ok((response, Exchange { checkout: Some(self), tunnel: true }));
                 }
                 let checkout = if upload.is_under_way() {
                     self.detach();
@@ -228,7 +251,7 @@ impl<N: Net> Checkout<N> {
                 } else {
                     Some(self)
                 };
-                return Ok((response, Exchange { checkout }));
+                return Ok((response, Exchange { checkout, tunnel: false }));
             }
             Err(failed) => failed,
         };
@@ -273,9 +296,15 @@ impl<N: Net> Checkout<N> {
 pub struct Exchange<N: Net> {
     /// `None` if the connection has a task.
     checkout: Option<Checkout<N>>,
+    tunnel: bool,
 }
 
 impl<N: Net> Exchange<N> {
+    /// Whether the connection carries a tunnel now.
+    pub fn is_tunnel(&self) -> bool {
+        self.tunnel
+    }
+
     /// Lets the connection make progress; call it before polling the body.
     pub fn drive(&mut self, cx: &mut Context<'_>) {
         if let Some(checkout) = &mut self.checkout {

@@ -31,6 +31,10 @@ pub enum Carrier<N: Net> {
 }
 
 /// The body of a response on its way to the client.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one; a box would cost it an allocation"
+)]
 pub enum ResponseBody<N: Net> {
     /// An endpoint's.
     Endpoint(Passing<N>),
@@ -81,10 +85,19 @@ impl<N: Net> ResponseBody<N> {
         let (carrier, held) = (Some(carrier), Some(held));
         let mut passing = Passing { body, carrier, held, failures, patience, timer: None, is_grpc };
         // A body of length zero is never polled.
-        if passing.body.is_end_stream() {
+        let is_tunnel = matches!(&passing.carrier, Some(Carrier::Http1(exchange)) if exchange.is_tunnel());
+        if passing.body.is_end_stream() && !is_tunnel {
             passing.finish();
         }
         ResponseBody::Endpoint(passing)
+    }
+
+    /// Takes an endpoint's body out, to keep what it holds; none out of a response that the sidecar made itself.
+    pub fn take_passing(&mut self) -> Option<Self> {
+        match self {
+            ResponseBody::Endpoint(_) => Some(std::mem::replace(self, ResponseBody::Own(None))),
+            ResponseBody::Own(_) => None,
+        }
     }
 
     /// A body that the sidecar makes itself.

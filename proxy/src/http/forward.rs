@@ -4,34 +4,52 @@
 //! A message is framed anew for the next connection, always as HTTP/1.1. Trailers pass if they are announced by a
 //! `Trailer` header and, in a response, wanted by the client's `TE: trailers`; hyper drops them otherwise.
 //!
-//! What it leaves out: tunnels. A CONNECT request, or one that asks for another protocol and cannot do without it (a
-//! WebSocket), is refused with 501, so that nobody takes a stripped `Upgrade` for the app's own refusal. Offers to go on
-//! in a newer HTTP or in TLS are ignored, as RFC 9110 section 7.8 allows; the request is answered in HTTP/1.1.
+//! A request that asks for a tunnel keeps its `Upgrade`, and an answer that opens one too: see [`super::tunnel`]. Offers
+//! to go on in a newer HTTP or in TLS are ignored, as RFC 9110 section 7.8 allows; the request is answered in HTTP/1.1.
+//!
+//! What it leaves out: transfer codings other than `chunked`, which are refused with 501 (RFC 9112 section 6.1).
 
 use std::net::SocketAddr;
 
-use http::header::{HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use rand::Rng;
 
-use super::{RequestBody, headers};
+use super::{RequestBody, headers, strict, tunnel};
 use crate::error::{Error, Kind};
 
 /// Makes a request that was meant for `dst` fit for the next hop.
 ///
 /// # Errors
-/// [`Kind::Unsupported`] if it needs something that is not carried.
+/// [`Kind::Malformed`], or [`Kind::Unsupported`] if it needs something that is not carried.
 pub fn request(
     request: Request<Incoming>,
     dst: SocketAddr,
     rng: &mut impl Rng,
 ) -> Result<Request<RequestBody>, Error> {
-    carried(request.method(), request.headers())?;
+    let refused = |kind, what: &'static str| Err(Error { cause: Some(what.into()), ..Error::new(kind) });
+    if let Err(wrong) = strict::check(&request) {
+        return refused(Kind::Malformed, wrong);
+    }
+    if request.method() == Method::CONNECT && request.version() == Version::HTTP_2 {
+        return refused(Kind::Unsupported, "CONNECT over HTTP/2");
+    }
+    if !only_chunked(request.headers()) {
+        return refused(Kind::Unsupported, "transfer codings other than chunked");
+    }
+    let upgrade: Vec<HeaderValue> = match tunnel::is_asked(&request) {
+        true => request.headers().get_all(UPGRADE).iter().cloned().collect(),
+        false => Vec::new(),
+    };
     let mut request = request.map(RequestBody::new);
-    if request.uri().authority().is_some() {
+    if request.method() == Method::CONNECT {
+        // Its target is the host to connect to and stays as it is.
+    } else if request.uri().authority().is_some() {
         to_origin_form(&mut request);
     } else if request.version() == Version::HTTP_10 && !request.headers().contains_key(HOST) {
         // HTTP/1.0 does without `Host`, HTTP/1.1 may not.
@@ -45,7 +63,11 @@ pub fn request(
     headers::remove_hop_by_hop(headers);
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
-        headers.insert(http::header::CONNECTION, HeaderValue::from_static("te"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    for protocol in upgrade {
+        headers.append(UPGRADE, protocol);
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
     if unknown_length {
         // Said outright, because hyper takes a GET request without it for one without a body.
@@ -58,40 +80,39 @@ pub fn request(
 /// Makes a response fit for the client.
 pub fn response<B>(response: &mut Response<B>) {
     *response.version_mut() = Version::HTTP_11;
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let upgrade = response.headers().get(UPGRADE).filter(|_| switched).cloned();
     headers::remove_hop_by_hop(response.headers_mut());
+    if let Some(protocol) = upgrade {
+        response.headers_mut().insert(UPGRADE, protocol);
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
 }
 
 /// Whether a response is one that can be passed on.
 ///
 /// # Errors
 /// Says what is wrong with it.
-pub fn check(response: &Response<Incoming>) -> Result<(), &'static str> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+pub fn check<B>(response: &Response<B>, upgrade_asked: bool) -> Result<(), &'static str> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrade_asked {
         return Err("switched protocols without being asked");
     }
-    if !only_chunked(response.headers()) {
+    let headers = response.headers();
+    if !only_chunked(headers) {
         return Err("a transfer coding that was not asked for");
     }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    if length.is_some() && headers.contains_key(TRANSFER_ENCODING) {
+        return Err("both a length and a transfer coding");
+    }
+    if lengths.next().is_some() || length.is_some_and(|l| !l.as_bytes().iter().all(u8::is_ascii_digit)) {
+        return Err("more than one length");
+    }
+    if headers::list(headers, TRANSFER_ENCODING).count() > 1 {
+        return Err("chunked more than once");
+    }
     Ok(())
-}
-
-fn carried(method: &Method, headers: &HeaderMap) -> Result<(), Error> {
-    let refuse = |what: &str| Err(Error { cause: Some(what.into()), ..Error::new(Kind::Unsupported) });
-    if method == Method::CONNECT {
-        return refuse("CONNECT tunnels");
-    }
-    if !only_chunked(headers) {
-        return refuse("transfer codings other than chunked");
-    }
-    let asked = headers::list(headers, UPGRADE);
-    let optional = |p: &str| {
-        let name = p.split('/').next().unwrap_or(p);
-        ["h2c", "http", "tls"].iter().any(|known| name.eq_ignore_ascii_case(known))
-    };
-    match headers.contains_key(UPGRADE) && !asked.into_iter().all(optional) {
-        true => refuse("protocol upgrades"),
-        false => Ok(()),
-    }
 }
 
 /// Whether the message's transfer coding, if it has one, is `chunked`: any other would have to be undone, because the

@@ -1,13 +1,20 @@
 //! Headers that belong to one connection and not to the message (RFC 9110 section 7.6.1), and those that a mesh adds.
 
+use std::net::IpAddr;
+
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use rand::{Rng, RngExt};
+
+use crate::config::Forwarded;
 
 /// Identifies a request on its way through the mesh. Kept if the client sends one.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -41,6 +48,32 @@ pub fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str>
 /// Whether a header that is a list has this member.
 pub fn lists(headers: &HeaderMap, name: HeaderName, member: &str) -> bool {
     list(headers, name).any(|m| m.eq_ignore_ascii_case(member))
+}
+
+/// Says who made a request that leaves the app's machine: the app itself, or whoever the app made it for.
+///
+/// Only the caller's sidecar does so: the app's own would add the caller's machine once more. Off by default, as in
+/// Istio, whose sidecars leave `X-Forwarded-For` to gateways (Envoy's `use_remote_address` is false there): an app that
+/// counts proxies from the right would count one more.
+pub fn forwarded(how: Forwarded, app: IpAddr, headers: &mut HeaderMap) {
+    if how == Forwarded::Off {
+        return;
+    }
+    let app = app.to_canonical().to_string();
+    if how == Forwarded::Replace {
+        for name in [FORWARDED, X_FORWARDED_FOR, X_FORWARDED_PROTO] {
+            headers.remove(name);
+        }
+    }
+    // One line, because some apps look at the first only.
+    let mut line = list(headers, X_FORWARDED_FOR).collect::<Vec<_>>().join(", ");
+    if !line.is_empty() {
+        line += ", ";
+    }
+    line += &app;
+    let line = HeaderValue::from_str(&line).expect("parts of valid values and an address are a valid value");
+    headers.insert(X_FORWARDED_FOR, line);
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
 }
 
 /// Gives the request an id if it has none: a random UUID (RFC 9562 version 4), as Envoy does.

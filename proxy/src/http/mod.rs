@@ -9,6 +9,8 @@ pub mod patience;
 pub mod reply;
 pub mod serve;
 pub mod serve_h2;
+pub mod strict;
+pub mod tunnel;
 pub mod version;
 
 pub use body::RequestBody;

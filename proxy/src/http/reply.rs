@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::Response;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::{Error, Kind};
 use crate::grpc;
@@ -34,6 +34,10 @@ pub fn failure(error: &Error, instance: &str, is_grpc: bool) -> Response<Bytes> 
         response
     };
     let headers = response.headers_mut();
+    if matches!(error.kind, Kind::Malformed | Kind::Unsupported) {
+        // Where the request ends is the sender's guess or ours; the next one may not depend on it.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Ok(value) = HeaderValue::from_str(&status) {
         headers.insert(PROXY_STATUS, value);
     }

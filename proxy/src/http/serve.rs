@@ -13,25 +13,25 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
 
+use super::strict::Strict;
 use super::version::LAST_REQUEST;
-use crate::config::defaults::HEADER_TIMEOUT;
+use crate::config::Http1;
+use crate::config::defaults::{HEADER_TIMEOUT, HEADERS};
 use crate::drain;
 use crate::error::BoxError;
 
-/// Largest head of a request. Envoy allows 60 KiB.
-const MAX_BUFFER: usize = 64 * 1024;
-
-/// Serves one connection until it closes or a drain has ended its last request.
+/// Serves one connection until it closes, a drain has ended its last request, or it has become a tunnel.
 ///
 /// # Errors
 /// What ended the connection, other than the client closing it between requests.
 pub async fn http1<I, B, F>(
     io: I,
+    limits: Http1,
     mut drain: drain::Watch,
     handle: impl Fn(Request<Incoming>) -> F,
 ) -> Result<(), hyper::Error>
 where
-    I: AsyncRead + AsyncWrite + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     B: Body + 'static,
     B::Error: Into<BoxError>,
     F: Future<Output = Response<B>>,
@@ -40,13 +40,21 @@ where
         let response = handle(request);
         async { Ok::<_, Infallible>(response.await) }
     });
-    let connection = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    if limits.headers != HEADERS as usize {
+        // Said, it makes hyper count what is its own default anyway.
+        builder.max_headers(limits.headers);
+    }
+    let connection = builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(MAX_BUFFER)
+        .max_buf_size(limits.header_bytes)
+        .max_header_size(limits.header_bytes)
+        .preserve_header_case(limits.preserve_header_case)
         // A proxy passes the app's own Date on; and hyper's clock is not the simulator's.
         .auto_date_header(false)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(Strict::new(io)), service)
+        .with_upgrades();
     let mut connection = pin!(connection);
     let late = drain.is_draining();
     let told = async {

@@ -14,6 +14,7 @@ use crate::endpoint::{Held, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
+use crate::http::tunnel::{Ask, Slot};
 use crate::http::{RequestBody, bridge, forward, reply};
 use crate::retry::Attempts;
 use crate::telemetry::{ClusterMetrics, Open};
@@ -40,11 +41,13 @@ pub(super) async fn handle<N: Net>(
     side: Rc<Inbound<N>>,
     dst: SocketAddr,
     mut request: Request<Incoming>,
+    tunnel: Slot,
 ) -> Response<ResponseBody<N>> {
     let table = side.table.load_full();
     let metrics = side.app(&table.snapshot.service);
     let timeouts = &table.snapshot.timeouts;
-    let limits = Limits { connect: timeouts.connect, max_idle: timeouts.pool_idle };
+    let limits =
+        Limits { connect: timeouts.connect, max_idle: timeouts.pool_idle, http1: table.snapshot.http1 };
     let is_grpc = grpc::is_grpc(request.headers());
     let deadline = grpc::deadline(request.headers(), is_grpc);
     let asked = metrics.asked();
@@ -52,6 +55,7 @@ pub(super) async fn handle<N: Net>(
         bridge::restore(&mut request);
     }
     let is_http2 = request.version() == Version::HTTP_2;
+    let ask = Ask::of(&mut request);
     let place = table.load.request(&table.snapshot.limits).map_err(Error::new);
     let forwarded =
         place.and_then(|place| Ok((place, forward::request(request, dst, &mut *side.rng.borrow_mut())?)));
@@ -67,13 +71,14 @@ pub(super) async fn handle<N: Net>(
         }
         Err(error) => Err(error),
     };
-    let response = result.unwrap_or_else(|error| {
+    let mut response = result.unwrap_or_else(|error| {
         if let Some(withheld) = side.failures.admit(Instant::now()) {
             tracing::warn!(%error, withheld, "request failed");
         }
         metrics.failed(error.kind);
         reply::failure(&error, &table.snapshot.instance, is_grpc).map(ResponseBody::own)
     });
+    ask.answer(&mut response, ResponseBody::take_passing, &tunnel, timeouts.tunnel_idle, &metrics);
     asked.answered(response.status());
     response
 }

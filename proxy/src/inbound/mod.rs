@@ -20,6 +20,7 @@ use crate::detect::{Outcome, Sniffed, detect};
 use crate::drain;
 use crate::endpoint::Pools;
 use crate::error::{Error, Kind};
+use crate::http::tunnel::Slot;
 use crate::http::{serve, serve_h2, version};
 use crate::tcp::both_ways;
 use crate::telemetry::{ClusterMetrics, Metrics, Open, SideMetrics, Throttle};
@@ -118,16 +119,23 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
             }
         }
     };
+    let http1 = table.snapshot.http1;
     drop(table);
-    let handle = |request| http::handle(side.clone(), dst, request);
+    let tunnel = Slot::default();
+    let handle = |request| http::handle(side.clone(), dst, request, tunnel.clone());
+    // A tunnel holds the drain as well.
     let served = if is_http2 {
-        serve_h2::http2(side.net.clone(), io, drain, handle).await
+        serve_h2::http2(side.net.clone(), io, drain.clone(), handle).await
     } else {
-        serve::http1(io, drain, handle).await
+        serve::http1(io, http1, drain.clone(), handle).await
     };
     if let Err(error) = served {
+        if error.is_parse() || error.is_parse_too_large() {
+            side.metrics.refused(Kind::Malformed);
+        }
         tracing::debug!(%peer, %dst, %error, "client connection ended");
     }
+    tunnel.run().await;
 }
 
 /// Carries opaque bytes to the app.

@@ -15,7 +15,8 @@ use crate::endpoint::{Failed, Held, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
-use crate::http::{RequestBody, bridge, forward, reply};
+use crate::http::tunnel::{Ask, Slot};
+use crate::http::{RequestBody, bridge, forward, headers, reply};
 use crate::retry::Attempts;
 use crate::telemetry::Open;
 use crate::world::Net;
@@ -35,7 +36,9 @@ struct Call {
 pub(super) async fn handle<N: Net>(
     side: Rc<Outbound<N>>,
     dst: SocketAddr,
+    peer: SocketAddr,
     mut request: Request<Incoming>,
+    tunnel: Slot,
 ) -> Response<ResponseBody<N>> {
     let table = side.table.load_full();
     let is_grpc = grpc::is_grpc(request.headers());
@@ -55,31 +58,38 @@ pub(super) async fn handle<N: Net>(
     // Only another sidecar may say what a request was.
     bridge::take_marker(request.headers_mut());
     let was_http1 = request.version() != Version::HTTP_2;
+    let ask = Ask::of(&mut request);
     let place = table.load.request(&table.snapshot.limits).map_err(Error::new);
     let forwarded =
         place.and_then(|place| Ok((place, forward::request(request, dst, &mut *side.rng.borrow_mut())?)));
     let result = match forwarded {
         Ok((place, mut request)) => {
-            if !was_http1 || cluster.config.bridge {
+            headers::forwarded(table.snapshot.forwarded, peer.ip(), request.headers_mut());
+            if !was_http1 || cluster.config.bridge && !ask.is_for_a_tunnel() {
                 bridge::to_http2(&mut request, dst, was_http1);
             }
             let now = Instant::now();
             let patience = Patience::new(now, timeouts.stream_idle, request.body().upload())
                 .until(cluster.config.timeouts.request.map(|limit| now + limit), Kind::RequestTimeout)
                 .until(deadline, Kind::Deadline);
-            let limits = Limits { connect: timeouts.connect, max_idle: timeouts.pool_idle };
+            let limits = Limits {
+                connect: timeouts.connect,
+                max_idle: timeouts.pool_idle,
+                http1: table.snapshot.http1,
+            };
             let call = Call { place: Rc::new(place), limits, patience, is_grpc, deadline };
             call.patience.wait(send(&side, cluster, &call, request)).await
         }
         Err(error) => Err(error),
     };
-    let response = result.unwrap_or_else(|error| {
+    let mut response = result.unwrap_or_else(|error| {
         if let Some(withheld) = side.failures.admit(Instant::now()) {
             tracing::warn!(cluster = %cluster.config.name, %error, withheld, "request failed");
         }
         cluster.metrics.failed(error.kind);
         refuse(error)
     });
+    ask.answer(&mut response, ResponseBody::take_passing, &tunnel, timeouts.tunnel_idle, &cluster.metrics);
     asked.answered(response.status());
     response
 }

@@ -24,6 +24,8 @@ struct Head {
     uri: Uri,
     headers: http::HeaderMap,
     version: Version,
+    /// hyper keeps the case of header names here.
+    extensions: http::Extensions,
 }
 
 impl Attempts {
@@ -38,6 +40,7 @@ impl Attempts {
                 uri: request.uri().clone(),
                 headers: request.headers().clone(),
                 version: request.version(),
+                extensions: request.extensions().clone(),
             })
         });
         Attempts { left: retry.attempts, copy }
@@ -67,6 +70,7 @@ impl Head {
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
         *request.headers_mut() = self.headers;
+        *request.extensions_mut() = self.extensions;
         request
     }
 
@@ -76,6 +80,7 @@ impl Head {
             uri: self.uri.clone(),
             headers: self.headers.clone(),
             version: self.version,
+            extensions: self.extensions.clone(),
         };
         Box::new(copy).into_request()
     }

@@ -78,6 +78,7 @@ pub struct Metrics {
     connects: Family<SideCluster, Counter>,
     connect_failures: Family<SideCluster, Counter>,
     upstream_open: Family<SideCluster, Gauge>,
+    tunnels: Family<SideCluster, Gauge>,
     duration: Family<SideCluster, Histogram, fn() -> Histogram>,
     reloads: Family<Reload, Counter>,
     load: Arc<Load>,
@@ -112,6 +113,8 @@ pub struct ClusterMetrics {
     pub connect_failures: Counter,
     /// Connections to endpoints that are open.
     pub open: Gauge,
+    /// Tunnels that are open.
+    pub tunnels: Gauge,
     /// From the request's head to the response's head.
     duration: Histogram,
 }
@@ -163,6 +166,7 @@ impl Default for Metrics {
             ejections: family!("ejections", "Ejections of endpoints"),
             connects: family!("connects", "Connections opened to endpoints"),
             connect_failures: family!("connect_failures", "Attempts to connect to endpoints that failed"),
+            tunnels: family!("tunnels_open", "Tunnels (Upgrade, CONNECT) that are open"),
             upstream_open: family!("upstream_connections_open", "Connections to endpoints that are open"),
             duration,
             reloads: family!("config_reloads", "Changes of the configuration by result"),
@@ -209,6 +213,7 @@ impl Metrics {
             connects: self.connects.get_or_create_owned(&label),
             connect_failures: self.connect_failures.get_or_create_owned(&label),
             open: self.upstream_open.get_or_create_owned(&label),
+            tunnels: self.tunnels.get_or_create_owned(&label),
             duration: self.duration.get_or_create_owned(&label),
         }
     }

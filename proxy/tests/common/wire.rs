@@ -91,6 +91,11 @@ impl Wire {
         self.read.drain(..n).collect()
     }
 
+    /// Reads exactly `n` bytes.
+    pub async fn bytes(&mut self, n: usize) -> Vec<u8> {
+        self.take(n).await
+    }
+
     /// Reads something; an error counts as the end.
     async fn more(&mut self) -> usize {
         self.io.read_buf(&mut self.read).await.unwrap_or(0)

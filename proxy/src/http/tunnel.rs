@@ -1,0 +1,217 @@
+//! Tunnels: what a connection carries once HTTP is over on it, after `101 Switching Protocols` (RFC 9110 section 7.8,
+//! WebSocket is RFC 6455) or a 2xx to CONNECT (section 9.3.6).
+//!
+//! [`Ask`] takes hyper's promise of the client's stream out of a request before it is sent on. If the endpoint agrees,
+//! [`Ask::answer`] leaves the tunnel in the connection's [`Slot`], and the connection's own task runs it when hyper is
+//! done: so a tunnel needs no task of its own, counts as an open connection and holds a drain. hyper keeps the bytes that
+//! either side sent too early. Tunnels stay on HTTP/1 and are never bridged (linkerd2#195, linkerd2#1126).
+//!
+//! A request that asks for a tunnel is the last of its connection even if it gets none: what follows it was not read
+//! by [`super::strict`], because it may have been meant for the tunnel. An offer that any server may ignore (`h2c`) is
+//! ignored, and nothing changes.
+//!
+//! What it leaves out: an `Upgrade` in a request with a body, or without `Connection: upgrade`, which is not passed on.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, sleep_until};
+
+use super::{headers, strict};
+use crate::config::defaults::HALF_CLOSE_TIMEOUT;
+use crate::error::{Error, Kind};
+use crate::tcp::both_ways;
+use crate::telemetry::{ClusterMetrics, Open};
+
+/// Where a connection's tunnel waits for HTTP to end. One for each connection of a client; cheap to clone.
+#[derive(Clone, Default)]
+pub struct Slot(Rc<RefCell<Option<Tunnel>>>);
+
+type Tunnel = Pin<Box<dyn Future<Output = ()>>>;
+
+impl Slot {
+    /// Carries the tunnel to its end, if there is one.
+    pub async fn run(self) {
+        let tunnel = self.0.borrow_mut().take();
+        if let Some(tunnel) = tunnel {
+            tunnel.await;
+        }
+    }
+}
+
+/// Whether a request asks for a tunnel that can be carried.
+pub fn is_asked<B: Body>(request: &Request<B>) -> bool {
+    request.method() == Method::CONNECT
+        || request.headers().contains_key(UPGRADE)
+            && request.version() == Version::HTTP_11
+            && request.body().is_end_stream()
+            && headers::lists(request.headers(), CONNECTION, "upgrade")
+            && !only_offers(request)
+}
+
+fn only_offers<B>(request: &Request<B>) -> bool {
+    request.headers().get_all(UPGRADE).iter().all(|value| strict::is_offer(value.as_bytes()))
+}
+
+/// What a request says about tunnels.
+pub struct Ask {
+    connect: bool,
+    client: Option<OnUpgrade>,
+    /// Whether no request may follow it.
+    last: bool,
+}
+
+impl Ask {
+    /// Reads it from the request of a client.
+    pub fn of(request: &mut Request<Incoming>) -> Ask {
+        let connect = request.method() == Method::CONNECT;
+        if !connect && !request.headers().contains_key(UPGRADE) {
+            return Ask { connect, client: None, last: false };
+        }
+        let asked = is_asked(request);
+        let client = hyper::upgrade::on(&mut *request);
+        Ask { connect, client: asked.then_some(client), last: connect || !only_offers(request) }
+    }
+
+    /// Whether the request asks for a tunnel that can be carried.
+    pub fn is_for_a_tunnel(&self) -> bool {
+        self.client.is_some()
+    }
+
+    /// Makes `response` fit for the client: opens the tunnel if the endpoint agreed, which ends when it has been silent
+    /// for `idle`, or else says that the connection ends here. `take` takes the body out of a response of the endpoint's,
+    /// and nothing out of one that the sidecar made itself.
+    pub fn answer<B: 'static>(
+        self,
+        response: &mut Response<B>,
+        take: impl FnOnce(&mut B) -> Option<B>,
+        slot: &Slot,
+        idle: Duration,
+        metrics: &ClusterMetrics,
+    ) {
+        if !self.last {
+            return;
+        }
+        let agreed = is_agreed(self.connect, response.status());
+        let server = hyper::upgrade::on(&mut *response);
+        // Keeps the endpoint's connection and request counted.
+        let held = if agreed && self.client.is_some() { take(response.body_mut()) } else { None };
+        let (Some(client), Some(held)) = (self.client, held) else {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            return;
+        };
+        // It belongs to neither answer (linkerd2#8539), and hyper refuses to send it.
+        response.headers_mut().remove(CONTENT_LENGTH);
+        response.headers_mut().remove(TRANSFER_ENCODING);
+        let open = Open::new(&metrics.tunnels);
+        let failures = metrics.failures();
+        let tunnel = async move {
+            let _held = (held, open);
+            match carry(client, server, idle).await {
+                Ok(()) => {}
+                Err(error) if error.kind == Kind::TunnelIdle => {
+                    failures.count(error.kind);
+                    tracing::debug!(%error, "tunnel cut");
+                }
+                Err(error) => tracing::debug!(%error, "tunnel ended"),
+            }
+        };
+        *slot.0.borrow_mut() = Some(Box::pin(tunnel));
+    }
+}
+
+/// Whether `status` opens the tunnel that a request asked for.
+pub fn is_agreed(connect: bool, status: StatusCode) -> bool {
+    if connect { status.is_success() } else { status == StatusCode::SWITCHING_PROTOCOLS }
+}
+
+/// Carries bytes both ways until both sides have closed, one fails, or neither has said anything for `idle`.
+async fn carry(client: OnUpgrade, server: OnUpgrade, idle: Duration) -> Result<(), Error> {
+    let failed = |cause: hyper::Error| Error { cause: Some(cause.into()), ..Error::new(Kind::Incomplete) };
+    let (client, server) = (client.await.map_err(failed)?, server.await.map_err(failed)?);
+    let active = Rc::new(Cell::new(Instant::now()));
+    let client = Watched { io: TokioIo::new(client), active: active.clone() };
+    let watchdog = async {
+        loop {
+            let deadline = active.get() + idle;
+            sleep_until(deadline).await;
+            if active.get() + idle <= deadline {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        moved = both_ways(client, TokioIo::new(server), HALF_CLOSE_TIMEOUT) => match moved {
+            Ok(_) => Ok(()),
+            Err(cause) => Err(Error { cause: Some(cause.into()), ..Error::new(Kind::Incomplete) }),
+        },
+        () = watchdog => Err(Error::new(Kind::TunnelIdle)),
+    }
+}
+
+/// A stream that notes when bytes last passed.
+struct Watched<I> {
+    io: I,
+    active: Rc<Cell<Instant>>,
+}
+
+impl<I> Watched<I> {
+    fn passed<T>(&self, polled: Poll<T>) -> Poll<T> {
+        if polled.is_ready() {
+            self.active.set(Instant::now());
+        }
+        polled
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.passed(polled)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.passed(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.passed(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,220 @@
+//! Upgrades (WebSocket) and CONNECT through two sidecars, as bytes.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{SERVICE, Seen, Side, TestNet, Wire, app, cluster, inbound, outbound, pair, run, until};
+use tokio::io::AsyncWriteExt;
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+const CONNECT: &str = "CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n";
+
+/// Reads exactly `text`.
+async fn expect(wire: &mut Wire, text: &str) {
+    assert_eq!(String::from_utf8(wire.bytes(text.len()).await).unwrap(), text);
+}
+
+fn open(side: &Side) -> u64 {
+    side.count("proxy_tunnels_open", &[])
+}
+
+#[test]
+fn a_websocket_is_opened_with_all_its_headers_and_carries_bytes_both_ways() {
+    run(async {
+        let app = app(|_, mut wire| async move {
+            let request = wire.head().await.unwrap();
+            assert!(request.head.starts_with("GET /chat HTTP/1.1\r\n"), "{}", request.head);
+            for (name, value) in [
+                ("connection", "upgrade"),
+                ("upgrade", "websocket"),
+                ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+                ("sec-websocket-version", "13"),
+            ] {
+                assert_eq!(request.header(name).as_deref(), Some(value), "{}", request.head);
+            }
+            // The app's first words come with its answer.
+            wire.send(&format!("{SWITCHING}first")).await;
+            expect(&mut wire, "ping").await;
+            wire.send("pong").await;
+            assert_eq!(wire.rest().await, b"bye");
+            wire.send("late").await;
+        })
+        .await;
+        let (near, far) = pair(app).await;
+        let mut client = near.client().await;
+        client.send(UPGRADE).await;
+        let answer = client.head().await.unwrap();
+        assert_eq!(answer.status(), 101);
+        for (name, value) in [
+            ("connection", Some("upgrade")),
+            ("upgrade", Some("websocket")),
+            ("sec-websocket-accept", Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")),
+            ("content-length", None),
+            ("transfer-encoding", None),
+        ] {
+            assert_eq!(answer.header(name).as_deref(), value, "{}", answer.head);
+        }
+        expect(&mut client, "first").await;
+        client.send("ping").await;
+        expect(&mut client, "pong").await;
+        assert_eq!((open(&near), open(&far)), (1, 1));
+        // Half-close: the app hears the end and still has the last word.
+        client.send("bye").await;
+        client.io.shutdown().await.unwrap();
+        assert_eq!(client.rest().await, b"late");
+        for side in [&near, &far] {
+            side.at_rest().await;
+            assert_eq!(open(side), 0);
+            assert_eq!(side.count("proxy_errors_total", &[]), 0);
+        }
+    });
+}
+
+#[test]
+fn connect_opens_a_tunnel_early_bytes_are_kept_and_lengths_are_not_passed_on() {
+    run(async {
+        let app = app(|_, mut wire| async move {
+            let request = wire.head().await.unwrap();
+            assert!(request.head.starts_with("CONNECT db:5432 HTTP/1.1\r\n"), "{}", request.head);
+            assert_eq!(request.header("host").as_deref(), Some("db:5432"));
+            wire.send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx-kept: 1\r\n\r\nhello").await;
+            assert_eq!(wire.rest().await, b"GET / HTTP/1.1\n\nearly and late");
+        })
+        .await;
+        let (near, far) = pair(app).await;
+        let mut client = near.client().await;
+        // Not for the sidecar to judge: it is meant for the tunnel.
+        client.send(&format!("{CONNECT}GET / HTTP/1.1\n\nearly")).await;
+        let answer = client.head().await.unwrap();
+        assert_eq!((answer.status(), answer.header("content-length")), (200, None));
+        assert_eq!(
+            (answer.header("transfer-encoding"), answer.header("x-kept").as_deref()),
+            (None, Some("1"))
+        );
+        expect(&mut client, "hello").await;
+        client.send(" and late").await;
+        client.io.shutdown().await.unwrap();
+        client.closed().await;
+        for side in [&near, &far] {
+            side.at_rest().await;
+            assert_eq!(open(side), 0);
+        }
+    });
+}
+
+#[test]
+fn an_answer_that_opens_no_tunnel_is_an_ordinary_one_and_nothing_may_follow_it() {
+    run(async {
+        for request in [UPGRADE, CONNECT] {
+            let seen = Seen::default();
+            let (near, far) =
+                pair(seen.app("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno").await).await;
+            let mut client = near.client().await;
+            client.send(&format!("{request}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+            let answer = client.response(false).await;
+            assert_eq!((answer.status(), answer.text()), (403, "no"), "{request}");
+            assert_eq!(answer.header("connection").as_deref(), Some("close"), "{request}");
+            client.closed().await;
+            assert_eq!(seen.requests(), 1, "{request}");
+            for side in [&near, &far] {
+                side.at_rest().await;
+                assert_eq!(open(side), 0);
+            }
+        }
+    });
+}
+
+#[test]
+fn an_upgrade_that_is_not_hop_by_hop_or_has_a_body_is_not_passed_on() {
+    run(async {
+        let seen = Seen::default();
+        let (near, _far) = pair(seen.app(OK).await).await;
+        for request in [
+            "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\nhi",
+            "GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        ] {
+            let mut client = near.client().await;
+            assert_eq!(client.ask(request).await.text(), "ok", "{request}");
+            client.closed().await;
+            assert_eq!(seen.last().header("upgrade"), None, "{request}");
+        }
+    });
+}
+
+#[test]
+fn a_tunnel_that_is_silent_for_too_long_is_cut_and_counted() {
+    run(async {
+        let app = app(|_, mut wire| async move {
+            wire.head().await.unwrap();
+            wire.send(SWITCHING).await;
+            for _ in 0..4 {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                wire.send("x").await;
+            }
+            wire.closed().await;
+        })
+        .await;
+        let config = cluster("http", &[app], "timeouts.tunnel_idle = '60ms'");
+        let near = outbound(TestNet::to(SERVICE), &config).await;
+        let mut client = near.client().await;
+        client.send(UPGRADE).await;
+        assert_eq!(client.head().await.unwrap().status(), 101);
+        assert_eq!(client.rest().await, b"xxxx");
+        near.at_rest().await;
+        assert_eq!(near.count("proxy_errors_total", &["tunnel_idle"]), 1);
+        assert_eq!(open(&near), 0);
+    });
+}
+
+#[test]
+fn a_tunnel_holds_a_drain_until_it_ends() {
+    run(async {
+        let app = app(|_, mut wire| async move {
+            wire.head().await.unwrap();
+            wire.send(SWITCHING).await;
+            expect(&mut wire, "last words").await;
+        })
+        .await;
+        let near = outbound(TestNet::to(SERVICE), &cluster("http", &[app], "")).await;
+        let mut client = near.client().await;
+        client.send(UPGRADE).await;
+        assert_eq!(client.head().await.unwrap().status(), 101);
+        let mut drain = std::pin::pin!(near.drain());
+        let early = tokio::time::timeout(Duration::from_millis(50), drain.as_mut()).await;
+        assert!(early.is_err(), "the tunnel is open");
+        client.send("last words").await;
+        client.io.shutdown().await.unwrap();
+        client.closed().await;
+        assert_eq!(drain.await, 0);
+    });
+}
+
+#[test]
+fn a_client_that_goes_away_takes_its_tunnel_and_the_apps_connection_with_it() {
+    run(async {
+        let app = app(|_, mut wire| async move {
+            wire.head().await.unwrap();
+            wire.send(SWITCHING).await;
+            wire.closed().await;
+        })
+        .await;
+        let far = inbound(TestNet::to(&app.to_string()), "service = 'orders'").await;
+        let net = TestNet::to(SERVICE).redirect(app, far.at);
+        let near = outbound(net, &cluster("http", &[app], "")).await;
+        let mut client = near.client().await;
+        client.send(UPGRADE).await;
+        assert_eq!(client.head().await.unwrap().status(), 101);
+        until("the tunnel is open", || open(&near) == 1 && open(&far) == 1).await;
+        drop(client);
+        for side in [&near, &far] {
+            side.at_rest().await;
+            assert_eq!(open(side), 0);
+        }
+    });
+}
