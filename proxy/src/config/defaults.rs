@@ -31,6 +31,9 @@ pub const POOL_MAX_IDLE: usize = 256;
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a half-closed TCP connection may stay silent. Linkerd's users hit conntrack's own 60 s (linkerd2#8033).
 pub const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the next hop may leave `Expect: 100-continue` unanswered before it gets the body anyway. curl's and Go's
+/// `ExpectContinueTimeout`.
+pub const EXPECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of the head of an HTTP/1 message. Envoy allows 60 KiB; hyper's own 400 KiB would make a stalled peer expensive.
 pub const HEADER_BYTES: u32 = 64 * 1024;
 /// Least and most that `limits.header_bytes` may be: the smallest buffer that hyper works with, and Envoy's most.

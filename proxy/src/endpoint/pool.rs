@@ -30,6 +30,7 @@ use super::last_words::LastWords;
 use crate::config::Http1;
 use crate::config::defaults::{HEADERS, POOL_MAX_IDLE};
 use crate::error::{BoxError, Error, Kind};
+use crate::http::informational::BodyUnread;
 use crate::http::{RequestBody, forward, tunnel};
 use crate::telemetry::{ClusterMetrics, Open};
 use crate::world::Net;
@@ -221,7 +222,7 @@ impl<N: Net> Checkout<N> {
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Exchange<N>), (Error, Option<Box<Request<RequestBody>>>)> {
         let upload = request.body().upload();
-        let has_body = upload.is_under_way();
+        let has_body = upload.is_unfinished();
         let connect = request.method() == Method::CONNECT;
         let upgrade_asked = request.headers().contains_key(UPGRADE);
         let mut response = pin!(self.connection.send.try_send_request(request));
@@ -232,7 +233,7 @@ impl<N: Net> Checkout<N> {
         })
         .await;
         let mut failed = match response {
-            Ok(response) => {
+            Ok(mut response) => {
                 if let Err(wrong) = forward::check(&response, upgrade_asked) {
                     return Err((self.error(Kind::Protocol, wrong), None));
                 }
@@ -245,7 +246,11 @@ impl<N: Net> Checkout<N> {
                     .await;
                     return Ok((response, Exchange { checkout: Some(self), tunnel: true }));
                 }
-                let checkout = if upload.is_under_way() {
+                let refused = upload.is_refused();
+                if refused {
+                    response.extensions_mut().insert(BodyUnread);
+                }
+                let checkout = if upload.is_unfinished() && !refused {
                     self.detach();
                     None
                 } else {

@@ -3,14 +3,19 @@
 //! A response body that is dropped before its end takes its connection with it, which tells the endpoint that the client
 //! has gone.
 
+use std::cell::Cell;
+use std::future::Future;
 use std::pin::Pin;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use prometheus_client::metrics::counter::Counter;
+use tokio::time::Sleep;
 
 use crate::endpoint::InHand;
 use crate::endpoint::pool::Exchange;
@@ -22,32 +27,78 @@ pub enum RequestBody {
     /// None, so the request can be made again.
     Empty,
     /// The client's.
-    Client(Incoming, Rc<()>),
+    Client(Incoming, Rc<Cell<Stage>>),
+    /// The client's, which waits for the next hop to want it.
+    Withheld(Box<Withheld>),
+}
+
+/// How far a body has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It waits for `100 Continue`.
+    Withheld,
+    /// It is being sent.
+    UnderWay,
+    /// It was answered before it was wanted.
+    Unwanted,
+}
+
+/// A body that waits for `100 Continue`.
+#[derive(Debug)]
+pub struct Withheld {
+    body: Incoming,
+    stage: Rc<Cell<Stage>>,
+    wanted: Arc<AtomicBool>,
+    limit: Pin<Box<Sleep>>,
 }
 
 /// Tells whether a request body still has bytes to send. It outlives the body.
 #[derive(Debug, Default)]
-pub struct Upload(Weak<()>);
+pub struct Upload(Option<Rc<Cell<Stage>>>);
 
 impl Upload {
     /// Whether the body has not been sent to its end, nor been given up.
-    pub fn is_under_way(&self) -> bool {
-        self.0.strong_count() > 0
+    pub fn is_unfinished(&self) -> bool {
+        self.0.as_ref().is_some_and(|stage| Rc::strong_count(stage) > 1)
+    }
+
+    /// The response has come: if the body still waited to be wanted, it is not sent any more. Whether it is so.
+    pub fn is_refused(&self) -> bool {
+        let Some(stage) = self.0.as_ref().filter(|stage| stage.get() != Stage::UnderWay) else {
+            return false;
+        };
+        stage.set(Stage::Unwanted);
+        true
     }
 }
 
 impl RequestBody {
     /// The body of a client's request.
     pub fn new(body: Incoming) -> Self {
-        if body.is_end_stream() { RequestBody::Empty } else { RequestBody::Client(body, Rc::new(())) }
+        if body.is_end_stream() {
+            RequestBody::Empty
+        } else {
+            RequestBody::Client(body, Rc::new(Cell::new(Stage::UnderWay)))
+        }
     }
 
     /// Watches it from outside.
     pub fn upload(&self) -> Upload {
         match self {
             RequestBody::Empty => Upload::default(),
-            RequestBody::Client(_, alive) => Upload(Rc::downgrade(alive)),
+            RequestBody::Client(_, stage) => Upload(Some(stage.clone())),
+            RequestBody::Withheld(withheld) => Upload(Some(withheld.stage.clone())),
         }
+    }
+
+    /// Keeps it back until `wanted` is true or `limit` is over. False if there is none.
+    pub(super) fn withhold(&mut self, wanted: Arc<AtomicBool>, limit: Sleep) -> bool {
+        let RequestBody::Client(body, stage) = std::mem::replace(self, RequestBody::Empty) else {
+            return false;
+        };
+        stage.set(Stage::Withheld);
+        *self = RequestBody::Withheld(Box::new(Withheld { body, stage, wanted, limit: Box::pin(limit) }));
+        true
     }
 }
 
@@ -59,9 +110,19 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            RequestBody::Empty => Poll::Ready(None),
+        let this = self.get_mut();
+        if let RequestBody::Withheld(withheld) = this {
+            if !withheld.is_wanted(cx) {
+                return Poll::Pending;
+            }
+            withheld.stage.set(Stage::UnderWay);
+            if let RequestBody::Withheld(withheld) = std::mem::replace(this, RequestBody::Empty) {
+                *this = RequestBody::Client(withheld.body, withheld.stage);
+            }
+        }
+        match this {
             RequestBody::Client(body, _) => Pin::new(body).poll_frame(cx),
+            RequestBody::Empty | RequestBody::Withheld(_) => Poll::Ready(None),
         }
     }
 
@@ -69,6 +130,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => true,
             RequestBody::Client(body, _) => body.is_end_stream(),
+            RequestBody::Withheld(_) => false,
         }
     }
 
@@ -76,7 +138,15 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
             RequestBody::Client(body, _) => body.size_hint(),
+            RequestBody::Withheld(withheld) => withheld.body.size_hint(),
         }
+    }
+}
+
+impl Withheld {
+    fn is_wanted(&mut self, cx: &mut Context<'_>) -> bool {
+        self.stage.get() != Stage::Unwanted
+            && (self.wanted.load(Ordering::Relaxed) || self.limit.as_mut().poll(cx).is_ready())
     }
 }
 

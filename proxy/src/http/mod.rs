@@ -3,6 +3,7 @@
 pub mod body;
 pub mod forward;
 pub mod headers;
+pub mod informational;
 pub mod reply;
 pub mod serve;
 pub mod strict;
