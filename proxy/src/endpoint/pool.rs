@@ -20,7 +20,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::header::UPGRADE;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -95,6 +95,8 @@ pub struct Checkout<N: Net> {
     endpoint: SocketAddr,
     connection: Connection,
     reused: bool,
+    /// Whether it must not be used again.
+    spent: bool,
 }
 
 impl<N: Net> Pool<N> {
@@ -126,13 +128,13 @@ impl<N: Net> Pool<N> {
             .await;
             if idle.connection.is_usable() {
                 let connection = idle.connection;
-                return Ok(Checkout { pool: self.clone(), endpoint, connection, reused: true });
+                return Ok(Checkout { pool: self.clone(), endpoint, connection, reused: true, spent: false });
             }
         }
         let connection = self.open(endpoint, limits, metrics).await.inspect_err(|_| {
             metrics.connect_failures.inc();
         })?;
-        Ok(Checkout { pool: self.clone(), endpoint, connection, reused: false })
+        Ok(Checkout { pool: self.clone(), endpoint, connection, reused: false, spent: false })
     }
 
     async fn open(
@@ -237,6 +239,8 @@ impl<N: Net> Checkout<N> {
                 if let Err(wrong) = forward::check(&response, upgrade_asked) {
                     return Err((self.error(Kind::Protocol, wrong), None));
                 }
+                // hyper would speak HTTP/1.0 to it from now on, and drop request bodies of unknown length.
+                self.spent = response.version() == Version::HTTP_10;
                 if (connect || upgrade_asked) && tunnel::is_agreed(connect, response.status()) {
                     // HTTP is over: the stream goes into the response, and nothing is left to drive.
                     poll_fn(|cx| {
@@ -291,7 +295,7 @@ impl<N: Net> Checkout<N> {
     }
 
     fn give_back(self) {
-        if self.connection.is_usable() {
+        if !self.spent && self.connection.is_usable() {
             self.pool.put(self.endpoint, self.connection);
         }
     }

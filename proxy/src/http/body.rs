@@ -165,6 +165,8 @@ pub enum ResponseBody<N: Net> {
     },
     /// The sidecar's own words.
     Own(Option<Bytes>),
+    /// None, but hyper is to believe in one, or it would drop the `Content-Length` of a 304.
+    NotModified,
 }
 
 impl<N: Net> ResponseBody<N> {
@@ -215,6 +217,7 @@ impl<N: Net> Body for ResponseBody<N> {
                 polled
             }
             ResponseBody::Own(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            ResponseBody::NotModified => Poll::Ready(None),
         }
     }
 
@@ -222,12 +225,14 @@ impl<N: Net> Body for ResponseBody<N> {
         match self {
             ResponseBody::Endpoint { body, .. } => body.is_end_stream(),
             ResponseBody::Own(bytes) => bytes.is_none(),
+            ResponseBody::NotModified => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             ResponseBody::Endpoint { body, .. } => body.size_hint(),
+            ResponseBody::NotModified => SizeHint::default(),
             ResponseBody::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
         }
     }

@@ -20,8 +20,9 @@ use http_body::Body;
 use hyper::body::Incoming;
 use rand::Rng;
 
-use super::{RequestBody, headers, informational, strict, tunnel};
+use super::{RequestBody, ResponseBody, headers, informational, strict, tunnel};
 use crate::error::{Error, Kind};
+use crate::world::Net;
 
 /// Makes a request that was meant for `dst` fit for the next hop.
 ///
@@ -92,6 +93,20 @@ pub fn response<B>(response: &mut Response<B>) {
     }
     if response.extensions().get::<informational::BodyUnread>().is_some() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+/// The last touch: what hyper's server would say otherwise than it should to a client of `version`.
+pub fn to_client<N: Net>(version: Version, response: &mut Response<ResponseBody<N>>) {
+    let headers = response.headers();
+    let unknown_length = !response.body().is_end_stream() && response.body().size_hint().exact().is_none();
+    if version == Version::HTTP_10 && (unknown_length || headers::lists(headers, CONNECTION, "close")) {
+        // The connection ends with the response, but to one of HTTP/1.1 hyper would add `Connection: keep-alive`.
+        *response.version_mut() = Version::HTTP_10;
+    }
+    let length_of_get = response.status() == StatusCode::NOT_MODIFIED && response.body().is_end_stream();
+    if length_of_get && response.headers().contains_key(CONTENT_LENGTH) {
+        *response.body_mut() = ResponseBody::NotModified;
     }
 }
 

@@ -6,8 +6,8 @@
 //! next hop that says nothing for [`EXPECT_TIMEOUT`] gets the body anyway, as the section asks of a client.
 //!
 //! What it leaves out: 103 Early Hints and other 1xx answers are dropped, because hyper's server can send one response
-//! and nothing before it (RFC 9110 section 15.2 forbids a proxy to drop them only if it did not ask for them itself, and
-//! clients must live without them). Clients of HTTP/1.0 never get a 1xx.
+//! and nothing before it. RFC 9110 section 15.2 wants a proxy to forward them; it also lets every client ignore them, so
+//! none can depend on it. Clients of HTTP/1.0 never get a 1xx.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

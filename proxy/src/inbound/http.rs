@@ -35,7 +35,7 @@ pub(super) async fn handle<N: Net>(
     let limits =
         Limits { connect: timeouts.connect, max_idle: timeouts.pool_idle, http1: table.snapshot.http1 };
     let asked = metrics.asked();
-    let ask = Ask::of(&mut request);
+    let (ask, version) = (Ask::of(&mut request), request.version());
     let forwarded = forward::request(request, dst, &mut *side.rng.borrow_mut());
     let result = match forwarded {
         Ok(request) => send(&side, dst, limits, &metrics, request).await,
@@ -49,6 +49,7 @@ pub(super) async fn handle<N: Net>(
         reply::failure(&error, &table.snapshot.instance)
     });
     ask.answer(&mut response, &tunnel, timeouts.tunnel_idle, &metrics);
+    forward::to_client(version, &mut response);
     asked.answered(response.status());
     response
 }

@@ -37,7 +37,7 @@ pub(super) async fn handle<N: Net>(
     let limits =
         Limits { connect: timeouts.connect, max_idle: timeouts.pool_idle, http1: table.snapshot.http1 };
     let asked = cluster.metrics.asked();
-    let ask = Ask::of(&mut request);
+    let (ask, version) = (Ask::of(&mut request), request.version());
     let forwarded = forward::request(request, dst, &mut *side.rng.borrow_mut());
     let result = match forwarded {
         Ok(mut request) => {
@@ -54,6 +54,7 @@ pub(super) async fn handle<N: Net>(
         reply::failure(&error, &table.snapshot.instance)
     });
     ask.answer(&mut response, &tunnel, timeouts.tunnel_idle, &cluster.metrics);
+    forward::to_client(version, &mut response);
     asked.answered(response.status());
     response
 }
