@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{SERVICE, Seen, TestNet, Wire, answering, app, cluster, inbound, outbound, pair, run, until};
+use common::{SERVICE, Seen, TestNet, answering, app, cluster, inbound, outbound, pair, run, until};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -213,16 +213,175 @@ fn an_app_that_does_not_speak_http_is_named_as_the_cause() {
 }
 
 #[test]
-fn a_client_that_asks_for_continue_gets_it_when_its_body_is_wanted() {
+fn a_client_of_http_1_0_may_keep_its_connection_and_never_gets_chunks() {
     run(async {
+        let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+        for (answer, kept) in [(OK, true), (chunked, false)] {
+            let seen = Seen::default();
+            let (near, far) = pair(seen.app(answer).await).await;
+            let mut client = near.client().await;
+            for _ in 0..if kept { 3 } else { 1 } {
+                client.send("GET / HTTP/1.0\r\nhost: a\r\nconnection: keep-alive\r\n\r\n").await;
+                let response = client.response(false).await;
+                assert!(response.head.starts_with("HTTP/1.0 200"), "{}", response.head);
+                assert_eq!((response.text(), response.header("transfer-encoding")), ("ok", None));
+                let said = response.header("connection").as_deref() == Some("keep-alive");
+                assert_eq!(said, kept, "{}", response.head);
+            }
+            if !kept {
+                client.closed().await;
+            }
+            drop(client);
+            assert_eq!(seen.connections(), 1, "the app's connection is the sidecar's business");
+            near.at_rest().await;
+            far.at_rest().await;
+        }
+    });
+}
+
+#[test]
+fn an_app_of_http_1_0_gets_each_request_on_a_new_connection_and_no_body_is_lost() {
+    run(async {
+        // hyper would not chunk for a server that once answered in HTTP/1.0, and send no body at all.
+        let answer = "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nok";
         let seen = Seen::default();
-        let (near, _far) = pair(seen.app(OK).await).await;
-        let mut client: Wire = near.client().await;
-        client.send("POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n").await;
-        assert_eq!(client.response(false).await.status(), 100);
-        client.send("hi").await;
-        assert_eq!(client.response(false).await.text(), "ok");
-        assert_eq!(seen.last().text(), "hi");
+        let near = outbound(TestNet::to(SERVICE), &cluster("http", &[seen.app(answer).await], "")).await;
+        let mut client = near.client().await;
+        for n in 1..4 {
+            let request =
+                "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+            let response = client.ask(request).await;
+            assert!(response.head.starts_with("HTTP/1.1 200"), "{}", response.head);
+            assert_eq!((response.text(), seen.last().text(), seen.connections()), ("ok", "hi", n));
+        }
+        drop(client);
+        near.at_rest().await;
+    });
+}
+
+#[test]
+fn answers_to_head_and_304_keep_the_length_that_a_get_would_have_had() {
+    run(async {
+        let full = "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\netag: \"a\"\r\n\r\n";
+        let unchanged = "HTTP/1.1 304 Not Modified\r\ncontent-length: 1000\r\netag: \"a\"\r\n\r\n";
+        for (method, answer) in [("HEAD", full), ("GET", unchanged)] {
+            let seen = Seen::default();
+            let (near, _far) = pair(seen.app(answer).await).await;
+            let mut client = near.client().await;
+            for _ in 0..2 {
+                let got = client.ask(&format!("{method} / HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+                assert_eq!(got.header("content-length").as_deref(), Some("1000"), "{}", got.head);
+                assert_eq!(got.header("transfer-encoding"), None);
+            }
+            assert_eq!(seen.connections(), 1, "{method}");
+        }
+    });
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_their_order() {
+    run(async {
+        let app = app(|_, mut wire| async move {
+            while let Some(request) = wire.request().await {
+                let path = request.head.split(' ').nth(1).unwrap().to_owned();
+                let (length, body) = (path.len(), request.text().to_owned());
+                wire.send(&format!(
+                    "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{path}{body}",
+                    length + body.len()
+                ))
+                .await;
+            }
+        })
+        .await;
+        let (near, far) = pair(app).await;
+        let mut client = near.client().await;
+        let posts = (0..20).map(|n| match n % 2 {
+            0 => format!("GET /{n} HTTP/1.1\r\nhost: a\r\n\r\n"),
+            _ => format!(
+                "POST /{n} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+            ),
+        });
+        client.send(&posts.collect::<String>()).await;
+        for n in 0..20 {
+            assert_eq!(client.response(false).await.text(), format!("/{n}{}", ["", "x"][n % 2]));
+        }
+        drop(client);
+        near.at_rest().await;
+        far.at_rest().await;
+    });
+}
+
+#[test]
+fn header_names_keep_their_case_if_asked_and_are_lower_case_if_not() {
+    run(async {
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-WeIrD: 1\r\nx-weird: 2\r\n\r\nok";
+        for (keep, names) in [("true", ["X-CaSe: 1", "X-WeIrD: 1"]), ("false", ["x-case: 1", "x-weird: 1"])] {
+            let seen = Seen::default();
+            let at = seen.app(answer).await;
+            let more = format!("preserve_header_case = {keep}");
+            let far = inbound(TestNet::to(&at.to_string()), &format!("service = 'orders'\n{more}")).await;
+            let near =
+                outbound(TestNet::to(SERVICE).redirect(at, far.at), &cluster("http", &[at], &more)).await;
+            let got = near.client().await.ask("GET / HTTP/1.1\r\nHost: a\r\nX-CaSe: 1\r\n\r\n").await;
+            for (head, name) in [(seen.last().head, names[0]), (got.head, names[1])] {
+                assert!(head.lines().any(|line| line == name), "{name} in {head}");
+            }
+        }
+    });
+}
+
+#[test]
+fn who_made_a_request_is_said_if_asked_and_by_the_callers_sidecar_only() {
+    run(async {
+        let request = "GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 10.1.1.1\r\nx-forwarded-for: 10.1.1.2\r\n\
+                       x-forwarded-proto: https\r\nforwarded: for=10.1.1.1\r\n\r\n";
+        for (how, addresses, scheme, forwarded) in [
+            ("off", "10.1.1.1, 10.1.1.2", "https", Some("for=10.1.1.1")),
+            ("append", "10.1.1.1, 10.1.1.2, 127.0.0.1", "https", Some("for=10.1.1.1")),
+            ("replace", "127.0.0.1", "http", None),
+        ] {
+            let seen = Seen::default();
+            let at = seen.app(OK).await;
+            let more = format!("forwarded = '{how}'");
+            let far = inbound(TestNet::to(&at.to_string()), &format!("service = 'orders'\n{more}")).await;
+            let near =
+                outbound(TestNet::to(SERVICE).redirect(at, far.at), &cluster("http", &[at], &more)).await;
+            near.client().await.ask(request).await;
+            let last = seen.last();
+            assert_eq!(last.header("x-forwarded-for").as_deref(), Some(addresses), "{how}");
+            assert_eq!(last.header("x-forwarded-proto").as_deref(), Some(scheme), "{how}");
+            assert_eq!(last.header("forwarded").as_deref(), forwarded, "{how}");
+            near.client().await.get("/").await;
+            let said = seen.last().header("x-forwarded-for");
+            assert_eq!(said.as_deref(), (how != "off").then_some("127.0.0.1"), "{how}");
+        }
+    });
+}
+
+#[test]
+fn heads_past_the_configured_limits_are_refused_on_the_way_in_and_on_the_way_back() {
+    run(async {
+        let lines = |n: usize| (0..n).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
+        let limits = "limits = { header_bytes = 10000, headers = 120 }\nretry.attempts = 0";
+        let seen = Seen::default();
+        let near = outbound(TestNet::to(SERVICE), &cluster("http", &[seen.app(OK).await], limits)).await;
+        for (more, status) in [
+            (lines(119), 200),
+            (lines(120), 431),
+            (format!("x: {}\r\n", "y".repeat(9900)), 200),
+            (format!("x: {}\r\n", "y".repeat(9990)), 431),
+        ] {
+            let request = format!("GET / HTTP/1.1\r\nhost: a\r\n{more}\r\n");
+            assert_eq!(near.client().await.ask(&request).await.status(), status, "{} bytes", request.len());
+        }
+        assert_eq!(seen.requests(), 2);
+        assert_eq!(near.count("proxy_connections_refused_total", &["malformed"]), 2);
+        for (more, status) in [(9900, 200), (9990, 502)] {
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx: {}\r\n\r\n", "y".repeat(more));
+            let at = answering(answer.leak()).await;
+            let near = outbound(TestNet::to(SERVICE), &cluster("http", &[at], limits)).await;
+            assert_eq!(near.client().await.get("/").await.status(), status, "{more}");
+        }
     });
 }
 

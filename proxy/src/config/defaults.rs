@@ -36,6 +36,9 @@ pub const STREAM_IDLE: Duration = Duration::from_secs(300);
 /// How long a sidecar that is not ready any more still takes requests: callers learn of it with a delay. Istio's
 /// MINIMUM_DRAIN_DURATION.
 pub const DRAIN_MIN: Duration = Duration::from_secs(5);
+/// How long the next hop may leave `Expect: 100-continue` unanswered before it gets the body anyway. curl's and Go's
+/// `ExpectContinueTimeout`.
+pub const EXPECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of the head of an HTTP/1 message. Envoy allows 60 KiB; hyper's own 400 KiB would make a stalled peer expensive.
 pub const HEADER_BYTES: u32 = 64 * 1024;
 /// Least and most that `limits.header_bytes` may be: the smallest buffer that hyper works with, and Envoy's most.

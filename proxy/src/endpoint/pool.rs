@@ -20,7 +20,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::header::UPGRADE;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -30,6 +30,7 @@ use super::last_words::LastWords;
 use crate::config::Http1;
 use crate::config::defaults::{HEADERS, POOL_MAX_IDLE};
 use crate::error::{BoxError, Error, Kind};
+use crate::http::informational::BodyUnread;
 use crate::http::{RequestBody, forward, tunnel};
 use crate::telemetry::{ClusterMetrics, Open};
 use crate::world::Net;
@@ -94,6 +95,8 @@ pub struct Checkout<N: Net> {
     endpoint: SocketAddr,
     connection: Connection,
     reused: bool,
+    /// Whether it must not be used again.
+    spent: bool,
 }
 
 impl<N: Net> Pool<N> {
@@ -125,13 +128,13 @@ impl<N: Net> Pool<N> {
             .await;
             if idle.connection.is_usable() {
                 let connection = idle.connection;
-                return Ok(Checkout { pool: self.clone(), endpoint, connection, reused: true });
+                return Ok(Checkout { pool: self.clone(), endpoint, connection, reused: true, spent: false });
             }
         }
         let connection = self.open(endpoint, limits, metrics).await.inspect_err(|_| {
             metrics.connect_failures.inc();
         })?;
-        Ok(Checkout { pool: self.clone(), endpoint, connection, reused: false })
+        Ok(Checkout { pool: self.clone(), endpoint, connection, reused: false, spent: false })
     }
 
     async fn open(
@@ -221,7 +224,7 @@ impl<N: Net> Checkout<N> {
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Exchange<N>), (Error, Option<Box<Request<RequestBody>>>)> {
         let upload = request.body().upload();
-        let has_body = upload.is_under_way();
+        let has_body = upload.is_unfinished();
         let connect = request.method() == Method::CONNECT;
         let upgrade_asked = request.headers().contains_key(UPGRADE);
         let mut response = pin!(self.connection.send.try_send_request(request));
@@ -232,10 +235,12 @@ impl<N: Net> Checkout<N> {
         })
         .await;
         let mut failed = match response {
-            Ok(response) => {
+            Ok(mut response) => {
                 if let Err(wrong) = forward::check(&response, upgrade_asked) {
                     return Err((self.error(Kind::Protocol, wrong), None));
                 }
+                // hyper would speak HTTP/1.0 to it from now on, and drop request bodies of unknown length.
+                self.spent = response.version() == Version::HTTP_10;
                 if (connect || upgrade_asked) && tunnel::is_agreed(connect, response.status()) {
                     // HTTP is over: the stream goes into the response, and nothing is left to drive.
                     poll_fn(|cx| {
@@ -245,7 +250,11 @@ impl<N: Net> Checkout<N> {
                     .await;
                     return Ok((response, Exchange { checkout: Some(self), tunnel: true }));
                 }
-                let checkout = if upload.is_under_way() {
+                let refused = upload.is_refused();
+                if refused {
+                    response.extensions_mut().insert(BodyUnread);
+                }
+                let checkout = if upload.is_unfinished() && !refused {
                     self.detach();
                     None
                 } else {
@@ -286,7 +295,7 @@ impl<N: Net> Checkout<N> {
     }
 
     fn give_back(self) {
-        if self.connection.is_usable() {
+        if !self.spent && self.connection.is_usable() {
             self.pool.put(self.endpoint, self.connection);
         }
     }

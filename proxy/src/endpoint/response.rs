@@ -40,6 +40,8 @@ pub enum ResponseBody<N: Net> {
     Endpoint(Passing<N>),
     /// The sidecar's own words.
     Own(Option<Bytes>),
+    /// None, but hyper is to believe in one, or it would drop the `Content-Length` of a 304.
+    NotModified,
 }
 
 /// What counts for as long as a response is under way.
@@ -96,7 +98,7 @@ impl<N: Net> ResponseBody<N> {
     pub fn take_passing(&mut self) -> Option<Self> {
         match self {
             ResponseBody::Endpoint(_) => Some(std::mem::replace(self, ResponseBody::Own(None))),
-            ResponseBody::Own(_) => None,
+            ResponseBody::Own(_) | ResponseBody::NotModified => None,
         }
     }
 
@@ -182,6 +184,7 @@ impl<N: Net> Body for ResponseBody<N> {
                 }))
             }
             ResponseBody::Own(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            ResponseBody::NotModified => Poll::Ready(None),
         }
     }
 
@@ -189,12 +192,14 @@ impl<N: Net> Body for ResponseBody<N> {
         match self {
             ResponseBody::Endpoint(passing) => passing.body.is_end_stream(),
             ResponseBody::Own(bytes) => bytes.is_none(),
+            ResponseBody::NotModified => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             ResponseBody::Endpoint(passing) => passing.body.size_hint(),
+            ResponseBody::NotModified => SizeHint::default(),
             ResponseBody::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
         }
     }

@@ -1,15 +1,20 @@
 //! The body of a request as it passes through. An enum and not a box: a body is polled for every frame of every message.
+//!
+//! Whoever made the request can watch from outside how far its body has come ([`Upload`]), after the body itself has gone
+//! to a connection.
 
+use std::cell::Cell;
+use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Instant;
-
-use super::patience::{Progress, Upload};
+use tokio::time::{Instant, Sleep};
 
 /// The body of a request on its way to an endpoint.
 #[derive(Debug)]
@@ -18,15 +23,96 @@ pub enum RequestBody {
     Empty,
     /// The client's.
     Client(Incoming, Sending),
+    /// The client's, which waits for the next hop to want it.
+    Withheld(Box<Withheld>),
 }
 
-/// Notes the progress of a body, and its end when dropped.
+/// A body that waits for `100 Continue`.
+#[derive(Debug)]
+pub struct Withheld {
+    body: Incoming,
+    sending: Sending,
+    wanted: Arc<AtomicBool>,
+    limit: Pin<Box<Sleep>>,
+}
+
+/// How far a body has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It waits for `100 Continue`.
+    Withheld,
+    /// It is being sent.
+    UnderWay,
+    /// It was answered before it was wanted.
+    Unwanted,
+    /// It has been sent to its end, or was given up.
+    Over,
+}
+
+/// The progress of a body.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// When bytes moved last.
+    at: Cell<Instant>,
+    stage: Cell<Stage>,
+}
+
+impl Progress {
+    /// A body that begins to be sent.
+    pub(super) fn begin(now: Instant) -> Self {
+        Progress { at: Cell::new(now), stage: Cell::new(Stage::UnderWay) }
+    }
+
+    /// Bytes have moved.
+    pub(super) fn moved(&self, now: Instant) {
+        self.at.set(now);
+    }
+
+    /// The body has been sent to its end, or was given up.
+    pub(super) fn end(&self, now: Instant) {
+        self.at.set(now);
+        self.stage.set(Stage::Over);
+    }
+}
+
+/// Notes the end of a body when dropped.
 #[derive(Debug)]
 pub struct Sending(Rc<Progress>);
 
 impl Drop for Sending {
     fn drop(&mut self) {
         self.0.end(Instant::now());
+    }
+}
+
+/// Watches the sending of a request body; of none, if there is none. Outlives the body.
+#[derive(Debug, Clone, Default)]
+pub struct Upload(Option<Rc<Progress>>);
+
+impl Upload {
+    /// Watches this one.
+    pub(super) fn of(progress: &Rc<Progress>) -> Self {
+        Upload(Some(progress.clone()))
+    }
+
+    /// Whether the body has not been sent to its end, nor been given up.
+    pub fn is_unfinished(&self) -> bool {
+        self.0.as_ref().is_some_and(|progress| progress.stage.get() != Stage::Over)
+    }
+
+    /// The response has come: if the body still waited to be wanted, it is not sent any more. Whether it is so.
+    pub fn is_refused(&self) -> bool {
+        let Some(progress) = self.0.as_ref().filter(|progress| progress.stage.get() == Stage::Withheld)
+        else {
+            return false;
+        };
+        progress.stage.set(Stage::Unwanted);
+        true
+    }
+
+    /// When its bytes moved last.
+    pub(super) fn moved(&self) -> Option<Instant> {
+        self.0.as_ref().map(|progress| progress.at.get())
     }
 }
 
@@ -44,6 +130,32 @@ impl RequestBody {
         match self {
             RequestBody::Empty => Upload::default(),
             RequestBody::Client(_, sending) => Upload::of(&sending.0),
+            RequestBody::Withheld(withheld) => Upload::of(&withheld.sending.0),
+        }
+    }
+
+    /// Keeps it back until `wanted` is true or `limit` is over. False if there is none.
+    pub(super) fn withhold(&mut self, wanted: Arc<AtomicBool>, limit: Sleep) -> bool {
+        let (body, sending) = match std::mem::replace(self, RequestBody::Empty) {
+            RequestBody::Client(body, sending) => (body, sending),
+            other => {
+                *self = other;
+                return false;
+            }
+        };
+        sending.0.stage.set(Stage::Withheld);
+        *self = RequestBody::Withheld(Box::new(Withheld { body, sending, wanted, limit: Box::pin(limit) }));
+        true
+    }
+
+    /// Keeps it back no longer, if it was.
+    pub(super) fn release(&mut self) {
+        match std::mem::replace(self, RequestBody::Empty) {
+            RequestBody::Withheld(withheld) => {
+                withheld.sending.0.stage.set(Stage::UnderWay);
+                *self = RequestBody::Client(withheld.body, withheld.sending);
+            }
+            other => *self = other,
         }
     }
 }
@@ -56,22 +168,26 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            RequestBody::Empty => Poll::Ready(None),
-            RequestBody::Client(body, sending) => {
-                let polled = Pin::new(body).poll_frame(cx);
-                if polled.is_ready() {
-                    sending.0.moved(Instant::now());
-                }
-                polled
+        let this = self.get_mut();
+        if let RequestBody::Withheld(withheld) = this {
+            if !withheld.is_wanted(cx) {
+                return Poll::Pending;
             }
+            this.release();
         }
+        let RequestBody::Client(body, sending) = this else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(cx);
+        if polled.is_ready() {
+            sending.0.moved(Instant::now());
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
             RequestBody::Client(body, _) => body.is_end_stream(),
+            RequestBody::Withheld(withheld) => withheld.body.is_end_stream(),
         }
     }
 
@@ -79,6 +195,14 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
             RequestBody::Client(body, _) => body.size_hint(),
+            RequestBody::Withheld(withheld) => withheld.body.size_hint(),
         }
+    }
+}
+
+impl Withheld {
+    fn is_wanted(&mut self, cx: &mut Context<'_>) -> bool {
+        self.sending.0.stage.get() != Stage::Unwanted
+            && (self.wanted.load(Ordering::Relaxed) || self.limit.as_mut().poll(cx).is_ready())
     }
 }

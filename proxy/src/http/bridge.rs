@@ -15,12 +15,22 @@ use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue,
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Uri, Version};
 
+use super::RequestBody;
+
 /// Marks a request that was HTTP/1 and must be HTTP/1 again for the app.
 pub const ORIGINAL: HeaderName = HeaderName::from_static("sidelab-orig-proto");
 
 /// Writes a request for an HTTP/2 connection. `dst` stands in for a `Host` that is missing or no authority; the header
 /// itself then stays as it is.
-pub fn to_http2<B>(request: &mut Request<B>, dst: SocketAddr, was_http1: bool) {
+///
+/// A body that waits for `100 Continue` waits no longer: hyper does not send 1xx answers over HTTP/2. On the far side the
+/// app's own sidecar waits for the app.
+pub fn to_http2(request: &mut Request<RequestBody>, dst: SocketAddr, was_http1: bool) {
+    request.body_mut().release();
+    head_to_http2(request, dst, was_http1);
+}
+
+fn head_to_http2<B>(request: &mut Request<B>, dst: SocketAddr, was_http1: bool) {
     let headers = request.headers_mut();
     headers.remove(CONNECTION);
     headers.remove(TRANSFER_ENCODING);
@@ -78,7 +88,7 @@ mod tests {
     use super::*;
 
     fn there_and_back(mut request: Request<()>) -> Request<()> {
-        to_http2(&mut request, "10.96.0.1:80".parse().unwrap(), true);
+        head_to_http2(&mut request, "10.96.0.1:80".parse().unwrap(), true);
         assert_eq!(request.version(), Version::HTTP_2);
         assert!(request.uri().scheme().is_some() && request.uri().authority().is_some());
         assert!(take_marker(request.headers_mut()));

@@ -12,7 +12,7 @@
 use std::net::SocketAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -20,7 +20,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use rand::Rng;
 
-use super::{RequestBody, headers, strict, tunnel};
+use super::{RequestBody, headers, informational, strict, tunnel};
 use crate::error::{Error, Kind};
 
 /// Makes a request that was meant for `dst` fit for the next hop.
@@ -56,6 +56,12 @@ pub fn request(
         let host = HeaderValue::from_str(&dst.to_string()).expect("an address is a valid value");
         request.headers_mut().insert(HOST, host);
     }
+    if request.version() == Version::HTTP_10 {
+        // Ignored there, as RFC 9110 section 10.1.1 demands.
+        request.headers_mut().remove(EXPECT);
+    } else if informational::is_expected(request.headers()) {
+        informational::withhold(&mut request);
+    }
     *request.version_mut() = Version::HTTP_11;
     let wants_trailers = headers::lists(request.headers(), TE, "trailers");
     let unknown_length = request.body().size_hint().exact().is_none();
@@ -86,6 +92,24 @@ pub fn response<B>(response: &mut Response<B>) {
     if let Some(protocol) = upgrade {
         response.headers_mut().insert(UPGRADE, protocol);
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    if response.extensions().get::<informational::BodyUnread>().is_some() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+/// The last touch: what hyper's server would say otherwise than it should to a client of `version`. `not_modified` is a
+/// body that is none, but that hyper does not know to be none: it would drop the `Content-Length` of a 304.
+pub fn to_client<B: Body>(version: Version, response: &mut Response<B>, not_modified: impl FnOnce() -> B) {
+    let headers = response.headers();
+    let unknown_length = !response.body().is_end_stream() && response.body().size_hint().exact().is_none();
+    if version == Version::HTTP_10 && (unknown_length || headers::lists(headers, CONNECTION, "close")) {
+        // The connection ends with the response, but to one of HTTP/1.1 hyper would add `Connection: keep-alive`.
+        *response.version_mut() = Version::HTTP_10;
+    }
+    let length_of_get = response.status() == StatusCode::NOT_MODIFIED && response.body().is_end_stream();
+    if version != Version::HTTP_2 && length_of_get && response.headers().contains_key(CONTENT_LENGTH) {
+        *response.body_mut() = not_modified();
     }
 }
 

@@ -5,6 +5,7 @@ mod body;
 pub mod bridge;
 pub mod forward;
 pub mod headers;
+pub mod informational;
 pub mod patience;
 pub mod reply;
 pub mod serve;

@@ -4,61 +4,15 @@
 //! is computed when somebody has to wait anyway, one timer runs until then, and bytes that move only note the time. A
 //! timer that goes off early, because something moved in the meantime, is set again.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
-use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::body::Upload;
 use crate::config::TryTimeouts;
 use crate::error::{Error, Kind};
-
-/// When bytes of a request body moved last, and whether there are more to come. Outlives the body.
-#[derive(Debug)]
-pub struct Progress {
-    at: Cell<Instant>,
-    under_way: Cell<bool>,
-}
-
-impl Progress {
-    /// A body that begins to be sent.
-    pub fn begin(now: Instant) -> Self {
-        Progress { at: Cell::new(now), under_way: Cell::new(true) }
-    }
-
-    /// Bytes have moved.
-    pub fn moved(&self, now: Instant) {
-        self.at.set(now);
-    }
-
-    /// The body has been sent to its end, or was given up.
-    pub fn end(&self, now: Instant) {
-        self.at.set(now);
-        self.under_way.set(false);
-    }
-}
-
-/// Watches the sending of a request body; of none, if there is none.
-#[derive(Debug, Clone, Default)]
-pub struct Upload(Option<Rc<Progress>>);
-
-impl Upload {
-    /// Watches this one.
-    pub fn of(progress: &Rc<Progress>) -> Self {
-        Upload(Some(progress.clone()))
-    }
-
-    /// Whether the body has not been sent to its end, nor been given up.
-    pub fn is_under_way(&self) -> bool {
-        self.0.as_ref().is_some_and(|progress| progress.under_way.get())
-    }
-
-    fn at(&self) -> Option<Instant> {
-        self.0.as_ref().map(|progress| progress.at.get())
-    }
-}
 
 /// The limits of one request.
 #[derive(Debug, Clone)]
@@ -96,7 +50,7 @@ impl Patience {
     /// # Errors
     /// The limit that has been passed.
     pub fn due(&self, now: Instant) -> Result<Option<Instant>, Kind> {
-        let moved = self.upload.at().map_or(self.moved, |at| at.max(self.moved));
+        let moved = self.upload.moved().map_or(self.moved, |at| at.max(self.moved));
         let idle = self.idle.map(|idle| (moved + idle, Kind::Idle));
         earliest(now, [self.end, idle])
     }
@@ -122,7 +76,8 @@ impl Patience {
         let per_try = limits.per_try.map(|limit| (begun + limit, Kind::TryTimeout));
         let due = |now: Instant| {
             let first_byte = limits.response.map(|limit| {
-                let since = if self.upload.is_under_way() { now } else { self.upload.at().unwrap_or(begun) };
+                let since =
+                    if self.upload.is_unfinished() { now } else { self.upload.moved().unwrap_or(begun) };
                 (since.max(begun) + limit, Kind::ResponseTimeout)
             });
             earliest(now, [per_try, first_byte])
@@ -155,7 +110,10 @@ async fn wait<T>(
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
+    use crate::http::body::Progress;
     use tokio::time::sleep;
 
     const S: Duration = Duration::from_secs(1);

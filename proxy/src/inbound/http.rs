@@ -51,17 +51,18 @@ pub(super) async fn handle<N: Net>(
     let is_grpc = grpc::is_grpc(request.headers());
     let deadline = grpc::deadline(request.headers(), is_grpc);
     let asked = metrics.asked();
-    if bridge::take_marker(request.headers_mut()) && request.version() == Version::HTTP_2 {
+    let version = request.version();
+    let is_bridged = bridge::take_marker(request.headers_mut()) && version == Version::HTTP_2;
+    if is_bridged {
         bridge::restore(&mut request);
     }
-    let is_http2 = request.version() == Version::HTTP_2;
     let ask = Ask::of(&mut request);
     let place = table.load.request(&table.snapshot.limits).map_err(Error::new);
     let forwarded =
         place.and_then(|place| Ok((place, forward::request(request, dst, &mut *side.rng.borrow_mut())?)));
     let result = match forwarded {
         Ok((place, mut request)) => {
-            if is_http2 {
+            if version == Version::HTTP_2 && !is_bridged {
                 bridge::to_http2(&mut request, dst, false);
             }
             let patience = Patience::new(Instant::now(), timeouts.stream_idle, request.body().upload());
@@ -79,6 +80,7 @@ pub(super) async fn handle<N: Net>(
         reply::failure(&error, &table.snapshot.instance, is_grpc).map(ResponseBody::own)
     });
     ask.answer(&mut response, ResponseBody::take_passing, &tunnel, timeouts.tunnel_idle, &metrics);
+    forward::to_client(version, &mut response, || ResponseBody::NotModified);
     asked.answered(response.status());
     response
 }

@@ -58,7 +58,7 @@ pub(super) async fn handle<N: Net>(
     // Only another sidecar may say what a request was.
     bridge::take_marker(request.headers_mut());
     let was_http1 = request.version() != Version::HTTP_2;
-    let ask = Ask::of(&mut request);
+    let (ask, version) = (Ask::of(&mut request), request.version());
     let place = table.load.request(&table.snapshot.limits).map_err(Error::new);
     let forwarded =
         place.and_then(|place| Ok((place, forward::request(request, dst, &mut *side.rng.borrow_mut())?)));
@@ -90,6 +90,7 @@ pub(super) async fn handle<N: Net>(
         refuse(error)
     });
     ask.answer(&mut response, ResponseBody::take_passing, &tunnel, timeouts.tunnel_idle, &cluster.metrics);
+    forward::to_client(version, &mut response, || ResponseBody::NotModified);
     asked.answered(response.status());
     response
 }

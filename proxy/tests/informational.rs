@@ -1,0 +1,150 @@
+//! `Expect: 100-continue` and other 1xx answers through two sidecars.
+
+mod common;
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use common::{Seen, app, pair, run, until};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+const EXPECT: &str = "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n";
+
+#[test]
+fn a_client_gets_100_when_the_app_says_so_and_not_before() {
+    run(async {
+        let said = Rc::new(Cell::new(false));
+        let says = said.clone();
+        let app = app(move |_, mut wire| {
+            let says = says.clone();
+            async move {
+                while let Some(head) = wire.head().await {
+                    assert_eq!(head.header("expect").as_deref(), Some("100-continue"));
+                    for _ in 0..50 {
+                        tokio::task::yield_now().await;
+                    }
+                    says.set(true);
+                    wire.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+                    let request = wire.body(head, false).await;
+                    assert_eq!(request.text(), "hi");
+                    wire.send(OK).await;
+                }
+            }
+        })
+        .await;
+        let (near, far) = pair(app).await;
+        let mut client = near.client().await;
+        for _ in 0..3 {
+            said.set(false);
+            client.send(EXPECT).await;
+            assert_eq!(client.response(false).await.status(), 100);
+            assert!(said.get(), "100 came from a sidecar");
+            client.send("hi").await;
+            assert_eq!(client.response(false).await.text(), "ok");
+        }
+        drop(client);
+        assert_eq!(near.count("proxy_connects_total", &[]), 1);
+        near.at_rest().await;
+        far.at_rest().await;
+    });
+}
+
+#[test]
+fn a_final_answer_without_100_reaches_the_client_and_the_body_is_not_sent() {
+    run(async {
+        for (answer, status) in [
+            ("HTTP/1.1 417 Expectation Failed\r\ncontent-length: 2\r\n\r\nno", 417),
+            ("HTTP/1.1 401 Unauthorized\r\ntransfer-encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n", 401),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno", 200),
+            ("HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n", 413),
+        ] {
+            let bodies = Rc::new(Cell::new(None));
+            let sent = bodies.clone();
+            let app = app(move |_, mut wire| {
+                let sent = sent.clone();
+                async move {
+                    wire.head().await.unwrap();
+                    wire.send(answer).await;
+                    sent.set(Some(wire.rest().await.len()));
+                }
+            })
+            .await;
+            let (near, far) = pair(app).await;
+            let mut client = near.client().await;
+            client.send(EXPECT).await;
+            let got = client.response(false).await;
+            assert_eq!(got.status(), status);
+            assert_eq!(got.body, if status == 413 { "" } else { "no" }.as_bytes());
+            assert_eq!(got.header("connection").as_deref(), Some("close"), "the body is not read");
+            client.closed().await;
+            until("the app's connection is closed", || bodies.get().is_some()).await;
+            assert_eq!(bodies.get(), Some(0), "{status}: bytes of the body");
+            near.at_rest().await;
+            far.at_rest().await;
+        }
+    });
+}
+
+#[test]
+fn an_app_that_never_says_100_gets_the_body_after_a_while() {
+    run(async {
+        let seen = Seen::default();
+        let (near, far) = pair(seen.app(OK).await).await;
+        let mut client = near.client().await;
+        client.send(EXPECT).await;
+        assert_eq!(client.response(false).await.status(), 100);
+        client.send("hi").await;
+        assert_eq!(client.response(false).await.text(), "ok");
+        assert_eq!(seen.last().text(), "hi");
+        drop(client);
+        near.at_rest().await;
+        far.at_rest().await;
+    });
+}
+
+#[test]
+fn early_hints_and_a_100_that_nobody_asked_for_are_dropped_and_the_answer_passes() {
+    run(async {
+        let seen = Seen::default();
+        let answer = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n\
+                      HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        let (near, _far) = pair(seen.app(answer).await).await;
+        let mut client = near.client().await;
+        for _ in 0..2 {
+            let got = client.get("/").await;
+            assert_eq!((got.status(), got.text(), got.header("link")), (200, "ok", None));
+        }
+        assert_eq!(seen.connections(), 1);
+    });
+}
+
+#[test]
+fn a_client_of_http_1_0_gets_no_100_and_the_app_sees_no_expectation() {
+    run(async {
+        let seen = Seen::default();
+        let (near, _far) = pair(seen.app(OK).await).await;
+        let mut client = near.client().await;
+        client.send(&EXPECT.replace("HTTP/1.1", "HTTP/1.0")).await;
+        client.send("hi").await;
+        assert_eq!(client.response(false).await.status(), 200);
+        assert_eq!((seen.last().header("expect"), seen.last().text()), (None, "hi"));
+    });
+}
+
+#[test]
+fn a_client_that_goes_away_before_100_takes_the_apps_connection_with_it() {
+    run(async {
+        let app = app(|_, mut wire| async move {
+            wire.head().await.unwrap();
+            wire.closed().await;
+        })
+        .await;
+        let (near, far) = pair(app).await;
+        let mut client = near.client().await;
+        client.send(EXPECT).await;
+        until("the request is on its way", || far.count("proxy_connects_total", &[]) == 1).await;
+        drop(client);
+        near.at_rest().await;
+        far.at_rest().await;
+    });
+}
