@@ -69,6 +69,11 @@ fn table() -> Vec<Row> {
         501,
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     );
+    add(
+        "a coding after an empty member",
+        501,
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: , chunked\r\n\r\n0\r\n\r\n",
+    );
     // Chunks.
     for (name, body) in [
         ("an empty chunk size", "\r\nhello\r\n0\r\n\r\n"),

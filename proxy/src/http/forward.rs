@@ -133,16 +133,17 @@ pub fn check<B>(response: &Response<B>, upgrade_asked: bool) -> Result<(), &'sta
     if lengths.next().is_some() || length.is_some_and(|l| !l.as_bytes().iter().all(u8::is_ascii_digit)) {
         return Err("more than one length");
     }
-    if headers::list(headers, TRANSFER_ENCODING).count() > 1 {
+    if headers.get_all(TRANSFER_ENCODING).iter().count() > 1 {
         return Err("chunked more than once");
     }
     Ok(())
 }
 
-/// Whether the message's transfer coding, if it has one, is `chunked`: any other would have to be undone, because the
-/// header that names it does not pass.
+/// Whether the message's transfer coding, if it has one, is `chunked` and nothing else, as [`strict`] sees it too: any
+/// other would have to be undone, because the header that names it does not pass.
 fn only_chunked(headers: &HeaderMap) -> bool {
-    headers::list(headers, TRANSFER_ENCODING).all(|coding| coding.eq_ignore_ascii_case("chunked"))
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 
 /// `GET http://a/b` is meant for proxies; its authority counts and `Host` does not (RFC 9112 section 3.2.2).

@@ -146,10 +146,12 @@ const WORD: usize = 18;
 struct Reader {
     at: At,
     field: Field,
-    /// The start of the method, name or value at hand, in lower case.
+    /// The start of the method, name or value at hand; names and values in lower case.
     word: [u8; WORD],
     /// Its length; more than [`WORD`] if it did not fit.
     len: usize,
+    /// Blanks at its end so far.
+    blanks: usize,
     length: Option<u64>,
     /// Whether there is a transfer coding, and if so, whether it is `chunked`.
     coding: Option<bool>,
@@ -164,6 +166,7 @@ impl Default for Reader {
             field: Field::Other,
             word: [0; WORD],
             len: 0,
+            blanks: 0,
             length: None,
             coding: None,
             upgrade: false,
@@ -236,7 +239,8 @@ impl Reader {
             (At::Start, b'\r') => At::StartLf,
             (At::StartLf, b'\n') => At::Start,
             (At::Method, b' ') => {
-                self.upgrade = self.word() == b"connect";
+                // A method has the case that it has.
+                self.upgrade = self.word() == b"CONNECT";
                 At::RequestLine
             }
             (At::Method, b'\r' | b'\n') => return false,
@@ -256,12 +260,12 @@ impl Reader {
                     b"upgrade" => Field::Upgrade,
                     _ => Field::Other,
                 };
-                self.len = 0;
+                (self.len, self.blanks) = (0, 0);
                 At::Value
             }
             (At::Name, b'\r' | b'\n') => return false,
             (At::Name, _) => {
-                self.push(byte);
+                self.push(byte.to_ascii_lowercase());
                 At::Name
             }
             (At::Value, b'\n') => return false,
@@ -271,9 +275,16 @@ impl Reader {
                 }
                 At::Lf
             }
-            (At::Value, b' ' | b'\t') if self.len == 0 => At::Value,
+            (At::Value, b' ' | b'\t') => {
+                // Blanks around a value are not part of it.
+                self.blanks += usize::from(self.len > 0 && self.blanks <= WORD);
+                At::Value
+            }
             (At::Value, _) => {
-                self.push(byte);
+                for _ in 0..std::mem::take(&mut self.blanks) {
+                    self.push(b' ');
+                }
+                self.push(byte.to_ascii_lowercase());
                 At::Value
             }
             (At::HeadLf, b'\n') => match (self.upgrade, self.coding, self.length) {
@@ -315,14 +326,14 @@ impl Reader {
 
     fn push(&mut self, byte: u8) {
         if let Some(place) = self.word.get_mut(self.len) {
-            *place = byte.to_ascii_lowercase();
+            *place = byte;
         }
         self.len = (self.len + 1).min(WORD + 1);
     }
 
-    /// The word at hand without blanks at its end; nothing if it was too long.
+    /// The word at hand; nothing if it was too long.
     fn word(&self) -> &[u8] {
-        self.word.get(..self.len).unwrap_or_default().trim_ascii_end()
+        self.word.get(..self.len).unwrap_or_default()
     }
 
     /// The value of a field that matters has ended; false if the message is ambiguous.
@@ -412,6 +423,7 @@ mod tests {
         "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length:  4 \r\n\r\n\n\n\n\nGET / HTTP/1.0\r\n\r\n",
         "POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\nA;x=y\r\n\n\n\n\n\n\n\n\n\n\n\r\n0\r\na: b\r\n\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+        "POST / HTTP/1.1\r\nContent-Length: 1                        \r\n\r\n\n",
         "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n\n\n\n",
         "GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n\n\n\n",
     ];
@@ -420,6 +432,8 @@ mod tests {
         "GET / HTTP/1.1\nHost: a\r\n\r\n",
         "GET /#a HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\n\r\n\n\n\n",
+        "GET / HTTP/1.1\r\nUpgrade: \th2c                        \r\n\r\n\n\n\n",
+        "connect / HTTP/1.1\r\nHost: a\r\n\r\n\n\n\n",
         "POST / HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n",
         "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n",
         "POST / HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\n",
