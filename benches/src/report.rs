@@ -161,9 +161,11 @@ fn each(held: &Held) -> f64 {
     (held.after.private as f64 - held.before.private as f64) / f64::from(held.connections)
 }
 
-/// Envoy's medians in the same places.
+/// Envoy's medians in the same places, if it carried the same: bytes cost less than requests.
 fn peer(results: &Results, protocol: Protocol, n: u16, path: Path) -> Option<Row> {
-    row(results, protocol, n, path.peer()?)
+    let peer = path.peer()?;
+    let same = carried(results, protocol, path) == carried(results, protocol, peer);
+    same.then(|| row(results, protocol, n, peer)).flatten()
 }
 
 /// The ratio of a sidecar's CPU to Envoy's in the same places.
