@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use benches::lane::Programs;
 use benches::options::{Options, Role};
-use benches::{app, envoy, load, report, run};
+use benches::{app, envoy, load, relay, report, run};
 use clap::Parser;
 use proxy::world::{KernelNet, raise_nofile};
 use tokio::runtime::{Builder, LocalOptions};
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let done = match &options.role {
         Some(Role::App { protocol }) => here(app::serve(KernelNet::default(), *protocol)),
+        Some(Role::Relay { port, to }) => relay::serve(*port, *to),
         Some(Role::Load { job }) => generate(job),
         None => bench(&options),
     };

@@ -130,7 +130,7 @@ impl Lane {
         let app = start(&stage, &server, "app", argv, APP_UID)?;
         ready(&server, &app, || probe::connect(local(APP_PORT), PROBE_WITHIN)).await?;
         let mut lane = Lane { path, protocol, app, sidecars: BTreeMap::new(), client, server, stage };
-        if path.is_ours() || path.is_envoy() {
+        if path.is_floor() || path.is_ours() || path.is_envoy() {
             lane.start_sidecar("b").await?;
         }
         if path.is_double() {
@@ -142,7 +142,15 @@ impl Lane {
     async fn start_sidecar(&mut self, side: &str) -> io::Result<()> {
         let outbound = side == "a";
         let node = if outbound { &self.client } else { &self.server };
-        let sidecar = if self.path.is_envoy() {
+        let sidecar = if self.path.is_floor() {
+            // An app is spared by the rules at 127.0.0.1, so the relay needs no source address of its own.
+            let (port, to) = if outbound { (OUTBOUND_PORT, APP) } else { (INBOUND_PORT, local(APP_PORT)) };
+            let mut argv = vec![self.stage.path("bench").into_os_string()];
+            argv.extend(["__relay".to_owned(), port.to_string(), to.to_string()].map(OsString::from));
+            let relay = start(&self.stage, node, side, argv, SIDECAR_UID)?;
+            ready(node, &relay, move || probe::connect(local(port), PROBE_WITHIN)).await?;
+            relay
+        } else if self.path.is_envoy() {
             let text = envoy::bootstrap(outbound, APP, self.protocol);
             let config = self.stage.write(&format!("{side}.yaml"), &text)?;
             let fixed =
@@ -288,8 +296,8 @@ fn rules(path: Path) -> (Option<Rules>, Option<Rules>) {
             let client = Rules { exclude_outbound_cidrs: exempt, ..Rules::default() };
             (Some(client), Some(Rules { inbound_port: APP_PORT, ..Rules::default() }))
         }
-        Path::One | Path::EnvoyOne => (None, Some(Rules::default())),
-        Path::Two | Path::EnvoyTwo => (Some(Rules::default()), Some(Rules::default())),
+        Path::FloorOne | Path::One | Path::EnvoyOne => (None, Some(Rules::default())),
+        Path::FloorTwo | Path::Two | Path::EnvoyTwo => (Some(Rules::default()), Some(Rules::default())),
     }
 }
 

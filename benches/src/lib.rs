@@ -3,7 +3,7 @@
 //! Read in the order of a run: [`options`] says what to measure; [`run`] goes through protocols and rounds; a [`lane`] is
 //! one path from client to app, in two network namespaces, with real processes; [`app`] and [`load`] are its two ends;
 //! [`usage`] asks the kernel what each process used; [`report`] takes medians and prints. [`envoy`] writes the
-//! configuration of the peer that everything is compared with.
+//! configuration of the peer that everything is compared with, [`relay`] is the floor under them all.
 //!
 //! Every lane of a protocol stands at the same time, and each round visits all of them in turn, so that whatever else
 //! this machine does hits all alike. Compare ratios and CPU per request, never the throughput of two runs.
@@ -16,6 +16,7 @@ pub mod envoy;
 pub mod lane;
 pub mod load;
 pub mod options;
+pub mod relay;
 pub mod report;
 pub mod run;
 pub mod usage;

@@ -51,6 +51,14 @@ pub enum Role {
         #[arg(value_enum)]
         protocol: Protocol,
     },
+    /// The floor's relay.
+    #[command(name = "__relay", hide = true)]
+    Relay {
+        /// Where it listens.
+        port: u16,
+        /// Where it relays to.
+        to: std::net::SocketAddr,
+    },
     /// The load generator.
     #[command(name = "__load", hide = true)]
     Load {
@@ -103,6 +111,10 @@ pub enum Path {
     /// app's side redirects to the app itself. On the client's side the same chains are walked to their end, but a
     /// redirect there would stay on the client's own machine, so the destination is exempt.
     Iptables,
+    /// The smallest relay, which knows no protocol, beside the app.
+    FloorOne,
+    /// The smallest relay on both sides.
+    FloorTwo,
     /// Our sidecar beside the app.
     One,
     /// Our sidecars on both sides.
@@ -115,14 +127,24 @@ pub enum Path {
 
 impl Path {
     /// All of them, cheapest first.
-    pub const ALL: [Path; 6] =
-        [Path::Direct, Path::Iptables, Path::One, Path::Two, Path::EnvoyOne, Path::EnvoyTwo];
+    pub const ALL: [Path; 8] = [
+        Path::Direct,
+        Path::Iptables,
+        Path::FloorOne,
+        Path::FloorTwo,
+        Path::One,
+        Path::Two,
+        Path::EnvoyOne,
+        Path::EnvoyTwo,
+    ];
 
     /// For tables.
     pub fn title(self) -> &'static str {
         match self {
             Path::Direct => "direct",
             Path::Iptables => "iptables only",
+            Path::FloorOne => "floor, one relay",
+            Path::FloorTwo => "floor, two relays",
             Path::One => "one sidecar",
             Path::Two => "two sidecars",
             Path::EnvoyOne => "one Envoy",
@@ -135,6 +157,11 @@ impl Path {
         matches!(self, Path::EnvoyOne | Path::EnvoyTwo)
     }
 
+    /// Whether the smallest relay stands in it.
+    pub fn is_floor(self) -> bool {
+        matches!(self, Path::FloorOne | Path::FloorTwo)
+    }
+
     /// Whether our sidecar stands in it.
     pub fn is_ours(self) -> bool {
         matches!(self, Path::One | Path::Two)
@@ -142,7 +169,16 @@ impl Path {
 
     /// Whether there is a sidecar beside the client too.
     pub fn is_double(self) -> bool {
-        matches!(self, Path::Two | Path::EnvoyTwo)
+        matches!(self, Path::FloorTwo | Path::Two | Path::EnvoyTwo)
+    }
+
+    /// The smallest relay in the same places.
+    pub fn floor(self) -> Option<Path> {
+        match self {
+            Path::One | Path::EnvoyOne => Some(Path::FloorOne),
+            Path::Two | Path::EnvoyTwo => Some(Path::FloorTwo),
+            _ => None,
+        }
     }
 
     /// Envoy in the same places.
@@ -187,7 +223,7 @@ impl Options {
         let mut paths = self.paths.clone();
         if paths.is_empty() {
             paths = if quick {
-                vec![Path::Direct, Path::Iptables, Path::One, Path::Two]
+                Path::ALL.into_iter().filter(|path| !path.is_envoy()).collect()
             } else {
                 Path::ALL.to_vec()
             };

@@ -58,7 +58,7 @@ fn requests(text: &mut String, results: &Results, protocol: Protocol, n: u16) ->
     )?;
     writeln!(
         text,
-        "{:<14} {:>9} {:>8} {:>8} {:>10} {:>9} {:>7} {:>7} {:>9} {:>7} {:>7}  carried as",
+        "{:<17} {:>9} {:>8} {:>8} {:>10} {:>9} {:>7} {:>7} {:>9} {:>9} {:>7} {:>7}  carried as",
         "path",
         "req/s",
         "p50 us",
@@ -67,6 +67,7 @@ fn requests(text: &mut String, results: &Results, protocol: Protocol, n: u16) ->
         "p50/Envoy",
         "CPU A",
         "CPU B",
+        "CPU/floor",
         "CPU/Envoy",
         "app",
         "load"
@@ -77,7 +78,7 @@ fn requests(text: &mut String, results: &Results, protocol: Protocol, n: u16) ->
         let slower = ratio(Some(row.p50), direct.as_ref().map(|d| d.p50));
         writeln!(
             text,
-            "{:<14} {:>9.0} {:>8.0} {:>8.0} {:>10} {:>9} {:>7} {:>7} {:>9} {:>7.1} {:>7.1}  {}",
+            "{:<17} {:>9.0} {:>8.0} {:>8.0} {:>10} {:>9} {:>7} {:>7} {:>9} {:>9} {:>7.1} {:>7.1}  {}",
             path.title(),
             row.rate,
             row.p50,
@@ -86,6 +87,7 @@ fn requests(text: &mut String, results: &Results, protocol: Protocol, n: u16) ->
             ratio(Some(row.p50), peer(results, protocol, n, path).map(|p| p.p50)),
             number(row.a),
             number(row.b),
+            beside_floor(results, protocol, n, path, &row),
             beside_envoy(results, protocol, n, path, &row),
             row.app,
             row.load,
@@ -102,8 +104,8 @@ fn bulk(text: &mut String, results: &Results) -> std::fmt::Result {
     )?;
     writeln!(
         text,
-        "{:<14} {:>8} {:>13} {:>8} {:>8} {:>7} {:>7} {:>7} {:>9}",
-        "path", "Gbit/s", "Gbit/s/direct", "CPU A", "CPU B", "app", "load", "total", "CPU/Envoy"
+        "{:<17} {:>8} {:>13} {:>8} {:>8} {:>9} {:>9} {:>7} {:>7} {:>7}",
+        "path", "Gbit/s", "Gbit/s/direct", "CPU A", "CPU B", "CPU/floor", "CPU/Envoy", "app", "load", "total"
     )?;
     let (protocol, n) = (Protocol::TcpBulk, 1);
     let direct = row(results, protocol, n, Path::Direct);
@@ -111,16 +113,17 @@ fn bulk(text: &mut String, results: &Results) -> std::fmt::Result {
         let Some(row) = row(results, protocol, n, path) else { continue };
         writeln!(
             text,
-            "{:<14} {:>8.2} {:>13} {:>8} {:>8} {:>7.0} {:>7.0} {:>7.0} {:>9}",
+            "{:<17} {:>8.2} {:>13} {:>8} {:>8} {:>9} {:>9} {:>7.0} {:>7.0} {:>7.0}",
             path.title(),
             row.gbit,
             ratio(Some(row.gbit), direct.as_ref().map(|d| d.gbit)),
             number(row.a),
             number(row.b),
+            beside_floor(results, protocol, n, path, &row),
+            beside_envoy(results, protocol, n, path, &row),
             row.app,
             row.load,
             row.a.unwrap_or(0.0) + row.b.unwrap_or(0.0) + row.app + row.load,
-            beside_envoy(results, protocol, n, path, &row),
         )?;
     }
     Ok(())
@@ -134,7 +137,7 @@ fn memory(text: &mut String, held: &[Held]) -> std::fmt::Result {
     )?;
     writeln!(
         text,
-        "{:<14} {:>7} {:>12} {:>12} {:>17} {:>19} {:>9}",
+        "{:<17} {:>7} {:>12} {:>12} {:>17} {:>19} {:>9}",
         "path", "sidecar", "RSS before", "RSS with", "private before", "private KiB each", "vs Envoy"
     )?;
     for one in held {
@@ -143,7 +146,7 @@ fn memory(text: &mut String, held: &[Held]) -> std::fmt::Result {
         let mib = |kib: u64| format!("{:.1} MiB", kib as f64 / 1024.0);
         writeln!(
             text,
-            "{:<14} {:>7} {:>12} {:>12} {:>17} {:>19.2} {:>9}",
+            "{:<17} {:>7} {:>12} {:>12} {:>17} {:>19.2} {:>9}",
             one.path.title(),
             one.sidecar,
             mib(one.before.rss),
@@ -173,11 +176,17 @@ fn beside_envoy(results: &Results, protocol: Protocol, n: u16, path: Path, own: 
     ratio(own.sidecar(), peer(results, protocol, n, path).and_then(|peer| peer.sidecar()))
 }
 
+/// The ratio of a sidecar's CPU to the smallest relay's in the same places.
+fn beside_floor(results: &Results, protocol: Protocol, n: u16, path: Path, own: &Row) -> String {
+    let floor = path.floor().and_then(|floor| row(results, protocol, n, floor));
+    ratio(own.sidecar(), floor.and_then(|floor| floor.sidecar()))
+}
+
 fn carried(results: &Results, protocol: Protocol, path: Path) -> &'static str {
     let found = results.carried.iter().find(|(p, at, _)| (*p, *at) == (protocol, path));
     match found {
         Some((_, _, carried)) => carried,
-        None if path.is_envoy() && protocol.is_opaque() => "bytes",
+        None if path.is_floor() || path.is_envoy() && protocol.is_opaque() => "bytes",
         None if path.is_envoy() => "requests",
         None => "",
     }
