@@ -1,15 +1,24 @@
-//! What a request costs in pure policy: recognising its protocol, picking an endpoint, remembering the result.
+//! What a request costs in pure policy: recognising its protocol, finding its cluster, picking an endpoint, remembering
+//! the result, and what is done to its headers. What it costs on the wire is in `end_to_end.rs`.
 
+use std::fmt::Write as _;
 use std::hint::black_box;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
-use criterion::{Criterion, criterion_group, criterion_main};
-use proxy::balance::{Tried, pick};
-use proxy::config::{Breaker, defaults};
-use proxy::detect::sniff;
+use bytes::Bytes;
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
+use proxy::balance::{Table, Tried, pick};
+use proxy::config::{self, Breaker, defaults};
+use proxy::detect::{Prefixed, sniff};
 use proxy::endpoint::Endpoint;
+use proxy::http::headers::{ensure_request_id, remove_hop_by_hop};
+use proxy::telemetry::Metrics;
 use proxy::world::RngTree;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
 fn detection(c: &mut Criterion) {
@@ -49,5 +58,75 @@ fn balancing(c: &mut Criterion) {
     c.bench_function("failure", |b| b.iter(|| endpoint.on_failure(begun, now, black_box(&breaker), true)));
 }
 
-criterion_group!(benches, detection, balancing);
+fn routing(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let _guard = runtime.enter();
+    let mut group = c.benchmark_group("cluster_at");
+    for n in [3_u32, 1000] {
+        let mut text = String::from("service = \"web\"\n");
+        for i in 0..n {
+            let (high, low) = (i / 250, i % 250);
+            let _ = write!(
+                text,
+                "[[cluster]]\nname = \"c{i}\"\naddresses = [\"10.96.{high}.{low}:80\"]\n\
+                 endpoints = [\"10.0.{high}.{low}:8080\"]\n"
+            );
+        }
+        let snapshot = config::parse("sidecar.toml", &text).expect("a valid configuration");
+        let table = Table::new(Arc::new(snapshot), None, &Metrics::default(), Instant::now());
+        let (known, unknown) = (([10, 96, 0, 1], 80).into(), ([10, 97, 0, 1], 80).into());
+        assert!(table.cluster_at(known).is_some() && table.cluster_at(unknown).is_none());
+        group.bench_function(format!("one of {n}"), |b| {
+            b.iter(|| table.cluster_at(black_box(known)).is_some())
+        });
+        group.bench_function(format!("none of {n}"), |b| {
+            b.iter(|| table.cluster_at(black_box(unknown)).is_some())
+        });
+    }
+}
+
+fn headers(c: &mut Criterion) {
+    let mut usual = HeaderMap::new();
+    for (name, value) in [
+        ("host", "orders"),
+        ("user-agent", "curl/8.5.0"),
+        ("accept", "*/*"),
+        ("accept-encoding", "gzip, br"),
+        ("cookie", "session=0123456789abcdef0123456789abcdef"),
+        ("content-type", "application/json"),
+    ] {
+        usual.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    let mut named = usual.clone();
+    named.insert(CONNECTION, HeaderValue::from_static("keep-alive, x-private"));
+    named.insert("x-private", HeaderValue::from_static("1"));
+    let mut group = c.benchmark_group("headers");
+    for (name, headers) in [("hop by hop, none", &usual), ("hop by hop, two named", &named)] {
+        let copy = || headers.clone();
+        group.bench_function(name, |b| b.iter_batched_ref(copy, remove_hop_by_hop, BatchSize::SmallInput));
+    }
+    let mut rng = RngTree::new(1).rng();
+    group.bench_function("a new request id", |b| {
+        b.iter_batched_ref(|| usual.clone(), |h| ensure_request_id(h, &mut rng), BatchSize::SmallInput)
+    });
+}
+
+/// The first read of a detected connection, with the bytes that were looked at, and every later one.
+fn prefixed(c: &mut Criterion) {
+    const HEAD: &[u8] = b"GET /checkout/cart?id=42 HTTP/1.1\r\nhost: orders\r\n\r\n";
+    let mut context = Context::from_waker(Waker::noop());
+    let mut buffer = vec![0; 8 << 10];
+    let mut read = |stream: &mut Prefixed<&[u8]>| {
+        let mut into = ReadBuf::new(&mut buffer);
+        let done = Pin::new(stream).poll_read(&mut context, &mut into);
+        assert!(done.is_ready() && into.filled().len() == HEAD.len());
+    };
+    let mut group = c.benchmark_group("prefixed read");
+    for (name, prefix, io) in [("the prefix", HEAD, &[][..]), ("behind it", &[][..], HEAD)] {
+        let stream = || Prefixed::new(Bytes::copy_from_slice(prefix), io);
+        group.bench_function(name, |b| b.iter_batched_ref(stream, &mut read, BatchSize::SmallInput));
+    }
+}
+
+criterion_group!(benches, detection, routing, balancing, headers, prefixed);
 criterion_main!(benches);

@@ -1,1 +1,27 @@
-//! Micro benches of the sidecar's hot path live in `benches/`; this library is empty.
+//! What the sidecar costs, measured end to end: the parts of `benches/end_to_end.rs`.
+//!
+//! Read in the order of a run: [`options`] says what to measure; [`run`] goes through protocols and rounds; a [`lane`] is
+//! one path from client to app, in two network namespaces, with real processes; [`app`] and [`load`] are its two ends;
+//! [`usage`] asks the kernel what each process used; [`report`] takes medians and prints. [`envoy`] writes the
+//! configuration of the peer that everything is compared with, [`relay`] is the floor under them all.
+//!
+//! Every lane of a protocol stands at the same time, and each round visits all of them in turn, so that whatever else
+//! this machine does hits all alike. Compare ratios and CPU per request, never the throughput of two runs.
+//!
+//! Left out: TLS between the sidecars (its rows come with the feature), open-loop load (the lab has it) and any verdict;
+//! the gate in CI compares two revisions and is not this.
+
+pub mod app;
+pub mod envoy;
+pub mod lane;
+pub mod load;
+pub mod options;
+pub mod relay;
+pub mod report;
+pub mod run;
+pub mod usage;
+
+/// Bytes of every answer's body: the reference measurements use about 1 KiB.
+pub const BODY: usize = 1024;
+/// Port of the app.
+pub const APP_PORT: u16 = 8080;

@@ -207,7 +207,8 @@ pub fn with_congestion_control(mut route: RouteMessage) -> RouteMessage {
     route
 }
 
-async fn index_of(handle: &Handle, name: &str) -> Result<u32, Error> {
+/// The index of an interface of the namespace that `handle` belongs to.
+pub async fn index_of(handle: &Handle, name: &str) -> Result<u32, Error> {
     let mut links = handle.link().get().match_name(name).execute();
     links.try_next().await?.map(|l| l.header.index).ok_or(Error::RequestFailed)
 }

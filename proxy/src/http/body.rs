@@ -45,8 +45,6 @@ enum Stage {
     UnderWay,
     /// It was answered before it was wanted.
     Unwanted,
-    /// It has been sent to its end, or was given up.
-    Over,
 }
 
 /// The progress of a body.
@@ -55,12 +53,14 @@ pub(super) struct Progress {
     /// When bytes moved last.
     at: Cell<Instant>,
     stage: Cell<Stage>,
+    /// It has been sent to its end, or was given up, whatever its stage then was.
+    over: Cell<bool>,
 }
 
 impl Progress {
     /// A body that begins to be sent.
     pub(super) fn begin(now: Instant) -> Self {
-        Progress { at: Cell::new(now), stage: Cell::new(Stage::UnderWay) }
+        Progress { at: Cell::new(now), stage: Cell::new(Stage::UnderWay), over: Cell::new(false) }
     }
 
     /// Bytes have moved.
@@ -71,7 +71,7 @@ impl Progress {
     /// The body has been sent to its end, or was given up.
     pub(super) fn end(&self, now: Instant) {
         self.at.set(now);
-        self.stage.set(Stage::Over);
+        self.over.set(true);
     }
 }
 
@@ -97,12 +97,13 @@ impl Upload {
 
     /// Whether the body has not been sent to its end, nor been given up.
     pub fn is_unfinished(&self) -> bool {
-        self.0.as_ref().is_some_and(|progress| progress.stage.get() != Stage::Over)
+        self.0.as_ref().is_some_and(|progress| !progress.over.get())
     }
 
-    /// The response has come: if the body still waited to be wanted, it is not sent any more. Whether it is so.
+    /// The response has come: if the body still waited to be wanted, it is not sent any more. Whether it is so, also if the
+    /// connection has dropped the body already.
     pub fn is_refused(&self) -> bool {
-        let Some(progress) = self.0.as_ref().filter(|progress| progress.stage.get() == Stage::Withheld)
+        let Some(progress) = self.0.as_ref().filter(|progress| progress.stage.get() != Stage::UnderWay)
         else {
             return false;
         };

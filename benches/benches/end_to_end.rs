@@ -1,0 +1,78 @@
+//! What a path from client to app costs: direct, through our sidecars, through Envoy. See `docs/performance.md`.
+//!
+//! A plain program, because criterion measures one function in one process; this builds namespaces, starts processes
+//! (itself again, as app and load generator) and asks the kernel what each of them used.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use benches::lane::Programs;
+use benches::options::{Options, Role};
+use benches::{app, envoy, load, relay, report, run};
+use clap::Parser;
+use proxy::world::{KernelNet, raise_nofile};
+use tokio::runtime::{Builder, LocalOptions};
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let done = match &options.role {
+        Some(Role::App { protocol }) => here(app::serve(KernelNet::default(), *protocol)),
+        Some(Role::Relay { port, to }) => relay::serve(*port, *to),
+        Some(Role::Load { job }) => generate(job),
+        None => bench(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn here<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    raise_nofile()?;
+    Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?.block_on(work)
+}
+
+fn generate(job: &str) -> io::Result<()> {
+    let job = serde_json::from_str(job).map_err(io::Error::other)?;
+    let print = |outcome: &load::Outcome| println!("{}", serde_json::json!(outcome));
+    let outcome = here(load::run(KernelNet::default(), job, print))?;
+    print(&outcome);
+    Ok(())
+}
+
+fn bench(options: &Options) -> io::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        let why = "end_to_end measures on network namespaces, which takes root";
+        if std::env::var_os("LAB_REQUIRE_KERNEL").is_some_and(|v| v == "1") {
+            return Err(io::Error::other(why));
+        }
+        println!("{why}: skipped");
+        return Ok(());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a member lies in the workspace");
+    let mut program = options.program();
+    let envoy = envoy::find(root);
+    if envoy.is_none() && program.paths.iter().any(|path| path.is_envoy()) {
+        let how = format!("Envoy is not installed: run {}, or name its binary in ENVOY", envoy::INSTALL);
+        if program.envoy_needed {
+            return Err(io::Error::other(how));
+        }
+        println!("{how}. Its paths are left out.");
+        program.paths.retain(|path| !path.is_envoy());
+    }
+    let programs = Programs { bench: std::env::current_exe()?, proxy: run::sidecar(root)?, envoy };
+    println!("sidecar: {}", programs.proxy.display());
+    if cfg!(debug_assertions) {
+        println!("This build is not optimised: only whether requests succeed means something.");
+    }
+    let results = here(run::run(&program, &programs, |what| eprintln!("{what}")))?;
+    println!("{}", report::tables(&results));
+    if let Some(path) = &options.json {
+        std::fs::write(path, serde_json::to_vec_pretty(&results)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,383 @@
+//! One path from client to app: two network namespaces joined by a veth pair, and the processes in them.
+//!
+//! Built from the lab's own parts (namespaces, processes, rules), without the fabric between the ends: there is nothing
+//! to impair, and a bridge would add to every path alike. The load generator is a process of its own, started for each
+//! measurement; app and sidecars live as long as the lane. Dropping a lane kills its processes and with the last thread
+//! in them the namespaces go.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path as File, PathBuf};
+use std::time::Duration;
+
+use lab::kernel::link::{index_of, with_netlink};
+use lab::kernel::node::{Bind, Mounts, Node};
+use lab::kernel::process::{Launch, Log, Output, Process};
+use lab::kernel::{probe, sysctl};
+use lab::plan::{APP_UID, HEALTH_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT, SIDECAR_UID};
+use proxy::capture::rules::Rules;
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::load::{Job, Outcome};
+use crate::options::{Path, Protocol};
+use crate::usage::{self, Memory};
+use crate::{APP_PORT, envoy};
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 90, 0, 1);
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 90, 0, 2);
+/// Where the service is for clients with a sidecar: a virtual address that no machine has.
+const VIRTUAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 90, 9, 9)), APP_PORT);
+/// Where the app is, and where clients without a sidecar find it.
+const APP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(SERVER), APP_PORT);
+/// How long a process may take to become ready, and to answer one probe.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+const PROBE_WITHIN: Duration = Duration::from_secs(1);
+/// How long a load generator may take beyond what it was asked for.
+const LOAD_WITHIN: Duration = Duration::from_secs(30);
+
+/// The executables that lanes are made of.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// This bench: app and load generator.
+    pub bench: PathBuf,
+    /// Our sidecar.
+    pub proxy: PathBuf,
+    /// Envoy, if it is installed.
+    pub envoy: Option<PathBuf>,
+}
+
+/// A path that stands.
+pub struct Lane {
+    /// Which.
+    pub path: Path,
+    protocol: Protocol,
+    // In the order in which they go: processes before the threads that they were started from.
+    app: Process,
+    /// `a` beside the client, `b` beside the app.
+    sidecars: BTreeMap<String, Process>,
+    client: Node,
+    server: Node,
+    stage: Stage,
+}
+
+/// A directory that every user may enter, where the executables appear inside the namespaces.
+struct Stage(tempfile::TempDir);
+
+impl Stage {
+    fn new() -> io::Result<Stage> {
+        let stage = tempfile::Builder::new().prefix("sidelab-bench-").tempdir()?;
+        std::fs::set_permissions(stage.path(), std::fs::Permissions::from_mode(0o755))?;
+        Ok(Stage(stage))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> io::Result<PathBuf> {
+        let path = self.path(name);
+        std::fs::write(&path, text)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
+        Ok(path)
+    }
+
+    fn mounts(&self, programs: &Programs) -> io::Result<Mounts> {
+        let named = [
+            ("bench", Some(&programs.bench)),
+            ("proxy", Some(&programs.proxy)),
+            ("envoy", programs.envoy.as_ref()),
+        ];
+        let mut binds = Vec::new();
+        for (name, source) in named {
+            if let Some(source) = source {
+                binds.push(Bind { source: source.clone(), target: self.write(name, "")? });
+            }
+        }
+        Ok(Mounts { binds, optional: Vec::new() })
+    }
+}
+
+impl Lane {
+    /// Builds the path and waits until everything in it is ready.
+    ///
+    /// # Errors
+    /// What could not be made or did not become ready, with the last words of the process.
+    pub async fn up(path: Path, protocol: Protocol, programs: &Programs) -> io::Result<Lane> {
+        let stage = Stage::new()?;
+        let mounts = stage.mounts(programs)?;
+        let (client, server) = (Node::new("client", mounts.clone())?, Node::new("server", mounts)?);
+        for node in [&client, &server] {
+            node.run(|| sysctl::instance(&[APP_PORT]))??;
+        }
+        join(&client, &server)?;
+        let rules = rules(path);
+        for (node, rules) in [(&client, rules.0), (&server, rules.1)] {
+            if let Some(rules) = rules {
+                node.run(move || rules.apply())?.map_err(io::Error::other)?;
+            }
+        }
+
+        let bench = stage.path("bench").into_os_string();
+        let name = serde_json::to_string(&protocol).map_err(io::Error::other)?;
+        let argv = vec![bench, "__app".into(), name.trim_matches('"').into()];
+        let app = start(&stage, &server, "app", argv, APP_UID)?;
+        ready(&server, &app, || probe::connect(local(APP_PORT), PROBE_WITHIN)).await?;
+        let mut lane = Lane { path, protocol, app, sidecars: BTreeMap::new(), client, server, stage };
+        if path.is_floor() || path.is_ours() || path.is_envoy() {
+            lane.start_sidecar("b").await?;
+        }
+        if path.is_double() {
+            lane.start_sidecar("a").await?;
+        }
+        Ok(lane)
+    }
+
+    async fn start_sidecar(&mut self, side: &str) -> io::Result<()> {
+        let outbound = side == "a";
+        let node = if outbound { &self.client } else { &self.server };
+        let sidecar = if self.path.is_floor() {
+            // An app is spared by the rules at 127.0.0.1, so the relay needs no source address of its own.
+            let (port, to) = if outbound { (OUTBOUND_PORT, APP) } else { (INBOUND_PORT, local(APP_PORT)) };
+            let mut argv = vec![self.stage.path("bench").into_os_string()];
+            argv.extend(["__relay".to_owned(), port.to_string(), to.to_string()].map(OsString::from));
+            let relay = start(&self.stage, node, side, argv, SIDECAR_UID)?;
+            ready(node, &relay, move || probe::connect(local(port), PROBE_WITHIN)).await?;
+            relay
+        } else if self.path.is_envoy() {
+            let text = envoy::bootstrap(outbound, APP, self.protocol);
+            let config = self.stage.write(&format!("{side}.yaml"), &text)?;
+            let fixed =
+                ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn", "--config-path"];
+            let mut argv = vec![self.stage.path("envoy").into_os_string()];
+            argv.extend(fixed.map(OsString::from));
+            argv.push(config.into());
+            let envoy = start(&self.stage, node, side, argv, SIDECAR_UID)?;
+            let port = if outbound { OUTBOUND_PORT } else { INBOUND_PORT };
+            ready(node, &envoy, move || probe::connect(local(port), PROBE_WITHIN)).await?;
+            envoy
+        } else {
+            let config = self.stage.write(&format!("{side}.toml"), &own_config(outbound, self.protocol))?;
+            let mut argv = vec![self.stage.path("proxy").into_os_string()];
+            argv.extend(["run", "--workers", "1", "--config"].map(OsString::from));
+            argv.push(config.into());
+            let sidecar = start(&self.stage, node, side, argv, SIDECAR_UID)?;
+            ready(node, &sidecar, || match probe::get(local(HEALTH_PORT), "/ready", PROBE_WITHIN)? {
+                (200, _) => Ok(()),
+                (status, body) => Err(io::Error::other(format!("/ready says {status}: {body}"))),
+            })
+            .await?;
+            sidecar
+        };
+        self.sidecars.insert(side.to_owned(), sidecar);
+        Ok(())
+    }
+
+    /// One measurement.
+    ///
+    /// # Errors
+    /// If the load generator does not give an outcome. Failed requests are part of the outcome.
+    pub async fn measure(&self, concurrency: u16, seconds: f64) -> io::Result<Outcome> {
+        let mut watch: BTreeMap<String, i32> =
+            self.sidecars.iter().map(|(l, p)| (l.clone(), p.pid())).collect();
+        watch.insert("app".into(), self.app.pid());
+        let warm_up = seconds / 4.0;
+        let job = Job {
+            to: self.dialled(),
+            protocol: self.protocol,
+            concurrency,
+            warm_up,
+            seconds,
+            watch,
+            idle: 0,
+        };
+        let limit = Duration::from_secs_f64(warm_up + seconds) + LOAD_WITHIN;
+        let (load, outcome) = self.load(job, limit).await?;
+        load.kill_and_reap();
+        Ok(outcome)
+    }
+
+    fn dialled(&self) -> SocketAddr {
+        if self.path.is_double() { VIRTUAL } else { APP }
+    }
+
+    /// Holds `idle` connections and says what that adds to each sidecar's memory, by label, with what it had before.
+    ///
+    /// # Errors
+    /// If they cannot be opened.
+    pub async fn hold(&self, idle: u32) -> io::Result<BTreeMap<String, (Memory, Memory)>> {
+        let before = self.memory()?;
+        let job = Job {
+            to: self.dialled(),
+            protocol: self.protocol,
+            concurrency: 1,
+            warm_up: 0.0,
+            seconds: 0.0,
+            watch: BTreeMap::new(),
+            idle,
+        };
+        let (load, outcome) = self.load(job, LOAD_WITHIN + Duration::from_millis(u64::from(idle))).await?;
+        let after = self.memory()?;
+        load.kill_and_reap();
+        if outcome.requests < u64::from(idle) {
+            let why = outcome.first_error.unwrap_or_default();
+            return Err(io::Error::other(format!(
+                "{} of {idle} connections opened: {why}",
+                outcome.requests
+            )));
+        }
+        Ok(before.into_iter().map(|(label, before)| (label.clone(), (before, after[&label]))).collect())
+    }
+
+    fn memory(&self) -> io::Result<BTreeMap<String, Memory>> {
+        self.sidecars.iter().map(|(label, p)| Ok((label.clone(), usage::memory(p.pid())?))).collect()
+    }
+
+    /// Starts a load generator and waits for the line that it prints.
+    async fn load(&self, job: Job, limit: Duration) -> io::Result<(Process, Outcome)> {
+        let job = serde_json::to_string(&job).map_err(io::Error::other)?;
+        let argv = vec![self.stage.path("bench").into_os_string(), "__load".into(), job.into()];
+        let (lines, mut said) = mpsc::unbounded_channel();
+        let load = start_with(&self.stage, &self.client, "load", argv, APP_UID, Output::Lines(lines))?;
+        let line = timeout(limit, said.recv()).await;
+        let failed =
+            |what: &str| io::Error::other(format!("the load generator {what}{}", load.log().last_words()));
+        let line =
+            line.map_err(|_| failed("did not end"))?.ok_or_else(|| failed("ended without an outcome"))?;
+        let outcome = serde_json::from_str(&line).map_err(io::Error::other)?;
+        Ok((load, outcome))
+    }
+
+    /// As what our sidecars carried the traffic: as requests, or as bytes. `None` if there are none of ours.
+    ///
+    /// # Errors
+    /// If a sidecar's metrics cannot be read.
+    pub fn carried(&self) -> io::Result<Option<&'static str>> {
+        if !self.path.is_ours() {
+            return Ok(None);
+        }
+        for label in self.sidecars.keys() {
+            let node = if label == "a" { &self.client } else { &self.server };
+            let (_, text) = node.run(|| probe::get(local(METRICS_PORT), "/metrics", PROBE_WITHIN))??;
+            let counts = text.lines().filter(|line| line.starts_with("proxy_requests_total"));
+            let requests: f64 = counts.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
+            if requests == 0.0 {
+                return Ok(Some("bytes"));
+            }
+        }
+        Ok(Some("requests"))
+    }
+
+    /// The last words of app and sidecars, for an error message.
+    pub fn last_words(&self) -> String {
+        let all = self.sidecars.values().chain([&self.app]);
+        all.map(|p| format!("\n{}{}", p.name(), p.log().last_words())).collect()
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.sidecars.values().chain([&self.app]).for_each(Process::kill_and_reap);
+    }
+}
+
+/// The rules of the client's and of the app's side.
+fn rules(path: Path) -> (Option<Rules>, Option<Rules>) {
+    match path {
+        Path::Direct => (None, None),
+        Path::Iptables => {
+            let exempt = vec![format!("{SERVER}/32").parse().expect("an address is a network")];
+            let client = Rules { exclude_outbound_cidrs: exempt, ..Rules::default() };
+            (Some(client), Some(Rules { inbound_port: APP_PORT, ..Rules::default() }))
+        }
+        Path::FloorOne | Path::One | Path::EnvoyOne => (None, Some(Rules::default())),
+        Path::FloorTwo | Path::Two | Path::EnvoyTwo => (Some(Rules::default()), Some(Rules::default())),
+    }
+}
+
+/// The configuration of our sidecar: everything that is not about where the app is stays at its default.
+fn own_config(outbound: bool, protocol: Protocol) -> String {
+    let spoken = if protocol.is_opaque() { "tcp" } else { "detect" };
+    if outbound {
+        format!(
+            "service = \"client\"\n[[cluster]]\nname = \"app\"\naddresses = [\"{VIRTUAL}\"]\nendpoints = [\"{APP}\"]\n\
+             protocol = \"{spoken}\"\n"
+        )
+    } else {
+        format!("service = \"app\"\ninbound = [{{ port = {APP_PORT}, protocol = \"{spoken}\" }}]\n")
+    }
+}
+
+/// A veth pair between two namespaces, with addresses.
+fn join(client: &Node, server: &Node) -> io::Result<()> {
+    let far = server.netns().as_raw_fd();
+    client.run(move || {
+        with_netlink(async |handle| {
+            let peer = LinkMessageBuilder::<LinkUnspec>::new().name("eth0").setns_by_fd(far).build();
+            let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+                .name("eth0")
+                .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+                .build();
+            handle.link().add(pair).execute().await
+        })
+    })??;
+    for (node, address) in [(client, CLIENT), (server, SERVER)] {
+        node.run(move || {
+            with_netlink(async |handle| {
+                for name in ["lo", "eth0"] {
+                    let link = index_of(&handle, name).await?;
+                    handle.link().set(LinkUnspec::new_with_index(link).up().build()).execute().await?;
+                }
+                let link = index_of(&handle, "eth0").await?;
+                // The prefix makes the virtual address routable; the rules rewrite it before anybody looks for it.
+                handle.address().add(link, address.into(), 16).execute().await
+            })
+        })??;
+    }
+    Ok(())
+}
+
+fn start(stage: &Stage, node: &Node, name: &str, argv: Vec<OsString>, uid: u32) -> io::Result<Process> {
+    start_with(stage, node, name, argv, uid, Output::Log)
+}
+
+fn start_with(
+    stage: &Stage,
+    node: &Node,
+    name: &str,
+    argv: Vec<OsString>,
+    uid: u32,
+    output: Output,
+) -> io::Result<Process> {
+    let log = Log::open(File::new(&stage.path(&format!("{name}.log"))), Instant::now())?;
+    let launch = Launch { name: name.to_owned(), argv, env: Vec::new(), uid, cgroup: None, log, output };
+    // Nobody listens for exits: a process that is gone shows by what it does not answer.
+    let (exits, _) = mpsc::unbounded_channel();
+    node.run(move || Process::spawn(launch, exits))?
+}
+
+async fn ready(
+    node: &Node,
+    process: &Process,
+    is_ready: impl Fn() -> io::Result<()> + Clone + Send + 'static,
+) -> io::Result<()> {
+    let deadline = Instant::now() + READY_WITHIN;
+    loop {
+        let Err(error) = node.probe(is_ready.clone()).await? else { return Ok(()) };
+        if Instant::now() > deadline || !process.is_running() {
+            let (name, words) = (process.name(), process.log().last_words());
+            return Err(io::Error::other(format!("{name} did not become ready: {error}{words}")));
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
