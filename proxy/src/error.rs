@@ -36,6 +36,10 @@ pub enum Kind {
     Loop,
     /// The connection was not redirected here, so nobody knows where it should go.
     NotIntercepted,
+    /// A TCP connection moved nothing for too long.
+    Idle,
+    /// One side of a TCP connection had closed, and the other was silent for too long.
+    HalfClosed,
     /// No cluster has the address, and passing through is switched off.
     NoRoute,
 }
@@ -53,7 +57,7 @@ struct Row {
 
 impl Kind {
     /// Every kind, for metrics.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 13] = [
         Kind::NoEndpoint,
         Kind::Connect,
         Kind::ConnectTimeout,
@@ -65,6 +69,8 @@ impl Kind {
         Kind::Loop,
         Kind::NotIntercepted,
         Kind::NoRoute,
+        Kind::Idle,
+        Kind::HalfClosed,
     ];
 
     fn row(self) -> Row {
@@ -81,6 +87,8 @@ impl Kind {
             Kind::Loop => row(StatusCode::LOOP_DETECTED, "proxy_loop_detected", "LR", false),
             Kind::NotIntercepted => row(StatusCode::NOT_FOUND, "destination_not_found", "NR", false),
             Kind::NoRoute => row(StatusCode::NOT_FOUND, "destination_not_found", "NR", false),
+            Kind::Idle => row(StatusCode::GATEWAY_TIMEOUT, "connection_read_timeout", "SI", true),
+            Kind::HalfClosed => row(StatusCode::GATEWAY_TIMEOUT, "connection_read_timeout", "SI", true),
         }
     }
 
@@ -118,6 +126,8 @@ impl Kind {
             Kind::Loop => "loop",
             Kind::NotIntercepted => "not_intercepted",
             Kind::NoRoute => "no_route",
+            Kind::Idle => "idle",
+            Kind::HalfClosed => "half_closed",
         }
     }
 }
@@ -167,6 +177,8 @@ impl fmt::Display for Error {
             Kind::Loop => "the connection would come back to this sidecar",
             Kind::NotIntercepted => "the connection was not redirected here by interception rules",
             Kind::NoRoute => "no cluster has this address and passthrough is off",
+            Kind::Idle => "the connection was idle for too long",
+            Kind::HalfClosed => "the connection was half closed and silent for too long",
         })?;
         if let Some(endpoint) = self.endpoint {
             write!(f, " at {endpoint}")?;

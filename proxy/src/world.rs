@@ -20,6 +20,7 @@ use std::time::SystemTime;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 mod kernel;
 
@@ -47,6 +48,14 @@ pub trait Net: Clone + Unpin + 'static {
     /// Where the client meant to go before interception redirected it here, or `None` if it was not redirected.
     /// IPv4-mapped IPv6 addresses are returned as IPv4.
     fn orig_dst(&self, io: &mut Self::Io) -> impl Future<Output = Option<SocketAddr>>;
+
+    /// The kernel's socket under a stream, if nothing else stands between, so that bytes may pass inside the kernel
+    /// ([`crate::tcp`] splices). By default there is none, and bytes are copied: so it is in a simulated network, and so it
+    /// must be for every layer that looks at bytes.
+    fn kernel_socket(io: &Self::Io) -> Option<&TcpStream> {
+        let _ = io;
+        None
+    }
 
     /// Runs `task` on this thread until it ends or the process does. `name` is for diagnostics.
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static);

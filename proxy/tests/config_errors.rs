@@ -42,6 +42,22 @@ macro_rules! says {
 }
 
 says! {
+    opaque_ports_must_be_ports: "service = \"web\"\nopaque_ports = [25, 70000]\n";
+    port_0_is_not_opaque_but_nothing: "service = \"web\"\nopaque_ports = [25, 0]\n";
+    server_names_must_be_names_and_lead_to_one_cluster: r#"
+service = "web"
+timeouts = { tcp_idle = "0s", half_close = "0s" }
+[[cluster]]
+name = "db"
+addresses = []
+sni = ["db.example", "a.*.example", "10.0.0.1", "db.example:443", "*.", "two words"]
+endpoints = ["10.0.0.1:443"]
+[[cluster]]
+name = "other"
+addresses = []
+sni = ["DB.example"]
+endpoints = ["10.0.0.2:443"]
+"#;
     a_value_without_an_end_is_pointed_at: "service = \"web\n\n[listen]\nadmin = 15000\n";
     text_without_quotes_is_pointed_at: "service = web\n";
     a_repeated_table_is_pointed_at: "service = \"web\"\n\n[timeouts]\nconnect = \"1s\"\n\n[timeouts]\ndrain = \"5s\"\n";
@@ -222,10 +238,13 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
         listen: Listen { outbound: 15001, inbound: 15006, admin: 15000, metrics: 15020, health: 15021 },
         mark: None,
         passthrough: true,
+        opaque_ports: [25, 587, 3306, 4444, 4567, 4568, 5432, 6379, 9300, 11211].into(),
         timeouts: Timeouts {
             connect: Duration::from_secs(1),
             detect: Duration::from_secs(1),
             pool_idle: Duration::from_secs(3),
+            half_close: Duration::from_secs(60),
+            tcp_idle: Duration::from_secs(3600),
             drain: Duration::from_secs(25),
         },
         clusters: Vec::new(),
@@ -240,7 +259,9 @@ fn a_cluster_that_says_little_gets_every_documented_default() {
     let expected = Cluster {
         name: "orders".into(),
         addresses: vec![at("10.96.0.10:80")],
+        sni: vec![],
         protocol: Protocol::Detect,
+        opaque_at: [].into(),
         endpoints: vec![at("10.0.0.11:8080"), at("10.0.0.12:8080")],
         retry: Retry { attempts: 2 },
         breaker: Breaker {
@@ -264,8 +285,9 @@ workers = 3
 seed = 42
 mark = 1337
 passthrough = false
+opaque_ports = [80, 7000]
 listen = { outbound = 1, inbound = 2, admin = 3, metrics = 4, health = 5 }
-timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", drain = "1m" }
+timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", half_close = "30s", tcp_idle = "2h", drain = "1m" }
 retry = { attempts = 1 }
 breaker = { consecutive_failures = 7, base = "2s", max = "90s", cap = "25%" }
 inbound = [{ port = 8080, protocol = "http" }, { port = 5432, protocol = "tcp" }, { port = 9 }]
@@ -274,6 +296,7 @@ inbound = [{ port = 8080, protocol = "http" }, { port = 5432, protocol = "tcp" }
 name = "orders"
 protocol = "http"
 addresses = ["[fd00::10]:80", "[::ffff:10.96.0.10]:80"]
+sni = ["Orders.example.", "*.orders.example"]
 endpoints = ["[fd00::11]:8080"]
 retry = { attempts = 0 }
 breaker = { consecutive_failures = 0, cap = "100%" }
@@ -288,17 +311,22 @@ breaker = { consecutive_failures = 0, cap = "100%" }
         listen: Listen { outbound: 1, inbound: 2, admin: 3, metrics: 4, health: 5 },
         mark: Some(1337),
         passthrough: false,
+        opaque_ports: [7000, 80].into(),
         timeouts: Timeouts {
             connect: Duration::from_millis(250),
             detect: Duration::from_secs(2),
             pool_idle: Duration::ZERO,
+            half_close: Duration::from_secs(30),
+            tcp_idle: Duration::from_secs(7200),
             drain: Duration::from_secs(60),
         },
         clusters: vec![Arc::new(Cluster {
             name: "orders".into(),
             // The mapped address is stored as the IPv4 address that a connection shows.
             addresses: vec![at("[fd00::10]:80"), at("10.96.0.10:80")],
+            sni: vec!["orders.example".into(), "*.orders.example".into()],
             protocol: Protocol::Http,
+            opaque_at: [].into(),
             endpoints: vec![at("[fd00::11]:8080")],
             retry: Retry { attempts: 0 },
             // What the cluster leaves open comes from the file's [breaker].
@@ -312,6 +340,38 @@ breaker = { consecutive_failures = 0, cap = "100%" }
         inbound: [(8080, Protocol::Http), (5432, Protocol::Tcp), (9, Protocol::Detect)].into(),
     };
     assert_eq!(snapshot, expected);
+}
+
+#[test]
+fn an_opaque_port_counts_where_nobody_declared_a_protocol() {
+    let snapshot = parse(
+        "sidecar.toml",
+        r#"
+service = "web"
+inbound = [{ port = 3306 }, { port = 5432, protocol = "detect" }, { port = 8080 }]
+[[cluster]]
+name = "db"
+addresses = ["10.96.0.1:5432", "10.96.0.1:80"]
+endpoints = ["10.0.0.1:8080"]
+[[cluster]]
+name = "mapped"
+addresses = ["10.96.0.2:80"]
+endpoints = ["10.0.0.1:6379"]
+[[cluster]]
+name = "declared"
+addresses = ["10.96.0.3:5432"]
+protocol = "detect"
+endpoints = ["10.0.0.1:5432"]
+"#,
+    )
+    .unwrap();
+    let [db, mapped, declared] = &snapshot.clusters[..] else { panic!("three clusters") };
+    assert_eq!([db.protocol_at(5432), db.protocol_at(80)], [Protocol::Tcp, Protocol::Detect]);
+    assert_eq!(mapped.protocol_at(80), Protocol::Tcp, "the port that the service was given counts");
+    assert_eq!(declared.protocol_at(5432), Protocol::Detect);
+    let inbound = [3306, 5432, 8080, 25, 26].map(|port| snapshot.inbound_protocol(port));
+    use Protocol::{Detect, Tcp};
+    assert_eq!(inbound, [Tcp, Detect, Detect, Tcp, Detect]);
 }
 
 #[test]

@@ -15,7 +15,8 @@ use super::diagnose::{Mistakes, did_you_mean, one_of};
 use super::model::File;
 
 /// Keys whose values are lengths of time.
-const DURATIONS: [&str; 6] = ["connect", "detect", "pool_idle", "drain", "base", "max"];
+const DURATIONS: [&str; 8] =
+    ["connect", "detect", "pool_idle", "half_close", "tcp_idle", "drain", "base", "max"];
 
 /// The file that `text` describes, or `None` once what is wrong with it has been noted.
 pub(super) fn read(text: &str, mistakes: &mut Mistakes) -> Option<File> {
@@ -168,7 +169,8 @@ impl<'i> Reader<'i> {
         let words = &self.text[span.clone()];
         let expected = said.rsplit_once("expected ").map_or(said, |(_, expected)| expected);
         let number = matches!(found.value, DeValue::Integer(_) | DeValue::Float(_));
-        let is_port = ["outbound", "inbound", "admin", "metrics", "health", "port"].contains(&key);
+        let is_port =
+            ["outbound", "inbound", "admin", "metrics", "health", "port", "opaque_ports"].contains(&key);
         let (message, label, help) = if DURATIONS.contains(&key) && number {
             let help = format!(r#"write {key} = "{words}ms" for milliseconds or "{words}s" for seconds"#);
             (format!("`{path}` has no unit"), "a bare number".into(), help)

@@ -1,6 +1,6 @@
 //! The configuration in force: immutable, complete, checked. A request takes one snapshot and keeps it to its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +22,13 @@ pub struct Snapshot {
     pub mark: Option<u32>,
     /// Whether connections to addresses outside every cluster go where the app meant them to.
     pub passthrough: bool,
+    /// Ports that are opaque unless somebody said what is spoken there.
+    pub opaque_ports: BTreeSet<u16>,
     /// Time limits.
     pub timeouts: Timeouts,
     /// Clusters, in the order of the file.
     pub clusters: Vec<Arc<Cluster>>,
-    /// What the app speaks on its ports; a port that is not named is detected.
+    /// What the app speaks on its ports; of a port that is not named, [`Snapshot::inbound_protocol`] knows.
     pub inbound: BTreeMap<u16, Protocol>,
 }
 
@@ -54,6 +56,10 @@ pub struct Timeouts {
     pub detect: Duration,
     /// Idle HTTP/1 connections to endpoints.
     pub pool_idle: Duration,
+    /// A half-closed TCP connection whose other half is silent.
+    pub half_close: Duration,
+    /// A TCP connection that moves nothing.
+    pub tcp_idle: Duration,
     /// A drain.
     pub drain: Duration,
 }
@@ -65,14 +71,34 @@ pub struct Cluster {
     pub name: String,
     /// The addresses that apps dial.
     pub addresses: Vec<SocketAddr>,
+    /// Server names of TLS connections to addresses of no cluster that lead here, in lower case; `*.` stands for every
+    /// name below.
+    pub sni: Vec<String>,
     /// What its endpoints speak.
     pub protocol: Protocol,
+    /// Ports of its addresses that are opaque although [`Cluster::protocol`] says to detect, since nobody declared it.
+    pub opaque_at: BTreeSet<u16>,
     /// Where it really is.
     pub endpoints: Vec<SocketAddr>,
     /// Tries after a failure.
     pub retry: Retry,
     /// When an endpoint is left alone.
     pub breaker: Breaker,
+}
+
+impl Snapshot {
+    /// What the app speaks on `port`.
+    pub fn inbound_protocol(&self, port: u16) -> Protocol {
+        let undeclared = || if self.opaque_ports.contains(&port) { Protocol::Tcp } else { Protocol::Detect };
+        self.inbound.get(&port).copied().unwrap_or_else(undeclared)
+    }
+}
+
+impl Cluster {
+    /// What is spoken with the virtual address at `port`.
+    pub fn protocol_at(&self, port: u16) -> Protocol {
+        if self.opaque_at.contains(&port) { Protocol::Tcp } else { self.protocol }
+    }
 }
 
 /// What is spoken on a port.
