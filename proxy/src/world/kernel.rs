@@ -84,11 +84,11 @@ impl Net for KernelNet {
         (found != SocketAddr::new(local.ip().to_canonical(), local.port())).then_some(found)
     }
 
-    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
     fn kernel_socket(io: &TcpStream) -> Option<&TcpStream> {
         Some(io)
     }
 
+    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
         let _ = name;
         tokio::task::spawn_local(task);

@@ -75,7 +75,7 @@ async fn a_connection_is_cut_once_it_has_been_idle_for_its_limit_and_not_before(
 async fn a_receiver_that_takes_a_byte_at_a_time_gets_every_byte_in_order() {
     let (mut client, a) = tokio::io::duplex(4096);
     let (b, mut server) = tokio::io::duplex(1);
-    let sent: Vec<u8> = (0..40_000_u32).map(|n| (n * n >> 3) as u8).collect();
+    let sent: Vec<u8> = (0..40_000_u32).map(|n| ((n * n) >> 3) as u8).collect();
     let send = async {
         client.write_all(&sent).await.unwrap();
         client.shutdown().await.unwrap();
@@ -150,7 +150,8 @@ async fn bulk_between_sockets_is_spliced_and_small_messages_are_copied_before_an
                 client.read_exact(&mut said).await.unwrap();
             }
             let (sent, read) = tokio::join!(client.write_all(&bulk), server.read_exact(&mut received));
-            (sent.unwrap(), read.unwrap());
+            sent.unwrap();
+            read.unwrap();
             assert!(received == bulk);
         }
         client.shutdown().await.unwrap();
