@@ -49,7 +49,8 @@ pub const SERVER_FIRST_TTL: Duration = Duration::from_secs(600);
 pub const SERVER_FIRST_CAPACITY: usize = 256;
 
 /// How long sent data may stay unacknowledged before the connection is given up (TCP_USER_TIMEOUT, RFC 5482). Linux alone
-/// retransmits for about 15 min (tcp_retries2); gRPC sets 20 s, Linkerd since 2.16 30 s.
+/// retransmits for about 15 min (tcp_retries2); 30 s is what linkerd2#13024 proposed after dead nodes
+/// had swallowed connections.
 pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection is silent before the first keep-alive probe. Linux alone waits 2 h; below the 350 s after which
 /// cloud load balancers forget a connection.

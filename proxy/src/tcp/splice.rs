@@ -13,7 +13,7 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::{pipe2, read};
 
 /// What a pipe may hold, bytes. Four times the kernel's default, and a quarter of what an unprivileged process may ask for
-/// (fs.pipe-max-size); beyond that the gain is below what can be measured.
+/// (fs.pipe-max-size): as much as the largest read of a copy.
 pub(super) const PIPE_SIZE: usize = 256 * 1024;
 
 /// Pipes that a worker keeps for later. An empty pipe holds two descriptors and a few KiB of the kernel's memory.

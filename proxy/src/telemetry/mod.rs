@@ -284,7 +284,8 @@ impl SideMetrics {
     }
 }
 
-/// What became of a connection that was opened to hear whether the server speaks first; the positions in [`RACES`].
+/// What became of a connection that was opened to hear whether the server speaks first. In the order of the
+/// labels in `RACES`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RaceEnd {
     /// The server did.
