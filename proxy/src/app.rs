@@ -130,7 +130,7 @@ pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drains: Watche
     let listen = sidecar.table.load().snapshot.listen;
     let out = bind_any(&world.net, listen.outbound).await.map_err(named("outbound", listen.outbound))?;
     let into = bind_any(&world.net, listen.inbound).await.map_err(named("inbound", listen.inbound))?;
-    let outbound = Outbound::new(&world, sidecar.table.clone(), sidecar.metrics.side("outbound"));
+    let outbound = Outbound::new(&world, sidecar.table.clone(), sidecar.metrics.clone());
     let inbound = Inbound::new(&world, sidecar.table.clone(), sidecar.metrics.clone());
     sidecar.listening();
 

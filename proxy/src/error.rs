@@ -34,7 +34,7 @@ pub enum Kind {
     ResponseTimeout,
     /// The whole request took too long.
     RequestTimeout,
-    /// Nothing moved in either direction for too long.
+    /// Nothing moved in either direction of a request or an opaque connection for too long.
     Idle,
     /// The caller's deadline (`grpc-timeout`) passed.
     Deadline,
@@ -56,6 +56,8 @@ pub enum Kind {
     Loop,
     /// The connection was not redirected here, so nobody knows where it should go.
     NotIntercepted,
+    /// One side of a TCP connection had closed, and the other was silent for too long.
+    HalfClosed,
     /// No cluster has the address, and passing through is switched off.
     NoRoute,
 }
@@ -75,7 +77,7 @@ struct Row {
 
 impl Kind {
     /// Every kind, for metrics.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 21] = [
         Kind::NoEndpoint,
         Kind::Connect,
         Kind::ConnectTimeout,
@@ -96,6 +98,7 @@ impl Kind {
         Kind::Loop,
         Kind::NotIntercepted,
         Kind::NoRoute,
+        Kind::HalfClosed,
     ];
 
     fn row(self) -> Row {
@@ -138,6 +141,9 @@ impl Kind {
             Kind::Malformed => row(S::BAD_REQUEST, "http_request_error", "DPE", Internal, false),
             Kind::Client => row(S::BAD_REQUEST, "http_request_error", "DC", Cancelled, true),
             Kind::TunnelIdle => row(S::GATEWAY_TIMEOUT, "connection_timeout", "SI", DeadlineExceeded, true),
+            Kind::HalfClosed => {
+                row(S::GATEWAY_TIMEOUT, "connection_read_timeout", "SI", DeadlineExceeded, true)
+            }
             Kind::Loop => row(S::LOOP_DETECTED, "proxy_loop_detected", "LR", Internal, false),
             Kind::NotIntercepted => row(S::NOT_FOUND, "destination_not_found", "NR", Unimplemented, false),
             Kind::NoRoute => row(S::NOT_FOUND, "destination_not_found", "NR", Unimplemented, false),
@@ -192,6 +198,7 @@ impl Kind {
             Kind::Loop => "loop",
             Kind::NotIntercepted => "not_intercepted",
             Kind::NoRoute => "no_route",
+            Kind::HalfClosed => "half_closed",
         }
     }
 }
@@ -250,6 +257,7 @@ impl fmt::Display for Error {
             Kind::Loop => "the connection would come back to this sidecar",
             Kind::NotIntercepted => "the connection was not redirected here by interception rules",
             Kind::NoRoute => "no cluster has this address and passthrough is off",
+            Kind::HalfClosed => "the connection was half closed and silent for too long",
         })?;
         if let Some(endpoint) = self.endpoint {
             write!(f, " at {endpoint}")?;

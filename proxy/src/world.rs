@@ -20,6 +20,7 @@ use std::time::SystemTime;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 mod kernel;
 
@@ -55,6 +56,14 @@ pub trait Net: Clone + Unpin + 'static {
 
     /// The most that the process may grow to, bytes; `None` without such a limit.
     fn memory_limit(&self) -> Option<u64> {
+        None
+    }
+
+    /// The kernel's socket under a stream, if nothing else stands between, so that bytes may pass inside the kernel
+    /// ([`crate::tcp`] splices). By default there is none, and bytes are copied: so it is in a simulated network, and so it
+    /// must be for every layer that looks at bytes.
+    fn kernel_socket(io: &Self::Io) -> Option<&TcpStream> {
+        let _ = io;
         None
     }
 

@@ -46,6 +46,22 @@ macro_rules! says {
 
 says! {
     limits_out_of_range_say_what_they_may_be: "service = \"web\"\nforwarded = \"apend\"\n\n[limits]\nheader_bytes = 100\nheaders = 0\n\n[timeouts]\ntunnel_idle = \"0s\"\n";
+    opaque_ports_must_be_ports: "service = \"web\"\nopaque_ports = [25, 70000]\n";
+    port_0_is_not_opaque_but_nothing: "service = \"web\"\nopaque_ports = [25, 0]\n";
+    server_names_must_be_names_and_lead_to_one_cluster: r#"
+service = "web"
+timeouts = { tcp_idle = "0s", half_close = "0s" }
+[[cluster]]
+name = "db"
+addresses = []
+sni = ["db.example", "a.*.example", "10.0.0.1", "db.example:443", "*.", "two words"]
+endpoints = ["10.0.0.1:443"]
+[[cluster]]
+name = "other"
+addresses = []
+sni = ["DB.example"]
+endpoints = ["10.0.0.2:443"]
+"#;
     a_value_without_an_end_is_pointed_at: "service = \"web\n\n[listen]\nadmin = 15000\n";
     text_without_quotes_is_pointed_at: "service = web\n";
     a_repeated_table_is_pointed_at: "service = \"web\"\n\n[timeouts]\nconnect = \"1s\"\n\n[timeouts]\ndrain = \"5s\"\n";
@@ -244,12 +260,15 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
         passthrough: true,
         http1: Http1 { header_bytes: 65536, headers: 100, preserve_header_case: false },
         forwarded: Forwarded::Off,
+        opaque_ports: [25, 587, 3306, 4444, 4567, 4568, 5432, 6379, 9300, 11211].into(),
         timeouts: Timeouts {
             connect: Duration::from_secs(1),
             detect: Duration::from_secs(1),
             pool_idle: Duration::from_secs(3),
             drain_min: Duration::from_secs(5),
             tunnel_idle: Duration::from_secs(3600),
+            half_close: Duration::from_secs(60),
+            tcp_idle: Duration::from_secs(3600),
             drain: Duration::from_secs(25),
             stream_idle: Some(Duration::from_secs(300)),
         },
@@ -266,7 +285,9 @@ fn a_cluster_that_says_little_gets_every_documented_default() {
     let expected = Cluster {
         name: "orders".into(),
         addresses: vec![at("10.96.0.10:80")],
+        sni: vec![],
         protocol: Protocol::Detect,
+        opaque_at: [].into(),
         endpoints: vec![at("10.0.0.11:8080"), at("10.0.0.12:8080")],
         bridge: false,
         timeouts: RequestTimeouts::default(),
@@ -294,9 +315,10 @@ mark = 1337
 passthrough = false
 preserve_header_case = true
 forwarded = "append"
+opaque_ports = [80, 7000]
 limits = { connections = 7, requests = 8, memory = "9MiB", header_bytes = 9000, headers = 50 }
 listen = { outbound = 1, inbound = 2, admin = 3, metrics = 4, health = 5 }
-timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", tunnel_idle = "10m", drain_min = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s" }
+timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", half_close = "30s", tcp_idle = "2h", tunnel_idle = "10m", drain_min = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s" }
 retry = { attempts = 1 }
 breaker = { consecutive_failures = 7, base = "2s", max = "90s", cap = "25%" }
 inbound = [{ port = 8080, protocol = "http" }, { port = 5432, protocol = "tcp" }, { port = 9 }]
@@ -305,6 +327,7 @@ inbound = [{ port = 8080, protocol = "http" }, { port = 5432, protocol = "tcp" }
 name = "orders"
 protocol = "http"
 addresses = ["[fd00::10]:80", "[::ffff:10.96.0.10]:80"]
+sni = ["Orders.example.", "*.orders.example"]
 endpoints = ["[fd00::11]:8080"]
 bridge = true
 timeouts = { per_try = "2s", response = "0s" }
@@ -323,12 +346,15 @@ breaker = { consecutive_failures = 0, cap = "100%" }
         passthrough: false,
         http1: Http1 { header_bytes: 9000, headers: 50, preserve_header_case: true },
         forwarded: Forwarded::Append,
+        opaque_ports: [7000, 80].into(),
         timeouts: Timeouts {
             connect: Duration::from_millis(250),
             detect: Duration::from_secs(2),
             pool_idle: Duration::ZERO,
             drain_min: Duration::ZERO,
             tunnel_idle: Duration::from_secs(600),
+            half_close: Duration::from_secs(30),
+            tcp_idle: Duration::from_secs(7200),
             drain: Duration::from_secs(60),
             stream_idle: None,
         },
@@ -337,7 +363,9 @@ breaker = { consecutive_failures = 0, cap = "100%" }
             name: "orders".into(),
             // The mapped address is stored as the IPv4 address that a connection shows.
             addresses: vec![at("[fd00::10]:80"), at("10.96.0.10:80")],
+            sni: vec!["orders.example".into(), "*.orders.example".into()],
             protocol: Protocol::Http,
+            opaque_at: [].into(),
             endpoints: vec![at("[fd00::11]:8080")],
             bridge: true,
             timeouts: RequestTimeouts {
@@ -356,6 +384,38 @@ breaker = { consecutive_failures = 0, cap = "100%" }
         inbound: [(8080, Protocol::Http), (5432, Protocol::Tcp), (9, Protocol::Detect)].into(),
     };
     assert_eq!(snapshot, expected);
+}
+
+#[test]
+fn an_opaque_port_counts_where_nobody_declared_a_protocol() {
+    let snapshot = parse(
+        "sidecar.toml",
+        r#"
+service = "web"
+inbound = [{ port = 3306 }, { port = 5432, protocol = "detect" }, { port = 8080 }]
+[[cluster]]
+name = "db"
+addresses = ["10.96.0.1:5432", "10.96.0.1:80"]
+endpoints = ["10.0.0.1:8080"]
+[[cluster]]
+name = "mapped"
+addresses = ["10.96.0.2:80"]
+endpoints = ["10.0.0.1:6379"]
+[[cluster]]
+name = "declared"
+addresses = ["10.96.0.3:5432"]
+protocol = "detect"
+endpoints = ["10.0.0.1:5432"]
+"#,
+    )
+    .unwrap();
+    let [db, mapped, declared] = &snapshot.clusters[..] else { panic!("three clusters") };
+    assert_eq!([db.protocol_at(5432), db.protocol_at(80)], [Protocol::Tcp, Protocol::Detect]);
+    assert_eq!(mapped.protocol_at(80), Protocol::Tcp, "the port that the service was given counts");
+    assert_eq!(declared.protocol_at(5432), Protocol::Detect);
+    let inbound = [3306, 5432, 8080, 25, 26].map(|port| snapshot.inbound_protocol(port));
+    use Protocol::{Detect, Tcp};
+    assert_eq!(inbound, [Tcp, Detect, Detect, Tcp, Detect]);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! Every sidecar knows every service that can be called, itself included, and one worker serves it: a lab has many
 //! sidecars on few cores, and in the simulator a sidecar is one thread anyway. What it leaves out takes the proxy's
-//! defaults, so that a scenario measures what a user would get. Endpoints are IPv4 only; callers may dial either family.
+//! defaults, so that a scenario measures what a user would get; a protocol that is to be detected is left out too, because
+//! the sidecar has its own idea of some ports that nobody declared. Endpoints are IPv4 only; callers may dial either family.
 
 use std::net::SocketAddr;
 
@@ -33,6 +34,7 @@ struct Timeouts {
 struct Cluster<'a> {
     name: &'a str,
     addresses: Vec<SocketAddr>,
+    #[serde(skip_serializing_if = "is_detected")]
     protocol: Protocol,
     endpoints: Vec<SocketAddr>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -42,7 +44,12 @@ struct Cluster<'a> {
 #[derive(Serialize)]
 struct Inbound {
     port: u16,
+    #[serde(skip_serializing_if = "is_detected")]
     protocol: Protocol,
+}
+
+fn is_detected(protocol: &Protocol) -> bool {
+    *protocol == Protocol::Detect
 }
 
 /// The text of the configuration file of the sidecar of `plan.instances[instance]`.

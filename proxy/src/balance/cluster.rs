@@ -22,6 +22,8 @@ pub struct Table {
     /// What the sidecar carries now, whatever the snapshot.
     pub load: Arc<Load>,
     by_address: BTreeMap<SocketAddr, Arc<Cluster>>,
+    /// By server name; a wildcard stands without its asterisk, as `.example`.
+    by_name: BTreeMap<String, Arc<Cluster>>,
 }
 
 /// A cluster with live endpoints and its metrics at hand.
@@ -53,12 +55,27 @@ impl Table {
         };
         let clusters: Vec<_> = snapshot.clusters.iter().map(cluster).collect();
         let addresses = clusters.iter().flat_map(|c| c.config.addresses.iter().map(|a| (*a, c.clone())));
-        Table { load: metrics.load(), by_address: addresses.collect(), clusters, snapshot }
+        let by_address = addresses.collect();
+        let key = |pattern: &String| pattern.strip_prefix('*').unwrap_or(pattern).to_owned();
+        let names = clusters.iter().flat_map(|c| c.config.sni.iter().map(|name| (key(name), c.clone())));
+        let by_name = names.collect();
+        Table { load: metrics.load(), by_address, by_name, clusters, snapshot }
     }
 
     /// The cluster behind a virtual address.
     pub fn cluster_at(&self, address: SocketAddr) -> Option<&Arc<Cluster>> {
         self.by_address.get(&address)
+    }
+
+    /// Whether any cluster is chosen by server name.
+    pub fn has_names(&self) -> bool {
+        !self.by_name.is_empty()
+    }
+
+    /// The cluster of a server name in lower case: the one that names it, or the one with the longest wildcard above it.
+    pub fn cluster_named(&self, name: &str) -> Option<&Arc<Cluster>> {
+        let above = name.match_indices('.').map(|(dot, _)| &name[dot..]);
+        std::iter::once(name).chain(above).find_map(|key| self.by_name.get(key))
     }
 }
 
@@ -98,6 +115,38 @@ impl Cluster {
             Transition::Restored => {
                 tracing::info!(cluster = %self.config.name, %endpoint, "endpoint back in use");
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exact_server_name_goes_before_the_longest_wildcard() {
+        let cluster = |name: &str, sni: &str| {
+            format!(
+                "[[cluster]]\nname = '{name}'\naddresses = []\nsni = {sni}\nendpoints = ['10.0.0.1:443']\n"
+            )
+        };
+        let text = "service = 'web'\n".to_owned()
+            + &cluster("exact", "['db.eu.Example', 'example']")
+            + &cluster("wide", "['*.example']")
+            + &cluster("narrow", "['*.eu.example']");
+        let snapshot = Arc::new(crate::config::parse("sidecar.toml", &text).unwrap());
+        let table = Table::new(snapshot, None, &Metrics::default(), Instant::now());
+        for (name, expected) in [
+            ("db.eu.example", Some("exact")),
+            ("example", Some("exact")),
+            ("a.eu.example", Some("narrow")),
+            ("a.b.eu.example", Some("narrow")),
+            ("eu.example", Some("wide")),
+            ("badexample", None),
+            ("other.test", None),
+        ] {
+            let found = table.cluster_named(name).map(|cluster| cluster.config.name.as_str());
+            assert_eq!(found, expected, "{name}");
         }
     }
 }

@@ -50,6 +50,35 @@ pub const HEADERS_RANGE: std::ops::RangeInclusive<u32> = 1..=10_000;
 /// How long a tunnel (WebSocket, CONNECT) may be silent. Envoy's idle limits for upgraded and TCP connections are 1 h;
 /// WebSocket libraries ping every 20 to 60 s, so what is silent for so long is forgotten.
 pub const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
+/// How long an opaque TCP connection may move nothing in either direction. Envoy's tcp_proxy idle_timeout is 1 h. Keep-alive
+/// probes find dead peers long before; this is for live ones that have forgotten the connection.
+pub const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Ports that are opaque when nobody says otherwise: SMTP (25, 587), MySQL (3306), Galera (4444, 4567, 4568), PostgreSQL
+/// (5432), Redis (6379), Elasticsearch transport (9300), memcached (11211). Their servers speak first, or their clients
+/// say nothing that detection knows. Linkerd's default opaque ports, and the two that it skips altogether.
+pub const OPAQUE_PORTS: [u16; 10] = [25, 587, 3306, 4444, 4567, 4568, 5432, 6379, 9300, 11211];
+/// How long detection waits for the client alone before it dials, to hear whether the server speaks first. Above the
+/// round trip between two zones plus a slow client's start, so that most clients that speak first never cause a
+/// connection that is not needed; ours, as neither Linkerd nor Envoy listens to the server.
+pub const SERVER_FIRST_DELAY: Duration = Duration::from_millis(100);
+/// How long an address is remembered as one whose server speaks first. Ours: short enough that an address that changes
+/// hands is detected anew, long enough that one connection in thousands pays for finding out.
+pub const SERVER_FIRST_TTL: Duration = Duration::from_secs(600);
+/// How many such addresses one worker remembers. Ours: more than a workload's undeclared dependencies, under 16 KiB.
+pub const SERVER_FIRST_CAPACITY: usize = 256;
+
+/// How long sent data may stay unacknowledged before the connection is given up (TCP_USER_TIMEOUT, RFC 5482). Linux alone
+/// retransmits for about 15 min (tcp_retries2); 30 s is what linkerd2#13024 proposed after dead nodes
+/// had swallowed connections.
+pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection is silent before the first keep-alive probe. Linux alone waits 2 h; below the 350 s after which
+/// cloud load balancers forget a connection.
+pub const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+/// Time between probes. With [`KEEPALIVE_RETRIES`] a dead peer is known 90 s after its last word. Linux alone: 75 s.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Unanswered probes that end a connection. Linux alone: 9.
+pub const KEEPALIVE_RETRIES: u32 = 3;
+
 /// How long a drain lets work in flight go on. Istio's terminationDrainDuration is 5 s; kubelet allows 30 s in all.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 

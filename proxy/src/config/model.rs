@@ -30,6 +30,10 @@ pub struct File {
     /// What outgoing requests say about who made them: `"append"`, `"replace"` or `"off"` (default).
     #[serde(default)]
     pub forwarded: Option<Spanned<String>>,
+    /// Ports that are opaque unless a `protocol` is given: of a cluster's virtual address or endpoints, or of the app.
+    /// Replaces the default 25, 587, 3306, 4444, 4567, 4568, 5432, 6379, 9300, 11211.
+    #[serde(default)]
+    pub opaque_ports: Option<Vec<Spanned<u16>>>,
     /// Ports.
     #[serde(default)]
     pub listen: Listen,
@@ -93,6 +97,12 @@ pub struct Timeouts {
     /// Silence in a tunnel (WebSocket, CONNECT). Default `"1h"`.
     #[serde(default)]
     pub tunnel_idle: Option<Spanned<String>>,
+    /// An opaque TCP connection of which one side has said that it sends no more, and the other is silent. Default `"60s"`.
+    #[serde(default)]
+    pub half_close: Option<Spanned<String>>,
+    /// An opaque TCP connection that moves nothing. Default `"1h"`.
+    #[serde(default)]
+    pub tcp_idle: Option<Spanned<String>>,
     /// A drain.
     #[serde(default)]
     pub drain: Option<Spanned<String>>,
@@ -155,9 +165,13 @@ pub struct ClusterTimeouts {
 pub struct Cluster {
     /// Its name.
     pub name: Spanned<String>,
-    /// The virtual addresses that apps dial, `"IP:PORT"`.
+    /// The virtual addresses that apps dial, `"IP:PORT"`. May be empty if there is `sni`.
     pub addresses: Vec<Spanned<String>>,
-    /// `"detect"` (default), `"http"` or `"tcp"`.
+    /// Server names of TLS connections to addresses of no cluster that lead here: `"db.example"`, or `"*.example"` for every
+    /// name below it. The exact name goes before the longest wildcard. The app's TLS is passed through.
+    #[serde(default)]
+    pub sni: Vec<Spanned<String>>,
+    /// `"detect"` (default, except on `opaque_ports`), `"http"` or `"tcp"`.
     #[serde(default)]
     pub protocol: Option<Spanned<String>>,
     /// Where it really is, `"IP:PORT"`.
@@ -210,7 +224,7 @@ pub struct Breaker {
 pub struct Inbound {
     /// The app's port.
     pub port: Spanned<u16>,
-    /// `"detect"` (default), `"http"` or `"tcp"`.
+    /// `"detect"` (default, except on `opaque_ports`), `"http"` or `"tcp"`.
     #[serde(default)]
     pub protocol: Option<Spanned<String>>,
 }

@@ -4,7 +4,7 @@
 //! a stand-in so that the rest can be checked too; the stand-in never leaves this module, since a file with a mistake
 //! gives no [`Snapshot`]. Addresses are compared in their canonical form: `[::ffff:10.0.0.1]:80` is `10.0.0.1:80`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
@@ -34,8 +34,12 @@ struct Check<'a> {
     mistakes: &'a mut Mistakes,
 }
 
-/// The virtual addresses so far: where each stands, and the name of its cluster.
-type Taken = BTreeMap<SocketAddr, (Range<usize>, String)>;
+/// The virtual addresses and server names so far: where each stands, and the name of its cluster.
+#[derive(Default)]
+struct Taken {
+    addresses: BTreeMap<SocketAddr, (Range<usize>, String)>,
+    names: BTreeMap<String, (Range<usize>, String)>,
+}
 
 /// A value of a breaker, where it was given if it was.
 struct Given<T> {
@@ -73,11 +77,18 @@ impl Check<'_> {
         let breaker = self.breaker(file.breaker.as_ref(), None);
 
         let mut names = BTreeMap::new();
-        let mut taken = Taken::new();
+        let opaque_ports: BTreeSet<u16> = match &file.opaque_ports {
+            Some(ports) => ports.iter().map(|port| self.port("opaque_ports", port)).collect(),
+            None => defaults::OPAQUE_PORTS.into(),
+        };
+        let mut taken = Taken::default();
         let mut clusters = Vec::with_capacity(file.cluster.len());
         for cluster in &file.cluster {
-            let checked =
+            let mut checked =
                 self.cluster(cluster, (file.breaker.as_ref(), breaker), retry, requests, &mut taken);
+            if cluster.protocol.is_none() {
+                checked.opaque_at = opaque_at(&checked, &opaque_ports);
+            }
             if let Some(first) = names.insert(checked.name.clone(), cluster.name.span()) {
                 self.mistakes
                     .add(
@@ -92,7 +103,7 @@ impl Check<'_> {
             }
             clusters.push(Arc::new(checked));
         }
-        let inbound = self.inbound(&file.inbound, &listen);
+        let inbound = self.inbound(&file.inbound, &listen, &opaque_ports);
         Snapshot {
             service,
             instance,
@@ -103,6 +114,7 @@ impl Check<'_> {
             passthrough: file.passthrough.unwrap_or(true),
             http1,
             forwarded,
+            opaque_ports,
             timeouts,
             limits,
             clusters,
@@ -183,6 +195,10 @@ impl Check<'_> {
             tunnel_idle: self
                 .duration("tunnel_idle", given.tunnel_idle.as_ref(), defaults::TUNNEL_IDLE)
                 .value,
+            half_close: self
+                .duration("half_close", given.half_close.as_ref(), defaults::HALF_CLOSE_TIMEOUT)
+                .value,
+            tcp_idle: self.duration("tcp_idle", given.tcp_idle.as_ref(), defaults::TCP_IDLE_TIMEOUT).value,
             drain: self.duration("drain", given.drain.as_ref(), defaults::DRAIN_TIMEOUT).value,
             stream_idle: self.limit("stream_idle", given.stream_idle.as_ref(), Some(defaults::STREAM_IDLE)),
         };
@@ -200,6 +216,20 @@ impl Check<'_> {
             self.mistakes
                 .add("no tunnel is never silent", idle.span(), "must be longer than 0")
                 .help(format!("the default is {:?}", units::show(defaults::TUNNEL_IDLE)));
+        }
+        for (given, value, default) in [
+            (&given.half_close, timeouts.half_close, defaults::HALF_CLOSE_TIMEOUT),
+            (&given.tcp_idle, timeouts.tcp_idle, defaults::TCP_IDLE_TIMEOUT),
+        ] {
+            if let Some(given) = given.as_ref().filter(|_| value.is_zero()) {
+                self.mistakes
+                    .add(
+                        "a connection that may never be silent carries nothing",
+                        given.span(),
+                        "must be longer than 0",
+                    )
+                    .help(format!("the default is {:?}", units::show(default)));
+            }
         }
         timeouts
     }
@@ -380,7 +410,7 @@ impl Check<'_> {
     ) -> Cluster {
         let name = self.name("name", &given.name);
         let what = format!("cluster {name:?}");
-        if given.addresses.is_empty() {
+        if given.addresses.is_empty() && given.sni.is_empty() {
             self.mistakes
                 .add(format!("{what} has no address"), given.name.span(), "nothing can reach it")
                 .help(r#"name the address that apps dial: addresses = ["10.96.0.10:80"]"#);
@@ -388,7 +418,7 @@ impl Check<'_> {
         let mut addresses = Vec::with_capacity(given.addresses.len());
         for text in &given.addresses {
             let Some(address) = self.address(text) else { continue };
-            match taken.get(&address) {
+            match taken.addresses.get(&address) {
                 Some((first, owner)) if *owner == name && addresses.contains(&address) => {
                     self.mistakes
                         .add(format!("{what} lists {address} twice"), text.span(), "again")
@@ -402,7 +432,7 @@ impl Check<'_> {
                         .help("a virtual address leads to one cluster: give one of them another address or port");
                 }
                 None => {
-                    taken.insert(address, (text.span(), name.clone()));
+                    taken.addresses.insert(address, (text.span(), name.clone()));
                     addresses.push(address);
                 }
             }
@@ -417,7 +447,7 @@ impl Check<'_> {
         for text in &given.endpoints {
             let Some(endpoint) = self.address(text) else { continue };
             if addresses.contains(&endpoint) {
-                let virtual_one = taken[&endpoint].0.clone();
+                let virtual_one = taken.addresses[&endpoint].0.clone();
                 self.mistakes
                     .add(
                         format!("{what} has its own virtual address as an endpoint"),
@@ -445,9 +475,11 @@ impl Check<'_> {
                 .help("leave `bridge` out, or say protocol = \"http\"");
         }
         Cluster {
+            sni: self.server_names(&name, &given.sni, taken),
             name,
             addresses,
             protocol,
+            opaque_at: BTreeSet::new(),
             endpoints,
             bridge: bridge.is_some(),
             timeouts: self.request_timeouts(
@@ -458,6 +490,33 @@ impl Check<'_> {
             retry: retry(given.retry.as_ref(), general_retry),
             breaker: self.breaker(given.breaker.as_ref(), Some(general_breaker)),
         }
+    }
+
+    fn server_names(&mut self, cluster: &str, given: &[Spanned<String>], taken: &mut Taken) -> Vec<String> {
+        let mut names = Vec::with_capacity(given.len());
+        for text in given {
+            let pattern = text.get_ref().trim_end_matches('.').to_ascii_lowercase();
+            if let Err((label, help)) = check_server_name(&pattern) {
+                self.mistakes
+                    .add(format!("{:?} is not a server name", text.get_ref()), text.span(), label)
+                    .help(help);
+                continue;
+            }
+            if let Some((first, owner)) = taken.names.get(&pattern) {
+                self.mistakes
+                    .add(
+                        format!("the server name {pattern:?} leads to two places"),
+                        text.span(),
+                        format!("to {cluster:?}"),
+                    )
+                    .also(first.clone(), format!("to {owner:?}"))
+                    .help("a server name leads to one cluster: keep one of the two");
+                continue;
+            }
+            taken.names.insert(pattern.clone(), (text.span(), cluster.to_owned()));
+            names.push(pattern);
+        }
+        names
     }
 
     fn address(&mut self, text: &Spanned<String>) -> Option<SocketAddr> {
@@ -504,7 +563,12 @@ impl Check<'_> {
         }
     }
 
-    fn inbound(&mut self, given: &[model::Inbound], listen: &Listen) -> BTreeMap<u16, Protocol> {
+    fn inbound(
+        &mut self,
+        given: &[model::Inbound],
+        listen: &Listen,
+        opaque_ports: &BTreeSet<u16>,
+    ) -> BTreeMap<u16, Protocol> {
         let own = [
             ("outbound", listen.outbound),
             ("inbound", listen.inbound),
@@ -533,10 +597,46 @@ impl Check<'_> {
                     .also(first, "first")
                     .help("keep one of the two");
             }
-            ports.insert(port, self.protocol(entry.protocol.as_ref()));
+            let protocol = match &entry.protocol {
+                None if opaque_ports.contains(&port) => Protocol::Tcp,
+                given => self.protocol(given.as_ref()),
+            };
+            ports.insert(port, protocol);
         }
         ports
     }
+}
+
+/// The ports of an undeclared cluster's addresses that are opaque: those that are named as such, or all of them if an
+/// endpoint's port is, since that is the port that the service was given.
+fn opaque_at(cluster: &Cluster, opaque_ports: &BTreeSet<u16>) -> BTreeSet<u16> {
+    let all = cluster.endpoints.iter().any(|endpoint| opaque_ports.contains(&endpoint.port()));
+    let ports = cluster.addresses.iter().map(SocketAddr::port);
+    ports.filter(|port| all || opaque_ports.contains(port)).collect()
+}
+
+/// Whether `pattern`, in lower case, can be a server name (RFC 6066 section 3) or a wildcard for all below one: what is
+/// wrong, and what to write.
+fn check_server_name(pattern: &str) -> Result<(), (&'static str, String)> {
+    let name = pattern.strip_prefix("*.").unwrap_or(pattern);
+    if name.is_empty() {
+        return Err((
+            "no name",
+            r#"write a name such as "db.example", or "*.example" for every name below"#.into(),
+        ));
+    }
+    if name.contains('*') {
+        let help = r#"a wildcard stands alone before the first dot, as in "*.example""#;
+        return Err(("a `*` in the wrong place", help.into()));
+    }
+    if name.contains(':') || name.parse::<IpAddr>().is_ok() {
+        let help = "clients send no addresses and no ports there: list the address under `addresses`";
+        return Err(("an address", help.into()));
+    }
+    if !crate::detect::tls::is_server_name(name.as_bytes()) {
+        return Err(("not a host's name", "use letters, digits, hyphens and dots".into()));
+    }
+    Ok(())
 }
 
 fn retry(given: Option<&model::Retry>, general: Retry) -> Retry {

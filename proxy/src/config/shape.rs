@@ -15,10 +15,12 @@ use super::diagnose::{Mistakes, did_you_mean, one_of};
 use super::model::File;
 
 /// Keys whose values are lengths of time.
-const DURATIONS: [&str; 12] = [
+const DURATIONS: [&str; 14] = [
     "connect",
     "detect",
     "pool_idle",
+    "half_close",
+    "tcp_idle",
     "tunnel_idle",
     "drain_min",
     "drain",
@@ -181,7 +183,8 @@ impl<'i> Reader<'i> {
         let words = &self.text[span.clone()];
         let expected = said.rsplit_once("expected ").map_or(said, |(_, expected)| expected);
         let number = matches!(found.value, DeValue::Integer(_) | DeValue::Float(_));
-        let is_port = ["outbound", "inbound", "admin", "metrics", "health", "port"].contains(&key);
+        let is_port =
+            ["outbound", "inbound", "admin", "metrics", "health", "port", "opaque_ports"].contains(&key);
         let (message, label, help) = if DURATIONS.contains(&key) && number {
             let help = format!(r#"write {key} = "{words}ms" for milliseconds or "{words}s" for seconds"#);
             (format!("`{path}` has no unit"), "a bare number".into(), help)

@@ -1,6 +1,6 @@
 //! The configuration in force: immutable, complete, checked. A request takes one snapshot and keeps it to its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,13 +28,15 @@ pub struct Snapshot {
     pub http1: Http1,
     /// What outgoing requests say about who made them.
     pub forwarded: Forwarded,
+    /// Ports that are opaque unless somebody said what is spoken there.
+    pub opaque_ports: BTreeSet<u16>,
     /// Time limits.
     pub timeouts: Timeouts,
     /// How much is taken on.
     pub limits: Limits,
     /// Clusters, in the order of the file.
     pub clusters: Vec<Arc<Cluster>>,
-    /// What the app speaks on its ports; a port that is not named is detected.
+    /// What the app speaks on its ports; of a port that is not named, [`Snapshot::inbound_protocol`] knows.
     pub inbound: BTreeMap<u16, Protocol>,
 }
 
@@ -96,6 +98,10 @@ pub struct Timeouts {
     pub drain_min: Duration,
     /// Silence in a tunnel.
     pub tunnel_idle: Duration,
+    /// A half-closed TCP connection whose other half is silent.
+    pub half_close: Duration,
+    /// A TCP connection that moves nothing.
+    pub tcp_idle: Duration,
     /// A drain.
     pub drain: Duration,
     /// How long nothing may move in either direction of a request; `None`: for ever.
@@ -139,8 +145,13 @@ pub struct Cluster {
     pub name: String,
     /// The addresses that apps dial.
     pub addresses: Vec<SocketAddr>,
+    /// Server names of TLS connections to addresses of no cluster that lead here, in lower case; `*.` stands for every
+    /// name below.
+    pub sni: Vec<String>,
     /// What its endpoints speak.
     pub protocol: Protocol,
+    /// Ports of its addresses that are opaque although [`Cluster::protocol`] says to detect, since nobody declared it.
+    pub opaque_at: BTreeSet<u16>,
     /// Where it really is.
     pub endpoints: Vec<SocketAddr>,
     /// Whether HTTP/1 requests go over shared HTTP/2 connections, because sidecars at the endpoints restore them.
@@ -151,6 +162,21 @@ pub struct Cluster {
     pub retry: Retry,
     /// When an endpoint is left alone.
     pub breaker: Breaker,
+}
+
+impl Snapshot {
+    /// What the app speaks on `port`.
+    pub fn inbound_protocol(&self, port: u16) -> Protocol {
+        let undeclared = || if self.opaque_ports.contains(&port) { Protocol::Tcp } else { Protocol::Detect };
+        self.inbound.get(&port).copied().unwrap_or_else(undeclared)
+    }
+}
+
+impl Cluster {
+    /// What is spoken with the virtual address at `port`.
+    pub fn protocol_at(&self, port: u16) -> Protocol {
+        if self.opaque_at.contains(&port) { Protocol::Tcp } else { self.protocol }
+    }
 }
 
 /// What is spoken on a port.

@@ -5,16 +5,24 @@
 //! still recognised, because [`detect`] keeps reading until it knows, the client stops, or the time-out passes. The bias
 //! is towards availability: in doubt a connection is opaque, which always works, only without per-request features.
 //!
-//! What it leaves out: TLS and HTTP/2 are recognised but carried as opaque bytes.
+//! Of TLS the ClientHello is read too ([`tls`]), for the server's name. Where the server may speak first, [`race`] listens
+//! to it as well.
+//!
+//! What it leaves out: HTTP/2 is recognised, and whoever asked decides what becomes of it.
 
 mod prefixed;
+pub mod race;
+pub mod tls;
 
+use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::{Instant, timeout_at};
 
 pub use prefixed::Prefixed;
+use tls::{ClientHello, Hello};
 
 /// The client connection preface of RFC 9113 section 3.4, up to where it differs from every HTTP/1 request.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -48,6 +56,21 @@ pub enum Outcome {
     Timeout,
     /// The client closed before it said anything.
     Closed,
+    /// The server spoke while the client was silent.
+    ServerFirst,
+    /// The server is known to speak first, so nobody waited for the client.
+    KnownServerFirst,
+}
+
+/// What a detection found.
+#[derive(Debug)]
+pub struct Detected<I> {
+    /// What ended it.
+    pub outcome: Outcome,
+    /// The ClientHello, if the client speaks TLS and it could be read.
+    pub hello: Option<ClientHello>,
+    /// The client's stream, with what was read put back in front.
+    pub client: Prefixed<I>,
 }
 
 /// Decides from the bytes so far, or `None` if more could change the answer.
@@ -102,30 +125,81 @@ fn is_token(byte: u8) -> bool {
 ///
 /// # Errors
 /// If reading fails.
-pub async fn detect<I: AsyncRead + Unpin>(
-    mut io: I,
-    limit: Duration,
-) -> std::io::Result<(Outcome, Prefixed<I>)> {
-    let mut read = BytesMut::new();
-    let outcome = tokio::time::timeout(limit, async {
-        loop {
-            if let Some(sniffed) = sniff(&read) {
-                return Ok(Outcome::Sniffed(sniffed));
+pub async fn detect<I: AsyncRead + Unpin>(io: I, limit: Duration) -> io::Result<Detected<I>> {
+    let mut reader = Reader::new(io);
+    let outcome = reader.decide_until(Instant::now() + limit).await?;
+    Ok(reader.end_or_time_out(outcome))
+}
+
+/// A client's stream and what it has said so far.
+struct Reader<I> {
+    io: I,
+    read: BytesMut,
+    closed: bool,
+    hello: Option<ClientHello>,
+}
+
+impl<I: AsyncRead + Unpin> Reader<I> {
+    fn new(io: I) -> Self {
+        Reader { io, read: BytesMut::new(), closed: false, hello: None }
+    }
+
+    /// Whether the client has said nothing yet.
+    fn is_silent(&self) -> bool {
+        self.read.is_empty() && !self.closed
+    }
+
+    /// Reads once. Nothing is lost if the future is dropped.
+    async fn fill(&mut self) -> io::Result<()> {
+        self.read.reserve(LIMIT);
+        self.closed = self.io.read_buf(&mut self.read).await? == 0;
+        Ok(())
+    }
+
+    /// Reads until something is known; `None` if it is not by `deadline`. May be called again.
+    async fn decide_until(&mut self, deadline: Instant) -> io::Result<Option<Outcome>> {
+        let decide = async {
+            loop {
+                if let Some(outcome) = self.judge() {
+                    return Ok(Some(outcome));
+                }
+                self.fill().await?;
             }
-            if read.len() >= LIMIT {
-                return Ok(Outcome::Sniffed(Sniffed::Opaque));
-            }
-            read.reserve(LIMIT);
-            if io.read_buf(&mut read).await? == 0 {
-                // What it did say is for the server, which may still answer: only this half is closed.
-                let silent = read.is_empty();
-                return Ok(if silent { Outcome::Closed } else { Outcome::Sniffed(Sniffed::Opaque) });
-            }
+        };
+        timeout_at(deadline, decide).await.unwrap_or(Ok(None))
+    }
+
+    /// What is known from what was read.
+    fn judge(&mut self) -> Option<Outcome> {
+        match sniff(&self.read) {
+            Some(Sniffed::Tls) => match tls::client_hello(&self.read) {
+                Hello::Incomplete if self.read.len() < tls::READ_LIMIT && !self.closed => None,
+                Hello::Complete(hello) => {
+                    self.hello = Some(hello);
+                    Some(Outcome::Sniffed(Sniffed::Tls))
+                }
+                _ => Some(Outcome::Sniffed(Sniffed::Tls)),
+            },
+            Some(sniffed) => Some(Outcome::Sniffed(sniffed)),
+            None if self.closed && self.read.is_empty() => Some(Outcome::Closed),
+            // What it did say is for the server, which may still answer: only this half is closed.
+            None if self.closed || self.read.len() >= LIMIT => Some(Outcome::Sniffed(Sniffed::Opaque)),
+            None => None,
         }
-    })
-    .await
-    .unwrap_or(Ok(Outcome::Timeout));
-    outcome.map(|outcome| (outcome, Prefixed::new(read.freeze(), io)))
+    }
+
+    fn end(self, outcome: Outcome) -> Detected<I> {
+        Detected { outcome, hello: self.hello, client: Prefixed::new(self.read.freeze(), self.io) }
+    }
+
+    /// Ends without an outcome: the time was up. A hello that did not come to its end is TLS all the same.
+    fn end_or_time_out(self, outcome: Option<Outcome>) -> Detected<I> {
+        let late = match sniff(&self.read) {
+            Some(sniffed) => Outcome::Sniffed(sniffed),
+            None => Outcome::Timeout,
+        };
+        self.end(outcome.unwrap_or(late))
+    }
 }
 
 #[cfg(test)]
@@ -171,9 +245,10 @@ mod tests {
                 drop(client);
             };
             let seen = async {
-                let (outcome, mut io) = detect(server, Duration::from_secs(1)).await.unwrap();
+                let Detected { outcome, mut client, .. } =
+                    detect(server, Duration::from_secs(1)).await.unwrap();
                 let mut all = Vec::new();
-                io.read_to_end(&mut all).await.unwrap();
+                client.read_to_end(&mut all).await.unwrap();
                 (outcome, all)
             };
             let ((), (outcome, all)) = tokio::join!(sent, seen);
@@ -185,8 +260,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stops_early_is_opaque_if_it_said_anything() {
         for (bytes, expected) in [(&b""[..], Outcome::Closed), (b"PING", Outcome::Sniffed(Sniffed::Opaque))] {
-            let (outcome, _) = detect(bytes_then_nothing(bytes), Duration::from_secs(1)).await.unwrap();
-            assert_eq!(outcome, expected);
+            let found = detect(bytes_then_nothing(bytes), Duration::from_secs(1)).await.unwrap();
+            assert_eq!(found.outcome, expected);
         }
     }
 
@@ -195,10 +270,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_server_name_is_read_from_a_hello_in_pieces_and_a_hello_without_end_is_still_tls() {
+        use tokio::io::AsyncWriteExt;
+        let hello = tls::tests::hello_for("db.example", 50);
+        for (said, name) in [(&hello[..], Some("db.example")), (&hello[..99], None)] {
+            let (mut client, server) = tokio::io::duplex(1);
+            let (found, sent) = tokio::join!(detect(server, Duration::from_secs(1)), client.write_all(said));
+            sent.unwrap();
+            let mut found = found.unwrap();
+            assert_eq!(found.outcome, Outcome::Sniffed(Sniffed::Tls));
+            assert_eq!(found.hello.and_then(|hello| hello.server_name).as_deref(), name);
+            drop(client);
+            let mut all = Vec::new();
+            found.client.read_to_end(&mut all).await.unwrap();
+            assert_eq!(all, said);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_silent_client_times_out() {
         let (_client, server) = tokio::io::duplex(1);
-        let (outcome, _) = detect(server, Duration::from_secs(1)).await.unwrap();
-        assert_eq!(outcome, Outcome::Timeout);
+        let found = detect(server, Duration::from_secs(1)).await.unwrap();
+        assert_eq!(found.outcome, Outcome::Timeout);
     }
 
     proptest! {

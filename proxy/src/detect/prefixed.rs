@@ -19,6 +19,19 @@ impl<I> Prefixed<I> {
     pub fn new(prefix: Bytes, io: I) -> Self {
         Prefixed { prefix, io }
     }
+
+    /// The stream itself, once nothing is in front of it any more.
+    pub fn bare(&self) -> Option<&I> {
+        self.prefix.is_empty().then_some(&self.io)
+    }
+
+    /// Takes the stream itself out.
+    ///
+    /// # Errors
+    /// Gives everything back if something is still in front of it.
+    pub fn into_bare(self) -> Result<I, Self> {
+        if self.prefix.is_empty() { Ok(self.io) } else { Err(self) }
+    }
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Prefixed<I> {

@@ -12,13 +12,10 @@
 //!
 //! What it leaves out: an `Upgrade` in a request with a body, or without `Connection: upgrade`, which is not passed on.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::Future;
-use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Version};
@@ -26,13 +23,10 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, sleep_until};
 
 use super::{headers, strict};
-use crate::config::defaults::HALF_CLOSE_TIMEOUT;
 use crate::error::{Error, Kind};
-use crate::tcp::both_ways;
+use crate::tcp::{Broken, Limits, both_ways};
 use crate::telemetry::{ClusterMetrics, Open};
 
 /// Where a connection's tunnel waits for HTTP to end. One for each connection of a client; cheap to clone.
@@ -91,14 +85,14 @@ impl Ask {
     }
 
     /// Makes `response` fit for the client: opens the tunnel if the endpoint agreed, which ends when it has been silent
-    /// for `idle`, or else says that the connection ends here. `take` takes the body out of a response of the endpoint's,
+    /// for as long as `limits` allow, or else says that the connection ends here. `take` takes the body out of a response of the endpoint's,
     /// and nothing out of one that the sidecar made itself.
     pub fn answer<B: 'static>(
         self,
         response: &mut Response<B>,
         take: impl FnOnce(&mut B) -> Option<B>,
         slot: &Slot,
-        idle: Duration,
+        limits: Limits,
         metrics: &ClusterMetrics,
     ) {
         if !self.last {
@@ -119,9 +113,9 @@ impl Ask {
         let failures = metrics.failures();
         let tunnel = async move {
             let _held = (held, open);
-            match carry(client, server, idle).await {
+            match carry(client, server, limits).await {
                 Ok(()) => {}
-                Err(error) if error.kind == Kind::TunnelIdle => {
+                Err(error) if matches!(error.kind, Kind::TunnelIdle | Kind::HalfClosed) => {
                     failures.count(error.kind);
                     tracing::debug!(%error, "tunnel cut");
                 }
@@ -137,81 +131,17 @@ pub fn is_agreed(connect: bool, status: StatusCode) -> bool {
     if connect { status.is_success() } else { status == StatusCode::SWITCHING_PROTOCOLS }
 }
 
-/// Carries bytes both ways until both sides have closed, one fails, or neither has said anything for `idle`.
-async fn carry(client: OnUpgrade, server: OnUpgrade, idle: Duration) -> Result<(), Error> {
+/// Carries bytes both ways until both sides have closed, one fails, or neither has said anything for the time that
+/// `limits` give.
+async fn carry(client: OnUpgrade, server: OnUpgrade, limits: Limits) -> Result<(), Error> {
     let failed = |cause: hyper::Error| Error { cause: Some(cause.into()), ..Error::new(Kind::Incomplete) };
     let (client, server) = (client.await.map_err(failed)?, server.await.map_err(failed)?);
-    let active = Rc::new(Cell::new(Instant::now()));
-    let client = Watched { io: TokioIo::new(client), active: active.clone() };
-    let watchdog = async {
-        loop {
-            let deadline = active.get() + idle;
-            sleep_until(deadline).await;
-            if active.get() + idle <= deadline {
-                return;
-            }
+    match both_ways(TokioIo::new(client), TokioIo::new(server), limits, |_| {}).await {
+        Ok(_) => Ok(()),
+        Err(Broken::Idle) => Err(Error::new(Kind::TunnelIdle)),
+        Err(broken) => {
+            let kind = broken.kind().unwrap_or(Kind::Incomplete);
+            Err(Error { cause: Some(broken.into()), ..Error::new(kind) })
         }
-    };
-    tokio::select! {
-        biased;
-        moved = both_ways(client, TokioIo::new(server), HALF_CLOSE_TIMEOUT) => match moved {
-            Ok(_) => Ok(()),
-            Err(cause) => Err(Error { cause: Some(cause.into()), ..Error::new(Kind::Incomplete) }),
-        },
-        () = watchdog => Err(Error::new(Kind::TunnelIdle)),
-    }
-}
-
-/// A stream that notes when bytes last passed.
-struct Watched<I> {
-    io: I,
-    active: Rc<Cell<Instant>>,
-}
-
-impl<I> Watched<I> {
-    fn passed<T>(&self, polled: Poll<T>) -> Poll<T> {
-        if polled.is_ready() {
-            self.active.set(Instant::now());
-        }
-        polled
-    }
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        self.passed(polled)
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.passed(polled)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.passed(polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

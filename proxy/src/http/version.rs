@@ -7,7 +7,7 @@ use tokio::io::AsyncRead;
 use tokio::time::sleep;
 
 use crate::config::defaults::HEADER_TIMEOUT;
-use crate::detect::{Outcome, Prefixed, Sniffed, detect};
+use crate::detect::{Detected, Outcome, Prefixed, Sniffed, detect};
 use crate::drain;
 
 /// How long a client may still take to begin once a drain has. It came from the accept queue, or has just connected, so
@@ -24,8 +24,8 @@ pub async fn is_http2<I: AsyncRead + Unpin>(io: I, mut drain: drain::Watch) -> O
     tokio::select! {
         biased;
         detected = detect(io, HEADER_TIMEOUT) => match detected {
-            Err(_) | Ok((Outcome::Closed | Outcome::Timeout, _)) => None,
-            Ok((outcome, io)) => Some((outcome == Outcome::Sniffed(Sniffed::Http2), io)),
+            Err(_) | Ok(Detected { outcome: Outcome::Closed | Outcome::Timeout, .. }) => None,
+            Ok(Detected { outcome, client, .. }) => Some((outcome == Outcome::Sniffed(Sniffed::Http2), client)),
         },
         () = drained => None,
     }

@@ -17,6 +17,7 @@ use crate::http::patience::Patience;
 use crate::http::tunnel::{Ask, Slot};
 use crate::http::{RequestBody, bridge, forward, reply};
 use crate::retry::Attempts;
+use crate::tcp;
 use crate::telemetry::{ClusterMetrics, Open};
 use crate::world::Net;
 
@@ -79,7 +80,8 @@ pub(super) async fn handle<N: Net>(
         metrics.failed(error.kind);
         reply::failure(&error, &table.snapshot.instance, is_grpc).map(ResponseBody::own)
     });
-    ask.answer(&mut response, ResponseBody::take_passing, &tunnel, timeouts.tunnel_idle, &metrics);
+    let silence = tcp::Limits { half_close: timeouts.half_close, idle: timeouts.tunnel_idle };
+    ask.answer(&mut response, ResponseBody::take_passing, &tunnel, silence, &metrics);
     forward::to_client(version, &mut response, || ResponseBody::NotModified);
     asked.answered(response.status());
     response

@@ -1,6 +1,7 @@
 //! The way in: a connection that somebody opened to the local app and that was redirected here.
 
 mod http;
+mod tcp;
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
@@ -8,21 +9,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use rand::rngs::StdRng;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::balance::Table;
 use crate::capture::rules::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6};
 use crate::config::Protocol;
-use crate::config::defaults::HALF_CLOSE_TIMEOUT;
-use crate::detect::{Outcome, Sniffed, detect};
+use crate::detect::race::Races;
+use crate::detect::{Detected, Outcome, Prefixed, Sniffed};
 use crate::drain;
 use crate::endpoint::Pools;
-use crate::error::{Error, Kind};
+use crate::error::Kind;
 use crate::http::tunnel::Slot;
 use crate::http::{serve, serve_h2, version};
-use crate::tcp::both_ways;
 use crate::telemetry::{ClusterMetrics, Metrics, Open, SideMetrics, Throttle};
 use crate::world::{Net, World};
 
@@ -36,6 +36,7 @@ pub struct Inbound<N: Net> {
     metrics: SideMetrics,
     all_metrics: Arc<Metrics>,
     app: RefCell<Option<(String, Rc<ClusterMetrics>)>>,
+    races: Races,
     failures: Throttle,
 }
 
@@ -60,6 +61,7 @@ impl<N: Net> Inbound<N> {
             metrics: all_metrics.side("inbound"),
             all_metrics,
             app: RefCell::default(),
+            races: Races::default(),
             failures: Throttle::default(),
         })
     }
@@ -102,20 +104,24 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
     if [listen.outbound, listen.inbound, listen.admin].contains(&dst.port()) {
         return side.refuse(Kind::Loop, peer, Some(dst));
     }
-    let (is_http2, io) = match table.snapshot.inbound.get(&dst.port()).copied().unwrap_or_default() {
-        Protocol::Tcp => return forward(&side, io, dst).await,
+    let snapshot = &table.snapshot;
+    let (is_http2, io) = match snapshot.inbound_protocol(dst.port()) {
+        Protocol::Tcp => {
+            let io = Prefixed::new(Bytes::new(), io);
+            return tcp::forward(&side, snapshot, dst, io, None, None).await;
+        }
         Protocol::Http => match version::is_http2(io, drain.clone()).await {
             Some(begun) => begun,
             None => return,
         },
         Protocol::Detect => {
-            let Ok((outcome, io)) = detect(io, table.snapshot.timeouts.detect).await else { return };
-            side.metrics.detected(outcome);
+            let opening = tcp::opening(&side, snapshot, dst, io).await;
+            let Ok((Detected { outcome, client, .. }, dialled)) = opening else { return };
             match outcome {
-                Outcome::Sniffed(Sniffed::Http1) => (false, io),
-                Outcome::Sniffed(Sniffed::Http2) => (true, io),
+                Outcome::Sniffed(Sniffed::Http1) => (false, client),
+                Outcome::Sniffed(Sniffed::Http2) => (true, client),
                 Outcome::Closed => return,
-                _ => return forward(&side, io, dst).await,
+                _ => return tcp::forward(&side, snapshot, dst, client, dialled, Some(outcome)).await,
             }
         }
     };
@@ -136,23 +142,4 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
         tracing::debug!(%peer, %dst, %error, "client connection ended");
     }
     tunnel.run().await;
-}
-
-/// Carries opaque bytes to the app.
-async fn forward<N: Net, I: AsyncRead + AsyncWrite + Unpin>(side: &Inbound<N>, io: I, dst: SocketAddr) {
-    let limit = side.table.load().snapshot.timeouts.connect;
-    let error = match timeout(limit, side.net.connect(dst, source_for(dst))).await {
-        Ok(Ok(app)) => {
-            if let Err(error) = both_ways(io, app, HALF_CLOSE_TIMEOUT).await {
-                tracing::debug!(%dst, %error, "connection ended");
-            }
-            return;
-        }
-        Ok(Err(cause)) => Error::at(Kind::Connect, dst, cause),
-        Err(_) => Error::at(Kind::ConnectTimeout, dst, format!("no answer within {limit:?}")),
-    };
-    side.metrics.refused(error.kind);
-    if let Some(withheld) = side.failures.admit(Instant::now()) {
-        tracing::warn!(%error, withheld, "the app cannot be reached");
-    }
 }

@@ -18,6 +18,7 @@ use crate::http::patience::Patience;
 use crate::http::tunnel::{Ask, Slot};
 use crate::http::{RequestBody, bridge, forward, headers, reply};
 use crate::retry::Attempts;
+use crate::tcp;
 use crate::telemetry::Open;
 use crate::world::Net;
 
@@ -89,7 +90,8 @@ pub(super) async fn handle<N: Net>(
         cluster.metrics.failed(error.kind);
         refuse(error)
     });
-    ask.answer(&mut response, ResponseBody::take_passing, &tunnel, timeouts.tunnel_idle, &cluster.metrics);
+    let silence = tcp::Limits { half_close: timeouts.half_close, idle: timeouts.tunnel_idle };
+    ask.answer(&mut response, ResponseBody::take_passing, &tunnel, silence, &cluster.metrics);
     forward::to_client(version, &mut response, || ResponseBody::NotModified);
     asked.answered(response.status());
     response

@@ -5,24 +5,26 @@
 mod http;
 mod tcp;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 
 use crate::balance::Table;
 use crate::config::Protocol;
-use crate::detect::{Outcome, Sniffed, detect};
+use crate::detect::race::Races;
+use crate::detect::{Detected, Outcome, Prefixed, Sniffed};
 use crate::drain;
 use crate::endpoint::Pools;
 use crate::error::Kind;
 use crate::http::tunnel::Slot;
 use crate::http::{serve, serve_h2, version};
-use crate::telemetry::{Open, SideMetrics, Throttle};
+use crate::telemetry::{ClusterMetrics, Metrics, Open, SideMetrics, Throttle};
 use crate::world::{Net, World};
 
 /// The outbound side of one worker.
@@ -33,15 +35,28 @@ pub struct Outbound<N: Net> {
     pub pool: Pools<N>,
     rng: RefCell<StdRng>,
     metrics: SideMetrics,
+    all_metrics: Arc<Metrics>,
+    passed_through: OnceCell<ClusterMetrics>,
+    races: Races,
     failures: Throttle,
 }
 
 impl<N: Net> Outbound<N> {
     /// A side with an empty pool.
-    pub fn new(world: &World<N>, table: Arc<ArcSwap<Table>>, metrics: SideMetrics) -> Rc<Self> {
+    pub fn new(world: &World<N>, table: Arc<ArcSwap<Table>>, all_metrics: Arc<Metrics>) -> Rc<Self> {
         let pool = Pools::new(world.net.clone(), |_| None);
         let rng = RefCell::new(world.rng.child("outbound", 0).rng());
-        Rc::new(Outbound { net: world.net.clone(), table, pool, rng, metrics, failures: Throttle::default() })
+        Rc::new(Outbound {
+            net: world.net.clone(),
+            table,
+            pool,
+            rng,
+            metrics: all_metrics.side("outbound"),
+            all_metrics,
+            passed_through: OnceCell::new(),
+            races: Races::default(),
+            failures: Throttle::default(),
+        })
     }
 }
 
@@ -62,25 +77,26 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
         if dst.ip().is_loopback() && [listen.outbound, listen.inbound].contains(&dst.port()) {
             return side.refuse(Kind::Loop, peer, Some(dst));
         }
-        if !table.snapshot.passthrough {
-            return side.refuse(Kind::NoRoute, peer, Some(dst));
-        }
-        return tcp::pass_through(&side, io, dst, table.snapshot.timeouts.connect).await;
+        return tcp::pass_through(&side, &table, io, dst, peer).await;
     };
-    let (is_http2, io) = match cluster.config.protocol {
-        Protocol::Tcp => return tcp::forward(&side, cluster, io, table.snapshot.timeouts.connect).await,
+    let timeouts = &table.snapshot.timeouts;
+    let (is_http2, io) = match cluster.config.protocol_at(dst.port()) {
+        Protocol::Tcp => {
+            let io = Prefixed::new(Bytes::new(), io);
+            return tcp::forward(&side, cluster, io, None, None, timeouts).await;
+        }
         Protocol::Http => match version::is_http2(io, drain.clone()).await {
             Some(begun) => begun,
             None => return,
         },
         Protocol::Detect => {
-            let Ok((outcome, io)) = detect(io, table.snapshot.timeouts.detect).await else { return };
-            side.metrics.detected(outcome);
+            let opening = tcp::opening(&side, cluster, dst, io, timeouts).await;
+            let Ok((Detected { outcome, client, .. }, dialled)) = opening else { return };
             match outcome {
-                Outcome::Sniffed(Sniffed::Http1) => (false, io),
-                Outcome::Sniffed(Sniffed::Http2) => (true, io),
+                Outcome::Sniffed(Sniffed::Http1) => (false, client),
+                Outcome::Sniffed(Sniffed::Http2) => (true, client),
                 Outcome::Closed => return,
-                _ => return tcp::forward(&side, cluster, io, table.snapshot.timeouts.connect).await,
+                _ => return tcp::forward(&side, cluster, client, dialled, Some(outcome), timeouts).await,
             }
         }
     };
@@ -105,6 +121,11 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
 }
 
 impl<N: Net> Outbound<N> {
+    /// The metrics of connections to addresses of no cluster, which appear with the first of them.
+    fn passed_through(&self) -> &ClusterMetrics {
+        self.passed_through.get_or_init(|| self.all_metrics.cluster("outbound", "passthrough"))
+    }
+
     fn refuse(&self, kind: Kind, peer: SocketAddr, dst: Option<SocketAddr>) {
         self.metrics.refused(kind);
         if let Some(withheld) = self.failures.admit(Instant::now()) {

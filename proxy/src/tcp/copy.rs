@@ -1,18 +1,58 @@
-//! Copies between two streams in both directions, with half-close kept: when one side stops sending, the other side is
-//! told (FIN) and may go on answering.
+//! Carries bytes between two streams in both directions, with half-close kept: when one side stops sending, the other side
+//! is told (FIN) and may go on answering.
 //!
-//! Unlike `tokio::io::copy_bidirectional`, a half-closed connection that stays silent is cut after a limit: peers that
-//! never close their half would otherwise hold it for ever (linkerd2#8033).
+//! One future polls both directions over `&mut` of the two streams, so there is no lock between them. A worker reads into
+//! one buffer that all its connections share and writes on from there at once; only what the other side does not take
+//! is kept in a buffer of the connection, whose size grows with what the connection has moved. So a connection that is
+//! idle, or whose receiver keeps up, holds no buffer at all.
+//!
+//! A direction that moves bulk between two sockets of the kernel is handed to [`splice`](super::splice) and comes back
+//! when its messages become small. Small messages are copied: that takes two system calls, splicing takes four.
+//!
+//! A connection that moves nothing is cut after a limit, and sooner if one side has closed: peers that never close their
+//! half would otherwise hold it for ever (linkerd2#8033).
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-/// Buffer of each direction. ztunnel copies with 16 KiB once a connection has moved 128 KiB.
-const BUFFER: usize = 16 * 1024;
+use super::splice::Pipe;
+use crate::detect::Prefixed;
+use crate::error::Kind;
+use crate::world::Net;
+
+/// What is read at once, and so at most kept for a receiver that does not keep up, by what a direction has moved: ztunnel's
+/// steps. Its first step of 1 KiB keeps idle connections small; here they hold nothing, so the first is what a TLS
+/// record holds.
+const STEPS: [(u64, usize); 3] = [(10 << 20, 256 << 10), (128 << 10, 64 << 10), (0, 16 << 10)];
+/// The largest step.
+const LARGEST: usize = STEPS[0].1;
+
+/// A read of at least this many bytes is bulk: the smallest step, full.
+const BULK: usize = 16 << 10;
+/// Bytes moved by bulk reads in a row after which a direction is spliced. Enough that making a pipe is lost among the
+/// system calls that copying has taken by then, and that a response of ordinary size never takes descriptors. Over
+/// loopback, 3 GiB at a time, splicing and copying could not be told apart from the noise; what splicing saves is the
+/// memory traffic of copying, so expect a gain only where that is short.
+const SPLICE_AFTER: u64 = 512 << 10;
+/// Moves below [`BULK`] in a row after which a spliced direction is copied again.
+const SMALL_MOVES: u32 = 8;
+
+/// Time limits of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How long it may move nothing once one side has closed.
+    pub half_close: Duration,
+    /// How long it may move nothing.
+    pub idle: Duration,
+}
 
 /// Bytes that were moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -21,116 +61,345 @@ pub struct Moved {
     pub forth: u64,
     /// From the second to the first.
     pub back: u64,
+    /// Of both, what was spliced.
+    pub spliced: u64,
 }
 
-/// Copies until both sides have closed, one fails, or one has closed and the other was silent for `half_close`.
+/// Why a connection did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// A stream failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It moved nothing for [`Limits::idle`].
+    #[error("nothing moved for too long")]
+    Idle,
+    /// One side had closed, and nothing moved for [`Limits::half_close`].
+    #[error("half closed, and nothing moved for too long")]
+    HalfClosed,
+}
+
+impl Broken {
+    /// The kind to count, or `None` if a peer broke the connection, which is its good right.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Broken::Io(_) => None,
+            Broken::Idle => Some(Kind::Idle),
+            Broken::HalfClosed => Some(Kind::HalfClosed),
+        }
+    }
+}
+
+/// The kernel's socket of a stream, if it has one of its own.
+type Socket<I> = fn(&I) -> Option<&TcpStream>;
+
+/// Carries bytes between two streams until both sides have closed. `count` is told what moved, now and then.
 ///
 /// # Errors
-/// The first failure of either stream; a peer that resets after everything was said is not one.
-pub async fn both_ways<A, B>(a: A, b: B, half_close: Duration) -> io::Result<Moved>
+/// The first failure of either stream, or that nothing moved for too long.
+pub async fn both_ways<A, B>(a: A, b: B, limits: Limits, count: impl FnMut(Moved)) -> Result<Moved, Broken>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut a_read, mut a_write) = tokio::io::split(a);
-    let (mut b_read, mut b_write) = tokio::io::split(b);
-    let (forth, back) = (Cell::new(0), Cell::new(0));
-    let silent_since = Cell::new(Instant::now());
-    let half_closed = tokio::sync::Notify::new();
-    let watchdog = async {
-        half_closed.notified().await;
-        loop {
-            let deadline = silent_since.get() + half_close;
-            sleep_until(deadline).await;
-            if silent_since.get() + half_close <= deadline {
-                return;
-            }
-        }
-    };
-    let copy = async {
-        tokio::try_join!(
-            one_way(&mut a_read, &mut b_write, &forth, &silent_since, &half_closed),
-            one_way(&mut b_read, &mut a_write, &back, &silent_since, &half_closed),
-        )
-    };
-    tokio::select! {
-        biased;
-        result = copy => { result?; }
-        () = watchdog => {}
-    }
-    Ok(Moved { forth: forth.get(), back: back.get() })
+    carry(a, |_| None, b, |_| None, limits, count).await
 }
 
-async fn one_way(
-    from: &mut (impl AsyncRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
-    moved: &Cell<u64>,
-    silent_since: &Cell<Instant>,
-    half_closed: &tokio::sync::Notify,
-) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let n = from.read(&mut buffer).await?;
-        silent_since.set(Instant::now());
-        if n == 0 {
-            break;
+/// As [`both_ways`], between two streams of a network, and inside the kernel if it is the kernel's.
+///
+/// # Errors
+/// As [`both_ways`].
+pub async fn relay<N: Net>(
+    a: Prefixed<N::Io>,
+    b: Prefixed<N::Io>,
+    limits: Limits,
+    count: impl FnMut(Moved),
+) -> Result<Moved, Broken> {
+    // What was already read from a stream is not in its socket any more: while there is some, there is no socket.
+    let socket: Socket<Prefixed<N::Io>> = |io| io.bare().and_then(N::kernel_socket);
+    carry(a, socket, b, socket, limits, count).await
+}
+
+async fn carry<A, B>(
+    mut a: A,
+    socket_a: Socket<A>,
+    mut b: B,
+    socket_b: Socket<B>,
+    limits: Limits,
+    mut count: impl FnMut(Moved),
+) -> Result<Moved, Broken>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut forth, mut back) = (Direction::default(), Direction::default());
+    let mut told = Moved::default();
+    let mut last_moved = Instant::now();
+    let mut half_closed = false;
+    let mut alarm = pin!(sleep_until(after(last_moved, limits.idle)));
+    poll_fn(|cx| {
+        let one = forth.poll(cx, (&mut a, socket_a), (&mut b, socket_b));
+        let other = back.poll(cx, (&mut b, socket_b), (&mut a, socket_a));
+        let moved = Moved { forth: forth.moved, back: back.moved, spliced: forth.spliced + back.spliced };
+        let closed_now = one.is_ready() != other.is_ready() && !half_closed;
+        if moved != told || closed_now {
+            count(Moved {
+                forth: moved.forth - told.forth,
+                back: moved.back - told.back,
+                spliced: moved.spliced - told.spliced,
+            });
+            told = moved;
+            last_moved = Instant::now();
         }
-        to.write_all(&buffer[..n]).await?;
-        to.flush().await?;
-        moved.set(moved.get() + n as u64);
-        silent_since.set(Instant::now());
+        match (one, other) {
+            (Poll::Ready(Err(e)), _) | (_, Poll::Ready(Err(e))) => return Poll::Ready(Err(e.into())),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(moved)),
+            _ => {}
+        }
+        let limit = |half_closed| if half_closed { limits.half_close.min(limits.idle) } else { limits.idle };
+        if closed_now {
+            half_closed = true;
+            alarm.as_mut().reset(after(last_moved, limit(true)));
+        }
+        // Setting the alarm anew for each move would cost more than moving: when it rings, it looks how late it is.
+        while alarm.as_mut().poll(cx).is_ready() {
+            let due = after(last_moved, limit(half_closed));
+            if due <= alarm.deadline() {
+                return Poll::Ready(Err(if half_closed { Broken::HalfClosed } else { Broken::Idle }));
+            }
+            alarm.as_mut().reset(due);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// A limit that no clock can hold is none: thirty years later.
+fn after(instant: Instant, limit: Duration) -> Instant {
+    instant.checked_add(limit).unwrap_or_else(|| instant + Duration::from_secs(30 * 365 * 24 * 3600))
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    /// The sender has closed; the receiver is to be told.
+    Closing,
+    Closed,
+}
+
+#[derive(Debug, Default)]
+struct Direction {
+    state: State,
+    /// Bytes that the receiver's stream has taken.
+    moved: u64,
+    /// Of these, those through a pipe.
+    spliced: u64,
+    /// What was read and not taken yet, from `at` on.
+    kept: Vec<u8>,
+    at: usize,
+    /// The receiver's stream may hold bytes back.
+    flush: bool,
+    /// Bytes of bulk reads in a row.
+    run: u64,
+    /// Small moves in a row while spliced.
+    small: u32,
+    pipe: Option<Pipe>,
+    /// Splicing did not work here.
+    never_splice: bool,
+}
+
+impl Direction {
+    /// Ready when the sender has closed, the receiver has been told, and everything between has been carried.
+    fn poll<A, B>(
+        &mut self,
+        cx: &mut Context<'_>,
+        (from, from_socket): (&mut A, Socket<A>),
+        (to, to_socket): (&mut B, Socket<B>),
+    ) -> Poll<io::Result<()>>
+    where
+        A: AsyncRead + Unpin,
+        B: AsyncWrite + Unpin,
+    {
+        loop {
+            match self.state {
+                State::Closed => return Poll::Ready(Ok(())),
+                State::Closing => {
+                    match ready!(Pin::new(&mut *to).poll_shutdown(cx)) {
+                        // The other side may have closed fully already; then it knows.
+                        Err(e)
+                            if !matches!(
+                                e.kind(),
+                                io::ErrorKind::NotConnected | io::ErrorKind::BrokenPipe
+                            ) =>
+                        {
+                            return Poll::Ready(Err(e));
+                        }
+                        _ => self.state = State::Closed,
+                    }
+                }
+                State::Open if self.at < self.kept.len() => ready!(self.poll_kept(cx, to))?,
+                State::Open => match (from_socket(from), to_socket(to)) {
+                    (Some(from), Some(to)) if self.may_splice() => ready!(self.poll_splice(cx, from, to))?,
+                    _ => ready!(self.poll_copy(cx, from, to))?,
+                },
+            }
+        }
     }
-    half_closed.notify_one();
-    match to.shutdown().await {
-        // The other side may have closed fully already; then it knows.
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotConnected | io::ErrorKind::BrokenPipe) => Ok(()),
-        other => other,
+
+    /// Gives the receiver what was kept for it.
+    fn poll_kept(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        while self.at < self.kept.len() {
+            let n = ready!(poll_some(cx, to, &self.kept[self.at..]))?;
+            self.at += n;
+            self.moved += n as u64;
+        }
+        (self.kept, self.at, self.flush) = (Vec::new(), 0, true);
+        Poll::Ready(Ok(()))
     }
+
+    /// Reads once and writes it on.
+    fn poll_copy(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        let step = STEPS.iter().find(|(moved, _)| self.moved >= *moved).map_or(BULK, |(_, step)| *step);
+        let polled = with_shared(|shared| {
+            let mut read = ReadBuf::uninit(&mut shared.spare_capacity_mut()[..step]);
+            ready!(Pin::new(from).poll_read(cx, &mut read))?;
+            let read = read.filled();
+            let mut taken = 0;
+            while taken < read.len() {
+                match poll_some(cx, to, &read[taken..])? {
+                    Poll::Ready(n) => taken += n,
+                    Poll::Pending => {
+                        self.kept = read[taken..].to_vec();
+                        break;
+                    }
+                }
+            }
+            self.moved += taken as u64;
+            Poll::Ready(Ok::<_, io::Error>(read.len()))
+        });
+        match polled? {
+            Poll::Ready(0) => self.state = State::Closing,
+            Poll::Ready(n) => {
+                self.flush = true;
+                self.run = if n >= BULK { self.run + n as u64 } else { 0 };
+            }
+            Poll::Pending => {
+                // A stream that gathers what is written must not sit on it while nothing more comes.
+                if self.flush && Pin::new(to).poll_flush(cx)?.is_ready() {
+                    self.flush = false;
+                }
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether the next bytes go through a pipe.
+    fn may_splice(&mut self) -> bool {
+        if self.pipe.is_some() {
+            return true;
+        }
+        if self.never_splice || self.run < SPLICE_AFTER {
+            return false;
+        }
+        (self.run, self.small) = (0, 0);
+        self.pipe = Pipe::take().ok();
+        // Without descriptors for a pipe it goes on as before, and asks again after as much bulk.
+        self.pipe.is_some()
+    }
+
+    /// Moves bytes through the pipe until there are none, or copying is better.
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
+    ) -> Poll<io::Result<()>> {
+        while let Some(pipe) = &mut self.pipe {
+            if pipe.held() > 0 {
+                ready!(to.poll_write_ready(cx))?;
+                match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
+                    Ok(n) => {
+                        self.moved += n as u64;
+                        self.spliced += n as u64;
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(e) if cannot_splice(&e) => {
+                        self.never_splice = true;
+                        self.kept = self.pipe.take().map_or(Ok(Vec::new()), Pipe::into_bytes)?;
+                    }
+                    Err(e) => return Poll::Ready(Err(e)),
+                }
+                continue;
+            }
+            if self.small >= SMALL_MOVES {
+                self.leave_pipe();
+                break;
+            }
+            ready!(from.poll_read_ready(cx))?;
+            match from.try_io(Interest::READABLE, || pipe.fill(from)) {
+                Ok(0) => {
+                    self.leave_pipe();
+                    self.state = State::Closing;
+                }
+                Ok(n) => self.small = if n < BULK { self.small + 1 } else { 0 },
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) if cannot_splice(&e) => {
+                    self.never_splice = true;
+                    self.leave_pipe();
+                }
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn leave_pipe(&mut self) {
+        if let Some(pipe) = self.pipe.take() {
+            pipe.give_back();
+        }
+    }
+}
+
+/// What splice(2) says of a descriptor that it cannot serve, and a kernel that has it switched off.
+fn cannot_splice(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+}
+
+/// Writes some of `bytes`.
+fn poll_some(
+    cx: &mut Context<'_>,
+    to: &mut (impl AsyncWrite + Unpin),
+    bytes: &[u8],
+) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(to).poll_write(cx, bytes))? {
+        0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        n => Poll::Ready(Ok(n)),
+    }
+}
+
+thread_local! {
+    static SHARED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Lends the buffer of this thread. A call inside a call has one of its own.
+fn with_shared<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    let mut shared = SHARED.take();
+    shared.reserve_exact(LARGEST);
+    let result = work(&mut shared);
+    SHARED.set(shared);
+    result
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMIT: Duration = Duration::from_secs(60);
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_still_arrives_after_the_question_was_closed() {
-        let (mut client, a) = tokio::io::duplex(64);
-        let (b, mut server) = tokio::io::duplex(64);
-        let client = async {
-            client.write_all(b"question").await.unwrap();
-            client.shutdown().await.unwrap();
-            let mut answer = String::new();
-            client.read_to_string(&mut answer).await.unwrap();
-            answer
-        };
-        let server = async {
-            let mut question = String::new();
-            server.read_to_string(&mut question).await.unwrap();
-            tokio::time::sleep(LIMIT / 2).await;
-            server.write_all(b"answer to ").await.unwrap();
-            tokio::time::sleep(LIMIT / 2).await;
-            server.write_all(question.as_bytes()).await.unwrap();
-            drop(server);
-        };
-        let (moved, answer, ()) = tokio::join!(both_ways(a, b, LIMIT), client, server);
-        assert_eq!(answer, "answer to question");
-        assert_eq!(moved.unwrap(), Moved { forth: 8, back: 18 });
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_half_closed_connection_that_stays_silent_is_cut_and_an_open_one_is_not() {
-        let (mut client, a) = tokio::io::duplex(64);
-        let (b, _server) = tokio::io::duplex(64);
-        let copy = both_ways(a, b, LIMIT);
-        let begun = Instant::now();
-        let close = async {
-            tokio::time::sleep(10 * LIMIT).await;
-            client.shutdown().await.unwrap();
-        };
-        let (result, ()) = tokio::join!(copy, close);
-        result.unwrap();
-        assert_eq!(begun.elapsed(), 11 * LIMIT);
-    }
-}
+mod tests;

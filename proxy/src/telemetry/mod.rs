@@ -17,9 +17,11 @@ use tokio::time::Instant;
 
 pub use throttle::Throttle;
 
+use crate::detect::tls::ClientHello;
 use crate::detect::{Outcome, Sniffed};
 use crate::error::Kind;
 use crate::limit::Load;
+use crate::tcp::Moved;
 
 /// Labels of a metric of one side.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -79,6 +81,11 @@ pub struct Metrics {
     connect_failures: Family<SideCluster, Counter>,
     upstream_open: Family<SideCluster, Gauge>,
     tunnels: Family<SideCluster, Gauge>,
+    bytes_sent: Family<SideCluster, Counter>,
+    bytes_received: Family<SideCluster, Counter>,
+    bytes_spliced: Family<SideCluster, Counter>,
+    hellos: Family<Detection, Counter>,
+    races: Family<Detection, Counter>,
     duration: Family<SideCluster, Histogram, fn() -> Histogram>,
     reloads: Family<Reload, Counter>,
     load: Arc<Load>,
@@ -91,7 +98,9 @@ pub struct SideMetrics {
     pub connections: Counter,
     /// Connections open.
     pub open: Gauge,
-    detections: [Counter; 6],
+    detections: [Counter; 8],
+    hellos: [Counter; 3],
+    races: [Counter; 3],
     refused: [Counter; Kind::ALL.len()],
 }
 
@@ -115,6 +124,9 @@ pub struct ClusterMetrics {
     pub open: Gauge,
     /// Tunnels that are open.
     pub tunnels: Gauge,
+    bytes_sent: Counter,
+    bytes_received: Counter,
+    bytes_spliced: Counter,
     /// From the request's head to the response's head.
     duration: Histogram,
 }
@@ -168,6 +180,23 @@ impl Default for Metrics {
             connect_failures: family!("connect_failures", "Attempts to connect to endpoints that failed"),
             tunnels: family!("tunnels_open", "Tunnels (Upgrade, CONNECT) that are open"),
             upstream_open: family!("upstream_connections_open", "Connections to endpoints that are open"),
+            bytes_sent: family!("tcp_bytes_sent", "Bytes of opaque connections from clients to endpoints"),
+            bytes_received: family!(
+                "tcp_bytes_received",
+                "Bytes of opaque connections from endpoints to clients"
+            ),
+            bytes_spliced: family!(
+                "tcp_bytes_spliced",
+                "Bytes of opaque connections, of either direction, that the kernel moved by splice"
+            ),
+            hellos: family!(
+                "tls_hellos",
+                "TLS handshakes of apps that were passed through, by what their first message told"
+            ),
+            races: family!(
+                "server_first_races",
+                "Connections that were opened to hear whether the server speaks first, by what became of them"
+            ),
             duration,
             reloads: family!("config_reloads", "Changes of the configuration by result"),
             registry,
@@ -182,7 +211,10 @@ impl std::fmt::Debug for Metrics {
 }
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-const DETECTIONS: [&str; 6] = ["http1", "http2", "tls", "opaque", "timeout", "closed"];
+const DETECTIONS: [&str; 8] =
+    ["http1", "http2", "tls", "opaque", "timeout", "closed", "server_first", "known_server_first"];
+const HELLOS: [&str; 3] = ["sni", "no_sni", "unreadable"];
+const RACES: [&str; 3] = ["server_first", "client_first", "unused"];
 
 impl Metrics {
     /// The metrics of one listener: `"outbound"` or `"inbound"`.
@@ -193,6 +225,8 @@ impl Metrics {
             open: self.connections_open.get_or_create_owned(&label),
             detections: DETECTIONS
                 .map(|result| self.detections.get_or_create_owned(&Detection { side, result })),
+            hellos: HELLOS.map(|result| self.hellos.get_or_create_owned(&Detection { side, result })),
+            races: RACES.map(|result| self.races.get_or_create_owned(&Detection { side, result })),
             refused: Kind::ALL
                 .map(|kind| self.refused.get_or_create_owned(&Detection { side, result: kind.label() })),
         }
@@ -214,6 +248,9 @@ impl Metrics {
             connect_failures: self.connect_failures.get_or_create_owned(&label),
             open: self.upstream_open.get_or_create_owned(&label),
             tunnels: self.tunnels.get_or_create_owned(&label),
+            bytes_sent: self.bytes_sent.get_or_create_owned(&label),
+            bytes_received: self.bytes_received.get_or_create_owned(&label),
+            bytes_spliced: self.bytes_spliced.get_or_create_owned(&label),
             duration: self.duration.get_or_create_owned(&label),
         }
     }
@@ -247,8 +284,25 @@ impl SideMetrics {
             Outcome::Sniffed(Sniffed::Opaque) => 3,
             Outcome::Timeout => 4,
             Outcome::Closed => 5,
+            Outcome::ServerFirst => 6,
+            Outcome::KnownServerFirst => 7,
         };
         self.detections[position].inc();
+    }
+
+    /// Counts the first message of an app's TLS.
+    pub fn greeted(&self, hello: Option<&ClientHello>) {
+        let position = match hello {
+            Some(hello) if hello.server_name.is_some() => 0,
+            Some(_) => 1,
+            None => 2,
+        };
+        self.hellos[position].inc();
+    }
+
+    /// Counts what became of a connection that was opened to hear whether the server speaks first.
+    pub fn raced(&self, end: RaceEnd) {
+        self.races[end as usize].inc();
     }
 
     /// Counts a connection that was closed at once.
@@ -257,7 +311,28 @@ impl SideMetrics {
     }
 }
 
+/// What became of a connection that was opened to hear whether the server speaks first. In the order of the
+/// labels in `RACES`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RaceEnd {
+    /// The server did.
+    ServerFirst,
+    /// It did not, but the connection carries what the client said.
+    ClientFirst,
+    /// It was closed: what the client said goes another way.
+    Unused,
+}
+
 impl ClusterMetrics {
+    /// Counts bytes of an opaque connection.
+    pub fn moved(&self, moved: Moved) {
+        self.bytes_sent.inc_by(moved.forth);
+        self.bytes_received.inc_by(moved.back);
+        if moved.spliced > 0 {
+            self.bytes_spliced.inc_by(moved.spliced);
+        }
+    }
+
     /// Counts a request of a client, which is answered or, if the guard is dropped before, abandoned.
     pub fn asked(&self) -> Asked<'_> {
         self.requests.inc();

@@ -269,7 +269,7 @@ async fn listen(net: &TestNet) -> (TestListener, SocketAddr) {
 pub async fn outbound(net: TestNet, config: &str) -> Side {
     let (table, metrics) = table(config);
     let world = World::new(net.clone(), SystemWall, RngTree::new(1));
-    let side = Outbound::new(&world, table.clone(), metrics.side("outbound"));
+    let side = Outbound::new(&world, table.clone(), metrics.clone());
     let (listener, at) = listen(&net).await;
     let (drain, watch) = drain::channel();
     let each = side.clone();

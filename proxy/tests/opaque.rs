@@ -1,0 +1,141 @@
+//! Opaque connections: who speaks first, which server name leads where, what is counted.
+
+mod common;
+
+use common::{SERVICE, TestNet, app, cluster, inbound, outbound, pair, run};
+use proxy::telemetry::Metrics;
+
+/// A ClientHello for `name`, and some more bytes.
+fn hello(name: &str) -> Vec<u8> {
+    fn vector(bytes: usize, body: &[u8]) -> Vec<u8> {
+        let length = (body.len() as u32).to_be_bytes();
+        [&length[4 - bytes..], body].concat()
+    }
+    let names = vector(2, &[&[0][..], &vector(2, name.as_bytes())].concat());
+    let extensions = [&[0, 0][..], &vector(2, &names)].concat();
+    let head = [&[3, 3][..], &[7; 32], &[0], &vector(2, &[0x13, 1]), &vector(1, &[0])].concat();
+    let message = [&[1][..], &vector(3, &[head, vector(2, &extensions)].concat())].concat();
+    [&[0x16, 3, 1][..], &vector(2, &message), b"more"].concat()
+}
+
+/// An app that says its name and how many bytes it was sent.
+async fn counting(name: &'static str) -> std::net::SocketAddr {
+    app(move |_, mut wire| async move {
+        let said = wire.rest().await;
+        wire.send(&format!("{name}: {}", said.len())).await;
+    })
+    .await
+}
+
+async fn say(side: &common::Side, bytes: &[u8]) -> String {
+    use tokio::io::AsyncWriteExt;
+    let mut client = side.client().await;
+    client.io.write_all(bytes).await.unwrap();
+    client.io.shutdown().await.unwrap();
+    String::from_utf8(client.rest().await).unwrap()
+}
+
+#[test]
+fn an_undeclared_server_is_heard_without_the_time_out_and_remembered_by_both_sidecars() {
+    run(async {
+        let app = app(|_, mut wire| async move { wire.send("220 hello\r\n").await }).await;
+        let far = inbound(TestNet::to(&app.to_string()), "service = 'orders'\ntimeouts.detect = '1h'").await;
+        let net = TestNet::to(SERVICE).redirect(app, far.at);
+        let near = outbound(net, &cluster("detect", &[app], "timeouts.detect = '1h'")).await;
+        for _ in 0..2 {
+            assert_eq!(near.client().await.rest().await, b"220 hello\r\n");
+        }
+        for side in [&near, &far] {
+            side.at_rest().await;
+            let count = |name, result| side.count(name, &[result]);
+            assert_eq!(count("proxy_detections_total", "\"server_first\""), 1);
+            assert_eq!(count("proxy_detections_total", "known_server_first"), 1);
+            assert_eq!(count("proxy_server_first_races_total", "server_first"), 1);
+            assert_eq!(side.count("proxy_tcp_bytes_received_total", &[]), 22);
+        }
+    });
+}
+
+#[test]
+fn a_slow_http_client_is_served_as_http_and_the_connection_that_was_dialled_for_nothing_is_counted() {
+    run(async {
+        let (near, far) =
+            pair(common::answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await).await;
+        let mut client = near.client().await;
+        common::until("the server was dialled", || near.count("proxy_connects_total", &[]) == 1).await;
+        assert_eq!(client.get("/").await.text(), "ok");
+        assert_eq!(near.count("proxy_server_first_races_total", &["unused"]), 1);
+        drop(client);
+        near.at_rest().await;
+        far.at_rest().await;
+        assert_eq!(near.count("proxy_detections_total", &["http1"]), 1);
+        assert_eq!(far.count("proxy_detections_total", &["closed"]), 1);
+    });
+}
+
+#[test]
+fn a_slow_opaque_client_gets_the_connection_that_was_dialled() {
+    run(async {
+        let (near, far) = pair(counting("app").await).await;
+        let mut client = near.client().await;
+        common::until("the app was dialled", || far.count("proxy_connects_total", &[]) == 1).await;
+        client.send("*1\r\n").await;
+        tokio::io::AsyncWriteExt::shutdown(&mut client.io).await.unwrap();
+        assert_eq!(client.rest().await, b"app: 4");
+        for side in [&near, &far] {
+            side.at_rest().await;
+            assert_eq!(side.count("proxy_server_first_races_total", &["client_first"]), 1);
+            assert_eq!(side.count("proxy_connects_total", &[]), 1);
+        }
+    });
+}
+
+#[test]
+fn tls_to_an_address_of_no_cluster_goes_where_its_server_name_leads() {
+    run(async {
+        let (named, wild, direct) =
+            (counting("named").await, counting("wild").await, counting("direct").await);
+        let config = |more: &str| {
+            format!(
+                "service = 'web'\n{more}\n[[cluster]]\nname = 'db'\naddresses = []\nsni = ['db.example']\n\
+                 endpoints = ['{named}']\n[[cluster]]\nname = 'wild'\naddresses = []\nsni = ['*.example']\n\
+                 endpoints = ['{wild}']\n"
+            )
+        };
+        let near = outbound(TestNet::to(&direct.to_string()), &config("")).await;
+        for (name, expected) in [("DB.example", "named"), ("a.example", "wild"), ("other.test", "direct")] {
+            let bytes = hello(name);
+            assert_eq!(say(&near, &bytes).await, format!("{expected}: {}", bytes.len()));
+        }
+        assert_eq!(say(&near, b"\0plain").await, "direct: 6");
+        near.at_rest().await;
+        assert_eq!(near.count("proxy_tls_hellos_total", &["\"sni\""]), 3);
+        let sent = |cluster| near.count("proxy_tcp_bytes_sent_total", &[cluster]);
+        assert_eq!(sent("\"db\""), hello("db.example").len() as u64);
+        assert_eq!(sent("passthrough"), hello("other.test").len() as u64 + 6);
+
+        let closed = outbound(TestNet::to(&direct.to_string()), &config("passthrough = false")).await;
+        assert_eq!(say(&closed, &hello("db.example")).await, format!("named: {}", hello("db.example").len()));
+        let mut refused = closed.client().await;
+        refused.send("\0plain").await;
+        assert_eq!(refused.rest().await, b"");
+        closed.at_rest().await;
+        assert_eq!(closed.count("proxy_connections_refused_total", &["no_route"]), 1);
+    });
+}
+
+#[test]
+fn the_counters_of_an_untouched_sidecar_are_there_and_zero() {
+    let metrics = Metrics::default();
+    metrics.side("outbound");
+    metrics.cluster("outbound", "orders");
+    let text = metrics.text();
+    for name in
+        ["tcp_bytes_sent", "tcp_bytes_received", "tcp_bytes_spliced", "tls_hellos", "server_first_races"]
+    {
+        assert!(
+            text.lines().any(|l| l.starts_with(&format!("proxy_{name}_total{{")) && l.ends_with(" 0")),
+            "{text}"
+        );
+    }
+}
