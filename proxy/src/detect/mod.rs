@@ -169,9 +169,14 @@ impl<I: AsyncRead + Unpin> Reader<I> {
         timeout_at(deadline, decide).await.unwrap_or(Ok(None))
     }
 
+    /// A read may bring more than the limit; without the cut the answer would depend on how the bytes came in pieces.
+    fn sniff(&self) -> Option<Sniffed> {
+        sniff(&self.read[..self.read.len().min(LIMIT)])
+    }
+
     /// What is known from what was read.
     fn judge(&mut self) -> Option<Outcome> {
-        match sniff(&self.read) {
+        match self.sniff() {
             Some(Sniffed::Tls) => match tls::client_hello(&self.read) {
                 Hello::Incomplete if self.read.len() < tls::READ_LIMIT && !self.closed => None,
                 Hello::Complete(hello) => {
@@ -194,7 +199,7 @@ impl<I: AsyncRead + Unpin> Reader<I> {
 
     /// Ends without an outcome: the time was up. A hello that did not come to its end is TLS all the same.
     fn end_or_time_out(self, outcome: Option<Outcome>) -> Detected<I> {
-        let late = match sniff(&self.read) {
+        let late = match self.sniff() {
             Some(sniffed) => Outcome::Sniffed(sniffed),
             None => Outcome::Timeout,
         };
