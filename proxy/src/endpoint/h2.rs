@@ -24,7 +24,6 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -36,7 +35,7 @@ use crate::config::defaults::{
 };
 use crate::error::{BoxError, Error, Kind};
 use crate::http::RequestBody;
-use crate::telemetry::{ClusterMetrics, Open};
+use crate::telemetry::{ClusterMetrics, Open, Sockets};
 use crate::world::{Exec, Net};
 
 /// Connections by endpoint. Cheap to clone; one for each worker.
@@ -78,7 +77,7 @@ struct Connection {
     /// Since when no stream is open, if none is.
     idle_since: Cell<Option<Instant>>,
     carried: Cell<bool>,
-    _open: Open,
+    _open: [Open; 2],
 }
 
 impl Connection {
@@ -252,7 +251,7 @@ async fn open_connection<N: Net>(
     endpoint: SocketAddr,
     from: Option<IpAddr>,
     connects: &Counter,
-    open: &Gauge,
+    open: &Sockets,
 ) -> Result<Rc<Connection>, (Kind, BoxError)> {
     let io = net.connect(endpoint, from).await.map_err(|e| (Kind::Connect, e.into()))?;
     let (heard, first_bytes) = oneshot::channel();
@@ -289,7 +288,7 @@ async fn open_connection<N: Net>(
         limit: Cell::new(driver.current_max_send_streams()),
         idle_since: Cell::new(Some(Instant::now())),
         carried: Cell::new(false),
-        _open: Open::new(open),
+        _open: open.open(),
     });
     let watched = Rc::downgrade(&connection);
     net.spawn("http2", async move {

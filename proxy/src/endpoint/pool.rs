@@ -60,7 +60,7 @@ struct Connection {
     send: SendRequest<RequestBody>,
     /// `None` once it has ended.
     driver: Option<Driver>,
-    _open: Open,
+    _open: [Open; 2],
 }
 
 impl Connection {
@@ -165,11 +165,7 @@ impl<N: Net> Pool<N> {
             .await
             .map_err(|e| Error::at(Kind::Connect, endpoint, e))?;
         metrics.connects.inc();
-        Ok(Connection {
-            send,
-            driver: Some(Box::pin(driver.with_upgrades())),
-            _open: Open::new(&metrics.open),
-        })
+        Ok(Connection { send, driver: Some(Box::pin(driver.with_upgrades())), _open: metrics.open.open() })
     }
 
     fn take(&self, endpoint: SocketAddr) -> Option<Idle> {

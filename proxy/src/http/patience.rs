@@ -3,9 +3,12 @@
 //! Most requests end long before any limit, so a limit costs them little: the next moment at which one could be passed
 //! is computed when somebody has to wait anyway, one timer runs until then, and bytes that move only note the time. A
 //! timer that goes off early, because something moved in the meantime, is set again.
+//!
+//! What is waited for is lent and not given: a future that passes through two functions by value would be stored, and
+//! copied, four times over, and every connection keeps room for one.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -59,7 +62,10 @@ impl Patience {
     ///
     /// # Errors
     /// The future's own, or the limit that was passed.
-    pub async fn wait<T>(&self, response: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    pub async fn wait<T>(
+        &self,
+        response: Pin<&mut impl Future<Output = Result<T, Error>>>,
+    ) -> Result<T, Error> {
         wait(|now| self.due(now), response).await.unwrap_or_else(|kind| Err(Error::new(kind)))
     }
 
@@ -71,7 +77,7 @@ impl Patience {
         &self,
         begun: Instant,
         limits: TryTimeouts,
-        answer: impl Future<Output = T>,
+        answer: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Kind> {
         let per_try = limits.per_try.map(|limit| (begun + limit, Kind::TryTimeout));
         let due = |now: Instant| {
@@ -95,9 +101,8 @@ fn earliest(now: Instant, limits: [Option<(Instant, Kind)>; 2]) -> Result<Option
 
 async fn wait<T>(
     due: impl Fn(Instant) -> Result<Option<Instant>, Kind>,
-    work: impl Future<Output = T>,
+    mut work: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Kind> {
-    let mut work = pin!(work);
     loop {
         let Some(at) = due(Instant::now())? else { return Ok(work.await) };
         tokio::select! {
@@ -110,6 +115,7 @@ async fn wait<T>(
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::rc::Rc;
 
     use super::*;
@@ -120,7 +126,7 @@ mod tests {
 
     async fn kind_and_time(patience: Patience) -> (Option<Kind>, Duration) {
         let begun = Instant::now();
-        let result = patience.wait(async { std::future::pending::<Result<(), Error>>().await }).await;
+        let result = patience.wait(pin!(std::future::pending::<Result<(), Error>>())).await;
         (result.err().map(|e| e.kind), begun.elapsed())
     }
 
@@ -167,15 +173,16 @@ mod tests {
             progress.end(Instant::now());
             std::future::pending::<()>().await;
         };
+        let never = pin!(std::future::pending::<()>());
         tokio::select! {
-            ended = patience.wait_for_try(begun, limits, std::future::pending::<()>()) => {
+            ended = patience.wait_for_try(begun, limits, never) => {
                 assert_eq!((ended, begun.elapsed()), (Err(Kind::ResponseTimeout), 7 * S));
             }
             () = uploading => {}
         }
         let limits = TryTimeouts { per_try: Some(S), response: Some(2 * S) };
         let begun = Instant::now();
-        let ended = patience.wait_for_try(begun, limits, std::future::pending::<()>()).await;
+        let ended = patience.wait_for_try(begun, limits, pin!(std::future::pending::<()>())).await;
         assert_eq!((ended, begun.elapsed()), (Err(Kind::TryTimeout), S));
     }
 }

@@ -1,6 +1,7 @@
 //! The story of an inbound request.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 
 use http::{Request, Response, Version};
@@ -69,7 +70,8 @@ pub(super) async fn handle<N: Net>(
             let patience = Patience::new(Instant::now(), timeouts.stream_idle, request.body().upload());
             let patience = patience.until(deadline, Kind::Deadline);
             let call = Call { place: Rc::new(place), limits, patience, is_grpc, deadline };
-            call.patience.wait(send(&side, dst, &call, &metrics, request)).await
+            let sending = pin!(send(&side, dst, &call, &metrics, request));
+            call.patience.wait(sending).await
         }
         Err(error) => Err(error),
     };

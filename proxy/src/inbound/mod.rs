@@ -87,7 +87,8 @@ impl<N: Net> Inbound<N> {
     }
 }
 
-/// Carries one connection to its end.
+/// Carries one connection to its end. What it does not always need is boxed: an idle connection keeps room for the largest
+/// of all that it might do.
 pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: SocketAddr, drain: drain::Watch) {
     side.metrics.connections.inc();
     let _open = Open::new(&side.metrics.open);
@@ -108,30 +109,33 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
     let (is_http2, io) = match snapshot.inbound_protocol(dst.port()) {
         Protocol::Tcp => {
             let io = Prefixed::new(Bytes::new(), io);
-            return tcp::forward(&side, snapshot, dst, io, None, None).await;
+            return Box::pin(tcp::forward(&side, snapshot, dst, io, None, None)).await;
         }
         Protocol::Http => match version::is_http2(io, drain.clone()).await {
             Some(begun) => begun,
             None => return,
         },
         Protocol::Detect => {
-            let opening = tcp::opening(&side, snapshot, dst, io).await;
+            let opening = Box::pin(tcp::opening(&side, snapshot, dst, io)).await;
             let Ok((Detected { outcome, client, .. }, dialled)) = opening else { return };
             match outcome {
                 Outcome::Sniffed(Sniffed::Http1) => (false, client),
                 Outcome::Sniffed(Sniffed::Http2) => (true, client),
                 Outcome::Closed => return,
-                _ => return tcp::forward(&side, snapshot, dst, client, dialled, Some(outcome)).await,
+                _ => {
+                    return Box::pin(tcp::forward(&side, snapshot, dst, client, dialled, Some(outcome)))
+                        .await;
+                }
             }
         }
     };
     let http1 = table.snapshot.http1;
     drop(table);
     let tunnel = Slot::default();
-    let handle = |request| http::handle(side.clone(), dst, request, tunnel.clone());
+    let handle = |request| Box::pin(http::handle(side.clone(), dst, request, tunnel.clone()));
     // A tunnel holds the drain as well.
     let served = if is_http2 {
-        serve_h2::http2(side.net.clone(), io, drain.clone(), handle).await
+        Box::pin(serve_h2::http2(side.net.clone(), io, drain.clone(), handle)).await
     } else {
         serve::http1(io, http1, drain.clone(), handle).await
     };

@@ -21,7 +21,7 @@ pub(super) struct Dialled<N: Net> {
 
 /// What lasts as long as a connection to the app.
 struct Guard {
-    _open: Open,
+    _open: [Open; 2],
     /// Set while the connection belongs to nobody: who is told when it is dropped.
     spare: Option<SideMetrics>,
 }
@@ -99,7 +99,7 @@ async fn dial<N: Net>(side: &Inbound<N>, snapshot: &Snapshot, dst: SocketAddr) -
     let error = match timeout(limit, side.net.connect(dst, source_for(dst))).await {
         Ok(Ok(app)) => {
             metrics.connects.inc();
-            return Some((app, Guard { _open: Open::new(&metrics.open), spare: None }));
+            return Some((app, Guard { _open: metrics.open.open(), spare: None }));
         }
         Ok(Err(cause)) => Error::at(Kind::Connect, dst, cause),
         Err(_) => Error::at(Kind::ConnectTimeout, dst, format!("no answer within {limit:?}")),

@@ -23,7 +23,9 @@ pub struct Load {
     /// 1 while load is shed for want of memory.
     shedding: Gauge,
     out_of_memory: AtomicBool,
-    /// How many connections there are file descriptors for; 0 if nobody has said.
+    /// Connections to endpoints, which take file descriptors as well.
+    upstream: Gauge,
+    /// How many sockets there are file descriptors for; 0 if nobody has said.
     affordable: AtomicUsize,
 }
 
@@ -40,7 +42,10 @@ impl Load {
     pub fn connection(&self, limits: &Limits) -> Result<Open, Kind> {
         let limit = match self.affordable.load(Ordering::Relaxed) {
             0 => limits.connections,
-            affordable => limits.connections.min(affordable),
+            affordable => {
+                let upstream = usize::try_from(self.upstream.get()).unwrap_or(0);
+                limits.connections.min(affordable.saturating_sub(upstream))
+            }
         };
         self.take(&self.connections, limit)
     }
@@ -62,9 +67,14 @@ impl Load {
         if count.get() > i64::try_from(limit).unwrap_or(i64::MAX) { Err(Kind::Overload) } else { Ok(open) }
     }
 
-    /// Notes how many files the process may open: a connection takes one, and its counterpart another.
+    /// The count of connections to endpoints.
+    pub fn upstream(&self) -> Gauge {
+        self.upstream.clone()
+    }
+
+    /// Notes how many files the process may open.
     pub fn set_files(&self, files: u64) {
-        self.affordable.store((files as f64 * FILES_SHARE / 2.0) as usize, Ordering::Relaxed);
+        self.affordable.store((files as f64 * FILES_SHARE) as usize, Ordering::Relaxed);
     }
 
     /// Notes whether memory is short; says whether that is news.
@@ -95,9 +105,12 @@ mod tests {
     fn no_more_connections_are_taken_on_than_there_are_files_for() {
         let load = Load::default();
         let limits = Limits { connections: 100, ..LIMITS };
-        load.set_files(5);
+        load.set_files(4);
         let _open = [load.connection(&limits).unwrap(), load.connection(&limits).unwrap()];
+        let upstream = Open::new(&load.upstream());
         assert_eq!(load.connection(&limits).unwrap_err(), Kind::Overload);
+        drop(upstream);
+        assert!(load.connection(&limits).is_ok());
     }
 
     #[test]

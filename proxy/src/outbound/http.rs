@@ -1,6 +1,7 @@
 //! The story of an outbound request.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 
 use http::header::{CONNECTION, HeaderValue};
@@ -79,7 +80,8 @@ pub(super) async fn handle<N: Net>(
                 http1: table.snapshot.http1,
             };
             let call = Call { place: Rc::new(place), limits, patience, is_grpc, deadline };
-            call.patience.wait(send(&side, cluster, &call, request)).await
+            let sending = pin!(send(&side, cluster, &call, request));
+            call.patience.wait(sending).await
         }
         Err(error) => Err(error),
     };
@@ -139,7 +141,7 @@ async fn attempt<N: Net>(
     if let Some(deadline) = call.deadline {
         grpc::forward_timeout(request.headers_mut(), deadline - begun);
     }
-    let sending = side.pool.send(endpoint.address, call.limits, &cluster.metrics, request);
+    let sending = pin!(side.pool.send(endpoint.address, call.limits, &cluster.metrics, request));
     let sent = call.patience.wait_for_try(begun, cluster.config.timeouts.tries, sending).await;
     let sent = sent.unwrap_or_else(|kind| {
         let error = Error { endpoint: Some(endpoint.address), ..Error::new(kind) };

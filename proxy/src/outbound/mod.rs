@@ -60,7 +60,8 @@ impl<N: Net> Outbound<N> {
     }
 }
 
-/// Carries one connection to its end.
+/// Carries one connection to its end. What it does not always need is boxed: an idle connection keeps room for the largest
+/// of all that it might do.
 pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: SocketAddr, drain: drain::Watch) {
     side.metrics.connections.inc();
     let _open = Open::new(&side.metrics.open);
@@ -77,26 +78,29 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
         if dst.ip().is_loopback() && [listen.outbound, listen.inbound].contains(&dst.port()) {
             return side.refuse(Kind::Loop, peer, Some(dst));
         }
-        return tcp::pass_through(&side, &table, io, dst, peer).await;
+        return Box::pin(tcp::pass_through(&side, &table, io, dst, peer)).await;
     };
     let timeouts = &table.snapshot.timeouts;
     let (is_http2, io) = match cluster.config.protocol_at(dst.port()) {
         Protocol::Tcp => {
             let io = Prefixed::new(Bytes::new(), io);
-            return tcp::forward(&side, cluster, io, None, None, timeouts).await;
+            return Box::pin(tcp::forward(&side, cluster, io, None, None, timeouts)).await;
         }
         Protocol::Http => match version::is_http2(io, drain.clone()).await {
             Some(begun) => begun,
             None => return,
         },
         Protocol::Detect => {
-            let opening = tcp::opening(&side, cluster, dst, io, timeouts).await;
+            let opening = Box::pin(tcp::opening(&side, cluster, dst, io, timeouts)).await;
             let Ok((Detected { outcome, client, .. }, dialled)) = opening else { return };
             match outcome {
                 Outcome::Sniffed(Sniffed::Http1) => (false, client),
                 Outcome::Sniffed(Sniffed::Http2) => (true, client),
                 Outcome::Closed => return,
-                _ => return tcp::forward(&side, cluster, client, dialled, Some(outcome), timeouts).await,
+                _ => {
+                    let forward = tcp::forward(&side, cluster, client, dialled, Some(outcome), timeouts);
+                    return Box::pin(forward).await;
+                }
             }
         }
     };
@@ -104,10 +108,10 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
     let http1 = table.snapshot.http1;
     drop(table);
     let tunnel = Slot::default();
-    let handle = |request| http::handle(side.clone(), dst, peer, request, tunnel.clone());
+    let handle = |request| Box::pin(http::handle(side.clone(), dst, peer, request, tunnel.clone()));
     // A tunnel holds the drain as well.
     let served = if is_http2 {
-        serve_h2::http2(side.net.clone(), io, drain.clone(), handle).await
+        Box::pin(serve_h2::http2(side.net.clone(), io, drain.clone(), handle)).await
     } else {
         serve::http1(io, http1, drain.clone(), handle).await
     };

@@ -23,7 +23,7 @@ pub(super) struct Dialled<N: Net> {
 
 /// What lasts as long as a connection to an endpoint.
 struct Guard {
-    _open: Open,
+    _open: [Open; 2],
     _in_hand: Option<InHand>,
     /// Set while the connection belongs to nobody: who is told when it is dropped.
     spare: Option<SideMetrics>,
@@ -148,7 +148,7 @@ async fn dial<N: Net>(side: &Outbound<N>, cluster: &Cluster, timeouts: &Timeouts
             Ok(upstream) => {
                 cluster.on_success(position, now, Instant::now());
                 cluster.metrics.connects.inc();
-                let open = Open::new(&cluster.metrics.open);
+                let open = cluster.metrics.open.open();
                 return Some((upstream, Guard { _open: open, _in_hand: Some(in_hand), spare: None }));
             }
             Err(error) => {
@@ -222,7 +222,7 @@ async fn dial_direct<N: Net>(
     match connect(&side.net, dst, timeouts).await {
         Ok(upstream) => {
             metrics.connects.inc();
-            Some((upstream, Guard { _open: Open::new(&metrics.open), _in_hand: None, spare: None }))
+            Some((upstream, Guard { _open: metrics.open.open(), _in_hand: None, spare: None }))
         }
         Err(error) => {
             metrics.connect_failures.inc();

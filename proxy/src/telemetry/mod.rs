@@ -121,7 +121,7 @@ pub struct ClusterMetrics {
     /// Attempts to connect that failed.
     pub connect_failures: Counter,
     /// Connections to endpoints that are open.
-    pub open: Gauge,
+    pub open: Sockets,
     /// Tunnels that are open.
     pub tunnels: Gauge,
     bytes_sent: Counter,
@@ -246,7 +246,10 @@ impl Metrics {
             ejections: self.ejections.get_or_create_owned(&label),
             connects: self.connects.get_or_create_owned(&label),
             connect_failures: self.connect_failures.get_or_create_owned(&label),
-            open: self.upstream_open.get_or_create_owned(&label),
+            open: Sockets {
+                cluster: self.upstream_open.get_or_create_owned(&label),
+                all: self.load.upstream(),
+            },
             tunnels: self.tunnels.get_or_create_owned(&label),
             bytes_sent: self.bytes_sent.get_or_create_owned(&label),
             bytes_received: self.bytes_received.get_or_create_owned(&label),
@@ -423,6 +426,20 @@ fn in_stable_order(text: &str) -> String {
 
 fn position(kind: Kind) -> usize {
     Kind::ALL.iter().position(|k| *k == kind).expect("every kind is in ALL")
+}
+
+/// Connections to the endpoints of a cluster that are open, and with them those of the whole sidecar.
+#[derive(Debug, Clone)]
+pub struct Sockets {
+    cluster: Gauge,
+    all: Gauge,
+}
+
+impl Sockets {
+    /// Counts one, until the guards are dropped.
+    pub fn open(&self) -> [Open; 2] {
+        [Open::new(&self.cluster), Open::new(&self.all)]
+    }
 }
 
 /// A gauge that counts itself down when dropped.
