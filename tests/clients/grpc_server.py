@@ -27,16 +27,14 @@ def remaining(request, context):
 
 
 def wait(request, context):
-    """Answers never; ends when the caller is gone, and remembers that it was told."""
-    # So that the caller knows that it has arrived.
-    context.send_initial_metadata((("x-state", "waiting"),))
+    """Says that it has begun and then nothing; ends when the caller is gone, and remembers that it was told."""
+    yield b"waiting"
     gone = threading.Event()
     if not context.add_callback(gone.set):
         gone.set()
     gone.wait(30)
     if not context.is_active():
         cancelled.release()
-    return b""
 
 
 def was_cancelled(request, context):
@@ -75,8 +73,8 @@ def converse(requests, context):
 
 
 def main():
-    handlers = {f.__name__: grpc.unary_unary_rpc_method_handler(f) for f in (echo, remaining, wait, was_cancelled, fail)}
-    handlers |= {f.__name__: grpc.unary_stream_rpc_method_handler(f) for f in (count, fail_late)}
+    handlers = {f.__name__: grpc.unary_unary_rpc_method_handler(f) for f in (echo, remaining, was_cancelled, fail)}
+    handlers |= {f.__name__: grpc.unary_stream_rpc_method_handler(f) for f in (count, fail_late, wait)}
     handlers["add"] = grpc.stream_unary_rpc_method_handler(add)
     handlers["converse"] = grpc.stream_stream_rpc_method_handler(converse)
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=16), options=UNLIMITED)

@@ -323,7 +323,10 @@ fn prepare(dir: &Path) {
     }
     openssl_certificate(dir);
     let config = include_str!("../../clients/nginx.conf").replace("@FILES@", &text_of(&files));
-    let tls = format!("ssl_certificate {0}/cert.pem; ssl_certificate_key {0}/key.pem;", dir.display());
+    let tls = format!(
+        "ssl_certificate {0}/cert.pem; ssl_certificate_key {0}/key.pem; ssl_protocols TLSv1.2 TLSv1.3;",
+        dir.display()
+    );
     for (name, listen, tls) in
         [("files", "8080", ""), ("multi", "8081 http2", ""), ("secure", "8443 ssl http2", &tls[..])]
     {
