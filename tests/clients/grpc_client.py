@@ -99,9 +99,9 @@ class Edges:
             equal(self.unary("echo")(message[:size], timeout=ENOUGH), message[:size])
 
     def step_metadata(self):
-        sent = (("x-word", "one, two"), ("x-word", "three"), ("x-bytes-bin", bytes(range(256))), ("x-empty", ""))
+        sent = (("sent-word", "one, two"), ("sent-word", "three"), ("sent-bytes-bin", bytes(range(256))), ("sent-empty", ""))
         answer, call = self.unary("echo").with_call(b"", timeout=ENOUGH, metadata=sent)
-        equal(sorted((k, v) for k, v in call.initial_metadata() if k.startswith("x-")), sorted(sent))
+        equal(sorted((k, v) for k, v in call.initial_metadata() if k.startswith("sent-")), sorted(sent))
         trailing = dict(call.trailing_metadata())
         equal((trailing["x-end"], trailing["x-end-bin"]), ("of it", bytes(range(256))))
 

@@ -15,7 +15,7 @@ cancelled = threading.Semaphore(0)
 
 def echo(request, context):
     """Sends everything back, metadata included."""
-    sent = [(k, v) for k, v in context.invocation_metadata() if k.startswith("x-")]
+    sent = [(k, v) for k, v in context.invocation_metadata() if k.startswith("sent-")]
     context.send_initial_metadata(sent)
     context.set_trailing_metadata((("x-end", "of it"), ("x-end-bin", bytes(range(256)))))
     return request

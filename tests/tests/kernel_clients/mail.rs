@@ -19,7 +19,7 @@ fn mails(maildir: &Path) -> Vec<String> {
 
 /// Sends two mails, one by curl and one by smtplib; what passed for each.
 fn send(mesh: &Mesh, service: &str, port: &str) -> [Passed; 2] {
-    let before = mails(&mesh.dir().join(service)).len();
+    let before = mails(&mesh.dir().join(service).join("box")).len();
     let ((), by_curl) = mesh.watch(service, || {
         let line = "printf 'Subject: greetings\\r\\n\\r\\nby curl\\r\\n' | \
                     curl -sS --mail-from a@web --mail-rcpt b@mail -T - \"smtp://$1:$2/web\"";
@@ -28,7 +28,7 @@ fn send(mesh: &Mesh, service: &str, port: &str) -> [Passed; 2] {
     let ((), by_smtplib) = mesh.watch(service, || {
         mesh.client(&[PYTHON, "-c", SMTPLIB, service, port]);
     });
-    let mails = mails(&mesh.dir().join(service));
+    let mails = mails(&mesh.dir().join(service).join("box"));
     assert_eq!(mails.len(), before + 2);
     for words in ["by curl", "by smtplib"] {
         assert!(mails.iter().any(|mail| mail.contains(words)), "{mails:?}");

@@ -392,7 +392,7 @@ fn scenario(dir: &Path) -> String {
     let mail = |folder: &str| {
         format!(
             "\"{PYTHON}\", \"-m\", \"aiosmtpd\", \"-n\", \"-l\", \"0.0.0.0:25\", \"-c\", \
-             \"aiosmtpd.handlers.Mailbox\", \"{d}/{folder}\""
+             \"aiosmtpd.handlers.Mailbox\", \"{d}/{folder}/box\""
         )
     };
     let postgres = format!(
