@@ -1,6 +1,6 @@
 //! curl and nginx: every version of HTTP that curl speaks in clear text, and bodies of a gibibyte.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use crate::mesh::{Mesh, PAYLOAD_BYTES, POEM, turn};
 

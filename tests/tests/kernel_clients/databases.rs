@@ -133,7 +133,9 @@ fn a_redis_subscriber_hears_what_another_client_publishes() {
     let Some(mesh) = turn() else { return };
     let ((), passed) = mesh.watch("cache", || {
         let mut subscriber = mesh.command(&[&REDIS[..], &["subscribe", "news"]].concat());
-        let mut subscriber = subscriber.stdout(Stdio::piped()).spawn().expect("nsenter starts");
+        // It complains of its end, which is what is asked for.
+        let subscriber = subscriber.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut subscriber = subscriber.spawn().expect("nsenter starts");
         let mut heard = std::io::BufReader::new(subscriber.stdout.take().expect("a pipe"));
         let mut line = || {
             let mut line = String::new();
