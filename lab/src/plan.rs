@@ -139,6 +139,9 @@ pub enum AppKind {
         work: Duration,
         /// Bytes in a response body.
         size: u32,
+        /// The longest that it keeps a connection without a request; it chooses anew each time. 0: for ever.
+        #[serde(with = "crate::readable", default, skip_serializing_if = "Duration::is_zero")]
+        close_idle: Duration,
     },
     /// The built-in line server that greets first.
     Tcp {

@@ -85,6 +85,11 @@ impl Bench {
         runs(&self.out())
     }
 
+    /// A scratch folder that every user may enter, for what the programs of a scenario need.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// A scenario of the test's own.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.dir.path().join(format!("{name}.toml"));
@@ -203,6 +208,17 @@ impl Lab {
             first.is_some() || self.is_over()
         });
         self.out.join(first.unwrap_or_else(|| panic!("the lab ended without a run: {}", self.said())))
+    }
+
+    /// Waits until every app and sidecar is ready; gives the run's directory.
+    pub fn up(&self) -> PathBuf {
+        let run = self.run_dir();
+        wait_until("the mesh is up", || {
+            let up = events(&run).iter().any(|e| e["kind"] == "up");
+            assert!(up || !self.is_over(), "the lab ended before it was up: {}", self.said());
+            up
+        });
+        run
     }
 
     /// Waits until the mesh is up and load runs; gives the run's directory.

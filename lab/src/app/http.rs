@@ -2,9 +2,14 @@
 //!
 //! `x-served-by` says who answered, and so how load was spread. `x-request-id` and [`REQUEST`] come back unchanged, so
 //! that a caller notices an answer that was meant for another. The path `/status/503` answers with that status.
+//!
+//! It may close connections that stay idle, at times that nobody can know beforehand: then a request may meet the close
+//! on its way, as with every real server that has a limit (RFC 9112 section 9.5).
 
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,7 +20,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use super::body::Pattern;
 use super::bump;
@@ -31,7 +40,49 @@ pub struct Echo {
     instance: HeaderValue,
     work: Duration,
     size: u32,
+    /// 0: never.
+    close_idle: Duration,
+    rng: RefCell<StdRng>,
     counters: Rc<Counters>,
+}
+
+/// When a connection has been idle for long enough.
+struct Patience<'a> {
+    echo: &'a Echo,
+    /// `None` while a request is answered, and where idle connections are kept.
+    until: Cell<Option<Instant>>,
+    changed: Notify,
+}
+
+impl Patience<'_> {
+    fn begin(&self) {
+        self.until.set(None);
+        self.changed.notify_one();
+    }
+
+    fn end(&self) {
+        let most = self.echo.close_idle;
+        if !most.is_zero() {
+            let rest = self.echo.rng.borrow_mut().random_range(Duration::ZERO..=most);
+            self.until.set(Some(Instant::now() + rest));
+            self.changed.notify_one();
+        }
+    }
+
+    /// Returns when it is over; never, while requests come.
+    async fn is_over(&self) {
+        loop {
+            match self.until.get() {
+                Some(until) => {
+                    let changed = timeout_at(until, self.changed.notified()).await;
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                None => self.changed.notified().await,
+            }
+        }
+    }
 }
 
 impl Echo {
@@ -43,19 +94,43 @@ impl Echo {
         let instance = HeaderValue::from_str(instance).map_err(|_| {
             io::Error::new(io::ErrorKind::InvalidInput, "the instance's name is not printable")
         })?;
-        Ok(Echo { instance, work, size, counters })
+        let rng = RefCell::new(StdRng::seed_from_u64(0));
+        Ok(Echo { instance, work, size, close_idle: Duration::ZERO, rng, counters })
+    }
+
+    /// The same echo, but it closes each connection that was idle for a time that `rng` chooses, up to `limit`
+    /// (0: it keeps them for ever). The first request is awaited without a limit.
+    pub fn closing_idle(self, limit: Duration, rng: StdRng) -> Self {
+        Echo { close_idle: limit, rng: RefCell::new(rng), ..self }
     }
 
     /// Serves one connection until it ends.
     pub(super) async fn connection<I: AsyncRead + AsyncWrite + Unpin>(self: Rc<Self>, io: I) {
-        let service = service_fn(|request| self.answer(request));
-        let end = http1::Builder::new()
+        let patience = Patience { echo: &self, until: Cell::new(None), changed: Notify::new() };
+        let service = service_fn(|request| async {
+            patience.begin();
+            let answer = self.answer(request).await;
+            patience.end();
+            answer
+        });
+        let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .auto_date_header(false)
-            // An idle connection stays open: whoever keeps it in a pool decides, and no race of ours is measured.
+            // An idle connection stays open, unless the scenario asks for it to be closed: whoever keeps it in a pool
+            // decides, and no race of ours is measured.
             .header_read_timeout(None)
-            .serve_connection(TokioIo::new(io), service)
-            .await;
+            .serve_connection(TokioIo::new(io), service);
+        let mut connection = pin!(connection);
+        let end = tokio::select! {
+            biased;
+            end = &mut connection => end,
+            () = patience.is_over() => {
+                bump(&self.counters.closed_idle);
+                // As servers do: nothing is cut off, but what has not been read by now never will be.
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
         if let Err(e) = end {
             tracing::debug!("connection ended: {e}");
         }

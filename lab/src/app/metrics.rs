@@ -19,6 +19,8 @@ pub struct Counters {
     pub connections: Cell<u64>,
     /// Connections open now.
     pub open: Cell<u64>,
+    /// Connections that the app closed because they were idle.
+    pub closed_idle: Cell<u64>,
 }
 
 impl Counters {
@@ -36,6 +38,7 @@ impl Counters {
             ("app_requests_total", "counter", "Requests that arrived.", &self.requests),
             ("app_connections_total", "counter", "Connections accepted.", &self.connections),
             ("app_connections_open", "gauge", "Connections open now.", &self.open),
+            ("app_idle_closes_total", "counter", "Idle connections that the app closed.", &self.closed_idle),
         ] {
             let value = value.get();
             write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n")

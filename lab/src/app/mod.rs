@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use proxy::world::{Listener, Net, World};
+use proxy::world::{Listener, Net, RngTree, World};
 
 use crate::plan::{APP_METRICS_PORT, AppKind, AppSpec};
 
@@ -35,7 +35,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// # Errors
 /// If `spec` asks for a program ([`AppKind::Command`]), a port is taken, or the listening socket breaks.
 pub async fn serve<N: Net>(world: World<N>, spec: AppSpec) -> io::Result<()> {
-    let app = App::new(&spec)?;
+    let app = App::new(&spec, &world.rng)?;
     let listener = bind_any(&world.net, spec.port).await?;
     let metrics = world.net.bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), APP_METRICS_PORT)).await?;
     app.serve(world.net, listener, metrics).await
@@ -51,7 +51,7 @@ pub async fn serve_on<N: Net>(
     listener: N::Listener,
     metrics: N::Listener,
 ) -> io::Result<()> {
-    App::new(&spec)?.serve(world.net, listener, metrics).await
+    App::new(&spec, &world.rng)?.serve(world.net, listener, metrics).await
 }
 
 /// Listens on every address of both families, or of IPv4 alone where IPv6 is off.
@@ -77,11 +77,12 @@ enum Kind {
 }
 
 impl App {
-    fn new(spec: &AppSpec) -> io::Result<Self> {
+    fn new(spec: &AppSpec, rng: &RngTree) -> io::Result<Self> {
         let counters = Rc::new(Counters::default());
         let kind = match &spec.kind {
-            AppKind::Http { work, size } => {
-                Kind::Http(Rc::new(http::Echo::new(&spec.instance, *work, *size, counters.clone())?))
+            AppKind::Http { work, size, close_idle } => {
+                let echo = http::Echo::new(&spec.instance, *work, *size, counters.clone())?;
+                Kind::Http(Rc::new(echo.closing_idle(*close_idle, rng.child("close-idle", 0).rng())))
             }
             AppKind::Tcp { greeting } => {
                 Kind::Tcp(Rc::new(tcp::Lines::new(&spec.instance, greeting, counters.clone())))

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use proxy::world::{KernelNet, RngTree, SystemWall, World, raise_nofile};
 
 use super::serve;
+use crate::plan::AppSpec;
 
 /// Runs the app of `spec_json` (an [`crate::plan::AppSpec`] as JSON) on real sockets, on this thread, until the process
 /// is ended from outside.
@@ -22,14 +23,15 @@ pub fn run(spec_json: &str) -> ExitCode {
 }
 
 fn start(spec_json: &str) -> io::Result<()> {
-    let spec = serde_json::from_str(spec_json)
+    let spec: AppSpec = serde_json::from_str(spec_json)
         .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, format!("not an app: {e}")))?;
     if let Err(e) = raise_nofile() {
         tracing::warn!("cannot raise the limit of open files: {e}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // The apps draw no random numbers.
-    let world = World::new(KernelNet::default(), SystemWall, RngTree::new(0));
+    // The only choices are when to close idle connections; which of them race is the kernel's choice anyway.
+    let rng = RngTree::new(0).child(&spec.instance, 0);
+    let world = World::new(KernelNet::default(), SystemWall, rng);
     tokio::task::LocalSet::new().block_on(&runtime, serve(world, spec))
 }
 

@@ -39,7 +39,7 @@ async fn talk(to: SocketAddr, request: &str) -> String {
 }
 
 fn http() -> AppKind {
-    AppKind::Http { work: Duration::from_millis(1), size: 40_000 }
+    AppKind::Http { work: Duration::from_millis(1), size: 40_000, close_idle: Duration::ZERO }
 }
 
 #[tokio::test]
@@ -115,4 +115,21 @@ async fn a_program_is_refused() {
     let spec = AppSpec { instance: "x".into(), port: 0, kind: AppKind::Command(vec!["nginx".into()]) };
     let error = serve(world, spec).await.unwrap_err();
     assert!(error.to_string().contains("nginx"), "{error}");
+}
+
+#[tokio::test]
+async fn the_echo_closes_an_idle_connection_only_if_it_is_asked_to() {
+    let talk = async {
+        let close_idle = Duration::from_millis(5);
+        let ports = start(AppKind::Http { work: Duration::ZERO, size: 3, close_idle }).await;
+        // Without `connection: close`: that the reading ends at all is the app's doing.
+        let answer = talk(ports.app, "GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+        (
+            answer,
+            talk(ports.metrics, "GET /metrics HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n").await,
+        )
+    };
+    let (answer, metrics) = LocalSet::new().run_until(talk).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n012"), "{answer}");
+    assert!(metrics.contains("\napp_idle_closes_total 1\n"), "{metrics}");
 }

@@ -126,6 +126,10 @@ pub struct HttpApp {
     /// Bytes in a response body. Default 128.
     #[serde(default)]
     pub size: Option<Spanned<u32>>,
+    /// The longest that it keeps a connection without a request, chosen at random up to this each time. Default: it
+    /// never closes one.
+    #[serde(default)]
+    pub close_idle: Option<Spanned<Span>>,
 }
 
 /// `tcp = { .. }`

@@ -12,6 +12,7 @@ use super::condition::{FABRIC, closest};
 use super::diagnose::{Mistake, inside};
 use super::model::{self, File, OneOrMany};
 use super::names::{Names, instance_name};
+use super::units::Span;
 use super::{Load, Scenario, Service, expect, faults, links};
 use crate::plan::{APP_METRICS_PORT, AppKind, Link, Protocol, SidecarKind, Target};
 
@@ -241,6 +242,19 @@ fn bridge(service: &model::Service, mistakes: &mut Vec<Mistake>) -> bool {
     true
 }
 
+/// How long an app keeps an idle connection at most.
+fn close_idle(limit: &Spanned<Span>, mistakes: &mut Vec<Mistake>) -> Duration {
+    let limit_value = limit.get_ref().0;
+    if limit_value.is_zero() {
+        let message = "an app that keeps no idle connection at all closes before the second request";
+        let mistake = Mistake::new(limit.span(), message, "this long");
+        mistakes.push(
+            mistake.help("a few milliseconds, such as \"20ms\"; leave the key out to keep them for ever"),
+        );
+    }
+    limit_value
+}
+
 fn app(app: &Spanned<model::App>, mistakes: &mut Vec<Mistake>) -> Option<AppKind> {
     let kinds = app.get_ref();
     let help = "exactly one: { http = {} }, { tcp = {} } or { cmd = [\"program\", \"argument\"] }";
@@ -250,6 +264,10 @@ fn app(app: &Spanned<model::App>, mistakes: &mut Vec<Mistake>) -> Option<AppKind
             Some(AppKind::Http {
                 work: http.work.as_ref().map_or(Duration::ZERO, |w| w.get_ref().0),
                 size: http.size.as_ref().map_or(128, |s| *s.get_ref()),
+                close_idle: http
+                    .close_idle
+                    .as_ref()
+                    .map_or(Duration::ZERO, |limit| close_idle(limit, mistakes)),
             })
         }
         (None, Some(tcp), None) => {

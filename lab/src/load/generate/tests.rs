@@ -115,7 +115,7 @@ async fn every_request_that_is_due_during_a_stall_shows_the_rest_of_it() {
 async fn requests_are_due_on_the_grid_of_t0_from_now_until_the_end() {
     let test = async {
         let net = MemoryNet::default();
-        app(&net, AppKind::Http { work: Duration::ZERO, size: 10 }).await;
+        app(&net, AppKind::Http { work: Duration::ZERO, size: 10, close_idle: Duration::ZERO }).await;
         let due = Rc::new(RefCell::new(Vec::new()));
         let sink = {
             let due = due.clone();
@@ -266,7 +266,7 @@ async fn a_server_that_closes_after_each_answer_costs_connections_and_no_errors(
 
 #[tokio::test]
 async fn the_generator_and_the_apps_understand_each_other_on_the_kernel() {
-    let echo = |size| AppKind::Http { work: Duration::ZERO, size };
+    let echo = |size| AppKind::Http { work: Duration::ZERO, size, close_idle: Duration::ZERO };
     for (kind, target, expected) in [
         (echo(0), http("/", 0), Outcome::Ok),
         (echo(100_000), http("/pay?x=1", 100_000), Outcome::Ok),
