@@ -42,6 +42,8 @@ pub enum Kind {
     Protocol,
     /// The response broke off after its head.
     Incomplete,
+    /// As many requests are at the endpoint, and wait for it, as may.
+    PoolFull,
     /// The sidecar carries as much as it can: a limit on connections, requests or memory was reached.
     Overload,
     /// The request needs something that this sidecar does not carry.
@@ -77,7 +79,7 @@ struct Row {
 
 impl Kind {
     /// Every kind, for metrics.
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 22] = [
         Kind::NoEndpoint,
         Kind::Connect,
         Kind::ConnectTimeout,
@@ -90,6 +92,7 @@ impl Kind {
         Kind::Deadline,
         Kind::Protocol,
         Kind::Incomplete,
+        Kind::PoolFull,
         Kind::Overload,
         Kind::Unsupported,
         Kind::Malformed,
@@ -134,6 +137,9 @@ impl Kind {
             Kind::Deadline => row(S::GATEWAY_TIMEOUT, "http_response_timeout", "DT", DeadlineExceeded, true),
             Kind::Protocol => row(S::BAD_GATEWAY, "http_protocol_error", "UPE", Internal, true),
             Kind::Incomplete => row(S::BAD_GATEWAY, "http_response_incomplete", "UC", Unavailable, true),
+            Kind::PoolFull => {
+                row(S::SERVICE_UNAVAILABLE, "connection_limit_reached", "UO", Unavailable, false)
+            }
             Kind::Overload => {
                 row(S::SERVICE_UNAVAILABLE, "connection_limit_reached", "UO", Unavailable, false)
             }
@@ -190,6 +196,7 @@ impl Kind {
             Kind::Deadline => "deadline",
             Kind::Protocol => "protocol",
             Kind::Incomplete => "incomplete",
+            Kind::PoolFull => "pool_full",
             Kind::Overload => "overload",
             Kind::Unsupported => "unsupported",
             Kind::Malformed => "malformed",
@@ -249,6 +256,7 @@ impl fmt::Display for Error {
             Kind::Deadline => "the caller's deadline passed",
             Kind::Protocol => "the response is not valid HTTP",
             Kind::Incomplete => "the response broke off",
+            Kind::PoolFull => "the endpoint has as many requests as it may",
             Kind::Overload => "the sidecar carries as much as it can",
             Kind::Unsupported => "this sidecar does not carry",
             Kind::Malformed => "the request is malformed",

@@ -265,6 +265,7 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
             connect: Duration::from_secs(1),
             detect: Duration::from_secs(1),
             pool_idle: Duration::from_secs(3),
+            pool_age: Some(Duration::from_secs(600)),
             drain_min: Duration::from_secs(5),
             tunnel_idle: Duration::from_secs(3600),
             half_close: Duration::from_secs(60),
@@ -272,7 +273,13 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
             drain: Duration::from_secs(25),
             stream_idle: Some(Duration::from_secs(300)),
         },
-        limits: Limits { connections: 50_000, requests: 10_000, memory: None },
+        limits: Limits {
+            connections: 50_000,
+            requests: 10_000,
+            endpoint_connections: 1024,
+            pending: 1024,
+            memory: None,
+        },
         clusters: Vec::new(),
         inbound: [].into(),
     };
@@ -316,9 +323,9 @@ passthrough = false
 preserve_header_case = true
 forwarded = "append"
 opaque_ports = [80, 7000]
-limits = { connections = 7, requests = 8, memory = "9MiB", header_bytes = 9000, headers = 50 }
+limits = { connections = 7, requests = 8, memory = "9MiB", endpoint_connections = 10, pending = 0, header_bytes = 9000, headers = 50 }
 listen = { outbound = 1, inbound = 2, admin = 3, metrics = 4, health = 5 }
-timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", half_close = "30s", tcp_idle = "2h", tunnel_idle = "10m", drain_min = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s" }
+timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", pool_age = "0s", half_close = "30s", tcp_idle = "2h", tunnel_idle = "10m", drain_min = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s" }
 retry = { attempts = 1 }
 breaker = { consecutive_failures = 7, base = "2s", max = "90s", cap = "25%" }
 inbound = [{ port = 8080, protocol = "http" }, { port = 5432, protocol = "tcp" }, { port = 9 }]
@@ -351,6 +358,7 @@ breaker = { consecutive_failures = 0, cap = "100%" }
             connect: Duration::from_millis(250),
             detect: Duration::from_secs(2),
             pool_idle: Duration::ZERO,
+            pool_age: None,
             drain_min: Duration::ZERO,
             tunnel_idle: Duration::from_secs(600),
             half_close: Duration::from_secs(30),
@@ -358,7 +366,13 @@ breaker = { consecutive_failures = 0, cap = "100%" }
             drain: Duration::from_secs(60),
             stream_idle: None,
         },
-        limits: Limits { connections: 7, requests: 8, memory: Some(9 << 20) },
+        limits: Limits {
+            connections: 7,
+            requests: 8,
+            endpoint_connections: 10,
+            pending: 0,
+            memory: Some(9 << 20),
+        },
         clusters: vec![Arc::new(Cluster {
             name: "orders".into(),
             // The mapped address is stored as the IPv4 address that a connection shows.

@@ -24,6 +24,15 @@ pub const DETECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an HTTP/1 connection to an endpoint is kept without a request. Must stay below every server's own limit,
 /// or requests race with its close (linkerd2#9273, istio#55138); Linkerd uses 3 s.
 pub const POOL_IDLE: Duration = Duration::from_secs(3);
+/// How old a connection to an endpoint may become: a fleet that was restarted one by one gets its share of connections
+/// back, and certificates that were rotated get used. Envoy has no limit, gRPC's servers are usually given some minutes.
+pub const POOL_AGE: Duration = Duration::from_secs(600);
+/// By what share ages differ from that.
+pub const AGE_JITTER: f64 = 0.1;
+/// HTTP/1 connections that one worker opens to one endpoint. Envoy's max_connections, which counts a whole cluster.
+pub const POOL_CONNECTIONS: usize = 1024;
+/// Requests of one worker that wait for a connection to one endpoint. Envoy's max_pending_requests.
+pub const POOL_PENDING: usize = 1024;
 /// Idle HTTP/1 connections kept to one endpoint by one worker.
 pub const POOL_MAX_IDLE: usize = 256;
 /// How long a client may take to send a request's head, and how long its connection may idle between requests: hyper

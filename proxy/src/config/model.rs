@@ -91,6 +91,9 @@ pub struct Timeouts {
     /// Idle HTTP/1 connections to endpoints.
     #[serde(default)]
     pub pool_idle: Option<Spanned<String>>,
+    /// How old a connection to an endpoint may become, give or take a tenth. Default `"10m"`; `"0s"` switches it off.
+    #[serde(default)]
+    pub pool_age: Option<Spanned<String>>,
     /// How long the sidecar still takes requests after it has stopped to be ready, because callers need time to notice.
     #[serde(default)]
     pub drain_min: Option<Spanned<String>>,
@@ -132,6 +135,12 @@ pub struct Limits {
     /// Requests in flight. Default 10000.
     #[serde(default)]
     pub requests: Option<Spanned<usize>>,
+    /// HTTP/1 connections that one worker opens to one endpoint. Default 1024.
+    #[serde(default)]
+    pub endpoint_connections: Option<Spanned<usize>>,
+    /// Requests of one worker that may wait for a connection to, or a stream at, one endpoint. Default 1024.
+    #[serde(default)]
+    pub pending: Option<Spanned<usize>>,
     /// Resident size of the process, such as `"256MiB"`. Default: 80 % of the memory limit of its control group; without
     /// such a limit, none.
     #[serde(default)]

@@ -200,6 +200,7 @@ impl Check<'_> {
                 .value,
             tcp_idle: self.duration("tcp_idle", given.tcp_idle.as_ref(), defaults::TCP_IDLE_TIMEOUT).value,
             drain: self.duration("drain", given.drain.as_ref(), defaults::DRAIN_TIMEOUT).value,
+            pool_age: self.limit("pool_age", given.pool_age.as_ref(), Some(defaults::POOL_AGE)),
             stream_idle: self.limit("stream_idle", given.stream_idle.as_ref(), Some(defaults::STREAM_IDLE)),
         };
         if let Some(connect) = given.connect.as_ref().filter(|_| timeouts.connect.is_zero()) {
@@ -246,6 +247,9 @@ impl Check<'_> {
         };
         let connections = count("connections", &given.connections, defaults::MAX_CONNECTIONS);
         let requests = count("requests", &given.requests, defaults::MAX_REQUESTS);
+        let endpoint_connections =
+            count("endpoint_connections", &given.endpoint_connections, defaults::POOL_CONNECTIONS);
+        let pending = given.pending.as_ref().map_or(defaults::POOL_PENDING, |pending| *pending.get_ref());
         let memory = given.memory.as_ref().and_then(|text| {
             units::bytes(text.get_ref())
                 .map_err(|hint| {
@@ -255,7 +259,7 @@ impl Check<'_> {
                 })
                 .ok()
         });
-        Limits { connections, requests, memory }
+        Limits { connections, requests, endpoint_connections, pending, memory }
     }
 
     /// A limit that zero switches off.

@@ -15,10 +15,11 @@ use super::diagnose::{Mistakes, did_you_mean, one_of};
 use super::model::File;
 
 /// Keys whose values are lengths of time.
-const DURATIONS: [&str; 14] = [
+const DURATIONS: [&str; 15] = [
     "connect",
     "detect",
     "pool_idle",
+    "pool_age",
     "half_close",
     "tcp_idle",
     "tunnel_idle",

@@ -98,6 +98,8 @@ pub struct Timeouts {
     pub drain_min: Duration,
     /// Silence in a tunnel.
     pub tunnel_idle: Duration,
+    /// How old a connection to an endpoint may become, give or take a tenth; `None`: as old as it likes.
+    pub pool_age: Option<Duration>,
     /// A half-closed TCP connection whose other half is silent.
     pub half_close: Duration,
     /// A TCP connection that moves nothing.
@@ -115,6 +117,10 @@ pub struct Limits {
     pub connections: usize,
     /// Requests in flight, both sides together.
     pub requests: usize,
+    /// HTTP/1 connections that one worker opens to one endpoint.
+    pub endpoint_connections: usize,
+    /// Requests of one worker that may wait for a connection to one endpoint.
+    pub pending: usize,
     /// Resident bytes of the process past which it takes on nothing more; `None`: a share of what its control group
     /// allows, if it allows so much and no more.
     pub memory: Option<u64>,

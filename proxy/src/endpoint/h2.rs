@@ -8,7 +8,8 @@
 //! not speak HTTP/2 is found out before a request is risked, and the peer's limit of streams is known from the start.
 //! PING frames find a peer that has vanished.
 //!
-//! What it leaves out: a bound on requests that wait for a stream once all connections are full.
+//! Once all connections are full, a bounded number of requests wait for a stream. A connection that has come of age
+//! carries what it has begun and nothing more.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,18 +18,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::metrics::counter::Counter;
+use rand::rngs::StdRng;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::pool::Limits;
+use super::pool::{Limits, expiry};
 use crate::config::defaults::{
     H2_CONNECTION_WINDOW, H2_CONNECTIONS, H2_FULL, H2_HEADER_LIST, H2_IDLE, H2_PING_INTERVAL,
     H2_PING_TIMEOUT, H2_STREAM_WINDOW,
@@ -47,6 +48,7 @@ struct Inner<N> {
     net: N,
     /// Source address of every connection, if one is asked for.
     from: fn(SocketAddr) -> Option<IpAddr>,
+    ages: RefCell<StdRng>,
     groups: RefCell<BTreeMap<SocketAddr, Rc<Group>>>,
 }
 
@@ -77,12 +79,19 @@ struct Connection {
     /// Since when no stream is open, if none is.
     idle_since: Cell<Option<Instant>>,
     carried: Cell<bool>,
+    /// When it is too old to carry another request.
+    expires: Option<Instant>,
     _open: [Open; 2],
 }
 
 impl Connection {
     fn is_open(&self) -> bool {
         !self.send.borrow().is_closed()
+    }
+
+    /// Whether it may carry another request.
+    fn is_young(&self) -> bool {
+        self.expires.is_none_or(|expires| Instant::now() < expires)
     }
 
     fn has_room(&self) -> bool {
@@ -114,15 +123,16 @@ impl<N> Clone for Streams<N> {
 }
 
 impl<N: Net> Streams<N> {
-    /// No connections yet. `from` may ask for a source address for connections to an address.
-    pub fn new(net: N, from: fn(SocketAddr) -> Option<IpAddr>) -> Self {
-        Streams { inner: Rc::new(Inner { net, from, groups: RefCell::default() }) }
+    /// No connections yet. `from` may ask for a source address for connections to an address; `ages` spreads their ends.
+    pub fn new(net: N, from: fn(SocketAddr) -> Option<IpAddr>, ages: StdRng) -> Self {
+        Streams { inner: Rc::new(Inner { net, from, ages: ages.into(), groups: RefCell::default() }) }
     }
 
     /// A place for one request on a connection to `endpoint`, which is opened if need be.
     ///
     /// # Errors
-    /// [`Kind::Connect`], [`Kind::ConnectTimeout`], or [`Kind::Protocol`] if the endpoint does not speak HTTP/2.
+    /// [`Kind::Connect`], [`Kind::ConnectTimeout`], [`Kind::Protocol`] if the endpoint does not speak HTTP/2, or
+    /// [`Kind::PoolFull`] if too many requests wait for a stream already.
     pub async fn checkout(
         &self,
         endpoint: SocketAddr,
@@ -133,13 +143,18 @@ impl<N: Net> Streams<N> {
         let mut waited = false;
         loop {
             let chosen = group.choose();
-            let may_dial = group.connections.borrow().len() < H2_CONNECTIONS;
+            let young = group.connections.borrow().iter().filter(|c| c.is_young()).count();
+            let may_dial = young < H2_CONNECTIONS;
             let connection = match chosen {
                 Choice::Room(connection) => connection,
                 // Full, but better than waiting for a dial: the peer has some streams left for it.
                 Choice::Full(connection) => {
                     if may_dial {
-                        self.dial(&group, endpoint, limits.connect, metrics);
+                        self.dial(&group, endpoint, limits, metrics);
+                    } else if connection.in_use.get() >= connection.limit.get().saturating_add(limits.pending)
+                    {
+                        let cause = "as many requests wait for a stream as may";
+                        return Err(Error::at(Kind::PoolFull, endpoint, cause));
                     }
                     connection
                 }
@@ -148,7 +163,7 @@ impl<N: Net> Streams<N> {
                 }
                 Choice::Nothing => {
                     waited = true;
-                    let mut dial = self.dial(&group, endpoint, limits.connect, metrics);
+                    let mut dial = self.dial(&group, endpoint, limits, metrics);
                     let dialled = dial.wait_for(|dialled| !matches!(dialled, Dialled::Pending)).await;
                     match dialled.as_deref() {
                         Ok(Dialled::Failed(kind, cause)) => {
@@ -170,7 +185,7 @@ impl<N: Net> Streams<N> {
         &self,
         group: &Rc<Group>,
         endpoint: SocketAddr,
-        limit: Duration,
+        limits: Limits,
         metrics: &ClusterMetrics,
     ) -> watch::Receiver<Dialled> {
         if let Some(dial) = &*group.dial.borrow() {
@@ -179,12 +194,14 @@ impl<N: Net> Streams<N> {
         let (tell, dial) = watch::channel(Dialled::Pending);
         *group.dial.borrow_mut() = Some(dial.clone());
         let (net, group) = (self.inner.net.clone(), group.clone());
-        let from = (self.inner.from)(endpoint);
+        let (from, limit) = ((self.inner.from)(endpoint), limits.connect);
+        let expires = expiry(limits.max_age, &mut self.inner.ages.borrow_mut());
         let (connects, failures, open) =
             (metrics.connects.clone(), metrics.connect_failures.clone(), metrics.open.clone());
         self.inner.net.spawn("dial", async move {
             let opened =
-                tokio::time::timeout(limit, open_connection(&net, endpoint, from, &connects, &open)).await;
+                tokio::time::timeout(limit, open_connection(&net, endpoint, from, expires, &connects, &open))
+                    .await;
             let dialled = match opened {
                 Ok(Ok(connection)) => {
                     group.connections.borrow_mut().push(connection);
@@ -207,7 +224,8 @@ impl<N: Net> Streams<N> {
         let now = Instant::now();
         self.retain(|connection| {
             let idle = connection.idle_since.get().is_some_and(|since| now.duration_since(since) >= H2_IDLE);
-            connection.is_open() && !idle
+            let over = connection.in_use.get() == 0 && !connection.is_young();
+            connection.is_open() && !idle && !over
         });
     }
 
@@ -236,10 +254,10 @@ impl Group {
     fn choose(&self) -> Choice {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|connection| connection.is_open());
-        if let Some(connection) = connections.iter().find(|c| c.has_room()) {
+        if let Some(connection) = connections.iter().find(|c| c.has_room() && c.is_young()) {
             return Choice::Room(connection.clone());
         }
-        match connections.iter().min_by_key(|c| c.in_use.get()) {
+        match connections.iter().filter(|c| c.is_young()).min_by_key(|c| c.in_use.get()) {
             Some(connection) => Choice::Full(connection.clone()),
             None => Choice::Nothing,
         }
@@ -250,6 +268,7 @@ async fn open_connection<N: Net>(
     net: &N,
     endpoint: SocketAddr,
     from: Option<IpAddr>,
+    expires: Option<Instant>,
     connects: &Counter,
     open: &Sockets,
 ) -> Result<Rc<Connection>, (Kind, BoxError)> {
@@ -288,6 +307,7 @@ async fn open_connection<N: Net>(
         limit: Cell::new(driver.current_max_send_streams()),
         idle_since: Cell::new(Some(Instant::now())),
         carried: Cell::new(false),
+        expires,
         _open: open.open(),
     });
     let watched = Rc::downgrade(&connection);

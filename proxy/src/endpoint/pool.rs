@@ -10,12 +10,13 @@
 //!
 //! What it leaves out: HTTP/2, and a limit on connections that are in use.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -24,11 +25,14 @@ use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use rand::RngExt;
+use rand::rngs::StdRng;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::last_words::LastWords;
-use crate::config::Http1;
-use crate::config::defaults::{HEADERS, POOL_MAX_IDLE};
+use crate::config::defaults::{AGE_JITTER, HEADERS, POOL_MAX_IDLE};
+use crate::config::{Http1, Snapshot};
 use crate::error::{BoxError, Error, Kind};
 use crate::http::informational::BodyUnread;
 use crate::http::{RequestBody, forward, tunnel};
@@ -44,7 +48,17 @@ struct Inner<N: Net> {
     net: N,
     /// Source address of every connection, if one is asked for.
     from: fn(SocketAddr) -> Option<IpAddr>,
-    idle: RefCell<BTreeMap<SocketAddr, Vec<Idle>>>,
+    ages: RefCell<StdRng>,
+    slots: RefCell<BTreeMap<SocketAddr, Rc<Slot>>>,
+}
+
+/// What there is for one endpoint.
+struct Slot {
+    idle: RefCell<Vec<Idle>>,
+    /// One for each connection that may be in use. Whoever waits for one is served in turn.
+    places: Arc<Semaphore>,
+    size: Cell<usize>,
+    waiting: Cell<usize>,
 }
 
 struct Idle {
@@ -60,6 +74,8 @@ struct Connection {
     send: SendRequest<RequestBody>,
     /// `None` once it has ended.
     driver: Option<Driver>,
+    /// When it is too old to carry another request.
+    expires: Option<Instant>,
     _open: [Open; 2],
 }
 
@@ -78,8 +94,8 @@ impl Connection {
         self.driver.is_some() && !self.send.is_ready()
     }
 
-    fn is_usable(&self) -> bool {
-        self.driver.is_some() && self.send.is_ready()
+    fn is_usable(&self, now: Instant) -> bool {
+        self.driver.is_some() && self.send.is_ready() && self.expires.is_none_or(|expires| now < expires)
     }
 }
 
@@ -91,33 +107,51 @@ impl<N: Net> Clone for Pool<N> {
 
 /// A connection that was taken out for one request.
 pub struct Checkout<N: Net> {
-    pool: Pool<N>,
+    net: N,
+    slot: Rc<Slot>,
     endpoint: SocketAddr,
     connection: Connection,
+    _place: OwnedSemaphorePermit,
     reused: bool,
     /// Whether it must not be used again.
     spent: bool,
 }
 
 impl<N: Net> Pool<N> {
-    /// An empty pool. `from` may ask for a source address for connections to an address.
-    pub fn new(net: N, from: fn(SocketAddr) -> Option<IpAddr>) -> Self {
-        Pool { inner: Rc::new(Inner { net, from, idle: RefCell::default() }) }
+    /// An empty pool. `from` may ask for a source address for connections to an address; `ages` spreads their ends.
+    pub fn new(net: N, from: fn(SocketAddr) -> Option<IpAddr>, ages: StdRng) -> Self {
+        Pool { inner: Rc::new(Inner { net, from, ages: ages.into(), slots: RefCell::default() }) }
     }
 
     /// A connection to `endpoint`: the one used last, if it is still good and has not idled for `max_idle`, or else a
-    /// new one.
+    /// new one. If as many are in use as may be, waits for one to come back, but no longer than connecting may take.
     ///
     /// # Errors
-    /// [`Kind::Connect`] or [`Kind::ConnectTimeout`].
+    /// [`Kind::Connect`], [`Kind::ConnectTimeout`] or [`Kind::PoolFull`].
     pub async fn checkout(
         &self,
         endpoint: SocketAddr,
         limits: Limits,
         metrics: &ClusterMetrics,
     ) -> Result<Checkout<N>, Error> {
-        let oldest = Instant::now().checked_sub(limits.max_idle);
-        while let Some(mut idle) = self.take(endpoint) {
+        let slot = self.slot(endpoint, limits);
+        let place = match slot.places.clone().try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => slot.wait(endpoint, limits, metrics).await?,
+        };
+        let checkout = |connection, reused| Checkout {
+            net: self.inner.net.clone(),
+            slot: slot.clone(),
+            endpoint,
+            connection,
+            _place: place,
+            reused,
+            spent: false,
+        };
+        let now = Instant::now();
+        let oldest = now.checked_sub(limits.max_idle);
+        loop {
+            let Some(mut idle) = slot.idle.borrow_mut().pop() else { break };
             if oldest.is_some_and(|oldest| idle.since < oldest) {
                 continue;
             }
@@ -126,15 +160,21 @@ impl<N: Net> Pool<N> {
                 Poll::Ready(())
             })
             .await;
-            if idle.connection.is_usable() {
-                let connection = idle.connection;
-                return Ok(Checkout { pool: self.clone(), endpoint, connection, reused: true, spent: false });
+            if idle.connection.is_usable(now) {
+                return Ok(checkout(idle.connection, true));
             }
         }
         let connection = self.open(endpoint, limits, metrics).await.inspect_err(|_| {
             metrics.connect_failures.inc();
         })?;
-        Ok(Checkout { pool: self.clone(), endpoint, connection, reused: false, spent: false })
+        Ok(checkout(connection, false))
+    }
+
+    fn slot(&self, endpoint: SocketAddr, limits: Limits) -> Rc<Slot> {
+        let mut slots = self.inner.slots.borrow_mut();
+        let slot = slots.entry(endpoint).or_insert_with(|| Rc::new(Slot::new(limits.connections)));
+        slot.resize(limits.connections);
+        slot.clone()
     }
 
     async fn open(
@@ -165,37 +205,107 @@ impl<N: Net> Pool<N> {
             .await
             .map_err(|e| Error::at(Kind::Connect, endpoint, e))?;
         metrics.connects.inc();
-        Ok(Connection { send, driver: Some(Box::pin(driver.with_upgrades())), _open: metrics.open.open() })
-    }
-
-    fn take(&self, endpoint: SocketAddr) -> Option<Idle> {
-        self.inner.idle.borrow_mut().get_mut(&endpoint)?.pop()
-    }
-
-    fn put(&self, endpoint: SocketAddr, connection: Connection) {
-        let mut idle = self.inner.idle.borrow_mut();
-        let idle = idle.entry(endpoint).or_default();
-        if idle.len() < POOL_MAX_IDLE {
-            idle.push(Idle { connection, since: Instant::now() });
-        }
+        Ok(Connection {
+            send,
+            driver: Some(Box::pin(driver.with_upgrades())),
+            expires: expiry(limits.max_age, &mut *self.inner.ages.borrow_mut()),
+            _open: metrics.open.open(),
+        })
     }
 
     /// Closes connections that have idled for `max_idle` and those that the server has closed.
     pub fn sweep(&self, max_idle: Duration) {
-        let Some(oldest) = Instant::now().checked_sub(max_idle) else { return };
+        let now = Instant::now();
+        let Some(oldest) = now.checked_sub(max_idle) else { return };
         let mut cx = Context::from_waker(Waker::noop());
-        self.inner.idle.borrow_mut().retain(|_, idle| {
+        self.inner.slots.borrow_mut().retain(|_, slot| {
+            let mut idle = slot.idle.borrow_mut();
             idle.retain_mut(|idle| {
                 idle.connection.drive(&mut cx);
-                idle.since > oldest && idle.connection.is_usable()
+                idle.since > oldest && idle.connection.is_usable(now)
             });
-            !idle.is_empty()
+            // Whoever has a connection out still counts against this slot.
+            !idle.is_empty() || Rc::strong_count(slot) > 1
         });
     }
 
     /// Closes all idle connections.
     pub fn clear(&self) {
-        self.inner.idle.borrow_mut().clear();
+        for slot in self.inner.slots.borrow().values() {
+            slot.idle.borrow_mut().clear();
+        }
+    }
+}
+
+/// When a connection that is opened now is too old: at `max_age`, give or take a tenth, so that those that were opened
+/// together do not end together.
+pub(super) fn expiry(max_age: Option<Duration>, rng: &mut StdRng) -> Option<Instant> {
+    let age = max_age?.mul_f64(rng.random_range(1.0 - AGE_JITTER..=1.0 + AGE_JITTER));
+    Instant::now().checked_add(age)
+}
+
+impl Slot {
+    fn new(connections: usize) -> Self {
+        Slot {
+            idle: RefCell::default(),
+            places: Arc::new(Semaphore::new(connections)),
+            size: Cell::new(connections),
+            waiting: Cell::new(0),
+        }
+    }
+
+    /// Follows a change of the configuration.
+    fn resize(&self, connections: usize) {
+        let size = self.size.get();
+        if size < connections {
+            self.places.add_permits(connections - size);
+            self.size.set(connections);
+        } else if size > connections {
+            // Those that are in use now may be too many for a while.
+            self.size.set(size - self.places.forget_permits(size - connections));
+        }
+    }
+
+    async fn wait(
+        &self,
+        endpoint: SocketAddr,
+        limits: Limits,
+        metrics: &ClusterMetrics,
+    ) -> Result<OwnedSemaphorePermit, Error> {
+        if self.waiting.get() >= limits.pending {
+            return Err(Error::at(Kind::PoolFull, endpoint, "as many requests wait as may"));
+        }
+        let _waiting = (Waiting::new(&self.waiting), Open::new(&metrics.waiting));
+        match tokio::time::timeout(limits.connect, self.places.clone().acquire_owned()).await {
+            Ok(Ok(place)) => Ok(place),
+            _ => {
+                let cause = format!("no connection came back within {:?}", limits.connect);
+                Err(Error::at(Kind::PoolFull, endpoint, cause))
+            }
+        }
+    }
+
+    fn put(&self, connection: Connection) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < POOL_MAX_IDLE {
+            idle.push(Idle { connection, since: Instant::now() });
+        }
+    }
+}
+
+/// Counts a request that waits, until it is dropped.
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -206,8 +316,28 @@ pub struct Limits {
     pub connect: Duration,
     /// How long a connection may have idled.
     pub max_idle: Duration,
+    /// How old a connection may become, give or take a tenth.
+    pub max_age: Option<Duration>,
+    /// HTTP/1 connections of one worker to one endpoint.
+    pub connections: usize,
+    /// Requests of one worker that may wait for a connection to, or a stream at, one endpoint.
+    pub pending: usize,
     /// How its responses are read. A kept connection keeps what it was opened with.
     pub http1: Http1,
+}
+
+impl Limits {
+    /// Those of a snapshot.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        Limits {
+            connect: snapshot.timeouts.connect,
+            max_idle: snapshot.timeouts.pool_idle,
+            max_age: snapshot.timeouts.pool_age,
+            connections: snapshot.limits.endpoint_connections,
+            pending: snapshot.limits.pending,
+            http1: snapshot.http1,
+        }
+    }
 }
 
 impl<N: Net> Checkout<N> {
@@ -279,7 +409,7 @@ impl<N: Net> Checkout<N> {
     /// Gives the connection a task of its own until it is idle, and then back to the pool, or until it has ended. If the
     /// client goes away its request body fails, and that ends the connection.
     fn detach(mut self) {
-        let net = self.pool.inner.net.clone();
+        let net = self.net.clone();
         net.spawn("upload", async move {
             poll_fn(|cx| {
                 self.connection.drive(cx);
@@ -291,8 +421,8 @@ impl<N: Net> Checkout<N> {
     }
 
     fn give_back(self) {
-        if !self.spent && self.connection.is_usable() {
-            self.pool.put(self.endpoint, self.connection);
+        if !self.spent && self.connection.is_usable(Instant::now()) {
+            self.slot.put(self.connection);
         }
     }
 }

@@ -12,7 +12,7 @@ use super::pool::{Limits, Pool};
 use crate::error::Error;
 use crate::http::RequestBody;
 use crate::telemetry::ClusterMetrics;
-use crate::world::Net;
+use crate::world::{Net, RngTree};
 
 /// A request that got no answer: why, and the request itself if it is certain that not a byte of it was sent.
 pub type Failed = (Error, Option<Box<Request<RequestBody>>>);
@@ -26,9 +26,10 @@ pub struct Pools<N: Net> {
 }
 
 impl<N: Net> Pools<N> {
-    /// Empty ones. `from` may ask for a source address for connections to an address.
-    pub fn new(net: N, from: fn(SocketAddr) -> Option<IpAddr>) -> Self {
-        Pools { http1: Pool::new(net.clone(), from), http2: Streams::new(net, from) }
+    /// Empty ones. `from` may ask for a source address for connections to an address; `rng` spreads their ends.
+    pub fn new(net: N, from: fn(SocketAddr) -> Option<IpAddr>, rng: RngTree) -> Self {
+        let [ages1, ages2] = [1, 2].map(|version| rng.child("age", version).rng());
+        Pools { http1: Pool::new(net.clone(), from, ages1), http2: Streams::new(net, from, ages2) }
     }
 
     /// Sends a request to `endpoint` in the version that it is written for, and waits for the head of the response.

@@ -48,8 +48,7 @@ pub(super) async fn handle<N: Net>(
     let table = side.table.load_full();
     let metrics = side.app(&table.snapshot.service);
     let timeouts = &table.snapshot.timeouts;
-    let limits =
-        Limits { connect: timeouts.connect, max_idle: timeouts.pool_idle, http1: table.snapshot.http1 };
+    let limits = Limits::of(&table.snapshot);
     let is_grpc = grpc::is_grpc(request.headers());
     let deadline = grpc::deadline(request.headers(), is_grpc);
     let asked = metrics.asked();

@@ -56,7 +56,7 @@ impl<N: Net> Inbound<N> {
         Rc::new(Inbound {
             net: world.net.clone(),
             table,
-            pool: Pools::new(world.net.clone(), source_for),
+            pool: Pools::new(world.net.clone(), source_for, world.rng.child("inbound pool", 0)),
             rng: RefCell::new(world.rng.child("inbound", 0).rng()),
             metrics: all_metrics.side("inbound"),
             all_metrics,

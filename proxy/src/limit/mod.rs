@@ -88,7 +88,8 @@ impl Load {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { connections: 1, requests: 2, memory: None };
+    const LIMITS: Limits =
+        Limits { connections: 1, requests: 2, endpoint_connections: 1, pending: 1, memory: None };
 
     #[test]
     fn what_ends_makes_room() {

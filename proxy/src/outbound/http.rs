@@ -74,11 +74,7 @@ pub(super) async fn handle<N: Net>(
             let patience = Patience::new(now, timeouts.stream_idle, request.body().upload())
                 .until(cluster.config.timeouts.request.map(|limit| now + limit), Kind::RequestTimeout)
                 .until(deadline, Kind::Deadline);
-            let limits = Limits {
-                connect: timeouts.connect,
-                max_idle: timeouts.pool_idle,
-                http1: table.snapshot.http1,
-            };
+            let limits = Limits::of(&table.snapshot);
             let call = Call { place: Rc::new(place), limits, patience, is_grpc, deadline };
             let sending = pin!(send(&side, cluster, &call, request));
             call.patience.wait(sending).await
@@ -151,7 +147,9 @@ async fn attempt<N: Net>(
         Ok(answered) => answered,
         Err((error, unsent)) => {
             // A kept connection that the endpoint closed in the meantime says nothing about its health.
-            if error.kind != Kind::Client && !(error.reused && unsent.is_some()) {
+            // Nor does a queue that is of our own making.
+            let ours = matches!(error.kind, Kind::Client | Kind::PoolFull);
+            if !ours && !(error.reused && unsent.is_some()) {
                 cluster.on_failure(position, begun, Instant::now());
             }
             return Err((error, unsent));

@@ -44,7 +44,7 @@ pub struct Outbound<N: Net> {
 impl<N: Net> Outbound<N> {
     /// A side with an empty pool.
     pub fn new(world: &World<N>, table: Arc<ArcSwap<Table>>, all_metrics: Arc<Metrics>) -> Rc<Self> {
-        let pool = Pools::new(world.net.clone(), |_| None);
+        let pool = Pools::new(world.net.clone(), |_| None, world.rng.child("outbound pool", 0));
         let rng = RefCell::new(world.rng.child("outbound", 0).rng());
         Rc::new(Outbound {
             net: world.net.clone(),

@@ -81,6 +81,7 @@ pub struct Metrics {
     connect_failures: Family<SideCluster, Counter>,
     upstream_open: Family<SideCluster, Gauge>,
     tunnels: Family<SideCluster, Gauge>,
+    waiting: Family<SideCluster, Gauge>,
     bytes_sent: Family<SideCluster, Counter>,
     bytes_received: Family<SideCluster, Counter>,
     bytes_spliced: Family<SideCluster, Counter>,
@@ -124,6 +125,8 @@ pub struct ClusterMetrics {
     pub open: Sockets,
     /// Tunnels that are open.
     pub tunnels: Gauge,
+    /// Requests that wait for a connection.
+    pub waiting: Gauge,
     bytes_sent: Counter,
     bytes_received: Counter,
     bytes_spliced: Counter,
@@ -178,6 +181,7 @@ impl Default for Metrics {
             ejections: family!("ejections", "Ejections of endpoints"),
             connects: family!("connects", "Connections opened to endpoints"),
             connect_failures: family!("connect_failures", "Attempts to connect to endpoints that failed"),
+            waiting: family!("requests_waiting", "Requests that wait for a connection to an endpoint"),
             tunnels: family!("tunnels_open", "Tunnels (Upgrade, CONNECT) that are open"),
             upstream_open: family!("upstream_connections_open", "Connections to endpoints that are open"),
             bytes_sent: family!("tcp_bytes_sent", "Bytes of opaque connections from clients to endpoints"),
@@ -251,6 +255,7 @@ impl Metrics {
                 all: self.load.upstream(),
             },
             tunnels: self.tunnels.get_or_create_owned(&label),
+            waiting: self.waiting.get_or_create_owned(&label),
             bytes_sent: self.bytes_sent.get_or_create_owned(&label),
             bytes_received: self.bytes_received.get_or_create_owned(&label),
             bytes_spliced: self.bytes_spliced.get_or_create_owned(&label),
