@@ -208,7 +208,7 @@ impl<N: Net> Pool<N> {
         Ok(Connection {
             send,
             driver: Some(Box::pin(driver.with_upgrades())),
-            expires: expiry(limits.max_age, &mut *self.inner.ages.borrow_mut()),
+            expires: expiry(limits.max_age, &mut self.inner.ages.borrow_mut()),
             _open: metrics.open.open(),
         })
     }

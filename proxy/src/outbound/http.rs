@@ -149,7 +149,7 @@ async fn attempt<N: Net>(
             // A kept connection that the endpoint closed in the meantime says nothing about its health.
             // Nor does a queue that is of our own making.
             let ours = matches!(error.kind, Kind::Client | Kind::PoolFull);
-            if !ours && !(error.reused && unsent.is_some()) {
+            if !(ours || error.reused && unsent.is_some()) {
                 cluster.on_failure(position, begun, Instant::now());
             }
             return Err((error, unsent));
