@@ -143,13 +143,12 @@ impl<N: Net> Streams<N> {
         let mut waited = false;
         loop {
             let chosen = group.choose();
-            let young = group.connections.borrow().iter().filter(|c| c.is_young()).count();
-            let may_dial = young < H2_CONNECTIONS;
             let connection = match chosen {
                 Choice::Room(connection) => connection,
                 // Full, but better than waiting for a dial: the peer has some streams left for it.
                 Choice::Full(connection) => {
-                    if may_dial {
+                    let young = group.connections.borrow().iter().filter(|c| c.is_young()).count();
+                    if young < H2_CONNECTIONS {
                         self.dial(&group, endpoint, limits, metrics);
                     } else if connection.in_use.get() >= connection.limit.get().saturating_add(limits.pending)
                     {

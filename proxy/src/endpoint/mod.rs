@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 pub use breaker::{Breaker, Transition};
 pub use ewma::PeakEwma;
-pub use pools::{Failed, Pools};
+pub use pools::{Call, Failed, Pools};
 pub use response::{Carrier, Held, ResponseBody};
 
 /// One address of a cluster.

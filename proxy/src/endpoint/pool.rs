@@ -285,10 +285,10 @@ impl Slot {
         }
     }
 
-    fn put(&self, connection: Connection) {
+    fn put(&self, connection: Connection, since: Instant) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < POOL_MAX_IDLE {
-            idle.push(Idle { connection, since: Instant::now() });
+            idle.push(Idle { connection, since });
         }
     }
 }
@@ -421,8 +421,9 @@ impl<N: Net> Checkout<N> {
     }
 
     fn give_back(self) {
-        if !self.spent && self.connection.is_usable(Instant::now()) {
-            self.slot.put(self.connection);
+        let now = Instant::now();
+        if !self.spent && self.connection.is_usable(now) {
+            self.slot.put(self.connection, now);
         }
     }
 }

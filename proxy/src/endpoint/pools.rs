@@ -1,18 +1,35 @@
 //! All connections of one worker to endpoints, whatever they speak.
 
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::Carrier;
 use super::h2::Streams;
 use super::pool::{Limits, Pool};
 use crate::error::Error;
 use crate::http::RequestBody;
-use crate::telemetry::ClusterMetrics;
+use crate::http::patience::Patience;
+use crate::telemetry::{ClusterMetrics, Open};
 use crate::world::{Net, RngTree};
+
+/// What a call asks of every try.
+pub struct Call {
+    /// Its place among the requests in flight.
+    pub place: Rc<Open>,
+    /// Of connections.
+    pub limits: Limits,
+    /// Of time.
+    pub patience: Patience,
+    /// Whether the client hears of failures as gRPC statuses.
+    pub is_grpc: bool,
+    /// When the caller gives up, if it said so.
+    pub deadline: Option<Instant>,
+}
 
 /// A request that got no answer: why, and the request itself if it is certain that not a byte of it was sent.
 pub type Failed = (Error, Option<Box<Request<RequestBody>>>);

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Inbound;
 use crate::config::Retry;
 use crate::endpoint::pool::Limits;
-use crate::endpoint::{Held, ResponseBody};
+use crate::endpoint::{Call, Held, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
@@ -19,24 +19,13 @@ use crate::http::tunnel::{Ask, Slot};
 use crate::http::{RequestBody, bridge, forward, reply};
 use crate::retry::Attempts;
 use crate::tcp;
-use crate::telemetry::{ClusterMetrics, Open};
+use crate::telemetry::ClusterMetrics;
 use crate::world::Net;
 
 /// A request is tried again only to hide the race in which the app closes a kept connection just as the request is sent
 /// on it, as Istio does with `reset-before-request`; an app that is down is the caller's business, who has other
 /// replicas.
 const RETRY: Retry = Retry { attempts: 1 };
-
-/// What a call asks of every try.
-struct Call {
-    /// Its place among the requests in flight.
-    place: Rc<Open>,
-    limits: Limits,
-    patience: Patience,
-    is_grpc: bool,
-    /// When the caller gives up, if it said so.
-    deadline: Option<Instant>,
-}
 
 /// Answers a request for the local app.
 pub(super) async fn handle<N: Net>(

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Outbound;
 use crate::balance::{Cluster, Tried};
 use crate::endpoint::pool::Limits;
-use crate::endpoint::{Failed, Held, ResponseBody};
+use crate::endpoint::{Call, Failed, Held, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
@@ -20,19 +20,7 @@ use crate::http::tunnel::{Ask, Slot};
 use crate::http::{RequestBody, bridge, forward, headers, reply};
 use crate::retry::Attempts;
 use crate::tcp;
-use crate::telemetry::Open;
 use crate::world::Net;
-
-/// What a call asks of every try.
-struct Call {
-    /// Its place among the requests in flight.
-    place: Rc<Open>,
-    limits: Limits,
-    patience: Patience,
-    is_grpc: bool,
-    /// When the caller gives up, if it said so.
-    deadline: Option<Instant>,
-}
 
 /// Answers a request of the app: from an endpoint of the cluster at `dst`, or with the reason why none could.
 pub(super) async fn handle<N: Net>(
