@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use proxy::config::{
-    Breaker, Cluster, ConfigErrors, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts, Retry,
-    Snapshot, Timeouts, TryTimeouts, parse,
+    Breaker, Cluster, ConfigErrors, Endpoint, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts,
+    Retry, Snapshot, Timeouts, TryTimeouts, parse,
 };
 
 /// A cluster without a mistake, to put mistakes around.
@@ -295,7 +295,7 @@ fn a_cluster_that_says_little_gets_every_documented_default() {
         sni: vec![],
         protocol: Protocol::Detect,
         opaque_at: [].into(),
-        endpoints: vec![at("10.0.0.11:8080"), at("10.0.0.12:8080")],
+        endpoints: ["10.0.0.11:8080", "10.0.0.12:8080"].map(|text| Endpoint::at(at(text))).into(),
         bridge: false,
         timeouts: RequestTimeouts::default(),
         retry: Retry { attempts: 2 },
@@ -380,7 +380,7 @@ breaker = { consecutive_failures = 0, cap = "100%" }
             sni: vec!["orders.example".into(), "*.orders.example".into()],
             protocol: Protocol::Http,
             opaque_at: [].into(),
-            endpoints: vec![at("[fd00::11]:8080")],
+            endpoints: vec![Endpoint::at(at("[fd00::11]:8080"))],
             bridge: true,
             timeouts: RequestTimeouts {
                 request: Some(Duration::from_secs(15)),

@@ -49,7 +49,7 @@ impl Table {
             };
             Arc::new(Cluster {
                 config: config.clone(),
-                endpoints: config.endpoints.iter().map(endpoint).collect(),
+                endpoints: config.endpoints.iter().map(|e| endpoint(&e.address)).collect(),
                 metrics: metrics.cluster("outbound", &config.name),
             })
         };

@@ -141,3 +141,8 @@ pub const FILES_SHARE: f64 = 0.9;
 pub const MAX_REQUESTS: usize = 10_000;
 /// Share of the control group's memory limit past which no more is taken on: the kernel kills at the limit itself.
 pub const MEMORY_SHARE: f64 = 0.8;
+
+/// Highest `priority` of an endpoint. Envoy's is 128; a handful of zones and one far region is what is used.
+pub const MAX_PRIORITY: u8 = 127;
+/// Highest `weight` of an endpoint. Envoy's sum of weights is bounded by 2^32; with this one, so is ours for any cluster.
+pub const MAX_WEIGHT: u32 = 1000;

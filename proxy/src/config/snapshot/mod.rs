@@ -1,11 +1,18 @@
 //! The configuration in force: immutable, complete, checked. A request takes one snapshot and keeps it to its end.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::defaults;
+
+mod breaker;
+mod cluster;
+mod retry;
+
+pub use breaker::Breaker;
+pub use cluster::{Cluster, Endpoint, RequestTimeouts, TryTimeouts};
+pub use retry::Retry;
 
 /// A configuration with every default filled in and every contradiction refused.
 #[derive(Debug, Clone, PartialEq)]
@@ -126,62 +133,11 @@ pub struct Limits {
     pub memory: Option<u64>,
 }
 
-/// Time limits of a request to a cluster; `None`: no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RequestTimeouts {
-    /// From the request's head to the response's end, with all tries.
-    pub request: Option<Duration>,
-    /// Of each try.
-    pub tries: TryTimeouts,
-}
-
-/// Time limits of one try; `None`: no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TryTimeouts {
-    /// From its beginning, connecting and sending included, to the response's head.
-    pub per_try: Option<Duration>,
-    /// From the end of the request to the response's head.
-    pub response: Option<Duration>,
-}
-
-/// A set of endpoints behind virtual addresses.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Cluster {
-    /// Its name.
-    pub name: String,
-    /// The addresses that apps dial.
-    pub addresses: Vec<SocketAddr>,
-    /// Server names of TLS connections to addresses of no cluster that lead here, in lower case; `*.` stands for every
-    /// name below.
-    pub sni: Vec<String>,
-    /// What its endpoints speak.
-    pub protocol: Protocol,
-    /// Ports of its addresses that are opaque although [`Cluster::protocol`] says to detect, since nobody declared it.
-    pub opaque_at: BTreeSet<u16>,
-    /// Where it really is.
-    pub endpoints: Vec<SocketAddr>,
-    /// Whether HTTP/1 requests go over shared HTTP/2 connections, because sidecars at the endpoints restore them.
-    pub bridge: bool,
-    /// Time limits of requests to it.
-    pub timeouts: RequestTimeouts,
-    /// Tries after a failure.
-    pub retry: Retry,
-    /// When an endpoint is left alone.
-    pub breaker: Breaker,
-}
-
 impl Snapshot {
     /// What the app speaks on `port`.
     pub fn inbound_protocol(&self, port: u16) -> Protocol {
         let undeclared = || if self.opaque_ports.contains(&port) { Protocol::Tcp } else { Protocol::Detect };
         self.inbound.get(&port).copied().unwrap_or_else(undeclared)
-    }
-}
-
-impl Cluster {
-    /// What is spoken with the virtual address at `port`.
-    pub fn protocol_at(&self, port: u16) -> Protocol {
-        if self.opaque_at.contains(&port) { Protocol::Tcp } else { self.protocol }
     }
 }
 
@@ -195,24 +151,4 @@ pub enum Protocol {
     Http,
     /// Opaque bytes; the server may speak first.
     Tcp,
-}
-
-/// Tries after a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retry {
-    /// Tries beyond the first; 0 switches retries off.
-    pub attempts: u32,
-}
-
-/// When an endpoint is left alone.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Breaker {
-    /// Failures in a row that eject it; 0 switches ejection off.
-    pub consecutive_failures: u32,
-    /// First ejection; each further one doubles it.
-    pub base: Duration,
-    /// Longest ejection.
-    pub max: Duration,
-    /// Share of the cluster that may be ejected at once, 0 to 1; one endpoint always may.
-    pub cap: f64,
 }

@@ -1,7 +1,15 @@
 //! The sidecar's configuration file, key for key, with the place of every value.
 
+mod breaker;
+mod cluster;
+mod retry;
+
 use serde::Deserialize;
 use serde_spanned::Spanned;
+
+pub use breaker::Breaker;
+pub use cluster::{Cluster, ClusterTimeouts, Endpoint, EndpointTable};
+pub use retry::Retry;
 
 /// A whole file.
 #[derive(Debug, Deserialize)]
@@ -151,80 +159,6 @@ pub struct Limits {
     /// Header lines of an HTTP/1 message. Default 100.
     #[serde(default)]
     pub headers: Option<Spanned<u32>>,
-}
-
-/// `[cluster.timeouts]`; `"0s"` switches a limit off.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClusterTimeouts {
-    /// From a request's head to its response's end, with all tries.
-    #[serde(default)]
-    pub request: Option<Spanned<String>>,
-    /// From the beginning of a try to the response's head.
-    #[serde(default)]
-    pub per_try: Option<Spanned<String>>,
-    /// From the end of a request to the response's head.
-    #[serde(default)]
-    pub response: Option<Spanned<String>>,
-}
-
-/// `[[cluster]]`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Cluster {
-    /// Its name.
-    pub name: Spanned<String>,
-    /// The virtual addresses that apps dial, `"IP:PORT"`. May be empty if there is `sni`.
-    pub addresses: Vec<Spanned<String>>,
-    /// Server names of TLS connections to addresses of no cluster that lead here: `"db.example"`, or `"*.example"` for every
-    /// name below it. The exact name goes before the longest wildcard. The app's TLS is passed through.
-    #[serde(default)]
-    pub sni: Vec<Spanned<String>>,
-    /// `"detect"` (default, except on `opaque_ports`), `"http"` or `"tcp"`.
-    #[serde(default)]
-    pub protocol: Option<Spanned<String>>,
-    /// Where it really is, `"IP:PORT"`.
-    pub endpoints: Vec<Spanned<String>>,
-    /// Carry HTTP/1 requests over shared HTTP/2 connections. Only where every endpoint has a sidecar of this kind, which
-    /// makes them HTTP/1 again. Default: false.
-    #[serde(default)]
-    pub bridge: Option<Spanned<bool>>,
-    /// Time limits of requests to it.
-    #[serde(default)]
-    pub timeouts: ClusterTimeouts,
-    /// Tries after a failure.
-    #[serde(default)]
-    pub retry: Option<Retry>,
-    /// When an endpoint is left alone.
-    #[serde(default)]
-    pub breaker: Option<Breaker>,
-}
-
-/// `[retry]` and `[cluster.retry]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Retry {
-    /// Tries beyond the first. Default 2; 0 switches retries off.
-    #[serde(default)]
-    pub attempts: Option<Spanned<u32>>,
-}
-
-/// `[breaker]` and `[cluster.breaker]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Breaker {
-    /// Failures in a row that eject an endpoint. Default 5; 0 switches ejection off.
-    #[serde(default)]
-    pub consecutive_failures: Option<Spanned<u32>>,
-    /// First ejection. Default `"1s"`.
-    #[serde(default)]
-    pub base: Option<Spanned<String>>,
-    /// Longest ejection. Default `"60s"`.
-    #[serde(default)]
-    pub max: Option<Spanned<String>>,
-    /// Share of the cluster that may be ejected at once. Default `"50%"`.
-    #[serde(default)]
-    pub cap: Option<Spanned<String>>,
 }
 
 /// `[[inbound]]`

@@ -1,0 +1,107 @@
+//! `[[cluster]]`: a set of endpoints behind virtual addresses, and how requests to it are treated.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_spanned::Spanned;
+
+use super::{Breaker, Retry};
+
+/// `[cluster.timeouts]`; `"0s"` switches a limit off.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterTimeouts {
+    /// From a request's head to its response's end, with all tries.
+    #[serde(default)]
+    pub request: Option<Spanned<String>>,
+    /// From the beginning of a try to the response's head.
+    #[serde(default)]
+    pub per_try: Option<Spanned<String>>,
+    /// From the end of a request to the response's head.
+    #[serde(default)]
+    pub response: Option<Spanned<String>>,
+}
+
+/// `[[cluster]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// Its name.
+    pub name: Spanned<String>,
+    /// The virtual addresses that apps dial, `"IP:PORT"`. May be empty if there is `sni`.
+    pub addresses: Vec<Spanned<String>>,
+    /// Server names of TLS connections to addresses of no cluster that lead here: `"db.example"`, or `"*.example"` for every
+    /// name below it. The exact name goes before the longest wildcard. The app's TLS is passed through.
+    #[serde(default)]
+    pub sni: Vec<Spanned<String>>,
+    /// `"detect"` (default, except on `opaque_ports`), `"http"` or `"tcp"`.
+    #[serde(default)]
+    pub protocol: Option<Spanned<String>>,
+    /// Where it really is: `"IP:PORT"`, or a table with more.
+    pub endpoints: Vec<Spanned<Endpoint>>,
+    /// Carry HTTP/1 requests over shared HTTP/2 connections. Only where every endpoint has a sidecar of this kind, which
+    /// makes them HTTP/1 again. Default: false.
+    #[serde(default)]
+    pub bridge: Option<Spanned<bool>>,
+    /// Time limits of requests to it.
+    #[serde(default)]
+    pub timeouts: ClusterTimeouts,
+    /// Tries after a failure.
+    #[serde(default)]
+    pub retry: Option<Retry>,
+    /// When an endpoint is left alone.
+    #[serde(default)]
+    pub breaker: Option<Breaker>,
+}
+
+/// `"10.0.0.11:8080"`, or `{ address = "10.0.0.11:8080", zone = "a", priority = 1, weight = 3, labels = { version = "2" } }`.
+#[derive(Debug)]
+pub enum Endpoint {
+    /// Only its address.
+    Address(String),
+    /// More than that.
+    Table(Box<EndpointTable>),
+}
+
+/// An endpoint of which more is known than its address.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointTable {
+    /// `"IP:PORT"`.
+    pub address: Spanned<String>,
+    /// The zone it is in. Default: none.
+    #[serde(default)]
+    pub zone: Option<Spanned<String>>,
+    /// Which are used first: those with the lowest. Default 0.
+    #[serde(default)]
+    pub priority: Option<Spanned<u32>>,
+    /// Its share, relative to the others'. Default 1.
+    #[serde(default)]
+    pub weight: Option<Spanned<u32>>,
+    /// What tells it apart, for subsets.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+// By hand: a derived untagged enum loses the places of its words and says only "did not match any variant".
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Words;
+        impl<'de> Visitor<'de> for Words {
+            type Value = Endpoint;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<Endpoint, E> {
+                Ok(Endpoint::Address(word.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, keys: A) -> Result<Endpoint, A::Error> {
+                Deserialize::deserialize(MapAccessDeserializer::new(keys)).map(Endpoint::Table)
+            }
+        }
+        deserializer.deserialize_any(Words)
+    }
+}

@@ -1,0 +1,239 @@
+//! `[[cluster]]`: addresses, endpoints, server names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+
+use serde_spanned::Spanned;
+
+use super::{Check, General};
+use crate::config::{Cluster, Endpoint, Protocol, defaults, model};
+
+/// The virtual addresses and server names so far: where each stands, and the name of its cluster.
+#[derive(Default)]
+pub(super) struct Taken {
+    addresses: BTreeMap<SocketAddr, (Range<usize>, String)>,
+    names: BTreeMap<String, (Range<usize>, String)>,
+}
+
+impl Check<'_> {
+    pub(super) fn cluster(
+        &mut self,
+        given: &model::Cluster,
+        general: &General<'_>,
+        taken: &mut Taken,
+    ) -> Cluster {
+        let name = self.name("name", &given.name);
+        let what = format!("cluster {name:?}");
+        if given.addresses.is_empty() && given.sni.is_empty() {
+            self.mistakes
+                .add(format!("{what} has no address"), given.name.span(), "nothing can reach it")
+                .help(r#"name the address that apps dial: addresses = ["10.96.0.10:80"]"#);
+        }
+        let mut addresses = Vec::with_capacity(given.addresses.len());
+        for text in &given.addresses {
+            let Some(address) = self.address(text) else { continue };
+            match taken.addresses.get(&address) {
+                Some((first, owner)) if *owner == name && addresses.contains(&address) => {
+                    self.mistakes
+                        .add(format!("{what} lists {address} twice"), text.span(), "again")
+                        .also(first.clone(), "first")
+                        .help("remove one of them");
+                }
+                Some((first, owner)) => {
+                    self.mistakes
+                        .add(format!("{address} belongs to two clusters"), text.span(), format!("of {name:?}"))
+                        .also(first.clone(), format!("of {owner:?}"))
+                        .help("a virtual address leads to one cluster: give one of them another address or port");
+                }
+                None => {
+                    taken.addresses.insert(address, (text.span(), name.clone()));
+                    addresses.push(address);
+                }
+            }
+        }
+        if given.endpoints.is_empty() {
+            self.mistakes
+                .add(format!("{what} has no endpoints"), given.name.span(), "every request to it would fail")
+                .help(r#"list where it really is: endpoints = ["10.0.0.11:8080"]"#);
+        }
+        let endpoints = self.endpoints(&what, &given.endpoints, &addresses, taken);
+        let protocol = self.protocol(given.protocol.as_ref());
+        let bridge = given.bridge.as_ref().filter(|bridge| *bridge.get_ref());
+        if let (Some(bridge), Protocol::Tcp, Some(tcp)) = (bridge, protocol, &given.protocol) {
+            self.mistakes
+                .add("only HTTP can be bridged", bridge.span(), "carries HTTP/1 over HTTP/2")
+                .also(tcp.span(), "opaque bytes")
+                .help("leave `bridge` out, or say protocol = \"http\"");
+        }
+        Cluster {
+            sni: self.server_names(&name, &given.sni, taken),
+            name,
+            addresses,
+            protocol,
+            opaque_at: BTreeSet::new(),
+            endpoints,
+            bridge: bridge.is_some(),
+            timeouts: self.request_timeouts(
+                [&given.timeouts.request, &given.timeouts.per_try, &given.timeouts.response]
+                    .map(Option::as_ref),
+                general.timeouts,
+            ),
+            retry: super::retry(given.retry.as_ref(), general.retry),
+            breaker: self.breaker(given.breaker.as_ref(), Some(general.breaker)),
+        }
+    }
+
+    fn endpoints(
+        &mut self,
+        what: &str,
+        given: &[Spanned<model::Endpoint>],
+        addresses: &[SocketAddr],
+        taken: &Taken,
+    ) -> Vec<Endpoint> {
+        let mut endpoints: Vec<Endpoint> = Vec::with_capacity(given.len());
+        let mut spans = Vec::with_capacity(given.len());
+        for entry in given {
+            let (text, table) = match entry.get_ref() {
+                model::Endpoint::Address(text) => (&Spanned::new(entry.span(), text.clone()), None),
+                model::Endpoint::Table(table) => (&table.address, Some(&**table)),
+            };
+            let Some(address) = self.address(text) else { continue };
+            let span = text.span();
+            if addresses.contains(&address) {
+                let virtual_one = taken.addresses[&address].0.clone();
+                self.mistakes
+                    .add(
+                        format!("{what} has its own virtual address as an endpoint"),
+                        span,
+                        "must be an instance of the service",
+                    )
+                    .also(virtual_one, "the virtual address")
+                    .help("`addresses` is what apps dial, `endpoints` is where instances really listen");
+            } else if let Some(first) = endpoints.iter().position(|other| other.address == address) {
+                self.mistakes
+                    .add(format!("{what} lists the endpoint {address} twice"), span, "again")
+                    .also(Range::clone(&spans[first]), "first")
+                    .help("remove one of them: to give an endpoint a larger share, give it a `weight`");
+            } else {
+                let known = table.map(|table| self.endpoint(address, table));
+                endpoints.push(known.unwrap_or_else(|| Endpoint::at(address)));
+                spans.push(span);
+            }
+        }
+        endpoints
+    }
+
+    fn endpoint(&mut self, address: SocketAddr, entry: &model::EndpointTable) -> Endpoint {
+        let zone = entry.zone.as_ref().map(|zone| self.name("zone", zone).into());
+        let priority = entry.priority.as_ref().map_or(0, |priority| {
+            self.ranged("priority", Some(priority), 0, 0..=u32::from(defaults::MAX_PRIORITY)) as u8
+        });
+        let weight = entry
+            .weight
+            .as_ref()
+            .map_or(1, |weight| self.ranged("weight", Some(weight), 1, 1..=defaults::MAX_WEIGHT) as u32);
+        Endpoint { address, zone, priority, weight, labels: entry.labels.clone().into() }
+    }
+
+    fn server_names(&mut self, cluster: &str, given: &[Spanned<String>], taken: &mut Taken) -> Vec<String> {
+        let mut names = Vec::with_capacity(given.len());
+        for text in given {
+            let pattern = text.get_ref().trim_end_matches('.').to_ascii_lowercase();
+            if let Err((label, help)) = check_server_name(&pattern) {
+                self.mistakes
+                    .add(format!("{:?} is not a server name", text.get_ref()), text.span(), label)
+                    .help(help);
+                continue;
+            }
+            if let Some((first, owner)) = taken.names.get(&pattern) {
+                self.mistakes
+                    .add(
+                        format!("the server name {pattern:?} leads to two places"),
+                        text.span(),
+                        format!("to {cluster:?}"),
+                    )
+                    .also(first.clone(), format!("to {owner:?}"))
+                    .help("a server name leads to one cluster: keep one of the two");
+                continue;
+            }
+            taken.names.insert(pattern.clone(), (text.span(), cluster.to_owned()));
+            names.push(pattern);
+        }
+        names
+    }
+
+    fn address(&mut self, text: &Spanned<String>) -> Option<SocketAddr> {
+        let words = text.get_ref().as_str();
+        let (message, label, help) = match words.parse::<SocketAddr>() {
+            Ok(address) if address.port() == 0 => ("an address needs a port from 1 to 65535", "port 0", None),
+            Ok(address) if address.ip().to_canonical().is_unspecified() => {
+                let help = "it stands for every address of a machine; name the one to connect to";
+                ("nobody can connect to the unspecified address", "not a destination", Some(help.to_owned()))
+            }
+            Ok(address) => return Some(SocketAddr::new(address.ip().to_canonical(), address.port())),
+            Err(_) => {
+                let (label, help) = not_an_address(words);
+                ("this is not an address and a port", label, Some(help))
+            }
+        };
+        let note = self.mistakes.add(message, text.span(), label);
+        note.help(help.unwrap_or_else(|| format!("such as {:?}", words.replace(":0", ":80"))));
+        None
+    }
+}
+
+/// Whether `pattern`, in lower case, can be a server name (RFC 6066 section 3) or a wildcard for all below one: what is
+/// wrong, and what to write.
+fn check_server_name(pattern: &str) -> Result<(), (&'static str, String)> {
+    let name = pattern.strip_prefix("*.").unwrap_or(pattern);
+    if name.is_empty() {
+        return Err((
+            "no name",
+            r#"write a name such as "db.example", or "*.example" for every name below"#.into(),
+        ));
+    }
+    if name.contains('*') {
+        let help = r#"a wildcard stands alone before the first dot, as in "*.example""#;
+        return Err(("a `*` in the wrong place", help.into()));
+    }
+    if name.contains(':') || name.parse::<IpAddr>().is_ok() {
+        let help = "clients send no addresses and no ports there: list the address under `addresses`";
+        return Err(("an address", help.into()));
+    }
+    if !crate::detect::tls::is_server_name(name.as_bytes()) {
+        return Err(("not a host's name", "use letters, digits, hyphens and dots".into()));
+    }
+    Ok(())
+}
+
+/// What is wrong with `words` as an address and a port, and what to write.
+fn not_an_address(words: &str) -> (&'static str, String) {
+    if let Ok(ip) = words.parse::<IpAddr>() {
+        let example = SocketAddr::new(ip, 80);
+        return ("no port", format!(r#"add the port: "{example}""#));
+    }
+    if let Some((_, rest)) = words.split_once("://") {
+        return (
+            "a URL",
+            format!("leave the scheme and the path away: {:?}", rest.split('/').next().unwrap_or(rest)),
+        );
+    }
+    let Some((host, port)) = words.rsplit_once(':') else {
+        return ("no port", r#"write an address and a port, such as "10.0.0.11:8080""#.into());
+    };
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if bracketed.parse::<IpAddr>().is_ok() {
+        return ("not a port", format!("{port:?} is not a port: ports go from 1 to 65535"));
+    }
+    if host.contains('/') {
+        return ("a network", "name one address, not a network".into());
+    }
+    if !host.is_empty() && host.contains(|c: char| c.is_ascii_alphabetic()) && !host.contains(':') {
+        return (
+            "a name",
+            format!("names are not resolved here: write the address that {host:?} stands for"),
+        );
+    }
+    ("not an address", r#"write an address and a port, such as "10.0.0.11:8080" or "[fd00::11]:8080""#.into())
+}

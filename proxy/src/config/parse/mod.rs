@@ -1,0 +1,348 @@
+//! The second step of reading a configuration: what its values mean, and whether they contradict each other.
+//!
+//! Takes the [`File`] that `shape` has read and fills in every default. A value with a mistake is noted and replaced by
+//! a stand-in so that the rest can be checked too; the stand-in never leaves this module, since a file with a mistake
+//! gives no [`Snapshot`]. Addresses are compared in their canonical form: `[::ffff:10.0.0.1]:80` is `10.0.0.1:80`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_spanned::Spanned;
+
+use super::diagnose::{ConfigErrors, Mistakes, did_you_mean, one_of};
+use super::model::{self, File};
+use super::{
+    Breaker, Cluster, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts, Retry, Snapshot, defaults,
+    shape, units,
+};
+use cluster::Taken;
+use retry::retry;
+
+mod breaker;
+mod cluster;
+mod retry;
+mod timeouts;
+
+/// The configuration that `text` describes, complete and checked. `path_name` is what errors call it.
+///
+/// # Errors
+/// Every mistake in the text: all of its shape (keys, types), or if there is none, all of its meaning.
+pub fn parse(path_name: &str, text: &str) -> Result<Snapshot, ConfigErrors> {
+    let mut mistakes = Mistakes::new(path_name, text);
+    let snapshot = shape::read(text, &mut mistakes).map(|file| Check { mistakes: &mut mistakes }.file(&file));
+    // Without a snapshot there is a mistake, so this unwraps only what was there all along.
+    mistakes.finish(snapshot).map(|snapshot| snapshot.expect("a file without mistakes gives a snapshot"))
+}
+
+struct Check<'a> {
+    mistakes: &'a mut Mistakes,
+}
+
+/// What holds for every cluster that does not say otherwise.
+struct General<'a> {
+    /// As it was given, and what it means.
+    breaker: (Option<&'a model::Breaker>, Breaker),
+    retry: Retry,
+    timeouts: RequestTimeouts,
+}
+
+/// A value, and where it was given if it was.
+struct Given<T> {
+    value: T,
+    span: Option<Range<usize>>,
+}
+
+impl Check<'_> {
+    fn file(mut self, file: &File) -> Snapshot {
+        let service = self.name("service", &file.service);
+        let instance =
+            file.instance.as_ref().map_or_else(|| service.clone(), |name| self.name("instance", name));
+        if let Some(workers) = file.workers.as_ref().filter(|workers| *workers.get_ref() == 0) {
+            self.mistakes
+                .add("without a worker nothing is forwarded", workers.span(), "must be at least 1")
+                .help("leave `workers` out to have one for each CPU that the process may use");
+        }
+        let listen = self.listen(&file.listen);
+        let timeouts = self.timeouts(&file.timeouts);
+        let given = &file.timeouts;
+        let requests = self.request_timeouts(
+            [given.request.as_ref(), given.per_try.as_ref(), given.response.as_ref()],
+            RequestTimeouts::default(),
+        );
+        let limits = self.limits(&file.limits);
+        let (bytes, bytes_range) = (file.limits.header_bytes.as_ref(), defaults::HEADER_BYTES_RANGE);
+        let (lines, lines_range) = (file.limits.headers.as_ref(), defaults::HEADERS_RANGE);
+        let http1 = Http1 {
+            header_bytes: self.ranged("header_bytes", bytes, defaults::HEADER_BYTES, bytes_range),
+            headers: self.ranged("headers", lines, defaults::HEADERS, lines_range),
+            preserve_header_case: file.preserve_header_case.unwrap_or(false),
+        };
+        let forwarded = self.forwarded(file.forwarded.as_ref());
+        let general = General {
+            breaker: (file.breaker.as_ref(), self.breaker(file.breaker.as_ref(), None)),
+            retry: retry(file.retry.as_ref(), Retry { attempts: defaults::RETRIES }),
+            timeouts: requests,
+        };
+
+        let mut names = BTreeMap::new();
+        let opaque_ports: BTreeSet<u16> = match &file.opaque_ports {
+            Some(ports) => ports.iter().map(|port| self.port("opaque_ports", port)).collect(),
+            None => defaults::OPAQUE_PORTS.into(),
+        };
+        let mut taken = Taken::default();
+        let mut clusters = Vec::with_capacity(file.cluster.len());
+        for cluster in &file.cluster {
+            let mut checked = self.cluster(cluster, &general, &mut taken);
+            if cluster.protocol.is_none() {
+                checked.opaque_at = opaque_at(&checked, &opaque_ports);
+            }
+            if let Some(first) = names.insert(checked.name.clone(), cluster.name.span()) {
+                self.mistakes
+                    .add(
+                        format!("two clusters are called {:?}", checked.name),
+                        cluster.name.span(),
+                        "the second",
+                    )
+                    .also(first, "the first")
+                    .help(
+                        "metrics and logs tell clusters apart by name: rename one, or merge their endpoints",
+                    );
+            }
+            clusters.push(Arc::new(checked));
+        }
+        let inbound = self.inbound(&file.inbound, &listen, &opaque_ports);
+        Snapshot {
+            service,
+            instance,
+            workers: file.workers.as_ref().map(|workers| *workers.get_ref()),
+            seed: file.seed,
+            listen,
+            mark: file.mark,
+            passthrough: file.passthrough.unwrap_or(true),
+            http1,
+            forwarded,
+            opaque_ports,
+            timeouts,
+            limits,
+            clusters,
+            inbound,
+        }
+    }
+
+    fn name(&mut self, key: &str, value: &Spanned<String>) -> String {
+        let name = value.get_ref();
+        if name.is_empty() {
+            self.mistakes
+                .add(format!("`{key}` is empty"), value.span(), "a name is needed")
+                .help("metrics and logs are told apart by it");
+        } else if name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            self.mistakes
+                .add(format!("`{key}` has a space in it"), value.span(), "not a name")
+                .help(format!("write {:?}", name.split_whitespace().collect::<Vec<_>>().join("-")));
+        }
+        name.clone()
+    }
+
+    fn listen(&mut self, given: &model::Listen) -> Listen {
+        let ports = [
+            ("outbound", &given.outbound, defaults::OUTBOUND_PORT),
+            ("inbound", &given.inbound, defaults::INBOUND_PORT),
+            ("admin", &given.admin, defaults::ADMIN_PORT),
+            ("metrics", &given.metrics, defaults::METRICS_PORT),
+            ("health", &given.health, defaults::HEALTH_PORT),
+        ];
+        let in_force = ports.map(|(name, given, default)| match given {
+            Some(port) => self.port(name, port),
+            None => default,
+        });
+        for (later, &(name, given, _)) in ports.iter().enumerate() {
+            for (earlier, &(other_name, other, _)) in ports[..later].iter().enumerate() {
+                let port = in_force[later];
+                if port != in_force[earlier] || port == 0 {
+                    continue;
+                }
+                let message = format!("`{other_name}` and `{name}` both listen on port {port}");
+                let help = "give one of them another port";
+                match (given, other) {
+                    (Some(here), Some(there)) => {
+                        self.mistakes
+                            .add(message, here.span(), format!("`{name}`"))
+                            .also(there.span(), format!("`{other_name}`"))
+                            .help(help);
+                    }
+                    (Some(here), None) | (None, Some(here)) => {
+                        let silent = if given.is_none() { name } else { other_name };
+                        self.mistakes
+                            .add(message, here.span(), format!("the default of `{silent}`"))
+                            .help(help);
+                    }
+                    (None, None) => {}
+                }
+            }
+        }
+        let [outbound, inbound, admin, metrics, health] = in_force;
+        Listen { outbound, inbound, admin, metrics, health }
+    }
+
+    fn port(&mut self, key: &str, port: &Spanned<u16>) -> u16 {
+        if *port.get_ref() == 0 {
+            self.mistakes.add(format!("`{key}` cannot be port 0"), port.span(), "not a port").help(
+                "ports go from 1 to 65535; others have to know this one, so it cannot be left to the system",
+            );
+        }
+        *port.get_ref()
+    }
+
+    fn limits(&mut self, given: &model::Limits) -> Limits {
+        let mut count = |key: &str, given: &Option<Spanned<usize>>, default| {
+            let Some(count) = given else { return default };
+            if *count.get_ref() == 0 {
+                self.mistakes
+                    .add(format!("`{key}` of 0 would refuse everything"), count.span(), "must be at least 1")
+                    .help("to take a sidecar out of service, stop it: it drains");
+            }
+            *count.get_ref()
+        };
+        let connections = count("connections", &given.connections, defaults::MAX_CONNECTIONS);
+        let requests = count("requests", &given.requests, defaults::MAX_REQUESTS);
+        let endpoint_connections =
+            count("endpoint_connections", &given.endpoint_connections, defaults::POOL_CONNECTIONS);
+        let pending = given.pending.as_ref().map_or(defaults::POOL_PENDING, |pending| *pending.get_ref());
+        let memory = given.memory.as_ref().and_then(|text| {
+            units::bytes(text.get_ref())
+                .map_err(|hint| {
+                    self.mistakes
+                        .add("`memory` is not a size", text.span(), "not a size with a unit")
+                        .help(hint);
+                })
+                .ok()
+        });
+        Limits { connections, requests, endpoint_connections, pending, memory }
+    }
+
+    fn ranged(
+        &mut self,
+        key: &str,
+        given: Option<&Spanned<u32>>,
+        default: u32,
+        range: RangeInclusive<u32>,
+    ) -> usize {
+        let value = given.map_or(default, |given| *given.get_ref());
+        if let Some(given) = given.filter(|_| !range.contains(&value)) {
+            self.mistakes
+                .add(format!("`{key}` is out of range"), given.span(), "out of range")
+                .help(format!("it goes from {} to {}; the default is {default}", range.start(), range.end()));
+        }
+        value as usize
+    }
+
+    fn forwarded(&mut self, given: Option<&Spanned<String>>) -> Forwarded {
+        const KNOWN: [&str; 3] = ["append", "replace", "off"];
+        let Some(text) = given else { return Forwarded::default() };
+        match text.get_ref().as_str() {
+            "append" => Forwarded::Append,
+            "replace" => Forwarded::Replace,
+            "off" => Forwarded::Off,
+            other => {
+                let help = did_you_mean(other, KNOWN).map_or_else(
+                    || format!("it is {}", one_of(&KNOWN, '"')),
+                    |meant| format!("did you mean {meant:?}?"),
+                );
+                self.mistakes
+                    .add(format!("`forwarded` cannot be {other:?}"), text.span(), "not one of its values")
+                    .help(help);
+                Forwarded::default()
+            }
+        }
+    }
+
+    fn duration(&mut self, key: &str, given: Option<&Spanned<String>>, default: Duration) -> Given<Duration> {
+        let Some(text) = given else { return Given { value: default, span: None } };
+        let value = units::duration(text.get_ref()).unwrap_or_else(|hint| {
+            self.mistakes
+                .add(format!("`{key}` is not a length of time"), text.span(), "not a time with a unit")
+                .help(hint);
+            default
+        });
+        Given { value, span: Some(text.span()) }
+    }
+
+    fn protocol(&mut self, given: Option<&Spanned<String>>) -> Protocol {
+        const KNOWN: [&str; 3] = ["detect", "http", "tcp"];
+        let Some(text) = given else { return Protocol::default() };
+        match text.get_ref().as_str() {
+            "detect" => Protocol::Detect,
+            "http" => Protocol::Http,
+            "tcp" => Protocol::Tcp,
+            other => {
+                let help = match did_you_mean(other, KNOWN) {
+                    Some(meant) => {
+                        format!("did you mean {meant:?}? The protocols are {}", one_of(&KNOWN, '"'))
+                    }
+                    None => format!(
+                        r#"the protocols are {}; "tcp" forwards any other as it is"#,
+                        one_of(&KNOWN, '"')
+                    ),
+                };
+                self.mistakes
+                    .add(format!("there is no protocol {other:?}"), text.span(), "not a protocol")
+                    .help(help.replace("\" or \"", "\" and \""));
+                Protocol::default()
+            }
+        }
+    }
+
+    fn inbound(
+        &mut self,
+        given: &[model::Inbound],
+        listen: &Listen,
+        opaque_ports: &BTreeSet<u16>,
+    ) -> BTreeMap<u16, Protocol> {
+        let own = [
+            ("outbound", listen.outbound),
+            ("inbound", listen.inbound),
+            ("admin", listen.admin),
+            ("metrics", listen.metrics),
+            ("health", listen.health),
+        ];
+        let mut ports = BTreeMap::new();
+        let mut spans: BTreeMap<u16, Range<usize>> = BTreeMap::new();
+        for entry in given {
+            let port = self.port("port", &entry.port);
+            if let Some((name, _)) = own.iter().find(|(_, own)| *own == port && port != 0) {
+                self.mistakes
+                    .add(
+                        format!("port {port} is the sidecar's own"),
+                        entry.port.span(),
+                        format!("`listen.{name}`"),
+                    )
+                    .help(
+                        "[[inbound]] describes the app's ports; move the app or the sidecar to another one",
+                    );
+            }
+            if let Some(first) = spans.insert(port, entry.port.span()).filter(|_| port != 0) {
+                self.mistakes
+                    .add(format!("port {port} is described twice"), entry.port.span(), "again")
+                    .also(first, "first")
+                    .help("keep one of the two");
+            }
+            let protocol = match &entry.protocol {
+                None if opaque_ports.contains(&port) => Protocol::Tcp,
+                given => self.protocol(given.as_ref()),
+            };
+            ports.insert(port, protocol);
+        }
+        ports
+    }
+}
+
+/// The ports of an undeclared cluster's addresses that are opaque: those that are named as such, or all of them if an
+/// endpoint's port is, since that is the port that the service was given.
+fn opaque_at(cluster: &Cluster, opaque_ports: &BTreeSet<u16>) -> BTreeSet<u16> {
+    let all = cluster.endpoints.iter().any(|endpoint| opaque_ports.contains(&endpoint.address.port()));
+    let ports = cluster.addresses.iter().map(SocketAddr::port);
+    ports.filter(|port| all || opaque_ports.contains(port)).collect()
+}

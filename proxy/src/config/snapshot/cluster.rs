@@ -1,0 +1,81 @@
+//! A set of endpoints behind virtual addresses, and how requests to it are treated.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Breaker, Protocol, Retry};
+
+/// Time limits of a request to a cluster; `None`: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RequestTimeouts {
+    /// From the request's head to the response's end, with all tries.
+    pub request: Option<Duration>,
+    /// Of each try.
+    pub tries: TryTimeouts,
+}
+
+/// Time limits of one try; `None`: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TryTimeouts {
+    /// From its beginning, connecting and sending included, to the response's head.
+    pub per_try: Option<Duration>,
+    /// From the end of the request to the response's head.
+    pub response: Option<Duration>,
+}
+
+/// A set of endpoints behind virtual addresses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    /// Its name.
+    pub name: String,
+    /// The addresses that apps dial.
+    pub addresses: Vec<SocketAddr>,
+    /// Server names of TLS connections to addresses of no cluster that lead here, in lower case; `*.` stands for every
+    /// name below.
+    pub sni: Vec<String>,
+    /// What its endpoints speak.
+    pub protocol: Protocol,
+    /// Ports of its addresses that are opaque although [`Cluster::protocol`] says to detect, since nobody declared it.
+    pub opaque_at: BTreeSet<u16>,
+    /// Where it really is.
+    pub endpoints: Vec<Endpoint>,
+    /// Whether HTTP/1 requests go over shared HTTP/2 connections, because sidecars at the endpoints restore them.
+    pub bridge: bool,
+    /// Time limits of requests to it.
+    pub timeouts: RequestTimeouts,
+    /// Tries after a failure.
+    pub retry: Retry,
+    /// When an endpoint is left alone.
+    pub breaker: Breaker,
+}
+
+/// One address of a cluster and what is known of it beforehand.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoint {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// The zone it is in, if that is known.
+    pub zone: Option<Arc<str>>,
+    /// Which are used first: those with the lowest.
+    pub priority: u8,
+    /// Its share, relative to the others'; at least 1.
+    pub weight: u32,
+    /// What tells it apart, for subsets.
+    pub labels: Arc<BTreeMap<String, String>>,
+}
+
+impl Endpoint {
+    /// An endpoint of which only the address is known.
+    pub fn at(address: SocketAddr) -> Self {
+        Endpoint { address, zone: None, priority: 0, weight: 1, labels: Arc::default() }
+    }
+}
+
+impl Cluster {
+    /// What is spoken with the virtual address at `port`.
+    pub fn protocol_at(&self, port: u16) -> Protocol {
+        if self.opaque_at.contains(&port) { Protocol::Tcp } else { self.protocol }
+    }
+}
