@@ -298,7 +298,7 @@ fn a_cluster_that_says_little_gets_every_documented_default() {
         endpoints: ["10.0.0.11:8080", "10.0.0.12:8080"].map(|text| Endpoint::at(at(text))).into(),
         bridge: false,
         timeouts: RequestTimeouts::default(),
-        retry: Retry { attempts: 2 },
+        retry: Retry { attempts: 2 }.into(),
         breaker: Breaker {
             consecutive_failures: 5,
             base: Duration::from_secs(1),
@@ -386,7 +386,7 @@ breaker = { consecutive_failures = 0, cap = "100%" }
                 request: Some(Duration::from_secs(15)),
                 tries: TryTimeouts { per_try: Some(Duration::from_secs(2)), response: None },
             },
-            retry: Retry { attempts: 0 },
+            retry: Retry { attempts: 0 }.into(),
             // What the cluster leaves open comes from the file's [breaker].
             breaker: Breaker {
                 consecutive_failures: 0,

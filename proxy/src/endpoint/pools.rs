@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, Version};
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use super::Carrier;
 use super::h2::Streams;
 use super::pool::{Limits, Pool};
+use crate::config::{Retry, TryTimeouts};
 use crate::error::Error;
 use crate::http::RequestBody;
 use crate::http::patience::Patience;
@@ -29,6 +31,10 @@ pub struct Call {
     pub is_grpc: bool,
     /// When the caller gives up, if it said so.
     pub deadline: Option<Instant>,
+    /// What happens after a failed try.
+    pub retry: Arc<Retry>,
+    /// Of the time of each try.
+    pub tries: TryTimeouts,
 }
 
 /// A request that got no answer: why, and the request itself if it is certain that not a byte of it was sent.

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Inbound;
-use crate::config::Retry;
+use crate::config::TryTimeouts;
 use crate::endpoint::pool::Limits;
 use crate::endpoint::{Call, Held, ResponseBody};
 use crate::error::{Error, Kind};
@@ -21,11 +21,6 @@ use crate::retry::Attempts;
 use crate::tcp;
 use crate::telemetry::ClusterMetrics;
 use crate::world::Net;
-
-/// A request is tried again only to hide the race in which the app closes a kept connection just as the request is sent
-/// on it, as Istio does with `reset-before-request`; an app that is down is the caller's business, who has other
-/// replicas.
-const RETRY: Retry = Retry { attempts: 1 };
 
 /// Answers a request for the local app.
 pub(super) async fn handle<N: Net>(
@@ -57,7 +52,8 @@ pub(super) async fn handle<N: Net>(
             }
             let patience = Patience::new(Instant::now(), timeouts.stream_idle, request.body().upload());
             let patience = patience.until(deadline, Kind::Deadline);
-            let call = Call { place: Rc::new(place), limits, patience, is_grpc, deadline };
+            let (retry, tries) = (side.retry.clone(), TryTimeouts::default());
+            let call = Call { place: Rc::new(place), limits, patience, is_grpc, deadline, retry, tries };
             let sending = pin!(send(&side, dst, &call, &metrics, request));
             call.patience.wait(sending).await
         }
@@ -85,7 +81,7 @@ async fn send<N: Net>(
     metrics: &ClusterMetrics,
     mut request: Request<RequestBody>,
 ) -> Result<Response<ResponseBody<N>>, Error> {
-    let mut attempts = Attempts::new(RETRY, &request);
+    let mut attempts = Attempts::new(&call.retry, &request);
     loop {
         if let Some(deadline) = call.deadline {
             grpc::forward_timeout(request.headers_mut(), deadline - Instant::now());

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::balance::Table;
 use crate::capture::rules::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6};
-use crate::config::Protocol;
+use crate::config::{Protocol, Retry};
 use crate::detect::race::Races;
 use crate::detect::{Detected, Outcome, Prefixed, Sniffed};
 use crate::drain;
@@ -38,7 +38,13 @@ pub struct Inbound<N: Net> {
     app: RefCell<Option<(String, Rc<ClusterMetrics>)>>,
     races: Races,
     failures: Throttle,
+    retry: Arc<Retry>,
 }
+
+/// A request is tried again only to hide the race in which the app closes a kept connection just as the request is sent
+/// on it, as Istio does with `reset-before-request`; an app that is down is the caller's business, who has other
+/// replicas.
+const RETRY: Retry = Retry { attempts: 1 };
 
 /// Where connections to the app come from. The rules let these through to the app; from any other address of this
 /// sidecar a connection to the instance's own address is taken for one that goes out and comes in again. IPv4 is as in
@@ -63,6 +69,7 @@ impl<N: Net> Inbound<N> {
             app: RefCell::default(),
             races: Races::default(),
             failures: Throttle::default(),
+            retry: Arc::new(RETRY),
         })
     }
 

@@ -63,7 +63,8 @@ pub(super) async fn handle<N: Net>(
                 .until(cluster.config.timeouts.request.map(|limit| now + limit), Kind::RequestTimeout)
                 .until(deadline, Kind::Deadline);
             let limits = Limits::of(&table.snapshot);
-            let call = Call { place: Rc::new(place), limits, patience, is_grpc, deadline };
+            let (retry, tries) = (cluster.config.retry.clone(), cluster.config.timeouts.tries);
+            let call = Call { place: Rc::new(place), limits, patience, is_grpc, deadline, retry, tries };
             let sending = pin!(send(&side, cluster, &call, request));
             call.patience.wait(sending).await
         }
@@ -91,7 +92,7 @@ async fn send<N: Net>(
     call: &Call,
     mut request: Request<RequestBody>,
 ) -> Result<Response<ResponseBody<N>>, Error> {
-    let mut attempts = Attempts::new(cluster.config.retry, &request);
+    let mut attempts = Attempts::new(&call.retry, &request);
     let mut tried = Tried::default();
     loop {
         let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), tried);
@@ -126,7 +127,7 @@ async fn attempt<N: Net>(
         grpc::forward_timeout(request.headers_mut(), deadline - begun);
     }
     let sending = pin!(side.pool.send(endpoint.address, call.limits, &cluster.metrics, request));
-    let sent = call.patience.wait_for_try(begun, cluster.config.timeouts.tries, sending).await;
+    let sent = call.patience.wait_for_try(begun, call.tries, sending).await;
     let sent = sent.unwrap_or_else(|kind| {
         let error = Error { endpoint: Some(endpoint.address), ..Error::new(kind) };
         Err((error, None))

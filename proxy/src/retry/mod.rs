@@ -30,7 +30,7 @@ struct Head {
 
 impl Attempts {
     /// The tries that `retry` allows for `request`.
-    pub fn new(retry: Retry, request: &Request<RequestBody>) -> Self {
+    pub fn new(retry: &Retry, request: &Request<RequestBody>) -> Self {
         let repeatable = retry.attempts > 0
             && request.method().is_idempotent()
             && matches!(request.body(), RequestBody::Empty);
@@ -97,7 +97,7 @@ mod tests {
 
     fn tries(method: Method, kind: Kind, sent: bool, attempts: u32) -> usize {
         let mut request = Some(request(method));
-        let mut all = Attempts::new(Retry { attempts }, request.as_ref().unwrap());
+        let mut all = Attempts::new(&Retry { attempts }, request.as_ref().unwrap());
         let mut tries = 0;
         while let Some(now) = request.take() {
             assert_eq!((now.uri().path(), &now.headers()["a"]), ("/x", &"b".parse().unwrap()));

@@ -79,7 +79,7 @@ impl Check<'_> {
                     .map(Option::as_ref),
                 general.timeouts,
             ),
-            retry: super::retry(given.retry.as_ref(), general.retry),
+            retry: super::retry(given.retry.as_ref(), &general.retry),
             breaker: self.breaker(given.breaker.as_ref(), Some(general.breaker)),
         }
     }

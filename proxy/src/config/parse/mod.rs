@@ -45,7 +45,7 @@ struct Check<'a> {
 struct General<'a> {
     /// As it was given, and what it means.
     breaker: (Option<&'a model::Breaker>, Breaker),
-    retry: Retry,
+    retry: Arc<Retry>,
     timeouts: RequestTimeouts,
 }
 
@@ -83,7 +83,7 @@ impl Check<'_> {
         let forwarded = self.forwarded(file.forwarded.as_ref());
         let general = General {
             breaker: (file.breaker.as_ref(), self.breaker(file.breaker.as_ref(), None)),
-            retry: retry(file.retry.as_ref(), Retry { attempts: defaults::RETRIES }),
+            retry: retry(file.retry.as_ref(), &Arc::new(Retry { attempts: defaults::RETRIES })),
             timeouts: requests,
         };
 

@@ -1,9 +1,12 @@
 //! `[retry]` and `[cluster.retry]`.
 
+use std::sync::Arc;
+
 use crate::config::{Retry, model};
 
 /// The retries of `given`, and where that is silent, of `general`.
-pub(super) fn retry(given: Option<&model::Retry>, general: Retry) -> Retry {
-    let attempts = given.and_then(|given| given.attempts.as_ref());
-    Retry { attempts: attempts.map_or(general.attempts, |attempts| *attempts.get_ref()) }
+pub(super) fn retry(given: Option<&model::Retry>, general: &Arc<Retry>) -> Arc<Retry> {
+    let Some(given) = given else { return general.clone() };
+    let attempts = given.attempts.as_ref().map(|attempts| *attempts.get_ref());
+    Arc::new(Retry { attempts: attempts.unwrap_or(general.attempts) })
 }

@@ -46,7 +46,7 @@ pub struct Cluster {
     /// Time limits of requests to it.
     pub timeouts: RequestTimeouts,
     /// Tries after a failure.
-    pub retry: Retry,
+    pub retry: Arc<Retry>,
     /// When an endpoint is left alone.
     pub breaker: Breaker,
 }

@@ -1,7 +1,7 @@
 //! Tries after a failure.
 
 /// Tries after a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
     /// Tries beyond the first; 0 switches retries off.
     pub attempts: u32,
