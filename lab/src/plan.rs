@@ -82,6 +82,12 @@ pub struct Service {
     /// Whether HTTP/1 requests to it share HTTP/2 connections between sidecars.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub bridge: bool,
+    /// Keys for its cluster in every sidecar's configuration. They replace what the lab would write.
+    #[serde(skip_serializing_if = "toml::Table::is_empty")]
+    pub policy: toml::Table,
+    /// Keys for its own sidecars' configuration. They replace what the lab would write, and add to its clusters.
+    #[serde(skip_serializing_if = "toml::Table::is_empty")]
+    pub settings: toml::Table,
     /// Positions of its instances in [`Plan::instances`].
     pub instances: Vec<usize>,
 }

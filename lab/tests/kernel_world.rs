@@ -117,6 +117,8 @@ fn plan(command: Vec<String>) -> Plan {
         port,
         protocol: Protocol::Tcp,
         bridge: false,
+        policy: toml::Table::new(),
+        settings: toml::Table::new(),
         instances,
     };
     Plan {

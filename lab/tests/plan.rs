@@ -105,6 +105,31 @@ fn seeds_differ_between_entities_and_follow_the_scenario() {
 }
 
 #[test]
+fn what_a_service_says_of_its_sidecars_goes_into_their_files_and_its_policy_into_everybodys() {
+    let plan = mesh(
+        "policy = { endpoints = [\"10.9.9.7:1\"], retry.attempts = 0 }\n\
+         [service.orders.sidecar]\npassthrough = false\ntimeouts.connect = \"3s\"\n\
+         [[service.orders.sidecar.cluster]]\nname = \"db\"\naddresses = [\"10.9.9.9:1\"]\nendpoints = [\"10.9.9.8:1\"]\n",
+    );
+    let text = |name: &str| {
+        let instance = plan.instances.iter().find(|i| i.name == name).unwrap();
+        instance.sidecar.clone().unwrap()
+    };
+    insta::assert_snapshot!(
+        "settings_of_orders_0",
+        text("orders-0").replace(&seed_of(&text("orders-0")), "SEED")
+    );
+    let caller = proxy::config::parse("sidecar.toml", &text("web")).unwrap();
+    assert!(caller.passthrough, "those are keys of the sidecars of orders");
+    assert_eq!(caller.clusters.len(), 1);
+    assert_eq!(caller.clusters[0].retry.attempts, 0);
+}
+
+fn seed_of(config: &str) -> String {
+    toml::from_str::<toml::Table>(config).unwrap()["seed"].to_string()
+}
+
+#[test]
 fn a_name_with_quotes_survives_in_the_sidecars_configuration() {
     let text = "[scenario]\nname = 'a \"b\" \\ c'\nduration = \"1s\"\n[service.a]\nport = 1\napp = { cmd = ['x\"y'] }\n";
     let plan = plan(text);

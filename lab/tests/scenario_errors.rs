@@ -453,6 +453,49 @@ that = ["web/sidecar.proxy_retries_total > 0"]
 }
 
 #[test]
+fn keys_that_the_sidecar_would_refuse() {
+    let text = mesh(
+        r#"
+[service.orders.policy]
+retry = { attempt = 0 }
+timeouts.request = 5
+
+[service.web.sidecar]
+passthru = false
+timeouts = { connect = "3 parsecs" }
+
+[[service.web.sidecar.cluster]]
+name = "db"
+addresses = ["10.0.0.1:5432"]
+endpoints = ["10.0.0.2"]
+"#,
+    );
+    insta::assert_snapshot!("shape_of_keys_that_the_sidecar_would_refuse", message(&text));
+    let text = text
+        .replace("attempt =", "attempts =")
+        .replace("= 5\n", "= \"5s\"\n")
+        .replace("passthru", "passthrough");
+    insta::assert_snapshot!("meaning_of_keys_that_the_sidecar_would_refuse", message(&text));
+}
+
+#[test]
+fn keys_of_the_sidecar_that_are_the_labs_to_decide() {
+    insta::assert_snapshot!(message(
+        &mesh(
+            r#"
+[service.orders.policy]
+name = "other"
+
+[service.web]
+sidecar = { seed = 5, listen = { outbound = 1 } }
+"#
+        )
+        .replacen("[service.web]\n", "", 1)
+    ));
+    insta::assert_snapshot!("policy_that_is_no_table", message(&mesh("[service.x]\npolicy = 5\n")));
+}
+
+#[test]
 fn one_mistake_among_many_lines_is_told_alone() {
     let text = mesh("[[timeline]]\nname = \"lose-one\"\nat = \"2s\"\nkill = { process = \"orders-3\" }\n");
     insta::assert_snapshot!(message(&text));

@@ -83,6 +83,8 @@ impl Scenario {
                 port: service.port,
                 protocol: service.protocol,
                 bridge: service.bridge,
+                policy: service.policy.clone(),
+                settings: service.settings.clone(),
                 instances: (first..instances.len()).collect(),
             });
         }

@@ -3,7 +3,7 @@
 //! [`model`] mirrors the file key for key, `parse` turns text into it with the place of every word kept, `validate`
 //! (with `links`, `faults` and `expect` for the larger tables) resolves every name and collects all mistakes at once,
 //! each pointing at its words and suggesting the fix. What comes out is a [`Scenario`]: checked, without names or texts
-//! left to resolve. `compile` adds what is nobody's choice (addresses, seeds, sidecar configurations) and makes a
+//! left to resolve. `settings` lets the sidecar itself check what is meant for it. `compile` adds what is nobody's choice (addresses, seeds, sidecar configurations) and makes a
 //! [`Plan`](crate::plan::Plan) of it.
 //!
 //! It leaves out all I/O: who calls [`parse`] has read the file.
@@ -17,6 +17,7 @@ mod links;
 pub mod model;
 mod names;
 mod parse;
+mod settings;
 pub mod units;
 mod validate;
 
@@ -53,6 +54,8 @@ struct Service {
     port: Option<u16>,
     protocol: Protocol,
     bridge: bool,
+    policy: toml::Table,
+    settings: toml::Table,
     app: Option<AppKind>,
 }
 
@@ -70,9 +73,12 @@ struct Load {
 /// # Errors
 /// Everything that is wrong with it: all mistakes of shape if there are any, otherwise all mistakes of meaning.
 pub fn parse(file_name: &str, text: &str) -> Result<Scenario, ScenarioErrors> {
-    parse::parse(text)
-        .and_then(|file| validate::validate(&file, text))
-        .map_err(|mistakes| ScenarioErrors::new(file_name, text, mistakes))
+    let scenario = |file: model::File| {
+        let scenario = validate::validate(&file, text)?;
+        settings::check(&file, &scenario.plan(SidecarKind::Ours))?;
+        Ok(scenario)
+    };
+    parse::parse(text).and_then(scenario).map_err(|mistakes| ScenarioErrors::new(file_name, text, mistakes))
 }
 
 impl Scenario {

@@ -13,6 +13,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_spanned::Spanned;
 
+use super::settings::Settings;
 use super::units::{Delay, Percent, Rate, Span};
 
 /// A whole scenario file. `parse` puts it together table by table.
@@ -96,6 +97,12 @@ pub struct Service {
     /// HTTP/1 requests to it share HTTP/2 connections between sidecars. Default false.
     #[serde(default)]
     pub bridge: Option<Spanned<bool>>,
+    /// Keys for this service's `[[cluster]]` in every sidecar's configuration: how it is called.
+    #[serde(default)]
+    pub policy: Option<Spanned<Settings>>,
+    /// Keys for the configuration of this service's own sidecars.
+    #[serde(default)]
+    pub sidecar: Option<Spanned<Settings>>,
     /// The app. A service without one only sends load.
     #[serde(default)]
     pub app: Option<Spanned<App>>,

@@ -12,6 +12,7 @@ use super::condition::{FABRIC, closest};
 use super::diagnose::{Mistake, inside};
 use super::model::{self, File, OneOrMany};
 use super::names::{Names, instance_name};
+use super::settings::{self, Settings};
 use super::units::Span;
 use super::{Load, Scenario, Service, expect, faults, links};
 use crate::plan::{APP_METRICS_PORT, AppKind, Link, Protocol, SidecarKind, Target};
@@ -138,12 +139,17 @@ fn services(file: &File, mistakes: &mut Vec<Mistake>) -> (Vec<Service>, Names) {
             }
         }
         names.add(name, replicas, service.app.is_some());
+        settings::reserved(service, mistakes);
+        let plain =
+            |keys: &Option<Spanned<Settings>>| keys.as_ref().map(|k| k.get_ref().plain()).unwrap_or_default();
         services.push(Service {
             name: name.get_ref().clone(),
             replicas,
             port: port(name, service, mistakes),
             protocol: protocol(service, mistakes),
             bridge: bridge(service, mistakes),
+            policy: plain(&service.policy),
+            settings: plain(&service.sidecar),
             app: service.app.as_ref().and_then(|a| app(a, mistakes)),
         });
     }

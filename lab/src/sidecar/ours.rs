@@ -4,21 +4,26 @@
 //! sidecars on few cores, and in the simulator a sidecar is one thread anyway. What it leaves out takes the proxy's
 //! defaults, so that a scenario measures what a user would get; a protocol that is to be detected is left out too, because
 //! the sidecar has its own idea of some ports that nobody declared. Endpoints are IPv4 only; callers may dial either family.
+//!
+//! A scenario may say more: a service's `policy` goes into its cluster, in every file, and its `sidecar` keys into the files of
+//! its own instances. Both replace what the lab would write.
 
 use std::net::SocketAddr;
 
 use serde::Serialize;
+use toml::{Table, Value};
 
-use crate::plan::{Plan, Protocol};
+use crate::plan::{Plan, Protocol, Service};
 
 /// The keys that the lab sets, in the order of the file. `proxy::config::model` says what they mean.
 #[derive(Serialize)]
 struct File<'a> {
     service: &'a str,
     instance: &'a str,
-    workers: usize,
-    seed: u64,
-    timeouts: Timeouts,
+    /// TOML's integers are signed.
+    seed: i64,
+    #[serde(flatten)]
+    settings: Table,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cluster: Vec<Cluster<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -26,55 +31,88 @@ struct File<'a> {
 }
 
 #[derive(Serialize)]
-struct Timeouts {
-    drain_min: &'static str,
+#[serde(untagged)]
+enum Cluster<'a> {
+    OfService(OfService<'a>),
+    /// What a scenario adds.
+    Added(Value),
 }
 
 #[derive(Serialize)]
-struct Cluster<'a> {
+struct OfService<'a> {
     name: &'a str,
     addresses: Vec<SocketAddr>,
-    #[serde(skip_serializing_if = "is_detected")]
-    protocol: Protocol,
-    endpoints: Vec<SocketAddr>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    bridge: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<Protocol>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoints: Option<Vec<SocketAddr>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bridge: Option<bool>,
+    #[serde(flatten)]
+    policy: &'a Table,
 }
 
 #[derive(Serialize)]
 struct Inbound {
     port: u16,
-    #[serde(skip_serializing_if = "is_detected")]
-    protocol: Protocol,
-}
-
-fn is_detected(protocol: &Protocol) -> bool {
-    *protocol == Protocol::Detect
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<Protocol>,
 }
 
 /// The text of the configuration file of the sidecar of `plan.instances[instance]`.
 pub fn config(plan: &Plan, instance: usize, seed: u64) -> String {
     let this = &plan.instances[instance];
     let service = &plan.services[this.service];
+    let mut settings = Table::new();
+    settings.insert("workers".into(), 1.into());
+    // Nobody here looks at readiness to choose an endpoint, so there is nobody to wait for.
+    settings.insert("timeouts".into(), Table::from_iter([("drain_min".to_owned(), "0s".into())]).into());
+    merge(&mut settings, &service.settings);
+    let added = match settings.remove("cluster") {
+        Some(Value::Array(clusters)) => clusters,
+        Some(one) => vec![one],
+        None => Vec::new(),
+    };
     let callable = plan.services.iter().filter_map(|s| s.port.map(|port| (s, port)));
+    let clusters = callable.map(|(service, port)| Cluster::OfService(cluster(plan, service, port)));
+    let inbound = match settings.contains_key("inbound") {
+        true => None,
+        false => service.port.map(|port| Inbound { port, protocol: declared(service.protocol) }),
+    };
     let file = File {
         service: &service.name,
         instance: &this.name,
-        workers: 1,
-        // TOML's integers are signed.
-        seed: seed >> 1,
-        // Nobody here looks at readiness to choose an endpoint, so there is nobody to wait for.
-        timeouts: Timeouts { drain_min: "0s" },
-        cluster: callable
-            .map(|(service, port)| Cluster {
-                name: &service.name,
-                addresses: vec![(service.vip4, port).into(), (service.vip6, port).into()],
-                protocol: service.protocol,
-                endpoints: service.instances.iter().map(|i| (plan.instances[*i].v4, port).into()).collect(),
-                bridge: service.bridge,
-            })
-            .collect(),
-        inbound: service.port.map(|port| Inbound { port, protocol: service.protocol }).into_iter().collect(),
+        seed: (seed >> 1) as i64,
+        settings,
+        cluster: clusters.chain(added.into_iter().map(Cluster::Added)).collect(),
+        inbound: inbound.into_iter().collect(),
     };
     toml::to_string_pretty(&file).expect("names, numbers and addresses are all TOML")
+}
+
+fn cluster<'a>(plan: &'a Plan, service: &'a Service, port: u16) -> OfService<'a> {
+    let unsaid = |key: &str| !service.policy.contains_key(key);
+    let endpoints = || service.instances.iter().map(|i| (plan.instances[*i].v4, port).into()).collect();
+    OfService {
+        name: &service.name,
+        addresses: vec![(service.vip4, port).into(), (service.vip6, port).into()],
+        protocol: declared(service.protocol).filter(|_| unsaid("protocol")),
+        endpoints: unsaid("endpoints").then(endpoints),
+        bridge: (service.bridge && unsaid("bridge")).then_some(true),
+        policy: &service.policy,
+    }
+}
+
+fn declared(protocol: Protocol) -> Option<Protocol> {
+    (protocol != Protocol::Detect).then_some(protocol)
+}
+
+/// Puts `more` into `table`; where both have a table they become one.
+fn merge(table: &mut Table, more: &Table) {
+    for (key, value) in more {
+        match (table.get_mut(key), value) {
+            (Some(Value::Table(inner)), Value::Table(more)) => merge(inner, more),
+            _ => drop(table.insert(key.clone(), value.clone())),
+        }
+    }
 }

@@ -43,6 +43,8 @@ pub fn plan(sidecar: SidecarKind, replicas: usize) -> Plan {
         port,
         protocol: Protocol::Tcp,
         bridge: false,
+        policy: toml::Table::new(),
+        settings: toml::Table::new(),
         instances,
     };
     let mut instances = vec![instance(0, "web".into(), 0)];
