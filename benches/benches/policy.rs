@@ -14,7 +14,7 @@ use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
 use proxy::balance::{Table, Tried, pick};
 use proxy::config::{self, Breaker, defaults};
 use proxy::detect::{Prefixed, sniff};
-use proxy::endpoint::Endpoint;
+use proxy::endpoint::{Endpoint, Outcome, Outliers};
 use proxy::http::headers::{ensure_request_id, remove_hop_by_hop};
 use proxy::telemetry::Metrics;
 use proxy::world::RngTree;
@@ -47,15 +47,48 @@ fn balancing(c: &mut Criterion) {
         });
     }
     group.finish();
-    let endpoint = Endpoint::new(([10, 0, 0, 1], 80).into(), now);
+    c.bench_function("observe", |b| {
+        let endpoint = Endpoint::new(([10, 0, 0, 1], 80).into(), now);
+        b.iter(|| endpoint.observe(black_box(begun), now));
+    });
+}
+
+/// What remembering an outcome costs a request, under the endpoint's lock: the usual one, one that fails, and one that finds
+/// out whether the cluster of 1000 can spare the endpoint.
+fn breaking(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let _guard = runtime.enter();
+    let now = Instant::now();
+    let mut rng = RngTree::new(1).rng();
     let breaker = Breaker {
         consecutive_failures: defaults::CONSECUTIVE_FAILURES,
+        success_rate: defaults::SUCCESS_RATE,
+        min_requests: defaults::SUCCESS_RATE_REQUESTS,
+        window: defaults::BREAKER_WINDOW,
         base: defaults::EJECTION_BASE,
         max: defaults::EJECTION_MAX,
         cap: defaults::EJECTION_CAP,
     };
-    c.bench_function("success", |b| b.iter(|| endpoint.on_success(black_box(begun), now)));
-    c.bench_function("failure", |b| b.iter(|| endpoint.on_failure(begun, now, black_box(&breaker), true)));
+    let outliers = |breaker| {
+        let endpoints = (0..1000_u16).map(|p| Arc::new(Endpoint::new(([10, 0, 0, 1], p).into(), now)));
+        let metrics = Metrics::default().cluster("outbound", "orders").ejections;
+        Outliers::new("orders", endpoints.collect(), breaker, metrics, None)
+    };
+    let mut group = c.benchmark_group("breaker");
+    let never = outliers(Breaker { consecutive_failures: u32::MAX, success_rate: 0.01, ..breaker });
+    for (name, outcome) in [("success", Outcome::Success), ("failure", Outcome::Failure(None))] {
+        group.bench_function(name, |b| {
+            b.iter(|| never.on_outcome(1, black_box(outcome), now, now, &mut rng));
+        });
+    }
+    // Endpoint 0 is the one that the cap allows, so the other is considered again and again.
+    let capped = outliers(Breaker { cap: 0.0, ..breaker });
+    for _ in 0..breaker.consecutive_failures {
+        capped.on_outcome(0, Outcome::Failure(None), now, now, &mut rng);
+    }
+    group.bench_function("failure, no room among 1000", |b| {
+        b.iter(|| capped.on_outcome(1, black_box(Outcome::Failure(None)), now, now, &mut rng));
+    });
 }
 
 fn routing(c: &mut Criterion) {
@@ -128,5 +161,5 @@ fn prefixed(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, detection, routing, balancing, headers, prefixed);
+criterion_group!(benches, detection, routing, balancing, breaking, headers, prefixed);
 criterion_main!(benches);

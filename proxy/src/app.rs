@@ -472,7 +472,7 @@ fn describe(table: &Table) -> String {
     let mut text = String::new();
     for cluster in &table.clusters {
         for endpoint in &cluster.endpoints {
-            let state = if endpoint.is_ejected(now) { "ejected" } else { "in use" };
+            let state = if endpoint.is_ejected() { "ejected" } else { "in use" };
             text += &format!(
                 "{}  {}  {state}  pending {}  latency {:.1?}\n",
                 cluster.config.name,

@@ -6,6 +6,7 @@
 //! side reads it back to learn why, and tries another endpoint if the request allows it.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 
 use http::StatusCode;
@@ -24,6 +25,8 @@ pub enum Kind {
     Connect,
     /// An endpoint did not answer the connection attempt in time.
     ConnectTimeout,
+    /// This sidecar has no file descriptors, ports or memory left for a connection. Says nothing about the endpoint.
+    NoSocket,
     /// The endpoint refused to begin with the request on a connection that it shares with others: nothing was processed.
     Refused,
     /// The endpoint closed or reset the connection before its response head was complete.
@@ -79,10 +82,11 @@ struct Row {
 
 impl Kind {
     /// Every kind, for metrics.
-    pub const ALL: [Kind; 22] = [
+    pub const ALL: [Kind; 23] = [
         Kind::NoEndpoint,
         Kind::Connect,
         Kind::ConnectTimeout,
+        Kind::NoSocket,
         Kind::Refused,
         Kind::Terminated,
         Kind::TryTimeout,
@@ -120,6 +124,7 @@ impl Kind {
             }
             Kind::Connect => row(S::BAD_GATEWAY, "connection_refused", "UF", Unavailable, false),
             Kind::ConnectTimeout => row(S::GATEWAY_TIMEOUT, "connection_timeout", "UF", Unavailable, false),
+            Kind::NoSocket => row(S::SERVICE_UNAVAILABLE, "proxy_internal_error", "UO", Unavailable, false),
             Kind::Refused => {
                 row(S::SERVICE_UNAVAILABLE, "connection_limit_reached", "UR", Unavailable, false)
             }
@@ -181,12 +186,22 @@ impl Kind {
         self.row().may_have_arrived
     }
 
+    /// Of an attempt to connect that failed: whether it was the endpoint, or want of something on this side.
+    pub fn of_connect(error: &io::Error) -> Self {
+        use libc::{EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+        match error.raw_os_error() {
+            Some(EADDRNOTAVAIL | EMFILE | ENFILE | ENOBUFS | ENOMEM) => Kind::NoSocket,
+            _ => Kind::Connect,
+        }
+    }
+
     /// Label in metrics.
     pub fn label(self) -> &'static str {
         match self {
             Kind::NoEndpoint => "no_endpoint",
             Kind::Connect => "connect",
             Kind::ConnectTimeout => "connect_timeout",
+            Kind::NoSocket => "no_socket",
             Kind::Refused => "refused",
             Kind::Terminated => "terminated",
             Kind::TryTimeout => "try_timeout",
@@ -247,6 +262,7 @@ impl fmt::Display for Error {
             Kind::NoEndpoint => "the cluster has no endpoint",
             Kind::Connect => "cannot connect",
             Kind::ConnectTimeout => "connection attempt timed out",
+            Kind::NoSocket => "this sidecar can open no connection",
             Kind::Refused => "the endpoint takes no further request on this connection",
             Kind::Terminated => "connection closed before the response",
             Kind::TryTimeout => "the try was not answered in time",
@@ -298,8 +314,19 @@ mod tests {
     }
 
     #[test]
+    fn a_sidecar_out_of_files_is_not_an_endpoint_that_is_down() {
+        for (number, expected) in [
+            (libc::EMFILE, Kind::NoSocket),
+            (libc::EADDRNOTAVAIL, Kind::NoSocket),
+            (libc::ECONNREFUSED, Kind::Connect),
+        ] {
+            assert_eq!(Kind::of_connect(&io::Error::from_raw_os_error(number)), expected, "{number}");
+        }
+    }
+
+    #[test]
     fn a_connection_that_never_opened_carried_nothing() {
-        for kind in [Kind::NoEndpoint, Kind::Connect, Kind::ConnectTimeout] {
+        for kind in [Kind::NoEndpoint, Kind::Connect, Kind::ConnectTimeout, Kind::NoSocket] {
             assert!(!kind.may_have_arrived());
         }
         for kind in [Kind::Terminated, Kind::Protocol] {

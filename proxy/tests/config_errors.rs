@@ -215,6 +215,20 @@ addresses = ["10.96.0.11:80"]
 endpoints = ["10.0.0.21:8080"]
 breaker = { max = "30s" }
 "#;
+    a_breaker_must_be_able_to_see_something: r#"
+service = "web"
+
+[breaker]
+success_rate = 0.9
+window = 10
+
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.10:80"]
+endpoints = ["10.0.0.11:8080"]
+breaker = { min_requests = "10" }
+"#;
+    a_success_rate_is_a_share_of_a_window: "service = \"web\"\n\n[breaker]\nsuccess_rate = \"120%\"\nwindow = \"5ms\"\n";
     limits_that_limit_nothing_are_refused: "service = \"web\"\n[limits]\nconnections = 0\nmemory = \"12\"\n";
     a_bare_size_is_asked_for_its_unit: "service = \"web\"\n[limits]\nmemory = 256\n";
     limits_and_versions_that_contradict_each_other_show_both_sides: r#"
@@ -301,6 +315,9 @@ fn a_cluster_that_says_little_gets_every_documented_default() {
         retry: Retry { attempts: 2 }.into(),
         breaker: Breaker {
             consecutive_failures: 5,
+            success_rate: 0.8,
+            min_requests: 10,
+            window: Duration::from_secs(10),
             base: Duration::from_secs(1),
             max: Duration::from_secs(60),
             cap: 0.5,
@@ -327,7 +344,7 @@ limits = { connections = 7, requests = 8, memory = "9MiB", endpoint_connections 
 listen = { outbound = 1, inbound = 2, admin = 3, metrics = 4, health = 5 }
 timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", pool_age = "0s", half_close = "30s", tcp_idle = "2h", tunnel_idle = "10m", drain_min = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s" }
 retry = { attempts = 1 }
-breaker = { consecutive_failures = 7, base = "2s", max = "90s", cap = "25%" }
+breaker = { consecutive_failures = 7, success_rate = "90%", min_requests = 20, window = "5s", base = "2s", max = "90s", cap = "25%" }
 inbound = [{ port = 8080, protocol = "http" }, { port = 5432, protocol = "tcp" }, { port = 9 }]
 
 [[cluster]]
@@ -390,6 +407,9 @@ breaker = { consecutive_failures = 0, cap = "100%" }
             // What the cluster leaves open comes from the file's [breaker].
             breaker: Breaker {
                 consecutive_failures: 0,
+                success_rate: 0.9,
+                min_requests: 20,
+                window: Duration::from_secs(5),
                 base: Duration::from_secs(2),
                 max: Duration::from_secs(90),
                 cap: 1.0,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Tried, pick};
 use crate::config::{self, Snapshot};
-use crate::endpoint::{Endpoint, Transition};
+use crate::endpoint::{Endpoint, Outliers};
 use crate::limit::Load;
 use crate::telemetry::{ClusterMetrics, Metrics};
 
@@ -33,6 +33,8 @@ pub struct Cluster {
     pub config: Arc<config::Cluster>,
     /// Its endpoints, in the order of the configuration.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// Which of them are left alone.
+    pub outliers: Arc<Outliers>,
     /// Its metrics.
     pub metrics: ClusterMetrics,
 }
@@ -47,11 +49,16 @@ impl Table {
                 let kept = known.and_then(|c| c.endpoints.iter().find(|e| e.address == *address));
                 kept.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(*address, now)))
             };
-            Arc::new(Cluster {
-                config: config.clone(),
-                endpoints: config.endpoints.iter().map(|e| endpoint(&e.address)).collect(),
-                metrics: metrics.cluster("outbound", &config.name),
-            })
+            let endpoints: Vec<_> = config.endpoints.iter().map(|e| endpoint(&e.address)).collect();
+            let metrics = metrics.cluster("outbound", &config.name);
+            let outliers = Outliers::new(
+                &config.name,
+                endpoints.clone(),
+                config.breaker,
+                metrics.ejections.clone(),
+                known.map(|known| &*known.outliers),
+            );
+            Arc::new(Cluster { config: config.clone(), endpoints, outliers, metrics })
         };
         let clusters: Vec<_> = snapshot.clusters.iter().map(cluster).collect();
         let addresses = clusters.iter().flat_map(|c| c.config.addresses.iter().map(|a| (*a, c.clone())));
@@ -83,39 +90,6 @@ impl Cluster {
     /// Picks an endpoint for a request that was already tried on `tried`.
     pub fn pick(&self, now: Instant, rng: &mut impl rand::Rng, tried: Tried) -> Option<usize> {
         pick(&self.endpoints, now, rng, tried)
-    }
-
-    /// Notes that an endpoint answered a request that was sent at `begun`.
-    pub fn on_success(&self, position: usize, begun: Instant, now: Instant) {
-        if let Some(transition) = self.endpoints[position].on_success(begun, now) {
-            self.note(position, transition);
-        }
-    }
-
-    /// Notes that an endpoint failed a request that was sent at `begun`, and ejects it if it is time and the cap allows.
-    pub fn on_failure(&self, position: usize, begun: Instant, now: Instant) {
-        let breaker = &self.config.breaker;
-        let n = self.endpoints.len();
-        // One endpoint may always be ejected, or the cap would switch the feature off for small clusters.
-        let allowed = ((n as f64 * breaker.cap) as usize).max(1);
-        let ejected = self.endpoints.iter().filter(|e| e.is_ejected(now)).count();
-        if let Some(transition) = self.endpoints[position].on_failure(begun, now, breaker, ejected < allowed)
-        {
-            self.note(position, transition);
-        }
-    }
-
-    fn note(&self, position: usize, transition: Transition) {
-        let endpoint = self.endpoints[position].address;
-        match transition {
-            Transition::Ejected(time) => {
-                self.metrics.ejections.inc();
-                tracing::warn!(cluster = %self.config.name, %endpoint, ?time, "endpoint ejected");
-            }
-            Transition::Restored => {
-                tracing::info!(cluster = %self.config.name, %endpoint, "endpoint back in use");
-            }
-        }
     }
 }
 

@@ -76,11 +76,15 @@ pub fn pick(endpoints: &[Arc<Endpoint>], now: Instant, rng: &mut impl Rng, tried
 mod tests {
     use super::*;
     use crate::config::Breaker;
+    use crate::endpoint::{Outcome, Reason};
     use crate::world::RngTree;
     use std::time::Duration;
 
     const EJECT: Breaker = Breaker {
         consecutive_failures: 1,
+        success_rate: 0.0,
+        min_requests: 0,
+        window: Duration::from_secs(10),
         base: Duration::from_secs(1),
         max: Duration::from_secs(1),
         cap: 1.0,
@@ -111,7 +115,7 @@ mod tests {
     async fn the_slowest_of_three_is_picked_only_against_nobody() {
         let now = Instant::now();
         let endpoints = endpoints(3, now);
-        endpoints[1].on_success(now - Duration::from_secs(1), now);
+        endpoints[1].observe(now - Duration::from_secs(1), now);
         assert_eq!(counts(&endpoints, now, Tried::default())[1], 0);
     }
 
@@ -120,7 +124,7 @@ mod tests {
         let now = Instant::now();
         let endpoints = endpoints(2, now);
         for (endpoint, millis) in endpoints.iter().zip([1, 2]) {
-            endpoint.on_success(now - Duration::from_millis(millis), now);
+            endpoint.observe(now - Duration::from_millis(millis), now);
         }
         assert_eq!(counts(&endpoints, now, Tried::default()), [3000, 0]);
         let _busy = [endpoints[0].begin(now), endpoints[0].begin(now)];
@@ -131,8 +135,8 @@ mod tests {
     async fn a_new_endpoint_is_tried_at_once_by_one_request() {
         let now = Instant::now();
         let endpoints = endpoints(3, now);
-        endpoints[0].on_success(now - Duration::from_millis(1), now);
-        endpoints[1].on_success(now - Duration::from_millis(1), now);
+        endpoints[0].observe(now - Duration::from_millis(1), now);
+        endpoints[1].observe(now - Duration::from_millis(1), now);
         // Drawn against either of the others: two pairs of three.
         let new = counts(&endpoints, now, Tried::default())[2];
         assert!(new.abs_diff(2000) < 129, "{new}");
@@ -144,7 +148,7 @@ mod tests {
     async fn ejected_and_tried_endpoints_are_left_out_until_nothing_else_is_left() {
         let now = Instant::now();
         let endpoints = endpoints(3, now);
-        endpoints[0].on_failure(now, now, &EJECT, true);
+        endpoints[0].eject(Reason::Probe, Outcome::Failure(None), now, &EJECT, &mut RngTree::new(1).rng());
         let mut tried = Tried::default();
         tried.insert(1);
         assert_eq!(counts(&endpoints, now, tried), [0, 0, 3000]);

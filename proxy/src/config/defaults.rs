@@ -100,6 +100,19 @@ pub const CONSECUTIVE_FAILURES: u32 = 5;
 pub const EJECTION_BASE: Duration = Duration::from_secs(1);
 /// Longest ejection. Linkerd's 60 s.
 pub const EJECTION_MAX: Duration = Duration::from_secs(60);
+/// By what share an ejection is longer at random, so that not all sidecars probe at once. Linkerd's jitter.
+pub const EJECTION_JITTER: f64 = 0.5;
+/// Success rate below which an endpoint is ejected. Linkerd's unified breaker: 0.8.
+pub const SUCCESS_RATE: f64 = 0.8;
+/// Requests that a window must have seen before its rate says anything. Linkerd takes 5, but two failures among five are
+/// chance too often: of an endpoint that fails one request in twenty, one such window in fifty.
+pub const SUCCESS_RATE_REQUESTS: u32 = 10;
+/// How far back the success rate looks, and how long an endpoint must do well to have its next ejection halved. Linkerd's
+/// window and Envoy's interval are both 10 s.
+pub const BREAKER_WINDOW: Duration = Duration::from_secs(10);
+/// How long the probe of an ejected endpoint may take before another request is let through as well: its client may have
+/// gone away. As long as connecting may take.
+pub const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 /// Share of a cluster's endpoints that may be ejected at once; at least one may. Envoy's 10 % would eject none of three
 /// replicas.
 pub const EJECTION_CAP: f64 = 0.5;

@@ -15,7 +15,7 @@ use super::diagnose::{Mistakes, did_you_mean, one_of};
 use super::model::File;
 
 /// Keys whose values are lengths of time.
-const DURATIONS: [&str; 15] = [
+const DURATIONS: [&str; 16] = [
     "connect",
     "detect",
     "pool_idle",
@@ -31,6 +31,7 @@ const DURATIONS: [&str; 15] = [
     "response",
     "base",
     "max",
+    "window",
 ];
 
 /// The file that `text` describes, or `None` once what is wrong with it has been noted.
@@ -192,7 +193,7 @@ impl<'i> Reader<'i> {
         } else if key == "memory" && number {
             let help = format!(r#"write memory = "{words}MiB" for mebibytes"#);
             ("`limits.memory` has no unit".into(), "a bare number".into(), help)
-        } else if key == "cap" && number {
+        } else if matches!(key, "cap" | "success_rate") && number {
             let share = words.parse::<f64>().unwrap_or(50.0);
             let share = if share <= 1.0 { share * 100.0 } else { share };
             (

@@ -1,39 +1,53 @@
-//! When an endpoint is left alone: after a run of failures, for a while that doubles each time.
+//! When an endpoint is left alone: after a run of failures, or when too many of its requests fail; for a while that
+//! grows each time.
 //!
 //! ```text
-//! closed --N failures in a row--> ejected --time over--> half-open --success--> closed
-//!                                    ^                       |
-//!                                    +-------failure---------+
+//! closed --run of failures, or low success rate--> ejected --time over--> half-open --success--> closed
+//!                                                     ^                       |
+//!                                                     +-------failure---------+
 //! ```
-//! Half-open admits one request at a time as a probe. Consecutive failures and not a rate, because a dead process fails
-//! every request and that is what this machine is for; Linkerd's consecutive-failures breaker works the same way. Times
-//! and limits: [`crate::config::Breaker`]. How many may be ejected together is the cluster's business: it says
-//! `may_eject`.
+//! One machine for both reasons, as in Linkerd's unified breaker. A run, because a dead process fails every request and
+//! need not be asked often; a rate, because a sick one fails every third and never three in a row. Half-open admits one
+//! request at a time as a probe. The time of an ejection doubles with each one, and what has doubled falls back by
+//! one step for every window without an ejection, as Envoy's does: an endpoint that flaps does not begin anew each time.
+//!
+//! The machine says that it is time ([`Step::Trips`]); whether the cluster can spare the endpoint, and whether the others
+//! do any better, is `outlier`'s business, which then calls [`Breaker::eject`]. Times and limits:
+//! [`crate::config::Breaker`].
 
 use std::time::Duration;
 
+use rand::{Rng, RngExt};
 use tokio::time::Instant;
 
+use super::outcome::Outcome;
+use super::window::{Tally, Window};
 use crate::config::Breaker as Config;
+use crate::config::defaults::{EJECTION_JITTER, PROBE_PATIENCE};
 
 /// The state machine of one endpoint.
 #[derive(Debug, Clone, Default)]
 pub struct Breaker {
     state: State,
-    /// Ejections since the last success, for the doubling.
-    ejections: u32,
+    window: Window,
+    /// How often the time of the next ejection is doubled.
+    doublings: u32,
+    /// Why it was ejected last.
+    reason: Option<Reason>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// `since` is the end of the last ejection. What was sent before it says nothing about the time after it.
     Closed {
-        failures: u32,
+        run: u32,
+        since: Option<Instant>,
     },
     Ejected {
         until: Instant,
     },
-    /// Only what was sent `since` the probe counts: older requests saw the endpoint before it was left alone. The probe
-    /// may never come back (its client went away); after `until` another one may go.
+    /// Only what was sent `since` the probe counts. The probe may never come back (its client went away); after `until`
+    /// another one may go.
     HalfOpen {
         since: Instant,
         until: Instant,
@@ -42,20 +56,52 @@ enum State {
 
 impl Default for State {
     fn default() -> Self {
-        State::Closed { failures: 0 }
+        State::Closed { run: 0, since: None }
     }
 }
 
-/// How long a probe may take before another one may go.
-const PROBE_PATIENCE: Duration = Duration::from_secs(1);
-
-/// A change that operators want to see.
+/// Why an endpoint is left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transition {
-    /// Left alone for this long.
-    Ejected(Duration),
-    /// Back in use.
+pub enum Reason {
+    /// A run of failures.
+    Consecutive,
+    /// Too low a share of its requests succeeds.
+    SuccessRate,
+    /// Its probe failed.
+    Probe,
+}
+
+impl Reason {
+    /// Label in metrics and on the page of clusters.
+    pub fn label(self) -> &'static str {
+        match self {
+            Reason::Consecutive => "consecutive_failures",
+            Reason::SuccessRate => "success_rate",
+            Reason::Probe => "failed_probe",
+        }
+    }
+}
+
+/// What an outcome leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing.
+    Stay,
+    /// The endpoint is back in use.
     Restored,
+    /// It is time to leave the endpoint alone. Without a call of [`Breaker::eject`] everything stays as it is.
+    Trips(Reason),
+}
+
+/// What people see of the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// In use.
+    Closed,
+    /// Left alone until then. A moment that has passed means that the next request will be its probe.
+    Ejected(Instant, Reason),
+    /// A probe is under way.
+    HalfOpen(Reason),
 }
 
 impl Breaker {
@@ -67,189 +113,119 @@ impl Breaker {
         }
     }
 
-    /// Whether the endpoint is ejected at `now`; a probe does not end an ejection, only its success does.
-    pub fn is_ejected(&self, now: Instant) -> bool {
+    /// What people see.
+    pub fn phase(&self) -> Phase {
+        let reason = self.reason.unwrap_or(Reason::Consecutive);
         match self.state {
-            State::Closed { .. } => false,
-            State::Ejected { until } => now < until,
-            State::HalfOpen { .. } => true,
+            State::Closed { .. } => Phase::Closed,
+            State::Ejected { until } => Phase::Ejected(until, reason),
+            State::HalfOpen { .. } => Phase::HalfOpen(reason),
         }
     }
 
-    /// Notes that a request goes to the endpoint; after an ejection that one is the probe.
-    pub fn on_begin(&mut self, now: Instant) {
-        if let State::Ejected { until } | State::HalfOpen { until, .. } = self.state
-            && now >= until
-        {
-            self.state = State::HalfOpen { since: now, until: now + PROBE_PATIENCE };
-        }
-    }
-
-    /// Notes the success of a request that was sent at `begun`. One from before the probe does not end an ejection.
-    pub fn on_success(&mut self, begun: Instant) -> Option<Transition> {
+    /// Notes that a request goes to the endpoint. True if that one is a probe.
+    pub fn on_begin(&mut self, now: Instant) -> bool {
         match self.state {
-            State::Closed { .. } => {
-                *self = Breaker::default();
-                None
+            State::Ejected { until } | State::HalfOpen { until, .. } if now >= until => {
+                self.state = State::HalfOpen { since: now, until: now + PROBE_PATIENCE };
+                true
             }
-            State::HalfOpen { since, .. } if begun >= since => {
-                *self = Breaker::default();
-                Some(Transition::Restored)
-            }
-            State::Ejected { .. } | State::HalfOpen { .. } => None,
+            _ => false,
         }
     }
 
-    /// Notes the failure of a request that was sent at `begun`. `may_eject` is false while too many of the cluster's
-    /// endpoints are ejected already.
-    pub fn on_failure(
+    /// Notes what came of a request that was sent at `begun`. Requests from before an ejection, or from before the end of
+    /// one, decide nothing.
+    pub fn on_outcome(&mut self, outcome: Outcome, begun: Instant, now: Instant, config: &Config) -> Step {
+        match self.state {
+            State::Closed { since, .. } if since.is_some_and(|since| begun < since) => Step::Stay,
+            State::Closed { run, since } => {
+                if outcome == Outcome::Unknown {
+                    return Step::Stay;
+                }
+                let run = match outcome {
+                    Outcome::Failure(_) => run.saturating_add(1),
+                    Outcome::Overload(_) => run,
+                    Outcome::Success | Outcome::Unknown => 0,
+                };
+                self.state = State::Closed { run, since };
+                self.window.add(now, config.window, outcome.failed());
+                let is_failure = matches!(outcome, Outcome::Failure(_));
+                if is_failure && config.consecutive_failures > 0 && run >= config.consecutive_failures {
+                    return Step::Trips(Reason::Consecutive);
+                }
+                if outcome.failed() && self.is_below(now, config) {
+                    return Step::Trips(Reason::SuccessRate);
+                }
+                Step::Stay
+            }
+            State::HalfOpen { since, .. } if begun >= since => match outcome {
+                Outcome::Success => {
+                    self.restore(now);
+                    Step::Restored
+                }
+                Outcome::Failure(_) | Outcome::Overload(_) => Step::Trips(Reason::Probe),
+                Outcome::Unknown => {
+                    // The probe taught nothing: the next request is another one.
+                    self.state = State::HalfOpen { since, until: now };
+                    Step::Stay
+                }
+            },
+            State::Ejected { .. } | State::HalfOpen { .. } => Step::Stay,
+        }
+    }
+
+    /// Whether the success rate of the window is too low, and of enough requests.
+    fn is_below(&mut self, now: Instant, config: &Config) -> bool {
+        if config.success_rate <= 0.0 {
+            return false;
+        }
+        let tally = self.window.tally(now, config.window);
+        tally.requests >= config.min_requests && tally.success_rate() < config.success_rate
+    }
+
+    /// The results of the last window.
+    pub fn tally(&mut self, now: Instant, config: &Config) -> Tally {
+        self.window.tally(now, config.window)
+    }
+
+    /// Leaves the endpoint alone, and says for how long: as long as `outcome` asks for, or else for the next time
+    /// in the row; half as much again at random, so that not all sidecars come back at once.
+    pub fn eject(
         &mut self,
-        begun: Instant,
+        reason: Reason,
+        outcome: Outcome,
         now: Instant,
         config: &Config,
-        may_eject: bool,
-    ) -> Option<Transition> {
-        match self.state {
-            State::Closed { failures } => {
-                let failures = failures.saturating_add(1);
-                self.state = State::Closed { failures };
-                let trips = config.consecutive_failures > 0 && failures >= config.consecutive_failures;
-                (trips && may_eject).then(|| self.eject(now, config))
-            }
-            State::HalfOpen { since, .. } if begun >= since => Some(self.eject(now, config)),
-            // Requests from before the ejection fail too; they must not prolong it.
-            State::Ejected { .. } | State::HalfOpen { .. } => None,
+        rng: &mut impl Rng,
+    ) -> Duration {
+        if let State::Closed { since: Some(since), .. } = self.state {
+            let width = config.window.max(Duration::from_nanos(1)).as_nanos();
+            let healthy = now.saturating_duration_since(since).as_nanos() / width;
+            self.doublings = self.doublings.saturating_sub(u32::try_from(healthy).unwrap_or(u32::MAX));
         }
+        let doubled = config.base.saturating_mul(1 << self.doublings.min(20)).min(config.max);
+        let time = outcome.wait().map_or(doubled, |wait| wait.max(config.base)).min(config.max);
+        let time = time.mul_f64(1.0 + rng.random_range(0.0..EJECTION_JITTER)).min(config.max);
+        // Past the longest time nothing is gained, and it would only take longer to fall back.
+        if doubled < config.max {
+            self.doublings += 1;
+        }
+        self.state = State::Ejected { until: now + time };
+        self.window = Window::default();
+        self.reason = Some(reason);
+        time
     }
 
-    fn eject(&mut self, now: Instant, config: &Config) -> Transition {
-        let time = config.base.saturating_mul(1 << self.ejections.min(20)).min(config.max);
-        self.ejections += 1;
-        self.state = State::Ejected { until: now + time };
-        Transition::Ejected(time)
+    /// Ends an ejection, because a probe or an active check succeeded. True if there was one.
+    pub fn restore(&mut self, now: Instant) -> bool {
+        let was_ejected = !matches!(self.state, State::Closed { .. });
+        if was_ejected {
+            self.state = State::Closed { run: 0, since: Some(now) };
+        }
+        was_ejected
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const S: Duration = Duration::from_secs(1);
-    const CONFIG: Config = Config { consecutive_failures: 3, base: S, max: Duration::from_secs(5), cap: 0.5 };
-
-    fn now() -> Instant {
-        let clock = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        clock.expect("a runtime").block_on(async { Instant::now() })
-    }
-
-    fn fail(breaker: &mut Breaker, now: Instant, times: u32) -> Option<Transition> {
-        (0..times).map(|_| breaker.on_failure(now, now, &CONFIG, true)).last().flatten()
-    }
-
-    #[test]
-    fn three_failures_in_a_row_eject_and_a_success_in_between_does_not_let_them_add_up() {
-        let (mut breaker, now) = (Breaker::default(), now());
-        assert_eq!(fail(&mut breaker, now, 2), None);
-        breaker.on_success(now);
-        assert_eq!(fail(&mut breaker, now, 2), None);
-        assert_eq!(fail(&mut breaker, now, 1), Some(Transition::Ejected(S)));
-        assert!(!breaker.admits(now) && breaker.is_ejected(now));
-    }
-
-    #[test]
-    fn a_single_probe_decides_after_the_ejection() {
-        let (mut breaker, start) = (Breaker::default(), now());
-        fail(&mut breaker, start, 3);
-        let now = start + S;
-        assert!(breaker.admits(now));
-        breaker.on_begin(now);
-        assert!(!breaker.admits(now), "the probe is under way");
-        assert_eq!(breaker.on_failure(now, now, &CONFIG, true), Some(Transition::Ejected(2 * S)));
-        let now = now + 2 * S;
-        breaker.on_begin(now);
-        assert_eq!(breaker.on_success(now), Some(Transition::Restored));
-        assert!(breaker.admits(now));
-        assert_eq!(fail(&mut breaker, now, 3), Some(Transition::Ejected(S)), "the doubling starts anew");
-    }
-
-    #[test]
-    fn a_lost_probe_does_not_shut_the_endpoint_out_for_ever() {
-        let (mut breaker, start) = (Breaker::default(), now());
-        fail(&mut breaker, start, 3);
-        breaker.on_begin(start + S);
-        assert!(breaker.admits(start + S + PROBE_PATIENCE));
-    }
-
-    #[test]
-    fn a_stale_success_does_not_end_an_ejection() {
-        let (mut breaker, now) = (Breaker::default(), now());
-        fail(&mut breaker, now, 3);
-        assert_eq!(breaker.on_success(now), None);
-        assert!(breaker.is_ejected(now));
-    }
-
-    #[test]
-    fn only_requests_sent_since_the_probe_decide_in_its_stead() {
-        let (mut breaker, start) = (Breaker::default(), now());
-        fail(&mut breaker, start, 3);
-        breaker.on_begin(start + S);
-        assert_eq!(breaker.on_success(start), None, "a slow answer from before the ejection");
-        assert_eq!(breaker.on_failure(start, start + S, &CONFIG, true), None);
-        assert!(!breaker.admits(start + S), "the probe is still under way");
-        assert_eq!(breaker.on_success(start + S), Some(Transition::Restored));
-    }
-
-    #[test]
-    fn nothing_is_ejected_when_the_cluster_forbids_it_or_the_feature_is_off() {
-        let (mut breaker, now) = (Breaker::default(), now());
-        for _ in 0..10 {
-            assert_eq!(breaker.on_failure(now, now, &CONFIG, false), None);
-        }
-        let off = Config { consecutive_failures: 0, ..CONFIG };
-        assert_eq!(breaker.on_failure(now, now, &off, true), None);
-    }
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        Wait(u64),
-        Begin,
-        Succeed,
-        Fail,
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            (0u64..4000).prop_map(Step::Wait),
-            Just(Step::Begin),
-            Just(Step::Succeed),
-            Just(Step::Fail)
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn an_ejection_is_never_shorter_than_its_time_nor_longer_than_the_maximum(steps in proptest::collection::vec(step(), 0..200)) {
-            let mut breaker = Breaker::default();
-            let mut now = now();
-            let mut until = None;
-            for step in steps {
-                match step {
-                    Step::Wait(ms) => now += Duration::from_millis(ms),
-                    Step::Begin => breaker.on_begin(now),
-                    Step::Succeed => if breaker.on_success(now) == Some(Transition::Restored) {
-                        prop_assert!(until.take().is_some_and(|until| now >= until), "restored too early");
-                    },
-                    Step::Fail => if let Some(Transition::Ejected(time)) = breaker.on_failure(now, now, &CONFIG, true) {
-                        prop_assert!(time >= CONFIG.base && time <= CONFIG.max);
-                        prop_assert!(until.is_none_or(|until| now >= until), "ejected twice at once");
-                        until = Some(now + time);
-                    },
-                }
-                if until.is_some_and(|until| now < until) {
-                    prop_assert!(!breaker.admits(now));
-                }
-            }
-        }
-    }
-}
+mod tests;

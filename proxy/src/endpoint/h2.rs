@@ -271,7 +271,7 @@ async fn open_connection<N: Net>(
     connects: &Counter,
     open: &Sockets,
 ) -> Result<Rc<Connection>, (Kind, BoxError)> {
-    let io = net.connect(endpoint, from).await.map_err(|e| (Kind::Connect, e.into()))?;
+    let io = net.connect(endpoint, from).await.map_err(|e| (Kind::of_connect(&e), e.into()))?;
     let (heard, first_bytes) = oneshot::channel();
     let io = TokioIo::new(Heard { io, tell: Some(heard) });
     let (send, driver) = http2::Builder::new(Exec(net.clone()))

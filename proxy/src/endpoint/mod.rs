@@ -8,9 +8,12 @@ pub mod breaker;
 pub mod ewma;
 pub mod h2;
 mod last_words;
+mod outcome;
+pub mod outlier;
 pub mod pool;
 mod pools;
 mod response;
+mod window;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,10 +22,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use breaker::{Breaker, Transition};
+pub use breaker::{Breaker, Phase, Reason, Step};
 pub use ewma::PeakEwma;
+pub use outcome::Outcome;
+pub use outlier::{Outliers, Transition, Trial};
 pub use pools::{Call, Failed, Pools};
 pub use response::{Carrier, Held, ResponseBody};
+pub use window::Tally;
+
+use crate::config;
 
 /// One address of a cluster.
 #[derive(Debug)]
@@ -64,9 +72,14 @@ impl Endpoint {
         Load { cost, available: state.breaker.admits(now) }
     }
 
-    /// Whether it is ejected at `now`.
-    pub fn is_ejected(&self, now: Instant) -> bool {
-        self.state().breaker.is_ejected(now)
+    /// Whether it is left alone, and why.
+    pub fn phase(&self) -> Phase {
+        self.state().breaker.phase()
+    }
+
+    /// Whether it is left alone. One that waits for its probe, or for what came of it, is.
+    pub fn is_ejected(&self) -> bool {
+        self.phase() != Phase::Closed
     }
 
     /// Requests in hand.
@@ -79,30 +92,45 @@ impl Endpoint {
         Duration::from_nanos(self.state().latency.get(now) as u64)
     }
 
-    /// Begins a request; it is in hand until the guard is dropped.
-    pub fn begin(self: &Arc<Self>, now: Instant) -> InHand {
+    /// Begins a request; it is in hand until the guard is dropped. True if it is the probe after an ejection.
+    pub fn begin(self: &Arc<Self>, now: Instant) -> (InHand, bool) {
         self.pending.fetch_add(1, Ordering::Relaxed);
-        self.state().breaker.on_begin(now);
-        InHand(self.clone())
+        let is_probe = self.state().breaker.on_begin(now);
+        (InHand(self.clone()), is_probe)
     }
 
-    /// Notes that the endpoint answered a request that was sent at `begun`.
-    pub fn on_success(&self, begun: Instant, now: Instant) -> Option<Transition> {
-        let mut state = self.state();
-        state.latency.observe(now, now.saturating_duration_since(begun));
-        state.breaker.on_success(begun)
+    /// Notes that it answered at `now` what was sent at `begun`. Failures say nothing about latency: a refusal is quick
+    /// and would attract load.
+    pub fn observe(&self, begun: Instant, now: Instant) {
+        self.state().latency.observe(now, now.saturating_duration_since(begun));
     }
 
-    /// Notes that the endpoint failed a request that was sent at `begun`. Failures say nothing about latency: a refusal
-    /// is quick and would attract load.
-    pub fn on_failure(
+    /// Notes what came of a request that was sent at `begun`. See [`Breaker::on_outcome`].
+    pub fn on_outcome(
         &self,
+        outcome: Outcome,
         begun: Instant,
         now: Instant,
-        config: &crate::config::Breaker,
-        may_eject: bool,
-    ) -> Option<Transition> {
-        self.state().breaker.on_failure(begun, now, config, may_eject)
+        config: &config::Breaker,
+    ) -> Step {
+        self.state().breaker.on_outcome(outcome, begun, now, config)
+    }
+
+    /// Leaves it alone. See [`Breaker::eject`].
+    pub fn eject(
+        &self,
+        reason: Reason,
+        outcome: Outcome,
+        now: Instant,
+        config: &config::Breaker,
+        rng: &mut impl rand::Rng,
+    ) -> Duration {
+        self.state().breaker.eject(reason, outcome, now, config, rng)
+    }
+
+    /// The results of the last window.
+    pub fn tally(&self, now: Instant, config: &config::Breaker) -> Tally {
+        self.state().breaker.tally(now, config)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

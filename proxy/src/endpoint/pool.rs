@@ -187,7 +187,7 @@ impl<N: Net> Pool<N> {
         let from = (self.inner.from)(endpoint);
         let io = match tokio::time::timeout(limit, self.inner.net.connect(endpoint, from)).await {
             Ok(Ok(io)) => io,
-            Ok(Err(cause)) => return Err(Error::at(Kind::Connect, endpoint, cause)),
+            Ok(Err(cause)) => return Err(Error::at(Kind::of_connect(&cause), endpoint, cause)),
             Err(_) => {
                 let cause = format!("no answer within {limit:?}");
                 return Err(Error::at(Kind::ConnectTimeout, endpoint, cause));

@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{InHand, h2, pool};
+use super::{Outcome, Trial, h2, pool};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
@@ -48,14 +48,14 @@ pub enum ResponseBody<N: Net> {
 pub struct Held {
     /// The request's place among those in flight. Shared by its tries.
     _place: Rc<Open>,
-    /// Keeps the endpoint's count of requests in hand up.
-    _in_hand: Option<InHand>,
+    /// Keeps the endpoint's count of requests in hand up, and owes an outcome if trailers are to tell it.
+    trial: Option<Trial>,
 }
 
 impl Held {
     /// Of a request at an endpoint, or at the local app.
-    pub fn new(place: Rc<Open>, in_hand: Option<InHand>) -> Self {
-        Held { _place: place, _in_hand: in_hand }
+    pub fn new(place: Rc<Open>, trial: Option<Trial>) -> Self {
+        Held { _place: place, trial }
     }
 }
 
@@ -121,7 +121,16 @@ impl<N: Net> Passing<N> {
         match &polled {
             Poll::Ready(Some(Err(_))) => {
                 self.failures.count(Kind::Incomplete);
+                self.tell(Outcome::Failure(None));
                 self.held = None;
+            }
+            Poll::Ready(Some(Ok(frame))) if let Some(trailers) = frame.trailers_ref() => {
+                if self.is_owed() {
+                    self.tell(Outcome::of_trailers(trailers));
+                }
+                if self.body.is_end_stream() {
+                    self.finish();
+                }
             }
             Poll::Ready(None) => self.finish(),
             Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.finish(),
@@ -131,8 +140,22 @@ impl<N: Net> Passing<N> {
         polled.map_err(|cause| Error { cause: Some(cause.into()), ..Error::new(Kind::Incomplete) })
     }
 
+    fn is_owed(&self) -> bool {
+        self.held.as_ref().and_then(|held| held.trial.as_ref()).is_some_and(Trial::is_owed)
+    }
+
+    fn tell(&mut self, outcome: Outcome) {
+        if let Some(trial) = self.held.as_mut().and_then(|held| held.trial.as_mut()) {
+            trial.tell(outcome, Instant::now());
+        }
+    }
+
     /// The body has been read to its end.
     fn finish(&mut self) {
+        if self.is_owed() {
+            // The trailers that should have told did not come.
+            self.tell(Outcome::Failure(None));
+        }
         if let Some(Carrier::Http1(mut exchange)) = self.carrier.take() {
             exchange.finish();
         }

@@ -43,6 +43,11 @@ impl Patience {
         self
     }
 
+    /// When it must be over, if it must.
+    pub fn end(&self) -> Option<Instant> {
+        self.end.map(|(at, _)| at)
+    }
+
     /// Bytes of the response have moved.
     pub fn moved(&mut self, now: Instant) {
         self.moved = now;

@@ -54,7 +54,7 @@ pub fn not_delivered(headers: &HeaderMap) -> Option<Kind> {
     let status = headers.get(PROXY_STATUS)?.to_str().ok()?;
     let rest = status.strip_prefix(NAME)?;
     let error = rest.split("; ").find_map(|p| p.strip_prefix("error="))?;
-    [Kind::Connect, Kind::ConnectTimeout, Kind::NoEndpoint, Kind::Overload]
+    [Kind::Connect, Kind::ConnectTimeout, Kind::NoSocket, Kind::NoEndpoint, Kind::Overload]
         .into_iter()
         .find(|kind| kind.rfc9209() == error)
 }

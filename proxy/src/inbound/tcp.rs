@@ -101,7 +101,7 @@ async fn dial<N: Net>(side: &Inbound<N>, snapshot: &Snapshot, dst: SocketAddr) -
             metrics.connects.inc();
             return Some((app, Guard { _open: metrics.open.open(), spare: None }));
         }
-        Ok(Err(cause)) => Error::at(Kind::Connect, dst, cause),
+        Ok(Err(cause)) => Error::at(Kind::of_connect(&cause), dst, cause),
         Err(_) => Error::at(Kind::ConnectTimeout, dst, format!("no answer within {limit:?}")),
     };
     metrics.connect_failures.inc();

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Outbound;
 use crate::balance::{Cluster, Tried};
 use crate::endpoint::pool::Limits;
-use crate::endpoint::{Call, Failed, Held, ResponseBody};
+use crate::endpoint::{Call, Failed, Held, Outcome, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
@@ -122,7 +122,7 @@ async fn attempt<N: Net>(
 ) -> Result<Response<ResponseBody<N>>, Failed> {
     let endpoint = &cluster.endpoints[position];
     let begun = Instant::now();
-    let in_hand = endpoint.begin(begun);
+    let mut trial = cluster.outliers.begin(position, begun, call.patience.end(), &side.rng);
     if let Some(deadline) = call.deadline {
         grpc::forward_timeout(request.headers_mut(), deadline - begun);
     }
@@ -135,31 +135,29 @@ async fn attempt<N: Net>(
     let (response, carrier) = match sent {
         Ok(answered) => answered,
         Err((error, unsent)) => {
-            // A kept connection that the endpoint closed in the meantime says nothing about its health.
-            // Nor does a queue that is of our own making.
-            let ours = matches!(error.kind, Kind::Client | Kind::PoolFull);
-            if !(ours || error.reused && unsent.is_some()) {
-                cluster.on_failure(position, begun, Instant::now());
-            }
+            trial.tell(Outcome::of_error(&error, unsent.is_some()), Instant::now());
             return Err((error, unsent));
         }
     };
     let now = Instant::now();
     let failed_there = |kind, detail: &str| Error::at(kind, endpoint.address, detail);
     if let Some(kind) = reply::not_delivered(response.headers()) {
-        cluster.on_failure(position, begun, now);
+        trial.tell(Outcome::of_refusal(kind, response.headers()), now);
         return Err((failed_there(kind, "its sidecar could not reach the app"), None));
     }
     if reply::terminated(response.headers()) {
-        cluster.on_failure(position, begun, now);
+        trial.tell(Outcome::Failure(None), now);
         return Err((failed_there(Kind::Terminated, "the app closed without an answer"), None));
     }
-    if response.status().is_server_error() {
-        cluster.on_failure(position, begun, now);
-    } else {
-        cluster.on_success(position, begun, now);
+    let outcome = Outcome::of_head(response.status(), response.headers(), call.is_grpc);
+    // A failure is often quick, and must not attract load.
+    if matches!(outcome, None | Some(Outcome::Success)) {
+        trial.answered(now);
     }
-    let held = Held::new(call.place.clone(), Some(in_hand));
+    if let Some(outcome) = outcome {
+        trial.tell(outcome, now);
+    }
+    let held = Held::new(call.place.clone(), Some(trial));
     let (failures, patience) = (cluster.metrics.failures(), call.patience.clone());
     let mut response =
         response.map(|body| ResponseBody::endpoint(body, carrier, held, failures, patience, call.is_grpc));

@@ -33,7 +33,7 @@ pub struct Outbound<N: Net> {
     table: Arc<ArcSwap<Table>>,
     /// Connections to endpoints.
     pub pool: Pools<N>,
-    rng: RefCell<StdRng>,
+    rng: Rc<RefCell<StdRng>>,
     metrics: SideMetrics,
     all_metrics: Arc<Metrics>,
     passed_through: OnceCell<ClusterMetrics>,
@@ -45,7 +45,7 @@ impl<N: Net> Outbound<N> {
     /// A side with an empty pool.
     pub fn new(world: &World<N>, table: Arc<ArcSwap<Table>>, all_metrics: Arc<Metrics>) -> Rc<Self> {
         let pool = Pools::new(world.net.clone(), |_| None, world.rng.child("outbound pool", 0));
-        let rng = RefCell::new(world.rng.child("outbound", 0).rng());
+        let rng = Rc::new(RefCell::new(world.rng.child("outbound", 0).rng()));
         Rc::new(Outbound {
             net: world.net.clone(),
             table,

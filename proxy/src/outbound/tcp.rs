@@ -9,7 +9,7 @@ use super::Outbound;
 use crate::balance::{Cluster, Table, Tried};
 use crate::config::Timeouts;
 use crate::detect::{Detected, Outcome, Prefixed, Sniffed, detect, race};
-use crate::endpoint::InHand;
+use crate::endpoint::{self, Trial};
 use crate::error::{Error, Kind};
 use crate::tcp::{Limits, relay};
 use crate::telemetry::{ClusterMetrics, Open, RaceEnd, SideMetrics};
@@ -24,7 +24,7 @@ pub(super) struct Dialled<N: Net> {
 /// What lasts as long as a connection to an endpoint.
 struct Guard {
     _open: [Open; 2],
-    _in_hand: Option<InHand>,
+    _trial: Option<Trial>,
     /// Set while the connection belongs to nobody: who is told when it is dropped.
     spare: Option<SideMetrics>,
 }
@@ -142,17 +142,18 @@ async fn dial<N: Net>(side: &Outbound<N>, cluster: &Cluster, timeouts: &Timeouts
             return None;
         };
         tried.insert(position);
-        let endpoint = &cluster.endpoints[position];
-        let in_hand = endpoint.begin(now);
-        match connect(&side.net, endpoint.address, timeouts).await {
+        let mut trial = cluster.outliers.begin(position, now, None, &side.rng);
+        match connect(&side.net, cluster.endpoints[position].address, timeouts).await {
             Ok(upstream) => {
-                cluster.on_success(position, now, Instant::now());
+                let now = Instant::now();
+                trial.answered(now);
+                trial.tell(endpoint::Outcome::Success, now);
                 cluster.metrics.connects.inc();
                 let open = cluster.metrics.open.open();
-                return Some((upstream, Guard { _open: open, _in_hand: Some(in_hand), spare: None }));
+                return Some((upstream, Guard { _open: open, _trial: Some(trial), spare: None }));
             }
             Err(error) => {
-                cluster.on_failure(position, now, Instant::now());
+                trial.tell(endpoint::Outcome::of_error(&error, true), Instant::now());
                 cluster.metrics.connect_failures.inc();
                 cluster.metrics.failed(error.kind);
                 if let Some(withheld) = side.failures.admit(Instant::now()) {
@@ -222,7 +223,7 @@ async fn dial_direct<N: Net>(
     match connect(&side.net, dst, timeouts).await {
         Ok(upstream) => {
             metrics.connects.inc();
-            Some((upstream, Guard { _open: metrics.open.open(), _in_hand: None, spare: None }))
+            Some((upstream, Guard { _open: metrics.open.open(), _trial: None, spare: None }))
         }
         Err(error) => {
             metrics.connect_failures.inc();
@@ -239,7 +240,7 @@ async fn connect<N: Net>(net: &N, to: SocketAddr, timeouts: &Timeouts) -> Result
     let limit = timeouts.connect;
     let connected = timeout(limit, net.connect(to, None)).await;
     match connected {
-        Ok(result) => result.map_err(|e: io::Error| Error::at(Kind::Connect, to, e)),
+        Ok(result) => result.map_err(|e: io::Error| Error::at(Kind::of_connect(&e), to, e)),
         Err(_) => Err(Error::at(Kind::ConnectTimeout, to, format!("no answer within {limit:?}"))),
     }
 }

@@ -50,6 +50,13 @@ struct SideClusterKind {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SideClusterReason {
+    side: &'static str,
+    cluster: String,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Detection {
     side: &'static str,
     result: &'static str,
@@ -76,7 +83,8 @@ pub struct Metrics {
     abandoned: Family<SideCluster, Counter>,
     errors: Family<SideClusterKind, Counter>,
     retries: Family<SideCluster, Counter>,
-    ejections: Family<SideCluster, Counter>,
+    ejections: Family<SideClusterReason, Counter>,
+    probes: Family<SideCluster, Counter>,
     connects: Family<SideCluster, Counter>,
     connect_failures: Family<SideCluster, Counter>,
     upstream_open: Family<SideCluster, Gauge>,
@@ -116,7 +124,7 @@ pub struct ClusterMetrics {
     /// Tries beyond the first.
     pub retries: Counter,
     /// Ejections of endpoints.
-    pub ejections: Counter,
+    pub ejections: Ejections,
     /// Connections opened to endpoints.
     pub connects: Counter,
     /// Attempts to connect that failed.
@@ -178,7 +186,11 @@ impl Default for Metrics {
             abandoned: family!("abandoned", "Requests whose client went away before the response began"),
             errors: family!("errors", "Failed tries by kind"),
             retries: family!("retries", "Tries beyond the first"),
-            ejections: family!("ejections", "Ejections of endpoints"),
+            ejections: family!("ejections", "Ejections of endpoints by reason"),
+            probes: family!(
+                "ejection_probes",
+                "Requests that were let through to see whether an ejection may end"
+            ),
             connects: family!("connects", "Connections opened to endpoints"),
             connect_failures: family!("connect_failures", "Attempts to connect to endpoints that failed"),
             waiting: family!("requests_waiting", "Requests that wait for a connection to an endpoint"),
@@ -218,6 +230,8 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const DETECTIONS: [&str; 8] =
     ["http1", "http2", "tls", "opaque", "timeout", "closed", "server_first", "known_server_first"];
 const HELLOS: [&str; 3] = ["sni", "no_sni", "unreadable"];
+/// The labels of `endpoint::Reason`.
+const REASONS: [&str; 3] = ["consecutive_failures", "success_rate", "failed_probe"];
 const RACES: [&str; 3] = ["server_first", "client_first", "unused"];
 
 impl Metrics {
@@ -247,7 +261,13 @@ impl Metrics {
             abandoned: self.abandoned.get_or_create_owned(&label),
             errors: Failures(Arc::new(Kind::ALL.map(|k| self.errors.get_or_create_owned(&kind(k))))),
             retries: self.retries.get_or_create_owned(&label),
-            ejections: self.ejections.get_or_create_owned(&label),
+            ejections: Ejections {
+                by_reason: REASONS.map(|reason| {
+                    let cluster = cluster.to_owned();
+                    self.ejections.get_or_create_owned(&SideClusterReason { side, cluster, reason })
+                }),
+                probes: self.probes.get_or_create_owned(&label),
+            },
             connects: self.connects.get_or_create_owned(&label),
             connect_failures: self.connect_failures.get_or_create_owned(&label),
             open: Sockets {
@@ -355,6 +375,24 @@ impl ClusterMetrics {
     /// The counters of failed tries, for what outlives a snapshot.
     pub fn failures(&self) -> Failures {
         self.errors.clone()
+    }
+}
+
+/// Counts ejections of a cluster's endpoints.
+#[derive(Debug, Clone)]
+pub struct Ejections {
+    /// Ejections, in the order of `REASONS`.
+    by_reason: [Counter; REASONS.len()],
+    /// Requests that were let through to see whether an ejection may end.
+    pub probes: Counter,
+}
+
+impl Ejections {
+    /// Counts one for a reason, by its label.
+    pub fn ejected(&self, reason: &str) {
+        if let Some(position) = REASONS.iter().position(|known| *known == reason) {
+            self.by_reason[position].inc();
+        }
     }
 }
 

@@ -1,9 +1,14 @@
 //! `[breaker]` and `[cluster.breaker]`.
 
+use std::time::Duration;
+
 use serde_spanned::Spanned;
 
 use super::Check;
 use crate::config::{Breaker, defaults, model, units};
+
+/// A bucket of a shorter one would last less than a request.
+const MIN_WINDOW: Duration = Duration::from_millis(100);
 
 impl Check<'_> {
     /// The breaker of `given`, and where that is silent, of `general`. A contradiction inside `general` is its own
@@ -17,6 +22,9 @@ impl Check<'_> {
             None,
             Breaker {
                 consecutive_failures: defaults::CONSECUTIVE_FAILURES,
+                success_rate: defaults::SUCCESS_RATE,
+                min_requests: defaults::SUCCESS_RATE_REQUESTS,
+                window: defaults::BREAKER_WINDOW,
                 base: defaults::EJECTION_BASE,
                 max: defaults::EJECTION_MAX,
                 cap: defaults::EJECTION_CAP,
@@ -45,20 +53,38 @@ impl Check<'_> {
             };
             note.help(format!("set `max` to {shown_base} or more, or `base` to {shown_max} or less"));
         }
-        let cap = given.cap.as_ref().map_or(general.cap, |text| {
-            units::percent(text.get_ref()).unwrap_or_else(|hint| {
-                self.mistakes
-                    .add("`cap` is not a share of the endpoints", text.span(), "out of range")
-                    .help(hint);
-                general.cap
-            })
-        });
-        let failures = given.consecutive_failures.as_ref().map(|failures| *failures.get_ref());
+        let cap = self.share("`cap` is not a share of the endpoints", given.cap.as_ref(), general.cap);
+        let success_rate = self.share(
+            "`success_rate` is not a share of the requests",
+            given.success_rate.as_ref(),
+            general.success_rate,
+        );
+        let window = self.duration("window", given.window.as_ref(), general.window);
+        if let Some(span) = window.span.filter(|_| window.value < MIN_WINDOW) {
+            self.mistakes.add("`window` is too short to see anything in", span, "too short").help(format!(
+                "it is {} or more; the default is {}",
+                units::show(MIN_WINDOW),
+                units::show(defaults::BREAKER_WINDOW)
+            ));
+        }
+        let number =
+            |given: Option<&Spanned<u32>>, general| given.map_or(general, |number| *number.get_ref());
         Breaker {
-            consecutive_failures: failures.unwrap_or(general.consecutive_failures),
+            consecutive_failures: number(given.consecutive_failures.as_ref(), general.consecutive_failures),
+            success_rate,
+            min_requests: number(given.min_requests.as_ref(), general.min_requests),
+            window: window.value,
             base: base.value,
             max: max.value,
             cap,
         }
+    }
+
+    fn share(&mut self, message: &str, given: Option<&Spanned<String>>, default: f64) -> f64 {
+        let Some(text) = given else { return default };
+        units::percent(text.get_ref()).unwrap_or_else(|hint| {
+            self.mistakes.add(message, text.span(), "out of range").help(hint);
+            default
+        })
     }
 }
