@@ -4,12 +4,11 @@
 //! (itself again, as app and load generator) and asks the kernel what each of them used.
 
 use std::io;
-use std::path::Path;
 use std::process::ExitCode;
 
 use benches::lane::Programs;
-use benches::options::{Options, Role};
-use benches::{app, envoy, load, relay, report, run};
+use benches::options::{Options, Path, Program, Role};
+use benches::{INSTALL, app, envoy, haproxy, load, relay, report, run};
 use clap::Parser;
 use proxy::world::{KernelNet, raise_nofile};
 use tokio::runtime::{Builder, LocalOptions};
@@ -44,6 +43,21 @@ fn generate(job: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Leaves out the paths of a peer that is not there, unless they were asked for.
+fn leave_out(program: &mut Program, name: &str, missing: bool, is_its: fn(Path) -> bool) -> io::Result<()> {
+    if !missing || !program.paths.iter().any(|path| is_its(*path)) {
+        return Ok(());
+    }
+    let how =
+        format!("{name} is not installed: run {INSTALL}, or name its binary in {}", name.to_uppercase());
+    if program.peers_needed {
+        return Err(io::Error::other(how));
+    }
+    println!("{how}. Its paths are left out.");
+    program.paths.retain(|path| !is_its(*path));
+    Ok(())
+}
+
 fn bench(options: &Options) -> io::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         let why = "end_to_end measures on network namespaces, which takes root";
@@ -53,18 +67,13 @@ fn bench(options: &Options) -> io::Result<()> {
         println!("{why}: skipped");
         return Ok(());
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a member lies in the workspace");
+    let root =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a member lies in the workspace");
     let mut program = options.program();
-    let envoy = envoy::find(root);
-    if envoy.is_none() && program.paths.iter().any(|path| path.is_envoy()) {
-        let how = format!("Envoy is not installed: run {}, or name its binary in ENVOY", envoy::INSTALL);
-        if program.envoy_needed {
-            return Err(io::Error::other(how));
-        }
-        println!("{how}. Its paths are left out.");
-        program.paths.retain(|path| !path.is_envoy());
-    }
-    let programs = Programs { bench: std::env::current_exe()?, proxy: run::sidecar(root)?, envoy };
+    let (envoy, haproxy) = (envoy::find(root), haproxy::find());
+    leave_out(&mut program, "Envoy", envoy.is_none(), Path::is_envoy)?;
+    leave_out(&mut program, "HAProxy", haproxy.is_none(), Path::is_haproxy)?;
+    let programs = Programs { bench: std::env::current_exe()?, proxy: run::sidecar(root)?, envoy, haproxy };
     println!("sidecar: {}", programs.proxy.display());
     if cfg!(debug_assertions) {
         println!("This build is not optimised: only whether requests succeed means something.");

@@ -11,9 +11,6 @@ use std::path::{Path, PathBuf};
 
 use crate::options::Protocol;
 
-/// How to get it.
-pub const INSTALL: &str = "ci/peers";
-
 /// The binary: what `ENVOY` names, or what `ci/peers` installed below `root`.
 pub fn find(root: &Path) -> Option<PathBuf> {
     let named = std::env::var_os("ENVOY").map(PathBuf::from);

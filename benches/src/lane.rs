@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::load::{Job, Outcome};
 use crate::options::{Path, Protocol};
 use crate::usage::{self, Memory};
-use crate::{APP_PORT, envoy};
+use crate::{APP_PORT, envoy, haproxy};
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 90, 0, 1);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 90, 0, 2);
@@ -51,6 +51,8 @@ pub struct Programs {
     pub proxy: PathBuf,
     /// Envoy, if it is installed.
     pub envoy: Option<PathBuf>,
+    /// HAProxy, if it is installed.
+    pub haproxy: Option<PathBuf>,
 }
 
 /// A path that stands.
@@ -93,6 +95,7 @@ impl Stage {
             ("bench", Some(&programs.bench)),
             ("proxy", Some(&programs.proxy)),
             ("envoy", programs.envoy.as_ref()),
+            ("haproxy", programs.haproxy.as_ref()),
         ];
         let mut binds = Vec::new();
         for (name, source) in named {
@@ -130,7 +133,7 @@ impl Lane {
         let app = start(&stage, &server, "app", argv, APP_UID)?;
         ready(&server, &app, || probe::connect(local(APP_PORT), PROBE_WITHIN)).await?;
         let mut lane = Lane { path, protocol, app, sidecars: BTreeMap::new(), client, server, stage };
-        if path.is_floor() || path.is_ours() || path.is_envoy() {
+        if path.is_floor() || path.is_ours() || path.is_peer() {
             lane.start_sidecar("b").await?;
         }
         if path.is_double() {
@@ -162,6 +165,16 @@ impl Lane {
             let port = if outbound { OUTBOUND_PORT } else { INBOUND_PORT };
             ready(node, &envoy, move || probe::connect(local(port), PROBE_WITHIN)).await?;
             envoy
+        } else if self.path.is_haproxy() {
+            let (port, to) = if outbound { (OUTBOUND_PORT, APP) } else { (INBOUND_PORT, local(APP_PORT)) };
+            let config =
+                self.stage.write(&format!("{side}.cfg"), &haproxy::config(port, to, self.protocol))?;
+            let mut argv = vec![self.stage.path("haproxy").into_os_string()];
+            argv.extend(["-db", "-f"].map(OsString::from));
+            argv.push(config.into());
+            let haproxy = start(&self.stage, node, side, argv, SIDECAR_UID)?;
+            ready(node, &haproxy, move || probe::connect(local(port), PROBE_WITHIN)).await?;
+            haproxy
         } else {
             let config = self.stage.write(&format!("{side}.toml"), &own_config(outbound, self.protocol))?;
             let mut argv = vec![self.stage.path("proxy").into_os_string()];
@@ -296,8 +309,10 @@ fn rules(path: Path) -> (Option<Rules>, Option<Rules>) {
             let client = Rules { exclude_outbound_cidrs: exempt, ..Rules::default() };
             (Some(client), Some(Rules { inbound_port: APP_PORT, ..Rules::default() }))
         }
-        Path::FloorOne | Path::One | Path::EnvoyOne => (None, Some(Rules::default())),
-        Path::FloorTwo | Path::Two | Path::EnvoyTwo => (Some(Rules::default()), Some(Rules::default())),
+        Path::FloorOne | Path::One | Path::EnvoyOne | Path::HaproxyOne => (None, Some(Rules::default())),
+        Path::FloorTwo | Path::Two | Path::EnvoyTwo | Path::HaproxyTwo => {
+            (Some(Rules::default()), Some(Rules::default()))
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Read in the order of a run: [`options`] says what to measure; [`run`] goes through protocols and rounds; a [`lane`] is
 //! one path from client to app, in two network namespaces, with real processes; [`app`] and [`load`] are its two ends;
-//! [`usage`] asks the kernel what each process used; [`report`] takes medians and prints. [`envoy`] writes the
-//! configuration of the peer that everything is compared with, [`relay`] is the floor under them all.
+//! [`usage`] asks the kernel what each process used; [`report`] takes medians and prints. [`envoy`] and
+//! [`haproxy`] write the configurations of the peers that everything is compared with, [`relay`] is the floor under them all.
 //!
 //! Every lane of a protocol stands at the same time, and each round visits all of them in turn, so that whatever else
 //! this machine does hits all alike. Compare ratios and CPU per request, never the throughput of two runs.
@@ -13,6 +13,7 @@
 
 pub mod app;
 pub mod envoy;
+pub mod haproxy;
 pub mod lane;
 pub mod load;
 pub mod options;
@@ -23,5 +24,7 @@ pub mod usage;
 
 /// Bytes of every answer's body: the reference measurements use about 1 KiB.
 pub const BODY: usize = 1024;
+/// What installs the peers.
+pub const INSTALL: &str = "ci/peers";
 /// Port of the app.
 pub const APP_PORT: u16 = 8080;

@@ -13,7 +13,7 @@ pub struct Options {
     /// optimisation, whose numbers would mean nothing.
     #[arg(long)]
     pub quick: bool,
-    /// Which paths. Default: all; those of Envoy only where it is installed.
+    /// Which paths. Default: all; those of Envoy and HAProxy only where they are installed.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub paths: Vec<Path>,
     /// Which protocols. Default: all.
@@ -123,11 +123,15 @@ pub enum Path {
     EnvoyOne,
     /// Envoy on both sides.
     EnvoyTwo,
+    /// HAProxy beside the app.
+    HaproxyOne,
+    /// HAProxy on both sides.
+    HaproxyTwo,
 }
 
 impl Path {
     /// All of them, cheapest first.
-    pub const ALL: [Path; 8] = [
+    pub const ALL: [Path; 10] = [
         Path::Direct,
         Path::Iptables,
         Path::FloorOne,
@@ -136,6 +140,8 @@ impl Path {
         Path::Two,
         Path::EnvoyOne,
         Path::EnvoyTwo,
+        Path::HaproxyOne,
+        Path::HaproxyTwo,
     ];
 
     /// For tables.
@@ -149,12 +155,24 @@ impl Path {
             Path::Two => "two sidecars",
             Path::EnvoyOne => "one Envoy",
             Path::EnvoyTwo => "two Envoys",
+            Path::HaproxyOne => "one HAProxy",
+            Path::HaproxyTwo => "two HAProxies",
         }
     }
 
     /// Whether Envoy stands in it.
     pub fn is_envoy(self) -> bool {
         matches!(self, Path::EnvoyOne | Path::EnvoyTwo)
+    }
+
+    /// Whether HAProxy stands in it.
+    pub fn is_haproxy(self) -> bool {
+        matches!(self, Path::HaproxyOne | Path::HaproxyTwo)
+    }
+
+    /// Whether a sidecar of others stands in it.
+    pub fn is_peer(self) -> bool {
+        self.is_envoy() || self.is_haproxy()
     }
 
     /// Whether the smallest relay stands in it.
@@ -169,23 +187,32 @@ impl Path {
 
     /// Whether there is a sidecar beside the client too.
     pub fn is_double(self) -> bool {
-        matches!(self, Path::FloorTwo | Path::Two | Path::EnvoyTwo)
+        matches!(self, Path::FloorTwo | Path::Two | Path::EnvoyTwo | Path::HaproxyTwo)
     }
 
     /// The smallest relay in the same places.
     pub fn floor(self) -> Option<Path> {
         match self {
-            Path::One | Path::EnvoyOne => Some(Path::FloorOne),
-            Path::Two | Path::EnvoyTwo => Some(Path::FloorTwo),
+            Path::One | Path::EnvoyOne | Path::HaproxyOne => Some(Path::FloorOne),
+            Path::Two | Path::EnvoyTwo | Path::HaproxyTwo => Some(Path::FloorTwo),
             _ => None,
         }
     }
 
     /// Envoy in the same places.
-    pub fn peer(self) -> Option<Path> {
+    pub fn envoy(self) -> Option<Path> {
         match self {
             Path::One => Some(Path::EnvoyOne),
             Path::Two => Some(Path::EnvoyTwo),
+            _ => None,
+        }
+    }
+
+    /// HAProxy in the same places.
+    pub fn haproxy(self) -> Option<Path> {
+        match self {
+            Path::One => Some(Path::HaproxyOne),
+            Path::Two => Some(Path::HaproxyTwo),
             _ => None,
         }
     }
@@ -196,8 +223,8 @@ impl Path {
 pub struct Program {
     /// Paths, each once.
     pub paths: Vec<Path>,
-    /// Whether paths of Envoy were asked for by name, so that a missing Envoy is an error.
-    pub envoy_needed: bool,
+    /// Whether paths of Envoy or HAProxy were asked for by name, so that a missing one is an error.
+    pub peers_needed: bool,
     /// Protocols.
     pub protocols: Vec<Protocol>,
     /// Requests in flight.
@@ -223,7 +250,7 @@ impl Options {
         let mut paths = self.paths.clone();
         if paths.is_empty() {
             paths = if quick {
-                Path::ALL.into_iter().filter(|path| !path.is_envoy()).collect()
+                Path::ALL.into_iter().filter(|path| !path.is_peer()).collect()
             } else {
                 Path::ALL.to_vec()
             };
@@ -237,7 +264,7 @@ impl Options {
         protocols.sort_unstable();
         protocols.dedup();
         Program {
-            envoy_needed: self.paths.iter().any(|path| path.is_envoy()),
+            peers_needed: self.paths.iter().any(|path| path.is_peer()),
             paths,
             protocols,
             concurrency: or(&self.concurrency, if quick { &[4] } else { &[1, 16, 64] }),

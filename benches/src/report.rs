@@ -58,7 +58,7 @@ fn requests(text: &mut String, results: &Results, protocol: Protocol, n: u16) ->
     )?;
     writeln!(
         text,
-        "{:<17} {:>9} {:>8} {:>8} {:>10} {:>9} {:>7} {:>7} {:>9} {:>9} {:>7} {:>7}  carried as",
+        "{:<17} {:>9} {:>8} {:>8} {:>10} {:>9} {:>7} {:>7} {:>9} {:>9} {:>11} {:>7} {:>7}  carried as",
         "path",
         "req/s",
         "p50 us",
@@ -69,6 +69,7 @@ fn requests(text: &mut String, results: &Results, protocol: Protocol, n: u16) ->
         "CPU B",
         "CPU/floor",
         "CPU/Envoy",
+        "CPU/HAProxy",
         "app",
         "load"
     )?;
@@ -78,17 +79,18 @@ fn requests(text: &mut String, results: &Results, protocol: Protocol, n: u16) ->
         let slower = ratio(Some(row.p50), direct.as_ref().map(|d| d.p50));
         writeln!(
             text,
-            "{:<17} {:>9.0} {:>8.0} {:>8.0} {:>10} {:>9} {:>7} {:>7} {:>9} {:>9} {:>7.1} {:>7.1}  {}",
+            "{:<17} {:>9.0} {:>8.0} {:>8.0} {:>10} {:>9} {:>7} {:>7} {:>9} {:>9} {:>11} {:>7.1} {:>7.1}  {}",
             path.title(),
             row.rate,
             row.p50,
             row.p99,
             slower,
-            ratio(Some(row.p50), peer(results, protocol, n, path).map(|p| p.p50)),
+            ratio(Some(row.p50), peer(results, protocol, n, path, path.envoy()).map(|p| p.p50)),
             number(row.a),
             number(row.b),
             beside_floor(results, protocol, n, path, &row),
-            beside_envoy(results, protocol, n, path, &row),
+            beside(results, protocol, n, path, path.envoy(), &row),
+            beside(results, protocol, n, path, path.haproxy(), &row),
             row.app,
             row.load,
             carried(results, protocol, path),
@@ -104,8 +106,18 @@ fn bulk(text: &mut String, results: &Results) -> std::fmt::Result {
     )?;
     writeln!(
         text,
-        "{:<17} {:>8} {:>13} {:>8} {:>8} {:>9} {:>9} {:>7} {:>7} {:>7}",
-        "path", "Gbit/s", "Gbit/s/direct", "CPU A", "CPU B", "CPU/floor", "CPU/Envoy", "app", "load", "total"
+        "{:<17} {:>8} {:>13} {:>8} {:>8} {:>9} {:>9} {:>11} {:>7} {:>7} {:>7}",
+        "path",
+        "Gbit/s",
+        "Gbit/s/direct",
+        "CPU A",
+        "CPU B",
+        "CPU/floor",
+        "CPU/Envoy",
+        "CPU/HAProxy",
+        "app",
+        "load",
+        "total"
     )?;
     let (protocol, n) = (Protocol::TcpBulk, 1);
     let direct = row(results, protocol, n, Path::Direct);
@@ -113,14 +125,15 @@ fn bulk(text: &mut String, results: &Results) -> std::fmt::Result {
         let Some(row) = row(results, protocol, n, path) else { continue };
         writeln!(
             text,
-            "{:<17} {:>8.2} {:>13} {:>8} {:>8} {:>9} {:>9} {:>7.0} {:>7.0} {:>7.0}",
+            "{:<17} {:>8.2} {:>13} {:>8} {:>8} {:>9} {:>9} {:>11} {:>7.0} {:>7.0} {:>7.0}",
             path.title(),
             row.gbit,
             ratio(Some(row.gbit), direct.as_ref().map(|d| d.gbit)),
             number(row.a),
             number(row.b),
             beside_floor(results, protocol, n, path, &row),
-            beside_envoy(results, protocol, n, path, &row),
+            beside(results, protocol, n, path, path.envoy(), &row),
+            beside(results, protocol, n, path, path.haproxy(), &row),
             row.app,
             row.load,
             row.a.unwrap_or(0.0) + row.b.unwrap_or(0.0) + row.app + row.load,
@@ -141,7 +154,7 @@ fn memory(text: &mut String, held: &[Held]) -> std::fmt::Result {
         "path", "sidecar", "RSS before", "RSS with", "private before", "private KiB each", "vs Envoy"
     )?;
     for one in held {
-        let peer = one.path.peer();
+        let peer = one.path.envoy();
         let peer = held.iter().find(|h| Some(h.path) == peer && h.sidecar == one.sidecar);
         let mib = |kib: u64| format!("{:.1} MiB", kib as f64 / 1024.0);
         writeln!(
@@ -164,16 +177,23 @@ fn each(held: &Held) -> f64 {
     (held.after.private as f64 - held.before.private as f64) / f64::from(held.connections)
 }
 
-/// Envoy's medians in the same places, if it carried the same: bytes cost less than requests.
-fn peer(results: &Results, protocol: Protocol, n: u16, path: Path) -> Option<Row> {
-    let peer = path.peer()?;
+/// The medians of a peer in the same places, if it carried the same: bytes cost less than requests.
+fn peer(results: &Results, protocol: Protocol, n: u16, path: Path, peer: Option<Path>) -> Option<Row> {
+    let peer = peer?;
     let same = carried(results, protocol, path) == carried(results, protocol, peer);
     same.then(|| row(results, protocol, n, peer)).flatten()
 }
 
-/// The ratio of a sidecar's CPU to Envoy's in the same places.
-fn beside_envoy(results: &Results, protocol: Protocol, n: u16, path: Path, own: &Row) -> String {
-    ratio(own.sidecar(), peer(results, protocol, n, path).and_then(|peer| peer.sidecar()))
+/// The ratio of a sidecar's CPU to a peer's in the same places.
+fn beside(
+    results: &Results,
+    protocol: Protocol,
+    n: u16,
+    path: Path,
+    other: Option<Path>,
+    own: &Row,
+) -> String {
+    ratio(own.sidecar(), peer(results, protocol, n, path, other).and_then(|peer| peer.sidecar()))
 }
 
 /// The ratio of a sidecar's CPU to the smallest relay's in the same places.
@@ -186,8 +206,8 @@ fn carried(results: &Results, protocol: Protocol, path: Path) -> &'static str {
     let found = results.carried.iter().find(|(p, at, _)| (*p, *at) == (protocol, path));
     match found {
         Some((_, _, carried)) => carried,
-        None if path.is_floor() || path.is_envoy() && protocol.is_opaque() => "bytes",
-        None if path.is_envoy() => "requests",
+        None if path.is_floor() || path.is_peer() && protocol.is_opaque() => "bytes",
+        None if path.is_peer() => "requests",
         None => "",
     }
 }
