@@ -1,8 +1,6 @@
 //! Which protocol a connection is taken for, and what becomes of headers, versions and requests out of the ordinary.
 
-mod common;
-
-use common::{SERVICE, Seen, TestNet, answering, app, cluster, inbound, outbound, pair, run, until};
+use crate::common::{SERVICE, Seen, TestNet, answering, app, cluster, inbound, outbound, pair, run, until};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 

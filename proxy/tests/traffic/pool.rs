@@ -1,13 +1,11 @@
 //! Connections to endpoints: how many, for how long, and that each comes back.
 
-mod common;
-
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use common::h2c::{self, ask, request};
-use common::{SERVICE, Seen, Side, TestNet, app, cluster, outbound, run, spawn, until};
+use crate::common::h2c::{self, ask, request};
+use crate::common::{SERVICE, Seen, Side, TestNet, app, cluster, outbound, run, spawn, until};
 use tokio::time::sleep;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";

@@ -1,11 +1,9 @@
 //! `Expect: 100-continue` and other 1xx answers through two sidecars.
 
-mod common;
-
 use std::cell::Cell;
 use std::rc::Rc;
 
-use common::{Seen, app, pair, run, until};
+use crate::common::{Seen, app, pair, run, until};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const EXPECT: &str = "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n";

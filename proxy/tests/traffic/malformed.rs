@@ -3,11 +3,9 @@
 //!
 //! What is tolerated although it is not quite right stands in a table of its own, each row with the reason.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{SERVICE, Seen, Side, TestNet, Wire, app, cluster, outbound, pair, run};
+use crate::common::{SERVICE, Seen, Side, TestNet, Wire, app, cluster, outbound, pair, run};
 use tokio::io::AsyncWriteExt;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";

@@ -1,9 +1,7 @@
 //! What a sidecar does when it carries as much as it may: it says no at once, and what it carries is not harmed.
 
-mod common;
-
-use common::h2c::{self, ask, call};
-use common::{SERVICE, TestNet, answering, app, cluster, inbound, outbound, run, until};
+use crate::common::h2c::{self, ask, call};
+use crate::common::{SERVICE, TestNet, answering, app, cluster, inbound, outbound, run, until};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";

@@ -1,8 +1,6 @@
 //! Opaque connections: who speaks first, which server name leads where, what is counted.
 
-mod common;
-
-use common::{SERVICE, TestNet, app, cluster, inbound, outbound, pair, run};
+use crate::common::{SERVICE, TestNet, app, cluster, inbound, outbound, pair, run};
 use proxy::telemetry::Metrics;
 
 /// A ClientHello for `name`, and some more bytes.
@@ -27,7 +25,7 @@ async fn counting(name: &'static str) -> std::net::SocketAddr {
     .await
 }
 
-async fn say(side: &common::Side, bytes: &[u8]) -> String {
+async fn say(side: &crate::common::Side, bytes: &[u8]) -> String {
     use tokio::io::AsyncWriteExt;
     let mut client = side.client().await;
     client.io.write_all(bytes).await.unwrap();
@@ -60,9 +58,9 @@ fn an_undeclared_server_is_heard_without_the_time_out_and_remembered_by_both_sid
 fn a_slow_http_client_is_served_as_http_and_the_connection_that_was_dialled_for_nothing_is_counted() {
     run(async {
         let (near, far) =
-            pair(common::answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await).await;
+            pair(crate::common::answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await).await;
         let mut client = near.client().await;
-        common::until("the server was dialled", || near.count("proxy_connects_total", &[]) == 1).await;
+        crate::common::until("the server was dialled", || near.count("proxy_connects_total", &[]) == 1).await;
         assert_eq!(client.get("/").await.text(), "ok");
         assert_eq!(near.count("proxy_server_first_races_total", &["unused"]), 1);
         drop(client);
@@ -78,7 +76,7 @@ fn a_slow_opaque_client_gets_the_connection_that_was_dialled() {
     run(async {
         let (near, far) = pair(counting("app").await).await;
         let mut client = near.client().await;
-        common::until("the app was dialled", || far.count("proxy_connects_total", &[]) == 1).await;
+        crate::common::until("the app was dialled", || far.count("proxy_connects_total", &[]) == 1).await;
         client.send("*1\r\n").await;
         tokio::io::AsyncWriteExt::shutdown(&mut client.io).await.unwrap();
         assert_eq!(client.rest().await, b"app: 4");

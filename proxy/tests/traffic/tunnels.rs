@@ -1,10 +1,8 @@
 //! Upgrades (WebSocket) and CONNECT through two sidecars, as bytes.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{SERVICE, Seen, Side, TestNet, Wire, app, cluster, inbound, outbound, pair, run, until};
+use crate::common::{SERVICE, Seen, Side, TestNet, Wire, app, cluster, inbound, outbound, pair, run, until};
 use tokio::io::AsyncWriteExt;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";

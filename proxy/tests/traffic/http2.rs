@@ -1,15 +1,13 @@
 //! HTTP/2 and gRPC through sidecars, and HTTP/1 over HTTP/2 between them.
 
-mod common;
-
 use std::cell::Cell;
 use std::rc::Rc;
 
-use bytes::Bytes;
-use common::h2c::{self, ask, call, request};
-use common::{
+use crate::common::h2c::{self, ask, call, request};
+use crate::common::{
     SERVICE, Seen, TestNet, Wire, answering, app, cluster, inbound, nobody, outbound, pair, run, spawn, until,
 };
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -339,7 +337,7 @@ fn a_tunnel_over_http2_is_refused_and_a_bridged_websocket_keeps_http1() {
         let (response, _send) = client.clone().send_request(connect, false).unwrap();
         assert_eq!(response.await.unwrap().status(), 501);
 
-        let echo = common::app(|_, mut wire| async move {
+        let echo = crate::common::app(|_, mut wire| async move {
             let request = wire.request().await.unwrap();
             assert_eq!(request.header("upgrade").as_deref(), Some("websocket"));
             wire.send(

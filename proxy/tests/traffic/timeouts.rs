@@ -1,11 +1,9 @@
 //! The time limits of requests: each ends what it is meant to end, with its own name, and lets go of the endpoint.
 
-mod common;
-
 use std::time::Duration;
 
-use common::h2c::{self, ask, call};
-use common::{Message, SERVICE, Side, TestNet, Wire, answering, app, cluster, outbound, run, until};
+use crate::common::h2c::{self, ask, call};
+use crate::common::{Message, SERVICE, Side, TestNet, Wire, answering, app, cluster, outbound, run, until};
 use tokio::time::sleep;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";

@@ -1,11 +1,11 @@
 //! HTTP through the data plane, end to end over real sockets: client -> outbound -> (inbound ->) app.
 
-mod common;
-
 use std::cell::Cell;
 use std::rc::Rc;
 
-use common::{SERVICE, Seen, Side, TestNet, Wire, answering, app, cluster, outbound, pair, run, until};
+use crate::common::{
+    SERVICE, Seen, Side, TestNet, Wire, answering, app, cluster, outbound, pair, run, until,
+};
 use tokio::io::AsyncWriteExt;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -186,7 +186,7 @@ fn an_upload_goes_on_while_the_client_does_not_read_the_response_yet() {
             let Wire { io, .. } = wire;
             let (read, mut write) = io.into_split();
             let _ = head;
-            common::spawn(async move {
+            crate::common::spawn(async move {
                 write.write_all(&vec![b'y'; SIZE]).await.unwrap();
                 std::future::pending::<()>().await;
             });

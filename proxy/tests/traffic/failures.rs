@@ -1,12 +1,10 @@
 //! What clients and apps see when something in between fails: endpoints, connections, the sidecar's own end.
 
-mod common;
-
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use common::{
+use crate::common::{
     Message, SERVICE, Seen, Side, TestNet, Wire, answering, app, cluster, inbound, nobody, outbound, pair,
     run, until,
 };

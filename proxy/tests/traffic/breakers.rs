@@ -1,11 +1,9 @@
 //! When endpoints are left alone, over real connections: what counts against them, and what does not.
 
-mod common;
-
 use std::cell::Cell;
 use std::rc::Rc;
 
-use common::{SERVICE, Side, TestNet, answering, app, cluster, h2c, outbound, run, until};
+use crate::common::{SERVICE, Side, TestNet, answering, app, cluster, h2c, outbound, run, until};
 use http::{HeaderMap, HeaderValue, Response};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";

@@ -1,0 +1,18 @@
+//! What passes through whole sidecars, over loopback and without root. One binary, because each one that runs the data plane
+//! compiles all of it.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod breakers;
+mod data_plane;
+mod failures;
+mod http2;
+mod informational;
+mod limits;
+mod malformed;
+mod opaque;
+mod pool;
+mod protocols;
+mod timeouts;
+mod tunnels;
