@@ -43,6 +43,7 @@ pub(super) async fn handle<N: Net>(
         return response;
     };
     let timeouts = &table.snapshot.timeouts;
+    let aim = cluster.aim(Some(request.headers()), peer.ip());
     let deadline = grpc::deadline(request.headers(), is_grpc);
     let asked = cluster.metrics.asked();
     // Only another sidecar may say what a request was.
@@ -64,7 +65,7 @@ pub(super) async fn handle<N: Net>(
                 .until(deadline, Kind::Deadline);
             let limits = Limits::of(&table.snapshot);
             let (retry, tries) = (cluster.config.retry.clone(), cluster.config.timeouts.tries);
-            let call = Call { place: Rc::new(place), limits, patience, is_grpc, deadline, retry, tries };
+            let call = Call { aim, place: Rc::new(place), limits, patience, is_grpc, deadline, retry, tries };
             let sending = pin!(send(&side, cluster, &call, request));
             call.patience.wait(sending).await
         }
@@ -95,7 +96,7 @@ async fn send<N: Net>(
     let mut attempts = Attempts::new(&call.retry, &request);
     let mut tried = Tried::default();
     loop {
-        let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), tried);
+        let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), call.aim, tried);
         let position = picked.ok_or_else(|| Error::new(Kind::NoEndpoint))?;
         tried.insert(position);
         let (error, unsent) = match attempt(side, cluster, position, call, request).await {
