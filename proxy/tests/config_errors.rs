@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use proxy::config::{
-    Adaptive, App, Ask, Breaker, Cluster, ClusterLimits, ConfigErrors, Endpoint, Forwarded, Health, Http1,
-    Limits, Listen, Probe, Protocol, RequestTimeouts, Retry, Snapshot, Thresholds, Timeouts, TryTimeouts,
-    parse,
+    Adaptive, App, Ask, Balance, BalancePolicy, Breaker, Cluster, ClusterLimits, ConfigErrors, Endpoint,
+    Forwarded, HashSource, Health, Http1, Limits, Listen, Probe, Protocol, RequestTimeouts, Retry, SlowStart,
+    Snapshot, Thresholds, Timeouts, TryTimeouts, parse,
 };
 
 /// A cluster without a mistake, to put mistakes around.
@@ -47,6 +47,56 @@ macro_rules! says {
 
 says! {
     limits_out_of_range_say_what_they_may_be: "service = \"web\"\nforwarded = \"apend\"\n\n[limits]\nheader_bytes = 100\nheaders = 0\n\n[timeouts]\ntunnel_idle = \"0s\"\n";
+    shares_and_factors_of_the_wrong_type_say_what_to_write: "service = \"web\"\n[balance]\npanic = 0.5\noverprovisioning = \"140%\"\nslow_start = { window = 30 }\n";
+    what_a_policy_makes_nothing_of_is_pointed_at: r#"
+service = "web"
+zone = "eu west"
+
+[balance]
+policy = "maglev"
+table_size = 65536
+overprovisioning = 0.5
+
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.10:80"]
+endpoints = ["10.0.0.11:8080"]
+[cluster.balance]
+policy = "round-robin"
+panic = "150%"
+slow_start = { window = "10s", min_weight = "0%", aggression = 0 }
+
+[[cluster]]
+name = "users"
+addresses = ["10.96.0.11:80"]
+endpoints = ["10.0.0.12:8080"]
+balance = { policy = "least_request", choices = 1, hash = "source", ring_points = 100 }
+
+[[cluster]]
+name = "carts"
+addresses = ["10.96.0.12:80"]
+endpoints = ["10.0.0.13:8080"]
+balance = { policy = "ring_hash", slow_start = { window = "10s" } }
+
+[[cluster]]
+name = "stock"
+addresses = ["10.96.0.13:80"]
+endpoints = ["10.0.0.14:8080"]
+balance = { policy = "maglev", hash = "x-user" }
+"#;
+    a_subset_of_nobody_shows_what_the_endpoints_have: r#"
+service = "web"
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.10:80"]
+endpoints = [{ address = "10.0.0.11:8080", labels = { version = "1" } }, { address = "10.0.0.12:8080", labels = { version = "2" } }]
+subset = { version = "3" }
+[[cluster]]
+name = "users"
+addresses = ["10.96.0.11:80"]
+endpoints = ["10.0.0.13:8080"]
+subset = { version = "1" }
+"#;
     opaque_ports_must_be_ports: "service = \"web\"\nopaque_ports = [25, 70000]\n";
     port_0_is_not_opaque_but_nothing: "service = \"web\"\nopaque_ports = [25, 0]\n";
     server_names_must_be_names_and_lead_to_one_cluster: r#"
@@ -297,6 +347,7 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
     let expected = Snapshot {
         service: "web".into(),
         instance: "web".into(),
+        zone: None,
         workers: None,
         seed: None,
         listen: Listen { outbound: 15001, inbound: 15006, admin: 15000, metrics: 15020, health: 15021 },
@@ -357,6 +408,17 @@ fn a_cluster_that_says_little_gets_every_documented_default() {
         health: None,
         limits: ClusterLimits { connections: 10_000, pending: 1024, requests: 10_000, retries: 100 },
         adaptive: None,
+        balance: Balance {
+            policy: BalancePolicy::P2c,
+            hash: None,
+            zone_aware: true,
+            overprovisioning: 1.4,
+            panic: 0.5,
+            slow_start: None,
+        }
+        .into(),
+        subset: Arc::default(),
+        subsets: vec![],
     };
     assert_eq!(snapshot.clusters, [Arc::new(expected)]);
 }
@@ -368,6 +430,7 @@ fn every_key_of_the_file_reaches_the_snapshot() {
         r#"
 service = "web"
 instance = "web-0"
+zone = "a"
 workers = 3
 seed = 42
 mark = 1337
@@ -381,6 +444,7 @@ timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", pool_age = "0s"
 retry = { attempts = 1 }
 breaker = { consecutive_failures = 7, success_rate = "90%", min_requests = 20, window = "5s", base = "2s", max = "90s", cap = "25%" }
 inbound = [{ port = 8080, protocol = "http", adaptive_concurrency = true }, { port = 5432, protocol = "tcp" }, { port = 9 }]
+balance = { policy = "maglev", table_size = 1009, hash = "cookie:session", panic = "0%", overprovisioning = 2, slow_start = { window = "30s", aggression = 1.5 } }
 
 [[cluster]]
 name = "orders"
@@ -395,6 +459,7 @@ breaker = { consecutive_failures = 0, cap = "100%" }
 limits = { connections = 1, pending = 0, requests = 2, retries = 3 }
 adaptive_concurrency = { initial = 5, min = 4, max = 6 }
 health = { http = "/healthz", host = "orders", status = [200], interval = "2s", edge_interval = "500ms", no_traffic_interval = "30s", timeout = "300ms", healthy_threshold = 4, unhealthy_threshold = 5 }
+balance = { policy = "ring_hash", ring_points = 40, zone_aware = false }
 
 [app]
 startup = { address = "127.0.0.1:8080", tcp = true, failure_threshold = 30 }
@@ -405,6 +470,7 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
     let expected = Snapshot {
         service: "web".into(),
         instance: "web-0".into(),
+        zone: Some("a".into()),
         workers: Some(3),
         seed: Some(42),
         listen: Listen { outbound: 1, inbound: 2, admin: 3, metrics: 4, health: 5 },
@@ -466,6 +532,22 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
             })),
             limits: ClusterLimits { connections: 1, pending: 0, requests: 2, retries: 3 },
             adaptive: Some(Adaptive { initial: 5, min: 4, max: 6 }),
+            // And so does this.
+            balance: Balance {
+                policy: BalancePolicy::RingHash { points: 40 },
+                hash: Some(HashSource::Cookie("session".into())),
+                zone_aware: false,
+                overprovisioning: 2.0,
+                panic: 0.0,
+                slow_start: Some(SlowStart {
+                    window: Duration::from_secs(30),
+                    min_weight: 0.1,
+                    aggression: 1.5,
+                }),
+            }
+            .into(),
+            subset: Arc::default(),
+            subsets: vec![],
         })],
         inbound: [(8080, Protocol::Http), (5432, Protocol::Tcp), (9, Protocol::Detect)].into(),
         inbound_adaptive: [(8080, Adaptive { initial: 20, min: 3, max: 1000 })].into(),

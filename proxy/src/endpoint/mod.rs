@@ -14,6 +14,7 @@ pub mod outlier;
 pub mod pool;
 mod pools;
 mod response;
+mod standing;
 mod window;
 
 use std::net::SocketAddr;
@@ -28,12 +29,15 @@ pub use ewma::PeakEwma;
 pub use health::Health;
 pub use outcome::Outcome;
 pub use outlier::{Outliers, Transition, Trial};
-pub use pools::{Call, Failed, Place, Pools};
+pub use pools::{Aim, Call, Failed, Place, Pools};
 pub use response::{Carrier, Held, ResponseBody};
+pub use standing::{Changes, Opens};
 pub use window::Tally;
 
 use crate::config;
+use crate::config::defaults::EXPLORE_AFTER;
 use health::Checks;
+use standing::Standing;
 
 /// One address of a cluster.
 #[derive(Debug)]
@@ -41,6 +45,9 @@ pub struct Endpoint {
     /// Where it is.
     pub address: SocketAddr,
     pending: AtomicU32,
+    /// How often in a row it was drawn while idle and another one was picked.
+    neglected: AtomicU32,
+    standing: Standing,
     /// Uncontended but for two workers that touch the same endpoint in the same few nanoseconds.
     state: Mutex<State>,
 }
@@ -52,30 +59,49 @@ struct State {
     checks: Checks,
 }
 
-/// What a balancer wants to know of an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Load {
-    /// Expected time that a further request would take, nanoseconds.
-    pub cost: f64,
-    /// Whether it may be picked: active checks do not say otherwise, and it is not ejected, or its ejection has lapsed and
-    /// nobody is probing it yet.
-    pub available: bool,
-}
-
 impl Endpoint {
     /// An endpoint about which nothing is known.
     pub fn new(address: SocketAddr, now: Instant) -> Self {
-        let state =
-            State { latency: PeakEwma::new(now), breaker: Breaker::default(), checks: Checks::default() };
-        Endpoint { address, pending: AtomicU32::new(0), state: Mutex::new(state) }
+        Endpoint::of(address, now, Changes::default(), false)
     }
 
-    /// Its load as a balancer sees it: latency times the requests in hand, as in Finagle's and Linkerd's peak-EWMA.
-    pub fn load(&self, now: Instant) -> Load {
+    /// An endpoint of a cluster whose availability `changes` counts. `added` says that the cluster was there before it, so
+    /// that it may have to warm up.
+    pub fn of(address: SocketAddr, now: Instant, changes: Changes, added: bool) -> Self {
+        let state =
+            State { latency: PeakEwma::new(now), breaker: Breaker::default(), checks: Checks::default() };
+        let (pending, neglected) = (AtomicU32::new(0), AtomicU32::new(0));
+        let standing = Standing::new(now, changes, added);
+        Endpoint { address, pending, neglected, standing, state: Mutex::new(state) }
+    }
+
+    /// What one more request would cost there if its weight is `weight` times the average: latency times the requests in
+    /// hand, as in Finagle's and Linkerd's peak-EWMA. Nanoseconds.
+    pub fn cost(&self, now: Instant, weight: f64) -> f64 {
         let pending = self.pending.load(Ordering::Relaxed);
-        let mut state = self.state();
-        let cost = state.latency.cost(now, pending);
-        Load { cost, available: state.breaker.admits(now) && state.checks.state() != Health::Unhealthy }
+        self.state().latency.cost(now, pending, weight)
+    }
+
+    /// Whether it may be picked: active checks do not say otherwise, and it is not ejected, or its ejection has lapsed and
+    /// nobody is probing it yet.
+    pub fn is_available(&self, now: Instant) -> bool {
+        self.standing.is_open(now)
+    }
+
+    /// When it will be available although nothing happens until then; `None` if it is, or if something has to happen.
+    pub fn available_at(&self, now: Instant) -> Option<Instant> {
+        self.standing.will_open(now)
+    }
+
+    /// How long it has taken requests since it was added to its cluster or was restored; `None` if neither ever was.
+    pub fn age(&self, now: Instant) -> Option<Duration> {
+        self.standing.age(now)
+    }
+
+    /// Notes that it was drawn and another endpoint is thought to be better. True if it has been neglected for so long
+    /// that it is to be picked all the same, to find out how it does now: see [`EXPLORE_AFTER`].
+    pub fn neglect(&self) -> bool {
+        self.pending() == 0 && self.neglected.fetch_add(1, Ordering::Relaxed) + 1 >= EXPLORE_AFTER
     }
 
     /// Whether it is left alone, and why.
@@ -101,8 +127,14 @@ impl Endpoint {
     /// Begins a request; it is in hand until the guard is dropped. True if it is the probe after an ejection.
     pub fn begin(self: &Arc<Self>, now: Instant) -> (InHand, bool) {
         self.pending.fetch_add(1, Ordering::Relaxed);
-        let is_probe = self.state().breaker.on_begin(now);
-        (InHand(self.clone()), is_probe)
+        let neglected = self.neglected.swap(0, Ordering::Relaxed) >= EXPLORE_AFTER;
+        let is_probe = self.change(now, |state| {
+            if neglected {
+                state.latency.renew();
+            }
+            state.breaker.on_begin(now)
+        });
+        (InHand { endpoint: self.clone(), begun: now, answered: false }, is_probe)
     }
 
     /// Notes that it answered at `now` what was sent at `begun`. Failures say nothing about latency: a refusal is quick
@@ -119,7 +151,7 @@ impl Endpoint {
         now: Instant,
         config: &config::Breaker,
     ) -> Step {
-        self.state().breaker.on_outcome(outcome, begun, now, config)
+        self.change(now, |state| state.breaker.on_outcome(outcome, begun, now, config))
     }
 
     /// Leaves it alone. See [`Breaker::eject`].
@@ -131,7 +163,7 @@ impl Endpoint {
         config: &config::Breaker,
         rng: &mut impl rand::Rng,
     ) -> Duration {
-        self.state().breaker.eject(reason, outcome, now, config, rng)
+        self.change(now, |state| state.breaker.eject(reason, outcome, now, config, rng))
     }
 
     /// What active checks say of it.
@@ -142,20 +174,30 @@ impl Endpoint {
     /// Notes the result of an active check. One that passes ends an ejection at once, as in Envoy; but not one for a low
     /// success rate, which no check can see.
     pub fn on_check(&self, passed: bool, thresholds: config::Thresholds, now: Instant) -> Checked {
-        let mut state = self.state();
-        let turned = state.checks.on_result(passed, thresholds).then(|| state.checks.state());
-        let restored = passed && !state.breaker.is_out_for_its_rate() && state.breaker.restore(now);
-        Checked { turned, restored, in_doubt: state.checks.is_in_doubt() }
+        self.change(now, |state| {
+            let turned = state.checks.on_result(passed, thresholds).then(|| state.checks.state());
+            let restored = passed && !state.breaker.is_out_for_its_rate() && state.breaker.restore(now);
+            Checked { turned, restored, in_doubt: state.checks.is_in_doubt() }
+        })
     }
 
     /// It is not checked any more: nothing is known of it.
-    pub fn forget_checks(&self) {
-        self.state().checks = Checks::default();
+    pub fn forget_checks(&self, now: Instant) {
+        self.change(now, |state| state.checks = Checks::default());
     }
 
     /// The results of the last window.
     pub fn tally(&self, now: Instant, config: &config::Breaker) -> Tally {
         self.state().breaker.tally(now, config)
+    }
+
+    /// The one way to change what decides about availability: whatever `act` does, balancers learn of it.
+    fn change<R>(&self, now: Instant, act: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state();
+        let result = act(&mut state);
+        let unhealthy = state.checks.state() == Health::Unhealthy;
+        self.standing.set(if unhealthy { Opens::Never } else { state.breaker.opens() }, now);
+        result
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -174,12 +216,28 @@ pub struct Checked {
     pub in_doubt: bool,
 }
 
-/// A request in hand at an endpoint.
+/// A request in hand at an endpoint, or an opaque connection.
 #[derive(Debug)]
-pub struct InHand(Arc<Endpoint>);
+pub struct InHand {
+    endpoint: Arc<Endpoint>,
+    begun: Instant,
+    answered: bool,
+}
+
+impl InHand {
+    /// The endpoint has answered, well or badly: from now on it does not wait any more.
+    pub fn answered(&mut self) {
+        self.answered = true;
+    }
+}
 
 impl Drop for InHand {
     fn drop(&mut self) {
-        self.0.pending.fetch_sub(1, Ordering::Relaxed);
+        self.endpoint.pending.fetch_sub(1, Ordering::Relaxed);
+        if !self.answered {
+            // The client went away, or time was up, or it failed: an answer would have taken longer still.
+            let now = Instant::now();
+            self.endpoint.state().latency.waited(now, now.saturating_duration_since(self.begun));
+        }
     }
 }

@@ -52,8 +52,11 @@ pub struct Held {
 }
 
 impl Held {
-    /// Of a request at an endpoint, or at the local app.
-    pub fn new(place: Rc<Place>, trial: Option<Trial>) -> Self {
+    /// Of a request at an endpoint, or at the local app, that has just been answered.
+    pub fn new(place: Rc<Place>, mut trial: Option<Trial>) -> Self {
+        if let Some(trial) = &mut trial {
+            trial.arrived();
+        }
         Held { _place: place, trial }
     }
 }

@@ -77,7 +77,7 @@ async fn check<N: Net>(
         drop(cluster);
         sleep(wait.mul_f64(1.0 + rng.random_range(-CHECK_JITTER..CHECK_JITTER))).await;
     }
-    endpoint.forget_checks();
+    endpoint.forget_checks(Instant::now());
 }
 
 fn find(table: &ArcSwap<Table>, name: &str, endpoint: &Arc<Endpoint>) -> Option<(Arc<Cluster>, Arc<Config>)> {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Inbound;
 use crate::config::TryTimeouts;
 use crate::endpoint::pool::Limits;
-use crate::endpoint::{Call, Held, Place, ResponseBody};
+use crate::endpoint::{Aim, Call, Held, Place, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
@@ -54,7 +54,16 @@ pub(super) async fn handle<N: Net>(
             let patience = Patience::new(Instant::now(), timeouts.stream_idle, request.body().upload());
             let patience = patience.until(deadline, Kind::Deadline);
             let (retry, tries) = (side.retry.clone(), TryTimeouts::default());
-            let call = Call { place: Rc::new(place), limits, patience, is_grpc, deadline, retry, tries };
+            let call = Call {
+                aim: Aim::default(),
+                place: Rc::new(place),
+                limits,
+                patience,
+                is_grpc,
+                deadline,
+                retry,
+                tries,
+            };
             let sending = pin!(send(&side, dst, &call, &metrics, request));
             let result = call.patience.wait(sending).await;
             call.place.ended(&result);

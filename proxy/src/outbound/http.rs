@@ -43,6 +43,7 @@ pub(super) async fn handle<N: Net>(
         return response;
     };
     let timeouts = &table.snapshot.timeouts;
+    let aim = cluster.aim(Some(request.headers()), peer.ip());
     let deadline = grpc::deadline(request.headers(), is_grpc);
     let asked = cluster.metrics.asked();
     // Only another sidecar may say what a request was.
@@ -65,7 +66,7 @@ pub(super) async fn handle<N: Net>(
                 .until(deadline, Kind::Deadline);
             let limits = Limits::of(&table.snapshot).within(cluster.config.limits);
             let (retry, tries) = (cluster.config.retry.clone(), cluster.config.timeouts.tries);
-            let call = Call { place: Rc::new(place), limits, patience, is_grpc, deadline, retry, tries };
+            let call = Call { aim, place: Rc::new(place), limits, patience, is_grpc, deadline, retry, tries };
             let sending = pin!(send(&side, cluster, &call, request));
             let result = call.patience.wait(sending).await;
             call.place.ended(&result);
@@ -99,7 +100,7 @@ async fn send<N: Net>(
     let mut tried = Tried::default();
     let mut slot = None;
     loop {
-        let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), tried);
+        let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), call.aim, tried);
         let position = picked.ok_or_else(|| Error::new(Kind::NoEndpoint))?;
         tried.insert(position);
         let (error, unsent) = match attempt(side, cluster, position, call, request).await {

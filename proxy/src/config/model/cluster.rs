@@ -8,7 +8,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_spanned::Spanned;
 
-use super::{Adaptive, Breaker, ClusterLimits, Health, Retry};
+use super::{Adaptive, Balance, Breaker, ClusterLimits, Health, Retry};
 
 /// `[cluster.timeouts]`; `"0s"` switches a limit off.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -65,6 +65,12 @@ pub struct Cluster {
     /// false.
     #[serde(default)]
     pub adaptive_concurrency: Option<Spanned<Adaptive>>,
+    /// Which endpoint gets a request.
+    #[serde(default)]
+    pub balance: Option<Balance>,
+    /// Labels that an endpoint must have to be used. Default: none, so all are.
+    #[serde(default)]
+    pub subset: BTreeMap<String, Spanned<String>>,
 }
 
 /// `"10.0.0.11:8080"`, or `{ address = "10.0.0.11:8080", zone = "a", priority = 1, weight = 3, labels = { version = "2" } }`.

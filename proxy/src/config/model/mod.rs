@@ -1,6 +1,7 @@
 //! The sidecar's configuration file, key for key, with the place of every value.
 
 mod adaptive;
+mod balance;
 mod breaker;
 mod cluster;
 mod health;
@@ -11,6 +12,7 @@ use serde::Deserialize;
 use serde_spanned::Spanned;
 
 pub use adaptive::{Adaptive, AdaptiveTable};
+pub use balance::{Balance, SlowStart};
 pub use breaker::Breaker;
 pub use cluster::{Cluster, ClusterTimeouts, Endpoint, EndpointTable};
 pub use health::{App, Health, Probe};
@@ -26,6 +28,9 @@ pub struct File {
     /// Name of this instance. Default: the service's.
     #[serde(default)]
     pub instance: Option<Spanned<String>>,
+    /// The zone that it is in, to prefer endpoints there. Default: none.
+    #[serde(default)]
+    pub zone: Option<Spanned<String>>,
     /// Data-plane threads. Default: as many as the CPUs that the process may use.
     #[serde(default)]
     pub workers: Option<Spanned<usize>>,
@@ -66,6 +71,9 @@ pub struct File {
     /// What the sidecar asks its own app.
     #[serde(default)]
     pub app: App,
+    /// Which endpoint gets a request, for every cluster that does not say otherwise.
+    #[serde(default)]
+    pub balance: Option<Balance>,
     /// Clusters.
     #[serde(default)]
     pub cluster: Vec<Cluster>,

@@ -15,12 +15,13 @@ use serde_spanned::Spanned;
 use super::diagnose::{ConfigErrors, Mistakes, did_you_mean, one_of};
 use super::model::{self, File};
 use super::{
-    Breaker, Cluster, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts, Retry, Snapshot, defaults,
-    shape, units,
+    Balance, Breaker, Cluster, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts, Retry, Snapshot,
+    defaults, shape, units,
 };
 use cluster::Taken;
 use retry::retry;
 
+mod balance;
 mod breaker;
 mod cluster;
 mod health;
@@ -48,6 +49,7 @@ struct General<'a> {
     /// As it was given, and what it means.
     breaker: (Option<&'a model::Breaker>, Breaker),
     retry: Arc<Retry>,
+    balance: Arc<Balance>,
     timeouts: RequestTimeouts,
 }
 
@@ -86,6 +88,7 @@ impl Check<'_> {
         let general = General {
             breaker: (file.breaker.as_ref(), self.breaker(file.breaker.as_ref(), None)),
             retry: retry(file.retry.as_ref(), &Arc::new(Retry { attempts: defaults::RETRIES })),
+            balance: Arc::new(self.balance(file.balance.as_ref(), None)),
             timeouts: requests,
         };
 
@@ -121,7 +124,9 @@ impl Check<'_> {
         });
         let inbound_adaptive = adaptive.collect();
         let app = self.app(&file.app);
+        let zone = file.zone.as_ref().map(|zone| self.name("zone", zone).into());
         Snapshot {
+            zone,
             service,
             instance,
             workers: file.workers.as_ref().map(|workers| *workers.get_ref()),
