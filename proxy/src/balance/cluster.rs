@@ -45,20 +45,21 @@ impl Table {
     pub fn new(snapshot: Arc<Snapshot>, previous: Option<&Table>, metrics: &Metrics, now: Instant) -> Self {
         let cluster = |config: &Arc<config::Cluster>| {
             let known = previous.and_then(|t| t.clusters.iter().find(|c| c.config.name == config.name));
+            let own = metrics.cluster("outbound", &config.name);
             let endpoint = |address: &SocketAddr| {
                 let kept = known.and_then(|c| c.endpoints.iter().find(|e| e.address == *address));
-                kept.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(*address, now)))
+                let counted = || metrics.endpoint("outbound", &config.name, address, &own);
+                kept.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(*address, now).counted(counted())))
             };
             let endpoints: Vec<_> = config.endpoints.iter().map(|e| endpoint(&e.address)).collect();
-            let metrics = metrics.cluster("outbound", &config.name);
             let outliers = Outliers::new(
                 &config.name,
                 endpoints.clone(),
                 config.breaker,
-                metrics.ejections.clone(),
+                own.ejections.clone(),
                 known.map(|known| &*known.outliers),
             );
-            Arc::new(Cluster { config: config.clone(), endpoints, outliers, metrics })
+            Arc::new(Cluster { config: config.clone(), endpoints, outliers, metrics: own })
         };
         let clusters: Vec<_> = snapshot.clusters.iter().map(cluster).collect();
         let addresses = clusters.iter().flat_map(|c| c.config.addresses.iter().map(|a| (*a, c.clone())));

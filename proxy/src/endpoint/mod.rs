@@ -16,8 +16,7 @@ mod response;
 mod window;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -31,13 +30,15 @@ pub use response::{Carrier, Held, ResponseBody};
 pub use window::Tally;
 
 use crate::config;
+use crate::telemetry::{EndpointMetrics, Open};
 
 /// One address of a cluster.
 #[derive(Debug)]
 pub struct Endpoint {
     /// Where it is.
     pub address: SocketAddr,
-    pending: AtomicU32,
+    /// What is counted there now, requests in hand among it.
+    pub metrics: EndpointMetrics,
     /// Uncontended but for two workers that touch the same endpoint in the same few nanoseconds.
     state: Mutex<State>,
 }
@@ -61,12 +62,17 @@ impl Endpoint {
     /// An endpoint about which nothing is known.
     pub fn new(address: SocketAddr, now: Instant) -> Self {
         let state = State { latency: PeakEwma::new(now), breaker: Breaker::default() };
-        Endpoint { address, pending: AtomicU32::new(0), state: Mutex::new(state) }
+        Endpoint { address, metrics: EndpointMetrics::default(), state: Mutex::new(state) }
+    }
+
+    /// The same, counted in `metrics`.
+    pub fn counted(self, metrics: EndpointMetrics) -> Self {
+        Endpoint { metrics, ..self }
     }
 
     /// Its load as a balancer sees it: latency times the requests in hand, as in Finagle's and Linkerd's peak-EWMA.
     pub fn load(&self, now: Instant) -> Load {
-        let pending = self.pending.load(Ordering::Relaxed);
+        let pending = self.pending();
         let mut state = self.state();
         let cost = state.latency.cost(now, pending);
         Load { cost, available: state.breaker.admits(now) }
@@ -84,7 +90,7 @@ impl Endpoint {
 
     /// Requests in hand.
     pub fn pending(&self) -> u32 {
-        self.pending.load(Ordering::Relaxed)
+        self.metrics.pending_now()
     }
 
     /// Its smoothed latency.
@@ -93,10 +99,9 @@ impl Endpoint {
     }
 
     /// Begins a request; it is in hand until the guard is dropped. True if it is the probe after an ejection.
-    pub fn begin(self: &Arc<Self>, now: Instant) -> (InHand, bool) {
-        self.pending.fetch_add(1, Ordering::Relaxed);
+    pub fn begin(&self, now: Instant) -> (InHand, bool) {
         let is_probe = self.state().breaker.on_begin(now);
-        (InHand(self.clone()), is_probe)
+        (InHand::of(&self.metrics), is_probe)
     }
 
     /// Notes that it answered at `now` what was sent at `begun`. Failures say nothing about latency: a refusal is quick
@@ -140,10 +145,13 @@ impl Endpoint {
 
 /// A request in hand at an endpoint.
 #[derive(Debug)]
-pub struct InHand(Arc<Endpoint>);
+pub struct InHand {
+    _pending: Open,
+}
 
-impl Drop for InHand {
-    fn drop(&mut self) {
-        self.0.pending.fetch_sub(1, Ordering::Relaxed);
+impl InHand {
+    /// One that is counted in `metrics`.
+    pub fn of(metrics: &EndpointMetrics) -> Self {
+        InHand { _pending: metrics.pending() }
     }
 }

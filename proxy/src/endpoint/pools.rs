@@ -16,7 +16,7 @@ use crate::config::{Retry, TryTimeouts};
 use crate::error::Error;
 use crate::http::RequestBody;
 use crate::http::patience::Patience;
-use crate::telemetry::{ClusterMetrics, Open};
+use crate::telemetry::{EndpointMetrics, Open};
 use crate::world::{Net, RngTree};
 
 /// What a call asks of every try.
@@ -55,26 +55,26 @@ impl<N: Net> Pools<N> {
         Pools { http1: Pool::new(net.clone(), from, ages1), http2: Streams::new(net, from, ages2) }
     }
 
-    /// Sends a request to `endpoint` in the version that it is written for, and waits for the head of the response.
+    /// Sends a request of `call` to `endpoint` in the version that it is written for, and waits for the head of the response.
     ///
     /// # Errors
     /// If there is no connection, or it ends before the response begins.
     pub async fn send(
         &self,
         endpoint: SocketAddr,
-        limits: Limits,
-        metrics: &ClusterMetrics,
+        call: &Call,
+        metrics: &EndpointMetrics,
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Carrier<N>), Failed> {
         if request.version() == Version::HTTP_2 {
-            let stream = match self.http2.checkout(endpoint, limits, metrics).await {
+            let stream = match self.http2.checkout(endpoint, call.limits, metrics).await {
                 Ok(stream) => stream,
                 Err(error) => return Err((error, Some(Box::new(request)))),
             };
             let (response, stream) = stream.send(request).await?;
             return Ok((response, Carrier::Http2(stream)));
         }
-        let checkout = match self.http1.checkout(endpoint, limits, metrics).await {
+        let checkout = match self.http1.checkout(endpoint, call.limits, metrics).await {
             Ok(checkout) => checkout,
             Err(error) => return Err((error, Some(Box::new(request)))),
         };

@@ -50,12 +50,19 @@ pub struct Held {
     _place: Rc<Open>,
     /// Keeps the endpoint's count of requests in hand up, and owes an outcome if trailers are to tell it.
     trial: Option<Trial>,
+    /// The same of the local app, which nobody judges.
+    _in_hand: Option<InHand>,
 }
 
 impl Held {
-    /// Of a request at an endpoint, or at the local app.
+    /// Of a request at an endpoint.
     pub fn new(place: Rc<Open>, trial: Option<Trial>) -> Self {
-        Held { _place: place, trial }
+        Held { _place: place, trial, _in_hand: None }
+    }
+
+    /// Of a request at the local app.
+    pub fn at_app(place: Rc<Open>, in_hand: InHand) -> Self {
+        Held { _place: place, trial: None, _in_hand: Some(in_hand) }
     }
 }
 

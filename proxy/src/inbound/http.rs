@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Inbound;
 use crate::config::TryTimeouts;
 use crate::endpoint::pool::Limits;
-use crate::endpoint::{Call, Held, ResponseBody};
+use crate::endpoint::{Call, Held, InHand, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
@@ -19,7 +19,7 @@ use crate::http::tunnel::{Ask, Slot};
 use crate::http::{RequestBody, bridge, forward, reply};
 use crate::retry::Attempts;
 use crate::tcp;
-use crate::telemetry::ClusterMetrics;
+use crate::telemetry::Single;
 use crate::world::Net;
 
 /// Answers a request for the local app.
@@ -30,7 +30,8 @@ pub(super) async fn handle<N: Net>(
     tunnel: Slot,
 ) -> Response<ResponseBody<N>> {
     let table = side.table.load_full();
-    let metrics = side.app(&table.snapshot.service);
+    let app = side.app(&table.snapshot.service);
+    let metrics = &app.cluster;
     let timeouts = &table.snapshot.timeouts;
     let limits = Limits::of(&table.snapshot);
     let is_grpc = grpc::is_grpc(request.headers());
@@ -54,7 +55,7 @@ pub(super) async fn handle<N: Net>(
             let patience = patience.until(deadline, Kind::Deadline);
             let (retry, tries) = (side.retry.clone(), TryTimeouts::default());
             let call = Call { place: Rc::new(place), limits, patience, is_grpc, deadline, retry, tries };
-            let sending = pin!(send(&side, dst, &call, &metrics, request));
+            let sending = pin!(send(&side, dst, &call, &app, request));
             call.patience.wait(sending).await
         }
         Err(error) => Err(error),
@@ -67,7 +68,7 @@ pub(super) async fn handle<N: Net>(
         reply::failure(&error, &table.snapshot.instance, is_grpc).map(ResponseBody::own)
     });
     let silence = tcp::Limits { half_close: timeouts.half_close, idle: timeouts.tunnel_idle };
-    ask.answer(&mut response, ResponseBody::take_passing, &tunnel, silence, &metrics);
+    ask.answer(&mut response, ResponseBody::take_passing, &tunnel, silence, metrics);
     forward::to_client(version, &mut response, || ResponseBody::NotModified);
     asked.answered(response.status());
     response
@@ -78,7 +79,7 @@ async fn send<N: Net>(
     side: &Inbound<N>,
     dst: SocketAddr,
     call: &Call,
-    metrics: &ClusterMetrics,
+    app: &Single,
     mut request: Request<RequestBody>,
 ) -> Result<Response<ResponseBody<N>>, Error> {
     let mut attempts = Attempts::new(&call.retry, &request);
@@ -86,10 +87,11 @@ async fn send<N: Net>(
         if let Some(deadline) = call.deadline {
             grpc::forward_timeout(request.headers_mut(), deadline - Instant::now());
         }
-        let (error, unsent) = match side.pool.send(dst, call.limits, metrics, request).await {
+        let in_hand = InHand::of(&app.endpoint);
+        let (error, unsent) = match side.pool.send(dst, call, &app.endpoint, request).await {
             Ok((response, carrier)) => {
-                let held = Held::new(call.place.clone(), None);
-                let (failures, patience) = (metrics.failures(), call.patience.clone());
+                let held = Held::at_app(call.place.clone(), in_hand);
+                let (failures, patience) = (app.cluster.failures(), call.patience.clone());
                 let mut response = response.map(|body| {
                     ResponseBody::endpoint(body, carrier, held, failures, patience, call.is_grpc)
                 });
@@ -101,8 +103,8 @@ async fn send<N: Net>(
         };
         let again = error.reused.then(|| attempts.next(&error, unsent.map(|request| *request))).flatten();
         let Some(again) = again else { return Err(error) };
-        metrics.failed(error.kind);
-        metrics.retries.inc();
+        app.cluster.failed(error.kind);
+        app.cluster.retries.inc();
         request = again;
     }
 }

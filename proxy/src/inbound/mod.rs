@@ -23,7 +23,7 @@ use crate::endpoint::Pools;
 use crate::error::Kind;
 use crate::http::tunnel::Slot;
 use crate::http::{serve, serve_h2, version};
-use crate::telemetry::{ClusterMetrics, Metrics, Open, SideMetrics, Throttle};
+use crate::telemetry::{Metrics, Open, SideMetrics, Single, Throttle};
 use crate::world::{Net, World};
 
 /// The inbound side of one worker.
@@ -35,7 +35,7 @@ pub struct Inbound<N: Net> {
     rng: RefCell<StdRng>,
     metrics: SideMetrics,
     all_metrics: Arc<Metrics>,
-    app: RefCell<Option<(String, Rc<ClusterMetrics>)>>,
+    app: RefCell<Option<(String, Rc<Single>)>>,
     races: Races,
     failures: Throttle,
     retry: Arc<Retry>,
@@ -74,12 +74,12 @@ impl<N: Net> Inbound<N> {
     }
 
     /// The metrics of the app under its name in force.
-    fn app(&self, service: &str) -> Rc<ClusterMetrics> {
+    fn app(&self, service: &str) -> Rc<Single> {
         let mut app = self.app.borrow_mut();
         match &*app {
             Some((name, metrics)) if name == service => metrics.clone(),
             _ => {
-                let metrics = Rc::new(self.all_metrics.cluster("inbound", service));
+                let metrics = Rc::new(self.all_metrics.single("inbound", service, "app"));
                 *app = Some((service.to_owned(), metrics.clone()));
                 metrics
             }

@@ -126,7 +126,7 @@ async fn attempt<N: Net>(
     if let Some(deadline) = call.deadline {
         grpc::forward_timeout(request.headers_mut(), deadline - begun);
     }
-    let sending = pin!(side.pool.send(endpoint.address, call.limits, &cluster.metrics, request));
+    let sending = pin!(side.pool.send(endpoint.address, call, &endpoint.metrics, request));
     let sent = call.patience.wait_for_try(begun, call.tries, sending).await;
     let sent = sent.unwrap_or_else(|kind| {
         let error = Error { endpoint: Some(endpoint.address), ..Error::new(kind) };

@@ -24,7 +24,7 @@ use crate::endpoint::Pools;
 use crate::error::Kind;
 use crate::http::tunnel::Slot;
 use crate::http::{serve, serve_h2, version};
-use crate::telemetry::{ClusterMetrics, Metrics, Open, SideMetrics, Throttle};
+use crate::telemetry::{Metrics, Open, SideMetrics, Single, Throttle};
 use crate::world::{Net, World};
 
 /// The outbound side of one worker.
@@ -36,7 +36,7 @@ pub struct Outbound<N: Net> {
     rng: Rc<RefCell<StdRng>>,
     metrics: SideMetrics,
     all_metrics: Arc<Metrics>,
-    passed_through: OnceCell<ClusterMetrics>,
+    passed_through: OnceCell<Single>,
     races: Races,
     failures: Throttle,
 }
@@ -126,8 +126,8 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
 
 impl<N: Net> Outbound<N> {
     /// The metrics of connections to addresses of no cluster, which appear with the first of them.
-    fn passed_through(&self) -> &ClusterMetrics {
-        self.passed_through.get_or_init(|| self.all_metrics.cluster("outbound", "passthrough"))
+    fn passed_through(&self) -> &Single {
+        self.passed_through.get_or_init(|| self.all_metrics.single("outbound", "passthrough", "any"))
     }
 
     fn refuse(&self, kind: Kind, peer: SocketAddr, dst: Option<SocketAddr>) {

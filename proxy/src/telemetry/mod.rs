@@ -1,6 +1,7 @@
 //! What the sidecar counts. Every counter that a request touches is looked up when its cluster or listener is made:
 //! adding costs a nanosecond, finding by label some hundred.
 
+mod endpoint;
 mod throttle;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use tokio::time::Instant;
 
+pub use endpoint::{EndpointMetrics, OpenConnection};
 pub use throttle::Throttle;
 
 use crate::detect::tls::ClientHello;
@@ -90,6 +92,7 @@ pub struct Metrics {
     upstream_open: Family<SideCluster, Gauge>,
     tunnels: Family<SideCluster, Gauge>,
     waiting: Family<SideCluster, Gauge>,
+    endpoints: endpoint::Endpoints,
     bytes_sent: Family<SideCluster, Counter>,
     bytes_received: Family<SideCluster, Counter>,
     bytes_spliced: Family<SideCluster, Counter>,
@@ -142,6 +145,15 @@ pub struct ClusterMetrics {
     duration: Histogram,
 }
 
+/// Metrics of a cluster that counts as one endpoint: the local app, or everything that is passed through.
+#[derive(Debug, Clone)]
+pub struct Single {
+    /// The cluster's.
+    pub cluster: ClusterMetrics,
+    /// The endpoint's.
+    pub endpoint: EndpointMetrics,
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("proxy");
@@ -172,8 +184,11 @@ impl Default for Metrics {
             gauge!("load_requests", "Requests in flight that count against the limit"),
             gauge!("load_shedding", "1 while nothing is taken on for want of memory"),
         );
+        let endpoints = endpoint::Endpoints::default();
+        endpoints.register(&mut registry);
         Metrics {
             load: Arc::new(load),
+            endpoints,
             connections: family!("connections", "Connections accepted"),
             connections_open: family!("connections_open", "Accepted connections that are open"),
             refused: family!(
@@ -281,6 +296,23 @@ impl Metrics {
             bytes_spliced: self.bytes_spliced.get_or_create_owned(&label),
             duration: self.duration.get_or_create_owned(&label),
         }
+    }
+
+    /// The metrics of one endpoint of a cluster whose own are `metrics`. They are listed for as long as somebody holds them.
+    pub fn endpoint(
+        &self,
+        side: &'static str,
+        cluster: &str,
+        endpoint: impl ToString,
+        metrics: &ClusterMetrics,
+    ) -> EndpointMetrics {
+        self.endpoints.get(side, cluster, endpoint.to_string(), metrics)
+    }
+
+    /// The metrics of a cluster of which only one endpoint is told apart, under the name `endpoint`.
+    pub fn single(&self, side: &'static str, cluster: &str, endpoint: &str) -> Single {
+        let all = self.cluster(side, cluster);
+        Single { endpoint: self.endpoint(side, cluster, endpoint, &all), cluster: all }
     }
 
     /// What the sidecar carries now.
@@ -472,7 +504,7 @@ fn position(kind: Kind) -> usize {
 }
 
 /// Connections to the endpoints of a cluster that are open, and with them those of the whole sidecar.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Sockets {
     cluster: Gauge,
     all: Gauge,
