@@ -19,7 +19,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -34,7 +34,7 @@ use crate::config::defaults::{
     H2_PING_TIMEOUT, H2_STREAM_WINDOW,
 };
 use crate::error::{BoxError, Error, Kind};
-use crate::http::RequestBody;
+use crate::http::{RequestBody, tunnel};
 use crate::telemetry::{EndpointMetrics, Open, OpenConnection};
 use crate::world::{Exec, Net};
 
@@ -118,6 +118,7 @@ impl Connection {
 pub struct Stream {
     connection: Rc<Connection>,
     endpoint: SocketAddr,
+    tunnel: bool,
 }
 
 impl Drop for Stream {
@@ -189,7 +190,7 @@ impl<N: Net> Streams<N> {
             };
             connection.in_use.set(connection.in_use.get() + 1);
             *connection.idle.borrow_mut() = None;
-            return Ok(Stream { connection, endpoint });
+            return Ok(Stream { connection, endpoint, tunnel: false });
         }
     }
 
@@ -338,18 +339,32 @@ async fn open_connection<N: Net>(
 }
 
 impl Stream {
+    /// Whether it carries a tunnel now.
+    pub fn is_tunnel(&self) -> bool {
+        self.tunnel
+    }
+
     /// Sends a request and waits for the head of its response.
     ///
     /// # Errors
     /// With the request itself, if it is certain that not a byte of it was sent.
     pub async fn send(
-        self,
+        mut self,
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Stream), (Error, Option<Box<Request<RequestBody>>>)> {
         let reused = self.connection.carried.replace(true);
+        let connect = request.method() == Method::CONNECT;
         let sending = self.connection.send.borrow_mut().try_send_request(request);
         let mut failed = match sending.await {
-            Ok(response) => return Ok((response, self)),
+            Ok(response) => {
+                self.tunnel = connect && tunnel::is_agreed(true, response.status());
+                if self.tunnel && response.status() != StatusCode::OK {
+                    // Only with 200 does hyper let go of the stream.
+                    let cause = "an answer to CONNECT that is neither 200 nor an error";
+                    return Err((Error::at(Kind::Protocol, self.endpoint, cause).reused(reused), None));
+                }
+                return Ok((response, self));
+            }
             Err(failed) => failed,
         };
         let unsent = failed.take_message().map(Box::new);

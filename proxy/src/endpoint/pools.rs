@@ -14,8 +14,9 @@ use super::h2::Streams;
 use super::pool::{Limits, Pool};
 use crate::config::{Retry, TryTimeouts};
 use crate::error::Error;
-use crate::http::RequestBody;
+use crate::http::interim::Speaker;
 use crate::http::patience::Patience;
+use crate::http::{RequestBody, informational};
 use crate::telemetry::{EndpointMetrics, Open};
 use crate::world::{Net, RngTree};
 
@@ -35,6 +36,8 @@ pub struct Call {
     pub retry: Arc<Retry>,
     /// Of the time of each try.
     pub tries: TryTimeouts,
+    /// Who hears of interim responses; not every client may.
+    pub interim: Option<Speaker>,
 }
 
 /// A request that got no answer: why, and the request itself if it is certain that not a byte of it was sent.
@@ -64,7 +67,7 @@ impl<N: Net> Pools<N> {
         endpoint: SocketAddr,
         call: &Call,
         metrics: &EndpointMetrics,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Carrier<N>), Failed> {
         if request.version() == Version::HTTP_2 {
             let stream = match self.http2.checkout(endpoint, call.limits, metrics).await {
@@ -78,6 +81,7 @@ impl<N: Net> Pools<N> {
             Ok(checkout) => checkout,
             Err(error) => return Err((error, Some(Box::new(request)))),
         };
+        informational::listen(&mut request, call.interim.as_ref());
         let (response, exchange) = checkout.send(request).await?;
         Ok((response, Carrier::Http1(exchange)))
     }

@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Outcome, Trial, h2, pool};
+use super::{InHand, Outcome, Trial, h2, pool};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
@@ -28,6 +28,15 @@ pub enum Carrier<N: Net> {
     Http1(pool::Exchange<N>),
     /// A stream of a shared connection.
     Http2(h2::Stream),
+}
+
+impl<N: Net> Carrier<N> {
+    fn is_tunnel(&self) -> bool {
+        match self {
+            Carrier::Http1(exchange) => exchange.is_tunnel(),
+            Carrier::Http2(stream) => stream.is_tunnel(),
+        }
+    }
 }
 
 /// The body of a response on its way to the client.
@@ -94,7 +103,7 @@ impl<N: Net> ResponseBody<N> {
         let (carrier, held) = (Some(carrier), Some(held));
         let mut passing = Passing { body, carrier, held, failures, patience, timer: None, is_grpc };
         // A body of length zero is never polled.
-        let is_tunnel = matches!(&passing.carrier, Some(Carrier::Http1(exchange)) if exchange.is_tunnel());
+        let is_tunnel = passing.carrier.as_ref().is_some_and(Carrier::is_tunnel);
         if passing.body.is_end_stream() && !is_tunnel {
             passing.finish();
         }

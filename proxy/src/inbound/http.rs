@@ -15,7 +15,8 @@ use crate::endpoint::{Call, Held, InHand, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
-use crate::http::tunnel::{Ask, Slot};
+use crate::http::serve::Client;
+use crate::http::tunnel::Ask;
 use crate::http::{RequestBody, bridge, forward, reply};
 use crate::retry::Attempts;
 use crate::tcp;
@@ -27,7 +28,7 @@ pub(super) async fn handle<N: Net>(
     side: Rc<Inbound<N>>,
     dst: SocketAddr,
     mut request: Request<Incoming>,
-    tunnel: Slot,
+    client: Client,
 ) -> Response<ResponseBody<N>> {
     let table = side.table.load_full();
     let app = side.app(&table.snapshot.service);
@@ -53,8 +54,10 @@ pub(super) async fn handle<N: Net>(
             }
             let patience = Patience::new(Instant::now(), timeouts.stream_idle, request.body().upload());
             let patience = patience.until(deadline, Kind::Deadline);
+            let interim = client.interim;
             let (retry, tries) = (side.retry.clone(), TryTimeouts::default());
-            let call = Call { place: Rc::new(place), limits, patience, is_grpc, deadline, retry, tries };
+            let call =
+                Call { place: Rc::new(place), limits, patience, is_grpc, deadline, retry, tries, interim };
             let sending = pin!(send(&side, dst, &call, &app, request));
             call.patience.wait(sending).await
         }
@@ -68,7 +71,7 @@ pub(super) async fn handle<N: Net>(
         reply::failure(&error, &table.snapshot.instance, is_grpc).map(ResponseBody::own)
     });
     let silence = tcp::Limits { half_close: timeouts.half_close, idle: timeouts.tunnel_idle };
-    ask.answer(&mut response, ResponseBody::take_passing, &tunnel, silence, metrics);
+    ask.answer(&mut response, ResponseBody::take_passing, &client.tunnel, silence, metrics);
     forward::to_client(version, &mut response, || ResponseBody::NotModified);
     asked.answered(response.status());
     response

@@ -16,7 +16,8 @@ use crate::endpoint::{Call, Failed, Held, Outcome, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
-use crate::http::tunnel::{Ask, Slot};
+use crate::http::serve::Client;
+use crate::http::tunnel::Ask;
 use crate::http::{RequestBody, bridge, forward, headers, reply};
 use crate::retry::Attempts;
 use crate::tcp;
@@ -28,7 +29,7 @@ pub(super) async fn handle<N: Net>(
     dst: SocketAddr,
     peer: SocketAddr,
     mut request: Request<Incoming>,
-    tunnel: Slot,
+    client: Client,
 ) -> Response<ResponseBody<N>> {
     let table = side.table.load_full();
     let is_grpc = grpc::is_grpc(request.headers());
@@ -63,8 +64,10 @@ pub(super) async fn handle<N: Net>(
                 .until(cluster.config.timeouts.request.map(|limit| now + limit), Kind::RequestTimeout)
                 .until(deadline, Kind::Deadline);
             let limits = Limits::of(&table.snapshot);
+            let interim = client.interim;
             let (retry, tries) = (cluster.config.retry.clone(), cluster.config.timeouts.tries);
-            let call = Call { place: Rc::new(place), limits, patience, is_grpc, deadline, retry, tries };
+            let call =
+                Call { place: Rc::new(place), limits, patience, is_grpc, deadline, retry, tries, interim };
             let sending = pin!(send(&side, cluster, &call, request));
             call.patience.wait(sending).await
         }
@@ -78,7 +81,7 @@ pub(super) async fn handle<N: Net>(
         refuse(error)
     });
     let silence = tcp::Limits { half_close: timeouts.half_close, idle: timeouts.tunnel_idle };
-    ask.answer(&mut response, ResponseBody::take_passing, &tunnel, silence, &cluster.metrics);
+    ask.answer(&mut response, ResponseBody::take_passing, &client.tunnel, silence, &cluster.metrics);
     forward::to_client(version, &mut response, || ResponseBody::NotModified);
     asked.answered(response.status());
     response

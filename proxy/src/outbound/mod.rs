@@ -22,8 +22,7 @@ use crate::detect::{Detected, Outcome, Prefixed, Sniffed};
 use crate::drain;
 use crate::endpoint::Pools;
 use crate::error::Kind;
-use crate::http::tunnel::Slot;
-use crate::http::{serve, serve_h2, version};
+use crate::http::{serve, version};
 use crate::telemetry::{Metrics, Open, SideMetrics, Single, Throttle};
 use crate::world::{Net, World};
 
@@ -81,7 +80,7 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
         return Box::pin(tcp::pass_through(&side, &table, io, dst, peer)).await;
     };
     let timeouts = &table.snapshot.timeouts;
-    let (is_http2, io) = match cluster.config.protocol_at(dst.port()) {
+    let begun = match cluster.config.protocol_at(dst.port()) {
         Protocol::Tcp => {
             let io = Prefixed::new(Bytes::new(), io);
             return Box::pin(tcp::forward(&side, cluster, io, None, None, timeouts)).await;
@@ -107,21 +106,8 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
     // The snapshot must not outlive its time because a client keeps its connection: each request takes its own.
     let http1 = table.snapshot.http1;
     drop(table);
-    let tunnel = Slot::default();
-    let handle = |request| Box::pin(http::handle(side.clone(), dst, peer, request, tunnel.clone()));
-    // A tunnel holds the drain as well.
-    let served = if is_http2 {
-        Box::pin(serve_h2::http2(side.net.clone(), io, drain.clone(), handle)).await
-    } else {
-        serve::http1(io, http1, drain.clone(), handle).await
-    };
-    if let Err(error) = served {
-        if error.is_parse() || error.is_parse_too_large() {
-            side.metrics.refused(Kind::Malformed);
-        }
-        tracing::debug!(%peer, %dst, %error, "client connection ended");
-    }
-    tunnel.run().await;
+    let handle = |request, client| Box::pin(http::handle(side.clone(), dst, peer, request, client));
+    serve::connection(&side.net, begun, http1, drain, &side.metrics, (peer, dst), handle).await;
 }
 
 impl<N: Net> Outbound<N> {
