@@ -1,5 +1,6 @@
 //! What a request costs in pure policy: recognising its protocol, finding its cluster, picking an endpoint, remembering
-//! the result, and what is done to its headers. What it costs on the wire is in `end_to_end.rs`.
+//! the result, and what is done to its head on the way, the bridge between HTTP/1 and HTTP/2 included. What it costs on the
+//! wire is in `end_to_end.rs`.
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -10,12 +11,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
+use http::Request;
+use http::header::{CONNECTION, COOKIE, HeaderMap, HeaderName, HeaderValue};
 use proxy::balance::{Aim, Table, Tried};
 use proxy::config::{self, Breaker, defaults};
 use proxy::detect::{Prefixed, sniff};
 use proxy::endpoint::{Endpoint, Outcome, Outliers};
 use proxy::http::headers::{ensure_request_id, remove_hop_by_hop};
+use proxy::http::{RequestBody, bridge};
 use proxy::telemetry::Metrics;
 use proxy::world::RngTree;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -153,17 +156,7 @@ fn routing(c: &mut Criterion) {
 }
 
 fn headers(c: &mut Criterion) {
-    let mut usual = HeaderMap::new();
-    for (name, value) in [
-        ("host", "orders"),
-        ("user-agent", "curl/8.5.0"),
-        ("accept", "*/*"),
-        ("accept-encoding", "gzip, br"),
-        ("cookie", "session=0123456789abcdef0123456789abcdef"),
-        ("content-type", "application/json"),
-    ] {
-        usual.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-    }
+    let usual = usual_headers();
     let mut named = usual.clone();
     named.insert(CONNECTION, HeaderValue::from_static("keep-alive, x-private"));
     named.insert("x-private", HeaderValue::from_static("1"));
@@ -176,6 +169,54 @@ fn headers(c: &mut Criterion) {
     group.bench_function("a new request id", |b| {
         b.iter_batched_ref(|| usual.clone(), |h| ensure_request_id(h, &mut rng), BatchSize::SmallInput)
     });
+}
+
+/// The head of a request on its way to an HTTP/2 connection between sidecars, and back into HTTP/1 behind it.
+fn bridging(c: &mut Criterion) {
+    let dst = ([10, 96, 0, 1], 80).into();
+    let http1 = || {
+        let mut request = Request::new(RequestBody::Empty);
+        *request.uri_mut() = "/checkout/cart?id=42".parse().expect("a path");
+        *request.headers_mut() = usual_headers();
+        request
+    };
+    let bridged = || {
+        let mut request = http1();
+        bridge::to_http2(&mut request, dst, true);
+        request
+    };
+    let pieces = || {
+        let mut request = bridged();
+        request.headers_mut().append(COOKIE, HeaderValue::from_static("theme=dark"));
+        request
+    };
+    let back = |request: &mut Request<RequestBody>| {
+        assert!(bridge::take_marker(request.headers_mut()));
+        bridge::restore(request);
+    };
+    let mut group = c.benchmark_group("bridge");
+    group.bench_function("to HTTP/2", |b| {
+        b.iter_batched_ref(http1, |r| bridge::to_http2(r, dst, true), BatchSize::SmallInput)
+    });
+    group.bench_function("back to HTTP/1", |b| b.iter_batched_ref(bridged, back, BatchSize::SmallInput));
+    group.bench_function("back to HTTP/1, a cookie in pieces", |b| {
+        b.iter_batched_ref(pieces, back, BatchSize::SmallInput)
+    });
+}
+
+fn usual_headers() -> HeaderMap {
+    let mut usual = HeaderMap::new();
+    for (name, value) in [
+        ("host", "orders"),
+        ("user-agent", "curl/8.5.0"),
+        ("accept", "*/*"),
+        ("accept-encoding", "gzip, br"),
+        ("cookie", "session=0123456789abcdef0123456789abcdef"),
+        ("content-type", "application/json"),
+    ] {
+        usual.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    usual
 }
 
 /// The first read of a detected connection, with the bytes that were looked at, and every later one.
@@ -195,5 +236,5 @@ fn prefixed(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, detection, routing, balancing, breaking, headers, prefixed);
+criterion_group!(benches, detection, routing, balancing, breaking, headers, bridging, prefixed);
 criterion_main!(benches);

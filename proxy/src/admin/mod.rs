@@ -48,7 +48,7 @@ pub async fn serve<N: Net>(net: N, mut listener: N::Listener, pages: Vec<Page>) 
             Ok((io, _)) => {
                 let (pages, watch) = (pages.clone(), watch.clone());
                 net.spawn("admin", async move {
-                    let _ = serve::http1(io, Http1::default(), watch, |request| {
+                    let _ = serve::http1(io, Http1::default(), watch, |request, _| {
                         let response = answer(&pages, &request);
                         async move { response }
                     })

@@ -58,21 +58,22 @@ impl Table {
     pub fn new(snapshot: Arc<Snapshot>, previous: Option<&Table>, metrics: &Metrics, now: Instant) -> Self {
         let cluster = |config: &Arc<config::Cluster>| {
             let known = previous.and_then(|t| t.clusters.iter().find(|c| c.config.name == config.name));
+            let own = metrics.cluster("outbound", &config.name);
             let changes = known.map(|c| c.changes.clone()).unwrap_or_default();
             // Where nobody was before, nobody is new.
             let added = known.is_some_and(|c| !c.endpoints.is_empty());
             let endpoint = |address: &SocketAddr| {
                 let kept = known.and_then(|c| c.endpoints.iter().find(|e| e.address == *address));
-                let new = || Arc::new(Endpoint::of(*address, now, changes.clone(), added));
-                kept.cloned().unwrap_or_else(new)
+                let counted = || metrics.endpoint("outbound", &config.name, address, &own);
+                let new = || Endpoint::of(*address, now, changes.clone(), added).counted(counted());
+                kept.cloned().unwrap_or_else(|| Arc::new(new()))
             };
             let endpoints: Vec<_> = config.endpoints.iter().map(|e| endpoint(&e.address)).collect();
-            let metrics = metrics.cluster("outbound", &config.name);
             let outliers = Outliers::new(
                 &config.name,
                 endpoints.clone(),
                 config.breaker,
-                metrics.ejections.clone(),
+                own.ejections.clone(),
                 known.map(|known| &*known.outliers),
             );
             let concurrency = known.map(|known| known.concurrency.clone()).unwrap_or_default();
@@ -83,7 +84,7 @@ impl Table {
             let balancers = kept.map(|c| c.balancers.clone());
             let balancers = balancers.unwrap_or_else(|| balancers_of(config, zone, &changes));
             let config = config.clone();
-            Arc::new(Cluster { config, endpoints, outliers, concurrency, metrics, changes, balancers })
+            Arc::new(Cluster { config, endpoints, outliers, concurrency, metrics: own, changes, balancers })
         };
         let clusters: Vec<_> = snapshot.clusters.iter().map(cluster).collect();
         let addresses = clusters.iter().flat_map(|c| c.config.addresses.iter().map(|a| (*a, c.clone())));

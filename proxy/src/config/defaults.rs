@@ -153,6 +153,10 @@ pub const SLOW_START_AGGRESSION: f64 = 1.0;
 /// Least and most that `aggression` may be; beyond, the share jumps.
 pub const SLOW_START_AGGRESSION_RANGE: std::ops::RangeInclusive<f64> = 0.1..=10.0;
 
+/// Interim responses (1xx) that wait for a client to take them, bytes; what would be more is dropped. As much as the head of
+/// a response may be by default.
+pub const INTERIM_BYTES: usize = 64 * 1024;
+
 /// HTTP/2: connections that one worker opens to one endpoint at most. The h2 crate has one lock for each connection and
 /// TCP one queue, so a busy endpoint gets several; beyond that more of them only cost memory.
 pub const H2_CONNECTIONS: usize = 4;

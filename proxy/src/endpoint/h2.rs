@@ -19,11 +19,10 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus_client::metrics::counter::Counter;
 use rand::rngs::StdRng;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{oneshot, watch};
@@ -35,8 +34,8 @@ use crate::config::defaults::{
     H2_PING_TIMEOUT, H2_STREAM_WINDOW,
 };
 use crate::error::{BoxError, Error, Kind};
-use crate::http::RequestBody;
-use crate::telemetry::{ClusterMetrics, Open, Sockets};
+use crate::http::{RequestBody, tunnel};
+use crate::telemetry::{EndpointMetrics, Open, OpenConnection};
 use crate::world::{Exec, Net};
 
 /// Connections by endpoint. Cheap to clone; one for each worker.
@@ -76,12 +75,18 @@ struct Connection {
     in_use: Cell<usize>,
     /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS.
     limit: Cell<usize>,
-    /// Since when no stream is open, if none is.
-    idle_since: Cell<Option<Instant>>,
+    /// If no stream is open.
+    idle: RefCell<Option<Idle>>,
     carried: Cell<bool>,
     /// When it is too old to carry another request.
     expires: Option<Instant>,
-    _open: [Open; 2],
+    open: OpenConnection,
+}
+
+/// That a connection carries nothing, and since when.
+struct Idle {
+    since: Instant,
+    _counted: Open,
 }
 
 impl Connection {
@@ -94,6 +99,15 @@ impl Connection {
         self.expires.is_none_or(|expires| Instant::now() < expires)
     }
 
+    /// Since when no stream is open, if none is.
+    fn idle_since(&self) -> Option<Instant> {
+        self.idle.borrow().as_ref().map(|idle| idle.since)
+    }
+
+    fn rest(&self) {
+        *self.idle.borrow_mut() = Some(Idle { since: Instant::now(), _counted: self.open.idle() });
+    }
+
     fn has_room(&self) -> bool {
         // A peer that allows a single stream has room for it.
         self.in_use.get() < ((self.limit.get() as f64 * H2_FULL) as usize).max(1)
@@ -104,6 +118,7 @@ impl Connection {
 pub struct Stream {
     connection: Rc<Connection>,
     endpoint: SocketAddr,
+    tunnel: bool,
 }
 
 impl Drop for Stream {
@@ -111,7 +126,7 @@ impl Drop for Stream {
         let left = self.connection.in_use.get() - 1;
         self.connection.in_use.set(left);
         if left == 0 {
-            self.connection.idle_since.set(Some(Instant::now()));
+            self.connection.rest();
         }
     }
 }
@@ -137,7 +152,7 @@ impl<N: Net> Streams<N> {
         &self,
         endpoint: SocketAddr,
         limits: Limits,
-        metrics: &ClusterMetrics,
+        metrics: &EndpointMetrics,
     ) -> Result<Stream, Error> {
         let group = self.inner.groups.borrow_mut().entry(endpoint).or_default().clone();
         let mut waited = false;
@@ -148,7 +163,7 @@ impl<N: Net> Streams<N> {
                 // Full, but better than waiting for a dial: the peer has some streams left for it.
                 Choice::Full(connection) => {
                     let young = group.connections.borrow().iter().filter(|c| c.is_young()).count();
-                    let room = metrics.open.count() < limits.cluster.connections.into();
+                    let room = metrics.open_to_cluster() < limits.cluster.connections.into();
                     if young < H2_CONNECTIONS && room {
                         self.dial(&group, endpoint, limits, metrics);
                     } else if connection.in_use.get() >= connection.limit.get().saturating_add(limits.pending)
@@ -175,8 +190,8 @@ impl<N: Net> Streams<N> {
                 }
             };
             connection.in_use.set(connection.in_use.get() + 1);
-            connection.idle_since.set(None);
-            return Ok(Stream { connection, endpoint });
+            *connection.idle.borrow_mut() = None;
+            return Ok(Stream { connection, endpoint, tunnel: false });
         }
     }
 
@@ -186,7 +201,7 @@ impl<N: Net> Streams<N> {
         group: &Rc<Group>,
         endpoint: SocketAddr,
         limits: Limits,
-        metrics: &ClusterMetrics,
+        metrics: &EndpointMetrics,
     ) -> watch::Receiver<Dialled> {
         if let Some(dial) = &*group.dial.borrow() {
             return dial.clone();
@@ -196,12 +211,10 @@ impl<N: Net> Streams<N> {
         let (net, group) = (self.inner.net.clone(), group.clone());
         let (from, limit) = ((self.inner.from)(endpoint), limits.connect);
         let expires = expiry(limits.max_age, &mut self.inner.ages.borrow_mut());
-        let (connects, failures, open) =
-            (metrics.connects.clone(), metrics.connect_failures.clone(), metrics.open.clone());
+        let metrics = metrics.clone();
         self.inner.net.spawn("dial", async move {
-            let opened =
-                tokio::time::timeout(limit, open_connection(&net, endpoint, from, expires, &connects, &open))
-                    .await;
+            let opening = open_connection(&net, endpoint, from, expires, &metrics);
+            let opened = tokio::time::timeout(limit, opening).await;
             let dialled = match opened {
                 Ok(Ok(connection)) => {
                     group.connections.borrow_mut().push(connection);
@@ -211,7 +224,7 @@ impl<N: Net> Streams<N> {
                 Err(_) => Dialled::Failed(Kind::ConnectTimeout, format!("no answer within {limit:?}").into()),
             };
             if matches!(dialled, Dialled::Failed(..)) {
-                failures.inc();
+                metrics.connect_failed();
             }
             *group.dial.borrow_mut() = None;
             tell.send_replace(dialled);
@@ -223,7 +236,7 @@ impl<N: Net> Streams<N> {
     pub fn sweep(&self) {
         let now = Instant::now();
         self.retain(|connection| {
-            let idle = connection.idle_since.get().is_some_and(|since| now.duration_since(since) >= H2_IDLE);
+            let idle = connection.idle_since().is_some_and(|since| now.duration_since(since) >= H2_IDLE);
             let over = connection.in_use.get() == 0 && !connection.is_young();
             connection.is_open() && !idle && !over
         });
@@ -231,7 +244,7 @@ impl<N: Net> Streams<N> {
 
     /// Closes all idle connections.
     pub fn clear(&self) {
-        self.retain(|connection| connection.idle_since.get().is_none());
+        self.retain(|connection| connection.idle_since().is_none());
     }
 
     fn retain(&self, keep: impl Fn(&Connection) -> bool) {
@@ -269,8 +282,7 @@ async fn open_connection<N: Net>(
     endpoint: SocketAddr,
     from: Option<IpAddr>,
     expires: Option<Instant>,
-    connects: &Counter,
-    open: &Sockets,
+    metrics: &EndpointMetrics,
 ) -> Result<Rc<Connection>, (Kind, BoxError)> {
     let io = net.connect(endpoint, from).await.map_err(|e| (Kind::of_connect(&e), e.into()))?;
     let (heard, first_bytes) = oneshot::channel();
@@ -300,16 +312,16 @@ async fn open_connection<N: Net>(
         },
     })
     .await?;
-    connects.inc();
     let connection = Rc::new(Connection {
         send: RefCell::new(send),
         in_use: Cell::new(0),
         limit: Cell::new(driver.current_max_send_streams()),
-        idle_since: Cell::new(Some(Instant::now())),
+        idle: RefCell::default(),
         carried: Cell::new(false),
         expires,
-        _open: open.open(),
+        open: metrics.connected(),
     });
+    connection.rest();
     let watched = Rc::downgrade(&connection);
     net.spawn("http2", async move {
         let ended = poll_fn(|cx| {
@@ -328,18 +340,32 @@ async fn open_connection<N: Net>(
 }
 
 impl Stream {
+    /// Whether it carries a tunnel now.
+    pub fn is_tunnel(&self) -> bool {
+        self.tunnel
+    }
+
     /// Sends a request and waits for the head of its response.
     ///
     /// # Errors
     /// With the request itself, if it is certain that not a byte of it was sent.
     pub async fn send(
-        self,
+        mut self,
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Stream), (Error, Option<Box<Request<RequestBody>>>)> {
         let reused = self.connection.carried.replace(true);
+        let connect = request.method() == Method::CONNECT;
         let sending = self.connection.send.borrow_mut().try_send_request(request);
         let mut failed = match sending.await {
-            Ok(response) => return Ok((response, self)),
+            Ok(response) => {
+                self.tunnel = connect && tunnel::is_agreed(true, response.status());
+                if self.tunnel && response.status() != StatusCode::OK {
+                    // Only with 200 does hyper let go of the stream.
+                    let cause = "an answer to CONNECT that is neither 200 nor an error";
+                    return Err((Error::at(Kind::Protocol, self.endpoint, cause).reused(reused), None));
+                }
+                return Ok((response, self));
+            }
             Err(failed) => failed,
         };
         let unsent = failed.take_message().map(Box::new);

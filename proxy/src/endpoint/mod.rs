@@ -36,6 +36,7 @@ pub use window::Tally;
 
 use crate::config;
 use crate::config::defaults::EXPLORE_AFTER;
+use crate::telemetry::{EndpointMetrics, Open};
 use health::Checks;
 use standing::Standing;
 
@@ -44,7 +45,8 @@ use standing::Standing;
 pub struct Endpoint {
     /// Where it is.
     pub address: SocketAddr,
-    pending: AtomicU32,
+    /// What is counted there now, requests in hand among it.
+    pub metrics: EndpointMetrics,
     /// How often in a row it was drawn while idle and another one was picked.
     neglected: AtomicU32,
     standing: Standing,
@@ -70,15 +72,24 @@ impl Endpoint {
     pub fn of(address: SocketAddr, now: Instant, changes: Changes, added: bool) -> Self {
         let state =
             State { latency: PeakEwma::new(now), breaker: Breaker::default(), checks: Checks::default() };
-        let (pending, neglected) = (AtomicU32::new(0), AtomicU32::new(0));
-        let standing = Standing::new(now, changes, added);
-        Endpoint { address, pending, neglected, standing, state: Mutex::new(state) }
+        Endpoint {
+            address,
+            metrics: EndpointMetrics::default(),
+            neglected: AtomicU32::new(0),
+            standing: Standing::new(now, changes, added),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// The same, counted in `metrics`.
+    pub fn counted(self, metrics: EndpointMetrics) -> Self {
+        Endpoint { metrics, ..self }
     }
 
     /// What one more request would cost there if its weight is `weight` times the average: latency times the requests in
     /// hand, as in Finagle's and Linkerd's peak-EWMA. Nanoseconds.
     pub fn cost(&self, now: Instant, weight: f64) -> f64 {
-        let pending = self.pending.load(Ordering::Relaxed);
+        let pending = self.pending();
         self.state().latency.cost(now, pending, weight)
     }
 
@@ -116,7 +127,7 @@ impl Endpoint {
 
     /// Requests in hand.
     pub fn pending(&self) -> u32 {
-        self.pending.load(Ordering::Relaxed)
+        self.metrics.pending_now()
     }
 
     /// Its smoothed latency.
@@ -126,7 +137,6 @@ impl Endpoint {
 
     /// Begins a request; it is in hand until the guard is dropped. True if it is the probe after an ejection.
     pub fn begin(self: &Arc<Self>, now: Instant) -> (InHand, bool) {
-        self.pending.fetch_add(1, Ordering::Relaxed);
         let neglected = self.neglected.swap(0, Ordering::Relaxed) >= EXPLORE_AFTER;
         let is_probe = self.change(now, |state| {
             if neglected {
@@ -134,7 +144,8 @@ impl Endpoint {
             }
             state.breaker.on_begin(now)
         });
-        (InHand { endpoint: self.clone(), begun: now, answered: false }, is_probe)
+        let unanswered = Some((self.clone(), now));
+        (InHand { _pending: self.metrics.pending(), unanswered }, is_probe)
     }
 
     /// Notes that it answered at `now` what was sent at `begun`. Failures say nothing about latency: a refusal is quick
@@ -219,25 +230,29 @@ pub struct Checked {
 /// A request in hand at an endpoint, or an opaque connection.
 #[derive(Debug)]
 pub struct InHand {
-    endpoint: Arc<Endpoint>,
-    begun: Instant,
-    answered: bool,
+    _pending: Open,
+    /// Where and since when, until it is answered.
+    unanswered: Option<(Arc<Endpoint>, Instant)>,
 }
 
 impl InHand {
+    /// One that is counted in `metrics` and judges nobody.
+    pub fn of(metrics: &EndpointMetrics) -> Self {
+        InHand { _pending: metrics.pending(), unanswered: None }
+    }
+
     /// The endpoint has answered, well or badly: from now on it does not wait any more.
     pub fn answered(&mut self) {
-        self.answered = true;
+        self.unanswered = None;
     }
 }
 
 impl Drop for InHand {
     fn drop(&mut self) {
-        self.endpoint.pending.fetch_sub(1, Ordering::Relaxed);
-        if !self.answered {
+        if let Some((endpoint, begun)) = self.unanswered.take() {
             // The client went away, or time was up, or it failed: an answer would have taken longer still.
             let now = Instant::now();
-            self.endpoint.state().latency.waited(now, now.saturating_duration_since(self.begun));
+            endpoint.state().latency.waited(now, now.saturating_duration_since(begun));
         }
     }
 }

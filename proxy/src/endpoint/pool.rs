@@ -36,7 +36,7 @@ use crate::config::{ClusterLimits, Http1, Snapshot};
 use crate::error::{BoxError, Error, Kind};
 use crate::http::informational::BodyUnread;
 use crate::http::{RequestBody, forward, tunnel};
-use crate::telemetry::{ClusterMetrics, Limited, Open};
+use crate::telemetry::{EndpointMetrics, Limited, Open, OpenConnection};
 use crate::world::Net;
 
 /// Idle connections by endpoint. Cheap to clone; one for each worker.
@@ -64,6 +64,7 @@ struct Slot {
 struct Idle {
     connection: Connection,
     since: Instant,
+    _counted: Open,
 }
 
 /// hyper's connection with upgrades, which has no name outside hyper.
@@ -76,7 +77,7 @@ struct Connection {
     driver: Option<Driver>,
     /// When it is too old to carry another request.
     expires: Option<Instant>,
-    _open: [Open; 2],
+    open: OpenConnection,
 }
 
 impl Connection {
@@ -132,7 +133,7 @@ impl<N: Net> Pool<N> {
         &self,
         endpoint: SocketAddr,
         limits: Limits,
-        metrics: &ClusterMetrics,
+        metrics: &EndpointMetrics,
     ) -> Result<Checkout<N>, Error> {
         let slot = self.slot(endpoint, limits);
         let place = match slot.places.clone().try_acquire_owned() {
@@ -165,13 +166,13 @@ impl<N: Net> Pool<N> {
             }
         }
         // An endpoint without any connection gets one whatever the others have, or it would never be served (Envoy).
-        if slot.in_use() > 1 && metrics.open.count() >= limits.cluster.connections.into() {
+        if slot.in_use() > 1 && metrics.open_to_cluster() >= limits.cluster.connections.into() {
             metrics.limited(Limited::Connections);
             let cause = "the cluster has as many connections as it may (limits.connections)";
             return Err(Error::at(Kind::PoolFull, endpoint, cause));
         }
         let connection = self.open(endpoint, limits, metrics).await.inspect_err(|_| {
-            metrics.connect_failures.inc();
+            metrics.connect_failed();
         })?;
         Ok(checkout(connection, false))
     }
@@ -187,7 +188,7 @@ impl<N: Net> Pool<N> {
         &self,
         endpoint: SocketAddr,
         limits: Limits,
-        metrics: &ClusterMetrics,
+        metrics: &EndpointMetrics,
     ) -> Result<Connection, Error> {
         let limit = limits.connect;
         let from = (self.inner.from)(endpoint);
@@ -210,12 +211,11 @@ impl<N: Net> Pool<N> {
             .handshake(TokioIo::new(LastWords::new(io)))
             .await
             .map_err(|e| Error::at(Kind::Connect, endpoint, e))?;
-        metrics.connects.inc();
         Ok(Connection {
             send,
             driver: Some(Box::pin(driver.with_upgrades())),
             expires: expiry(limits.max_age, &mut self.inner.ages.borrow_mut()),
-            _open: metrics.open.open(),
+            open: metrics.connected(),
         })
     }
 
@@ -276,9 +276,9 @@ impl Slot {
         &self,
         endpoint: SocketAddr,
         limits: Limits,
-        metrics: &ClusterMetrics,
+        metrics: &EndpointMetrics,
     ) -> Result<OwnedSemaphorePermit, Error> {
-        if metrics.waiting.get() >= limits.cluster.pending.into() {
+        if metrics.waiting_for_cluster() >= limits.cluster.pending.into() {
             metrics.limited(Limited::Pending);
             let cause = "as many requests of the cluster wait as may (limits.pending)";
             return Err(Error::at(Kind::PoolFull, endpoint, cause));
@@ -286,7 +286,7 @@ impl Slot {
         if self.waiting.get() >= limits.pending {
             return Err(Error::at(Kind::PoolFull, endpoint, "as many requests wait as may"));
         }
-        let _waiting = (Waiting::new(&self.waiting), Open::new(&metrics.waiting));
+        let _waiting = (Waiting::new(&self.waiting), metrics.waiting());
         match tokio::time::timeout(limits.connect, self.places.clone().acquire_owned()).await {
             Ok(Ok(place)) => Ok(place),
             _ => {
@@ -304,7 +304,8 @@ impl Slot {
     fn put(&self, connection: Connection, since: Instant) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < POOL_MAX_IDLE {
-            idle.push(Idle { connection, since });
+            let _counted = connection.open.idle();
+            idle.push(Idle { connection, since, _counted });
         }
     }
 }

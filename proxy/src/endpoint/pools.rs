@@ -14,10 +14,11 @@ use super::h2::Streams;
 use super::pool::{Limits, Pool};
 use crate::config::{Retry, TryTimeouts};
 use crate::error::Error;
-use crate::http::RequestBody;
+use crate::http::interim::Speaker;
 use crate::http::patience::Patience;
+use crate::http::{RequestBody, informational};
 use crate::limit::concurrency::InFlight;
-use crate::telemetry::{ClusterMetrics, Open};
+use crate::telemetry::{EndpointMetrics, Open};
 use crate::world::{Net, RngTree};
 
 /// The place of a request among those in flight, for as long as its response is under way. Shared by its tries.
@@ -70,6 +71,8 @@ pub struct Call {
     pub retry: Arc<Retry>,
     /// Of the time of each try.
     pub tries: TryTimeouts,
+    /// Who hears of interim responses; not every client may.
+    pub interim: Option<Speaker>,
 }
 
 /// A request that got no answer: why, and the request itself if it is certain that not a byte of it was sent.
@@ -90,29 +93,30 @@ impl<N: Net> Pools<N> {
         Pools { http1: Pool::new(net.clone(), from, ages1), http2: Streams::new(net, from, ages2) }
     }
 
-    /// Sends a request to `endpoint` in the version that it is written for, and waits for the head of the response.
+    /// Sends a request of `call` to `endpoint` in the version that it is written for, and waits for the head of the response.
     ///
     /// # Errors
     /// If there is no connection, or it ends before the response begins.
     pub async fn send(
         &self,
         endpoint: SocketAddr,
-        limits: Limits,
-        metrics: &ClusterMetrics,
-        request: Request<RequestBody>,
+        call: &Call,
+        metrics: &EndpointMetrics,
+        mut request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Carrier<N>), Failed> {
         if request.version() == Version::HTTP_2 {
-            let stream = match self.http2.checkout(endpoint, limits, metrics).await {
+            let stream = match self.http2.checkout(endpoint, call.limits, metrics).await {
                 Ok(stream) => stream,
                 Err(error) => return Err((error, Some(Box::new(request)))),
             };
             let (response, stream) = stream.send(request).await?;
             return Ok((response, Carrier::Http2(stream)));
         }
-        let checkout = match self.http1.checkout(endpoint, limits, metrics).await {
+        let checkout = match self.http1.checkout(endpoint, call.limits, metrics).await {
             Ok(checkout) => checkout,
             Err(error) => return Err((error, Some(Box::new(request)))),
         };
+        informational::listen(&mut request, call.interim.as_ref());
         let (response, exchange) = checkout.send(request).await?;
         Ok((response, Carrier::Http1(exchange)))
     }

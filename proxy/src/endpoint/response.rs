@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Outcome, Place, Trial, h2, pool};
+use super::{InHand, Outcome, Place, Trial, h2, pool};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
@@ -28,6 +28,15 @@ pub enum Carrier<N: Net> {
     Http1(pool::Exchange<N>),
     /// A stream of a shared connection.
     Http2(h2::Stream),
+}
+
+impl<N: Net> Carrier<N> {
+    fn is_tunnel(&self) -> bool {
+        match self {
+            Carrier::Http1(exchange) => exchange.is_tunnel(),
+            Carrier::Http2(stream) => stream.is_tunnel(),
+        }
+    }
 }
 
 /// The body of a response on its way to the client.
@@ -49,15 +58,22 @@ pub struct Held {
     _place: Rc<Place>,
     /// Keeps the endpoint's count of requests in hand up, and owes an outcome if trailers are to tell it.
     trial: Option<Trial>,
+    /// The same of the local app, which nobody judges.
+    _in_hand: Option<InHand>,
 }
 
 impl Held {
-    /// Of a request at an endpoint, or at the local app, that has just been answered.
+    /// Of a request at an endpoint that has just been answered.
     pub fn new(place: Rc<Place>, mut trial: Option<Trial>) -> Self {
         if let Some(trial) = &mut trial {
             trial.arrived();
         }
-        Held { _place: place, trial }
+        Held { _place: place, trial, _in_hand: None }
+    }
+
+    /// Of a request at the local app.
+    pub fn at_app(place: Rc<Place>, in_hand: InHand) -> Self {
+        Held { _place: place, trial: None, _in_hand: Some(in_hand) }
     }
 }
 
@@ -89,7 +105,7 @@ impl<N: Net> ResponseBody<N> {
         let (carrier, held) = (Some(carrier), Some(held));
         let mut passing = Passing { body, carrier, held, failures, patience, timer: None, is_grpc };
         // A body of length zero is never polled.
-        let is_tunnel = matches!(&passing.carrier, Some(Carrier::Http1(exchange)) if exchange.is_tunnel());
+        let is_tunnel = passing.carrier.as_ref().is_some_and(Carrier::is_tunnel);
         if passing.body.is_end_stream() && !is_tunnel {
             passing.finish();
         }

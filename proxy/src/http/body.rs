@@ -135,18 +135,25 @@ impl RequestBody {
         }
     }
 
-    /// Keeps it back until `wanted` is true or `limit` is over. False if there is none.
-    pub(super) fn withhold(&mut self, wanted: Arc<AtomicBool>, limit: Sleep) -> bool {
+    /// Keeps it back, if there is one, until `wanted` is true or `limit` is over.
+    pub(super) fn withhold(&mut self, wanted: Arc<AtomicBool>, limit: Sleep) {
         let (body, sending) = match std::mem::replace(self, RequestBody::Empty) {
             RequestBody::Client(body, sending) => (body, sending),
             other => {
                 *self = other;
-                return false;
+                return;
             }
         };
         sending.0.stage.set(Stage::Withheld);
         *self = RequestBody::Withheld(Box::new(Withheld { body, sending, wanted, limit: Box::pin(limit) }));
-        true
+    }
+
+    /// What is to be set once the next hop wants it, if it is kept back until then.
+    pub(super) fn wanted(&self) -> Option<Arc<AtomicBool>> {
+        match self {
+            RequestBody::Withheld(withheld) => Some(withheld.wanted.clone()),
+            RequestBody::Empty | RequestBody::Client(..) => None,
+        }
     }
 
     /// Keeps it back no longer, if it was.

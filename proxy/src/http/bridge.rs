@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 
 use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Uri, Version};
+use http::{Method, Request, Uri, Version};
 
 use super::RequestBody;
 
@@ -23,8 +23,8 @@ pub const ORIGINAL: HeaderName = HeaderName::from_static("sidelab-orig-proto");
 /// Writes a request for an HTTP/2 connection. `dst` stands in for a `Host` that is missing or no authority; the header
 /// itself then stays as it is.
 ///
-/// A body that waits for `100 Continue` waits no longer: hyper does not send 1xx answers over HTTP/2. On the far side the
-/// app's own sidecar waits for the app.
+/// A body that waits for `100 Continue` waits no longer: hyper sends no 1xx answers over HTTP/2, and passes none on. On the
+/// far side the app's own sidecar waits for the app.
 pub fn to_http2(request: &mut Request<RequestBody>, dst: SocketAddr, was_http1: bool) {
     request.body_mut().release();
     head_to_http2(request, dst, was_http1);
@@ -41,6 +41,11 @@ fn head_to_http2<B>(request: &mut Request<B>, dst: SocketAddr, was_http1: bool) 
     if was_http1 {
         headers.insert(ORIGINAL, HeaderValue::from_static("HTTP/1.1"));
     }
+    *request.version_mut() = Version::HTTP_2;
+    if request.method() == Method::CONNECT {
+        // It has no scheme and no path (RFC 9113 section 8.5): its target is an authority already.
+        return;
+    }
     let authority =
         host.unwrap_or_else(|| Authority::try_from(dst.to_string()).expect("an address is an authority"));
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
@@ -48,7 +53,6 @@ fn head_to_http2<B>(request: &mut Request<B>, dst: SocketAddr, was_http1: bool) 
     parts.authority = Some(authority);
     parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path make a URI");
-    *request.version_mut() = Version::HTTP_2;
 }
 
 /// Takes the marker out of a request, wherever it comes from, and says whether it was there.

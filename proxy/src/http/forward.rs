@@ -36,9 +36,6 @@ pub fn request(
     if let Err(wrong) = strict::check(&request) {
         return refused(Kind::Malformed, wrong);
     }
-    if request.method() == Method::CONNECT && request.version() == Version::HTTP_2 {
-        return refused(Kind::Unsupported, "CONNECT over HTTP/2");
-    }
     if !only_chunked(request.headers()) {
         return refused(Kind::Unsupported, "transfer codings other than chunked");
     }

@@ -6,6 +6,7 @@ pub mod bridge;
 pub mod forward;
 pub mod headers;
 pub mod informational;
+pub mod interim;
 pub mod patience;
 pub mod reply;
 pub mod serve;

@@ -1,10 +1,12 @@
-//! Serving HTTP/1 to clients: hyper's settings, and a connection's part in a drain.
+//! Serving HTTP to clients: a connection from its first request to the end of its tunnel, and of HTTP/1 hyper's settings
+//! and a connection's part in a drain. HTTP/2's are in [`super::serve_h2`].
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::pin;
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -13,14 +15,64 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
 
+use super::interim::{Interim, Speaker};
+use super::serve_h2;
 use super::strict::Strict;
+use super::tunnel::Slot;
 use super::version::LAST_REQUEST;
 use crate::config::Http1;
 use crate::config::defaults::{HEADER_TIMEOUT, HEADERS};
 use crate::drain;
-use crate::error::BoxError;
+use crate::error::{BoxError, Kind};
+use crate::telemetry::SideMetrics;
+use crate::world::Net;
 
-/// Serves one connection until it closes, a drain has ended its last request, or it has become a tunnel.
+/// What the handler of a request may do with its client's connection beside answering.
+pub struct Client {
+    /// Opens a tunnel.
+    pub tunnel: Slot,
+    /// Sends interim responses; `None` if the client must not get any.
+    pub interim: Option<Speaker>,
+}
+
+/// Carries one connection, of a client to what it dialled, to its end, tunnel included. What is no HTTP is counted in
+/// `metrics`.
+pub async fn connection<N, I, B, F>(
+    net: &N,
+    (is_http2, io): (bool, I),
+    limits: Http1,
+    drain: drain::Watch,
+    metrics: &SideMetrics,
+    (peer, dst): (SocketAddr, SocketAddr),
+    handle: impl Fn(Request<Incoming>, Client) -> F,
+) where
+    N: Net,
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    B: Body + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+    F: Future<Output = Response<B>> + 'static,
+{
+    let tunnel = if is_http2 { Slot::stream(net.clone()) } else { Slot::connection() };
+    let served = if is_http2 {
+        let handle = |request| handle(request, Client { tunnel: tunnel.clone(), interim: None });
+        Box::pin(serve_h2::http2(net.clone(), io, drain.clone(), handle)).await
+    } else {
+        let handle = |request, interim| handle(request, Client { tunnel: tunnel.clone(), interim });
+        http1(io, limits, drain.clone(), handle).await
+    };
+    if let Err(error) = served {
+        if error.is_parse() || error.is_parse_too_large() {
+            metrics.refused(Kind::Malformed);
+        }
+        tracing::debug!(%peer, %dst, %error, "client connection ended");
+    }
+    // It holds the drain as well.
+    tunnel.run().await;
+}
+
+/// Serves one connection until it closes, a drain has ended its last request, or it has become a tunnel. With each request
+/// comes who may send interim responses, if its client may get them.
 ///
 /// # Errors
 /// What ended the connection, other than the client closing it between requests.
@@ -28,7 +80,7 @@ pub async fn http1<I, B, F>(
     io: I,
     limits: Http1,
     mut drain: drain::Watch,
-    handle: impl Fn(Request<Incoming>) -> F,
+    handle: impl Fn(Request<Incoming>, Option<Speaker>) -> F,
 ) -> Result<(), hyper::Error>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -36,9 +88,16 @@ where
     B::Error: Into<BoxError>,
     F: Future<Output = Response<B>>,
 {
-    let service = service_fn(|request| {
-        let response = handle(request);
-        async { Ok::<_, Infallible>(response.await) }
+    let interim = Interim::default();
+    let service = service_fn(|request: Request<Incoming>| {
+        let turn = interim.begin();
+        let speaker = (request.version() == Version::HTTP_11).then(|| turn.speaker());
+        let response = handle(request, speaker);
+        async {
+            let response = response.await;
+            drop(turn);
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut builder = http1::Builder::new();
     if limits.headers != HEADERS as usize {
@@ -53,7 +112,7 @@ where
         .preserve_header_case(limits.preserve_header_case)
         // A proxy passes the app's own Date on; and hyper's clock is not the simulator's.
         .auto_date_header(false)
-        .serve_connection(TokioIo::new(Strict::new(io)), service)
+        .serve_connection(TokioIo::new(Strict::new(io, interim.clone())), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     let late = drain.is_draining();

@@ -7,6 +7,8 @@
 //! it replaces by bytes that hyper refuses with 400, unless the head was handed over already; then the body breaks off.
 //! It never lets anything pass that hyper would not, so a mistake here can refuse too much but not smuggle.
 //!
+//! In the other direction it lets [`super::interim`] put its words between hyper's.
+//!
 //! [`check`] judges what is left to judge in a parsed request: its target and its `Host`.
 //!
 //! What it leaves out: responses ([`super::forward::check`]), and whatever follows a request that asks for a tunnel or
@@ -14,13 +16,15 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::header::HOST;
 use http::uri::Authority;
 use http::{Method, Request, Version};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::interim::Interim;
 
 /// What hyper gets in place of a refused message: no method, header, chunk size or trailer has a NUL, and wherever the
 /// message was, its head ends here.
@@ -31,12 +35,28 @@ const POISON: &[u8] = b"\0\r\n\r\n";
 pub struct Strict<I> {
     io: I,
     reader: Reader,
+    interim: Interim,
 }
 
 impl<I> Strict<I> {
-    /// Around the stream of a client that is about to send its first request.
-    pub fn new(io: I) -> Self {
-        Strict { io, reader: Reader::default() }
+    /// Around the stream of a client that is about to send its first request, and hears `interim` between hyper's words.
+    pub fn new(io: I, interim: Interim) -> Self {
+        Strict { io, reader: Reader::default(), interim }
+    }
+
+    /// Writes what goes before hyper's next word, and then that.
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut I>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>>
+    where
+        I: AsyncWrite + Unpin,
+    {
+        ready!(self.interim.poll_ahead(&mut self.io, cx))?;
+        let written = ready!(write(Pin::new(&mut self.io), cx));
+        self.interim.wrote();
+        Poll::Ready(written)
     }
 }
 
@@ -71,7 +91,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Strict<I> {
 // Vectored writes are forwarded: without them hyper would copy head and body into one buffer.
 impl<I: AsyncWrite + Unpin> AsyncWrite for Strict<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        self.poll_next(cx, |io, cx| io.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -79,7 +99,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Strict<I> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        self.poll_next(cx, |io, cx| io.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -87,7 +107,9 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Strict<I> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let this = &mut *self;
+        ready!(this.interim.poll_flush(&mut this.io, cx))?;
+        Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -2,15 +2,19 @@
 //! WebSocket is RFC 6455) or a 2xx to CONNECT (section 9.3.6).
 //!
 //! [`Ask`] takes hyper's promise of the client's stream out of a request before it is sent on. If the endpoint agrees,
-//! [`Ask::answer`] leaves the tunnel in the connection's [`Slot`], and the connection's own task runs it when hyper is
+//! [`Ask::answer`] leaves the tunnel in the connection's [`Slot`]. On HTTP/1 the connection's own task runs it when hyper is
 //! done: so a tunnel needs no task of its own, counts as an open connection and holds a drain. hyper keeps the bytes that
-//! either side sent too early. Tunnels stay on HTTP/1 and are never bridged (linkerd2#195, linkerd2#1126).
+//! either side sent too early. Tunnels of HTTP/1 stay on HTTP/1 and are never bridged (linkerd2#195, linkerd2#1126).
+//!
+//! On HTTP/2 a CONNECT makes a tunnel of its stream (RFC 9113 section 8.5), which gets a task, and goes on over HTTP/2. The
+//! connection cannot end before its streams, so it holds a drain too.
 //!
 //! A request that asks for a tunnel is the last of its connection even if it gets none: what follows it was not read
 //! by [`super::strict`], because it may have been meant for the tunnel. An offer that any server may ignore (`h2c`) is
 //! ignored, and nothing changes.
 //!
-//! What it leaves out: an `Upgrade` in a request with a body, or without `Connection: upgrade`, which is not passed on.
+//! What it leaves out: an `Upgrade` in a request with a body, or without `Connection: upgrade`, which is not passed on; and
+//! WebSocket over HTTP/2 (extended CONNECT, RFC 8441), which no server here offers, so that no client may ask for it.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -28,17 +32,42 @@ use super::{headers, strict};
 use crate::error::{Error, Kind};
 use crate::tcp::{Broken, Limits, both_ways};
 use crate::telemetry::{ClusterMetrics, Open};
+use crate::world::Net;
 
-/// Where a connection's tunnel waits for HTTP to end. One for each connection of a client; cheap to clone.
-#[derive(Clone, Default)]
-pub struct Slot(Rc<RefCell<Option<Tunnel>>>);
+/// Where a tunnel goes on. One for each connection of a client; cheap to clone.
+#[derive(Clone)]
+pub enum Slot {
+    /// HTTP/1: here it waits for HTTP to end.
+    Connection(Rc<RefCell<Option<Tunnel>>>),
+    /// HTTP/2: this gives it a task.
+    Stream(Rc<dyn Fn(Tunnel)>),
+}
 
-type Tunnel = Pin<Box<dyn Future<Output = ()>>>;
+/// Carries a tunnel to its end.
+pub type Tunnel = Pin<Box<dyn Future<Output = ()>>>;
 
 impl Slot {
-    /// Carries the tunnel to its end, if there is one.
+    /// For a connection of HTTP/1.
+    pub fn connection() -> Self {
+        Slot::Connection(Rc::default())
+    }
+
+    /// For the streams of a connection of HTTP/2.
+    pub fn stream<N: Net>(net: N) -> Self {
+        Slot::Stream(Rc::new(move |tunnel| net.spawn("tunnel", tunnel)))
+    }
+
+    fn put(&self, tunnel: Tunnel) {
+        match self {
+            Slot::Connection(place) => *place.borrow_mut() = Some(tunnel),
+            Slot::Stream(spawn) => spawn(tunnel),
+        }
+    }
+
+    /// Carries the tunnel that waited for the connection to its end, if there is one.
     pub async fn run(self) {
-        let tunnel = self.0.borrow_mut().take();
+        let Slot::Connection(place) = self else { return };
+        let tunnel = place.borrow_mut().take();
         if let Some(tunnel) = tunnel {
             tunnel.await;
         }
@@ -62,6 +91,7 @@ fn only_offers<B>(request: &Request<B>) -> bool {
 /// What a request says about tunnels.
 pub struct Ask {
     connect: bool,
+    is_http2: bool,
     client: Option<OnUpgrade>,
     /// Whether no request may follow it.
     last: bool,
@@ -71,12 +101,13 @@ impl Ask {
     /// Reads it from the request of a client.
     pub fn of(request: &mut Request<Incoming>) -> Ask {
         let connect = request.method() == Method::CONNECT;
+        let is_http2 = request.version() == Version::HTTP_2;
         if !connect && !request.headers().contains_key(UPGRADE) {
-            return Ask { connect, client: None, last: false };
+            return Ask { connect, is_http2, client: None, last: false };
         }
         let asked = is_asked(request);
         let client = hyper::upgrade::on(&mut *request);
-        Ask { connect, client: asked.then_some(client), last: connect || !only_offers(request) }
+        Ask { connect, is_http2, client: asked.then_some(client), last: connect || !only_offers(request) }
     }
 
     /// Whether the request asks for a tunnel that can be carried.
@@ -103,7 +134,9 @@ impl Ask {
         // Keeps the endpoint's connection and request counted.
         let held = if agreed && self.client.is_some() { take(response.body_mut()) } else { None };
         let (Some(client), Some(held)) = (self.client, held) else {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            if !self.is_http2 {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             return;
         };
         // It belongs to neither answer (linkerd2#8539), and hyper refuses to send it.
@@ -122,7 +155,7 @@ impl Ask {
                 Err(error) => tracing::debug!(%error, "tunnel ended"),
             }
         };
-        *slot.0.borrow_mut() = Some(Box::pin(tunnel));
+        slot.put(Box::pin(tunnel));
     }
 }
 

@@ -11,15 +11,16 @@ use tokio::time::Instant;
 use super::Inbound;
 use crate::config::TryTimeouts;
 use crate::endpoint::pool::Limits;
-use crate::endpoint::{Aim, Call, Held, Place, ResponseBody};
+use crate::endpoint::{Aim, Call, Held, InHand, Place, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
-use crate::http::tunnel::{Ask, Slot};
+use crate::http::serve::Client;
+use crate::http::tunnel::Ask;
 use crate::http::{RequestBody, bridge, forward, reply};
 use crate::retry::Attempts;
 use crate::tcp;
-use crate::telemetry::ClusterMetrics;
+use crate::telemetry::Single;
 use crate::world::Net;
 
 /// Answers a request for the local app.
@@ -27,10 +28,11 @@ pub(super) async fn handle<N: Net>(
     side: Rc<Inbound<N>>,
     dst: SocketAddr,
     mut request: Request<Incoming>,
-    tunnel: Slot,
+    client: Client,
 ) -> Response<ResponseBody<N>> {
     let table = side.table.load_full();
-    let metrics = side.app(&table.snapshot.service);
+    let app = side.app(&table.snapshot.service);
+    let metrics = &app.cluster;
     let timeouts = &table.snapshot.timeouts;
     let limits = Limits::of(&table.snapshot);
     let is_grpc = grpc::is_grpc(request.headers());
@@ -63,8 +65,9 @@ pub(super) async fn handle<N: Net>(
                 deadline,
                 retry,
                 tries,
+                interim: client.interim,
             };
-            let sending = pin!(send(&side, dst, &call, &metrics, request));
+            let sending = pin!(send(&side, dst, &call, &app, request));
             let result = call.patience.wait(sending).await;
             call.place.ended(&result);
             result
@@ -79,7 +82,7 @@ pub(super) async fn handle<N: Net>(
         reply::failure(&error, &table.snapshot.instance, is_grpc).map(ResponseBody::own)
     });
     let silence = tcp::Limits { half_close: timeouts.half_close, idle: timeouts.tunnel_idle };
-    ask.answer(&mut response, ResponseBody::take_passing, &tunnel, silence, &metrics);
+    ask.answer(&mut response, ResponseBody::take_passing, &client.tunnel, silence, metrics);
     forward::to_client(version, &mut response, || ResponseBody::NotModified);
     asked.answered(response.status());
     response
@@ -90,7 +93,7 @@ async fn send<N: Net>(
     side: &Inbound<N>,
     dst: SocketAddr,
     call: &Call,
-    metrics: &ClusterMetrics,
+    app: &Single,
     mut request: Request<RequestBody>,
 ) -> Result<Response<ResponseBody<N>>, Error> {
     let mut attempts = Attempts::new(&call.retry, &request);
@@ -98,10 +101,11 @@ async fn send<N: Net>(
         if let Some(deadline) = call.deadline {
             grpc::forward_timeout(request.headers_mut(), deadline - Instant::now());
         }
-        let (error, unsent) = match side.pool.send(dst, call.limits, metrics, request).await {
+        let in_hand = InHand::of(&app.endpoint);
+        let (error, unsent) = match side.pool.send(dst, call, &app.endpoint, request).await {
             Ok((response, carrier)) => {
-                let held = Held::new(call.place.clone(), None);
-                let (failures, patience) = (metrics.failures(), call.patience.clone());
+                let held = Held::at_app(call.place.clone(), in_hand);
+                let (failures, patience) = (app.cluster.failures(), call.patience.clone());
                 let mut response = response.map(|body| {
                     ResponseBody::endpoint(body, carrier, held, failures, patience, call.is_grpc)
                 });
@@ -113,8 +117,8 @@ async fn send<N: Net>(
         };
         let again = error.reused.then(|| attempts.next(&error, unsent.map(|request| *request))).flatten();
         let Some(again) = again else { return Err(error) };
-        metrics.failed(error.kind);
-        metrics.retries.inc();
+        app.cluster.failed(error.kind);
+        app.cluster.retries.inc();
         request = again;
     }
 }

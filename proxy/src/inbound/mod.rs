@@ -21,9 +21,8 @@ use crate::detect::{Detected, Outcome, Prefixed, Sniffed};
 use crate::drain;
 use crate::endpoint::Pools;
 use crate::error::Kind;
-use crate::http::tunnel::Slot;
-use crate::http::{serve, serve_h2, version};
-use crate::telemetry::{ClusterMetrics, Metrics, Open, SideMetrics, Throttle};
+use crate::http::{serve, version};
+use crate::telemetry::{Metrics, Open, SideMetrics, Single, Throttle};
 use crate::world::{Net, World};
 
 /// The inbound side of one worker.
@@ -35,7 +34,7 @@ pub struct Inbound<N: Net> {
     rng: RefCell<StdRng>,
     metrics: SideMetrics,
     all_metrics: Arc<Metrics>,
-    app: RefCell<Option<(String, Rc<ClusterMetrics>)>>,
+    app: RefCell<Option<(String, Rc<Single>)>>,
     races: Races,
     failures: Throttle,
     retry: Arc<Retry>,
@@ -74,12 +73,12 @@ impl<N: Net> Inbound<N> {
     }
 
     /// The metrics of the app under its name in force.
-    fn app(&self, service: &str) -> Rc<ClusterMetrics> {
+    fn app(&self, service: &str) -> Rc<Single> {
         let mut app = self.app.borrow_mut();
         match &*app {
             Some((name, metrics)) if name == service => metrics.clone(),
             _ => {
-                let metrics = Rc::new(self.all_metrics.cluster("inbound", service));
+                let metrics = Rc::new(self.all_metrics.single("inbound", service, "app"));
                 *app = Some((service.to_owned(), metrics.clone()));
                 metrics
             }
@@ -113,7 +112,7 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
         return side.refuse(Kind::Loop, peer, Some(dst));
     }
     let snapshot = &table.snapshot;
-    let (is_http2, io) = match snapshot.inbound_protocol(dst.port()) {
+    let begun = match snapshot.inbound_protocol(dst.port()) {
         Protocol::Tcp => {
             let io = Prefixed::new(Bytes::new(), io);
             return Box::pin(tcp::forward(&side, snapshot, dst, io, None, None)).await;
@@ -138,19 +137,6 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
     };
     let http1 = table.snapshot.http1;
     drop(table);
-    let tunnel = Slot::default();
-    let handle = |request| Box::pin(http::handle(side.clone(), dst, request, tunnel.clone()));
-    // A tunnel holds the drain as well.
-    let served = if is_http2 {
-        Box::pin(serve_h2::http2(side.net.clone(), io, drain.clone(), handle)).await
-    } else {
-        serve::http1(io, http1, drain.clone(), handle).await
-    };
-    if let Err(error) = served {
-        if error.is_parse() || error.is_parse_too_large() {
-            side.metrics.refused(Kind::Malformed);
-        }
-        tracing::debug!(%peer, %dst, %error, "client connection ended");
-    }
-    tunnel.run().await;
+    let handle = |request, client| Box::pin(http::handle(side.clone(), dst, request, client));
+    serve::connection(&side.net, begun, http1, drain, &side.metrics, (peer, dst), handle).await;
 }

@@ -8,9 +8,10 @@ use tokio::time::{Instant, timeout};
 use super::{Inbound, source_for};
 use crate::config::Snapshot;
 use crate::detect::{Detected, Outcome, Prefixed, Sniffed, race};
+use crate::endpoint::InHand;
 use crate::error::{Error, Kind};
 use crate::tcp::{Limits, relay};
-use crate::telemetry::{Open, RaceEnd, SideMetrics};
+use crate::telemetry::{OpenConnection, RaceEnd, SideMetrics};
 use crate::world::Net;
 
 /// A connection to the app that has not carried anything yet.
@@ -21,7 +22,8 @@ pub(super) struct Dialled<N: Net> {
 
 /// What lasts as long as a connection to the app.
 struct Guard {
-    _open: [Open; 2],
+    _open: OpenConnection,
+    _in_hand: InHand,
     /// Set while the connection belongs to nobody: who is told when it is dropped.
     spare: Option<SideMetrics>,
 }
@@ -81,7 +83,7 @@ pub(super) async fn forward<N: Net>(
         side.metrics.raced(if server_first { RaceEnd::ServerFirst } else { RaceEnd::ClientFirst });
     }
     let Dialled { app, guard: _guard } = dialled;
-    let metrics = side.app(&snapshot.service);
+    let metrics = &side.app(&snapshot.service).cluster;
     let timeouts = &snapshot.timeouts;
     let limits = Limits { half_close: timeouts.half_close, idle: timeouts.tcp_idle };
     if let Err(error) = relay::<N>(client, app, limits, |moved| metrics.moved(moved)).await {
@@ -95,16 +97,16 @@ pub(super) async fn forward<N: Net>(
 /// Connects to the app.
 async fn dial<N: Net>(side: &Inbound<N>, snapshot: &Snapshot, dst: SocketAddr) -> Option<(N::Io, Guard)> {
     let limit = snapshot.timeouts.connect;
-    let metrics = side.app(&snapshot.service);
+    let metrics = &side.app(&snapshot.service).endpoint;
     let error = match timeout(limit, side.net.connect(dst, source_for(dst))).await {
         Ok(Ok(app)) => {
-            metrics.connects.inc();
-            return Some((app, Guard { _open: metrics.open.open(), spare: None }));
+            let guard = Guard { _open: metrics.connected(), _in_hand: InHand::of(metrics), spare: None };
+            return Some((app, guard));
         }
         Ok(Err(cause)) => Error::at(Kind::of_connect(&cause), dst, cause),
         Err(_) => Error::at(Kind::ConnectTimeout, dst, format!("no answer within {limit:?}")),
     };
-    metrics.connect_failures.inc();
+    metrics.connect_failed();
     side.metrics.refused(error.kind);
     if let Some(withheld) = side.failures.admit(Instant::now()) {
         tracing::warn!(%error, withheld, "the app cannot be reached");

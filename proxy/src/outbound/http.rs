@@ -16,7 +16,8 @@ use crate::endpoint::{Call, Failed, Held, Outcome, Place, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
-use crate::http::tunnel::{Ask, Slot};
+use crate::http::serve::Client;
+use crate::http::tunnel::Ask;
 use crate::http::{RequestBody, bridge, forward, headers, reply};
 use crate::retry::Attempts;
 use crate::tcp;
@@ -28,7 +29,7 @@ pub(super) async fn handle<N: Net>(
     dst: SocketAddr,
     peer: SocketAddr,
     mut request: Request<Incoming>,
-    tunnel: Slot,
+    client: Client,
 ) -> Response<ResponseBody<N>> {
     let table = side.table.load_full();
     let is_grpc = grpc::is_grpc(request.headers());
@@ -66,7 +67,9 @@ pub(super) async fn handle<N: Net>(
                 .until(deadline, Kind::Deadline);
             let limits = Limits::of(&table.snapshot).within(cluster.config.limits);
             let (retry, tries) = (cluster.config.retry.clone(), cluster.config.timeouts.tries);
-            let call = Call { aim, place: Rc::new(place), limits, patience, is_grpc, deadline, retry, tries };
+            let place = Rc::new(place);
+            let interim = client.interim;
+            let call = Call { aim, place, limits, patience, is_grpc, deadline, retry, tries, interim };
             let sending = pin!(send(&side, cluster, &call, request));
             let result = call.patience.wait(sending).await;
             call.place.ended(&result);
@@ -82,7 +85,7 @@ pub(super) async fn handle<N: Net>(
         refuse(error)
     });
     let silence = tcp::Limits { half_close: timeouts.half_close, idle: timeouts.tunnel_idle };
-    ask.answer(&mut response, ResponseBody::take_passing, &tunnel, silence, &cluster.metrics);
+    ask.answer(&mut response, ResponseBody::take_passing, &client.tunnel, silence, &cluster.metrics);
     forward::to_client(version, &mut response, || ResponseBody::NotModified);
     asked.answered(response.status());
     response
@@ -137,7 +140,7 @@ async fn attempt<N: Net>(
     if let Some(deadline) = call.deadline {
         grpc::forward_timeout(request.headers_mut(), deadline - begun);
     }
-    let sending = pin!(side.pool.send(endpoint.address, call.limits, &cluster.metrics, request));
+    let sending = pin!(side.pool.send(endpoint.address, call, &endpoint.metrics, request));
     let sent = call.patience.wait_for_try(begun, call.tries, sending).await;
     let sent = sent.unwrap_or_else(|kind| {
         let error = Error { endpoint: Some(endpoint.address), ..Error::new(kind) };

@@ -22,9 +22,8 @@ use crate::detect::{Detected, Outcome, Prefixed, Sniffed};
 use crate::drain;
 use crate::endpoint::Pools;
 use crate::error::Kind;
-use crate::http::tunnel::Slot;
-use crate::http::{serve, serve_h2, version};
-use crate::telemetry::{ClusterMetrics, Metrics, Open, SideMetrics, Throttle};
+use crate::http::{serve, version};
+use crate::telemetry::{Metrics, Open, SideMetrics, Single, Throttle};
 use crate::world::{Net, World};
 
 /// The outbound side of one worker.
@@ -36,7 +35,7 @@ pub struct Outbound<N: Net> {
     rng: Rc<RefCell<StdRng>>,
     metrics: SideMetrics,
     all_metrics: Arc<Metrics>,
-    passed_through: OnceCell<ClusterMetrics>,
+    passed_through: OnceCell<Single>,
     races: Races,
     failures: Throttle,
 }
@@ -81,7 +80,7 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
         return Box::pin(tcp::pass_through(&side, &table, io, dst, peer)).await;
     };
     let timeouts = &table.snapshot.timeouts;
-    let (is_http2, io) = match cluster.config.protocol_at(dst.port()) {
+    let begun = match cluster.config.protocol_at(dst.port()) {
         Protocol::Tcp => {
             let io = Prefixed::new(Bytes::new(), io);
             return Box::pin(tcp::forward(&side, cluster, peer, io, None, None, timeouts)).await;
@@ -108,27 +107,14 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
     // The snapshot must not outlive its time because a client keeps its connection: each request takes its own.
     let http1 = table.snapshot.http1;
     drop(table);
-    let tunnel = Slot::default();
-    let handle = |request| Box::pin(http::handle(side.clone(), dst, peer, request, tunnel.clone()));
-    // A tunnel holds the drain as well.
-    let served = if is_http2 {
-        Box::pin(serve_h2::http2(side.net.clone(), io, drain.clone(), handle)).await
-    } else {
-        serve::http1(io, http1, drain.clone(), handle).await
-    };
-    if let Err(error) = served {
-        if error.is_parse() || error.is_parse_too_large() {
-            side.metrics.refused(Kind::Malformed);
-        }
-        tracing::debug!(%peer, %dst, %error, "client connection ended");
-    }
-    tunnel.run().await;
+    let handle = |request, client| Box::pin(http::handle(side.clone(), dst, peer, request, client));
+    serve::connection(&side.net, begun, http1, drain, &side.metrics, (peer, dst), handle).await;
 }
 
 impl<N: Net> Outbound<N> {
     /// The metrics of connections to addresses of no cluster, which appear with the first of them.
-    fn passed_through(&self) -> &ClusterMetrics {
-        self.passed_through.get_or_init(|| self.all_metrics.cluster("outbound", "passthrough"))
+    fn passed_through(&self) -> &Single {
+        self.passed_through.get_or_init(|| self.all_metrics.single("outbound", "passthrough", "any"))
     }
 
     fn refuse(&self, kind: Kind, peer: SocketAddr, dst: Option<SocketAddr>) {

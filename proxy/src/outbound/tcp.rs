@@ -9,10 +9,10 @@ use super::Outbound;
 use crate::balance::{Cluster, Table, Tried};
 use crate::config::Timeouts;
 use crate::detect::{Detected, Outcome, Prefixed, Sniffed, detect, race};
-use crate::endpoint::{self, Trial};
+use crate::endpoint::{self, InHand, Trial};
 use crate::error::{Error, Kind};
 use crate::tcp::{Limits, relay};
-use crate::telemetry::{ClusterMetrics, Open, RaceEnd, SideMetrics};
+use crate::telemetry::{ClusterMetrics, OpenConnection, RaceEnd, SideMetrics};
 use crate::world::Net;
 
 /// A connection to an endpoint that has not carried anything yet.
@@ -23,8 +23,10 @@ pub(super) struct Dialled<N: Net> {
 
 /// What lasts as long as a connection to an endpoint.
 struct Guard {
-    _open: [Open; 2],
+    _open: OpenConnection,
+    /// Of an endpoint; where there is none, what is in hand is only counted.
     _trial: Option<Trial>,
+    _in_hand: Option<InHand>,
     /// Set while the connection belongs to nobody: who is told when it is dropped.
     spare: Option<SideMetrics>,
 }
@@ -148,19 +150,24 @@ async fn dial<N: Net>(
             return None;
         };
         tried.insert(position);
+        let endpoint = &cluster.endpoints[position];
         let mut trial = cluster.outliers.begin(position, now, None, &side.rng);
-        match connect(&side.net, cluster.endpoints[position].address, timeouts).await {
+        match connect(&side.net, endpoint.address, timeouts).await {
             Ok(upstream) => {
                 let now = Instant::now();
                 trial.answered(now);
                 trial.tell(endpoint::Outcome::Success, now);
-                cluster.metrics.connects.inc();
-                let open = cluster.metrics.open.open();
-                return Some((upstream, Guard { _open: open, _trial: Some(trial), spare: None }));
+                let guard = Guard {
+                    _open: endpoint.metrics.connected(),
+                    _trial: Some(trial),
+                    _in_hand: None,
+                    spare: None,
+                };
+                return Some((upstream, guard));
             }
             Err(error) => {
                 trial.tell(endpoint::Outcome::of_error(&error, true), Instant::now());
-                cluster.metrics.connect_failures.inc();
+                endpoint.metrics.connect_failed();
                 cluster.metrics.failed(error.kind);
                 if let Some(withheld) = side.failures.admit(Instant::now()) {
                     tracing::warn!(cluster = %cluster.config.name, %error, withheld, "cannot connect");
@@ -217,7 +224,7 @@ pub(super) async fn pass_through<N: Net>(
             Dialled { upstream: Prefixed::new(bytes::Bytes::new(), io), guard }
         }
     };
-    carry(side.passed_through(), "passthrough", client, dialled, timeouts).await;
+    carry(&side.passed_through().cluster, "passthrough", client, dialled, timeouts).await;
 }
 
 async fn dial_direct<N: Net>(
@@ -225,14 +232,19 @@ async fn dial_direct<N: Net>(
     dst: SocketAddr,
     timeouts: &Timeouts,
 ) -> Option<(N::Io, Guard)> {
-    let metrics = side.passed_through();
+    let metrics = &side.passed_through().endpoint;
     match connect(&side.net, dst, timeouts).await {
         Ok(upstream) => {
-            metrics.connects.inc();
-            Some((upstream, Guard { _open: metrics.open.open(), _trial: None, spare: None }))
+            let guard = Guard {
+                _open: metrics.connected(),
+                _trial: None,
+                _in_hand: Some(InHand::of(metrics)),
+                spare: None,
+            };
+            Some((upstream, guard))
         }
         Err(error) => {
-            metrics.connect_failures.inc();
+            metrics.connect_failed();
             side.metrics.refused(error.kind);
             if let Some(withheld) = side.failures.admit(Instant::now()) {
                 tracing::warn!(%error, withheld, "cannot connect");

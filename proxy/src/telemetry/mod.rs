@@ -1,6 +1,7 @@
 //! What the sidecar counts. Every counter that a request touches is looked up when its cluster or listener is made:
 //! adding costs a nanosecond, finding by label some hundred.
 
+mod endpoint;
 mod throttle;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use tokio::time::Instant;
 
+pub use endpoint::{EndpointMetrics, OpenConnection};
 pub use throttle::Throttle;
 
 use crate::detect::tls::ClientHello;
@@ -115,13 +117,14 @@ pub struct Metrics {
     concurrency: Family<SideCluster, Gauge>,
     in_flight: Family<SideCluster, Gauge>,
     checks: Family<SideClusterResult, Counter>,
-    endpoints: Family<ClusterState, Gauge>,
+    by_state: Family<ClusterState, Gauge>,
     app: Family<Probe, Gauge>,
     connects: Family<SideCluster, Counter>,
     connect_failures: Family<SideCluster, Counter>,
     upstream_open: Family<SideCluster, Gauge>,
     tunnels: Family<SideCluster, Gauge>,
     waiting: Family<SideCluster, Gauge>,
+    endpoints: endpoint::Endpoints,
     bytes_sent: Family<SideCluster, Counter>,
     bytes_received: Family<SideCluster, Counter>,
     bytes_spliced: Family<SideCluster, Counter>,
@@ -179,6 +182,15 @@ pub struct ClusterMetrics {
     duration: Histogram,
 }
 
+/// Metrics of a cluster that counts as one endpoint: the local app, or everything that is passed through.
+#[derive(Debug, Clone)]
+pub struct Single {
+    /// The cluster's.
+    pub cluster: ClusterMetrics,
+    /// The endpoint's.
+    pub endpoint: EndpointMetrics,
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("proxy");
@@ -209,8 +221,11 @@ impl Default for Metrics {
             gauge!("load_requests", "Requests in flight that count against the limit"),
             gauge!("load_shedding", "1 while nothing is taken on for want of memory"),
         );
+        let endpoints = endpoint::Endpoints::default();
+        endpoints.register(&mut registry);
         Metrics {
             load: Arc::new(load),
+            endpoints,
             connections: family!("connections", "Connections accepted"),
             connections_open: family!("connections_open", "Accepted connections that are open"),
             refused: family!(
@@ -242,7 +257,7 @@ impl Default for Metrics {
                 "Requests in flight by cluster, or to the app's ports that follow latency"
             ),
             checks: family!("health_checks", "Active checks of endpoints by result"),
-            endpoints: family!("endpoints", "Endpoints by state"),
+            by_state: family!("endpoints", "Endpoints by state"),
             app: family!("app_probe", "Whether the local app passes a probe"),
             connects: family!("connects", "Connections opened to endpoints"),
             connect_failures: family!("connect_failures", "Attempts to connect to endpoints that failed"),
@@ -348,7 +363,7 @@ impl Metrics {
     /// Sets how many endpoints of a cluster are in a state.
     pub fn set_endpoints(&self, cluster: &str, state: &'static str, count: usize) {
         let label = ClusterState { cluster: cluster.to_owned(), state };
-        self.endpoints.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.by_state.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Sets how many requests are in flight, and may be if there is such a limit: of a cluster, or of a port of the app.
@@ -363,6 +378,23 @@ impl Metrics {
     /// Sets whether the local app passes a probe.
     pub fn set_probe(&self, probe: &'static str, passes: bool) {
         self.app.get_or_create(&Probe { probe }).set(passes.into());
+    }
+
+    /// The metrics of one endpoint of a cluster whose own are `metrics`. They are listed for as long as somebody holds them.
+    pub fn endpoint(
+        &self,
+        side: &'static str,
+        cluster: &str,
+        endpoint: impl ToString,
+        metrics: &ClusterMetrics,
+    ) -> EndpointMetrics {
+        self.endpoints.get(side, cluster, endpoint.to_string(), metrics)
+    }
+
+    /// The metrics of a cluster of which only one endpoint is told apart, under the name `endpoint`.
+    pub fn single(&self, side: &'static str, cluster: &str, endpoint: &str) -> Single {
+        let all = self.cluster(side, cluster);
+        Single { endpoint: self.endpoint(side, cluster, endpoint, &all), cluster: all }
     }
 
     /// What the sidecar carries now.
@@ -602,7 +634,7 @@ fn position(kind: Kind) -> usize {
 }
 
 /// Connections to the endpoints of a cluster that are open, and with them those of the whole sidecar.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Sockets {
     cluster: Gauge,
     all: Gauge,

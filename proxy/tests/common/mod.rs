@@ -220,6 +220,13 @@ impl Side {
         lines.map(|l| l.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 
+    /// Puts another configuration in force.
+    pub fn reload(&self, config: &str) {
+        let snapshot = Arc::new(proxy::config::parse("sidecar.toml", config).unwrap());
+        let table = Table::new(snapshot, Some(&self.table.load()), &self.metrics, Instant::now());
+        self.table.store(Arc::new(table));
+    }
+
     /// Drains it with a deadline that no test should reach; how many connections were cut.
     pub async fn drain(&self) -> usize {
         self.drain.drain(Instant::now() + PATIENCE).await
@@ -238,6 +245,10 @@ impl Side {
         let pending: u32 =
             self.table.load().clusters.iter().flat_map(|c| c.endpoints.iter()).map(|e| e.pending()).sum();
         assert_eq!(pending, 0, "requests in hand");
+        for gauge in ["connections_open", "connections_idle", "requests_pending", "requests_waiting"] {
+            let name = format!("proxy_endpoint_{gauge}");
+            assert_eq!(self.count(&name, &[]), 0, "{}", self.metrics.text());
+        }
         let answered = self.count("proxy_responses_total", &[]) + self.count("proxy_abandoned_total", &[]);
         assert_eq!(self.count("proxy_requests_total", &[]), answered, "{}", self.metrics.text());
     }

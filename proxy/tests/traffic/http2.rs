@@ -328,15 +328,33 @@ fn both_directions_of_a_grpc_stream_flow_at_the_same_time() {
 }
 
 #[test]
-fn a_tunnel_over_http2_is_refused_and_a_bridged_websocket_keeps_http1() {
+fn announced_trailers_cross_the_bridge_both_ways_and_others_are_left_out() {
     run(async {
-        let (app, _) = h2c::echo(10).await;
-        let near = outbound(TestNet::to(SERVICE), &cluster("http", &[app], "")).await;
-        let client = h2c::connect(near.at).await;
-        let connect = http::Request::builder().method("CONNECT").uri("orders:80").body(()).unwrap();
-        let (response, _send) = client.clone().send_request(connect, false).unwrap();
-        assert_eq!(response.await.unwrap().status(), 501);
+        let seen = Seen::default();
+        let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n\
+                      2\r\nok\r\n0\r\nx-sum: 7\r\nx-other: 1\r\n\r\n";
+        let app = seen.app(answer).await;
+        let far = inbound(TestNet::to(&app.to_string()), "service = 'orders'").await;
+        let net = TestNet::to(SERVICE).redirect(app, far.at);
+        let near = outbound(net, &(cluster("http", &[app], "") + "bridge = true\n")).await;
+        let mut client = near.client().await;
+        let got = client
+            .ask(
+                "POST / HTTP/1.1\r\nhost: a\r\nte: trailers\r\ntransfer-encoding: chunked\r\ntrailer: x-check\r\n\r\n\
+                 2\r\nhi\r\n0\r\nx-check: 9\r\nx-other: 1\r\n\r\n",
+            )
+            .await;
+        assert_eq!((got.text(), &*got.trailers), ("ok", "x-sum: 7\n"));
+        assert_eq!((seen.last().text(), &*seen.last().trailers), ("hi", "x-check: 9\n"));
+        drop(client);
+        near.at_rest().await;
+        far.at_rest().await;
+    });
+}
 
+#[test]
+fn a_websocket_of_a_bridged_cluster_keeps_http1() {
+    run(async {
         let echo = crate::common::app(|_, mut wire| async move {
             let request = wire.request().await.unwrap();
             assert_eq!(request.header("upgrade").as_deref(), Some("websocket"));

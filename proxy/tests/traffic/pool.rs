@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::common::h2c::{self, ask, request};
-use crate::common::{SERVICE, Seen, Side, TestNet, app, cluster, outbound, run, spawn, until};
+use crate::common::{SERVICE, Seen, Side, TestNet, app, cluster, nobody, outbound, run, spawn, until};
 use tokio::time::sleep;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -146,6 +146,53 @@ fn a_connection_that_has_come_of_age_is_not_used_again() {
         let answer = h2c::answer(response.await.unwrap()).await.unwrap();
         assert_eq!(answer.body, b"late", "and what the old one carries comes to its end");
         drop((client, send));
+        near.at_rest().await;
+    });
+}
+
+#[test]
+fn the_gauges_of_an_endpoint_tell_what_is_there_now_and_go_away_with_it() {
+    run(async {
+        let (plain, _) = slow(Duration::from_millis(20)).await;
+        let (multi, _) = h2c::echo(100).await;
+        let stays = nobody();
+        let near = Rc::new(before(&[plain], "limits.endpoint_connections = 1").await);
+        let gauges = |of: std::net::SocketAddr| {
+            let of = format!("endpoint=\"{of}\"");
+            let names = ["connections_open", "connections_idle", "requests_pending", "requests_waiting"];
+            names.map(|gauge| near.count(&format!("proxy_endpoint_{gauge}"), &[&of]))
+        };
+        assert_eq!(gauges(plain), [0; 4]);
+        let mut clients = [near.client().await, near.client().await];
+        for client in &mut clients {
+            client.send(GET).await;
+        }
+        until("one is there and one waits", || gauges(plain) == [1, 0, 2, 1]).await;
+        for client in &mut clients {
+            client.response(false).await;
+        }
+        until("its connection is kept", || gauges(plain) == [1, 1, 0, 0]).await;
+
+        near.reload(&cluster("http", &[multi, stays], ""));
+        assert_eq!(
+            near.count("proxy_endpoint_connections_open", &[&plain.to_string()]),
+            1,
+            "it is still open"
+        );
+        (near.clear)();
+        assert!(
+            !near.metrics.text().contains(&plain.to_string()),
+            "it has left and its connections are closed"
+        );
+
+        near.reload(&cluster("http", &[multi], ""));
+        let client = h2c::connect(near.at).await;
+        let upload = || client.clone().send_request(request("POST", "/").body(()).unwrap(), false).unwrap();
+        let uploads = (upload(), upload());
+        until("both are there", || gauges(multi) == [1, 0, 2, 0]).await;
+        drop(uploads);
+        until("nothing is left of them", || gauges(multi) == [1, 1, 0, 0]).await;
+        drop((client, clients));
         near.at_rest().await;
     });
 }

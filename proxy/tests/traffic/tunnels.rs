@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::common::h2c;
 use crate::common::{SERVICE, Seen, Side, TestNet, Wire, app, cluster, inbound, outbound, pair, run, until};
 use tokio::io::AsyncWriteExt;
 
@@ -214,5 +215,101 @@ fn a_client_that_goes_away_takes_its_tunnel_and_the_apps_connection_with_it() {
             side.at_rest().await;
             assert_eq!(open(side), 0);
         }
+    });
+}
+
+fn connect(to: &str) -> http::Request<()> {
+    http::Request::builder().method("CONNECT").uri(to).body(()).unwrap()
+}
+
+#[test]
+fn connect_over_http2_makes_a_tunnel_of_its_stream_while_others_go_on() {
+    run(async {
+        let (app, connections) = h2c::app(100, |request, mut respond| async move {
+            if request.method() != "CONNECT" {
+                respond.send_response(http::Response::new(()), true).unwrap();
+                return;
+            }
+            assert_eq!(request.uri().to_string(), "db:5432");
+            let mut send = respond.send_response(http::Response::new(()), false).unwrap();
+            send.send_data("first".into(), false).unwrap();
+            let (bytes, _) = h2c::read(request.into_body()).await.unwrap();
+            send.send_data([&b"heard "[..], &bytes].concat().into(), true).unwrap();
+        })
+        .await;
+        let (near, far) = pair(app).await;
+        let client = h2c::connect(near.at).await;
+        let (response, mut send) = client.clone().send_request(connect("db:5432"), false).unwrap();
+        let mut response = response.await.unwrap();
+        assert_eq!((response.status().as_u16(), response.headers().len()), (200, 0));
+        assert_eq!(response.body_mut().data().await.unwrap().unwrap(), "first");
+        send.send_data("ping".into(), false).unwrap();
+        assert_eq!((open(&near), open(&far)), (1, 1));
+        assert_eq!(near.count("proxy_endpoint_requests_pending", &[]), 1, "the tunnel is in hand");
+        let other = h2c::ask(&client, h2c::request("GET", "/").body(()).unwrap(), "", None).await.unwrap();
+        assert_eq!(other.head.status(), 200);
+        // Half-close: the app hears the end and still has the last word.
+        send.send_data(" pong".into(), true).unwrap();
+        assert_eq!(h2c::read(response.into_body()).await.unwrap().0, b"heard ping pong");
+        assert_eq!(connections.get(), 1);
+        until("both tunnels are over", || open(&near) + open(&far) == 0).await;
+        assert_eq!(near.count("proxy_errors_total", &[]) + far.count("proxy_errors_total", &[]), 0);
+        drop((client, send));
+        near.at_rest().await;
+        far.at_rest().await;
+    });
+}
+
+#[test]
+fn an_http2_tunnel_that_is_refused_or_reset_or_left_alone_leaves_nothing_behind() {
+    run(async {
+        let (app, _) = h2c::app(100, |request, mut respond| async move {
+            let status = if request.uri().host() == Some("no") { 403 } else { 200 };
+            let response = http::Response::builder().status(status).body(()).unwrap();
+            let mut send = respond.send_response(response, false).unwrap();
+            send.send_data("words".into(), status == 403).unwrap();
+            let _ = h2c::read(request.into_body()).await;
+        })
+        .await;
+        let (near, far) = pair(app).await;
+        let client = h2c::connect(near.at).await;
+        let refused = h2c::ask(&client, connect("no:1"), "", None).await.unwrap();
+        assert_eq!((refused.head.status().as_u16(), &refused.body[..]), (403, &b"words"[..]));
+        assert!(!refused.head.headers().contains_key("connection"), "{refused:?}");
+        assert_eq!(open(&near), 0);
+
+        let (response, mut send) = client.clone().send_request(connect("yes:1"), false).unwrap();
+        let response = response.await.unwrap();
+        until("it is open", || open(&near) == 1 && open(&far) == 1).await;
+        send.send_reset(h2::Reason::CANCEL);
+        drop((response, send));
+        until("the reset has closed it", || open(&near) + open(&far) == 0).await;
+
+        let (response, _send) = client.clone().send_request(connect("yes:1"), false).unwrap();
+        assert_eq!(response.await.unwrap().status(), 200);
+        until("it is open", || open(&near) == 1 && open(&far) == 1).await;
+        let mut drain = std::pin::pin!(near.drain());
+        let early = tokio::time::timeout(Duration::from_millis(50), drain.as_mut()).await;
+        assert!(early.is_err(), "a tunnel holds a drain");
+        drop((client, _send));
+        assert_eq!(drain.await, 0);
+        near.at_rest().await;
+        far.at_rest().await;
+    });
+}
+
+#[test]
+fn websocket_over_http2_is_not_offered_and_a_client_that_tries_has_its_stream_reset() {
+    run(async {
+        let (app, _) = h2c::echo(100).await;
+        let (near, _far) = pair(app).await;
+        let client = h2c::connect(near.at).await;
+        assert!(!client.is_extended_connect_protocol_enabled());
+        let mut request =
+            http::Request::builder().method("CONNECT").uri("http://orders/chat").body(()).unwrap();
+        request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+        let (response, _send) = client.clone().send_request(request, false).unwrap();
+        assert!(response.await.is_err());
+        assert_eq!(near.count("proxy_requests_total", &[]), 0);
     });
 }

@@ -1,0 +1,209 @@
+//! What is counted for each endpoint: connections and requests there now. Gauges only: counters of each endpoint would
+//! grow with every address that ever was.
+//!
+//! A label set lives as long as somebody holds its [`EndpointMetrics`]: the endpoint, or a connection that has outlived
+//! it. So there are as many as there are endpoints in the configuration, and an endpoint that comes back while its old
+//! connections are open goes on counting where it was.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::{ClusterMetrics, LIMITS, Limited, Open, Sockets};
+
+/// Labels of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
+struct SideClusterEndpoint {
+    side: &'static str,
+    cluster: String,
+    endpoint: String,
+}
+
+/// The gauges of all endpoints. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Endpoints {
+    gauges: [Family<SideClusterEndpoint, Gauge>; 4],
+    /// Those that somebody holds.
+    held: Arc<Mutex<BTreeMap<SideClusterEndpoint, Weak<Inner>>>>,
+}
+
+/// What is counted for one endpoint, and for its cluster whenever something happens at an endpoint. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct EndpointMetrics(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// In the order of [`NAMES`].
+    gauges: [Gauge; 4],
+    cluster: Shared,
+    registered: Option<(Endpoints, SideClusterEndpoint)>,
+}
+
+/// The cluster's part.
+#[derive(Debug, Default)]
+struct Shared {
+    connects: Counter,
+    connect_failures: Counter,
+    sockets: Sockets,
+    waiting: Gauge,
+    limited: [Counter; LIMITS.len()],
+}
+
+const NAMES: [(&str, &str); 4] = [
+    ("endpoint_connections_open", "Connections to an endpoint that are open"),
+    ("endpoint_connections_idle", "Connections to an endpoint that are open and carry nothing"),
+    ("endpoint_requests_pending", "Requests and opaque connections in hand at an endpoint"),
+    ("endpoint_requests_waiting", "Requests that wait for an HTTP/1 connection to an endpoint"),
+];
+const OPEN: usize = 0;
+const IDLE: usize = 1;
+const PENDING: usize = 2;
+const WAITING: usize = 3;
+
+impl Endpoints {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        for (family, (name, help)) in self.gauges.iter().zip(NAMES) {
+            registry.register(name, help, family.clone());
+        }
+    }
+
+    /// The metrics of one endpoint: those that are held, or new ones.
+    pub(super) fn get(
+        &self,
+        side: &'static str,
+        cluster: &str,
+        endpoint: String,
+        metrics: &ClusterMetrics,
+    ) -> EndpointMetrics {
+        let labels = SideClusterEndpoint { side, cluster: cluster.to_owned(), endpoint };
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(inner) = held.get(&labels).and_then(Weak::upgrade) {
+            return EndpointMetrics(inner);
+        }
+        let inner = Arc::new(Inner {
+            gauges: [OPEN, IDLE, PENDING, WAITING].map(|i| self.gauges[i].get_or_create_owned(&labels)),
+            cluster: Shared {
+                connects: metrics.connects.clone(),
+                connect_failures: metrics.connect_failures.clone(),
+                sockets: metrics.open.clone(),
+                waiting: metrics.waiting.clone(),
+                limited: metrics.limited.clone(),
+            },
+            registered: Some((self.clone(), labels.clone())),
+        });
+        held.insert(labels, Arc::downgrade(&inner));
+        EndpointMetrics(inner)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let Some((all, labels)) = &self.registered else { return };
+        let mut held = all.held.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody may have made new ones since the last holder let go; those use the same gauges.
+        if held.get(labels).is_some_and(|weak| weak.strong_count() == 0) {
+            held.remove(labels);
+            for family in &all.gauges {
+                family.remove(labels);
+            }
+        }
+    }
+}
+
+impl EndpointMetrics {
+    /// Counts a connection that was opened, until the guard is dropped.
+    pub fn connected(&self) -> OpenConnection {
+        self.0.cluster.connects.inc();
+        OpenConnection {
+            _open: Open::new(&self.0.gauges[OPEN]),
+            _sockets: self.0.cluster.sockets.open(),
+            metrics: self.clone(),
+        }
+    }
+
+    /// How many connections to the whole cluster are open.
+    pub fn open_to_cluster(&self) -> i64 {
+        self.0.cluster.sockets.count()
+    }
+
+    /// How many requests of the whole cluster wait for a connection.
+    pub fn waiting_for_cluster(&self) -> i64 {
+        self.0.cluster.waiting.get()
+    }
+
+    /// Counts what the cluster's limits refused.
+    pub fn limited(&self, limit: Limited) {
+        self.0.cluster.limited[limit as usize].inc();
+    }
+
+    /// Counts an attempt to connect that failed.
+    pub fn connect_failed(&self) {
+        self.0.cluster.connect_failures.inc();
+    }
+
+    /// Counts a request in hand, until the guard is dropped.
+    pub fn pending(&self) -> Open {
+        Open::new(&self.0.gauges[PENDING])
+    }
+
+    /// How many requests are in hand.
+    pub fn pending_now(&self) -> u32 {
+        u32::try_from(self.0.gauges[PENDING].get()).unwrap_or(0)
+    }
+
+    /// Counts a request that waits, until the guards are dropped.
+    pub fn waiting(&self) -> [Open; 2] {
+        [Open::new(&self.0.gauges[WAITING]), Open::new(&self.0.cluster.waiting)]
+    }
+}
+
+/// A connection that is open.
+#[derive(Debug)]
+pub struct OpenConnection {
+    _open: Open,
+    _sockets: [Open; 2],
+    metrics: EndpointMetrics,
+}
+
+impl OpenConnection {
+    /// It carries nothing, until the guard is dropped.
+    pub fn idle(&self) -> Open {
+        Open::new(&self.metrics.0.gauges[IDLE])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::telemetry::Metrics;
+
+    fn lines(metrics: &Metrics) -> Vec<String> {
+        let text = metrics.text();
+        text.lines().filter(|l| l.starts_with("proxy_endpoint_")).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn an_endpoint_is_listed_while_somebody_holds_it_and_counts_on_if_it_comes_back_before() {
+        let metrics = Metrics::default();
+        let cluster = metrics.cluster("outbound", "orders");
+        let get = || metrics.endpoint("outbound", "orders", "10.0.0.1:80", &cluster);
+        let first = get();
+        let connection = first.connected();
+        let idle = connection.idle();
+        let _pending = first.pending();
+        assert_eq!(lines(&metrics).len(), 4);
+        drop(first);
+        // The connection holds it.
+        let again = get();
+        assert_eq!(again.pending_now(), 1);
+        let open = "proxy_endpoint_connections_open{side=\"outbound\",cluster=\"orders\",endpoint=\"10.0.0.1:80\"} 1";
+        assert!(lines(&metrics).iter().any(|l| l == open), "{:?}", lines(&metrics));
+        drop((idle, connection, again));
+        assert_eq!(lines(&metrics), Vec::<String>::new());
+        assert_eq!(get().pending_now(), 0, "nothing is known of one that is new");
+    }
+}
