@@ -25,7 +25,7 @@ use arc_swap::ArcSwap;
 use http::{Method, StatusCode};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::admin::{self, OPENMETRICS, Page, TEXT};
@@ -34,6 +34,9 @@ use crate::capture::listener::{accept, bind_any};
 use crate::command;
 use crate::config::{self, Snapshot, defaults, reload};
 use crate::drain;
+use crate::endpoint::{Endpoint, Health, Phase};
+use crate::health;
+use crate::health::app::{AppHealth, Which};
 use crate::inbound::{self, Inbound};
 use crate::limit;
 use crate::outbound::{self, Outbound};
@@ -52,6 +55,8 @@ pub struct Sidecar {
     stop: Notify,
     /// All workers listen.
     started: Notify,
+    /// What the probes of the local app say.
+    app: watch::Sender<AppHealth>,
 }
 
 const DRAINING: usize = usize::MAX;
@@ -61,8 +66,10 @@ impl Sidecar {
     /// remember when they were made.
     pub fn new(snapshot: Snapshot, workers: usize) -> Arc<Self> {
         let metrics = Arc::new(Metrics::default());
+        let (app, _) = watch::channel(AppHealth::beginning(&snapshot.app));
         let table = Table::new(Arc::new(snapshot), None, &metrics, Instant::now());
         Arc::new(Sidecar {
+            app,
             table: Arc::new(ArcSwap::from_pointee(table)),
             metrics,
             unready: AtomicUsize::new(workers),
@@ -77,6 +84,11 @@ impl Sidecar {
         let table = Table::new(snapshot, Some(&self.table.load()), &self.metrics, now);
         self.table.store(Arc::new(table));
         self.metrics.reloaded(true);
+    }
+
+    /// Watches what the probes of the local app say.
+    pub fn app_health(&self) -> watch::Receiver<AppHealth> {
+        self.app.subscribe()
     }
 
     fn drain(&self) {
@@ -95,10 +107,55 @@ impl Sidecar {
 
     fn readiness(&self) -> (StatusCode, &'static str, String) {
         match self.unready.load(Ordering::Acquire) {
-            0 => (StatusCode::OK, TEXT, "ready\n".into()),
+            0 => match self.app.borrow().unready() {
+                None => (StatusCode::OK, TEXT, "ready\n".into()),
+                Some((which, said)) => {
+                    let text = format!("the app's {} probe does not pass: {}\n", which.label(), said.why);
+                    (StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
+                }
+            },
             DRAINING => (StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n".into()),
             n => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{n} workers do not listen yet\n")),
         }
+    }
+}
+
+impl Sidecar {
+    /// What a probe of the app said last.
+    fn probe(&self, which: Which) -> (StatusCode, &'static str, String) {
+        match self.app.borrow().get(which) {
+            None => (StatusCode::NOT_FOUND, TEXT, format!("there is no [app.{}]\n", which.label())),
+            Some(said) if said.passes => (StatusCode::OK, TEXT, "passes\n".into()),
+            Some(said) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{}\n", said.why)),
+        }
+    }
+
+    /// Everything that is counted. What is read off a state and not counted up is brought up to date first.
+    fn scrape(&self) -> String {
+        let table = self.table.load();
+        for cluster in &table.clusters {
+            let name = &cluster.config.name;
+            let count = |wanted: &dyn Fn(&Endpoint) -> bool| {
+                cluster.endpoints.iter().filter(|endpoint| wanted(endpoint)).count()
+            };
+            let metrics = &self.metrics;
+            metrics.set_endpoints(name, "known", cluster.endpoints.len());
+            metrics.set_endpoints(name, "ejected", count(&Endpoint::is_ejected));
+            metrics.set_endpoints(name, "unhealthy", count(&|e| e.health() == Health::Unhealthy));
+            let (in_flight, limit) = (cluster.concurrency.in_flight(), cluster.concurrency.limit());
+            metrics.set_concurrency("outbound", name, in_flight, limit);
+        }
+        for (port, concurrency) in &table.app {
+            let (in_flight, limit) = (concurrency.in_flight(), concurrency.limit());
+            self.metrics.set_concurrency("inbound", &port.to_string(), in_flight, limit);
+        }
+        let app = self.app.borrow();
+        for which in Which::ALL {
+            if let Some(said) = app.get(which) {
+                self.metrics.set_probe(which.label(), said.passes);
+            }
+        }
+        self.metrics.text()
     }
 }
 
@@ -169,7 +226,7 @@ pub async fn control<N: Net>(world: World<N>, sidecar: Arc<Sidecar>) -> io::Resu
     let listen = sidecar.table.load().snapshot.listen;
     let loopback = (Ipv4Addr::LOCALHOST, listen.admin).into();
     let admin = world.net.bind(loopback).await.map_err(named("admin", listen.admin))?;
-    let health = bind_any(&world.net, listen.health).await.map_err(named("health", listen.health))?;
+    let health_port = bind_any(&world.net, listen.health).await.map_err(named("health", listen.health))?;
     let metrics = bind_any(&world.net, listen.metrics).await.map_err(named("metrics", listen.metrics))?;
     let page = |path, method, about, answer| Page { path, method, about, answer };
     let ready = || {
@@ -181,10 +238,19 @@ pub async fn control<N: Net>(world: World<N>, sidecar: Arc<Sidecar>) -> io::Resu
         page("/live", Method::GET, "200 while the control thread runs", Box::new(ok))
     };
     let scrape = || {
-        let metrics = sidecar.metrics.clone();
-        let answer = move || (StatusCode::OK, OPENMETRICS, metrics.text());
+        let sidecar = sidecar.clone();
+        let answer = move || (StatusCode::OK, OPENMETRICS, sidecar.scrape());
         page("/metrics", Method::GET, "counters, OpenMetrics text", Box::new(answer))
     };
+    let probe = |path, which| {
+        let sidecar = sidecar.clone();
+        page(path, Method::GET, "what a probe of the app said last", Box::new(move || sidecar.probe(which)))
+    };
+    let probes = [
+        probe("/app-health/startup", Which::Startup),
+        probe("/app-health/readiness", Which::Readiness),
+        probe("/app-health/liveness", Which::Liveness),
+    ];
     let clusters = {
         let sidecar = sidecar.clone();
         let answer = move || (StatusCode::OK, TEXT, describe(&sidecar.table.load()));
@@ -203,11 +269,13 @@ pub async fn control<N: Net>(world: World<N>, sidecar: Arc<Sidecar>) -> io::Resu
         };
         page("/shutdown", Method::POST, "drains and exits", Box::new(answer))
     };
-    let net = world.net;
+    let (net, rng) = (world.net, world.rng);
     tokio::join!(
+        health::active::run(net.clone(), rng.child("checks", 0), sidecar.table.clone()),
+        health::app::run(net.clone(), sidecar.table.clone(), inbound::source_for, &sidecar.app),
         watch_memory(net.clone(), &sidecar),
         admin::serve(net.clone(), admin, vec![ready(), live(), scrape(), clusters, dump, shutdown]),
-        admin::serve(net.clone(), health, vec![ready(), live()]),
+        admin::serve(net.clone(), health_port, [ready(), live()].into_iter().chain(probes).collect()),
         admin::serve(net, metrics, vec![scrape()]),
     );
     Ok(())
@@ -329,6 +397,7 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> io::Result<E
         let controlling = control(world, sidecar.clone());
         // Its own task, because pages answer during the drain too.
         net.spawn("control", async move {
+            let _alarm = Alarm { thread: "control".into(), failed: failed.clone() };
             if let Err(error) = controlling.await {
                 let _ = failed.send(error);
             }
@@ -391,6 +460,22 @@ fn local_runtime() -> io::Result<LocalRuntime> {
     Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
 }
 
+/// Ends the process when the code around it panics: a sidecar that has lost a worker, or its pages, must not go on
+/// saying that it is ready.
+struct Alarm {
+    thread: String,
+    failed: mpsc::UnboundedSender<io::Error>,
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // If nobody listens any more, the process ends already.
+            let _ = self.failed.send(io::Error::other(format!("{} panicked", self.thread)));
+        }
+    }
+}
+
 /// Starts a worker on a thread of its own. The thread lives as long as the process, so that connections can end after
 /// the listeners have closed.
 fn spawn_worker(
@@ -401,6 +486,7 @@ fn spawn_worker(
     failed: mpsc::UnboundedSender<io::Error>,
 ) -> io::Result<()> {
     let run = move || {
+        let _alarm = Alarm { thread: format!("worker-{n}"), failed: failed.clone() };
         let worked = local_runtime().and_then(|runtime| {
             runtime.block_on(async {
                 work(world, sidecar, drains).await?;
@@ -471,16 +557,70 @@ fn describe(table: &Table) -> String {
     let now = Instant::now();
     let mut text = String::new();
     for cluster in &table.clusters {
-        for endpoint in &cluster.endpoints {
-            let state = if endpoint.is_ejected() { "ejected" } else { "in use" };
+        let (name, concurrency) = (&cluster.config.name, &cluster.concurrency);
+        text += &format!("{name}  in flight {}", concurrency.in_flight());
+        if let Some(limit) = concurrency.limit() {
+            text += &format!(" of {limit}");
+        }
+        text.push('\n');
+        for (endpoint, known) in cluster.endpoints.iter().zip(&cluster.config.endpoints) {
+            let state = match endpoint.phase() {
+                Phase::Closed => "in use".to_owned(),
+                Phase::HalfOpen(reason) => format!("ejected ({}), its probe is under way", reason.label()),
+                Phase::Ejected(until, reason) if until > now => {
+                    format!("ejected ({}) for another {:.1?}", reason.label(), until - now)
+                }
+                Phase::Ejected(_, reason) => {
+                    format!("ejected ({}), the next request is its probe", reason.label())
+                }
+            };
             text += &format!(
-                "{}  {}  {state}  pending {}  latency {:.1?}\n",
-                cluster.config.name,
+                "{name}  {}  {state}  {}  pending {}  latency {:.1?}  weight {}  priority {}  zone {}\n",
                 endpoint.address,
+                endpoint.health().label(),
                 endpoint.pending(),
                 endpoint.latency(now),
+                known.weight,
+                known.priority,
+                known.zone.as_deref().unwrap_or("-"),
             );
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_is_reported_and_one_that_ends_is_not() {
+        let (failed, mut failure) = mpsc::unbounded_channel();
+        let alarm = |panics: bool| {
+            let failed = failed.clone();
+            let run = move || {
+                let _alarm = Alarm { thread: "worker-3".into(), failed };
+                assert!(!panics, "on purpose");
+            };
+            let _ = std::thread::spawn(run).join();
+        };
+        alarm(false);
+        assert!(failure.try_recv().is_err());
+        alarm(true);
+        assert_eq!(failure.try_recv().unwrap().to_string(), "worker-3 panicked");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sidecar_whose_app_is_not_ready_is_not_ready_and_says_why() {
+        let text = "service = 'web'\n[app.readiness]\naddress = '127.0.0.1:8080'\nhttp = '/ready'";
+        let sidecar = Sidecar::new(config::parse("sidecar.toml", text).unwrap(), 1);
+        sidecar.listening();
+        let (status, _, why) = sidecar.readiness();
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(why, "the app's readiness probe does not pass: it has not been asked yet\n");
+        assert_eq!(sidecar.probe(Which::Readiness).0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(sidecar.probe(Which::Liveness).0, StatusCode::NOT_FOUND);
+        assert!(!sidecar.app_health().borrow().is_ready());
+        assert!(sidecar.scrape().contains("proxy_app_probe{probe=\"readiness\"} 0"));
+    }
 }

@@ -47,6 +47,8 @@ pub enum Kind {
     Incomplete,
     /// As many requests are at the endpoint, and wait for it, as may.
     PoolFull,
+    /// The cluster has as many requests in flight as it may.
+    ClusterFull,
     /// The sidecar carries as much as it can: a limit on connections, requests or memory was reached.
     Overload,
     /// The request needs something that this sidecar does not carry.
@@ -82,7 +84,7 @@ struct Row {
 
 impl Kind {
     /// Every kind, for metrics.
-    pub const ALL: [Kind; 23] = [
+    pub const ALL: [Kind; 24] = [
         Kind::NoEndpoint,
         Kind::Connect,
         Kind::ConnectTimeout,
@@ -97,6 +99,7 @@ impl Kind {
         Kind::Protocol,
         Kind::Incomplete,
         Kind::PoolFull,
+        Kind::ClusterFull,
         Kind::Overload,
         Kind::Unsupported,
         Kind::Malformed,
@@ -143,6 +146,9 @@ impl Kind {
             Kind::Protocol => row(S::BAD_GATEWAY, "http_protocol_error", "UPE", Internal, true),
             Kind::Incomplete => row(S::BAD_GATEWAY, "http_response_incomplete", "UC", Unavailable, true),
             Kind::PoolFull => {
+                row(S::SERVICE_UNAVAILABLE, "connection_limit_reached", "UO", Unavailable, false)
+            }
+            Kind::ClusterFull => {
                 row(S::SERVICE_UNAVAILABLE, "connection_limit_reached", "UO", Unavailable, false)
             }
             Kind::Overload => {
@@ -212,6 +218,7 @@ impl Kind {
             Kind::Protocol => "protocol",
             Kind::Incomplete => "incomplete",
             Kind::PoolFull => "pool_full",
+            Kind::ClusterFull => "cluster_full",
             Kind::Overload => "overload",
             Kind::Unsupported => "unsupported",
             Kind::Malformed => "malformed",
@@ -273,6 +280,7 @@ impl fmt::Display for Error {
             Kind::Protocol => "the response is not valid HTTP",
             Kind::Incomplete => "the response broke off",
             Kind::PoolFull => "the endpoint has as many requests as it may",
+            Kind::ClusterFull => "the cluster has as many requests as it may",
             Kind::Overload => "the sidecar carries as much as it can",
             Kind::Unsupported => "this sidecar does not carry",
             Kind::Malformed => "the request is malformed",

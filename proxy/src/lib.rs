@@ -15,6 +15,8 @@
 //!    a source address that the rules let through.
 //! 6. Whatever goes wrong has one row in the table of [`error`], which both sidecars and the client can read.
 //!
+//! Beside all that, [`health`] asks endpoints whether they may be picked, and the local app whether it is ready.
+//!
 //! [`app`] starts and stops all of it; [`world`] is the only way to sockets, time and chance, so that the same code runs
 //! in a simulator.
 
@@ -32,6 +34,7 @@ pub mod drain;
 pub mod endpoint;
 pub mod error;
 pub mod grpc;
+pub mod health;
 pub mod http;
 pub mod inbound;
 pub mod limit;

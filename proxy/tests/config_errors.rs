@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use proxy::config::{
-    Breaker, Cluster, ConfigErrors, Endpoint, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts,
-    Retry, Snapshot, Timeouts, TryTimeouts, parse,
+    Adaptive, App, Ask, Breaker, Cluster, ClusterLimits, ConfigErrors, Endpoint, Forwarded, Health, Http1,
+    Limits, Listen, Probe, Protocol, RequestTimeouts, Retry, Snapshot, Thresholds, Timeouts, TryTimeouts,
+    parse,
 };
 
 /// A cluster without a mistake, to put mistakes around.
@@ -229,6 +230,35 @@ endpoints = ["10.0.0.11:8080"]
 breaker = { min_requests = "10" }
 "#;
     a_success_rate_is_a_share_of_a_window: "service = \"web\"\n\n[breaker]\nsuccess_rate = \"120%\"\nwindow = \"5ms\"\n";
+    a_check_asks_one_thing: r#"
+service = "web"
+
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.10:80"]
+endpoints = ["10.0.0.11:8080"]
+limits = { requests = 0 }
+adaptive_concurrency = { initial = 2 }
+
+[cluster.health]
+http = "healthz"
+grpc = ""
+status = [200, 2000]
+interval = "0s"
+unhealthy_threshold = 0
+
+[[cluster]]
+name = "stock"
+addresses = ["10.96.0.11:80"]
+endpoints = ["10.0.0.12:8080"]
+health = { status = [200] }
+
+[app.readiness]
+address = "localhost"
+tcp = true
+host = "web"
+"#;
+    a_probe_needs_an_address: "service = \"web\"\n[app.liveness]\nhttp = \"/live\"\nperiod = 5\n";
     limits_that_limit_nothing_are_refused: "service = \"web\"\n[limits]\nconnections = 0\nmemory = \"12\"\n";
     a_bare_size_is_asked_for_its_unit: "service = \"web\"\n[limits]\nmemory = 256\n";
     limits_and_versions_that_contradict_each_other_show_both_sides: r#"
@@ -296,6 +326,8 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
         },
         clusters: Vec::new(),
         inbound: [].into(),
+        inbound_adaptive: [].into(),
+        app: App::default(),
     };
     assert_eq!(parse("sidecar.toml", r#"service = "web""#).unwrap(), expected);
 }
@@ -322,6 +354,9 @@ fn a_cluster_that_says_little_gets_every_documented_default() {
             max: Duration::from_secs(60),
             cap: 0.5,
         },
+        health: None,
+        limits: ClusterLimits { connections: 10_000, pending: 1024, requests: 10_000, retries: 100 },
+        adaptive: None,
     };
     assert_eq!(snapshot.clusters, [Arc::new(expected)]);
 }
@@ -345,7 +380,7 @@ listen = { outbound = 1, inbound = 2, admin = 3, metrics = 4, health = 5 }
 timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", pool_age = "0s", half_close = "30s", tcp_idle = "2h", tunnel_idle = "10m", drain_min = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s" }
 retry = { attempts = 1 }
 breaker = { consecutive_failures = 7, success_rate = "90%", min_requests = 20, window = "5s", base = "2s", max = "90s", cap = "25%" }
-inbound = [{ port = 8080, protocol = "http" }, { port = 5432, protocol = "tcp" }, { port = 9 }]
+inbound = [{ port = 8080, protocol = "http", adaptive_concurrency = true }, { port = 5432, protocol = "tcp" }, { port = 9 }]
 
 [[cluster]]
 name = "orders"
@@ -357,6 +392,13 @@ bridge = true
 timeouts = { per_try = "2s", response = "0s" }
 retry = { attempts = 0 }
 breaker = { consecutive_failures = 0, cap = "100%" }
+limits = { connections = 1, pending = 0, requests = 2, retries = 3 }
+adaptive_concurrency = { initial = 5, min = 4, max = 6 }
+health = { http = "/healthz", host = "orders", status = [200], interval = "2s", edge_interval = "500ms", no_traffic_interval = "30s", timeout = "300ms", healthy_threshold = 4, unhealthy_threshold = 5 }
+
+[app]
+startup = { address = "127.0.0.1:8080", tcp = true, failure_threshold = 30 }
+readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay = "3s", success_threshold = 2 }
 "#,
     )
     .unwrap();
@@ -414,10 +456,40 @@ breaker = { consecutive_failures = 0, cap = "100%" }
                 max: Duration::from_secs(90),
                 cap: 1.0,
             },
+            health: Some(Arc::new(Health {
+                ask: Ask::Http { path: "/healthz".into(), host: Some("orders".into()), status: vec![200] },
+                interval: Duration::from_secs(2),
+                edge_interval: Duration::from_millis(500),
+                no_traffic_interval: Duration::from_secs(30),
+                timeout: Duration::from_millis(300),
+                thresholds: Thresholds { healthy: 4, unhealthy: 5 },
+            })),
+            limits: ClusterLimits { connections: 1, pending: 0, requests: 2, retries: 3 },
+            adaptive: Some(Adaptive { initial: 5, min: 4, max: 6 }),
         })],
         inbound: [(8080, Protocol::Http), (5432, Protocol::Tcp), (9, Protocol::Detect)].into(),
+        inbound_adaptive: [(8080, Adaptive { initial: 20, min: 3, max: 1000 })].into(),
+        app: App {
+            startup: Some(probe(Ask::Tcp, 1, 30)),
+            readiness: Some(Probe {
+                initial_delay: Duration::from_secs(3),
+                ..probe(Ask::Grpc { service: "orders.Orders".into() }, 2, 3)
+            }),
+            liveness: None,
+        },
     };
     assert_eq!(snapshot, expected);
+}
+
+fn probe(ask: Ask, healthy: u32, unhealthy: u32) -> Probe {
+    Probe {
+        address: at("127.0.0.1:8080"),
+        ask,
+        initial_delay: Duration::ZERO,
+        period: Duration::from_secs(10),
+        timeout: Duration::from_secs(1),
+        thresholds: Thresholds { healthy, unhealthy },
+    }
 }
 
 #[test]

@@ -9,8 +9,10 @@ use tokio::time::Instant;
 use super::{Tried, pick};
 use crate::config::{self, Snapshot};
 use crate::endpoint::{Endpoint, Outliers};
+use crate::error::{Error, Kind};
 use crate::limit::Load;
-use crate::telemetry::{ClusterMetrics, Metrics};
+use crate::limit::concurrency::{Concurrency, InFlight, Refused, RetrySlot};
+use crate::telemetry::{ClusterMetrics, Limited, Metrics};
 
 /// A snapshot and what was prepared for it. Requests take it once and keep it.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub struct Table {
     pub clusters: Vec<Arc<Cluster>>,
     /// What the sidecar carries now, whatever the snapshot.
     pub load: Arc<Load>,
+    /// Requests in flight to the ports of the app that limit them.
+    pub app: BTreeMap<u16, Arc<Concurrency>>,
     by_address: BTreeMap<SocketAddr, Arc<Cluster>>,
     /// By server name; a wildcard stands without its asterisk, as `.example`.
     by_name: BTreeMap<String, Arc<Cluster>>,
@@ -35,6 +39,8 @@ pub struct Cluster {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// Which of them are left alone.
     pub outliers: Arc<Outliers>,
+    /// Requests in flight.
+    pub concurrency: Arc<Concurrency>,
     /// Its metrics.
     pub metrics: ClusterMetrics,
 }
@@ -59,7 +65,8 @@ impl Table {
                 own.ejections.clone(),
                 known.map(|known| &*known.outliers),
             );
-            Arc::new(Cluster { config: config.clone(), endpoints, outliers, metrics: own })
+            let concurrency = known.map(|known| known.concurrency.clone()).unwrap_or_default();
+            Arc::new(Cluster { config: config.clone(), endpoints, outliers, concurrency, metrics: own })
         };
         let clusters: Vec<_> = snapshot.clusters.iter().map(cluster).collect();
         let addresses = clusters.iter().flat_map(|c| c.config.addresses.iter().map(|a| (*a, c.clone())));
@@ -67,12 +74,33 @@ impl Table {
         let key = |pattern: &String| pattern.strip_prefix('*').unwrap_or(pattern).to_owned();
         let names = clusters.iter().flat_map(|c| c.config.sni.iter().map(|name| (key(name), c.clone())));
         let by_name = names.collect();
-        Table { load: metrics.load(), by_address, by_name, clusters, snapshot }
+        let app = snapshot.inbound_adaptive.keys().map(|port| {
+            let known = previous.and_then(|previous| previous.app.get(port).cloned());
+            (*port, known.unwrap_or_default())
+        });
+        Table { app: app.collect(), load: metrics.load(), by_address, by_name, clusters, snapshot }
     }
 
     /// The cluster behind a virtual address.
     pub fn cluster_at(&self, address: SocketAddr) -> Option<&Arc<Cluster>> {
         self.by_address.get(&address)
+    }
+
+    /// Takes on a request for the app's `port`, if that has a limit that follows latency.
+    ///
+    /// # Errors
+    /// [`Kind::Overload`]: the caller's sidecar tries another endpoint.
+    pub fn take_for_app(&self, port: u16, metrics: &ClusterMetrics) -> Result<Option<InFlight>, Error> {
+        let (Some(concurrency), Some(config)) =
+            (self.app.get(&port), self.snapshot.inbound_adaptive.get(&port))
+        else {
+            return Ok(None);
+        };
+        concurrency.take(u32::MAX, Some(*config), Instant::now()).map(Some).map_err(|_| {
+            metrics.limited(Limited::Concurrency);
+            let cause = "the app has as many requests as do not make it slower";
+            Error { cause: Some(cause.into()), ..Error::new(Kind::Overload) }
+        })
     }
 
     /// Whether any cluster is chosen by server name.
@@ -88,6 +116,31 @@ impl Table {
 }
 
 impl Cluster {
+    /// Takes on a request, until the guard is dropped.
+    ///
+    /// # Errors
+    /// [`Kind::ClusterFull`], with the limit in words.
+    pub fn take(&self, now: Instant) -> Result<InFlight, Error> {
+        let taken = self.concurrency.take(self.config.limits.requests, self.config.adaptive, now);
+        taken.map_err(|refused| {
+            let (limit, cause) = match refused {
+                Refused::Requests => (Limited::Requests, "limits.requests is reached"),
+                Refused::Adaptive => (Limited::Concurrency, "more would make them all slower"),
+            };
+            self.metrics.limited(limit);
+            Error { cause: Some(cause.into()), ..Error::new(Kind::ClusterFull) }
+        })
+    }
+
+    /// Takes on a retry, until the guard is dropped; `None`, and counted, if as many are under way as may.
+    pub fn try_retry_slot(&self) -> Option<RetrySlot> {
+        let slot = self.concurrency.retry(self.config.limits.retries);
+        if slot.is_none() {
+            self.metrics.limited(Limited::Retries);
+        }
+        slot
+    }
+
     /// Picks an endpoint for a request that was already tried on `tried`.
     pub fn pick(&self, now: Instant, rng: &mut impl rand::Rng, tried: Tried) -> Option<usize> {
         pick(&self.endpoints, now, rng, tried)

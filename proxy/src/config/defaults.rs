@@ -163,3 +163,58 @@ pub const MEMORY_SHARE: f64 = 0.8;
 pub const MAX_PRIORITY: u8 = 127;
 /// Highest `weight` of an endpoint. Envoy's sum of weights is bounded by 2^32; with this one, so is ours for any cluster.
 pub const MAX_WEIGHT: u32 = 1000;
+
+/// Connections to one cluster, all workers together. Envoy's max_connections is 1024, which a cluster of some hundred
+/// endpoints with several connections each exceeds in good health.
+pub const CLUSTER_CONNECTIONS: u32 = 10_000;
+/// Requests of one cluster that wait for a connection. Envoy's max_pending_requests.
+pub const CLUSTER_PENDING: u32 = 1024;
+/// Requests of one cluster in flight. As many as of the whole sidecar: Envoy's 1024 caused 503s that nobody expected, and
+/// Istio lifts it.
+pub const CLUSTER_REQUESTS: u32 = 10_000;
+/// Retries of one cluster in flight. Envoy's max_retries of 3 turns a rolling restart into 503s (Istio lifts it); the retry
+/// budget keeps their share small, this keeps their number small.
+pub const CLUSTER_RETRIES: u32 = 100;
+
+/// Adaptive concurrency: where the limit begins. Netflix's initialLimit.
+pub const ADAPTIVE_INITIAL: u32 = 20;
+/// Adaptive concurrency: lowest limit. Envoy's min_concurrency.
+pub const ADAPTIVE_MIN: u32 = 3;
+/// Adaptive concurrency: highest limit. Envoy's max_concurrency_limit.
+pub const ADAPTIVE_MAX: u32 = 1000;
+/// Adaptive concurrency: how often the limit follows. Envoy's concurrency_update_interval.
+pub const ADAPTIVE_WINDOW: Duration = Duration::from_millis(100);
+/// Adaptive concurrency: requests in a window before it says anything. Netflix's WindowedLimit.
+pub const ADAPTIVE_SAMPLES: u32 = 10;
+/// Adaptive concurrency: how much higher than usual latency may be before the limit falls. Netflix's rttTolerance.
+pub const ADAPTIVE_TOLERANCE: f64 = 1.5;
+/// Adaptive concurrency: share of a change that is made at once. Netflix's smoothing.
+pub const ADAPTIVE_SMOOTHING: f64 = 0.2;
+/// Adaptive concurrency: windows that usual latency is the average of, and after how many at the limit it is measured anew,
+/// a minute's worth. Netflix's longWindow, Envoy's min_rtt_calc interval.
+pub const ADAPTIVE_LONG: u32 = 600;
+
+/// Active checks: between two of an endpoint. Kubernetes' and Istio's readiness are 10 and 15 s; a mesh should know sooner
+/// than that, at a cost of one small request for each endpoint and caller.
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// Active checks: the same while the last results contradict what the endpoint counts as, so that it is known after 7 s and
+/// not after 15 s that one is dead. Envoy's unhealthy_edge_interval and healthy_edge_interval, which default to the interval.
+pub const CHECK_EDGE_INTERVAL: Duration = Duration::from_secs(1);
+/// Active checks: the same while nobody uses the cluster. Envoy's no_traffic_interval.
+pub const CHECK_NO_TRAFFIC_INTERVAL: Duration = Duration::from_secs(60);
+/// Active checks and probes: how long an answer may take. Kubernetes' timeoutSeconds; pingora's.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Active checks: failures in a row that make an endpoint unhealthy. Kubernetes' failureThreshold.
+pub const CHECK_UNHEALTHY: u32 = 3;
+/// Active checks: successes in a row that make it healthy again. One could be luck.
+pub const CHECK_HEALTHY: u32 = 2;
+/// Active checks: by what share intervals differ, so that callers do not all ask at the same moment.
+pub const CHECK_JITTER: f64 = 0.1;
+/// Probes of the app: between two of them. Kubernetes' periodSeconds.
+pub const PROBE_PERIOD: Duration = Duration::from_secs(10);
+/// Probes of the app: successes in a row that make one pass. Kubernetes' successThreshold.
+pub const PROBE_SUCCESSES: u32 = 1;
+/// Probes of the app: failures in a row that make one fail. Kubernetes' failureThreshold.
+pub const PROBE_FAILURES: u32 = 3;
+/// Highest threshold of checks and probes: at one each second, a quarter of an hour.
+pub const MAX_THRESHOLD: u32 = 1000;

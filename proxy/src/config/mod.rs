@@ -23,8 +23,8 @@ use std::path::{Path, PathBuf};
 pub use diagnose::{ConfigError, ConfigErrors};
 pub use parse::parse;
 pub use snapshot::{
-    Breaker, Cluster, Endpoint, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts, Retry, Snapshot,
-    Timeouts, TryTimeouts,
+    Adaptive, App, Ask, Breaker, Cluster, ClusterLimits, Endpoint, Forwarded, Health, Http1, Limits, Listen,
+    Probe, Protocol, RequestTimeouts, Retry, Snapshot, Thresholds, Timeouts, TryTimeouts,
 };
 
 /// Why a file gave no snapshot.

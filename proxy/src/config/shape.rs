@@ -15,7 +15,7 @@ use super::diagnose::{Mistakes, did_you_mean, one_of};
 use super::model::File;
 
 /// Keys whose values are lengths of time.
-const DURATIONS: [&str; 16] = [
+const DURATIONS: [&str; 22] = [
     "connect",
     "detect",
     "pool_idle",
@@ -32,6 +32,12 @@ const DURATIONS: [&str; 16] = [
     "base",
     "max",
     "window",
+    "interval",
+    "edge_interval",
+    "no_traffic_interval",
+    "timeout",
+    "initial_delay",
+    "period",
 ];
 
 /// The file that `text` describes, or `None` once what is wrong with it has been noted.
@@ -157,6 +163,7 @@ impl<'i> Reader<'i> {
             "addresses" => ("[]", "addresses = [\"10.96.0.10:80\"]"),
             "endpoints" => ("[]", "endpoints = [\"10.0.0.11:8080\", \"10.0.0.12:8080\"]"),
             "port" => ("1", "port = 8080"),
+            "address" => ("''", "address = \"127.0.0.1:8080\""),
             _ => return false,
         };
         if !self.excused.contains(&(table.clone(), key.to_owned())) {
@@ -165,6 +172,7 @@ impl<'i> Reader<'i> {
                 "name" => "it is the cluster's name in metrics and logs",
                 "addresses" => "it lists the virtual addresses that apps dial",
                 "endpoints" => "it lists where the service really is",
+                "address" => "it is where to connect to",
                 _ => "it is the port that the app listens on",
             };
             let whole_file = table.is_empty();

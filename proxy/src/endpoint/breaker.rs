@@ -34,6 +34,8 @@ pub struct Breaker {
     doublings: u32,
     /// Why it was ejected last.
     reason: Option<Reason>,
+    /// Whether its success rate was the first reason of the ejection that is on.
+    for_its_rate: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,8 +215,14 @@ impl Breaker {
         }
         self.state = State::Ejected { until: now + time };
         self.window = Window::default();
+        self.for_its_rate = reason == Reason::SuccessRate || self.for_its_rate && reason == Reason::Probe;
         self.reason = Some(reason);
         time
+    }
+
+    /// Whether it is ejected for its success rate, however often a probe has failed since.
+    pub fn is_out_for_its_rate(&self) -> bool {
+        self.for_its_rate && !matches!(self.state, State::Closed { .. })
     }
 
     /// Ends an ejection, because a probe or an active check succeeded. True if there was one.

@@ -7,6 +7,7 @@
 pub mod breaker;
 pub mod ewma;
 pub mod h2;
+pub mod health;
 mod last_words;
 mod outcome;
 pub mod outlier;
@@ -23,14 +24,16 @@ use tokio::time::Instant;
 
 pub use breaker::{Breaker, Phase, Reason, Step};
 pub use ewma::PeakEwma;
+pub use health::Health;
 pub use outcome::Outcome;
 pub use outlier::{Outliers, Transition, Trial};
-pub use pools::{Call, Failed, Pools};
+pub use pools::{Call, Failed, Place, Pools};
 pub use response::{Carrier, Held, ResponseBody};
 pub use window::Tally;
 
 use crate::config;
 use crate::telemetry::{EndpointMetrics, Open};
+use health::Checks;
 
 /// One address of a cluster.
 #[derive(Debug)]
@@ -47,6 +50,7 @@ pub struct Endpoint {
 struct State {
     latency: PeakEwma,
     breaker: Breaker,
+    checks: Checks,
 }
 
 /// What a balancer wants to know of an endpoint.
@@ -54,14 +58,16 @@ struct State {
 pub struct Load {
     /// Expected time that a further request would take, nanoseconds.
     pub cost: f64,
-    /// Whether it may be picked: it is not ejected, or its ejection has lapsed and nobody is probing it yet.
+    /// Whether it may be picked: active checks do not say otherwise, and it is not ejected, or its ejection has lapsed and
+    /// nobody is probing it yet.
     pub available: bool,
 }
 
 impl Endpoint {
     /// An endpoint about which nothing is known.
     pub fn new(address: SocketAddr, now: Instant) -> Self {
-        let state = State { latency: PeakEwma::new(now), breaker: Breaker::default() };
+        let state =
+            State { latency: PeakEwma::new(now), breaker: Breaker::default(), checks: Checks::default() };
         Endpoint { address, metrics: EndpointMetrics::default(), state: Mutex::new(state) }
     }
 
@@ -75,7 +81,7 @@ impl Endpoint {
         let pending = self.pending();
         let mut state = self.state();
         let cost = state.latency.cost(now, pending);
-        Load { cost, available: state.breaker.admits(now) }
+        Load { cost, available: state.breaker.admits(now) && state.checks.state() != Health::Unhealthy }
     }
 
     /// Whether it is left alone, and why.
@@ -133,6 +139,25 @@ impl Endpoint {
         self.state().breaker.eject(reason, outcome, now, config, rng)
     }
 
+    /// What active checks say of it.
+    pub fn health(&self) -> Health {
+        self.state().checks.state()
+    }
+
+    /// Notes the result of an active check. One that passes ends an ejection at once, as in Envoy; but not one for a low
+    /// success rate, which no check can see.
+    pub fn on_check(&self, passed: bool, thresholds: config::Thresholds, now: Instant) -> Checked {
+        let mut state = self.state();
+        let turned = state.checks.on_result(passed, thresholds).then(|| state.checks.state());
+        let restored = passed && !state.breaker.is_out_for_its_rate() && state.breaker.restore(now);
+        Checked { turned, restored, in_doubt: state.checks.is_in_doubt() }
+    }
+
+    /// It is not checked any more: nothing is known of it.
+    pub fn forget_checks(&self) {
+        self.state().checks = Checks::default();
+    }
+
     /// The results of the last window.
     pub fn tally(&self, now: Instant, config: &config::Breaker) -> Tally {
         self.state().breaker.tally(now, config)
@@ -141,6 +166,17 @@ impl Endpoint {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a check led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checked {
+    /// What the endpoint counts as now, if that has changed.
+    pub turned: Option<Health>,
+    /// Whether an ejection ended.
+    pub restored: bool,
+    /// Whether the result contradicts what the endpoint counts as.
+    pub in_doubt: bool,
 }
 
 /// A request in hand at an endpoint.

@@ -32,11 +32,11 @@ use tokio::time::Instant;
 
 use super::last_words::LastWords;
 use crate::config::defaults::{AGE_JITTER, HEADERS, POOL_MAX_IDLE};
-use crate::config::{Http1, Snapshot};
+use crate::config::{ClusterLimits, Http1, Snapshot};
 use crate::error::{BoxError, Error, Kind};
 use crate::http::informational::BodyUnread;
 use crate::http::{RequestBody, forward, tunnel};
-use crate::telemetry::{EndpointMetrics, Open, OpenConnection};
+use crate::telemetry::{EndpointMetrics, Limited, Open, OpenConnection};
 use crate::world::Net;
 
 /// Idle connections by endpoint. Cheap to clone; one for each worker.
@@ -165,6 +165,12 @@ impl<N: Net> Pool<N> {
                 return Ok(checkout(idle.connection, true));
             }
         }
+        // An endpoint without any connection gets one whatever the others have, or it would never be served (Envoy).
+        if slot.in_use() > 1 && metrics.open_in_cluster() >= limits.cluster.connections.into() {
+            metrics.limited(Limited::Connections);
+            let cause = "the cluster has as many connections as it may (limits.connections)";
+            return Err(Error::at(Kind::PoolFull, endpoint, cause));
+        }
         let connection = self.open(endpoint, limits, metrics).await.inspect_err(|_| {
             metrics.connect_failed();
         })?;
@@ -272,6 +278,11 @@ impl Slot {
         limits: Limits,
         metrics: &EndpointMetrics,
     ) -> Result<OwnedSemaphorePermit, Error> {
+        if metrics.waiting_in_cluster() >= limits.cluster.pending.into() {
+            metrics.limited(Limited::Pending);
+            let cause = "as many requests of the cluster wait as may (limits.pending)";
+            return Err(Error::at(Kind::PoolFull, endpoint, cause));
+        }
         if self.waiting.get() >= limits.pending {
             return Err(Error::at(Kind::PoolFull, endpoint, "as many requests wait as may"));
         }
@@ -283,6 +294,11 @@ impl Slot {
                 Err(Error::at(Kind::PoolFull, endpoint, cause))
             }
         }
+    }
+
+    /// Connections in use.
+    fn in_use(&self) -> usize {
+        self.size.get().saturating_sub(self.places.available_permits())
     }
 
     fn put(&self, connection: Connection, since: Instant) {
@@ -323,6 +339,8 @@ pub struct Limits {
     pub connections: usize,
     /// Requests of one worker that may wait for a connection to, or a stream at, one endpoint.
     pub pending: usize,
+    /// Of the whole cluster, all workers together.
+    pub cluster: ClusterLimits,
     /// How its responses are read. A kept connection keeps what it was opened with.
     pub http1: Http1,
 }
@@ -336,8 +354,16 @@ impl Limits {
             max_age: snapshot.timeouts.pool_age,
             connections: snapshot.limits.endpoint_connections,
             pending: snapshot.limits.pending,
+            cluster: ClusterLimits::default(),
             http1: snapshot.http1,
         }
+    }
+}
+
+impl Limits {
+    /// With those of a cluster.
+    pub fn within(self, cluster: ClusterLimits) -> Self {
+        Limits { cluster, ..self }
     }
 }
 

@@ -17,13 +17,36 @@ use crate::error::Error;
 use crate::http::interim::Speaker;
 use crate::http::patience::Patience;
 use crate::http::{RequestBody, informational};
+use crate::limit::concurrency::InFlight;
 use crate::telemetry::{EndpointMetrics, Open};
 use crate::world::{Net, RngTree};
+
+/// The place of a request among those in flight, for as long as its response is under way. Shared by its tries.
+#[derive(Debug)]
+pub struct Place {
+    _all: Open,
+    /// Among those of its cluster, or of its port of the app.
+    of_cluster: Option<InFlight>,
+}
+
+impl Place {
+    /// Among all of the sidecar, and those of a cluster.
+    pub fn new(all: Open, of_cluster: Option<InFlight>) -> Self {
+        Place { _all: all, of_cluster }
+    }
+
+    /// The request has been answered, or has failed.
+    pub fn ended<B>(&self, result: &Result<Response<B>, Error>) {
+        if let Some(in_flight) = &self.of_cluster {
+            in_flight.ended(result, Instant::now());
+        }
+    }
+}
 
 /// What a call asks of every try.
 pub struct Call {
     /// Its place among the requests in flight.
-    pub place: Rc<Open>,
+    pub place: Rc<Place>,
     /// Of connections.
     pub limits: Limits,
     /// Of time.

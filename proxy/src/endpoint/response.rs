@@ -15,11 +15,11 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{InHand, Outcome, Trial, h2, pool};
+use super::{InHand, Outcome, Place, Trial, h2, pool};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
-use crate::telemetry::{Failures, Open};
+use crate::telemetry::Failures;
 use crate::world::Net;
 
 /// What a response arrives on.
@@ -55,8 +55,7 @@ pub enum ResponseBody<N: Net> {
 
 /// What counts for as long as a response is under way.
 pub struct Held {
-    /// The request's place among those in flight. Shared by its tries.
-    _place: Rc<Open>,
+    _place: Rc<Place>,
     /// Keeps the endpoint's count of requests in hand up, and owes an outcome if trailers are to tell it.
     trial: Option<Trial>,
     /// The same of the local app, which nobody judges.
@@ -65,12 +64,12 @@ pub struct Held {
 
 impl Held {
     /// Of a request at an endpoint.
-    pub fn new(place: Rc<Open>, trial: Option<Trial>) -> Self {
+    pub fn new(place: Rc<Place>, trial: Option<Trial>) -> Self {
         Held { _place: place, trial, _in_hand: None }
     }
 
     /// Of a request at the local app.
-    pub fn at_app(place: Rc<Open>, in_hand: InHand) -> Self {
+    pub fn at_app(place: Rc<Place>, in_hand: InHand) -> Self {
         Held { _place: place, trial: None, _in_hand: Some(in_hand) }
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Inbound;
 use crate::config::TryTimeouts;
 use crate::endpoint::pool::Limits;
-use crate::endpoint::{Call, Held, InHand, ResponseBody};
+use crate::endpoint::{Call, Held, InHand, Place, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
@@ -45,6 +45,7 @@ pub(super) async fn handle<N: Net>(
     }
     let ask = Ask::of(&mut request);
     let place = table.load.request(&table.snapshot.limits).map_err(Error::new);
+    let place = place.and_then(|all| Ok(Place::new(all, table.take_for_app(dst.port(), metrics)?)));
     let forwarded =
         place.and_then(|place| Ok((place, forward::request(request, dst, &mut *side.rng.borrow_mut())?)));
     let result = match forwarded {
@@ -59,7 +60,9 @@ pub(super) async fn handle<N: Net>(
             let call =
                 Call { place: Rc::new(place), limits, patience, is_grpc, deadline, retry, tries, interim };
             let sending = pin!(send(&side, dst, &call, &app, request));
-            call.patience.wait(sending).await
+            let result = call.patience.wait(sending).await;
+            call.place.ended(&result);
+            result
         }
         Err(error) => Err(error),
     };

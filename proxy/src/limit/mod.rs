@@ -4,6 +4,8 @@
 //! The counts belong to the whole sidecar and survive configuration changes. What it leaves out: limits on how fast
 //! requests come, and on what one caller may take.
 
+pub mod adaptive;
+pub mod concurrency;
 pub mod memory;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Outbound;
 use crate::balance::{Cluster, Tried};
 use crate::endpoint::pool::Limits;
-use crate::endpoint::{Call, Failed, Held, Outcome, ResponseBody};
+use crate::endpoint::{Call, Failed, Held, Outcome, Place, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
@@ -51,6 +51,7 @@ pub(super) async fn handle<N: Net>(
     let was_http1 = request.version() != Version::HTTP_2;
     let (ask, version) = (Ask::of(&mut request), request.version());
     let place = table.load.request(&table.snapshot.limits).map_err(Error::new);
+    let place = place.and_then(|all| Ok(Place::new(all, Some(cluster.take(Instant::now())?))));
     let forwarded =
         place.and_then(|place| Ok((place, forward::request(request, dst, &mut *side.rng.borrow_mut())?)));
     let result = match forwarded {
@@ -63,13 +64,15 @@ pub(super) async fn handle<N: Net>(
             let patience = Patience::new(now, timeouts.stream_idle, request.body().upload())
                 .until(cluster.config.timeouts.request.map(|limit| now + limit), Kind::RequestTimeout)
                 .until(deadline, Kind::Deadline);
-            let limits = Limits::of(&table.snapshot);
+            let limits = Limits::of(&table.snapshot).within(cluster.config.limits);
             let interim = client.interim;
             let (retry, tries) = (cluster.config.retry.clone(), cluster.config.timeouts.tries);
             let call =
                 Call { place: Rc::new(place), limits, patience, is_grpc, deadline, retry, tries, interim };
             let sending = pin!(send(&side, cluster, &call, request));
-            call.patience.wait(sending).await
+            let result = call.patience.wait(sending).await;
+            call.place.ended(&result);
+            result
         }
         Err(error) => Err(error),
     };
@@ -97,6 +100,7 @@ async fn send<N: Net>(
 ) -> Result<Response<ResponseBody<N>>, Error> {
     let mut attempts = Attempts::new(&call.retry, &request);
     let mut tried = Tried::default();
+    let mut slot = None;
     loop {
         let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), tried);
         let position = picked.ok_or_else(|| Error::new(Kind::NoEndpoint))?;
@@ -108,6 +112,12 @@ async fn send<N: Net>(
         match attempts.next(&error, unsent.map(|request| *request)) {
             Some(again) => request = again,
             None => return Err(error),
+        }
+        // The place of the try before it, if that was a retry too, is free again.
+        drop(slot.take());
+        slot = cluster.try_retry_slot();
+        if slot.is_none() {
+            return Err(error);
         }
         tracing::debug!(cluster = %cluster.config.name, %error, "trying again");
         cluster.metrics.failed(error.kind);

@@ -14,7 +14,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{ClusterMetrics, Open, Sockets};
+use super::{ClusterMetrics, LIMITS, Limited, Open, Sockets};
 
 /// Labels of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
@@ -51,6 +51,7 @@ struct Shared {
     connect_failures: Counter,
     sockets: Sockets,
     waiting: Gauge,
+    limited: [Counter; LIMITS.len()],
 }
 
 const NAMES: [(&str, &str); 4] = [
@@ -91,6 +92,7 @@ impl Endpoints {
                 connect_failures: metrics.connect_failures.clone(),
                 sockets: metrics.open.clone(),
                 waiting: metrics.waiting.clone(),
+                limited: metrics.limited.clone(),
             },
             registered: Some((self.clone(), labels.clone())),
         });
@@ -137,6 +139,21 @@ impl EndpointMetrics {
     /// How many requests are in hand.
     pub fn pending_now(&self) -> u32 {
         u32::try_from(self.0.gauges[PENDING].get()).unwrap_or(0)
+    }
+
+    /// How many connections to endpoints of the cluster are open.
+    pub fn open_in_cluster(&self) -> i64 {
+        self.0.cluster.sockets.count()
+    }
+
+    /// How many requests wait for a connection to an endpoint of the cluster.
+    pub fn waiting_in_cluster(&self) -> i64 {
+        self.0.cluster.waiting.get()
+    }
+
+    /// Counts a request that a limit of the cluster refused.
+    pub fn limited(&self, limit: Limited) {
+        self.0.cluster.limited[limit as usize].inc();
     }
 
     /// Counts a request that waits, until the guards are dropped.

@@ -59,6 +59,24 @@ struct SideClusterReason {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SideClusterResult {
+    side: &'static str,
+    cluster: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClusterState {
+    cluster: String,
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Probe {
+    probe: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Detection {
     side: &'static str,
     result: &'static str,
@@ -87,6 +105,12 @@ pub struct Metrics {
     retries: Family<SideCluster, Counter>,
     ejections: Family<SideClusterReason, Counter>,
     probes: Family<SideCluster, Counter>,
+    limited: Family<SideClusterReason, Counter>,
+    concurrency: Family<SideCluster, Gauge>,
+    in_flight: Family<SideCluster, Gauge>,
+    checks: Family<SideClusterResult, Counter>,
+    states: Family<ClusterState, Gauge>,
+    app: Family<Probe, Gauge>,
     connects: Family<SideCluster, Counter>,
     connect_failures: Family<SideCluster, Counter>,
     upstream_open: Family<SideCluster, Gauge>,
@@ -128,6 +152,9 @@ pub struct ClusterMetrics {
     pub retries: Counter,
     /// Ejections of endpoints.
     pub ejections: Ejections,
+    limited: [Counter; LIMITS.len()],
+    /// Active checks that failed, and that passed.
+    checks: [Counter; 2],
     /// Connections opened to endpoints.
     pub connects: Counter,
     /// Attempts to connect that failed.
@@ -206,6 +233,18 @@ impl Default for Metrics {
                 "ejection_probes",
                 "Requests that were let through to see whether an ejection may end"
             ),
+            limited: family!("limited", "Requests that a limit of their cluster refused, by limit"),
+            concurrency: family!(
+                "concurrency_limit",
+                "Requests that may be in flight, where that follows latency"
+            ),
+            in_flight: family!(
+                "requests_in_flight",
+                "Requests in flight by cluster, or to the app's ports that follow latency"
+            ),
+            checks: family!("health_checks", "Active checks of endpoints by result"),
+            states: family!("endpoints", "Endpoints by state"),
+            app: family!("app_probe", "Whether the local app passes a probe"),
             connects: family!("connects", "Connections opened to endpoints"),
             connect_failures: family!("connect_failures", "Attempts to connect to endpoints that failed"),
             waiting: family!("requests_waiting", "Requests that wait for a connection to an endpoint"),
@@ -245,6 +284,8 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const DETECTIONS: [&str; 8] =
     ["http1", "http2", "tls", "opaque", "timeout", "closed", "server_first", "known_server_first"];
 const HELLOS: [&str; 3] = ["sni", "no_sni", "unreadable"];
+/// The labels of [`Limited`], in its order.
+const LIMITS: [&str; 5] = ["connections", "pending", "requests", "retries", "concurrency"];
 /// The labels of `endpoint::Reason`.
 const REASONS: [&str; 3] = ["consecutive_failures", "success_rate", "failed_probe"];
 const RACES: [&str; 3] = ["server_first", "client_first", "unused"];
@@ -269,6 +310,7 @@ impl Metrics {
     pub fn cluster(&self, side: &'static str, cluster: &str) -> ClusterMetrics {
         let label = SideCluster { side, cluster: cluster.to_owned() };
         let class = |class| SideClusterClass { side, cluster: cluster.to_owned(), class };
+        let reason = |reason| SideClusterReason { side, cluster: cluster.to_owned(), reason };
         let kind = |kind: Kind| SideClusterKind { side, cluster: cluster.to_owned(), kind: kind.label() };
         ClusterMetrics {
             requests: self.requests.get_or_create_owned(&label),
@@ -277,12 +319,14 @@ impl Metrics {
             errors: Failures(Arc::new(Kind::ALL.map(|k| self.errors.get_or_create_owned(&kind(k))))),
             retries: self.retries.get_or_create_owned(&label),
             ejections: Ejections {
-                by_reason: REASONS.map(|reason| {
-                    let cluster = cluster.to_owned();
-                    self.ejections.get_or_create_owned(&SideClusterReason { side, cluster, reason })
-                }),
+                by_reason: REASONS.map(|why| self.ejections.get_or_create_owned(&reason(why))),
                 probes: self.probes.get_or_create_owned(&label),
             },
+            limited: LIMITS.map(|limit| self.limited.get_or_create_owned(&reason(limit))),
+            checks: ["fail", "pass"].map(|result| {
+                let cluster = cluster.to_owned();
+                self.checks.get_or_create_owned(&SideClusterResult { side, cluster, result })
+            }),
             connects: self.connects.get_or_create_owned(&label),
             connect_failures: self.connect_failures.get_or_create_owned(&label),
             open: Sockets {
@@ -313,6 +357,26 @@ impl Metrics {
     pub fn single(&self, side: &'static str, cluster: &str, endpoint: &str) -> Single {
         let all = self.cluster(side, cluster);
         Single { endpoint: self.endpoint(side, cluster, endpoint, &all), cluster: all }
+    }
+
+    /// Sets how many endpoints of a cluster are in a state.
+    pub fn set_endpoints(&self, cluster: &str, state: &'static str, count: usize) {
+        let label = ClusterState { cluster: cluster.to_owned(), state };
+        self.states.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets how many requests are in flight, and may be if there is such a limit: of a cluster, or of a port of the app.
+    pub fn set_concurrency(&self, side: &'static str, of: &str, in_flight: u32, limit: Option<u32>) {
+        let label = SideCluster { side, cluster: of.to_owned() };
+        self.in_flight.get_or_create(&label).set(in_flight.into());
+        if let Some(limit) = limit {
+            self.concurrency.get_or_create(&label).set(limit.into());
+        }
+    }
+
+    /// Sets whether the local app passes a probe.
+    pub fn set_probe(&self, probe: &'static str, passes: bool) {
+        self.app.get_or_create(&Probe { probe }).set(passes.into());
     }
 
     /// What the sidecar carries now.
@@ -399,6 +463,21 @@ impl ClusterMetrics {
         Asked { metrics: self, begun: Instant::now(), answered: false }
     }
 
+    /// Counts a request that a limit of the cluster refused.
+    pub fn limited(&self, limit: Limited) {
+        self.limited[limit as usize].inc();
+    }
+
+    /// Counts an active check.
+    pub fn checked(&self, passed: bool) {
+        self.checks[usize::from(passed)].inc();
+    }
+
+    /// A number that grows when the cluster is used.
+    pub fn traffic(&self) -> u64 {
+        self.requests.get() + self.connects.get()
+    }
+
     /// Counts a failed try.
     pub fn failed(&self, kind: Kind) {
         self.errors.count(kind);
@@ -408,6 +487,21 @@ impl ClusterMetrics {
     pub fn failures(&self) -> Failures {
         self.errors.clone()
     }
+}
+
+/// Which limit of a cluster refused a request. In the order of the labels in `LIMITS`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limited {
+    /// Connections to its endpoints.
+    Connections,
+    /// Requests that wait for one.
+    Pending,
+    /// Requests in flight.
+    Requests,
+    /// Retries in flight.
+    Retries,
+    /// Requests in flight, where the limit follows latency.
+    Concurrency,
 }
 
 /// Counts ejections of a cluster's endpoints.
@@ -511,6 +605,11 @@ pub struct Sockets {
 }
 
 impl Sockets {
+    /// How many of the cluster's are open.
+    pub fn count(&self) -> i64 {
+        self.cluster.get()
+    }
+
     /// Counts one, until the guards are dropped.
     pub fn open(&self) -> [Open; 2] {
         [Open::new(&self.cluster), Open::new(&self.all)]

@@ -7,6 +7,7 @@ mod common;
 mod breakers;
 mod data_plane;
 mod failures;
+mod health;
 mod http2;
 mod informational;
 mod limits;

@@ -8,7 +8,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_spanned::Spanned;
 
-use super::{Breaker, Retry};
+use super::{Adaptive, Breaker, ClusterLimits, Health, Retry};
 
 /// `[cluster.timeouts]`; `"0s"` switches a limit off.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -55,6 +55,16 @@ pub struct Cluster {
     /// When an endpoint is left alone.
     #[serde(default)]
     pub breaker: Option<Breaker>,
+    /// Active checks of its endpoints. Default: none.
+    #[serde(default)]
+    pub health: Option<Health>,
+    /// How much it may take of this sidecar.
+    #[serde(default)]
+    pub limits: ClusterLimits,
+    /// Whether requests in flight are limited by a limit that follows latency: true, or a table with its bounds. Default:
+    /// false.
+    #[serde(default)]
+    pub adaptive_concurrency: Option<Spanned<Adaptive>>,
 }
 
 /// `"10.0.0.11:8080"`, or `{ address = "10.0.0.11:8080", zone = "a", priority = 1, weight = 3, labels = { version = "2" } }`.

@@ -1,14 +1,20 @@
 //! The sidecar's configuration file, key for key, with the place of every value.
 
+mod adaptive;
 mod breaker;
 mod cluster;
+mod health;
+mod limits;
 mod retry;
 
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
+pub use adaptive::{Adaptive, AdaptiveTable};
 pub use breaker::Breaker;
 pub use cluster::{Cluster, ClusterTimeouts, Endpoint, EndpointTable};
+pub use health::{App, Health, Probe};
+pub use limits::ClusterLimits;
 pub use retry::Retry;
 
 /// A whole file.
@@ -57,6 +63,9 @@ pub struct File {
     /// When an endpoint is left alone, for every cluster that does not say otherwise.
     #[serde(default)]
     pub breaker: Option<Breaker>,
+    /// What the sidecar asks its own app.
+    #[serde(default)]
+    pub app: App,
     /// Clusters.
     #[serde(default)]
     pub cluster: Vec<Cluster>,
@@ -170,4 +179,8 @@ pub struct Inbound {
     /// `"detect"` (default, except on `opaque_ports`), `"http"` or `"tcp"`.
     #[serde(default)]
     pub protocol: Option<Spanned<String>>,
+    /// Whether requests in flight are limited by a limit that follows the app's latency: true, or a table with its bounds.
+    /// Default: false.
+    #[serde(default)]
+    pub adaptive_concurrency: Option<Spanned<Adaptive>>,
 }

@@ -81,6 +81,9 @@ impl Check<'_> {
             ),
             retry: super::retry(given.retry.as_ref(), &general.retry),
             breaker: self.breaker(given.breaker.as_ref(), Some(general.breaker)),
+            health: given.health.as_ref().map(|health| self.health(health, given.name.span()).into()),
+            limits: self.cluster_limits(&given.limits),
+            adaptive: self.adaptive(given.adaptive_concurrency.as_ref()),
         }
     }
 
@@ -163,7 +166,7 @@ impl Check<'_> {
         names
     }
 
-    fn address(&mut self, text: &Spanned<String>) -> Option<SocketAddr> {
+    pub(super) fn address(&mut self, text: &Spanned<String>) -> Option<SocketAddr> {
         let words = text.get_ref().as_str();
         let (message, label, help) = match words.parse::<SocketAddr>() {
             Ok(address) if address.port() == 0 => ("an address needs a port from 1 to 65535", "port 0", None),

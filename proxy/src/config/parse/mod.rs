@@ -23,6 +23,8 @@ use retry::retry;
 
 mod breaker;
 mod cluster;
+mod health;
+mod limits;
 mod retry;
 mod timeouts;
 
@@ -114,6 +116,11 @@ impl Check<'_> {
             clusters.push(Arc::new(checked));
         }
         let inbound = self.inbound(&file.inbound, &listen, &opaque_ports);
+        let adaptive = file.inbound.iter().filter_map(|entry| {
+            Some((*entry.port.get_ref(), self.adaptive(entry.adaptive_concurrency.as_ref())?))
+        });
+        let inbound_adaptive = adaptive.collect();
+        let app = self.app(&file.app);
         Snapshot {
             service,
             instance,
@@ -129,6 +136,8 @@ impl Check<'_> {
             limits,
             clusters,
             inbound,
+            inbound_adaptive,
+            app,
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Breaker, Protocol, Retry};
+use super::{Adaptive, Breaker, ClusterLimits, Health, Protocol, Retry};
 
 /// Time limits of a request to a cluster; `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,6 +49,12 @@ pub struct Cluster {
     pub retry: Arc<Retry>,
     /// When an endpoint is left alone.
     pub breaker: Breaker,
+    /// Active checks of its endpoints.
+    pub health: Option<Arc<Health>>,
+    /// How much it may take of this sidecar.
+    pub limits: ClusterLimits,
+    /// The limit of requests in flight that follows latency.
+    pub adaptive: Option<Adaptive>,
 }
 
 /// One address of a cluster and what is known of it beforehand.

@@ -8,10 +8,14 @@ use super::defaults;
 
 mod breaker;
 mod cluster;
+mod health;
+mod limits;
 mod retry;
 
 pub use breaker::Breaker;
 pub use cluster::{Cluster, Endpoint, RequestTimeouts, TryTimeouts};
+pub use health::{App, Ask, Health, Probe, Thresholds};
+pub use limits::{Adaptive, ClusterLimits};
 pub use retry::Retry;
 
 /// A configuration with every default filled in and every contradiction refused.
@@ -45,6 +49,10 @@ pub struct Snapshot {
     pub clusters: Vec<Arc<Cluster>>,
     /// What the app speaks on its ports; of a port that is not named, [`Snapshot::inbound_protocol`] knows.
     pub inbound: BTreeMap<u16, Protocol>,
+    /// Ports of the app whose requests in flight are limited by a limit that follows latency.
+    pub inbound_adaptive: BTreeMap<u16, Adaptive>,
+    /// What the sidecar asks its app.
+    pub app: App,
 }
 
 /// The ports that the sidecar listens on.

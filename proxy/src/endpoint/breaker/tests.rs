@@ -134,6 +134,21 @@ fn only_requests_sent_since_the_probe_decide_in_its_stead() {
 }
 
 #[test]
+fn it_stays_out_for_its_rate_until_a_probe_succeeds() {
+    let (mut breaker, mut now) = (Breaker::default(), now());
+    for _ in 0..10 {
+        now += tell(&mut breaker, OVERLOAD, now, &CONFIG).unwrap_or_default();
+    }
+    assert!(breaker.is_out_for_its_rate());
+    now += probe(&mut breaker, now, FAILURE).unwrap();
+    assert!(breaker.is_out_for_its_rate());
+    probe(&mut breaker, now, Outcome::Success);
+    assert!(!breaker.is_out_for_its_rate());
+    fail(&mut breaker, now, 3);
+    assert!(!breaker.is_out_for_its_rate());
+}
+
+#[test]
 fn each_criterion_can_be_switched_off() {
     let (mut breaker, now) = (Breaker::default(), now());
     let off = Config { consecutive_failures: 0, success_rate: 0.0, ..CONFIG };

@@ -1,0 +1,79 @@
+//! Questions that the sidecar asks, of endpoints and of its own app.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// `GET` over HTTP/1.1.
+    Http {
+        /// Path and query.
+        path: String,
+        /// `Host`; `None`: the address.
+        host: Option<String>,
+        /// Statuses that pass; empty: 200 to 399.
+        status: Vec<u16>,
+    },
+    /// The gRPC health protocol (`grpc.health.v1`).
+    Grpc {
+        /// Which service; empty: the whole server.
+        service: String,
+    },
+    /// Whether a connection opens.
+    Tcp,
+}
+
+/// How many results in a row change what something counts as; at least 1 each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Successes.
+    pub healthy: u32,
+    /// Failures.
+    pub unhealthy: u32,
+}
+
+/// Active checks of a cluster's endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// What is asked.
+    pub ask: Ask,
+    /// Between two checks of an endpoint.
+    pub interval: Duration,
+    /// The same while the last results contradict what it counts as.
+    pub edge_interval: Duration,
+    /// The same while nobody uses the cluster.
+    pub no_traffic_interval: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// What changes an endpoint's state.
+    pub thresholds: Thresholds,
+}
+
+/// What the sidecar asks its own app.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct App {
+    /// Whether it has started. The other two wait for it.
+    pub startup: Option<Probe>,
+    /// Whether it takes requests.
+    pub readiness: Option<Probe>,
+    /// Whether it is alive.
+    pub liveness: Option<Probe>,
+}
+
+/// A probe of the app. The fields mean what they mean in Kubernetes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// Where the app listens.
+    pub address: SocketAddr,
+    /// What is asked.
+    pub ask: Ask,
+    /// Before the first one.
+    pub initial_delay: Duration,
+    /// Between two of them.
+    pub period: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// What changes its result.
+    pub thresholds: Thresholds,
+}

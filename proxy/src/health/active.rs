@@ -1,0 +1,138 @@
+//! Active checks of endpoints: each endpoint of a cluster with `[cluster.health]` has a task that asks it now and then and
+//! notes the result in [`Endpoint`], where balancers see it.
+//!
+//! A task belongs to an endpoint and not to a configuration: after a reload it goes on with what the new one says, and it
+//! ends when its endpoint is gone or is not to be checked any more.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rand::RngExt;
+use rand::rngs::StdRng;
+use tokio::time::{Instant, sleep};
+
+use super::ask::ask;
+use crate::balance::{Cluster, Table};
+use crate::config::Health as Config;
+use crate::config::defaults::CHECK_JITTER;
+use crate::endpoint::health::Health;
+use crate::endpoint::{Checked, Endpoint};
+use crate::world::{Net, RngTree};
+
+/// How often to look for endpoints that came with a new configuration. Also spreads the first checks of those that came
+/// together.
+const LOOK: Duration = Duration::from_secs(1);
+
+type Key = (String, SocketAddr);
+
+/// Checks endpoints for ever, on this thread.
+pub async fn run<N: Net>(net: N, rng: RngTree, table: Arc<ArcSwap<Table>>) {
+    let running: Rc<RefCell<BTreeSet<Key>>> = Rc::default();
+    let mut entities = 0;
+    loop {
+        let clusters = table.load().clusters.clone();
+        for cluster in clusters.iter().filter(|cluster| cluster.config.health.is_some()) {
+            for endpoint in &cluster.endpoints {
+                let key = (cluster.config.name.clone(), endpoint.address);
+                if !running.borrow_mut().insert(key.clone()) {
+                    continue;
+                }
+                entities += 1;
+                let rng = rng.child("check", entities).rng();
+                let checking = check(net.clone(), rng, table.clone(), key.0.clone(), endpoint.clone());
+                let running = running.clone();
+                net.spawn("check", async move {
+                    checking.await;
+                    running.borrow_mut().remove(&key);
+                });
+            }
+        }
+        drop(clusters);
+        sleep(LOOK).await;
+    }
+}
+
+/// Checks one endpoint for as long as it is there and to be checked.
+async fn check<N: Net>(
+    net: N,
+    mut rng: StdRng,
+    table: Arc<ArcSwap<Table>>,
+    name: String,
+    endpoint: Arc<Endpoint>,
+) {
+    sleep(LOOK.mul_f64(rng.random())).await;
+    let mut seen = None;
+    while let Some((cluster, config)) = find(&table, &name, &endpoint) {
+        let result = ask(&net, endpoint.address, None, &config.ask, config.timeout).await;
+        let checked = endpoint.on_check(result.is_ok(), config.thresholds, Instant::now());
+        cluster.metrics.checked(result.is_ok());
+        tell(&name, &endpoint, checked, &result);
+        let now = cluster.metrics.traffic();
+        let wait = interval(&config, checked, seen.replace(now).is_some_and(|before| before != now));
+        drop(cluster);
+        sleep(wait.mul_f64(1.0 + rng.random_range(-CHECK_JITTER..CHECK_JITTER))).await;
+    }
+    endpoint.forget_checks();
+}
+
+fn find(table: &ArcSwap<Table>, name: &str, endpoint: &Arc<Endpoint>) -> Option<(Arc<Cluster>, Arc<Config>)> {
+    let table = table.load();
+    let cluster = table.clusters.iter().find(|cluster| cluster.config.name == name)?;
+    cluster.endpoints.iter().find(|other| Arc::ptr_eq(other, endpoint))?;
+    Some((cluster.clone(), cluster.config.health.clone()?))
+}
+
+/// How long until the next check. A cluster that nobody used since the last one need not be known so exactly.
+fn interval(config: &Config, checked: Checked, traffic: bool) -> Duration {
+    if checked.in_doubt {
+        config.edge_interval
+    } else if traffic {
+        config.interval
+    } else {
+        config.no_traffic_interval
+    }
+}
+
+fn tell(cluster: &str, endpoint: &Endpoint, checked: Checked, result: &Result<(), String>) {
+    let address = endpoint.address;
+    if checked.restored {
+        tracing::info!(%cluster, endpoint = %address, "endpoint back in use: its check passed");
+    }
+    match (checked.turned, result) {
+        (Some(Health::Unhealthy), Err(why)) => {
+            tracing::warn!(%cluster, endpoint = %address, %why, "endpoint unhealthy");
+        }
+        (Some(_), _) => tracing::info!(%cluster, endpoint = %address, "endpoint healthy"),
+        (None, Err(why)) => tracing::debug!(%cluster, endpoint = %address, %why, "check failed"),
+        (None, Ok(())) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Ask, Thresholds};
+
+    #[test]
+    fn checks_hurry_while_in_doubt_and_rest_while_nobody_cares() {
+        let config = Config {
+            ask: Ask::Tcp,
+            interval: Duration::from_secs(5),
+            edge_interval: Duration::from_secs(1),
+            no_traffic_interval: Duration::from_secs(60),
+            timeout: Duration::from_secs(1),
+            thresholds: Thresholds { healthy: 1, unhealthy: 1 },
+        };
+        for (in_doubt, traffic, seconds) in
+            [(false, true, 5), (false, false, 60), (true, true, 1), (true, false, 1)]
+        {
+            let checked = Checked { turned: None, restored: false, in_doubt };
+            assert_eq!(interval(&config, checked, traffic), Duration::from_secs(seconds));
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! How many requests to have in flight at once, found out and not configured: as many as do not make latency grow.
+//!
+//! The gradient algorithm of Netflix's concurrency-limits (`Gradient2Limit`), which Envoy's adaptive concurrency filter
+//! follows too: latency of the last moment is compared with usual latency. As long as it is not much higher, the limit grows
+//! by a queue's worth each time; where it is, work is queueing somewhere, and the limit falls in proportion. What is
+//! refused costs next to nothing; what would queue costs everybody.
+//!
+//! Usual latency is where the two differ. Netflix's average goes along with a long overload until that is usual; Envoy
+//! lowers the limit to the least every minute to measure without a queue. Here it goes along only while the limit is not
+//! reached, since then nothing queues on its account; and if it has been reached for a minute without a break, half of
+//! it is tried for two moments, and what the second one shows is usual from then on.
+//!
+//! Samples are gathered for a window and enter as their mean, as in Netflix's `WindowedLimit`: single requests differ more
+//! than load does. Pure: time is passed in.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Adaptive as Config;
+use crate::config::defaults::{
+    ADAPTIVE_LONG, ADAPTIVE_SAMPLES, ADAPTIVE_SMOOTHING, ADAPTIVE_TOLERANCE, ADAPTIVE_WINDOW,
+};
+
+/// A limit that follows latency.
+#[derive(Debug, Clone)]
+pub struct Gradient {
+    limit: f64,
+    /// Latency without a queue, seconds; `None` before the first window is over.
+    usual: Option<f64>,
+    /// Windows that it is the average of, up to the most.
+    windows: u32,
+    /// Windows in a row in which the limit was reached.
+    reached: u32,
+    measuring: Option<Measuring>,
+    window: Window,
+}
+
+/// Half of the limit is tried.
+#[derive(Debug, Clone, Copy)]
+struct Measuring {
+    /// The limit to go back to.
+    limit: f64,
+    /// Whether what was in flight before has had a window to end.
+    settled: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    ends: Option<Instant>,
+    sum: f64,
+    samples: u32,
+    /// Requests that were dropped or timed out.
+    drops: u32,
+    /// Most requests in flight.
+    busiest: u32,
+}
+
+impl Window {
+    const EMPTY: Window = Window { ends: None, sum: 0.0, samples: 0, drops: 0, busiest: 0 };
+}
+
+/// What a request was like.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Sample {
+    /// It was answered after this time.
+    Answered(Duration),
+    /// It timed out, or was refused for overload.
+    Dropped,
+}
+
+impl Gradient {
+    /// Begins with the configured limit.
+    pub fn new(config: &Config) -> Self {
+        Gradient {
+            limit: f64::from(config.initial),
+            usual: None,
+            windows: 0,
+            reached: 0,
+            measuring: None,
+            window: Window::EMPTY,
+        }
+    }
+
+    /// Requests that may be in flight.
+    pub fn limit(&self) -> u32 {
+        self.limit as u32
+    }
+
+    /// Adds a request that ended at `now`, when `in_flight` were under way including itself.
+    pub fn add(&mut self, sample: Sample, in_flight: u32, now: Instant, config: &Config) {
+        let window = &mut self.window;
+        let ends = *window.ends.get_or_insert(now + ADAPTIVE_WINDOW);
+        window.busiest = window.busiest.max(in_flight);
+        match sample {
+            Sample::Answered(time) => {
+                window.sum += time.as_secs_f64();
+                window.samples += 1;
+            }
+            Sample::Dropped => window.drops += 1,
+        }
+        if now >= ends && window.samples + window.drops >= ADAPTIVE_SAMPLES {
+            let full = std::mem::replace(window, Window::EMPTY);
+            self.update(full, config);
+        }
+    }
+
+    fn update(&mut self, window: Window, config: &Config) {
+        let (least, most) = (f64::from(config.min), f64::from(config.max));
+        if window.samples == 0 {
+            // Nothing but drops: half, as for a lost packet.
+            self.limit = (self.limit / 2.0).clamp(least, most);
+            return;
+        }
+        let latency = window.sum / f64::from(window.samples);
+        if let Some(measuring) = self.measuring {
+            if measuring.settled {
+                self.usual = Some(latency);
+                self.limit = measuring.limit.clamp(least, most);
+                self.measuring = None;
+            } else {
+                self.measuring = Some(Measuring { settled: true, ..measuring });
+            }
+            return;
+        }
+        let busiest = f64::from(window.busiest);
+        let is_reached = busiest >= self.limit.floor() * REACHED;
+        self.reached = if is_reached { self.reached + 1 } else { 0 };
+        if self.reached >= ADAPTIVE_LONG {
+            self.reached = 0;
+            self.measuring = Some(Measuring { limit: self.limit, settled: false });
+            self.limit = (self.limit / 2.0).max(least);
+            return;
+        }
+        let usual = self.follow(latency, is_reached);
+        if busiest < self.limit / 2.0 {
+            // What is not used says nothing about whether it would be too much.
+            return;
+        }
+        let dropped = f64::from(window.drops) / f64::from(window.samples + window.drops);
+        let gradient = (ADAPTIVE_TOLERANCE * usual / latency.max(f64::MIN_POSITIVE)).clamp(0.5, 1.0);
+        let queue = if window.drops > 0 { 0.0 } else { self.limit.sqrt() };
+        let aimed = self.limit * gradient * (1.0 - dropped / 2.0) + queue;
+        let smoothed = self.limit * (1.0 - ADAPTIVE_SMOOTHING) + aimed * ADAPTIVE_SMOOTHING;
+        self.limit = smoothed.clamp(least, most);
+    }
+
+    /// What is usual after a window of this latency: quickly down, slowly up, and not up while the limit is reached.
+    fn follow(&mut self, latency: f64, is_reached: bool) -> f64 {
+        self.windows = (self.windows + 1).min(ADAPTIVE_LONG);
+        let usual = self.usual.unwrap_or(latency);
+        let share = if latency < usual {
+            1.0 / f64::from(self.windows.min(DOWN))
+        } else if is_reached {
+            0.0
+        } else {
+            1.0 / f64::from(self.windows)
+        };
+        let usual = usual + (latency - usual) * share;
+        self.usual = Some(usual);
+        usual
+    }
+}
+
+/// How close to the limit counts as reached.
+const REACHED: f64 = 0.9;
+/// Windows that a fall of usual latency is averaged over.
+const DOWN: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CONFIG: Config = Config { initial: 20, min: 2, max: 500 };
+    const MS: Duration = Duration::from_millis(1);
+
+    fn now() -> Instant {
+        let clock = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        clock.expect("a runtime").block_on(async { Instant::now() })
+    }
+
+    /// A server that takes `time` for a request, under as many requests as the limit allows; the limit after `windows`.
+    fn windows_of(
+        gradient: &mut Gradient,
+        now: &mut Instant,
+        windows: u32,
+        time: impl Fn(f64) -> Duration,
+    ) -> u32 {
+        for _ in 0..windows {
+            let in_flight = gradient.limit();
+            let time = time(f64::from(in_flight));
+            for _ in 0..ADAPTIVE_SAMPLES {
+                gradient.add(Sample::Answered(time), in_flight, *now, &CONFIG);
+            }
+            *now += ADAPTIVE_WINDOW;
+            gradient.add(Sample::Answered(time), in_flight, *now, &CONFIG);
+        }
+        gradient.limit()
+    }
+
+    /// One with `places` that each take 10 ms for a request.
+    fn served(gradient: &mut Gradient, now: &mut Instant, places: f64, windows: u32) -> u32 {
+        windows_of(gradient, now, windows, |in_flight| MS.mul_f64(10.0 * (in_flight / places).max(1.0)))
+    }
+
+    #[test]
+    fn the_limit_settles_where_queueing_begins_and_stays_there_for_half_an_hour() {
+        let (mut gradient, mut now) = (Gradient::new(&CONFIG), now());
+        for windows in [300, 18_000] {
+            let limit = served(&mut gradient, &mut now, 50.0, windows);
+            assert!((50..=100).contains(&limit), "{limit}");
+        }
+    }
+
+    #[test]
+    fn the_limit_falls_when_places_are_lost_and_recovers_with_them() {
+        let (mut gradient, mut now) = (Gradient::new(&CONFIG), now());
+        let before = served(&mut gradient, &mut now, 50.0, 300);
+        let slow = served(&mut gradient, &mut now, 5.0, 40);
+        assert!(slow < before / 4, "{before} then {slow}");
+        let after = served(&mut gradient, &mut now, 50.0, 300);
+        assert!(after.abs_diff(before) < 10, "{before} then {after}");
+    }
+
+    #[test]
+    fn work_that_takes_longer_for_good_is_usual_within_two_minutes() {
+        let (mut gradient, mut now) = (Gradient::new(&CONFIG), now());
+        let before = served(&mut gradient, &mut now, 50.0, 300);
+        let slower = |gradient: &mut Gradient, now: &mut Instant, windows| {
+            windows_of(gradient, now, windows, |in_flight| MS.mul_f64(20.0 * (in_flight / 50.0).max(1.0)))
+        };
+        assert!(slower(&mut gradient, &mut now, 100) < before / 2, "it looks like a queue at first");
+        let after = slower(&mut gradient, &mut now, 1100);
+        assert!(after.abs_diff(before) < 10, "{before} then {after}");
+    }
+
+    #[test]
+    fn a_limit_that_is_not_reached_does_not_grow() {
+        let (mut gradient, mut now) = (Gradient::new(&CONFIG), now());
+        for _ in 0..1000 {
+            now += ADAPTIVE_WINDOW / 5;
+            gradient.add(Sample::Answered(MS), 3, now, &CONFIG);
+        }
+        assert_eq!(gradient.limit(), 20);
+    }
+
+    #[test]
+    fn nothing_but_drops_halves_it() {
+        let (mut gradient, mut now) = (Gradient::new(&CONFIG), now());
+        for _ in 0..ADAPTIVE_SAMPLES {
+            gradient.add(Sample::Dropped, 20, now, &CONFIG);
+        }
+        now += ADAPTIVE_WINDOW;
+        gradient.add(Sample::Dropped, 20, now, &CONFIG);
+        assert_eq!(gradient.limit(), 10);
+    }
+
+    proptest! {
+        #[test]
+        fn the_limit_never_leaves_its_range(
+            samples in proptest::collection::vec((0u64..100_000, any::<bool>(), 0u32..1000, 0u64..300), 0..500),
+        ) {
+            let (mut gradient, mut now) = (Gradient::new(&CONFIG), now());
+            for (micros, answered, in_flight, wait) in samples {
+                now += Duration::from_millis(wait);
+                let time = Duration::from_micros(micros);
+                let sample = if answered { Sample::Answered(time) } else { Sample::Dropped };
+                gradient.add(sample, in_flight, now, &CONFIG);
+                prop_assert!((CONFIG.min..=CONFIG.max).contains(&gradient.limit()));
+            }
+        }
+    }
+}
