@@ -197,6 +197,25 @@ impl Endpoint {
         self.change(now, |state| state.checks = Checks::default());
     }
 
+    /// What active checks say of it.
+    pub fn health(&self) -> Health {
+        self.state().checks.state()
+    }
+
+    /// Notes the result of an active check. One that passes ends an ejection at once, as in Envoy; but not one for a low
+    /// success rate, which no check can see.
+    pub fn on_check(&self, passed: bool, thresholds: config::Thresholds, now: Instant) -> Checked {
+        let mut state = self.state();
+        let turned = state.checks.on_result(passed, thresholds).then(|| state.checks.state());
+        let restored = passed && !state.breaker.is_out_for_its_rate() && state.breaker.restore(now);
+        Checked { turned, restored, in_doubt: state.checks.is_in_doubt() }
+    }
+
+    /// It is not checked any more: nothing is known of it.
+    pub fn forget_checks(&self) {
+        self.state().checks = Checks::default();
+    }
+
     /// The results of the last window.
     pub fn tally(&self, now: Instant, config: &config::Breaker) -> Tally {
         self.state().breaker.tally(now, config)

@@ -156,6 +156,21 @@ impl EndpointMetrics {
         u32::try_from(self.0.gauges[PENDING].get()).unwrap_or(0)
     }
 
+    /// How many connections to endpoints of the cluster are open.
+    pub fn open_in_cluster(&self) -> i64 {
+        self.0.cluster.sockets.count()
+    }
+
+    /// How many requests wait for a connection to an endpoint of the cluster.
+    pub fn waiting_in_cluster(&self) -> i64 {
+        self.0.cluster.waiting.get()
+    }
+
+    /// Counts a request that a limit of the cluster refused.
+    pub fn limited(&self, limit: Limited) {
+        self.0.cluster.limited[limit as usize].inc();
+    }
+
     /// Counts a request that waits, until the guards are dropped.
     pub fn waiting(&self) -> [Open; 2] {
         [Open::new(&self.0.gauges[WAITING]), Open::new(&self.0.cluster.waiting)]

@@ -397,6 +397,26 @@ impl Metrics {
         Single { endpoint: self.endpoint(side, cluster, endpoint, &all), cluster: all }
     }
 
+    /// Sets how many endpoints of a cluster are in a state.
+    pub fn set_endpoints(&self, cluster: &str, state: &'static str, count: usize) {
+        let label = ClusterState { cluster: cluster.to_owned(), state };
+        self.states.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets how many requests are in flight, and may be if there is such a limit: of a cluster, or of a port of the app.
+    pub fn set_concurrency(&self, side: &'static str, of: &str, in_flight: u32, limit: Option<u32>) {
+        let label = SideCluster { side, cluster: of.to_owned() };
+        self.in_flight.get_or_create(&label).set(in_flight.into());
+        if let Some(limit) = limit {
+            self.concurrency.get_or_create(&label).set(limit.into());
+        }
+    }
+
+    /// Sets whether the local app passes a probe.
+    pub fn set_probe(&self, probe: &'static str, passes: bool) {
+        self.app.get_or_create(&Probe { probe }).set(passes.into());
+    }
+
     /// What the sidecar carries now.
     pub fn load(&self) -> Arc<Load> {
         self.load.clone()
