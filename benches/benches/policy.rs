@@ -13,7 +13,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::Request;
 use http::header::{CONNECTION, COOKIE, HeaderMap, HeaderName, HeaderValue};
-use proxy::balance::{Table, Tried, pick};
+use proxy::balance::{Aim, Table, Tried};
 use proxy::config::{self, Breaker, defaults};
 use proxy::detect::{Prefixed, sniff};
 use proxy::endpoint::{Endpoint, Outcome, Outliers};
@@ -42,11 +42,45 @@ fn balancing(c: &mut Criterion) {
     let now = begun + Duration::from_millis(1);
     let mut rng = RngTree::new(1).rng();
     let mut group = c.benchmark_group("pick");
-    for n in [3_u16, 1000] {
-        let endpoints: Vec<_> =
-            (0..n).map(|p| Arc::new(Endpoint::new(([10, 0, 0, 1], p).into(), now))).collect();
-        group.bench_function(format!("{n} endpoints"), |b| {
-            b.iter(|| pick(black_box(&endpoints), now, &mut rng, Tried::default()))
+    let hash = ", hash = 'header:x-user'";
+    for (name, policy, n, more) in [
+        ("p2c of 3", "p2c", 3, ""),
+        ("p2c of 1000", "p2c", 1000, ""),
+        ("p2c of 1000 of many weights", "p2c", 1000, "weights"),
+        ("p2c of 1000 in zones and priorities", "p2c", 1000, "zones"),
+        ("least request of 1000", "least_request", 1000, ""),
+        ("least request of 1000 of many weights", "least_request", 1000, "weights"),
+        ("round robin of 1000", "round_robin", 1000, ""),
+        ("random of 1000", "random", 1000, ""),
+        ("ring hash of 1000", "ring_hash", 1000, hash),
+        ("maglev of 1000", "maglev", 1000, hash),
+    ] {
+        let endpoint = |i: u32| {
+            let address = format!("address = '10.0.{}.{}:80'", i / 250, i % 250);
+            match more {
+                "weights" => format!("{{ {address}, weight = {} }}", 1 + i % 10),
+                "zones" => format!("{{ {address}, zone = '{}', priority = {} }}", i % 3, i % 2),
+                _ => format!("{{ {address} }}"),
+            }
+        };
+        let endpoints: Vec<_> = (0..n).map(endpoint).collect();
+        let text = format!(
+            "service = 'web'\nzone = '1'\n[[cluster]]\nname = 'c'\naddresses = ['10.96.0.1:80']\n\
+             endpoints = [{}]\nbalance = {{ policy = '{policy}'{} }}\n",
+            endpoints.join(", "),
+            if more == hash { hash } else { "" },
+        );
+        let snapshot = config::parse("sidecar.toml", &text).expect("a valid configuration");
+        let table = Table::new(Arc::new(snapshot), None, &Metrics::default(), begun);
+        let cluster = &table.clusters[0];
+        // A key of its own for every request, as far as there are keys.
+        let mut key = 0_u64;
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                key = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let aim = Aim { hash: Some(key), subset: 0 };
+                cluster.pick(now, &mut rng, black_box(aim), Tried::default())
+            })
         });
     }
     group.finish();

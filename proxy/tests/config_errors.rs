@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use proxy::config::{
-    Breaker, Cluster, ConfigErrors, Endpoint, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts,
-    Retry, Snapshot, Timeouts, TryTimeouts, parse,
+    Balance, BalancePolicy, Breaker, Cluster, ConfigErrors, Endpoint, Forwarded, HashSource, Http1, Limits,
+    Listen, Protocol, RequestTimeouts, Retry, SlowStart, Snapshot, Timeouts, TryTimeouts, parse,
 };
 
 /// A cluster without a mistake, to put mistakes around.
@@ -46,6 +46,56 @@ macro_rules! says {
 
 says! {
     limits_out_of_range_say_what_they_may_be: "service = \"web\"\nforwarded = \"apend\"\n\n[limits]\nheader_bytes = 100\nheaders = 0\n\n[timeouts]\ntunnel_idle = \"0s\"\n";
+    shares_and_factors_of_the_wrong_type_say_what_to_write: "service = \"web\"\n[balance]\npanic = 0.5\noverprovisioning = \"140%\"\nslow_start = { window = 30 }\n";
+    what_a_policy_makes_nothing_of_is_pointed_at: r#"
+service = "web"
+zone = "eu west"
+
+[balance]
+policy = "maglev"
+table_size = 65536
+overprovisioning = 0.5
+
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.10:80"]
+endpoints = ["10.0.0.11:8080"]
+[cluster.balance]
+policy = "round-robin"
+panic = "150%"
+slow_start = { window = "10s", min_weight = "0%", aggression = 0 }
+
+[[cluster]]
+name = "users"
+addresses = ["10.96.0.11:80"]
+endpoints = ["10.0.0.12:8080"]
+balance = { policy = "least_request", choices = 1, hash = "source", ring_points = 100 }
+
+[[cluster]]
+name = "carts"
+addresses = ["10.96.0.12:80"]
+endpoints = ["10.0.0.13:8080"]
+balance = { policy = "ring_hash", slow_start = { window = "10s" } }
+
+[[cluster]]
+name = "stock"
+addresses = ["10.96.0.13:80"]
+endpoints = ["10.0.0.14:8080"]
+balance = { policy = "maglev", hash = "x-user" }
+"#;
+    a_subset_of_nobody_shows_what_the_endpoints_have: r#"
+service = "web"
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.10:80"]
+endpoints = [{ address = "10.0.0.11:8080", labels = { version = "1" } }, { address = "10.0.0.12:8080", labels = { version = "2" } }]
+subset = { version = "3" }
+[[cluster]]
+name = "users"
+addresses = ["10.96.0.11:80"]
+endpoints = ["10.0.0.13:8080"]
+subset = { version = "1" }
+"#;
     opaque_ports_must_be_ports: "service = \"web\"\nopaque_ports = [25, 70000]\n";
     port_0_is_not_opaque_but_nothing: "service = \"web\"\nopaque_ports = [25, 0]\n";
     server_names_must_be_names_and_lead_to_one_cluster: r#"
@@ -267,6 +317,7 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
     let expected = Snapshot {
         service: "web".into(),
         instance: "web".into(),
+        zone: None,
         workers: None,
         seed: None,
         listen: Listen { outbound: 15001, inbound: 15006, admin: 15000, metrics: 15020, health: 15021 },
@@ -322,6 +373,17 @@ fn a_cluster_that_says_little_gets_every_documented_default() {
             max: Duration::from_secs(60),
             cap: 0.5,
         },
+        balance: Balance {
+            policy: BalancePolicy::P2c,
+            hash: None,
+            zone_aware: true,
+            overprovisioning: 1.4,
+            panic: 0.5,
+            slow_start: None,
+        }
+        .into(),
+        subset: Arc::default(),
+        subsets: vec![],
     };
     assert_eq!(snapshot.clusters, [Arc::new(expected)]);
 }
@@ -333,6 +395,7 @@ fn every_key_of_the_file_reaches_the_snapshot() {
         r#"
 service = "web"
 instance = "web-0"
+zone = "a"
 workers = 3
 seed = 42
 mark = 1337
@@ -345,6 +408,7 @@ listen = { outbound = 1, inbound = 2, admin = 3, metrics = 4, health = 5 }
 timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", pool_age = "0s", half_close = "30s", tcp_idle = "2h", tunnel_idle = "10m", drain_min = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s" }
 retry = { attempts = 1 }
 breaker = { consecutive_failures = 7, success_rate = "90%", min_requests = 20, window = "5s", base = "2s", max = "90s", cap = "25%" }
+balance = { policy = "maglev", table_size = 1009, hash = "cookie:session", panic = "0%", overprovisioning = 2, slow_start = { window = "30s", aggression = 1.5 } }
 inbound = [{ port = 8080, protocol = "http" }, { port = 5432, protocol = "tcp" }, { port = 9 }]
 
 [[cluster]]
@@ -357,12 +421,14 @@ bridge = true
 timeouts = { per_try = "2s", response = "0s" }
 retry = { attempts = 0 }
 breaker = { consecutive_failures = 0, cap = "100%" }
+balance = { policy = "ring_hash", ring_points = 40, zone_aware = false }
 "#,
     )
     .unwrap();
     let expected = Snapshot {
         service: "web".into(),
         instance: "web-0".into(),
+        zone: Some("a".into()),
         workers: Some(3),
         seed: Some(42),
         listen: Listen { outbound: 1, inbound: 2, admin: 3, metrics: 4, health: 5 },
@@ -414,6 +480,22 @@ breaker = { consecutive_failures = 0, cap = "100%" }
                 max: Duration::from_secs(90),
                 cap: 1.0,
             },
+            // And so does this.
+            balance: Balance {
+                policy: BalancePolicy::RingHash { points: 40 },
+                hash: Some(HashSource::Cookie("session".into())),
+                zone_aware: false,
+                overprovisioning: 2.0,
+                panic: 0.0,
+                slow_start: Some(SlowStart {
+                    window: Duration::from_secs(30),
+                    min_weight: 0.1,
+                    aggression: 1.5,
+                }),
+            }
+            .into(),
+            subset: Arc::default(),
+            subsets: vec![],
         })],
         inbound: [(8080, Protocol::Http), (5432, Protocol::Tcp), (9, Protocol::Detect)].into(),
     };

@@ -1,14 +1,17 @@
 //! The clusters in force, with their endpoints, ready for requests to use: made once for each snapshot.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use http::HeaderMap;
+
+use rand::Rng;
 use tokio::time::Instant;
 
-use super::{Tried, pick};
+use super::{Aim, Balancer, Tried, hash};
 use crate::config::{self, Snapshot};
-use crate::endpoint::{Endpoint, Outliers};
+use crate::endpoint::{Changes, Endpoint, Outliers};
 use crate::limit::Load;
 use crate::telemetry::{ClusterMetrics, Metrics};
 
@@ -37,6 +40,10 @@ pub struct Cluster {
     pub outliers: Arc<Outliers>,
     /// Its metrics.
     pub metrics: ClusterMetrics,
+    /// How often the availability of an endpoint has changed.
+    changes: Changes,
+    /// For all endpoints that the cluster takes, and for each of the subsets that routes choose.
+    balancers: Vec<Arc<Balancer>>,
 }
 
 impl Table {
@@ -46,10 +53,14 @@ impl Table {
         let cluster = |config: &Arc<config::Cluster>| {
             let known = previous.and_then(|t| t.clusters.iter().find(|c| c.config.name == config.name));
             let own = metrics.cluster("outbound", &config.name);
+            let changes = known.map(|c| c.changes.clone()).unwrap_or_default();
+            // Where nobody was before, nobody is new.
+            let added = known.is_some_and(|c| !c.endpoints.is_empty());
             let endpoint = |address: &SocketAddr| {
                 let kept = known.and_then(|c| c.endpoints.iter().find(|e| e.address == *address));
                 let counted = || metrics.endpoint("outbound", &config.name, address, &own);
-                kept.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(*address, now).counted(counted())))
+                let new = || Endpoint::of(*address, now, changes.clone(), added).counted(counted());
+                kept.cloned().unwrap_or_else(|| Arc::new(new()))
             };
             let endpoints: Vec<_> = config.endpoints.iter().map(|e| endpoint(&e.address)).collect();
             let outliers = Outliers::new(
@@ -59,7 +70,14 @@ impl Table {
                 own.ejections.clone(),
                 known.map(|known| &*known.outliers),
             );
-            Arc::new(Cluster { config: config.clone(), endpoints, outliers, metrics: own })
+            let zone = snapshot.zone.as_deref();
+            let same_zone = previous.is_some_and(|t| t.snapshot.zone == snapshot.zone);
+            // Hash tables are not cheap to make, and taking turns goes on where it was.
+            let kept = known.filter(|c| same_zone && balanced_alike(&c.config, config));
+            let balancers = kept.map(|c| c.balancers.clone());
+            let balancers = balancers.unwrap_or_else(|| balancers_of(config, zone, &changes));
+            let config = config.clone();
+            Arc::new(Cluster { config, endpoints, outliers, metrics: own, changes, balancers })
         };
         let clusters: Vec<_> = snapshot.clusters.iter().map(cluster).collect();
         let addresses = clusters.iter().flat_map(|c| c.config.addresses.iter().map(|a| (*a, c.clone())));
@@ -88,10 +106,34 @@ impl Table {
 }
 
 impl Cluster {
-    /// Picks an endpoint for a request that was already tried on `tried`.
-    pub fn pick(&self, now: Instant, rng: &mut impl rand::Rng, tried: Tried) -> Option<usize> {
-        pick(&self.endpoints, now, rng, tried)
+    /// What a request of `peer` asks of the choice of its endpoint, by its headers if it has any; of subset 0.
+    pub fn aim(&self, headers: Option<&HeaderMap>, peer: IpAddr) -> Aim {
+        let balance = &self.config.balance;
+        let source = balance.hash.as_ref().filter(|_| balance.policy.hashes());
+        Aim { hash: source.and_then(|source| hash::of_request(source, headers, peer)), subset: 0 }
     }
+
+    /// Picks an endpoint for a request that was already tried on `tried`; `None` if there is none, or none that may be
+    /// picked and no panic.
+    pub fn pick(&self, now: Instant, rng: &mut impl Rng, aim: Aim, tried: Tried) -> Option<usize> {
+        let picked = self.balancers.get(aim.subset)?.pick(&self.endpoints, now, rng, aim.hash, tried)?;
+        self.metrics.picks.count(picked.panic, picked.failover, picked.other_zone, picked.explored);
+        Some(picked.position)
+    }
+}
+
+/// Whether two configurations of a cluster give the same balancers.
+fn balanced_alike(a: &config::Cluster, b: &config::Cluster) -> bool {
+    a.endpoints == b.endpoints && a.balance == b.balance && a.subset == b.subset && a.subsets == b.subsets
+}
+
+fn balancers_of(config: &config::Cluster, zone: Option<&str>, changes: &Changes) -> Vec<Arc<Balancer>> {
+    let whole = std::iter::once(None).chain(config.subsets.iter().map(Some));
+    let chosen = |subset: Option<&config::Labels>| {
+        let takes = |e: &config::Endpoint| e.has(&config.subset) && subset.is_none_or(|labels| e.has(labels));
+        Arc::new(Balancer::new(&config.balance, &config.endpoints, takes, zone, changes.clone()))
+    };
+    whole.map(chosen).collect()
 }
 
 #[cfg(test)]

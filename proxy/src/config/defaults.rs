@@ -122,6 +122,36 @@ pub const EWMA_DECAY: Duration = Duration::from_secs(10);
 /// Peak-EWMA: what an endpoint that has not answered yet is assumed to take once it has a request in hand, so that it is
 /// tried but not flooded. Linkerd's default_rtt.
 pub const EWMA_START: Duration = Duration::from_millis(30);
+/// Peak-EWMA: an idle endpoint that was drawn so often in a row and lost each time to a cheaper one is picked all the
+/// same, and its answer replaces what was known. Fewer than one pick in 128 explores, so the 99th percentile
+/// does not see it. Ours: Finagle and Linkerd only let the average fade, and a replica that once took 3 s is shunned for a
+/// minute. The exploring share of epsilon-greedy (Sutton and Barto, section 2.2), counted instead of drawn.
+pub const EXPLORE_AFTER: u32 = 128;
+/// Least request: endpoints compared for one pick. Envoy's choice_count; two are enough (Mitzenmacher 2001).
+pub const CHOICES: u32 = 2;
+/// Least and most that `choices` may be. One would be `random`.
+pub const CHOICES_RANGE: std::ops::RangeInclusive<u32> = 2..=16;
+/// Ring hash: points of the heaviest endpoint. libketama's 160: shares differ by some 8 % from what they should be. Envoy's
+/// minimum_ring_size of 1024 counts all endpoints together, so that each change of their number moves everybody's keys.
+pub const RING_POINTS: u32 = 160;
+/// Least and most that `ring_points` may be: 10 000 of a thousand endpoints are 160 MB, Envoy's largest ring.
+pub const RING_POINTS_RANGE: std::ops::RangeInclusive<u32> = 1..=10_000;
+/// Maglev: slots of the table. Envoy's default, and the paper's for few endpoints; a hundred for each endpoint are enough.
+pub const MAGLEV_SIZE: u32 = 65537;
+/// Least and most that `table_size` may be. Envoy's most.
+pub const MAGLEV_RANGE: std::ops::RangeInclusive<u32> = 251..=5_000_011;
+/// How many times its share a priority or a zone can carry. Envoy's overprovisioning_factor.
+pub const OVERPROVISIONING: f64 = 1.4;
+/// Least and most that `overprovisioning` may be. Below 1 a healthy priority would give requests away.
+pub const OVERPROVISIONING_RANGE: std::ops::RangeInclusive<f64> = 1.0..=10.0;
+/// Share of available endpoints below which availability counts for nothing. Envoy's healthy_panic_threshold.
+pub const PANIC: f64 = 0.5;
+/// Slow start: the share of its weight that an endpoint begins with. Envoy's min_weight_percent.
+pub const SLOW_START_MIN: f64 = 0.1;
+/// Slow start: evenly. Envoy's aggression.
+pub const SLOW_START_AGGRESSION: f64 = 1.0;
+/// Least and most that `aggression` may be; beyond, the share jumps.
+pub const SLOW_START_AGGRESSION_RANGE: std::ops::RangeInclusive<f64> = 0.1..=10.0;
 
 /// Interim responses (1xx) that wait for a client to take them, bytes; what would be more is dropped. As much as the head of
 /// a response may be by default.

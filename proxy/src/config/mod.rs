@@ -23,8 +23,8 @@ use std::path::{Path, PathBuf};
 pub use diagnose::{ConfigError, ConfigErrors};
 pub use parse::parse;
 pub use snapshot::{
-    Breaker, Cluster, Endpoint, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts, Retry, Snapshot,
-    Timeouts, TryTimeouts,
+    Balance, BalancePolicy, Breaker, Cluster, Endpoint, Forwarded, HashSource, Http1, Labels, Limits, Listen,
+    Protocol, RequestTimeouts, Retry, SlowStart, Snapshot, Timeouts, TryTimeouts,
 };
 
 /// Why a file gave no snapshot.

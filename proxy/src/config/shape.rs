@@ -193,7 +193,7 @@ impl<'i> Reader<'i> {
         } else if key == "memory" && number {
             let help = format!(r#"write memory = "{words}MiB" for mebibytes"#);
             ("`limits.memory` has no unit".into(), "a bare number".into(), help)
-        } else if matches!(key, "cap" | "success_rate") && number {
+        } else if matches!(key, "cap" | "success_rate" | "panic" | "min_weight") && number {
             let share = words.parse::<f64>().unwrap_or(50.0);
             let share = if share <= 1.0 { share * 100.0 } else { share };
             (
@@ -211,6 +211,7 @@ impl<'i> Reader<'i> {
                 "a string" => "text",
                 "a boolean" => "true or false",
                 "a sequence" => "a list",
+                "f64" => "a number",
                 "u16" if is_port => "a port number",
                 "u16" | "u32" | "u64" | "usize" => "a whole number, not negative",
                 _ if expected.starts_with("struct") => "a table",
@@ -232,6 +233,7 @@ impl<'i> Reader<'i> {
                 }
                 (_, "struct Listen") => "write it as a table: [listen]".into(),
                 (_, expected) if expected.starts_with("struct") => format!("write it as a table: [{path}]"),
+                (_, "f64") => format!("write a number, such as {key} = 1.5"),
                 (_, "u16" | "u32" | "u64" | "usize") => format!("write a whole number, such as {key} = 4"),
                 _ => format!("write {wanted}"),
             };

@@ -20,6 +20,7 @@ use std::time::Duration;
 use rand::{Rng, RngExt};
 use tokio::time::Instant;
 
+use super::Opens;
 use super::outcome::Outcome;
 use super::window::{Tally, Window};
 use crate::config::Breaker as Config;
@@ -110,6 +111,14 @@ impl Breaker {
         match self.state {
             State::Closed { .. } => true,
             State::Ejected { until } | State::HalfOpen { until, .. } => now >= until,
+        }
+    }
+
+    /// From when a request may go to the endpoint, as things stand.
+    pub fn opens(&self) -> Opens {
+        match self.state {
+            State::Closed { .. } => Opens::Open,
+            State::Ejected { until } | State::HalfOpen { until, .. } => Opens::At(until),
         }
     }
 

@@ -4,6 +4,13 @@
 //! the average fades towards zero, so an endpoint that was once slow is tried again. From Twitter's Finagle
 //! (`PeakEwma.scala`), also used by Linkerd and tower.
 //!
+//! Fading alone is not enough: after one answer that took 3 s, an endpoint among others that take 5 ms would see no request
+//! for `10 s * ln(600)`, a minute. So whoever is picked after long neglect ([`defaults::EXPLORE_AFTER`]) starts anew: its
+//! next answer replaces the average, whatever it is. And a request that never was answered counts for as long as it had
+//! waited, since it would have taken longer still: a process that hangs gives no samples at all.
+//!
+//! [`defaults::EXPLORE_AFTER`]: crate::config::defaults::EXPLORE_AFTER
+//!
 //! An endpoint that was never heard from is tried at once, by one request at a time, as in Finagle. Linkerd assumes
 //! 30 ms from the start instead: beside replicas that answer in one millisecond a new one would get its first request
 //! after half a minute. One that fails before it ever answered stays unknown: that is the breaker's business.
@@ -21,45 +28,69 @@ pub struct PeakEwma {
     at: Instant,
     /// Whether there ever was a sample.
     known: bool,
+    /// Whether the next answer replaces the average.
+    renewing: bool,
 }
 
 impl PeakEwma {
     /// The average of nothing.
     pub fn new(now: Instant) -> Self {
-        PeakEwma { value: 0.0, at: now, known: false }
+        PeakEwma { value: 0.0, at: now, known: false, renewing: false }
     }
 
     /// The average at `now`, faded by the time since the last look; zero if nothing was ever observed.
     pub fn get(&mut self, now: Instant) -> f64 {
-        if self.known {
-            self.observe(now, Duration::ZERO);
-        }
+        self.value *= self.keep(now);
         self.value
     }
 
     /// What a further request would cost at an endpoint with `pending` requests in hand, nanoseconds: latency times
-    /// queue. An unknown endpoint costs nothing while it is idle, and [`EWMA_START`] a request while it is being tried.
-    pub fn cost(&mut self, now: Instant, pending: u32) -> f64 {
+    /// queue, and the queue is the shorter the larger the endpoint's `weight` (1 for an average one). An unknown endpoint
+    /// costs nothing while it is idle, and [`EWMA_START`] a request while it is being tried.
+    ///
+    /// The request itself is not divided by the weight: idle endpoints are told apart by latency only, and get their shares
+    /// because they are drawn by weight. Busy ones hold requests in proportion to it.
+    pub fn cost(&mut self, now: Instant, pending: u32, weight: f64) -> f64 {
         let latency = match (self.known, pending) {
             (false, 0) => 0.0,
             (false, _) => EWMA_START.as_nanos() as f64,
             (true, _) => self.get(now),
         };
-        latency * f64::from(pending + 1)
+        latency * (f64::from(pending) / weight + 1.0)
     }
 
-    /// Takes a sample.
+    /// Takes the time that an answer took.
     pub fn observe(&mut self, now: Instant, sample: Duration) {
-        self.known = true;
-        let sample = sample.as_nanos() as f64;
-        let age = now.saturating_duration_since(self.at);
-        self.at = self.at.max(now);
-        if sample > self.value {
+        let (sample, keep) = (sample.as_nanos() as f64, self.keep(now));
+        if std::mem::take(&mut self.renewing) || sample > self.value {
             self.value = sample;
         } else {
-            let keep = (-age.as_secs_f64() / EWMA_DECAY.as_secs_f64()).exp();
             self.value = self.value * keep + sample * (1.0 - keep);
         }
+        self.known = true;
+    }
+
+    /// Takes the time that a request has waited which was never answered. It can only raise the average, and makes an
+    /// unknown endpoint known only if it is long: a quick refusal says nothing about how long answers take.
+    pub fn waited(&mut self, now: Instant, waited: Duration) {
+        let sample = waited.as_nanos() as f64;
+        self.renewing = false;
+        self.known |= waited >= EWMA_START;
+        if self.known && sample > self.get(now) {
+            self.value = sample;
+        }
+    }
+
+    /// Forgets the average as soon as there is an answer to replace it.
+    pub fn renew(&mut self) {
+        self.renewing = true;
+    }
+
+    /// What share of the average is left at `now`.
+    fn keep(&mut self, now: Instant) -> f64 {
+        let age = now.saturating_duration_since(self.at);
+        self.at = self.at.max(now);
+        (-age.as_secs_f64() / EWMA_DECAY.as_secs_f64()).exp()
     }
 }
 
@@ -75,6 +106,7 @@ mod tests {
         let now = Instant::now();
         let mut ewma = PeakEwma::new(now);
         ewma.observe(now, 500 * MS);
+        ewma.observe(now, 5 * MS);
         assert_eq!(ewma.get(now), 5e8);
         let later = ewma.get(now + EWMA_DECAY);
         assert!((later - 5e8 / std::f64::consts::E).abs() < 1e3, "{later}");
@@ -84,10 +116,40 @@ mod tests {
     async fn an_unknown_endpoint_is_tried_by_one_request_at_a_time() {
         let now = Instant::now();
         let mut ewma = PeakEwma::new(now);
-        assert_eq!(ewma.cost(now, 0), 0.0);
-        assert_eq!(ewma.cost(now, 2), 3.0 * EWMA_START.as_nanos() as f64);
+        assert_eq!(ewma.cost(now, 0, 1.0), 0.0);
+        assert_eq!(ewma.cost(now, 2, 1.0), 3.0 * EWMA_START.as_nanos() as f64);
         ewma.observe(now, MS);
-        assert_eq!((ewma.cost(now, 0), ewma.cost(now, 2)), (1e6, 3e6));
+        assert_eq!((ewma.cost(now, 0, 1.0), ewma.cost(now, 2, 1.0)), (1e6, 3e6));
+        assert_eq!(
+            (ewma.cost(now, 0, 2.0), ewma.cost(now, 2, 2.0)),
+            (1e6, 2e6),
+            "twice the weight, half the queue"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_answer_after_long_neglect_replaces_the_average_and_later_ones_do_not() {
+        let now = Instant::now();
+        let mut ewma = PeakEwma::new(now);
+        ewma.observe(now, 3000 * MS);
+        ewma.renew();
+        assert_eq!(ewma.get(now), 3e9, "the answer is not there yet");
+        ewma.observe(now, 5 * MS);
+        assert_eq!(ewma.get(now), 5e6);
+        ewma.observe(now, MS);
+        assert_eq!(ewma.get(now), 5e6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_was_never_answered_counts_for_as_long_as_it_waited_if_that_is_long() {
+        let now = Instant::now();
+        let mut ewma = PeakEwma::new(now);
+        ewma.waited(now, MS);
+        assert_eq!(ewma.cost(now, 0, 1.0), 0.0, "a quick refusal leaves it unknown");
+        ewma.waited(now, 1000 * MS);
+        assert_eq!(ewma.cost(now, 0, 1.0), 1e9);
+        ewma.waited(now, MS);
+        assert_eq!(ewma.get(now), 1e9, "it never lowers the average");
     }
 
     proptest! {
@@ -102,6 +164,9 @@ mod tests {
                 let sample = Duration::from_millis(sample);
                 largest = largest.max(sample);
                 ewma.observe(now, sample);
+                if gap % 7 == 0 {
+                    ewma.renew();
+                }
                 prop_assert!(ewma.value >= 0.0 && ewma.value <= largest.as_nanos() as f64);
             }
         }

@@ -13,10 +13,12 @@ pub mod outlier;
 pub mod pool;
 mod pools;
 mod response;
+mod standing;
 mod window;
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -25,12 +27,15 @@ pub use breaker::{Breaker, Phase, Reason, Step};
 pub use ewma::PeakEwma;
 pub use outcome::Outcome;
 pub use outlier::{Outliers, Transition, Trial};
-pub use pools::{Call, Failed, Pools};
+pub use pools::{Aim, Call, Failed, Pools};
 pub use response::{Carrier, Held, ResponseBody};
+pub use standing::{Changes, Opens};
 pub use window::Tally;
 
 use crate::config;
+use crate::config::defaults::EXPLORE_AFTER;
 use crate::telemetry::{EndpointMetrics, Open};
+use standing::Standing;
 
 /// One address of a cluster.
 #[derive(Debug)]
@@ -39,6 +44,9 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// What is counted there now, requests in hand among it.
     pub metrics: EndpointMetrics,
+    /// How often in a row it was drawn while idle and another one was picked.
+    neglected: AtomicU32,
+    standing: Standing,
     /// Uncontended but for two workers that touch the same endpoint in the same few nanoseconds.
     state: Mutex<State>,
 }
@@ -49,20 +57,23 @@ struct State {
     breaker: Breaker,
 }
 
-/// What a balancer wants to know of an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Load {
-    /// Expected time that a further request would take, nanoseconds.
-    pub cost: f64,
-    /// Whether it may be picked: it is not ejected, or its ejection has lapsed and nobody is probing it yet.
-    pub available: bool,
-}
-
 impl Endpoint {
     /// An endpoint about which nothing is known.
     pub fn new(address: SocketAddr, now: Instant) -> Self {
+        Endpoint::of(address, now, Changes::default(), false)
+    }
+
+    /// An endpoint of a cluster whose availability `changes` counts. `added` says that the cluster was there before it, so
+    /// that it may have to warm up.
+    pub fn of(address: SocketAddr, now: Instant, changes: Changes, added: bool) -> Self {
         let state = State { latency: PeakEwma::new(now), breaker: Breaker::default() };
-        Endpoint { address, metrics: EndpointMetrics::default(), state: Mutex::new(state) }
+        Endpoint {
+            address,
+            metrics: EndpointMetrics::default(),
+            neglected: AtomicU32::new(0),
+            standing: Standing::new(now, changes, added),
+            state: Mutex::new(state),
+        }
     }
 
     /// The same, counted in `metrics`.
@@ -70,12 +81,32 @@ impl Endpoint {
         Endpoint { metrics, ..self }
     }
 
-    /// Its load as a balancer sees it: latency times the requests in hand, as in Finagle's and Linkerd's peak-EWMA.
-    pub fn load(&self, now: Instant) -> Load {
+    /// What one more request would cost there if its weight is `weight` times the average: latency times the requests in
+    /// hand, as in Finagle's and Linkerd's peak-EWMA. Nanoseconds.
+    pub fn cost(&self, now: Instant, weight: f64) -> f64 {
         let pending = self.pending();
-        let mut state = self.state();
-        let cost = state.latency.cost(now, pending);
-        Load { cost, available: state.breaker.admits(now) }
+        self.state().latency.cost(now, pending, weight)
+    }
+
+    /// Whether it may be picked: it is not ejected, or its ejection has lapsed and nobody is probing it yet.
+    pub fn is_available(&self, now: Instant) -> bool {
+        self.standing.is_open(now)
+    }
+
+    /// When it will be available although nothing happens until then; `None` if it is, or if something has to happen.
+    pub fn available_at(&self, now: Instant) -> Option<Instant> {
+        self.standing.will_open(now)
+    }
+
+    /// How long it has taken requests since it was added to its cluster or was restored; `None` if neither ever was.
+    pub fn age(&self, now: Instant) -> Option<Duration> {
+        self.standing.age(now)
+    }
+
+    /// Notes that it was drawn and another endpoint is thought to be better. True if it has been neglected for so long
+    /// that it is to be picked all the same, to find out how it does now: see [`EXPLORE_AFTER`].
+    pub fn neglect(&self) -> bool {
+        self.pending() == 0 && self.neglected.fetch_add(1, Ordering::Relaxed) + 1 >= EXPLORE_AFTER
     }
 
     /// Whether it is left alone, and why.
@@ -99,9 +130,16 @@ impl Endpoint {
     }
 
     /// Begins a request; it is in hand until the guard is dropped. True if it is the probe after an ejection.
-    pub fn begin(&self, now: Instant) -> (InHand, bool) {
-        let is_probe = self.state().breaker.on_begin(now);
-        (InHand::of(&self.metrics), is_probe)
+    pub fn begin(self: &Arc<Self>, now: Instant) -> (InHand, bool) {
+        let neglected = self.neglected.swap(0, Ordering::Relaxed) >= EXPLORE_AFTER;
+        let is_probe = self.change(now, |state| {
+            if neglected {
+                state.latency.renew();
+            }
+            state.breaker.on_begin(now)
+        });
+        let waits = Some((self.clone(), now));
+        (InHand { _pending: self.metrics.pending(), waits }, is_probe)
     }
 
     /// Notes that it answered at `now` what was sent at `begun`. Failures say nothing about latency: a refusal is quick
@@ -118,7 +156,7 @@ impl Endpoint {
         now: Instant,
         config: &config::Breaker,
     ) -> Step {
-        self.state().breaker.on_outcome(outcome, begun, now, config)
+        self.change(now, |state| state.breaker.on_outcome(outcome, begun, now, config))
     }
 
     /// Leaves it alone. See [`Breaker::eject`].
@@ -130,7 +168,7 @@ impl Endpoint {
         config: &config::Breaker,
         rng: &mut impl rand::Rng,
     ) -> Duration {
-        self.state().breaker.eject(reason, outcome, now, config, rng)
+        self.change(now, |state| state.breaker.eject(reason, outcome, now, config, rng))
     }
 
     /// The results of the last window.
@@ -138,20 +176,45 @@ impl Endpoint {
         self.state().breaker.tally(now, config)
     }
 
+    /// The one way to change what decides about availability: whatever `act` does, balancers learn of it.
+    fn change<R>(&self, now: Instant, act: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state();
+        let result = act(&mut state);
+        self.standing.set(state.breaker.opens(), now);
+        result
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A request in hand at an endpoint.
+/// A request in hand at an endpoint, or an opaque connection.
 #[derive(Debug)]
 pub struct InHand {
     _pending: Open,
+    /// Where it waits for an answer, and since when; `None` once there is one.
+    waits: Option<(Arc<Endpoint>, Instant)>,
 }
 
 impl InHand {
     /// One that is counted in `metrics`.
     pub fn of(metrics: &EndpointMetrics) -> Self {
-        InHand { _pending: metrics.pending() }
+        InHand { _pending: metrics.pending(), waits: None }
+    }
+
+    /// The endpoint has answered, well or badly: from now on it does not wait any more.
+    pub fn answered(&mut self) {
+        self.waits = None;
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        if let Some((endpoint, begun)) = self.waits.take() {
+            // The client went away, or time was up, or it failed: an answer would have taken longer still.
+            let now = Instant::now();
+            endpoint.state().latency.waited(now, now.saturating_duration_since(begun));
+        }
     }
 }

@@ -76,7 +76,7 @@ impl Outliers {
             gives_up,
             rng: rng.clone(),
             is_owed: true,
-            _in_hand: in_hand,
+            in_hand,
         }
     }
 
@@ -166,13 +166,19 @@ pub struct Trial {
     gives_up: Option<Instant>,
     rng: Rc<RefCell<StdRng>>,
     is_owed: bool,
-    _in_hand: InHand,
+    in_hand: InHand,
 }
 
 impl Trial {
     /// The endpoint answered, in the time that has passed. Whether that is a success is another question.
-    pub fn answered(&self, now: Instant) {
+    pub fn answered(&mut self, now: Instant) {
+        self.arrived();
         self.outliers.endpoints[self.position].observe(self.begun, now);
+    }
+
+    /// The endpoint answered, but in a time that says nothing about how long answers take.
+    pub fn arrived(&mut self) {
+        self.in_hand.answered();
     }
 
     /// Whether nothing has been told yet.

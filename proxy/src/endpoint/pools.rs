@@ -20,8 +20,20 @@ use crate::http::{RequestBody, informational};
 use crate::telemetry::{EndpointMetrics, Open};
 use crate::world::{Net, RngTree};
 
+/// What a request asks of the choice of its endpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Aim {
+    /// What it has in common with others that are to meet the same endpoint; `None`: nothing, or nobody asks.
+    pub hash: Option<u64>,
+    /// Which of the cluster's subsets it is for, counted from 1 in `config::Cluster::subsets`; 0: all that the cluster
+    /// uses.
+    pub subset: usize,
+}
+
 /// What a call asks of every try.
 pub struct Call {
+    /// Of the endpoint.
+    pub aim: Aim,
     /// Its place among the requests in flight.
     pub place: Rc<Open>,
     /// Of connections.

@@ -64,8 +64,11 @@ pub struct Held {
 }
 
 impl Held {
-    /// Of a request at an endpoint.
-    pub fn new(place: Rc<Open>, trial: Option<Trial>) -> Self {
+    /// Of a request at an endpoint that has just been answered.
+    pub fn new(place: Rc<Open>, mut trial: Option<Trial>) -> Self {
+        if let Some(trial) = &mut trial {
+            trial.arrived();
+        }
         Held { _place: place, trial, _in_hand: None }
     }
 

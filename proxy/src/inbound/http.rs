@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Inbound;
 use crate::config::TryTimeouts;
 use crate::endpoint::pool::Limits;
-use crate::endpoint::{Call, Held, InHand, ResponseBody};
+use crate::endpoint::{Aim, Call, Held, InHand, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
@@ -56,8 +56,17 @@ pub(super) async fn handle<N: Net>(
             let patience = patience.until(deadline, Kind::Deadline);
             let interim = client.interim;
             let (retry, tries) = (side.retry.clone(), TryTimeouts::default());
-            let call =
-                Call { place: Rc::new(place), limits, patience, is_grpc, deadline, retry, tries, interim };
+            let call = Call {
+                aim: Aim::default(),
+                place: Rc::new(place),
+                limits,
+                patience,
+                is_grpc,
+                deadline,
+                retry,
+                tries,
+                interim,
+            };
             let sending = pin!(send(&side, dst, &call, &app, request));
             call.patience.wait(sending).await
         }

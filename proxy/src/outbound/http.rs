@@ -44,6 +44,7 @@ pub(super) async fn handle<N: Net>(
         return response;
     };
     let timeouts = &table.snapshot.timeouts;
+    let aim = cluster.aim(Some(request.headers()), peer.ip());
     let deadline = grpc::deadline(request.headers(), is_grpc);
     let asked = cluster.metrics.asked();
     // Only another sidecar may say what a request was.
@@ -66,8 +67,8 @@ pub(super) async fn handle<N: Net>(
             let limits = Limits::of(&table.snapshot);
             let interim = client.interim;
             let (retry, tries) = (cluster.config.retry.clone(), cluster.config.timeouts.tries);
-            let call =
-                Call { place: Rc::new(place), limits, patience, is_grpc, deadline, retry, tries, interim };
+            let place = Rc::new(place);
+            let call = Call { aim, place, limits, patience, is_grpc, deadline, retry, tries, interim };
             let sending = pin!(send(&side, cluster, &call, request));
             call.patience.wait(sending).await
         }
@@ -98,7 +99,7 @@ async fn send<N: Net>(
     let mut attempts = Attempts::new(&call.retry, &request);
     let mut tried = Tried::default();
     loop {
-        let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), tried);
+        let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), call.aim, tried);
         let position = picked.ok_or_else(|| Error::new(Kind::NoEndpoint))?;
         tried.insert(position);
         let (error, unsent) = match attempt(side, cluster, position, call, request).await {

@@ -83,21 +83,22 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
     let begun = match cluster.config.protocol_at(dst.port()) {
         Protocol::Tcp => {
             let io = Prefixed::new(Bytes::new(), io);
-            return Box::pin(tcp::forward(&side, cluster, io, None, None, timeouts)).await;
+            return Box::pin(tcp::forward(&side, cluster, peer, io, None, None, timeouts)).await;
         }
         Protocol::Http => match version::is_http2(io, drain.clone()).await {
             Some(begun) => begun,
             None => return,
         },
         Protocol::Detect => {
-            let opening = Box::pin(tcp::opening(&side, cluster, dst, io, timeouts)).await;
+            let opening = Box::pin(tcp::opening(&side, cluster, (dst, peer), io, timeouts)).await;
             let Ok((Detected { outcome, client, .. }, dialled)) = opening else { return };
             match outcome {
                 Outcome::Sniffed(Sniffed::Http1) => (false, client),
                 Outcome::Sniffed(Sniffed::Http2) => (true, client),
                 Outcome::Closed => return,
                 _ => {
-                    let forward = tcp::forward(&side, cluster, client, dialled, Some(outcome), timeouts);
+                    let forward =
+                        tcp::forward(&side, cluster, peer, client, dialled, Some(outcome), timeouts);
                     return Box::pin(forward).await;
                 }
             }

@@ -39,7 +39,7 @@ impl Drop for Guard {
     }
 }
 
-/// Looks at the first bytes of the client of `cluster` at `dst`, and listens to the server too. A connection that was
+/// Looks at the first bytes of `peer`, a client of `cluster` at `dst`, and listens to the server too. A connection that was
 /// opened to hear the server is given back; if it is dropped, that is counted.
 ///
 /// # Errors
@@ -47,11 +47,11 @@ impl Drop for Guard {
 pub(super) async fn opening<N: Net>(
     side: &Outbound<N>,
     cluster: &Cluster,
-    dst: SocketAddr,
+    (dst, peer): (SocketAddr, SocketAddr),
     io: N::Io,
     timeouts: &Timeouts,
 ) -> io::Result<(Detected<N::Io>, Option<Dialled<N>>)> {
-    race_with(side, dst, io, timeouts, || dial(side, cluster, timeouts)).await
+    race_with(side, dst, io, timeouts, || dial(side, cluster, peer, timeouts)).await
 }
 
 async fn race_with<N: Net, D>(
@@ -88,6 +88,7 @@ fn greeted<N: Net>(side: &Outbound<N>, dst: SocketAddr, found: &Detected<N::Io>)
 pub(super) async fn forward<N: Net>(
     side: &Outbound<N>,
     cluster: &Cluster,
+    peer: SocketAddr,
     client: Prefixed<N::Io>,
     dialled: Option<Dialled<N>>,
     found: Option<Outcome>,
@@ -95,7 +96,7 @@ pub(super) async fn forward<N: Net>(
 ) {
     let dialled = match dialled {
         Some(dialled) => Some(used(side, dialled, found)),
-        None => dial(side, cluster, timeouts)
+        None => dial(side, cluster, peer, timeouts)
             .await
             .map(|(io, guard)| Dialled { upstream: Prefixed::new(bytes::Bytes::new(), io), guard }),
     };
@@ -131,14 +132,19 @@ async fn carry<N: Net>(
 }
 
 /// Connects to an endpoint of `cluster`. Nothing has been sent while connecting, so another endpoint may always be tried.
-async fn dial<N: Net>(side: &Outbound<N>, cluster: &Cluster, timeouts: &Timeouts) -> Option<(N::Io, Guard)> {
+async fn dial<N: Net>(
+    side: &Outbound<N>,
+    cluster: &Cluster,
+    peer: SocketAddr,
+    timeouts: &Timeouts,
+) -> Option<(N::Io, Guard)> {
     let mut tried = Tried::default();
     for attempt in 0..=cluster.config.retry.attempts {
         if attempt > 0 {
             cluster.metrics.retries.inc();
         }
         let now = Instant::now();
-        let picked = cluster.pick(now, &mut *side.rng.borrow_mut(), tried);
+        let picked = cluster.pick(now, &mut *side.rng.borrow_mut(), cluster.aim(None, peer.ip()), tried);
         let Some(position) = picked else {
             cluster.metrics.failed(Kind::NoEndpoint);
             return None;
@@ -201,7 +207,7 @@ pub(super) async fn pass_through<N: Net>(
         let name = found.hello.and_then(|hello| hello.server_name);
         if let Some(cluster) = name.and_then(|name| table.cluster_named(&name)) {
             drop(raced);
-            return forward(side, cluster, found.client, None, None, timeouts).await;
+            return forward(side, cluster, peer, found.client, None, None, timeouts).await;
         }
         if found.outcome == Outcome::Closed {
             return;

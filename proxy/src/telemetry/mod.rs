@@ -59,6 +59,13 @@ struct SideClusterReason {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SideClusterPick {
+    side: &'static str,
+    cluster: String,
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Detection {
     side: &'static str,
     result: &'static str,
@@ -85,6 +92,7 @@ pub struct Metrics {
     abandoned: Family<SideCluster, Counter>,
     errors: Family<SideClusterKind, Counter>,
     retries: Family<SideCluster, Counter>,
+    picks: Family<SideClusterPick, Counter>,
     ejections: Family<SideClusterReason, Counter>,
     probes: Family<SideCluster, Counter>,
     connects: Family<SideCluster, Counter>,
@@ -126,6 +134,8 @@ pub struct ClusterMetrics {
     errors: Failures,
     /// Tries beyond the first.
     pub retries: Counter,
+    /// Choices of endpoints that are not the usual ones.
+    pub picks: Picks,
     /// Ejections of endpoints.
     pub ejections: Ejections,
     /// Connections opened to endpoints.
@@ -201,6 +211,10 @@ impl Default for Metrics {
             abandoned: family!("abandoned", "Requests whose client went away before the response began"),
             errors: family!("errors", "Failed tries by kind"),
             retries: family!("retries", "Tries beyond the first"),
+            picks: family!(
+                "picks",
+                "Choices of endpoints out of the ordinary, by kind; one may be of several"
+            ),
             ejections: family!("ejections", "Ejections of endpoints by reason"),
             probes: family!(
                 "ejection_probes",
@@ -276,6 +290,10 @@ impl Metrics {
             abandoned: self.abandoned.get_or_create_owned(&label),
             errors: Failures(Arc::new(Kind::ALL.map(|k| self.errors.get_or_create_owned(&kind(k))))),
             retries: self.retries.get_or_create_owned(&label),
+            picks: Picks(PICKS.map(|kind| {
+                let cluster = cluster.to_owned();
+                self.picks.get_or_create_owned(&SideClusterPick { side, cluster, kind })
+            })),
             ejections: Ejections {
                 by_reason: REASONS.map(|reason| {
                     let cluster = cluster.to_owned();
@@ -424,6 +442,24 @@ impl Ejections {
     pub fn ejected(&self, reason: &str) {
         if let Some(position) = REASONS.iter().position(|known| *known == reason) {
             self.by_reason[position].inc();
+        }
+    }
+}
+
+const PICKS: [&str; 4] = ["panic", "failover", "other_zone", "exploration"];
+
+/// Counts choices of endpoints that are not the usual ones.
+#[derive(Debug, Clone)]
+pub struct Picks([Counter; PICKS.len()]);
+
+impl Picks {
+    /// Counts one: of an endpoint that may not even be available, because too few are; of one that is not of the first
+    /// priority; of one in another zone although there are some in this one; of one that was neglected for long.
+    pub fn count(&self, panic: bool, failover: bool, other_zone: bool, exploration: bool) {
+        for (counter, is) in self.0.iter().zip([panic, failover, other_zone, exploration]) {
+            if is {
+                counter.inc();
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_spanned::Spanned;
 
-use super::{Breaker, Retry};
+use super::{Balance, Breaker, Retry};
 
 /// `[cluster.timeouts]`; `"0s"` switches a limit off.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -55,6 +55,12 @@ pub struct Cluster {
     /// When an endpoint is left alone.
     #[serde(default)]
     pub breaker: Option<Breaker>,
+    /// Which endpoint gets a request.
+    #[serde(default)]
+    pub balance: Option<Balance>,
+    /// Labels that an endpoint must have to be used. Default: none, so all are.
+    #[serde(default)]
+    pub subset: BTreeMap<String, Spanned<String>>,
 }
 
 /// `"10.0.0.11:8080"`, or `{ address = "10.0.0.11:8080", zone = "a", priority = 1, weight = 3, labels = { version = "2" } }`.

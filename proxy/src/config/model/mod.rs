@@ -1,5 +1,6 @@
 //! The sidecar's configuration file, key for key, with the place of every value.
 
+mod balance;
 mod breaker;
 mod cluster;
 mod retry;
@@ -7,6 +8,7 @@ mod retry;
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
+pub use balance::{Balance, SlowStart};
 pub use breaker::Breaker;
 pub use cluster::{Cluster, ClusterTimeouts, Endpoint, EndpointTable};
 pub use retry::Retry;
@@ -20,6 +22,9 @@ pub struct File {
     /// Name of this instance. Default: the service's.
     #[serde(default)]
     pub instance: Option<Spanned<String>>,
+    /// The zone that it is in, to prefer endpoints there. Default: none.
+    #[serde(default)]
+    pub zone: Option<Spanned<String>>,
     /// Data-plane threads. Default: as many as the CPUs that the process may use.
     #[serde(default)]
     pub workers: Option<Spanned<usize>>,
@@ -57,6 +62,9 @@ pub struct File {
     /// When an endpoint is left alone, for every cluster that does not say otherwise.
     #[serde(default)]
     pub breaker: Option<Breaker>,
+    /// Which endpoint gets a request, for every cluster that does not say otherwise.
+    #[serde(default)]
+    pub balance: Option<Balance>,
     /// Clusters.
     #[serde(default)]
     pub cluster: Vec<Cluster>,

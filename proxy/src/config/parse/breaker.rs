@@ -80,7 +80,7 @@ impl Check<'_> {
         }
     }
 
-    fn share(&mut self, message: &str, given: Option<&Spanned<String>>, default: f64) -> f64 {
+    pub(super) fn share(&mut self, message: &str, given: Option<&Spanned<String>>, default: f64) -> f64 {
         let Some(text) = given else { return default };
         units::percent(text.get_ref()).unwrap_or_else(|hint| {
             self.mistakes.add(message, text.span(), "out of range").help(hint);

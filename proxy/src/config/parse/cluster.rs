@@ -66,7 +66,14 @@ impl Check<'_> {
                 .also(tcp.span(), "opaque bytes")
                 .help("leave `bridge` out, or say protocol = \"http\"");
         }
+        let balance = match &given.balance {
+            Some(own) => self.balance(Some(own), Some(&general.balance)).into(),
+            None => general.balance.clone(),
+        };
         Cluster {
+            balance,
+            subset: self.subset(&given.subset, &endpoints),
+            subsets: Vec::new(),
             sni: self.server_names(&name, &given.sni, taken),
             name,
             addresses,

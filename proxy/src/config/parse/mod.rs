@@ -15,12 +15,13 @@ use serde_spanned::Spanned;
 use super::diagnose::{ConfigErrors, Mistakes, did_you_mean, one_of};
 use super::model::{self, File};
 use super::{
-    Breaker, Cluster, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts, Retry, Snapshot, defaults,
-    shape, units,
+    Balance, Breaker, Cluster, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts, Retry, Snapshot,
+    defaults, shape, units,
 };
 use cluster::Taken;
 use retry::retry;
 
+mod balance;
 mod breaker;
 mod cluster;
 mod retry;
@@ -46,6 +47,7 @@ struct General<'a> {
     /// As it was given, and what it means.
     breaker: (Option<&'a model::Breaker>, Breaker),
     retry: Arc<Retry>,
+    balance: Arc<Balance>,
     timeouts: RequestTimeouts,
 }
 
@@ -84,6 +86,7 @@ impl Check<'_> {
         let general = General {
             breaker: (file.breaker.as_ref(), self.breaker(file.breaker.as_ref(), None)),
             retry: retry(file.retry.as_ref(), &Arc::new(Retry { attempts: defaults::RETRIES })),
+            balance: Arc::new(self.balance(file.balance.as_ref(), None)),
             timeouts: requests,
         };
 
@@ -114,7 +117,9 @@ impl Check<'_> {
             clusters.push(Arc::new(checked));
         }
         let inbound = self.inbound(&file.inbound, &listen, &opaque_ports);
+        let zone = file.zone.as_ref().map(|zone| self.name("zone", zone).into());
         Snapshot {
+            zone,
             service,
             instance,
             workers: file.workers.as_ref().map(|workers| *workers.get_ref()),

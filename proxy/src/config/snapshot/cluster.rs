@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Breaker, Protocol, Retry};
+use super::{Balance, Breaker, Protocol, Retry};
 
 /// Time limits of a request to a cluster; `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,6 +24,9 @@ pub struct TryTimeouts {
     /// From the end of the request to the response's head.
     pub response: Option<Duration>,
 }
+
+/// What tells endpoints apart.
+pub type Labels = Arc<BTreeMap<String, String>>;
 
 /// A set of endpoints behind virtual addresses.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +52,13 @@ pub struct Cluster {
     pub retry: Arc<Retry>,
     /// When an endpoint is left alone.
     pub breaker: Breaker,
+    /// Which endpoint gets a request.
+    pub balance: Arc<Balance>,
+    /// What an endpoint must have to be used at all.
+    pub subset: Labels,
+    /// What an endpoint must have besides to be used by routes that choose a subset: the first of them is subset 1 of
+    /// `endpoint::Aim`, and so on.
+    pub subsets: Vec<Labels>,
 }
 
 /// One address of a cluster and what is known of it beforehand.
@@ -63,13 +73,18 @@ pub struct Endpoint {
     /// Its share, relative to the others'; at least 1.
     pub weight: u32,
     /// What tells it apart, for subsets.
-    pub labels: Arc<BTreeMap<String, String>>,
+    pub labels: Labels,
 }
 
 impl Endpoint {
     /// An endpoint of which only the address is known.
     pub fn at(address: SocketAddr) -> Self {
         Endpoint { address, zone: None, priority: 0, weight: 1, labels: Arc::default() }
+    }
+
+    /// Whether it has all of these labels.
+    pub fn has(&self, labels: &BTreeMap<String, String>) -> bool {
+        labels.iter().all(|(key, value)| self.labels.get(key) == Some(value))
     }
 }
 

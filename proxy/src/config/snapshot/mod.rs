@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use super::defaults;
 
+mod balance;
 mod breaker;
 mod cluster;
 mod retry;
 
+pub use balance::{Balance, BalancePolicy, HashSource, SlowStart};
 pub use breaker::Breaker;
-pub use cluster::{Cluster, Endpoint, RequestTimeouts, TryTimeouts};
+pub use cluster::{Cluster, Endpoint, Labels, RequestTimeouts, TryTimeouts};
 pub use retry::Retry;
 
 /// A configuration with every default filled in and every contradiction refused.
@@ -21,6 +23,8 @@ pub struct Snapshot {
     pub service: String,
     /// Name of this instance, for telemetry.
     pub instance: String,
+    /// The zone that it is in, if that is known.
+    pub zone: Option<Arc<str>>,
     /// Data-plane threads; `None`: as many as the CPUs that the process may use. Only read at start.
     pub workers: Option<usize>,
     /// Seed of every random choice; `None`: from the operating system. Only read at start.
