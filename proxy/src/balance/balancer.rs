@@ -5,9 +5,10 @@
 //! members. So a pick allocates nothing, except for the one that first notices a change, which takes some
 //! microseconds for a thousand members.
 //!
-//! If the request was already tried on everyone who is available where it belongs, it goes to another zone or priority;
-//! and if it was tried on everyone everywhere, once more to where it was. It goes to somebody who is not available in
-//! panic only, and nowhere if there is none.
+//! If the request was already tried on everyone who is available where it belongs, it goes to another zone or priority.
+//! If it was tried on everyone who is available anywhere, nobody is for this request, and that is panic too: it goes to
+//! somebody who is not available, and only then once more to where it was. With panic switched off it goes to available
+//! ones only, and nowhere if there is none.
 //!
 //! Chance: one draw for priority and zone if there are several, none under a hash; then those of the algorithm.
 
@@ -71,7 +72,7 @@ const TICKETS: u32 = 10_000;
 pub struct Picked {
     /// Where in the cluster.
     pub position: usize,
-    /// So few members are available that all were asked.
+    /// So few members are available, or none for this request, that all were asked.
     pub panic: bool,
     /// It is not of the first priority.
     pub failover: bool,
@@ -158,22 +159,34 @@ impl Balancer {
             let open = &outlook.groups[index];
             let view = View { panic: open.panic, tried, ..view };
             let (position, explored) = self.groups[index].pick(&open.members, &view, hash, rng)?;
-            let place = self.places[index];
-            let local = Place { elsewhere: false, ..place };
-            Some(Picked {
-                position,
-                panic: open.panic,
-                failover: place.priority > self.places[0].priority,
-                other_zone: place.elsewhere && self.places.contains(&local),
-                explored,
-            })
+            Some(self.picked(index, position, open.panic, explored))
         };
         let all = || std::iter::once(first).chain((0..outlook.groups.len()).filter(|other| *other != first));
         let untried = all().find_map(|group| pick(group, tried));
         if tried.is_empty() {
             return untried;
         }
-        untried.or_else(|| all().find_map(|group| pick(group, Tried::default())))
+        let tried_on_all = || {
+            let last = all().filter(|_| self.config.panic > 0.0).find_map(|group| {
+                let members = &self.groups[group].members;
+                let untried = members.iter().map(|m| m.position as usize).find(|p| !tried.contains(*p))?;
+                Some(self.picked(group, untried, true, false))
+            });
+            last.or_else(|| all().find_map(|group| pick(group, Tried::default())))
+        };
+        untried.or_else(tried_on_all)
+    }
+
+    fn picked(&self, group: usize, position: usize, panic: bool, explored: bool) -> Picked {
+        let place = self.places[group];
+        let local = Place { elsewhere: false, ..place };
+        Picked {
+            position,
+            panic,
+            failover: place.priority > self.places[0].priority,
+            other_zone: place.elsewhere && self.places.contains(&local),
+            explored,
+        }
     }
 
     fn outlook(&self, endpoints: &[Arc<Endpoint>], now: Instant) -> Guard<Arc<Outlook>> {

@@ -368,6 +368,20 @@ async fn how_much_chance_a_pick_takes_does_not_depend_on_how_the_endpoints_do() 
     assert_eq!(next_after(false), next_after(true));
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_was_tried_on_everybody_available_goes_to_others_before_it_goes_back() {
+    for (panic, expected) in [("50%", 0), ("0%", 1)] {
+        let (cluster, now) = (cluster(&format!("panic = '{panic}'"), &[""; 2]), Instant::now());
+        eject(&cluster, 0, now);
+        let mut tried = Tried::default();
+        tried.insert(1);
+        let mut rng = RngTree::new(1).rng();
+        assert_eq!(pick(&cluster, now, &mut rng, tried), Some(expected), "panic at {panic}");
+        tried.insert(0);
+        assert!(pick(&cluster, now, &mut rng, tried).is_some(), "somewhere beats nowhere");
+    }
+}
+
 #[test]
 fn the_first_tries_are_remembered_until_there_are_too_many() {
     let mut tried = Tried::default();

@@ -163,7 +163,7 @@ impl<N: Net> Streams<N> {
                 // Full, but better than waiting for a dial: the peer has some streams left for it.
                 Choice::Full(connection) => {
                     let young = group.connections.borrow().iter().filter(|c| c.is_young()).count();
-                    let room = metrics.open_to_cluster() < limits.cluster.connections.into();
+                    let room = metrics.open_in_cluster() < limits.cluster.connections.into();
                     if young < H2_CONNECTIONS && room {
                         self.dial(&group, endpoint, limits, metrics);
                     } else if connection.in_use.get() >= connection.limit.get().saturating_add(limits.pending)

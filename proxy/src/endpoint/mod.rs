@@ -144,8 +144,8 @@ impl Endpoint {
             }
             state.breaker.on_begin(now)
         });
-        let unanswered = Some((self.clone(), now));
-        (InHand { _pending: self.metrics.pending(), unanswered }, is_probe)
+        let waits = Some((self.clone(), now));
+        (InHand { _pending: self.metrics.pending(), waits }, is_probe)
     }
 
     /// Notes that it answered at `now` what was sent at `begun`. Failures say nothing about latency: a refusal is quick
@@ -197,25 +197,6 @@ impl Endpoint {
         self.change(now, |state| state.checks = Checks::default());
     }
 
-    /// What active checks say of it.
-    pub fn health(&self) -> Health {
-        self.state().checks.state()
-    }
-
-    /// Notes the result of an active check. One that passes ends an ejection at once, as in Envoy; but not one for a low
-    /// success rate, which no check can see.
-    pub fn on_check(&self, passed: bool, thresholds: config::Thresholds, now: Instant) -> Checked {
-        let mut state = self.state();
-        let turned = state.checks.on_result(passed, thresholds).then(|| state.checks.state());
-        let restored = passed && !state.breaker.is_out_for_its_rate() && state.breaker.restore(now);
-        Checked { turned, restored, in_doubt: state.checks.is_in_doubt() }
-    }
-
-    /// It is not checked any more: nothing is known of it.
-    pub fn forget_checks(&self) {
-        self.state().checks = Checks::default();
-    }
-
     /// The results of the last window.
     pub fn tally(&self, now: Instant, config: &config::Breaker) -> Tally {
         self.state().breaker.tally(now, config)
@@ -250,25 +231,25 @@ pub struct Checked {
 #[derive(Debug)]
 pub struct InHand {
     _pending: Open,
-    /// Where and since when, until it is answered.
-    unanswered: Option<(Arc<Endpoint>, Instant)>,
+    /// Where it waits for an answer, and since when; `None` once there is one.
+    waits: Option<(Arc<Endpoint>, Instant)>,
 }
 
 impl InHand {
-    /// One that is counted in `metrics` and judges nobody.
+    /// One that is counted in `metrics`.
     pub fn of(metrics: &EndpointMetrics) -> Self {
-        InHand { _pending: metrics.pending(), unanswered: None }
+        InHand { _pending: metrics.pending(), waits: None }
     }
 
     /// The endpoint has answered, well or badly: from now on it does not wait any more.
     pub fn answered(&mut self) {
-        self.unanswered = None;
+        self.waits = None;
     }
 }
 
 impl Drop for InHand {
     fn drop(&mut self) {
-        if let Some((endpoint, begun)) = self.unanswered.take() {
+        if let Some((endpoint, begun)) = self.waits.take() {
             // The client went away, or time was up, or it failed: an answer would have taken longer still.
             let now = Instant::now();
             endpoint.state().latency.waited(now, now.saturating_duration_since(begun));

@@ -166,7 +166,7 @@ impl<N: Net> Pool<N> {
             }
         }
         // An endpoint without any connection gets one whatever the others have, or it would never be served (Envoy).
-        if slot.in_use() > 1 && metrics.open_to_cluster() >= limits.cluster.connections.into() {
+        if slot.in_use() > 1 && metrics.open_in_cluster() >= limits.cluster.connections.into() {
             metrics.limited(Limited::Connections);
             let cause = "the cluster has as many connections as it may (limits.connections)";
             return Err(Error::at(Kind::PoolFull, endpoint, cause));
@@ -278,7 +278,7 @@ impl Slot {
         limits: Limits,
         metrics: &EndpointMetrics,
     ) -> Result<OwnedSemaphorePermit, Error> {
-        if metrics.waiting_for_cluster() >= limits.cluster.pending.into() {
+        if metrics.waiting_in_cluster() >= limits.cluster.pending.into() {
             metrics.limited(Limited::Pending);
             let cause = "as many requests of the cluster wait as may (limits.pending)";
             return Err(Error::at(Kind::PoolFull, endpoint, cause));

@@ -126,21 +126,6 @@ impl EndpointMetrics {
         }
     }
 
-    /// How many connections to the whole cluster are open.
-    pub fn open_to_cluster(&self) -> i64 {
-        self.0.cluster.sockets.count()
-    }
-
-    /// How many requests of the whole cluster wait for a connection.
-    pub fn waiting_for_cluster(&self) -> i64 {
-        self.0.cluster.waiting.get()
-    }
-
-    /// Counts what the cluster's limits refused.
-    pub fn limited(&self, limit: Limited) {
-        self.0.cluster.limited[limit as usize].inc();
-    }
-
     /// Counts an attempt to connect that failed.
     pub fn connect_failed(&self) {
         self.0.cluster.connect_failures.inc();

@@ -117,7 +117,7 @@ pub struct Metrics {
     concurrency: Family<SideCluster, Gauge>,
     in_flight: Family<SideCluster, Gauge>,
     checks: Family<SideClusterResult, Counter>,
-    by_state: Family<ClusterState, Gauge>,
+    states: Family<ClusterState, Gauge>,
     app: Family<Probe, Gauge>,
     connects: Family<SideCluster, Counter>,
     connect_failures: Family<SideCluster, Counter>,
@@ -257,7 +257,7 @@ impl Default for Metrics {
                 "Requests in flight by cluster, or to the app's ports that follow latency"
             ),
             checks: family!("health_checks", "Active checks of endpoints by result"),
-            by_state: family!("endpoints", "Endpoints by state"),
+            states: family!("endpoints", "Endpoints by state"),
             app: family!("app_probe", "Whether the local app passes a probe"),
             connects: family!("connects", "Connections opened to endpoints"),
             connect_failures: family!("connect_failures", "Attempts to connect to endpoints that failed"),
@@ -358,26 +358,6 @@ impl Metrics {
             bytes_spliced: self.bytes_spliced.get_or_create_owned(&label),
             duration: self.duration.get_or_create_owned(&label),
         }
-    }
-
-    /// Sets how many endpoints of a cluster are in a state.
-    pub fn set_endpoints(&self, cluster: &str, state: &'static str, count: usize) {
-        let label = ClusterState { cluster: cluster.to_owned(), state };
-        self.by_state.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
-    }
-
-    /// Sets how many requests are in flight, and may be if there is such a limit: of a cluster, or of a port of the app.
-    pub fn set_concurrency(&self, side: &'static str, of: &str, in_flight: u32, limit: Option<u32>) {
-        let label = SideCluster { side, cluster: of.to_owned() };
-        self.in_flight.get_or_create(&label).set(in_flight.into());
-        if let Some(limit) = limit {
-            self.concurrency.get_or_create(&label).set(limit.into());
-        }
-    }
-
-    /// Sets whether the local app passes a probe.
-    pub fn set_probe(&self, probe: &'static str, passes: bool) {
-        self.app.get_or_create(&Probe { probe }).set(passes.into());
     }
 
     /// The metrics of one endpoint of a cluster whose own are `metrics`. They are listed for as long as somebody holds them.
