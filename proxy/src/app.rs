@@ -281,10 +281,11 @@ pub async fn control<N: Net>(world: World<N>, sidecar: Arc<Sidecar>) -> io::Resu
     Ok(())
 }
 
-/// Sheds load while memory is short.
+/// Sheds load while memory is short, and gives back what is not needed any more.
 async fn watch_memory<N: Net>(net: N, sidecar: &Sidecar) {
     let default = net.memory_limit().map(|limit| (limit as f64 * defaults::MEMORY_SHARE) as u64);
     let mut shedding = false;
+    let mut give_back = limit::memory::GiveBack::default();
     while let Some(used) = net.resident() {
         let table = sidecar.table.load();
         if let Some(budget) = table.snapshot.limits.memory.or(default) {
@@ -296,6 +297,9 @@ async fn watch_memory<N: Net>(net: N, sidecar: &Sidecar) {
                     false => tracing::info!(used, budget, "memory is no longer short (MiB)"),
                 }
             }
+        }
+        if give_back.is_due(Instant::now(), table.load.carried(), shedding) {
+            net.give_memory_back();
         }
         drop(table);
         sleep(limit::memory::INTERVAL).await;

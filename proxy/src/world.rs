@@ -59,6 +59,9 @@ pub trait Net: Clone + Unpin + 'static {
         None
     }
 
+    /// Gives memory that the allocator keeps back to the system, where that means something.
+    fn give_memory_back(&self) {}
+
     /// The kernel's socket under a stream, if nothing else stands between, so that bytes may pass inside the kernel
     /// ([`crate::tcp`] splices). By default there is none, and bytes are copied: so it is in a simulated network, and so it
     /// must be for every layer that looks at bytes.

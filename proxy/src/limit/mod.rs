@@ -69,6 +69,11 @@ impl Load {
         if count.get() > i64::try_from(limit).unwrap_or(i64::MAX) { Err(Kind::Overload) } else { Ok(open) }
     }
 
+    /// Connections and requests, those to endpoints included.
+    pub fn carried(&self) -> i64 {
+        self.connections.get() + self.requests.get() + self.upstream.get()
+    }
+
     /// The count of connections to endpoints.
     pub fn upstream(&self) -> Gauge {
         self.upstream.clone()

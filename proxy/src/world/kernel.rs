@@ -92,6 +92,15 @@ impl Net for KernelNet {
         Some(pages * u64::try_from(page).ok()?)
     }
 
+    #[allow(unsafe_code, reason = "malloc_trim has no safe wrapper")]
+    fn give_memory_back(&self) {
+        #[cfg(target_env = "gnu")]
+        // SAFETY: it takes the allocator's own locks and touches only what is free.
+        unsafe {
+            libc::malloc_trim(0);
+        }
+    }
+
     fn memory_limit(&self) -> Option<u64> {
         group_memory_limit()
     }
