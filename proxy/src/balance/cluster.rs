@@ -12,6 +12,7 @@ use crate::endpoint::{Endpoint, Outliers};
 use crate::error::{Error, Kind};
 use crate::limit::Load;
 use crate::limit::concurrency::{Concurrency, InFlight, Refused, RetrySlot};
+use crate::retry::Budget;
 use crate::telemetry::{ClusterMetrics, Limited, Metrics};
 
 /// A snapshot and what was prepared for it. Requests take it once and keep it.
@@ -43,6 +44,8 @@ pub struct Cluster {
     pub concurrency: Arc<Concurrency>,
     /// Its metrics.
     pub metrics: ClusterMetrics,
+    /// What its retries are paid from.
+    pub retry_budget: Arc<Budget>,
 }
 
 impl Table {
@@ -66,7 +69,17 @@ impl Table {
                 known.map(|known| &*known.outliers),
             );
             let concurrency = known.map(|known| known.concurrency.clone()).unwrap_or_default();
-            Arc::new(Cluster { config: config.clone(), endpoints, outliers, concurrency, metrics: own })
+            let budget = || Arc::new(Budget::new(&config.retry_budget, now));
+            let retry_budget = known.map_or_else(budget, |cluster| cluster.retry_budget.clone());
+            own.retry_budget.set(retry_budget.tokens() as i64);
+            Arc::new(Cluster {
+                config: config.clone(),
+                endpoints,
+                outliers,
+                concurrency,
+                metrics: own,
+                retry_budget,
+            })
         };
         let clusters: Vec<_> = snapshot.clusters.iter().map(cluster).collect();
         let addresses = clusters.iter().flat_map(|c| c.config.addresses.iter().map(|a| (*a, c.clone())));
@@ -144,6 +157,20 @@ impl Cluster {
     /// Picks an endpoint for a request that was already tried on `tried`.
     pub fn pick(&self, now: Instant, rng: &mut impl rand::Rng, tried: Tried) -> Option<usize> {
         pick(&self.endpoints, now, rng, tried)
+    }
+
+    /// Pays into the retry budget for a request that was answered.
+    pub fn pay_for_retries(&self) {
+        if self.retry_budget.deposit(&self.config.retry_budget) {
+            self.metrics.retry_budget.set(self.retry_budget.tokens() as i64);
+        }
+    }
+
+    /// Takes a retry out of the budget. False: there is none left.
+    pub fn affords_retry(&self, now: Instant) -> bool {
+        let affords = self.retry_budget.withdraw(&self.config.retry_budget, now);
+        self.metrics.retry_budget.set(self.retry_budget.tokens() as i64);
+        affords
     }
 }
 

@@ -23,8 +23,9 @@ use std::path::{Path, PathBuf};
 pub use diagnose::{ConfigError, ConfigErrors};
 pub use parse::parse;
 pub use snapshot::{
-    Adaptive, App, Ask, Breaker, Cluster, ClusterLimits, Endpoint, Forwarded, Health, Http1, Limits, Listen,
-    Probe, Protocol, RequestTimeouts, Retry, Snapshot, Thresholds, Timeouts, TryTimeouts,
+    Adaptive, App, Ask, Breaker, Cluster, ClusterLimits, Condition, Conditions, Endpoint, Forwarded, Health,
+    Http1, Limits, Listen, Probe, Protocol, RequestTimeouts, Retry, RetryBudget, Snapshot, Thresholds,
+    Timeouts, TryTimeouts,
 };
 
 /// Why a file gave no snapshot.
