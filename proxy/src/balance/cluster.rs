@@ -15,6 +15,7 @@ use crate::endpoint::{Changes, Endpoint, Outliers};
 use crate::error::{Error, Kind};
 use crate::limit::Load;
 use crate::limit::concurrency::{Concurrency, InFlight, Refused, RetrySlot};
+use crate::retry::Budget;
 use crate::telemetry::{ClusterMetrics, Limited, Metrics};
 
 /// A snapshot and what was prepared for it. Requests take it once and keep it.
@@ -46,6 +47,8 @@ pub struct Cluster {
     pub concurrency: Arc<Concurrency>,
     /// Its metrics.
     pub metrics: ClusterMetrics,
+    /// What its retries are paid from.
+    pub retry_budget: Arc<Budget>,
     /// How often the availability of an endpoint has changed.
     changes: Changes,
     /// For all endpoints that the cluster takes, and for each of the subsets that routes choose.
@@ -83,8 +86,19 @@ impl Table {
             let kept = known.filter(|c| same_zone && balanced_alike(&c.config, config));
             let balancers = kept.map(|c| c.balancers.clone());
             let balancers = balancers.unwrap_or_else(|| balancers_of(config, zone, &changes));
-            let config = config.clone();
-            Arc::new(Cluster { config, endpoints, outliers, concurrency, metrics: own, changes, balancers })
+            let budget = || Arc::new(Budget::new(&config.retry_budget, now));
+            let retry_budget = known.map_or_else(budget, |cluster| cluster.retry_budget.clone());
+            own.retry_budget.set(retry_budget.tokens() as i64);
+            Arc::new(Cluster {
+                config: config.clone(),
+                endpoints,
+                outliers,
+                concurrency,
+                metrics: own,
+                retry_budget,
+                changes,
+                balancers,
+            })
         };
         let clusters: Vec<_> = snapshot.clusters.iter().map(cluster).collect();
         let addresses = clusters.iter().flat_map(|c| c.config.addresses.iter().map(|a| (*a, c.clone())));
@@ -172,6 +186,20 @@ impl Cluster {
         let picked = self.balancers.get(aim.subset)?.pick(&self.endpoints, now, rng, aim.hash, tried)?;
         self.metrics.picks.count(picked.panic, picked.failover, picked.other_zone, picked.explored);
         Some(picked.position)
+    }
+
+    /// Pays into the retry budget for a request that was answered.
+    pub fn pay_for_retries(&self) {
+        if self.retry_budget.deposit(&self.config.retry_budget) {
+            self.metrics.retry_budget.set(self.retry_budget.tokens() as i64);
+        }
+    }
+
+    /// Takes a retry out of the budget. False: there is none left.
+    pub fn affords_retry(&self, now: Instant) -> bool {
+        let affords = self.retry_budget.withdraw(&self.config.retry_budget, now);
+        self.metrics.retry_budget.set(self.retry_budget.tokens() as i64);
+        affords
     }
 }
 

@@ -15,7 +15,7 @@ use super::diagnose::{Mistakes, did_you_mean, one_of};
 use super::model::File;
 
 /// Keys whose values are lengths of time.
-const DURATIONS: [&str; 22] = [
+const DURATIONS: [&str; 24] = [
     "connect",
     "detect",
     "pool_idle",
@@ -38,6 +38,8 @@ const DURATIONS: [&str; 22] = [
     "timeout",
     "initial_delay",
     "period",
+    "retry_after",
+    "hedge",
 ];
 
 /// The file that `text` describes, or `None` once what is wrong with it has been noted.
@@ -198,10 +200,12 @@ impl<'i> Reader<'i> {
         let (message, label, help) = if DURATIONS.contains(&key) && number {
             let help = format!(r#"write {key} = "{words}ms" for milliseconds or "{words}s" for seconds"#);
             (format!("`{path}` has no unit"), "a bare number".into(), help)
-        } else if key == "memory" && number {
-            let help = format!(r#"write memory = "{words}MiB" for mebibytes"#);
-            ("`limits.memory` has no unit".into(), "a bare number".into(), help)
-        } else if matches!(key, "cap" | "success_rate" | "panic" | "min_weight") && number {
+        } else if matches!(key, "memory" | "body") && number {
+            let unit = if key == "memory" { "MiB" } else { "KiB" };
+            let name = if unit == "MiB" { "mebibytes" } else { "kibibytes" };
+            let help = format!(r#"write {key} = "{words}{unit}" for {name}"#);
+            (format!("`{path}` has no unit"), "a bare number".into(), help)
+        } else if matches!(key, "cap" | "share" | "success_rate" | "panic" | "min_weight") && number {
             let share = words.parse::<f64>().unwrap_or(50.0);
             let share = if share <= 1.0 { share * 100.0 } else { share };
             (

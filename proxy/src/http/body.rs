@@ -16,6 +16,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::replay::{Playing, Tape};
+use crate::error::BoxError;
+
 /// The body of a request on its way to an endpoint.
 #[derive(Debug)]
 pub enum RequestBody {
@@ -25,6 +28,8 @@ pub enum RequestBody {
     Client(Incoming, Sending),
     /// The client's, which waits for the next hop to want it.
     Withheld(Box<Withheld>),
+    /// The client's, of which a copy is kept.
+    Kept(Playing),
 }
 
 /// A body that waits for `100 Continue`.
@@ -79,6 +84,34 @@ impl Progress {
 #[derive(Debug)]
 pub struct Sending(Rc<Progress>);
 
+impl Sending {
+    /// A body that begins to be sent.
+    pub(super) fn begin(now: Instant) -> Self {
+        Sending(Rc::new(Progress::begin(now)))
+    }
+
+    /// Bytes have moved.
+    pub(super) fn moved(&self, now: Instant) {
+        self.0.moved(now);
+    }
+
+    /// The body has been sent to its end, or was given up.
+    pub(super) fn end(&self, now: Instant) {
+        self.0.end(now);
+    }
+
+    /// It is sent again.
+    pub(super) fn resume(&self, now: Instant) {
+        self.0.moved(now);
+        self.0.over.set(false);
+    }
+
+    /// Watches it from outside.
+    pub(super) fn upload(&self) -> Upload {
+        Upload::of(&self.0)
+    }
+}
+
 impl Drop for Sending {
     fn drop(&mut self) {
         self.0.end(Instant::now());
@@ -123,15 +156,32 @@ impl RequestBody {
         if body.is_end_stream() {
             return RequestBody::Empty;
         }
-        RequestBody::Client(body, Sending(Rc::new(Progress::begin(Instant::now()))))
+        RequestBody::Client(body, Sending::begin(Instant::now()))
     }
 
     /// Watches it from outside.
     pub fn upload(&self) -> Upload {
         match self {
             RequestBody::Empty => Upload::default(),
-            RequestBody::Client(_, sending) => Upload::of(&sending.0),
-            RequestBody::Withheld(withheld) => Upload::of(&withheld.sending.0),
+            RequestBody::Client(_, sending) => sending.upload(),
+            RequestBody::Withheld(withheld) => withheld.sending.upload(),
+            RequestBody::Kept(playing) => playing.upload(),
+        }
+    }
+
+    /// Keeps a copy of it from now on, up to `limit` bytes. None if there is nothing to keep, if it is longer than that, or
+    /// if it waits to be wanted: it is not known then whether it ever comes.
+    pub fn record(&mut self, limit: usize) -> Option<Tape> {
+        match std::mem::replace(self, RequestBody::Empty) {
+            RequestBody::Client(body, sending) if body.size_hint().lower() <= limit as u64 && limit > 0 => {
+                let (tape, playing) = Tape::begin(body, sending, limit);
+                *self = RequestBody::Kept(playing);
+                Some(tape)
+            }
+            other => {
+                *self = other;
+                None
+            }
         }
     }
 
@@ -152,7 +202,7 @@ impl RequestBody {
     pub(super) fn wanted(&self) -> Option<Arc<AtomicBool>> {
         match self {
             RequestBody::Withheld(withheld) => Some(withheld.wanted.clone()),
-            RequestBody::Empty | RequestBody::Client(..) => None,
+            RequestBody::Empty | RequestBody::Client(..) | RequestBody::Kept(_) => None,
         }
     }
 
@@ -170,12 +220,12 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         if let RequestBody::Withheld(withheld) = this {
             if !withheld.is_wanted(cx) {
@@ -183,12 +233,17 @@ impl Body for RequestBody {
             }
             this.release();
         }
-        let RequestBody::Client(body, sending) = this else { return Poll::Ready(None) };
-        let polled = Pin::new(body).poll_frame(cx);
-        if polled.is_ready() {
-            sending.0.moved(Instant::now());
+        match this {
+            RequestBody::Client(body, sending) => {
+                let polled = Pin::new(body).poll_frame(cx);
+                if polled.is_ready() {
+                    sending.moved(Instant::now());
+                }
+                polled.map_err(Into::into)
+            }
+            RequestBody::Kept(playing) => Pin::new(playing).poll_frame(cx),
+            RequestBody::Empty | RequestBody::Withheld(_) => Poll::Ready(None),
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -196,6 +251,7 @@ impl Body for RequestBody {
             RequestBody::Empty => true,
             RequestBody::Client(body, _) => body.is_end_stream(),
             RequestBody::Withheld(withheld) => withheld.body.is_end_stream(),
+            RequestBody::Kept(playing) => playing.is_end_stream(),
         }
     }
 
@@ -204,6 +260,7 @@ impl Body for RequestBody {
             RequestBody::Empty => SizeHint::with_exact(0),
             RequestBody::Client(body, _) => body.size_hint(),
             RequestBody::Withheld(withheld) => withheld.body.size_hint(),
+            RequestBody::Kept(playing) => playing.size_hint(),
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod http;
 mod tcp;
+mod tries;
 
 use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;

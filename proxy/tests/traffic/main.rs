@@ -15,5 +15,6 @@ mod malformed;
 mod opaque;
 mod pool;
 mod protocols;
+mod retries;
 mod timeouts;
 mod tunnels;

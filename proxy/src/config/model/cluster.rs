@@ -8,7 +8,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_spanned::Spanned;
 
-use super::{Adaptive, Balance, Breaker, ClusterLimits, Health, Retry};
+use super::{Adaptive, Balance, Breaker, ClusterLimits, Health, Retry, RetryBudget};
 
 /// `[cluster.timeouts]`; `"0s"` switches a limit off.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -52,6 +52,9 @@ pub struct Cluster {
     /// Tries after a failure.
     #[serde(default)]
     pub retry: Option<Retry>,
+    /// How many retries there may be.
+    #[serde(default)]
+    pub retry_budget: Option<RetryBudget>,
     /// When an endpoint is left alone.
     #[serde(default)]
     pub breaker: Option<Breaker>,
