@@ -16,6 +16,7 @@ use crate::error::{Error, Kind};
 use crate::limit::Load;
 use crate::limit::concurrency::{Concurrency, InFlight, Refused, RetrySlot};
 use crate::retry::Budget;
+use crate::route::Routes;
 use crate::telemetry::{ClusterMetrics, Limited, Metrics};
 
 /// A snapshot and what was prepared for it. Requests take it once and keep it.
@@ -45,6 +46,8 @@ pub struct Cluster {
     pub outliers: Arc<Outliers>,
     /// Requests in flight.
     pub concurrency: Arc<Concurrency>,
+    /// What becomes of requests to its addresses, if that is not always the same.
+    pub routes: Option<Routes>,
     /// Its metrics.
     pub metrics: ClusterMetrics,
     /// What its retries are paid from.
@@ -59,6 +62,8 @@ impl Table {
     /// Prepares a snapshot. Endpoints that `previous` had under the same cluster and address are kept, with all that is
     /// known about them.
     pub fn new(snapshot: Arc<Snapshot>, previous: Option<&Table>, metrics: &Metrics, now: Instant) -> Self {
+        let names = snapshot.clusters.iter().enumerate().map(|(position, c)| (c.name.as_str(), position));
+        let positions: BTreeMap<&str, usize> = names.collect();
         let cluster = |config: &Arc<config::Cluster>| {
             let known = previous.and_then(|t| t.clusters.iter().find(|c| c.config.name == config.name));
             let own = metrics.cluster("outbound", &config.name);
@@ -71,6 +76,11 @@ impl Table {
                 let new = || Endpoint::of(*address, now, changes.clone(), added).counted(counted());
                 kept.cloned().unwrap_or_else(|| Arc::new(new()))
             };
+            let routes = Routes::new(
+                config,
+                |name| positions.get(name).copied(),
+                |route| metrics.route(&config.name, route),
+            );
             let endpoints: Vec<_> = config.endpoints.iter().map(|e| endpoint(&e.address)).collect();
             let outliers = Outliers::new(
                 &config.name,
@@ -96,6 +106,7 @@ impl Table {
                 concurrency,
                 metrics: own,
                 retry_budget,
+                routes,
                 changes,
                 balancers,
             })

@@ -3,7 +3,7 @@
 //! Whoever made the request can watch from outside how far its body has come ([`Upload`]), after the body itself has gone
 //! to a connection.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use super::replay::{Playing, Tape};
@@ -30,6 +31,26 @@ pub enum RequestBody {
     Withheld(Box<Withheld>),
     /// The client's, of which a copy is kept.
     Kept(Playing),
+    /// A copy that is complete; empty once it has been sent.
+    Whole(Bytes),
+}
+
+/// What a copy of a body came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Copied {
+    /// All of it.
+    Whole(Bytes),
+    /// It was longer than a copy may be.
+    TooLong,
+}
+
+/// A copy that is made while a body passes by. If the body ends before its end, nobody is told: whoever waits learns it
+/// from the channel's.
+#[derive(Debug)]
+struct Copying {
+    bytes: Vec<u8>,
+    limit: usize,
+    done: oneshot::Sender<Copied>,
 }
 
 /// A body that waits for `100 Continue`.
@@ -60,12 +81,40 @@ pub(super) struct Progress {
     stage: Cell<Stage>,
     /// It has been sent to its end, or was given up, whatever its stage then was.
     over: Cell<bool>,
+    copy: RefCell<Option<Box<Copying>>>,
 }
 
 impl Progress {
     /// A body that begins to be sent.
     pub(super) fn begin(now: Instant) -> Self {
-        Progress { at: Cell::new(now), stage: Cell::new(Stage::UnderWay), over: Cell::new(false) }
+        Progress {
+            at: Cell::new(now),
+            stage: Cell::new(Stage::UnderWay),
+            over: Cell::new(false),
+            copy: RefCell::new(None),
+        }
+    }
+
+    /// A frame of the body has passed, or its end; after it there `is_end` or not.
+    fn passed<E>(&self, now: Instant, frame: Option<&Result<Frame<Bytes>, E>>, is_end: bool) {
+        self.moved(now);
+        let Some(mut copy) = self.copy.take() else { return };
+        let data = match frame {
+            Some(Err(_)) => return,
+            Some(Ok(frame)) => frame.data_ref().map_or(&[][..], |data| data),
+            None => &[],
+        };
+        // Whoever waited may have gone.
+        if copy.bytes.len() + data.len() > copy.limit {
+            let _ = copy.done.send(Copied::TooLong);
+            return;
+        }
+        copy.bytes.extend_from_slice(data);
+        if is_end || frame.is_none() {
+            let _ = copy.done.send(Copied::Whole(copy.bytes.into()));
+        } else {
+            self.copy.replace(Some(copy));
+        }
     }
 
     /// Bytes have moved.
@@ -77,6 +126,7 @@ impl Progress {
     pub(super) fn end(&self, now: Instant) {
         self.at.set(now);
         self.over.set(true);
+        self.copy.take();
     }
 }
 
@@ -90,9 +140,9 @@ impl Sending {
         Sending(Rc::new(Progress::begin(now)))
     }
 
-    /// Bytes have moved.
-    pub(super) fn moved(&self, now: Instant) {
-        self.0.moved(now);
+    /// A frame of the body has passed, or its end; after it there is nothing, or more.
+    pub(super) fn passed<E>(&self, now: Instant, frame: Option<&Result<Frame<Bytes>, E>>, is_end: bool) {
+        self.0.passed(now, frame, is_end);
     }
 
     /// The body has been sent to its end, or was given up.
@@ -162,7 +212,7 @@ impl RequestBody {
     /// Watches it from outside.
     pub fn upload(&self) -> Upload {
         match self {
-            RequestBody::Empty => Upload::default(),
+            RequestBody::Empty | RequestBody::Whole(_) => Upload::default(),
             RequestBody::Client(_, sending) => sending.upload(),
             RequestBody::Withheld(withheld) => withheld.sending.upload(),
             RequestBody::Kept(playing) => playing.upload(),
@@ -185,6 +235,14 @@ impl RequestBody {
         }
     }
 
+    /// Copies a client's body while it passes by, up to `limit` bytes. `None` if there is none.
+    pub fn copy(&self, limit: usize) -> Option<oneshot::Receiver<Copied>> {
+        let progress = self.upload().0?;
+        let (done, copied) = oneshot::channel();
+        progress.copy.replace(Some(Box::new(Copying { bytes: Vec::new(), limit, done })));
+        Some(copied)
+    }
+
     /// Keeps it back, if there is one, until `wanted` is true or `limit` is over.
     pub(super) fn withhold(&mut self, wanted: Arc<AtomicBool>, limit: Sleep) {
         let (body, sending) = match std::mem::replace(self, RequestBody::Empty) {
@@ -202,7 +260,9 @@ impl RequestBody {
     pub(super) fn wanted(&self) -> Option<Arc<AtomicBool>> {
         match self {
             RequestBody::Withheld(withheld) => Some(withheld.wanted.clone()),
-            RequestBody::Empty | RequestBody::Client(..) | RequestBody::Kept(_) => None,
+            RequestBody::Empty | RequestBody::Client(..) | RequestBody::Kept(_) | RequestBody::Whole(_) => {
+                None
+            }
         }
     }
 
@@ -235,20 +295,24 @@ impl Body for RequestBody {
         }
         match this {
             RequestBody::Client(body, sending) => {
-                let polled = Pin::new(body).poll_frame(cx);
-                if polled.is_ready() {
-                    sending.moved(Instant::now());
+                let polled = Pin::new(&mut *body).poll_frame(cx);
+                if let Poll::Ready(frame) = &polled {
+                    sending.passed(Instant::now(), frame.as_ref(), body.is_end_stream());
                 }
                 polled.map_err(Into::into)
             }
             RequestBody::Kept(playing) => Pin::new(playing).poll_frame(cx),
-            RequestBody::Empty | RequestBody::Withheld(_) => Poll::Ready(None),
+            RequestBody::Whole(bytes) if !bytes.is_empty() => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
+            }
+            RequestBody::Empty | RequestBody::Withheld(_) | RequestBody::Whole(_) => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
+            RequestBody::Whole(bytes) => bytes.is_empty(),
             RequestBody::Client(body, _) => body.is_end_stream(),
             RequestBody::Withheld(withheld) => withheld.body.is_end_stream(),
             RequestBody::Kept(playing) => playing.is_end_stream(),
@@ -258,6 +322,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             RequestBody::Client(body, _) => body.size_hint(),
             RequestBody::Withheld(withheld) => withheld.body.size_hint(),
             RequestBody::Kept(playing) => playing.size_hint(),

@@ -184,10 +184,12 @@ where
         }
         this.has_read = true;
         let polled = Pin::new(&mut record.body).poll_frame(cx);
+        if let Poll::Ready(frame) = &polled {
+            record.sending.passed(Instant::now(), frame.as_ref(), record.body.is_end_stream());
+        }
         match &polled {
             Poll::Pending => record.waiting = Some(cx.waker().clone()),
             Poll::Ready(Some(Ok(frame))) => {
-                record.sending.moved(Instant::now());
                 record.keep(frame);
                 if frame.is_trailers() || record.body.is_end_stream() {
                     record.end();

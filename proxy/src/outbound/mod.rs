@@ -3,6 +3,8 @@
 //! [`connection`] reads as the story goes: where did the app want to go, which cluster is that, what does it speak.
 
 mod http;
+mod mirror;
+mod route;
 mod tcp;
 mod tries;
 
@@ -38,6 +40,8 @@ pub struct Outbound<N: Net> {
     all_metrics: Arc<Metrics>,
     passed_through: OnceCell<Single>,
     races: Races,
+    /// Held by each copy of a request that is under way.
+    mirrors: Rc<()>,
     failures: Throttle,
 }
 
@@ -55,6 +59,7 @@ impl<N: Net> Outbound<N> {
             all_metrics,
             passed_through: OnceCell::new(),
             races: Races::default(),
+            mirrors: Rc::new(()),
             failures: Throttle::default(),
         })
     }

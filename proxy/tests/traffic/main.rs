@@ -16,5 +16,6 @@ mod opaque;
 mod pool;
 mod protocols;
 mod retries;
+mod routes;
 mod timeouts;
 mod tunnels;
