@@ -20,7 +20,8 @@ impl Check<'_> {
         let Some(given) = given else {
             return in_force.clone();
         };
-        let policy = self.policy(given, in_force.policy);
+        let known = self.policy(given, in_force.policy);
+        let policy = known.unwrap_or(in_force.policy);
         let hash = given.hash.as_ref().map_or_else(|| in_force.hash.clone(), |hash| self.hash_source(hash));
         let slow_start = given.slow_start.as_ref();
         let slow_start =
@@ -42,6 +43,10 @@ impl Check<'_> {
             panic: self.share("`panic` is not a share of the endpoints", panic, in_force.panic),
             slow_start,
         };
+        if known.is_none() {
+            // Nobody knows what fits to it.
+            return balance;
+        }
         if let (true, None, Some(asked)) = (policy.hashes(), &balance.hash, &given.policy) {
             self.mistakes
                 .add(format!("`{}` needs to know what to hash", asked.get_ref()), asked.span(), "no `hash`")
@@ -83,7 +88,8 @@ impl Check<'_> {
         }
     }
 
-    fn policy(&mut self, given: &model::Balance, general: BalancePolicy) -> BalancePolicy {
+    /// The policy that `given` names, or the `general` one with what `given` says of it; `None` if there is no such policy.
+    fn policy(&mut self, given: &model::Balance, general: BalancePolicy) -> Option<BalancePolicy> {
         let (choices, points, table_size) = match general {
             BalancePolicy::LeastRequest { choices } => {
                 (choices as u32, defaults::RING_POINTS, defaults::MAGLEV_SIZE)
@@ -115,19 +121,16 @@ impl Check<'_> {
             _ => None,
         };
         let word = given.policy.as_ref().map_or(name(general), |text| text.get_ref().as_str());
-        known(word).unwrap_or_else(|| {
-            if let Some(text) = &given.policy {
-                let all = one_of(&POLICIES, '"').replace("\" or \"", "\" and \"");
-                let help = match did_you_mean(word, POLICIES) {
-                    Some(meant) => format!("did you mean {meant:?}? The policies are {all}"),
-                    None => format!("the policies are {all}"),
-                };
-                self.mistakes
-                    .add(format!("there is no policy {word:?}"), text.span(), "not a policy")
-                    .help(help);
-            }
-            general
-        })
+        let policy = known(word);
+        if let (None, Some(text)) = (policy, &given.policy) {
+            let all = one_of(&POLICIES, '"').replace("\" or \"", "\" and \"");
+            let help = match did_you_mean(word, POLICIES) {
+                Some(meant) => format!("did you mean {meant:?}? The policies are {all}"),
+                None => format!("the policies are {all}"),
+            };
+            self.mistakes.add(format!("there is no policy {word:?}"), text.span(), "not a policy").help(help);
+        }
+        policy
     }
 
     fn hash_source(&mut self, text: &Spanned<String>) -> Option<HashSource> {
