@@ -19,6 +19,7 @@ use proxy::detect::{Prefixed, sniff};
 use proxy::endpoint::{Endpoint, Outcome, Outliers};
 use proxy::http::headers::{ensure_request_id, remove_hop_by_hop};
 use proxy::http::{RequestBody, bridge};
+use proxy::route::Routes;
 use proxy::telemetry::Metrics;
 use proxy::world::RngTree;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -155,6 +156,42 @@ fn routing(c: &mut Criterion) {
     }
 }
 
+/// The first route that is for a request, among as many as a large gateway has.
+fn matching(c: &mut Criterion) {
+    let routes = |n: u32, route: &dyn Fn(u32) -> String| {
+        let mut text = String::from(
+            "service = \"web\"\n[[cluster]]\nname = \"a\"\naddresses = [\"10.96.0.1:80\"]\nendpoints = [\"10.0.0.1:80\"]\n",
+        );
+        for i in 0..n {
+            let _ = write!(text, "[[cluster.route]]\nmatch = {{ {} }}\n", route(i));
+        }
+        let snapshot = config::parse("sidecar.toml", &text).expect("a valid configuration");
+        Routes::new(&snapshot.clusters[0], |_| Some(0), |route| Metrics::default().route("a", route))
+            .expect("there are routes")
+    };
+    let request = |path: &str| {
+        let request = Request::builder().uri(path).header("host", "orders").header("x-user", "u999");
+        request.body(()).expect("a valid request")
+    };
+    let exact = |i| format!("path = \"/shop/item{i}/price\"");
+    let prefix = |i| format!("prefix = \"/shop/item{i}\", methods = [\"GET\"]");
+    let header = |i| format!("headers = {{ x-user = \"u{i}\" }}");
+    let regex = |i| format!("regex = \"/shop/item{i}/[a-z]+\"");
+    let mut group = c.benchmark_group("route");
+    for (name, routes, path, is_found) in [
+        ("last of 3 prefixes", routes(3, &prefix), "/shop/item2/price", true),
+        ("last of 1000 paths", routes(1000, &exact), "/shop/item999/price", true),
+        ("last of 1000 prefixes", routes(1000, &prefix), "/shop/item999/price", true),
+        ("none of 1000 prefixes", routes(1000, &prefix), "/shop/item1000/price", false),
+        ("last of 1000 headers", routes(1000, &header), "/shop/item999/price", true),
+        ("last of 1000 expressions", routes(1000, &regex), "/shop/item999/price", true),
+    ] {
+        let request = request(path);
+        assert_eq!(routes.find(&request).is_some(), is_found, "{name}");
+        group.bench_function(name, |b| b.iter(|| routes.find(black_box(&request)).is_some()));
+    }
+}
+
 fn headers(c: &mut Criterion) {
     let usual = usual_headers();
     let mut named = usual.clone();
@@ -236,5 +273,5 @@ fn prefixed(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, detection, routing, balancing, breaking, headers, bridging, prefixed);
+criterion_group!(benches, detection, routing, matching, balancing, breaking, headers, bridging, prefixed);
 criterion_main!(benches);

@@ -65,7 +65,7 @@ pub enum Kind {
     NotIntercepted,
     /// One side of a TCP connection had closed, and the other was silent for too long.
     HalfClosed,
-    /// No cluster has the address, and passing through is switched off.
+    /// No cluster has the address, and passing through is switched off; or a cluster only has routes, and none matches.
     NoRoute,
 }
 
@@ -288,7 +288,7 @@ impl fmt::Display for Error {
             Kind::TunnelIdle => "nothing passed through the tunnel for too long",
             Kind::Loop => "the connection would come back to this sidecar",
             Kind::NotIntercepted => "the connection was not redirected here by interception rules",
-            Kind::NoRoute => "no cluster has this address and passthrough is off",
+            Kind::NoRoute => "no cluster or route is for this",
             Kind::HalfClosed => "the connection was half closed and silent for too long",
         })?;
         if let Some(endpoint) = self.endpoint {

@@ -7,8 +7,9 @@
 //!    [`capture::listener`] accepts it and [`outbound::connection`] asks the kernel where it was meant to go.
 //! 2. The address names a [`balance::Cluster`] of the configuration [`config::Snapshot`] in force. Its protocol is
 //!    configured, or [`detect`] looks at the first bytes. Opaque connections are carried by [`tcp`] from here on.
-//! 3. [`http::serve`] or [`http::serve_h2`] reads the request. `outbound::http::handle` makes it fit for the next hop
-//!    ([`http::forward`], [`http::bridge`]) and asks the balancer for an [`endpoint`].
+//! 3. [`http::serve`] or [`http::serve_h2`] reads the request. `outbound::http::handle` finds its [`route`], which may lead
+//!    to another cluster, makes it fit for the next hop ([`http::forward`], [`http::bridge`]) and asks the balancer for an
+//!    [`endpoint`].
 //! 4. A kept connection of its own ([`endpoint::pool`]), or a stream of a shared one ([`endpoint::h2`]), carries it. If that
 //!    fails and it is safe, [`retry`] gives it back for another endpoint; the endpoint's breaker remembers.
 //! 5. On the other machine the rules redirect the connection to port 15006. [`inbound`] does the same towards its app, from
@@ -40,6 +41,7 @@ pub mod inbound;
 pub mod limit;
 pub mod outbound;
 pub mod retry;
+pub mod route;
 pub mod tcp;
 pub mod telemetry;
 pub mod world;

@@ -11,7 +11,7 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use proxy::config::{
     Adaptive, App, Ask, Balance, BalancePolicy, Breaker, Cluster, ClusterLimits, ConfigErrors, Endpoint,
     Forwarded, HashSource, Health, Http1, Limits, Listen, Probe, Protocol, RequestTimeouts, Retry, SlowStart,
-    Snapshot, Thresholds, Timeouts, TryTimeouts, parse,
+    Snapshot, Thresholds, Timeouts, TryTimeouts, parse, route,
 };
 
 /// A cluster without a mistake, to put mistakes around.
@@ -325,6 +325,114 @@ addresses = ["10.96.0.10:80"]
 endpoints = ["10.0.0.11:8080"]
 timeouts = { per_try = "2s" }
 "#;
+    routes_lead_to_clusters_that_exist: &format!(r#"
+service = "web"
+{ORDERS}
+[[cluster.route]]
+to = [{{ cluster = "orders-next" }}, {{ cluster = "ordres", weight = 2000 }}]
+mirror = {{ cluster = "shadow", share = "5" }}
+
+[[cluster]]
+name = "orders-nxt"
+endpoints = ["10.0.0.21:8080"]
+
+[[cluster]]
+name = "db"
+addresses = ["10.96.0.11:5432"]
+protocol = "tcp"
+endpoints = ["10.0.0.31:5432"]
+
+[[cluster.route]]
+name = "to itself"
+to = []
+"#);
+    a_route_that_is_never_reached_shows_the_one_before_it: &format!(r#"
+service = "web"
+{ORDERS}
+[[cluster.route]]
+name = "api"
+match = {{ prefix = "/api/" }}
+[[cluster.route]]
+match = {{ path = "/api/items", methods = ["GET"] }}
+[[cluster.route]]
+name = "rest"
+[[cluster.route]]
+name = "api"
+match = {{ prefix = "/" }}
+[[cluster.route]]
+name = "late"
+match = {{ authorities = ["late.example"] }}
+respond = {{ status = 404 }}
+"#);
+    what_a_route_matches_must_be_what_requests_have: &format!(r#"
+service = "web"
+{ORDERS}
+[[cluster.route]]
+match = {{ path = "items", prefix = "/x" }}
+[[cluster.route]]
+match = {{ prefix = "/a?b", methods = ["get", "G T"], authorities = ["orders:80", "*", "a.*"] }}
+[[cluster.route]]
+match = {{ regex = "/(", headers = {{ host = "a", "x y" = "1", x-a = {{ prefix = "1", present = true }}, x-b = {{ }} }} }}
+[[cluster.route]]
+match = {{ path = "/a b", query = {{ v = {{ present = false, regex = "1" }} }} }}
+"#);
+    what_a_route_does_must_be_one_thing_and_possible: &format!(r#"
+service = "web"
+{ORDERS}
+[[cluster.route]]
+match = {{ path = "/1" }}
+redirect = {{ }}
+respond = {{ }}
+fault = {{ abort = 200, delay_share = "5%" }}
+[[cluster.route]]
+match = {{ path = "/2" }}
+rewrite = {{ prefix = "/x", path = "y", authority = "a b" }}
+[[cluster.route]]
+match = {{ path = "/3" }}
+rewrite = {{ prefix = "/x" }}
+mirror = {{ share = "5" }}
+[[cluster.route]]
+match = {{ path = "/4" }}
+redirect = {{ scheme = "ftp", status = 200, authority = "new.example:99999" }}
+[[cluster.route]]
+match = {{ path = "/5" }}
+fault = {{ delay = "200", abort_share = "2" }}
+rewrite = {{ }}
+[[cluster.route]]
+match = {{ path = "/6" }}
+request_headers = {{ set = {{ Host = "a", x-a = "1" }}, add = {{ x-a = "ü" }}, remove = ["x a"] }}
+timeouts = {{ per_try = "2s", request = "1s" }}
+to = [{{ }}, {{ weight = 0 }}]
+"#);
+    the_shape_of_a_route_is_checked_first: &format!(r#"
+service = "web"
+{ORDERS}
+[[cluster.route]]
+matches = {{ path = "/" }}
+match = {{ headers = {{ x-a = {{ prefx = "1" }}, x-b = 1 }}, methods = "GET" }}
+to = {{ cluster = "orders" }}
+mirror = {{ cluster = "orders", share = 5 }}
+fault = {{ delay = 200, abort = "503" }}
+[cluster.route.rewrite]
+prefix = 1
+"#);
+    an_endpoint_needs_an_address: "service = \"web\"\n[[cluster]]\nname = \"orders\"\naddresses = [\"10.96.0.10:80\"]\nendpoints = [{ zone = \"a\" }]\n";
+    a_cluster_without_endpoints_or_addresses_needs_routes: r#"
+service = "web"
+
+[[cluster]]
+name = "front"
+addresses = ["10.96.0.10:80"]
+endpoints = []
+
+[[cluster.route]]
+match = { path = "/a" }
+rewrite = { path = "/b" }
+
+[[cluster]]
+name = "next"
+endpoints = ["10.0.0.21:8080"]
+"#;
 }
 
 #[test]
@@ -419,6 +527,8 @@ fn a_cluster_that_says_little_gets_every_documented_default() {
         .into(),
         subset: Arc::default(),
         subsets: vec![],
+        routes: vec![],
+        routes_only: false,
     };
     assert_eq!(snapshot.clusters, [Arc::new(expected)]);
 }
@@ -548,6 +658,8 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
             .into(),
             subset: Arc::default(),
             subsets: vec![],
+            routes: vec![],
+            routes_only: false,
         })],
         inbound: [(8080, Protocol::Http), (5432, Protocol::Tcp), (9, Protocol::Detect)].into(),
         inbound_adaptive: [(8080, Adaptive { initial: 20, min: 3, max: 1000 })].into(),
@@ -604,6 +716,70 @@ endpoints = ["10.0.0.1:5432"]
     let inbound = [3306, 5432, 8080, 25, 26].map(|port| snapshot.inbound_protocol(port));
     use Protocol::{Detect, Tcp};
     assert_eq!(inbound, [Tcp, Detect, Detect, Tcp, Detect]);
+}
+
+#[test]
+fn a_route_takes_from_the_cluster_that_it_leads_to_what_it_does_not_say_itself() {
+    let snapshot = parse(
+        "sidecar.toml",
+        &format!(
+            r#"
+service = "web"
+{ORDERS}
+timeouts = {{ request = "7s" }}
+[[cluster.route]]
+name = "canary"
+match = {{ prefix = "/", headers = {{ X-Canary = {{ present = false }} }}, query = {{ v = {{ prefix = "2" }} }} }}
+to = [{{ weight = 95 }}, {{ cluster = "next", weight = 5 }}]
+timeouts = {{ per_try = "1s" }}
+rewrite = {{ prefix = "/v2/" }}
+mirror = {{ cluster = "next", share = "5%" }}
+fault = {{ delay = "200ms", delay_share = "10%", abort = 503, abort_share = "0%" }}
+[[cluster]]
+name = "next"
+endpoints = ["10.0.0.21:8080"]
+timeouts = {{ request = "3s", response = "2s" }}
+retry = {{ attempts = 4 }}
+"#
+        ),
+    )
+    .unwrap();
+    let limits = |request, response| RequestTimeouts {
+        request: Some(Duration::from_secs(request)),
+        tries: TryTimeouts {
+            per_try: Some(Duration::from_secs(1)),
+            response: Some(response).filter(|r| *r > 0).map(Duration::from_secs),
+        },
+    };
+    let [orders, next] = &snapshot.clusters[..] else { panic!("two clusters") };
+    let target = |to: &Cluster, weight, timeouts| route::Target {
+        cluster: to.name.clone(),
+        weight,
+        timeouts,
+        retry: to.retry.clone(),
+    };
+    let expected = route::Route {
+        name: "canary".into(),
+        matches: route::Match {
+            path: route::PathMatch::Prefix(String::new()),
+            headers: vec![("x-canary".parse().unwrap(), route::ValueMatch::Absent)],
+            query: vec![("v".into(), route::ValueMatch::Prefix("2".into()))],
+            ..route::Match::default()
+        },
+        action: route::Action::Forward(Box::new(route::Forward {
+            to: vec![target(orders, 95, limits(7, 0)), target(next, 5, limits(3, 2))],
+            rewrite: route::Rewrite {
+                path: Some(route::PathRewrite::Prefix { matched: 0, to: "/v2".into() }),
+                authority: None,
+            },
+            mirror: Some(route::Mirror { cluster: "next".into(), share: 0.05 }),
+            fault: route::Fault { delay: Some((Duration::from_millis(200), 0.1)), abort: None },
+        })),
+        request_headers: route::HeaderEdits::default(),
+        response_headers: route::HeaderEdits::default(),
+    };
+    assert_eq!(orders.routes, [expected]);
+    assert_eq!(next.retry.attempts, 4);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::endpoint::{Changes, Endpoint, Outliers};
 use crate::error::{Error, Kind};
 use crate::limit::Load;
 use crate::limit::concurrency::{Concurrency, InFlight, Refused, RetrySlot};
+use crate::route::Routes;
 use crate::telemetry::{ClusterMetrics, Limited, Metrics};
 
 /// A snapshot and what was prepared for it. Requests take it once and keep it.
@@ -44,6 +45,8 @@ pub struct Cluster {
     pub outliers: Arc<Outliers>,
     /// Requests in flight.
     pub concurrency: Arc<Concurrency>,
+    /// What becomes of requests to its addresses, if that is not always the same.
+    pub routes: Option<Routes>,
     /// Its metrics.
     pub metrics: ClusterMetrics,
     /// How often the availability of an endpoint has changed.
@@ -56,6 +59,8 @@ impl Table {
     /// Prepares a snapshot. Endpoints that `previous` had under the same cluster and address are kept, with all that is
     /// known about them.
     pub fn new(snapshot: Arc<Snapshot>, previous: Option<&Table>, metrics: &Metrics, now: Instant) -> Self {
+        let names = snapshot.clusters.iter().enumerate().map(|(position, c)| (c.name.as_str(), position));
+        let positions: BTreeMap<&str, usize> = names.collect();
         let cluster = |config: &Arc<config::Cluster>| {
             let known = previous.and_then(|t| t.clusters.iter().find(|c| c.config.name == config.name));
             let own = metrics.cluster("outbound", &config.name);
@@ -68,6 +73,11 @@ impl Table {
                 let new = || Endpoint::of(*address, now, changes.clone(), added).counted(counted());
                 kept.cloned().unwrap_or_else(|| Arc::new(new()))
             };
+            let routes = Routes::new(
+                config,
+                |name| positions.get(name).copied(),
+                |route| metrics.route(&config.name, route),
+            );
             let endpoints: Vec<_> = config.endpoints.iter().map(|e| endpoint(&e.address)).collect();
             let outliers = Outliers::new(
                 &config.name,
@@ -84,7 +94,17 @@ impl Table {
             let balancers = kept.map(|c| c.balancers.clone());
             let balancers = balancers.unwrap_or_else(|| balancers_of(config, zone, &changes));
             let config = config.clone();
-            Arc::new(Cluster { config, endpoints, outliers, concurrency, metrics: own, changes, balancers })
+            let metrics = own;
+            Arc::new(Cluster {
+                config,
+                endpoints,
+                outliers,
+                concurrency,
+                routes,
+                metrics,
+                changes,
+                balancers,
+            })
         };
         let clusters: Vec<_> = snapshot.clusters.iter().map(cluster).collect();
         let addresses = clusters.iter().flat_map(|c| c.config.addresses.iter().map(|a| (*a, c.clone())));

@@ -117,6 +117,16 @@ pub const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 /// replicas.
 pub const EJECTION_CAP: f64 = 0.5;
 
+/// Longest `body` of a route's own answer, bytes: a page of text. It is copied for each answer.
+pub const RESPOND_BYTES: usize = 4096;
+/// Longest body of a request that is mirrored, bytes; a request with a longer one is not. As much as is kept for retries.
+pub const MIRROR_BYTES: usize = 64 * 1024;
+/// Copies of requests that one worker has under way at most. With the longest bodies they take 8 MiB.
+pub const MIRRORS: usize = 128;
+/// How long a copy may take, where its cluster has no limit of its own. Nobody waits for it, but its place does. Envoy's
+/// default for a route.
+pub const MIRROR_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// Peak-EWMA: how fast an old latency is forgotten. Linkerd's decay.
 pub const EWMA_DECAY: Duration = Duration::from_secs(10);
 /// Peak-EWMA: what an endpoint that has not answered yet is assumed to take once it has a request in hand, so that it is

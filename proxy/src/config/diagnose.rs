@@ -155,6 +155,10 @@ impl Mistakes {
             return Ok(good);
         }
         self.found.sort_by_key(ConfigError::offset);
+        // What a route says of limits is read once for each cluster that it leads to.
+        self.found.dedup_by(|later, earlier| {
+            later.message == earlier.message && later.help == earlier.help && later.labels == earlier.labels
+        });
         Err(ConfigErrors(self.found))
     }
 }

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub use diagnose::{ConfigError, ConfigErrors};
 pub use parse::parse;
+pub use snapshot::route;
 pub use snapshot::{
     Adaptive, App, Ask, Balance, BalancePolicy, Breaker, Cluster, ClusterLimits, Endpoint, Forwarded,
     HashSource, Health, Http1, Labels, Limits, Listen, Probe, Protocol, RequestTimeouts, Retry, SlowStart,

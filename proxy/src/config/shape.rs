@@ -15,7 +15,8 @@ use super::diagnose::{Mistakes, did_you_mean, one_of};
 use super::model::File;
 
 /// Keys whose values are lengths of time.
-const DURATIONS: [&str; 22] = [
+const DURATIONS: [&str; 23] = [
+    "delay",
     "connect",
     "detect",
     "pool_idle",
@@ -39,6 +40,10 @@ const DURATIONS: [&str; 22] = [
     "initial_delay",
     "period",
 ];
+
+/// Keys whose values are percentages.
+const SHARES: [&str; 7] =
+    ["cap", "success_rate", "panic", "min_weight", "share", "delay_share", "abort_share"];
 
 /// The file that `text` describes, or `None` once what is wrong with it has been noted.
 pub(super) fn read(text: &str, mistakes: &mut Mistakes) -> Option<File> {
@@ -160,17 +165,18 @@ impl<'i> Reader<'i> {
         let (placeholder, example) = match key {
             "service" => ("''", "service = \"orders\""),
             "name" => ("''", "name = \"orders\""),
-            "addresses" => ("[]", "addresses = [\"10.96.0.10:80\"]"),
             "endpoints" => ("[]", "endpoints = [\"10.0.0.11:8080\", \"10.0.0.12:8080\"]"),
             "port" => ("1", "port = 8080"),
             "address" => ("''", "address = \"127.0.0.1:8080\""),
-            _ => return false,
+            _ => {
+                mistakes.add(format!("`{key}` is missing"), table, "missing from this table");
+                return false;
+            }
         };
         if !self.excused.contains(&(table.clone(), key.to_owned())) {
             let purpose = match key {
                 "service" => "it is the name of the app's service in metrics and logs",
                 "name" => "it is the cluster's name in metrics and logs",
-                "addresses" => "it lists the virtual addresses that apps dial",
                 "endpoints" => "it lists where the service really is",
                 "address" => "it is where to connect to",
                 _ => "it is the port that the app listens on",
@@ -201,7 +207,7 @@ impl<'i> Reader<'i> {
         } else if key == "memory" && number {
             let help = format!(r#"write memory = "{words}MiB" for mebibytes"#);
             ("`limits.memory` has no unit".into(), "a bare number".into(), help)
-        } else if matches!(key, "cap" | "success_rate" | "panic" | "min_weight") && number {
+        } else if SHARES.contains(&key) && number {
             let share = words.parse::<f64>().unwrap_or(50.0);
             let share = if share <= 1.0 { share * 100.0 } else { share };
             (
@@ -233,6 +239,9 @@ impl<'i> Reader<'i> {
                     format!("write it without quotes: {key} = {text}")
                 }
                 (DeValue::String(_), "a sequence") => format!("put it in brackets: {key} = [{words}]"),
+                (DeValue::Table(_), "a sequence") if words.starts_with('{') => {
+                    format!("put it in brackets: {key} = [{words}]")
+                }
                 (DeValue::Integer(_), "a string") if matches!(key, "addresses" | "endpoints") => {
                     format!(r#"write an address and a port in quotes, such as "10.0.0.11:{words}""#)
                 }

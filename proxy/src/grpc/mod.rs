@@ -7,7 +7,9 @@ mod timeout;
 
 use std::fmt::Write;
 
+use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
 
 pub use timeout::{TIMEOUT, deadline, forward_timeout, timeout};
 
@@ -24,14 +26,20 @@ pub const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 pub enum Code {
     /// The caller went away.
     Cancelled = 1,
+    /// Nobody says what it is.
+    Unknown = 2,
     /// The caller's deadline passed.
     DeadlineExceeded = 4,
+    /// The caller may not do this.
+    PermissionDenied = 7,
     /// Nobody here knows the service or the method.
     Unimplemented = 12,
     /// Somebody broke the protocol.
     Internal = 13,
     /// The service cannot be reached now; the call may be tried again.
     Unavailable = 14,
+    /// Nobody knows who the caller is.
+    Unauthenticated = 16,
 }
 
 /// Whether a message is part of a gRPC call.
@@ -40,6 +48,26 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(rest) = value.as_bytes().strip_prefix(CONTENT_TYPE.as_bytes()) else { return false };
     // Not `application/grpc-web`, which is HTTP/1's.
     matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+}
+
+/// What an HTTP status means to a gRPC client: the project's `http-grpc-status-mapping.md`.
+pub fn code_of(status: StatusCode) -> Code {
+    match status.as_u16() {
+        400 => Code::Internal,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::Unimplemented,
+        429 | 502 | 503 | 504 => Code::Unavailable,
+        _ => Code::Unknown,
+    }
+}
+
+/// An answer without a message, whose status stands in its headers.
+pub fn response(code: Code, message: &str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+    put_status(response.headers_mut(), code, message);
+    response
 }
 
 /// Writes a status into headers or trailers.

@@ -3,7 +3,7 @@
 //! Whoever made the request can watch from outside how far its body has come ([`Upload`]), after the body itself has gone
 //! to a connection.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 /// The body of a request on its way to an endpoint.
@@ -25,6 +26,26 @@ pub enum RequestBody {
     Client(Incoming, Sending),
     /// The client's, which waits for the next hop to want it.
     Withheld(Box<Withheld>),
+    /// A copy that is complete; empty once it has been sent.
+    Whole(Bytes),
+}
+
+/// What a copy of a body came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Copied {
+    /// All of it.
+    Whole(Bytes),
+    /// It was longer than a copy may be.
+    TooLong,
+}
+
+/// A copy that is made while a body passes by. If the body ends before its end, nobody is told: whoever waits learns it
+/// from the channel's.
+#[derive(Debug)]
+struct Copying {
+    bytes: Vec<u8>,
+    limit: usize,
+    done: oneshot::Sender<Copied>,
 }
 
 /// A body that waits for `100 Continue`.
@@ -55,12 +76,40 @@ pub(super) struct Progress {
     stage: Cell<Stage>,
     /// It has been sent to its end, or was given up, whatever its stage then was.
     over: Cell<bool>,
+    copy: RefCell<Option<Box<Copying>>>,
 }
 
 impl Progress {
     /// A body that begins to be sent.
     pub(super) fn begin(now: Instant) -> Self {
-        Progress { at: Cell::new(now), stage: Cell::new(Stage::UnderWay), over: Cell::new(false) }
+        Progress {
+            at: Cell::new(now),
+            stage: Cell::new(Stage::UnderWay),
+            over: Cell::new(false),
+            copy: RefCell::new(None),
+        }
+    }
+
+    /// A frame of the body has passed, or its end; after it there `is_end` or not.
+    fn passed(&self, now: Instant, frame: Option<&Result<Frame<Bytes>, hyper::Error>>, is_end: bool) {
+        self.moved(now);
+        let Some(mut copy) = self.copy.take() else { return };
+        let data = match frame {
+            Some(Err(_)) => return,
+            Some(Ok(frame)) => frame.data_ref().map_or(&[][..], |data| data),
+            None => &[],
+        };
+        // Whoever waited may have gone.
+        if copy.bytes.len() + data.len() > copy.limit {
+            let _ = copy.done.send(Copied::TooLong);
+            return;
+        }
+        copy.bytes.extend_from_slice(data);
+        if is_end || frame.is_none() {
+            let _ = copy.done.send(Copied::Whole(copy.bytes.into()));
+        } else {
+            self.copy.replace(Some(copy));
+        }
     }
 
     /// Bytes have moved.
@@ -72,6 +121,7 @@ impl Progress {
     pub(super) fn end(&self, now: Instant) {
         self.at.set(now);
         self.over.set(true);
+        self.copy.take();
     }
 }
 
@@ -129,10 +179,18 @@ impl RequestBody {
     /// Watches it from outside.
     pub fn upload(&self) -> Upload {
         match self {
-            RequestBody::Empty => Upload::default(),
+            RequestBody::Empty | RequestBody::Whole(_) => Upload::default(),
             RequestBody::Client(_, sending) => Upload::of(&sending.0),
             RequestBody::Withheld(withheld) => Upload::of(&withheld.sending.0),
         }
+    }
+
+    /// Copies a client's body while it passes by, up to `limit` bytes. `None` if there is none.
+    pub fn copy(&self, limit: usize) -> Option<oneshot::Receiver<Copied>> {
+        let progress = self.upload().0?;
+        let (done, copied) = oneshot::channel();
+        progress.copy.replace(Some(Box::new(Copying { bytes: Vec::new(), limit, done })));
+        Some(copied)
     }
 
     /// Keeps it back, if there is one, until `wanted` is true or `limit` is over.
@@ -152,7 +210,7 @@ impl RequestBody {
     pub(super) fn wanted(&self) -> Option<Arc<AtomicBool>> {
         match self {
             RequestBody::Withheld(withheld) => Some(withheld.wanted.clone()),
-            RequestBody::Empty | RequestBody::Client(..) => None,
+            RequestBody::Empty | RequestBody::Client(..) | RequestBody::Whole(_) => None,
         }
     }
 
@@ -183,10 +241,16 @@ impl Body for RequestBody {
             }
             this.release();
         }
-        let RequestBody::Client(body, sending) = this else { return Poll::Ready(None) };
-        let polled = Pin::new(body).poll_frame(cx);
-        if polled.is_ready() {
-            sending.0.moved(Instant::now());
+        let (body, sending) = match this {
+            RequestBody::Client(body, sending) => (body, sending),
+            RequestBody::Whole(bytes) if !bytes.is_empty() => {
+                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
+            }
+            _ => return Poll::Ready(None),
+        };
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        if let Poll::Ready(frame) = &polled {
+            sending.0.passed(Instant::now(), frame.as_ref(), body.is_end_stream());
         }
         polled
     }
@@ -194,6 +258,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
+            RequestBody::Whole(bytes) => bytes.is_empty(),
             RequestBody::Client(body, _) => body.is_end_stream(),
             RequestBody::Withheld(withheld) => withheld.body.is_end_stream(),
         }
@@ -202,6 +267,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             RequestBody::Client(body, _) => body.size_hint(),
             RequestBody::Withheld(withheld) => withheld.body.size_hint(),
         }

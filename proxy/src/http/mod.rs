@@ -15,4 +15,4 @@ pub mod strict;
 pub mod tunnel;
 pub mod version;
 
-pub use body::RequestBody;
+pub use body::{Copied, RequestBody, Upload};

@@ -1,8 +1,8 @@
 //! Answers that the sidecar gives itself, and how the other sidecar reads them.
 
 use bytes::Bytes;
-use http::Response;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
 
 use crate::error::{Error, Kind};
 use crate::grpc;
@@ -23,10 +23,7 @@ pub fn failure(error: &Error, instance: &str, is_grpc: bool) -> Response<Bytes> 
     }
     status += &format!("; details=\"{} {}\"", error.kind.flag(), printable(&text));
     let mut response = if is_grpc {
-        let mut response = Response::new(Bytes::new());
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(grpc::CONTENT_TYPE));
-        grpc::put_status(response.headers_mut(), error.kind.grpc(), &text);
-        response
+        grpc::response(error.kind.grpc(), &text)
     } else {
         let mut response = Response::new(Bytes::from(format!("{text}\n")));
         *response.status_mut() = error.kind.status();
@@ -42,6 +39,30 @@ pub fn failure(error: &Error, instance: &str, is_grpc: bool) -> Response<Bytes> 
         headers.insert(PROXY_STATUS, value);
     }
     response
+}
+
+/// The answer to a request that a route lets fail. A gRPC client gets it as a gRPC status.
+pub fn on_purpose(status: StatusCode, instance: &str, is_grpc: bool) -> Response<Bytes> {
+    const WHY: &str = "a fault that was injected on purpose";
+    let mut response = match is_grpc {
+        true => grpc::response(grpc::code_of(status), WHY),
+        false => {
+            let mut response = Response::new(Bytes::from(format!("{WHY}\n")));
+            *response.status_mut() = status;
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            response
+        }
+    };
+    made_here(&mut response, instance, "FI");
+    response
+}
+
+/// Says of an answer that the sidecar made it itself, and did not ask anybody. `flag` is Envoy's.
+pub fn made_here<B>(response: &mut Response<B>, instance: &str, flag: &str) {
+    let status = format!("{NAME}{instance}; error=proxy_internal_response; details=\"{flag}\"");
+    if let Ok(value) = HeaderValue::try_from(status) {
+        response.headers_mut().insert(PROXY_STATUS, value);
+    }
 }
 
 /// An `sf-string` of RFC 9651 holds printable ASCII without quotes and backslashes (which would need escapes).

@@ -9,7 +9,8 @@ use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::Outbound;
+use super::route::Way;
+use super::{Outbound, mirror};
 use crate::balance::{Cluster, Tried};
 use crate::endpoint::pool::Limits;
 use crate::endpoint::{Call, Failed, Held, Outcome, Place, ResponseBody};
@@ -33,8 +34,9 @@ pub(super) async fn handle<N: Net>(
 ) -> Response<ResponseBody<N>> {
     let table = side.table.load_full();
     let is_grpc = grpc::is_grpc(request.headers());
-    let refuse = |error| reply::failure(&error, &table.snapshot.instance, is_grpc).map(ResponseBody::own);
-    let Some(cluster) = table.cluster_at(dst) else {
+    let instance = table.snapshot.instance.as_str();
+    let refuse = |error| reply::failure(&error, instance, is_grpc).map(ResponseBody::own);
+    let Some(dialled) = table.cluster_at(dst) else {
         // A reload took the cluster away. A new connection is judged anew, so this one ends.
         side.metrics.refused(Kind::NoRoute);
         let mut response = refuse(Error::new(Kind::NoRoute));
@@ -43,7 +45,8 @@ pub(super) async fn handle<N: Net>(
         }
         return response;
     };
-    let timeouts = &table.snapshot.timeouts;
+    let way = Way::of(&table, dialled, &request, &mut *side.rng.borrow_mut());
+    let (cluster, timeouts) = (way.cluster, &table.snapshot.timeouts);
     let aim = cluster.aim(Some(request.headers()), peer.ip());
     let deadline = grpc::deadline(request.headers(), is_grpc);
     let asked = cluster.metrics.asked();
@@ -53,27 +56,41 @@ pub(super) async fn handle<N: Net>(
     let (ask, version) = (Ask::of(&mut request), request.version());
     let place = table.load.request(&table.snapshot.limits).map_err(Error::new);
     let place = place.and_then(|all| Ok(Place::new(all, Some(cluster.take(Instant::now())?))));
-    let forwarded =
-        place.and_then(|place| Ok((place, forward::request(request, dst, &mut *side.rng.borrow_mut())?)));
-    let result = match forwarded {
+    let admitted = place.and_then(|place| {
+        let mut request = forward::request(request, dst, &mut *side.rng.borrow_mut())?;
+        headers::forwarded(table.snapshot.forwarded, peer.ip(), request.headers_mut());
+        way.change(&mut request)?;
+        Ok((place, request))
+    });
+    let result = match admitted {
+        Ok((_, request)) if way.ends_here() => way.answer(&request, dst, instance, is_grpc),
         Ok((place, mut request)) => {
-            headers::forwarded(table.snapshot.forwarded, peer.ip(), request.headers_mut());
-            if !was_http1 || cluster.config.bridge && !ask.is_for_a_tunnel() {
-                bridge::to_http2(&mut request, dst, was_http1);
-            }
             let now = Instant::now();
             let patience = Patience::new(now, timeouts.stream_idle, request.body().upload())
-                .until(cluster.config.timeouts.request.map(|limit| now + limit), Kind::RequestTimeout)
+                .until(way.timeouts.request.map(|limit| now + limit), Kind::RequestTimeout)
                 .until(deadline, Kind::Deadline);
-            let limits = Limits::of(&table.snapshot).within(cluster.config.limits);
-            let (retry, tries) = (cluster.config.retry.clone(), cluster.config.timeouts.tries);
-            let place = Rc::new(place);
-            let interim = client.interim;
-            let call = Call { aim, place, limits, patience, is_grpc, deadline, retry, tries, interim };
-            let sending = pin!(send(&side, cluster, &call, request));
-            let result = call.patience.wait(sending).await;
-            call.place.ended(&result);
-            result
+            match way.strike(&side, &patience, instance, is_grpc).await {
+                Ok(None) => {
+                    if !ask.is_for_a_tunnel() {
+                        mirror::copy(&side, &table, &way, dst, peer.ip(), was_http1, &request);
+                    }
+                    if !was_http1 || cluster.config.bridge && !ask.is_for_a_tunnel() {
+                        bridge::to_http2(&mut request, dst, was_http1);
+                    }
+                    let limits = Limits::of(&table.snapshot).within(cluster.config.limits);
+                    let interim = client.interim;
+                    let (tries, retry) = (way.timeouts.tries, way.retry.clone());
+                    let place = Rc::new(place);
+                    let call =
+                        Call { aim, place, limits, patience, is_grpc, deadline, retry, tries, interim };
+                    let sending = pin!(send(&side, cluster, &call, request));
+                    let result = call.patience.wait(sending).await;
+                    call.place.ended(&result);
+                    result
+                }
+                Ok(Some(failure)) => Ok(failure.map(ResponseBody::own)),
+                Err(error) => Err(error),
+            }
         }
         Err(error) => Err(error),
     };
@@ -84,6 +101,7 @@ pub(super) async fn handle<N: Net>(
         cluster.metrics.failed(error.kind);
         refuse(error)
     });
+    way.change_answer(&mut response);
     let silence = tcp::Limits { half_close: timeouts.half_close, idle: timeouts.tunnel_idle };
     ask.answer(&mut response, ResponseBody::take_passing, &client.tunnel, silence, &cluster.metrics);
     forward::to_client(version, &mut response, || ResponseBody::NotModified);
@@ -93,7 +111,7 @@ pub(super) async fn handle<N: Net>(
 
 /// Sends a request to an endpoint, and to another one if that fails and it is safe. The last failure is the caller's to
 /// count.
-async fn send<N: Net>(
+pub(super) async fn send<N: Net>(
     side: &Outbound<N>,
     cluster: &Cluster,
     call: &Call,

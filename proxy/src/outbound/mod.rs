@@ -3,6 +3,8 @@
 //! [`connection`] reads as the story goes: where did the app want to go, which cluster is that, what does it speak.
 
 mod http;
+mod mirror;
+mod route;
 mod tcp;
 
 use std::cell::{OnceCell, RefCell};
@@ -37,6 +39,8 @@ pub struct Outbound<N: Net> {
     all_metrics: Arc<Metrics>,
     passed_through: OnceCell<Single>,
     races: Races,
+    /// Held by each copy of a request that is under way.
+    mirrors: Rc<()>,
     failures: Throttle,
 }
 
@@ -54,6 +58,7 @@ impl<N: Net> Outbound<N> {
             all_metrics,
             passed_through: OnceCell::new(),
             races: Races::default(),
+            mirrors: Rc::new(()),
             failures: Throttle::default(),
         })
     }

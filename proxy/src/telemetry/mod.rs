@@ -2,6 +2,7 @@
 //! adding costs a nanosecond, finding by label some hundred.
 
 mod endpoint;
+mod route;
 mod throttle;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
 pub use endpoint::{EndpointMetrics, OpenConnection};
+pub use route::{MirrorEnd, RouteMetrics};
 pub use throttle::Throttle;
 
 use crate::detect::tls::ClientHello;
@@ -132,6 +134,7 @@ pub struct Metrics {
     races: Family<Detection, Counter>,
     duration: Family<SideCluster, Histogram, fn() -> Histogram>,
     reloads: Family<Reload, Counter>,
+    routes: route::Families,
     load: Arc<Load>,
 }
 
@@ -283,6 +286,7 @@ impl Default for Metrics {
             ),
             duration,
             reloads: family!("config_reloads", "Changes of the configuration by result"),
+            routes: route::Families::new(&mut registry),
             registry,
         }
     }
@@ -395,6 +399,11 @@ impl Metrics {
     /// Sets whether the local app passes a probe.
     pub fn set_probe(&self, probe: &'static str, passes: bool) {
         self.app.get_or_create(&Probe { probe }).set(passes.into());
+    }
+
+    /// The metrics of one route of a cluster.
+    pub fn route(&self, cluster: &str, route: &str) -> RouteMetrics {
+        self.routes.route(cluster, route)
     }
 
     /// What the sidecar carries now.

@@ -15,5 +15,6 @@ mod malformed;
 mod opaque;
 mod pool;
 mod protocols;
+mod routes;
 mod timeouts;
 mod tunnels;

@@ -8,7 +8,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_spanned::Spanned;
 
-use super::{Adaptive, Balance, Breaker, ClusterLimits, Health, Retry};
+use super::{Adaptive, Balance, Breaker, ClusterLimits, Health, Retry, Route};
 
 /// `[cluster.timeouts]`; `"0s"` switches a limit off.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -31,7 +31,8 @@ pub struct ClusterTimeouts {
 pub struct Cluster {
     /// Its name.
     pub name: Spanned<String>,
-    /// The virtual addresses that apps dial, `"IP:PORT"`. May be empty if there is `sni`.
+    /// The virtual addresses that apps dial, `"IP:PORT"`. May be left out if there is `sni`, or if a route leads here.
+    #[serde(default)]
     pub addresses: Vec<Spanned<String>>,
     /// Server names of TLS connections to addresses of no cluster that lead here: `"db.example"`, or `"*.example"` for every
     /// name below it. The exact name goes before the longest wildcard. The app's TLS is passed through.
@@ -40,7 +41,7 @@ pub struct Cluster {
     /// `"detect"` (default, except on `opaque_ports`), `"http"` or `"tcp"`.
     #[serde(default)]
     pub protocol: Option<Spanned<String>>,
-    /// Where it really is: `"IP:PORT"`, or a table with more.
+    /// Where it really is: `"IP:PORT"`, or a table with more. May be empty if its routes lead elsewhere.
     pub endpoints: Vec<Spanned<Endpoint>>,
     /// Carry HTTP/1 requests over shared HTTP/2 connections. Only where every endpoint has a sidecar of this kind, which
     /// makes them HTTP/1 again. Default: false.
@@ -52,6 +53,9 @@ pub struct Cluster {
     /// Tries after a failure.
     #[serde(default)]
     pub retry: Option<Retry>,
+    /// What becomes of requests to its addresses, tried in order. One that no route matches goes to its endpoints.
+    #[serde(default)]
+    pub route: Vec<Spanned<Route>>,
     /// When an endpoint is left alone.
     #[serde(default)]
     pub breaker: Option<Breaker>,

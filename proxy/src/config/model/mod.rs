@@ -7,6 +7,7 @@ mod cluster;
 mod health;
 mod limits;
 mod retry;
+mod route;
 
 use serde::Deserialize;
 use serde_spanned::Spanned;
@@ -18,6 +19,9 @@ pub use cluster::{Cluster, ClusterTimeouts, Endpoint, EndpointTable};
 pub use health::{App, Health, Probe};
 pub use limits::ClusterLimits;
 pub use retry::Retry;
+pub use route::{
+    Fault, HeaderEdits, Match, Mirror, Redirect, Respond, Rewrite, Route, Target, Value, ValueTable,
+};
 
 /// A whole file.
 #[derive(Debug, Deserialize)]

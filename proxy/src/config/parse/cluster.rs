@@ -12,8 +12,10 @@ use crate::config::{Cluster, Endpoint, Protocol, defaults, model};
 /// The virtual addresses and server names so far: where each stands, and the name of its cluster.
 #[derive(Default)]
 pub(super) struct Taken {
-    addresses: BTreeMap<SocketAddr, (Range<usize>, String)>,
-    names: BTreeMap<String, (Range<usize>, String)>,
+    pub(super) addresses: BTreeMap<SocketAddr, (Range<usize>, String)>,
+    pub(super) names: BTreeMap<String, (Range<usize>, String)>,
+    /// Names of clusters that routes lead to.
+    pub(super) led_to: BTreeSet<String>,
 }
 
 impl Check<'_> {
@@ -25,10 +27,10 @@ impl Check<'_> {
     ) -> Cluster {
         let name = self.name("name", &given.name);
         let what = format!("cluster {name:?}");
-        if given.addresses.is_empty() && given.sni.is_empty() {
+        if given.addresses.is_empty() && given.sni.is_empty() && !taken.led_to.contains(&name) {
             self.mistakes
                 .add(format!("{what} has no address"), given.name.span(), "nothing can reach it")
-                .help(r#"name the address that apps dial: addresses = ["10.96.0.10:80"]"#);
+                .help(r#"name the address that apps dial: addresses = ["10.96.0.10:80"]; or let a route lead here"#);
         }
         let mut addresses = Vec::with_capacity(given.addresses.len());
         for text in &given.addresses {
@@ -52,7 +54,8 @@ impl Check<'_> {
                 }
             }
         }
-        if given.endpoints.is_empty() {
+        let serves_others = !given.route.is_empty() && !taken.led_to.contains(&name);
+        if given.endpoints.is_empty() && !serves_others {
             self.mistakes
                 .add(format!("{what} has no endpoints"), given.name.span(), "every request to it would fail")
                 .help(r#"list where it really is: endpoints = ["10.0.0.11:8080"]"#);
@@ -91,6 +94,9 @@ impl Check<'_> {
             health: given.health.as_ref().map(|health| self.health(health, given.name.span()).into()),
             limits: self.cluster_limits(&given.limits),
             adaptive: self.adaptive(given.adaptive_concurrency.as_ref()),
+            // Read once all clusters are known.
+            routes: Vec::new(),
+            routes_only: serves_others && given.endpoints.is_empty(),
         }
     }
 

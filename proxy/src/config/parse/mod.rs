@@ -26,7 +26,9 @@ mod breaker;
 mod cluster;
 mod health;
 mod limits;
+mod matches;
 mod retry;
+mod route;
 mod timeouts;
 
 /// The configuration that `text` describes, complete and checked. `path_name` is what errors call it.
@@ -97,7 +99,7 @@ impl Check<'_> {
             Some(ports) => ports.iter().map(|port| self.port("opaque_ports", port)).collect(),
             None => defaults::OPAQUE_PORTS.into(),
         };
-        let mut taken = Taken::default();
+        let mut taken = Taken { led_to: route::led_to(&file.cluster), ..Taken::default() };
         let mut clusters = Vec::with_capacity(file.cluster.len());
         for cluster in &file.cluster {
             let mut checked = self.cluster(cluster, &general, &mut taken);
@@ -116,7 +118,12 @@ impl Check<'_> {
                         "metrics and logs tell clusters apart by name: rename one, or merge their endpoints",
                     );
             }
-            clusters.push(Arc::new(checked));
+            clusters.push(checked);
+        }
+        let routes: Vec<_> =
+            file.cluster.iter().enumerate().map(|(own, given)| self.routes(given, own, &clusters)).collect();
+        for (cluster, routes) in clusters.iter_mut().zip(routes) {
+            cluster.routes = routes;
         }
         let inbound = self.inbound(&file.inbound, &listen, &opaque_ports);
         let adaptive = file.inbound.iter().filter_map(|entry| {
@@ -139,7 +146,7 @@ impl Check<'_> {
             opaque_ports,
             timeouts,
             limits,
-            clusters,
+            clusters: clusters.into_iter().map(Arc::new).collect(),
             inbound,
             inbound_adaptive,
             app,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::route::Route;
 use super::{Adaptive, Balance, Breaker, ClusterLimits, Health, Protocol, Retry};
 
 /// Time limits of a request to a cluster; `None`: no limit.
@@ -65,6 +66,10 @@ pub struct Cluster {
     /// What an endpoint must have besides to be used by routes that choose a subset: the first of them is subset 1 of
     /// `endpoint::Aim`, and so on.
     pub subsets: Vec<Labels>,
+    /// What becomes of requests to its addresses; what none of them matches goes to its endpoints.
+    pub routes: Vec<Route>,
+    /// Whether a request that no route matches has nowhere to go: it has routes, and no endpoints of its own.
+    pub routes_only: bool,
 }
 
 /// One address of a cluster and what is known of it beforehand.

@@ -12,6 +12,7 @@ mod cluster;
 mod health;
 mod limits;
 mod retry;
+pub mod route;
 
 pub use balance::{Balance, BalancePolicy, HashSource, SlowStart};
 pub use breaker::Breaker;

@@ -1,0 +1,90 @@
+//! What is counted of each route.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClusterRoute {
+    cluster: String,
+    route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClusterRouteResult {
+    cluster: String,
+    route: String,
+    result: &'static str,
+}
+
+/// The metrics of all routes.
+#[derive(Debug)]
+pub(super) struct Families {
+    requests: Family<ClusterRoute, Counter>,
+    faults: Family<ClusterRouteResult, Counter>,
+    mirrors: Family<ClusterRouteResult, Counter>,
+}
+
+/// Metrics of one route.
+#[derive(Debug, Clone)]
+pub struct RouteMetrics {
+    /// Requests that it matched.
+    pub requests: Counter,
+    /// Requests that were delayed on purpose.
+    pub delays: Counter,
+    /// Requests that were answered with a failure on purpose.
+    pub aborts: Counter,
+    mirrors: [Counter; MIRRORS.len()],
+}
+
+/// What became of the copy of a request. In the order of the labels in [`MIRRORS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MirrorEnd {
+    /// It was answered.
+    Answered,
+    /// It was sent, or could not be, and no answer came.
+    Failed,
+    /// It was not made: too many were under way.
+    TooMany,
+    /// It was not sent: the request's body was too long.
+    TooLong,
+    /// It was not sent: the request ended before its body.
+    Incomplete,
+}
+
+const MIRRORS: [&str; 5] = ["answered", "failed", "too_many", "too_long", "incomplete"];
+
+impl Families {
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        let families =
+            Families { requests: Family::default(), faults: Family::default(), mirrors: Family::default() };
+        registry.register("route_requests", "Requests by the route that matched", families.requests.clone());
+        registry.register("route_faults", "Requests that failed on purpose", families.faults.clone());
+        registry.register(
+            "route_mirrors",
+            "Copies of requests by what became of them",
+            families.mirrors.clone(),
+        );
+        families
+    }
+
+    pub(super) fn route(&self, cluster: &str, route: &str) -> RouteMetrics {
+        let label = ClusterRoute { cluster: cluster.to_owned(), route: route.to_owned() };
+        let result =
+            |result| ClusterRouteResult { cluster: cluster.to_owned(), route: route.to_owned(), result };
+        RouteMetrics {
+            requests: self.requests.get_or_create_owned(&label),
+            delays: self.faults.get_or_create_owned(&result("delay")),
+            aborts: self.faults.get_or_create_owned(&result("abort")),
+            mirrors: MIRRORS.map(|end| self.mirrors.get_or_create_owned(&result(end))),
+        }
+    }
+}
+
+impl RouteMetrics {
+    /// Counts what became of a copy.
+    pub fn mirrored(&self, end: MirrorEnd) {
+        self.mirrors[end as usize].inc();
+    }
+}
