@@ -45,7 +45,7 @@ pub(super) async fn handle<N: Net>(
     }
     let ask = Ask::of(&mut request);
     let place = table.load.request(&table.snapshot.limits).map_err(Error::new);
-    let place = place.and_then(|all| Ok(Place::new(all, table.take_for_app(dst.port(), &metrics)?)));
+    let place = place.and_then(|all| Ok(Place::new(all, table.take_for_app(dst.port(), metrics)?)));
     let forwarded =
         place.and_then(|place| Ok((place, forward::request(request, dst, &mut *side.rng.borrow_mut())?)));
     let result = match forwarded {
