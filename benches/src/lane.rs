@@ -371,7 +371,16 @@ fn start_with(
     output: Output,
 ) -> io::Result<Process> {
     let log = Log::open(File::new(&stage.path(&format!("{name}.log"))), Instant::now())?;
-    let launch = Launch { name: name.to_owned(), argv, env: Vec::new(), uid, cgroup: None, log, output };
+    let launch = Launch {
+        name: name.to_owned(),
+        argv,
+        env: Vec::new(),
+        uid,
+        cgroup: None,
+        limits: Vec::new(),
+        log,
+        output,
+    };
     // Nobody listens for exits: a process that is gone shows by what it does not answer.
     let (exits, _) = mpsc::unbounded_channel();
     node.run(move || Process::spawn(launch, exits))?

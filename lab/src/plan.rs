@@ -6,6 +6,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::fabric::LinkProfile;
@@ -88,8 +90,29 @@ pub struct Service {
     /// Keys for its own sidecars' configuration. They replace what the lab would write, and add to its clusters.
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub settings: toml::Table,
+    /// What each of its processes may take of the machine.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub limits: ServiceLimits,
     /// Positions of its instances in [`Plan::instances`].
     pub instances: Vec<usize>,
+}
+
+/// What the processes of a service may take of the machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct ServiceLimits {
+    /// Each app.
+    pub app: Limits,
+    /// Each sidecar.
+    pub sidecar: Limits,
+}
+
+/// What a process may take of the machine; `None`: what there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Limits {
+    /// CPUs.
+    pub cpu: Option<f64>,
+    /// Bytes.
+    pub memory: Option<u64>,
 }
 
 /// What the sidecar is told about a port.
@@ -117,6 +140,15 @@ pub struct Instance {
     pub v6: Ipv6Addr,
     /// Hardware address of eth0, so that neighbours need no discovery.
     pub mac: [u8; 6],
+    /// The zone that it is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Its share of the load, relative to the other replicas'.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// What tells it apart.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// The app, if any.
     pub app: Option<AppSpec>,
     /// The sidecar's configuration file, if it has a sidecar.
@@ -135,20 +167,11 @@ pub struct AppSpec {
 }
 
 /// Which app.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AppKind {
     /// The built-in HTTP echo.
-    Http {
-        /// How long it works on a request.
-        #[serde(with = "crate::readable")]
-        work: Duration,
-        /// Bytes in a response body.
-        size: u32,
-        /// The longest that it keeps a connection without a request; it chooses anew each time. 0: for ever.
-        #[serde(with = "crate::readable", default, skip_serializing_if = "Duration::is_zero")]
-        close_idle: Duration,
-    },
+    Http(HttpEcho),
     /// The built-in line server that greets first.
     Tcp {
         /// What it says before the client does, without the line end.
@@ -156,6 +179,59 @@ pub enum AppKind {
     },
     /// Any program, with its arguments (kernel only).
     Command(Vec<String>),
+}
+
+/// The built-in HTTP echo.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, serde::Deserialize)]
+pub struct HttpEcho {
+    /// How it answers, unless the timeline says otherwise.
+    #[serde(flatten)]
+    pub behaviour: Behaviour,
+    /// Bytes in a response body.
+    pub size: u32,
+    /// The longest that it keeps a connection without a request; it chooses anew each time. 0: for ever.
+    #[serde(with = "crate::readable", default, skip_serializing_if = "Duration::is_zero")]
+    pub close_idle: Duration,
+    /// Requests that it works on at once; the others wait in the order in which they came. 0: as many as there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub concurrency: u32,
+    /// How long after its start `/ready` begins to say yes.
+    #[serde(with = "crate::readable", default, skip_serializing_if = "Duration::is_zero")]
+    pub ready_after: Duration,
+}
+
+/// How the HTTP echo answers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, serde::Deserialize)]
+pub struct Behaviour {
+    /// How long it works on a request.
+    #[serde(with = "crate::readable")]
+    pub work: Duration,
+    /// Share of requests that fail, 0 to 1.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub fail: f64,
+    /// The status of those.
+    #[serde(default = "unavailable", skip_serializing_if = "is_unavailable")]
+    pub status: u16,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Behaviour { work: Duration::ZERO, fail: 0.0, status: unavailable() }
+    }
+}
+
+/// Default of [`Behaviour::status`].
+pub const fn unavailable() -> u16 {
+    503
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_unavailable(status: &u16) -> bool {
+    *status == unavailable()
+}
+
+fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The base profile of one direction between two instances.
@@ -183,8 +259,22 @@ pub struct Load {
     /// When a request counts as failed.
     #[serde(with = "crate::readable")]
     pub timeout: Duration,
+    /// The part of the run in which it sends; `None`: all of it, and the warm-up too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
     /// Seed of its random choices.
     pub seed: u64,
+}
+
+/// A part of the measured part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Part {
+    /// From its start.
+    #[serde(with = "crate::readable")]
+    pub from: Duration,
+    /// First instant after.
+    #[serde(with = "crate::readable")]
+    pub to: Duration,
 }
 
 /// Whom a load generator calls.
@@ -203,6 +293,9 @@ pub enum Target {
         method: String,
         /// Bytes in each request body.
         body: u32,
+        /// Headers of each request, beside those that HTTP needs.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        headers: BTreeMap<String, String>,
     },
     /// One connection for each request: read the greeting line, send a line, read it back, close.
     Tcp {
@@ -221,11 +314,24 @@ pub struct Entry {
     /// When, from the start of the measured part.
     #[serde(with = "crate::readable")]
     pub at: Duration,
-    /// When it is reverted (for a kill: restarted), if ever.
+    /// When it is reverted (for a kill: restarted) for good, if ever.
     #[serde(serialize_with = "crate::readable::option::serialize")]
     pub until: Option<Duration>,
+    /// Whether it strikes more than once until then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<Repeat>,
     /// What it does.
     pub action: Action,
+}
+
+/// A fault that strikes and is reverted several times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Repeat {
+    /// From one strike to the next.
+    #[serde(with = "crate::readable")]
+    pub every: Duration,
+    /// Strikes, all in all.
+    pub times: u32,
 }
 
 /// What a fault does.
@@ -238,17 +344,56 @@ pub enum Action {
         processes: Vec<ProcessId>,
         /// SIGKILL, or else SIGTERM.
         hard: bool,
+        /// A rolling restart: instance after instance, with this much time in between; each is ended, sidecar first, and
+        /// started again. `None`: all at once.
+        #[serde(
+            serialize_with = "crate::readable::option::serialize",
+            skip_serializing_if = "Option::is_none"
+        )]
+        rolling: Option<Duration>,
     },
     /// Stops processes; the revert lets them go on.
     Pause {
         /// Which.
         processes: Vec<ProcessId>,
     },
+    /// Changes how built-in apps answer; the revert puts back what the scenario says of them.
+    App {
+        /// Which.
+        processes: Vec<ProcessId>,
+        /// What changes.
+        change: Change,
+    },
     /// Replaces the profile of some directions; the revert puts the base profile back. A partition is a loss of 100 %.
     Link {
         /// The new profile of each ordered pair.
         links: Vec<Link>,
     },
+}
+
+/// What becomes different of a [`Behaviour`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Change {
+    /// See [`Behaviour::work`].
+    #[serde(serialize_with = "crate::readable::option::serialize", skip_serializing_if = "Option::is_none")]
+    pub work: Option<Duration>,
+    /// See [`Behaviour::fail`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fail: Option<f64>,
+    /// See [`Behaviour::status`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+}
+
+impl Change {
+    /// The path and query of the app's control port that makes it.
+    pub fn query(&self) -> String {
+        let mut words = Vec::new();
+        words.extend(self.work.map(|work| format!("work={}", crate::readable::text(work))));
+        words.extend(self.fail.map(|fail| format!("fail={fail}")));
+        words.extend(self.status.map(|status| format!("status={status}")));
+        format!("/behave?{}", words.join("&"))
+    }
 }
 
 /// A process of an instance.
@@ -348,6 +493,13 @@ pub enum Subject {
         /// `{reason="connect"}`.
         labels: Vec<(String, String)>,
     },
+    /// One divided by the other.
+    Ratio {
+        /// The part.
+        of: Box<Subject>,
+        /// The whole.
+        to: Box<Subject>,
+    },
     /// Of a fault's evidence.
     Evidence {
         /// `killed`, `dropped_packets`, ...
@@ -386,6 +538,15 @@ impl Plan {
             Role::Sidecar => "sidecar",
         };
         format!("{}/{role}", self.instances[id.instance].name)
+    }
+
+    /// What a process may take of the machine.
+    pub fn limits(&self, id: ProcessId) -> Limits {
+        let limits = self.services[self.instances[id.instance].service].limits;
+        match id.role {
+            Role::App => limits.app,
+            Role::Sidecar => limits.sidecar,
+        }
     }
 
     /// Every process of the plan, in order.

@@ -32,13 +32,14 @@ pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S:
 /// If it is anything else.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let (number, scale) = UNITS
-        .iter()
-        .find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)))
-        .ok_or_else(|| D::Error::custom(format!("`{text}` is not a duration")))?;
-    let number: u64 = number.parse().map_err(|_| D::Error::custom(format!("`{text}` is not a duration")))?;
-    let nanos = u128::from(number) * scale;
-    Ok(Duration::new((nanos / 1_000_000_000) as u64, (nanos % 1_000_000_000) as u32))
+    parse(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is not a duration")))
+}
+
+/// Reads what [`text`] wrote.
+pub fn parse(text: &str) -> Option<Duration> {
+    let (number, scale) = UNITS.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)))?;
+    let nanos = u128::from(number.parse::<u64>().ok()?) * scale;
+    Some(Duration::new((nanos / 1_000_000_000) as u64, (nanos % 1_000_000_000) as u32))
 }
 
 /// The same for a duration that may be missing.

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use crate::events::EventLog;
 use crate::load::Record;
 use crate::metrics::Series;
-use crate::plan::{Entry, Plan};
+use crate::plan::{Action, Entry, Plan, ProcessId, Repeat, Role};
 use crate::verdict::{Impact, Judged, Summary};
 use crate::world::{Ended, Error, Fidelity, Kind, World};
 
@@ -189,6 +189,7 @@ pub async fn run<W: World>(
 
 /// What is gathered while a run is live.
 struct Watch {
+    duration: Duration,
     records: Rc<RefCell<Vec<Vec<Record>>>>,
     series: RefCell<Series>,
     faults: RefCell<Vec<Struck>>,
@@ -199,6 +200,7 @@ impl Watch {
     fn new(plan: &Plan) -> Self {
         let struck = |entry: &Entry| Struck { name: entry.name.clone(), ..Struck::default() };
         Watch {
+            duration: plan.duration,
             records: Rc::new(RefCell::new(vec![Vec::new(); plan.loads.len()])),
             series: RefCell::default(),
             faults: RefCell::new(plan.timeline.iter().map(struck).collect()),
@@ -294,18 +296,72 @@ async fn strike<W: World>(
     progress: &Rc<dyn Progress>,
 ) -> Result<(), Error> {
     sleep_until(t0 + entry.at).await;
+    if let Action::Kill { processes, hard, rolling: Some(wait) } = &entry.action {
+        return roll(world, (position, entry), (processes, *hard, *wait), t0, events, watch, progress).await;
+    }
     world.apply(entry).await?;
     let start = since(t0);
     events.note("fault", &entry.name, format!("in force {} us after its time", start - micros(entry.at)));
     watch.faults.borrow_mut()[position].start_us = Some(start);
     progress.fault(&entry.name, true);
     let Some(until) = entry.until else { return Ok(()) };
+    if let Some(Repeat { every, times }) = entry.repeat {
+        let lasts = until - entry.at - every * (times - 1);
+        for strike in 1..times {
+            sleep_until(t0 + entry.at + every * (strike - 1) + lasts).await;
+            world.revert(entry).await?;
+            sleep_until(t0 + entry.at + every * strike).await;
+            world.apply(entry).await?;
+        }
+    }
     sleep_until(t0 + until).await;
     world.revert(entry).await?;
     let end = since(t0);
     events.note("revert", &entry.name, format!("complete {} us after its time", end - micros(until)));
     watch.faults.borrow_mut()[position].end_us = Some(end);
     progress.fault(&entry.name, false);
+    Ok(())
+}
+
+/// A rolling restart: one instance after another is ended, its sidecar first so that it can still drain into its app, and
+/// started again; the next one's turn comes when it is ready and some time has passed.
+async fn roll<W: World>(
+    world: &W,
+    (position, entry): (usize, &Entry),
+    (processes, hard, wait): (&[ProcessId], bool, Duration),
+    t0: Instant,
+    events: &EventLog,
+    watch: &Watch,
+    progress: &Rc<dyn Progress>,
+) -> Result<(), Error> {
+    watch.faults.borrow_mut()[position].start_us = Some(since(t0));
+    progress.fault(&entry.name, true);
+    let mut instances: Vec<usize> = processes.iter().map(|p| p.instance).collect();
+    instances.dedup();
+    for (turn, &instance) in instances.iter().enumerate() {
+        if turn > 0 {
+            sleep(wait).await;
+        }
+        let of_instance = |role| {
+            let of = processes.iter().filter(move |p| p.instance == instance && p.role == role);
+            of.copied().collect::<Vec<_>>()
+        };
+        let kill =
+            |processes| Entry { action: Action::Kill { processes, hard, rolling: None }, ..entry.clone() };
+        let (sidecar, app) = (of_instance(Role::Sidecar), of_instance(Role::App));
+        world.apply(&kill(sidecar.clone())).await?;
+        world.apply(&kill(app.clone())).await?;
+        world.revert(&kill([app, sidecar].concat())).await?;
+        events.note("restart", &entry.name, format!("{} of {} are back", turn + 1, instances.len()));
+    }
+    let end = since(t0);
+    watch.faults.borrow_mut()[position].end_us = Some(end);
+    progress.fault(&entry.name, false);
+    if end > micros(watch.duration) {
+        return Err(Error::Failed(
+            "the run was over before the last instance was back: lengthen `duration`".into(),
+        ));
+    }
     Ok(())
 }
 

@@ -103,6 +103,9 @@ fn instance(position: usize, name: &str, service: usize, command: Option<Vec<Str
         v4: Ipv4Addr::new(10, 20, 0, n),
         v6: Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 0, n.into()),
         mac: [2, 0x1a, 0xb0, 0, 0, n],
+        zone: None,
+        weight: None,
+        labels: Default::default(),
         app,
         sidecar: None,
     }
@@ -119,6 +122,7 @@ fn plan(command: Vec<String>) -> Plan {
         bridge: false,
         policy: toml::Table::new(),
         settings: toml::Table::new(),
+        limits: Default::default(),
         instances,
     };
     Plan {
@@ -141,7 +145,7 @@ fn plan(command: Vec<String>) -> Plan {
 }
 
 fn entry(name: &str, action: Action) -> Entry {
-    Entry { name: name.into(), at: Duration::ZERO, until: None, action }
+    Entry { name: name.into(), at: Duration::ZERO, until: None, repeat: None, action }
 }
 
 /// What is said to an instance that dials `to`.
@@ -243,7 +247,7 @@ async fn a_killed_app_is_gone_until_it_is_started_again() {
     let app = ProcessId { instance: 1, role: Role::App };
     let at = SocketAddr::from(([10, 20, 0, 2], 8080));
     for (name, hard) in [("hard", true), ("soft", false)] {
-        let kill = entry(name, Action::Kill { processes: vec![app], hard });
+        let kill = entry(name, Action::Kill { processes: vec![app], hard, rolling: None });
         let before = world.pid(app).unwrap();
         world.apply(&kill).await.unwrap();
         assert!(!Path::new(&format!("/proc/{before}")).exists());
@@ -266,7 +270,7 @@ async fn a_killed_app_is_gone_until_it_is_started_again() {
     let pid = nix::unistd::Pid::from_raw(world.pid(app).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     wait_until("its death is noticed", || world.pid(app).is_none()).await;
-    let late = entry("late", Action::Kill { processes: vec![app], hard: true });
+    let late = entry("late", Action::Kill { processes: vec![app], hard: true, rolling: None });
     world.apply(&late).await.unwrap();
     assert_eq!(world.evidence(&late).await.get("killed"), None);
     let last = events.events().into_iter().rfind(|e| e.kind == "exit").unwrap();
@@ -374,6 +378,7 @@ esac"#,
         target: Target::Tcp { host: "orders".into(), port: 8080 },
         rate: 1.0,
         timeout: Duration::from_secs(1),
+        part: None,
         seed: 1,
     };
     let records: Rc<RefCell<Vec<Record>>> = Rc::default();

@@ -130,6 +130,35 @@ fn seed_of(config: &str) -> String {
 }
 
 #[test]
+fn replicas_are_dealt_zones_weights_and_labels_in_turn() {
+    let plan = mesh("zones = [\"a\", \"b\"]\nweights = [3]\nlabels = [{ version = \"1\" }, {}, {}]\n");
+    let web = plan.instances.iter().find(|i| i.name == "web").unwrap();
+    let config = proxy::config::parse("sidecar.toml", web.sidecar.as_ref().unwrap()).unwrap();
+    let endpoints = &config.clusters[0].endpoints;
+    let zones: Vec<_> = endpoints.iter().map(|e| e.zone.as_deref().unwrap_or("none")).collect();
+    assert_eq!(zones, ["a", "b", "a"]);
+    assert!(endpoints.iter().all(|e| e.weight == 3));
+    assert_eq!(endpoints.iter().map(|e| e.labels.len()).collect::<Vec<_>>(), [1, 0, 0]);
+}
+
+#[test]
+fn what_strikes_several_times_ends_with_the_last() {
+    let plan = mesh(
+        "[[timeline]]\nname = \"flap\"\nat = \"1s\"\nfor = \"500ms\"\nevery = \"2s\"\ntimes = 3\n\
+         partition = { between = [\"web\", \"orders-0\"] }\n\
+         [[timeline]]\nname = \"roll\"\nat = \"1s\"\nrestart = { process = [\"orders-1\", \"orders-2/sidecar\"] }\n\
+         [[expect]]\nduring = \"flap\"\nthat = [\"orders-0/app.app_requests_total > 0\"]\n",
+    );
+    assert_eq!(plan.timeline[0].until, Some(ms(5500)));
+    assert_eq!(plan.expectations[0].window, Window::During { from: ms(1000), to: ms(5500) });
+    let Action::Kill { processes, hard: false, rolling: Some(wait) } = &plan.timeline[1].action else {
+        panic!("{:?}", plan.timeline[1].action)
+    };
+    assert_eq!((processes.len(), *wait), (3, ms(1000)));
+    assert_eq!(plan.timeline[1].until, None);
+}
+
+#[test]
 fn a_name_with_quotes_survives_in_the_sidecars_configuration() {
     let text = "[scenario]\nname = 'a \"b\" \\ c'\nduration = \"1s\"\n[service.a]\nport = 1\napp = { cmd = ['x\"y'] }\n";
     let plan = plan(text);

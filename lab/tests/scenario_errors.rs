@@ -496,6 +496,88 @@ sidecar = { seed = 5, listen = { outbound = 1 } }
 }
 
 #[test]
+fn apps_that_cannot_behave_so() {
+    let text = mesh(
+        r#"
+[service.chat]
+port = 7000
+app = { tcp = {} }
+zones = ["a", "b"]
+
+[service.pay]
+port = 8080
+app = { http = { concurrency = 0, status = 99, fail = 0.3 } }
+
+[[timeline]]
+at = "1s"
+app = { process = "chat", work = "1s" }
+
+[[timeline]]
+at = "1s"
+app = { process = "orders-0/sidecar", fail = "10%" }
+
+[[timeline]]
+at = "1s"
+app = { process = ["orders-1", "orders-7"], status = 1000 }
+"#,
+    );
+    insta::assert_snapshot!("the_shape_of_apps_that_cannot_behave_so", message(&text));
+    insta::assert_snapshot!(message(&text.replace("fail = 0.3", "fail = \"30%\"")));
+}
+
+#[test]
+fn entries_that_cannot_strike_again() {
+    insta::assert_snapshot!(message(&mesh(
+        r#"
+[[timeline]]
+at = "1s"
+every = "1s"
+times = 3
+partition = { between = ["web", "orders-0"] }
+
+[[timeline]]
+at = "1s"
+for = "1s"
+every = "1s"
+times = 30
+partition = { between = ["web", "orders-1"] }
+
+[[timeline]]
+at = "1s"
+for = "100ms"
+every = "1s"
+partition = { between = ["web", "orders-2"] }
+
+[[timeline]]
+at = "2s"
+for = "2s"
+restart = { process = [], signal = "HUP" }
+"#
+    )));
+}
+
+#[test]
+fn loads_in_no_part_of_the_run() {
+    insta::assert_snapshot!(message(&mesh(
+        r#"
+[load.late]
+from = "web"
+url = "http://orders:8080/"
+rate = "1/s"
+at = "20s"
+
+[load.long]
+from = "web"
+url = "http://orders:8080/"
+rate = "1/s"
+at = "8s"
+for = "5s"
+headers = { "x user" = "1", x-other = "a\nb" }
+"#
+    )));
+}
+
+#[test]
 fn one_mistake_among_many_lines_is_told_alone() {
     let text = mesh("[[timeline]]\nname = \"lose-one\"\nat = \"2s\"\nkill = { process = \"orders-3\" }\n");
     insta::assert_snapshot!(message(&text));

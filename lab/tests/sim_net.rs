@@ -281,7 +281,7 @@ fn a_connection_into_a_link_that_stays_cut_times_out_like_linux() {
 #[test]
 fn after_a_kill_peers_see_the_end_new_connections_are_refused_and_a_restart_serves_again() {
     run(&plan(SidecarKind::None, 1), 1, |world| async move {
-        let kill = entry("kill", Action::Kill { processes: vec![app(1)], hard: true });
+        let kill = entry("kill", Action::Kill { processes: vec![app(1)], hard: true, rolling: None });
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         let client = world.inside(0, Who::Load, "client", |world| async move {
             let mut io = world.net.connect(at(1), None).await.expect("connects");

@@ -36,7 +36,7 @@ fn eventful(seed: u64, trace: bool) -> Run<Vec<Record>> {
         let calls = load(100.0);
         let load = world.load(&calls, t0, t0 + 4 * SECOND, sink);
         let faults = async {
-            let kill = entry("kill", Action::Kill { processes: vec![app(2)], hard: true });
+            let kill = entry("kill", Action::Kill { processes: vec![app(2)], hard: true, rolling: None });
             let pause = entry("pause", Action::Pause { processes: vec![app(3)] });
             let cut = entry("cut", Action::Link { links: both(LinkProfile::CUT) });
             for fault in [kill, pause, cut] {
@@ -127,7 +127,7 @@ fn metrics_come_from_every_living_process_and_from_the_world() {
     let run = Simulation::new(&plan(SidecarKind::Ours, 2), 1, Kit).run(|world| async move {
         world.up().await.expect("up");
         let pause = entry("pause", Action::Pause { processes: vec![app(1)] });
-        let kill = entry("kill", Action::Kill { processes: vec![app(2)], hard: true });
+        let kill = entry("kill", Action::Kill { processes: vec![app(2)], hard: true, rolling: None });
         world.apply(&pause).await.expect("applied");
         world.apply(&kill).await.expect("applied");
         let names = |samples: Vec<lab::metrics::Sample>| {
@@ -159,7 +159,8 @@ fn sigterm_ends_an_app_at_once_and_a_sidecar_by_its_own_hand() {
     let run = Simulation::new(&plan(SidecarKind::Ours, 1), 1, Kit).trace(true).run(|world| async move {
         world.up().await.expect("up");
         let sidecar = ProcessId { instance: 1, role: Role::Sidecar };
-        let term = entry("term", Action::Kill { processes: vec![app(1), sidecar], hard: false });
+        let term =
+            entry("term", Action::Kill { processes: vec![app(1), sidecar], hard: false, rolling: None });
         world.apply(&term).await.expect("applied");
         tokio::time::sleep(5 * MS).await;
         world.evidence(&term).await["killed"]

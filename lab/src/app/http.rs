@@ -3,6 +3,10 @@
 //! `x-served-by` says who answered, and so how load was spread. `x-request-id` and [`REQUEST`] come back unchanged, so
 //! that a caller notices an answer that was meant for another. The path `/status/503` answers with that status.
 //!
+//! `/healthz` says yes, and `/ready` does so from `ready_after` on. How long it works on the others and which of them fail can
+//! be changed while it runs. With a limit of concurrency the rest wait in a queue without an end, which is how real
+//! servers are overloaded.
+//!
 //! It may close connections that stay idle, at times that nobody can know beforehand: then a request may meet the close
 //! on its way, as with every real server that has a limit (RFC 9112 section 9.5).
 
@@ -20,15 +24,17 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use proxy::world::RngTree;
+use rand::RngExt;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::body::Pattern;
 use super::bump;
 use super::metrics::Counters;
+use crate::plan::{Behaviour, HttpEcho};
 
 /// The load generator's own name for a request. Unlike `x-request-id`, no proxy makes or replaces it.
 pub const REQUEST: HeaderName = HeaderName::from_static("x-lab-request");
@@ -38,11 +44,13 @@ const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 /// The app, shared by its connections.
 pub struct Echo {
     instance: HeaderValue,
-    work: Duration,
-    size: u32,
-    /// 0: never.
-    close_idle: Duration,
-    rng: RefCell<StdRng>,
+    spec: HttpEcho,
+    behaviour: Cell<Behaviour>,
+    /// Places for requests that are worked on, if they are few.
+    places: Option<Semaphore>,
+    started: Instant,
+    close_idle: RefCell<StdRng>,
+    fail: RefCell<StdRng>,
     counters: Rc<Counters>,
 }
 
@@ -61,9 +69,9 @@ impl Patience<'_> {
     }
 
     fn end(&self) {
-        let most = self.echo.close_idle;
+        let most = self.echo.spec.close_idle;
         if !most.is_zero() {
-            let rest = self.echo.rng.borrow_mut().random_range(Duration::ZERO..=most);
+            let rest = self.echo.close_idle.borrow_mut().random_range(Duration::ZERO..=most);
             self.until.set(Some(Instant::now() + rest));
             self.changed.notify_one();
         }
@@ -86,22 +94,45 @@ impl Patience<'_> {
 }
 
 impl Echo {
-    /// An echo that says `instance`, works for `work` on each request (0: answers at once) and sends `size` bytes.
+    /// An echo that says `instance` and starts now. When it closes idle connections and which requests fail follows
+    /// from `rng`.
     ///
     /// # Errors
     /// If the instance's name cannot stand in a header.
-    pub fn new(instance: &str, work: Duration, size: u32, counters: Rc<Counters>) -> io::Result<Self> {
+    pub fn new(instance: &str, spec: &HttpEcho, rng: &RngTree, counters: Rc<Counters>) -> io::Result<Self> {
         let instance = HeaderValue::from_str(instance).map_err(|_| {
             io::Error::new(io::ErrorKind::InvalidInput, "the instance's name is not printable")
         })?;
-        let rng = RefCell::new(StdRng::seed_from_u64(0));
-        Ok(Echo { instance, work, size, close_idle: Duration::ZERO, rng, counters })
+        Ok(Echo {
+            instance,
+            behaviour: Cell::new(spec.behaviour),
+            places: (spec.concurrency > 0).then(|| Semaphore::new(spec.concurrency as usize)),
+            started: Instant::now(),
+            close_idle: RefCell::new(rng.child("close-idle", 0).rng()),
+            fail: RefCell::new(rng.child("fail", 0).rng()),
+            spec: spec.clone(),
+            counters,
+        })
     }
 
-    /// The same echo, but it closes each connection that was idle for a time that `rng` chooses, up to `limit`
-    /// (0: it keeps them for ever). The first request is awaited without a limit.
-    pub fn closing_idle(self, limit: Duration, rng: StdRng) -> Self {
-        Echo { close_idle: limit, rng: RefCell::new(rng), ..self }
+    /// Changes how requests are answered from now on: the scenario's own behaviour, with what `query` says instead
+    /// (`work=200ms&fail=0.3&status=500`).
+    ///
+    /// # Errors
+    /// If a word of it means nothing.
+    pub(super) fn behave(&self, query: &str) -> Result<(), String> {
+        let mut behaviour = self.spec.behaviour;
+        for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            let wrong = || format!("{key} cannot be {value}");
+            match key {
+                "work" => behaviour.work = crate::readable::parse(value).ok_or_else(wrong)?,
+                "fail" => behaviour.fail = value.parse().map_err(|_| wrong())?,
+                "status" => behaviour.status = value.parse().map_err(|_| wrong())?,
+                _ => return Err(format!("there is no {key}")),
+            }
+        }
+        self.behaviour.set(behaviour);
+        Ok(())
     }
 
     /// Serves one connection until it ends.
@@ -137,17 +168,32 @@ impl Echo {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> hyper::Result<Response<Pattern>> {
-        bump(&self.counters.requests);
         let (head, mut body) = request.into_parts();
+        if let Some(response) = self.health(head.uri.path()) {
+            return Ok(response);
+        }
+        bump(&self.counters.requests);
         while let Some(frame) = body.frame().await {
             frame?;
         }
-        if !self.work.is_zero() {
-            tokio::time::sleep(self.work).await;
+        let behaviour = self.behaviour.get();
+        let place = match &self.places {
+            Some(places) => Some(places.acquire().await.expect("nobody closes it")),
+            None => None,
+        };
+        if !behaviour.work.is_zero() {
+            tokio::time::sleep(behaviour.work).await;
         }
-        let status = status(head.uri.path());
+        drop(place);
+        let fails = behaviour.fail > 0.0 && self.fail.borrow_mut().random_bool(behaviour.fail.min(1.0));
+        let usual = self.spec.behaviour;
+        if behaviour.work != usual.work || (fails && behaviour != usual) {
+            bump(&self.counters.changed);
+        }
+        let asked = StatusCode::from_u16(behaviour.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        let status = if fails { asked } else { status(head.uri.path()) };
         let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let mut response = Response::new(Pattern::new(if bodiless { 0 } else { self.size }));
+        let mut response = Response::new(Pattern::new(if bodiless { 0 } else { self.spec.size }));
         *response.status_mut() = status;
         response.headers_mut().insert(SERVED_BY, self.instance.clone());
         for name in [REQUEST_ID, REQUEST] {
@@ -156,6 +202,20 @@ impl Echo {
             }
         }
         Ok(response)
+    }
+}
+
+impl Echo {
+    /// The answer to a question after its health: at once, whatever else it does, and not counted as a request.
+    fn health(&self, path: &str) -> Option<Response<Pattern>> {
+        let well = match path {
+            "/healthz" => true,
+            "/ready" => self.started.elapsed() >= self.spec.ready_after,
+            _ => return None,
+        };
+        let mut response = Response::new(Pattern::new(0));
+        *response.status_mut() = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        Some(response)
     }
 }
 

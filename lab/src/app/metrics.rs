@@ -8,7 +8,11 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{bump, http::side_port};
+use super::bump;
+use super::http::{Echo, side_port};
+
+/// Requests that were answered otherwise than usual, because the timeline asked for it.
+pub const CHANGED: &str = "app_changed_requests_total";
 
 /// An app's counters. An app runs on one thread, so plain cells do.
 #[derive(Debug, Default)]
@@ -19,6 +23,8 @@ pub struct Counters {
     pub connections: Cell<u64>,
     /// Connections open now.
     pub open: Cell<u64>,
+    /// Requests that were answered otherwise than usual, because the timeline asked for it.
+    pub changed: Cell<u64>,
     /// Connections that the app closed because they were idle.
     pub closed_idle: Cell<u64>,
 }
@@ -38,6 +44,7 @@ impl Counters {
             ("app_requests_total", "counter", "Requests that arrived.", &self.requests),
             ("app_connections_total", "counter", "Connections accepted.", &self.connections),
             ("app_connections_open", "gauge", "Connections open now.", &self.open),
+            (CHANGED, "counter", "Requests that a fault made slow or fail.", &self.changed),
             ("app_idle_closes_total", "counter", "Idle connections that the app closed.", &self.closed_idle),
         ] {
             let value = value.get();
@@ -58,16 +65,32 @@ impl Drop for Open {
     }
 }
 
-/// Answers `GET /metrics` on one connection.
-pub(super) async fn connection<I: AsyncRead + AsyncWrite + Unpin>(io: I, counters: Rc<Counters>) {
-    side_port(io, |request| scrape(request, &counters)).await;
+/// Answers `GET /metrics` on one connection, and `GET /behave?...`, by which the lab changes the HTTP echo: a query says
+/// what is to be different from the scenario's own behaviour, and none puts that back. (GET, because the lab's own
+/// client knows nothing else. The port is on loopback.)
+pub(super) async fn connection<I: AsyncRead + AsyncWrite + Unpin>(
+    io: I,
+    counters: Rc<Counters>,
+    echo: Option<Rc<Echo>>,
+) {
+    side_port(io, |request| answer(request, &counters, echo.as_deref())).await;
 }
 
-fn scrape<B>(request: &Request<B>, counters: &Counters) -> Response<String> {
-    if request.uri().path() != "/metrics" {
-        let mut response = Response::new(String::new());
-        *response.status_mut() = StatusCode::NOT_FOUND;
-        return response;
+fn answer<B>(request: &Request<B>, counters: &Counters, echo: Option<&Echo>) -> Response<String> {
+    let refuse = |status: StatusCode, why: String| {
+        let mut response = Response::new(why);
+        *response.status_mut() = status;
+        response
+    };
+    match (request.uri().path(), echo) {
+        ("/metrics", _) => {}
+        ("/behave", Some(echo)) => {
+            return match echo.behave(request.uri().query().unwrap_or_default()) {
+                Ok(()) => Response::new(String::new()),
+                Err(why) => refuse(StatusCode::BAD_REQUEST, why),
+            };
+        }
+        _ => return refuse(StatusCode::NOT_FOUND, String::new()),
     }
     let mut response = Response::new(counters.text());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));

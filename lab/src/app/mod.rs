@@ -80,9 +80,8 @@ impl App {
     fn new(spec: &AppSpec, rng: &RngTree) -> io::Result<Self> {
         let counters = Rc::new(Counters::default());
         let kind = match &spec.kind {
-            AppKind::Http { work, size, close_idle } => {
-                let echo = http::Echo::new(&spec.instance, *work, *size, counters.clone())?;
-                Kind::Http(Rc::new(echo.closing_idle(*close_idle, rng.child("close-idle", 0).rng())))
+            AppKind::Http(echo) => {
+                Kind::Http(Rc::new(http::Echo::new(&spec.instance, echo, rng, counters.clone())?))
             }
             AppKind::Tcp { greeting } => {
                 Kind::Tcp(Rc::new(tcp::Lines::new(&spec.instance, greeting, counters.clone())))
@@ -121,7 +120,11 @@ impl App {
             }
         });
         let metrics = accept(&mut metrics, |io| {
-            net.spawn("app-metrics", metrics::connection(io, self.counters.clone()));
+            let echo = match &self.kind {
+                Kind::Http(echo) => Some(echo.clone()),
+                Kind::Tcp(_) => None,
+            };
+            net.spawn("app-metrics", metrics::connection(io, self.counters.clone(), echo));
         });
         tokio::select! {
             biased;

@@ -6,6 +6,7 @@ use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 
 use super::*;
+use crate::plan::{Behaviour, HttpEcho};
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -39,7 +40,8 @@ async fn talk(to: SocketAddr, request: &str) -> String {
 }
 
 fn http() -> AppKind {
-    AppKind::Http { work: Duration::from_millis(1), size: 40_000, close_idle: Duration::ZERO }
+    let behaviour = Behaviour { work: Duration::from_millis(1), ..Behaviour::default() };
+    AppKind::Http(HttpEcho { behaviour, size: 40_000, ..HttpEcho::default() })
 }
 
 #[tokio::test]
@@ -121,7 +123,7 @@ async fn a_program_is_refused() {
 async fn the_echo_closes_an_idle_connection_only_if_it_is_asked_to() {
     let talk = async {
         let close_idle = Duration::from_millis(5);
-        let ports = start(AppKind::Http { work: Duration::ZERO, size: 3, close_idle }).await;
+        let ports = start(AppKind::Http(HttpEcho { size: 3, close_idle, ..HttpEcho::default() })).await;
         // Without `connection: close`: that the reading ends at all is the app's doing.
         let answer = talk(ports.app, "GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
         (
@@ -132,4 +134,43 @@ async fn the_echo_closes_an_idle_connection_only_if_it_is_asked_to() {
     let (answer, metrics) = LocalSet::new().run_until(talk).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n012"), "{answer}");
     assert!(metrics.contains("\napp_idle_closes_total 1\n"), "{metrics}");
+}
+
+const CLOSE: &str = "HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn the_echo_behaves_as_it_is_told_until_it_is_told_otherwise() {
+    let talk = async {
+        let ports = start(AppKind::Http(HttpEcho { size: 3, ..HttpEcho::default() })).await;
+        let get = |to, path: &str| {
+            let request = format!("GET {path} {CLOSE}");
+            async move { talk(to, &request).await }
+        };
+        let status = |answer: String| answer.split(' ').nth(1).unwrap_or_default().to_owned();
+        let told = status(get(ports.metrics, "/behave?fail=1&status=500").await);
+        let failed = status(get(ports.app, "/").await);
+        let healthy = status(get(ports.app, "/healthz").await);
+        let refused = status(get(ports.metrics, "/behave?work=never").await);
+        let still = status(get(ports.app, "/").await);
+        status(get(ports.metrics, "/behave").await);
+        let again = status(get(ports.app, "/").await);
+        ([told, failed, healthy, refused, still, again], get(ports.metrics, "/metrics").await)
+    };
+    let (statuses, metrics) = LocalSet::new().run_until(talk).await;
+    assert_eq!(statuses, ["200", "500", "200", "400", "500", "200"]);
+    assert!(metrics.contains("\napp_changed_requests_total 2\n"), "{metrics}");
+    assert!(metrics.contains("\napp_requests_total 3\n"), "nobody asked for health: {metrics}");
+}
+
+#[tokio::test]
+async fn the_echo_says_that_it_is_ready_only_when_its_time_has_come() {
+    let talk = async {
+        let ready_after = Duration::from_secs(3600);
+        let late = start(AppKind::Http(HttpEcho { ready_after, ..HttpEcho::default() })).await;
+        let soon = start(AppKind::Http(HttpEcho::default())).await;
+        let ask = format!("GET /ready {CLOSE}");
+        (talk(late.app, &ask).await, talk(soon.app, &ask).await)
+    };
+    let (late, soon) = LocalSet::new().run_until(talk).await;
+    assert!(late.starts_with("HTTP/1.1 503") && soon.starts_with("HTTP/1.1 200"), "{late} {soon}");
 }

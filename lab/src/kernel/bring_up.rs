@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
@@ -14,6 +15,7 @@ use proxy::capture::rules::Family;
 use tokio::time::{Instant, sleep};
 
 use super::intercept;
+use super::limits::Limited;
 use super::link::{self, Backend, Bridge, LinkBackend};
 use super::netem::Netem;
 use super::node::{Bind, Mounts, Node, name_files};
@@ -22,7 +24,7 @@ use super::wire::Wire;
 use super::{Cgroup, KernelWorld, Registration, cleanup, doctor, probe, sysctl};
 use crate::fabric::LinkProfile;
 use crate::plan::{
-    APP_UID, AppKind, HEALTH_PORT, METRICS_PORT, ProcessId, Role, SIDECAR_UID, Service, SidecarKind,
+    APP_UID, AppKind, HEALTH_PORT, Limits, METRICS_PORT, ProcessId, Role, SIDECAR_UID, Service, SidecarKind,
 };
 use crate::world::Error;
 
@@ -230,7 +232,7 @@ impl KernelWorld {
                     env.push(("PORT".to_owned(), app.port.to_string()));
                     argv.iter().map(OsString::from).collect()
                 }
-                AppKind::Http { .. } | AppKind::Tcp { .. } => {
+                AppKind::Http(_) | AppKind::Tcp { .. } => {
                     let spec = serde_json::to_string(app).expect("an app's description is plain data");
                     vec![exe, "__app".into(), "--spec".into(), spec.into()]
                 }
@@ -241,11 +243,31 @@ impl KernelWorld {
             }
         };
         let name = self.plan.process_name(id);
-        let process = self.launch(id.instance, name, role, argv, env, uid, Output::Log)?;
+        let limits = self.limit(id, role)?;
+        let process = self.launch(id.instance, name, role, argv, env, uid, limits, Output::Log)?;
         self.options.events.note("start", process.name(), format!("process {}", process.pid()));
         *self.starts.borrow_mut().entry(id).or_default() += 1;
         self.processes.borrow_mut().insert(id, process);
         Ok(())
+    }
+
+    /// The entrances of the groups that limit a process, made when it is first started.
+    fn limit(&self, id: ProcessId, role: &str) -> Result<Vec<File>, Error> {
+        let limits = self.plan.limits(id);
+        if limits == Limits::default() {
+            return Ok(Vec::new());
+        }
+        let name = self.plan.process_name(id);
+        let cannot = |e: io::Error| Error::Machine(format!("cannot limit {name}: {e}"));
+        let run = self.cgroup.borrow();
+        let run = run.as_ref().ok_or_else(|| cannot(io::Error::other("there are no control groups")))?;
+        let label = format!("{}.{role}", self.plan.instances[id.instance].name);
+        let unique = format!("lab-{}.{label}", self.options.run_id);
+        let limited = run.child(&label).and_then(|own| Limited::create(run, &own, &unique, limits));
+        let limited = limited.map_err(cannot)?;
+        let entrances = limited.entrances().map_err(cannot)?;
+        self.limited.borrow_mut().insert(id, limited);
+        Ok(entrances)
     }
 
     #[allow(clippy::too_many_arguments, reason = "two callers, each argument of its own kind")]
@@ -257,6 +279,7 @@ impl KernelWorld {
         argv: Vec<OsString>,
         env: Vec<(String, String)>,
         uid: u32,
+        limits: Vec<File>,
         output: Output,
     ) -> Result<Rc<Process>, Error> {
         let node = self.node(instance).ok_or_else(|| Error::Failed("the world is not up".into()))?;
@@ -270,7 +293,7 @@ impl KernelWorld {
             Ok::<_, io::Error>((cgroup, entrance))
         };
         let cgroup = self.cgroup.borrow().as_ref().map(join).transpose().map_err(failed(cannot()))?;
-        let launch = Launch { name: name.clone(), argv, env, uid, cgroup, log, output };
+        let launch = Launch { name: name.clone(), argv, env, uid, cgroup, limits, log, output };
         let exits = self.exits.0.clone();
         let process = node.run(move || Process::spawn(launch, exits)).and_then(|r| r);
         process.map(Rc::new).map_err(failed(cannot()))

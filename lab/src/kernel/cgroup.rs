@@ -1,8 +1,8 @@
 //! Control groups: the sure way to end a process with everything that it started.
 //!
 //! Each process of the world gets a group `lab-<run>/<instance>.<role>` in the unified hierarchy, wherever that is mounted.
-//! A child joins before it drops its privileges, so nothing it starts can be outside. No controller is used: groups are
-//! for killing and counting, not for limits. Machines without cgroup2 work without; the caller notes it.
+//! A child joins before it drops its privileges, so nothing it starts can be outside. They are
+//! for killing and counting; limits are the matter of [`limits`](super::limits). Machines without cgroup2 work without; the caller notes it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -140,16 +140,21 @@ impl Cgroup {
         for child in self.children()? {
             child.remove_empty()?;
         }
-        let deadline = Instant::now() + EMPTY_WITHIN;
-        loop {
-            match std::fs::remove_dir(&self.path) {
-                // The last process may still be leaving although the group already counts as empty.
-                Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
-                    let _ = poll(&mut [], PollTimeout::from(2_u8));
-                }
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-                other => return other,
+        remove_dir(&self.path)
+    }
+}
+
+/// Removes a group that is empty or about to be, if it is there.
+pub(super) fn remove_dir(path: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + EMPTY_WITHIN;
+    loop {
+        match std::fs::remove_dir(path) {
+            // The last process may still be leaving although the group already counts as empty.
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                let _ = poll(&mut [], PollTimeout::from(2_u8));
             }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => return other,
         }
     }
 }

@@ -16,7 +16,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::cgroup::Cgroup;
+use super::cgroup::{Cgroup, remove_dir};
+use super::limits;
 
 /// Where runs are registered.
 pub const REGISTRY: &str = "/run/lab";
@@ -132,6 +133,15 @@ fn remove_run(run: &Path) -> io::Result<String> {
         {
             group.remove()?;
             groups = 1;
+        }
+    }
+    // Groups with limits, of version 1. Whatever was in them has just been killed.
+    for parent in limits::parents() {
+        for group in std::fs::read_dir(parent)?.flatten() {
+            if group.file_name().to_string_lossy().starts_with(&format!("lab-{name}.")) {
+                remove_dir(&group.path())?;
+                groups += 1;
+            }
         }
     }
     let mut namespaces = 0;

@@ -11,10 +11,13 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::KernelWorld;
-use super::bring_up::failed;
+use super::bring_up::{failed, local};
 use super::link::PairStats;
+use super::probe;
 use super::process::Process;
-use crate::plan::{Action, Entry, Link, ProcessId, Role};
+use crate::app::metrics::CHANGED;
+use crate::metrics;
+use crate::plan::{APP_METRICS_PORT, Action, Entry, Link, ProcessId, Role};
 use crate::world::Error;
 
 /// How long a process may take to obey SIGTERM before it is killed; what Kubernetes grants by default.
@@ -30,13 +33,21 @@ pub(super) struct Evidence {
     before: Vec<PairStats>,
     /// What they had grown by when it ended.
     total: Option<PairStats>,
+    /// The same of the strikes before this one.
+    earlier: PairStats,
+    /// Of each app the requests that it had answered otherwise than usual when the fault began.
+    changed_before: BTreeMap<ProcessId, f64>,
 }
 
 impl KernelWorld {
     pub(super) async fn apply_fault(&self, entry: &Entry) -> Result<(), Error> {
         match &entry.action {
-            Action::Kill { processes, hard } => self.kill(&entry.name, processes, *hard).await?,
+            Action::Kill { processes, hard, .. } => self.kill(&entry.name, processes, *hard).await?,
             Action::Pause { processes } => self.pause(&entry.name, processes).await?,
+            Action::App { processes, change } => {
+                self.note_changed(&entry.name, processes).await;
+                self.behave(processes, &change.query()).await?;
+            }
             Action::Link { links } => self.impair(&entry.name, links)?,
         }
         self.note_exits();
@@ -48,6 +59,10 @@ impl KernelWorld {
         match &entry.action {
             Action::Kill { processes, .. } => self.restart(&entry.name, processes).await?,
             Action::Pause { processes } => self.go_on(&entry.name, processes).await?,
+            Action::App { processes, .. } => {
+                self.behave(processes, "/behave").await?;
+                self.note_changed(&entry.name, processes).await;
+            }
             Action::Link { links } => self.heal(&entry.name, links)?,
         }
         self.note_exits();
@@ -55,16 +70,20 @@ impl KernelWorld {
         Ok(())
     }
 
-    pub(super) fn fault_evidence(&self, entry: &Entry) -> BTreeMap<String, f64> {
+    pub(super) async fn fault_evidence(&self, entry: &Entry) -> BTreeMap<String, f64> {
         self.note_exits();
+        if let Action::App { processes, .. } = &entry.action {
+            self.note_changed(&entry.name, processes).await;
+        }
         let evidence = self.evidence.borrow();
         let Some(known) = evidence.get(&entry.name) else { return BTreeMap::new() };
         let mut counted = known.counted.clone();
         if let Action::Link { links } = &entry.action {
             let total = known.total.unwrap_or_else(|| self.growth(&known.before, links));
-            counted.insert("packets".into(), total.packets as f64);
-            counted.insert("lost_packets".into(), total.lost as f64);
-            counted.insert("delayed_packets".into(), total.delayed as f64);
+            let earlier = known.earlier;
+            counted.insert("packets".into(), (total.packets + earlier.packets) as f64);
+            counted.insert("lost_packets".into(), (total.lost + earlier.lost) as f64);
+            counted.insert("delayed_packets".into(), (total.delayed + earlier.delayed) as f64);
         }
         counted
     }
@@ -150,9 +169,55 @@ impl KernelWorld {
         Ok(())
     }
 
+    /// Tells apps how to answer.
+    async fn behave(&self, ids: &[ProcessId], query: &str) -> Result<(), Error> {
+        for &id in ids {
+            let Some(node) = self.node(id.instance) else { continue };
+            let query = query.to_owned();
+            let answer = node.probe(move || probe::get(local(APP_METRICS_PORT), &query, SIGNAL_WITHIN)).await;
+            let name = self.plan.process_name(id);
+            match answer.and_then(|r| r).map_err(failed(format!("cannot tell {name} how to answer")))? {
+                (200, _) => {}
+                (status, why) => {
+                    let message = format!("{name} refuses to answer otherwise: {status} {}", why.trim());
+                    return Err(Error::Failed(message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the requests that apps have answered otherwise than usual since the first time that this was asked.
+    async fn note_changed(&self, entry: &str, ids: &[ProcessId]) {
+        let mut sum = 0.0;
+        for &id in ids {
+            let Some(node) = self.node(id.instance) else { continue };
+            let answer = node.probe(|| probe::get(local(APP_METRICS_PORT), "/metrics", SIGNAL_WITHIN)).await;
+            // An app that does not answer was not seen to have answered anything.
+            let Ok(Ok((200, text))) = answer else { continue };
+            let samples = metrics::parse("", &text);
+            let changed = samples.iter().find(|s| s.name == CHANGED).map_or(0.0, |s| s.value);
+            let mut evidence = self.evidence.borrow_mut();
+            let before = &mut evidence.entry(entry.to_owned()).or_default().changed_before;
+            sum += changed - *before.entry(id).or_insert(changed);
+        }
+        let mut evidence = self.evidence.borrow_mut();
+        let counted = &mut evidence.entry(entry.to_owned()).or_default().counted;
+        counted.insert("changed_requests".into(), sum);
+    }
+
     fn impair(&self, entry: &str, links: &[Link]) -> Result<(), Error> {
         let before = self.backend.borrow().as_ref().map(|b| b.pairs()).unwrap_or_default();
-        self.evidence.borrow_mut().insert(entry.to_owned(), Evidence { before, ..Evidence::default() });
+        {
+            let mut evidence = self.evidence.borrow_mut();
+            let known = evidence.entry(entry.to_owned()).or_default();
+            known.before = before;
+            if let Some(total) = known.total.take() {
+                known.earlier.packets += total.packets;
+                known.earlier.lost += total.lost;
+                known.earlier.delayed += total.delayed;
+            }
+        }
         self.link_faults.borrow_mut().push((entry.to_owned(), links.to_vec()));
         self.set_links(links)
     }

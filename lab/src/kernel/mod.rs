@@ -30,6 +30,7 @@ pub mod cgroup;
 pub mod cleanup;
 pub mod doctor;
 pub mod intercept;
+pub mod limits;
 pub mod link;
 pub mod netem;
 pub mod node;
@@ -48,6 +49,7 @@ pub use link::Backend;
 use cgroup::Cgroup;
 use cleanup::Registration;
 use intercept::Redirected;
+use limits::Limited;
 use link::LinkBackend;
 use node::Node;
 use process::{Exit, Process};
@@ -79,6 +81,8 @@ pub struct KernelWorld {
     unasked: RefCell<Vec<Exit>>,
     registration: RefCell<Option<Rc<Registration>>>,
     cgroup: RefCell<Option<Cgroup>>,
+    /// Of each process that has limits.
+    limited: RefCell<BTreeMap<ProcessId, Limited>>,
     fabric: RefCell<Option<Rc<Node>>>,
     nodes: RefCell<Vec<Rc<Node>>>,
     backend: RefCell<Option<Rc<dyn LinkBackend>>>,
@@ -108,6 +112,7 @@ impl KernelWorld {
             unasked: RefCell::default(),
             registration: RefCell::default(),
             cgroup: RefCell::default(),
+            limited: RefCell::default(),
             fabric: RefCell::default(),
             nodes: RefCell::default(),
             backend: RefCell::default(),
@@ -172,6 +177,9 @@ impl KernelWorld {
         if let Some(cgroup) = &cgroup {
             complain("control group", cgroup.remove());
         }
+        for limited in self.limited.take().into_values() {
+            complain("control group with limits", limited.remove());
+        }
         self.nodes.take();
         self.fabric.take();
         if let Some(registration) = self.registration.take() {
@@ -201,7 +209,7 @@ impl World for KernelWorld {
     }
 
     async fn evidence(&self, entry: &Entry) -> BTreeMap<String, f64> {
-        self.fault_evidence(entry)
+        self.fault_evidence(entry).await
     }
 
     async fn load(

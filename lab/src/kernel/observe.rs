@@ -58,8 +58,25 @@ impl KernelWorld {
         }
         let (scraped, ()) = tokio::join!(join_all(scrapes), self.read_next_counters());
         let mut samples: Vec<Sample> = scraped.into_iter().flatten().collect();
+        self.usage(&mut samples);
         self.own_samples(&mut samples);
         samples
+    }
+
+    /// What came of limits. The world's own samples, because they outlive the process that has them.
+    fn usage(&self, samples: &mut Vec<Sample>) {
+        for (&id, limited) in &*self.limited.borrow() {
+            let usage = limited.usage();
+            for (name, value) in [
+                ("cgroup_throttled_total", usage.throttled),
+                ("cgroup_memory_peak_bytes", usage.peak),
+                ("cgroup_oom_kills_total", usage.oom_kills),
+            ] {
+                let Some(value) = value else { continue };
+                let labels = [("process".to_owned(), self.plan.process_name(id))].into();
+                samples.push(Sample { process: WORLD.into(), name: name.into(), labels, value });
+            }
+        }
     }
 
     fn metrics_port(&self, id: ProcessId) -> Option<u16> {
@@ -128,7 +145,7 @@ impl KernelWorld {
         let name = format!("load {}", load.name);
         let role = format!("load-{}", load.name.replace('/', "_"));
         let output = Output::Lines(lines);
-        let process = self.launch(load.from, name, &role, argv, Vec::new(), APP_UID, output)?;
+        let process = self.launch(load.from, name, &role, argv, Vec::new(), APP_UID, Vec::new(), output)?;
         self.options.events.note("start", process.name(), format!("process {}", process.pid()));
         self.loads.borrow_mut().push(process.clone());
         let process = KillOnDrop(process);

@@ -100,6 +100,8 @@ pub struct Launch {
     pub uid: u32,
     /// Joined first, through the entrance; opened beforehand, because the node's own /sys shows no groups.
     pub cgroup: Option<(Cgroup, File)>,
+    /// The entrances of groups with limits.
+    pub limits: Vec<File>,
     /// What it says.
     pub log: Arc<Log>,
     /// Where standard output goes.
@@ -144,7 +146,7 @@ pub struct Process {
 impl Process {
     /// Starts `launch` in the calling thread's namespaces; `exits` hears of its end. The calling thread must outlive it.
     pub fn spawn(launch: Launch, exits: mpsc::UnboundedSender<Exit>) -> io::Result<Process> {
-        let Launch { name, argv, env, uid, cgroup, log, output } = launch;
+        let Launch { name, argv, env, uid, cgroup, limits, log, output } = launch;
         let (program, arguments) =
             argv.split_first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no program"))?;
         let mut command = Command::new(program);
@@ -177,7 +179,7 @@ impl Process {
         // call on values prepared beforehand, and allocates nothing.
         unsafe {
             command.pre_exec(move || {
-                if let Some(entrance) = &entrance {
+                for entrance in entrance.iter().chain(&limits) {
                     nix::unistd::write(entrance, b"0")?;
                 }
                 setsid()?;

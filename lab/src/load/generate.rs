@@ -57,6 +57,9 @@ pub async fn generate_paced<N: Net>(
     mut pace: impl Pace,
 ) -> io::Result<()> {
     let schedule = Schedule::new(t0, load.rate)?;
+    let now = Instant::now();
+    let begin = load.part.map_or(now, |part| now.max(t0 + part.from));
+    let end = load.part.map_or(end, |part| end.min(t0 + part.to));
     let run = Rc::new(Run {
         caller: Caller::new(world.net.clone(), &load, target)?,
         name: load.name,
@@ -65,7 +68,7 @@ pub async fn generate_paced<N: Net>(
         idle: Notify::new(),
         sink: Box::new(sink),
     });
-    let mut k = schedule.first(Instant::now());
+    let mut k = schedule.first(begin);
     loop {
         let due = schedule.due(k);
         if due.at >= end {
@@ -157,8 +160,8 @@ enum Caller<N> {
 impl<N: Net> Caller<N> {
     fn new(net: N, load: &Load, target: SocketAddr) -> io::Result<Self> {
         Ok(match &load.target {
-            Target::Http { host, port, path, method, body } => {
-                let template = http::Template::new(host, *port, path, method, *body)?;
+            Target::Http { host, port, path, method, body, headers } => {
+                let template = http::Template::new(host, *port, path, method, *body, headers)?;
                 Caller::Http(Box::new(http::Caller::new(net, target, load.timeout, template)))
             }
             Target::Tcp { .. } => Caller::Tcp(tcp::Caller::new(net, target)),

@@ -9,13 +9,13 @@
 //! that returns [`REQUEST`] also proves that the answer belongs to the request; if not, it is a mismatch.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::{HOST, HeaderMap, HeaderValue, USER_AGENT};
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use http::{Method, Request, Response, Uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -42,7 +42,14 @@ pub(super) struct Template {
 }
 
 impl Template {
-    pub(super) fn new(host: &str, port: u16, path: &str, method: &str, body: u32) -> io::Result<Self> {
+    pub(super) fn new(
+        host: &str,
+        port: u16,
+        path: &str,
+        method: &str,
+        body: u32,
+        more: &BTreeMap<String, String>,
+    ) -> io::Result<Self> {
         let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
         let method = Method::from_bytes(method.as_bytes())
             .map_err(|_| invalid(format!("`{method}` is not an HTTP method")))?;
@@ -52,6 +59,11 @@ impl Template {
         let mut headers = HeaderMap::with_capacity(4);
         headers.insert(HOST, host);
         headers.insert(USER_AGENT, HeaderValue::from_static("lab"));
+        for (name, value) in more {
+            let words = || invalid(format!("`{name}: {value}` is not a header"));
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| words())?;
+            headers.insert(name, HeaderValue::from_str(value).map_err(|_| words())?);
+        }
         Ok(Template { method, uri, headers, body })
     }
 

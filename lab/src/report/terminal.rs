@@ -190,7 +190,7 @@ fn in_force(fault: &Struck, plan: &Plan) -> String {
 }
 
 /// The counters of a sidecar that tell its story, and those of an app.
-const TOLD: [(&str, &str); 9] = [
+const TOLD: [(&str, &str); 11] = [
     ("proxy_connections_total", "connections"),
     ("proxy_requests_total", "requests"),
     ("proxy_retries_total", "retries"),
@@ -198,6 +198,8 @@ const TOLD: [(&str, &str); 9] = [
     ("proxy_connects_total", "connects"),
     ("proxy_connect_failures_total", "failed connects"),
     ("proxy_errors_total", "failed tries"),
+    ("cgroup_throttled_total", "times throttled"),
+    ("cgroup_oom_kills_total", "kills for want of memory"),
     ("app_connections_total", "connections"),
     ("app_requests_total", "requests"),
 ];

@@ -72,6 +72,9 @@ impl Scenario {
                     v4: Ipv4Addr::new(10, 77, s, i),
                     v6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, s.into(), i.into()),
                     mac: [0x02, 0x4d, 0, 0, s, i],
+                    zone: turn(&service.zones, index).cloned(),
+                    weight: turn(&service.weights, index).copied(),
+                    labels: turn(&service.labels, index).cloned().unwrap_or_default(),
                     app,
                     sidecar: None,
                 });
@@ -85,6 +88,7 @@ impl Scenario {
                 bridge: service.bridge,
                 policy: service.policy.clone(),
                 settings: service.settings.clone(),
+                limits: service.limits,
                 instances: (first..instances.len()).collect(),
             });
         }
@@ -99,10 +103,16 @@ impl Scenario {
             target: l.target.clone(),
             rate: l.rate,
             timeout: l.timeout,
+            part: l.part,
             seed: seeds.child(&l.name, 0).seed(),
         };
         self.loads.iter().map(load).collect()
     }
+}
+
+/// What the replica at `index` is dealt.
+fn turn<T>(values: &[T], index: u32) -> Option<&T> {
+    values.get(index as usize % values.len().max(1))
 }
 
 fn without_sidecars(plan: &mut Plan) {
@@ -115,13 +125,23 @@ fn without_sidecars(plan: &mut Plan) {
     let there: Vec<String> = plan.processes().map(|p| plan.process_name(p)).collect();
     for expectation in &mut plan.expectations {
         let evidence_of_sidecar = matches!(expectation.window, Window::Evidence { entry } if touches[entry]);
-        expectation.conditions.retain(|condition| match &condition.subject {
-            Subject::Metric { process, .. } => process == FABRIC || there.iter().any(|p| glob(process, p)),
-            Subject::Evidence { .. } => !evidence_of_sidecar,
-            Subject::Load { .. } => true,
-        });
+        expectation
+            .conditions
+            .retain(|condition| measurable(&condition.subject, &there, evidence_of_sidecar));
     }
     plan.expectations.retain(|e: &Expectation| !e.conditions.is_empty());
+}
+
+/// Whether a subject can be measured where only these processes are.
+fn measurable(subject: &Subject, there: &[String], evidence_of_sidecar: bool) -> bool {
+    match subject {
+        Subject::Metric { process, .. } => process == FABRIC || there.iter().any(|p| glob(process, p)),
+        Subject::Ratio { of, to } => {
+            measurable(of, there, evidence_of_sidecar) && measurable(to, there, evidence_of_sidecar)
+        }
+        Subject::Evidence { .. } => !evidence_of_sidecar,
+        Subject::Load { .. } => true,
+    }
 }
 
 fn touches_sidecar(entry: &Entry) -> bool {
@@ -129,6 +149,6 @@ fn touches_sidecar(entry: &Entry) -> bool {
         Action::Kill { processes, .. } | Action::Pause { processes } => {
             processes.iter().any(|p: &ProcessId| p.role == Role::Sidecar)
         }
-        Action::Link { .. } => false,
+        Action::App { .. } | Action::Link { .. } => false,
     }
 }

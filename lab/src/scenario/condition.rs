@@ -11,7 +11,9 @@
 //! | `LOAD.throughput` | `390/s` | per second | `ok` over the length of the window |
 //! | `LOAD.dropped` | `0` | a count | requests that the generator never sent |
 //! | `PROCESS.METRIC{label="x"}` | `3`, `25%` | as exported | `web/sidecar`, `orders-*/app`, `fabric`; summed over the processes that match |
-//! | `killed` `restarted` `stopped` `lost_packets` `delayed_packets` | `1` | a count | evidence of a fault, under `fault = "entry"` only |
+//! | `killed` `restarted` `stopped` `changed_requests` `lost_packets` `delayed_packets` | `1` | a count | evidence of a fault, under `fault = "entry"` only |
+//!
+//! Two of them may be divided: `orders-*/app.app_requests_total / checkout.requests <= 1.2`, spaces around the stroke.
 //!
 //! Operators: `<` `<=` `>` `>=` `==` `!=`. [`Subject::Load::stat`] holds the second column's name without the load:
 //! `latency.p50`, `latency.p90`, `latency.p99`, `latency.p999`, `latency.max`, `latency.mean`, `errors`, `errors.share`,
@@ -100,7 +102,7 @@ pub fn parse(text: &str, names: Names<'_>) -> Result<Condition, Malformed> {
         let help = format!("write it as {}", example(names));
         return Err(Malformed::new(at, "nothing stands after the operator", help));
     }
-    let (subject, unit) = read_subject(text, subject, names)?;
+    let (subject, unit) = read_ratio(text, subject, names)?;
     let (value, share) = read_value(text, value, unit)?;
     let subject = match subject {
         Subject::Load { load, stat } if share && stat == "errors" => {
@@ -181,6 +183,27 @@ fn example(names: Names<'_>) -> String {
     }
 }
 
+/// A subject, or one divided by another: `A / B`, with spaces around the stroke.
+fn read_ratio(text: &str, at: Range<usize>, names: Names<'_>) -> Result<(Subject, Unit), Malformed> {
+    let Some(stroke) = text[at.clone()].find(" / ").filter(|_| names.evidence.is_none()) else {
+        return read_subject(text, at, names);
+    };
+    let of_at = trimmed(text, at.start..at.start + stroke);
+    let to_at = trimmed(text, at.start + stroke + 2..at.end);
+    let (of, of_unit) = read_subject(text, of_at, names)?;
+    let (to, to_unit) = read_subject(text, to_at.clone(), names)?;
+    let kind = |unit| match unit {
+        // What a process exports may be anything, seconds as well as counts.
+        Unit::CountOrShare | Unit::Plain => Unit::Count,
+        other => other,
+    };
+    if kind(of_unit) != kind(to_unit) {
+        let help = "divide a count by a count, or a latency by a latency";
+        return Err(Malformed::new(to_at, "these two are not of one kind", help));
+    }
+    Ok((Subject::Ratio { of: Box::new(of), to: Box::new(to) }, Unit::Plain))
+}
+
 fn read_subject(text: &str, at: Range<usize>, names: Names<'_>) -> Result<(Subject, Unit), Malformed> {
     let words = &text[at.clone()];
     // A metric's labels may hold dots and slashes of their own.
@@ -196,7 +219,8 @@ fn read_subject(text: &str, at: Range<usize>, names: Names<'_>) -> Result<(Subje
         return read_metric(text, at, names);
     }
     let Some((load, stat)) = words.split_once('.') else {
-        let known = ["killed", "restarted", "stopped", "lost_packets", "delayed_packets"].contains(&words);
+        let known = ["killed", "restarted", "stopped", "changed_requests", "lost_packets", "delayed_packets"]
+            .contains(&words);
         return Err(match known {
             true => Malformed::new(
                 at,
@@ -387,6 +411,20 @@ mod tests {
 
     fn evidence(text: &str) -> Result<Condition, Malformed> {
         parse(text, Names { loads: &[], processes: &[], evidence: Some(&["killed", "restarted"]) })
+    }
+
+    #[test]
+    fn a_subject_may_be_divided_by_another_of_its_kind() {
+        let ratio = read("orders-*/app.app_requests_total / pay.requests <= 1.2").unwrap();
+        let Subject::Ratio { of, to } = ratio.subject else { panic!("{:?}", ratio.subject) };
+        assert_eq!(*to, load("requests", 1));
+        assert!(matches!(&*of, Subject::Metric { process, .. } if process == "orders-*/app"));
+        assert_eq!(ratio.value, 1.2);
+        assert_eq!(read("pay.errors / checkout.requests < 1%").unwrap().value, 0.01);
+        assert!(read("pay.latency.p99 / checkout.latency.p99 < 2").is_ok());
+        let error = read("pay.latency.p99 / checkout.requests < 2").unwrap_err();
+        assert_eq!(error.at, 18..35);
+        assert!(read("pay.requests / < 2").is_err());
     }
 
     fn load(stat: &str, load: usize) -> Subject {

@@ -14,9 +14,9 @@ use super::diagnose::Mistake;
 use super::links::{Profiles, Sides, change};
 use super::model;
 use super::units::Span;
-use super::validate::Context;
+use super::validate::{Context, status};
 use crate::fabric::LinkProfile;
-use crate::plan::{Action, Entry, Link, ProcessId};
+use crate::plan::{Action, Change, Entry, Link, ProcessId, Repeat, Role};
 
 /// Resolves the timeline.
 ///
@@ -48,7 +48,8 @@ pub(super) fn timeline(
         let in_time = begins_in_time(entry, context, mistakes);
         let until = if in_time { end(entry, context, mistakes) } else { None };
         let action = action(entry, base, context, mistakes);
-        resolved.push((Entry { name, at, until, action }, action_at));
+        let (until, repeat) = repeat(entry, until, context, mistakes);
+        resolved.push((Entry { name, at, until, repeat, action }, action_at));
     }
     overlaps(&resolved, context, mistakes);
     resolved.into_iter().map(|(entry, _)| entry).collect()
@@ -59,6 +60,8 @@ fn kind(entry: &Spanned<model::Entry>, mistakes: &mut Vec<Mistake>) -> (&'static
     let e = entry.get_ref();
     let actions = [
         ("kill", e.kill.as_ref().map(Spanned::span)),
+        ("restart", e.restart.as_ref().map(Spanned::span)),
+        ("app", e.app.as_ref().map(Spanned::span)),
         ("pause", e.pause.as_ref().map(Spanned::span)),
         ("partition", e.partition.as_ref().map(Spanned::span)),
         ("link", e.link.as_ref().map(Spanned::span)),
@@ -67,7 +70,7 @@ fn kind(entry: &Spanned<model::Entry>, mistakes: &mut Vec<Mistake>) -> (&'static
     let Some(first) = present.next() else {
         let at = e.name.as_ref().map_or(e.at.span(), Spanned::span);
         let mistake = Mistake::new(at, "this entry does nothing", "no action");
-        mistakes.push(mistake.help("add one action: kill, pause, partition or link"));
+        mistakes.push(mistake.help("add one action: kill, restart, app, pause, partition or link"));
         return ("entry", entry.span());
     };
     let others: Vec<_> = present.collect();
@@ -126,6 +129,12 @@ fn end(entry: &model::Entry, context: &Context<'_>, mistakes: &mut Vec<Mistake>)
         }
         return Some(until);
     }
+    if let (Some(restart), Some(lasts)) = (&entry.restart, &entry.lasts) {
+        let mistake =
+            Mistake::new(lasts.span(), "a restart lasts until all are back", "`for` means nothing here");
+        mistakes.push(mistake.also(restart.span(), "this is a restart").help("leave `for` out"));
+        return None;
+    }
     let lasts = entry.lasts.as_ref()?;
     let until = at.saturating_add(lasts.get_ref().0);
     if lasts.get_ref().0.is_zero() {
@@ -150,29 +159,22 @@ fn action(
 ) -> Action {
     if let Some(kill) = &entry.kill {
         let kill = kill.get_ref();
-        let hard = match kill.signal.as_ref().map(|s| &s.get_ref()[..]) {
-            None | Some("KILL") => true,
-            Some("TERM") => false,
-            Some(_) => {
-                let word = kill.signal.as_ref().expect("it is there");
-                let plain = word.get_ref().to_uppercase();
-                let plain = plain.strip_prefix("SIG").unwrap_or(&plain);
-                let mistake = Mistake::unknown("signal", word, ["KILL", "TERM"]);
-                mistakes.push(match plain {
-                    "KILL" | "TERM" => mistake.help(format!("did you mean \"{plain}\"? known: KILL, TERM")),
-                    "STOP" => {
-                        mistake.help("to stop it and let it go on later use `pause`; known: KILL, TERM")
-                    }
-                    _ => mistake,
-                });
-                true
-            }
-        };
-        let processes = context.names.processes(&kill.process, context.has_sidecars, mistakes);
-        return Action::Kill { processes, hard };
+        let hard = is_hard(kill.signal.as_ref(), true, mistakes);
+        let processes = context.names.all_processes(&kill.process, context.has_sidecars, mistakes);
+        return Action::Kill { processes, hard, rolling: None };
+    }
+    if let Some(restart) = &entry.restart {
+        let restart = restart.get_ref();
+        let hard = is_hard(restart.signal.as_ref(), false, mistakes);
+        let processes = context.names.all_processes(&restart.process, context.has_sidecars, mistakes);
+        let wait = restart.wait.as_ref().map_or(model::RESTART_WAIT, |wait| wait.get_ref().0);
+        return Action::Kill { processes, hard, rolling: Some(wait) };
+    }
+    if let Some(app) = &entry.app {
+        return behave(app, context, mistakes);
     }
     if let Some(pause) = &entry.pause {
-        let processes = context.names.processes(&pause.get_ref().process, context.has_sidecars, mistakes);
+        let processes = context.names.all_processes(&pause.get_ref().process, context.has_sidecars, mistakes);
         return Action::Pause { processes };
     }
     let profiles = if let Some(partition) = &entry.partition {
@@ -186,6 +188,107 @@ fn action(
     };
     let links = profiles.into_iter().map(|((from, to), profile)| Link { from, to, profile });
     Action::Link { links: links.collect() }
+}
+
+/// Whether a signal is SIGKILL.
+fn is_hard(signal: Option<&Spanned<String>>, default: bool, mistakes: &mut Vec<Mistake>) -> bool {
+    let Some(word) = signal else { return default };
+    match &word.get_ref()[..] {
+        "KILL" => true,
+        "TERM" => false,
+        other => {
+            let plain = other.to_uppercase();
+            let plain = plain.strip_prefix("SIG").unwrap_or(&plain);
+            let mistake = Mistake::unknown("signal", word, ["KILL", "TERM"]);
+            mistakes.push(match plain {
+                "KILL" | "TERM" => mistake.help(format!("did you mean \"{plain}\"? known: KILL, TERM")),
+                "STOP" => mistake.help("to stop it and let it go on later use `pause`; known: KILL, TERM"),
+                _ => mistake,
+            });
+            true
+        }
+    }
+}
+
+/// `app = { .. }`
+fn behave(app: &Spanned<model::Behave>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Action {
+    let asked = app.get_ref();
+    let before = mistakes.len();
+    let mut processes = context.names.all_processes(&asked.process, context.has_sidecars, mistakes);
+    let found_some = !processes.is_empty();
+    processes.retain(|p| p.role == Role::App);
+    let stranger = processes.iter().find(|p| {
+        let service = context.names.instances[p.instance].service;
+        !context.names.services[service].has_echo
+    });
+    if let Some(stranger) = stranger {
+        let name = &context.names.instances[stranger.instance].name;
+        let message = format!("the app of `{name}` cannot be told how to answer");
+        let mistake = Mistake::new(asked.process.span(), message, "not a built-in HTTP app");
+        mistakes.push(mistake.help("only `app = { http = { .. } }` can; others can be killed or paused"));
+    } else if processes.is_empty() && found_some && mistakes.len() == before {
+        let mistake = Mistake::new(asked.process.span(), "a sidecar is no app", "names no app");
+        mistakes.push(mistake.help("name an app, such as \"orders-1/app\""));
+    }
+    let change = Change {
+        work: asked.work.as_ref().map(|work| work.get_ref().0),
+        fail: asked.fail.as_ref().map(|fail| fail.get_ref().0),
+        status: asked.status.as_ref().map(|word| status(word, mistakes)),
+    };
+    if change.work.is_none() && change.fail.is_none() {
+        let mistake = Mistake::new(app.span(), "nothing changes", "neither `work` nor `fail`");
+        mistakes.push(mistake.help("add work = \"200ms\" or fail = \"30%\""));
+    }
+    Action::App { processes, change }
+}
+
+/// How often an entry strikes, and when it is reverted for the last time.
+fn repeat(
+    entry: &model::Entry,
+    until: Option<Duration>,
+    context: &Context<'_>,
+    mistakes: &mut Vec<Mistake>,
+) -> (Option<Duration>, Option<Repeat>) {
+    let (every, times) = match (&entry.every, &entry.times) {
+        (None, None) => return (until, None),
+        (Some(every), Some(times)) => (every, times),
+        (Some(at), None) => {
+            let mistake = Mistake::new(at.span(), "`every` needs `times`", "how often?");
+            mistakes.push(mistake.help("add a line such as times = 5"));
+            return (until, None);
+        }
+        (None, Some(at)) => {
+            let mistake = Mistake::new(at.span(), "`times` needs `every`", "how far apart?");
+            mistakes.push(mistake.help("add a line such as every = \"2s\""));
+            return (until, None);
+        }
+    };
+    let Some(end) = until else {
+        let mistake = Mistake::new(every.span(), "only what ends can strike again", "this entry has no end");
+        mistakes.push(mistake.help("add `for` (to a kill: `restart`); a `restart` entry strikes once"));
+        return (until, None);
+    };
+    let at = entry.at.get_ref().0;
+    let apart = every.get_ref().0;
+    if apart <= end.saturating_sub(at) {
+        let message = format!("it would strike again before it has ended: every {}", Span(apart));
+        let mistake = Mistake::new(every.span(), message, format!("lasts {}", Span(end - at)));
+        mistakes.push(mistake.help("`every` counts from one beginning to the next: make it longer"));
+    }
+    if *times.get_ref() == 0 {
+        let mistake = Mistake::new(times.span(), "this entry never strikes", "must be at least 1");
+        mistakes.push(mistake.help("leave `every` and `times` out to let it strike once"));
+    }
+    let last = end.saturating_add(apart.saturating_mul(times.get_ref().saturating_sub(1)));
+    if last > context.duration && end <= context.duration {
+        let message = format!(
+            "the last strike would end after the run is over: {} of {}",
+            Span(last),
+            Span(context.duration)
+        );
+        mistakes.push(Mistake::new(times.span(), message, "too many").help("fewer times, or a longer run"));
+    }
+    (Some(last), Some(Repeat { every: apart, times: *times.get_ref() }))
 }
 
 /// Finds entries that hold the same thing at one time.
@@ -236,7 +339,9 @@ fn shared(first: &Action, second: &Action, context: &Context<'_>) -> Option<Stri
 
 fn processes(action: &Action) -> &[ProcessId] {
     match action {
-        Action::Kill { processes, .. } | Action::Pause { processes } => processes,
+        Action::Kill { processes, .. } | Action::Pause { processes } | Action::App { processes, .. } => {
+            processes
+        }
         Action::Link { .. } => &[],
     }
 }
@@ -244,7 +349,9 @@ fn processes(action: &Action) -> &[ProcessId] {
 /// The evidence that an action leaves, by the names that conditions use.
 pub(super) fn evidence(entry: &Entry, is_partition: bool) -> &'static [&'static str] {
     match &entry.action {
+        Action::Kill { rolling: Some(_), .. } => &["killed", "restarted"],
         Action::Kill { .. } if entry.until.is_some() => &["killed", "restarted"],
+        Action::App { .. } => &["changed_requests"],
         Action::Kill { .. } => &["killed"],
         Action::Pause { .. } => &["stopped"],
         Action::Link { .. } if is_partition => &["lost_packets"],

@@ -21,11 +21,12 @@ mod settings;
 pub mod units;
 mod validate;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use diagnose::{Mistake, ScenarioErrors};
 
-use crate::plan::{AppKind, Entry, Expectation, Link, Protocol, SidecarKind, Target};
+use crate::plan::{AppKind, Entry, Expectation, Link, Part, Protocol, ServiceLimits, SidecarKind, Target};
 
 /// A scenario in which everything that is named exists. Instances, loads and entries are known by their position.
 #[derive(Debug, Clone)]
@@ -56,6 +57,10 @@ struct Service {
     bridge: bool,
     policy: toml::Table,
     settings: toml::Table,
+    limits: ServiceLimits,
+    zones: Vec<String>,
+    weights: Vec<u32>,
+    labels: Vec<BTreeMap<String, String>>,
     app: Option<AppKind>,
 }
 
@@ -66,6 +71,7 @@ struct Load {
     target: Target,
     rate: f64,
     timeout: Duration,
+    part: Option<Part>,
 }
 
 /// Reads and checks a scenario. `file_name` only stands in messages.

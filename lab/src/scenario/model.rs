@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer};
 use serde_spanned::Spanned;
 
 use super::settings::Settings;
-use super::units::{Delay, Percent, Rate, Span};
+use super::units::{Cores, Delay, Percent, Rate, Size, Span};
 
 /// A whole scenario file. `parse` puts it together table by table.
 #[derive(Debug)]
@@ -61,6 +61,16 @@ pub enum OneOrMany {
     Many(Vec<Spanned<String>>),
 }
 
+impl OneOrMany {
+    /// The words; `at` is where all of it stands.
+    pub fn words(&self, at: std::ops::Range<usize>) -> Vec<Spanned<String>> {
+        match self {
+            OneOrMany::One(word) => vec![Spanned::new(at, word.clone())],
+            OneOrMany::Many(words) => words.clone(),
+        }
+    }
+}
+
 // By hand: a derived untagged enum loses the places of its words and says only "did not match any variant".
 impl<'de> Deserialize<'de> for OneOrMany {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -103,9 +113,45 @@ pub struct Service {
     /// Keys for the configuration of this service's own sidecars.
     #[serde(default)]
     pub sidecar: Option<Spanned<Settings>>,
+    /// The zones of its replicas, one each and then from the first again.
+    #[serde(default)]
+    pub zones: Option<Vec<Spanned<String>>>,
+    /// Its replicas' shares of the load, dealt out as `zones` are. Default 1 each.
+    #[serde(default)]
+    pub weights: Option<Vec<Spanned<u32>>>,
+    /// What tells its replicas apart, dealt out as `zones` are.
+    #[serde(default)]
+    pub labels: Option<Vec<BTreeMap<String, String>>>,
+    /// What its processes may take of the machine (kernel only). Default: all of it.
+    #[serde(default)]
+    pub limits: Option<ServiceLimits>,
     /// The app. A service without one only sends load.
     #[serde(default)]
     pub app: Option<Spanned<App>>,
+}
+
+/// `limits = { .. }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceLimits {
+    /// Of each of its sidecars.
+    #[serde(default)]
+    pub sidecar: Limits,
+    /// Of each of its apps.
+    #[serde(default)]
+    pub app: Limits,
+}
+
+/// `sidecar = { cpu = "200m", memory = "64MiB" }`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// `"200m"` or `"20%"` of a CPU.
+    #[serde(default)]
+    pub cpu: Option<Spanned<Cores>>,
+    /// Past it the kernel kills. A sidecar is told four fifths of it as its own limit.
+    #[serde(default)]
+    pub memory: Option<Spanned<Size>>,
 }
 
 /// `app = { .. }`: exactly one of the kinds.
@@ -130,6 +176,18 @@ pub struct HttpApp {
     /// How long it works on a request. Default 0.
     #[serde(default)]
     pub work: Option<Spanned<Span>>,
+    /// Share of requests that it fails. Default 0.
+    #[serde(default)]
+    pub fail: Option<Spanned<Percent>>,
+    /// With which status. Default 503.
+    #[serde(default)]
+    pub status: Option<Spanned<u16>>,
+    /// Requests that it works on at once; the others queue. Default: all that come.
+    #[serde(default)]
+    pub concurrency: Option<Spanned<u32>>,
+    /// How long after its start `/ready` begins to answer 200. Default 0.
+    #[serde(default)]
+    pub ready_after: Option<Spanned<Span>>,
     /// Bytes in a response body. Default 128.
     #[serde(default)]
     pub size: Option<Spanned<u32>>,
@@ -191,6 +249,15 @@ pub struct Load {
     /// When a request counts as failed. Default 1 s.
     #[serde(default)]
     pub timeout: Option<Spanned<Span>>,
+    /// When it begins, from the start of the measured part. Default: with the warm-up.
+    #[serde(default)]
+    pub at: Option<Spanned<Span>>,
+    /// How long it lasts. Default: to the end.
+    #[serde(default, rename = "for")]
+    pub lasts: Option<Spanned<Span>>,
+    /// Headers of each request.
+    #[serde(default)]
+    pub headers: BTreeMap<Spanned<String>, Spanned<String>>,
 }
 
 /// `[[timeline]]`: a time and exactly one action.
@@ -202,12 +269,24 @@ pub struct Entry {
     pub name: Option<Spanned<String>>,
     /// When, from the start of the measured part.
     pub at: Spanned<Span>,
-    /// How long; afterwards it is reverted. Not for `kill`, which has `restart`.
+    /// How long; afterwards it is reverted. Not for `kill`, which has `restart`, nor for `restart`.
     #[serde(default, rename = "for")]
     pub lasts: Option<Spanned<Span>>,
+    /// From one strike to the next, with `times`.
+    #[serde(default)]
+    pub every: Option<Spanned<Span>>,
+    /// How often it strikes. Default once.
+    #[serde(default)]
+    pub times: Option<Spanned<u32>>,
     /// Ends processes with a signal.
     #[serde(default)]
     pub kill: Option<Spanned<Kill>>,
+    /// Ends instances one after another and starts each again.
+    #[serde(default)]
+    pub restart: Option<Spanned<Restart>>,
+    /// Changes how built-in HTTP apps answer.
+    #[serde(default)]
+    pub app: Option<Spanned<Behave>>,
     /// Stops processes (SIGSTOP) and lets them go on afterwards.
     #[serde(default)]
     pub pause: Option<Spanned<Pause>>,
@@ -223,8 +302,8 @@ pub struct Entry {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kill {
-    /// `"orders-2/app"`, `"orders-2/sidecar"`, or `"orders-2"` for both.
-    pub process: Spanned<String>,
+    /// `"orders-2/app"`, `"orders-2/sidecar"`, or `"orders-2"` for both; or a list of such.
+    pub process: Spanned<OneOrMany>,
     /// `"KILL"` (default) or `"TERM"`.
     #[serde(default)]
     pub signal: Option<Spanned<String>>,
@@ -238,7 +317,38 @@ pub struct Kill {
 #[serde(deny_unknown_fields)]
 pub struct Pause {
     /// As in [`Kill::process`].
-    pub process: Spanned<String>,
+    pub process: Spanned<OneOrMany>,
+}
+
+/// `restart = { .. }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restart {
+    /// As in [`Kill::process`].
+    pub process: Spanned<OneOrMany>,
+    /// `"TERM"` (default) or `"KILL"`.
+    #[serde(default)]
+    pub signal: Option<Spanned<String>>,
+    /// Time between one instance that is ready again and the next. Default 1 s.
+    #[serde(default)]
+    pub wait: Option<Spanned<Span>>,
+}
+
+/// `app = { .. }` of a timeline entry.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Behave {
+    /// As in [`Kill::process`]; the role is always `app`.
+    pub process: Spanned<OneOrMany>,
+    /// As in [`HttpApp::work`].
+    #[serde(default)]
+    pub work: Option<Spanned<Span>>,
+    /// As in [`HttpApp::fail`].
+    #[serde(default)]
+    pub fail: Option<Spanned<Percent>>,
+    /// As in [`HttpApp::status`].
+    #[serde(default)]
+    pub status: Option<Spanned<u16>>,
 }
 
 /// `partition = { .. }`: the same words as a [`Link`].
@@ -290,5 +400,7 @@ pub struct Expect {
 pub const WARMUP: Duration = Duration::from_secs(1);
 /// Default of [`Load::timeout`].
 pub const LOAD_TIMEOUT: Duration = Duration::from_secs(1);
+/// Default of [`Restart::wait`].
+pub const RESTART_WAIT: Duration = Duration::from_secs(1);
 /// Default of [`Expect::hold`].
 pub const HOLD: Duration = Duration::from_secs(1);

@@ -9,6 +9,7 @@ use serde_spanned::Spanned;
 
 use super::condition::closest;
 use super::diagnose::Mistake;
+use super::model::OneOrMany;
 use crate::metrics::glob;
 use crate::plan::{ProcessId, Role};
 
@@ -20,6 +21,8 @@ pub(super) struct Service {
     /// Positions of its instances.
     pub instances: Range<usize>,
     pub has_app: bool,
+    /// Whether that is the built-in HTTP echo.
+    pub has_echo: bool,
 }
 
 /// An instance, as far as names go.
@@ -37,7 +40,7 @@ pub(super) struct Names {
 
 impl Names {
     /// Adds a service and its instances. Services must come in the order of their names.
-    pub fn add(&mut self, name: &Spanned<String>, replicas: u32, has_app: bool) {
+    pub fn add(&mut self, name: &Spanned<String>, replicas: u32, app: Option<&super::model::App>) {
         let first = self.instances.len();
         let service = self.services.len();
         let names = (0..replicas).map(|index| instance_name(name.get_ref(), index, replicas));
@@ -46,7 +49,8 @@ impl Names {
             name: name.get_ref().clone(),
             at: name.span(),
             instances: first..self.instances.len(),
-            has_app,
+            has_app: app.is_some(),
+            has_echo: app.is_some_and(|app| app.http.is_some()),
         });
     }
 
@@ -107,6 +111,26 @@ impl Names {
                 false => "give the service an app".to_owned(),
             };
             mistakes.push(mistake.also(service.at.clone(), "a service without an app").help(help));
+        }
+        found
+    }
+
+    /// The same for several, each process once.
+    pub fn all_processes(
+        &self,
+        patterns: &Spanned<OneOrMany>,
+        has_sidecars: bool,
+        mistakes: &mut Vec<Mistake>,
+    ) -> Vec<ProcessId> {
+        let mut found = Vec::new();
+        for pattern in patterns.get_ref().words(patterns.span()) {
+            found.extend(self.processes(&pattern, has_sidecars, mistakes));
+        }
+        found.sort_unstable();
+        found.dedup();
+        if found.is_empty() && matches!(patterns.get_ref(), OneOrMany::Many(words) if words.is_empty()) {
+            let mistake = Mistake::new(patterns.span(), "no process is named", "empty");
+            mistakes.push(mistake.help("name one, such as \"orders-1\""));
         }
         found
     }

@@ -32,6 +32,14 @@ pub struct Rate(pub f64);
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Percent(pub f64);
 
+/// A share of the machine's CPUs: `"200m"` is 0.2 of one, as Kubernetes writes it, and so is `"20%"`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cores(pub f64);
+
+/// A size in memory: `"64MiB"`. Units: KiB, MiB, GiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
 /// Units of time with their nanoseconds, short to long.
 const TIME: [(&str, u64); 6] = [
     ("ns", 1),
@@ -158,6 +166,40 @@ impl FromStr for Percent {
     }
 }
 
+impl FromStr for Cores {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, unit) = split(text);
+        let value = number.parse::<f64>().ok().filter(|_| decimal(number));
+        let value = value.ok_or_else(|| {
+            format!("`{text}` is not a share of a CPU; write it such as \"200m\" or \"20%\"")
+        })?;
+        match unit {
+            "m" => Ok(Cores(value / 1_000.0)),
+            "%" => Ok(Cores(value / 100.0)),
+            _ => Err(no_cpu_unit(value)),
+        }
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, unit) = split(text);
+        let value = number.parse::<f64>().ok().filter(|_| decimal(number));
+        let value = value.ok_or_else(|| format!("`{text}` is not a size; write it such as \"64MiB\""))?;
+        let scale = match unit {
+            "KiB" => 1024.0,
+            "MiB" => 1024.0 * 1024.0,
+            "GiB" => 1024.0 * 1024.0 * 1024.0,
+            _ => return Err(no_size_unit(value)),
+        };
+        Ok(Size((value * scale) as u64))
+    }
+}
+
 impl fmt::Display for Span {
     /// In the longest unit that needs no fraction.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -221,6 +263,14 @@ fn no_percent_sign(value: f64) -> String {
     format!("`{value}` has no percent sign; did you mean \"{meant}\"?")
 }
 
+fn no_cpu_unit(value: f64) -> String {
+    format!("`{value}` has no unit; write \"{value}m\" for thousandths of a CPU, or \"{value}%\"")
+}
+
+fn no_size_unit(value: f64) -> String {
+    format!("`{value}` has no unit that is known; write \"{value}MiB\"; the units are KiB, MiB and GiB")
+}
+
 macro_rules! deserialize {
     ($type:ident, $what:literal, $no_unit:expr) => {
         impl<'de> Deserialize<'de> for $type {
@@ -252,6 +302,8 @@ macro_rules! deserialize {
 deserialize!(Span, "a length of time, such as \"250ms\"", no_time_unit);
 deserialize!(Delay, "a length of time, such as \"5ms\", or \"+5ms\" in the timeline", no_time_unit);
 deserialize!(Rate, "a rate, such as \"400/s\"", no_rate_unit);
+deserialize!(Cores, "a share of a CPU, such as \"200m\"", no_cpu_unit);
+deserialize!(Size, "a size, such as \"64MiB\"", no_size_unit);
 deserialize!(Percent, "a share, such as \"1%\"", no_percent_sign);
 
 #[cfg(test)]

@@ -10,12 +10,15 @@ use serde_spanned::Spanned;
 
 use super::condition::{FABRIC, closest};
 use super::diagnose::{Mistake, inside};
-use super::model::{self, File, OneOrMany};
+use super::model::{self, File};
 use super::names::{Names, instance_name};
 use super::settings::{self, Settings};
 use super::units::Span;
 use super::{Load, Scenario, Service, expect, faults, links};
-use crate::plan::{APP_METRICS_PORT, AppKind, Link, Protocol, SidecarKind, Target};
+use crate::plan::{
+    APP_METRICS_PORT, AppKind, Behaviour, HttpEcho, Limits, Link, Part, Protocol, ServiceLimits, SidecarKind,
+    Target, unavailable,
+};
 
 /// Instances of one service, and services: the address plan numbers them in one byte each.
 const MOST: usize = 250;
@@ -78,10 +81,7 @@ pub(super) fn validate(file: &File, text: &str) -> Result<Scenario, Vec<Mistake>
 
 fn sidecars(header: &model::Header, mistakes: &mut Vec<Mistake>) -> Vec<SidecarKind> {
     let Some(asked) = &header.sidecar else { return vec![SidecarKind::Ours] };
-    let words = match asked.get_ref() {
-        OneOrMany::One(word) => vec![Spanned::new(asked.span(), word.clone())],
-        OneOrMany::Many(words) => words.clone(),
-    };
+    let words = asked.get_ref().words(asked.span());
     if words.is_empty() {
         let mistake = Mistake::new(asked.span(), "no sidecar is named, so nothing would run", "empty");
         mistakes.push(mistake.help("known: ours, none; without this line it is \"ours\""));
@@ -138,7 +138,7 @@ fn services(file: &File, mistakes: &mut Vec<Mistake>) -> (Vec<Service>, Names) {
                     .push(mistake.help("replicas are named SERVICE-0, SERVICE-1, ...: rename one service"));
             }
         }
-        names.add(name, replicas, service.app.is_some());
+        names.add(name, replicas, service.app.as_ref().map(Spanned::get_ref));
         settings::reserved(service, mistakes);
         let plain =
             |keys: &Option<Spanned<Settings>>| keys.as_ref().map(|k| k.get_ref().plain()).unwrap_or_default();
@@ -150,6 +150,10 @@ fn services(file: &File, mistakes: &mut Vec<Mistake>) -> (Vec<Service>, Names) {
             bridge: bridge(service, mistakes),
             policy: plain(&service.policy),
             settings: plain(&service.sidecar),
+            limits: limits(service, mistakes),
+            zones: dealt("zones", &service.zones, replicas, mistakes),
+            weights: dealt("weights", &service.weights, replicas, mistakes),
+            labels: service.labels.clone().unwrap_or_default(),
             app: service.app.as_ref().and_then(|a| app(a, mistakes)),
         });
     }
@@ -248,6 +252,58 @@ fn bridge(service: &model::Service, mistakes: &mut Vec<Mistake>) -> bool {
     true
 }
 
+/// The least that a process can live in: the lab's own executable is some megabytes.
+const LEAST_MEMORY: u64 = 16 << 20;
+
+/// What the processes of a service may take.
+fn limits(service: &model::Service, mistakes: &mut Vec<Mistake>) -> ServiceLimits {
+    let mut of = |given: &model::Limits| {
+        if let Some(none) = given.cpu.as_ref().filter(|cpu| cpu.get_ref().0 < 0.01) {
+            let mistake = Mistake::new(none.span(), "a process cannot live on so little CPU", "this much");
+            mistakes.push(mistake.help("at least \"10m\", a hundredth of a CPU"));
+        }
+        if let Some(little) = given.memory.as_ref().filter(|size| size.get_ref().0 < LEAST_MEMORY) {
+            let mistake =
+                Mistake::new(little.span(), "a process cannot live in so little memory", "this much");
+            mistakes.push(mistake.help("at least \"16MiB\""));
+        }
+        Limits {
+            cpu: given.cpu.as_ref().map(|cpu| cpu.get_ref().0),
+            memory: given.memory.as_ref().map(|size| size.get_ref().0),
+        }
+    };
+    let given = service.limits.as_ref();
+    given.map_or_else(ServiceLimits::default, |given| ServiceLimits {
+        sidecar: of(&given.sidecar),
+        app: of(&given.app),
+    })
+}
+
+/// Values for replicas in turn.
+fn dealt<T: Clone>(
+    key: &str,
+    values: &Option<Vec<Spanned<T>>>,
+    replicas: u32,
+    mistakes: &mut Vec<Mistake>,
+) -> Vec<T> {
+    let values = values.as_deref().unwrap_or_default();
+    if let Some(spare) = values.get(replicas as usize) {
+        let message = format!("`{key}` has {} values for {replicas} replicas", values.len());
+        let mistake = Mistake::new(spare.span(), message, "no replica gets this one");
+        mistakes.push(mistake.help("leave it out, or raise `replicas`"));
+    }
+    values.iter().map(|value| value.get_ref().clone()).collect()
+}
+
+/// The status of requests that an app is to fail.
+pub(super) fn status(word: &Spanned<u16>, mistakes: &mut Vec<Mistake>) -> u16 {
+    if !(200..=599).contains(word.get_ref()) {
+        let mistake = Mistake::new(word.span(), format!("{word} is no final HTTP status"), "this status");
+        mistakes.push(mistake.help("from 200 to 599, such as 503, which is the default"));
+    }
+    *word.get_ref()
+}
+
 /// How long an app keeps an idle connection at most.
 fn close_idle(limit: &Spanned<Span>, mistakes: &mut Vec<Mistake>) -> Duration {
     let limit_value = limit.get_ref().0;
@@ -267,14 +323,25 @@ fn app(app: &Spanned<model::App>, mistakes: &mut Vec<Mistake>) -> Option<AppKind
     match (&kinds.http, &kinds.tcp, &kinds.cmd) {
         (Some(http), None, None) => {
             let http = http.get_ref();
-            Some(AppKind::Http {
-                work: http.work.as_ref().map_or(Duration::ZERO, |w| w.get_ref().0),
+            if let Some(none) = http.concurrency.as_ref().filter(|c| *c.get_ref() == 0) {
+                let message = "an app that works on no request answers none";
+                let mistake = Mistake::new(none.span(), message, "must be at least 1");
+                mistakes.push(mistake.help("leave the key out to let it work on all that come"));
+            }
+            Some(AppKind::Http(HttpEcho {
+                behaviour: Behaviour {
+                    work: http.work.as_ref().map_or(Duration::ZERO, |w| w.get_ref().0),
+                    fail: http.fail.as_ref().map_or(0.0, |f| f.get_ref().0),
+                    status: http.status.as_ref().map_or(unavailable(), |s| status(s, mistakes)),
+                },
                 size: http.size.as_ref().map_or(128, |s| *s.get_ref()),
+                concurrency: http.concurrency.as_ref().map_or(0, |c| *c.get_ref()),
+                ready_after: http.ready_after.as_ref().map_or(Duration::ZERO, |r| r.get_ref().0),
                 close_idle: http
                     .close_idle
                     .as_ref()
                     .map_or(Duration::ZERO, |limit| close_idle(limit, mistakes)),
-            })
+            }))
         }
         (None, Some(tcp), None) => {
             let greeting = tcp.get_ref().greeting.as_ref();
@@ -350,7 +417,55 @@ fn load(
         context.names.instances(&load.from, mistakes).first().copied()
     };
     let target = target(load, services, context, mistakes);
-    Some(Load { name: word.to_owned(), from: from?, target: target?, rate, timeout })
+    let part = part(load, context, mistakes);
+    Some(Load { name: word.to_owned(), from: from?, target: target?, rate, timeout, part })
+}
+
+/// The part of the run in which a load sends, if it is not all of it.
+fn part(load: &model::Load, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Option<Part> {
+    if load.at.is_none() && load.lasts.is_none() {
+        return None;
+    }
+    let run = Span(context.duration);
+    let from = load.at.as_ref().map_or(Duration::ZERO, |at| at.get_ref().0);
+    if let Some(at) = load.at.as_ref().filter(|_| from >= context.duration) {
+        let message = format!("this load would begin after the run is over: {} of {run}", Span(from));
+        mistakes.push(Mistake::new(at.span(), message, "too late").help(format!("begin before {run}")));
+        return None;
+    }
+    let to = load.lasts.as_ref().map_or(context.duration, |lasts| from.saturating_add(lasts.get_ref().0));
+    if let Some(lasts) = load.lasts.as_ref().filter(|_| to > context.duration || to == from) {
+        let longest = Span(context.duration.saturating_sub(from));
+        let (message, label) = match to == from {
+            true => ("this load lasts no time".to_owned(), "this long"),
+            false => {
+                (format!("this load would end after the run is over: {} of {run}", Span(to)), "too long")
+            }
+        };
+        let help = format!("at most \"{longest}\", or leave `for` out: then it lasts to the end");
+        mistakes.push(Mistake::new(lasts.span(), message, label).help(help));
+        return None;
+    }
+    Some(Part { from, to })
+}
+
+/// Headers that a load sends.
+fn headers(load: &model::Load, mistakes: &mut Vec<Mistake>) -> BTreeMap<String, String> {
+    let mut headers = BTreeMap::new();
+    for (name, value) in &load.headers {
+        if http::HeaderName::from_bytes(name.get_ref().as_bytes()).is_err() {
+            let message = format!("`{name}` cannot be the name of a header");
+            let mistake = Mistake::new(name.span(), message, "not a header's name");
+            mistakes.push(mistake.help("letters, digits and hyphens, such as x-user"));
+        }
+        if http::HeaderValue::from_str(value.get_ref()).is_err() {
+            let message = format!("`{value}` cannot be the value of a header");
+            let mistake = Mistake::new(value.span(), message, "not a header's value");
+            mistakes.push(mistake.help("printable characters, on one line"));
+        }
+        headers.insert(name.get_ref().to_ascii_lowercase(), value.get_ref().clone());
+    }
+    headers
 }
 
 fn target(
@@ -420,7 +535,7 @@ fn target(
     }
     let host = service.name.clone();
     match (scheme, &service.app) {
-        ("http", Some(AppKind::Tcp { .. })) | ("tcp", Some(AppKind::Http { .. })) => {
+        ("http", Some(AppKind::Tcp { .. })) | ("tcp", Some(AppKind::Http(_))) => {
             let (other, app) =
                 if scheme == "http" { ("tcp", "the tcp app") } else { ("http", "the http app") };
             let message = format!("`{service_name}` does not speak {scheme}");
@@ -441,7 +556,8 @@ fn target(
             }
             let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
             let body = load.body.as_ref().map_or(0, |b| *b.get_ref());
-            Some(Target::Http { host, port: open, path, method: method.to_owned(), body })
+            let (method, headers) = (method.to_owned(), headers(load, mistakes));
+            Some(Target::Http { host, port: open, path, method, body, headers })
         }
         _ => {
             if !path.is_empty() && path != "/" {
@@ -449,9 +565,13 @@ fn target(
                 mistakes.push(mistake.help(format!("write \"tcp://{authority}\"")));
             }
             let extra = load.method.as_ref().map(Spanned::span).or(load.body.as_ref().map(Spanned::span));
+            let extra = extra.or(load.headers.keys().next().map(Spanned::span));
             if let Some(at) = extra {
-                let mistake =
-                    Mistake::new(at, "`method` and `body` are for http:// only", "not for a tcp:// load");
+                let mistake = Mistake::new(
+                    at,
+                    "`method`, `body` and `headers` are for http:// only",
+                    "not for a tcp:// load",
+                );
                 mistakes.push(mistake.help("leave it out"));
             }
             Some(Target::Tcp { host, port: open })

@@ -8,12 +8,13 @@
 //! A scenario may say more: a service's `policy` goes into its cluster, in every file, and its `sidecar` keys into the files of
 //! its own instances. Both replace what the lab would write.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::Serialize;
 use toml::{Table, Value};
 
-use crate::plan::{Plan, Protocol, Service};
+use crate::plan::{Instance, Plan, Protocol, Service};
 
 /// The keys that the lab sets, in the order of the file. `proxy::config::model` says what they mean.
 #[derive(Serialize)]
@@ -45,11 +46,26 @@ struct OfService<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     protocol: Option<Protocol>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    endpoints: Option<Vec<SocketAddr>>,
+    endpoints: Option<Vec<Endpoint<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bridge: Option<bool>,
     #[serde(flatten)]
     policy: &'a Table,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Endpoint<'a> {
+    Address(SocketAddr),
+    Described {
+        address: SocketAddr,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        zone: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        weight: Option<u32>,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        labels: &'a BTreeMap<String, String>,
+    },
 }
 
 #[derive(Serialize)]
@@ -67,6 +83,11 @@ pub fn config(plan: &Plan, instance: usize, seed: u64) -> String {
     settings.insert("workers".into(), 1.into());
     // Nobody here looks at readiness to choose an endpoint, so there is nobody to wait for.
     settings.insert("timeouts".into(), Table::from_iter([("drain_min".to_owned(), "0s".into())]).into());
+    if let Some(bytes) = service.limits.sidecar.memory {
+        // It would find this out itself, but a namespace does not show it its control group.
+        let budget = format!("{}KiB", bytes / 1024 * 4 / 5);
+        settings.insert("limits".into(), Table::from_iter([("memory".to_owned(), budget.into())]).into());
+    }
     merge(&mut settings, &service.settings);
     let added = match settings.remove("cluster") {
         Some(Value::Array(clusters)) => clusters,
@@ -92,7 +113,7 @@ pub fn config(plan: &Plan, instance: usize, seed: u64) -> String {
 
 fn cluster<'a>(plan: &'a Plan, service: &'a Service, port: u16) -> OfService<'a> {
     let unsaid = |key: &str| !service.policy.contains_key(key);
-    let endpoints = || service.instances.iter().map(|i| (plan.instances[*i].v4, port).into()).collect();
+    let endpoints = || service.instances.iter().map(|i| endpoint(&plan.instances[*i], port)).collect();
     OfService {
         name: &service.name,
         addresses: vec![(service.vip4, port).into(), (service.vip6, port).into()],
@@ -100,6 +121,15 @@ fn cluster<'a>(plan: &'a Plan, service: &'a Service, port: u16) -> OfService<'a>
         endpoints: unsaid("endpoints").then(endpoints),
         bridge: (service.bridge && unsaid("bridge")).then_some(true),
         policy: &service.policy,
+    }
+}
+
+fn endpoint(instance: &Instance, port: u16) -> Endpoint<'_> {
+    let Instance { v4, zone, weight, labels, .. } = instance;
+    let address = (*v4, port).into();
+    match (zone, weight, labels.is_empty()) {
+        (None, None, true) => Endpoint::Address(address),
+        _ => Endpoint::Described { address, zone: zone.as_deref(), weight: *weight, labels },
     }
 }
 

@@ -18,11 +18,12 @@ use proxy::world::RngTree;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::app::metrics::CHANGED;
 use crate::load::Record;
 use crate::metrics::{self, Sample};
 use crate::plan::{
-    APP_METRICS_PORT, Action, AppKind, Entry, HEALTH_PORT, Link, Load, METRICS_PORT, Plan, ProcessId, Role,
-    Target,
+    APP_METRICS_PORT, Action, AppKind, Entry, HEALTH_PORT, Limits, Link, Load, METRICS_PORT, Plan, ProcessId,
+    Role, Target,
 };
 use crate::world::{Ended, Error, Fidelity, Kind, World};
 
@@ -36,6 +37,8 @@ use super::stack::Shared;
 
 /// How long a scrape may take; a stopped process never answers.
 const SCRAPE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a process may take to obey SIGTERM before it is killed; what Kubernetes grants by default.
+const TERMINATION_GRACE: Duration = Duration::from_secs(30);
 /// How often a sidecar that listens but is not ready is asked again.
 const READY_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -81,6 +84,10 @@ struct Evidence {
     counts: BTreeMap<String, f64>,
     /// The directions concerned, and what they had done when the fault began and when it ended.
     links: Option<(Vec<Pair>, Counters, Option<Counters>)>,
+    /// What they did in the strikes before this one.
+    earlier: Counters,
+    /// Of each app the requests that it had answered otherwise than usual when the fault began.
+    changed_before: BTreeMap<ProcessId, f64>,
 }
 
 impl SimWorld {
@@ -120,9 +127,18 @@ impl SimWorld {
                 i.name,
                 words.first().map_or("", String::as_str)
             )),
-            AppKind::Http { .. } | AppKind::Tcp { .. } => None,
+            AppKind::Http(_) | AppKind::Tcp { .. } => None,
         };
-        let missing: Vec<String> = plan.instances.iter().filter_map(command).collect();
+        let limited = |id: ProcessId| {
+            (plan.limits(id) != Limits::default()).then(|| {
+                format!(
+                    "{} has limits of CPU or memory; in the simulator work takes no time and memory is shared",
+                    plan.process_name(id)
+                )
+            })
+        };
+        let programs = plan.instances.iter().filter_map(command);
+        let missing: Vec<String> = programs.chain(plan.processes().filter_map(limited)).collect();
         if missing.is_empty() { Ok(()) } else { Err(missing) }
     }
 
@@ -272,18 +288,61 @@ impl SimWorld {
     }
 
     /// GET from a process over loopback. `None` if it does not answer.
-    async fn get(
-        &self,
-        instance: usize,
-        port: u16,
-        path: &'static str,
-    ) -> Result<Option<(u16, String)>, Error> {
+    async fn get(&self, instance: usize, port: u16, path: &str) -> Result<Option<(u16, String)>, Error> {
         let to = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let path = path.to_owned();
         let request = move |world: proxy::world::World<SimNet>| async move {
-            tokio::time::timeout(SCRAPE_TIMEOUT, probe::get(&world.net, to, path)).await
+            tokio::time::timeout(SCRAPE_TIMEOUT, probe::get(&world.net, to, &path)).await
         };
         let answer = self.inside(instance, Who::Tool, "probe", request).await?;
         Ok(answer.ok().and_then(Result::ok).map(|(status, text)| (status.as_u16(), text)))
+    }
+
+    async fn all_ended(&self, groups: &[Rc<Group>]) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if groups.iter().all(|group| group.exit().is_some()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Tells apps how to answer.
+    async fn behave(&self, ids: &[ProcessId], query: &str) -> Result<(), Error> {
+        for &id in ids {
+            let name = self.plan.process_name(id);
+            match self.get(id.instance, APP_METRICS_PORT, query).await? {
+                Some((200, _)) => {}
+                Some((status, why)) => {
+                    let message = format!("{name} refuses to answer otherwise: {status} {}", why.trim());
+                    return Err(Error::Failed(message));
+                }
+                None => return Err(Error::Failed(format!("cannot tell {name} how to answer"))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the requests that apps have answered otherwise than usual since the first time that this was asked.
+    async fn note_changed(&self, entry: &str, ids: &[ProcessId]) {
+        let mut sum = 0.0;
+        for &id in ids {
+            // An app that does not answer was not seen to have answered anything.
+            let Ok(Some((200, text))) = self.get(id.instance, APP_METRICS_PORT, "/metrics").await else {
+                continue;
+            };
+            let samples = metrics::parse("", &text);
+            let changed = samples.iter().find(|s| s.name == CHANGED).map_or(0.0, |s| s.value);
+            let mut evidence = self.evidence.borrow_mut();
+            let before = &mut evidence.entry(entry.to_owned()).or_default().changed_before;
+            sum += changed - *before.entry(id).or_insert(changed);
+        }
+        let mut evidence = self.evidence.borrow_mut();
+        let counts = &mut evidence.entry(entry.to_owned()).or_default().counts;
+        counts.insert("changed_requests".into(), sum);
     }
 
     fn prove(&self, entry: &Entry, what: &str, count: usize) {
@@ -353,12 +412,20 @@ impl World for SimWorld {
     async fn apply(&self, entry: &Entry) -> Result<(), Error> {
         self.stack.note(|| format!("apply {}", entry.name));
         match &entry.action {
-            Action::Kill { processes, hard } => {
+            Action::Kill { processes, hard, .. } => {
                 let living = self.living(processes);
                 for group in &living {
                     if *hard { group.kill() } else { group.terminate() }
                 }
+                // As long as the kernel's world waits.
+                if tokio::time::timeout(TERMINATION_GRACE, self.all_ended(&living)).await.is_err() {
+                    living.iter().for_each(|group| group.kill());
+                }
                 self.prove(entry, "killed", living.len());
+            }
+            Action::App { processes, change } => {
+                self.note_changed(&entry.name, processes).await;
+                self.behave(processes, &change.query()).await?;
             }
             Action::Pause { processes } => {
                 let living = self.living(processes);
@@ -374,7 +441,14 @@ impl World for SimWorld {
                     s.links.counters(pairs.iter().copied())
                 });
                 let mut evidence = self.evidence.borrow_mut();
-                evidence.entry(entry.name.clone()).or_default().links = Some((pairs, before, None));
+                let known = evidence.entry(entry.name.clone()).or_default();
+                if let Some((_, before, Some(after))) = known.links.take() {
+                    let did = after.since(before);
+                    known.earlier.packets += did.packets;
+                    known.earlier.lost += did.lost;
+                    known.earlier.delayed += did.delayed;
+                }
+                known.links = Some((pairs, before, None));
             }
         }
         Ok(())
@@ -395,6 +469,10 @@ impl World for SimWorld {
                     self.ready(id).await?;
                 }
                 self.prove(entry, "restarted", processes.len());
+            }
+            Action::App { processes, .. } => {
+                self.behave(processes, "/behave").await?;
+                self.note_changed(&entry.name, processes).await;
             }
             Action::Pause { processes } => {
                 let living = self.living(processes);
@@ -419,15 +497,19 @@ impl World for SimWorld {
     }
 
     async fn evidence(&self, entry: &Entry) -> BTreeMap<String, f64> {
+        if let Action::App { processes, .. } = &entry.action {
+            self.note_changed(&entry.name, processes).await;
+        }
         let evidence = self.evidence.borrow();
         let Some(evidence) = evidence.get(&entry.name) else { return BTreeMap::new() };
         let mut counts = evidence.counts.clone();
         if let Some((pairs, before, after)) = &evidence.links {
             let now = || self.stack.with(|s, _| s.links.counters(pairs.iter().copied()));
             let did = after.unwrap_or_else(now).since(*before);
-            counts.insert("packets".into(), did.packets as f64);
-            counts.insert("lost_packets".into(), did.lost as f64);
-            counts.insert("delayed_packets".into(), did.delayed as f64);
+            let earlier = evidence.earlier;
+            counts.insert("packets".into(), (did.packets + earlier.packets) as f64);
+            counts.insert("lost_packets".into(), (did.lost + earlier.lost) as f64);
+            counts.insert("delayed_packets".into(), (did.delayed + earlier.delayed) as f64);
         }
         counts
     }

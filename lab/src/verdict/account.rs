@@ -2,16 +2,21 @@
 //! answered must be the same numbers. If they are not, some request took a way that nobody knows of, and no other number
 //! of the report can be trusted.
 //!
-//! Only a run without faults is held to this: a killed process takes its counters with it.
+//! Only a run without faults is held to this: a killed process takes its counters with it. Nor is one that gives its
+//! sidecars settings of its own: a mirrored or a hedged request is one that nobody sent, and one that is shed never arrives.
 
 use super::evaluate::{Judged, JudgedCondition};
 use crate::load::{Outcome, Record};
 use crate::metrics::Series;
-use crate::plan::{AppKind, Plan, SidecarKind, Target};
+use crate::plan::{AppKind, Plan, ServiceLimits, SidecarKind, Target};
 
 /// Compares the accounts, or `None` where there is nothing to compare.
 pub fn account(plan: &Plan, records: &[Vec<Record>], series: &Series) -> Option<Judged> {
-    if plan.sidecar != SidecarKind::Ours || !plan.timeline.is_empty() {
+    let told = plan
+        .services
+        .iter()
+        .any(|s| !s.policy.is_empty() || !s.settings.is_empty() || s.limits != ServiceLimits::default());
+    if plan.sidecar != SidecarKind::Ours || !plan.timeline.is_empty() || told {
         return None;
     }
     let total = |process: &str, name: &str, labels: &[(&str, &str)]| {
@@ -23,7 +28,7 @@ pub fn account(plan: &Plan, records: &[Vec<Record>], series: &Series) -> Option<
 
     let http = |load: &&crate::plan::Load| matches!(load.target, Target::Http { .. });
     let all_http_apps =
-        plan.instances.iter().flat_map(|i| &i.app).all(|a| matches!(a.kind, AppKind::Http { .. }));
+        plan.instances.iter().flat_map(|i| &i.app).all(|a| matches!(a.kind, AppKind::Http(_)));
     if all_http_apps && plan.loads.iter().all(|l| http(&l)) && !plan.loads.is_empty() {
         let arrived = |r: &&Record| !matches!(r.outcome, Outcome::Dropped | Outcome::Connect);
         let sent = records.iter().flatten().filter(arrived).count() as f64;

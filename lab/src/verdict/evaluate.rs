@@ -223,11 +223,7 @@ impl<'a> Court<'a> {
     }
 
     fn condition(&self, condition: &Condition, span: (i64, i64), entry: Option<usize>) -> JudgedCondition {
-        let measured = match &condition.subject {
-            Subject::Load { load, stat } => self.load(*load, stat, span),
-            Subject::Metric { process, name, labels } => self.metric(process, name, labels, span),
-            Subject::Evidence { name } => self.fault(name, entry),
-        };
+        let measured = self.measure(&condition.subject, span, entry);
         let (actual, passed) = match measured.value {
             Some(value) if measured.samples > 0 => (value, holds(value, condition.op, condition.value)),
             _ => (f64::NAN, false),
@@ -238,6 +234,27 @@ impl<'a> Court<'a> {
             actual,
             shown: measured.shown,
             samples: measured.samples,
+        }
+    }
+
+    fn measure(&self, subject: &Subject, span: (i64, i64), entry: Option<usize>) -> Measured {
+        match subject {
+            Subject::Load { load, stat } => self.load(*load, stat, span),
+            Subject::Metric { process, name, labels } => self.metric(process, name, labels, span),
+            Subject::Evidence { name } => self.fault(name, entry),
+            Subject::Ratio { of, to } => {
+                let (of, to) = (self.measure(of, span, entry), self.measure(to, span, entry));
+                let (part, whole) = match (of.value, to.value) {
+                    (None, _) => return of,
+                    (_, None) => return to,
+                    (Some(part), Some(whole)) => (part, whole),
+                };
+                if whole == 0.0 {
+                    return Measured::nothing(format!("nothing can be divided by {}", to.shown));
+                }
+                let shown = format!("ratio = {} ({} / {})", number(part / whole), of.shown, to.shown);
+                Measured { value: Some(part / whole), shown, samples: of.samples.min(to.samples) }
+            }
         }
     }
 

@@ -64,7 +64,7 @@ pub fn trustworthy(fidelity: &Fidelity, plan: &Plan, summaries: &[Summary]) -> R
 fn shortest_delay_us(plan: &Plan) -> Option<f64> {
     let changed = plan.timeline.iter().flat_map(|entry| match &entry.action {
         Action::Link { links } => links.as_slice(),
-        Action::Kill { .. } | Action::Pause { .. } => &[],
+        Action::Kill { .. } | Action::Pause { .. } | Action::App { .. } => &[],
     });
     let delays = plan.links.iter().chain(changed).map(|link| link.profile.delay);
     delays.filter(|delay| !delay.is_zero()).min().map(|delay| delay.as_secs_f64() * 1e6)

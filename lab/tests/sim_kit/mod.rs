@@ -34,6 +34,9 @@ pub fn plan(sidecar: SidecarKind, replicas: usize) -> Plan {
             v4: v4(index),
             v6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, index as u16 + 2),
             mac: [2, 0, 0, 0, 0, index as u8],
+            zone: None,
+            weight: None,
+            labels: Default::default(),
         }
     };
     let service = |name: &str, index: u8, port, instances| Service {
@@ -45,6 +48,7 @@ pub fn plan(sidecar: SidecarKind, replicas: usize) -> Plan {
         bridge: false,
         policy: toml::Table::new(),
         settings: toml::Table::new(),
+        limits: Default::default(),
         instances,
     };
     let mut instances = vec![instance(0, "web".into(), 0)];
@@ -73,7 +77,7 @@ fn v4(index: usize) -> Ipv4Addr {
 
 pub fn load(rate: f64) -> Load {
     let target = Target::Tcp { host: "orders".into(), port: PORT };
-    Load { name: "calls".into(), from: 0, target, rate, timeout: Duration::from_secs(1), seed: 1 }
+    Load { name: "calls".into(), from: 0, target, rate, timeout: Duration::from_secs(1), part: None, seed: 1 }
 }
 
 pub fn orders() -> SocketAddr {
@@ -91,7 +95,7 @@ pub fn both(profile: LinkProfile) -> Vec<Link> {
 }
 
 pub fn entry(name: &str, action: Action) -> Entry {
-    Entry { name: name.into(), at: Duration::ZERO, until: None, action }
+    Entry { name: name.into(), at: Duration::ZERO, until: None, repeat: None, action }
 }
 
 pub fn app(instance: usize) -> ProcessId {

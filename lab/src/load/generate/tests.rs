@@ -9,7 +9,7 @@ use tokio::task::LocalSet;
 use super::*;
 use crate::app;
 use crate::load::memory::{MemoryListener, MemoryNet};
-use crate::plan::{AppKind, AppSpec};
+use crate::plan::{AppKind, AppSpec, HttpEcho};
 
 const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 
@@ -18,12 +18,20 @@ fn world<N: Net>(net: N) -> World<N> {
 }
 
 fn load(rate: f64, timeout_ms: u64, target: Target) -> Load {
-    Load { name: "calls".into(), from: 0, target, rate, timeout: Duration::from_millis(timeout_ms), seed: 1 }
+    let timeout = Duration::from_millis(timeout_ms);
+    Load { name: "calls".into(), from: 0, target, rate, timeout, part: None, seed: 1 }
 }
 
 fn http(path: &str, body: u32) -> Target {
     let method = if body == 0 { "GET" } else { "POST" }.to_owned();
-    Target::Http { host: "orders".into(), port: 8080, path: path.into(), method, body }
+    Target::Http {
+        host: "orders".into(),
+        port: 8080,
+        path: path.into(),
+        method,
+        body,
+        headers: Default::default(),
+    }
 }
 
 fn tcp() -> Target {
@@ -115,7 +123,7 @@ async fn every_request_that_is_due_during_a_stall_shows_the_rest_of_it() {
 async fn requests_are_due_on_the_grid_of_t0_from_now_until_the_end() {
     let test = async {
         let net = MemoryNet::default();
-        app(&net, AppKind::Http { work: Duration::ZERO, size: 10, close_idle: Duration::ZERO }).await;
+        app(&net, AppKind::Http(HttpEcho { size: 10, ..HttpEcho::default() })).await;
         let due = Rc::new(RefCell::new(Vec::new()));
         let sink = {
             let due = due.clone();
@@ -266,7 +274,7 @@ async fn a_server_that_closes_after_each_answer_costs_connections_and_no_errors(
 
 #[tokio::test]
 async fn the_generator_and_the_apps_understand_each_other_on_the_kernel() {
-    let echo = |size| AppKind::Http { work: Duration::ZERO, size, close_idle: Duration::ZERO };
+    let echo = |size| AppKind::Http(HttpEcho { size, ..HttpEcho::default() });
     for (kind, target, expected) in [
         (echo(0), http("/", 0), Outcome::Ok),
         (echo(100_000), http("/pay?x=1", 100_000), Outcome::Ok),

@@ -6,8 +6,8 @@ use crate::plan::{Action, Load, SidecarKind, Target};
 /// A plan of 20 s with one load and nothing else.
 pub(in crate::verdict) fn plan() -> Plan {
     let target = Target::Tcp { host: "orders".into(), port: 80 };
-    let load =
-        Load { name: "calls".into(), from: 0, target, rate: 100.0, timeout: Duration::from_secs(1), seed: 1 };
+    let timeout = Duration::from_secs(1);
+    let load = Load { name: "calls".into(), from: 0, target, rate: 100.0, timeout, part: None, seed: 1 };
     Plan {
         name: "test".into(),
         seed: 1,
@@ -42,7 +42,8 @@ fn kill(at_ms: u64, until_ms: Option<u64>) -> Entry {
         name: "kill-1".into(),
         at: Duration::from_millis(at_ms),
         until: until_ms.map(Duration::from_millis),
-        action: Action::Kill { processes: vec![], hard: true },
+        repeat: None,
+        action: Action::Kill { processes: vec![], hard: true, rolling: None },
     }
 }
 
