@@ -88,6 +88,9 @@ pub struct Service {
     /// Keys for its own sidecars' configuration. They replace what the lab would write, and add to its clusters.
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub settings: toml::Table,
+    /// Position of the service that its instances register with and callers learn them from; `None`: everybody knows them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry: Option<usize>,
     /// Positions of its instances in [`Plan::instances`].
     pub instances: Vec<usize>,
 }
@@ -154,6 +157,8 @@ pub enum AppKind {
         /// What it says before the client does, without the line end.
         greeting: String,
     },
+    /// A registry: etcd on the kernel, a built-in one that speaks the same in the simulator.
+    Registry,
     /// Any program, with its arguments (kernel only).
     Command(Vec<String>),
 }

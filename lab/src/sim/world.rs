@@ -120,7 +120,7 @@ impl SimWorld {
                 i.name,
                 words.first().map_or("", String::as_str)
             )),
-            AppKind::Http { .. } | AppKind::Tcp { .. } => None,
+            AppKind::Http { .. } | AppKind::Tcp { .. } | AppKind::Registry => None,
         };
         let missing: Vec<String> = plan.instances.iter().filter_map(command).collect();
         if missing.is_empty() { Ok(()) } else { Err(missing) }

@@ -43,6 +43,7 @@ pub fn plan(sidecar: SidecarKind, replicas: usize) -> Plan {
         port,
         protocol: Protocol::Tcp,
         bridge: false,
+        registry: None,
         policy: toml::Table::new(),
         settings: toml::Table::new(),
         instances,
