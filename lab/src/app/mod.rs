@@ -61,7 +61,21 @@ pub async fn serve_on<N: Net>(
     listener: N::Listener,
     metrics: N::Listener,
 ) -> io::Result<()> {
-    App::new(&spec, &world.rng, Disk::default())?.serve(world.net, listener, metrics).await
+    serve_on_disk(world, spec, Disk::default(), listener, metrics).await
+}
+
+/// The same, with what an earlier process of the instance has left on its disk.
+///
+/// # Errors
+/// As [`serve_on`].
+pub async fn serve_on_disk<N: Net>(
+    world: World<N>,
+    spec: AppSpec,
+    disk: Disk,
+    listener: N::Listener,
+    metrics: N::Listener,
+) -> io::Result<()> {
+    App::new(&spec, &world.rng, disk)?.serve(world.net, listener, metrics).await
 }
 
 /// Listens on every address of both families, or of IPv4 alone where IPv6 is off.
