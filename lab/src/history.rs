@@ -89,7 +89,7 @@ pub fn history(
             (result.map_err(|e| e.to_string()), events.events())
         }
     };
-    let run = Simulation::new(&plan, seed, Mesh).trace(trace).run(drive)?;
+    let run = Simulation::new(&plan, seed, Mesh::default()).trace(trace).run(drive)?;
     let (result, events) = run.value;
     Ok(History { result, events, trace: run.trace, simulated: run.simulated })
 }

@@ -93,6 +93,9 @@ pub struct Service {
     /// What each of its processes may take of the machine.
     #[serde(skip_serializing_if = "is_zero")]
     pub limits: ServiceLimits,
+    /// Position of the service that its instances register with and callers learn them from; `None`: everybody knows them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry: Option<usize>,
     /// Positions of its instances in [`Plan::instances`].
     pub instances: Vec<usize>,
 }
@@ -177,6 +180,8 @@ pub enum AppKind {
         /// What it says before the client does, without the line end.
         greeting: String,
     },
+    /// A registry: etcd on the kernel, a built-in one that speaks the same in the simulator.
+    Registry,
     /// Any program, with its arguments (kernel only).
     Command(Vec<String>),
 }

@@ -120,6 +120,7 @@ fn plan(command: Vec<String>) -> Plan {
         port,
         protocol: Protocol::Tcp,
         bridge: false,
+        registry: None,
         policy: toml::Table::new(),
         settings: toml::Table::new(),
         limits: Default::default(),

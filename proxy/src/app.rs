@@ -2,7 +2,7 @@
 //!
 //! Start: configuration, listeners of every worker, control pages, ready, the app if it is a child ([`command`]).
 //!
-//! Stop (SIGTERM): not ready, so that callers go elsewhere; after the time they may need for that, no more connections are
+//! Stop (SIGTERM): not ready and not in the registry, so that callers go elsewhere; after the time they may need for that, no more connections are
 //! taken for the app, those that are open are told (`connection: close`, GOAWAY), and what is under way ends; then the app
 //! is told, if it is a child; the way out stays open until it has ended, and is drained last. What is left at the deadline
 //! is cut, and a second signal cuts it at once.
@@ -11,14 +11,15 @@
 //! (`SO_REUSEPORT`) and pools of their own, so a request never changes threads; control has its own thread, so readiness
 //! and metrics answer under load. In the simulator the same parts run on one simulated host: [`serve`].
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::future::Future;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -33,6 +34,7 @@ use crate::balance::Table;
 use crate::capture::listener::{accept, bind_any};
 use crate::command;
 use crate::config::{self, Snapshot, defaults, reload};
+use crate::discovery::{self, Board};
 use crate::drain;
 use crate::endpoint::{Endpoint, Health, Phase};
 use crate::health;
@@ -49,6 +51,14 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// What all threads of a sidecar share.
 pub struct Sidecar {
     table: Arc<ArcSwap<Table>>,
+    /// The configuration as it was given; the table's has the endpoints that were discovered in it.
+    given: Mutex<Arc<Snapshot>>,
+    discovered: Arc<Board>,
+    /// Until when this sidecar is not ready unless every source of endpoints has answered.
+    first_discovery: Instant,
+    /// Whether all workers listen and no drain has begun, and whether the app stands in the registry.
+    open: watch::Sender<bool>,
+    registered: watch::Sender<bool>,
     metrics: Arc<Metrics>,
     /// Workers that do not listen yet; [`DRAINING`] once the sidecar is on its way out.
     unready: AtomicUsize,
@@ -66,10 +76,18 @@ impl Sidecar {
     /// remember when they were made.
     pub fn new(snapshot: Snapshot, workers: usize) -> Arc<Self> {
         let metrics = Arc::new(Metrics::default());
+        let (snapshot, now) = (Arc::new(snapshot), Instant::now());
+        let discovered = Arc::new(Board::default());
+        discovered.want(&snapshot, &metrics);
         let (app, _) = watch::channel(AppHealth::beginning(&snapshot.app));
-        let table = Table::new(Arc::new(snapshot), None, &metrics, Instant::now());
+        let table = Table::new(snapshot.clone(), None, &metrics, now);
         Arc::new(Sidecar {
             app,
+            given: Mutex::new(snapshot),
+            discovered,
+            first_discovery: now + defaults::FIRST_DISCOVERY,
+            open: watch::Sender::new(false),
+            registered: watch::Sender::new(false),
             table: Arc::new(ArcSwap::from_pointee(table)),
             metrics,
             unready: AtomicUsize::new(workers),
@@ -80,9 +98,9 @@ impl Sidecar {
 
     /// Puts a new configuration in force. Requests under way keep the one that they began with.
     pub fn apply(&self, snapshot: Arc<Snapshot>) {
-        let now = Instant::now();
-        let table = Table::new(snapshot, Some(&self.table.load()), &self.metrics, now);
-        self.table.store(Arc::new(table));
+        self.discovered.want(&snapshot, &self.metrics);
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        self.prepare();
         self.metrics.reloaded(true);
     }
 
@@ -91,8 +109,26 @@ impl Sidecar {
         self.app.subscribe()
     }
 
+    /// Puts the configuration in force with the endpoints that are known now.
+    fn prepare(&self) {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let filled = self.discovered.fill(&given);
+        let table = Table::new(filled, Some(&self.table.load()), &self.metrics, Instant::now());
+        self.table.store(Arc::new(table));
+    }
+
     fn drain(&self) {
         self.unready.store(DRAINING, Ordering::Release);
+        self.open.send_replace(false);
+    }
+
+    /// Waits until the registry has forgotten the app, but not for long.
+    async fn deregistered(&self) {
+        let mut registered = self.registered.subscribe();
+        let gone = registered.wait_for(|registered| !registered);
+        if tokio::time::timeout(defaults::DEREGISTER_TIMEOUT, gone).await.is_err() {
+            tracing::warn!("the registry does not answer; callers see this app until its lease ends");
+        }
     }
 
     fn listening(&self) {
@@ -101,12 +137,17 @@ impl Sidecar {
             (n != DRAINING).then(|| n.saturating_sub(1))
         });
         if before == Ok(1) {
+            self.open.send_replace(true);
             self.started.notify_one();
         }
     }
 
     fn readiness(&self) -> (StatusCode, &'static str, String) {
         match self.unready.load(Ordering::Acquire) {
+            0 if !self.discovered.has_heard_of_all() && Instant::now() < self.first_discovery => {
+                let text = "endpoints are not discovered yet; see /clusters\n";
+                (StatusCode::SERVICE_UNAVAILABLE, TEXT, text.into())
+            }
             0 => match self.app.borrow().unready() {
                 None => (StatusCode::OK, TEXT, "ready\n".into()),
                 Some((which, said)) => {
@@ -203,9 +244,17 @@ pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drains: Watche
         );
     };
     let sweeping = async {
+        let mut before = sidecar.table.load_full();
         loop {
             sleep(SWEEP).await;
-            let max_idle = sidecar.table.load().snapshot.timeouts.pool_idle;
+            let table = sidecar.table.load_full();
+            if !Arc::ptr_eq(&before, &table) {
+                for gone in addresses(&before).difference(&addresses(&table)) {
+                    outbound.pool.forget(*gone);
+                }
+                before = table;
+            }
+            let max_idle = before.snapshot.timeouts.pool_idle;
             outbound.pool.sweep(max_idle);
             inbound.pool.sweep(max_idle);
         }
@@ -216,6 +265,11 @@ pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drains: Watche
         () = sweeping => {}
     }
     Ok(())
+}
+
+/// Where the endpoints of all clusters are.
+fn addresses(table: &Table) -> BTreeSet<SocketAddr> {
+    table.clusters.iter().flat_map(|cluster| cluster.endpoints.iter().map(|e| e.address)).collect()
 }
 
 /// Binds and serves the control pages for ever.
@@ -239,7 +293,10 @@ pub async fn control<N: Net>(world: World<N>, sidecar: Arc<Sidecar>) -> io::Resu
     };
     let scrape = || {
         let sidecar = sidecar.clone();
-        let answer = move || (StatusCode::OK, OPENMETRICS, sidecar.scrape());
+        let answer = move || {
+            sidecar.discovered.measure(Instant::now());
+            (StatusCode::OK, OPENMETRICS, sidecar.scrape())
+        };
         page("/metrics", Method::GET, "counters, OpenMetrics text", Box::new(answer))
     };
     let probe = |path, which| {
@@ -253,7 +310,7 @@ pub async fn control<N: Net>(world: World<N>, sidecar: Arc<Sidecar>) -> io::Resu
     ];
     let clusters = {
         let sidecar = sidecar.clone();
-        let answer = move || (StatusCode::OK, TEXT, describe(&sidecar.table.load()));
+        let answer = move || (StatusCode::OK, TEXT, describe(&sidecar));
         page("/clusters", Method::GET, "clusters and the state of their endpoints", Box::new(answer))
     };
     let dump = {
@@ -269,8 +326,11 @@ pub async fn control<N: Net>(world: World<N>, sidecar: Arc<Sidecar>) -> io::Resu
         };
         page("/shutdown", Method::POST, "drains and exits", Box::new(answer))
     };
-    let (net, rng) = (world.net, world.rng);
+    let (net, rng) = (world.net.clone(), world.rng);
+    let applied = sidecar.clone();
     tokio::join!(
+        discovery::run(world.clone(), sidecar.discovered.clone(), move || applied.prepare()),
+        register(world, &sidecar),
         health::active::run(net.clone(), rng.child("checks", 0), sidecar.table.clone()),
         health::app::run(net.clone(), sidecar.table.clone(), inbound::source_for, &sidecar.app),
         watch_memory(net.clone(), &sidecar),
@@ -279,6 +339,36 @@ pub async fn control<N: Net>(world: World<N>, sidecar: Arc<Sidecar>) -> io::Resu
         admin::serve(net, metrics, vec![scrape()]),
     );
     Ok(())
+}
+
+/// Keeps the app in the registry while it should be there.
+async fn register<N: Net>(world: World<N>, sidecar: &Sidecar) {
+    let table = sidecar.table.load_full();
+    let Some(register) = table.snapshot.register.clone() else { return };
+    let tell = |registered: bool| {
+        sidecar.metrics.registered.set(registered.into());
+        sidecar.registered.send_replace(registered);
+    };
+    // It should be there while the workers listen, no drain has begun, and the app's own probes have nothing against it.
+    let (want, wanted) = watch::channel(false);
+    let deciding = async {
+        let (mut open, mut app) = (sidecar.open.subscribe(), sidecar.app.subscribe());
+        loop {
+            let ready = *open.borrow_and_update() && app.borrow_and_update().unready().is_none();
+            want.send_if_modified(|wanted| std::mem::replace(wanted, ready) != ready);
+            tokio::select! {
+                biased;
+                _ = open.changed() => {}
+                _ = app.changed() => {}
+            }
+        }
+    };
+    let instance = table.snapshot.instance.clone();
+    tokio::select! {
+        biased;
+        () = deciding => {}
+        () = discovery::register::run(world, register, instance, wanted, tell) => {}
+    }
 }
 
 /// Sheds load while memory is short, and gives back what is not needed any more.
@@ -323,7 +413,7 @@ pub async fn serve<N: Net>(
     let stopping = async {
         stop.await;
         sidecar.drain();
-        sleep(drain_min).await;
+        tokio::join!(sleep(drain_min), sidecar.deregistered());
         let deadline = Instant::now() + limit;
         signals.inbound.drain(deadline).await;
         signals.outbound.drain(deadline).await;
@@ -437,7 +527,7 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> io::Result<E
         // A second signal ends the wait.
         tokio::select! {
             biased;
-            ended = stop(&signals, timeouts, app.as_mut()) => ended,
+            ended = stop(&sidecar, &signals, timeouts, app.as_mut()) => ended,
             result = told_to_stop(&sidecar) => result.map(|()| Ended::default()),
         }
     })
@@ -445,11 +535,12 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> io::Result<E
 
 /// The order in which everything ends, once the sidecar is not ready any more.
 async fn stop(
+    sidecar: &Sidecar,
     signals: &Signals,
     timeouts: config::Timeouts,
     app: Option<&mut command::App>,
 ) -> io::Result<Ended> {
-    sleep(timeouts.drain_min).await;
+    tokio::join!(sleep(timeouts.drain_min), sidecar.deregistered());
     let deadline = Instant::now() + timeouts.drain;
     let mut left = signals.inbound.drain(deadline).await;
     let code = match app {
@@ -556,11 +647,14 @@ fn named(what: &'static str, port: u16) -> impl Fn(io::Error) -> io::Error {
     move |e| io::Error::new(e.kind(), format!("cannot listen on port {port} ({what}): {e}"))
 }
 
-/// One line for each endpoint.
-fn describe(table: &Table) -> String {
-    let now = Instant::now();
+/// One line for each endpoint, and one for the source of a cluster's endpoints.
+fn describe(sidecar: &Sidecar) -> String {
+    let (table, now) = (sidecar.table.load(), Instant::now());
     let mut text = String::new();
     for cluster in &table.clusters {
+        if let Some(source) = sidecar.discovered.describe(&cluster.config.name, now) {
+            text += &format!("{}  {source}\n", cluster.config.name);
+        }
         let (name, concurrency) = (&cluster.config.name, &cluster.concurrency);
         text += &format!("{name}  in flight {}", concurrency.in_flight());
         if let Some(limit) = concurrency.limit() {

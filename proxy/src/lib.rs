@@ -16,7 +16,8 @@
 //!    a source address that the rules let through.
 //! 6. Whatever goes wrong has one row in the table of [`error`], which both sidecars and the client can read.
 //!
-//! Beside all that, [`health`] asks endpoints whether they may be picked, and the local app whether it is ready.
+//! Beside all that, [`discovery`] learns endpoints while the sidecar runs, and [`health`] asks them whether they may be picked, and
+//! the local app whether it is ready.
 //!
 //! [`app`] starts and stops all of it; [`world`] is the only way to sockets, time and chance, so that the same code runs
 //! in a simulator.
@@ -31,6 +32,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod detect;
+pub mod discovery;
 pub mod drain;
 pub mod endpoint;
 pub mod error;

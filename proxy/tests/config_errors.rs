@@ -135,6 +135,61 @@ addresses = []
 sni = ["DB.example"]
 endpoints = ["10.0.0.2:443"]
 "#;
+    a_cluster_learns_its_endpoints_from_one_source: r#"
+service = "web"
+[[cluster]]
+name = "both"
+addresses = ["10.96.0.1:80"]
+endpoints = ["10.0.0.1:80"]
+discovery = { file = "/etc/sidelab/both.toml" }
+[[cluster]]
+name = "two"
+addresses = ["10.96.0.2:80"]
+discovery = { file = "/etc/sidelab/two.toml", etcd = { endpoints = ["10.0.0.5:2379"], prefix = "/two/" } }
+[[cluster]]
+name = "none"
+addresses = ["10.96.0.3:80"]
+discovery = { empty_grace = "5s" }
+[[cluster]]
+name = "nowhere"
+addresses = ["10.96.0.4:80"]
+"#;
+    registries_are_written_as_they_are_asked: r#"
+service = "web"
+[[cluster]]
+name = "etcd"
+addresses = ["10.96.0.4:80"]
+[cluster.discovery.etcd]
+endpoints = ["https://10.0.0.5:2379", "etcd:2379"]
+prefix = "/services/orders"
+[register]
+address = "10.0.0.7:80"
+ttl = "1s"
+weight = 0
+[register.etcd]
+endpoints = []
+prefix = "/services/web/"
+"#;
+    the_shape_of_discovery_and_registration_is_pointed_at: r#"
+service = "web"
+[[cluster]]
+name = "bare"
+addresses = ["10.96.0.5:80"]
+discovery.etcd = { prefix = "/services/orders/" }
+[[cluster]]
+name = "grace"
+addresses = ["10.96.0.6:80"]
+discovery = { file = "/a", empty_grace = 5 }
+[register]
+ttl = 15
+"#;
+    an_endpoint_without_an_address_is_pointed_at: r#"
+service = "web"
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.1:80"]
+endpoints = [{ zone = "a" }]
+"#;
     a_value_without_an_end_is_pointed_at: "service = \"web\n\n[listen]\nadmin = 15000\n";
     text_without_quotes_is_pointed_at: "service = web\n";
     a_repeated_table_is_pointed_at: "service = \"web\"\n\n[timeouts]\nconnect = \"1s\"\n\n[timeouts]\ndrain = \"5s\"\n";
@@ -505,6 +560,7 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
             pending: 1024,
             memory: None,
         },
+        register: None,
         clusters: Vec::new(),
         inbound: [].into(),
         inbound_adaptive: [].into(),
@@ -522,6 +578,8 @@ fn a_cluster_that_says_little_gets_every_documented_default() {
         sni: vec![],
         protocol: Protocol::Detect,
         opaque_at: [].into(),
+        declared: false,
+        discovery: None,
         endpoints: ["10.0.0.11:8080", "10.0.0.12:8080"].map(|text| Endpoint::at(at(text))).into(),
         bridge: false,
         timeouts: RequestTimeouts::default(),
@@ -649,6 +707,7 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
             pending: 0,
             memory: Some(9 << 20),
         },
+        register: None,
         clusters: vec![Arc::new(Cluster {
             name: "orders".into(),
             // The mapped address is stored as the IPv4 address that a connection shows.
@@ -656,6 +715,8 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
             sni: vec!["orders.example".into(), "*.orders.example".into()],
             protocol: Protocol::Http,
             opaque_at: [].into(),
+            declared: true,
+            discovery: None,
             endpoints: vec![Endpoint::at(at("[fd00::11]:8080"))],
             bridge: true,
             timeouts: RequestTimeouts {

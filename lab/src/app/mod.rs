@@ -1,6 +1,6 @@
 //! The built-in apps: what stands behind a sidecar when a scenario brings no program of its own.
 //!
-//! An HTTP echo and a line server that speaks first, each with three plain counters on a metrics port of its own. They
+//! An HTTP echo, a line server that speaks first and a registry ([`registry`]), each with three plain counters on a metrics port of its own. They
 //! are generic over [`Net`], so the very same app serves a network namespace and a simulated host. They are kept dull:
 //! whatever a scenario measures should be the mesh and not the app. One thread, no allocation for a response's body, no
 //! time-out of their own, no `Date` header (it would read the wall clock).
@@ -22,9 +22,11 @@ pub mod body;
 pub mod http;
 pub mod metrics;
 pub mod process;
+pub mod registry;
 pub mod tcp;
 
 use metrics::Counters;
+pub use registry::Disk;
 
 /// How long to wait before accepting again when the process or the machine is out of descriptors or memory.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
@@ -35,7 +37,15 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// # Errors
 /// If `spec` asks for a program ([`AppKind::Command`]), a port is taken, or the listening socket breaks.
 pub async fn serve<N: Net>(world: World<N>, spec: AppSpec) -> io::Result<()> {
-    let app = App::new(&spec, &world.rng)?;
+    serve_from(world, spec, Disk::default()).await
+}
+
+/// The same, with what an earlier process of the instance has left on its disk.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_from<N: Net>(world: World<N>, spec: AppSpec, disk: Disk) -> io::Result<()> {
+    let app = App::new(&spec, &world.rng, disk)?;
     let listener = bind_any(&world.net, spec.port).await?;
     let metrics = world.net.bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), APP_METRICS_PORT)).await?;
     app.serve(world.net, listener, metrics).await
@@ -51,7 +61,21 @@ pub async fn serve_on<N: Net>(
     listener: N::Listener,
     metrics: N::Listener,
 ) -> io::Result<()> {
-    App::new(&spec, &world.rng)?.serve(world.net, listener, metrics).await
+    serve_on_disk(world, spec, Disk::default(), listener, metrics).await
+}
+
+/// The same, with what an earlier process of the instance has left on its disk.
+///
+/// # Errors
+/// As [`serve_on`].
+pub async fn serve_on_disk<N: Net>(
+    world: World<N>,
+    spec: AppSpec,
+    disk: Disk,
+    listener: N::Listener,
+    metrics: N::Listener,
+) -> io::Result<()> {
+    App::new(&spec, &world.rng, disk)?.serve(world.net, listener, metrics).await
 }
 
 /// Listens on every address of both families, or of IPv4 alone where IPv6 is off.
@@ -74,10 +98,11 @@ struct App {
 enum Kind {
     Http(Rc<http::Echo>),
     Tcp(Rc<tcp::Lines>),
+    Registry(Rc<registry::Registry>),
 }
 
 impl App {
-    fn new(spec: &AppSpec, rng: &RngTree) -> io::Result<Self> {
+    fn new(spec: &AppSpec, rng: &RngTree, disk: Disk) -> io::Result<Self> {
         let counters = Rc::new(Counters::default());
         let kind = match &spec.kind {
             AppKind::Http(echo) => {
@@ -86,6 +111,7 @@ impl App {
             AppKind::Tcp { greeting } => {
                 Kind::Tcp(Rc::new(tcp::Lines::new(&spec.instance, greeting, counters.clone())))
             }
+            AppKind::Registry => Kind::Registry(Rc::new(registry::Registry::new(disk, counters.clone()))),
             AppKind::Command(words) => {
                 let message = format!("`{}` is a program of its own, not a built-in app", words.join(" "));
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
@@ -110,6 +136,13 @@ impl App {
                         echo.connection(io).await;
                     });
                 }
+                Kind::Registry(registry) => {
+                    let registry = registry.clone();
+                    net.spawn("app-registry", async move {
+                        let _open = open;
+                        registry.connection(io).await;
+                    });
+                }
                 Kind::Tcp(lines) => {
                     let lines = lines.clone();
                     net.spawn("app-tcp", async move {
@@ -122,12 +155,19 @@ impl App {
         let metrics = accept(&mut metrics, |io| {
             let echo = match &self.kind {
                 Kind::Http(echo) => Some(echo.clone()),
-                Kind::Tcp(_) => None,
+                Kind::Tcp(_) | Kind::Registry(_) => None,
             };
             net.spawn("app-metrics", metrics::connection(io, self.counters.clone(), echo));
         });
+        let leases = async {
+            match &self.kind {
+                Kind::Registry(registry) => registry.keep_leases().await,
+                Kind::Http(_) | Kind::Tcp(_) => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
+            () = leases => Ok(()),
             end = app => end,
             end = metrics => end,
         }

@@ -36,6 +36,10 @@ const PROBE_WITHIN: Duration = Duration::from_secs(1);
 const SELF_TEST_WITHIN: Duration = Duration::from_secs(2);
 /// Name of the namespace between the instances; no service can have it.
 const FABRIC: &str = "@fabric";
+/// The program of a registry.
+const ETCD: &str = "etcd";
+/// Where a registry would listen for other members.
+const ETCD_PEER_PORT: u16 = 2380;
 /// Wait between probes: short at first, because most processes are ready at once.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
@@ -49,6 +53,7 @@ impl KernelWorld {
         for what in cleanup::sweep() {
             self.options.events.note("sweep", "", what);
         }
+        doctor::require_programs(&self.plan)?;
         self.register()?;
         self.make_nodes()?;
         self.connect()?;
@@ -149,6 +154,14 @@ impl KernelWorld {
                 std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
             }
         }
+        for instance in &self.plan.instances {
+            if instance.app.as_ref().is_some_and(|app| app.kind == AppKind::Registry) {
+                let data = data(run, &instance.name);
+                std::fs::create_dir_all(&data)?;
+                std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700))?;
+                std::os::unix::fs::chown(&data, Some(APP_UID), Some(APP_UID))?;
+            }
+        }
         let mut mounts = name_files(&run.join("etc"), &self.plan.hosts())?;
         let exe = run.join("exe");
         std::fs::File::create(&exe)?;
@@ -232,6 +245,7 @@ impl KernelWorld {
                     env.push(("PORT".to_owned(), app.port.to_string()));
                     argv.iter().map(OsString::from).collect()
                 }
+                AppKind::Registry => etcd(&run, &instance.name, instance.v4, app.port),
                 AppKind::Http(_) | AppKind::Tcp { .. } => {
                     let spec = serde_json::to_string(app).expect("an app's description is plain data");
                     vec![exe, "__app".into(), "--spec".into(), spec.into()]
@@ -426,6 +440,32 @@ impl KernelWorld {
         let link = self.plan.links.iter().find(|l| l.from == from && l.to == to);
         link.map(|l| l.profile).unwrap_or_default()
     }
+}
+
+/// The command of a registry. Its data outlives the process, as it would on a machine of its own.
+fn etcd(run: &Path, instance: &str, v4: Ipv4Addr, port: u16) -> Vec<OsString> {
+    let listen = format!("http://0.0.0.0:{port}");
+    let reach = format!("http://{v4}:{port}");
+    // For other members, of which there are none: out of the way, on loopback.
+    let peers = format!("http://127.0.0.1:{ETCD_PEER_PORT}");
+    let cluster = format!("{instance}={peers}");
+    let arguments = [
+        ("--name", instance),
+        ("--listen-client-urls", &listen),
+        ("--advertise-client-urls", &reach),
+        ("--listen-peer-urls", &peers),
+        ("--initial-advertise-peer-urls", &peers),
+        ("--initial-cluster", &cluster),
+        ("--log-level", "warn"),
+    ];
+    let mut command: Vec<OsString> = vec![ETCD.into(), "--data-dir".into(), data(run, instance).into()];
+    command.extend(arguments.iter().flat_map(|(option, value)| [option.into(), value.into()]));
+    command
+}
+
+/// Where an app keeps what must outlive its process.
+fn data(run: &Path, instance: &str) -> std::path::PathBuf {
+    run.join("data").join(instance)
 }
 
 pub(super) fn local(port: u16) -> SocketAddr {

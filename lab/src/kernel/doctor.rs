@@ -18,11 +18,14 @@ use super::cgroup::Cgroup;
 use super::intercept;
 use super::link::{with_congestion_control, with_netlink};
 use super::node::{Mounts, Node};
-use crate::plan::SIDECAR_UID;
+use crate::plan::{AppKind, Instance, Plan, SIDECAR_UID};
 use crate::world::Error;
 
 /// Tools that the lab runs, all from one Debian package.
 const TOOLS: [&str; 4] = ["iptables-restore", "iptables-save", "ip6tables-restore", "ip6tables-save"];
+/// What scenarios with a registry run, and its Debian package.
+const ETCD: (&str, &str) = ("etcd", "etcd-server");
+const INSTALL_ETCD: &str = "apt-get install etcd-server (only scenarios with a registry need it)";
 const INSTALL_IPTABLES: &str = "apt-get install iptables";
 /// Index of the loopback interface, the same in every namespace.
 const LO: u32 = 1;
@@ -70,6 +73,8 @@ pub fn doctor() -> Vec<Check> {
         let found = find(tool).map(|p| p.display().to_string()).ok_or_else(|| "not found in PATH".to_owned());
         check(tool, true, found, INSTALL_IPTABLES);
     }
+    let etcd = find(ETCD.0).map(|p| p.display().to_string()).ok_or_else(|| "not found in PATH".to_owned());
+    check(ETCD.0, false, etcd, INSTALL_ETCD);
     match Node::new("doctor", Mounts::default()) {
         Err(e) => {
             check("namespaces", true, Err(e.to_string()), "a kernel with CONFIG_NET_NS, and CAP_SYS_ADMIN");
@@ -128,18 +133,35 @@ pub fn require() -> Result<(), Error> {
     Err(Error::Machine(format!("{} not found in PATH; install with: {INSTALL_IPTABLES}", missing.join(", "))))
 }
 
+/// The programs that only some plans need.
+pub fn require_programs(plan: &Plan) -> Result<(), Error> {
+    let is_registry = |i: &Instance| i.app.as_ref().is_some_and(|app| app.kind == AppKind::Registry);
+    if plan.instances.iter().any(is_registry) && find(ETCD.0).is_none() {
+        let (program, package) = ETCD;
+        return Err(Error::Machine(format!(
+            "{program} not found in PATH, and this scenario has a registry; install with: apt-get install {package}"
+        )));
+    }
+    Ok(())
+}
+
 /// Installs the Debian packages that are missing, and says what it did, one sentence each.
 pub fn setup() -> Result<Vec<String>, Error> {
-    if TOOLS.into_iter().all(|t| find(t).is_some()) {
-        return Ok(vec!["iptables is there already".into()]);
+    let iptables = TOOLS.into_iter().all(|t| find(t).is_some());
+    let wanted = [("iptables", iptables), (ETCD.1, find(ETCD.0).is_some())];
+    let missing: Vec<&str> = wanted.into_iter().filter(|(_, there)| !there).map(|(name, _)| name).collect();
+    if missing.is_empty() {
+        return Ok(vec!["iptables and etcd are there already".into()]);
     }
+    let packages = missing.join(" ");
     root().map_err(|e| Error::Machine(format!("installing packages needs root: {e}; run it with sudo")))?;
     if find("apt-get").is_none() {
-        return Err(Error::Machine(
-            "iptables is missing and there is no apt-get: install iptables with this system's package manager".into(),
-        ));
+        return Err(Error::Machine(format!(
+            "there is no apt-get: install {packages} with this system's package manager"
+        )));
     }
-    let install = ["install", "--yes", "--no-install-recommends", "iptables"];
+    let mut install = vec!["install", "--yes", "--no-install-recommends"];
+    install.extend(&missing);
     let mut said = Vec::new();
     if apt_get(&install).is_err() {
         // Most often the package lists are too old or were never fetched.
@@ -147,7 +169,7 @@ pub fn setup() -> Result<Vec<String>, Error> {
         said.push("ran apt-get update".into());
         apt_get(&install)?;
     }
-    said.push("installed iptables".into());
+    said.push(format!("installed {packages}"));
     require()?;
     Ok(said)
 }

@@ -82,7 +82,9 @@ impl KernelWorld {
     fn metrics_port(&self, id: ProcessId) -> Option<u16> {
         match (id.role, &self.plan.instances[id.instance].app) {
             (Role::Sidecar, _) => Some(METRICS_PORT),
-            (Role::App, Some(app)) if !matches!(app.kind, AppKind::Command(_)) => Some(APP_METRICS_PORT),
+            (Role::App, Some(app)) if !matches!(app.kind, AppKind::Command(_) | AppKind::Registry) => {
+                Some(APP_METRICS_PORT)
+            }
             (Role::App, _) => None,
         }
     }

@@ -86,6 +86,7 @@ impl Scenario {
                 port: service.port,
                 protocol: service.protocol,
                 bridge: service.bridge,
+                registry: service.registry,
                 policy: service.policy.clone(),
                 settings: service.settings.clone(),
                 limits: service.limits,

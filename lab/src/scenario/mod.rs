@@ -55,6 +55,8 @@ struct Service {
     port: Option<u16>,
     protocol: Protocol,
     bridge: bool,
+    /// Position of its registry's service.
+    registry: Option<usize>,
     policy: toml::Table,
     settings: toml::Table,
     limits: ServiceLimits,

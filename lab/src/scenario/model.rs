@@ -107,6 +107,10 @@ pub struct Service {
     /// HTTP/1 requests to it share HTTP/2 connections between sidecars. Default false.
     #[serde(default)]
     pub bridge: Option<Spanned<bool>>,
+    /// The service that its instances register with, and that callers learn them from: one with `app = { registry = {} }`.
+    /// Without it, every sidecar is told where they are.
+    #[serde(default)]
+    pub registry: Option<Spanned<String>>,
     /// Keys for this service's `[[cluster]]` in every sidecar's configuration: how it is called.
     #[serde(default)]
     pub policy: Option<Spanned<Settings>>,
@@ -164,6 +168,9 @@ pub struct App {
     /// The built-in line server that greets first.
     #[serde(default)]
     pub tcp: Option<Spanned<TcpApp>>,
+    /// A registry: etcd on the kernel, a built-in one that speaks the same in the simulator.
+    #[serde(default)]
+    pub registry: Option<Spanned<RegistryApp>>,
     /// Any program, with its arguments (kernel only).
     #[serde(default)]
     pub cmd: Option<Spanned<Vec<String>>>,
@@ -205,6 +212,11 @@ pub struct TcpApp {
     #[serde(default)]
     pub greeting: Option<Spanned<String>>,
 }
+
+/// `registry = {}`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryApp {}
 
 /// `[[link]]`, and the `link` action of a timeline entry.
 #[derive(Debug, Deserialize)]

@@ -148,6 +148,7 @@ fn services(file: &File, mistakes: &mut Vec<Mistake>) -> (Vec<Service>, Names) {
             port: port(name, service, mistakes),
             protocol: protocol(service, mistakes),
             bridge: bridge(service, mistakes),
+            registry: registry(file, name, service, mistakes),
             policy: plain(&service.policy),
             settings: plain(&service.sidecar),
             limits: limits(service, mistakes),
@@ -304,6 +305,39 @@ pub(super) fn status(word: &Spanned<u16>, mistakes: &mut Vec<Mistake>) -> u16 {
     *word.get_ref()
 }
 
+/// The position of the service that this one registers with.
+fn registry(
+    file: &File,
+    name: &Spanned<String>,
+    service: &model::Service,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<usize> {
+    let word = service.registry.as_ref()?;
+    let is_registry =
+        |service: &model::Service| service.app.as_ref().is_some_and(|app| app.get_ref().registry.is_some());
+    if service.app.is_none() || is_registry(service) {
+        let mistake = Mistake::new(word.span(), format!("`{name}` has nothing to register"), "with whom");
+        mistakes
+            .push(mistake.help("a service with an app of its own registers; callers learn it from there"));
+        return None;
+    }
+    let found = file.service.iter().position(|(name, _)| name.get_ref() == word.get_ref());
+    let Some(position) = found else {
+        let known = file.service.iter().filter(|(_, service)| is_registry(service));
+        mistakes.push(Mistake::unknown("registry", word, known.map(|(name, _)| name.get_ref().as_str())));
+        return None;
+    };
+    let (at, other) = file.service.iter().nth(position)?;
+    if !is_registry(other) {
+        let mistake = Mistake::new(word.span(), format!("service `{word}` is no registry"), "registers here");
+        mistakes.push(mistake.also(at.span(), "this service").help("give it app = { registry = {} }"));
+    } else if other.replicas.as_ref().is_some_and(|replicas| *replicas.get_ref() > 1) {
+        let mistake = Mistake::new(at.span(), "a registry has one instance", "has several");
+        mistakes.push(mistake.help("leave `replicas` out: its members would not know each other"));
+    }
+    Some(position)
+}
+
 /// How long an app keeps an idle connection at most.
 fn close_idle(limit: &Spanned<Span>, mistakes: &mut Vec<Mistake>) -> Duration {
     let limit_value = limit.get_ref().0;
@@ -319,9 +353,9 @@ fn close_idle(limit: &Spanned<Span>, mistakes: &mut Vec<Mistake>) -> Duration {
 
 fn app(app: &Spanned<model::App>, mistakes: &mut Vec<Mistake>) -> Option<AppKind> {
     let kinds = app.get_ref();
-    let help = "exactly one: { http = {} }, { tcp = {} } or { cmd = [\"program\", \"argument\"] }";
-    match (&kinds.http, &kinds.tcp, &kinds.cmd) {
-        (Some(http), None, None) => {
+    let help = "exactly one: { http = {} }, { tcp = {} }, { registry = {} } or { cmd = [\"program\", \"argument\"] }";
+    match (&kinds.http, &kinds.tcp, &kinds.cmd, &kinds.registry) {
+        (Some(http), None, None, None) => {
             let http = http.get_ref();
             if let Some(none) = http.concurrency.as_ref().filter(|c| *c.get_ref() == 0) {
                 let message = "an app that works on no request answers none";
@@ -343,7 +377,7 @@ fn app(app: &Spanned<model::App>, mistakes: &mut Vec<Mistake>) -> Option<AppKind
                     .map_or(Duration::ZERO, |limit| close_idle(limit, mistakes)),
             }))
         }
-        (None, Some(tcp), None) => {
+        (None, Some(tcp), None, None) => {
             let greeting = tcp.get_ref().greeting.as_ref();
             if let Some(text) =
                 greeting.filter(|g| g.get_ref().is_empty() || g.get_ref().contains(['\n', '\r']))
@@ -353,20 +387,22 @@ fn app(app: &Spanned<model::App>, mistakes: &mut Vec<Mistake>) -> Option<AppKind
             }
             Some(AppKind::Tcp { greeting: greeting.map_or("hello".into(), |g| g.get_ref().clone()) })
         }
-        (None, None, Some(cmd)) if cmd.get_ref().is_empty() => {
+        (None, None, Some(cmd), None) if cmd.get_ref().is_empty() => {
             mistakes.push(Mistake::new(cmd.span(), "the command names no program", "empty").help(help));
             None
         }
-        (None, None, Some(cmd)) => Some(AppKind::Command(cmd.get_ref().clone())),
-        (None, None, None) => {
+        (None, None, Some(cmd), None) => Some(AppKind::Command(cmd.get_ref().clone())),
+        (None, None, None, Some(_)) => Some(AppKind::Registry),
+        (None, None, None, None) => {
             mistakes.push(Mistake::new(app.span(), "this app is of no kind", "which app?").help(help));
             None
         }
-        (http, tcp, cmd) => {
+        (http, tcp, cmd, registry) => {
             let kinds = [
                 http.as_ref().map(Spanned::span),
                 tcp.as_ref().map(Spanned::span),
                 cmd.as_ref().map(Spanned::span),
+                registry.as_ref().map(Spanned::span),
             ];
             let mut places = kinds.into_iter().flatten();
             let first = places.next().expect("two at least");

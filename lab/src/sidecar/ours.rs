@@ -48,6 +48,8 @@ struct OfService<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoints: Option<Vec<Endpoint<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    discovery: Option<Discovery>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     bridge: Option<bool>,
     #[serde(flatten)]
     policy: &'a Table,
@@ -69,11 +71,19 @@ enum Endpoint<'a> {
 }
 
 #[derive(Serialize)]
+struct Discovery {
+    etcd: Table,
+}
+
+#[derive(Serialize)]
 struct Inbound {
     port: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     protocol: Option<Protocol>,
 }
+
+/// How long an instance that has left the registry still takes requests.
+const DRAIN_MIN: &str = "1s";
 
 /// The text of the configuration file of the sidecar of `plan.instances[instance]`.
 pub fn config(plan: &Plan, instance: usize, seed: u64) -> String {
@@ -81,8 +91,16 @@ pub fn config(plan: &Plan, instance: usize, seed: u64) -> String {
     let service = &plan.services[this.service];
     let mut settings = Table::new();
     settings.insert("workers".into(), 1.into());
-    // Nobody here looks at readiness to choose an endpoint, so there is nobody to wait for.
-    settings.insert("timeouts".into(), Table::from_iter([("drain_min".to_owned(), "0s".into())]).into());
+    // Callers that were told of their endpoints once for all do not look at readiness, so there is nobody to wait for.
+    // Those that learn them take a moment to hear of an end.
+    let drain_min = if service.registry.is_some() { DRAIN_MIN } else { "0s" };
+    settings.insert("timeouts".into(), Table::from_iter([("drain_min".to_owned(), drain_min.into())]).into());
+    if let (Some(etcd), Some(port)) = (registry(plan, service), service.port) {
+        let address = SocketAddr::from((this.v4, port)).to_string();
+        let register =
+            Table::from_iter([("address".to_owned(), address.into()), ("etcd".to_owned(), etcd.into())]);
+        settings.insert("register".into(), register.into());
+    }
     if let Some(bytes) = service.limits.sidecar.memory {
         // It would find this out itself, but a namespace does not show it its control group.
         let budget = format!("{}KiB", bytes / 1024 * 4 / 5);
@@ -118,7 +136,8 @@ fn cluster<'a>(plan: &'a Plan, service: &'a Service, port: u16) -> OfService<'a>
         name: &service.name,
         addresses: vec![(service.vip4, port).into(), (service.vip6, port).into()],
         protocol: declared(service.protocol).filter(|_| unsaid("protocol")),
-        endpoints: unsaid("endpoints").then(endpoints),
+        endpoints: (unsaid("endpoints") && unsaid("discovery") && service.registry.is_none()).then(endpoints),
+        discovery: registry(plan, service).filter(|_| unsaid("discovery")).map(|etcd| Discovery { etcd }),
         bridge: (service.bridge && unsaid("bridge")).then_some(true),
         policy: &service.policy,
     }
@@ -131,6 +150,15 @@ fn endpoint(instance: &Instance, port: u16) -> Endpoint<'_> {
         (None, None, true) => Endpoint::Address(address),
         _ => Endpoint::Described { address, zone: zone.as_deref(), weight: *weight, labels },
     }
+}
+
+/// Where a service stands in its registry, if it has one.
+fn registry(plan: &Plan, service: &Service) -> Option<Table> {
+    let registry = &plan.services[service.registry?];
+    let at = |i: &usize| Some(Value::from(format!("http://{}:{}", plan.instances[*i].v4, registry.port?)));
+    let servers: Vec<Value> = registry.instances.iter().filter_map(at).collect();
+    let prefix = format!("/sidelab/services/{}/", service.name);
+    Some(Table::from_iter([("endpoints".to_owned(), servers.into()), ("prefix".to_owned(), prefix.into())]))
 }
 
 fn declared(protocol: Protocol) -> Option<Protocol> {

@@ -2,6 +2,8 @@
 //!
 //! The only file of the simulator that names them: [`Mesh`]. Tests of the simulator itself bring programs of their own.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +13,7 @@ use std::rc::Rc;
 use proxy::world::World;
 use tokio::time::Instant;
 
-use crate::app;
+use crate::app::{self, Disk};
 use crate::load::{self, Record};
 use crate::plan::{AppSpec, Load};
 
@@ -42,12 +44,16 @@ pub trait Programs: 'static {
 }
 
 /// The programs of a real mesh.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Mesh;
+#[derive(Clone, Default)]
+pub struct Mesh {
+    /// What each app's process leaves behind for the next one.
+    disks: Rc<RefCell<BTreeMap<String, Disk>>>,
+}
 
 impl Programs for Mesh {
     fn app(&self, world: World<SimNet>, spec: AppSpec) -> Main {
-        Box::pin(app::serve(world, spec))
+        let disk = self.disks.borrow_mut().entry(spec.instance.clone()).or_default().clone();
+        Box::pin(app::serve_from(world, spec, disk))
     }
 
     fn sidecar(&self, world: World<SimNet>, config: String, term: Term) -> Main {

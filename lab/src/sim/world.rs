@@ -127,7 +127,7 @@ impl SimWorld {
                 i.name,
                 words.first().map_or("", String::as_str)
             )),
-            AppKind::Http(_) | AppKind::Tcp { .. } => None,
+            AppKind::Http(_) | AppKind::Tcp { .. } | AppKind::Registry => None,
         };
         let limited = |id: ProcessId| {
             (plan.limits(id) != Limits::default()).then(|| {

@@ -46,6 +46,7 @@ pub fn plan(sidecar: SidecarKind, replicas: usize) -> Plan {
         port,
         protocol: Protocol::Tcp,
         bridge: false,
+        registry: None,
         policy: toml::Table::new(),
         settings: toml::Table::new(),
         limits: Default::default(),

@@ -295,3 +295,27 @@ pub const PROBE_SUCCESSES: u32 = 1;
 pub const PROBE_FAILURES: u32 = 3;
 /// Highest threshold of checks and probes: at one each second, a quarter of an hour.
 pub const MAX_THRESHOLD: u32 = 1000;
+
+/// How long others still see a registered app after its sidecar has vanished. Consul's and Eureka's agents are given 10 to
+/// 90 s; at 15 s, renewed every 5 s, two renewals may be lost before the third counts.
+pub const REGISTER_TTL: Duration = Duration::from_secs(15);
+/// The shortest that may be asked for. etcd counts leases in whole seconds, and refuses what is below its own election
+/// time-out (1 s) and a half.
+pub const REGISTER_TTL_LEAST: Duration = Duration::from_secs(2);
+/// How long endpoints are kept after the source says that there are none: an empty answer is believed. Eureka's and
+/// Consul's users want it otherwise, since a registry that lost its data answers the same.
+pub const EMPTY_GRACE: Duration = Duration::ZERO;
+/// Shortest and longest wait before a source that failed is asked again. Linkerd's reconnect back-off.
+pub const DISCOVERY_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// How long one call to etcd may take. etcd itself gives up on a write after 7 s; a healthy one takes milliseconds.
+pub const ETCD_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a server of etcd whose watch is silent is asked for a sign of life. A paused server keeps its connections
+/// open, and etcd's own progress messages come every 10 min.
+pub const ETCD_PROBE: Duration = Duration::from_secs(10);
+/// Largest answer of etcd, and largest message of a watch, bytes: some 50 000 endpoints.
+pub const ETCD_ANSWER: usize = 16 * 1024 * 1024;
+/// How long a new sidecar waits for the first word of every source before it is ready anyway. Envoy's
+/// initial_fetch_timeout is 15 s; orchestrators give a sidecar about as long.
+pub const FIRST_DISCOVERY: Duration = Duration::from_secs(5);
+/// How long a drain waits for the registry to have forgotten the app.
+pub const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(2);

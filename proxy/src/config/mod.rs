@@ -21,12 +21,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use diagnose::{ConfigError, ConfigErrors};
-pub use parse::parse;
+pub use parse::{parse, parse_endpoints};
 pub use snapshot::route;
 pub use snapshot::{
     Adaptive, App, Ask, Balance, BalancePolicy, Breaker, Cluster, ClusterLimits, Condition, Conditions,
-    Endpoint, Forwarded, HashSource, Health, Http1, Labels, Limits, Listen, Probe, Protocol, RequestTimeouts,
-    Retry, RetryBudget, SlowStart, Snapshot, Thresholds, Timeouts, TryTimeouts,
+    Discovery, Endpoint, Etcd, Forwarded, HashSource, Health, Http1, Labels, Limits, Listen, Probe, Protocol,
+    Register, RequestTimeouts, Retry, RetryBudget, SlowStart, Snapshot, Source, Thresholds, Timeouts,
+    TryTimeouts,
 };
 
 /// Why a file gave no snapshot.
@@ -56,6 +57,6 @@ pub fn load(path: &Path) -> Result<Snapshot, LoadError> {
     Ok(parse(&path.display().to_string(), &text)?)
 }
 
-fn read(path: &Path) -> Result<String, LoadError> {
+pub(crate) fn read(path: &Path) -> Result<String, LoadError> {
     std::fs::read_to_string(path).map_err(|error| LoadError::Unreadable { path: path.to_owned(), error })
 }

@@ -8,8 +8,8 @@
 //!
 //! Invariants: what was in force stays in force until a valid file replaces it; a file that is missing or half-written
 //! for a moment is never reported if it is whole again within [`QUIET`]; values that are only read at start keep the
-//! value they started with, so a snapshot never claims what is not so. This is the only part of the proxy that reads the
-//! file system while it runs; it belongs on the control thread.
+//! value they started with, so a snapshot never claims what is not so. With `discovery::file`, which watches in the same way,
+//! this is the only part of the proxy that reads the file system while it runs; it belongs on the control thread.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -87,7 +87,7 @@ async fn hangup(hangups: &mut Option<tokio::signal::unix::Signal>) {
 }
 
 /// Returns once there was no event for [`QUIET`], or after [`PATIENCE`].
-async fn quiet(look: &Notify) {
+pub(crate) async fn quiet(look: &Notify) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let until = (Instant::now() + QUIET).min(deadline);
@@ -167,26 +167,32 @@ impl<F: FnMut(Outcome)> Follower<F> {
 
 /// Gives `new` the values of `start` wherever they are only read at start, and returns the keys where that changed it.
 fn keep_from_start(new: &mut Snapshot, start: &Snapshot) -> Vec<&'static str> {
-    fn keep<T: PartialEq + Copy>(key: &'static str, new: &mut T, start: T, ignored: &mut Vec<&'static str>) {
-        if *new != start {
-            *new = start;
+    fn keep<T: PartialEq + Clone>(
+        key: &'static str,
+        new: &mut T,
+        start: &T,
+        ignored: &mut Vec<&'static str>,
+    ) {
+        if new != start {
+            new.clone_from(start);
             ignored.push(key);
         }
     }
     let mut ignored = Vec::new();
-    keep("workers", &mut new.workers, start.workers, &mut ignored);
-    keep("seed", &mut new.seed, start.seed, &mut ignored);
-    keep("mark", &mut new.mark, start.mark, &mut ignored);
-    keep("listen.outbound", &mut new.listen.outbound, start.listen.outbound, &mut ignored);
-    keep("listen.inbound", &mut new.listen.inbound, start.listen.inbound, &mut ignored);
-    keep("listen.admin", &mut new.listen.admin, start.listen.admin, &mut ignored);
-    keep("listen.metrics", &mut new.listen.metrics, start.listen.metrics, &mut ignored);
-    keep("listen.health", &mut new.listen.health, start.listen.health, &mut ignored);
+    keep("workers", &mut new.workers, &start.workers, &mut ignored);
+    keep("seed", &mut new.seed, &start.seed, &mut ignored);
+    keep("mark", &mut new.mark, &start.mark, &mut ignored);
+    keep("listen.outbound", &mut new.listen.outbound, &start.listen.outbound, &mut ignored);
+    keep("listen.inbound", &mut new.listen.inbound, &start.listen.inbound, &mut ignored);
+    keep("listen.admin", &mut new.listen.admin, &start.listen.admin, &mut ignored);
+    keep("listen.metrics", &mut new.listen.metrics, &start.listen.metrics, &mut ignored);
+    keep("listen.health", &mut new.listen.health, &start.listen.health, &mut ignored);
+    keep("register", &mut new.register, &start.register, &mut ignored);
     ignored
 }
 
 /// The directories that are watched: the file's, and if it is a link, that of what it leads to.
-struct Watch {
+pub(crate) struct Watch {
     /// Or why the system gave none; the reason is told by the first [`Watch::cover`].
     watcher: Result<RecommendedWatcher, Option<notify::Error>>,
     covered: BTreeSet<PathBuf>,
@@ -197,7 +203,8 @@ struct Watch {
 type Names = Arc<Mutex<BTreeSet<OsString>>>;
 
 impl Watch {
-    fn new(look: Arc<Notify>) -> Self {
+    /// Watches nothing yet; `look` is notified of every event that matters.
+    pub(crate) fn new(look: Arc<Notify>) -> Self {
         let names = Names::default();
         let known = names.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
@@ -211,7 +218,7 @@ impl Watch {
     }
 
     /// Watches what has to be watched for `path` now, and nothing else.
-    fn cover(&mut self, path: &Path) -> notify::Result<()> {
+    pub(crate) fn cover(&mut self, path: &Path) -> notify::Result<()> {
         let watcher = match &mut self.watcher {
             Ok(watcher) => watcher,
             Err(reason) => return reason.take().map_or(Ok(()), Err),

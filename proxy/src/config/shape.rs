@@ -7,16 +7,17 @@
 
 use std::ops::Range;
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_spanned::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, Error};
 
 use super::diagnose::{Mistakes, did_you_mean, one_of};
-use super::model::File;
 
 /// Keys whose values are lengths of time.
-const DURATIONS: [&str; 25] = [
+const DURATIONS: [&str; 27] = [
     "delay",
+    "ttl",
+    "empty_grace",
     "connect",
     "detect",
     "pool_idle",
@@ -47,8 +48,11 @@ const DURATIONS: [&str; 25] = [
 const SHARES: [&str; 7] =
     ["cap", "success_rate", "panic", "min_weight", "share", "delay_share", "abort_share"];
 
+const ETCD_EXAMPLE: &str =
+    "etcd = { endpoints = [\"http://10.0.0.5:2379\"], prefix = \"/sidelab/services/orders/\" }";
+
 /// The file that `text` describes, or `None` once what is wrong with it has been noted.
-pub(super) fn read(text: &str, mistakes: &mut Mistakes) -> Option<File> {
+pub(super) fn read<File: DeserializeOwned>(text: &str, mistakes: &mut Mistakes) -> Option<File> {
     let (root, errors) = DeTable::parse_recoverable(text);
     if let Some(first) = errors.iter().min_by_key(|error| error.span().map_or(0, |span| span.start)) {
         syntax(first, text, mistakes);
@@ -167,9 +171,12 @@ impl<'i> Reader<'i> {
         let (placeholder, example) = match key {
             "service" => ("''", "service = \"orders\""),
             "name" => ("''", "name = \"orders\""),
-            "endpoints" => ("[]", "endpoints = [\"10.0.0.11:8080\", \"10.0.0.12:8080\"]"),
+            "endpoints" => ("[]", "endpoints = [\"http://10.0.0.5:2379\"]"),
             "port" => ("1", "port = 8080"),
-            "address" => ("''", "address = \"127.0.0.1:8080\""),
+            "address" => ("''", "address = \"10.0.0.11:8080\""),
+            "prefix" => ("'/'", "prefix = \"/sidelab/services/orders/\""),
+            "etcd" => ("{endpoints=[],prefix='/'}", ETCD_EXAMPLE),
+            "endpoint" => ("[]", "[[endpoint]]"),
             _ => {
                 mistakes.add(format!("`{key}` is missing"), table, "missing from this table");
                 return false;
@@ -179,8 +186,11 @@ impl<'i> Reader<'i> {
             let purpose = match key {
                 "service" => "it is the name of the app's service in metrics and logs",
                 "name" => "it is the cluster's name in metrics and logs",
-                "endpoints" => "it lists where the service really is",
+                "endpoints" => "it lists where etcd listens",
                 "address" => "it is where to connect to",
+                "prefix" => "it is what the keys of the service begin with",
+                "etcd" => "it is where the app is registered",
+                "endpoint" => "a file of endpoints has a table for each, or says `endpoint = []`",
                 _ => "it is the port that the app listens on",
             };
             let whole_file = table.is_empty();
@@ -219,7 +229,7 @@ impl<'i> Reader<'i> {
                 "a bare number".into(),
                 format!(r#"write {key} = "{share}%""#),
             )
-        } else if matches!(key, "cluster" | "inbound") && expected == "a sequence" {
+        } else if matches!(key, "cluster" | "inbound" | "endpoint") && expected == "a sequence" {
             let help = format!("write [[{key}]], with double brackets: there may be several");
             (format!("`{key}` is a list of tables"), "a single table".into(), help)
         } else if is_port && number {

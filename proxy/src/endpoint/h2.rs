@@ -242,6 +242,11 @@ impl<N: Net> Streams<N> {
         });
     }
 
+    /// Forgets an endpoint. What is under way there ends, and its connections with it.
+    pub fn forget(&self, endpoint: SocketAddr) {
+        self.inner.groups.borrow_mut().remove(&endpoint);
+    }
+
     /// Closes all idle connections.
     pub fn clear(&self) {
         self.retain(|connection| connection.idle_since().is_none());

@@ -235,6 +235,11 @@ impl<N: Net> Pool<N> {
         });
     }
 
+    /// Forgets an endpoint. What is under way there ends, and its connections are not kept afterwards.
+    pub fn forget(&self, endpoint: SocketAddr) {
+        self.inner.slots.borrow_mut().remove(&endpoint);
+    }
+
     /// Closes all idle connections.
     pub fn clear(&self) {
         for slot in self.inner.slots.borrow().values() {

@@ -127,6 +127,12 @@ impl<N: Net> Pools<N> {
         self.http2.sweep();
     }
 
+    /// Forgets an endpoint: its idle connections close, and what is under way there ends.
+    pub fn forget(&self, endpoint: SocketAddr) {
+        self.http1.forget(endpoint);
+        self.http2.forget(endpoint);
+    }
+
     /// Closes all idle connections.
     pub fn clear(&self) {
         self.http1.clear();

@@ -6,6 +6,7 @@ mod route;
 mod throttle;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -94,6 +95,17 @@ struct Detection {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfCluster {
+    cluster: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Update {
+    cluster: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reload {
     result: &'static str,
 }
@@ -141,6 +153,11 @@ pub struct Metrics {
     duration: Family<SideCluster, Histogram, fn() -> Histogram>,
     reloads: Family<Reload, Counter>,
     routes: route::Families,
+    discovery_updates: Family<Update, Counter>,
+    discovery_endpoints: Family<OfCluster, Gauge>,
+    discovery_stale: Family<OfCluster, Gauge<f64, AtomicU64>>,
+    /// 1 while the app stands in the registry.
+    pub registered: Gauge,
     load: Arc<Load>,
 }
 
@@ -208,6 +225,19 @@ pub struct Single {
     pub endpoint: EndpointMetrics,
 }
 
+/// Metrics of the source of a cluster's endpoints.
+#[derive(Debug, Clone)]
+pub struct DiscoveryMetrics {
+    /// Changes that came into force.
+    pub applied: Counter,
+    /// What it told that could not be used.
+    pub rejected: Counter,
+    /// Endpoints in force.
+    pub endpoints: Gauge,
+    /// For how long they may have been wrong, seconds.
+    pub stale_seconds: Gauge<f64, AtomicU64>,
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("proxy");
@@ -240,9 +270,20 @@ impl Default for Metrics {
         );
         let endpoints = endpoint::Endpoints::default();
         endpoints.register(&mut registry);
+        let discovery_stale = Family::default();
+        registry.register_with_unit(
+            "discovery_stale",
+            "For how long the endpoints of a cluster may have been wrong, because their source does not answer",
+            Unit::Seconds,
+            discovery_stale.clone(),
+        );
         Metrics {
             load: Arc::new(load),
             endpoints,
+            discovery_updates: family!("discovery_updates", "Changes of discovered endpoints by result"),
+            discovery_endpoints: family!("discovery_endpoints", "Endpoints that were discovered"),
+            discovery_stale,
+            registered: gauge!("registered", "1 while the app stands in the registry"),
             connections: family!("connections", "Connections accepted"),
             connections_open: family!("connections_open", "Accepted connections that are open"),
             refused: family!(
@@ -429,6 +470,25 @@ impl Metrics {
     /// The metrics of one route of a cluster.
     pub fn route(&self, cluster: &str, route: &str) -> RouteMetrics {
         self.routes.route(cluster, route)
+    }
+
+    /// The metrics of the source of a cluster's endpoints.
+    pub fn discovery(&self, cluster: &str) -> DiscoveryMetrics {
+        let label = OfCluster { cluster: cluster.to_owned() };
+        let update = |result| Update { cluster: cluster.to_owned(), result };
+        DiscoveryMetrics {
+            applied: self.discovery_updates.get_or_create_owned(&update("applied")),
+            rejected: self.discovery_updates.get_or_create_owned(&update("rejected")),
+            endpoints: self.discovery_endpoints.get_or_create_owned(&label),
+            stale_seconds: self.discovery_stale.get_or_create_owned(&label),
+        }
+    }
+
+    /// Leaves out the gauges of a cluster that is not discovered any more.
+    pub fn forget_discovery(&self, cluster: &str) {
+        let label = OfCluster { cluster: cluster.to_owned() };
+        self.discovery_endpoints.remove(&label);
+        self.discovery_stale.remove(&label);
     }
 
     /// What the sidecar carries now.

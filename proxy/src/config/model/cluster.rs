@@ -8,7 +8,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_spanned::Spanned;
 
-use super::{Adaptive, Balance, Breaker, ClusterLimits, Health, Retry, RetryBudget, Route};
+use super::{Adaptive, Balance, Breaker, ClusterLimits, Discovery, Health, Retry, RetryBudget, Route};
 
 /// `[cluster.timeouts]`; `"0s"` switches a limit off.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -41,8 +41,13 @@ pub struct Cluster {
     /// `"detect"` (default, except on `opaque_ports`), `"http"` or `"tcp"`.
     #[serde(default)]
     pub protocol: Option<Spanned<String>>,
-    /// Where it really is: `"IP:PORT"`, or a table with more. May be empty if its routes lead elsewhere.
-    pub endpoints: Vec<Spanned<Endpoint>>,
+    /// Where it really is: `"IP:PORT"`, or a table with more. Needed unless there is `discovery`; may
+    /// be empty if its routes lead elsewhere.
+    #[serde(default)]
+    pub endpoints: Option<Spanned<Vec<Spanned<Endpoint>>>>,
+    /// Where its endpoints are learned.
+    #[serde(default)]
+    pub discovery: Option<Spanned<Discovery>>,
     /// Carry HTTP/1 requests over shared HTTP/2 connections. Only where every endpoint has a sidecar of this kind, which
     /// makes them HTTP/1 again. Default: false.
     #[serde(default)]
@@ -104,6 +109,12 @@ pub struct EndpointTable {
     /// Its share, relative to the others'. Default 1.
     #[serde(default)]
     pub weight: Option<Spanned<u32>>,
+    /// What it speaks: `"http"` or `"tcp"`. Counts if the cluster declares nothing and all endpoints that say so agree.
+    #[serde(default)]
+    pub protocol: Option<Spanned<String>>,
+    /// Who is expected there. Default: nobody in particular.
+    #[serde(default)]
+    pub identity: Option<Spanned<String>>,
     /// What tells it apart, for subsets.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

@@ -4,6 +4,7 @@ mod adaptive;
 mod balance;
 mod breaker;
 mod cluster;
+mod discovery;
 mod health;
 mod limits;
 mod retry;
@@ -16,6 +17,7 @@ pub use adaptive::{Adaptive, AdaptiveTable};
 pub use balance::{Balance, SlowStart};
 pub use breaker::Breaker;
 pub use cluster::{Cluster, ClusterTimeouts, Endpoint, EndpointTable};
+pub use discovery::{Discovery, EndpointsFile, Etcd, Register};
 pub use health::{App, Health, Probe};
 pub use limits::ClusterLimits;
 pub use retry::{Retry, RetryBudget};
@@ -81,6 +83,9 @@ pub struct File {
     /// Which endpoint gets a request, for every cluster that does not say otherwise.
     #[serde(default)]
     pub balance: Option<Balance>,
+    /// Tells others where the app is. Default: nobody is told.
+    #[serde(default)]
+    pub register: Option<Register>,
     /// Clusters.
     #[serde(default)]
     pub cluster: Vec<Cluster>,

@@ -55,12 +55,38 @@ impl Check<'_> {
             }
         }
         let serves_others = !given.route.is_empty() && !taken.led_to.contains(&name);
-        if given.endpoints.is_empty() && !serves_others {
-            self.mistakes
-                .add(format!("{what} has no endpoints"), given.name.span(), "every request to it would fail")
-                .help(r#"list where it really is: endpoints = ["10.0.0.11:8080"]"#);
+        match (&given.endpoints, &given.discovery) {
+            (Some(listed), Some(discovery)) => {
+                self.mistakes
+                    .add(
+                        format!("{what} has both `endpoints` and `discovery`"),
+                        discovery.span(),
+                        "they would be learned here",
+                    )
+                    .also(listed.span(), "and they are listed here")
+                    .help("keep one of the two");
+            }
+            (Some(listed), None) if listed.get_ref().is_empty() && !serves_others => {
+                self.mistakes
+                    .add(
+                        format!("{what} has no endpoints"),
+                        given.name.span(),
+                        "every request to it would fail",
+                    )
+                    .help(r#"list where it really is: endpoints = ["10.0.0.11:8080"]"#);
+            }
+            (None, None) => {
+                self.mistakes
+                    .add(format!("{what} has no endpoints"), given.name.span(), "nothing says where it is")
+                    .help(
+                        r#"list where it really is: endpoints = ["10.0.0.11:8080"], or say where that is learned: [cluster.discovery]"#,
+                    );
+            }
+            _ => {}
         }
-        let endpoints = self.endpoints(&what, &given.endpoints, &addresses, taken);
+        let listed = given.endpoints.as_ref().map_or(&[][..], |listed| listed.get_ref());
+        let endpoints = self.endpoints(&what, listed, &addresses, taken);
+        let discovery = given.discovery.as_ref().and_then(|discovery| self.discovery(discovery));
         let protocol = self.protocol(given.protocol.as_ref());
         let bridge = given.bridge.as_ref().filter(|bridge| *bridge.get_ref());
         if let (Some(bridge), Protocol::Tcp, Some(tcp)) = (bridge, protocol, &given.protocol) {
@@ -82,7 +108,9 @@ impl Check<'_> {
             addresses,
             protocol,
             opaque_at: BTreeSet::new(),
+            declared: given.protocol.is_some(),
             endpoints,
+            discovery,
             bridge: bridge.is_some(),
             timeouts: self.request_timeouts(
                 [&given.timeouts.request, &given.timeouts.per_try, &given.timeouts.response]
@@ -97,7 +125,8 @@ impl Check<'_> {
             adaptive: self.adaptive(given.adaptive_concurrency.as_ref()),
             // Read once all clusters are known.
             routes: Vec::new(),
-            routes_only: serves_others && given.endpoints.is_empty(),
+            routes_only: serves_others
+                && given.endpoints.as_ref().is_some_and(|listed| listed.get_ref().is_empty()),
         }
     }
 
@@ -141,7 +170,7 @@ impl Check<'_> {
         endpoints
     }
 
-    fn endpoint(&mut self, address: SocketAddr, entry: &model::EndpointTable) -> Endpoint {
+    pub(super) fn endpoint(&mut self, address: SocketAddr, entry: &model::EndpointTable) -> Endpoint {
         let zone = entry.zone.as_ref().map(|zone| self.name("zone", zone).into());
         let priority = entry.priority.as_ref().map_or(0, |priority| {
             self.ranged("priority", Some(priority), 0, 0..=u32::from(defaults::MAX_PRIORITY)) as u8
@@ -150,7 +179,9 @@ impl Check<'_> {
             .weight
             .as_ref()
             .map_or(1, |weight| self.ranged("weight", Some(weight), 1, 1..=defaults::MAX_WEIGHT) as u32);
-        Endpoint { address, zone, priority, weight, labels: entry.labels.clone().into() }
+        let protocol = entry.protocol.as_ref().map(|protocol| self.protocol(Some(protocol)));
+        let identity = entry.identity.as_ref().map(|identity| self.name("identity", identity).into());
+        Endpoint { address, zone, priority, weight, protocol, identity, labels: entry.labels.clone().into() }
     }
 
     fn server_names(&mut self, cluster: &str, given: &[Spanned<String>], taken: &mut Taken) -> Vec<String> {

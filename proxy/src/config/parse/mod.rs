@@ -5,7 +5,6 @@
 //! gives no [`Snapshot`]. Addresses are compared in their canonical form: `[::ffff:10.0.0.1]:80` is `10.0.0.1:80`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +14,17 @@ use serde_spanned::Spanned;
 use super::diagnose::{ConfigErrors, Mistakes, did_you_mean, one_of};
 use super::model::{self, File};
 use super::{
-    Balance, Breaker, Cluster, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts, Retry,
-    RetryBudget, Snapshot, defaults, shape, units,
+    Balance, Breaker, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts, Retry, RetryBudget,
+    Snapshot, defaults, shape, units,
 };
 use cluster::Taken;
+
+pub use discovery::parse_endpoints;
 
 mod balance;
 mod breaker;
 mod cluster;
+mod discovery;
 mod health;
 mod limits;
 mod matches;
@@ -36,7 +38,8 @@ mod timeouts;
 /// Every mistake in the text: all of its shape (keys, types), or if there is none, all of its meaning.
 pub fn parse(path_name: &str, text: &str) -> Result<Snapshot, ConfigErrors> {
     let mut mistakes = Mistakes::new(path_name, text);
-    let snapshot = shape::read(text, &mut mistakes).map(|file| Check { mistakes: &mut mistakes }.file(&file));
+    let snapshot =
+        shape::read(text, &mut mistakes).map(|file: File| Check { mistakes: &mut mistakes }.file(&file));
     // Without a snapshot there is a mistake, so this unwraps only what was there all along.
     mistakes.finish(snapshot).map(|snapshot| snapshot.expect("a file without mistakes gives a snapshot"))
 }
@@ -104,9 +107,7 @@ impl Check<'_> {
         let mut clusters = Vec::with_capacity(file.cluster.len());
         for cluster in &file.cluster {
             let mut checked = self.cluster(cluster, &general, &mut taken);
-            if cluster.protocol.is_none() {
-                checked.opaque_at = opaque_at(&checked, &opaque_ports);
-            }
+            checked.settle_protocol(&opaque_ports);
             if let Some(first) = names.insert(checked.name.clone(), cluster.name.span()) {
                 self.mistakes
                     .add(
@@ -126,6 +127,7 @@ impl Check<'_> {
         for (cluster, routes) in clusters.iter_mut().zip(routes) {
             cluster.routes = routes;
         }
+        let register = file.register.as_ref().and_then(|register| self.register(register));
         let inbound = self.inbound(&file.inbound, &listen, &opaque_ports);
         let adaptive = file.inbound.iter().filter_map(|entry| {
             Some((*entry.port.get_ref(), self.adaptive(entry.adaptive_concurrency.as_ref())?))
@@ -147,6 +149,7 @@ impl Check<'_> {
             opaque_ports,
             timeouts,
             limits,
+            register,
             clusters: clusters.into_iter().map(Arc::new).collect(),
             inbound,
             inbound_adaptive,
@@ -359,12 +362,4 @@ impl Check<'_> {
         }
         ports
     }
-}
-
-/// The ports of an undeclared cluster's addresses that are opaque: those that are named as such, or all of them if an
-/// endpoint's port is, since that is the port that the service was given.
-fn opaque_at(cluster: &Cluster, opaque_ports: &BTreeSet<u16>) -> BTreeSet<u16> {
-    let all = cluster.endpoints.iter().any(|endpoint| opaque_ports.contains(&endpoint.address.port()));
-    let ports = cluster.addresses.iter().map(SocketAddr::port);
-    ports.filter(|port| all || opaque_ports.contains(port)).collect()
 }

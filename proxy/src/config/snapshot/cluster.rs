@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::route::Route;
-use super::{Adaptive, Balance, Breaker, ClusterLimits, Health, Protocol, Retry, RetryBudget};
+use super::{Adaptive, Balance, Breaker, ClusterLimits, Discovery, Health, Protocol, Retry, RetryBudget};
 
 /// Time limits of a request to a cluster; `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,8 +43,12 @@ pub struct Cluster {
     pub protocol: Protocol,
     /// Ports of its addresses that are opaque although [`Cluster::protocol`] says to detect, since nobody declared it.
     pub opaque_at: BTreeSet<u16>,
-    /// Where it really is.
+    /// Whether [`Cluster::protocol`] is the configuration's, and not what the endpoints say or do not say.
+    pub declared: bool,
+    /// Where it really is: what the configuration lists, or what was discovered so far.
     pub endpoints: Vec<Endpoint>,
+    /// Where its endpoints are learned, if the configuration does not list them.
+    pub discovery: Option<Discovery>,
     /// Whether HTTP/1 requests go over shared HTTP/2 connections, because sidecars at the endpoints restore them.
     pub bridge: bool,
     /// Time limits of requests to it.
@@ -85,6 +89,10 @@ pub struct Endpoint {
     pub priority: u8,
     /// Its share, relative to the others'; at least 1.
     pub weight: u32,
+    /// What it says that it speaks.
+    pub protocol: Option<Protocol>,
+    /// Who is expected there.
+    pub identity: Option<Arc<str>>,
     /// What tells it apart, for subsets.
     pub labels: Labels,
 }
@@ -92,7 +100,8 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint of which only the address is known.
     pub fn at(address: SocketAddr) -> Self {
-        Endpoint { address, zone: None, priority: 0, weight: 1, labels: Arc::default() }
+        let labels = Arc::default();
+        Endpoint { address, zone: None, priority: 0, weight: 1, protocol: None, identity: None, labels }
     }
 
     /// Whether it has all of these labels.
@@ -102,6 +111,23 @@ impl Endpoint {
 }
 
 impl Cluster {
+    /// Settles what nobody declared: the protocol that the endpoints agree on, or else the ports that are opaque. Those
+    /// are the virtual ones that are named as such, or all of them if an endpoint's port is, since that is the port that
+    /// the service was given.
+    pub fn settle_protocol(&mut self, opaque_ports: &BTreeSet<u16>) {
+        if self.declared {
+            return;
+        }
+        let mut said = self.endpoints.iter().filter_map(|endpoint| endpoint.protocol);
+        let first = said.next();
+        let agreed = first.filter(|first| said.all(|other| other == *first));
+        self.protocol = agreed.unwrap_or_default();
+        let all = self.endpoints.iter().any(|endpoint| opaque_ports.contains(&endpoint.address.port()));
+        let ports = self.addresses.iter().map(SocketAddr::port);
+        let opaque = |port: &u16| agreed.is_none() && (all || opaque_ports.contains(port));
+        self.opaque_at = ports.filter(opaque).collect();
+    }
+
     /// What is spoken with the virtual address at `port`.
     pub fn protocol_at(&self, port: u16) -> Protocol {
         if self.opaque_at.contains(&port) { Protocol::Tcp } else { self.protocol }

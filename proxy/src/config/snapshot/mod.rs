@@ -9,6 +9,7 @@ use super::defaults;
 mod balance;
 mod breaker;
 mod cluster;
+mod discovery;
 mod health;
 mod limits;
 mod retry;
@@ -17,6 +18,7 @@ pub mod route;
 pub use balance::{Balance, BalancePolicy, HashSource, SlowStart};
 pub use breaker::Breaker;
 pub use cluster::{Cluster, Endpoint, Labels, RequestTimeouts, TryTimeouts};
+pub use discovery::{Discovery, Etcd, Register, Source};
 pub use health::{App, Ask, Health, Probe, Thresholds};
 pub use limits::{Adaptive, ClusterLimits};
 pub use retry::{Condition, Conditions, Retry, RetryBudget};
@@ -50,6 +52,8 @@ pub struct Snapshot {
     pub timeouts: Timeouts,
     /// How much is taken on.
     pub limits: Limits,
+    /// What others are told of the app, if anything. Only read at start.
+    pub register: Option<Register>,
     /// Clusters, in the order of the file.
     pub clusters: Vec<Arc<Cluster>>,
     /// What the app speaks on its ports; of a port that is not named, [`Snapshot::inbound_protocol`] knows.

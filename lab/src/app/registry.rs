@@ -1,0 +1,395 @@
+//! The built-in registry: as much of etcd's HTTP and JSON as a sidecar asks for, so that discovery and registration can be
+//! simulated. On the kernel a real etcd stands in its place.
+//!
+//! Ranges, puts, deletions, leases and watches of one prefix each, with one revision for every change, a history that
+//! watches resume from, and compaction. Its [`Disk`] outlives the process, as etcd's data does: after a restart keys and
+//! leases are there, and each lease has its whole time again (etcd's lessor does the same, because it cannot know how long
+//! it was gone). Answers have the same shape as those of etcd 3.4, numbers as text included.
+//!
+//! What it leaves out: transactions, several members, and everything else that a sidecar does not ask for.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Either, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::bump;
+use super::metrics::Counters;
+
+/// How often leases are looked at, as etcd's lessor does.
+const LEASE_CHECK: Duration = Duration::from_millis(500);
+/// Changes that are kept for watches to resume from; older ones are compacted away.
+const HISTORY: usize = 10_000;
+/// Any number: which etcd this is.
+const CLUSTER_ID: &str = "7";
+
+/// What outlives the process.
+#[derive(Clone, Default)]
+pub struct Disk(Rc<RefCell<Store>>);
+
+#[derive(Default)]
+struct Store {
+    revision: i64,
+    keys: BTreeMap<Vec<u8>, Stored>,
+    leases: BTreeMap<i64, Lease>,
+    last_lease: i64,
+    /// Every change since [`Store::compacted`], oldest first.
+    history: Vec<Change>,
+    compacted: i64,
+}
+
+struct Stored {
+    value: Vec<u8>,
+    lease: i64,
+}
+
+struct Lease {
+    ttl: u64,
+    ends: Instant,
+}
+
+#[derive(Clone)]
+struct Change {
+    revision: i64,
+    key: Vec<u8>,
+    /// `None`: it is gone.
+    value: Option<Vec<u8>>,
+}
+
+/// Why a request is not answered with 200.
+type Refusal = (StatusCode, u32, &'static str);
+const NO_LEASE: Refusal = (StatusCode::NOT_FOUND, 5, "etcdserver: requested lease not found");
+const NONSENSE: Refusal = (StatusCode::BAD_REQUEST, 3, "the request makes no sense");
+
+impl Store {
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>, lease: i64) -> Result<(), Refusal> {
+        if lease != 0 && !self.leases.contains_key(&lease) {
+            return Err(NO_LEASE);
+        }
+        self.keys.insert(key.clone(), Stored { value: value.clone(), lease });
+        self.change(vec![(key, Some(value))]);
+        Ok(())
+    }
+
+    /// Deletes keys, all in one revision, as etcd does.
+    fn delete(&mut self, gone: impl Fn(&[u8], &Stored) -> bool) -> usize {
+        let mut changes = Vec::new();
+        self.keys.retain(|key, stored| {
+            let gone = gone(key, stored);
+            if gone {
+                changes.push((key.clone(), None));
+            }
+            !gone
+        });
+        let count = changes.len();
+        if count > 0 {
+            self.change(changes);
+        }
+        count
+    }
+
+    fn change(&mut self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) {
+        self.revision += 1;
+        let revision = self.revision;
+        self.history.extend(changes.into_iter().map(|(key, value)| Change { revision, key, value }));
+        if self.history.len() > HISTORY {
+            let forgotten = self.history.len() - HISTORY;
+            let last = self.history[forgotten - 1].revision;
+            self.history.retain(|change| change.revision > last);
+            self.compacted = last;
+        }
+    }
+
+    fn end_lease(&mut self, lease: i64) -> Result<(), Refusal> {
+        self.leases.remove(&lease).ok_or(NO_LEASE)?;
+        self.delete(|_, stored| stored.lease == lease);
+        Ok(())
+    }
+
+    fn header(&self) -> Value {
+        json!({ "cluster_id": CLUSTER_ID, "member_id": "1", "revision": self.revision.to_string(), "raft_term": "2" })
+    }
+}
+
+/// The registry, shared by its connections.
+pub struct Registry {
+    store: Rc<RefCell<Store>>,
+    /// Its last revision, for watches.
+    revision: watch::Sender<i64>,
+    counters: Rc<Counters>,
+}
+
+type Endless = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>>>>;
+type Body = Either<Full<Bytes>, StreamBody<Endless>>;
+
+impl Registry {
+    /// A registry that starts on what `disk` holds.
+    pub fn new(disk: Disk, counters: Rc<Counters>) -> Self {
+        let mut store = disk.0.borrow_mut();
+        // A new etcd has revision 1.
+        store.revision = store.revision.max(1);
+        let now = Instant::now();
+        for lease in store.leases.values_mut() {
+            lease.ends = now + Duration::from_secs(lease.ttl);
+        }
+        let revision = watch::Sender::new(store.revision);
+        drop(store);
+        Registry { store: disk.0, revision, counters }
+    }
+
+    /// Ends leases when their time is over, for ever.
+    pub(super) async fn keep_leases(&self) {
+        loop {
+            sleep(LEASE_CHECK).await;
+            let now = Instant::now();
+            let mut store = self.store.borrow_mut();
+            let over: Vec<i64> =
+                store.leases.iter().filter(|(_, lease)| lease.ends <= now).map(|(id, _)| *id).collect();
+            for lease in over {
+                let _ = store.end_lease(lease);
+            }
+            self.tell(&store);
+        }
+    }
+
+    /// Serves one connection until it ends.
+    pub(super) async fn connection<I: AsyncRead + AsyncWrite + Unpin>(self: Rc<Self>, io: I) {
+        let service = service_fn(|request| async {
+            bump(&self.counters.requests);
+            Ok::<_, Infallible>(self.answer(request).await)
+        });
+        let _ = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .header_read_timeout(None)
+            .serve_connection(TokioIo::new(io), service)
+            .await;
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path().to_owned();
+        let Ok(body) = request.into_body().collect().await else { return refuse(NONSENSE) };
+        let Ok(asked) = serde_json::from_slice::<Value>(&body.to_bytes()) else { return refuse(NONSENSE) };
+        if path == "/v3/watch" {
+            return self.watch(&asked["create_request"]).unwrap_or_else(refuse);
+        }
+        match self.call(&path, &asked) {
+            Ok(answer) => Response::new(Either::Left(Full::from(format!("{answer}\n")))),
+            Err(refusal) => refuse(refusal),
+        }
+    }
+
+    fn call(&self, path: &str, asked: &Value) -> Result<Value, Refusal> {
+        let mut store = self.store.borrow_mut();
+        let answer = match path {
+            "/v3/kv/range" => {
+                let (from, to) = span(asked)?;
+                let found = store.keys.iter().filter(|(key, _)| within(key, &from, &to));
+                let kv = |(key, stored): (&Vec<u8>, &Stored)| json!({ "key": STANDARD.encode(key), "value": STANDARD.encode(&stored.value), "lease": stored.lease.to_string() });
+                let kvs: Vec<Value> = found.map(kv).collect();
+                let count = kvs.len().to_string();
+                match asked["count_only"].as_bool() {
+                    Some(true) => json!({ "header": store.header(), "count": count }),
+                    _ => json!({ "header": store.header(), "kvs": kvs, "count": count }),
+                }
+            }
+            "/v3/kv/put" => {
+                store.put(bytes(&asked["key"])?, bytes(&asked["value"])?, number(&asked["lease"])?)?;
+                json!({ "header": store.header() })
+            }
+            "/v3/kv/deleterange" => {
+                let (from, to) = span(asked)?;
+                let count = store.delete(|key, _| within(key, &from, &to));
+                json!({ "header": store.header(), "deleted": count.to_string() })
+            }
+            "/v3/lease/grant" => {
+                let ttl = u64::try_from(number(&asked["TTL"])?).map_err(|_| NONSENSE)?.max(2);
+                store.last_lease += 1;
+                let id = store.last_lease;
+                store.leases.insert(id, Lease { ttl, ends: Instant::now() + Duration::from_secs(ttl) });
+                json!({ "header": store.header(), "ID": id.to_string(), "TTL": ttl.to_string() })
+            }
+            "/v3/lease/keepalive" => {
+                let id = number(&asked["ID"])?;
+                let header = store.header();
+                let renewed = store.leases.get_mut(&id).map(|lease| {
+                    lease.ends = Instant::now() + Duration::from_secs(lease.ttl);
+                    lease.ttl.to_string()
+                });
+                match renewed {
+                    Some(ttl) => {
+                        json!({ "result": { "header": header, "ID": id.to_string(), "TTL": ttl } })
+                    }
+                    // What is zero is left out.
+                    None => json!({ "result": { "header": header, "ID": id.to_string() } }),
+                }
+            }
+            "/v3/lease/revoke" => {
+                store.end_lease(number(&asked["ID"])?)?;
+                json!({ "header": store.header() })
+            }
+            "/v3/kv/compaction" => {
+                let at = number(&asked["revision"])?.min(store.revision);
+                store.compacted = store.compacted.max(at);
+                store.history.retain(|change| change.revision > at);
+                json!({ "header": store.header() })
+            }
+            _ => return Err((StatusCode::NOT_FOUND, 12, "Not Found")),
+        };
+        self.tell(&store);
+        Ok(answer)
+    }
+
+    fn watch(&self, asked: &Value) -> Result<Response<Body>, Refusal> {
+        let (from, to) = span(asked)?;
+        let store = self.store.borrow();
+        let next = match number(&asked["start_revision"])? {
+            0 => store.revision + 1,
+            start => start,
+        };
+        let created = json!({ "result": { "header": store.header(), "created": true } });
+        // Watching from what was forgotten, or from the revision that the compaction kept, is a difference of one.
+        let compacted = (next <= store.compacted).then(|| {
+            let compact_revision = store.compacted.to_string();
+            json!({ "result": { "header": { "cluster_id": CLUSTER_ID }, "canceled": true, "compact_revision": compact_revision } })
+        });
+        drop(store);
+        let feed = Feed {
+            first: Some(created),
+            last: compacted,
+            next,
+            span: (from, to),
+            store: self.store.clone(),
+            revision: self.revision.subscribe(),
+        };
+        let lines: Endless = Box::pin(unfold(feed, Feed::step));
+        Ok(Response::new(Either::Right(StreamBody::new(lines))))
+    }
+
+    /// Wakes the watches up.
+    fn tell(&self, store: &Store) {
+        self.revision
+            .send_if_modified(|revision| std::mem::replace(revision, store.revision) != store.revision);
+    }
+}
+
+/// A watch under way.
+struct Feed {
+    first: Option<Value>,
+    /// What ends it, if it must end.
+    last: Option<Value>,
+    /// The first revision that was not told yet.
+    next: i64,
+    span: (Vec<u8>, Vec<u8>),
+    store: Rc<RefCell<Store>>,
+    revision: watch::Receiver<i64>,
+}
+
+impl Feed {
+    /// The next line, and what follows it.
+    async fn step(mut self) -> Option<(Result<Frame<Bytes>, Infallible>, Feed)> {
+        if let Some(line) = self.first.take() {
+            return Some((frame(&line), self));
+        }
+        if let Some(line) = self.last.take() {
+            self.next = i64::MAX;
+            return Some((frame(&line), self));
+        }
+        if self.next == i64::MAX {
+            return None;
+        }
+        loop {
+            if let Some(line) = self.news() {
+                return Some((frame(&line), self));
+            }
+            self.revision.changed().await.ok()?;
+        }
+    }
+
+    /// The changes of one revision, the first with any.
+    fn news(&mut self) -> Option<Value> {
+        let store = self.store.borrow();
+        let (from, to) = &self.span;
+        let seen = |change: &&Change| change.revision >= self.next && within(&change.key, from, to);
+        let revision = store.history.iter().find(seen).map(|change| change.revision);
+        let Some(revision) = revision else {
+            self.next = self.next.max(store.revision + 1);
+            return None;
+        };
+        let event = |change: &Change| match &change.value {
+            Some(value) => {
+                json!({ "kv": { "key": STANDARD.encode(&change.key), "value": STANDARD.encode(value) } })
+            }
+            None => json!({ "type": "DELETE", "kv": { "key": STANDARD.encode(&change.key) } }),
+        };
+        let events: Vec<Value> = store
+            .history
+            .iter()
+            .filter(|change| change.revision == revision && within(&change.key, from, to))
+            .map(event)
+            .collect();
+        let header = json!({ "cluster_id": CLUSTER_ID, "revision": revision.to_string() });
+        self.next = revision + 1;
+        Some(json!({ "result": { "header": header, "events": events } }))
+    }
+}
+
+fn frame(line: &Value) -> Result<Frame<Bytes>, Infallible> {
+    Ok(Frame::data(Bytes::from(format!("{line}\n"))))
+}
+
+fn refuse((status, code, message): Refusal) -> Response<Body> {
+    let text = json!({ "error": message, "message": message, "code": code }).to_string();
+    let mut response = Response::new(Either::Left(Full::from(text)));
+    *response.status_mut() = status;
+    response
+}
+
+/// Whether a key is in a span; an empty end means one key, a zero byte all that follow.
+fn within(key: &[u8], from: &[u8], to: &[u8]) -> bool {
+    match to {
+        [] => key == from,
+        [0] => key >= from,
+        _ => key >= from && key < to,
+    }
+}
+
+fn span(asked: &Value) -> Result<(Vec<u8>, Vec<u8>), Refusal> {
+    Ok((bytes(&asked["key"])?, bytes(&asked["range_end"])?))
+}
+
+/// Bytes in base64; what is left out is empty.
+fn bytes(value: &Value) -> Result<Vec<u8>, Refusal> {
+    match value {
+        Value::Null => Ok(Vec::new()),
+        Value::String(text) => STANDARD.decode(text).map_err(|_| NONSENSE),
+        _ => Err(NONSENSE),
+    }
+}
+
+/// A number, as text or not; what is left out is zero.
+fn number(value: &Value) -> Result<i64, Refusal> {
+    match value {
+        Value::Null => Ok(0),
+        Value::String(text) => text.parse().map_err(|_| NONSENSE),
+        other => other.as_i64().ok_or(NONSENSE),
+    }
+}

@@ -1,0 +1,72 @@
+//! `[cluster.discovery]`, `[register]`, and the file that a watched cluster is read from.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_spanned::Spanned;
+
+use super::EndpointTable;
+
+/// `[cluster.discovery]`: where a cluster's endpoints are learned. Exactly one of `file` and `etcd`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Discovery {
+    /// A file of `[[endpoint]]` tables, which is followed.
+    #[serde(default)]
+    pub file: Option<Spanned<String>>,
+    /// A prefix of keys in etcd.
+    #[serde(default)]
+    pub etcd: Option<Spanned<Etcd>>,
+    /// How long endpoints are kept after the source says that there are none at all. Default `"0s"`: not at all.
+    #[serde(default)]
+    pub empty_grace: Option<Spanned<String>>,
+}
+
+/// `etcd = { .. }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Etcd {
+    /// Its servers, `"http://IP:PORT"` or `"IP:PORT"`, tried in turn.
+    pub endpoints: Vec<Spanned<String>>,
+    /// What all keys of the service begin with, with a slash at the end.
+    pub prefix: Spanned<String>,
+}
+
+/// `[register]`: tells others where the app is, for as long as it is ready.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Register {
+    /// Where. The key is the prefix and the name of the instance.
+    pub etcd: Spanned<Etcd>,
+    /// The address at which others reach the app, `"IP:PORT"`.
+    pub address: Spanned<String>,
+    /// How long others still see it after this sidecar has vanished. Default `"15s"`.
+    #[serde(default)]
+    pub ttl: Option<Spanned<String>>,
+    /// The zone it is in. Default: none.
+    #[serde(default)]
+    pub zone: Option<Spanned<String>>,
+    /// Which are used first: those with the lowest. Default 0.
+    #[serde(default)]
+    pub priority: Option<Spanned<u32>>,
+    /// Its share, relative to the others'. Default 1.
+    #[serde(default)]
+    pub weight: Option<Spanned<u32>>,
+    /// What it speaks: `"http"` or `"tcp"`. Callers that declare nothing go by it. Default: they find out.
+    #[serde(default)]
+    pub protocol: Option<Spanned<String>>,
+    /// Whom callers should expect there. Default: nobody in particular.
+    #[serde(default)]
+    pub identity: Option<Spanned<String>>,
+    /// What tells it apart, for subsets.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The whole of a `discovery.file`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointsFile {
+    /// The endpoints. None at all is said by `endpoint = []`, so that an empty file is a mistake.
+    pub endpoint: Vec<Spanned<EndpointTable>>,
+}

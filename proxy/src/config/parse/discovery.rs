@@ -1,0 +1,136 @@
+//! `[cluster.discovery]`, `[register]`, and files of endpoints.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde_spanned::Spanned;
+
+use super::{Check, ConfigErrors, Mistakes, shape};
+use crate::config::model::{self, EndpointsFile};
+use crate::config::{Discovery, Endpoint, Etcd, Register, Source, defaults, units};
+
+/// The endpoints that the text of a `discovery.file` names. `path_name` is what errors call it.
+///
+/// # Errors
+/// Every mistake in the text.
+pub fn parse_endpoints(path_name: &str, text: &str) -> Result<Vec<Endpoint>, ConfigErrors> {
+    let mut mistakes = Mistakes::new(path_name, text);
+    let file: Option<EndpointsFile> = shape::read(text, &mut mistakes);
+    let mut check = Check { mistakes: &mut mistakes };
+    let mut endpoints = Vec::new();
+    let mut places: BTreeMap<SocketAddr, Range<usize>> = BTreeMap::new();
+    for table in file.iter().flat_map(|file| &file.endpoint) {
+        let table = table.get_ref();
+        let Some(address) = check.address(&table.address) else { continue };
+        if let Some(first) = places.insert(address, table.address.span()) {
+            check
+                .mistakes
+                .add(format!("the endpoint {address} stands here twice"), table.address.span(), "again")
+                .also(first, "first")
+                .help("remove one of them: to give an endpoint a larger share, give it a `weight`");
+        }
+        endpoints.push(check.endpoint(address, table));
+    }
+    mistakes.finish(endpoints)
+}
+
+impl Check<'_> {
+    pub(super) fn discovery(&mut self, given: &Spanned<model::Discovery>) -> Option<Discovery> {
+        let span = given.span();
+        let given = given.get_ref();
+        let sources = [
+            ("file", given.file.as_ref().map(Spanned::span)),
+            ("etcd", given.etcd.as_ref().map(Spanned::span)),
+        ];
+        let mut named = sources.into_iter().filter_map(|(key, span)| Some((key, span?)));
+        let Some((first, first_span)) = named.next() else {
+            self.mistakes
+                .add("this discovery has no source", span, "nothing to learn endpoints from")
+                .help("give it a `file` or an `etcd`");
+            return None;
+        };
+        if let Some((second, second_span)) = named.next() {
+            self.mistakes
+                .add(format!("`{first}` and `{second}` are two sources"), second_span, "the second")
+                .also(first_span, "the first")
+                .help("a cluster learns its endpoints from one source: keep one of the two");
+            return None;
+        }
+        let source = match (&given.file, &given.etcd) {
+            (Some(file), _) if file.get_ref().is_empty() => {
+                self.mistakes
+                    .add("`file` is empty", file.span(), "a path is needed")
+                    .help(r#"such as file = "/etc/sidelab/orders.toml""#);
+                None
+            }
+            (Some(file), _) => Some(Source::File(file.get_ref().into())),
+            (None, Some(etcd)) => self.etcd(etcd.get_ref()).map(Source::Etcd),
+            (None, None) => None,
+        };
+        let empty_grace =
+            self.duration("empty_grace", given.empty_grace.as_ref(), defaults::EMPTY_GRACE).value;
+        Some(Discovery { source: source?, empty_grace })
+    }
+
+    fn etcd(&mut self, given: &model::Etcd) -> Option<Etcd> {
+        let prefix = given.prefix.get_ref();
+        if !prefix.ends_with('/') {
+            self.mistakes
+                .add("`prefix` does not end with a slash", given.prefix.span(), "where does the name end?")
+                .help(format!(
+                    "write \"{prefix}/\": without the slash, keys of \"{prefix}2\" would count too"
+                ));
+        }
+        if given.endpoints.is_empty() {
+            self.mistakes
+                .add("etcd has no servers", given.prefix.span(), "stored where?")
+                .help(r#"list them: endpoints = ["http://10.0.0.5:2379"]"#);
+        }
+        let mut servers = Vec::with_capacity(given.endpoints.len());
+        for text in &given.endpoints {
+            let words = text.get_ref().as_str();
+            if words.starts_with("https://") {
+                self.mistakes
+                    .add("etcd is not spoken to over TLS", text.span(), "TLS")
+                    .help("give the address of a plain listener of etcd's, such as one on loopback");
+                continue;
+            }
+            let bare = words.strip_prefix("http://").unwrap_or(words).trim_end_matches('/');
+            // So that the words pointed at are those of the file.
+            match bare.parse::<SocketAddr>() {
+                Ok(_) => servers.extend(self.address(&Spanned::new(text.span(), bare.to_owned()))),
+                Err(_) => {
+                    self.mistakes
+                        .add("this is not an address of etcd", text.span(), "not an address and a port")
+                        .help(r#"write it like "http://10.0.0.5:2379"; names are not resolved here"#);
+                }
+            }
+        }
+        (!servers.is_empty()).then(|| Etcd { servers, prefix: prefix.clone() })
+    }
+
+    pub(super) fn register(&mut self, given: &model::Register) -> Option<Register> {
+        let etcd = self.etcd(given.etcd.get_ref());
+        let ttl = self.duration("ttl", given.ttl.as_ref(), defaults::REGISTER_TTL);
+        if let Some(span) = ttl.span.filter(|_| ttl.value < defaults::REGISTER_TTL_LEAST) {
+            let least = units::show(defaults::REGISTER_TTL_LEAST);
+            self.mistakes
+                .add("`ttl` is too short", span, "lost at the first hiccup")
+                .help(format!("it is at least {least}, as etcd's leases are; the default is 15s"));
+        }
+        let table = model::EndpointTable {
+            address: given.address.clone(),
+            zone: given.zone.clone(),
+            priority: given.priority.clone(),
+            weight: given.weight.clone(),
+            protocol: given.protocol.clone(),
+            identity: given.identity.clone(),
+            labels: given.labels.clone(),
+        };
+        let address = self.address(&given.address)?;
+        let endpoint = Arc::new(self.endpoint(address, &table));
+        Some(Register { etcd: etcd?, ttl: ttl.value, endpoint })
+    }
+}

@@ -1,0 +1,188 @@
+//! A client for etcd version 3, by the HTTP and JSON that every server of it offers beside gRPC: ranges, puts, leases
+//! and watches are POST requests, keys and values are base64, and a watch is an endless response with one JSON object in
+//! a line. Speaking that over [`Net`] keeps the tree small and lets the same client run in the simulator.
+//!
+//! Reads and writes go through consensus (no serializable reads), so a server that was cut off from its peers fails
+//! instead of answering with the past. A server that cannot be reached, or has no leader, is passed over for the next.
+//!
+//! What it leaves out: TLS, users and passwords, transactions, names of servers (addresses only), and keeping
+//! connections: a sidecar asks a few times a minute.
+//!
+//! Source: etcd's api_grpc_gateway and its rpc.proto, version 3.4.
+
+mod http;
+pub mod lease;
+pub mod position;
+pub mod watch;
+pub mod wire;
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use crate::config::defaults::ETCD_TIMEOUT;
+use crate::world::Net;
+use wire::{Answer, Failure, Granted, Header, KeepAlive, LeaseId, Put, Range, Renewed, Span, Streamed};
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No server could be asked.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The lease has ended.
+    #[error("the lease is not known any more")]
+    NoLease,
+    /// etcd said no.
+    #[error("etcd says: {0}")]
+    Refused(String),
+}
+
+/// Speaks to one etcd.
+pub struct Client<N> {
+    net: N,
+    servers: Vec<SocketAddr>,
+    current: Cell<usize>,
+}
+
+impl<N: Net> Client<N> {
+    /// A client of these servers, of which there must be one at least.
+    pub fn new(net: N, servers: Vec<SocketAddr>) -> Self {
+        assert!(!servers.is_empty(), "the configuration makes sure of a server");
+        Client { net, servers, current: Cell::new(0) }
+    }
+
+    /// The keys that begin with `prefix`, and the revision at which they were read.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn list(&self, prefix: &str) -> Result<Range, Error> {
+        self.call("/v3/kv/range", &Span::of_prefix(prefix)).await
+    }
+
+    /// Asks the server that was asked last, and no other, for a sign of life.
+    ///
+    /// # Errors
+    /// If it gives none.
+    pub async fn probe(&self, prefix: &str) -> Result<(), Error> {
+        let span = Span { count_only: true, ..Span::of_prefix(prefix) };
+        self.ask::<Range>(self.server(), "/v3/kv/range", &encode(&span)).await.map(|_| ())
+    }
+
+    /// Puts a value, bound to a lease.
+    ///
+    /// # Errors
+    /// [`Error::NoLease`] if it has ended.
+    pub async fn put(&self, key: &str, value: &str, lease: LeaseId) -> Result<Header, Error> {
+        let put = Put { key: wire::base64(key), value: wire::base64(value), lease };
+        Ok(self.call::<Answer>("/v3/kv/put", &put).await?.header)
+    }
+
+    /// A new lease of `ttl` seconds; etcd may give a longer one.
+    ///
+    /// # Errors
+    /// If there is none to be had.
+    pub async fn grant(&self, ttl: u64) -> Result<Granted, Error> {
+        self.call("/v3/lease/grant", &wire::Grant { ttl: ttl.to_string() }).await
+    }
+
+    /// Renews a lease, and says for how many seconds.
+    ///
+    /// # Errors
+    /// [`Error::NoLease`] if it has ended.
+    pub async fn renew(&self, lease: LeaseId) -> Result<u64, Error> {
+        let renewed: Streamed<Renewed> = self.call("/v3/lease/keepalive", &KeepAlive { id: lease }).await?;
+        match renewed.result {
+            Some(Renewed { ttl: 0 }) => Err(Error::NoLease),
+            Some(Renewed { ttl }) => Ok(ttl),
+            None => Err(refused(renewed.error.unwrap_or_default())),
+        }
+    }
+
+    /// Ends a lease, and with it the keys that are bound to it.
+    ///
+    /// # Errors
+    /// [`Error::NoLease`] if it has ended already.
+    pub async fn revoke(&self, lease: LeaseId) -> Result<(), Error> {
+        self.call::<Answer>("/v3/lease/revoke", &KeepAlive { id: lease }).await.map(|_| ())
+    }
+
+    /// Watches the keys that begin with `prefix`, from a revision on. A watch stays with its server: [`Client::next_server`]
+    /// before the next one leaves it.
+    ///
+    /// # Errors
+    /// If it cannot begin.
+    pub async fn watch(&self, prefix: &str, from: i64) -> Result<http::Lines, Error> {
+        let request = wire::Watch::of_prefix(prefix, from);
+        let server = self.server();
+        let begun = timeout(ETCD_TIMEOUT, http::post(&self.net, server, "/v3/watch", encode(&request))).await;
+        let (status, lines) = begun.map_err(|_| silent(server))?.map_err(Error::Unreachable)?;
+        match status {
+            200 => Ok(lines),
+            _ => Err(Error::Unreachable(format!("{server} answers a watch with {status}"))),
+        }
+    }
+
+    /// Turns to the next server.
+    pub fn next_server(&self) {
+        self.current.set((self.current.get() + 1) % self.servers.len());
+    }
+
+    fn server(&self) -> SocketAddr {
+        self.servers[self.current.get()]
+    }
+
+    /// Asks the servers in turn, beginning with the one that answered last, until one answers.
+    async fn call<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
+        let body = encode(body);
+        let mut result = Err(Error::Unreachable(String::new()));
+        for _ in 0..self.servers.len() {
+            result = self.ask(self.server(), path, &body).await;
+            if !matches!(result, Err(Error::Unreachable(_))) {
+                break;
+            }
+            self.next_server();
+        }
+        result
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, server: SocketAddr, path: &str, body: &str) -> Result<T, Error> {
+        let asking = async {
+            let (status, lines) = http::post(&self.net, server, path, body.to_owned()).await?;
+            Ok::<_, String>((status, lines.whole().await?))
+        };
+        let answer = timeout(ETCD_TIMEOUT, asking).await.map_err(|_| silent(server))?;
+        let (status, answer) = answer.map_err(Error::Unreachable)?;
+        if status != 200 {
+            let failure = serde_json::from_slice::<Failure>(&answer);
+            return Err(refused(failure.unwrap_or_else(|_| Failure::of_status(status))));
+        }
+        serde_json::from_slice(&answer)
+            .map_err(|error| Error::Refused(format!("an answer that cannot be read ({error})")))
+    }
+}
+
+fn encode(body: &impl Serialize) -> String {
+    serde_json::to_string(body).expect("text and numbers are all JSON")
+}
+
+fn silent(server: SocketAddr) -> Error {
+    Error::Unreachable(format!("{server} did not answer within {ETCD_TIMEOUT:?}"))
+}
+
+/// What a failure means for the caller.
+fn refused(failure: Failure) -> Error {
+    /// gRPC's statuses for "not now": another server may do better.
+    const NOT_NOW: [u32; 3] = [4, 14, 8];
+    let said = failure.said();
+    if said.contains("requested lease not found") {
+        Error::NoLease
+    } else if NOT_NOW.contains(&failure.grpc_status()) {
+        Error::Unreachable(said)
+    } else {
+        Error::Refused(said)
+    }
+}

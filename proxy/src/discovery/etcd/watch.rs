@@ -1,0 +1,129 @@
+//! Follows the keys below a prefix: all of them once, then every change, across breaks of any kind.
+
+use std::collections::BTreeMap;
+
+use rand::rngs::StdRng;
+use tokio::time::{sleep, timeout};
+
+use super::position::{Next, Position};
+use super::wire::{EventKind, KeyValue, Streamed, WatchMessage};
+use super::{Client, Error, refused};
+use crate::config::Endpoint;
+use crate::config::defaults::{ETCD_PROBE, ETCD_TIMEOUT};
+use crate::discovery::backoff::Backoff;
+use crate::discovery::{News, Teller, document};
+use crate::world::Net;
+
+/// Tells the endpoints below `prefix`, now and whenever they change, for as long as it is polled.
+pub async fn follow<N: Net>(client: Client<N>, prefix: String, mut rng: StdRng, teller: Teller) {
+    let mut follower =
+        Follower { client, prefix, teller, position: Position::default(), endpoints: BTreeMap::new() };
+    let mut backoff = Backoff::default();
+    loop {
+        let Err(error) = follower.session(&mut backoff).await;
+        follower.teller.tell(News::Lost(error.to_string()));
+        follower.client.next_server();
+        sleep(backoff.next(&mut rng)).await;
+    }
+}
+
+struct Follower<N> {
+    client: Client<N>,
+    prefix: String,
+    teller: Teller,
+    position: Position,
+    /// By key.
+    endpoints: BTreeMap<Vec<u8>, Endpoint>,
+}
+
+impl<N: Net> Follower<N> {
+    /// Follows until something breaks.
+    async fn session(&mut self, backoff: &mut Backoff) -> Result<std::convert::Infallible, Error> {
+        loop {
+            let from = match self.position.next() {
+                Next::Watch(from) => from,
+                Next::List => {
+                    let range = self.client.list(&self.prefix).await?;
+                    self.endpoints.clear();
+                    range.kvs.into_iter().for_each(|kv| self.put(kv));
+                    self.position.listed(range.header);
+                    self.tell();
+                    range.header.revision + 1
+                }
+            };
+            self.watch(from, backoff).await?;
+        }
+    }
+
+    /// Watches until something breaks, or returns if all keys have to be read again.
+    async fn watch(&mut self, from: i64, backoff: &mut Backoff) -> Result<(), Error> {
+        let mut lines = self.client.watch(&self.prefix, from).await?;
+        let mut begun = false;
+        loop {
+            // A watch that has not begun has a call's time; one that has may be silent for ever, if its server lives.
+            let patience = if begun { ETCD_PROBE } else { ETCD_TIMEOUT };
+            let Ok(line) = timeout(patience, lines.next()).await else {
+                match begun {
+                    true => self.client.probe(&self.prefix).await?,
+                    false => return Err(Error::Unreachable("the watch did not begin in time".into())),
+                }
+                continue;
+            };
+            let line = line.map_err(Error::Unreachable)?;
+            let line = line.ok_or_else(|| Error::Unreachable("the watch has ended".into()))?;
+            let message: Streamed<WatchMessage> = serde_json::from_slice(&line)
+                .map_err(|error| Error::Refused(format!("a message that cannot be read ({error})")))?;
+            let Some(message) = message.result else {
+                return Err(refused(message.error.unwrap_or_default()));
+            };
+            if message.canceled {
+                if message.compact_revision > 0 {
+                    self.position.compacted();
+                    return Ok(());
+                }
+                return Err(Error::Refused(format!("the watch was cancelled: {}", message.cancel_reason)));
+            }
+            if message.created {
+                if !self.position.begun(message.header) {
+                    return Ok(());
+                }
+                begun = true;
+                backoff.reset();
+                self.teller.tell(News::Confirmed);
+                continue;
+            }
+            let changed = !message.events.is_empty();
+            for event in message.events {
+                match event.kind {
+                    EventKind::Put => self.put(event.kv),
+                    EventKind::Delete => {
+                        self.endpoints.remove(&event.kv.key);
+                    }
+                }
+            }
+            self.position.seen(message.header);
+            if changed {
+                self.tell();
+            }
+        }
+    }
+
+    /// Takes a document. One that cannot be used is passed over and reported: it must not keep the others from changing.
+    fn put(&mut self, kv: KeyValue) {
+        match document::read(&kv.value) {
+            Ok(endpoint) => {
+                self.endpoints.insert(kv.key, endpoint);
+            }
+            Err(why) => {
+                let key = String::from_utf8_lossy(&kv.key);
+                self.teller.tell(News::Passed(format!("{key}: {why}")));
+                // What stood there before has been replaced.
+                self.endpoints.remove(&kv.key);
+            }
+        }
+    }
+
+    fn tell(&self) {
+        self.teller.tell(News::Endpoints(self.endpoints.values().cloned().collect()));
+    }
+}

@@ -1,0 +1,82 @@
+//! Endpoints from a file of `[[endpoint]]` tables, followed as the configuration is: the directory is watched, and what
+//! the file says decides. A wrong file is rejected as a whole and the last good one stays in force.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::{News, Teller};
+use crate::config::reload::{Watch, quiet};
+use crate::config::{LoadError, parse_endpoints, read};
+
+/// Tells what the file at `path` says, now and whenever it changes, for as long as it is polled.
+pub(super) async fn follow(path: PathBuf, teller: Teller) {
+    let look = Arc::new(Notify::new());
+    let mut watch = Watch::new(look.clone());
+    let name = path.display().to_string();
+    let mut text = None;
+    loop {
+        // A link may lead elsewhere now.
+        if let Err(error) = watch.cover(&path) {
+            tracing::warn!(%error, "cannot watch {name}; changes of it will not be noticed");
+        }
+        match read(&path) {
+            Ok(new) if text.as_ref() == Some(&new) => {}
+            Ok(new) => {
+                teller.tell(match parse_endpoints(&name, &new) {
+                    Ok(endpoints) => News::Endpoints(endpoints),
+                    Err(errors) => {
+                        News::Rejected(format!("{:?}", miette::Report::new(LoadError::from(errors))))
+                    }
+                });
+                text = Some(new);
+            }
+            Err(error) => {
+                text = None;
+                teller.tell(News::Lost(error.to_string()));
+            }
+        }
+        look.notified().await;
+        quiet(&look).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use tokio::sync::mpsc::unbounded_channel;
+    use tokio::time::timeout;
+
+    use super::super::board::Task;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_is_followed_and_a_wrong_one_points_at_its_words() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("orders.toml");
+        let (news, mut heard) = unbounded_channel();
+        let following = follow(path.clone(), Teller { task: Task::default(), news });
+        let story = async {
+            let mut next = async || {
+                let news = timeout(Duration::from_secs(30), heard.recv()).await;
+                news.expect("every change is noticed").unwrap().1
+            };
+            assert!(matches!(next().await, News::Lost(why) if why.contains("No such file")));
+            fs::write(&path, "[[endpoint]]\naddress = '10.0.0.1:80'\nweight = 2\n").unwrap();
+            let News::Endpoints(found) = next().await else { panic!("they can be read") };
+            assert_eq!((found.len(), found[0].weight), (1, 2));
+            fs::write(&path, "[[endpoint]]\naddress = '10.0.0.1'\n").unwrap();
+            let News::Rejected(why) = next().await else { panic!("they cannot be read") };
+            assert!(why.contains("orders.toml:2:11") && why.contains("add the port"), "{why}");
+            fs::write(&path, "endpoint = []").unwrap();
+            assert_eq!(next().await, News::Endpoints(vec![]));
+        };
+        tokio::select! {
+            () = following => unreachable!("it follows for as long as it is polled"),
+            () = story => {}
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! What is known of one cluster's endpoints, and how fresh it is. Pure.
+//!
+//! Invariants: endpoints are sorted by address and each address stands once; the version grows by one with every change
+//! and only then; a source that fails changes no endpoint; an answer without endpoints takes the last ones away only
+//! after the grace that the configuration gives them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Endpoint;
+
+/// What a source tells.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    /// These are all the endpoints there are.
+    Endpoints(Vec<Endpoint>),
+    /// What was told last still holds.
+    Confirmed,
+    /// The source cannot be asked, and why.
+    Lost(String),
+    /// One of the endpoints cannot be used, and why. The others hold.
+    Passed(String),
+    /// The source answers, but with something that cannot be used; what was told last is kept.
+    Rejected(String),
+}
+
+/// Whether what is known is what the source would say now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// The source has not answered yet; why not, if that is known.
+    Waiting(Option<String>),
+    /// It is.
+    Fresh,
+    /// It may not be.
+    Stale {
+        /// Since when.
+        since: Instant,
+        /// Why.
+        why: String,
+    },
+}
+
+/// What is known of one cluster's endpoints.
+#[derive(Debug)]
+pub struct Known {
+    endpoints: Arc<Vec<Endpoint>>,
+    version: u64,
+    state: State,
+    empty_grace: Duration,
+    /// Until when the last endpoints are kept although there should be none.
+    empty_at: Option<Instant>,
+}
+
+impl Known {
+    /// Nothing is known. `empty_grace` is how long endpoints are kept after the source says that there are none.
+    pub fn new(empty_grace: Duration) -> Self {
+        let state = State::Waiting(None);
+        Known { endpoints: Arc::default(), version: 0, state, empty_grace, empty_at: None }
+    }
+
+    /// Takes news; true if the endpoints are others now.
+    pub fn hear(&mut self, news: News, now: Instant) -> bool {
+        match news {
+            News::Endpoints(endpoints) => {
+                let endpoints = in_order(endpoints);
+                if endpoints.is_empty() && !self.endpoints.is_empty() && !self.empty_grace.is_zero() {
+                    self.empty_at.get_or_insert(now + self.empty_grace);
+                    self.stale("the source names no endpoint any more".into(), now);
+                    return self.tick(now);
+                }
+                self.empty_at = None;
+                self.state = State::Fresh;
+                self.set(endpoints)
+            }
+            News::Confirmed => {
+                if self.empty_at.is_none() && self.version > 0 {
+                    self.state = State::Fresh;
+                }
+                false
+            }
+            News::Passed(_) => false,
+            News::Lost(why) | News::Rejected(why) => {
+                self.stale(why, now);
+                false
+            }
+        }
+    }
+
+    /// Lets time pass; true if the endpoints are others now, because a grace has ended.
+    pub fn tick(&mut self, now: Instant) -> bool {
+        if self.empty_at.is_none_or(|at| now < at) {
+            return false;
+        }
+        self.empty_at = None;
+        self.state = State::Fresh;
+        self.set(Vec::new())
+    }
+
+    /// The endpoints.
+    pub fn endpoints(&self) -> &Arc<Vec<Endpoint>> {
+        &self.endpoints
+    }
+
+    /// How often they have changed; 0 until the source has answered for the first time.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether they are what the source would say now.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// For how long they may have been wrong; zero if they are fresh.
+    pub fn age(&self, now: Instant) -> Duration {
+        match &self.state {
+            State::Stale { since, .. } => now.saturating_duration_since(*since),
+            State::Waiting(_) | State::Fresh => Duration::ZERO,
+        }
+    }
+
+    fn stale(&mut self, why: String, now: Instant) {
+        self.state = match self.state {
+            State::Waiting(_) => State::Waiting(Some(why)),
+            State::Fresh => State::Stale { since: now, why },
+            State::Stale { since, .. } => State::Stale { since, why },
+        };
+    }
+
+    fn set(&mut self, endpoints: Vec<Endpoint>) -> bool {
+        if self.version > 0 && *self.endpoints == endpoints {
+            return false;
+        }
+        self.endpoints = Arc::new(endpoints);
+        self.version += 1;
+        true
+    }
+}
+
+/// Sorted by address; of two at one address the first stays.
+fn in_order(mut endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
+    endpoints.sort_by_key(|endpoint| endpoint.address);
+    endpoints.dedup_by_key(|endpoint| endpoint.address);
+    endpoints
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn endpoints(last: &[u8]) -> Vec<Endpoint> {
+        last.iter().map(|last| Endpoint::at(([10, 0, 0, *last], 80).into())).collect()
+    }
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_source_takes_no_endpoint_away_and_shows_since_when() {
+        let now = Instant::now();
+        let mut known = Known::new(Duration::ZERO);
+        assert!(!known.hear(News::Lost("refused".into()), now));
+        assert_eq!(known.state(), &State::Waiting(Some("refused".into())));
+        assert!(known.hear(News::Endpoints(endpoints(&[2, 1, 2])), now));
+        assert_eq!((known.endpoints().to_vec(), known.version()), (endpoints(&[1, 2]), 1));
+        assert!(!known.hear(News::Lost("refused".into()), now + seconds(1)));
+        assert!(!known.hear(News::Lost("timed out".into()), now + seconds(5)));
+        assert_eq!(known.endpoints().len(), 2);
+        assert_eq!(known.age(now + seconds(9)), seconds(8));
+        assert_eq!(known.state(), &State::Stale { since: now + seconds(1), why: "timed out".into() });
+        assert!(!known.hear(News::Confirmed, now + seconds(9)));
+        assert_eq!((known.state(), known.age(now + seconds(9))), (&State::Fresh, Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_answer_is_believed_at_once_unless_a_grace_is_given() {
+        let now = Instant::now();
+        let mut known = Known::new(Duration::ZERO);
+        known.hear(News::Endpoints(endpoints(&[1])), now);
+        assert!(known.hear(News::Endpoints(vec![]), now));
+        assert!(known.endpoints().is_empty());
+
+        let mut known = Known::new(seconds(10));
+        assert!(known.hear(News::Endpoints(vec![]), now), "the first answer may be empty");
+        known.hear(News::Endpoints(endpoints(&[1])), now);
+        assert!(!known.hear(News::Endpoints(vec![]), now + seconds(1)));
+        assert!(!known.hear(News::Endpoints(vec![]), now + seconds(5)), "the grace does not begin anew");
+        known.hear(News::Confirmed, now + seconds(6));
+        assert_eq!(known.age(now + seconds(9)), seconds(8), "a confirmed nothing is still doubted");
+        assert!(!known.tick(now + seconds(10)) && known.tick(now + seconds(11)));
+        assert!(known.endpoints().is_empty() && known.state() == &State::Fresh);
+
+        known.hear(News::Endpoints(endpoints(&[1])), now);
+        known.hear(News::Endpoints(vec![]), now);
+        assert!(known.hear(News::Endpoints(endpoints(&[2])), now + seconds(1)));
+        assert!(!known.tick(now + seconds(60)), "an endpoint in time ends the grace");
+    }
+
+    fn news() -> impl Strategy<Value = News> {
+        prop_oneof![
+            proptest::collection::vec(0..5_u8, 0..4).prop_map(|last| News::Endpoints(endpoints(&last))),
+            Just(News::Confirmed),
+            Just(News::Passed("passed".into())),
+            Just(News::Lost("lost".into())),
+            Just(News::Rejected("rejected".into())),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_version_counts_the_changes_and_nothing_else(
+            story in proptest::collection::vec((news(), 0..20_u64), 0..40),
+            grace in 0..15_u64,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+            runtime.unwrap().block_on(async {
+                let mut now = Instant::now();
+                let mut known = Known::new(seconds(grace));
+                for (news, wait) in story {
+                    now += seconds(wait);
+                    let before = (known.version(), known.endpoints().clone());
+                    let ticked = known.tick(now);
+                    prop_assert!(!ticked || known.endpoints().is_empty());
+                    let between = (known.version(), known.endpoints().clone());
+                    prop_assert_eq!(between.0 - before.0, u64::from(ticked));
+                    let mut told = None;
+                    if let News::Endpoints(endpoints) = &news {
+                        told = Some(in_order(endpoints.clone()));
+                    }
+                    let heard = known.hear(news, now);
+                    prop_assert_eq!(known.version() - between.0, u64::from(heard));
+                    prop_assert!(heard || known.endpoints() == &between.1);
+                    match told {
+                        Some(told) if !told.is_empty() || grace == 0 => {
+                            prop_assert_eq!(&**known.endpoints(), &told);
+                            prop_assert_eq!(known.state(), &State::Fresh);
+                        }
+                        _ => {}
+                    }
+                }
+                Ok(())
+            })?;
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Where a cluster's endpoints are learned while the sidecar runs, and where it tells of its own app.
+//!
+//! A *source* (a watched [`file`], [`etcd::watch`]) is a task on the control thread that tells what it finds as
+//! [`News`]. The [`Board`] keeps what was heard for each cluster ([`Known`]: the endpoints, a version, and whether the
+//! source still answers) and [`Board::fill`] puts it into the configuration's snapshot. So requests, balancing and health
+//! see a snapshot with endpoints and never learn where those came from, and an endpoint that stays keeps its state.
+//!
+//! Stale is better than empty: a source that fails changes nothing but the age of what is known. [`register`] is the other
+//! direction.
+//!
+//! What it leaves out: sharing one watch between clusters, and leaving clusters that nobody calls unwatched.
+
+pub mod backoff;
+mod board;
+pub mod document;
+pub mod etcd;
+mod file;
+mod known;
+pub mod register;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep};
+
+pub use board::Board;
+pub use known::{Known, News, State};
+
+use crate::config::Source;
+use crate::world::{Net, World};
+use board::Task;
+
+/// How often the ages of what is known are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Tells the board what a source has found.
+pub struct Teller {
+    task: Task,
+    news: mpsc::UnboundedSender<(Task, News)>,
+}
+
+impl Teller {
+    /// Tells it.
+    pub fn tell(&self, news: News) {
+        // Nobody listens any more if the sidecar ends.
+        let _ = self.news.send((self.task.clone(), news));
+    }
+}
+
+/// Runs the sources that the board wants, for ever; `apply` is called whenever some cluster has other endpoints.
+pub async fn run<N: Net>(world: World<N>, board: Arc<Board>, apply: impl Fn()) {
+    let (news, mut heard) = mpsc::unbounded_channel();
+    // A task ends when the sender beside it is dropped.
+    let mut running: Vec<(Task, oneshot::Sender<()>)> = Vec::new();
+    loop {
+        let wanted = board.tasks();
+        running.retain(|(task, _)| wanted.iter().any(|(wanted, _)| wanted == task));
+        for (task, source) in wanted {
+            if running.iter().any(|(known, _)| *known == task) {
+                continue;
+            }
+            let (running_on, stopped) = oneshot::channel::<()>();
+            let teller = Teller { task: task.clone(), news: news.clone() };
+            let source = follow(world.clone(), source, teller);
+            world.net.spawn("discovery", async move {
+                tokio::select! {
+                    biased;
+                    _ = stopped => {}
+                    () = source => {}
+                }
+            });
+            running.push((task, running_on));
+        }
+        let mut changed = false;
+        tokio::select! {
+            biased;
+            () = board.changed() => {}
+            Some((task, news)) = heard.recv() => {
+                changed |= board.hear(&task, news, Instant::now());
+                // What comes at once is applied at once.
+                while let Ok((task, news)) = heard.try_recv() {
+                    changed |= board.hear(&task, news, Instant::now());
+                }
+            }
+            () = sleep(TICK) => changed |= board.tick(Instant::now()),
+        }
+        if changed {
+            apply();
+        }
+    }
+}
+
+async fn follow<N: Net>(world: World<N>, source: Source, teller: Teller) {
+    match source {
+        Source::File(path) => file::follow(path, teller).await,
+        Source::Etcd(etcd) => {
+            let rng = world.rng.child("discovery", teller.task.key()).rng();
+            etcd::watch::follow(etcd::Client::new(world.net, etcd.servers), etcd.prefix, rng, teller).await;
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Tells others where this sidecar's app is, for as long as it is ready: a document in etcd under a lease.
+//!
+//! The lease makes a sidecar that was killed disappear within its time. A drain takes the document away first and lets
+//! callers notice, before anything is refused. An app that is not ready is taken out, and put in again once it is.
+//!
+//! What it leaves out: putting the document back if somebody else deletes it while the lease lives.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::backoff::Backoff;
+use super::document;
+use super::etcd::lease::{Lease, Step};
+use super::etcd::{Client, Error};
+use crate::config::Register;
+use crate::world::{Net, World};
+
+/// Registers the app while `wanted` says so, for ever. The key is the prefix and `instance`. `tell` learns whether the
+/// document stands there.
+pub async fn run<N: Net>(
+    world: World<N>,
+    register: Register,
+    instance: String,
+    mut wanted: watch::Receiver<bool>,
+    tell: impl Fn(bool),
+) {
+    let mut rng = world.rng.child("register", 0).rng();
+    let client = Client::new(world.net, register.etcd.servers);
+    let key = format!("{}{instance}", register.etcd.prefix);
+    let text = document::write(&register.endpoint);
+    let ttl = register.ttl.as_secs_f64().ceil() as u64;
+    let mut lease = Lease::default();
+    let mut backoff = Backoff::default();
+    loop {
+        lease.want(*wanted.borrow_and_update());
+        let was_published = lease.is_published();
+        let done = match lease.step(Instant::now()) {
+            Step::Wait(until) => {
+                tokio::select! {
+                    biased;
+                    changed = wanted.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                    }
+                    () = at(until) => {}
+                }
+                continue;
+            }
+            // The lease counts from before it was asked for, so that ours is never the longer one.
+            Step::Grant => {
+                let now = Instant::now();
+                client.grant(ttl).await.map(|granted| lease.granted(granted.id, seconds(granted.ttl), now))
+            }
+            Step::Publish(id) => client.put(&key, &text, id).await.map(|_| lease.published()),
+            Step::Renew(id) => {
+                let now = Instant::now();
+                client.renew(id).await.map(|ttl| lease.renewed(seconds(ttl), now))
+            }
+            Step::Withdraw(id) => client.revoke(id).await.map(|()| lease.ended()),
+        };
+        match done {
+            Ok(()) => backoff.reset(),
+            Err(Error::NoLease) => {
+                tracing::warn!(%key, "the registry does not know this sidecar's lease any more");
+                lease.ended();
+            }
+            Err(error) => {
+                tracing::warn!(%key, %error, "the registry does not do what it was asked to");
+                lease.failed(backoff.next(&mut rng), Instant::now());
+            }
+        }
+        if was_published != lease.is_published() {
+            let words = if was_published { "not registered any more" } else { "registered" };
+            tracing::info!(%key, "{words}");
+        }
+        tell(lease.is_published());
+    }
+}
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
