@@ -19,6 +19,8 @@ use proxy::detect::{Prefixed, sniff};
 use proxy::endpoint::{Endpoint, Outcome, Outliers};
 use proxy::http::headers::{ensure_request_id, remove_hop_by_hop};
 use proxy::http::{RequestBody, bridge};
+use proxy::retry::backoff::{self, Asked};
+use proxy::retry::{Budget, Ended, condition};
 use proxy::route::Routes;
 use proxy::telemetry::Metrics;
 use proxy::world::RngTree;
@@ -127,6 +129,38 @@ fn breaking(c: &mut Criterion) {
     group.bench_function("failure, no room among 1000", |b| {
         b.iter(|| capped.on_outcome(1, black_box(Outcome::Failure(None)), now, now, &mut rng));
     });
+}
+
+/// What a retry costs, and what a request pays that needs none.
+fn retrying(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let _guard = runtime.enter();
+    let text =
+        "service = 'web'\n[[cluster]]\nname = 'a'\naddresses = ['10.96.0.1:80']\nendpoints = ['10.0.0.1:80']";
+    let snapshot = config::parse("sidecar.toml", text).expect("a valid configuration");
+    let (retry, config) = (&snapshot.clusters[0].retry, &snapshot.clusters[0].retry_budget);
+    let now = Instant::now();
+    let mut group = c.benchmark_group("retry");
+    let budget = Budget::new(config, now);
+    group.bench_function("deposit, full", |b| b.iter(|| budget.deposit(black_box(config))));
+    group.bench_function("withdraw and deposit", |b| {
+        b.iter(|| {
+            for _ in 0..5 {
+                budget.deposit(black_box(config));
+            }
+            budget.withdraw(config, now)
+        })
+    });
+    while budget.withdraw(config, now) {}
+    group.bench_function("withdraw, empty", |b| b.iter(|| budget.withdraw(black_box(config), now)));
+    let mut rng = RngTree::new(1).rng();
+    group.bench_function("backoff", |b| {
+        b.iter(|| backoff::wait(retry, black_box(2), false, Asked::Nothing, &mut rng))
+    });
+    for (name, status) in [("reason, none", 200), ("reason, gateway-error", 503)] {
+        let ended = Ended::Answered { status, grpc: None };
+        group.bench_function(name, |b| b.iter(|| condition::reason(retry, black_box(ended))));
+    }
 }
 
 fn routing(c: &mut Criterion) {
@@ -273,5 +307,7 @@ fn prefixed(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, detection, routing, matching, balancing, breaking, headers, bridging, prefixed);
+criterion_group!(
+    benches, detection, routing, matching, balancing, breaking, retrying, headers, bridging, prefixed
+);
 criterion_main!(benches);

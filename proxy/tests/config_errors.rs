@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use proxy::config::{
-    Adaptive, App, Ask, Balance, BalancePolicy, Breaker, Cluster, ClusterLimits, ConfigErrors, Endpoint,
-    Forwarded, HashSource, Health, Http1, Limits, Listen, Probe, Protocol, RequestTimeouts, Retry, SlowStart,
-    Snapshot, Thresholds, Timeouts, TryTimeouts, parse, route,
+    Adaptive, App, Ask, Balance, BalancePolicy, Breaker, Cluster, ClusterLimits, Condition, Conditions,
+    ConfigErrors, Endpoint, Forwarded, HashSource, Health, Http1, Limits, Listen, Probe, Protocol,
+    RequestTimeouts, Retry, RetryBudget, SlowStart, Snapshot, Thresholds, Timeouts, TryTimeouts, parse,
+    route,
 };
 
 /// A cluster without a mistake, to put mistakes around.
@@ -46,6 +47,27 @@ macro_rules! says {
 }
 
 says! {
+    retries_that_cannot_be_are_explained: r#"
+service = "web"
+[retry]
+attempts = 50
+on = ["503", "gateway", "retriable-status-codes", "unavailable", "envoy-ratelimited"]
+base = "1s"
+body = "1GiB"
+[retry_budget]
+share = "200%"
+reserve = 0
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.10:80"]
+endpoints = ["10.0.0.11:8080"]
+retry = { on = ["reset"], status_codes = [200, 429] }
+"#;
+    bare_numbers_of_retries_are_asked_for_their_unit: r#"
+service = "web"
+retry = { body = 64, hedge = 50 }
+retry_budget = { share = 0.2 }
+"#;
     limits_out_of_range_say_what_they_may_be: "service = \"web\"\nforwarded = \"apend\"\n\n[limits]\nheader_bytes = 100\nheaders = 0\n\n[timeouts]\ntunnel_idle = \"0s\"\n";
     shares_and_factors_of_the_wrong_type_say_what_to_write: "service = \"web\"\n[balance]\npanic = 0.5\noverprovisioning = \"140%\"\nslow_start = { window = 30 }\n";
     what_a_policy_makes_nothing_of_is_pointed_at: r#"
@@ -503,7 +525,24 @@ fn a_cluster_that_says_little_gets_every_documented_default() {
         endpoints: ["10.0.0.11:8080", "10.0.0.12:8080"].map(|text| Endpoint::at(at(text))).into(),
         bridge: false,
         timeouts: RequestTimeouts::default(),
-        retry: Retry { attempts: 2 }.into(),
+        retry: Arc::new(Retry {
+            attempts: 2,
+            on: Conditions::of(&[
+                Condition::ConnectFailure,
+                Condition::RefusedStream,
+                Condition::Reset,
+                Condition::GatewayError,
+                Condition::Unavailable,
+            ]),
+            status_codes: vec![],
+            unsafe_methods: false,
+            base: Duration::from_millis(25),
+            max: Duration::from_millis(250),
+            retry_after: Duration::from_secs(1),
+            body: 64 * 1024,
+            hedge: None,
+        }),
+        retry_budget: RetryBudget { share: 0.2, per_second: 1, reserve: 20 },
         breaker: Breaker {
             consecutive_failures: 5,
             success_rate: 0.8,
@@ -551,7 +590,8 @@ opaque_ports = [80, 7000]
 limits = { connections = 7, requests = 8, memory = "9MiB", endpoint_connections = 10, pending = 0, header_bytes = 9000, headers = 50 }
 listen = { outbound = 1, inbound = 2, admin = 3, metrics = 4, health = 5 }
 timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", pool_age = "0s", half_close = "30s", tcp_idle = "2h", tunnel_idle = "10m", drain_min = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s" }
-retry = { attempts = 1 }
+retry = { attempts = 1, on = ['5xx', 'retriable-status-codes', 'internal'], status_codes = [429], unsafe_methods = true, max = '300ms', hedge = '50ms' }
+retry_budget = { share = '10%', per_second = 3 }
 breaker = { consecutive_failures = 7, success_rate = "90%", min_requests = 20, window = "5s", base = "2s", max = "90s", cap = "25%" }
 inbound = [{ port = 8080, protocol = "http", adaptive_concurrency = true }, { port = 5432, protocol = "tcp" }, { port = 9 }]
 balance = { policy = "maglev", table_size = 1009, hash = "cookie:session", panic = "0%", overprovisioning = 2, slow_start = { window = "30s", aggression = 1.5 } }
@@ -564,7 +604,8 @@ sni = ["Orders.example.", "*.orders.example"]
 endpoints = ["[fd00::11]:8080"]
 bridge = true
 timeouts = { per_try = "2s", response = "0s" }
-retry = { attempts = 0 }
+retry = { attempts = 0, base = '10ms', retry_after = '0s', body = '8KiB' }
+retry_budget = { reserve = 7 }
 breaker = { consecutive_failures = 0, cap = "100%" }
 limits = { connections = 1, pending = 0, requests = 2, retries = 3 }
 adaptive_concurrency = { initial = 5, min = 4, max = 6 }
@@ -621,7 +662,22 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
                 request: Some(Duration::from_secs(15)),
                 tries: TryTimeouts { per_try: Some(Duration::from_secs(2)), response: None },
             },
-            retry: Retry { attempts: 0 }.into(),
+            retry: Arc::new(Retry {
+                attempts: 0,
+                on: Conditions::of(&[
+                    Condition::ServerError,
+                    Condition::RetriableStatusCodes,
+                    Condition::Internal,
+                ]),
+                status_codes: vec![429],
+                unsafe_methods: true,
+                base: Duration::from_millis(10),
+                max: Duration::from_millis(300),
+                retry_after: Duration::ZERO,
+                body: 8 * 1024,
+                hedge: Some(Duration::from_millis(50)),
+            }),
+            retry_budget: RetryBudget { share: 0.1, per_second: 3, reserve: 7 },
             // What the cluster leaves open comes from the file's [breaker].
             breaker: Breaker {
                 consecutive_failures: 0,

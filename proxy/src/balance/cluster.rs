@@ -15,6 +15,7 @@ use crate::endpoint::{Changes, Endpoint, Outliers};
 use crate::error::{Error, Kind};
 use crate::limit::Load;
 use crate::limit::concurrency::{Concurrency, InFlight, Refused, RetrySlot};
+use crate::retry::Budget;
 use crate::route::Routes;
 use crate::telemetry::{ClusterMetrics, Limited, Metrics};
 
@@ -49,6 +50,8 @@ pub struct Cluster {
     pub routes: Option<Routes>,
     /// Its metrics.
     pub metrics: ClusterMetrics,
+    /// What its retries are paid from.
+    pub retry_budget: Arc<Budget>,
     /// How often the availability of an endpoint has changed.
     changes: Changes,
     /// For all endpoints that the cluster takes, and for each of the subsets that routes choose.
@@ -94,6 +97,9 @@ impl Table {
             let balancers = kept.map(|c| c.balancers.clone());
             let balancers = balancers.unwrap_or_else(|| balancers_of(config, zone, &changes));
             let config = config.clone();
+            let budget = || Arc::new(Budget::new(&config.retry_budget, now));
+            let retry_budget = known.map_or_else(budget, |cluster| cluster.retry_budget.clone());
+            own.retry_budget.set(retry_budget.tokens() as i64);
             let metrics = own;
             Arc::new(Cluster {
                 config,
@@ -104,6 +110,7 @@ impl Table {
                 metrics,
                 changes,
                 balancers,
+                retry_budget,
             })
         };
         let clusters: Vec<_> = snapshot.clusters.iter().map(cluster).collect();
@@ -192,6 +199,20 @@ impl Cluster {
         let picked = self.balancers.get(aim.subset)?.pick(&self.endpoints, now, rng, aim.hash, tried)?;
         self.metrics.picks.count(picked.panic, picked.failover, picked.other_zone, picked.explored);
         Some(picked.position)
+    }
+
+    /// Pays into the retry budget for a request that was answered.
+    pub fn pay_for_retries(&self) {
+        if self.retry_budget.deposit(&self.config.retry_budget) {
+            self.metrics.retry_budget.set(self.retry_budget.tokens() as i64);
+        }
+    }
+
+    /// Takes a retry out of the budget. False: there is none left.
+    pub fn affords_retry(&self, now: Instant) -> bool {
+        let affords = self.retry_budget.withdraw(&self.config.retry_budget, now);
+        self.metrics.retry_budget.set(self.retry_budget.tokens() as i64);
+        affords
     }
 }
 

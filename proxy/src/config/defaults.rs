@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::{Condition, Conditions};
+
 /// Outbound listener. Istio's port, because users know it.
 pub const OUTBOUND_PORT: u16 = 15001;
 /// Inbound listener. Istio's port.
@@ -93,6 +95,41 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Tries of one request beyond the first. Istio's outbound default is 2.
 pub const RETRIES: u32 = 2;
+/// Most that `attempts` may be: Linkerd's and Envoy's users rarely go past 3, and the endpoints that a request was tried
+/// on are remembered for a handful of tries.
+pub const MAX_RETRIES: u32 = 10;
+/// After which failures a request is tried again, if it is safe. Istio's are connect-failure, refused-stream, unavailable and
+/// cancelled; ours also hide one replica that resets connections or answers 502 to 504, since only what is idempotent
+/// is repeated. `cancelled` is left out: who cancels a call means it.
+pub const RETRY_ON: Conditions = Conditions::of(&[
+    Condition::ConnectFailure,
+    Condition::RefusedStream,
+    Condition::Reset,
+    Condition::GatewayError,
+    Condition::Unavailable,
+]);
+/// The first wait is drawn from zero to this. Envoy's base interval.
+pub const BACKOFF_BASE: Duration = Duration::from_millis(25);
+/// Longest wait between two tries. Envoy's: ten times the base interval.
+pub const BACKOFF_MAX: Duration = Duration::from_millis(250);
+/// Longest wait that an answer may ask for and still be tried again. Ours: a client waits for a second, but had better hear of
+/// a longer wait itself. Envoy would hold the request for up to 300 s.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
+/// Bytes of a request's body that are kept to be sent again. Linkerd's 64 KiB.
+pub const RETRY_BODY: usize = 64 * 1024;
+/// Most that it may be: each request in flight may keep as much.
+pub const RETRY_BODY_MAX: u64 = 16 * 1024 * 1024;
+/// What share of a retry each success pays for. tower's, Linkerd's and Envoy's budgets are 20 %, but of requests: counted so, a short
+/// incident can become a lasting one, because what fails pays for its own repetition.
+pub const BUDGET_SHARE: f64 = 0.2;
+/// Retries a second that are there without successes, so that a cluster with little to do can retry at all. tower has 10,
+/// which is as much as a small service gets.
+pub const BUDGET_PER_SECOND: u32 = 1;
+/// Retries that may be saved up: what is in flight at one endpoint of a busy cluster when it dies. gRPC's throttle
+/// (A6) is usually given 10 tokens of which half may be spent.
+pub const BUDGET_RESERVE: u32 = 20;
+/// Most that `per_second` and `reserve` may be.
+pub const BUDGET_MAX: u32 = 100_000;
 /// Failures in a row that eject an endpoint. Envoy's consecutive_5xx is 5, Linkerd's breaker 7.
 pub const CONSECUTIVE_FAILURES: u32 = 5;
 /// First ejection, doubled by each further one. Linkerd's penalty starts at 1 s; Envoy's base of 30 s would outlast most

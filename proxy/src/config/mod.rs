@@ -24,9 +24,9 @@ pub use diagnose::{ConfigError, ConfigErrors};
 pub use parse::parse;
 pub use snapshot::route;
 pub use snapshot::{
-    Adaptive, App, Ask, Balance, BalancePolicy, Breaker, Cluster, ClusterLimits, Endpoint, Forwarded,
-    HashSource, Health, Http1, Labels, Limits, Listen, Probe, Protocol, RequestTimeouts, Retry, SlowStart,
-    Snapshot, Thresholds, Timeouts, TryTimeouts,
+    Adaptive, App, Ask, Balance, BalancePolicy, Breaker, Cluster, ClusterLimits, Condition, Conditions,
+    Endpoint, Forwarded, HashSource, Health, Http1, Labels, Limits, Listen, Probe, Protocol, RequestTimeouts,
+    Retry, RetryBudget, SlowStart, Snapshot, Thresholds, Timeouts, TryTimeouts,
 };
 
 /// Why a file gave no snapshot.

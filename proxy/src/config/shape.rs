@@ -15,7 +15,7 @@ use super::diagnose::{Mistakes, did_you_mean, one_of};
 use super::model::File;
 
 /// Keys whose values are lengths of time.
-const DURATIONS: [&str; 23] = [
+const DURATIONS: [&str; 25] = [
     "delay",
     "connect",
     "detect",
@@ -39,6 +39,8 @@ const DURATIONS: [&str; 23] = [
     "timeout",
     "initial_delay",
     "period",
+    "retry_after",
+    "hedge",
 ];
 
 /// Keys whose values are percentages.
@@ -204,9 +206,11 @@ impl<'i> Reader<'i> {
         let (message, label, help) = if DURATIONS.contains(&key) && number {
             let help = format!(r#"write {key} = "{words}ms" for milliseconds or "{words}s" for seconds"#);
             (format!("`{path}` has no unit"), "a bare number".into(), help)
-        } else if key == "memory" && number {
-            let help = format!(r#"write memory = "{words}MiB" for mebibytes"#);
-            ("`limits.memory` has no unit".into(), "a bare number".into(), help)
+        } else if matches!(key, "memory" | "body") && number {
+            let unit = if key == "memory" { "MiB" } else { "KiB" };
+            let name = if unit == "MiB" { "mebibytes" } else { "kibibytes" };
+            let help = format!(r#"write {key} = "{words}{unit}" for {name}"#);
+            (format!("`{path}` has no unit"), "a bare number".into(), help)
         } else if SHARES.contains(&key) && number {
             let share = words.parse::<f64>().unwrap_or(50.0);
             let share = if share <= 1.0 { share * 100.0 } else { share };

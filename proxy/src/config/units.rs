@@ -43,11 +43,23 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_nanos(nanos as u64))
 }
 
-/// A size in memory such as `"64KiB"`, `"256MiB"` or `"1.5GiB"`, at least one MiB.
+/// A size of memory such as `"256MiB"` or `"1.5GiB"`, at least one MiB.
 ///
 /// # Errors
 /// A hint at what to write instead.
 pub fn bytes(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    if bytes < 1024 * 1024 {
+        return Err("a sidecar cannot live in less than 1MiB".into());
+    }
+    Ok(bytes)
+}
+
+/// A size such as `"64KiB"` or `"1MiB"`; `"0KiB"` is none.
+///
+/// # Errors
+/// A hint at what to write instead.
+pub fn size(text: &str) -> Result<u64, String> {
     let number_ends = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = (&text[..number_ends], text[number_ends..].trim());
     let Ok(value) = number.parse::<f64>() else {
@@ -60,11 +72,7 @@ pub fn bytes(text: &str) -> Result<u64, String> {
         "" => return Err(format!(r#"add the unit: "{number}MiB""#)),
         _ => return Err(format!(r#"the units are KiB, MiB and GiB: "{number}MiB""#)),
     };
-    let bytes = value * factor;
-    if bytes < 1024.0 * 1024.0 {
-        return Err("a sidecar cannot live in less than 1MiB".into());
-    }
-    Ok(bytes as u64)
+    Ok((value * factor) as u64)
 }
 
 /// A share from `"0%"` to `"100%"`; `"50%"` is 0.5.

@@ -17,6 +17,9 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
+use super::replay::{Playing, Tape};
+use crate::error::BoxError;
+
 /// The body of a request on its way to an endpoint.
 #[derive(Debug)]
 pub enum RequestBody {
@@ -28,6 +31,8 @@ pub enum RequestBody {
     Withheld(Box<Withheld>),
     /// A copy that is complete; empty once it has been sent.
     Whole(Bytes),
+    /// The client's, of which a copy is kept.
+    Kept(Playing),
 }
 
 /// What a copy of a body came to.
@@ -91,7 +96,7 @@ impl Progress {
     }
 
     /// A frame of the body has passed, or its end; after it there `is_end` or not.
-    fn passed(&self, now: Instant, frame: Option<&Result<Frame<Bytes>, hyper::Error>>, is_end: bool) {
+    fn passed<E>(&self, now: Instant, frame: Option<&Result<Frame<Bytes>, E>>, is_end: bool) {
         self.moved(now);
         let Some(mut copy) = self.copy.take() else { return };
         let data = match frame {
@@ -128,6 +133,34 @@ impl Progress {
 /// Notes the end of a body when dropped.
 #[derive(Debug)]
 pub struct Sending(Rc<Progress>);
+
+impl Sending {
+    /// A body that begins to be sent.
+    pub(super) fn begin(now: Instant) -> Self {
+        Sending(Rc::new(Progress::begin(now)))
+    }
+
+    /// A frame of the body has passed, or its end; after it there `is_end` or not.
+    pub(super) fn passed<E>(&self, now: Instant, frame: Option<&Result<Frame<Bytes>, E>>, is_end: bool) {
+        self.0.passed(now, frame, is_end);
+    }
+
+    /// The body has been sent to its end, or was given up.
+    pub(super) fn end(&self, now: Instant) {
+        self.0.end(now);
+    }
+
+    /// It is sent again.
+    pub(super) fn resume(&self, now: Instant) {
+        self.0.moved(now);
+        self.0.over.set(false);
+    }
+
+    /// Watches it from outside.
+    pub(super) fn upload(&self) -> Upload {
+        Upload::of(&self.0)
+    }
+}
 
 impl Drop for Sending {
     fn drop(&mut self) {
@@ -173,15 +206,32 @@ impl RequestBody {
         if body.is_end_stream() {
             return RequestBody::Empty;
         }
-        RequestBody::Client(body, Sending(Rc::new(Progress::begin(Instant::now()))))
+        RequestBody::Client(body, Sending::begin(Instant::now()))
     }
 
     /// Watches it from outside.
     pub fn upload(&self) -> Upload {
         match self {
             RequestBody::Empty | RequestBody::Whole(_) => Upload::default(),
-            RequestBody::Client(_, sending) => Upload::of(&sending.0),
-            RequestBody::Withheld(withheld) => Upload::of(&withheld.sending.0),
+            RequestBody::Client(_, sending) => sending.upload(),
+            RequestBody::Withheld(withheld) => withheld.sending.upload(),
+            RequestBody::Kept(playing) => playing.upload(),
+        }
+    }
+
+    /// Keeps a copy of it from now on, up to `limit` bytes. None if there is nothing to keep, if it is longer than that, or
+    /// if it waits to be wanted: it is not known then whether it ever comes.
+    pub fn record(&mut self, limit: usize) -> Option<Tape> {
+        match std::mem::replace(self, RequestBody::Empty) {
+            RequestBody::Client(body, sending) if body.size_hint().lower() <= limit as u64 && limit > 0 => {
+                let (tape, playing) = Tape::begin(body, sending, limit);
+                *self = RequestBody::Kept(playing);
+                Some(tape)
+            }
+            other => {
+                *self = other;
+                None
+            }
         }
     }
 
@@ -210,7 +260,9 @@ impl RequestBody {
     pub(super) fn wanted(&self) -> Option<Arc<AtomicBool>> {
         match self {
             RequestBody::Withheld(withheld) => Some(withheld.wanted.clone()),
-            RequestBody::Empty | RequestBody::Client(..) | RequestBody::Whole(_) => None,
+            RequestBody::Empty | RequestBody::Client(..) | RequestBody::Whole(_) | RequestBody::Kept(_) => {
+                None
+            }
         }
     }
 
@@ -228,12 +280,12 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         if let RequestBody::Withheld(withheld) = this {
             if !withheld.is_wanted(cx) {
@@ -241,18 +293,20 @@ impl Body for RequestBody {
             }
             this.release();
         }
-        let (body, sending) = match this {
-            RequestBody::Client(body, sending) => (body, sending),
-            RequestBody::Whole(bytes) if !bytes.is_empty() => {
-                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
+        match this {
+            RequestBody::Client(body, sending) => {
+                let polled = Pin::new(&mut *body).poll_frame(cx);
+                if let Poll::Ready(frame) = &polled {
+                    sending.passed(Instant::now(), frame.as_ref(), body.is_end_stream());
+                }
+                polled.map_err(Into::into)
             }
-            _ => return Poll::Ready(None),
-        };
-        let polled = Pin::new(&mut *body).poll_frame(cx);
-        if let Poll::Ready(frame) = &polled {
-            sending.0.passed(Instant::now(), frame.as_ref(), body.is_end_stream());
+            RequestBody::Kept(playing) => Pin::new(playing).poll_frame(cx),
+            RequestBody::Whole(bytes) if !bytes.is_empty() => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
+            }
+            RequestBody::Empty | RequestBody::Withheld(_) | RequestBody::Whole(_) => Poll::Ready(None),
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -261,6 +315,7 @@ impl Body for RequestBody {
             RequestBody::Whole(bytes) => bytes.is_empty(),
             RequestBody::Client(body, _) => body.is_end_stream(),
             RequestBody::Withheld(withheld) => withheld.body.is_end_stream(),
+            RequestBody::Kept(playing) => playing.is_end_stream(),
         }
     }
 
@@ -270,6 +325,7 @@ impl Body for RequestBody {
             RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             RequestBody::Client(body, _) => body.size_hint(),
             RequestBody::Withheld(withheld) => withheld.body.size_hint(),
+            RequestBody::Kept(playing) => playing.size_hint(),
         }
     }
 }

@@ -3,11 +3,13 @@
 
 mod body;
 pub mod bridge;
+pub mod deadline;
 pub mod forward;
 pub mod headers;
 pub mod informational;
 pub mod interim;
 pub mod patience;
+pub mod replay;
 pub mod reply;
 pub mod serve;
 pub mod serve_h2;

@@ -17,8 +17,8 @@ use crate::grpc;
 use crate::http::patience::Patience;
 use crate::http::serve::Client;
 use crate::http::tunnel::Ask;
-use crate::http::{RequestBody, bridge, forward, reply};
-use crate::retry::Attempts;
+use crate::http::{RequestBody, bridge, deadline, forward, reply};
+use crate::retry::{Attempts, Ended, condition};
 use crate::tcp;
 use crate::telemetry::Single;
 use crate::world::Net;
@@ -36,7 +36,7 @@ pub(super) async fn handle<N: Net>(
     let timeouts = &table.snapshot.timeouts;
     let limits = Limits::of(&table.snapshot);
     let is_grpc = grpc::is_grpc(request.headers());
-    let deadline = grpc::deadline(request.headers(), is_grpc);
+    let deadline = deadline::of(request.headers(), is_grpc);
     let asked = metrics.asked();
     let version = request.version();
     let is_bridged = bridge::take_marker(request.headers_mut()) && version == Version::HTTP_2;
@@ -96,10 +96,10 @@ async fn send<N: Net>(
     app: &Single,
     mut request: Request<RequestBody>,
 ) -> Result<Response<ResponseBody<N>>, Error> {
-    let mut attempts = Attempts::new(&call.retry, &request);
+    let mut attempts = Attempts::new(&call.retry, &mut request, false);
     loop {
         if let Some(deadline) = call.deadline {
-            grpc::forward_timeout(request.headers_mut(), deadline - Instant::now());
+            deadline::forward(request.headers_mut(), call.is_grpc, deadline - Instant::now());
         }
         let in_hand = InHand::of(&app.endpoint);
         let (error, unsent) = match side.pool.send(dst, call, &app.endpoint, request).await {
@@ -115,10 +115,13 @@ async fn send<N: Net>(
             }
             Err(failed) => failed,
         };
-        let again = error.reused.then(|| attempts.next(&error, unsent.map(|request| *request))).flatten();
-        let Some(again) = again else { return Err(error) };
+        let ended = Ended::Failed { kind: error.kind, unsent: unsent.is_some() };
+        let reason = condition::reason(&call.retry, ended).filter(|_| error.reused);
+        let reason = reason.filter(|_| attempts.permit(ended, false).is_ok());
+        let again = reason.and_then(|_| attempts.again(unsent.map(|request| *request)));
+        let (Some(reason), Some(again)) = (reason, again) else { return Err(error) };
         app.cluster.failed(error.kind);
-        app.cluster.retries.inc();
+        app.cluster.retried(reason);
         request = again;
     }
 }

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::balance::Table;
 use crate::capture::rules::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6};
-use crate::config::{Protocol, Retry};
+use crate::config::{Condition, Conditions, Protocol, Retry, defaults};
 use crate::detect::race::Races;
 use crate::detect::{Detected, Outcome, Prefixed, Sniffed};
 use crate::drain;
@@ -43,7 +44,19 @@ pub struct Inbound<N: Net> {
 /// A request is tried again only to hide the race in which the app closes a kept connection just as the request is sent
 /// on it, as Istio does with `reset-before-request`; an app that is down is the caller's business, who has other
 /// replicas.
-const RETRY: Retry = Retry { attempts: 1 };
+///
+/// Such a retry has no back-off and no mark: the app has seen nothing, and nobody else repeats it for that.
+const RETRY: Retry = Retry {
+    attempts: 1,
+    on: Conditions::of(&[Condition::ResetBeforeRequest, Condition::Reset, Condition::RefusedStream]),
+    status_codes: Vec::new(),
+    unsafe_methods: false,
+    base: Duration::ZERO,
+    max: Duration::ZERO,
+    retry_after: Duration::ZERO,
+    body: defaults::RETRY_BODY,
+    hedge: None,
+};
 
 /// Where connections to the app come from. The rules let these through to the app; from any other address of this
 /// sidecar a connection to the instance's own address is taken for one that goes out and comes in again. IPv4 is as in

@@ -10,17 +10,15 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::route::Way;
-use super::{Outbound, mirror};
-use crate::balance::{Cluster, Tried};
+use super::{Outbound, mirror, tries};
 use crate::endpoint::pool::Limits;
-use crate::endpoint::{Call, Failed, Held, Outcome, Place, ResponseBody};
+use crate::endpoint::{Call, Place, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
 use crate::http::serve::Client;
 use crate::http::tunnel::Ask;
-use crate::http::{RequestBody, bridge, forward, headers, reply};
-use crate::retry::Attempts;
+use crate::http::{bridge, deadline, forward, headers, reply};
 use crate::tcp;
 use crate::world::Net;
 
@@ -48,7 +46,7 @@ pub(super) async fn handle<N: Net>(
     let way = Way::of(&table, dialled, &request, &mut *side.rng.borrow_mut());
     let (cluster, timeouts) = (way.cluster, &table.snapshot.timeouts);
     let aim = cluster.aim(Some(request.headers()), peer.ip());
-    let deadline = grpc::deadline(request.headers(), is_grpc);
+    let deadline = deadline::of(request.headers(), is_grpc);
     let asked = cluster.metrics.asked();
     // Only another sidecar may say what a request was.
     bridge::take_marker(request.headers_mut());
@@ -83,7 +81,7 @@ pub(super) async fn handle<N: Net>(
                     let place = Rc::new(place);
                     let call =
                         Call { aim, place, limits, patience, is_grpc, deadline, retry, tries, interim };
-                    let sending = pin!(send(&side, cluster, &call, request));
+                    let sending = pin!(tries::send(&side, cluster, &call, request));
                     let result = call.patience.wait(sending).await;
                     call.place.ended(&result);
                     result
@@ -107,92 +105,4 @@ pub(super) async fn handle<N: Net>(
     forward::to_client(version, &mut response, || ResponseBody::NotModified);
     asked.answered(response.status());
     response
-}
-
-/// Sends a request to an endpoint, and to another one if that fails and it is safe. The last failure is the caller's to
-/// count.
-pub(super) async fn send<N: Net>(
-    side: &Outbound<N>,
-    cluster: &Cluster,
-    call: &Call,
-    mut request: Request<RequestBody>,
-) -> Result<Response<ResponseBody<N>>, Error> {
-    let mut attempts = Attempts::new(&call.retry, &request);
-    let mut tried = Tried::default();
-    let mut slot = None;
-    loop {
-        let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), call.aim, tried);
-        let position = picked.ok_or_else(|| Error::new(Kind::NoEndpoint))?;
-        tried.insert(position);
-        let (error, unsent) = match attempt(side, cluster, position, call, request).await {
-            Ok(response) => return Ok(response),
-            Err(failed) => failed,
-        };
-        match attempts.next(&error, unsent.map(|request| *request)) {
-            Some(again) => request = again,
-            None => return Err(error),
-        }
-        // The place of the try before it, if that was a retry too, is free again.
-        drop(slot.take());
-        slot = cluster.try_retry_slot();
-        if slot.is_none() {
-            return Err(error);
-        }
-        tracing::debug!(cluster = %cluster.config.name, %error, "trying again");
-        cluster.metrics.failed(error.kind);
-        cluster.metrics.retries.inc();
-    }
-}
-
-/// One try at one endpoint. On failure gives the request back if not a byte of it can have reached the app.
-async fn attempt<N: Net>(
-    side: &Outbound<N>,
-    cluster: &Cluster,
-    position: usize,
-    call: &Call,
-    mut request: Request<RequestBody>,
-) -> Result<Response<ResponseBody<N>>, Failed> {
-    let endpoint = &cluster.endpoints[position];
-    let begun = Instant::now();
-    let mut trial = cluster.outliers.begin(position, begun, call.patience.end(), &side.rng);
-    if let Some(deadline) = call.deadline {
-        grpc::forward_timeout(request.headers_mut(), deadline - begun);
-    }
-    let sending = pin!(side.pool.send(endpoint.address, call, &endpoint.metrics, request));
-    let sent = call.patience.wait_for_try(begun, call.tries, sending).await;
-    let sent = sent.unwrap_or_else(|kind| {
-        let error = Error { endpoint: Some(endpoint.address), ..Error::new(kind) };
-        Err((error, None))
-    });
-    let (response, carrier) = match sent {
-        Ok(answered) => answered,
-        Err((error, unsent)) => {
-            trial.tell(Outcome::of_error(&error, unsent.is_some()), Instant::now());
-            return Err((error, unsent));
-        }
-    };
-    let now = Instant::now();
-    let failed_there = |kind, detail: &str| Error::at(kind, endpoint.address, detail);
-    if let Some(kind) = reply::not_delivered(response.headers()) {
-        trial.tell(Outcome::of_refusal(kind, response.headers()), now);
-        return Err((failed_there(kind, "its sidecar could not reach the app"), None));
-    }
-    if reply::terminated(response.headers()) {
-        trial.tell(Outcome::Failure(None), now);
-        return Err((failed_there(Kind::Terminated, "the app closed without an answer"), None));
-    }
-    let outcome = Outcome::of_head(response.status(), response.headers(), call.is_grpc);
-    // A failure is often quick, and must not attract load.
-    if matches!(outcome, None | Some(Outcome::Success)) {
-        trial.answered(now);
-    }
-    if let Some(outcome) = outcome {
-        trial.tell(outcome, now);
-    }
-    let held = Held::new(call.place.clone(), Some(trial));
-    let (failures, patience) = (cluster.metrics.failures(), call.patience.clone());
-    let mut response =
-        response.map(|body| ResponseBody::endpoint(body, carrier, held, failures, patience, call.is_grpc));
-    forward::response(&mut response);
-    Ok(response)
 }

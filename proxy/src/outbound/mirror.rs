@@ -14,8 +14,8 @@ use http_body_util::BodyExt;
 use tokio::time::Instant;
 
 use super::Outbound;
-use super::http::send;
 use super::route::Way;
+use super::tries::send;
 use crate::balance::Table;
 use crate::config::{Retry, defaults};
 use crate::endpoint::pool::Limits;
@@ -23,7 +23,7 @@ use crate::endpoint::{Aim, Call, Place, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
-use crate::http::{Copied, RequestBody, Upload, bridge};
+use crate::http::{Copied, RequestBody, Upload, bridge, deadline};
 use crate::route::mirror::become_copy;
 use crate::telemetry::{MirrorEnd, RouteMetrics};
 use crate::world::Net;
@@ -85,7 +85,7 @@ impl<N: Net> Mirror<N> {
         let cluster = &self.table.clusters[self.position];
         let asked = cluster.metrics.asked();
         let is_grpc = grpc::is_grpc(request.headers());
-        let deadline = grpc::deadline(request.headers(), is_grpc);
+        let deadline = deadline::of(request.headers(), is_grpc);
         if !self.was_http1 || cluster.config.bridge {
             bridge::to_http2(&mut request, self.dst, self.was_http1);
         }
@@ -104,7 +104,7 @@ impl<N: Net> Mirror<N> {
             tries: cluster.config.timeouts.tries,
             interim: None,
             // A copy is sent once.
-            retry: Arc::new(Retry { attempts: 0 }),
+            retry: Arc::new(Retry::NEVER),
         };
         let sending = pin!(send(&self.side, cluster, &call, request));
         let result = call.patience.wait(sending).await;

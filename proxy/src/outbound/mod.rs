@@ -6,6 +6,7 @@ mod http;
 mod mirror;
 mod route;
 mod tcp;
+mod tries;
 
 use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;

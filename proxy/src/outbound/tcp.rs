@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Outbound;
 use crate::balance::{Cluster, Table, Tried};
-use crate::config::Timeouts;
+use crate::config::{Condition, Timeouts};
 use crate::detect::{Detected, Outcome, Prefixed, Sniffed, detect, race};
 use crate::endpoint::{self, InHand, Trial};
 use crate::error::{Error, Kind};
@@ -141,7 +141,7 @@ async fn dial<N: Net>(
     let mut tried = Tried::default();
     for attempt in 0..=cluster.config.retry.attempts {
         if attempt > 0 {
-            cluster.metrics.retries.inc();
+            cluster.metrics.retried(Condition::ConnectFailure);
         }
         let now = Instant::now();
         let picked = cluster.pick(now, &mut *side.rng.borrow_mut(), cluster.aim(None, peer.ip()), tried);

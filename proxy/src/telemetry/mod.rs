@@ -21,10 +21,12 @@ pub use endpoint::{EndpointMetrics, OpenConnection};
 pub use route::{MirrorEnd, RouteMetrics};
 pub use throttle::Throttle;
 
+use crate::config::Condition;
 use crate::detect::tls::ClientHello;
 use crate::detect::{Outcome, Sniffed};
 use crate::error::Kind;
 use crate::limit::Load;
+use crate::retry::Denied;
 use crate::tcp::Moved;
 
 /// Labels of a metric of one side.
@@ -111,7 +113,11 @@ pub struct Metrics {
     responses: Family<SideClusterClass, Counter>,
     abandoned: Family<SideCluster, Counter>,
     errors: Family<SideClusterKind, Counter>,
-    retries: Family<SideCluster, Counter>,
+    retries: Family<SideClusterReason, Counter>,
+    retries_denied: Family<SideClusterReason, Counter>,
+    retry_budget: Family<SideCluster, Gauge>,
+    hedges: Family<SideCluster, Counter>,
+    hedges_won: Family<SideCluster, Counter>,
     picks: Family<SideClusterPick, Counter>,
     ejections: Family<SideClusterReason, Counter>,
     probes: Family<SideCluster, Counter>,
@@ -159,8 +165,16 @@ pub struct ClusterMetrics {
     responses: [Counter; 5],
     abandoned: Counter,
     errors: Failures,
-    /// Tries beyond the first.
-    pub retries: Counter,
+    /// Tries beyond the first, by what they followed.
+    retries: [Counter; Condition::ALL.len()],
+    /// Failures that called for a retry and got none, by why.
+    denied: [Counter; Denied::ALL.len()],
+    /// Retries that the budget has left, after the last change.
+    pub retry_budget: Gauge,
+    /// Second tries that began beside the first.
+    pub hedges: Counter,
+    /// Those that were the first to answer.
+    pub hedges_won: Counter,
     /// Choices of endpoints that are not the usual ones.
     pub picks: Picks,
     /// Ejections of endpoints.
@@ -240,7 +254,14 @@ impl Default for Metrics {
             responses: family!("responses", "Responses to clients by class of status"),
             abandoned: family!("abandoned", "Requests whose client went away before the response began"),
             errors: family!("errors", "Failed tries by kind"),
-            retries: family!("retries", "Tries beyond the first"),
+            retries: family!("retries", "Tries beyond the first, by the failure that they followed"),
+            retries_denied: family!(
+                "retries_denied",
+                "Failures that called for another try and got none, by reason"
+            ),
+            retry_budget: family!("retry_budget", "Retries that the budget has left"),
+            hedges: family!("hedges", "Second tries that began while the first was silent"),
+            hedges_won: family!("hedges_won", "Second tries that were answered before the first"),
             picks: family!(
                 "picks",
                 "Choices of endpoints out of the ordinary, by kind; one may be of several"
@@ -335,7 +356,11 @@ impl Metrics {
             responses: CLASSES.map(|c| self.responses.get_or_create_owned(&class(c))),
             abandoned: self.abandoned.get_or_create_owned(&label),
             errors: Failures(Arc::new(Kind::ALL.map(|k| self.errors.get_or_create_owned(&kind(k))))),
-            retries: self.retries.get_or_create_owned(&label),
+            retries: Condition::ALL.map(|c| self.retries.get_or_create_owned(&reason(c.name()))),
+            denied: Denied::ALL.map(|d| self.retries_denied.get_or_create_owned(&reason(d.label()))),
+            retry_budget: self.retry_budget.get_or_create_owned(&label),
+            hedges: self.hedges.get_or_create_owned(&label),
+            hedges_won: self.hedges_won.get_or_create_owned(&label),
             picks: Picks(PICKS.map(|kind| {
                 let cluster = cluster.to_owned();
                 self.picks.get_or_create_owned(&SideClusterPick { side, cluster, kind })
@@ -508,6 +533,16 @@ impl ClusterMetrics {
     /// Counts a failed try.
     pub fn failed(&self, kind: Kind) {
         self.errors.count(kind);
+    }
+
+    /// Counts a try beyond the first.
+    pub fn retried(&self, reason: Condition) {
+        self.retries[reason as usize].inc();
+    }
+
+    /// Counts a failure that called for another try and got none.
+    pub fn denied(&self, why: Denied) {
+        self.denied[why as usize].inc();
     }
 
     /// The counters of failed tries, for what outlives a snapshot.

@@ -180,11 +180,11 @@ fn another_endpoint_answers_when_one_refuses_and_the_refusing_one_is_left_alone(
 }
 
 #[test]
-fn an_app_that_is_down_behind_its_sidecar_is_told_apart_from_one_that_answers_502() {
+fn an_app_that_is_down_behind_its_sidecar_is_told_apart_from_one_that_answers_500() {
     run(async {
         let down = nobody();
         let far = inbound(TestNet::to(&down.to_string()), "service = 'orders'\ninstance = 'orders-1'").await;
-        let up = answering("HTTP/1.1 502 Bad Gateway\r\ncontent-length: 4\r\n\r\nmine").await;
+        let up = answering("HTTP/1.1 500 Internal Server Error\r\ncontent-length: 4\r\n\r\nmine").await;
         let net = TestNet::to(SERVICE).redirect(down, far.at);
         let near = outbound(net, &cluster("http", &[down, up], "")).await;
         let mut client = near.client().await;
@@ -215,7 +215,7 @@ fn an_app_cannot_have_a_post_request_repeated_by_speaking_as_a_sidecar() {
 
         let seen = Seen::default();
         let (near, _far) = pair(seen.app(FORGED).await).await;
-        let answer = near.client().await.ask(GET).await;
+        let answer = near.client().await.ask(POST).await;
         assert_eq!((answer.status(), answer.header("proxy-status")), (502, None), "its sidecar takes it out");
         assert_eq!(seen.requests(), 1);
     });

@@ -15,6 +15,7 @@ mod malformed;
 mod opaque;
 mod pool;
 mod protocols;
+mod retries;
 mod routes;
 mod timeouts;
 mod tunnels;

@@ -8,7 +8,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_spanned::Spanned;
 
-use super::{Adaptive, Balance, Breaker, ClusterLimits, Health, Retry, Route};
+use super::{Adaptive, Balance, Breaker, ClusterLimits, Health, Retry, RetryBudget, Route};
 
 /// `[cluster.timeouts]`; `"0s"` switches a limit off.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -53,6 +53,9 @@ pub struct Cluster {
     /// Tries after a failure.
     #[serde(default)]
     pub retry: Option<Retry>,
+    /// How many retries there may be.
+    #[serde(default)]
+    pub retry_budget: Option<RetryBudget>,
     /// What becomes of requests to its addresses, tried in order. One that no route matches goes to its endpoints.
     #[serde(default)]
     pub route: Vec<Spanned<Route>>,

@@ -18,7 +18,7 @@ pub use breaker::Breaker;
 pub use cluster::{Cluster, ClusterTimeouts, Endpoint, EndpointTable};
 pub use health::{App, Health, Probe};
 pub use limits::ClusterLimits;
-pub use retry::Retry;
+pub use retry::{Retry, RetryBudget};
 pub use route::{
     Fault, HeaderEdits, Match, Mirror, Redirect, Respond, Rewrite, Route, Target, Value, ValueTable,
 };
@@ -69,6 +69,9 @@ pub struct File {
     /// Tries after a failure, for every cluster that does not say otherwise.
     #[serde(default)]
     pub retry: Option<Retry>,
+    /// How many retries there may be, for every cluster that does not say otherwise.
+    #[serde(default)]
+    pub retry_budget: Option<RetryBudget>,
     /// When an endpoint is left alone, for every cluster that does not say otherwise.
     #[serde(default)]
     pub breaker: Option<Breaker>,

@@ -15,11 +15,10 @@ use serde_spanned::Spanned;
 use super::diagnose::{ConfigErrors, Mistakes, did_you_mean, one_of};
 use super::model::{self, File};
 use super::{
-    Balance, Breaker, Cluster, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts, Retry, Snapshot,
-    defaults, shape, units,
+    Balance, Breaker, Cluster, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts, Retry,
+    RetryBudget, Snapshot, defaults, shape, units,
 };
 use cluster::Taken;
-use retry::retry;
 
 mod balance;
 mod breaker;
@@ -52,6 +51,7 @@ struct General<'a> {
     breaker: (Option<&'a model::Breaker>, Breaker),
     retry: Arc<Retry>,
     balance: Arc<Balance>,
+    retry_budget: RetryBudget,
     timeouts: RequestTimeouts,
 }
 
@@ -89,7 +89,8 @@ impl Check<'_> {
         let forwarded = self.forwarded(file.forwarded.as_ref());
         let general = General {
             breaker: (file.breaker.as_ref(), self.breaker(file.breaker.as_ref(), None)),
-            retry: retry(file.retry.as_ref(), &Arc::new(Retry { attempts: defaults::RETRIES })),
+            retry: self.retry(file.retry.as_ref(), None),
+            retry_budget: self.retry_budget(file.retry_budget.as_ref(), None),
             balance: Arc::new(self.balance(file.balance.as_ref(), None)),
             timeouts: requests,
         };

@@ -10,7 +10,7 @@ use http::header::HeaderValue;
 use http::uri::{Authority, Scheme};
 use serde_spanned::Spanned;
 
-use super::{Check, retry};
+use super::Check;
 use crate::config::diagnose::did_you_mean;
 use crate::config::route::{
     Action, Fault, Forward, HeaderEdits, Match, Mirror, PathMatch, PathRewrite, Redirect, Respond, Rewrite,
@@ -169,7 +169,7 @@ impl Check<'_> {
                     [timeouts.request.as_ref(), timeouts.per_try.as_ref(), timeouts.response.as_ref()],
                     to.timeouts,
                 ),
-                retry: retry(given.retry.as_ref(), &to.retry),
+                retry: self.retry(given.retry.as_ref(), Some(&to.retry)),
             };
             if targets.iter().any(|earlier| earlier.cluster == target.cluster) {
                 let all = given.to.as_ref().map_or(0..0, Spanned::span);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::route::Route;
-use super::{Adaptive, Balance, Breaker, ClusterLimits, Health, Protocol, Retry};
+use super::{Adaptive, Balance, Breaker, ClusterLimits, Health, Protocol, Retry, RetryBudget};
 
 /// Time limits of a request to a cluster; `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,6 +51,8 @@ pub struct Cluster {
     pub timeouts: RequestTimeouts,
     /// Tries after a failure.
     pub retry: Arc<Retry>,
+    /// How many of them there may be.
+    pub retry_budget: RetryBudget,
     /// When an endpoint is left alone.
     pub breaker: Breaker,
     /// Active checks of its endpoints.

@@ -19,7 +19,7 @@ pub use breaker::Breaker;
 pub use cluster::{Cluster, Endpoint, Labels, RequestTimeouts, TryTimeouts};
 pub use health::{App, Ask, Health, Probe, Thresholds};
 pub use limits::{Adaptive, ClusterLimits};
-pub use retry::Retry;
+pub use retry::{Condition, Conditions, Retry, RetryBudget};
 
 /// A configuration with every default filled in and every contradiction refused.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,8 +1,155 @@
-//! Tries after a failure.
+//! Tries after a failure, and how many there may be.
+
+use std::time::Duration;
 
 /// Tries after a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
     /// Tries beyond the first; 0 switches retries off.
     pub attempts: u32,
+    /// After which failures.
+    pub on: Conditions,
+    /// The statuses that [`Condition::RetriableStatusCodes`] means.
+    pub status_codes: Vec<u16>,
+    /// Whether requests are repeated that may have had an effect.
+    pub unsafe_methods: bool,
+    /// The first wait is drawn from zero to this.
+    pub base: Duration,
+    /// Longest wait of our own choice.
+    pub max: Duration,
+    /// Longest wait that an answer may ask for and still be tried again.
+    pub retry_after: Duration,
+    /// Bytes of a request's body that are kept to be sent again.
+    pub body: usize,
+    /// After how much silence a second try begins beside the first, if ever.
+    pub hedge: Option<Duration>,
+}
+
+impl Retry {
+    /// No retries at all.
+    pub const NEVER: Retry = Retry {
+        attempts: 0,
+        on: Conditions(0),
+        status_codes: Vec::new(),
+        unsafe_methods: false,
+        base: Duration::ZERO,
+        max: Duration::ZERO,
+        retry_after: Duration::ZERO,
+        body: 0,
+        hedge: None,
+    };
+}
+
+/// What pays for the retries of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetryBudget {
+    /// What share of a retry each success pays for, 0 to 1.
+    pub share: f64,
+    /// Retries a second that are there without successes.
+    pub per_second: u32,
+    /// Retries that may be saved up.
+    pub reserve: u32,
+}
+
+/// A kind of failure after which a request may be tried again. The names are Envoy's (`retry_on` and `retry_grpc_on` of
+/// its route configuration), and so is what they mean, but that no method is repeated that is not safe to repeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Condition {
+    /// No connection to the endpoint, or none from its sidecar to the app.
+    ConnectFailure,
+    /// The endpoint, or its sidecar, took no further request: nothing was processed.
+    RefusedStream,
+    /// No answer at all: the connection ended, or a try took too long.
+    Reset,
+    /// The connection ended before a byte of the request was sent on it.
+    ResetBeforeRequest,
+    /// 500 to 599, and all four above.
+    ServerError,
+    /// 502, 503 or 504.
+    GatewayError,
+    /// 409.
+    Retriable4xx,
+    /// One of `status_codes`.
+    RetriableStatusCodes,
+    /// gRPC status 1.
+    Cancelled,
+    /// gRPC status 4.
+    DeadlineExceeded,
+    /// gRPC status 8.
+    ResourceExhausted,
+    /// gRPC status 13.
+    Internal,
+    /// gRPC status 14.
+    Unavailable,
+}
+
+impl Condition {
+    /// All of them, in their order.
+    pub const ALL: [Condition; 13] = [
+        Condition::ConnectFailure,
+        Condition::RefusedStream,
+        Condition::Reset,
+        Condition::ResetBeforeRequest,
+        Condition::ServerError,
+        Condition::GatewayError,
+        Condition::Retriable4xx,
+        Condition::RetriableStatusCodes,
+        Condition::Cancelled,
+        Condition::DeadlineExceeded,
+        Condition::ResourceExhausted,
+        Condition::Internal,
+        Condition::Unavailable,
+    ];
+
+    /// Envoy's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Condition::ConnectFailure => "connect-failure",
+            Condition::RefusedStream => "refused-stream",
+            Condition::Reset => "reset",
+            Condition::ResetBeforeRequest => "reset-before-request",
+            Condition::ServerError => "5xx",
+            Condition::GatewayError => "gateway-error",
+            Condition::Retriable4xx => "retriable-4xx",
+            Condition::RetriableStatusCodes => "retriable-status-codes",
+            Condition::Cancelled => "cancelled",
+            Condition::DeadlineExceeded => "deadline-exceeded",
+            Condition::ResourceExhausted => "resource-exhausted",
+            Condition::Internal => "internal",
+            Condition::Unavailable => "unavailable",
+        }
+    }
+
+    /// The gRPC status that it stands for.
+    pub fn grpc(self) -> Option<u16> {
+        match self {
+            Condition::Cancelled => Some(1),
+            Condition::DeadlineExceeded => Some(4),
+            Condition::ResourceExhausted => Some(8),
+            Condition::Internal => Some(13),
+            Condition::Unavailable => Some(14),
+            _ => None,
+        }
+    }
+}
+
+/// A set of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Conditions(u16);
+
+impl Conditions {
+    /// Of these.
+    pub const fn of(conditions: &[Condition]) -> Self {
+        let (mut bits, mut n) = (0, 0);
+        while n < conditions.len() {
+            bits |= 1 << conditions[n] as u16;
+            n += 1;
+        }
+        Conditions(bits)
+    }
+
+    /// Whether it is in.
+    pub fn contains(self, condition: Condition) -> bool {
+        self.0 & 1 << condition as u16 != 0
+    }
 }

@@ -1,0 +1,263 @@
+//! The tries of an outbound request: at one endpoint, and if that fails and it is safe, at another. What is decided here
+//! is decided by [`crate::retry`]; this is the order in which it is asked.
+
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::Body;
+use tokio::time::{Instant, sleep};
+
+use super::Outbound;
+use crate::balance::{Cluster, Tried};
+use crate::endpoint::{Call, Failed, Held, Outcome, ResponseBody};
+use crate::error::{Error, Kind};
+use crate::http::{RequestBody, deadline, forward, reply};
+use crate::limit::concurrency::RetrySlot;
+use crate::retry::backoff::{self, Asked};
+use crate::retry::condition::reason;
+use crate::retry::{self, Attempts, Denied, Ended};
+use crate::world::Net;
+
+/// Frames of an answer that nobody gets that are read to keep its connection.
+const DISCARDED: usize = 16;
+
+type Answer<N> = Response<ResponseBody<N>>;
+
+/// Sends a request to an endpoint, and to another one if that fails and it is safe. What the last try gave is the answer:
+/// a response with a bad status is passed on as it is. The last failure is the caller's to count.
+pub(super) async fn send<N: Net>(
+    side: &Outbound<N>,
+    cluster: &Cluster,
+    call: &Call,
+    mut request: Request<RequestBody>,
+) -> Result<Answer<N>, Error> {
+    let outer = retry::is_repeated(request.headers_mut());
+    let upload = request.body().upload();
+    let mut attempts = Attempts::new(&call.retry, &mut request, outer);
+    let mut tried = Tried::default();
+    let mut slot: Option<RetrySlot> = None;
+    loop {
+        let position = pick(side, cluster, call, &mut tried)?;
+        let result = match call.retry.hedge {
+            None => attempt(side, cluster, position, call, request).await,
+            Some(after) => {
+                let hedged = hedged(side, cluster, call, after, &mut attempts, &mut tried, position, request);
+                // Boxed, because all requests would keep room for it.
+                Box::pin(hedged).await
+            }
+        };
+        let (last, unsent) = match result {
+            Ok(response) => (Ok(response), None),
+            Err((error, unsent)) => (Err(error), unsent),
+        };
+        let ended = Ended::of(&last, unsent.is_some(), call.is_grpc);
+        if ended.is_success() {
+            cluster.pay_for_retries();
+        }
+        let Some(reason) = reason(&call.retry, ended) else { return last };
+        let others = cluster.endpoints.len() > attempts.nth() as usize;
+        let permitted = attempts.permit(ended, upload.is_unfinished());
+        let permitted = permitted.and_then(|()| when(side, call, attempts.nth(), ended, others, &last));
+        // The place of the try before, if that was a retry too, is free again.
+        drop(slot.take());
+        let wait = match permitted.and_then(|wait| Ok((wait, afford(cluster, ended)?))) {
+            Ok((wait, taken)) => {
+                slot = Some(taken);
+                wait
+            }
+            Err(denied) => {
+                if call.retry.attempts > 0 {
+                    cluster.metrics.denied(denied);
+                }
+                return last;
+            }
+        };
+        let nth = attempts.nth();
+        let Some(again) = attempts.again(unsent.map(|request| *request)) else { return last };
+        request = again;
+        retry::mark(request.headers_mut(), nth);
+        tracing::debug!(cluster = %cluster.config.name, reason = reason.name(), ?wait, nth, "trying again");
+        cluster.metrics.retried(reason);
+        match last {
+            Ok(response) => discard(response).await,
+            Err(error) => cluster.metrics.failed(error.kind),
+        }
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+    }
+}
+
+fn pick<N: Net>(
+    side: &Outbound<N>,
+    cluster: &Cluster,
+    call: &Call,
+    tried: &mut Tried,
+) -> Result<usize, Error> {
+    let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), call.aim, *tried);
+    let position = picked.ok_or_else(|| Error::new(Kind::NoEndpoint))?;
+    tried.insert(position);
+    Ok(position)
+}
+
+/// How long to wait before the next try. One that would come after the request's end is none: the caller gets what there
+/// is at once.
+fn when<N: Net>(
+    side: &Outbound<N>,
+    call: &Call,
+    nth: u32,
+    ended: Ended,
+    others: bool,
+    last: &Result<Answer<N>, Error>,
+) -> Result<Duration, Denied> {
+    let asked = last.as_ref().map_or(Asked::Nothing, |response| Asked::of(response.headers()));
+    let elsewhere = others && ended.is_untouched();
+    let wait = backoff::wait(&call.retry, nth, elsewhere, asked, &mut *side.rng.borrow_mut());
+    let wait = wait.ok_or(Denied::Wait)?;
+    let end = call.patience.end();
+    if end.is_some_and(|end| Instant::now() + wait >= end) { Err(Denied::Wait) } else { Ok(wait) }
+}
+
+/// A place among the cluster's retries, and the price of one. A try that takes the place of another that nobody had begun
+/// with costs nothing, as gRPC's transparent retries (A6): no endpoint works more for it.
+fn afford(cluster: &Cluster, ended: Ended) -> Result<RetrySlot, Denied> {
+    let slot = cluster.try_retry_slot().ok_or(Denied::Limit)?;
+    let paid = ended.is_untouched() || cluster.affords_retry(Instant::now());
+    if paid { Ok(slot) } else { Err(Denied::Budget) }
+}
+
+/// A try, and if it is silent for `after`, another one beside it at another endpoint. The first good answer wins and
+/// the other try is cancelled; if the first to end has failed, the other has the last word.
+#[allow(clippy::too_many_arguments, reason = "it is the middle of `send`, boxed")]
+async fn hedged<N: Net>(
+    side: &Outbound<N>,
+    cluster: &Cluster,
+    call: &Call,
+    after: Duration,
+    attempts: &mut Attempts,
+    tried: &mut Tried,
+    position: usize,
+    request: Request<RequestBody>,
+) -> Result<Answer<N>, Failed> {
+    let begun = Instant::now();
+    let mut first = pin!(attempt(side, cluster, position, call, request));
+    tokio::select! {
+        biased;
+        done = first.as_mut() => return done,
+        () = sleep(after) => {}
+    }
+    let Some((other, request)) = hedge(side, cluster, call, attempts, tried) else { return first.await };
+    cluster.metrics.hedges.inc();
+    let mut second = pin!(attempt(side, cluster, other, call, request));
+    let (done, first_ended) = tokio::select! {
+        biased;
+        done = first.as_mut() => (done, true),
+        done = second.as_mut() => (done, false),
+    };
+    let good = done
+        .as_ref()
+        .is_ok_and(|response| reason(&call.retry, Ended::answered(response, call.is_grpc)).is_none());
+    match (good, first_ended) {
+        (true, true) => done,
+        (true, false) => {
+            cluster.metrics.hedges_won.inc();
+            // Its time would never be known, and it would be picked again and again.
+            cluster.endpoints[position].observe(begun, Instant::now());
+            done
+        }
+        (false, true) => second.await,
+        (false, false) => first.await,
+    }
+}
+
+/// The endpoint and the request of a second try beside the first, if there may be one.
+fn hedge<N: Net>(
+    side: &Outbound<N>,
+    cluster: &Cluster,
+    call: &Call,
+    attempts: &mut Attempts,
+    tried: &mut Tried,
+) -> Option<(usize, Request<RequestBody>)> {
+    if !attempts.permits_hedge() {
+        return None;
+    }
+    let before = *tried;
+    let other = pick(side, cluster, call, tried).ok().filter(|other| !before.contains(*other))?;
+    if !cluster.affords_retry(Instant::now()) {
+        cluster.metrics.denied(Denied::Budget);
+        return None;
+    }
+    let nth = attempts.nth();
+    let mut request = attempts.again(None)?;
+    retry::mark(request.headers_mut(), nth);
+    Some((other, request))
+}
+
+/// Drops an answer that nobody gets. What has come of its body already is read, so that its connection can be used again.
+async fn discard<N: Net>(response: Answer<N>) {
+    let mut body = response.into_body();
+    std::future::poll_fn(|cx| {
+        for _ in 0..DISCARDED {
+            if !matches!(Pin::new(&mut body).poll_frame(cx), Poll::Ready(Some(Ok(_)))) {
+                break;
+            }
+        }
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// One try at one endpoint. On failure gives the request back if not a byte of it can have reached the app.
+async fn attempt<N: Net>(
+    side: &Outbound<N>,
+    cluster: &Cluster,
+    position: usize,
+    call: &Call,
+    mut request: Request<RequestBody>,
+) -> Result<Answer<N>, Failed> {
+    let endpoint = &cluster.endpoints[position];
+    let begun = Instant::now();
+    let mut trial = cluster.outliers.begin(position, begun, call.patience.end(), &side.rng);
+    if let Some(deadline) = call.deadline {
+        deadline::forward(request.headers_mut(), call.is_grpc, deadline - begun);
+    }
+    let sending = pin!(side.pool.send(endpoint.address, call, &endpoint.metrics, request));
+    let sent = call.patience.wait_for_try(begun, call.tries, sending).await;
+    let sent = sent.unwrap_or_else(|kind| {
+        let error = Error { endpoint: Some(endpoint.address), ..Error::new(kind) };
+        Err((error, None))
+    });
+    let (response, carrier) = match sent {
+        Ok(answered) => answered,
+        Err((error, unsent)) => {
+            trial.tell(Outcome::of_error(&error, unsent.is_some()), Instant::now());
+            return Err((error, unsent));
+        }
+    };
+    let now = Instant::now();
+    let failed_there = |kind, detail: &str| Error::at(kind, endpoint.address, detail);
+    if let Some(kind) = reply::not_delivered(response.headers()) {
+        trial.tell(Outcome::of_refusal(kind, response.headers()), now);
+        return Err((failed_there(kind, "its sidecar could not reach the app"), None));
+    }
+    if reply::terminated(response.headers()) {
+        trial.tell(Outcome::Failure(None), now);
+        return Err((failed_there(Kind::Terminated, "the app closed without an answer"), None));
+    }
+    let outcome = Outcome::of_head(response.status(), response.headers(), call.is_grpc);
+    // A failure is often quick, and must not attract load.
+    if matches!(outcome, None | Some(Outcome::Success)) {
+        trial.answered(now);
+    }
+    if let Some(outcome) = outcome {
+        trial.tell(outcome, now);
+    }
+    let held = Held::new(call.place.clone(), Some(trial));
+    let (failures, patience) = (cluster.metrics.failures(), call.patience.clone());
+    let mut response =
+        response.map(|body| ResponseBody::endpoint(body, carrier, held, failures, patience, call.is_grpc));
+    forward::response(&mut response);
+    Ok(response)
+}

@@ -1,0 +1,323 @@
+//! The tries of one request: whether there may be another, and what it looks like.
+//!
+//! A copy of the head is kept, and of the body as much of it as may be ([`replay`](crate::http::replay)). Where only an
+//! unsent request may be repeated (a POST over HTTP/1, which is given back as it was) nothing is kept.
+
+use http::header::{HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use http::{Extensions, Method, Request, Uri, Version};
+
+use super::condition::Ended;
+use crate::config::Retry;
+use crate::http::RequestBody;
+use crate::http::replay::Tape;
+
+/// Which retry a request is, counted from 1. Set by the hop that repeats it, and passed on by apps that pass on their
+/// request's id: a sidecar that finds it in a request of its app does not repeat that on top of the outer hop, since
+/// three tries at each of three hops would be 27. An app that makes it up gets fewer retries and nothing else.
+pub const X_RETRY_ATTEMPT: HeaderName = HeaderName::from_static("x-retry-attempt");
+
+/// Whether an outer hop repeats this request already. Takes the mark out if it is not one.
+pub fn is_repeated(headers: &mut HeaderMap) -> bool {
+    let Some(value) = headers.get(X_RETRY_ATTEMPT) else { return false };
+    let is_mark = value.to_str().is_ok_and(|text| text.parse::<u32>().is_ok_and(|nth| nth > 0));
+    if !is_mark {
+        headers.remove(X_RETRY_ATTEMPT);
+    }
+    is_mark
+}
+
+/// Marks a request as the retry that is the `nth`.
+pub fn mark(headers: &mut HeaderMap, nth: u32) {
+    headers.insert(X_RETRY_ATTEMPT, HeaderValue::from(nth));
+}
+
+/// Why there was no retry although the failure called for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied {
+    /// There have been as many as may.
+    Attempts,
+    /// An outer hop repeats the request already.
+    OuterHop,
+    /// It may have had an effect, and its method is not idempotent.
+    Unsafe,
+    /// Its body was not kept, or the answer came before its end.
+    Body,
+    /// The last answer asks for a longer wait than is given, or the request's own time would be over.
+    Wait,
+    /// As many retries are under way in the cluster as may be.
+    Limit,
+    /// The cluster's budget is spent.
+    Budget,
+}
+
+impl Denied {
+    /// All of them, in their order.
+    pub const ALL: [Denied; 7] = [
+        Denied::Attempts,
+        Denied::OuterHop,
+        Denied::Unsafe,
+        Denied::Body,
+        Denied::Wait,
+        Denied::Limit,
+        Denied::Budget,
+    ];
+
+    /// Label in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Denied::Attempts => "attempts",
+            Denied::OuterHop => "outer_hop",
+            Denied::Unsafe => "unsafe",
+            Denied::Body => "body",
+            Denied::Wait => "wait",
+            Denied::Limit => "limit",
+            Denied::Budget => "budget",
+        }
+    }
+}
+
+/// The tries of one request.
+#[derive(Debug)]
+pub struct Attempts {
+    /// Retries that there may be, and have been.
+    most: u32,
+    made: u32,
+    /// Whether an outer hop repeats the request already.
+    outer: bool,
+    /// Whether it may be made twice.
+    safe: bool,
+    /// What it was, if it can be made again although it was sent.
+    copy: Option<Box<Head>>,
+    /// Its body, if it has one.
+    tape: Option<Tape>,
+}
+
+#[derive(Debug, Clone)]
+struct Head {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    version: Version,
+    /// hyper keeps the case of header names here.
+    extensions: Extensions,
+}
+
+impl Attempts {
+    /// The tries that `retry` allows for `request`, whose body is kept from now on if that may be of use.
+    pub fn new(retry: &Retry, request: &mut Request<RequestBody>, outer: bool) -> Self {
+        let safe =
+            retry.unsafe_methods && request.method() != Method::CONNECT || request.method().is_idempotent();
+        let mut attempts = Attempts { most: retry.attempts, made: 0, outer, safe, copy: None, tape: None };
+        // Over HTTP/2 a request that was sent can still be one that nobody has begun with.
+        if outer || retry.attempts == 0 || !(safe || request.version() == Version::HTTP_2) {
+            return attempts;
+        }
+        attempts.tape = request.body_mut().record(retry.body);
+        if attempts.tape.is_some() || matches!(request.body(), RequestBody::Empty) {
+            attempts.copy = Some(Box::new(Head {
+                method: request.method().clone(),
+                uri: request.uri().clone(),
+                headers: request.headers().clone(),
+                version: request.version(),
+                extensions: request.extensions().clone(),
+            }));
+        }
+        attempts
+    }
+
+    /// Which retry comes next, counted from 1.
+    pub fn nth(&self) -> u32 {
+        self.made + 1
+    }
+
+    /// Whether the request may be tried again after a try that ended so. `under_way`: its body has not been sent to its
+    /// end; then an answer is the endpoint's last word.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn permit(&self, ended: Ended, under_way: bool) -> Result<(), Denied> {
+        if self.outer {
+            return Err(Denied::OuterHop);
+        }
+        if self.made >= self.most {
+            return Err(Denied::Attempts);
+        }
+        if let Ended::Failed { unsent: true, .. } = ended {
+            return Ok(());
+        }
+        if !self.safe && !ended.is_untouched() {
+            return Err(Denied::Unsafe);
+        }
+        let answered = matches!(ended, Ended::Answered { .. });
+        if self.copy.is_none()
+            || self.tape.as_ref().is_some_and(|tape| !tape.is_good())
+            || answered && under_way
+        {
+            return Err(Denied::Body);
+        }
+        Ok(())
+    }
+
+    /// Whether a second try may begin beside one that is under way: all of the request is there, nothing speaks against
+    /// making it twice, and it does not ask for a tunnel.
+    pub fn permits_hedge(&self) -> bool {
+        let whole = self.tape.as_ref().is_none_or(Tape::is_complete);
+        let copy = self.copy.as_ref().filter(|_| self.safe && whole && self.made < self.most);
+        copy.is_some_and(|head| !head.headers.contains_key(UPGRADE))
+    }
+
+    /// The request for the retry that was permitted. `unsent` is the last one, if it never left.
+    pub fn again(&mut self, unsent: Option<Request<RequestBody>>) -> Option<Request<RequestBody>> {
+        let request = match unsent {
+            Some(request) => request,
+            // The last try takes the copy itself.
+            None if self.nth() >= self.most => self.copy.take()?.into_request(self.tape.as_ref())?,
+            None => self.copy.clone()?.into_request(self.tape.as_ref())?,
+        };
+        self.made += 1;
+        Some(request)
+    }
+}
+
+impl Head {
+    fn into_request(self: Box<Self>, tape: Option<&Tape>) -> Option<Request<RequestBody>> {
+        let body = match tape {
+            Some(tape) => tape.play()?,
+            None => RequestBody::Empty,
+        };
+        let mut request = Request::new(body);
+        *request.version_mut() = self.version;
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.headers_mut() = self.headers;
+        *request.extensions_mut() = self.extensions;
+        Some(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Conditions, defaults};
+    use crate::error::Kind;
+    use proptest::prelude::*;
+
+    fn retry(attempts: u32, unsafe_methods: bool) -> Retry {
+        Retry {
+            attempts,
+            on: Conditions::default(),
+            status_codes: vec![],
+            unsafe_methods,
+            base: defaults::BACKOFF_BASE,
+            max: defaults::BACKOFF_MAX,
+            retry_after: defaults::RETRY_AFTER_MAX,
+            body: defaults::RETRY_BODY,
+            hedge: None,
+        }
+    }
+
+    fn request(method: Method, version: Version) -> Request<RequestBody> {
+        let builder = Request::builder().method(method).version(version).uri("/x").header("a", "b");
+        builder.body(RequestBody::Empty).unwrap()
+    }
+
+    const fn failed(kind: Kind, unsent: bool) -> Ended {
+        Ended::Failed { kind, unsent }
+    }
+
+    /// How many tries there are if every one ends so, and why there are no more.
+    fn tries(retry: &Retry, mut request: Request<RequestBody>, ended: Ended) -> (u32, Denied) {
+        let mut attempts = Attempts::new(retry, &mut request, false);
+        for n in 1.. {
+            assert_eq!(attempts.nth(), n);
+            assert_eq!((request.uri().path(), &request.headers()["a"]), ("/x", &"b".parse().unwrap()));
+            if let Err(denied) = attempts.permit(ended, false) {
+                return (n, denied);
+            }
+            let unsent = matches!(ended, Ended::Failed { unsent: true, .. }).then_some(request);
+            request = attempts.again(unsent).unwrap();
+        }
+        unreachable!()
+    }
+
+    #[test]
+    fn only_what_is_safe_is_tried_again_and_only_so_often() {
+        use Denied::{Attempts as Spent, Unsafe};
+        const SENT: Ended = failed(Kind::Terminated, false);
+        const REFUSED: Ended = failed(Kind::Refused, false);
+        const ANSWERED: Ended = Ended::Answered { status: 503, grpc: None };
+        for (method, version, ended, attempts, unsafe_methods, expected) in [
+            (Method::GET, Version::HTTP_11, SENT, 2, false, (3, Spent)),
+            (Method::PUT, Version::HTTP_11, SENT, 1, false, (2, Spent)),
+            (Method::DELETE, Version::HTTP_11, ANSWERED, 2, false, (3, Spent)),
+            (Method::POST, Version::HTTP_11, SENT, 2, false, (1, Unsafe)),
+            (Method::POST, Version::HTTP_2, ANSWERED, 2, false, (1, Unsafe)),
+            (Method::PATCH, Version::HTTP_2, REFUSED, 2, false, (3, Spent)),
+            (Method::POST, Version::HTTP_11, SENT, 2, true, (3, Spent)),
+            (Method::CONNECT, Version::HTTP_11, SENT, 2, true, (1, Unsafe)),
+            (Method::POST, Version::HTTP_11, failed(Kind::Connect, true), 2, false, (3, Spent)),
+            // A response only says that nobody has begun with it.
+            (Method::POST, Version::HTTP_2, failed(Kind::Connect, false), 2, false, (1, Unsafe)),
+            (Method::GET, Version::HTTP_11, failed(Kind::Connect, true), 0, false, (1, Spent)),
+        ] {
+            let found = tries(&retry(attempts, unsafe_methods), request(method.clone(), version), ended);
+            assert_eq!(found, expected, "{method} {version:?} {ended:?} {attempts}");
+        }
+    }
+
+    #[test]
+    fn what_an_outer_hop_repeats_is_not_repeated_here() {
+        let mut request = request(Method::GET, Version::HTTP_11);
+        for (value, expected) in
+            [("1", true), ("7", true), ("0", false), ("-1", false), ("x", false), ("", false)]
+        {
+            request.headers_mut().insert(X_RETRY_ATTEMPT, value.parse().unwrap());
+            assert_eq!(is_repeated(request.headers_mut()), expected, "{value:?}");
+            assert_eq!(request.headers().contains_key(X_RETRY_ATTEMPT), expected, "{value:?}");
+        }
+        let attempts = Attempts::new(&retry(2, true), &mut request, true);
+        assert_eq!(attempts.permit(failed(Kind::Connect, true), false), Err(Denied::OuterHop));
+        assert!(!attempts.permits_hedge());
+    }
+
+    #[test]
+    fn an_answer_before_the_end_of_the_body_is_the_last_word() {
+        let mut request = request(Method::PUT, Version::HTTP_11);
+        let attempts = Attempts::new(&retry(2, false), &mut request, false);
+        let answered = Ended::Answered { status: 503, grpc: None };
+        assert_eq!(attempts.permit(answered, true), Err(Denied::Body));
+        assert_eq!(attempts.permit(answered, false), Ok(()));
+    }
+
+    fn any_ended() -> impl Strategy<Value = Ended> {
+        let kind = proptest::sample::select(Kind::ALL.to_vec());
+        prop_oneof![
+            (kind, any::<bool>()).prop_map(|(kind, unsent)| failed(kind, unsent)),
+            (400_u16..600).prop_map(|status| Ended::Answered { status, grpc: None }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_tries_are_bounded_and_an_effect_is_never_repeated(
+            (attempts, ends, post, http2) in
+                (0_u32..5, proptest::collection::vec(any_ended(), 10), any::<bool>(), any::<bool>())
+        ) {
+            let method = if post { Method::POST } else { Method::GET };
+            let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+            let mut current = request(method, version);
+            let mut tries = Attempts::new(&retry(attempts, false), &mut current, false);
+            let mut made = 0;
+            for ended in ends {
+                if tries.permit(ended, false).is_err() {
+                    break;
+                }
+                prop_assert!(!post || ended.is_untouched());
+                let unsent = matches!(ended, Ended::Failed { unsent: true, .. }).then_some(current);
+                current = tries.again(unsent).unwrap();
+                made += 1;
+            }
+            prop_assert!(made <= attempts);
+        }
+    }
+}
