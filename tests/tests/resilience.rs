@@ -34,8 +34,13 @@ const STORIES: &[Story] = &[
     },
     Story {
         scenario: "retry-storm",
-        off: "retry_budget = { share = \"1000%\", per_second = 10000, reserve = 10000 }",
+        off: "retry_budget = { share = \"100%\", per_second = 1000, reserve = 1000 }",
         breaks: "servers that fail get at most a fifth more to do",
+    },
+    Story {
+        scenario: "overload",
+        off: "retry_budget = { share = \"100%\", per_second = 1000, reserve = 1000 }",
+        breaks: "two seconds after it everything is as before",
     },
     Story { scenario: "blackholed-replica", off: "timeouts.per_try = \"0s\"", breaks: "nobody fails" },
     Story { scenario: "zone-lost", off: "retry.attempts = 0", breaks: "callers do not notice" },
@@ -92,6 +97,7 @@ simulated! {
     a_slow_replica_costs_callers_little_only_because_the_balancer_avoids_it: "slow-replica",
     a_replica_that_fails_now_and_then_is_hidden_only_by_retries: "failing-replica",
     retries_do_not_become_a_storm_only_because_of_their_budget: "retry-storm",
+    an_overload_ends_with_its_cause_only_because_of_the_budget: "overload",
     a_blackholed_replica_is_noticed_only_because_tries_have_a_limit: "blackholed-replica",
     a_lost_zone_costs_no_request_only_because_of_retries: "zone-lost",
     a_rolling_restart_costs_no_request_only_because_of_retries: "rolling-restart",
