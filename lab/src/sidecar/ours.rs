@@ -91,14 +91,18 @@ pub fn config(plan: &Plan, instance: usize, seed: u64) -> String {
     let service = &plan.services[this.service];
     let mut settings = Table::new();
     settings.insert("workers".into(), 1.into());
+    if let Some(zone) = &this.zone {
+        settings.insert("zone".into(), zone.as_str().into());
+    }
     // Callers that were told of their endpoints once for all do not look at readiness, so there is nobody to wait for.
     // Those that learn them take a moment to hear of an end.
     let drain_min = if service.registry.is_some() { DRAIN_MIN } else { "0s" };
     settings.insert("timeouts".into(), Table::from_iter([("drain_min".to_owned(), drain_min.into())]).into());
     if let (Some(etcd), Some(port)) = (registry(plan, service), service.port) {
         let address = SocketAddr::from((this.v4, port)).to_string();
-        let register =
+        let mut register =
             Table::from_iter([("address".to_owned(), address.into()), ("etcd".to_owned(), etcd.into())]);
+        register.extend(this.zone.as_ref().map(|zone| ("zone".to_owned(), zone.as_str().into())));
         settings.insert("register".into(), register.into());
     }
     if let Some(bytes) = service.limits.sidecar.memory {
