@@ -70,7 +70,7 @@ async fn story(server: SocketAddr, restart: impl AsyncFnOnce()) {
     client.put(&key("orders-1"), "b", granted.id).await.expect("a put");
     let elsewhere = "/sidelab/services/orders2/x";
     client.put(elsewhere, "c", granted.id).await.expect("a put");
-    let unknown = LeaseId(granted.id.0 ^ 1);
+    let unknown = LeaseId(granted.id.0 ^ 0x1000);
     assert_eq!(client.renew(unknown).await, Err(Error::NoLease));
     assert_eq!(client.put(&key("orders-2"), "d", unknown).await.unwrap_err(), Error::NoLease);
     assert_eq!(client.revoke(unknown).await, Err(Error::NoLease));
