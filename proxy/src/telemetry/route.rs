@@ -38,7 +38,7 @@ pub struct RouteMetrics {
     mirrors: [Counter; MIRRORS.len()],
 }
 
-/// What became of the copy of a request. In the order of the labels in [`MIRRORS`].
+/// What became of the copy of a request. In the order of the labels in `MIRRORS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MirrorEnd {
     /// It was answered.
