@@ -307,7 +307,16 @@ fn prefixed(c: &mut Criterion) {
     }
 }
 
+/// What metrics cost a request: they cannot be switched off, so this stands in for a run without them.
+fn counting(c: &mut Criterion) {
+    let cluster = Metrics::default().cluster("outbound", "orders");
+    c.bench_function("metrics/one request, counted and timed", |b| {
+        b.iter(|| cluster.asked().answered(black_box(http::StatusCode::OK)));
+    });
+}
+
 criterion_group!(
-    benches, detection, routing, matching, balancing, breaking, retrying, headers, bridging, prefixed
+    benches, detection, routing, matching, balancing, breaking, retrying, headers, bridging, prefixed,
+    counting
 );
 criterion_main!(benches);

@@ -87,7 +87,7 @@ pub async fn run(program: &Program, programs: &Programs, tell: impl Fn(String)) 
             }
         }
         if protocol == Protocol::Http1 && program.idle > 0 {
-            for lane in lanes.iter().filter(|lane| lane.path.is_ours() || lane.path.is_peer()) {
+            for lane in lanes.iter().filter(|lane| lane.path.is_ours() || lane.path.is_envoy()) {
                 tell(format!("memory: {}, {} idle connections", lane.path.title(), program.idle));
                 let held =
                     lane.hold(program.idle).await.map_err(|e| failed(lane, protocol, &e.to_string()))?;
