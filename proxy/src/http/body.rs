@@ -95,7 +95,7 @@ impl Progress {
         }
     }
 
-    /// A frame of the body has passed, or its end; after it there `is_end` or not.
+    /// A frame of the body has passed, or its end. `is_end`: nothing follows it.
     fn passed<E>(&self, now: Instant, frame: Option<&Result<Frame<Bytes>, E>>, is_end: bool) {
         self.moved(now);
         let Some(mut copy) = self.copy.take() else { return };
@@ -140,7 +140,7 @@ impl Sending {
         Sending(Rc::new(Progress::begin(now)))
     }
 
-    /// A frame of the body has passed, or its end; after it there is nothing, or more.
+    /// A frame of the body has passed, or its end. `is_end`: nothing follows it.
     pub(super) fn passed<E>(&self, now: Instant, frame: Option<&Result<Frame<Bytes>, E>>, is_end: bool) {
         self.0.passed(now, frame, is_end);
     }
