@@ -41,6 +41,7 @@ use crate::health;
 use crate::health::app::{AppHealth, Which};
 use crate::inbound::{self, Inbound};
 use crate::limit;
+use crate::mutant;
 use crate::outbound::{self, Outbound};
 use crate::telemetry::Metrics;
 use crate::world::{KernelNet, Net, RngTree, SystemWall, World, raise_nofile};
@@ -118,6 +119,7 @@ impl Sidecar {
     }
 
     fn drain(&self) {
+        tracing::info!("draining");
         self.unready.store(DRAINING, Ordering::Release);
         self.open.send_replace(false);
     }
@@ -414,9 +416,11 @@ pub async fn serve<N: Net>(
         stop.await;
         sidecar.drain();
         tokio::join!(sleep(drain_min), sidecar.deregistered());
+        let limit = if mutant::is_planted("drains-in-no-time") { Duration::ZERO } else { limit };
         let deadline = Instant::now() + limit;
         signals.inbound.drain(deadline).await;
         signals.outbound.drain(deadline).await;
+        tracing::info!("drained");
     };
     tokio::select! {
         biased;
@@ -523,7 +527,6 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> io::Result<E
             return Ok(Ended { left: signals.outbound.drain(Instant::now() + timeouts.drain).await, code });
         }
         sidecar.drain();
-        tracing::info!(limit = ?timeouts.drain, "draining");
         // A second signal ends the wait.
         tokio::select! {
             biased;

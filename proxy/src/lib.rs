@@ -41,6 +41,7 @@ pub mod health;
 pub mod http;
 pub mod inbound;
 pub mod limit;
+pub mod mutant;
 pub mod outbound;
 pub mod retry;
 pub mod route;

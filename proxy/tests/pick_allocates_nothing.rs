@@ -59,7 +59,7 @@ async fn a_pick_takes_no_memory() {
             let mut rng = RngTree::new(1).rng();
             let mut pick = |hash, tried| {
                 let aim = Aim { hash: Some(hash), subset: 0 };
-                table.clusters[0].pick(now, &mut rng, aim, tried).expect("there is somebody")
+                table.clusters[0].pick(now, &mut rng, aim, tried).expect("there is somebody").position
             };
             // The first pick looks around.
             let mut tried = Tried::default();

@@ -9,7 +9,7 @@ use http::HeaderMap;
 use rand::Rng;
 use tokio::time::Instant;
 
-use super::{Aim, Balancer, Tried, hash};
+use super::{Aim, Balancer, Picked, Tried, hash};
 use crate::config::{self, Snapshot};
 use crate::endpoint::{Changes, Endpoint, Outliers};
 use crate::error::{Error, Kind};
@@ -193,10 +193,10 @@ impl Cluster {
 
     /// Picks an endpoint for a request that was already tried on `tried`; `None` if there is none, or none that may be
     /// picked and no panic.
-    pub fn pick(&self, now: Instant, rng: &mut impl Rng, aim: Aim, tried: Tried) -> Option<usize> {
+    pub fn pick(&self, now: Instant, rng: &mut impl Rng, aim: Aim, tried: Tried) -> Option<Picked> {
         let picked = self.balancers.get(aim.subset)?.pick(&self.endpoints, now, rng, aim.hash, tried)?;
         self.metrics.picks.count(picked.panic, picked.failover, picked.other_zone, picked.explored);
-        Some(picked.position)
+        Some(picked)
     }
 
     /// Pays into the retry budget for a request that was answered.

@@ -77,7 +77,7 @@ fn visit(cluster: &Cluster, position: usize, now: Instant) {
 /// Picks with a header of its own each time, so that hashes spread; each request is over at once.
 fn pick(cluster: &Cluster, now: Instant, rng: &mut StdRng, tried: Tried) -> Option<usize> {
     let aim = Aim { hash: cluster.config.balance.hash.as_ref().map(|_| rng.random()), subset: 0 };
-    let picked = cluster.pick(now, rng, aim, tried)?;
+    let picked = cluster.pick(now, rng, aim, tried)?.position;
     visit(cluster, picked, now);
     Some(picked)
 }
@@ -135,7 +135,7 @@ async fn after_a_stall_one_good_answer_gives_an_endpoint_its_share_back() {
     let (mut at, mut last) = (now, [0; 3]);
     for request in 0..1000 {
         at += 10 * MS;
-        let picked = cluster.pick(at, &mut rng, Aim::default(), Tried::default()).unwrap();
+        let picked = cluster.pick(at, &mut rng, Aim::default(), Tried::default()).unwrap().position;
         visit(&cluster, picked, at);
         cluster.endpoints[picked].observe(at, at + 5 * MS);
         if picked == 2 && after == 0 {
@@ -174,7 +174,7 @@ async fn requests_in_hand_count_by_weight() {
         let mut rng = RngTree::new(1).rng();
         let mut held = Vec::new();
         for _ in 0..400 {
-            let picked = cluster.pick(now, &mut rng, Aim::default(), Tried::default()).unwrap();
+            let picked = cluster.pick(now, &mut rng, Aim::default(), Tried::default()).unwrap().position;
             held.push(cluster.endpoints[picked].begin(now).0);
         }
         let light = cluster.endpoints[0].pending();
@@ -253,7 +253,7 @@ async fn a_key_stays_where_it_is_while_others_come_and_go() {
             let mut headers = HeaderMap::new();
             headers.insert("x-user", HeaderValue::from(user));
             let aim = cluster.aim(Some(&headers), [10, 0, 0, 1].into());
-            cluster.pick(now, &mut rng, aim, tried).unwrap()
+            cluster.pick(now, &mut rng, aim, tried).unwrap().position
         };
         let before: Vec<_> = (0..1000).map(|user| owner(user, Tried::default())).collect();
         let again: Vec<_> = (0..1000).map(|user| owner(user, Tried::default())).collect();
@@ -280,7 +280,7 @@ async fn a_request_without_what_is_hashed_goes_anywhere() {
     let mut counts = [0; 3];
     for _ in 0..3000 {
         let aim = cluster.aim(Some(&HeaderMap::new()), [10, 0, 0, 1].into());
-        counts[cluster.pick(now, &mut rng, aim, Tried::default()).unwrap()] += 1;
+        counts[cluster.pick(now, &mut rng, aim, Tried::default()).unwrap().position] += 1;
     }
     assert_shares(&counts, &[1.0; 3], "by chance");
 }
@@ -332,7 +332,10 @@ async fn a_subset_has_only_endpoints_with_its_labels() {
     let (cluster, now) = (table(snapshot, None).0.clusters[0].clone(), Instant::now());
     assert_eq!(counts(&cluster, now, 500)[0], 0);
     let mut rng = RngTree::new(1).rng();
-    let mut pick = |subset| cluster.pick(now, &mut rng, Aim { hash: None, subset }, Tried::default());
+    let mut pick = |subset| {
+        let picked = cluster.pick(now, &mut rng, Aim { hash: None, subset }, Tried::default());
+        picked.map(|picked| picked.position)
+    };
     assert!((0..100).all(|_| pick(1) == Some(1)));
     assert_eq!((pick(2), pick(3)), (None, None), "nobody has it, and there is no such subset");
 }

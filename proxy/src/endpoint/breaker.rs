@@ -25,6 +25,7 @@ use super::outcome::Outcome;
 use super::window::{Tally, Window};
 use crate::config::Breaker as Config;
 use crate::config::defaults::{EJECTION_JITTER, PROBE_PATIENCE};
+use crate::mutant;
 
 /// The state machine of one endpoint.
 #[derive(Debug, Clone, Default)]
@@ -182,7 +183,13 @@ impl Breaker {
                     Step::Stay
                 }
             },
-            State::Ejected { .. } | State::HalfOpen { .. } => Step::Stay,
+            State::Ejected { .. } | State::HalfOpen { .. } => {
+                if outcome == Outcome::Success && mutant::is_planted("stale-success-restores") {
+                    self.restore(now);
+                    return Step::Restored;
+                }
+                Step::Stay
+            }
         }
     }
 
@@ -222,7 +229,8 @@ impl Breaker {
         if doubled < config.max {
             self.doublings += 1;
         }
-        self.state = State::Ejected { until: now + time };
+        let kept = if mutant::is_planted("lets-the-ejected-back-early") { time / 4 } else { time };
+        self.state = State::Ejected { until: now + kept };
         self.window = Window::default();
         self.for_its_rate = reason == Reason::SuccessRate || self.for_its_rate && reason == Reason::Probe;
         self.reason = Some(reason);

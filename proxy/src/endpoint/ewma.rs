@@ -13,19 +13,33 @@
 //!
 //! An endpoint that was never heard from is tried at once, by one request at a time, as in Finagle. Linkerd assumes
 //! 30 ms from the start instead: beside replicas that answer in one millisecond a new one would get its first request
-//! after half a minute. One that fails before it ever answered stays unknown: that is the breaker's business.
+//! after half a minute.
+//!
+//! Failures are quick, and an endpoint that only fails gives no samples, so its average would fade until it is the
+//! cheapest of all and draws every request to it: a sinkhole. Where the breaker may not eject one more, or is switched off,
+//! nothing else stands in the way. So recent failures count as if they were requests in hand, which is what Google's SRE
+//! book advises (chapter 20, "Load Balancing in the Datacenter"): the first of a run as one, the second as two and so
+//! on, or the one that fails quickest of several would keep the load for long. The average does not fade while they go on,
+//! and the first success ends it.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::config::defaults::{EWMA_DECAY, EWMA_START};
+use crate::mutant;
 
 /// The average, in nanoseconds.
 #[derive(Debug, Clone)]
 pub struct PeakEwma {
     value: f64,
     at: Instant,
+    /// What it was after the last answer.
+    last: f64,
+    /// Failures since the last success.
+    run: u32,
+    /// What they count as, faded by the time since.
+    failures: f64,
     /// Whether there ever was a sample.
     known: bool,
     /// Whether the next answer replaces the average.
@@ -35,39 +49,59 @@ pub struct PeakEwma {
 impl PeakEwma {
     /// The average of nothing.
     pub fn new(now: Instant) -> Self {
-        PeakEwma { value: 0.0, at: now, known: false, renewing: false }
+        PeakEwma { value: 0.0, at: now, last: 0.0, run: 0, failures: 0.0, known: false, renewing: false }
     }
 
     /// The average at `now`, faded by the time since the last look; zero if nothing was ever observed.
     pub fn get(&mut self, now: Instant) -> f64 {
-        self.value *= self.keep(now);
+        self.fade(now);
         self.value
     }
 
     /// What a further request would cost at an endpoint with `pending` requests in hand, nanoseconds: latency times
-    /// queue, and the queue is the shorter the larger the endpoint's `weight` (1 for an average one). An unknown endpoint
-    /// costs nothing while it is idle, and [`EWMA_START`] a request while it is being tried.
+    /// queue, and the queue is the shorter the larger the endpoint's `weight` (1 for an average one). Recent failures are in
+    /// the queue. An unknown endpoint costs nothing while it is idle, and [`EWMA_START`] a request while it is being tried.
     ///
     /// The request itself is not divided by the weight: idle endpoints are told apart by latency only, and get their shares
     /// because they are drawn by weight. Busy ones hold requests in proportion to it.
     pub fn cost(&mut self, now: Instant, pending: u32, weight: f64) -> f64 {
-        let latency = match (self.known, pending) {
-            (false, 0) => 0.0,
-            (false, _) => EWMA_START.as_nanos() as f64,
-            (true, _) => self.get(now),
+        self.fade(now);
+        let queue = f64::from(pending) + self.failures;
+        let latency = match self.known {
+            true => self.value,
+            false if queue == 0.0 => 0.0,
+            false => EWMA_START.as_nanos() as f64,
         };
-        latency * (f64::from(pending) / weight + 1.0)
+        latency * (queue / weight + 1.0)
     }
 
     /// Takes the time that an answer took.
     pub fn observe(&mut self, now: Instant, sample: Duration) {
-        let (sample, keep) = (sample.as_nanos() as f64, self.keep(now));
+        let sample = sample.as_nanos() as f64;
+        let keep = self.fade(now);
         if std::mem::take(&mut self.renewing) || sample > self.value {
             self.value = sample;
         } else {
-            self.value = self.value * keep + sample * (1.0 - keep);
+            self.value += sample * (1.0 - keep);
         }
+        self.last = self.value;
         self.known = true;
+    }
+
+    /// A request has failed.
+    pub fn failed(&mut self, now: Instant) {
+        if mutant::is_planted("sinkhole") {
+            return;
+        }
+        self.fade(now);
+        self.run = self.run.saturating_add(1);
+        self.failures += f64::from(self.run);
+        self.value = self.value.max(self.last);
+    }
+
+    /// A request has succeeded: failures are history.
+    pub fn succeeded(&mut self) {
+        (self.run, self.failures) = (0, 0.0);
     }
 
     /// Takes the time that a request has waited which was never answered. It can only raise the average, and makes an
@@ -78,6 +112,7 @@ impl PeakEwma {
         self.known |= waited >= EWMA_START;
         if self.known && sample > self.get(now) {
             self.value = sample;
+            self.last = sample;
         }
     }
 
@@ -86,11 +121,14 @@ impl PeakEwma {
         self.renewing = true;
     }
 
-    /// What share of the average is left at `now`.
-    fn keep(&mut self, now: Instant) -> f64 {
+    /// Lets average and failures fade up to `now`, and says what share of them is left.
+    fn fade(&mut self, now: Instant) -> f64 {
         let age = now.saturating_duration_since(self.at);
         self.at = self.at.max(now);
-        (-age.as_secs_f64() / EWMA_DECAY.as_secs_f64()).exp()
+        let keep = (-age.as_secs_f64() / EWMA_DECAY.as_secs_f64()).exp();
+        self.value *= keep;
+        self.failures *= keep;
+        keep
     }
 }
 
@@ -110,6 +148,24 @@ mod tests {
         assert_eq!(ewma.get(now), 5e8);
         let later = ewma.get(now + EWMA_DECAY);
         assert!((later - 5e8 / std::f64::consts::E).abs() < 1e3, "{later}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_only_fails_grows_dearer_and_never_fades_until_it_succeeds() {
+        let now = Instant::now();
+        let mut ewma = PeakEwma::new(now);
+        ewma.observe(now, 5 * MS);
+        let mut before = ewma.cost(now, 0, 1.0);
+        for second in 1..60 {
+            let now = now + second * EWMA_DECAY / 10;
+            ewma.failed(now);
+            let cost = ewma.cost(now, 0, 1.0);
+            assert!(cost >= before.min(10.0 * 5e6), "{second}: {cost} after {before}");
+            before = cost;
+        }
+        assert!(before > 9.0 * 5e6, "{before}");
+        ewma.succeeded();
+        assert_eq!(ewma.cost(now + 6 * EWMA_DECAY, 0, 1.0), ewma.get(now + 6 * EWMA_DECAY));
     }
 
     #[tokio::test(start_paused = true)]

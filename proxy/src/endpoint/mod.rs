@@ -36,6 +36,7 @@ pub use window::Tally;
 
 use crate::config;
 use crate::config::defaults::EXPLORE_AFTER;
+use crate::mutant;
 use crate::telemetry::{EndpointMetrics, Open};
 use health::Checks;
 use standing::Standing;
@@ -96,7 +97,7 @@ impl Endpoint {
     /// Whether it may be picked: active checks do not say otherwise, and it is not ejected, or its ejection has lapsed and
     /// nobody is probing it yet.
     pub fn is_available(&self, now: Instant) -> bool {
-        self.standing.is_open(now)
+        self.standing.is_open(now) || mutant::is_planted("picks-the-ejected")
     }
 
     /// When it will be available although nothing happens until then; `None` if it is, or if something has to happen.
@@ -162,7 +163,14 @@ impl Endpoint {
         now: Instant,
         config: &config::Breaker,
     ) -> Step {
-        self.change(now, |state| state.breaker.on_outcome(outcome, begun, now, config))
+        self.change(now, |state| {
+            match outcome {
+                Outcome::Failure(_) => state.latency.failed(now),
+                Outcome::Success => state.latency.succeeded(),
+                Outcome::Overload(_) | Outcome::Unknown => {}
+            }
+            state.breaker.on_outcome(outcome, begun, now, config)
+        })
     }
 
     /// Leaves it alone. See [`Breaker::eject`].

@@ -21,6 +21,7 @@ use super::breaker::{Phase, Reason, Step};
 use super::window::Tally;
 use super::{Endpoint, InHand, Outcome};
 use crate::config::Breaker as Config;
+use crate::mutant;
 use crate::telemetry::Ejections;
 
 /// The endpoints of a cluster as their judge sees them.
@@ -68,6 +69,8 @@ impl Outliers {
         let (in_hand, is_probe) = self.endpoints[position].begin(now);
         if is_probe {
             self.metrics.probes.inc();
+            let (cluster, endpoint) = (&self.cluster, self.endpoints[position].address);
+            tracing::debug!(%cluster, %endpoint, "probing");
         }
         Trial {
             outliers: self.clone(),
@@ -76,6 +79,7 @@ impl Outliers {
             gives_up,
             rng: rng.clone(),
             is_owed: true,
+            is_probe,
             in_hand,
         }
     }
@@ -129,7 +133,7 @@ impl Outliers {
                 out += 1;
             }
         }
-        out < allowed
+        out < allowed || mutant::is_planted("ejects-past-the-cap")
     }
 
     /// Whether the success rate of the endpoint at `position` is as far below that of the others as it would have to be
@@ -166,6 +170,7 @@ pub struct Trial {
     gives_up: Option<Instant>,
     rng: Rc<RefCell<StdRng>>,
     is_owed: bool,
+    is_probe: bool,
     in_hand: InHand,
 }
 
@@ -189,6 +194,14 @@ impl Trial {
     /// Tells what came of it. More may follow: a response that began well may break off.
     pub fn tell(&mut self, outcome: Outcome, now: Instant) {
         self.is_owed = false;
+        // Only of the probe does it matter that nothing was learned: then the next request is one. Others may be at an
+        // endpoint that is being probed too, for want of a better one.
+        if outcome == Outcome::Unknown && !self.is_probe {
+            return;
+        }
+        if matches!(outcome, Outcome::Failure(_)) && mutant::is_planted("leaks-a-request-in-hand") {
+            std::mem::forget(self.outliers.endpoints[self.position].metrics.pending());
+        }
         let rng = &mut *self.rng.borrow_mut();
         self.outliers.on_outcome(self.position, outcome, self.begun, now, rng);
     }
@@ -198,6 +211,9 @@ impl Drop for Trial {
     fn drop(&mut self) {
         if self.is_owed {
             let now = Instant::now();
+            let (cluster, endpoint) =
+                (&self.outliers.cluster, self.outliers.endpoints[self.position].address);
+            tracing::debug!(%cluster, %endpoint, "try abandoned");
             let waited = self.gives_up.is_some_and(|at| at <= now);
             self.tell(if waited { Outcome::Failure(None) } else { Outcome::Unknown }, now);
         }
@@ -276,6 +292,23 @@ mod tests {
         probe.tell(Outcome::Success, later);
         outliers.on_outcome(1, FAILURE, later, later, &mut *rng.borrow_mut());
         assert_eq!(out(&outliers), [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_picked_for_want_of_a_better_one_and_learns_nothing_does_not_end_the_probe() {
+        let now = Instant::now();
+        let rng = Rc::new(RefCell::new(RngTree::new(1).rng()));
+        let outliers = outliers(1, CONFIG, now);
+        for _ in 0..3 {
+            outliers.on_outcome(0, FAILURE, now, now, &mut *rng.borrow_mut());
+        }
+        let later = now + 10 * S;
+        let mut probe = outliers.begin(0, later, None, &rng);
+        let mut other = outliers.begin(0, later, None, &rng);
+        other.tell(Outcome::Unknown, later);
+        assert!(!outliers.endpoints[0].is_available(later), "the probe is still under way");
+        probe.tell(Outcome::Unknown, later);
+        assert!(outliers.endpoints[0].is_available(later), "and now another one may go");
     }
 
     #[tokio::test(start_paused = true)]

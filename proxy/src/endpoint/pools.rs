@@ -55,6 +55,9 @@ pub struct Aim {
 
 /// What a call asks of every try.
 pub struct Call {
+    /// Which request of its worker it is, so that the lines of the log that belong together can be found; 0 for one that
+    /// is not followed.
+    pub number: u64,
     /// Of the endpoint.
     pub aim: Aim,
     /// Its place among the requests in flight.

@@ -6,7 +6,8 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 
-use http::{Request, Response, Version};
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -79,7 +80,7 @@ pub async fn connection<N, I, B, F>(
 pub async fn http1<I, B, F>(
     io: I,
     limits: Http1,
-    mut drain: drain::Watch,
+    drain: drain::Watch,
     handle: impl Fn(Request<Incoming>, Option<Speaker>) -> F,
 ) -> Result<(), hyper::Error>
 where
@@ -88,14 +89,17 @@ where
     B::Error: Into<BoxError>,
     F: Future<Output = Response<B>>,
 {
-    let interim = Interim::default();
+    let (interim, mut told) = (Interim::default(), drain.clone());
     let service = service_fn(|request: Request<Incoming>| {
         let turn = interim.begin();
         let speaker = (request.version() == Version::HTTP_11).then(|| turn.speaker());
-        let response = handle(request, speaker);
-        async {
-            let response = response.await;
+        let (response, drain) = (handle(request, speaker), &drain);
+        async move {
+            let mut response = response.await;
             drop(turn);
+            if drain.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, Infallible>(response)
         }
     });
@@ -115,12 +119,11 @@ where
         .serve_connection(TokioIo::new(Strict::new(io, interim.clone())), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let late = drain.is_draining();
+    // A connection that is idle may have a request on its way to it: whoever closes it loses that, and one that is not
+    // idempotent for good. So the next answer says that it is the last, and only who asks nothing for a while is closed.
     let told = async {
-        drain.signaled().await;
-        if late {
-            sleep(LAST_REQUEST).await;
-        }
+        told.signaled().await;
+        sleep(LAST_REQUEST).await;
     };
     tokio::select! {
         biased;

@@ -10,8 +10,8 @@ use crate::config::defaults::HEADER_TIMEOUT;
 use crate::detect::{Detected, Outcome, Prefixed, Sniffed, detect};
 use crate::drain;
 
-/// How long a client may still take to begin once a drain has. It came from the accept queue, or has just connected, so
-/// it is about to send; most requests are there already.
+/// How long a client may still take to begin with a request once a drain has begun. It has just connected and is about to
+/// send, or keeps a connection in its pool, and one that is in use is used again within moments.
 pub const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Waits for the first bytes and says whether they are HTTP/2's. `None` if the client closes, is silent for as long as it

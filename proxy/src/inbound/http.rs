@@ -57,6 +57,7 @@ pub(super) async fn handle<N: Net>(
             let patience = patience.until(deadline, Kind::Deadline);
             let (retry, tries) = (side.retry.clone(), TryTimeouts::default());
             let call = Call {
+                number: 0,
                 aim: Aim::default(),
                 place: Rc::new(place),
                 limits,

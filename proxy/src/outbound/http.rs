@@ -48,6 +48,8 @@ pub(super) async fn handle<N: Net>(
     let aim = cluster.aim(Some(request.headers()), peer.ip());
     let deadline = deadline::of(request.headers(), is_grpc);
     let asked = cluster.metrics.asked();
+    let number = side.number();
+    tracing::debug!(request = number, cluster = %cluster.config.name, %peer, "request begins");
     // Only another sidecar may say what a request was.
     bridge::take_marker(request.headers_mut());
     let was_http1 = request.version() != Version::HTTP_2;
@@ -79,8 +81,18 @@ pub(super) async fn handle<N: Net>(
                     let interim = client.interim;
                     let (tries, retry) = (way.timeouts.tries, way.retry.clone());
                     let place = Rc::new(place);
-                    let call =
-                        Call { aim, place, limits, patience, is_grpc, deadline, retry, tries, interim };
+                    let call = Call {
+                        number,
+                        aim,
+                        place,
+                        limits,
+                        patience,
+                        is_grpc,
+                        deadline,
+                        retry,
+                        tries,
+                        interim,
+                    };
                     let sending = pin!(tries::send(&side, cluster, &call, request));
                     let result = call.patience.wait(sending).await;
                     call.place.ended(&result);
@@ -96,6 +108,7 @@ pub(super) async fn handle<N: Net>(
         if let Some(withheld) = side.failures.admit(Instant::now()) {
             tracing::warn!(cluster = %cluster.config.name, %error, withheld, "request failed");
         }
+        tracing::debug!(request = number, error = error.kind.label(), "no answer");
         cluster.metrics.failed(error.kind);
         refuse(error)
     });
@@ -103,6 +116,7 @@ pub(super) async fn handle<N: Net>(
     let silence = tcp::Limits { half_close: timeouts.half_close, idle: timeouts.tunnel_idle };
     ask.answer(&mut response, ResponseBody::take_passing, &client.tunnel, silence, &cluster.metrics);
     forward::to_client(version, &mut response, || ResponseBody::NotModified);
+    tracing::debug!(request = number, status = response.status().as_u16(), "request answered");
     asked.answered(response.status());
     response
 }

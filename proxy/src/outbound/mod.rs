@@ -8,7 +8,7 @@ mod route;
 mod tcp;
 mod tries;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -43,6 +43,8 @@ pub struct Outbound<N: Net> {
     /// Held by each copy of a request that is under way.
     mirrors: Rc<()>,
     failures: Throttle,
+    /// Requests that were numbered.
+    requests: Cell<u64>,
 }
 
 impl<N: Net> Outbound<N> {
@@ -61,7 +63,14 @@ impl<N: Net> Outbound<N> {
             races: Races::default(),
             mirrors: Rc::new(()),
             failures: Throttle::default(),
+            requests: Cell::new(0),
         })
+    }
+
+    /// The number of the next request.
+    fn number(&self) -> u64 {
+        self.requests.set(self.requests.get() + 1);
+        self.requests.get()
     }
 }
 

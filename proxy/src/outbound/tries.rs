@@ -1,6 +1,7 @@
 //! The tries of an outbound request: at one endpoint, and if that fails and it is safe, at another. What is decided here
 //! is decided by [`crate::retry`]; this is the order in which it is asked.
 
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
@@ -10,11 +11,12 @@ use http_body::Body;
 use tokio::time::{Instant, sleep};
 
 use super::Outbound;
-use crate::balance::{Aim, Cluster, Tried};
+use crate::balance::{Cluster, Picked, Tried};
 use crate::endpoint::{Call, Failed, Held, Outcome, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::http::{RequestBody, deadline, forward, reply};
 use crate::limit::concurrency::RetrySlot;
+use crate::mutant;
 use crate::retry::backoff::{self, Asked};
 use crate::retry::condition::reason;
 use crate::retry::{self, Attempts, Denied, Ended};
@@ -39,7 +41,8 @@ pub(super) async fn send<N: Net>(
     let mut tried = Tried::default();
     let mut slot: Option<RetrySlot> = None;
     loop {
-        let position = pick(side, cluster, call.aim, &mut tried)?;
+        let (position, panic) = pick(side, cluster, call, &mut tried)?;
+        log_pick(cluster, call, position, panic);
         let result = match call.retry.hedge {
             None => attempt(side, cluster, position, call, request).await,
             Some(after) => {
@@ -70,6 +73,7 @@ pub(super) async fn send<N: Net>(
             Err(denied) => {
                 if call.retry.attempts > 0 {
                     cluster.metrics.denied(denied);
+                    tracing::debug!(request = call.number, why = denied.label(), "not trying again");
                 }
                 return last;
             }
@@ -78,8 +82,10 @@ pub(super) async fn send<N: Net>(
         let Some(again) = attempts.again(unsent.map(|request| *request)) else { return last };
         request = again;
         retry::mark(request.headers_mut(), nth);
-        tracing::debug!(cluster = %cluster.config.name, reason = reason.name(), ?wait, nth, "trying again");
-        cluster.metrics.retried(reason);
+        tracing::debug!(request = call.number, reason = reason.name(), ?wait, nth, "trying again");
+        if !mutant::is_planted("uncounted-retry") {
+            cluster.metrics.retried(reason);
+        }
         match last {
             Ok(response) => discard(response).await,
             Err(error) => cluster.metrics.failed(error.kind),
@@ -90,11 +96,24 @@ pub(super) async fn send<N: Net>(
     }
 }
 
-fn pick<N: Net>(side: &Outbound<N>, cluster: &Cluster, aim: Aim, tried: &mut Tried) -> Result<usize, Error> {
-    let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), aim, *tried);
-    let position = picked.ok_or_else(|| Error::new(Kind::NoEndpoint))?;
-    tried.insert(position);
-    Ok(position)
+/// Where to try next, and whether that is panic.
+fn pick<N: Net>(
+    side: &Outbound<N>,
+    cluster: &Cluster,
+    call: &Call,
+    tried: &mut Tried,
+) -> Result<(usize, bool), Error> {
+    let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), call.aim, *tried);
+    let Picked { position, panic, .. } = picked.ok_or_else(|| Error::new(Kind::NoEndpoint))?;
+    if !mutant::is_planted("forgets-where-it-tried") {
+        tried.insert(position);
+    }
+    Ok((position, panic))
+}
+
+fn log_pick(cluster: &Cluster, call: &Call, position: usize, panic: bool) {
+    let endpoint = cluster.endpoints[position].address;
+    tracing::debug!(request = call.number, cluster = %cluster.config.name, %endpoint, panic, "endpoint picked");
 }
 
 /// How long to wait before the next try. One that would come after the request's end is none: the caller gets what there
@@ -119,7 +138,9 @@ fn when<N: Net>(
 /// with costs nothing, as gRPC's transparent retries (A6): no endpoint works more for it.
 fn afford(cluster: &Cluster, ended: Ended) -> Result<RetrySlot, Denied> {
     let slot = cluster.try_retry_slot().ok_or(Denied::Limit)?;
-    let paid = ended.is_untouched() || cluster.affords_retry(Instant::now());
+    let paid = ended.is_untouched()
+        || cluster.affords_retry(Instant::now())
+        || mutant::is_planted("retries-on-credit");
     if paid { Ok(slot) } else { Err(Denied::Budget) }
 }
 
@@ -142,7 +163,7 @@ async fn hedged<N: Net>(
         done = first.as_mut() => return done,
         () = sleep(after) => {}
     }
-    let Some((other, request)) = hedge(side, cluster, call.aim, attempts, tried) else { return first.await };
+    let Some((other, request)) = hedge(side, cluster, call, attempts, tried) else { return first.await };
     cluster.metrics.hedges.inc();
     let mut second = pin!(attempt(side, cluster, other, call, request));
     let (done, first_ended) = tokio::select! {
@@ -169,7 +190,7 @@ async fn hedged<N: Net>(
 fn hedge<N: Net>(
     side: &Outbound<N>,
     cluster: &Cluster,
-    aim: Aim,
+    call: &Call,
     attempts: &mut Attempts,
     tried: &mut Tried,
 ) -> Option<(usize, Request<RequestBody>)> {
@@ -177,7 +198,8 @@ fn hedge<N: Net>(
         return None;
     }
     let before = *tried;
-    let other = pick(side, cluster, aim, tried).ok().filter(|other| !before.contains(*other))?;
+    let (other, panic) =
+        pick(side, cluster, call, tried).ok().filter(|(other, _)| !before.contains(*other))?;
     if !cluster.affords_retry(Instant::now()) {
         cluster.metrics.denied(Denied::Budget);
         return None;
@@ -185,7 +207,20 @@ fn hedge<N: Net>(
     let nth = attempts.nth();
     let mut request = attempts.again(None)?;
     retry::mark(request.headers_mut(), nth);
+    log_pick(cluster, call, other, panic);
     Some((other, request))
+}
+
+/// A try without an answer, noted in the log.
+fn failed(
+    call: &Call,
+    endpoint: SocketAddr,
+    error: Error,
+    unsent: Option<Box<Request<RequestBody>>>,
+) -> Failed {
+    let (kind, is_unsent) = (error.kind.label(), unsent.is_some());
+    tracing::debug!(request = call.number, %endpoint, error = kind, unsent = is_unsent, "try failed");
+    (error, unsent)
 }
 
 /// Drops an answer that nobody gets. What has come of its body already is read, so that its connection can be used again.
@@ -226,19 +261,22 @@ async fn attempt<N: Net>(
         Ok(answered) => answered,
         Err((error, unsent)) => {
             trial.tell(Outcome::of_error(&error, unsent.is_some()), Instant::now());
-            return Err((error, unsent));
+            return Err(failed(call, endpoint.address, error, unsent));
         }
     };
     let now = Instant::now();
     let failed_there = |kind, detail: &str| Error::at(kind, endpoint.address, detail);
     if let Some(kind) = reply::not_delivered(response.headers()) {
         trial.tell(Outcome::of_refusal(kind, response.headers()), now);
-        return Err((failed_there(kind, "its sidecar could not reach the app"), None));
+        let error = failed_there(kind, "its sidecar could not reach the app");
+        return Err(failed(call, endpoint.address, error, None));
     }
     if reply::terminated(response.headers()) {
         trial.tell(Outcome::Failure(None), now);
-        return Err((failed_there(Kind::Terminated, "the app closed without an answer"), None));
+        let error = failed_there(Kind::Terminated, "the app closed without an answer");
+        return Err(failed(call, endpoint.address, error, None));
     }
+    tracing::debug!(request = call.number, endpoint = %endpoint.address, status = response.status().as_u16(), "endpoint answered");
     let outcome = Outcome::of_head(response.status(), response.headers(), call.is_grpc);
     // A failure is often quick, and must not attract load.
     if matches!(outcome, None | Some(Outcome::Success)) {

@@ -10,6 +10,7 @@ use super::condition::Ended;
 use crate::config::Retry;
 use crate::http::RequestBody;
 use crate::http::replay::Tape;
+use crate::mutant;
 
 /// Which retry a request is, counted from 1. Set by the hop that repeats it, and passed on by apps that pass on their
 /// request's id: a sidecar that finds it in a request of its app does not repeat that on top of the outer hop, since
@@ -107,7 +108,9 @@ impl Attempts {
     pub fn new(retry: &Retry, request: &mut Request<RequestBody>, outer: bool) -> Self {
         let safe =
             retry.unsafe_methods && request.method() != Method::CONNECT || request.method().is_idempotent();
-        let mut attempts = Attempts { most: retry.attempts, made: 0, outer, safe, copy: None, tape: None };
+        let safe = safe || mutant::is_planted("repeats-what-is-not-idempotent");
+        let most = retry.attempts + u32::from(mutant::is_planted("one-retry-too-many"));
+        let mut attempts = Attempts { most, made: 0, outer, safe, copy: None, tape: None };
         // Over HTTP/2 a request that was sent can still be one that nobody has begun with.
         if outer || retry.attempts == 0 || !(safe || request.version() == Version::HTTP_2) {
             return attempts;
