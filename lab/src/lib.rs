@@ -23,5 +23,6 @@ pub mod run;
 pub mod scenario;
 pub mod sidecar;
 pub mod sim;
+pub mod swarm;
 pub mod verdict;
 pub mod world;

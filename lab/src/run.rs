@@ -18,6 +18,8 @@ use futures_util::future::join_all;
 use serde::Serialize;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+pub(crate) use judge::Seen;
+
 use crate::events::EventLog;
 use crate::load::Record;
 use crate::metrics::Series;
@@ -140,6 +142,20 @@ pub async fn run<W: World>(
     progress: Rc<dyn Progress>,
     stop: impl Future<Output = ()>,
 ) -> Result<Report, Error> {
+    observe(plan, world, events, progress, stop, Some(SAMPLE_EVERY))
+        .await
+        .map(|seen| judge::judge(plan, seen))
+}
+
+/// The same without a judgement: what was seen. Metrics are sampled so often, and at the end; `None`: only then.
+pub(crate) async fn observe<W: World>(
+    plan: &Plan,
+    world: &W,
+    events: &EventLog,
+    progress: Rc<dyn Progress>,
+    stop: impl Future<Output = ()>,
+    sample_every: Option<Duration>,
+) -> Result<Seen, Error> {
     let mut stop = pin!(stop);
     progress.phase("bringing the mesh up");
     let up = tokio::select! {
@@ -159,7 +175,7 @@ pub async fn run<W: World>(
     let interrupted = tokio::select! {
         biased;
         () = stop.as_mut() => Some(since(t0)),
-        () = live(plan, world, events, &watch, &progress, t0) => None,
+        () = live(plan, world, events, &watch, &progress, (t0, sample_every)) => None,
     };
     progress.phase("taking the mesh down");
     let last = world.final_metrics().await;
@@ -173,7 +189,7 @@ pub async fn run<W: World>(
     let fidelity = world.fidelity().await;
     let down = world.down().await;
     events.note("down", "", down.as_ref().err().map(ToString::to_string).unwrap_or_default());
-    let seen = judge::Seen {
+    Ok(Seen {
         world: world.kind(),
         records: watch.records.take(),
         series: watch.series.take(),
@@ -183,8 +199,7 @@ pub async fn run<W: World>(
         fidelity,
         interrupted,
         left_behind: down.err(),
-    };
-    Ok(judge::judge(plan, seen))
+    })
 }
 
 /// What is gathered while a run is live.
@@ -238,10 +253,12 @@ async fn live<W: World>(
     events: &EventLog,
     watch: &Watch,
     progress: &Rc<dyn Progress>,
-    t0: Instant,
+    (t0, sample_every): (Instant, Option<Duration>),
 ) {
     let end = t0 + plan.duration;
-    watch.sample(world, t0).await;
+    if sample_every.is_some() {
+        watch.sample(world, t0).await;
+    }
     progress.phase("warming up");
     let loads = plan.loads.iter().enumerate().map(|(position, load)| {
         let (records, progress) = (watch.records.clone(), progress.clone());
@@ -271,9 +288,10 @@ async fn live<W: World>(
         sleep_until(t0).await;
         progress.phase("measuring");
         loop {
+            let Some(every) = sample_every else { break std::future::pending().await };
             watch.sample(world, t0).await;
             progress.tick(t0.elapsed().min(plan.duration), plan.duration);
-            sleep(SAMPLE_EVERY).await;
+            sleep(every).await;
         }
     };
     let work = async {

@@ -24,6 +24,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use proxy::retry::X_RETRY_ATTEMPT;
 use proxy::world::RngTree;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -173,9 +174,14 @@ impl Echo {
             return Ok(response);
         }
         bump(&self.counters.requests);
+        let id = head.headers.get(&REQUEST).and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let nth = head.headers.get(&X_RETRY_ATTEMPT).and_then(|nth| nth.to_str().ok()).unwrap_or("0");
+        tracing::debug!(id, nth, method = head.method.as_str(), "request arrived");
+        let mut length = 0;
         while let Some(frame) = body.frame().await {
-            frame?;
+            length += frame?.data_ref().map_or(0, |data| data.len() as u64);
         }
+        tracing::debug!(id, nth, length, "request is complete");
         let behaviour = self.behaviour.get();
         let place = match &self.places {
             Some(places) => Some(places.acquire().await.expect("nobody closes it")),
@@ -195,6 +201,7 @@ impl Echo {
         let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let mut response = Response::new(Pattern::new(if bodiless { 0 } else { self.spec.size }));
         *response.status_mut() = status;
+        tracing::debug!(id, nth, status = status.as_u16(), "answers");
         response.headers_mut().insert(SERVED_BY, self.instance.clone());
         for name in [REQUEST_ID, REQUEST] {
             if let Some(value) = head.headers.get(&name) {

@@ -92,7 +92,9 @@ async fn one<N: Net>(under_way: UnderWay<N>, k: i64, due: Due) {
     let run = &under_way.0;
     let sent = Instant::now();
     let id = Id { load: &run.name, k };
+    tracing::debug!(%id, "request sent");
     let outcome = timeout_at(sent + run.timeout, run.caller.call(id)).await.unwrap_or(Outcome::Timeout);
+    tracing::debug!(%id, ?outcome, "request ended");
     run.record(due, sent, Instant::now(), outcome);
 }
 

@@ -14,7 +14,7 @@ use crate::verdict::{self, Evidence, Summary};
 use crate::world::{Error, Fidelity, Kind};
 
 /// Everything that was seen of a run.
-pub(super) struct Seen {
+pub(crate) struct Seen {
     pub world: Kind,
     pub records: Vec<Vec<Record>>,
     pub series: Series,

@@ -26,6 +26,7 @@ use crate::plan::Plan;
 
 mod conn;
 mod link;
+mod log;
 mod net;
 mod probe;
 mod process;
@@ -35,6 +36,8 @@ mod stack;
 mod trace;
 mod world;
 
+pub use log::Line;
+pub(crate) use log::note;
 pub use net::{SimIo, SimListener, SimNet, SimWall};
 pub use process::Term;
 pub use programs::{Main, Mesh, Programs};
@@ -87,6 +90,8 @@ pub struct Run<T> {
     pub value: T,
     /// The history, if it was asked for.
     pub trace: Trace,
+    /// What was said, if it was asked for.
+    pub log: Vec<Line>,
     /// Virtual time that passed.
     pub simulated: Duration,
 }
@@ -98,6 +103,8 @@ pub struct Simulation {
     seed: u64,
     programs: Rc<dyn Programs>,
     trace: bool,
+    log: bool,
+    tick: Duration,
     limit: Duration,
 }
 
@@ -105,12 +112,33 @@ impl Simulation {
     /// A simulation of `plan`. The plan's own seed is not used.
     pub fn new(plan: &Plan, seed: u64, programs: impl Programs) -> Self {
         let limit = plan.warmup + plan.duration + SLACK;
-        Simulation { plan: Rc::new(plan.clone()), seed, programs: Rc::new(programs), trace: false, limit }
+        Simulation {
+            plan: Rc::new(plan.clone()),
+            seed,
+            programs: Rc::new(programs),
+            trace: false,
+            log: false,
+            tick: TICK,
+            limit,
+        }
     }
 
     /// Whether to collect the trace. Default: no.
     pub fn trace(mut self, on: bool) -> Self {
         self.trace = on;
+        self
+    }
+
+    /// The step of virtual time, in whole milliseconds. Hosts that exchange bytes see them a step later at most, so a
+    /// larger one is coarser and quicker. Default: [`TICK`].
+    pub fn tick(mut self, tick: Duration) -> Self {
+        self.tick = tick;
+        self
+    }
+
+    /// Whether to collect what processes say. Default: no.
+    pub fn log(mut self, on: bool) -> Self {
+        self.log = on;
         self
     }
 
@@ -131,7 +159,10 @@ impl Simulation {
         F: Future<Output = T> + 'static,
     {
         SimWorld::supports(&self.plan).map_err(SimFailure::Unsupported)?;
-        let mut sim = builder(self.seed, self.limit).build();
+        let mut sim = builder(self.seed, self.tick, self.limit).build();
+        if self.log {
+            log::listen();
+        }
         let changed = Arc::new(Notify::new());
         let stack = stack::Shared::new(&self.plan, self.seed, self.trace, changed.clone());
         let failure: process::Failure = Rc::default();
@@ -202,19 +233,20 @@ impl Simulation {
         });
         world.bury();
         drop(sim);
+        let log = log::take();
         ended?;
         let value =
             value.take().ok_or_else(|| SimFailure::Engine("the driver ended without a result".into()))?;
-        Ok(Run { value, trace, simulated })
+        Ok(Run { value, trace, log, simulated })
     }
 }
 
-fn builder(seed: u64, limit: Duration) -> turmoil::Builder {
+fn builder(seed: u64, tick: Duration, limit: Duration) -> turmoil::Builder {
     let mut builder = turmoil::Builder::new();
     builder
         .rng_seed(seed)
         .epoch(SystemTime::UNIX_EPOCH + EPOCH)
-        .tick_duration(TICK)
+        .tick_duration(tick)
         .simulation_duration(limit)
         // Hosts take turns in an order that differs in every tick: races between them are part of the history.
         .enable_random_order();

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
 use super::SimFailure;
+use super::log::Speaking;
 use super::stack::{Moment, Shared};
 
 /// Something to do on an instance, inside its runtime.
@@ -76,7 +77,7 @@ struct Slot {
 
 /// A process.
 pub(super) struct Group {
-    name: String,
+    name: Rc<str>,
     id: u64,
     state: Cell<State>,
     tasks: RefCell<BTreeMap<u64, Rc<Slot>>>,
@@ -94,7 +95,7 @@ impl Group {
     /// A process that does nothing yet. `id` differs for each incarnation; `changed` is told of its end.
     pub fn new(name: String, id: u64, stack: Shared, failure: Failure, changed: Arc<Notify>) -> Rc<Self> {
         Rc::new(Group {
-            name,
+            name: name.into(),
             id,
             state: Cell::new(State::Running),
             tasks: RefCell::default(),
@@ -213,7 +214,7 @@ impl Group {
 
     fn panicked(&self, task: &'static str, message: String) {
         self.failure.borrow_mut().get_or_insert_with(|| SimFailure::Panic {
-            process: self.name.clone(),
+            process: self.name.to_string(),
             task: task.to_owned(),
             at: turmoil::sim_elapsed().unwrap_or_default(),
             message: message.clone(),
@@ -248,7 +249,7 @@ impl Future for Task {
             State::Running => {}
         }
         let Some(mut future) = slot.future.take() else { return Poll::Ready(()) };
-        let _moment = Moment::begin();
+        let (_moment, _speaking) = (Moment::begin(), Speaking::begin(&group.name));
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
             Ok(Poll::Pending) if group.state.get() != State::Dead => {
                 slot.future.replace(Some(future));

@@ -274,11 +274,7 @@ impl Stack {
         let Some(listener) = self.listeners.remove(&id) else { return };
         wakes.extend(listener.waker);
         for conn in listener.queue {
-            self.act(conn, now, wakes, |conn, ctx| {
-                conn.queued = None;
-                conn.send_reset(super::conn::SERVER, ctx);
-                conn.ends[super::conn::SERVER].open = false;
-            });
+            self.act(conn, now, wakes, turn_away);
         }
     }
 
@@ -334,15 +330,19 @@ impl Stack {
         };
         let ends = [End::new(from, src), End::new(route.host, route.dst)];
         self.conns.insert(id, Conn { id, local, ends, orig: route.orig, ready_at, queued: Some(listener) });
-        if let Some(listener) = self.listeners.get_mut(&listener) {
+        let listens = self.listeners.get_mut(&listener).map(|listener| {
             listener.queue.push_back(id);
             wakes.extend(listener.waker.take());
-        }
+        });
         let (from, to) = (&self.names[from], &self.names[route.host]);
         self.trace.note(now, || {
             let orig = route.orig.map(|orig| format!(" for {orig}")).unwrap_or_default();
             format!("c{id} open {from} {src} -> {to} {}{orig}", route.dst)
         });
+        if listens.is_none() {
+            // It closed while the handshake was under way: Linux forgets such a connection and resets it when it hears of it.
+            self.act(id, now, wakes, turn_away);
+        }
         id
     }
 
@@ -365,6 +365,13 @@ impl Stack {
     pub fn wait_accept(&mut self, listener: u64, waker: Waker) -> Option<Waker> {
         self.listeners.get_mut(&listener).and_then(|listening| listening.waker.replace(waker))
     }
+}
+
+/// Resets a connection that nobody will accept.
+fn turn_away(conn: &mut Conn, ctx: &mut Ctx<'_>) {
+    conn.queued = None;
+    conn.send_reset(super::conn::SERVER, ctx);
+    conn.ends[super::conn::SERVER].open = false;
 }
 
 /// One of `n`. Each choice has a stream of its own, so that what happens elsewhere does not change it.

@@ -1,0 +1,342 @@
+//! What happened on a bad day, read off the log once: every request as its caller, the sidecars and the apps saw it, and
+//! every change of an endpoint's standing. The laws ask this and do not read lines themselves.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use proxy::config::{Cluster, Snapshot};
+
+use crate::plan::{Plan, Target};
+use crate::readable;
+use crate::run::Seen;
+use crate::sim::Line;
+
+/// Everything that is known of a day.
+pub struct Facts {
+    /// The plan that was run.
+    pub plan: Plan,
+    /// What everybody said, in order.
+    pub log: Vec<Line>,
+    pub(crate) seen: Seen,
+    /// Virtual time at which the measured part began, microseconds.
+    pub t0_us: u64,
+    /// Virtual time of one step: nothing is known more exactly.
+    pub tick_us: u64,
+    /// What the load generators asked for, by the id that each request carries.
+    pub calls: BTreeMap<String, Call>,
+    /// What sidecars carried for their apps, in order.
+    pub requests: Vec<Request>,
+    /// What became of endpoints, in order.
+    pub standings: Vec<Standing>,
+    snapshots: BTreeMap<Rc<str>, Snapshot>,
+}
+
+/// A place in the log. What happens at one virtual time has an order too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment {
+    /// Virtual time, microseconds.
+    pub at: u64,
+    /// Which line.
+    pub line: usize,
+}
+
+/// A request as its caller and the apps saw it.
+#[derive(Debug, Default)]
+pub struct Call {
+    /// How often it was sent; anything but once is a mistake of the generator.
+    pub sent: Vec<u64>,
+    /// How it ended, and when.
+    pub ended: Vec<(u64, String)>,
+    /// When it reached which app.
+    pub arrived: Vec<(u64, Rc<str>)>,
+    /// Its method, as the apps saw it.
+    pub method: Option<String>,
+    /// Bytes of its body, each time that one came to its end at an app.
+    pub lengths: Vec<u64>,
+    /// When an app answered it, with which status.
+    pub answered: Vec<(u64, u64)>,
+}
+
+/// A request as the sidecar of its caller saw it.
+#[derive(Debug)]
+pub struct Request {
+    /// Whose sidecar: `web/sidecar`.
+    pub process: Rc<str>,
+    /// Which cluster.
+    pub cluster: String,
+    /// When it began.
+    pub begun: u64,
+    /// Everything that was done for it, in order.
+    pub steps: Vec<(Moment, Step)>,
+}
+
+/// What a sidecar did for a request.
+#[derive(Debug, PartialEq)]
+pub enum Step {
+    /// Chose an endpoint, for want of an available one if `panic`.
+    Picked {
+        /// Its address.
+        endpoint: String,
+        /// Whether availability counted for nothing.
+        panic: bool,
+    },
+    /// The endpoint answered so.
+    Answered {
+        /// Its address.
+        endpoint: String,
+        /// The status.
+        status: u64,
+    },
+    /// A try failed.
+    Failed {
+        /// Its address.
+        endpoint: String,
+        /// `connect`, `terminated`, ...
+        error: String,
+        /// Whether not a byte of the request was sent.
+        unsent: bool,
+    },
+    /// There will be another try after a while.
+    Again {
+        /// Condition.
+        reason: String,
+        /// That while.
+        wait: Duration,
+    },
+    /// There will not.
+    GivenUp(String),
+    /// The caller was answered.
+    Done(u64),
+}
+
+/// A change of an endpoint's standing in the eyes of a sidecar.
+#[derive(Debug)]
+pub struct Standing {
+    /// When.
+    pub when: Moment,
+    /// Whose sidecar.
+    pub process: Rc<str>,
+    /// Which cluster.
+    pub cluster: String,
+    /// Which endpoint.
+    pub endpoint: String,
+    /// What changed.
+    pub change: Change,
+}
+
+/// What changed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// It is left alone for so long.
+    Ejected(Duration, String),
+    /// It is asked whether it is back.
+    Probing,
+    /// A try there was given up before it had an outcome.
+    Abandoned,
+    /// It is back in use; `true` because an active check passed.
+    Restored(bool),
+    /// Active checks turned.
+    Healthy(bool),
+    /// An active check failed, and changed nothing.
+    CheckFailed,
+}
+
+impl Facts {
+    /// Reads the log of a run.
+    pub(crate) fn new(plan: Plan, log: Vec<Line>, seen: Seen, tick: Duration) -> Self {
+        let mut calls: BTreeMap<String, Call> = BTreeMap::new();
+        let mut requests: Vec<Request> = Vec::new();
+        let mut standings = Vec::new();
+        let mut latest: BTreeMap<(Rc<str>, u64), usize> = BTreeMap::new();
+        let mut t0_us = 0;
+        for (position, line) in log.iter().enumerate() {
+            let at = line.at_us;
+            let when = Moment { at, line: position };
+            let word = |field| line.word(field).unwrap_or_default().to_owned();
+            let number = |field| line.number(field).unwrap_or_default();
+            let mut call = |change: &mut dyn FnMut(&mut Call)| change(calls.entry(word("id")).or_default());
+            let mut standing = |change| {
+                let (cluster, endpoint) = (word("cluster"), word("endpoint"));
+                standings.push(Standing { when, process: line.process.clone(), cluster, endpoint, change });
+            };
+            let step = match line.text.as_str() {
+                "measuring" => {
+                    t0_us = at;
+                    continue;
+                }
+                "request sent" => {
+                    call(&mut |call| call.sent.push(at));
+                    continue;
+                }
+                "request ended" => {
+                    call(&mut |call| call.ended.push((at, word("outcome"))));
+                    continue;
+                }
+                "request arrived" => {
+                    call(&mut |call| {
+                        call.arrived.push((at, line.process.clone()));
+                        call.method = Some(word("method"));
+                    });
+                    continue;
+                }
+                "request is complete" => {
+                    call(&mut |call| call.lengths.push(number("length")));
+                    continue;
+                }
+                "answers" => {
+                    call(&mut |call| call.answered.push((at, number("status"))));
+                    continue;
+                }
+                "endpoint ejected" => {
+                    standing(Change::Ejected(duration(&word("time")), word("reason")));
+                    continue;
+                }
+                "probing" => {
+                    standing(Change::Probing);
+                    continue;
+                }
+                "try abandoned" => {
+                    standing(Change::Abandoned);
+                    continue;
+                }
+                "endpoint back in use" => {
+                    standing(Change::Restored(false));
+                    continue;
+                }
+                "endpoint back in use: its check passed" => {
+                    standing(Change::Restored(true));
+                    continue;
+                }
+                "endpoint unhealthy" => {
+                    standing(Change::Healthy(false));
+                    continue;
+                }
+                "endpoint healthy" => {
+                    standing(Change::Healthy(true));
+                    continue;
+                }
+                "check failed" => {
+                    standing(Change::CheckFailed);
+                    continue;
+                }
+                "request begins" => {
+                    latest.insert((line.process.clone(), number("request")), requests.len());
+                    let (process, cluster) = (line.process.clone(), word("cluster"));
+                    requests.push(Request { process, cluster, begun: at, steps: Vec::new() });
+                    continue;
+                }
+                "endpoint picked" => Step::Picked { endpoint: word("endpoint"), panic: line.flag("panic") },
+                "endpoint answered" => {
+                    Step::Answered { endpoint: word("endpoint"), status: number("status") }
+                }
+                "try failed" => {
+                    let (endpoint, error) = (word("endpoint"), word("error"));
+                    Step::Failed { endpoint, error, unsent: line.flag("unsent") }
+                }
+                "trying again" => Step::Again { reason: word("reason"), wait: duration(&word("wait")) },
+                "not trying again" => Step::GivenUp(word("why")),
+                "request answered" => Step::Done(number("status")),
+                _ => continue,
+            };
+            if let Some(&position) = latest.get(&(line.process.clone(), number("request"))) {
+                requests[position].steps.push((when, step));
+            }
+        }
+        let mut snapshots = BTreeMap::new();
+        for instance in &plan.instances {
+            let Some(config) = &instance.sidecar else { continue };
+            let process = format!("{}/sidecar", instance.name).into();
+            if requests.iter().any(|request| request.process == process)
+                && let Ok(snapshot) = proxy::config::parse("sidecar.toml", config)
+            {
+                snapshots.insert(process, snapshot);
+            }
+        }
+        let tick_us = tick.as_micros() as u64;
+        Facts { plan, log, seen, t0_us, tick_us, calls, requests, standings, snapshots }
+    }
+
+    /// The configuration of a cluster in a sidecar that carried requests.
+    pub fn cluster(&self, process: &str, cluster: &str) -> Option<&Cluster> {
+        self.snapshots.get(process)?.clusters.iter().find(|c| c.name == cluster).map(|c| &**c)
+    }
+
+    /// The clusters that requests went to, each with the sidecar that sent them.
+    pub fn clusters(&self) -> impl Iterator<Item = (&Rc<str>, &Cluster)> {
+        self.snapshots.iter().flat_map(|(process, snapshot)| {
+            snapshot.clusters.iter().map(move |cluster| (process, &**cluster))
+        })
+    }
+
+    /// The requests of one sidecar to one cluster.
+    pub fn requests_to(&self, process: &str, cluster: &str) -> impl Iterator<Item = &Request> {
+        self.requests.iter().filter(move |r| &*r.process == process && r.cluster == cluster)
+    }
+
+    /// The changes of standing of the endpoints of one cluster in the eyes of one sidecar.
+    pub fn standings_of(&self, process: &str, cluster: &str) -> impl Iterator<Item = &Standing> {
+        self.standings.iter().filter(move |s| &*s.process == process && s.cluster == cluster)
+    }
+
+    /// Bytes in the bodies of a load's requests.
+    pub fn body_of(&self, call: &str) -> Option<u64> {
+        let name = call.rsplit_once(' ')?.0;
+        let load = self.plan.loads.iter().find(|load| load.name == name)?;
+        match &load.target {
+            Target::Http { body, .. } => Some(u64::from(*body)),
+            Target::Tcp { .. } => None,
+        }
+    }
+
+    /// A counter or gauge of a process when the day was over, summed over all label sets; `None` if there is none.
+    pub fn last(&self, process: &str, name: &str) -> Option<f64> {
+        self.seen.series.last(process, name, &[], i64::MIN, i64::MAX)
+    }
+
+    /// How often a process said this.
+    pub fn said(&self, process: &str, text: &str) -> usize {
+        self.log.iter().filter(|line| &*line.process == process && line.text == text).count()
+    }
+}
+
+impl Request {
+    /// The endpoints that were picked for it, in order.
+    pub fn picks(&self) -> impl Iterator<Item = (Moment, &str, bool)> {
+        self.steps.iter().filter_map(|(when, step)| match step {
+            Step::Picked { endpoint, panic } => Some((*when, endpoint.as_str(), *panic)),
+            _ => None,
+        })
+    }
+
+    /// When its caller was answered.
+    pub fn done(&self) -> Option<u64> {
+        self.steps.iter().find(|(_, step)| matches!(step, Step::Done(_))).map(|(when, _)| when.at)
+    }
+}
+
+/// As `{:?}` writes a duration: `1.5ms`, `250.25µs`.
+fn duration(text: &str) -> Duration {
+    if let Some(exact) = readable::parse(text) {
+        return exact;
+    }
+    let (number, scale) = [("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9), ("s", 1.0)]
+        .iter()
+        .find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)))
+        .unwrap_or((text, 1.0));
+    Duration::try_from_secs_f64(number.parse::<f64>().unwrap_or(0.0) * scale).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_they_are_written() {
+        for nanos in [0, 1, 999, 1_500, 1_234_567, 250_000_000, 1_023_456_789, 61_000_000_000] {
+            let time = Duration::from_nanos(nanos);
+            let read = duration(&format!("{time:?}"));
+            assert!(read.abs_diff(time) < Duration::from_nanos(2), "{time:?} is read as {read:?}");
+        }
+    }
+}

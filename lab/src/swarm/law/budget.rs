@@ -1,0 +1,71 @@
+//! Retries are paid for by successes: at no time have there been more than the reserve, the trickle and the share of the
+//! successes pay for. The same bucket as [`proxy::retry::Budget`], kept once more and apart from it.
+
+use super::{Breach, Law, breach};
+use crate::swarm::facts::{Facts, Moment, Request, Step};
+
+pub(super) const LAW: Law =
+    Law { name: "budget", says: "retries never exceed what successes have paid for", check };
+
+/// What happens to the bucket.
+enum Turn {
+    Paid,
+    Spent,
+}
+
+fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
+    for (process, cluster) in facts.clusters() {
+        let config = &cluster.retry_budget;
+        let mut turns: Vec<_> = facts.requests_to(process, &cluster.name).flat_map(turns).collect();
+        turns.sort_by_key(|(when, _)| *when);
+        let most = f64::from(config.reserve);
+        let (mut level, mut paid_to) = (most, 0);
+        for (Moment { at, .. }, turn) in turns {
+            level = (level + (at - paid_to) as f64 / 1e6 * f64::from(config.per_second)).min(most);
+            paid_to = at;
+            match turn {
+                Turn::Paid => level = (level + config.share).min(most),
+                Turn::Spent => level -= 1.0,
+            }
+            if level < -0.01 {
+                breach(breaches, at, format!("{process} has made a retry that nothing has paid for"));
+                break;
+            }
+        }
+    }
+}
+
+fn turns(request: &Request) -> Vec<(Moment, Turn)> {
+    let mut turns = Vec::new();
+    let (mut open, mut free) = (0_u32, false);
+    let mut again = false;
+    for (when, step) in &request.steps {
+        match step {
+            Step::Answered { status, .. } => {
+                if *status < 500 {
+                    turns.push((*when, Turn::Paid));
+                }
+                (open, free) = (open.saturating_sub(1), false);
+            }
+            // Nobody had begun with it, so its repetition takes its place.
+            Step::Failed { error, unsent, .. } => {
+                (open, free) = (open.saturating_sub(1), *unsent || error == "refused");
+            }
+            Step::Again { .. } => {
+                if !free {
+                    turns.push((*when, Turn::Spent));
+                }
+                again = true;
+            }
+            Step::Picked { .. } => {
+                // A second try beside the first.
+                if open > 0 && !again {
+                    turns.push((*when, Turn::Spent));
+                }
+                (open, again) = (if again { 1 } else { open + 1 }, false);
+            }
+            Step::GivenUp(_) | Step::Done(_) => {}
+        }
+    }
+    turns
+}

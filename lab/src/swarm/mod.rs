@@ -1,0 +1,117 @@
+//! Ten thousand different bad days: random histories of a small mesh, each judged by the same laws.
+//!
+//! A [`Schedule`] is drawn from a seed and becomes a scenario; [`day`] runs it in the simulator and reads the log into
+//! [`Facts`]; [`law`] holds what must be true of every day; [`situation`] tells what a sweep has seen at all, because a law
+//! that nothing tests is no law. When a day breaks one, [`shrink`] looks for the smallest day that does too.
+//!
+//! Left out: what only the kernel can show (CPU, memory, real packets).
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use rand::RngExt;
+
+use proxy::mutant;
+use proxy::world::RngTree;
+
+use crate::events::EventLog;
+use crate::history;
+use crate::load::Record;
+use crate::plan::{Plan, SidecarKind};
+use crate::run::{self, Progress};
+use crate::scenario::{self, Scenario};
+use crate::sim::{Mesh, SimFailure, SimWorld, Simulation, note};
+
+pub mod facts;
+pub mod law;
+pub mod schedule;
+pub mod shrink;
+pub mod situation;
+
+pub use facts::Facts;
+pub use law::{Breach, Violation};
+pub use schedule::{Drawn, Schedule};
+pub use shrink::{Shrunk, shrink};
+
+/// A day that came to its end, whatever it was like.
+pub struct Day {
+    /// What happened.
+    pub facts: Facts,
+    /// What is against it.
+    pub violations: Vec<Violation>,
+    /// Virtual time that passed.
+    pub simulated: Duration,
+}
+
+/// How a day is run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// A mistake to plant: see [`proxy::mutant`].
+    pub mutant: Option<&'static str>,
+}
+
+/// Runs the day that a scenario tells of.
+///
+/// # Errors
+/// If the simulator cannot run it, or it did not come to its end; a panic is one of the reasons.
+pub fn day(scenario: &Scenario, seed: u64, options: Options) -> Result<Day, SimFailure> {
+    let plan = history::plan(scenario, SidecarKind::Ours, seed);
+    let tick = tick(seed);
+    mutant::plant(options.mutant);
+    let run = Simulation::new(&plan, seed, Mesh::default()).tick(tick).log(true).run({
+        let plan = plan.clone();
+        async move |world: Rc<SimWorld>| {
+            let (events, never) = (EventLog::new(None), std::future::pending());
+            run::observe(&plan, &*world, &events, Rc::new(Notes), never, None).await
+        }
+    });
+    mutant::plant(None);
+    let run = run?;
+    let seen = run.value.map_err(|error| SimFailure::Engine(error.to_string()))?;
+    let facts = Facts::new(plan, run.log, seen, tick);
+    let violations = law::judge(&facts);
+    Ok(Day { facts, violations, simulated: run.simulated })
+}
+
+/// Runs the day of a schedule.
+///
+/// # Errors
+/// As [`day`].
+///
+/// # Panics
+/// If the schedule is no scenario, which would be a mistake of its generator.
+pub fn scheduled(schedule: &Schedule, options: Options) -> Result<Day, SimFailure> {
+    let text = schedule.scenario();
+    let scenario = scenario::parse("a bad day", &text)
+        .unwrap_or_else(|errors| panic!("{:?}\n{text}", miette::Report::new(errors)));
+    day(&scenario, schedule.seed, options)
+}
+
+/// The step of time in the history of a seed. Small ones tell more apart, large ones bring more together.
+fn tick(seed: u64) -> Duration {
+    let steps = [5, 10, 5, 10, 2];
+    let mut rng = RngTree::new(seed).child("tick", 0).rng();
+    Duration::from_millis(steps[rng.random_range(0..steps.len())])
+}
+
+/// Writes into the log what the lab does.
+struct Notes;
+
+impl Progress for Notes {
+    fn phase(&self, what: &str) {
+        note(what.to_owned());
+    }
+
+    fn request(&self, _: usize, _: &Record) {}
+
+    fn tick(&self, _: Duration, _: Duration) {}
+
+    fn fault(&self, name: &str, in_force: bool) {
+        note(format!("{name} {}", if in_force { "strikes" } else { "is over" }));
+    }
+}
+
+/// What [`situation`]s and timelines call a plan's fault.
+pub fn fault_of<'a>(plan: &'a Plan, name: &str) -> Option<&'a crate::plan::Entry> {
+    plan.timeline.iter().find(|entry| entry.name == name)
+}

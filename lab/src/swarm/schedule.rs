@@ -1,0 +1,426 @@
+//! A bad day: a small mesh, how it is configured, what is asked of it and what goes wrong, all drawn from one seed.
+//!
+//! Swarm testing (Groce et al., ISSTA 2012): which kinds of fault may happen at all is drawn first, so that some days
+//! have nothing but partitions and others everything at once; a uniform mix would hide what only many faults of one kind
+//! bring to light. The rest is drawn by proptest, which can then make a day that ends badly smaller: fewer faults,
+//! shorter, and every knob at its default.
+//!
+//! A schedule's one lasting form is a scenario file, the same that people write: it can be read, kept, replayed here and
+//! run on the kernel. Faults that would hold the same process or link at one time are left out of it, the later one of
+//! each two, because scenario files do not allow that.
+
+use std::fmt::Write;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use rand::RngExt;
+
+use proxy::world::RngTree;
+
+/// When load begins to be judged for nothing but being answered: faults strike before.
+pub const QUIESCE_MS: u64 = 1600;
+/// The length of a day.
+pub const DURATION_MS: u64 = 3200;
+/// The last part of it, in which all must be well again.
+pub const LIVELY_MS: u64 = 500;
+/// Faults in a day, at most.
+const MOST_FAULTS: usize = 9;
+
+/// What can go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// SIGKILL of an app.
+    KillApp,
+    /// SIGKILL of a sidecar.
+    KillSidecar,
+    /// SIGKILL of both at once.
+    KillBoth,
+    /// SIGTERM to a sidecar, which drains.
+    Drain,
+    /// SIGSTOP of an app.
+    PauseApp,
+    /// SIGSTOP of a whole instance.
+    PauseBoth,
+    /// Nothing passes between the caller and an instance.
+    Partition,
+    /// Nothing passes in one direction.
+    OneWay,
+    /// Some packets are lost.
+    Loss,
+    /// Packets take longer.
+    Delay,
+    /// An app answers 503 to a share of its requests.
+    Errors,
+    /// An app takes its time.
+    Slow,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 12] = [
+        Kind::KillApp,
+        Kind::KillSidecar,
+        Kind::KillBoth,
+        Kind::Drain,
+        Kind::PauseApp,
+        Kind::PauseBoth,
+        Kind::Partition,
+        Kind::OneWay,
+        Kind::Loss,
+        Kind::Delay,
+        Kind::Errors,
+        Kind::Slow,
+    ];
+
+    /// Whether a fault of this kind may stay for ever, with the mesh expected to live with it.
+    fn may_stay(self) -> bool {
+        matches!(self, Kind::KillApp | Kind::KillSidecar | Kind::KillBoth | Kind::Errors)
+    }
+
+    /// What it holds while it is in force.
+    fn holds(self) -> u8 {
+        const APP: u8 = 1;
+        const SIDECAR: u8 = 2;
+        const LINK: u8 = 4;
+        match self {
+            Kind::KillApp | Kind::PauseApp | Kind::Errors | Kind::Slow => APP,
+            Kind::KillSidecar | Kind::Drain => SIDECAR,
+            Kind::KillBoth | Kind::PauseBoth => APP | SIDECAR,
+            Kind::Partition | Kind::OneWay | Kind::Loss | Kind::Delay => LINK,
+        }
+    }
+}
+
+/// One thing that goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// What.
+    pub kind: Kind,
+    /// Where: which replica, modulo their number.
+    pub replica: u8,
+    /// When, milliseconds from the start.
+    pub at: u16,
+    /// For how long, milliseconds.
+    pub lasts: u16,
+    /// How bad, 1 to 100; what that means depends on the kind.
+    pub strength: u8,
+    /// Whether it is never taken back.
+    pub stays: bool,
+}
+
+/// How the mesh is configured: each number chooses a row of a table, and 0 is the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Knobs {
+    replicas: usize,
+    bridge: bool,
+    delay: usize,
+    work: usize,
+    rate: usize,
+    retries: usize,
+    budget: usize,
+    breaker: usize,
+    cap: usize,
+    health: usize,
+    balance: usize,
+    per_try: usize,
+    request: usize,
+    hedge: usize,
+    limits: usize,
+}
+
+const REPLICAS: [u8; 3] = [3, 2, 4];
+const DELAY: [&str; 3] = ["", "2ms", "10ms"];
+const WORK: [&str; 3] = ["20ms", "0s", "50ms"];
+const RATE: [u32; 3] = [7, 14, 4];
+const RETRIES: [&str; 6] = [
+    "",
+    "attempts = 0",
+    "attempts = 1",
+    "attempts = 4\nbase = \"5ms\"\nmax = \"40ms\"",
+    "attempts = 2\non = [\"5xx\"]\nbody = \"1KiB\"",
+    "attempts = 2\nbase = \"100ms\"\nmax = \"1s\"",
+];
+const BUDGET: [&str; 3] =
+    ["", "share = \"10%\"\nper_second = 0\nreserve = 1", "share = \"50%\"\nper_second = 5\nreserve = 1"];
+// Ejections that end before the day does: with 1 s and more there would be nothing left to see.
+const BREAKER: [&str; 4] = [
+    "base = \"200ms\"\nmax = \"400ms\"",
+    "base = \"100ms\"\nmax = \"400ms\"\nconsecutive_failures = 1",
+    "base = \"200ms\"\nmax = \"200ms\"\nconsecutive_failures = 2\nmin_requests = 5",
+    "consecutive_failures = 0\nsuccess_rate = \"0%\"",
+];
+const CAP: [&str; 3] = ["", "cap = \"100%\"", "cap = \"10%\""];
+const HEALTH: [&str; 3] = [
+    "",
+    "http = \"/healthz\"\ninterval = \"100ms\"\nno_traffic_interval = \"100ms\"\ntimeout = \"90ms\"",
+    "tcp = true\ninterval = \"200ms\"\nno_traffic_interval = \"200ms\"\ntimeout = \"100ms\"\nunhealthy_threshold = 1",
+];
+const BALANCE: [&str; 8] = [
+    "",
+    "policy = \"least_request\"",
+    "policy = \"round_robin\"",
+    "policy = \"random\"",
+    "policy = \"ring_hash\"\nhash = \"header:x-lab-request\"",
+    "policy = \"maglev\"\nhash = \"header:x-lab-request\"\ntable_size = 251",
+    "panic = \"0%\"",
+    "slow_start = { window = \"500ms\" }",
+];
+const PER_TRY: [&str; 3] = ["250ms", "200ms", "0s"];
+const REQUEST: [&str; 3] = ["0s", "800ms", "300ms"];
+const HEDGE: [&str; 3] = ["", "", "60ms"];
+const LIMITS: [&str; 3] = ["", "connections = 3\npending = 3", "requests = 4\nretries = 1"];
+
+/// A day.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schedule {
+    /// What it was drawn from; also the seed of everything else that is left to chance in it.
+    pub seed: u64,
+    /// The mesh.
+    pub knobs: Knobs,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+}
+
+/// The day of a seed, and all the smaller days below it.
+pub struct Drawn {
+    seed: u64,
+    tree: Box<dyn ValueTree<Value = (Knobs, Vec<Fault>)>>,
+}
+
+impl Drawn {
+    /// Draws the day of `seed`.
+    pub fn new(seed: u64) -> Self {
+        let tree = RngTree::new(seed);
+        let mut rng = tree.child("kinds", 0).rng();
+        let share = [0.1, 0.3, 0.6][rng.random_range(0..3)];
+        let mut kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|_| rng.random_bool(share)).collect();
+        if kinds.is_empty() {
+            kinds.push(Kind::ALL[rng.random_range(0..Kind::ALL.len())]);
+        }
+        let bytes: [u8; 32] = std::array::from_fn(|i| tree.child("draw", i as u64).seed() as u8);
+        let chance = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+        let mut runner = TestRunner::new_with_rng(Config::default(), chance);
+        let tree = days(kinds).new_tree(&mut runner).expect("nothing is filtered");
+        Drawn { seed, tree: Box::new(tree) }
+    }
+
+    /// The day as it stands.
+    pub fn schedule(&self) -> Schedule {
+        let (knobs, faults) = self.tree.current();
+        Schedule { seed: self.seed, knobs, faults }
+    }
+
+    /// Makes it smaller. False: it cannot be.
+    pub fn simplify(&mut self) -> bool {
+        self.tree.simplify()
+    }
+
+    /// Takes a part of the last simplification back. False: there is nothing left to try.
+    pub fn complicate(&mut self) -> bool {
+        self.tree.complicate()
+    }
+}
+
+fn days(kinds: Vec<Kind>) -> impl Strategy<Value = (Knobs, Vec<Fault>)> {
+    let fault = (
+        0..kinds.len(),
+        0..4_u8,
+        100..QUIESCE_MS as u16 - 200,
+        20..700_u16,
+        1..=100_u8,
+        proptest::bool::weighted(0.35),
+    );
+    let fault = fault.prop_map(move |(kind, replica, at, lasts, strength, stays)| {
+        let kind = kinds[kind];
+        Fault { kind, replica, at, lasts, strength, stays: stays && kind.may_stay() }
+    });
+    (knobs(), proptest::collection::vec(fault, 0..=MOST_FAULTS))
+}
+
+/// Half of all choices are the default, so that combinations stay readable.
+fn row(rows: usize) -> impl Strategy<Value = usize> {
+    prop_oneof![Just(0), 0..rows]
+}
+
+fn knobs() -> impl Strategy<Value = Knobs> {
+    let mesh = (row(REPLICAS.len()), any::<bool>(), row(DELAY.len()), row(WORK.len()), row(RATE.len()));
+    let failing =
+        (row(RETRIES.len()), row(BUDGET.len()), row(BREAKER.len()), row(CAP.len()), row(HEALTH.len()));
+    let limits =
+        (row(BALANCE.len()), row(PER_TRY.len()), row(REQUEST.len()), row(HEDGE.len()), row(LIMITS.len()));
+    (mesh, failing, limits).prop_map(|(mesh, failing, limits)| {
+        let (replicas, bridge, delay, work, rate) = mesh;
+        let (retries, budget, breaker, cap, health) = failing;
+        let (balance, per_try, request, hedge, limits) = limits;
+        Knobs {
+            replicas,
+            bridge,
+            delay,
+            work,
+            rate,
+            retries,
+            budget,
+            breaker,
+            cap,
+            health,
+            balance,
+            per_try,
+            request,
+            hedge,
+            limits,
+        }
+    })
+}
+
+impl Schedule {
+    /// The day as a scenario file.
+    pub fn scenario(&self) -> String {
+        let k = &self.knobs;
+        let mut text = format!(
+            "[scenario]\nname = \"bad day {seed}\"\nseed = {seed}\nwarmup = \"0s\"\nduration = \"{DURATION_MS}ms\"\n\n\
+             [service.web]\n\n[service.orders]\nreplicas = {replicas}\nport = 8080\nprotocol = \"http\"\n\
+             bridge = {bridge}\napp = {{ http = {{ work = \"{work}\" }} }}\n",
+            seed = self.seed,
+            replicas = REPLICAS[k.replicas],
+            bridge = k.bridge,
+            work = WORK[k.work],
+        );
+        let mut table = |name: &str, rows: &[&str]| {
+            let rows: Vec<_> = rows.iter().filter(|row| !row.is_empty()).copied().collect();
+            if !rows.is_empty() {
+                let _ = write!(text, "\n[service.orders.policy{name}]\n{}\n", rows.join("\n"));
+            }
+        };
+        let hedge = match HEDGE[k.hedge] {
+            "" => String::new(),
+            after => format!("hedge = \"{after}\""),
+        };
+        let limits = format!("per_try = \"{}\"\nrequest = \"{}\"", PER_TRY[k.per_try], REQUEST[k.request]);
+        table(".retry", &[RETRIES[k.retries], &hedge]);
+        table(".retry_budget", &[BUDGET[k.budget]]);
+        table(".breaker", &[BREAKER[k.breaker], CAP[k.cap]]);
+        table(".health", &[HEALTH[k.health]]);
+        table(".balance", &[BALANCE[k.balance]]);
+        table(".timeouts", &[&limits]);
+        table(".limits", &[LIMITS[k.limits]]);
+        // Different rates, so that requests do not always come together.
+        for (more, name, method, body) in
+            [(0, "get", "GET", 0), (1, "put", "PUT", 3000), (2, "post", "POST", 500)]
+        {
+            let _ = write!(
+                text,
+                "\n[load.{name}]\nfrom = \"web\"\nurl = \"http://orders:8080/\"\nmethod = \"{method}\"\nbody = {body}\n\
+                 rate = \"{}/s\"\n",
+                RATE[k.rate] + more
+            );
+        }
+        if !DELAY[k.delay].is_empty() {
+            let _ =
+                write!(text, "\n[[link]]\nbetween = [\"web\", \"orders\"]\ndelay = \"{}\"\n", DELAY[k.delay]);
+        }
+        for fault in self.compatible() {
+            text += &self.entry(fault);
+        }
+        text
+    }
+
+    /// The faults without those that collide with an earlier one, in the order of time.
+    pub fn compatible(&self) -> Vec<Fault> {
+        let mut kept: Vec<Fault> = Vec::new();
+        let replicas = REPLICAS[self.knobs.replicas];
+        for fault in &self.faults {
+            let fault = Fault { replica: fault.replica % replicas, ..*fault };
+            let free = kept.iter().all(|other| {
+                other.replica != fault.replica
+                    || other.kind.holds() & fault.kind.holds() == 0
+                    || end(other) < u32::from(fault.at)
+                    || end(&fault) < u32::from(other.at)
+            });
+            // One replica at least is left alone after the end, or nothing could be asked of the mesh.
+            let staying = kept.iter().filter(|other| other.stays).map(|other| other.replica);
+            let others: std::collections::BTreeSet<u8> =
+                staying.chain(fault.stays.then_some(fault.replica)).collect();
+            if free && others.len() < usize::from(replicas) {
+                kept.push(fault);
+            }
+        }
+        kept.sort_by_key(|fault| fault.at);
+        kept
+    }
+
+    /// Whether some fault is never taken back.
+    pub fn leaves_something_broken(&self) -> bool {
+        self.compatible().iter().any(|fault| fault.stays)
+    }
+
+    fn entry(&self, fault: Fault) -> String {
+        let Fault { kind, replica, at, lasts, strength, stays } = fault;
+        let there = format!("orders-{replica}");
+        let (app, sidecar) = (format!("{there}/app"), format!("{there}/sidecar"));
+        let restart = if stays { String::new() } else { format!(", restart = \"{lasts}ms\"") };
+        let share = format!("{strength}%");
+        let kill = |process: &str, signal: &str| {
+            format!("kill = {{ process = \"{process}\", signal = \"{signal}\"{restart} }}")
+        };
+        let ways = |keys: &str| format!("link = {{ between = [\"web\", \"{there}\"], {keys} }}");
+        let action = match kind {
+            Kind::KillApp => kill(&app, "KILL"),
+            Kind::KillSidecar => kill(&sidecar, "KILL"),
+            Kind::KillBoth => kill(&there, "KILL"),
+            Kind::Drain => kill(&sidecar, "TERM"),
+            Kind::PauseApp => format!("pause = {{ process = \"{app}\" }}"),
+            Kind::PauseBoth => format!("pause = {{ process = \"{there}\" }}"),
+            Kind::Partition => format!("partition = {{ between = [\"web\", \"{there}\"] }}"),
+            Kind::OneWay if strength < 50 => {
+                format!("partition = {{ from = [\"web\"], to = [\"{there}\"] }}")
+            }
+            Kind::OneWay => format!("partition = {{ from = [\"{there}\"], to = [\"web\"] }}"),
+            Kind::Loss => ways(&format!("loss = \"{}%\"", strength.div_ceil(3))),
+            Kind::Delay => ways(&format!("delay = \"+{strength}ms\"")),
+            Kind::Errors => format!("app = {{ process = \"{app}\", fail = \"{share}\" }}"),
+            Kind::Slow => {
+                format!("app = {{ process = \"{app}\", work = \"{}ms\" }}", 3 * u32::from(strength))
+            }
+        };
+        let is_kill = matches!(kind, Kind::KillApp | Kind::KillSidecar | Kind::KillBoth | Kind::Drain);
+        let lasts = if is_kill || stays { String::new() } else { format!("for = \"{lasts}ms\"\n") };
+        format!("\n[[timeline]]\nat = \"{at}ms\"\n{lasts}{action}\n")
+    }
+}
+
+/// The end of a fault, with room for a process that takes its time to come back.
+fn end(fault: &Fault) -> u32 {
+    if fault.stays { u32::MAX } else { u32::from(fault.at) + u32::from(fault.lasts) + 100 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario;
+
+    #[test]
+    fn every_day_is_a_scenario_without_a_mistake() {
+        for seed in 0..300 {
+            let text = Drawn::new(seed).schedule().scenario();
+            if let Err(errors) = scenario::parse(&format!("seed {seed}"), &text) {
+                panic!("{:?}\n{text}", miette::Report::new(errors));
+            }
+        }
+    }
+
+    #[test]
+    fn a_seed_gives_one_day_and_another_seed_another_day() {
+        let day = |seed| Drawn::new(seed).schedule();
+        assert_eq!(day(7), day(7));
+        assert_ne!(day(7), day(8));
+    }
+
+    #[test]
+    fn a_day_can_be_made_smaller_until_nothing_is_left_of_it() {
+        let mut drawn = (0..).map(Drawn::new).find(|d| d.schedule().faults.len() > 3).expect("a bad day");
+        while drawn.simplify() {}
+        let least = drawn.schedule();
+        assert_eq!((least.knobs, least.faults.len()), (Knobs::default(), 0));
+    }
+}

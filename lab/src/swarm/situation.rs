@@ -1,0 +1,137 @@
+//! Situations that a sweep must have seen: each is rare or hard to bring about, and a law that is never tested by it says
+//! nothing. A gate in the tests fails when one of them was not reached.
+
+use super::facts::{Change, Facts, Moment, Step};
+
+/// A situation.
+pub struct Situation {
+    /// What it is, in a few words.
+    pub name: &'static str,
+    reached: fn(&Facts) -> bool,
+}
+
+impl Situation {
+    /// Whether a day has seen it.
+    pub fn is_in(&self, facts: &Facts) -> bool {
+        (self.reached)(facts)
+    }
+}
+
+fn steps(facts: &Facts) -> impl Iterator<Item = &Step> {
+    facts.requests.iter().flat_map(|request| &request.steps).map(|(_, step)| step)
+}
+
+fn changes(facts: &Facts) -> impl Iterator<Item = &Change> {
+    facts.standings.iter().map(|standing| &standing.change)
+}
+
+fn failed(facts: &Facts, kind: &str) -> bool {
+    steps(facts).any(|step| matches!(step, Step::Failed { error, .. } if error == kind))
+}
+
+fn given_up(facts: &Facts, why: &str) -> bool {
+    steps(facts).any(|step| matches!(step, Step::GivenUp(reason) if reason == why))
+}
+
+macro_rules! situations {
+    ($($name:literal: $reached:expr,)*) => {
+        /// All of them.
+        pub const ALL: &[Situation] = &[$(Situation { name: $name, reached: $reached }),*];
+    };
+}
+
+situations! {
+    "a retry succeeds at another endpoint after the first had the whole request": |facts| {
+        facts.calls.values().any(|call| {
+            call.arrived.len() > 1
+                && call.arrived[0].1 != call.arrived[1].1
+                && call.ended.iter().any(|(_, outcome)| outcome == "Ok")
+        })
+    },
+    "a try fails because nobody listens": |facts| failed(facts, "connect"),
+    "a try fails because a connection does not open in time": |facts| failed(facts, "connect_timeout"),
+    "a connection ends before the answer": |facts| failed(facts, "terminated"),
+    "a try is not answered in its time": |facts| failed(facts, "try_timeout"),
+    "a request is not answered in its time": |facts| {
+        facts.log.iter().any(|line| line.text == "no answer" && line.word("error") == Some("request_timeout"))
+    },
+    "a request that never left is made again": |facts| {
+        facts.requests.iter().any(|request| {
+            let unsent = |pair: &[(Moment, Step)]| {
+                matches!(pair, [(_, Step::Failed { unsent: true, .. }), (_, Step::Again { .. })])
+            };
+            request.steps.windows(2).any(unsent)
+        })
+    },
+    "a request is tried at every endpoint": |facts| {
+        facts.requests.iter().any(|request| request.picks().count() >= 3)
+    },
+    "a request with a body is made again": |facts| {
+        facts.calls.iter().any(|(id, call)| id.starts_with("put") && call.lengths.len() > 1)
+    },
+    "no retry because it is not safe": |facts| given_up(facts, "unsafe"),
+    "no retry because there have been enough": |facts| given_up(facts, "attempts"),
+    "no retry because the budget is spent": |facts| given_up(facts, "budget"),
+    "no retry because too many are under way": |facts| given_up(facts, "limit"),
+    "no retry because the body was not kept": |facts| given_up(facts, "body"),
+    "no retry because time is up": |facts| given_up(facts, "wait"),
+    "a second try is made beside the first": |facts| {
+        facts.requests.iter().any(|request| {
+            let beside = |pair: &[(Moment, Step)]| {
+                matches!(pair, [(_, Step::Picked { .. }), (_, Step::Picked { .. })])
+            };
+            request.steps.windows(2).any(beside)
+        })
+    },
+    "an endpoint is ejected for a run of failures": |facts| {
+        changes(facts).any(|change| matches!(change, Change::Ejected(_, why) if why == "consecutive_failures"))
+    },
+    "an endpoint is ejected for its success rate": |facts| {
+        changes(facts).any(|change| matches!(change, Change::Ejected(_, why) if why == "success_rate"))
+    },
+    "a half-open probe fails": |facts| {
+        changes(facts).any(|change| matches!(change, Change::Ejected(_, why) if why == "failed_probe"))
+    },
+    "a half-open probe succeeds": |facts| changes(facts).any(|change| *change == Change::Restored(false)),
+    "a check that passes ends an ejection": |facts| {
+        changes(facts).any(|change| *change == Change::Restored(true))
+    },
+    "as many endpoints are out as the cap allows": |facts| {
+        facts.clusters().any(|(process, cluster)| {
+            let most = ((cluster.endpoints.len() as f64 * cluster.breaker.cap) as i32).max(1);
+            let mut out = 0;
+            facts.standings_of(process, &cluster.name).any(|standing| {
+                match &standing.change {
+                    Change::Ejected(_, why) if why != "failed_probe" => out += 1,
+                    Change::Restored(_) => out -= 1,
+                    _ => {}
+                }
+                out >= most
+            })
+        })
+    },
+    "availability counts for nothing": |facts| {
+        steps(facts).any(|step| matches!(step, Step::Picked { panic: true, .. }))
+    },
+    "a check turns an endpoint unhealthy": |facts| changes(facts).any(|c| *c == Change::Healthy(false)),
+    "a check turns an endpoint healthy again": |facts| changes(facts).any(|c| *c == Change::Healthy(true)),
+    "a sidecar drains with a request in hand": |facts| {
+        facts.log.iter().any(|line| {
+            line.text == "draining"
+                && facts.calls.values().any(|call| {
+                    let instance = line.process.split('/').next().unwrap_or_default();
+                    let there = |(at, app): &(u64, std::rc::Rc<str>)| {
+                        *at < line.at_us && app.split('/').next() == Some(instance)
+                    };
+                    call.arrived.iter().any(there) && call.answered.iter().any(|(at, _)| *at > line.at_us)
+                })
+        })
+    },
+    "a caller gives up": |facts| {
+        facts.calls.values().any(|call| call.ended.iter().any(|(_, outcome)| outcome == "Timeout"))
+    },
+    "a fault stays for ever and requests succeed all the same": |facts| {
+        facts.plan.timeline.iter().any(|entry| entry.until.is_none())
+            && facts.calls.values().last().is_some_and(|call| call.ended.iter().any(|(_, o)| o == "Ok"))
+    },
+}
