@@ -5,7 +5,7 @@
 //! ```ignore
 //! if mutant::is_planted("one-retry-too-many") { most += 1 }
 //! ```
-//! That line is all there is to adding one. `lab sim --swarm --mutant one-retry-too-many` looks for it among random histories, and
+//! That line is all there is to adding one. `lab sim --faults swarm --seeds 100 --mutant one-retry-too-many` looks for it among random histories, and
 //! the list in `tests/tests/swarm.rs` says which ones must be found for ever after. Only builds with debug assertions
 //! contain any of this: in a release build [`is_planted`] is the constant `false`.
 

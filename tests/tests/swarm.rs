@@ -54,7 +54,7 @@ fn no_bad_day_breaks_a_law_and_together_they_reach_every_situation() {
     });
     assert!(
         complaints.is_empty(),
-        "{}\nshrink and replay: lab sim --swarm --from SEED",
+        "{}\nshrink and replay: lab sim --faults swarm --replay SEED",
         complaints.join("\n")
     );
     let missed: Vec<_> = reached.iter().filter(|(_, days)| **days == 0).map(|(name, _)| name).collect();

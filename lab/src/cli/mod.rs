@@ -7,6 +7,7 @@ mod check;
 mod kernel;
 mod live;
 mod sim;
+mod swarm;
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -111,8 +112,8 @@ struct Run {
 /// How to simulate.
 #[derive(Debug, Args)]
 struct Sim {
-    /// The scenario files, run one after the other.
-    #[arg(required = true, value_name = "SCENARIO")]
+    /// The scenario files, run one after the other. With `--faults swarm` there may be none: then the mesh is random too.
+    #[arg(required_unless_present = "faults", value_name = "SCENARIO")]
     scenarios: Vec<PathBuf>,
     /// How many histories.
     #[arg(long, default_value_t = 1)]
@@ -127,8 +128,32 @@ struct Sim {
     #[arg(long)]
     sidecar: Option<Stand>,
     /// Write everything that happened, a line each, to this file (with one scenario and one seed).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "faults")]
     trace: Option<PathBuf>,
+    /// Judge histories by the laws that hold whatever goes wrong, instead of by the file's expectations; and let go wrong
+    /// what the file says, or what is drawn from the seed.
+    #[arg(long, value_enum, conflicts_with = "sidecar")]
+    faults: Option<Faults>,
+    /// Run one seed and print its log.
+    #[arg(long, value_name = "SEED", requires = "faults", conflicts_with_all = ["from", "seeds"])]
+    replay: Option<u64>,
+    /// With `--replay`: write the timeline to this file.
+    #[arg(long, value_name = "FILE", requires = "replay")]
+    html: Option<PathBuf>,
+    /// Where the smallest day that breaks a law is kept. Default: it is only printed.
+    #[arg(long, value_name = "DIRECTORY", requires = "faults")]
+    corpus: Option<PathBuf>,
+    /// Plant a mistake in every sidecar, to see whether a law finds it (builds with debug assertions only).
+    #[arg(long, value_name = "NAME", requires = "faults")]
+    mutant: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Faults {
+    /// Those that are drawn from the seed.
+    Swarm,
+    /// Those of the file.
+    Scenario,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

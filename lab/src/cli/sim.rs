@@ -16,6 +16,9 @@ use crate::sim::{SimFailure, sweep};
 
 /// Simulates every seed of every scenario; each stops at its first seed that does not pass.
 pub(super) fn run(args: &Sim) -> ExitCode {
+    if let Some(faults) = args.faults {
+        return super::swarm::run(args, faults);
+    }
     if args.trace.is_some() && (args.seeds != 1 || args.scenarios.len() != 1) {
         eprintln!("--trace is for one scenario and one seed");
         return ExitCode::from(INVALID);

@@ -96,6 +96,8 @@ pub enum Step {
         error: String,
         /// Whether not a byte of the request was sent.
         unsent: bool,
+        /// Whether it went over a connection that had carried others.
+        reused: bool,
     },
     /// There will be another try after a while.
     Again {
@@ -132,8 +134,8 @@ pub enum Change {
     Ejected(Duration, String),
     /// It is asked whether it is back.
     Probing,
-    /// A try there was given up before it had an outcome.
-    Abandoned,
+    /// Its probe came to nothing that says anything about it.
+    Unanswered,
     /// It is back in use; `true` because an active check passed.
     Restored(bool),
     /// Active checks turned.
@@ -196,8 +198,8 @@ impl Facts {
                     standing(Change::Probing);
                     continue;
                 }
-                "try abandoned" => {
-                    standing(Change::Abandoned);
+                "the probe has taught nothing" => {
+                    standing(Change::Unanswered);
                     continue;
                 }
                 "endpoint back in use" => {
@@ -232,7 +234,7 @@ impl Facts {
                 }
                 "try failed" => {
                     let (endpoint, error) = (word("endpoint"), word("error"));
-                    Step::Failed { endpoint, error, unsent: line.flag("unsent") }
+                    Step::Failed { endpoint, error, unsent: line.flag("unsent"), reused: line.flag("reused") }
                 }
                 "trying again" => Step::Again { reason: word("reason"), wait: duration(&word("wait")) },
                 "not trying again" => Step::GivenUp(word("why")),

@@ -9,7 +9,9 @@
 //! run on the kernel. Faults that would hold the same process or link at one time are left out of it, the later one of
 //! each two, because scenario files do not allow that.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -17,6 +19,10 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rand::RngExt;
 
 use proxy::world::RngTree;
+use toml::{Table, Value};
+
+use crate::plan::{AppKind, Instance, SidecarKind};
+use crate::scenario::{self, ScenarioErrors};
 
 /// When load begins to be judged for nothing but being answered: faults strike before.
 pub const QUIESCE_MS: u64 = 1600;
@@ -171,13 +177,57 @@ const REQUEST: [&str; 3] = ["0s", "800ms", "300ms"];
 const HEDGE: [&str; 3] = ["", "", "60ms"];
 const LIMITS: [&str; 3] = ["", "connections = 3\npending = 3", "requests = 4\nretries = 1"];
 
+/// The mesh of a day.
+#[derive(Debug, Clone)]
+pub enum Mesh {
+    /// One that is drawn too.
+    Drawn(Knobs),
+    /// That of a scenario.
+    Given(Arc<Given>),
+}
+
+/// A scenario whose own faults are left out.
+#[derive(Debug)]
+pub struct Given {
+    file: Table,
+    /// Its instances that have an app, and whether that can be told how to answer.
+    instances: Vec<(String, bool)>,
+    /// The instances that send load.
+    callers: Vec<String>,
+    /// In milliseconds.
+    duration: u64,
+}
+
+impl Given {
+    /// Takes the faults out of a scenario, and what it expects of them.
+    ///
+    /// # Errors
+    /// If it is no scenario.
+    pub fn new(name: &str, text: &str) -> Result<Arc<Self>, ScenarioErrors> {
+        let scenario = scenario::parse(name, text)?;
+        let plan = scenario.plan(SidecarKind::Ours);
+        let mut file: Table = toml::from_str(text).expect("a scenario is TOML");
+        file.remove("timeline");
+        file.remove("expect");
+        let with_app =
+            plan.instances.iter().filter(|i| matches!(&i.app, Some(app) if app.kind != AppKind::Registry));
+        let is_http =
+            |instance: &Instance| matches!(&instance.app, Some(app) if matches!(app.kind, AppKind::Http(_)));
+        let instances = with_app.map(|instance| (instance.name.clone(), is_http(instance))).collect();
+        let callers: BTreeSet<_> =
+            plan.loads.iter().map(|load| plan.instances[load.from].name.clone()).collect();
+        let duration = plan.duration.as_millis() as u64;
+        Ok(Arc::new(Given { file, instances, callers: callers.into_iter().collect(), duration }))
+    }
+}
+
 /// A day.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Schedule {
     /// What it was drawn from; also the seed of everything else that is left to chance in it.
     pub seed: u64,
     /// The mesh.
-    pub knobs: Knobs,
+    pub mesh: Mesh,
     /// What goes wrong.
     pub faults: Vec<Fault>,
 }
@@ -185,12 +235,18 @@ pub struct Schedule {
 /// The day of a seed, and all the smaller days below it.
 pub struct Drawn {
     seed: u64,
+    given: Option<Arc<Given>>,
     tree: Box<dyn ValueTree<Value = (Knobs, Vec<Fault>)>>,
 }
 
 impl Drawn {
-    /// Draws the day of `seed`.
+    /// Draws the day of `seed`, mesh and all.
     pub fn new(seed: u64) -> Self {
+        Drawn::over(None, seed)
+    }
+
+    /// Draws what goes wrong in the mesh of a scenario.
+    pub fn over(given: Option<&Arc<Given>>, seed: u64) -> Self {
         let tree = RngTree::new(seed);
         let mut rng = tree.child("kinds", 0).rng();
         let share = [0.1, 0.3, 0.6][rng.random_range(0..3)];
@@ -202,13 +258,17 @@ impl Drawn {
         let chance = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
         let mut runner = TestRunner::new_with_rng(Config::default(), chance);
         let tree = days(kinds).new_tree(&mut runner).expect("nothing is filtered");
-        Drawn { seed, tree: Box::new(tree) }
+        Drawn { seed, given: given.cloned(), tree: Box::new(tree) }
     }
 
     /// The day as it stands.
     pub fn schedule(&self) -> Schedule {
         let (knobs, faults) = self.tree.current();
-        Schedule { seed: self.seed, knobs, faults }
+        let mesh = match &self.given {
+            Some(given) => Mesh::Given(given.clone()),
+            None => Mesh::Drawn(knobs),
+        };
+        Schedule { seed: self.seed, mesh, faults }
     }
 
     /// Makes it smaller. False: it cannot be.
@@ -225,7 +285,7 @@ impl Drawn {
 fn days(kinds: Vec<Kind>) -> impl Strategy<Value = (Knobs, Vec<Fault>)> {
     let fault = (
         0..kinds.len(),
-        0..4_u8,
+        any::<u8>(),
         100..QUIESCE_MS as u16 - 200,
         20..700_u16,
         1..=100_u8,
@@ -276,49 +336,16 @@ fn knobs() -> impl Strategy<Value = Knobs> {
 impl Schedule {
     /// The day as a scenario file.
     pub fn scenario(&self) -> String {
-        let k = &self.knobs;
-        let mut text = format!(
-            "[scenario]\nname = \"bad day {seed}\"\nseed = {seed}\nwarmup = \"0s\"\nduration = \"{DURATION_MS}ms\"\n\n\
-             [service.web]\n\n[service.orders]\nreplicas = {replicas}\nport = 8080\nprotocol = \"http\"\n\
-             bridge = {bridge}\napp = {{ http = {{ work = \"{work}\" }} }}\n",
-            seed = self.seed,
-            replicas = REPLICAS[k.replicas],
-            bridge = k.bridge,
-            work = WORK[k.work],
-        );
-        let mut table = |name: &str, rows: &[&str]| {
-            let rows: Vec<_> = rows.iter().filter(|row| !row.is_empty()).copied().collect();
-            if !rows.is_empty() {
-                let _ = write!(text, "\n[service.orders.policy{name}]\n{}\n", rows.join("\n"));
+        let mut text = match &self.mesh {
+            Mesh::Drawn(knobs) => knobs.scenario(self.seed),
+            Mesh::Given(given) => {
+                let mut file = given.file.clone();
+                if let Some(Value::Table(header)) = file.get_mut("scenario") {
+                    header.insert("seed".into(), (self.seed as i64).into());
+                }
+                file.to_string()
             }
         };
-        let hedge = match HEDGE[k.hedge] {
-            "" => String::new(),
-            after => format!("hedge = \"{after}\""),
-        };
-        let limits = format!("per_try = \"{}\"\nrequest = \"{}\"", PER_TRY[k.per_try], REQUEST[k.request]);
-        table(".retry", &[RETRIES[k.retries], &hedge]);
-        table(".retry_budget", &[BUDGET[k.budget]]);
-        table(".breaker", &[BREAKER[k.breaker], CAP[k.cap]]);
-        table(".health", &[HEALTH[k.health]]);
-        table(".balance", &[BALANCE[k.balance]]);
-        table(".timeouts", &[&limits]);
-        table(".limits", &[LIMITS[k.limits]]);
-        // Different rates, so that requests do not always come together.
-        for (more, name, method, body) in
-            [(0, "get", "GET", 0), (1, "put", "PUT", 3000), (2, "post", "POST", 500)]
-        {
-            let _ = write!(
-                text,
-                "\n[load.{name}]\nfrom = \"web\"\nurl = \"http://orders:8080/\"\nmethod = \"{method}\"\nbody = {body}\n\
-                 rate = \"{}/s\"\n",
-                RATE[k.rate] + more
-            );
-        }
-        if !DELAY[k.delay].is_empty() {
-            let _ =
-                write!(text, "\n[[link]]\nbetween = [\"web\", \"orders\"]\ndelay = \"{}\"\n", DELAY[k.delay]);
-        }
         for fault in self.compatible() {
             text += &self.entry(fault);
         }
@@ -328,9 +355,11 @@ impl Schedule {
     /// The faults without those that collide with an earlier one, in the order of time.
     pub fn compatible(&self) -> Vec<Fault> {
         let mut kept: Vec<Fault> = Vec::new();
-        let replicas = REPLICAS[self.knobs.replicas];
+        let count = self.instances();
         for fault in &self.faults {
-            let fault = Fault { replica: fault.replica % replicas, ..*fault };
+            let is_drawn = matches!(self.mesh, Mesh::Drawn(_));
+            let replica = (usize::from(fault.replica) % count) as u8;
+            let fault = Fault { replica, stays: fault.stays && is_drawn, ..*fault };
             let free = kept.iter().all(|other| {
                 other.replica != fault.replica
                     || other.kind.holds() & fault.kind.holds() == 0
@@ -339,9 +368,8 @@ impl Schedule {
             });
             // One replica at least is left alone after the end, or nothing could be asked of the mesh.
             let staying = kept.iter().filter(|other| other.stays).map(|other| other.replica);
-            let others: std::collections::BTreeSet<u8> =
-                staying.chain(fault.stays.then_some(fault.replica)).collect();
-            if free && others.len() < usize::from(replicas) {
+            let staying: BTreeSet<u8> = staying.chain(fault.stays.then_some(fault.replica)).collect();
+            if free && staying.len() < count {
                 kept.push(fault);
             }
         }
@@ -349,36 +377,50 @@ impl Schedule {
         kept
     }
 
-    /// Whether some fault is never taken back.
-    pub fn leaves_something_broken(&self) -> bool {
-        self.compatible().iter().any(|fault| fault.stays)
+    /// How many instances faults choose from.
+    fn instances(&self) -> usize {
+        match &self.mesh {
+            Mesh::Drawn(knobs) => REPLICAS[knobs.replicas].into(),
+            Mesh::Given(given) => given.instances.len(),
+        }
     }
 
     fn entry(&self, fault: Fault) -> String {
         let Fault { kind, replica, at, lasts, strength, stays } = fault;
-        let there = format!("orders-{replica}");
+        let mut obeys = true;
+        let (there, callers, duration) = match &self.mesh {
+            Mesh::Drawn(_) => (format!("orders-{replica}"), vec!["web".to_owned()], DURATION_MS),
+            Mesh::Given(given) => {
+                let (there, is_http) = given.instances[usize::from(replica)].clone();
+                obeys = is_http;
+                let others = given.callers.iter().filter(|caller| **caller != there).cloned().collect();
+                (there, others, given.duration)
+            }
+        };
+        let scaled = |time: u16| u64::from(time) * duration / DURATION_MS;
+        let (at, lasts) = (scaled(at), scaled(lasts));
         let (app, sidecar) = (format!("{there}/app"), format!("{there}/sidecar"));
         let restart = if stays { String::new() } else { format!(", restart = \"{lasts}ms\"") };
-        let share = format!("{strength}%");
         let kill = |process: &str, signal: &str| {
             format!("kill = {{ process = \"{process}\", signal = \"{signal}\"{restart} }}")
         };
-        let ways = |keys: &str| format!("link = {{ between = [\"web\", \"{there}\"], {keys} }}");
+        let ways = |keys: &str| {
+            let both: Vec<_> = callers.iter().chain([&there]).collect();
+            format!("link = {{ between = {both:?}, {keys} }}")
+        };
         let action = match kind {
             Kind::KillApp => kill(&app, "KILL"),
             Kind::KillSidecar => kill(&sidecar, "KILL"),
             Kind::KillBoth => kill(&there, "KILL"),
             Kind::Drain => kill(&sidecar, "TERM"),
+            Kind::Errors | Kind::Slow if !obeys => format!("pause = {{ process = \"{app}\" }}"),
             Kind::PauseApp => format!("pause = {{ process = \"{app}\" }}"),
             Kind::PauseBoth => format!("pause = {{ process = \"{there}\" }}"),
-            Kind::Partition => format!("partition = {{ between = [\"web\", \"{there}\"] }}"),
-            Kind::OneWay if strength < 50 => {
-                format!("partition = {{ from = [\"web\"], to = [\"{there}\"] }}")
-            }
-            Kind::OneWay => format!("partition = {{ from = [\"{there}\"], to = [\"web\"] }}"),
+            Kind::Partition => format!("partition = {{ from = {callers:?}, to = [\"{there}\"] }}"),
+            Kind::OneWay => format!("partition = {{ from = [\"{there}\"], to = {callers:?} }}"),
             Kind::Loss => ways(&format!("loss = \"{}%\"", strength.div_ceil(3))),
             Kind::Delay => ways(&format!("delay = \"+{strength}ms\"")),
-            Kind::Errors => format!("app = {{ process = \"{app}\", fail = \"{share}\" }}"),
+            Kind::Errors => format!("app = {{ process = \"{app}\", fail = \"{strength}%\" }}"),
             Kind::Slow => {
                 format!("app = {{ process = \"{app}\", work = \"{}ms\" }}", 3 * u32::from(strength))
             }
@@ -386,6 +428,58 @@ impl Schedule {
         let is_kill = matches!(kind, Kind::KillApp | Kind::KillSidecar | Kind::KillBoth | Kind::Drain);
         let lasts = if is_kill || stays { String::new() } else { format!("for = \"{lasts}ms\"\n") };
         format!("\n[[timeline]]\nat = \"{at}ms\"\n{lasts}{action}\n")
+    }
+}
+
+impl Knobs {
+    /// The mesh as a scenario file.
+    fn scenario(&self, seed: u64) -> String {
+        let mut text = format!(
+            "[scenario]\nname = \"bad day {seed}\"\nseed = {seed}\nwarmup = \"0s\"\nduration = \"{DURATION_MS}ms\"\n\n\
+             [service.web]\n\n[service.orders]\nreplicas = {replicas}\nport = 8080\nprotocol = \"http\"\n\
+             bridge = {bridge}\napp = {{ http = {{ work = \"{work}\" }} }}\n",
+            replicas = REPLICAS[self.replicas],
+            bridge = self.bridge,
+            work = WORK[self.work],
+        );
+        let mut table = |name: &str, rows: &[&str]| {
+            let rows: Vec<_> = rows.iter().filter(|row| !row.is_empty()).copied().collect();
+            if !rows.is_empty() {
+                let _ = write!(text, "\n[service.orders.policy{name}]\n{}\n", rows.join("\n"));
+            }
+        };
+        let hedge = match HEDGE[self.hedge] {
+            "" => String::new(),
+            after => format!("hedge = \"{after}\""),
+        };
+        let times =
+            format!("per_try = \"{}\"\nrequest = \"{}\"", PER_TRY[self.per_try], REQUEST[self.request]);
+        table(".retry", &[RETRIES[self.retries], &hedge]);
+        table(".retry_budget", &[BUDGET[self.budget]]);
+        table(".breaker", &[BREAKER[self.breaker], CAP[self.cap]]);
+        table(".health", &[HEALTH[self.health]]);
+        table(".balance", &[BALANCE[self.balance]]);
+        table(".timeouts", &[&times]);
+        table(".limits", &[LIMITS[self.limits]]);
+        // Different rates, so that requests do not always come together.
+        for (more, name, method, body) in
+            [(0, "get", "GET", 0), (1, "put", "PUT", 3000), (2, "post", "POST", 500)]
+        {
+            let _ = write!(
+                text,
+                "\n[load.{name}]\nfrom = \"web\"\nurl = \"http://orders:8080/\"\nmethod = \"{method}\"\nbody = {body}\n\
+                 rate = \"{}/s\"\n",
+                RATE[self.rate] + more
+            );
+        }
+        if !DELAY[self.delay].is_empty() {
+            let _ = write!(
+                text,
+                "\n[[link]]\nbetween = [\"web\", \"orders\"]\ndelay = \"{}\"\n",
+                DELAY[self.delay]
+            );
+        }
+        text
     }
 }
 
@@ -411,9 +505,21 @@ mod tests {
 
     #[test]
     fn a_seed_gives_one_day_and_another_seed_another_day() {
-        let day = |seed| Drawn::new(seed).schedule();
+        let day = |seed| Drawn::new(seed).schedule().scenario();
         assert_eq!(day(7), day(7));
-        assert_ne!(day(7), day(8));
+        assert_ne!(day(7), day(8).replace('8', "7"));
+    }
+
+    #[test]
+    fn a_scenario_keeps_its_mesh_and_gets_other_faults() {
+        let text = Drawn::new(3).schedule().scenario();
+        let given = Given::new("given", &text).expect("a scenario");
+        for seed in 0..100 {
+            let day = Drawn::over(Some(&given), seed).schedule().scenario();
+            if let Err(errors) = scenario::parse(&format!("seed {seed}"), &day) {
+                panic!("{:?}\n{day}", miette::Report::new(errors));
+            }
+        }
     }
 
     #[test]
@@ -421,6 +527,7 @@ mod tests {
         let mut drawn = (0..).map(Drawn::new).find(|d| d.schedule().faults.len() > 3).expect("a bad day");
         while drawn.simplify() {}
         let least = drawn.schedule();
-        assert_eq!((least.knobs, least.faults.len()), (Knobs::default(), 0));
+        assert!(matches!(least.mesh, Mesh::Drawn(knobs) if knobs == Knobs::default()));
+        assert_eq!(least.faults, []);
     }
 }

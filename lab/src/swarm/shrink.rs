@@ -31,9 +31,8 @@ fn wrong(schedule: &Schedule, options: Options) -> Option<(&'static str, String,
     }
 }
 
-/// Makes the day of `seed` as small as it can be while it breaks the same law. `None` if it breaks none.
-pub fn shrink(seed: u64, options: Options) -> Option<Shrunk> {
-    let mut drawn = Drawn::new(seed);
+/// Makes a day as small as it can be while it breaks the same law. `None` if it breaks none.
+pub fn shrink(mut drawn: Drawn, options: Options) -> Option<Shrunk> {
     let schedule = drawn.schedule();
     let (law, complaint, day) = wrong(&schedule, options)?;
     let mut best = Shrunk { schedule, day, complaint, runs: 0 };

@@ -117,6 +117,11 @@ impl Breaker {
         }
     }
 
+    /// Whether the next request to the endpoint would be its probe.
+    pub fn awaits_probe(&self, now: Instant) -> bool {
+        !matches!(self.state, State::Closed { .. }) && self.admits(now)
+    }
+
     /// From when a request may go to the endpoint, as things stand.
     pub fn opens(&self) -> Opens {
         match self.state {

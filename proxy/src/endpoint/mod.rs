@@ -88,10 +88,12 @@ impl Endpoint {
     }
 
     /// What one more request would cost there if its weight is `weight` times the average: latency times the requests in
-    /// hand, as in Finagle's and Linkerd's peak-EWMA. Nanoseconds.
+    /// hand, as in Finagle's and Linkerd's peak-EWMA. Nanoseconds. Nothing if it waits for its probe: what it cost before its
+    /// ejection says nothing about now, and as long as nobody asks it keeps another one from being ejected.
     pub fn cost(&self, now: Instant, weight: f64) -> f64 {
         let pending = self.pending();
-        self.state().latency.cost(now, pending, weight)
+        let mut state = self.state();
+        if state.breaker.awaits_probe(now) { 0.0 } else { state.latency.cost(now, pending, weight) }
     }
 
     /// Whether it may be picked: active checks do not say otherwise, and it is not ejected, or its ejection has lapsed and
@@ -140,10 +142,11 @@ impl Endpoint {
     pub fn begin(self: &Arc<Self>, now: Instant) -> (InHand, bool) {
         let neglected = self.neglected.swap(0, Ordering::Relaxed) >= EXPLORE_AFTER;
         let is_probe = self.change(now, |state| {
-            if neglected {
+            let is_probe = state.breaker.on_begin(now);
+            if neglected || is_probe {
                 state.latency.renew();
             }
-            state.breaker.on_begin(now)
+            is_probe
         });
         let waits = Some((self.clone(), now));
         (InHand { _pending: self.metrics.pending(), waits }, is_probe)

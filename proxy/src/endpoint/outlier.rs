@@ -196,8 +196,13 @@ impl Trial {
         self.is_owed = false;
         // Only of the probe does it matter that nothing was learned: then the next request is one. Others may be at an
         // endpoint that is being probed too, for want of a better one.
-        if outcome == Outcome::Unknown && !self.is_probe {
-            return;
+        if outcome == Outcome::Unknown {
+            if !self.is_probe {
+                return;
+            }
+            let (cluster, endpoint) =
+                (&self.outliers.cluster, self.outliers.endpoints[self.position].address);
+            tracing::debug!(%cluster, %endpoint, "the probe has taught nothing");
         }
         if matches!(outcome, Outcome::Failure(_)) && mutant::is_planted("leaks-a-request-in-hand") {
             std::mem::forget(self.outliers.endpoints[self.position].metrics.pending());
@@ -211,9 +216,6 @@ impl Drop for Trial {
     fn drop(&mut self) {
         if self.is_owed {
             let now = Instant::now();
-            let (cluster, endpoint) =
-                (&self.outliers.cluster, self.outliers.endpoints[self.position].address);
-            tracing::debug!(%cluster, %endpoint, "try abandoned");
             let waited = self.gives_up.is_some_and(|at| at <= now);
             self.tell(if waited { Outcome::Failure(None) } else { Outcome::Unknown }, now);
         }

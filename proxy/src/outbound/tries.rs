@@ -198,10 +198,14 @@ fn hedge<N: Net>(
         return None;
     }
     let before = *tried;
-    let (other, panic) =
-        pick(side, cluster, call, tried).ok().filter(|(other, _)| !before.contains(*other))?;
-    if !cluster.affords_retry(Instant::now()) {
-        cluster.metrics.denied(Denied::Budget);
+    let (other, panic) = pick(side, cluster, call, tried).ok()?;
+    let is_new = !before.contains(other);
+    if !is_new || !cluster.affords_retry(Instant::now()) {
+        if is_new {
+            cluster.metrics.denied(Denied::Budget);
+        }
+        // It was not tried there, and a retry may well be.
+        *tried = before;
         return None;
     }
     let nth = attempts.nth();
@@ -219,7 +223,8 @@ fn failed(
     unsent: Option<Box<Request<RequestBody>>>,
 ) -> Failed {
     let (kind, is_unsent) = (error.kind.label(), unsent.is_some());
-    tracing::debug!(request = call.number, %endpoint, error = kind, unsent = is_unsent, "try failed");
+    let reused = error.reused;
+    tracing::debug!(request = call.number, %endpoint, error = kind, unsent = is_unsent, reused, "try failed");
     (error, unsent)
 }
 

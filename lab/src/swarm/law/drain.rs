@@ -1,4 +1,7 @@
 //! A sidecar that is asked to end finishes what it has begun: no request that was under way at it breaks off.
+//!
+//! A connection that is opened in the very moment in which it stops to listen is another matter: it may still stand in
+//! the queue of the listener that closes, and the kernel resets it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,7 +24,7 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     };
     for request in &facts.requests {
         for (Moment { at, .. }, step) in &request.steps {
-            let Step::Failed { endpoint, error, unsent: false } = step else { continue };
+            let Step::Failed { endpoint, error, unsent: false, reused: true } = step else { continue };
             if ["terminated", "incomplete", "protocol"].contains(&error.as_str()) && is_steady(endpoint) {
                 let picked =
                     request.picks().filter(|(_, e, _)| e == endpoint).map(|(when, ..)| when.at).max();

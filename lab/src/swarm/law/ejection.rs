@@ -97,8 +97,8 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
                     }
                     State::Closed
                 }
-                // If it was the probe, that taught nothing, and the next request is another one.
-                Happening::Standing(Change::Abandoned) => match state {
+                // The next request is another probe.
+                Happening::Standing(Change::Unanswered) => match state {
                     State::HalfOpen { .. } => State::HalfOpen { until: at },
                     other => other,
                 },

@@ -19,8 +19,8 @@ pub(super) const LAW: Law = Law { name: "lively", says: "when faults are over, r
 const TOLERATED: f64 = 0.5;
 /// The same where the balancer avoids what fails.
 const TOLERATED_BY_P2C: f64 = 0.35;
-/// The share that may if the larger part is broken: then availability counts for nothing, and chance decides.
-const TOLERATED_IN_PANIC: f64 = 0.9;
+/// The share that may if the larger part is broken: then availability counts for nothing, and nothing is promised.
+const TOLERATED_IN_PANIC: f64 = 1.0;
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     let duration = facts.plan.duration.as_micros() as u64;

@@ -1,0 +1,295 @@
+//! `lab sim --faults`: histories judged by laws.
+
+use std::fmt::Write;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{FAILED, Faults, INVALID, MACHINE, PASSED, Sim};
+use crate::scenario::Scenario;
+use crate::sim::{Line, SimFailure, sweep};
+use crate::swarm::schedule::Given;
+use crate::swarm::{self, Day, Drawn, Options, shrink, situation};
+
+/// How much of the log before a breach is shown.
+const BEFORE: Duration = Duration::from_millis(150);
+/// Lines of it, at most.
+const LINES: usize = 30;
+
+/// What days are made of.
+enum Source {
+    /// Mesh and faults are drawn.
+    Random,
+    /// Faults are drawn for the mesh of a file.
+    Mesh(Arc<Given>),
+    /// Everything is the file's; only chance differs.
+    File(Box<Scenario>),
+}
+
+impl Source {
+    fn run(&self, seed: u64, options: Options) -> Result<Day, SimFailure> {
+        match self {
+            Source::File(scenario) => swarm::day(scenario, seed, options),
+            _ => swarm::scheduled(&self.drawn(seed).expect("a day that is drawn").schedule(), options),
+        }
+    }
+
+    fn drawn(&self, seed: u64) -> Option<Drawn> {
+        match self {
+            Source::Random => Some(Drawn::new(seed)),
+            Source::Mesh(given) => Some(Drawn::over(Some(given), seed)),
+            Source::File(_) => None,
+        }
+    }
+}
+
+/// Simulates every seed of every scenario; each stops at the first seed that breaks a law.
+pub(super) fn run(args: &Sim, faults: Faults) -> ExitCode {
+    if args.mutant.is_some() && !cfg!(debug_assertions) {
+        eprintln!("--mutant needs a build with debug assertions; a release build has no mistakes to plant");
+        return ExitCode::from(MACHINE);
+    }
+    // There is one for the whole run, and it is needed as long.
+    let mutant = args.mutant.clone().map(|name| &*name.leak());
+    let options = Options { mutant };
+    if args.scenarios.is_empty() {
+        return match faults {
+            Faults::Swarm => ExitCode::from(one_source(args, None, &Source::Random, 0, options)),
+            Faults::Scenario => {
+                eprintln!("--faults scenario needs a scenario");
+                ExitCode::from(INVALID)
+            }
+        };
+    }
+    super::each(&args.scenarios, |path| {
+        let scenario = match super::read(path) {
+            Ok(scenario) => scenario,
+            Err(code) => return code,
+        };
+        let first = scenario.seed;
+        let source = match faults {
+            Faults::Scenario => Source::File(Box::new(scenario)),
+            Faults::Swarm => match given(path) {
+                Ok(given) => Source::Mesh(given),
+                Err(code) => return code,
+            },
+        };
+        one_source(args, Some(path), &source, first, options)
+    })
+}
+
+fn given(path: &Path) -> Result<Arc<Given>, u8> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        eprintln!("cannot read {}: {error}", path.display());
+        INVALID
+    })?;
+    Given::new(&path.display().to_string(), &text).map_err(|errors| {
+        eprintln!("{:?}", miette::Report::new(errors));
+        INVALID
+    })
+}
+
+fn one_source(args: &Sim, path: Option<&Path>, source: &Source, first: u64, options: Options) -> u8 {
+    match args.replay {
+        Some(seed) => replay(args, path, source, seed, options),
+        None => search(args, path, source, args.from.unwrap_or(first), options),
+    }
+}
+
+/// One day, with its whole log.
+fn replay(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options: Options) -> u8 {
+    if let Some(drawn) = source.drawn(seed) {
+        println!("{}", drawn.schedule().scenario());
+    }
+    let day = match source.run(seed, options) {
+        Ok(day) => day,
+        Err(failure) => return broken(&failure),
+    };
+    for line in &day.facts.log {
+        println!("{}", shown(line));
+    }
+    if let Some(html) = &args.html
+        && let Err(error) = std::fs::write(html, timeline(&day, &command(args, path, seed)))
+    {
+        eprintln!("cannot write the timeline to {}: {error}", html.display());
+        return MACHINE;
+    }
+    println!();
+    for violation in &day.violations {
+        println!("{violation}");
+    }
+    if day.violations.is_empty() {
+        println!("PASSED: seed {seed} breaks no law");
+        return PASSED;
+    }
+    FAILED
+}
+
+fn timeline(day: &Day, replay: &str) -> String {
+    let _ = (day, replay);
+    String::new()
+}
+
+fn search(args: &Sim, path: Option<&Path>, source: &Source, from: u64, options: Options) -> u8 {
+    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
+    let bar = ProgressBar::new(args.seeds);
+    let style =
+        ProgressStyle::with_template("{bar:30} {pos}/{len} seeds, {per_sec}").expect("the template is right");
+    bar.set_style(style);
+    let (mut done, mut simulated, mut requests) = (0_u64, Duration::ZERO, 0);
+    let mut reached = vec![0_u64; situation::ALL.len()];
+    let mut failed = None;
+    // What is kept of a day is little, or a long sweep would fill the memory.
+    let run = |seed| {
+        source.run(seed, options).map(|day| {
+            let seen: Vec<bool> = situation::ALL.iter().map(|s| s.is_in(&day.facts)).collect();
+            (day.violations.first().cloned(), seen, day.simulated, day.facts.calls.len())
+        })
+    };
+    sweep(from..from.saturating_add(args.seeds), jobs, run, |seed, result| {
+        bar.inc(1);
+        done += 1;
+        match result {
+            Ok((violation, seen, time, calls)) => {
+                simulated += time;
+                requests += calls;
+                for (reached, seen) in reached.iter_mut().zip(seen) {
+                    *reached += u64::from(seen);
+                }
+                if violation.is_none() {
+                    return ControlFlow::Continue(());
+                }
+            }
+            Err(SimFailure::Unsupported(why)) => {
+                failed = Some((seed, Some(SimFailure::Unsupported(why))));
+                return ControlFlow::Break(());
+            }
+            Err(_) => {}
+        }
+        failed = Some((seed, None));
+        ControlFlow::Break(())
+    });
+    let elapsed = bar.elapsed().as_secs_f64();
+    bar.finish_and_clear();
+    println!(
+        "{}: {done} {} in {elapsed:.1} s, {:.1} seeds/s, {:.0} s simulated, {requests} requests",
+        path.map_or("bad days".into(), |path| path.display().to_string()),
+        if done == 1 { "seed" } else { "seeds" },
+        done as f64 / elapsed,
+        simulated.as_secs_f64(),
+    );
+    match failed {
+        None => {
+            if args.seeds > 1 && !matches!(source, Source::File(_)) {
+                println!("days that have seen");
+                for (situation, days) in situation::ALL.iter().zip(reached) {
+                    println!("  {days:>8}  {}", situation.name);
+                }
+            }
+            println!("PASSED for every seed from {from} to {}", from.saturating_add(args.seeds) - 1);
+            PASSED
+        }
+        Some((_, Some(failure))) => broken(&failure),
+        Some((seed, None)) => explain(args, path, source, seed, options),
+    }
+}
+
+/// Looks for the smallest day that breaks the same law and tells its story.
+fn explain(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options: Options) -> u8 {
+    println!("seed {seed} breaks a law");
+    let (text, day, complaint) = match source.drawn(seed) {
+        Some(drawn) => {
+            let before = drawn.schedule().compatible().len();
+            let Some(smallest) = shrink(drawn, options) else {
+                println!("FAILED, but not when it was run again: chance from outside got in");
+                return FAILED;
+            };
+            let after = smallest.schedule.compatible().len();
+            println!("made smaller in {} runs: {before} faults, {after} of them needed", smallest.runs);
+            (smallest.schedule.scenario(), smallest.day, smallest.complaint)
+        }
+        None => match source.run(seed, options) {
+            Ok(day) => {
+                let complaint = day.violations.first().map(ToString::to_string).unwrap_or_default();
+                (String::new(), Some(day), complaint)
+            }
+            Err(failure) => return broken(&failure),
+        },
+    };
+    print!("\n{text}");
+    if let Some(day) = &day {
+        print!("\n{}", story(day));
+    }
+    println!("\nFAILED: {complaint}");
+    if let Some(folder) = &args.corpus
+        && !text.is_empty()
+    {
+        match keep(folder, seed, &complaint, &text) {
+            Ok(file) => println!("kept as {file}"),
+            Err(error) => eprintln!("cannot keep it in {}: {error}", folder.display()),
+        }
+    }
+    println!("replay: {}", command(args, path, seed));
+    FAILED
+}
+
+/// The end of a day that did not come to its end.
+fn broken(failure: &SimFailure) -> u8 {
+    eprintln!("{failure}");
+    if matches!(failure, SimFailure::Unsupported(_)) { MACHINE } else { FAILED }
+}
+
+/// What led to the first breach: faults and standings, then all that was said shortly before.
+fn story(day: &Day) -> String {
+    let mut text = String::new();
+    let Some(violation) = day.violations.first() else { return text };
+    let at = violation.breach.at;
+    let near = at.saturating_sub(BEFORE.as_micros() as u64);
+    let matters = |line: &&Line| {
+        let is_news = &*line.process == "lab"
+            || line.text.starts_with("endpoint ")
+                && !line.text.contains("picked")
+                && !line.text.contains("answered")
+            || line.text.starts_with("drain");
+        line.at_us <= at && (line.at_us >= near || is_news)
+    };
+    let lines: Vec<&Line> = day.facts.log.iter().filter(matters).collect();
+    let skipped = lines.len().saturating_sub(LINES);
+    if skipped > 0 {
+        let _ = writeln!(text, "  ({skipped} lines before)");
+    }
+    for line in &lines[skipped..] {
+        let _ = writeln!(text, "{}", shown(line));
+    }
+    text
+}
+
+fn shown(line: &Line) -> String {
+    format!("  {:>9.3} s  {:<16} {line}", line.at_us as f64 / 1e6, line.process)
+}
+
+/// Writes a day where the tests find it.
+fn keep(folder: &Path, seed: u64, complaint: &str, text: &str) -> std::io::Result<String> {
+    std::fs::create_dir_all(folder)?;
+    let law = complaint.split(':').next().unwrap_or("end");
+    let file = folder.join(format!("{law}-{seed}.toml"));
+    std::fs::write(&file, format!("# Found by seed {seed}.\n# {complaint}\n\n{text}"))?;
+    Ok(file.display().to_string())
+}
+
+fn command(args: &Sim, path: Option<&Path>, seed: u64) -> String {
+    let mut command = String::from("lab sim");
+    if let Some(path) = path {
+        let _ = write!(command, " {}", path.display());
+    }
+    let faults = if args.faults == Some(Faults::Scenario) { "scenario" } else { "swarm" };
+    let _ = write!(command, " --faults {faults} --replay {seed}");
+    if let Some(mutant) = &args.mutant {
+        let _ = write!(command, " --mutant {mutant}");
+    }
+    command
+}
