@@ -154,6 +154,37 @@ discovery = { empty_grace = "5s" }
 name = "nowhere"
 addresses = ["10.96.0.4:80"]
 "#;
+    names_are_asked_for_in_one_way: r#"
+service = "web"
+[[cluster]]
+name = "nothing"
+addresses = ["10.96.0.1:80"]
+discovery = { dns = {} }
+[[cluster]]
+name = "both"
+addresses = ["10.96.0.2:80"]
+discovery = { dns = { name = "a.example", port = 80, srv = "_http._tcp.a.example" } }
+[[cluster]]
+name = "no-port"
+addresses = ["10.96.0.3:80"]
+discovery = { dns = { name = "a.example" } }
+[[cluster]]
+name = "two-ports"
+addresses = ["10.96.0.4:80"]
+discovery = { dns = { srv = "_http._tcp.a.example", port = 80 } }
+[[cluster]]
+name = "no-name"
+addresses = ["10.96.0.5:80"]
+discovery = { dns = { name = "a..example", port = 80, servers = ["resolver", "10.0.0.53"] } }
+[[cluster]]
+name = "bounds"
+addresses = ["10.96.0.7:80"]
+discovery = { dns = { name = "a.example", port = 80, min_ttl = "1m", max_ttl = "5s" } }
+[[cluster]]
+name = "hurry"
+addresses = ["10.96.0.8:80"]
+discovery = { dns = { name = "a.example", port = 80, min_ttl = "0s" } }
+"#;
     registries_are_written_as_they_are_asked: r#"
 service = "web"
 [[cluster]]
@@ -179,7 +210,7 @@ discovery.etcd = { prefix = "/services/orders/" }
 [[cluster]]
 name = "grace"
 addresses = ["10.96.0.6:80"]
-discovery = { file = "/a", empty_grace = 5 }
+discovery = { file = "/a", empty_grace = 5, stale_after = 5 }
 [register]
 ttl = 15
 "#;

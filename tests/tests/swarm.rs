@@ -5,9 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::Command;
 
+use lab::scenario;
 use lab::sim::sweep;
-use lab::swarm::{Drawn, Options, scheduled, situation};
+use lab::swarm::{Drawn, Options, day, scheduled, shrink, situation};
 
 /// Days that are swept for the laws and the situations.
 const DAYS: u64 = 600;
@@ -86,4 +89,66 @@ fn every_planted_mistake_is_found() {
         }
     }
     assert!(missed.is_empty(), "not found within {WITHIN} days: {missed:?}");
+}
+
+#[test]
+fn no_day_that_broke_a_law_once_breaks_one_again() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let mut days = 0;
+    for entry in std::fs::read_dir(&folder).expect("the corpus") {
+        let path = entry.expect("an entry").path();
+        let text = std::fs::read_to_string(&path).expect("a kept day");
+        let scenario = scenario::parse(&path.display().to_string(), &text)
+            .unwrap_or_else(|errors| panic!("{errors:#?}"));
+        let day = day(&scenario, scenario.seed, Options::default())
+            .unwrap_or_else(|failure| panic!("{}: {failure}", path.display()));
+        let violations: Vec<_> = day.violations.iter().map(ToString::to_string).collect();
+        assert!(violations.is_empty(), "{}: {}", path.display(), violations.join("\n"));
+        days += 1;
+    }
+    assert!(days > 0, "no day in {}", folder.display());
+}
+
+#[test]
+fn one_seed_is_one_history_on_any_thread_and_after_any_other() {
+    let history = |seed| {
+        let day = scheduled(&Drawn::new(seed).schedule(), Options::default()).expect("a day that ends");
+        let lines = day.facts.log.iter().map(|line| format!("{} {} {line}\n", line.at_us, line.process));
+        lines.collect::<String>()
+    };
+    for seed in [3, 17, 201] {
+        let first = history(seed);
+        assert!(first.lines().count() > 100, "{first}");
+        for other in [0, 5, 11] {
+            // What has gone on in this process before must not matter: tokio counts its tasks through it, for one.
+            history(other);
+            assert_eq!(history(seed), first, "seed {seed}");
+            let elsewhere = std::thread::spawn(move || history(seed)).join().expect("the other thread");
+            assert_eq!(elsewhere, first, "seed {seed} on another thread");
+        }
+    }
+}
+
+#[test]
+fn one_seed_is_one_history_in_every_process() {
+    let replay = || {
+        let mut lab = Command::new(env!("CARGO_BIN_EXE_lab-under-test"));
+        lab.args(["sim", "--faults", "swarm", "--replay", "17"]).output().expect("the lab runs")
+    };
+    let first = replay();
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stdout));
+    assert!(first.stdout.len() > 10_000);
+    assert_eq!(replay().stdout, first.stdout);
+}
+
+#[test]
+fn a_day_that_breaks_a_law_is_made_smaller_and_still_breaks_it() {
+    let options = Options { mutant: Some("uncounted-retry") };
+    let before = Drawn::new(0);
+    let faults = before.schedule().compatible().len();
+    let smallest = shrink(before, options).expect("the mistake is found");
+    assert!(smallest.complaint.starts_with("metrics: "), "{}", smallest.complaint);
+    assert!(smallest.schedule.compatible().len() < faults, "{}", smallest.schedule.scenario());
+    let again = scheduled(&smallest.schedule, options).expect("a day that ends");
+    assert_eq!(again.violations[0].to_string(), smallest.complaint);
 }

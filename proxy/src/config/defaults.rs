@@ -305,6 +305,17 @@ pub const REGISTER_TTL_LEAST: Duration = Duration::from_secs(2);
 /// How long endpoints are kept after the source says that there are none: an empty answer is believed. Eureka's and
 /// Consul's users want it otherwise, since a registry that lost its data answers the same.
 pub const EMPTY_GRACE: Duration = Duration::ZERO;
+/// How long endpoints are kept that nobody confirms: for ever, since stale is better than empty. Envoy's
+/// `endpoint_stale_after` is off too.
+pub const STALE_AFTER: Duration = Duration::ZERO;
+/// DNS: the shortest and the longest time after which a name is asked again, whatever its time to live. Envoy asks every
+/// 5 s unless it respects times to live; gRPC not more often than every 30 s. A zone with a time to live of a day would keep
+/// what is gone in use for that long.
+pub const DNS_TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// DNS: by what share of it a name is asked before its time is over, at most.
+pub const DNS_EARLY: f64 = 0.1;
+/// DNS: how long one question to one server may take, with its connection. glibc waits 5 s.
+pub const DNS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Shortest and longest wait before a source that failed is asked again. Linkerd's reconnect back-off.
 pub const DISCOVERY_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// How long one call to etcd may take. etcd itself gives up on a write after 7 s; a healthy one takes milliseconds.

@@ -14,10 +14,13 @@ use toml::de::{DeArray, DeTable, DeValue, Error};
 use super::diagnose::{Mistakes, did_you_mean, one_of};
 
 /// Keys whose values are lengths of time.
-const DURATIONS: [&str; 27] = [
+const DURATIONS: [&str; 30] = [
     "delay",
     "ttl",
     "empty_grace",
+    "stale_after",
+    "min_ttl",
+    "max_ttl",
     "connect",
     "detect",
     "pool_idle",

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Known, News, State};
-use crate::config::{Discovery, Snapshot, Source};
+use crate::config::{Discovery, Dns, Snapshot, Source, Wanted};
 use crate::telemetry::{DiscoveryMetrics, Metrics};
 
 /// Which source of which cluster: another one, once the configuration names another source.
@@ -52,7 +52,7 @@ impl Board {
             let entry = match kept {
                 Some(entry) if entry.wanted == wanted => entry,
                 other => {
-                    let mut known = Known::new(wanted.empty_grace);
+                    let mut known = Known::new(wanted.empty_grace, wanted.stale_after);
                     let generation = other.as_ref().map_or(0, |entry| entry.generation + 1);
                     if let Some(entry) = other.filter(|entry| entry.known.version() > 0) {
                         let now = Instant::now();
@@ -99,6 +99,8 @@ impl Board {
         let mut line = match &entry.wanted.source {
             Source::File(path) => format!("file {}", path.display()),
             Source::Etcd(etcd) => format!("etcd {}", etcd.prefix),
+            Source::Dns(Dns { wanted: Wanted::Host { name, port }, .. }) => format!("dns {name}:{port}"),
+            Source::Dns(Dns { wanted: Wanted::Service(name), .. }) => format!("dns srv {name}"),
         };
         let count = entry.known.endpoints().len();
         let _ = match entry.known.state() {

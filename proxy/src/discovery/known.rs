@@ -1,7 +1,7 @@
 //! What is known of one cluster's endpoints, and how fresh it is. Pure.
 //!
 //! Invariants: endpoints are sorted by address and each address stands once; the version grows by one with every change
-//! and only then; a source that fails changes no endpoint; an answer without endpoints takes the last ones away only
+//! and only then; a source that fails changes no endpoint, unless the configuration says after how long; an answer without endpoints takes the last ones away only
 //! after the grace that the configuration gives them.
 
 use std::sync::Arc;
@@ -49,15 +49,17 @@ pub struct Known {
     version: u64,
     state: State,
     empty_grace: Duration,
+    stale_after: Option<Duration>,
     /// Until when the last endpoints are kept although there should be none.
     empty_at: Option<Instant>,
 }
 
 impl Known {
-    /// Nothing is known. `empty_grace` is how long endpoints are kept after the source says that there are none.
-    pub fn new(empty_grace: Duration) -> Self {
+    /// Nothing is known. `empty_grace` is how long endpoints are kept after the source says that there are none;
+    /// `stale_after`, how long they are while it says nothing, if not for ever.
+    pub fn new(empty_grace: Duration, stale_after: Option<Duration>) -> Self {
         let state = State::Waiting(None);
-        Known { endpoints: Arc::default(), version: 0, state, empty_grace, empty_at: None }
+        Known { endpoints: Arc::default(), version: 0, state, empty_grace, stale_after, empty_at: None }
     }
 
     /// Takes news; true if the endpoints are others now.
@@ -90,6 +92,11 @@ impl Known {
 
     /// Lets time pass; true if the endpoints are others now, because a grace has ended.
     pub fn tick(&mut self, now: Instant) -> bool {
+        let too_old = |limit| matches!(self.state, State::Stale { .. }) && self.age(now) >= limit;
+        if self.empty_at.is_none() && self.stale_after.is_some_and(too_old) {
+            // It stays stale: whether there are any is not known.
+            return self.set(Vec::new());
+        }
         if self.empty_at.is_none_or(|at| now < at) {
             return false;
         }
@@ -162,7 +169,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lost_source_takes_no_endpoint_away_and_shows_since_when() {
         let now = Instant::now();
-        let mut known = Known::new(Duration::ZERO);
+        let mut known = Known::new(Duration::ZERO, None);
         assert!(!known.hear(News::Lost("refused".into()), now));
         assert_eq!(known.state(), &State::Waiting(Some("refused".into())));
         assert!(known.hear(News::Endpoints(endpoints(&[2, 1, 2])), now));
@@ -179,12 +186,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_empty_answer_is_believed_at_once_unless_a_grace_is_given() {
         let now = Instant::now();
-        let mut known = Known::new(Duration::ZERO);
+        let mut known = Known::new(Duration::ZERO, None);
         known.hear(News::Endpoints(endpoints(&[1])), now);
         assert!(known.hear(News::Endpoints(vec![]), now));
         assert!(known.endpoints().is_empty());
 
-        let mut known = Known::new(seconds(10));
+        let mut known = Known::new(seconds(10), None);
         assert!(known.hear(News::Endpoints(vec![]), now), "the first answer may be empty");
         known.hear(News::Endpoints(endpoints(&[1])), now);
         assert!(!known.hear(News::Endpoints(vec![]), now + seconds(1)));
@@ -210,6 +217,21 @@ mod tests {
         ]
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_confirms_is_given_up_after_the_time_that_was_set_and_not_before() {
+        let begun = Instant::now();
+        let endpoints = || vec![Endpoint::at(([10, 0, 0, 1], 80).into())];
+        let mut known = Known::new(Duration::ZERO, Some(seconds(30)));
+        known.hear(News::Endpoints(endpoints()), begun);
+        assert!(!known.tick(begun + seconds(100)), "as long as the source answers, its word holds");
+        known.hear(News::Lost("silence".into()), begun + seconds(100));
+        assert!(!known.tick(begun + seconds(129)));
+        assert!(known.tick(begun + seconds(130)) && known.endpoints().is_empty());
+        assert!(matches!(known.state(), State::Stale { .. }) && !known.tick(begun + seconds(131)));
+        assert!(known.hear(News::Endpoints(endpoints()), begun + seconds(140)));
+        assert_eq!((known.state(), known.endpoints().len()), (&State::Fresh, 1));
+    }
+
     proptest! {
         #[test]
         fn the_version_counts_the_changes_and_nothing_else(
@@ -219,7 +241,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
             runtime.unwrap().block_on(async {
                 let mut now = Instant::now();
-                let mut known = Known::new(seconds(grace));
+                let mut known = Known::new(seconds(grace), None);
                 for (news, wait) in story {
                     now += seconds(wait);
                     let before = (known.version(), known.endpoints().clone());

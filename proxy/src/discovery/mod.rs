@@ -1,6 +1,6 @@
 //! Where a cluster's endpoints are learned while the sidecar runs, and where it tells of its own app.
 //!
-//! A *source* (a watched [`file`], [`etcd::watch`]) is a task on the control thread that tells what it finds as
+//! A *source* (a watched [`file`], [`etcd::watch`], [`dns`]) is a task on the control thread that tells what it finds as
 //! [`News`]. The [`Board`] keeps what was heard for each cluster ([`Known`]: the endpoints, a version, and whether the
 //! source still answers) and [`Board::fill`] puts it into the configuration's snapshot. So requests, balancing and health
 //! see a snapshot with endpoints and never learn where those came from, and an endpoint that stays keeps its state.
@@ -12,6 +12,7 @@
 
 pub mod backoff;
 mod board;
+pub mod dns;
 pub mod document;
 pub mod etcd;
 mod file;
@@ -94,6 +95,10 @@ pub async fn run<N: Net>(world: World<N>, board: Arc<Board>, apply: impl Fn()) {
 async fn follow<N: Net>(world: World<N>, source: Source, teller: Teller) {
     match source {
         Source::File(path) => file::follow(path, teller).await,
+        Source::Dns(dns) => {
+            let rng = world.rng.child("discovery", teller.task.key()).rng();
+            dns::follow(world.net, dns, rng, teller).await;
+        }
         Source::Etcd(etcd) => {
             let rng = world.rng.child("discovery", teller.task.key()).rng();
             etcd::watch::follow(etcd::Client::new(world.net, etcd.servers), etcd.prefix, rng, teller).await;

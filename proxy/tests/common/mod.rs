@@ -23,6 +23,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use proxy::balance::Table;
 use proxy::capture::listener::accept;
+use proxy::discovery::Board;
 use proxy::drain;
 use proxy::inbound::{self, Inbound};
 use proxy::outbound::{self, Outbound};
@@ -218,6 +219,20 @@ impl Side {
         let lines = text.lines().filter(|l| l.split(['{', ' ']).next() == Some(name));
         let lines = lines.filter(|l| labels.iter().all(|label| l.contains(label)));
         lines.map(|l| l.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+
+    /// Learns endpoints from where `config` says, as the control thread does.
+    pub fn discover(&self, net: TestNet, config: &str) -> Arc<Board> {
+        let snapshot = Arc::new(proxy::config::parse("sidecar.toml", config).unwrap());
+        let board = Arc::new(Board::default());
+        board.want(&snapshot, &self.metrics);
+        let (table, metrics, filled) = (self.table.clone(), self.metrics.clone(), board.clone());
+        let world = World::new(net, SystemWall, RngTree::new(3));
+        spawn(proxy::discovery::run(world, board.clone(), move || {
+            let known = filled.fill(&snapshot);
+            table.store(Arc::new(Table::new(known, Some(&table.load()), &metrics, Instant::now())));
+        }));
+        board
     }
 
     /// Puts another configuration in force.

@@ -6,6 +6,7 @@ mod common;
 
 mod breakers;
 mod data_plane;
+mod discovery;
 mod failures;
 mod health;
 mod http2;

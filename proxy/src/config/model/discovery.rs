@@ -7,7 +7,7 @@ use serde_spanned::Spanned;
 
 use super::EndpointTable;
 
-/// `[cluster.discovery]`: where a cluster's endpoints are learned. Exactly one of `file` and `etcd`.
+/// `[cluster.discovery]`: where a cluster's endpoints are learned. Exactly one of `file`, `etcd` and `dns`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Discovery {
@@ -17,6 +17,12 @@ pub struct Discovery {
     /// A prefix of keys in etcd.
     #[serde(default)]
     pub etcd: Option<Spanned<Etcd>>,
+    /// A name.
+    #[serde(default)]
+    pub dns: Option<Spanned<Dns>>,
+    /// How long endpoints are kept while the source cannot be asked. Default `"0s"`: for ever.
+    #[serde(default)]
+    pub stale_after: Option<Spanned<String>>,
     /// How long endpoints are kept after the source says that there are none at all. Default `"0s"`: not at all.
     #[serde(default)]
     pub empty_grace: Option<Spanned<String>>,
@@ -30,6 +36,30 @@ pub struct Etcd {
     pub endpoints: Vec<Spanned<String>>,
     /// What all keys of the service begin with, with a slash at the end.
     pub prefix: Spanned<String>,
+}
+
+/// `dns = { .. }`: either `name` and `port`, or `srv`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dns {
+    /// A host: all of its addresses are endpoints.
+    #[serde(default)]
+    pub name: Option<Spanned<String>>,
+    /// The port of those.
+    #[serde(default)]
+    pub port: Option<Spanned<u16>>,
+    /// A service, `"_http._tcp.orders.example"`: its records say where it is, with priorities and weights.
+    #[serde(default)]
+    pub srv: Option<Spanned<String>>,
+    /// Name servers, `"IP"` or `"IP:PORT"`, asked in turn. Default: those of /etc/resolv.conf.
+    #[serde(default)]
+    pub servers: Vec<Spanned<String>>,
+    /// The shortest time after which it is asked again. Default `"1s"`.
+    #[serde(default)]
+    pub min_ttl: Option<Spanned<String>>,
+    /// The longest. Default `"5m"`.
+    #[serde(default)]
+    pub max_ttl: Option<Spanned<String>>,
 }
 
 /// `[register]`: tells others where the app is, for as long as it is ready.

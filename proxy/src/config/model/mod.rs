@@ -17,7 +17,7 @@ pub use adaptive::{Adaptive, AdaptiveTable};
 pub use balance::{Balance, SlowStart};
 pub use breaker::Breaker;
 pub use cluster::{Cluster, ClusterTimeouts, Endpoint, EndpointTable};
-pub use discovery::{Discovery, EndpointsFile, Etcd, Register};
+pub use discovery::{Discovery, Dns, EndpointsFile, Etcd, Register};
 pub use health::{App, Health, Probe};
 pub use limits::ClusterLimits;
 pub use retry::{Retry, RetryBudget};

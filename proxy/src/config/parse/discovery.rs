@@ -1,7 +1,7 @@
 //! `[cluster.discovery]`, `[register]`, and files of endpoints.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use serde_spanned::Spanned;
 
 use super::{Check, ConfigErrors, Mistakes, shape};
 use crate::config::model::{self, EndpointsFile};
-use crate::config::{Discovery, Endpoint, Etcd, Register, Source, defaults, units};
+use crate::config::{Discovery, Dns, Endpoint, Etcd, Register, Source, Wanted, defaults, units};
+use crate::discovery::dns;
 
 /// The endpoints that the text of a `discovery.file` names. `path_name` is what errors call it.
 ///
@@ -43,12 +44,13 @@ impl Check<'_> {
         let sources = [
             ("file", given.file.as_ref().map(Spanned::span)),
             ("etcd", given.etcd.as_ref().map(Spanned::span)),
+            ("dns", given.dns.as_ref().map(Spanned::span)),
         ];
         let mut named = sources.into_iter().filter_map(|(key, span)| Some((key, span?)));
         let Some((first, first_span)) = named.next() else {
             self.mistakes
                 .add("this discovery has no source", span, "nothing to learn endpoints from")
-                .help("give it a `file` or an `etcd`");
+                .help("give it a `file`, an `etcd` or a `dns`");
             return None;
         };
         if let Some((second, second_span)) = named.next() {
@@ -58,20 +60,108 @@ impl Check<'_> {
                 .help("a cluster learns its endpoints from one source: keep one of the two");
             return None;
         }
-        let source = match (&given.file, &given.etcd) {
-            (Some(file), _) if file.get_ref().is_empty() => {
+        let source = match (&given.file, &given.etcd, &given.dns) {
+            (Some(file), ..) if file.get_ref().is_empty() => {
                 self.mistakes
                     .add("`file` is empty", file.span(), "a path is needed")
                     .help(r#"such as file = "/etc/sidelab/orders.toml""#);
                 None
             }
-            (Some(file), _) => Some(Source::File(file.get_ref().into())),
-            (None, Some(etcd)) => self.etcd(etcd.get_ref()).map(Source::Etcd),
-            (None, None) => None,
+            (Some(file), ..) => Some(Source::File(file.get_ref().into())),
+            (None, Some(etcd), _) => self.etcd(etcd.get_ref()).map(Source::Etcd),
+            (None, None, Some(dns)) => self.dns(dns).map(Source::Dns),
+            (None, None, None) => None,
         };
         let empty_grace =
             self.duration("empty_grace", given.empty_grace.as_ref(), defaults::EMPTY_GRACE).value;
-        Some(Discovery { source: source?, empty_grace })
+        let stale_after =
+            self.duration("stale_after", given.stale_after.as_ref(), defaults::STALE_AFTER).value;
+        let stale_after = Some(stale_after).filter(|time| !time.is_zero());
+        Some(Discovery { source: source?, empty_grace, stale_after })
+    }
+
+    fn dns(&mut self, given: &Spanned<model::Dns>) -> Option<Dns> {
+        let (span, given) = (given.span(), given.get_ref());
+        let wanted = match (&given.name, &given.srv, &given.port) {
+            (Some(name), None, Some(port)) => {
+                if *port.get_ref() == 0 {
+                    self.mistakes
+                        .add("`port` is 0", port.span(), "nobody listens there")
+                        .help("write the port that the endpoints listen on");
+                }
+                self.domain(name).map(|name| Wanted::Host { name, port: *port.get_ref() })
+            }
+            (None, Some(srv), None) => self.domain(srv).map(Wanted::Service),
+            (Some(name), None, None) => {
+                self.mistakes
+                    .add("this name has no `port`", name.span(), "addresses only")
+                    .help("add `port`, or ask for a service by `srv`, whose records have ports");
+                None
+            }
+            (Some(_), Some(srv), _) => {
+                self.mistakes
+                    .add("`name` and `srv` are two questions", srv.span(), "the second")
+                    .help("a cluster learns its endpoints from one of them: keep one of the two");
+                None
+            }
+            (None, Some(_), Some(port)) => {
+                self.mistakes
+                    .add("`port` stands beside `srv`", port.span(), "one port too many")
+                    .help("the records of a service say what their ports are: remove it");
+                None
+            }
+            (None, None, _) => {
+                self.mistakes
+                    .add("this `dns` asks for nothing", span, "which name?")
+                    .help(r#"such as { name = "orders.example", port = 8080 } or { srv = "_http._tcp.orders.example" }"#);
+                None
+            }
+        };
+        let servers = given.servers.iter().filter_map(|server| self.name_server(server)).collect();
+        let (least, most) = defaults::DNS_TTL;
+        let min_ttl = self.duration("min_ttl", given.min_ttl.as_ref(), least);
+        let max_ttl = self.duration("max_ttl", given.max_ttl.as_ref(), most.max(min_ttl.value));
+        if max_ttl.value < min_ttl.value
+            && let Some(span) = max_ttl.span
+        {
+            self.mistakes
+                .add("`max_ttl` is shorter than `min_ttl`", span, "the longest is the shorter one")
+                .help(format!("it is at least {}", units::show(min_ttl.value)));
+            return None;
+        }
+        if min_ttl.value.is_zero()
+            && let Some(span) = min_ttl.span
+        {
+            self.mistakes
+                .add("`min_ttl` is 0", span, "asked without end")
+                .help("a name with a time to live of 0 would be asked again at once, for ever: write \"100ms\" or more");
+            return None;
+        }
+        Some(Dns { wanted: wanted?, servers, min_ttl: min_ttl.value, max_ttl: max_ttl.value })
+    }
+
+    fn domain(&mut self, given: &Spanned<String>) -> Option<String> {
+        match dns::message::name(given.get_ref()) {
+            Ok(_) => Some(given.get_ref().clone()),
+            Err(_) => {
+                self.mistakes
+                    .add("this is not a name", given.span(), "a part of it is empty, too long or odd")
+                    .help("names are absolute: letters, digits, `-` and `_`, with dots between, such as orders.example");
+                None
+            }
+        }
+    }
+
+    fn name_server(&mut self, given: &Spanned<String>) -> Option<SocketAddr> {
+        let words = given.get_ref();
+        let address = words.parse().ok();
+        let address = address.or_else(|| Some(SocketAddr::new(words.parse::<IpAddr>().ok()?, dns::PORT)));
+        if address.is_none() {
+            self.mistakes
+                .add("this is not the address of a name server", given.span(), "not an address")
+                .help(r#"write it like "10.0.0.53", or "10.0.0.53:5353" for another port than 53"#);
+        }
+        address
     }
 
     fn etcd(&mut self, given: &model::Etcd) -> Option<Etcd> {

@@ -14,6 +14,8 @@ pub struct Discovery {
     pub source: Source,
     /// How long endpoints are kept after the source says that there are none.
     pub empty_grace: Duration,
+    /// How long endpoints are kept that the source does not confirm; `None`: for ever.
+    pub stale_after: Option<Duration>,
 }
 
 /// From whom endpoints are learned.
@@ -23,6 +25,35 @@ pub enum Source {
     File(PathBuf),
     /// A prefix in etcd.
     Etcd(Etcd),
+    /// A name.
+    Dns(Dns),
+}
+
+/// A name to be resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// What is asked.
+    pub wanted: Wanted,
+    /// Name servers; none: the machine's.
+    pub servers: Vec<SocketAddr>,
+    /// The shortest time after which it is asked again.
+    pub min_ttl: Duration,
+    /// The longest.
+    pub max_ttl: Duration,
+}
+
+/// What is asked of a name server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// The addresses of a host, all with this port.
+    Host {
+        /// Its name, absolute.
+        name: String,
+        /// The port.
+        port: u16,
+    },
+    /// The servers of a service: `_http._tcp.orders.example`.
+    Service(String),
 }
 
 /// A prefix in etcd.

@@ -18,7 +18,7 @@ pub mod route;
 pub use balance::{Balance, BalancePolicy, HashSource, SlowStart};
 pub use breaker::Breaker;
 pub use cluster::{Cluster, Endpoint, Labels, RequestTimeouts, TryTimeouts};
-pub use discovery::{Discovery, Etcd, Register, Source};
+pub use discovery::{Discovery, Dns, Etcd, Register, Source, Wanted};
 pub use health::{App, Ask, Health, Probe, Thresholds};
 pub use limits::{Adaptive, ClusterLimits};
 pub use retry::{Condition, Conditions, Retry, RetryBudget};

@@ -1,0 +1,233 @@
+//! Endpoints by name: all addresses of a host (A and AAAA), or the servers of a service (SRV) with their priorities,
+//! weights and ports. Asked again when their time to live is over.
+//!
+//! Questions travel over TCP (RFC 7766: every server speaks it), because a connection of [`Net`] is all that this sidecar
+//! has of the network, on the kernel and in the simulator; nothing is ever truncated, and nobody off the path can forge an
+//! answer. A sidecar asks once in a time to live, so the handshake costs nothing worth mentioning.
+//!
+//! A name without addresses, or that does not exist, is an answer: there are no endpoints (and `empty_grace` applies). A
+//! server that fails, refuses or is silent is not: the next one is asked, and what is known stays. One family that cannot
+//! be answered while the other can is waited for if it ever had an answer, or half of the endpoints would come and go.
+//!
+//! What it leaves out: UDP, DNSSEC, search lists (names are absolute), and caching between clusters.
+
+pub mod message;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::time::Duration;
+
+use hickory_proto::op::Message;
+use hickory_proto::rr::{Name, RecordType};
+use rand::RngExt;
+use rand::rngs::StdRng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{sleep, timeout};
+
+use super::backoff::Backoff;
+use super::{News, Teller};
+use crate::config::defaults::{DNS_EARLY, DNS_TIMEOUT};
+use crate::config::{Dns, Endpoint, Wanted};
+use crate::world::Net;
+use message::Target;
+
+/// Where the machine's own name servers stand (resolv.conf(5)).
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// The port of name servers.
+pub const PORT: u16 = 53;
+
+/// Tells the endpoints of a name, now and whenever they were to be asked for again, for as long as it is polled.
+pub(super) async fn follow<N: Net>(net: N, dns: Dns, mut rng: StdRng, teller: Teller) {
+    let mut resolver = Resolver { net, servers: Vec::new(), heard: [false; 2] };
+    let mut backoff = Backoff::default();
+    loop {
+        // The machine's may have changed.
+        resolver.servers = if dns.servers.is_empty() { of_machine() } else { dns.servers.clone() };
+        let wait = match resolver.endpoints(&dns.wanted, &mut rng).await {
+            Ok((endpoints, ttl)) => {
+                backoff.reset();
+                teller.tell(News::Endpoints(endpoints));
+                let ttl = Duration::from_secs(ttl.unwrap_or(0).into()).clamp(dns.min_ttl, dns.max_ttl);
+                // A little early, and not all sidecars at once.
+                ttl.mul_f64(1.0 - rng.random_range(0.0..DNS_EARLY))
+            }
+            Err(why) => {
+                teller.tell(News::Lost(why));
+                backoff.next(&mut rng)
+            }
+        };
+        sleep(wait).await;
+    }
+}
+
+/// The name servers of the machine; none if it has none.
+fn of_machine() -> Vec<SocketAddr> {
+    let text = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+    named(&text)
+}
+
+/// The servers that the text of a resolv.conf names. The zone of an IPv6 address (`%eth0`) is not understood.
+fn named(text: &str) -> Vec<SocketAddr> {
+    let server = |line: &str| {
+        let mut words = line.split_whitespace();
+        words.next().filter(|word| *word == "nameserver")?;
+        words.next()?.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, PORT))
+    };
+    text.lines().filter_map(server).collect()
+}
+
+struct Resolver<N> {
+    net: N,
+    servers: Vec<SocketAddr>,
+    /// Whether IPv4 and IPv6 ever had an answer.
+    heard: [bool; 2],
+}
+
+const FAMILIES: [RecordType; 2] = [RecordType::A, RecordType::AAAA];
+
+impl<N: Net> Resolver<N> {
+    /// The endpoints there are, and for how many seconds that holds.
+    async fn endpoints(
+        &mut self,
+        wanted: &Wanted,
+        rng: &mut StdRng,
+    ) -> Result<(Vec<Endpoint>, Option<u32>), String> {
+        match wanted {
+            Wanted::Host { name, port } => {
+                let (addresses, ttl) = self.addresses(&message::name(name)?, rng).await?;
+                let at = |address| Endpoint::at(SocketAddr::new(address, *port));
+                Ok((addresses.into_iter().map(at).collect(), ttl))
+            }
+            Wanted::Service(name) => {
+                let name = message::name(name)?;
+                let services = message::services(&self.ask(&name, RecordType::SRV, rng).await?);
+                let mut known: BTreeMap<Name, Vec<IpAddr>> = BTreeMap::new();
+                for (name, address) in services.known {
+                    known.entry(name).or_default().push(address);
+                }
+                let mut ttl = services.ttl;
+                let names: BTreeSet<&Name> = services.targets.iter().map(|target| &target.name).collect();
+                for name in names {
+                    if !known.contains_key(name) {
+                        let (addresses, own) = self.addresses(name, rng).await?;
+                        ttl = ttl.into_iter().chain(own).min();
+                        known.insert(name.clone(), addresses);
+                    }
+                }
+                Ok((of_services(&services.targets, &known), ttl))
+            }
+        }
+    }
+
+    async fn addresses(
+        &mut self,
+        name: &Name,
+        rng: &mut StdRng,
+    ) -> Result<(Vec<IpAddr>, Option<u32>), String> {
+        let (mut addresses, mut ttl, mut failure) = (Vec::new(), None, None);
+        for (family, kind) in FAMILIES.into_iter().enumerate() {
+            match self.ask(name, kind, rng).await {
+                Ok(answer) => {
+                    let found = message::addresses(&answer);
+                    self.heard[family] |= !found.addresses.is_empty();
+                    addresses.extend(found.addresses);
+                    ttl = ttl.into_iter().chain(found.ttl).min();
+                }
+                Err(why) if self.heard[family] => return Err(why),
+                Err(why) => failure = Some(why),
+            }
+        }
+        match failure {
+            Some(why) if addresses.is_empty() => Err(why),
+            _ => Ok((addresses, ttl)),
+        }
+    }
+
+    /// Asks one server after another until one answers.
+    async fn ask(&self, name: &Name, kind: RecordType, rng: &mut StdRng) -> Result<Message, String> {
+        let mut failure = format!("{RESOLV_CONF} names no server");
+        for &server in &self.servers {
+            let id = rng.random();
+            let asking = pin!(ask(&self.net, server, id, name, kind));
+            match timeout(DNS_TIMEOUT, asking).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(why)) => failure = format!("{server}: {why}"),
+                Err(_) => failure = format!("{server} did not answer within {DNS_TIMEOUT:?}"),
+            }
+        }
+        Err(failure)
+    }
+}
+
+/// One question to one server. Over TCP a message has its length before it (RFC 1035 section 4.2.2).
+async fn ask<N: Net>(
+    net: &N,
+    server: SocketAddr,
+    id: u16,
+    name: &Name,
+    kind: RecordType,
+) -> Result<Message, String> {
+    let question = message::question(id, name, kind)?;
+    let exchange = async {
+        let mut io = net.connect(server, None).await?;
+        let length = u16::try_from(question.len()).unwrap_or(u16::MAX).to_be_bytes();
+        io.write_all(&[&length, &question[..]].concat()).await?;
+        io.flush().await?;
+        let mut length = [0; 2];
+        io.read_exact(&mut length).await?;
+        let mut answer = vec![0; u16::from_be_bytes(length).into()];
+        io.read_exact(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = exchange.await.map_err(|error| error.to_string())?;
+    message::answer(&answer, id, name, kind)
+}
+
+/// The endpoints of a service. Priorities are counted from 0 without gaps; a weight of 0, which RFC 2782 wants chosen
+/// next to never, counts as 1.
+fn of_services(targets: &[Target], known: &BTreeMap<Name, Vec<IpAddr>>) -> Vec<Endpoint> {
+    let priorities: BTreeSet<u16> = targets.iter().map(|target| target.priority).collect();
+    let rank = |priority| priorities.iter().take_while(|other| **other < priority).count();
+    let endpoints = |target: &Target| {
+        let (priority, weight) = (rank(target.priority), u32::from(target.weight.max(1)));
+        let priority = u8::try_from(priority).unwrap_or(u8::MAX);
+        let addresses = known.get(&target.name).into_iter().flatten();
+        let at = |address: &IpAddr| {
+            let address = SocketAddr::new(*address, target.port);
+            Endpoint { priority, weight, ..Endpoint::at(address) }
+        };
+        addresses.map(at).collect::<Vec<_>>()
+    };
+    targets.iter().flat_map(endpoints).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machines_servers_are_those_that_it_names() {
+        let text = "# a comment\nsearch example\nnameserver 10.0.0.53\nnameserver fd00::53\nnameserver fe80::1%eth0\n";
+        let servers = ["10.0.0.53:53", "[fd00::53]:53"].map(|text| text.parse().unwrap());
+        assert_eq!(named(text), servers);
+        assert_eq!(named(""), []);
+    }
+
+    #[test]
+    fn priorities_are_counted_without_gaps_and_no_weight_is_zero() {
+        let target = |priority, weight, name| Target {
+            priority,
+            weight,
+            port: 8080,
+            name: message::name(name).unwrap(),
+        };
+        let known = [("a.example", [10, 0, 0, 1]), ("b.example", [10, 0, 0, 2])];
+        let known = known.map(|(name, address)| (message::name(name).unwrap(), vec![IpAddr::from(address)]));
+        let targets =
+            [target(300, 0, "a.example"), target(10, 7, "b.example"), target(10, 7, "gone.example")];
+        let found = of_services(&targets, &known.into());
+        let shown: Vec<_> = found.iter().map(|e| (e.address.to_string(), e.priority, e.weight)).collect();
+        assert_eq!(shown, [("10.0.0.1:8080".to_owned(), 1, 1), ("10.0.0.2:8080".to_owned(), 0, 7)]);
+    }
+}
