@@ -52,7 +52,7 @@ struct OfService<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     bridge: Option<bool>,
     #[serde(flatten)]
-    policy: &'a Table,
+    policy: Table,
 }
 
 #[derive(Serialize)]
@@ -73,6 +73,9 @@ enum Endpoint<'a> {
 #[derive(Serialize)]
 struct Discovery {
     etcd: Table,
+    /// What the scenario says of it beside the source.
+    #[serde(flatten)]
+    more: Table,
 }
 
 #[derive(Serialize)]
@@ -81,6 +84,9 @@ struct Inbound {
     #[serde(skip_serializing_if = "Option::is_none")]
     protocol: Option<Protocol>,
 }
+
+/// Keys of `discovery` that say where endpoints are learned.
+const SOURCES: [&str; 3] = ["file", "etcd", "dns"];
 
 /// How long an instance that has left the registry still takes requests.
 const DRAIN_MIN: &str = "1s";
@@ -134,6 +140,18 @@ pub fn config(plan: &Plan, instance: usize, seed: u64) -> String {
 }
 
 fn cluster<'a>(plan: &'a Plan, service: &'a Service, port: u16) -> OfService<'a> {
+    let mut policy = service.policy.clone();
+    let discovery = registry(plan, service).and_then(|etcd| match policy.remove("discovery") {
+        None => Some(Discovery { etcd, more: Table::new() }),
+        Some(Value::Table(more)) if !SOURCES.iter().any(|source| more.contains_key(*source)) => {
+            Some(Discovery { etcd, more })
+        }
+        // Another source, or no table at all, which the sidecar will complain of.
+        Some(other) => {
+            policy.insert("discovery".into(), other);
+            None
+        }
+    });
     let unsaid = |key: &str| !service.policy.contains_key(key);
     let endpoints = || service.instances.iter().map(|i| endpoint(&plan.instances[*i], port)).collect();
     OfService {
@@ -141,9 +159,9 @@ fn cluster<'a>(plan: &'a Plan, service: &'a Service, port: u16) -> OfService<'a>
         addresses: vec![(service.vip4, port).into(), (service.vip6, port).into()],
         protocol: declared(service.protocol).filter(|_| unsaid("protocol")),
         endpoints: (unsaid("endpoints") && unsaid("discovery") && service.registry.is_none()).then(endpoints),
-        discovery: registry(plan, service).filter(|_| unsaid("discovery")).map(|etcd| Discovery { etcd }),
+        discovery,
         bridge: (service.bridge && unsaid("bridge")).then_some(true),
-        policy: &service.policy,
+        policy,
     }
 }
 
