@@ -10,6 +10,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{FAILED, Faults, INVALID, MACHINE, PASSED, Sim};
+use crate::report::timeline;
 use crate::scenario::Scenario;
 use crate::sim::{Line, SimFailure, sweep};
 use crate::swarm::schedule::Given;
@@ -102,9 +103,11 @@ fn one_source(args: &Sim, path: Option<&Path>, source: &Source, first: u64, opti
 
 /// One day, with its whole log.
 fn replay(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options: Options) -> u8 {
-    if let Some(drawn) = source.drawn(seed) {
-        println!("{}", drawn.schedule().scenario());
-    }
+    let drawn = source.drawn(seed).map(|drawn| drawn.schedule().scenario());
+    // Of a file only the seed is another one.
+    let text =
+        drawn.unwrap_or_else(|| path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default());
+    println!("{text}");
     let day = match source.run(seed, options) {
         Ok(day) => day,
         Err(failure) => return broken(&failure),
@@ -113,7 +116,10 @@ fn replay(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options: 
         println!("{}", shown(line));
     }
     if let Some(html) = &args.html
-        && let Err(error) = std::fs::write(html, timeline(&day, &command(args, path, seed)))
+        && let Err(error) = std::fs::write(
+            html,
+            timeline::html(&day.facts, &day.violations, &text, &command(args, path, seed)),
+        )
     {
         eprintln!("cannot write the timeline to {}: {error}", html.display());
         return MACHINE;
@@ -127,11 +133,6 @@ fn replay(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options: 
         return PASSED;
     }
     FAILED
-}
-
-fn timeline(day: &Day, replay: &str) -> String {
-    let _ = (day, replay);
-    String::new()
 }
 
 fn search(args: &Sim, path: Option<&Path>, source: &Source, from: u64, options: Options) -> u8 {

@@ -21,6 +21,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::ReadBuf;
 use tokio::sync::Notify;
 
+use super::chaos::Fate;
 use super::link::Links;
 use super::trace::{FNV_START, Trace, fnv};
 
@@ -183,6 +184,8 @@ pub(super) struct Conn {
     pub ready_at: u64,
     /// The listener in whose queue it still is.
     pub queued: Option<u64>,
+    /// How it misbehaves, if it does.
+    pub fate: Option<Box<Fate>>,
 }
 
 impl Conn {
@@ -203,7 +206,8 @@ impl Conn {
         if end.shut || end.is_reset(ctx.now) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let n = data.len().min(BUFFER - end.out.bytes);
+        let room = data.len().min(BUFFER - end.out.bytes);
+        let n = self.fate.as_mut().map_or(room, |fate| fate.portion(room));
         if n == 0 {
             return Ok(0);
         }
@@ -217,6 +221,11 @@ impl Conn {
         let cut = if whole { n } else { MSS };
         for at in (0..n).step_by(cut) {
             self.transmit(side, Body::Data(data.slice(at..n.min(at + cut))), ctx);
+        }
+        if self.fate.as_mut().is_some_and(|fate| fate.passed(side, n, ctx.now)) {
+            ctx.trace.note(ctx.now, || format!("c{id} torn apart"));
+            self.send_reset(CLIENT, ctx);
+            self.send_reset(SERVER, ctx);
         }
         Ok(n)
     }
@@ -245,7 +254,9 @@ impl Conn {
         }
         let before = buf.filled().len();
         let flow = &mut peer.out;
-        while buf.remaining() > 0 {
+        let room = buf.remaining();
+        let mut most = self.fate.as_mut().map_or(room, |fate| fate.portion(room));
+        while most > 0 {
             let Some(head) = flow.queue.front_mut() else { break };
             let arrived =
                 head.due.is_some_and(|due| due <= ctx.now && me.reset_at.is_none_or(|reset| due <= reset));
@@ -254,7 +265,8 @@ impl Conn {
             }
             match &mut head.body {
                 Body::Data(data) => {
-                    let n = data.len().min(buf.remaining());
+                    let n = data.len().min(most);
+                    most -= n;
                     buf.put_slice(&data[..n]);
                     data.advance(n);
                     flow.bytes -= n;

@@ -24,6 +24,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::plan::Plan;
 
+mod chaos;
 mod conn;
 mod link;
 mod log;
@@ -36,6 +37,7 @@ mod stack;
 mod trace;
 mod world;
 
+pub use chaos::Chaos;
 pub use log::Line;
 pub(crate) use log::note;
 pub use net::{SimIo, SimListener, SimNet, SimWall};
@@ -105,6 +107,7 @@ pub struct Simulation {
     trace: bool,
     log: bool,
     tick: Duration,
+    chaos: Chaos,
     limit: Duration,
 }
 
@@ -119,6 +122,7 @@ impl Simulation {
             trace: false,
             log: false,
             tick: TICK,
+            chaos: Chaos::default(),
             limit,
         }
     }
@@ -133,6 +137,12 @@ impl Simulation {
     /// larger one is coarser and quicker. Default: [`TICK`].
     pub fn tick(mut self, tick: Duration) -> Self {
         self.tick = tick;
+        self
+    }
+
+    /// How badly streams behave. Default: not at all.
+    pub fn chaos(mut self, chaos: Chaos) -> Self {
+        self.chaos = chaos;
         self
     }
 
@@ -165,6 +175,7 @@ impl Simulation {
         }
         let changed = Arc::new(Notify::new());
         let stack = stack::Shared::new(&self.plan, self.seed, self.trace, changed.clone());
+        stack.with(|s, _| s.chaos = self.chaos);
         let failure: process::Failure = Rc::default();
 
         let mut hosts = Vec::new();

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 
 use crate::plan::Plan;
 
+use super::chaos::Chaos;
 use super::conn::{Conn, Ctx, End, Timers};
 use super::link::Links;
 use super::route::{Map, Route, Who};
@@ -68,6 +69,7 @@ pub(super) struct Stack {
     picks: Vec<u64>,
     next: u64,
     rng: RngTree,
+    pub chaos: Chaos,
     /// Told of every new listener: somebody may wait for a process to be ready.
     pub changed: Arc<Notify>,
     last_now: u64,
@@ -95,6 +97,7 @@ impl Shared {
             picks: vec![0; count],
             next: 0,
             rng,
+            chaos: Chaos::default(),
             changed,
             last_now: 0,
             over: false,
@@ -329,7 +332,9 @@ impl Stack {
             false => self.links.send((from, route.host), now, 1).unwrap_or(now + SYN_ACK_AGAIN),
         };
         let ends = [End::new(from, src), End::new(route.host, route.dst)];
-        self.conns.insert(id, Conn { id, local, ends, orig: route.orig, ready_at, queued: Some(listener) });
+        let (orig, queued) = (route.orig, Some(listener));
+        let fate = self.chaos.fate(self.rng, id, local, now);
+        self.conns.insert(id, Conn { id, local, ends, orig, ready_at, queued, fate });
         let listens = self.listeners.get_mut(&listener).map(|listener| {
             listener.queue.push_back(id);
             wakes.extend(listener.waker.take());

@@ -10,7 +10,7 @@ use proxy::config::{Cluster, Snapshot};
 use crate::plan::{Plan, Target};
 use crate::readable;
 use crate::run::Seen;
-use crate::sim::Line;
+use crate::sim::{Chaos, Line};
 
 /// Everything that is known of a day.
 pub struct Facts {
@@ -23,6 +23,8 @@ pub struct Facts {
     pub t0_us: u64,
     /// Virtual time of one step: nothing is known more exactly.
     pub tick_us: u64,
+    /// How streams behaved.
+    pub chaos: Chaos,
     /// What the load generators asked for, by the id that each request carries.
     pub calls: BTreeMap<String, Call>,
     /// What sidecars carried for their apps, in order.
@@ -146,7 +148,7 @@ pub enum Change {
 
 impl Facts {
     /// Reads the log of a run.
-    pub(crate) fn new(plan: Plan, log: Vec<Line>, seen: Seen, tick: Duration) -> Self {
+    pub(crate) fn new(plan: Plan, log: Vec<Line>, seen: Seen, tick: Duration, chaos: Chaos) -> Self {
         let mut calls: BTreeMap<String, Call> = BTreeMap::new();
         let mut requests: Vec<Request> = Vec::new();
         let mut standings = Vec::new();
@@ -256,7 +258,7 @@ impl Facts {
             }
         }
         let tick_us = tick.as_micros() as u64;
-        Facts { plan, log, seen, t0_us, tick_us, calls, requests, standings, snapshots }
+        Facts { plan, log, seen, t0_us, tick_us, chaos, calls, requests, standings, snapshots }
     }
 
     /// The configuration of a cluster in a sidecar that carried requests.

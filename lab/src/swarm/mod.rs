@@ -20,7 +20,7 @@ use crate::load::Record;
 use crate::plan::{Plan, SidecarKind};
 use crate::run::{self, Progress};
 use crate::scenario::{self, Scenario};
-use crate::sim::{Mesh, SimFailure, SimWorld, Simulation, note};
+use crate::sim::{Chaos, Mesh, SimFailure, SimWorld, Simulation, note};
 
 pub mod facts;
 pub mod law;
@@ -56,9 +56,9 @@ pub struct Options {
 /// If the simulator cannot run it, or it did not come to its end; a panic is one of the reasons.
 pub fn day(scenario: &Scenario, seed: u64, options: Options) -> Result<Day, SimFailure> {
     let plan = history::plan(scenario, SidecarKind::Ours, seed);
-    let tick = tick(seed);
+    let (tick, chaos) = (tick(seed), chaos(seed, plan.duration));
     mutant::plant(options.mutant);
-    let run = Simulation::new(&plan, seed, Mesh::default()).tick(tick).log(true).run({
+    let run = Simulation::new(&plan, seed, Mesh::default()).tick(tick).chaos(chaos).log(true).run({
         let plan = plan.clone();
         async move |world: Rc<SimWorld>| {
             let (events, never) = (EventLog::new(None), std::future::pending());
@@ -68,7 +68,7 @@ pub fn day(scenario: &Scenario, seed: u64, options: Options) -> Result<Day, SimF
     mutant::plant(None);
     let run = run?;
     let seen = run.value.map_err(|error| SimFailure::Engine(error.to_string()))?;
-    let facts = Facts::new(plan, run.log, seen, tick);
+    let facts = Facts::new(plan, run.log, seen, tick, chaos);
     let violations = law::judge(&facts);
     Ok(Day { facts, violations, simulated: run.simulated })
 }
@@ -92,6 +92,19 @@ fn tick(seed: u64) -> Duration {
     let steps = [5, 10, 5, 10, 2];
     let mut rng = RngTree::new(seed).child("tick", 0).rng();
     Duration::from_millis(steps[rng.random_range(0..steps.len())])
+}
+
+/// How streams behave in the history of a seed, for the first half of it: in one of three a few bytes move at a time, and in
+/// one of four some are torn apart.
+fn chaos(seed: u64, duration: Duration) -> Chaos {
+    let mut rng = RngTree::new(seed).child("streams", 0).rng();
+    let most = match rng.random_range(0..12) {
+        0 => rng.random_range(2..30),
+        1..4 => rng.random_range(30..2000),
+        _ => 0,
+    };
+    let resets = if rng.random_bool(0.25) { rng.random_range(0.02..0.3) } else { 0.0 };
+    Chaos { resets, within: 20_000, most, until: duration / 2 }
 }
 
 /// Writes into the log what the lab does.

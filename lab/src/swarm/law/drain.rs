@@ -13,6 +13,9 @@ use crate::swarm::facts::{Facts, Moment, Step};
 pub(super) const LAW: Law = Law { name: "drain", says: "a sidecar that drains breaks nothing off", check };
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
+    if facts.chaos.resets > 0.0 {
+        return;
+    }
     // Whatever else goes wrong with an instance could be what breaks a request off.
     let steady =
         |instance: usize| facts.plan.timeline.iter().all(|entry| drains(entry) || !touches(entry, instance));
