@@ -108,15 +108,11 @@ fn files(pid: i32) -> usize {
 
 /// Open files when nothing comes and goes any more: the scrape that found the sidecar at rest has a connection of its own.
 fn settled_files(pid: i32) -> usize {
-    let mut last = files(pid);
-    for _ in 0..50 {
-        std::thread::sleep(Duration::from_millis(100));
-        let now = files(pid);
-        if now == last {
-            break;
-        }
-        last = now;
-    }
+    let mut last = 0;
+    wait_until("no file is opened or closed", || {
+        let before = std::mem::replace(&mut last, files(pid));
+        before == last
+    });
     last
 }
 
