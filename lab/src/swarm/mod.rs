@@ -2,7 +2,7 @@
 //!
 //! A [`Schedule`] is drawn from a seed and becomes a scenario; [`day`] runs it in the simulator and reads the log into
 //! [`Facts`]; [`law`] holds what must be true of every day; [`situation`] tells what a sweep has seen at all, because a law
-//! that nothing tests is no law. When a day breaks one, [`shrink`] looks for the smallest day that does too.
+//! that nothing tests is no law. When a day breaks one, [`shrink()`] looks for the smallest day that does too.
 //!
 //! Left out: what only the kernel can show (CPU, memory, real packets).
 
@@ -122,9 +122,4 @@ impl Progress for Notes {
     fn fault(&self, name: &str, in_force: bool) {
         note(format!("{name} {}", if in_force { "strikes" } else { "is over" }));
     }
-}
-
-/// What [`situation`]s and timelines call a plan's fault.
-pub fn fault_of<'a>(plan: &'a Plan, name: &str) -> Option<&'a crate::plan::Entry> {
-    plan.timeline.iter().find(|entry| entry.name == name)
 }

@@ -1,6 +1,6 @@
 //! What must be true of every day, however bad: one law a file, each a pure function of what happened.
 //!
-//! Safety laws hold at every moment. Liveness ([`lively`]) is asked for only after faults have ended, with those that stay
+//! Safety laws hold at every moment. Liveness (`lively`) is asked for only after faults have ended, with those that stay
 //! for ever in force. A law says what it found in words that a person can follow on the timeline.
 
 mod attempts;
