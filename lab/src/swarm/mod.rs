@@ -17,7 +17,7 @@ use proxy::world::RngTree;
 use crate::events::EventLog;
 use crate::history;
 use crate::load::Record;
-use crate::plan::{Plan, SidecarKind};
+use crate::plan::SidecarKind;
 use crate::run::{self, Progress};
 use crate::scenario::{self, Scenario};
 use crate::sim::{Chaos, Mesh, SimFailure, SimWorld, Simulation, note};
