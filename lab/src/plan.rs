@@ -390,6 +390,18 @@ pub struct Change {
     pub status: Option<u16>,
 }
 
+impl Action {
+    /// Whether it has to do with an instance, or with a link of it.
+    pub fn touches(&self, instance: usize) -> bool {
+        match self {
+            Action::Kill { processes, .. } | Action::Pause { processes } | Action::App { processes, .. } => {
+                processes.iter().any(|process| process.instance == instance)
+            }
+            Action::Link { links } => links.iter().any(|link| [link.from, link.to].contains(&instance)),
+        }
+    }
+}
+
 impl Change {
     /// The path and query of the app's control port that makes it.
     pub fn query(&self) -> String {

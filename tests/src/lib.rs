@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod left;
+pub mod server;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 //! same client: they must tell the same story, or a simulated run would prove nothing.
 
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use lab::app;
@@ -10,6 +10,7 @@ use lab::plan::{AppKind, AppSpec};
 use proxy::discovery::etcd::wire::{EventKind, LeaseId, Streamed, WatchMessage};
 use proxy::discovery::etcd::{Client, Error, position::Next, position::Position};
 use proxy::world::{KernelNet, Listener, Net, RngTree, SystemWall, World};
+use tests::server::{Etcd, free};
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
@@ -161,77 +162,22 @@ async fn the_built_in_registry_tells_the_story() {
     LocalSet::new().run_until(story).await;
 }
 
-/// A real etcd on loopback, ended with this.
-struct Etcd {
-    folder: tempfile::TempDir,
-    address: SocketAddr,
-    peers: SocketAddr,
-    child: Option<Child>,
-}
-
-impl Etcd {
-    /// `None`, if there is no etcd here and nobody insists.
-    fn start() -> Option<Self> {
-        let there = Command::new("etcd").arg("--version").stdout(Stdio::null()).status();
-        if there.is_err() {
-            let required = std::env::var_os("LAB_REQUIRE_KERNEL").is_some();
-            assert!(!required, "etcd is required: apt-get install etcd-server");
-            eprintln!("skipped: etcd is not installed (apt-get install etcd-server)");
-            return None;
+/// Waits until etcd answers.
+async fn ready(etcd: &Etcd) {
+    let client = Client::new(KernelNet::default(), vec![etcd.address]);
+    let answers = async {
+        while client.list(PREFIX).await.is_err() {
+            sleep(Duration::from_millis(50)).await;
         }
-        // Two ports that were free a moment ago.
-        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let mut etcd = Etcd { folder, address: free(), peers: free(), child: None };
-        etcd.run();
-        Some(etcd)
-    }
-
-    fn run(&mut self) {
-        let (clients, peers) = (format!("http://{}", self.address), format!("http://{}", self.peers));
-        let child = Command::new("etcd")
-            .arg("--data-dir")
-            .arg(self.folder.path().join("data"))
-            .args(["--name", "one", "--log-level", "error"])
-            .args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients])
-            .args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers])
-            .args(["--initial-cluster", &format!("one={peers}")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        self.child = Some(child.expect("etcd starts"));
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-
-    /// Waits until it answers.
-    async fn ready(&self) {
-        let client = Client::new(KernelNet::default(), vec![self.address]);
-        let answers = async {
-            while client.list(PREFIX).await.is_err() {
-                sleep(Duration::from_millis(50)).await;
-            }
-        };
-        timeout(WITHIN, answers).await.expect("etcd answers");
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        self.kill();
-    }
+    };
+    timeout(WITHIN, answers).await.expect("etcd answers");
 }
 
 #[tokio::test]
 async fn a_real_etcd_tells_the_same_story() {
     let Some(mut etcd) = Etcd::start() else { return };
     let story = async {
-        etcd.ready().await;
+        ready(&etcd).await;
         let address = etcd.address;
         story(address, async || {
             etcd.kill();
@@ -246,10 +192,9 @@ async fn a_real_etcd_tells_the_same_story() {
 async fn a_sidecar_that_was_killed_disappears_from_the_registry_within_its_lease() {
     let Some(etcd) = Etcd::start() else { return };
     let story = async {
-        etcd.ready().await;
+        ready(&etcd).await;
         let client = Client::new(KernelNet::default(), vec![etcd.address]);
-        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let ports: Vec<u16> = (0..5).map(|_| free()).collect();
+        let ports: Vec<u16> = (0..5).map(|_| free().port()).collect();
         let file = etcd.folder.path().join("sidecar.toml");
         let text = format!(
             "service = 'orders'\ninstance = 'orders-0'\nworkers = 1\ntimeouts.drain_min = '0s'\n\

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use lab::scenario;
-use lab::sim::sweep;
+use lab::sim::{jobs, sweep};
 use lab::swarm::{Drawn, Options, day, scheduled, shrink, situation};
 
 /// Days that are swept for the laws and the situations.
@@ -34,10 +34,6 @@ const MUTANTS: [&str; 13] = [
     "drains-in-no-time",
     "sinkhole",
 ];
-
-fn jobs() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get())
-}
 
 #[test]
 fn no_bad_day_breaks_a_law_and_together_they_reach_every_situation() {

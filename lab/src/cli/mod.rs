@@ -8,6 +8,7 @@ mod kernel;
 mod live;
 mod sim;
 mod swarm;
+mod tally;
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -250,15 +251,21 @@ fn style() -> Style {
 
 /// Reads a scenario, or says what is wrong with it.
 fn read(path: &Path) -> Result<Scenario, u8> {
+    read_with_text(path).map(|(scenario, _)| scenario)
+}
+
+/// The same, with the text of the file.
+fn read_with_text(path: &Path) -> Result<(Scenario, String), u8> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
         eprintln!("cannot read {name}: {error}");
         INVALID
     })?;
-    scenario::parse(&name, &text).map_err(|errors| {
+    let scenario = scenario::parse(&name, &text).map_err(|errors| {
         eprintln!("{:?}", miette::Report::new(errors));
         INVALID
-    })
+    })?;
+    Ok((scenario, text))
 }
 
 #[cfg(test)]

@@ -3,16 +3,14 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
+use super::tally::Tally;
 use super::{FAILED, INVALID, MACHINE, PASSED, Sim};
 use crate::history::{History, history, replay};
 use crate::plan::SidecarKind;
 use crate::report::terminal;
 use crate::scenario::Scenario;
-use crate::sim::{SimFailure, sweep};
+use crate::sim::{SimFailure, jobs, sweep};
 
 /// Simulates every seed of every scenario; each stops at its first seed that does not pass.
 pub(super) fn run(args: &Sim) -> ExitCode {
@@ -77,44 +75,26 @@ fn tell(history: &Result<History, SimFailure>) -> u8 {
 }
 
 fn many(args: &Sim, path: &Path, scenario: &Scenario, kind: SidecarKind, from: u64) -> u8 {
-    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
-    let bar = ProgressBar::new(args.seeds);
-    let style =
-        ProgressStyle::with_template("{bar:30} {pos}/{len} seeds, {per_sec}").expect("the template is right");
-    bar.set_style(style);
-    let mut simulated = Duration::ZERO;
-    let mut done = 0_u64;
+    let mut tally = Tally::new(args.seeds);
     let mut failed = None;
-    let mut requests = 0_u64;
-    let clock = bar.clone();
     sweep(
         from..from.saturating_add(args.seeds),
-        jobs,
+        args.jobs.unwrap_or_else(jobs),
         |seed| history(scenario, kind, seed, false),
         |seed, result| {
-            bar.inc(1);
-            done += 1;
-            let passed = result.as_ref().is_ok_and(History::passed);
+            tally.done();
             if let Ok(history) = &result {
-                simulated += history.simulated;
-                requests += history.result.iter().flat_map(|r| &r.loads).map(|l| l.requests).sum::<u64>();
+                let requests = history.result.iter().flat_map(|r| &r.loads).map(|l| l.requests).sum();
+                tally.add(history.simulated, requests);
             }
-            if passed {
+            if result.as_ref().is_ok_and(History::passed) {
                 return ControlFlow::Continue(());
             }
             failed = Some((seed, result));
             ControlFlow::Break(())
         },
     );
-    let elapsed = clock.elapsed().as_secs_f64();
-    bar.finish_and_clear();
-    println!(
-        "{}: {done} {} in {elapsed:.1} s, {:.1} seeds/s, {:.0} s simulated, {requests} requests",
-        path.display(),
-        if done == 1 { "seed" } else { "seeds" },
-        done as f64 / elapsed,
-        simulated.as_secs_f64(),
-    );
+    tally.tell(&path.display().to_string());
     let Some((seed, result)) = failed else {
         println!("PASSED for every seed from {from} to {}", from.saturating_add(args.seeds) - 1);
         return PASSED;

@@ -7,12 +7,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
+use super::tally::Tally;
 use super::{FAILED, Faults, INVALID, MACHINE, PASSED, Sim};
 use crate::report::timeline;
 use crate::scenario::Scenario;
-use crate::sim::{Line, SimFailure, sweep};
+use crate::sim::{Line, SimFailure, jobs, sweep};
 use crate::swarm::schedule::Given;
 use crate::swarm::{self, Day, Drawn, Options, shrink, situation};
 
@@ -27,14 +26,14 @@ enum Source {
     Random,
     /// Faults are drawn for the mesh of a file.
     Mesh(Arc<Given>),
-    /// Everything is the file's; only chance differs.
-    File(Box<Scenario>),
+    /// Everything is the file's, which has this text; only chance differs.
+    File(Box<Scenario>, String),
 }
 
 impl Source {
     fn run(&self, seed: u64, options: Options) -> Result<Day, SimFailure> {
         match self {
-            Source::File(scenario) => swarm::day(scenario, seed, options),
+            Source::File(scenario, _) => swarm::day(scenario, seed, options),
             _ => swarm::scheduled(&self.drawn(seed).expect("a day that is drawn").schedule(), options),
         }
     }
@@ -43,7 +42,15 @@ impl Source {
         match self {
             Source::Random => Some(Drawn::new(seed)),
             Source::Mesh(given) => Some(Drawn::over(Some(given), seed)),
-            Source::File(_) => None,
+            Source::File(..) => None,
+        }
+    }
+
+    /// The scenario that a seed runs. Of a file only the seed is another one.
+    fn text(&self, seed: u64) -> String {
+        match self {
+            Source::File(_, text) => text.clone(),
+            _ => self.drawn(seed).expect("a day that is drawn").schedule().scenario(),
         }
     }
 }
@@ -67,30 +74,16 @@ pub(super) fn run(args: &Sim, faults: Faults) -> ExitCode {
         };
     }
     super::each(&args.scenarios, |path| {
-        let scenario = match super::read(path) {
-            Ok(scenario) => scenario,
+        let (scenario, text) = match super::read_with_text(path) {
+            Ok(read) => read,
             Err(code) => return code,
         };
         let first = scenario.seed;
         let source = match faults {
-            Faults::Scenario => Source::File(Box::new(scenario)),
-            Faults::Swarm => match given(path) {
-                Ok(given) => Source::Mesh(given),
-                Err(code) => return code,
-            },
+            Faults::Scenario => Source::File(Box::new(scenario), text),
+            Faults::Swarm => Source::Mesh(Given::new(&scenario, &text)),
         };
         one_source(args, Some(path), &source, first, options)
-    })
-}
-
-fn given(path: &Path) -> Result<Arc<Given>, u8> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        eprintln!("cannot read {}: {error}", path.display());
-        INVALID
-    })?;
-    Given::new(&path.display().to_string(), &text).map_err(|errors| {
-        eprintln!("{:?}", miette::Report::new(errors));
-        INVALID
     })
 }
 
@@ -103,10 +96,7 @@ fn one_source(args: &Sim, path: Option<&Path>, source: &Source, first: u64, opti
 
 /// One day, with its whole log.
 fn replay(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options: Options) -> u8 {
-    let drawn = source.drawn(seed).map(|drawn| drawn.schedule().scenario());
-    // Of a file only the seed is another one.
-    let text =
-        drawn.unwrap_or_else(|| path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default());
+    let text = source.text(seed);
     println!("{text}");
     let day = match source.run(seed, options) {
         Ok(day) => day,
@@ -136,28 +126,22 @@ fn replay(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options: 
 }
 
 fn search(args: &Sim, path: Option<&Path>, source: &Source, from: u64, options: Options) -> u8 {
-    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
-    let bar = ProgressBar::new(args.seeds);
-    let style =
-        ProgressStyle::with_template("{bar:30} {pos}/{len} seeds, {per_sec}").expect("the template is right");
-    bar.set_style(style);
-    let (mut done, mut simulated, mut requests) = (0_u64, Duration::ZERO, 0);
+    let mut tally = Tally::new(args.seeds);
     let mut reached = vec![0_u64; situation::ALL.len()];
     let mut failed = None;
     // What is kept of a day is little, or a long sweep would fill the memory.
     let run = |seed| {
         source.run(seed, options).map(|day| {
             let seen: Vec<bool> = situation::ALL.iter().map(|s| s.is_in(&day.facts)).collect();
-            (day.violations.first().cloned(), seen, day.simulated, day.facts.calls.len())
+            (day.violations.first().cloned(), seen, day.simulated, day.facts.calls.len() as u64)
         })
     };
+    let jobs = args.jobs.unwrap_or_else(jobs);
     sweep(from..from.saturating_add(args.seeds), jobs, run, |seed, result| {
-        bar.inc(1);
-        done += 1;
+        tally.done();
         match result {
             Ok((violation, seen, time, calls)) => {
-                simulated += time;
-                requests += calls;
+                tally.add(time, calls);
                 for (reached, seen) in reached.iter_mut().zip(seen) {
                     *reached += u64::from(seen);
                 }
@@ -174,18 +158,10 @@ fn search(args: &Sim, path: Option<&Path>, source: &Source, from: u64, options: 
         failed = Some((seed, None));
         ControlFlow::Break(())
     });
-    let elapsed = bar.elapsed().as_secs_f64();
-    bar.finish_and_clear();
-    println!(
-        "{}: {done} {} in {elapsed:.1} s, {:.1} seeds/s, {:.0} s simulated, {requests} requests",
-        path.map_or("bad days".into(), |path| path.display().to_string()),
-        if done == 1 { "seed" } else { "seeds" },
-        done as f64 / elapsed,
-        simulated.as_secs_f64(),
-    );
+    tally.tell(&path.map_or("bad days".into(), |path| path.display().to_string()));
     match failed {
         None => {
-            if args.seeds > 1 && !matches!(source, Source::File(_)) {
+            if args.seeds > 1 && !matches!(source, Source::File(..)) {
                 println!("days that have seen");
                 for (situation, days) in situation::ALL.iter().zip(reached) {
                     println!("  {days:>8}  {}", situation.name);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use crate::plan::{Action, Entry};
+use crate::plan::Entry;
 use crate::sim::Line;
 use crate::swarm::facts::{Change, Facts, Request, Step};
 use crate::swarm::law::Violation;
@@ -90,7 +90,8 @@ fn drawing(facts: &Facts, violations: &[Violation]) -> String {
         top
     };
     for (instance, described) in facts.plan.instances.iter().enumerate() {
-        let bands: Vec<_> = facts.plan.timeline.iter().filter(|entry| touches(entry, instance)).collect();
+        let bands: Vec<_> =
+            facts.plan.timeline.iter().filter(|entry| entry.action.touches(instance)).collect();
         if bands.is_empty() {
             continue;
         }
@@ -234,15 +235,6 @@ fn in_force(facts: &Facts, entry: &Entry, end: u64) -> (u64, u64) {
     };
     let from = noted("strikes").unwrap_or(facts.t0_us + entry.at.as_micros() as u64);
     (from, noted("is over").unwrap_or(end))
-}
-
-fn touches(entry: &Entry, instance: usize) -> bool {
-    match &entry.action {
-        Action::Kill { processes, .. } | Action::Pause { processes } | Action::App { processes, .. } => {
-            processes.iter().any(|process| process.instance == instance)
-        }
-        Action::Link { links } => links.iter().any(|link| [link.from, link.to].contains(&instance)),
-    }
 }
 
 fn table<'a>(lines: impl Iterator<Item = &'a Line>, here: u64) -> String {

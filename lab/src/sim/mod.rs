@@ -279,6 +279,11 @@ pub fn vary(mut plan: Plan, seed: u64) -> Plan {
     plan
 }
 
+/// How many jobs there should be at a time if nobody says: as many as there are CPUs.
+pub fn jobs() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
 /// Runs `f` for every seed on `jobs` threads and hands the results to `done` in the order of the seeds, each as soon as
 /// all before it are there. Stops early when `done` breaks; runs under way are finished and dropped.
 ///

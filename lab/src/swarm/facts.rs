@@ -155,96 +155,27 @@ impl Facts {
         let mut latest: BTreeMap<(Rc<str>, u64), usize> = BTreeMap::new();
         let mut t0_us = 0;
         for (position, line) in log.iter().enumerate() {
-            let at = line.at_us;
-            let when = Moment { at, line: position };
-            let word = |field| line.word(field).unwrap_or_default().to_owned();
-            let number = |field| line.number(field).unwrap_or_default();
-            let mut call = |change: &mut dyn FnMut(&mut Call)| change(calls.entry(word("id")).or_default());
-            let mut standing = |change| {
-                let (cluster, endpoint) = (word("cluster"), word("endpoint"));
-                standings.push(Standing { when, process: line.process.clone(), cluster, endpoint, change });
-            };
-            let step = match line.text.as_str() {
-                "measuring" => {
-                    t0_us = at;
-                    continue;
-                }
-                "request sent" => {
-                    call(&mut |call| call.sent.push(at));
-                    continue;
-                }
-                "request ended" => {
-                    call(&mut |call| call.ended.push((at, word("outcome"))));
-                    continue;
-                }
-                "request arrived" => {
-                    call(&mut |call| {
-                        call.arrived.push((at, line.process.clone()));
-                        call.method = Some(word("method"));
-                    });
-                    continue;
-                }
-                "request is complete" => {
-                    call(&mut |call| call.lengths.push(number("length")));
-                    continue;
-                }
-                "answers" => {
-                    call(&mut |call| call.answered.push((at, number("status"))));
-                    continue;
-                }
-                "endpoint ejected" => {
-                    standing(Change::Ejected(duration(&word("time")), word("reason")));
-                    continue;
-                }
-                "probing" => {
-                    standing(Change::Probing);
-                    continue;
-                }
-                "the probe has taught nothing" => {
-                    standing(Change::Unanswered);
-                    continue;
-                }
-                "endpoint back in use" => {
-                    standing(Change::Restored(false));
-                    continue;
-                }
-                "endpoint back in use: its check passed" => {
-                    standing(Change::Restored(true));
-                    continue;
-                }
-                "endpoint unhealthy" => {
-                    standing(Change::Healthy(false));
-                    continue;
-                }
-                "endpoint healthy" => {
-                    standing(Change::Healthy(true));
-                    continue;
-                }
-                "check failed" => {
-                    standing(Change::CheckFailed);
-                    continue;
-                }
+            let when = Moment { at: line.at_us, line: position };
+            let process = || line.process.clone();
+            match line.text.as_str() {
+                "measuring" => t0_us = when.at,
                 "request begins" => {
-                    latest.insert((line.process.clone(), number("request")), requests.len());
-                    let (process, cluster) = (line.process.clone(), word("cluster"));
-                    requests.push(Request { process, cluster, begun: at, steps: Vec::new() });
-                    continue;
+                    latest.insert((process(), number(line, "request")), requests.len());
+                    let (cluster, begun) = (word(line, "cluster"), when.at);
+                    requests.push(Request { process: process(), cluster, begun, steps: Vec::new() });
                 }
-                "endpoint picked" => Step::Picked { endpoint: word("endpoint"), panic: line.flag("panic") },
-                "endpoint answered" => {
-                    Step::Answered { endpoint: word("endpoint"), status: number("status") }
+                _ => {
+                    if let Some(id) = line.word("id") {
+                        calls.entry(id.to_owned()).or_default().hear(line);
+                    } else if let Some(change) = change(line) {
+                        let (cluster, endpoint) = (word(line, "cluster"), word(line, "endpoint"));
+                        standings.push(Standing { when, process: process(), cluster, endpoint, change });
+                    } else if let Some(step) = step(line)
+                        && let Some(&request) = latest.get(&(process(), number(line, "request")))
+                    {
+                        requests[request].steps.push((when, step));
+                    }
                 }
-                "try failed" => {
-                    let (endpoint, error) = (word("endpoint"), word("error"));
-                    Step::Failed { endpoint, error, unsent: line.flag("unsent"), reused: line.flag("reused") }
-                }
-                "trying again" => Step::Again { reason: word("reason"), wait: duration(&word("wait")) },
-                "not trying again" => Step::GivenUp(word("why")),
-                "request answered" => Step::Done(number("status")),
-                _ => continue,
-            };
-            if let Some(&position) = latest.get(&(line.process.clone(), number("request"))) {
-                requests[position].steps.push((when, step));
             }
         }
         let mut snapshots = BTreeMap::new();
@@ -266,7 +197,7 @@ impl Facts {
         self.snapshots.get(process)?.clusters.iter().find(|c| c.name == cluster).map(|c| &**c)
     }
 
-    /// The clusters that requests went to, each with the sidecar that sent them.
+    /// The clusters of every sidecar that carried requests, each with that sidecar.
     pub fn clusters(&self) -> impl Iterator<Item = (&Rc<str>, &Cluster)> {
         self.snapshots.iter().flat_map(|(process, snapshot)| {
             snapshot.clusters.iter().map(move |cluster| (process, &**cluster))
@@ -297,10 +228,23 @@ impl Facts {
     pub fn last(&self, process: &str, name: &str) -> Option<f64> {
         self.seen.series.last(process, name, &[], i64::MIN, i64::MAX)
     }
+}
 
-    /// How often a process said this.
-    pub fn said(&self, process: &str, text: &str) -> usize {
-        self.log.iter().filter(|line| &*line.process == process && line.text == text).count()
+impl Call {
+    /// Takes what a load generator or an app says of it.
+    fn hear(&mut self, line: &Line) {
+        let at = line.at_us;
+        match line.text.as_str() {
+            "request sent" => self.sent.push(at),
+            "request ended" => self.ended.push((at, word(line, "outcome"))),
+            "request arrived" => {
+                self.arrived.push((at, line.process.clone()));
+                self.method = Some(word(line, "method"));
+            }
+            "request is complete" => self.lengths.push(number(line, "length")),
+            "answers" => self.answered.push((at, number(line, "status"))),
+            _ => {}
+        }
     }
 }
 
@@ -317,6 +261,48 @@ impl Request {
     pub fn done(&self) -> Option<u64> {
         self.steps.iter().find(|(_, step)| matches!(step, Step::Done(_))).map(|(when, _)| when.at)
     }
+}
+
+fn word(line: &Line, field: &str) -> String {
+    line.word(field).unwrap_or_default().to_owned()
+}
+
+fn number(line: &Line, field: &str) -> u64 {
+    line.number(field).unwrap_or_default()
+}
+
+/// What a line says of an endpoint's standing, if it does.
+fn change(line: &Line) -> Option<Change> {
+    Some(match line.text.as_str() {
+        "endpoint ejected" => Change::Ejected(duration(&word(line, "time")), word(line, "reason")),
+        "probing" => Change::Probing,
+        "the probe has taught nothing" => Change::Unanswered,
+        "endpoint back in use" => Change::Restored(false),
+        "endpoint back in use: its check passed" => Change::Restored(true),
+        "endpoint unhealthy" => Change::Healthy(false),
+        "endpoint healthy" => Change::Healthy(true),
+        "check failed" => Change::CheckFailed,
+        _ => return None,
+    })
+}
+
+/// What a line says was done for a request, if it does.
+fn step(line: &Line) -> Option<Step> {
+    let endpoint = || word(line, "endpoint");
+    Some(match line.text.as_str() {
+        "endpoint picked" => Step::Picked { endpoint: endpoint(), panic: line.flag("panic") },
+        "endpoint answered" => Step::Answered { endpoint: endpoint(), status: number(line, "status") },
+        "try failed" => Step::Failed {
+            endpoint: endpoint(),
+            error: word(line, "error"),
+            unsent: line.flag("unsent"),
+            reused: line.flag("reused"),
+        },
+        "trying again" => Step::Again { reason: word(line, "reason"), wait: duration(&word(line, "wait")) },
+        "not trying again" => Step::GivenUp(word(line, "why")),
+        "request answered" => Step::Done(number(line, "status")),
+        _ => return None,
+    })
 }
 
 /// As `{:?}` writes a duration: `1.5ms`, `250.25µs`.

@@ -22,7 +22,7 @@ use proxy::world::RngTree;
 use toml::{Table, Value};
 
 use crate::plan::{AppKind, Instance, SidecarKind};
-use crate::scenario::{self, ScenarioErrors};
+use crate::scenario::Scenario;
 
 /// When load begins to be judged for nothing but being answered: faults strike before.
 pub const QUIESCE_MS: u64 = 1600;
@@ -174,7 +174,7 @@ const BALANCE: [&str; 8] = [
 ];
 const PER_TRY: [&str; 3] = ["250ms", "200ms", "0s"];
 const REQUEST: [&str; 3] = ["0s", "800ms", "300ms"];
-const HEDGE: [&str; 3] = ["", "", "60ms"];
+const HEDGE: [&str; 3] = ["", "", "hedge = \"60ms\""];
 const LIMITS: [&str; 3] = ["", "connections = 3\npending = 3", "requests = 4\nretries = 1"];
 
 /// The mesh of a day.
@@ -199,12 +199,11 @@ pub struct Given {
 }
 
 impl Given {
-    /// Takes the faults out of a scenario, and what it expects of them.
+    /// Takes the faults out of a scenario, whose file has this `text`, and what it expects of them.
     ///
-    /// # Errors
-    /// If it is no scenario.
-    pub fn new(name: &str, text: &str) -> Result<Arc<Self>, ScenarioErrors> {
-        let scenario = scenario::parse(name, text)?;
+    /// # Panics
+    /// If the text is not that of a scenario.
+    pub fn new(scenario: &Scenario, text: &str) -> Arc<Self> {
         let plan = scenario.plan(SidecarKind::Ours);
         let mut file: Table = toml::from_str(text).expect("a scenario is TOML");
         file.remove("timeline");
@@ -217,7 +216,7 @@ impl Given {
         let callers: BTreeSet<_> =
             plan.loads.iter().map(|load| plan.instances[load.from].name.clone()).collect();
         let duration = plan.duration.as_millis() as u64;
-        Ok(Arc::new(Given { file, instances, callers: callers.into_iter().collect(), duration }))
+        Arc::new(Given { file, instances, callers: callers.into_iter().collect(), duration })
     }
 }
 
@@ -448,13 +447,9 @@ impl Knobs {
                 let _ = write!(text, "\n[service.orders.policy{name}]\n{}\n", rows.join("\n"));
             }
         };
-        let hedge = match HEDGE[self.hedge] {
-            "" => String::new(),
-            after => format!("hedge = \"{after}\""),
-        };
         let times =
             format!("per_try = \"{}\"\nrequest = \"{}\"", PER_TRY[self.per_try], REQUEST[self.request]);
-        table(".retry", &[RETRIES[self.retries], &hedge]);
+        table(".retry", &[RETRIES[self.retries], HEDGE[self.hedge]]);
         table(".retry_budget", &[BUDGET[self.budget]]);
         table(".breaker", &[BREAKER[self.breaker], CAP[self.cap]]);
         table(".health", &[HEALTH[self.health]]);
@@ -513,7 +508,7 @@ mod tests {
     #[test]
     fn a_scenario_keeps_its_mesh_and_gets_other_faults() {
         let text = Drawn::new(3).schedule().scenario();
-        let given = Given::new("given", &text).expect("a scenario");
+        let given = Given::new(&scenario::parse("given", &text).expect("a scenario"), &text);
         for seed in 0..100 {
             let day = Drawn::over(Some(&given), seed).schedule().scenario();
             if let Err(errors) = scenario::parse(&format!("seed {seed}"), &day) {

@@ -1,8 +1,8 @@
 //! What is known of one cluster's endpoints, and how fresh it is. Pure.
 //!
 //! Invariants: endpoints are sorted by address and each address stands once; the version grows by one with every change
-//! and only then; a source that fails changes no endpoint, unless the configuration says after how long; an answer without endpoints takes the last ones away only
-//! after the grace that the configuration gives them.
+//! and only then; a source that fails changes no endpoint, unless the configuration says after how long; an answer without
+//! endpoints takes the last ones away only after the grace that the configuration gives them.
 
 use std::sync::Arc;
 use std::time::Duration;

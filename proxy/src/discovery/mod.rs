@@ -93,14 +93,11 @@ pub async fn run<N: Net>(world: World<N>, board: Arc<Board>, apply: impl Fn()) {
 }
 
 async fn follow<N: Net>(world: World<N>, source: Source, teller: Teller) {
+    let rng = world.rng.child("discovery", teller.task.key()).rng();
     match source {
         Source::File(path) => file::follow(path, teller).await,
-        Source::Dns(dns) => {
-            let rng = world.rng.child("discovery", teller.task.key()).rng();
-            dns::follow(world.net, dns, rng, teller).await;
-        }
+        Source::Dns(dns) => dns::follow(world.net, dns, rng, teller).await,
         Source::Etcd(etcd) => {
-            let rng = world.rng.child("discovery", teller.task.key()).rng();
             etcd::watch::follow(etcd::Client::new(world.net, etcd.servers), etcd.prefix, rng, teller).await;
         }
     }

@@ -9,6 +9,7 @@
 //! Whoever sends a request gets a [`Trial`], which keeps the endpoint's count of requests in hand up and owes an outcome.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -69,7 +70,7 @@ impl Outliers {
         let (in_hand, is_probe) = self.endpoints[position].begin(now);
         if is_probe {
             self.metrics.probes.inc();
-            let (cluster, endpoint) = (&self.cluster, self.endpoints[position].address);
+            let (cluster, endpoint) = self.named(position);
             tracing::debug!(%cluster, %endpoint, "probing");
         }
         Trial {
@@ -147,8 +148,13 @@ impl Outliers {
             || own.success_rate() < others.success_rate() * self.config.success_rate
     }
 
+    /// What the log calls the endpoint at `position`.
+    fn named(&self, position: usize) -> (&str, SocketAddr) {
+        (&self.cluster, self.endpoints[position].address)
+    }
+
     fn note(&self, position: usize, transition: Transition) {
-        let (cluster, endpoint) = (&self.cluster, self.endpoints[position].address);
+        let (cluster, endpoint) = self.named(position);
         match transition {
             Transition::Ejected(time, reason) => {
                 let reason = reason.label();
@@ -200,8 +206,7 @@ impl Trial {
             if !self.is_probe {
                 return;
             }
-            let (cluster, endpoint) =
-                (&self.outliers.cluster, self.outliers.endpoints[self.position].address);
+            let (cluster, endpoint) = self.outliers.named(self.position);
             tracing::debug!(%cluster, %endpoint, "the probe has taught nothing");
         }
         if matches!(outcome, Outcome::Failure(_)) && mutant::is_planted("leaks-a-request-in-hand") {

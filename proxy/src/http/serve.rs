@@ -1,6 +1,7 @@
 //! Serving HTTP to clients: a connection from its first request to the end of its tunnel, and of HTTP/1 hyper's settings
 //! and a connection's part in a drain. HTTP/2's are in [`super::serve_h2`].
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -80,7 +81,7 @@ pub async fn connection<N, I, B, F>(
 pub async fn http1<I, B, F>(
     io: I,
     limits: Http1,
-    drain: drain::Watch,
+    mut drain: drain::Watch,
     handle: impl Fn(Request<Incoming>, Option<Speaker>) -> F,
 ) -> Result<(), hyper::Error>
 where
@@ -89,15 +90,16 @@ where
     B::Error: Into<BoxError>,
     F: Future<Output = Response<B>>,
 {
-    let (interim, mut told) = (Interim::default(), drain.clone());
+    // Asked of the watch once and not for each request: that would take a lock which all workers share.
+    let (interim, draining) = (Interim::default(), Cell::new(drain.is_draining()));
     let service = service_fn(|request: Request<Incoming>| {
         let turn = interim.begin();
         let speaker = (request.version() == Version::HTTP_11).then(|| turn.speaker());
-        let (response, drain) = (handle(request, speaker), &drain);
+        let (response, draining) = (handle(request, speaker), &draining);
         async move {
             let mut response = response.await;
             drop(turn);
-            if drain.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            if draining.get() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
@@ -122,7 +124,8 @@ where
     // A connection that is idle may have a request on its way to it: whoever closes it loses that, and one that is not
     // idempotent for good. So the next answer says that it is the last, and only who asks nothing for a while is closed.
     let told = async {
-        told.signaled().await;
+        drain.signaled().await;
+        draining.set(true);
         sleep(LAST_REQUEST).await;
     };
     tokio::select! {

@@ -41,8 +41,9 @@ pub(super) async fn send<N: Net>(
     let mut tried = Tried::default();
     let mut slot: Option<RetrySlot> = None;
     loop {
-        let (position, panic) = pick(side, cluster, call, &mut tried)?;
-        log_pick(cluster, call, position, panic);
+        let picked = pick(side, cluster, call, &mut tried)?;
+        let position = picked.position;
+        log_pick(cluster, call, picked);
         let result = match call.retry.hedge {
             None => attempt(side, cluster, position, call, request).await,
             Some(after) => {
@@ -96,23 +97,23 @@ pub(super) async fn send<N: Net>(
     }
 }
 
-/// Where to try next, and whether that is panic.
+/// Where to try next.
 fn pick<N: Net>(
     side: &Outbound<N>,
     cluster: &Cluster,
     call: &Call,
     tried: &mut Tried,
-) -> Result<(usize, bool), Error> {
+) -> Result<Picked, Error> {
     let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), call.aim, *tried);
-    let Picked { position, panic, .. } = picked.ok_or_else(|| Error::new(Kind::NoEndpoint))?;
+    let picked = picked.ok_or_else(|| Error::new(Kind::NoEndpoint))?;
     if !mutant::is_planted("forgets-where-it-tried") {
-        tried.insert(position);
+        tried.insert(picked.position);
     }
-    Ok((position, panic))
+    Ok(picked)
 }
 
-fn log_pick(cluster: &Cluster, call: &Call, position: usize, panic: bool) {
-    let endpoint = cluster.endpoints[position].address;
+fn log_pick(cluster: &Cluster, call: &Call, picked: Picked) {
+    let (endpoint, panic) = (cluster.endpoints[picked.position].address, picked.panic);
     tracing::debug!(request = call.number, cluster = %cluster.config.name, %endpoint, panic, "endpoint picked");
 }
 
@@ -198,8 +199,8 @@ fn hedge<N: Net>(
         return None;
     }
     let before = *tried;
-    let (other, panic) = pick(side, cluster, call, tried).ok()?;
-    let is_new = !before.contains(other);
+    let other = pick(side, cluster, call, tried).ok()?;
+    let is_new = !before.contains(other.position);
     if !is_new || !cluster.affords_retry(Instant::now()) {
         if is_new {
             cluster.metrics.denied(Denied::Budget);
@@ -211,8 +212,8 @@ fn hedge<N: Net>(
     let nth = attempts.nth();
     let mut request = attempts.again(None)?;
     retry::mark(request.headers_mut(), nth);
-    log_pick(cluster, call, other, panic);
-    Some((other, request))
+    log_pick(cluster, call, other);
+    Some((other.position, request))
 }
 
 /// A try without an answer, noted in the log.
@@ -281,7 +282,8 @@ async fn attempt<N: Net>(
         let error = failed_there(Kind::Terminated, "the app closed without an answer");
         return Err(failed(call, endpoint.address, error, None));
     }
-    tracing::debug!(request = call.number, endpoint = %endpoint.address, status = response.status().as_u16(), "endpoint answered");
+    let status = response.status().as_u16();
+    tracing::debug!(request = call.number, endpoint = %endpoint.address, status, "endpoint answered");
     let outcome = Outcome::of_head(response.status(), response.headers(), call.is_grpc);
     // A failure is often quick, and must not attract load.
     if matches!(outcome, None | Some(Outcome::Success)) {

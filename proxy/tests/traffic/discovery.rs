@@ -4,8 +4,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +12,14 @@ use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, SRV};
 use hickory_proto::rr::{RData, Record, RecordType};
 use proxy::discovery::dns::message::name;
+use proxy::discovery::etcd::wire::LeaseId;
 use proxy::discovery::{Board, etcd};
 use proxy::world::{KernelNet, Listener, Net};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 
 use crate::common::{SERVICE, Seen, Side, TestNet, outbound, run, spawn, until};
+use crate::server::{Etcd, Server, free};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -33,8 +33,8 @@ fn config(discovery: &str) -> String {
     )
 }
 
-/// Three apps, and a sidecar that learns of them from `discovery`.
-async fn mesh(discovery: &str) -> (Side, Arc<Board>, [Seen; 3]) {
+/// Three apps, and a sidecar that has learned of so many of them from `discovery`.
+async fn mesh(discovery: &str, known: usize) -> (Side, Arc<Board>, [Seen; 3]) {
     let apps = [Seen::default(), Seen::default(), Seen::default()];
     let mut net = TestNet::to(SERVICE);
     for (endpoint, app) in ENDPOINTS.iter().zip(&apps) {
@@ -43,6 +43,7 @@ async fn mesh(discovery: &str) -> (Side, Arc<Board>, [Seen; 3]) {
     let config = config(discovery);
     let side = outbound(net.clone(), &config).await;
     let board = side.discover(net, &config);
+    until("the first answer", || endpoints(&board) == known).await;
     (side, board, apps)
 }
 
@@ -159,17 +160,21 @@ impl Zone {
     }
 }
 
+/// The addresses of the host, as this name server has them.
+fn host_at(server: SocketAddr) -> String {
+    format!(
+        "{{ dns = {{ name = 'orders.example', port = 8080, servers = ['{server}'], min_ttl = '10ms' }} }}"
+    )
+}
+
 #[test]
 fn addresses_of_a_name_come_and_go_and_a_name_server_that_fails_takes_none_away() {
     run(async {
         let zone = Zone::default();
         zone.hosts(&[0]);
         let server = zone.serve().await;
-        let dns = format!(
-            "{{ dns = {{ name = 'orders.example', port = 8080, servers = ['{server}'], min_ttl = '10ms' }} }}"
-        );
-        let (side, board, apps) = mesh(&dns).await;
-        until("the first answer", || endpoints(&board) == 1).await;
+        let dns = host_at(server);
+        let (side, _board, apps) = mesh(&dns, 1).await;
         let load = Load::start(&side).await;
         until_served_by(&load, &apps, [true, false, false]).await;
         zone.hosts(&[0, 1]);
@@ -205,8 +210,7 @@ fn a_service_has_the_ports_priorities_and_weights_that_its_records_say() {
         set(10, 20);
         let server = zone.serve().await;
         let dns = format!("{{ dns = {{ srv = '{service}', servers = ['{server}'], min_ttl = '10ms' }} }}");
-        let (side, board, apps) = mesh(&dns).await;
-        until("the first answer", || endpoints(&board) == 2).await;
+        let (side, _board, apps) = mesh(&dns, 2).await;
         let load = Load::start(&side).await;
         until_served_by(&load, &apps, [true, false, false]).await;
         set(20, 10);
@@ -224,48 +228,14 @@ fn a_name_without_addresses_leaves_nobody() {
         let zone = Zone::default();
         zone.hosts(&[0]);
         let server = zone.serve().await;
-        let dns = format!(
-            "{{ dns = {{ name = 'orders.example', port = 8080, servers = ['{server}'], min_ttl = '10ms' }} }}"
-        );
-        let (side, board, _apps) = mesh(&dns).await;
+        let dns = host_at(server);
+        let (side, board, _apps) = mesh(&dns, 1).await;
         let mut client = side.client().await;
-        until("the first answer", || endpoints(&board) == 1).await;
         assert_eq!(client.ask(GET).await.status(), 200);
         zone.hosts(&[]);
         until("it is believed", || endpoints(&board) == 0).await;
         assert_eq!(client.ask(GET).await.status(), 503);
     });
-}
-
-/// A real server, ended with this.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Server {
-    /// `None`, if the program is not here and nobody insists.
-    fn start(program: &str, package: &str, args: &[&str]) -> Option<Self> {
-        let child = Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        if child.is_err() {
-            let required = std::env::var_os("LAB_REQUIRE_KERNEL").is_some();
-            assert!(!required, "{program} is required: apt-get install {package}");
-            eprintln!("skipped: {program} is not installed (apt-get install {package})");
-        }
-        child.ok().map(Server)
-    }
-
-    fn signal(&self, signal: nix::sys::signal::Signal) {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0.id() as i32), signal).unwrap();
-    }
-}
-
-fn free() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 #[test]
@@ -298,15 +268,13 @@ fn dnsmasq_is_followed_and_its_end_changes_nothing_for_callers() {
             Server::start("dnsmasq", "dnsmasq-base", &args)
         };
         let Some(server) = start() else { return };
-        let dns = format!(
-            "{{ dns = {{ name = 'orders.example', port = 8080, servers = ['{at}'], min_ttl = '20ms' }} }}"
-        );
-        let (side, board, apps) = mesh(&dns).await;
-        until("the first answer", || endpoints(&board) == 2).await;
+        let dns = host_at(at);
+        let (side, _board, apps) = mesh(&dns, 2).await;
         let load = Load::start(&side).await;
         until_served_by(&load, &apps, [true, true, false]).await;
         write(&[1, 2]);
-        server.signal(nix::sys::signal::Signal::SIGHUP);
+        let pid = nix::unistd::Pid::from_raw(server.pid());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
         until_served_by(&load, &apps, [false, true, true]).await;
 
         drop(server);
@@ -318,44 +286,24 @@ fn dnsmasq_is_followed_and_its_end_changes_nothing_for_callers() {
     });
 }
 
-fn etcd_at(folder: &Path, clients: SocketAddr, peers: SocketAddr) -> Option<Server> {
-    let (clients, peers) = (format!("http://{clients}"), format!("http://{peers}"));
-    let (data, cluster) = (folder.join("data").display().to_string(), format!("one={peers}"));
-    let args = [
-        "--data-dir",
-        &data,
-        "--name",
-        "one",
-        "--log-level",
-        "error",
-        "--listen-client-urls",
-        &clients,
-        "--advertise-client-urls",
-        &clients,
-        "--listen-peer-urls",
-        &peers,
-        "--initial-advertise-peer-urls",
-        &peers,
-        "--initial-cluster",
-        &cluster,
-    ];
-    Server::start("etcd", "etcd-server", &args)
+/// A lease, as soon as etcd gives one.
+async fn lease(client: &etcd::Client<KernelNet>) -> LeaseId {
+    loop {
+        match client.grant(600).await {
+            Ok(granted) => return granted.id,
+            Err(_) => sleep(Duration::from_millis(50)).await,
+        }
+    }
 }
 
 #[test]
 fn endpoints_in_etcd_come_change_and_go_under_load_and_its_death_changes_nothing_for_callers() {
     run(async {
-        let folder = tempfile::tempdir().unwrap();
-        let (at, peers) = (free(), free());
-        let Some(mut server) = etcd_at(folder.path(), at, peers) else { return };
+        let Some(mut server) = Etcd::start() else { return };
+        let at = server.address;
         let prefix = "/sidelab/services/orders/";
         let client = etcd::Client::new(KernelNet::default(), vec![at]);
-        let lease = loop {
-            match client.grant(600).await {
-                Ok(granted) => break granted.id,
-                Err(_) => sleep(Duration::from_millis(50)).await,
-            }
-        };
+        let lease = lease(&client).await;
         let put = async |i: usize, more: &str| {
             let document = format!("{{\"address\":\"{}\"{more}}}", ENDPOINTS[i]);
             client.put(&format!("{prefix}orders-{i}"), &document, lease).await.expect("a put");
@@ -363,8 +311,7 @@ fn endpoints_in_etcd_come_change_and_go_under_load_and_its_death_changes_nothing
         put(0, "").await;
         put(1, "").await;
         let source = format!("{{ etcd = {{ endpoints = ['http://{at}'], prefix = '{prefix}' }} }}");
-        let (side, board, apps) = mesh(&source).await;
-        until("the first answer", || endpoints(&board) == 2).await;
+        let (side, board, apps) = mesh(&source, 2).await;
         let load = Load::start(&side).await;
         until_served_by(&load, &apps, [true, true, false]).await;
         // Come.
@@ -381,22 +328,16 @@ fn endpoints_in_etcd_come_change_and_go_under_load_and_its_death_changes_nothing
         assert!((55..=65).contains(&share(0)), "three in five: {} of 100", share(0));
 
         // Die, with everything in the middle of it, and come back.
-        drop(server);
+        server.kill();
         until_served_by(&load, &apps, [true, true, true]).await;
         until("it is missed", || described(&board).contains("stale for")).await;
-        server = etcd_at(folder.path(), at, peers).expect("it was there before");
+        server.run();
         // Go: a lease that ends takes all of its keys along, so those that stay are moved to another.
-        let other = loop {
-            match client.grant(600).await {
-                Ok(granted) => break granted.id,
-                Err(_) => sleep(Duration::from_millis(50)).await,
-            }
-        };
+        let other = self::lease(&client).await;
         let document = format!("{{\"address\":\"{}\"}}", ENDPOINTS[2]);
         client.put(&format!("{prefix}orders-2"), &document, other).await.expect("a put");
         client.revoke(lease).await.expect("it is known");
         until_served_by(&load, &apps, [false, false, true]).await;
-        drop(server);
         println!("{} requests, none failed", load.done.get());
     });
 }

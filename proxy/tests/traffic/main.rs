@@ -3,6 +3,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+// Of the other tests, which the proxy cannot depend on because they depend on it.
+#[path = "../../../tests/src/server.rs"]
+mod server;
 
 mod breakers;
 mod data_plane;

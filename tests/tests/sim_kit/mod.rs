@@ -9,7 +9,7 @@ use lab::history::{History, history, replay};
 use lab::plan::SidecarKind;
 use lab::run::Report;
 use lab::scenario::{self, Scenario};
-use lab::sim::{SimFailure, sweep};
+use lab::sim::{SimFailure, jobs, sweep};
 
 /// Every scenario file of the workspace, in the order of their names.
 pub fn files() -> Vec<PathBuf> {
@@ -45,10 +45,9 @@ pub fn for_seeds(
     mut each: impl FnMut(&History) -> Result<(), String>,
 ) {
     let mut failed = None;
-    let jobs = std::thread::available_parallelism().map_or(1, |n| n.get());
     sweep(
         scenario.seed..scenario.seed + count,
-        jobs,
+        jobs(),
         |seed| history(scenario, kind, seed, false),
         |seed, result| {
             let judged = match result {

@@ -17,8 +17,9 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         return;
     }
     // Whatever else goes wrong with an instance could be what breaks a request off.
-    let steady =
-        |instance: usize| facts.plan.timeline.iter().all(|entry| drains(entry) || !touches(entry, instance));
+    let steady = |instance: usize| {
+        facts.plan.timeline.iter().all(|entry| drains(entry) || !entry.action.touches(instance))
+    };
     let steady: Vec<bool> = (0..facts.plan.instances.len()).map(steady).collect();
     let is_steady = |endpoint: &str| {
         let address = endpoint.parse::<SocketAddr>().ok();
@@ -44,15 +45,5 @@ fn drains(entry: &Entry) -> bool {
     match &entry.action {
         Action::Kill { processes, hard: false, .. } => processes.iter().all(|p| p.role == Role::Sidecar),
         _ => false,
-    }
-}
-
-/// Whether a fault has to do with an instance.
-fn touches(entry: &Entry, instance: usize) -> bool {
-    match &entry.action {
-        Action::Kill { processes, .. } | Action::Pause { processes } | Action::App { processes, .. } => {
-            processes.iter().any(|p| p.instance == instance)
-        }
-        Action::Link { links } => links.iter().any(|link| [link.from, link.to].contains(&instance)),
     }
 }

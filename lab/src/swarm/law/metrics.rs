@@ -1,6 +1,7 @@
 //! What a sidecar counts is what happened: its counters equal what its log tells.
 
 use super::{Breach, Law, breach};
+use crate::plan::Action;
 use crate::swarm::facts::{Change, Facts, Step};
 
 pub(super) const LAW: Law = Law { name: "metrics", says: "counters equal what happened", check };
@@ -11,7 +12,7 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     processes.dedup();
     for process in processes {
         // Counters of a process that was started anew count anew.
-        if facts.last("fabric", "process_starts_total").is_some() && restarted(facts, process) {
+        if restarted(facts, process) {
             continue;
         }
         let requests = facts.requests.iter().filter(|request| request.process == *process);
@@ -34,9 +35,7 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
 
 fn restarted(facts: &Facts, process: &str) -> bool {
     facts.plan.timeline.iter().any(|entry| match &entry.action {
-        crate::plan::Action::Kill { processes, .. } => {
-            processes.iter().any(|id| facts.plan.process_name(*id) == process)
-        }
+        Action::Kill { processes, .. } => processes.iter().any(|id| facts.plan.process_name(*id) == process),
         _ => false,
     })
 }

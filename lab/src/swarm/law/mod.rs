@@ -24,7 +24,7 @@ use super::facts::Facts;
 
 /// A law.
 pub struct Law {
-    /// Its name, as on the command line and in the corpus.
+    /// Its name, as in messages and in the corpus.
     pub name: &'static str,
     /// What it says, in a sentence.
     pub says: &'static str,
