@@ -200,6 +200,9 @@ pub struct HttpEcho {
     /// Requests that it works on at once; the others wait in the order in which they came. 0: as many as there are.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub concurrency: u32,
+    /// Whether it works on requests to the end although their callers have given up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub finish_abandoned: bool,
     /// How long after its start `/ready` begins to say yes.
     #[serde(with = "crate::readable", default, skip_serializing_if = "Duration::is_zero")]
     pub ready_after: Duration,
@@ -357,6 +360,19 @@ pub enum Action {
         )]
         rolling: Option<Duration>,
     },
+    /// Machines lose power: their processes end and their links carry nothing, not even the news of it. The revert
+    /// starts them again, and they know nothing of their connections.
+    Crash {
+        /// All of the machines' processes.
+        processes: Vec<ProcessId>,
+        /// Both directions between the machines and all others, cut.
+        links: Vec<Link>,
+    },
+    /// New connections to processes are refused with a reset; those that are open stay. The revert lets them in again.
+    Refuse {
+        /// Which.
+        processes: Vec<ProcessId>,
+    },
     /// Stops processes; the revert lets them go on.
     Pause {
         /// Which.
@@ -391,14 +407,37 @@ pub struct Change {
 }
 
 impl Action {
-    /// Whether it has to do with an instance, or with a link of it.
+    /// The processes that it holds.
+    pub fn processes(&self) -> &[ProcessId] {
+        match self {
+            Action::Kill { processes, .. }
+            | Action::Crash { processes, .. }
+            | Action::Refuse { processes }
+            | Action::Pause { processes }
+            | Action::App { processes, .. } => processes,
+            Action::Link { .. } => &[],
+        }
+    }
+
+    /// The directions that it holds, with their profiles.
+    pub fn links(&self) -> &[Link] {
+        match self {
+            Action::Link { links } | Action::Crash { links, .. } => links,
+            Action::Kill { .. } | Action::Refuse { .. } | Action::Pause { .. } | Action::App { .. } => &[],
+        }
+    }
+
+    /// Whether it has to do with an instance, or with a link of it. To others, a machine that crashes is only silent.
     pub fn touches(&self, instance: usize) -> bool {
         match self {
-            Action::Kill { processes, .. } | Action::Pause { processes } | Action::App { processes, .. } => {
-                processes.iter().any(|process| process.instance == instance)
-            }
             Action::Link { links } => links.iter().any(|link| [link.from, link.to].contains(&instance)),
+            _ => self.processes().iter().any(|process| process.instance == instance),
         }
+    }
+
+    /// Whether it ends a process, for a while or for ever.
+    pub fn ends(&self, process: ProcessId) -> bool {
+        matches!(self, Action::Kill { .. } | Action::Crash { .. }) && self.processes().contains(&process)
     }
 }
 
@@ -577,7 +616,15 @@ impl Plan {
 
     /// Whether any link or timeline entry asks for an impairment, so that a wire must stand between instances.
     pub fn needs_wire(&self) -> bool {
-        !self.links.is_empty() || self.timeline.iter().any(|e| matches!(e.action, Action::Link { .. }))
+        !self.links.is_empty() || self.timeline.iter().any(|e| !e.action.links().is_empty())
+    }
+
+    /// The port at which connections to a process come in: an app's own, or where interception leads others to a sidecar.
+    pub fn way_in(&self, id: ProcessId) -> Option<u16> {
+        match id.role {
+            Role::App => self.instances[id.instance].app.as_ref().map(|app| app.port),
+            Role::Sidecar => Some(INBOUND_PORT),
+        }
     }
 
     /// The text of every instance's /etc/hosts: services by their virtual addresses, instances by their own.

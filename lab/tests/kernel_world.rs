@@ -313,6 +313,58 @@ async fn a_paused_app_is_stopped_and_answers_once_it_goes_on() {
 }
 
 #[tokio::test]
+async fn a_port_that_refuses_resets_new_connections_until_it_is_told_not_to() {
+    if !can_run() {
+        return;
+    }
+    let bench = Bench::new("refuse");
+    let (world, _) = bench.world(plan(bench.helper("helper_app")), bench.script("exit 1"));
+    world.up().await.unwrap();
+    let app = ProcessId { instance: 1, role: Role::App };
+    let at = SocketAddr::from(([10, 20, 0, 2], 8080));
+    let refuse = entry("refuse", Action::Refuse { processes: vec![app] });
+    for strike in 1..=2 {
+        world.apply(&refuse).await.unwrap();
+        assert_eq!(dial(&world, 0, at).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+        assert_eq!(world.evidence(&refuse).await["refused"], f64::from(strike));
+        world.revert(&refuse).await.unwrap();
+        assert_eq!(dial(&world, 0, at).await.unwrap(), "orders-1");
+        assert_eq!(world.evidence(&refuse).await["refused"], f64::from(strike));
+    }
+    world.down().await.unwrap();
+    assert_eq!(bench.left_behind(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_machine_that_crashes_tells_nobody_and_is_back_without_its_connections() {
+    if !can_run() {
+        return;
+    }
+    let bench = Bench::new("crash");
+    let mut plan = plan(bench.helper("helper_app"));
+    let cut = |from, to| Link { from, to, profile: LinkProfile::CUT };
+    let crash = Action::Crash {
+        processes: vec![ProcessId { instance: 1, role: Role::App }],
+        links: vec![cut(0, 1), cut(1, 0), cut(1, 2), cut(2, 1)],
+    };
+    plan.timeline = vec![entry("crash", crash)];
+    let crash = plan.timeline[0].clone();
+    let (world, _) = bench.world(plan, bench.script("exit 1"));
+    world.up().await.unwrap();
+    let at = SocketAddr::from(([10, 20, 0, 2], 8080));
+    world.apply(&crash).await.unwrap();
+    let silent = tokio::time::timeout(Duration::from_millis(700), dial(&world, 0, at)).await;
+    assert!(silent.is_err(), "a machine without power does not answer: {silent:?}");
+    world.revert(&crash).await.unwrap();
+    assert_eq!(dial(&world, 0, at).await.unwrap(), "orders-1");
+    let evidence = world.evidence(&crash).await;
+    assert_eq!((evidence["killed"], evidence["restarted"]), (1.0, 1.0));
+    assert!(evidence["lost_packets"] >= 1.0, "{evidence:?}");
+    world.down().await.unwrap();
+    assert_eq!(bench.left_behind(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn a_bridge_refuses_what_it_cannot_do_and_dropping_the_world_is_enough() {
     if !can_run() {
         return;

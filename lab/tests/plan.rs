@@ -174,7 +174,7 @@ fn later_links_change_what_they_name_and_keep_the_rest() {
         "[[link]]\nbetween = [\"*\", \"*\"]\ndelay = \"2ms\"\njitter = \"1ms\"\n\
          [[link]]\nfrom = [\"web\"]\nto = [\"orders-2\"]\nloss = \"1%\"\n",
     );
-    let base = LinkProfile { delay: ms(2), jitter: ms(1), loss: 0.0 };
+    let base = LinkProfile { delay: ms(2), jitter: ms(1), loss: 0.0, bandwidth: 0 };
     assert_eq!(plan.links.len(), 12, "four instances, every ordered pair, none to itself");
     assert_eq!(profile(&plan.links, 3, 0), Some(base));
     assert_eq!(profile(&plan.links, 3, 2), Some(LinkProfile { loss: 0.01, ..base }));
@@ -193,9 +193,15 @@ fn a_fault_on_a_link_adds_or_replaces_and_keeps_what_it_does_not_name() {
         Action::Link { links } => links.clone(),
         other => panic!("{other:?}"),
     };
-    assert_eq!(profile(&links(0), 3, 0), Some(LinkProfile { delay: ms(7), jitter: ms(0), loss: 0.01 }));
+    assert_eq!(
+        profile(&links(0), 3, 0),
+        Some(LinkProfile { delay: ms(7), jitter: ms(0), loss: 0.01, bandwidth: 0 })
+    );
     assert_eq!(links(0).len(), 2);
-    assert_eq!(profile(&links(1), 1, 3), Some(LinkProfile { delay: ms(5), jitter: ms(0), loss: 0.0 }));
+    assert_eq!(
+        profile(&links(1), 1, 3),
+        Some(LinkProfile { delay: ms(5), jitter: ms(0), loss: 0.0, bandwidth: 0 })
+    );
     assert_eq!(links(1).len(), 3);
     assert_eq!(profile(&links(2), 0, 1), Some(LinkProfile::CUT));
     let names: Vec<_> = plan.timeline.iter().map(|e| (&e.name[..], e.until)).collect();

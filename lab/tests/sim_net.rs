@@ -235,6 +235,85 @@ fn a_cut_link_swallows_connections_and_healing_lets_the_next_syn_through() {
 }
 
 #[test]
+fn a_machine_that_crashes_is_silent_and_answers_with_a_reset_when_it_is_back() {
+    let (silent, told, again, evidence) = run(&plan(SidecarKind::None, 1), 1, |world| async move {
+        let crash = entry("crash", Action::Crash { processes: vec![app(1)], links: both(LinkProfile::CUT) });
+        let client = on_web(&world, |world| async move {
+            let mut io = world.net.connect(at(1), None).await?;
+            io.write_all(b"x").await?;
+            io.read_u8().await?;
+            // The machine crashes now, and is back two seconds later.
+            let silent = timeout(SECOND, io.read_u8()).await.is_err();
+            io.write_all(b"y").await?;
+            let told = timeout(4 * SECOND, io.read_u8()).await;
+            let again = ask(&world.net, at(1), b"z").await;
+            io::Result::Ok((silent, told.map(|read| read.map_err(|e| e.kind())), again))
+        });
+        let drive = async {
+            tokio::time::sleep(20 * MS).await;
+            world.apply(&crash).await.expect("applied");
+            tokio::time::sleep(2 * SECOND).await;
+            world.revert(&crash).await.expect("reverted");
+            world.evidence(&crash).await
+        };
+        let (client, evidence) = tokio::join!(client, drive);
+        let (silent, told, again) = client.expect("the client ends");
+        (silent, told, again, evidence)
+    });
+    assert!(silent, "nobody says that the machine is gone");
+    assert_eq!(told, Ok(Err(ErrorKind::ConnectionReset)), "its new kernel does not know the connection");
+    assert_eq!(again.expect("an answer"), b"z");
+    assert_eq!((evidence["killed"], evidence["restarted"]), (1.0, 1.0));
+    assert!(evidence["lost_packets"] >= 1.0);
+}
+
+#[test]
+fn a_port_that_refuses_resets_new_connections_and_keeps_the_old() {
+    run(&plan(SidecarKind::None, 1), 1, |world| async move {
+        let refuse = entry("refuse", Action::Refuse { processes: vec![app(1)] });
+        let client = on_web(&world, |world| async move {
+            let mut io = world.net.connect(at(1), None).await?;
+            tokio::time::sleep(50 * MS).await;
+            let refused = world.net.connect(at(1), None).await.map(drop).map_err(|e| e.kind());
+            assert_eq!(refused, Err(ErrorKind::ConnectionRefused));
+            io.write_all(b"x").await?;
+            assert_eq!(io.read_u8().await?, b'x', "an open connection goes on");
+            tokio::time::sleep(50 * MS).await;
+            ask(&world.net, at(1), b"y").await
+        });
+        let drive = async {
+            tokio::time::sleep(20 * MS).await;
+            world.apply(&refuse).await.expect("applied");
+            tokio::time::sleep(50 * MS).await;
+            assert_eq!(world.evidence(&refuse).await["refused"], 1.0);
+            world.revert(&refuse).await.expect("reverted");
+            assert_eq!(world.evidence(&refuse).await["refused"], 1.0);
+        };
+        assert_eq!(tokio::join!(client, drive).0.expect("an answer"), b"y");
+    });
+}
+
+#[test]
+fn a_narrow_link_takes_the_time_that_its_bandwidth_says() {
+    let mut plan = plan(SidecarKind::None, 1);
+    let narrow = LinkProfile { bandwidth: 1_000_000, ..LinkProfile::default() };
+    plan.links = both(narrow);
+    let took = run(&plan, 1, |world| async move {
+        on_web(&world, |world| async move {
+            let mut io = world.net.connect(at(1), None).await?;
+            let start = Instant::now();
+            io.write_all(&[7; 50_000]).await?;
+            io.read_exact(&mut [0; 50_000]).await?;
+            io::Result::Ok(start.elapsed())
+        })
+        .await
+        .expect("an answer")
+    });
+    // 52 kB with their headers are 418 ms at 1 Mbit/s, each way.
+    assert!((830 * MS..880 * MS).contains(&took), "{took:?}");
+}
+
+#[test]
 fn an_established_connection_survives_a_cut_link() {
     let took = run(&plan(SidecarKind::None, 1), 1, |world| async move {
         let cut = entry("cut", Action::Link { links: both(LinkProfile::CUT) });

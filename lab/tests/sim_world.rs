@@ -23,7 +23,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A run in which much happens: load through sidecars over a slow and lossy link, a kill with a restart, a pause, a cut.
 fn eventful(seed: u64, trace: bool) -> Run<Vec<Record>> {
     let mut plan = plan(SidecarKind::Ours, 3);
-    plan.links = both(LinkProfile { delay: 3 * MS, jitter: 2 * MS, loss: 0.05 });
+    plan.links = both(LinkProfile { delay: 3 * MS, jitter: 2 * MS, loss: 0.05, bandwidth: 0 });
     let simulation = Simulation::new(&plan, seed, Kit).trace(trace);
     let run = simulation.run(|world| async move {
         world.up().await.expect("up");

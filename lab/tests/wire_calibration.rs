@@ -226,8 +226,12 @@ fn the_kernel_accepts_the_checksums_of_what_is_left_of_large_frames() {
 fn tcp_over_a_delayed_link_delivers_every_byte() {
     let Some(net) = Net::new(2) else { return };
     let wire = net.wire();
-    let profile =
-        LinkProfile { delay: Duration::from_millis(3), jitter: Duration::from_millis(1), loss: 0.001 };
+    let profile = LinkProfile {
+        delay: Duration::from_millis(3),
+        jitter: Duration::from_millis(1),
+        loss: 0.001,
+        bandwidth: 0,
+    };
     both(&wire, profile);
     let took = bulk(&net, node(1), 32 << 20);
     let stats = stats(&wire);
@@ -241,6 +245,18 @@ fn tcp_over_a_delayed_link_delivers_every_byte() {
         stats.spin_ms,
     );
     assert_eq!(net.snmp(1, "Tcp:", "InCsumErrors"), 0);
+}
+
+#[test]
+fn a_narrow_link_passes_its_bandwidth_and_no_more() {
+    let Some(net) = Net::new(2) else { return };
+    let wire = net.wire();
+    both(&wire, LinkProfile { bandwidth: 20_000_000, ..LinkProfile::default() });
+    let took = bulk(&net, node(1), 4 << 20);
+    let rate = (4 << 23) as f64 / took.as_secs_f64() / 1e6;
+    println!("20 Mbit/s: {rate:.1} Mbit/s of payload");
+    // Headers are a twentieth; the queue without an end costs TCP nothing.
+    assert!((15.0..=20.0).contains(&rate), "{rate} Mbit/s");
 }
 
 #[test]
@@ -339,6 +355,7 @@ fn tc_understands_the_netem_script_and_does_it_where_the_kernel_can() {
             delay: Duration::from_millis(9),
             jitter: Duration::from_micros(70),
             loss: 0.015,
+            bandwidth: 0,
         },
     });
     let script = netem::setup("w0", &senders) + &netem::change("w0", 1, &LinkProfile::CUT);

@@ -42,5 +42,6 @@ simulated! {
     a_lost_zone_costs_no_request_only_because_of_retries: "zone-lost",
     a_rolling_restart_costs_no_request_only_because_of_retries: "rolling-restart",
     a_flapping_replica_is_hidden_only_by_retries: "flapping-replica",
+    a_failure_ends_with_its_cause_only_because_tries_are_not_given_up_early: "metastable",
     a_registry_that_is_gone_is_borne_only_because_stale_endpoints_are_kept: "registry-down",
 }

@@ -101,6 +101,13 @@ fn no_day_that_broke_a_law_once_breaks_one_again() {
         let violations: Vec<_> = day.violations.iter().map(ToString::to_string).collect();
         assert!(violations.is_empty(), "{}: {}", path.display(), violations.join("\n"));
         days += 1;
+        // Some mends can be taken back: then the day must break again, or it proves nothing.
+        if let Some(mutant) = text.lines().find_map(|line| line.strip_prefix("# With the mutant ")) {
+            let mutant = mutant.split(' ').next().unwrap_or_default().to_owned();
+            let options = Options { mutant: Some(mutant.leak()) };
+            let day = self::day(&scenario, scenario.seed, options).expect("a day that ends");
+            assert!(!day.violations.is_empty(), "{}: holds without its mend", path.display());
+        }
     }
     assert!(days > 0, "no day in {}", folder.display());
 }

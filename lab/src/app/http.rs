@@ -5,7 +5,8 @@
 //!
 //! `/healthz` says yes, and `/ready` does so from `ready_after` on. How long it works on the others and which of them fail can
 //! be changed while it runs. With a limit of concurrency the rest wait in a queue without an end, which is how real
-//! servers are overloaded.
+//! servers are overloaded. A caller that gives up takes its request with it, unless `finish_abandoned` says that work which
+//! has been accepted is done, as where each request has a thread of its own.
 //!
 //! It may close connections that stay idle, at times that nobody can know beforehand: then a request may meet the close
 //! on its way, as with every real server that has a limit (RFC 9112 section 9.5).
@@ -13,8 +14,9 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
@@ -29,7 +31,7 @@ use proxy::world::RngTree;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::body::Pattern;
@@ -48,12 +50,17 @@ pub struct Echo {
     spec: HttpEcho,
     behaviour: Cell<Behaviour>,
     /// Places for requests that are worked on, if they are few.
-    places: Option<Semaphore>,
+    places: Option<Arc<Semaphore>>,
+    /// Begins work that nobody need wait for.
+    spawn: Box<dyn Fn(Work)>,
     started: Instant,
     close_idle: RefCell<StdRng>,
     fail: RefCell<StdRng>,
     counters: Rc<Counters>,
 }
+
+/// What a request costs.
+type Work = Pin<Box<dyn Future<Output = ()>>>;
 
 /// When a connection has been idle for long enough.
 struct Patience<'a> {
@@ -96,18 +103,25 @@ impl Patience<'_> {
 
 impl Echo {
     /// An echo that says `instance` and starts now. When it closes idle connections and which requests fail follows
-    /// from `rng`.
+    /// from `rng`; `spawn` begins work that outlives its request.
     ///
     /// # Errors
     /// If the instance's name cannot stand in a header.
-    pub fn new(instance: &str, spec: &HttpEcho, rng: &RngTree, counters: Rc<Counters>) -> io::Result<Self> {
+    pub fn new(
+        instance: &str,
+        spec: &HttpEcho,
+        rng: &RngTree,
+        spawn: impl Fn(Work) + 'static,
+        counters: Rc<Counters>,
+    ) -> io::Result<Self> {
         let instance = HeaderValue::from_str(instance).map_err(|_| {
             io::Error::new(io::ErrorKind::InvalidInput, "the instance's name is not printable")
         })?;
         Ok(Echo {
             instance,
             behaviour: Cell::new(spec.behaviour),
-            places: (spec.concurrency > 0).then(|| Semaphore::new(spec.concurrency as usize)),
+            places: (spec.concurrency > 0).then(|| Arc::new(Semaphore::new(spec.concurrency as usize))),
+            spawn: Box::new(spawn),
             started: Instant::now(),
             close_idle: RefCell::new(rng.child("close-idle", 0).rng()),
             fail: RefCell::new(rng.child("fail", 0).rng()),
@@ -183,14 +197,19 @@ impl Echo {
         }
         tracing::debug!(id, nth, length, "request is complete");
         let behaviour = self.behaviour.get();
-        let place = match &self.places {
-            Some(places) => Some(places.acquire().await.expect("nobody closes it")),
-            None => None,
-        };
-        if !behaviour.work.is_zero() {
-            tokio::time::sleep(behaviour.work).await;
+        let working = work(self.places.clone(), behaviour.work);
+        if self.spec.finish_abandoned {
+            let (done, finished) = oneshot::channel();
+            (self.spawn)(Box::pin(async move {
+                working.await;
+                // The caller may be gone.
+                let _ = done.send(());
+            }));
+            // It ends without an answer only together with the app.
+            let _ = finished.await;
+        } else {
+            working.await;
         }
-        drop(place);
         let fails = behaviour.fail > 0.0 && self.fail.borrow_mut().random_bool(behaviour.fail.min(1.0));
         let usual = self.spec.behaviour;
         if behaviour.work != usual.work || (fails && behaviour != usual) {
@@ -223,6 +242,17 @@ impl Echo {
         let mut response = Response::new(Pattern::new(0));
         *response.status_mut() = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         Some(response)
+    }
+}
+
+/// Waits for a place, if they are few, and works there.
+async fn work(places: Option<Arc<Semaphore>>, time: Duration) {
+    let _place = match places {
+        Some(places) => Some(places.acquire_owned().await.expect("nobody closes it")),
+        None => None,
+    };
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
     }
 }
 

@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use proxy::world::{Listener, Net, RngTree, World};
+use proxy::world::{Listener, Net, World};
 
 use crate::plan::{APP_METRICS_PORT, AppKind, AppSpec};
 
@@ -45,7 +45,7 @@ pub async fn serve<N: Net>(world: World<N>, spec: AppSpec) -> io::Result<()> {
 /// # Errors
 /// As [`serve`].
 pub async fn serve_from<N: Net>(world: World<N>, spec: AppSpec, disk: Disk) -> io::Result<()> {
-    let app = App::new(&spec, &world.rng, disk)?;
+    let app = App::new(&spec, &world, disk)?;
     let listener = bind_any(&world.net, spec.port).await?;
     let metrics = world.net.bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), APP_METRICS_PORT)).await?;
     app.serve(world.net, listener, metrics).await
@@ -75,7 +75,7 @@ pub async fn serve_on_disk<N: Net>(
     listener: N::Listener,
     metrics: N::Listener,
 ) -> io::Result<()> {
-    App::new(&spec, &world.rng, disk)?.serve(world.net, listener, metrics).await
+    App::new(&spec, &world, disk)?.serve(world.net, listener, metrics).await
 }
 
 /// Listens on every address of both families, or of IPv4 alone where IPv6 is off.
@@ -102,12 +102,18 @@ enum Kind {
 }
 
 impl App {
-    fn new(spec: &AppSpec, rng: &RngTree, disk: Disk) -> io::Result<Self> {
+    fn new<N: Net>(spec: &AppSpec, world: &World<N>, disk: Disk) -> io::Result<Self> {
         let counters = Rc::new(Counters::default());
+        let net = world.net.clone();
+        let spawn = move |work| net.spawn("app-work", work);
         let kind = match &spec.kind {
-            AppKind::Http(echo) => {
-                Kind::Http(Rc::new(http::Echo::new(&spec.instance, echo, rng, counters.clone())?))
-            }
+            AppKind::Http(echo) => Kind::Http(Rc::new(http::Echo::new(
+                &spec.instance,
+                echo,
+                &world.rng,
+                spawn,
+                counters.clone(),
+            )?)),
             AppKind::Tcp { greeting } => {
                 Kind::Tcp(Rc::new(tcp::Lines::new(&spec.instance, greeting, counters.clone())))
             }

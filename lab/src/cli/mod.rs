@@ -4,6 +4,7 @@
 //! generators from its own executable, so that one build is enough.
 
 mod check;
+mod hunt;
 mod kernel;
 mod live;
 mod sim;
@@ -113,8 +114,9 @@ struct Run {
 /// How to simulate.
 #[derive(Debug, Args)]
 struct Sim {
-    /// The scenario files, run one after the other. With `--faults swarm` there may be none: then the mesh is random too.
-    #[arg(required_unless_present = "faults", value_name = "SCENARIO")]
+    /// The scenario files, run one after the other. With `--faults swarm` there may be none: then the mesh is random too. So
+    /// may there be with `--hunt`, which has a mesh of its own.
+    #[arg(required_unless_present_any = ["faults", "hunt"], value_name = "SCENARIO")]
     scenarios: Vec<PathBuf>,
     /// How many histories.
     #[arg(long, default_value_t = 1)]
@@ -135,14 +137,19 @@ struct Sim {
     /// what the file says, or what is drawn from the seed.
     #[arg(long, value_enum, conflicts_with = "sidecar")]
     faults: Option<Faults>,
+    /// Run a scenario under many settings of load, retries, time limits and ejection, and draw the map of those that do not
+    /// recover when its faults are over. With `--seeds`, the worst of so many histories counts.
+    #[arg(long, value_enum, conflicts_with_all = ["faults", "sidecar", "trace"])]
+    hunt: Option<Quarry>,
     /// Run one seed and print its log.
     #[arg(long, value_name = "SEED", requires = "faults", conflicts_with_all = ["from", "seeds"])]
     replay: Option<u64>,
     /// With `--replay`: write the timeline to this file.
     #[arg(long, value_name = "FILE", requires = "replay")]
     html: Option<PathBuf>,
-    /// Where the smallest day that breaks a law is kept. Default: it is only printed.
-    #[arg(long, value_name = "DIRECTORY", requires = "faults")]
+    /// Where the smallest day that breaks a law, or the smallest trigger that `--hunt` found, is kept. Default: it is only
+    /// printed.
+    #[arg(long, value_name = "DIRECTORY")]
     corpus: Option<PathBuf>,
     /// Plant a mistake in every sidecar, to see whether a law finds it (builds with debug assertions only).
     #[arg(long, value_name = "NAME", requires = "faults")]
@@ -155,6 +162,12 @@ enum Faults {
     Swarm,
     /// Those of the file.
     Scenario,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Quarry {
+    /// Failures that outlast their cause.
+    Metastable,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

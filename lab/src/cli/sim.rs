@@ -17,6 +17,13 @@ pub(super) fn run(args: &Sim) -> ExitCode {
     if let Some(faults) = args.faults {
         return super::swarm::run(args, faults);
     }
+    if args.hunt.is_some() {
+        return super::hunt::run(args);
+    }
+    if args.corpus.is_some() {
+        eprintln!("--corpus is for --faults and --hunt");
+        return ExitCode::from(INVALID);
+    }
     if args.trace.is_some() && (args.seeds != 1 || args.scenarios.len() != 1) {
         eprintln!("--trace is for one scenario and one seed");
         return ExitCode::from(INVALID);

@@ -7,7 +7,9 @@
 //! - a due time is computed once, when the packet arrives: a later change of profile never touches it;
 //! - loss is drawn for every segment and jitter for every packet, always, from two separate streams. So the n-th
 //!   segment has the same luck under every profile (more loss loses a superset) and a change of loss shifts no due
-//!   time.
+//!   time;
+//! - a link of limited bandwidth passes no more than that over any stretch of time. A packet leaves when those before it
+//!   have left, lost ones too: they are lost further on.
 //!
 //! On a real machine the arrivals differ from run to run, so there a seed gives the same statistics, not the same run.
 
@@ -24,6 +26,8 @@ use super::LinkProfile;
 pub struct Direction {
     loss: StdRng,
     jitter: StdRng,
+    /// When the last byte of all packets so far has left, if the bandwidth is limited.
+    free_ns: u64,
     last_due_ns: u64,
     counters: Counters,
 }
@@ -67,6 +71,7 @@ impl Direction {
         Direction {
             loss: rng.child("loss", 0).rng(),
             jitter: rng.child("jitter", 0).rng(),
+            free_ns: 0,
             last_due_ns: 0,
             counters: Counters::default(),
         }
@@ -77,11 +82,12 @@ impl Direction {
         Direction::new(rng.child("link from", from as u64).child("to", to as u64))
     }
 
-    /// Decides about a packet of `segments` MTU-sized segments (0 counts as 1) that arrives at `now_ns`. The clock is
-    /// the caller's, in nanoseconds, and must not run backwards by much: order is kept in the order of calls.
-    pub fn decide(&mut self, now_ns: u64, profile: &LinkProfile, segments: usize) -> Verdict {
+    /// Decides about a packet of so many bytes, `segments` MTU-sized segments (0 counts as 1), that arrives at `now_ns`. The
+    /// clock is the caller's, in nanoseconds, and must not run backwards by much: order is kept in the order of calls.
+    pub fn decide(&mut self, now_ns: u64, profile: &LinkProfile, segments: usize, bytes: usize) -> Verdict {
         let segments = segments.max(1);
-        let due_ns = now_ns.saturating_add(self.draw_delay(profile)).max(self.last_due_ns);
+        let gone_ns = self.serialise(now_ns, profile.bandwidth, bytes);
+        let due_ns = gone_ns.saturating_add(self.draw_delay(profile)).max(self.last_due_ns);
         self.last_due_ns = due_ns;
         let lost = self.draw_loss(profile.loss, segments);
         self.counters.packets += 1;
@@ -94,6 +100,16 @@ impl Direction {
     /// What was decided so far.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// When the last byte of a packet leaves.
+    fn serialise(&mut self, now_ns: u64, bandwidth: u64, bytes: usize) -> u64 {
+        if bandwidth == 0 {
+            return now_ns;
+        }
+        let takes = bytes as u128 * 8 * 1_000_000_000 / u128::from(bandwidth);
+        self.free_ns = self.free_ns.max(now_ns).saturating_add(u64::try_from(takes).unwrap_or(u64::MAX));
+        self.free_ns
     }
 
     fn draw_delay(&mut self, profile: &LinkProfile) -> u64 {
@@ -147,6 +163,7 @@ mod tests {
             delay: Duration::from_micros(delay),
             jitter: Duration::from_micros(jitter),
             loss,
+            bandwidth: 0,
         })
     }
 
@@ -162,7 +179,7 @@ mod tests {
             .iter()
             .map(|(gap, profile, segments)| {
                 now += gap;
-                (now, direction.decide(now, profile, *segments))
+                (now, direction.decide(now, profile, *segments, 1500 * segments))
             })
             .collect();
         (verdicts, direction.counters())
@@ -185,6 +202,24 @@ mod tests {
                 prop_assert!(verdict.due_ns >= earliest);
                 prop_assert!(verdict.due_ns <= latest.max(before));
                 before = verdict.due_ns;
+            }
+        }
+
+        #[test]
+        fn a_narrow_link_never_passes_more_than_its_bandwidth(
+            seed: u64, packets in packets(), bandwidth in 100_000..100_000_000_u64,
+        ) {
+            let narrow: Vec<_> =
+                packets.iter().map(|(gap, p, n)| (*gap, LinkProfile { bandwidth, jitter: Duration::ZERO, ..*p }, *n)).collect();
+            let (verdicts, _) = run(seed, &narrow);
+            // Whatever has come out by some moment fits in the time since the first packet came in; each packet's own time is
+            // rounded down to a nanosecond.
+            let (first, mut bytes) = (verdicts[0].0, 0);
+            for ((_, verdict), (_, profile, segments)) in verdicts.iter().zip(&narrow) {
+                bytes += 1500 * segments;
+                let time = u128::from(verdict.due_ns - first);
+                let takes = bytes as u128 * 8_000_000_000 / u128::from(bandwidth);
+                prop_assert!(time + narrow.len() as u128 >= takes + profile.delay.as_nanos());
             }
         }
 
@@ -212,7 +247,7 @@ mod tests {
         #[test]
         fn a_change_of_delay_and_jitter_moves_no_loss(seed: u64, packets in packets(), loss in 0.0..1.0) {
             let with = |delay, jitter| {
-                packets.iter().map(|(g, _, n)| (*g, LinkProfile { delay, jitter, loss }, *n)).collect::<Vec<_>>()
+                packets.iter().map(|(g, _, n)| (*g, LinkProfile { delay, jitter, loss, ..LinkProfile::default() }, *n)).collect::<Vec<_>>()
             };
             let (slow, _) = run(seed, &with(Duration::from_millis(9), Duration::from_millis(3)));
             let (fast, _) = run(seed, &with(Duration::ZERO, Duration::ZERO));
@@ -222,8 +257,8 @@ mod tests {
         #[test]
         fn nothing_is_lost_at_zero_and_everything_on_a_cut_link(seed: u64, segments in 1..200_usize) {
             let mut direction = Direction::new(RngTree::new(seed));
-            prop_assert_eq!(direction.decide(5, &LinkProfile::default(), segments).lost, LostSet::None);
-            prop_assert_eq!(direction.decide(5, &LinkProfile::CUT, segments).lost, LostSet::All);
+            prop_assert_eq!(direction.decide(5, &LinkProfile::default(), segments, 1500).lost, LostSet::None);
+            prop_assert_eq!(direction.decide(5, &LinkProfile::CUT, segments, 1500).lost, LostSet::All);
         }
 
         #[test]
@@ -250,7 +285,7 @@ mod tests {
             let mut direction = Direction::new(RngTree::new(11));
             let profile = LinkProfile { loss, ..LinkProfile::default() };
             for now in 0..200_000 / segments {
-                direction.decide(now as u64, &profile, segments);
+                direction.decide(now as u64, &profile, segments, 1500);
             }
             let Counters { segments: drawn, lost_segments, .. } = direction.counters();
             let sigma = (drawn as f64 * loss * (1.0 - loss)).sqrt();
@@ -263,10 +298,10 @@ mod tests {
     fn jitter_is_spread_evenly_around_the_delay() {
         let mut direction = Direction::new(RngTree::new(3));
         let (delay, jitter) = (Duration::from_millis(10), Duration::from_millis(4));
-        let profile = LinkProfile { delay, jitter, loss: 0.0 };
+        let profile = LinkProfile { delay, jitter, ..LinkProfile::default() };
         // A second apart, so that order pushes nothing.
-        let delays =
-            (0..20_000_u64).map(|n| direction.decide(n * 1_000_000_000, &profile, 1).due_ns % 1_000_000_000);
+        let delays = (0..20_000_u64)
+            .map(|n| direction.decide(n * 1_000_000_000, &profile, 1, 1500).due_ns % 1_000_000_000);
         let mut delays = delays.collect::<Vec<_>>();
         delays.sort_unstable();
         for (rank, expected_ms) in [(0.0, 6.0), (0.25, 8.0), (0.5, 10.0), (0.75, 12.0), (1.0, 14.0)] {
@@ -280,7 +315,7 @@ mod tests {
         let profile = LinkProfile { loss: 0.5, ..LinkProfile::default() };
         let fates = |from, to| {
             let mut direction = Direction::between(RngTree::new(1), from, to);
-            (0..64).map(|now| direction.decide(now, &profile, 1).lost).collect::<Vec<_>>()
+            (0..64).map(|now| direction.decide(now, &profile, 1, 1500).lost).collect::<Vec<_>>()
         };
         assert_ne!(fates(0, 1), fates(1, 0));
         assert_ne!(fates(0, 1), fates(0, 2));

@@ -321,7 +321,7 @@ impl Engine {
         let segments = large.map_or(1, |large| large.segments());
         let pair = self.pair(from, to);
         let direction = if flood { &mut pair.flood } else { &mut pair.unicast };
-        let verdict = direction.decide(arrived, &pair.profile, segments);
+        let verdict = direction.decide(arrived, &pair.profile, segments, frame.len());
         // Not even an undelayed frame may overtake those in flight.
         let at_once = verdict.due_ns == arrived && pair.in_flight == 0;
         match (verdict.lost, large) {

@@ -78,7 +78,11 @@ fn minor(position: usize) -> usize {
 
 fn leaf(profile: &LinkProfile) -> String {
     // Every part every time: a change leaves alone what it does not name.
-    let rate = if profile.jitter.is_zero() { "0bit" } else { UNREACHED };
+    let rate = match profile.bandwidth {
+        0 if profile.jitter.is_zero() => "0bit".to_owned(),
+        0 => UNREACHED.to_owned(),
+        bits => format!("{bits}bit"),
+    };
     format!(
         "netem delay {} {} loss {}% limit {LIMIT} rate {rate}",
         microseconds(profile.delay),
@@ -106,6 +110,7 @@ mod tests {
             delay: Duration::from_millis(20),
             jitter: Duration::from_micros(1500),
             loss: 0.015,
+            bandwidth: 0,
         };
         let script = setup("v-web", &[sender(2, slow), sender(3, LinkProfile::default())]);
         insta::assert_snapshot!(script, @r"

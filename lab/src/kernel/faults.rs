@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::KernelWorld;
 use super::bring_up::{failed, local};
 use super::link::PairStats;
-use super::probe;
 use super::process::Process;
+use super::{intercept, probe, sysctl};
 use crate::app::metrics::CHANGED;
 use crate::metrics;
 use crate::plan::{APP_METRICS_PORT, Action, Entry, Link, ProcessId, Role};
@@ -43,6 +43,8 @@ impl KernelWorld {
     pub(super) async fn apply_fault(&self, entry: &Entry) -> Result<(), Error> {
         match &entry.action {
             Action::Kill { processes, hard, .. } => self.kill(&entry.name, processes, *hard).await?,
+            Action::Crash { processes, links } => self.crash(&entry.name, processes, links).await?,
+            Action::Refuse { processes } => self.refuse(&entry.name, processes, true).await?,
             Action::Pause { processes } => self.pause(&entry.name, processes).await?,
             Action::App { processes, change } => {
                 self.note_changed(&entry.name, processes).await;
@@ -58,6 +60,12 @@ impl KernelWorld {
     pub(super) async fn revert_fault(&self, entry: &Entry) -> Result<(), Error> {
         match &entry.action {
             Action::Kill { processes, .. } => self.restart(&entry.name, processes).await?,
+            Action::Crash { processes, links } => {
+                self.each_remembers_the_dead(processes, true).await?;
+                self.heal(&entry.name, links)?;
+                self.restart(&entry.name, processes).await?;
+            }
+            Action::Refuse { processes } => self.refuse(&entry.name, processes, false).await?,
             Action::Pause { processes } => self.go_on(&entry.name, processes).await?,
             Action::App { processes, .. } => {
                 self.behave(processes, "/behave").await?;
@@ -75,10 +83,18 @@ impl KernelWorld {
         if let Action::App { processes, .. } = &entry.action {
             self.note_changed(&entry.name, processes).await;
         }
+        let refusing = match &entry.action {
+            Action::Refuse { processes } => self.refusals(processes).await,
+            _ => 0,
+        };
         let evidence = self.evidence.borrow();
         let Some(known) = evidence.get(&entry.name) else { return BTreeMap::new() };
         let mut counted = known.counted.clone();
-        if let Action::Link { links } = &entry.action {
+        if let Action::Refuse { .. } = &entry.action {
+            *counted.entry("refused".into()).or_default() += refusing as f64;
+        }
+        let links = entry.action.links();
+        if !links.is_empty() {
             let total = known.total.unwrap_or_else(|| self.growth(&known.before, links));
             let earlier = known.earlier;
             counted.insert("packets".into(), (total.packets + earlier.packets) as f64);
@@ -138,6 +154,47 @@ impl KernelWorld {
             started.iter().for_each(|_| self.count(entry, "restarted"));
         }
         Ok(())
+    }
+
+    /// Links first, so that nobody hears of the end of the processes.
+    async fn crash(&self, entry: &str, ids: &[ProcessId], links: &[Link]) -> Result<(), Error> {
+        self.impair(entry, links)?;
+        self.each_remembers_the_dead(ids, false).await?;
+        self.kill(entry, ids, true).await
+    }
+
+    async fn each_remembers_the_dead(&self, ids: &[ProcessId], yes: bool) -> Result<(), Error> {
+        for id in ids {
+            let Some(node) = self.node(id.instance) else { continue };
+            let set = node.call(move || sysctl::remembers_the_dead(yes)).await.and_then(|r| r);
+            set.map_err(failed(format!("cannot take the power from {}", node.name())))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses new connections to processes, or lets them in again and counts those that were refused.
+    async fn refuse(&self, entry: &str, ids: &[ProcessId], on: bool) -> Result<(), Error> {
+        let refused = if on { 0 } else { self.refusals(ids).await };
+        for &id in ids {
+            let (Some(node), Some(port)) = (self.node(id.instance), self.plan.way_in(id)) else { continue };
+            let done = node.call(move || intercept::refuse(port, on)).await.and_then(|r| r);
+            let name = self.plan.process_name(id);
+            done.map_err(failed(format!("cannot change who may connect to {name}")))?;
+        }
+        let mut evidence = self.evidence.borrow_mut();
+        let counted = &mut evidence.entry(entry.to_owned()).or_default().counted;
+        *counted.entry("refused".into()).or_default() += refused as f64;
+        Ok(())
+    }
+
+    /// Connections that were refused to processes since that began, if it is in force.
+    async fn refusals(&self, ids: &[ProcessId]) -> u64 {
+        let mut sum = 0;
+        for &id in ids {
+            let (Some(node), Some(port)) = (self.node(id.instance), self.plan.way_in(id)) else { continue };
+            sum += node.call(move || intercept::refused(port)).await.and_then(|r| r).unwrap_or_default();
+        }
+        sum
     }
 
     async fn pause(&self, entry: &str, ids: &[ProcessId]) -> Result<(), Error> {

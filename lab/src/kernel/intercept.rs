@@ -24,6 +24,9 @@ pub struct Redirected {
     pub inbound: u64,
 }
 
+/// The mark of the rules that refuse connections.
+const REFUSED: &str = "sidelab-refused";
+
 /// A service's virtual address.
 pub fn vip(service: &Service, family: Family) -> IpAddr {
     match family {
@@ -89,7 +92,7 @@ pub fn load(family: Family, text: &str) -> io::Result<()> {
 pub fn counters() -> io::Result<Redirected> {
     let mut sum = Redirected::default();
     for family in Family::BOTH {
-        let one = parse_counters(&rules::saved_with_counters(family).map_err(io::Error::other)?);
+        let one = parse_counters(&rules::saved_with_counters(family, "nat").map_err(io::Error::other)?);
         sum.outbound += one.outbound;
         sum.inbound += one.inbound;
     }
@@ -100,14 +103,38 @@ pub fn counters() -> io::Result<Redirected> {
 /// connection only, so packets are connections.
 pub fn parse_counters(text: &str) -> Redirected {
     let sidecar = rules::parse_counters(text);
-    let spread = text.lines().filter(|line| line.contains(" -j DNAT ")).filter_map(|line| {
-        let (packets, _) = line.strip_prefix('[')?.split_once(':')?;
-        packets.parse::<u64>().ok()
-    });
+    let spread = text.lines().filter(|line| line.contains(" -j DNAT ")).filter_map(packets);
     Redirected {
         outbound: sidecar.redirected_outbound + spread.sum::<u64>(),
         inbound: sidecar.redirected_inbound,
     }
+}
+
+/// Packets that a rule has taken, from its line of `iptables-save -c`.
+fn packets(line: &str) -> Option<u64> {
+    line.strip_prefix('[')?.split_once(':')?.0.parse().ok()
+}
+
+/// Refuses new connections to a port in the calling thread's namespace, in both families, or lets them in again. A reset is
+/// what a port without a listener answers.
+pub fn refuse(port: u16, on: bool) -> io::Result<()> {
+    let change = if on { "-A" } else { "-D" };
+    let rule = format!(
+        "-p tcp --syn --dport {port} -m comment --comment {REFUSED} -j REJECT --reject-with tcp-reset"
+    );
+    let text = format!("*filter\n{change} INPUT {rule}\nCOMMIT\n");
+    Family::BOTH.into_iter().try_for_each(|family| load(family, &text))
+}
+
+/// Connections to a port that [`refuse`] has refused since it began.
+pub fn refused(port: u16) -> io::Result<u64> {
+    let mut sum = 0;
+    for family in Family::BOTH {
+        let saved = rules::saved_with_counters(family, "filter").map_err(io::Error::other)?;
+        let ours = |line: &&str| line.contains(REFUSED) && line.contains(&format!(" --dport {port} "));
+        sum += saved.lines().filter(ours).filter_map(packets).sum::<u64>();
+    }
+    Ok(sum)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::link::{Backend, Bridge, LinkBackend, PairStats, outer_name};
 use super::node::Node;
 use crate::fabric::LinkProfile;
 use crate::fabric::netem::{Sender, change, setup, without_large_frames};
-use crate::plan::{Action, Plan};
+use crate::plan::Plan;
 use crate::world::Fidelity;
 
 /// A bridge with emulators on its ports.
@@ -41,10 +41,7 @@ impl Netem {
     pub fn start(plan: &Plan, fabric: Rc<Node>, nodes: &[Rc<Node>]) -> io::Result<Netem> {
         let bridge = Bridge::start(fabric.clone(), nodes.len())?;
         let mut senders: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        let struck = plan.timeline.iter().flat_map(|entry| match &entry.action {
-            Action::Link { links } => links.as_slice(),
-            _ => &[],
-        });
+        let struck = plan.timeline.iter().flat_map(|entry| entry.action.links());
         for link in plan.links.iter().chain(struck) {
             let senders = senders.entry(link.to).or_default();
             if !senders.contains(&link.from) {

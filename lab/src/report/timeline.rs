@@ -30,7 +30,7 @@ code, pre, td { font: 12px/1.4 ui-monospace, monospace } pre { overflow-x: auto 
 svg { display: block } text { fill: var(--ink); font: 11px ui-monospace, monospace }
 .grid { stroke: var(--faint) } .fault { fill: var(--band) } .breach { stroke: #d55e00; stroke-width: 2 }
 .ok { fill: #009e73 } .failed { fill: #d55e00 } .wait { fill: none; stroke: var(--ink); stroke-dasharray: 2 2 }
-.try { fill: #0072b2 } .ejected { fill: #cc79a7 } .probing { fill: #f0e442 } .unhealthy { fill: #56b4e9 }
+.try { fill: #0072b2 } .ejected { fill: #cc79a7 } .probing { fill: #f0e442 } .unhealthy { fill: #56b4e9 } .gone { fill: #999 }
 .legend span { display: inline-block; width: 11px; height: 11px; margin: 0 4px 0 14px; vertical-align: -1px }
 table { border-collapse: collapse } td { padding: 0 12px 0 0; vertical-align: top; white-space: pre-wrap } .at { text-align: right }
 tr.here td { background: #d55e0033 }
@@ -144,6 +144,7 @@ fn drawing(facts: &Facts, violations: &[Violation]) -> String {
         ("cc79a7", "ejected"),
         ("f0e442", "half-open"),
         ("56b4e9", "unhealthy"),
+        ("999", "not in the registry"),
         ("888888", "fault in force"),
     ]
     .iter()
@@ -211,7 +212,8 @@ fn standings(facts: &Facts, end: u64) -> BTreeMap<(String, String), Vec<Band>> {
             Change::Ejected(time, reason) => ("ejected", format!("ejected for {time:?}: {reason}")),
             Change::Probing => ("probing", "a request asks whether it is back".to_owned()),
             Change::Healthy(false) => ("unhealthy", "active checks fail".to_owned()),
-            Change::Restored(_) | Change::Healthy(true) => ("", String::new()),
+            Change::Gone => ("gone", "the registry does not have it".to_owned()),
+            Change::Restored(_) | Change::Healthy(true) | Change::Found => ("", String::new()),
             Change::Unanswered | Change::CheckFailed => continue,
         };
         let key = (standing.process.to_string(), standing.endpoint.clone());

@@ -53,7 +53,7 @@ pub(super) fn judge(plan: &Plan, seen: Seen) -> Report {
     for (entry, fault) in plan.timeline.iter().zip(&faults) {
         match (&fault.failed, fault.start_us) {
             // The kill worked, the restart did not: that is the mesh's doing.
-            (Some(why), Some(_)) if matches!(entry.action, Action::Kill { .. }) => {
+            (Some(why), Some(_)) if matches!(entry.action, Action::Kill { .. } | Action::Crash { .. }) => {
                 crashes.push(format!("not everything came back after {}: {why}", fault.name));
             }
             (Some(why), Some(_)) => {

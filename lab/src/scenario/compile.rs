@@ -14,7 +14,7 @@ use super::names::instance_name;
 use crate::metrics::glob;
 use crate::plan::Subject;
 use crate::plan::{
-    Action, AppSpec, Entry, Expectation, Instance, Load, Plan, ProcessId, Role, Service, SidecarKind, Window,
+    Action, AppSpec, Entry, Expectation, Instance, Load, Plan, Role, Service, SidecarKind, Window,
 };
 use crate::sidecar;
 
@@ -119,7 +119,11 @@ fn turn<T>(values: &[T], index: u32) -> Option<&T> {
 fn without_sidecars(plan: &mut Plan) {
     let touches: Vec<bool> = plan.timeline.iter().map(touches_sidecar).collect();
     for entry in &mut plan.timeline {
-        if let Action::Kill { processes, .. } | Action::Pause { processes } = &mut entry.action {
+        if let Action::Kill { processes, .. }
+        | Action::Crash { processes, .. }
+        | Action::Refuse { processes }
+        | Action::Pause { processes } = &mut entry.action
+        {
             processes.retain(|p| p.role != Role::Sidecar);
         }
     }
@@ -146,10 +150,5 @@ fn measurable(subject: &Subject, there: &[String], evidence_of_sidecar: bool) ->
 }
 
 fn touches_sidecar(entry: &Entry) -> bool {
-    match &entry.action {
-        Action::Kill { processes, .. } | Action::Pause { processes } => {
-            processes.iter().any(|p: &ProcessId| p.role == Role::Sidecar)
-        }
-        Action::App { .. } | Action::Link { .. } => false,
-    }
+    entry.action.processes().iter().any(|p| p.role == Role::Sidecar)
 }

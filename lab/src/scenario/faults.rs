@@ -4,7 +4,7 @@
 //! instant at which the other ends: a revert puts the base state back whatever else is in force, so the result would
 //! depend on which of the two comes first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -60,6 +60,8 @@ fn kind(entry: &Spanned<model::Entry>, mistakes: &mut Vec<Mistake>) -> (&'static
     let e = entry.get_ref();
     let actions = [
         ("kill", e.kill.as_ref().map(Spanned::span)),
+        ("crash", e.crash.as_ref().map(Spanned::span)),
+        ("refuse", e.refuse.as_ref().map(Spanned::span)),
         ("restart", e.restart.as_ref().map(Spanned::span)),
         ("app", e.app.as_ref().map(Spanned::span)),
         ("pause", e.pause.as_ref().map(Spanned::span)),
@@ -70,7 +72,9 @@ fn kind(entry: &Spanned<model::Entry>, mistakes: &mut Vec<Mistake>) -> (&'static
     let Some(first) = present.next() else {
         let at = e.name.as_ref().map_or(e.at.span(), Spanned::span);
         let mistake = Mistake::new(at, "this entry does nothing", "no action");
-        mistakes.push(mistake.help("add one action: kill, restart, app, pause, partition or link"));
+        mistakes.push(
+            mistake.help("add one action: kill, crash, refuse, restart, app, pause, partition or link"),
+        );
         return ("entry", entry.span());
     };
     let others: Vec<_> = present.collect();
@@ -110,17 +114,20 @@ fn begins_in_time(entry: &model::Entry, context: &Context<'_>, mistakes: &mut Ve
 fn end(entry: &model::Entry, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Option<Duration> {
     let at = entry.at.get_ref().0;
     let run = Span(context.duration);
-    if let Some(kill) = &entry.kill {
+    let kill = entry.kill.as_ref().map(|kill| ("kill", kill.span(), kill.get_ref().restart.as_ref()));
+    let crash = entry.crash.as_ref().map(|crash| ("crash", crash.span(), crash.get_ref().restart.as_ref()));
+    if let Some((what, span, restart)) = kill.or(crash) {
         if let Some(lasts) = &entry.lasts {
-            let mistake = Mistake::new(lasts.span(), "a kill does not last", "`for` means nothing here");
-            let mistake = mistake.also(kill.span(), "this is a kill");
+            let message = format!("a {what} does not last");
+            let mistake = Mistake::new(lasts.span(), message, "`for` means nothing here");
+            let mistake = mistake.also(span, format!("this is a {what}"));
             let restart = format!(
-                "to start it again afterwards write kill = {{ .., restart = \"{}\" }}",
+                "to start it again afterwards write {what} = {{ .., restart = \"{}\" }}",
                 lasts.get_ref()
             );
             mistakes.push(mistake.help(restart));
         }
-        let restart = kill.get_ref().restart.as_ref()?;
+        let restart = restart?;
         let until = at.saturating_add(restart.get_ref().0);
         if until >= context.duration {
             let message = format!("the restart would come after the run is over: {} of {run}", Span(until));
@@ -163,6 +170,14 @@ fn action(
         let processes = context.names.all_processes(&kill.process, context.has_sidecars, mistakes);
         return Action::Kill { processes, hard, rolling: None };
     }
+    if let Some(crash) = &entry.crash {
+        return power_off(crash, context, mistakes);
+    }
+    if let Some(refuse) = &entry.refuse {
+        let refuse = &refuse.get_ref().process;
+        let processes = context.names.all_processes(refuse, context.has_sidecars, mistakes);
+        return Action::Refuse { processes };
+    }
     if let Some(restart) = &entry.restart {
         let restart = restart.get_ref();
         let hard = is_hard(restart.signal.as_ref(), false, mistakes);
@@ -188,6 +203,28 @@ fn action(
     };
     let links = profiles.into_iter().map(|((from, to), profile)| Link { from, to, profile });
     Action::Link { links: links.collect() }
+}
+
+/// `crash = { .. }`
+fn power_off(crash: &Spanned<model::Crash>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Action {
+    let names = &context.names;
+    let asked = &crash.get_ref().instance;
+    let words = asked.get_ref().words(asked.span());
+    if words.is_empty() {
+        let mistake = Mistake::new(asked.span(), "no instance is named", "empty");
+        mistakes.push(mistake.help("name one, such as \"orders-1\""));
+    }
+    let machines: BTreeSet<usize> = words.iter().flat_map(|word| names.instances(word, mistakes)).collect();
+    let app = |instance: &usize| names.services[names.instances[*instance].service].has_app;
+    let processes = machines.iter().flat_map(|instance| {
+        let of = |role, is_there: bool| is_there.then_some(ProcessId { instance: *instance, role });
+        [of(Role::App, app(instance)), of(Role::Sidecar, context.has_sidecars)].into_iter().flatten()
+    });
+    let all = 0..names.instances.len();
+    let pairs = all.clone().flat_map(|from| all.clone().map(move |to| (from, to)));
+    let cut = pairs.filter(|(from, to)| from != to && (machines.contains(from) || machines.contains(to)));
+    let links = cut.map(|(from, to)| Link { from, to, profile: LinkProfile::CUT }).collect();
+    Action::Crash { processes: processes.collect(), links }
 }
 
 /// Whether a signal is SIGKILL.
@@ -265,7 +302,9 @@ fn repeat(
     };
     let Some(end) = until else {
         let mistake = Mistake::new(every.span(), "only what ends can strike again", "this entry has no end");
-        mistakes.push(mistake.help("add `for` (to a kill: `restart`); a `restart` entry strikes once"));
+        mistakes.push(
+            mistake.help("add `for` (to a kill or a crash: `restart`); a `restart` entry strikes once"),
+        );
         return (until, None);
     };
     let at = entry.at.get_ref().0;
@@ -325,25 +364,15 @@ fn overlaps(entries: &[(Entry, Range<usize>)], context: &Context<'_>, mistakes: 
 /// Something that both actions hold.
 fn shared(first: &Action, second: &Action, context: &Context<'_>) -> Option<String> {
     let name = |instance: usize| &context.names.instances[instance].name;
-    match (first, second) {
-        (Action::Link { links }, Action::Link { links: others }) => {
-            let both = links.iter().find(|l| others.iter().any(|o| (o.from, o.to) == (l.from, l.to)))?;
-            Some(format!("the link from {} to {}", name(both.from), name(both.to)))
-        }
-        _ => {
-            let both = processes(first).iter().find(|p| processes(second).contains(p))?;
-            Some(format!("a process of {}", name(both.instance)))
-        }
+    // Two crashes cut the links between their machines alike, so either may end first.
+    let crashes = |action: &Action| matches!(action, Action::Crash { .. });
+    let others = if crashes(first) && crashes(second) { &[] } else { second.links() };
+    if let Some(both) = first.links().iter().find(|l| others.iter().any(|o| (o.from, o.to) == (l.from, l.to)))
+    {
+        return Some(format!("the link from {} to {}", name(both.from), name(both.to)));
     }
-}
-
-fn processes(action: &Action) -> &[ProcessId] {
-    match action {
-        Action::Kill { processes, .. } | Action::Pause { processes } | Action::App { processes, .. } => {
-            processes
-        }
-        Action::Link { .. } => &[],
-    }
+    let both = first.processes().iter().find(|p| second.processes().contains(p))?;
+    Some(format!("a process of {}", name(both.instance)))
 }
 
 /// The evidence that an action leaves, by the names that conditions use.
@@ -353,6 +382,9 @@ pub(super) fn evidence(entry: &Entry, is_partition: bool) -> &'static [&'static 
         Action::Kill { .. } if entry.until.is_some() => &["killed", "restarted"],
         Action::App { .. } => &["changed_requests"],
         Action::Kill { .. } => &["killed"],
+        Action::Crash { .. } if entry.until.is_some() => &["killed", "restarted", "lost_packets"],
+        Action::Crash { .. } => &["killed", "lost_packets"],
+        Action::Refuse { .. } => &["refused"],
         Action::Pause { .. } => &["stopped"],
         Action::Link { .. } if is_partition => &["lost_packets"],
         Action::Link { .. } => &["lost_packets", "delayed_packets"],

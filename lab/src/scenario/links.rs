@@ -124,8 +124,9 @@ pub(super) fn change(
 ) -> Profiles {
     let at = link.span();
     let link = link.get_ref();
-    if link.delay.is_none() && link.jitter.is_none() && link.loss.is_none() {
-        let mistake = Mistake::new(at, "this link changes nothing", "neither delay nor jitter nor loss");
+    if link.delay.is_none() && link.jitter.is_none() && link.loss.is_none() && link.bandwidth.is_none() {
+        let mistake =
+            Mistake::new(at, "this link changes nothing", "neither delay, jitter, loss nor bandwidth");
         mistakes.push(mistake.help("add one, such as delay = \"5ms\", jitter = \"1ms\" or loss = \"1%\""));
         return Profiles::new();
     }
@@ -149,6 +150,9 @@ pub(super) fn change(
             }
             if let Some(loss) = &link.loss {
                 profile.loss = loss.get_ref().0;
+            }
+            if let Some(bandwidth) = &link.bandwidth {
+                profile.bandwidth = bandwidth.get_ref().0;
             }
             (*pair, profile)
         })

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer};
 use serde_spanned::Spanned;
 
 use super::settings::Settings;
-use super::units::{Cores, Delay, Percent, Rate, Size, Span};
+use super::units::{Bandwidth, Cores, Delay, Percent, Rate, Size, Span};
 
 /// A whole scenario file. `parse` puts it together table by table.
 #[derive(Debug)]
@@ -192,6 +192,9 @@ pub struct HttpApp {
     /// Requests that it works on at once; the others queue. Default: all that come.
     #[serde(default)]
     pub concurrency: Option<Spanned<u32>>,
+    /// Whether it works on requests to the end although their callers have given up. Default: it drops them.
+    #[serde(default)]
+    pub finish_abandoned: bool,
     /// How long after its start `/ready` begins to answer 200. Default 0.
     #[serde(default)]
     pub ready_after: Option<Spanned<Span>>,
@@ -240,6 +243,9 @@ pub struct Link {
     /// Chance for each packet (each segment of a large one) to be lost.
     #[serde(default)]
     pub loss: Option<Spanned<Percent>>,
+    /// Bits a second, with a queue in front of it that has no end.
+    #[serde(default)]
+    pub bandwidth: Option<Spanned<Bandwidth>>,
 }
 
 /// `[load.NAME]`: an open-loop generator.
@@ -281,7 +287,7 @@ pub struct Entry {
     pub name: Option<Spanned<String>>,
     /// When, from the start of the measured part.
     pub at: Spanned<Span>,
-    /// How long; afterwards it is reverted. Not for `kill`, which has `restart`, nor for `restart`.
+    /// How long; afterwards it is reverted. Not for `kill` and `crash`, which have `restart`, nor for `restart`.
     #[serde(default, rename = "for")]
     pub lasts: Option<Spanned<Span>>,
     /// From one strike to the next, with `times`.
@@ -293,6 +299,12 @@ pub struct Entry {
     /// Ends processes with a signal.
     #[serde(default)]
     pub kill: Option<Spanned<Kill>>,
+    /// Takes the power from machines: no process and no packet is left of them.
+    #[serde(default)]
+    pub crash: Option<Spanned<Crash>>,
+    /// Refuses new connections to processes.
+    #[serde(default)]
+    pub refuse: Option<Spanned<Refuse>>,
     /// Ends instances one after another and starts each again.
     #[serde(default)]
     pub restart: Option<Spanned<Restart>>,
@@ -322,6 +334,25 @@ pub struct Kill {
     /// How long afterwards it is started again. Without it, it stays away.
     #[serde(default)]
     pub restart: Option<Spanned<Span>>,
+}
+
+/// `crash = { .. }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Crash {
+    /// `"orders-2"`, or a list of such; each instance is a machine of its own.
+    pub instance: Spanned<OneOrMany>,
+    /// How long afterwards the machine is back and its processes are started. Without it, it stays away.
+    #[serde(default)]
+    pub restart: Option<Spanned<Span>>,
+}
+
+/// `refuse = { .. }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refuse {
+    /// As in [`Kill::process`]. An app refuses its sidecar, a sidecar refuses other instances.
+    pub process: Spanned<OneOrMany>,
 }
 
 /// `pause = { .. }`

@@ -40,6 +40,10 @@ pub struct Cores(pub f64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size(pub u64);
 
+/// A bandwidth in bits per second: `"10Mbit/s"`. Units: kbit/s, Mbit/s, Gbit/s, in powers of a thousand as networks count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bandwidth(pub u64);
+
 /// Units of time with their nanoseconds, short to long.
 const TIME: [(&str, u64); 6] = [
     ("ns", 1),
@@ -200,6 +204,27 @@ impl FromStr for Size {
     }
 }
 
+impl FromStr for Bandwidth {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, unit) = split(text);
+        let value = number.parse::<f64>().ok().filter(|_| decimal(number));
+        let value =
+            value.ok_or_else(|| format!("`{text}` is not a bandwidth; write it such as \"10Mbit/s\""))?;
+        let scale = match unit {
+            "kbit/s" => 1e3,
+            "Mbit/s" => 1e6,
+            "Gbit/s" => 1e9,
+            _ => return Err(no_bandwidth_unit(value)),
+        };
+        match (value * scale) as u64 {
+            0 => Err(format!("`{text}` lets nothing through; a partition or loss = \"100%\" does that")),
+            bits => Ok(Bandwidth(bits)),
+        }
+    }
+}
+
 impl fmt::Display for Span {
     /// In the longest unit that needs no fraction.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -271,6 +296,12 @@ fn no_size_unit(value: f64) -> String {
     format!("`{value}` has no unit that is known; write \"{value}MiB\"; the units are KiB, MiB and GiB")
 }
 
+fn no_bandwidth_unit(value: f64) -> String {
+    format!(
+        "`{value}` has no unit that is known; write \"{value}Mbit/s\"; the units are kbit/s, Mbit/s and Gbit/s"
+    )
+}
+
 macro_rules! deserialize {
     ($type:ident, $what:literal, $no_unit:expr) => {
         impl<'de> Deserialize<'de> for $type {
@@ -304,6 +335,7 @@ deserialize!(Delay, "a length of time, such as \"5ms\", or \"+5ms\" in the timel
 deserialize!(Rate, "a rate, such as \"400/s\"", no_rate_unit);
 deserialize!(Cores, "a share of a CPU, such as \"200m\"", no_cpu_unit);
 deserialize!(Size, "a size, such as \"64MiB\"", no_size_unit);
+deserialize!(Bandwidth, "a bandwidth, such as \"10Mbit/s\"", no_bandwidth_unit);
 deserialize!(Percent, "a share, such as \"1%\"", no_percent_sign);
 
 #[cfg(test)]
@@ -313,6 +345,17 @@ mod tests {
 
     fn span(text: &str) -> Result<Duration, String> {
         text.parse::<Span>().map(|s| s.0)
+    }
+
+    #[test]
+    fn bandwidths_are_bits_in_powers_of_a_thousand() {
+        let bits = |text: &str| text.parse::<Bandwidth>().map(|b| b.0);
+        assert_eq!(bits("64kbit/s"), Ok(64_000));
+        assert_eq!(bits("2.5Mbit/s"), Ok(2_500_000));
+        assert_eq!(bits("1Gbit/s"), Ok(1_000_000_000));
+        assert!(bits("10MB/s").unwrap_err().contains("\"10Mbit/s\""));
+        assert!(bits("0kbit/s").unwrap_err().contains("nothing through"));
+        assert!(bits("fast").unwrap_err().contains("not a bandwidth"));
     }
 
     #[test]

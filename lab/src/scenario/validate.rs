@@ -370,6 +370,7 @@ fn app(app: &Spanned<model::App>, mistakes: &mut Vec<Mistake>) -> Option<AppKind
                 },
                 size: http.size.as_ref().map_or(128, |s| *s.get_ref()),
                 concurrency: http.concurrency.as_ref().map_or(0, |c| *c.get_ref()),
+                finish_abandoned: http.finish_abandoned,
                 ready_after: http.ready_after.as_ref().map_or(Duration::ZERO, |r| r.get_ref().0),
                 close_idle: http
                     .close_idle

@@ -6,7 +6,7 @@
 //! first time-out new bytes wait too, as with a congestion window of one; once the head gets through, all that is missing
 //! goes out one round trip later. A closed socket answers data with a RST, which takes the link's time like any packet.
 //!
-//! Left out: congestion control and bandwidth (a link without loss carries a full buffer at once), acknowledgements as
+//! Left out: congestion control (a link without loss takes a full buffer at once), acknowledgements as
 //! packets (a cut way back does not stop the way there until the buffer is full), tail-loss probes, keep-alive, the
 //! 15 minutes after which Linux gives a connection up. Invariant: bytes are read in the order they were written, each
 //! exactly once, or the reader is told of a reset.
@@ -99,7 +99,18 @@ impl Timers {
 
 enum Body {
     Data(Bytes),
+    /// Nothing but flags.
     Fin,
+}
+
+impl Body {
+    /// Segments and bytes of payload.
+    fn size(&self) -> (u32, usize) {
+        match self {
+            Body::Data(data) => (data.len().div_ceil(MSS) as u32, data.len()),
+            Body::Fin => (1, 0),
+        }
+    }
 }
 
 struct Segment {
@@ -189,11 +200,12 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    fn send(&self, from: usize, segments: u32, ctx: &mut Ctx<'_>) -> Option<u64> {
+    fn send(&self, from: usize, body: &Body, ctx: &mut Ctx<'_>) -> Option<u64> {
         if self.local {
             return Some(ctx.now);
         }
-        ctx.links.send((self.ends[from].host, self.ends[1 - from].host), ctx.now, segments)
+        let (segments, bytes) = body.size();
+        ctx.links.send((self.ends[from].host, self.ends[1 - from].host), ctx.now, segments, bytes)
     }
 
     /// Takes bytes to send. Returns how many; 0 if the buffer is full.
@@ -300,6 +312,10 @@ impl Conn {
 
     /// The process lets this end go: a FIN follows its bytes, or a RST if it left some unread.
     pub fn close(&mut self, side: usize, ctx: &mut Ctx<'_>) {
+        if !self.ends[side].open {
+            // Its machine has lost its power.
+            return;
+        }
         let reset = self.ends[side].is_reset(ctx.now);
         self.ends[side].open = false;
         let gone = [self.ends[side].reader.take(), self.ends[side].writer.take()];
@@ -328,12 +344,25 @@ impl Conn {
         }
     }
 
+    /// The machine of an end has lost its power: that end is gone without a FIN, and what it had not sent yet with it. Data
+    /// that reaches the machine later finds no connection and is answered with a RST.
+    pub fn power_off(&mut self, host: usize, wakes: &mut Vec<Waker>) {
+        for end in self.ends.iter_mut().filter(|end| end.host == host) {
+            // Its tasks are about to end, but must not do so while the stack is locked.
+            wakes.extend(end.reader.take());
+            wakes.extend(end.writer.take());
+            end.open = false;
+            end.shut = true;
+            end.out = Flow::default();
+        }
+    }
+
     /// Ends the connection from `from`: the other end is told by a RST, if that arrives.
     pub fn send_reset(&mut self, from: usize, ctx: &mut Ctx<'_>) {
         if !self.ends[1 - from].open {
             return;
         }
-        let (id, at, to) = (self.id, self.send(from, 1, ctx), 1 - from);
+        let (id, at, to) = (self.id, self.send(from, &Body::Fin, ctx), 1 - from);
         ctx.trace.note(ctx.now, || format!("c{id}.{from} rst {}", Shown(at)));
         let Some(at) = at else { return };
         let end = &mut self.ends[to];
@@ -348,7 +377,7 @@ impl Conn {
 
     fn transmit(&mut self, side: usize, body: Body, ctx: &mut Ctx<'_>) {
         let collapsed = self.ends[side].out.collapsed;
-        let due = if collapsed { None } else { self.send(side, segments(&body), ctx) };
+        let due = if collapsed { None } else { self.send(side, &body, ctx) };
         if let Some(due) = due {
             self.arrives(side, &body, due, ctx);
         }
@@ -412,7 +441,7 @@ impl Conn {
         let (mut sent, mut lost) = (0, 0);
         let mut due = ctx.now;
         for segment in queue.iter_mut().filter(|s| s.due.is_none()).take(if all { usize::MAX } else { 1 }) {
-            segment.due = self.send(side, segments(&segment.body), ctx);
+            segment.due = self.send(side, &segment.body, ctx);
             match segment.due {
                 Some(at) => {
                     due = at;
@@ -457,13 +486,6 @@ impl Conn {
             Later::Refuse(side) => self.send_reset(side, ctx),
             Later::WakeWriter(side) => ctx.wakes.extend(self.ends[side].writer.take()),
         }
-    }
-}
-
-fn segments(body: &Body) -> u32 {
-    match body {
-        Body::Data(data) => data.len().div_ceil(MSS) as u32,
-        Body::Fin => 1,
     }
 }
 

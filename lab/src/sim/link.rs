@@ -15,6 +15,9 @@ use crate::plan::Link;
 
 use crate::fabric::{Direction, LostSet};
 
+/// Ethernet, IPv4 and TCP with timestamps.
+const HEADERS: usize = 66;
+
 /// An ordered pair of instances: sender, receiver.
 pub(super) type Pair = (usize, usize);
 
@@ -62,13 +65,18 @@ impl Links {
         Links { rng, base, faults: Vec::new(), states: BTreeMap::new() }
     }
 
-    /// Sends `segments` segments from one instance to another at `now`. Returns when they arrive, or `None` if the
-    /// link swallows any of them: callers send several at once only over a link without loss.
-    pub fn send(&mut self, pair: Pair, now: u64, segments: u32) -> Option<u64> {
+    /// Sends `bytes` in `segments` segments from one instance to another at `now`. Returns when they arrive, or `None` if
+    /// the link swallows any of them: callers send several at once only over a link without loss.
+    pub fn send(&mut self, pair: Pair, now: u64, segments: u32, bytes: usize) -> Option<u64> {
         let profile = self.profile(pair);
         let state = self.state(pair);
         state.last = state.last.max(now);
-        let verdict = state.direction.decide(state.last, &profile, segments as usize);
+        let verdict = state.direction.decide(
+            state.last,
+            &profile,
+            segments as usize,
+            bytes + segments as usize * HEADERS,
+        );
         state.counters.packets += u64::from(segments);
         if verdict.lost != LostSet::None {
             state.counters.lost += u64::from(segments);
@@ -151,12 +159,12 @@ mod tests {
     #[test]
     fn the_newest_fault_decides_and_healing_uncovers_the_one_below() {
         let mut links = Links::new(RngTree::new(1), &[link(0.0, 5)]);
-        assert_eq!(links.send((0, 1), 0, 1), Some(5_000_000));
+        assert_eq!(links.send((0, 1), 0, 1, 0), Some(5_000_000));
         links.fault("slow", &[link(0.0, 50)]);
         links.fault("cut", &[link(1.0, 0)]);
-        assert_eq!(links.send((0, 1), 1_000_000, 1), None);
+        assert_eq!(links.send((0, 1), 1_000_000, 1, 0), None);
         links.heal("cut", &[link(1.0, 0)]);
-        assert_eq!(links.send((0, 1), 2_000_000, 1), Some(52_000_000));
+        assert_eq!(links.send((0, 1), 2_000_000, 1, 0), Some(52_000_000));
         links.heal("slow", &[link(0.0, 50)]);
         assert_eq!(links.profile((0, 1)), link(0.0, 5).profile);
         assert_eq!(links.profile((1, 0)), LinkProfile::default());

@@ -6,7 +6,7 @@
 //! world that load, faults and verdict see.
 //!
 //! Read `route` (who reaches whom), `conn` (one TCP connection), `stack` (all of them), `net` (the seam), `process`,
-//! `world`. Left out: CPU time (work takes none), bandwidth, files, and anything below a millisecond: two hosts that
+//! `world`. Left out: CPU time (work takes none), files, and anything below a millisecond: two hosts that
 //! exchange bytes over a link without delay see them within one tick.
 
 use std::cell::RefCell;

@@ -48,7 +48,7 @@ impl SimNet {
         let send = |pair: (usize, usize)| {
             self.stack.with(|s, _| {
                 let now = s.now();
-                if pair.0 == pair.1 { Some(now) } else { s.links.send(pair, now, 1) }
+                if pair.0 == pair.1 { Some(now) } else { s.links.send(pair, now, 1, 0) }
             })
         };
         for attempt in 0..=SYN_RETRIES {

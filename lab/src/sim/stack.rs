@@ -70,6 +70,8 @@ pub(super) struct Stack {
     next: u64,
     rng: RngTree,
     pub chaos: Chaos,
+    /// Ports that refuse new connections, with how many they have refused.
+    refused: BTreeMap<(usize, u16), u64>,
     /// Told of every new listener: somebody may wait for a process to be ready.
     pub changed: Arc<Notify>,
     last_now: u64,
@@ -98,6 +100,7 @@ impl Shared {
             next: 0,
             rng,
             chaos: Chaos::default(),
+            refused: BTreeMap::new(),
             changed,
             last_now: 0,
             over: false,
@@ -281,8 +284,35 @@ impl Stack {
         }
     }
 
+    /// Refuses new connections to a port of `host`.
+    pub fn refuse(&mut self, host: usize, port: u16) {
+        self.refused.insert((host, port), 0);
+    }
+
+    /// Lets them in again. Returns how many were refused.
+    pub fn admit(&mut self, host: usize, port: u16) -> u64 {
+        self.refused.remove(&(host, port)).unwrap_or_default()
+    }
+
+    /// How many were refused so far, if any are.
+    pub fn refusals(&self, host: usize, port: u16) -> u64 {
+        self.refused.get(&(host, port)).copied().unwrap_or_default()
+    }
+
+    /// Forgets every connection of `host`, which has lost its power: nothing follows the bytes that have left.
+    pub fn power_off(&mut self, host: usize, wakes: &mut Vec<Waker>) {
+        for conn in self.conns.values_mut() {
+            conn.power_off(host, wakes);
+        }
+        self.conns.retain(|_, conn| conn.ends.iter().any(|end| end.open));
+    }
+
     /// What a SYN for `dst` finds on `host`.
     pub fn door(&mut self, host: usize, dst: SocketAddr) -> Door {
+        if let Some(refused) = self.refused.get_mut(&(host, dst.port())) {
+            *refused += 1;
+            return Door::Closed;
+        }
         let reaches = |at: SocketAddr, exact: bool| {
             let any = at.ip().is_unspecified() && (at.is_ipv6() || dst.is_ipv4());
             at.port() == dst.port() && if exact { at.ip() == dst.ip() } else { any }
@@ -329,7 +359,7 @@ impl Stack {
         // The acknowledgement of the answer is a packet of its own.
         let ready_at = match local {
             true => now,
-            false => self.links.send((from, route.host), now, 1).unwrap_or(now + SYN_ACK_AGAIN),
+            false => self.links.send((from, route.host), now, 1, 0).unwrap_or(now + SYN_ACK_AGAIN),
         };
         let ends = [End::new(from, src), End::new(route.host, route.dst)];
         let (orig, queued) = (route.orig, Some(listener));

@@ -6,7 +6,7 @@
 //! (`route.rs`), so `up` only waits for readiness.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -345,6 +345,53 @@ impl SimWorld {
         counts.insert("changed_requests".into(), sum);
     }
 
+    async fn restart(&self, entry: &Entry, processes: &[ProcessId]) -> Result<(), Error> {
+        for group in self.living(processes) {
+            // Asked to end and still here: a process manager loses patience before it starts the next one.
+            group.kill();
+        }
+        for &id in processes {
+            self.start(id);
+        }
+        for &id in processes {
+            self.ready(id).await?;
+        }
+        self.prove(entry, "restarted", processes.len());
+        Ok(())
+    }
+
+    fn impair(&self, entry: &Entry, links: &[Link]) {
+        let pairs: Vec<Pair> = links.iter().map(|l: &Link| (l.from, l.to)).collect();
+        let before = self.stack.with(|s, _| {
+            s.links.fault(&entry.name, links);
+            s.links.counters(pairs.iter().copied())
+        });
+        let mut evidence = self.evidence.borrow_mut();
+        let known = evidence.entry(entry.name.clone()).or_default();
+        if let Some((_, before, Some(after))) = known.links.take() {
+            let did = after.since(before);
+            known.earlier.packets += did.packets;
+            known.earlier.lost += did.lost;
+            known.earlier.delayed += did.delayed;
+        }
+        known.links = Some((pairs, before, None));
+    }
+
+    fn heal(&self, entry: &Entry, links: &[Link]) {
+        let mut evidence = self.evidence.borrow_mut();
+        self.stack.with(|s, _| {
+            s.links.heal(&entry.name, links);
+            if let Some((pairs, _, after)) = evidence.get_mut(&entry.name).and_then(|e| e.links.as_mut()) {
+                *after = Some(s.links.counters(pairs.iter().copied()));
+            }
+        });
+    }
+
+    /// Where connections to processes come in: instance and port.
+    fn ways_in(&self, ids: &[ProcessId]) -> Vec<(usize, u16)> {
+        ids.iter().filter_map(|&id| Some((id.instance, self.plan.way_in(id)?))).collect()
+    }
+
     fn prove(&self, entry: &Entry, what: &str, count: usize) {
         let mut evidence = self.evidence.borrow_mut();
         let evidence = evidence.entry(entry.name.clone()).or_default();
@@ -427,6 +474,18 @@ impl World for SimWorld {
                 self.note_changed(&entry.name, processes).await;
                 self.behave(processes, &change.query()).await?;
             }
+            Action::Crash { processes, links } => {
+                self.impair(entry, links);
+                let hosts: BTreeSet<usize> = processes.iter().map(|id| id.instance).collect();
+                self.stack.with(|s, wakes| hosts.iter().for_each(|&host| s.power_off(host, wakes)));
+                let living = self.living(processes);
+                living.iter().for_each(|group| group.kill());
+                self.prove(entry, "killed", living.len());
+            }
+            Action::Refuse { processes } => {
+                let ways = self.ways_in(processes);
+                self.stack.with(|s, _| ways.iter().for_each(|&(host, port)| s.refuse(host, port)));
+            }
             Action::Pause { processes } => {
                 let living = self.living(processes);
                 for group in &living {
@@ -434,22 +493,7 @@ impl World for SimWorld {
                 }
                 self.prove(entry, "stopped", living.len());
             }
-            Action::Link { links } => {
-                let pairs: Vec<Pair> = links.iter().map(|l: &Link| (l.from, l.to)).collect();
-                let before = self.stack.with(|s, _| {
-                    s.links.fault(&entry.name, links);
-                    s.links.counters(pairs.iter().copied())
-                });
-                let mut evidence = self.evidence.borrow_mut();
-                let known = evidence.entry(entry.name.clone()).or_default();
-                if let Some((_, before, Some(after))) = known.links.take() {
-                    let did = after.since(before);
-                    known.earlier.packets += did.packets;
-                    known.earlier.lost += did.lost;
-                    known.earlier.delayed += did.delayed;
-                }
-                known.links = Some((pairs, before, None));
-            }
+            Action::Link { links } => self.impair(entry, links),
         }
         Ok(())
     }
@@ -457,18 +501,16 @@ impl World for SimWorld {
     async fn revert(&self, entry: &Entry) -> Result<(), Error> {
         self.stack.note(|| format!("revert {}", entry.name));
         match &entry.action {
-            Action::Kill { processes, .. } => {
-                for group in self.living(processes) {
-                    // Asked to end and still here: a process manager loses patience before it starts the next one.
-                    group.kill();
-                }
-                for &id in processes {
-                    self.start(id);
-                }
-                for &id in processes {
-                    self.ready(id).await?;
-                }
-                self.prove(entry, "restarted", processes.len());
+            Action::Kill { processes, .. } => self.restart(entry, processes).await?,
+            Action::Crash { processes, links } => {
+                self.heal(entry, links);
+                self.restart(entry, processes).await?;
+            }
+            Action::Refuse { processes } => {
+                let ways = self.ways_in(processes);
+                let refused: u64 =
+                    self.stack.with(|s, _| ways.iter().map(|&(host, port)| s.admit(host, port)).sum());
+                self.prove(entry, "refused", refused as usize);
             }
             Action::App { processes, .. } => {
                 self.behave(processes, "/behave").await?;
@@ -481,17 +523,7 @@ impl World for SimWorld {
                 }
                 self.prove(entry, "continued", living.len());
             }
-            Action::Link { links } => {
-                let mut evidence = self.evidence.borrow_mut();
-                self.stack.with(|s, _| {
-                    s.links.heal(&entry.name, links);
-                    if let Some((pairs, _, after)) =
-                        evidence.get_mut(&entry.name).and_then(|e| e.links.as_mut())
-                    {
-                        *after = Some(s.links.counters(pairs.iter().copied()));
-                    }
-                });
-            }
+            Action::Link { links } => self.heal(entry, links),
         }
         Ok(())
     }
@@ -501,8 +533,15 @@ impl World for SimWorld {
             self.note_changed(&entry.name, processes).await;
         }
         let evidence = self.evidence.borrow();
-        let Some(evidence) = evidence.get(&entry.name) else { return BTreeMap::new() };
+        let unknown = Evidence::default();
+        let evidence = evidence.get(&entry.name).unwrap_or(&unknown);
         let mut counts = evidence.counts.clone();
+        if let Action::Refuse { processes } = &entry.action {
+            let ways = self.ways_in(processes);
+            let so_far: u64 =
+                self.stack.with(|s, _| ways.iter().map(|&(host, port)| s.refusals(host, port)).sum());
+            *counts.entry("refused".into()).or_default() += so_far as f64;
+        }
         if let Some((pairs, before, after)) = &evidence.links {
             let now = || self.stack.with(|s, _| s.links.counters(pairs.iter().copied()));
             let did = after.unwrap_or_else(now).since(*before);
@@ -577,7 +616,7 @@ impl World for SimWorld {
         let notes = vec![
             "virtual time moves in steps of 1 ms: shorter delays are rounded up, and work takes no time"
                 .to_owned(),
-            "links have no bandwidth and TCP has no congestion control".to_owned(),
+            "TCP has no congestion control".to_owned(),
         ];
         Fidelity { link_backend: "simulated".into(), packets, notes, ..Fidelity::default() }
     }

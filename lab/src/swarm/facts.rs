@@ -2,6 +2,7 @@
 //! every change of an endpoint's standing. The laws ask this and do not read lines themselves.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use crate::plan::{Plan, Target};
 use crate::readable;
 use crate::run::Seen;
 use crate::sim::{Chaos, Line};
+
+use super::schedule::LIVELY_MS;
 
 /// Everything that is known of a day.
 pub struct Facts {
@@ -144,6 +147,10 @@ pub enum Change {
     Healthy(bool),
     /// An active check failed, and changed nothing.
     CheckFailed,
+    /// The registry has it.
+    Found,
+    /// The registry has it no more.
+    Gone,
 }
 
 impl Facts {
@@ -214,6 +221,24 @@ impl Facts {
         self.standings.iter().filter(move |s| &*s.process == process && s.cluster == cluster)
     }
 
+    /// The instance that an endpoint's address belongs to.
+    pub fn instance_of(&self, endpoint: &str) -> Option<usize> {
+        let address = endpoint.parse::<SocketAddr>().ok()?;
+        self.plan.instances.iter().position(|instance| address.ip() == instance.v4)
+    }
+
+    /// When the last part of the day begins, in which all must be well again. Microseconds.
+    pub fn lively_from(&self) -> u64 {
+        self.t0_us + (self.plan.duration.as_micros() as u64).saturating_sub(LIVELY_MS * 1000)
+    }
+
+    /// Whether faults end early enough for that: those that end late leave no time to recover.
+    pub fn is_settled(&self) -> bool {
+        let over = self.plan.timeline.iter().filter_map(|entry| entry.until).max().unwrap_or_default();
+        let settled = over.as_micros() as u64 + 1_000 * (LIVELY_MS + 300);
+        self.t0_us + settled <= self.lively_from()
+    }
+
     /// Bytes in the bodies of a load's requests.
     pub fn body_of(&self, call: &str) -> Option<u64> {
         let name = call.rsplit_once(' ')?.0;
@@ -250,7 +275,7 @@ impl Call {
 
 impl Request {
     /// The endpoints that were picked for it, in order.
-    pub fn picks(&self) -> impl Iterator<Item = (Moment, &str, bool)> {
+    pub fn picks(&self) -> impl DoubleEndedIterator<Item = (Moment, &str, bool)> {
         self.steps.iter().filter_map(|(when, step)| match step {
             Step::Picked { endpoint, panic } => Some((*when, endpoint.as_str(), *panic)),
             _ => None,
@@ -282,6 +307,8 @@ fn change(line: &Line) -> Option<Change> {
         "endpoint unhealthy" => Change::Healthy(false),
         "endpoint healthy" => Change::Healthy(true),
         "check failed" => Change::CheckFailed,
+        "endpoint found" => Change::Found,
+        "endpoint gone" => Change::Gone,
         _ => return None,
     })
 }

@@ -42,6 +42,8 @@ pub enum Kind {
     KillSidecar,
     /// SIGKILL of both at once.
     KillBoth,
+    /// The power fails: both end, and nobody hears of it.
+    Crash,
     /// SIGTERM to a sidecar, which drains.
     Drain,
     /// SIGSTOP of an app.
@@ -56,6 +58,12 @@ pub enum Kind {
     Loss,
     /// Packets take longer.
     Delay,
+    /// They queue for a slow link.
+    Narrow,
+    /// An app takes no new connection.
+    RefuseApp,
+    /// A sidecar takes none.
+    RefuseSidecar,
     /// An app answers 503 to a share of its requests.
     Errors,
     /// An app takes its time.
@@ -64,10 +72,11 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 16] = [
         Kind::KillApp,
         Kind::KillSidecar,
         Kind::KillBoth,
+        Kind::Crash,
         Kind::Drain,
         Kind::PauseApp,
         Kind::PauseBoth,
@@ -75,28 +84,43 @@ impl Kind {
         Kind::OneWay,
         Kind::Loss,
         Kind::Delay,
+        Kind::Narrow,
+        Kind::RefuseApp,
+        Kind::RefuseSidecar,
         Kind::Errors,
         Kind::Slow,
     ];
 
     /// Whether a fault of this kind may stay for ever, with the mesh expected to live with it.
     fn may_stay(self) -> bool {
-        matches!(self, Kind::KillApp | Kind::KillSidecar | Kind::KillBoth | Kind::Errors)
+        matches!(
+            self,
+            Kind::KillApp
+                | Kind::KillSidecar
+                | Kind::KillBoth
+                | Kind::Crash
+                | Kind::RefuseApp
+                | Kind::RefuseSidecar
+                | Kind::Errors
+        )
     }
 
     /// What it holds while it is in force.
     fn holds(self) -> u8 {
-        const APP: u8 = 1;
-        const SIDECAR: u8 = 2;
-        const LINK: u8 = 4;
         match self {
-            Kind::KillApp | Kind::PauseApp | Kind::Errors | Kind::Slow => APP,
-            Kind::KillSidecar | Kind::Drain => SIDECAR,
+            Kind::KillApp | Kind::PauseApp | Kind::RefuseApp | Kind::Errors | Kind::Slow => APP,
+            Kind::KillSidecar | Kind::RefuseSidecar | Kind::Drain => SIDECAR,
             Kind::KillBoth | Kind::PauseBoth => APP | SIDECAR,
-            Kind::Partition | Kind::OneWay | Kind::Loss | Kind::Delay => LINK,
+            Kind::Partition | Kind::OneWay | Kind::Loss | Kind::Delay | Kind::Narrow => LINK,
+            Kind::Crash => APP | SIDECAR | LINK,
         }
     }
 }
+
+/// What faults hold.
+const APP: u8 = 1;
+const SIDECAR: u8 = 2;
+const LINK: u8 = 4;
 
 /// One thing that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +143,7 @@ pub struct Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Knobs {
     replicas: usize,
+    registry: bool,
     bridge: bool,
     delay: usize,
     work: usize,
@@ -136,8 +161,10 @@ pub struct Knobs {
 }
 
 const REPLICAS: [u8; 3] = [3, 2, 4];
+const REGISTRY: &str = "[service.registry]\nport = 2379\nprotocol = \"tcp\"\napp = { registry = {} }\n\n";
+const REGISTERED: &str = "registry = \"registry\"\nsidecar = { register = { ttl = \"2s\" } }\n";
 const DELAY: [&str; 3] = ["", "2ms", "10ms"];
-const WORK: [&str; 3] = ["20ms", "0s", "50ms"];
+const WORK: [&str; 4] = ["20ms", "0s", "50ms", "150ms"];
 const RATE: [u32; 3] = [7, 14, 4];
 const RETRIES: [&str; 6] = [
     "",
@@ -248,7 +275,7 @@ impl Drawn {
     pub fn over(given: Option<&Arc<Given>>, seed: u64) -> Self {
         let tree = RngTree::new(seed);
         let mut rng = tree.child("kinds", 0).rng();
-        let share = [0.1, 0.3, 0.6][rng.random_range(0..3)];
+        let share = [0.1, 0.3, 0.5][rng.random_range(0..3)];
         let mut kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|_| rng.random_bool(share)).collect();
         if kinds.is_empty() {
             kinds.push(Kind::ALL[rng.random_range(0..Kind::ALL.len())]);
@@ -303,17 +330,20 @@ fn row(rows: usize) -> impl Strategy<Value = usize> {
 }
 
 fn knobs() -> impl Strategy<Value = Knobs> {
-    let mesh = (row(REPLICAS.len()), any::<bool>(), row(DELAY.len()), row(WORK.len()), row(RATE.len()));
+    let registry = proptest::bool::weighted(0.2);
+    let mesh =
+        (row(REPLICAS.len()), registry, any::<bool>(), row(DELAY.len()), row(WORK.len()), row(RATE.len()));
     let failing =
         (row(RETRIES.len()), row(BUDGET.len()), row(BREAKER.len()), row(CAP.len()), row(HEALTH.len()));
     let limits =
         (row(BALANCE.len()), row(PER_TRY.len()), row(REQUEST.len()), row(HEDGE.len()), row(LIMITS.len()));
     (mesh, failing, limits).prop_map(|(mesh, failing, limits)| {
-        let (replicas, bridge, delay, work, rate) = mesh;
+        let (replicas, registry, bridge, delay, work, rate) = mesh;
         let (retries, budget, breaker, cap, health) = failing;
         let (balance, per_try, request, hedge, limits) = limits;
         Knobs {
             replicas,
+            registry,
             bridge,
             delay,
             work,
@@ -356,19 +386,33 @@ impl Schedule {
         let mut kept: Vec<Fault> = Vec::new();
         let count = self.instances();
         for fault in &self.faults {
-            let is_drawn = matches!(self.mesh, Mesh::Drawn(_));
             let replica = (usize::from(fault.replica) % count) as u8;
-            let fault = Fault { replica, stays: fault.stays && is_drawn, ..*fault };
+            let may_stay = self.may_lose(replica);
+            let kind = match fault.kind {
+                // It would drain for longer than the day lasts, since who follows it never lets go of it; and who follows it asks
+                // only every 10 s whether it is still there.
+                Kind::Drain if self.is_registry(replica) => Kind::KillSidecar,
+                Kind::Crash if self.is_registry(replica) => Kind::KillBoth,
+                kind => kind,
+            };
+            let fault = Fault { kind, replica, stays: fault.stays && may_stay, ..*fault };
             let free = kept.iter().all(|other| {
-                other.replica != fault.replica
-                    || other.kind.holds() & fault.kind.holds() == 0
-                    || end(other) < u32::from(fault.at)
-                    || end(&fault) < u32::from(other.at)
+                let shared = other.kind.holds() & fault.kind.holds();
+                // A machine's links lead to the registry too, and where replicas call each other, to the others.
+                let crashes = [other, &fault].iter().filter(|f| f.kind == Kind::Crash).count();
+                let strangers = self.may_lose(other.replica) && self.may_lose(fault.replica);
+                let meet = crashes == 1 && shared & LINK != 0 && !strangers;
+                (other.replica != fault.replica && !meet)
+                    || shared == 0
+                    || self.end(other) < u32::from(fault.at)
+                    || self.end(&fault) < u32::from(other.at)
             });
             // One replica at least is left alone after the end, or nothing could be asked of the mesh.
             let staying = kept.iter().filter(|other| other.stays).map(|other| other.replica);
             let staying: BTreeSet<u8> = staying.chain(fault.stays.then_some(fault.replica)).collect();
-            if free && staying.len() < count {
+            if free
+                && (staying.is_empty() || (0..count as u8).any(|r| self.may_lose(r) && !staying.contains(&r)))
+            {
                 kept.push(fault);
             }
         }
@@ -376,10 +420,27 @@ impl Schedule {
         kept
     }
 
+    /// The end of a fault, with room for a process that takes its time to go or to come back.
+    fn end(&self, fault: &Fault) -> u32 {
+        // A sidecar that drains waits for its requests, and if it is registered for its callers to hear of it.
+        let room = if fault.kind == Kind::Drain { 1200 } else { 100 };
+        if fault.stays { u32::MAX } else { u32::from(fault.at) + u32::from(fault.lasts) + room }
+    }
+
+    /// Whether an instance may be broken for ever: a replica, not the registry, and nothing of a scenario's own.
+    fn may_lose(&self, instance: u8) -> bool {
+        matches!(&self.mesh, Mesh::Drawn(knobs) if instance < REPLICAS[knobs.replicas])
+    }
+
+    /// Whether an instance is the registry of a mesh that is drawn, the last one.
+    fn is_registry(&self, instance: u8) -> bool {
+        matches!(&self.mesh, Mesh::Drawn(knobs) if instance >= REPLICAS[knobs.replicas])
+    }
+
     /// How many instances faults choose from.
     fn instances(&self) -> usize {
         match &self.mesh {
-            Mesh::Drawn(knobs) => REPLICAS[knobs.replicas].into(),
+            Mesh::Drawn(knobs) => usize::from(REPLICAS[knobs.replicas]) + usize::from(knobs.registry),
             Mesh::Given(given) => given.instances.len(),
         }
     }
@@ -388,6 +449,10 @@ impl Schedule {
         let Fault { kind, replica, at, lasts, strength, stays } = fault;
         let mut obeys = true;
         let (there, callers, duration) = match &self.mesh {
+            Mesh::Drawn(_) if self.is_registry(replica) => {
+                obeys = false;
+                ("registry".to_owned(), vec!["web".to_owned(), "orders".to_owned()], DURATION_MS)
+            }
             Mesh::Drawn(_) => (format!("orders-{replica}"), vec!["web".to_owned()], DURATION_MS),
             Mesh::Given(given) => {
                 let (there, is_http) = given.instances[usize::from(replica)].clone();
@@ -403,14 +468,18 @@ impl Schedule {
         let kill = |process: &str, signal: &str| {
             format!("kill = {{ process = \"{process}\", signal = \"{signal}\"{restart} }}")
         };
-        let ways = |keys: &str| {
-            let both: Vec<_> = callers.iter().chain([&there]).collect();
-            format!("link = {{ between = {both:?}, {keys} }}")
+        // Both ways, from one entry: `between` takes no more than two names.
+        let ways = |keys: &str| match &callers[..] {
+            [caller] => format!("link = {{ between = [\"{caller}\", \"{there}\"], {keys} }}"),
+            _ => format!("link = {{ from = {callers:?}, to = [\"{there}\"], {keys} }}"),
         };
         let action = match kind {
             Kind::KillApp => kill(&app, "KILL"),
             Kind::KillSidecar => kill(&sidecar, "KILL"),
             Kind::KillBoth => kill(&there, "KILL"),
+            Kind::Crash => format!("crash = {{ instance = \"{there}\"{restart} }}"),
+            Kind::RefuseApp => format!("refuse = {{ process = \"{app}\" }}"),
+            Kind::RefuseSidecar => format!("refuse = {{ process = \"{sidecar}\" }}"),
             Kind::Drain => kill(&sidecar, "TERM"),
             Kind::Errors | Kind::Slow if !obeys => format!("pause = {{ process = \"{app}\" }}"),
             Kind::PauseApp => format!("pause = {{ process = \"{app}\" }}"),
@@ -419,12 +488,14 @@ impl Schedule {
             Kind::OneWay => format!("partition = {{ from = [\"{there}\"], to = {callers:?} }}"),
             Kind::Loss => ways(&format!("loss = \"{}%\"", strength.div_ceil(3))),
             Kind::Delay => ways(&format!("delay = \"+{strength}ms\"")),
+            Kind::Narrow => ways(&format!("bandwidth = \"{}kbit/s\"", 200 * u32::from(strength))),
             Kind::Errors => format!("app = {{ process = \"{app}\", fail = \"{strength}%\" }}"),
             Kind::Slow => {
                 format!("app = {{ process = \"{app}\", work = \"{}ms\" }}", 3 * u32::from(strength))
             }
         };
-        let is_kill = matches!(kind, Kind::KillApp | Kind::KillSidecar | Kind::KillBoth | Kind::Drain);
+        let is_kill =
+            matches!(kind, Kind::KillApp | Kind::KillSidecar | Kind::KillBoth | Kind::Crash | Kind::Drain);
         let lasts = if is_kill || stays { String::new() } else { format!("for = \"{lasts}ms\"\n") };
         format!("\n[[timeline]]\nat = \"{at}ms\"\n{lasts}{action}\n")
     }
@@ -435,8 +506,10 @@ impl Knobs {
     fn scenario(&self, seed: u64) -> String {
         let mut text = format!(
             "[scenario]\nname = \"bad day {seed}\"\nseed = {seed}\nwarmup = \"0s\"\nduration = \"{DURATION_MS}ms\"\n\n\
-             [service.web]\n\n[service.orders]\nreplicas = {replicas}\nport = 8080\nprotocol = \"http\"\n\
-             bridge = {bridge}\napp = {{ http = {{ work = \"{work}\" }} }}\n",
+             [service.web]\n\n{service}[service.orders]\nreplicas = {replicas}\nport = 8080\nprotocol = \"http\"\n\
+             bridge = {bridge}\napp = {{ http = {{ work = \"{work}\" }} }}\n{registry}",
+            service = if self.registry { REGISTRY } else { "" },
+            registry = if self.registry { REGISTERED } else { "" },
             replicas = REPLICAS[self.replicas],
             bridge = self.bridge,
             work = WORK[self.work],
@@ -476,11 +549,6 @@ impl Knobs {
         }
         text
     }
-}
-
-/// The end of a fault, with room for a process that takes its time to come back.
-fn end(fault: &Fault) -> u32 {
-    if fault.stays { u32::MAX } else { u32::from(fault.at) + u32::from(fault.lasts) + 100 }
 }
 
 #[cfg(test)]

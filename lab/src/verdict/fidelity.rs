@@ -4,7 +4,7 @@
 //! The limits are what a virtual machine with two shared cores keeps on a good day; a better machine passes easily.
 
 use crate::load::MAX_IN_FLIGHT;
-use crate::plan::{Action, Plan};
+use crate::plan::Plan;
 use crate::verdict::Summary;
 use crate::world::Fidelity;
 
@@ -62,10 +62,7 @@ pub fn trustworthy(fidelity: &Fidelity, plan: &Plan, summaries: &[Summary]) -> R
 
 /// The shortest delay that any link is ever given.
 fn shortest_delay_us(plan: &Plan) -> Option<f64> {
-    let changed = plan.timeline.iter().flat_map(|entry| match &entry.action {
-        Action::Link { links } => links.as_slice(),
-        Action::Kill { .. } | Action::Pause { .. } | Action::App { .. } => &[],
-    });
+    let changed = plan.timeline.iter().flat_map(|entry| entry.action.links());
     let delays = plan.links.iter().chain(changed).map(|link| link.profile.delay);
     delays.filter(|delay| !delay.is_zero()).min().map(|delay| delay.as_secs_f64() * 1e6)
 }

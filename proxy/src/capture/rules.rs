@@ -474,12 +474,12 @@ pub fn restore(family: Family, text: &str) -> Result<(), RulesError> {
     run(family.restore(), &["-w", "--noflush"], text).map(|_| ())
 }
 
-/// The nat table of the calling thread's network namespace, with the counters of every rule.
+/// A table (`nat`, `filter`) of the calling thread's network namespace, with the counters of every rule.
 ///
 /// # Errors
 /// If iptables is missing or not permitted.
-pub fn saved_with_counters(family: Family) -> Result<String, RulesError> {
-    run(family.save(), &["-c", "-t", "nat"], "")
+pub fn saved_with_counters(family: Family, table: &str) -> Result<String, RulesError> {
+    run(family.save(), &["-c", "-t", table], "")
 }
 
 fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<String, RulesError> {

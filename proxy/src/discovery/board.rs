@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Known, News, State};
-use crate::config::{Discovery, Dns, Snapshot, Source, Wanted};
+use crate::config::{Discovery, Dns, Endpoint, Snapshot, Source, Wanted};
 use crate::telemetry::{DiscoveryMetrics, Metrics};
 
 /// Which source of which cluster: another one, once the configuration names another source.
@@ -149,12 +149,14 @@ impl Board {
             tracing::error!(cluster = %task.cluster, "what was discovered is not used: {why}");
         }
         let was_fresh = entry.known.state() == &State::Fresh;
+        let before = entry.known.endpoints().clone();
         let changed = entry.known.hear(news, now);
         let is_fresh = entry.known.state() == &State::Fresh;
         if changed {
             entry.metrics.applied.inc();
             let (count, version) = (entry.known.endpoints().len(), entry.known.version());
             tracing::info!(cluster = %task.cluster, count, version, "endpoints discovered");
+            tell(&task.cluster, &before, entry.known.endpoints());
         }
         if let (true, State::Stale { why, .. }) = (was_fresh, entry.known.state()) {
             tracing::warn!(cluster = %task.cluster, %why, "endpoints may be stale; the last ones are kept");
@@ -168,8 +170,12 @@ impl Board {
     /// Lets time pass; true if some cluster has other endpoints now.
     pub(super) fn tick(&self, now: Instant) -> bool {
         let mut changed = false;
-        for entry in self.entries().values_mut() {
-            changed |= entry.known.tick(now);
+        for (cluster, entry) in self.entries().iter_mut() {
+            let before = entry.known.endpoints().clone();
+            if entry.known.tick(now) {
+                tell(cluster, &before, entry.known.endpoints());
+                changed = true;
+            }
             entry.measure(now);
         }
         changed
@@ -177,6 +183,19 @@ impl Board {
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says which endpoints have gone and which have come. Both lists are sorted by address.
+fn tell(cluster: &str, before: &[Endpoint], after: &[Endpoint]) {
+    let is_in = |list: &[Endpoint], endpoint: &Endpoint| {
+        list.binary_search_by_key(&endpoint.address, |other| other.address).is_ok()
+    };
+    for endpoint in before.iter().filter(|endpoint| !is_in(after, endpoint)) {
+        tracing::debug!(cluster, endpoint = %endpoint.address, "endpoint gone");
+    }
+    for endpoint in after.iter().filter(|endpoint| !is_in(before, endpoint)) {
+        tracing::debug!(cluster, endpoint = %endpoint.address, "endpoint found");
     }
 }
 

@@ -15,6 +15,7 @@ use super::document;
 use super::etcd::lease::{Lease, Step};
 use super::etcd::{Client, Error};
 use crate::config::Register;
+use crate::mutant;
 use crate::world::{Net, World};
 
 /// Registers the app while `wanted` says so, for ever. The key is the prefix and `instance`. `tell` learns whether the
@@ -27,7 +28,9 @@ pub async fn run<N: Net>(
     tell: impl Fn(bool),
 ) {
     let mut rng = world.rng.child("register", 0).rng();
-    let client = Client::new(world.net, register.etcd.servers);
+    // A renewal is due after a third of the lease. One that hangs, or waits after a failure, must leave time for another.
+    let third = if mutant::is_planted("lets-its-lease-run-out") { Duration::MAX } else { register.ttl / 3 };
+    let client = Client::new(world.net, register.etcd.servers).patient(third);
     let key = format!("{}{instance}", register.etcd.prefix);
     let text = document::write(&register.endpoint);
     let ttl = register.ttl.as_secs_f64().ceil() as u64;
@@ -69,7 +72,7 @@ pub async fn run<N: Net>(
             }
             Err(error) => {
                 tracing::warn!(%key, %error, "the registry does not do what it was asked to");
-                lease.failed(backoff.next(&mut rng), Instant::now());
+                lease.failed(backoff.next(&mut rng).min(third), Instant::now());
             }
         }
         if was_published != lease.is_published() {

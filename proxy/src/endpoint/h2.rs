@@ -57,6 +57,8 @@ struct Group {
     connections: RefCell<Vec<Rc<Connection>>>,
     /// The dial that is under way.
     dial: RefCell<Option<watch::Receiver<Dialled>>>,
+    /// When the endpoint was last in doubt, as far as these connections have heard.
+    doubted: Cell<Option<Instant>>,
 }
 
 /// What became of a dial.
@@ -79,7 +81,7 @@ struct Connection {
     idle: RefCell<Option<Idle>>,
     carried: Cell<bool>,
     /// When it is too old to carry another request.
-    expires: Option<Instant>,
+    expires: Cell<Option<Instant>>,
     open: OpenConnection,
 }
 
@@ -96,7 +98,7 @@ impl Connection {
 
     /// Whether it may carry another request.
     fn is_young(&self) -> bool {
-        self.expires.is_none_or(|expires| Instant::now() < expires)
+        self.expires.get().is_none_or(|expires| Instant::now() < expires)
     }
 
     /// Since when no stream is open, if none is.
@@ -143,7 +145,8 @@ impl<N: Net> Streams<N> {
         Streams { inner: Rc::new(Inner { net, from, ages: ages.into(), groups: RefCell::default() }) }
     }
 
-    /// A place for one request on a connection to `endpoint`, which is opened if need be.
+    /// A place for one request on a connection to `endpoint`, which is opened if need be, or if all were open when the
+    /// endpoint was last `doubted`.
     ///
     /// # Errors
     /// [`Kind::Connect`], [`Kind::ConnectTimeout`], [`Kind::Protocol`] if the endpoint does not speak HTTP/2, or
@@ -151,10 +154,12 @@ impl<N: Net> Streams<N> {
     pub async fn checkout(
         &self,
         endpoint: SocketAddr,
+        doubted: Option<Instant>,
         limits: Limits,
         metrics: &EndpointMetrics,
     ) -> Result<Stream, Error> {
         let group = self.inner.groups.borrow_mut().entry(endpoint).or_default().clone();
+        group.hear(doubted);
         let mut waited = false;
         loop {
             let chosen = group.choose();
@@ -268,6 +273,13 @@ enum Choice {
 }
 
 impl Group {
+    /// Lets no connection carry another request that was open before the endpoint was last in doubt.
+    fn hear(&self, doubted: Option<Instant>) {
+        if doubted > self.doubted.replace(doubted) {
+            self.connections.borrow().iter().for_each(|connection| connection.expires.set(doubted));
+        }
+    }
+
     /// The oldest connection that has room, or else the least used one.
     fn choose(&self) -> Choice {
         let mut connections = self.connections.borrow_mut();
@@ -323,7 +335,7 @@ async fn open_connection<N: Net>(
         limit: Cell::new(driver.current_max_send_streams()),
         idle: RefCell::default(),
         carried: Cell::new(false),
-        expires,
+        expires: expires.into(),
         open: metrics.connected(),
     });
     connection.rest();

@@ -107,6 +107,12 @@ impl Endpoint {
         self.standing.will_open(now)
     }
 
+    /// When it was ejected, or unhealthy, or probed last. What was open to it before may lead nowhere: its machine may have
+    /// lost its power since, and its new kernel answers with a reset. `None`: it always did well.
+    pub fn doubted(&self) -> Option<Instant> {
+        if mutant::is_planted("trusts-old-connections") { None } else { self.standing.doubted() }
+    }
+
     /// How long it has taken requests since it was added to its cluster or was restored; `None` if neither ever was.
     pub fn age(&self, now: Instant) -> Option<Duration> {
         self.standing.age(now)

@@ -124,14 +124,15 @@ impl<N: Net> Pool<N> {
         Pool { inner: Rc::new(Inner { net, from, ages: ages.into(), slots: RefCell::default() }) }
     }
 
-    /// A connection to `endpoint`: the one used last, if it is still good and has not idled for `max_idle`, or else a
-    /// new one. If as many are in use as may be, waits for one to come back, but no longer than connecting may take.
+    /// A connection to `endpoint`: the one used last, if it is still good and has not idled for `max_idle` nor since before the
+    /// endpoint was `doubted`, or else a new one. If as many are in use as may be, waits for one to come back, but no longer than connecting may take.
     ///
     /// # Errors
     /// [`Kind::Connect`], [`Kind::ConnectTimeout`] or [`Kind::PoolFull`].
     pub async fn checkout(
         &self,
         endpoint: SocketAddr,
+        doubted: Option<Instant>,
         limits: Limits,
         metrics: &EndpointMetrics,
     ) -> Result<Checkout<N>, Error> {
@@ -150,7 +151,7 @@ impl<N: Net> Pool<N> {
             spent: false,
         };
         let now = Instant::now();
-        let oldest = now.checked_sub(limits.max_idle);
+        let oldest = now.checked_sub(limits.max_idle).max(doubted);
         loop {
             let Some(mut idle) = slot.idle.borrow_mut().pop() else { break };
             if oldest.is_some_and(|oldest| idle.since < oldest) {

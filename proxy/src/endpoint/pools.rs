@@ -97,25 +97,28 @@ impl<N: Net> Pools<N> {
     }
 
     /// Sends a request of `call` to `endpoint` in the version that it is written for, and waits for the head of the response.
+    /// Over no connection that was open before the endpoint was last `doubted`: else a probe of one that is well again could fail
+    /// as often as there are such connections, and keep it out.
     ///
     /// # Errors
     /// If there is no connection, or it ends before the response begins.
     pub async fn send(
         &self,
         endpoint: SocketAddr,
+        doubted: Option<Instant>,
         call: &Call,
         metrics: &EndpointMetrics,
         mut request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Carrier<N>), Failed> {
         if request.version() == Version::HTTP_2 {
-            let stream = match self.http2.checkout(endpoint, call.limits, metrics).await {
+            let stream = match self.http2.checkout(endpoint, doubted, call.limits, metrics).await {
                 Ok(stream) => stream,
                 Err(error) => return Err((error, Some(Box::new(request)))),
             };
             let (response, stream) = stream.send(request).await?;
             return Ok((response, Carrier::Http2(stream)));
         }
-        let checkout = match self.http1.checkout(endpoint, call.limits, metrics).await {
+        let checkout = match self.http1.checkout(endpoint, doubted, call.limits, metrics).await {
             Ok(checkout) => checkout,
             Err(error) => return Err((error, Some(Box::new(request)))),
         };

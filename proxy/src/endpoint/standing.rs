@@ -43,6 +43,8 @@ pub(super) struct Standing {
     /// Since when it takes requests again, or for the first time although its cluster is older: nanoseconds from `made`, and
     /// one more. Zero: for as long as anybody knows.
     fresh: AtomicU64,
+    /// When it was left alone last: nanoseconds from `made`, and one more. Zero: never.
+    doubted: AtomicU64,
     changes: Changes,
 }
 
@@ -52,7 +54,7 @@ const NEVER: u64 = u64::MAX;
 impl Standing {
     pub(super) fn new(now: Instant, changes: Changes, added: bool) -> Self {
         let fresh = u64::from(added).into();
-        Standing { made: now, opens: OPEN.into(), fresh, changes }
+        Standing { made: now, opens: OPEN.into(), fresh, doubted: 0.into(), changes }
     }
 
     /// Writes down what is true now. Must be called under the lock of what decides it.
@@ -68,6 +70,8 @@ impl Standing {
         }
         if opens == OPEN {
             self.fresh.store(self.offset(now) + 1, Ordering::Relaxed);
+        } else {
+            self.doubted.store(self.offset(now) + 1, Ordering::Relaxed);
         }
         self.opens.store(opens, Ordering::Release);
         self.changes.0.fetch_add(1, Ordering::AcqRel);
@@ -88,6 +92,12 @@ impl Standing {
     pub(super) fn age(&self, now: Instant) -> Option<Duration> {
         let since = self.fresh.load(Ordering::Relaxed).checked_sub(1)?;
         Some(Duration::from_nanos(self.offset(now).saturating_sub(since)))
+    }
+
+    /// When it was left alone last, if it ever was.
+    pub(super) fn doubted(&self) -> Option<Instant> {
+        let at = self.doubted.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.made + Duration::from_nanos(at))
     }
 
     fn offset(&self, at: Instant) -> u64 {
@@ -129,5 +139,6 @@ mod tests {
         assert_eq!(always.age(now + S), None, "a probe is not a return");
         always.set(Opens::Open, now + 2 * S);
         assert_eq!(always.age(now + 5 * S), Some(3 * S));
+        assert_eq!((always.doubted(), added.doubted()), (Some(now), None));
     }
 }

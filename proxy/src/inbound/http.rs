@@ -103,7 +103,7 @@ async fn send<N: Net>(
             deadline::forward(request.headers_mut(), call.is_grpc, deadline - Instant::now());
         }
         let in_hand = InHand::of(&app.endpoint);
-        let (error, unsent) = match side.pool.send(dst, call, &app.endpoint, request).await {
+        let (error, unsent) = match side.pool.send(dst, None, call, &app.endpoint, request).await {
             Ok((response, carrier)) => {
                 let held = Held::at_app(call.place.clone(), in_hand);
                 let (failures, patience) = (app.cluster.failures(), call.patience.clone());

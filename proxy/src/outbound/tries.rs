@@ -257,7 +257,8 @@ async fn attempt<N: Net>(
     if let Some(deadline) = call.deadline {
         deadline::forward(request.headers_mut(), call.is_grpc, deadline - begun);
     }
-    let sending = pin!(side.pool.send(endpoint.address, call, &endpoint.metrics, request));
+    let (address, doubted) = (endpoint.address, endpoint.doubted());
+    let sending = pin!(side.pool.send(address, doubted, call, &endpoint.metrics, request));
     let sent = call.patience.wait_for_try(begun, call.tries, sending).await;
     let sent = sent.unwrap_or_else(|kind| {
         let error = Error { endpoint: Some(endpoint.address), ..Error::new(kind) };

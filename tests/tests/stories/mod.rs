@@ -40,6 +40,11 @@ pub const STORIES: &[Story] = &[
     Story { scenario: "rolling-restart", off: "retry.attempts = 0", breaks: "not one request fails" },
     Story { scenario: "flapping-replica", off: "retry.attempts = 0", breaks: "callers do not notice" },
     Story {
+        scenario: "metastable",
+        off: "timeouts.per_try = \"150ms\"",
+        breaks: "and when it is over, all is soon as before",
+    },
+    Story {
         scenario: "registry-down",
         off: "discovery.stale_after = \"2s\"",
         breaks: "callers do not notice",

@@ -3,36 +3,51 @@
 //! A connection that is opened in the very moment in which it stops to listen is another matter: it may still stand in
 //! the queue of the listener that closes, and the kernel resets it.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Breach, Law, breach};
-use crate::plan::{Action, Entry, Instance, Role};
+use crate::plan::{Action, Entry, Role};
 use crate::swarm::facts::{Facts, Moment, Step};
 
 pub(super) const LAW: Law = Law { name: "drain", says: "a sidecar that drains breaks nothing off", check };
+
+/// Longer than this no connection waits to be accepted, even over a slow link.
+const AT_THE_DOOR: Duration = Duration::from_millis(50);
+
+/// How long a fault is felt when it is over.
+const AFTERMATH: Duration = Duration::from_millis(500);
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     if facts.chaos.resets > 0.0 {
         return;
     }
-    // Whatever else goes wrong with an instance could be what breaks a request off.
-    let steady = |instance: usize| {
-        facts.plan.timeline.iter().all(|entry| drains(entry) || !entry.action.touches(instance))
-    };
-    let steady: Vec<bool> = (0..facts.plan.instances.len()).map(steady).collect();
-    let is_steady = |endpoint: &str| {
-        let address = endpoint.parse::<SocketAddr>().ok();
-        let of = |instance: &Instance| address.is_some_and(|address| address.ip() == instance.v4);
-        facts.plan.instances.iter().position(of).is_some_and(|instance| steady[instance])
+    // Whatever else goes wrong with an instance meanwhile, or has just gone wrong, could be what breaks a request off.
+    let is_steady = |endpoint: &str, from: u64, to: u64| {
+        let Some(instance) = facts.instance_of(endpoint) else { return false };
+        let mut others =
+            facts.plan.timeline.iter().filter(|entry| !drains(entry) && entry.action.touches(instance));
+        others.all(|entry| {
+            let since = facts.t0_us + entry.at.as_micros() as u64;
+            let until =
+                entry.until.map_or(u64::MAX, |until| facts.t0_us + (until + AFTERMATH).as_micros() as u64);
+            match entry.action {
+                // It answers otherwise, and to its end.
+                Action::App { .. } => true,
+                // What has become of a connection is found out at any time.
+                Action::Crash { .. } | Action::Link { .. } => to < since,
+                _ => to < since || until < from,
+            }
+        })
     };
     for request in &facts.requests {
         for (Moment { at, .. }, step) in &request.steps {
-            let Step::Failed { endpoint, error, unsent: false, reused: true } = step else { continue };
-            if ["terminated", "incomplete", "protocol"].contains(&error.as_str()) && is_steady(endpoint) {
-                let picked =
-                    request.picks().filter(|(_, e, _)| e == endpoint).map(|(when, ..)| when.at).max();
-                let since = Duration::from_micros(at - picked.unwrap_or(*at));
+            let Step::Failed { endpoint, error, unsent: false, reused } = step else { continue };
+            let mut picks = request.picks().filter(|(when, e, _)| e == endpoint && when.at <= *at);
+            let picked = picks.next_back().map_or(*at, |(when, ..)| when.at);
+            let since = Duration::from_micros(at - picked);
+            let was_under_way = *reused || since > AT_THE_DOOR;
+            let broke_off = ["terminated", "incomplete", "protocol"].contains(&error.as_str());
+            if broke_off && was_under_way && is_steady(endpoint, picked, *at) {
                 let what = format!("a request that was at {endpoint} for {since:?} broke off: {error}");
                 breach(breaches, *at, what);
             }

@@ -1,7 +1,7 @@
 //! The breaker's states, and the cap over them: an endpoint that was ejected is left alone for as long as was said, comes
 //! back only by a probe that succeeds or a check that passes, and never are more out than the cap allows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Breach, Law, breach};
@@ -32,8 +32,8 @@ enum Happening<'a> {
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     for (process, cluster) in facts.clusters() {
         let config = &cluster.breaker;
-        let count = cluster.endpoints.len();
-        let most = ((count as f64 * config.cap) as usize).max(1);
+        // The registry's, where it has them; changes of it come and go.
+        let mut known: BTreeSet<String> = cluster.endpoints.iter().map(|e| e.address.to_string()).collect();
         let standings = facts.standings_of(process, &cluster.name);
         let standings = standings.map(|s| (s.when, s.endpoint.as_str(), Happening::Standing(&s.change)));
         let picks = facts.requests_to(process, &cluster.name).flat_map(|request| &request.steps);
@@ -47,6 +47,20 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         all.sort_by_key(|(when, ..)| *when);
         let mut states: BTreeMap<&str, State> = BTreeMap::new();
         for (Moment { at, .. }, endpoint, what) in all {
+            match what {
+                Happening::Standing(Change::Found) => {
+                    known.insert(endpoint.to_owned());
+                    continue;
+                }
+                Happening::Standing(Change::Gone) => {
+                    known.remove(endpoint);
+                    states.remove(endpoint);
+                    continue;
+                }
+                // Of one that is gone, a request that began before may still say something.
+                _ if !known.contains(endpoint) => continue,
+                _ => {}
+            }
             let state = states.get(endpoint).copied().unwrap_or(State::Closed);
             let next = match what {
                 Happening::Pick { panic } => {
@@ -102,11 +116,13 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
                     State::HalfOpen { .. } => State::HalfOpen { until: at },
                     other => other,
                 },
-                Happening::Standing(Change::Healthy(_) | Change::CheckFailed) => continue,
+                Happening::Standing(_) => continue,
             };
             states.insert(endpoint, next);
             let out = states.values().filter(|state| **state != State::Closed).count();
-            if out > most {
+            let count = known.len();
+            let most = ((count as f64 * config.cap) as usize).max(1);
+            if state == State::Closed && out > most {
                 breach(
                     breaches,
                     at,

@@ -8,9 +8,8 @@
 use std::collections::BTreeSet;
 
 use super::{Breach, Law, breach};
-use crate::plan::{Action, Entry};
-use crate::swarm::facts::Facts;
-use crate::swarm::schedule::LIVELY_MS;
+use crate::plan::{Action, AppKind, AppSpec, Entry};
+use crate::swarm::facts::{Facts, Step};
 use proxy::config::BalancePolicy;
 
 pub(super) const LAW: Law = Law { name: "lively", says: "when faults are over, requests succeed", check };
@@ -19,18 +18,16 @@ pub(super) const LAW: Law = Law { name: "lively", says: "when faults are over, r
 const TOLERATED: f64 = 0.5;
 /// The same where the balancer avoids what fails.
 const TOLERATED_BY_P2C: f64 = 0.35;
+/// Of a handful of requests so many may in any case, if any may.
+const BAD_LUCK: usize = 3;
 /// The share that may if the larger part is broken: then availability counts for nothing, and nothing is promised.
 const TOLERATED_IN_PANIC: f64 = 1.0;
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
-    let duration = facts.plan.duration.as_micros() as u64;
-    let from = facts.t0_us + duration.saturating_sub(LIVELY_MS * 1000);
-    // Faults that end late leave no time to recover.
-    let over = facts.plan.timeline.iter().filter_map(|entry| entry.until).max();
-    let settled = over.map_or(0, |over| over.as_micros() as u64) + 1_000 * (LIVELY_MS + 300);
-    if facts.t0_us + settled > from {
+    if !facts.is_settled() {
         return;
     }
+    let from = facts.lively_from();
     let late = facts.calls.iter().filter(|(_, call)| call.sent.first().is_some_and(|at| *at >= from));
     let (mut all, mut failed) = (0, Vec::new());
     for (id, call) in late {
@@ -39,7 +36,10 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             failed.push((*at, format!("{id} ended with {outcome}")));
         }
     }
-    let tolerated = (f64::from(all) * tolerated(facts)) as usize;
+    let tolerated = match tolerated(facts) {
+        0.0 => 0,
+        share => ((f64::from(all) * share) as usize).max(BAD_LUCK),
+    } + stale(facts, from);
     if failed.len() > tolerated {
         let (at, first) = failed[0].clone();
         let what = format!("{} of the last {all} requests failed; {first}", failed.len());
@@ -47,17 +47,40 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     }
 }
 
+/// Requests that went over a connection to a machine that has lost its power since: nobody could have told them.
+fn stale(facts: &Facts, from: u64) -> usize {
+    let crashed =
+        |endpoint: &str| {
+            facts.instance_of(endpoint).is_some_and(|instance| {
+                facts.plan.timeline.iter().any(|entry| {
+                    matches!(entry.action, Action::Crash { .. }) && entry.action.touches(instance)
+                })
+            })
+        };
+    let is_stale =
+        |step: &Step| matches!(step, Step::Failed { endpoint, reused: true, .. } if crashed(endpoint));
+    let late = facts.requests.iter().filter(|request| request.begun >= from);
+    late.filter(|request| request.steps.iter().any(|(_, step)| is_stale(step))).count()
+}
+
 fn tolerated(facts: &Facts) -> f64 {
     let broken: BTreeSet<usize> = facts.plan.timeline.iter().flat_map(broken_for_ever).collect();
-    let replicas = facts.plan.instances.iter().filter(|instance| instance.app.is_some()).count();
+    let is_replica = |app: &AppSpec| app.kind != AppKind::Registry;
+    let replicas = facts.plan.instances.iter().filter(|i| i.app.as_ref().is_some_and(is_replica)).count();
     // Limits that a mesh without a fault would meet too, now and then.
     let tight = facts
         .clusters()
         .any(|(_, cluster)| cluster.limits.connections < 100 || cluster.limits.requests < 100);
-    let avoids = facts.clusters().all(|(_, cluster)| cluster.balance.policy == BalancePolicy::P2c);
+    let blind = facts.clusters().any(|(_, cluster)| cluster.breaker.consecutive_failures == 0);
+    // Who fails only now and then looks well in between.
+    let fitful = |entry: &Entry| entry.until.is_none() && matches!(entry.action, Action::App { .. });
+    let avoids = !facts.plan.timeline.iter().any(fitful)
+        && facts.clusters().all(|(_, cluster)| cluster.balance.policy == BalancePolicy::P2c);
     match broken.len() {
         0 if !tight => 0.0,
         few if 2 * few <= replicas && avoids && !tight => TOLERATED_BY_P2C,
+        // Tries at a machine that is gone and is never left alone hold the few places for the whole of their time.
+        _ if tight && blind => TOLERATED_IN_PANIC,
         few if 2 * few <= replicas => TOLERATED,
         _ => TOLERATED_IN_PANIC,
     }
@@ -66,9 +89,7 @@ fn tolerated(facts: &Facts) -> f64 {
 fn broken_for_ever(entry: &Entry) -> Vec<usize> {
     match &entry.action {
         _ if entry.until.is_some() => Vec::new(),
-        Action::Kill { processes, .. } | Action::Pause { processes } | Action::App { processes, .. } => {
-            processes.iter().map(|process| process.instance).collect()
-        }
         Action::Link { links } => links.iter().map(|link| link.to).collect(),
+        action => action.processes().iter().map(|process| process.instance).collect(),
     }
 }

@@ -1,7 +1,6 @@
 //! What a sidecar counts is what happened: its counters equal what its log tells.
 
 use super::{Breach, Law, breach};
-use crate::plan::Action;
 use crate::swarm::facts::{Change, Facts, Step};
 
 pub(super) const LAW: Law = Law { name: "metrics", says: "counters equal what happened", check };
@@ -34,8 +33,6 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
 }
 
 fn restarted(facts: &Facts, process: &str) -> bool {
-    facts.plan.timeline.iter().any(|entry| match &entry.action {
-        Action::Kill { processes, .. } => processes.iter().any(|id| facts.plan.process_name(*id) == process),
-        _ => false,
-    })
+    let mut of_it = facts.plan.processes().filter(|id| facts.plan.process_name(*id) == process);
+    of_it.any(|id| facts.plan.timeline.iter().any(|entry| entry.action.ends(id)))
 }

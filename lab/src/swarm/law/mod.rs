@@ -8,6 +8,7 @@ mod backoff;
 mod bodies;
 mod budget;
 mod deadline;
+mod discovery;
 mod drain;
 mod ejection;
 mod health;
@@ -60,7 +61,7 @@ impl fmt::Display for Violation {
 }
 
 /// All laws.
-pub const ALL: [Law; 14] = [
+pub const ALL: [Law; 15] = [
     outcome::LAW,
     once::LAW,
     attempts::LAW,
@@ -69,6 +70,7 @@ pub const ALL: [Law; 14] = [
     bodies::LAW,
     deadline::LAW,
     picks::LAW,
+    discovery::LAW,
     ejection::LAW,
     health::LAW,
     drain::LAW,

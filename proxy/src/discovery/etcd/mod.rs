@@ -18,6 +18,7 @@ pub mod wire;
 
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -46,13 +47,20 @@ pub struct Client<N> {
     net: N,
     servers: Vec<SocketAddr>,
     current: Cell<usize>,
+    /// How long one call to one server may take.
+    patience: Duration,
 }
 
 impl<N: Net> Client<N> {
     /// A client of these servers, of which there must be one at least.
     pub fn new(net: N, servers: Vec<SocketAddr>) -> Self {
         assert!(!servers.is_empty(), "the configuration makes sure of a server");
-        Client { net, servers, current: Cell::new(0) }
+        Client { net, servers, current: Cell::new(0), patience: ETCD_TIMEOUT }
+    }
+
+    /// The same with less patience, if this is less.
+    pub fn patient(self, patience: Duration) -> Self {
+        Client { patience: self.patience.min(patience), ..self }
     }
 
     /// The keys that begin with `prefix`, and the revision at which they were read.
@@ -118,8 +126,9 @@ impl<N: Net> Client<N> {
     pub async fn watch(&self, prefix: &str, from: i64) -> Result<http::Lines, Error> {
         let request = wire::Watch::of_prefix(prefix, from);
         let server = self.server();
-        let begun = timeout(ETCD_TIMEOUT, http::post(&self.net, server, "/v3/watch", encode(&request))).await;
-        let (status, lines) = begun.map_err(|_| silent(server))?.map_err(Error::Unreachable)?;
+        let begun =
+            timeout(self.patience, http::post(&self.net, server, "/v3/watch", encode(&request))).await;
+        let (status, lines) = begun.map_err(|_| self.silent(server))?.map_err(Error::Unreachable)?;
         match status {
             200 => Ok(lines),
             _ => Err(Error::Unreachable(format!("{server} answers a watch with {status}"))),
@@ -154,7 +163,7 @@ impl<N: Net> Client<N> {
             let (status, lines) = http::post(&self.net, server, path, body.to_owned()).await?;
             Ok::<_, String>((status, lines.whole().await?))
         };
-        let answer = timeout(ETCD_TIMEOUT, asking).await.map_err(|_| silent(server))?;
+        let answer = timeout(self.patience, asking).await.map_err(|_| self.silent(server))?;
         let (status, answer) = answer.map_err(Error::Unreachable)?;
         if status != 200 {
             let failure = serde_json::from_slice::<Failure>(&answer);
@@ -163,14 +172,14 @@ impl<N: Net> Client<N> {
         serde_json::from_slice(&answer)
             .map_err(|error| Error::Refused(format!("an answer that cannot be read ({error})")))
     }
+
+    fn silent(&self, server: SocketAddr) -> Error {
+        Error::Unreachable(format!("{server} did not answer within {:?}", self.patience))
+    }
 }
 
 fn encode(body: &impl Serialize) -> String {
     serde_json::to_string(body).expect("text and numbers are all JSON")
-}
-
-fn silent(server: SocketAddr) -> Error {
-    Error::Unreachable(format!("{server} did not answer within {ETCD_TIMEOUT:?}"))
 }
 
 /// What a failure means for the caller.

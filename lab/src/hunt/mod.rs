@@ -1,0 +1,357 @@
+//! The hunt for metastable failures: a trigger comes and goes, and the mesh does not get well again by itself.
+//!
+//! Bronson et al., "Metastable failures in distributed systems" (HotOS 2021): a load that the mesh carries well, a short
+//! trigger, and a feedback (mostly retries of work that nobody waits for any more) that keeps it down when the trigger is
+//! long over. Whether there is one depends on how the mesh is set, so the hunt runs a scenario under every combination
+//! of load, retries, time limits and ejection, and draws the map of what came of each ([`map`]). A setting that does not
+//! recover is tried with ever smaller triggers ([`Hunt::smallest`]), because the smallest is the one to be afraid of.
+//!
+//! The scenario brings the mesh, the usual load and the trigger, which is its whole timeline. Virtual time makes an hour of
+//! this a few minutes; the scenario that comes out runs on the kernel as well.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+use crate::events::EventLog;
+use crate::load::{Outcome, Record};
+use crate::plan::{Plan, SidecarKind, Target};
+use crate::run::{self, Silent};
+use crate::scenario::units::{Rate, Span};
+use crate::scenario::{self, Scenario};
+use crate::sim::{Mesh, SimFailure, SimWorld, Simulation};
+
+pub mod map;
+
+/// The hunt's own scenario: three replicas at four fifths of what they can do, which are out of reach for a second and a half.
+pub const USUAL: &str = include_str!("../../../scenarios/metastable.toml");
+
+/// Shares of the scenario's own load.
+pub const LOADS: [f64; 5] = [0.5, 0.75, 1.0, 1.1, 1.2];
+
+/// A choice of one knob: what the map calls it, and keys for the policy of every service that is called.
+pub type Row = (&'static str, &'static str);
+
+/// What the map calls the scenario's own choice, always the first row.
+const OWN: Row = ("as it is", "");
+/// Who pays for second tries.
+pub const RETRIES: [Row; 3] = [
+    OWN,
+    ("no budget", "retry_budget = { share = \"100%\", per_second = 100000, reserve = 100000 }"),
+    ("none", "retry = { attempts = 0 }"),
+];
+/// How long one try may take.
+pub const TIMEOUTS: [Row; 3] =
+    [OWN, ("400ms", "timeouts = { per_try = \"400ms\" }"), ("150ms", "timeouts = { per_try = \"150ms\" }")];
+/// Whether endpoints that fail are left alone.
+pub const EJECTION: [Row; 2] =
+    [OWN, ("off", "breaker = { consecutive_failures = 0, success_rate = \"0%\" }")];
+
+/// The share of requests that must be answered well for the mesh to count as well.
+const WELL: f64 = 0.95;
+/// Width of the windows in which that is looked at.
+const WINDOW: Duration = Duration::from_millis(500);
+/// A mesh that is well for no longer than this at the end of the run may have been so by chance.
+const SURE: Duration = Duration::from_secs(1);
+/// How finely triggers are told apart, in shares of the scenario's own.
+const FINENESS: f64 = 0.02;
+
+/// A setting: rows of the tables above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Point {
+    /// Of [`RETRIES`].
+    pub retries: usize,
+    /// Of [`TIMEOUTS`].
+    pub timeout: usize,
+    /// Of [`EJECTION`].
+    pub ejection: usize,
+    /// Of [`LOADS`].
+    pub load: usize,
+}
+
+impl Point {
+    /// Every setting, in the order of the map.
+    pub fn all() -> Vec<Point> {
+        let mut all = Vec::new();
+        for retries in 0..RETRIES.len() {
+            for timeout in 0..TIMEOUTS.len() {
+                for ejection in 0..EJECTION.len() {
+                    all.extend((0..LOADS.len()).map(|load| Point { retries, timeout, ejection, load }));
+                }
+            }
+        }
+        all
+    }
+
+    /// Whether it is the scenario's own but for the load.
+    pub fn is_own(self) -> bool {
+        (self.retries, self.timeout, self.ejection) == (0, 0, 0)
+    }
+
+    fn rows(self) -> [Row; 3] {
+        [RETRIES[self.retries], TIMEOUTS[self.timeout], EJECTION[self.ejection]]
+    }
+}
+
+/// What became of a mesh.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Course {
+    /// It was not well before the trigger, so the load is too high for it.
+    Overloaded,
+    /// It was well again so long after the end of the trigger, and stayed so.
+    Recovered(Duration),
+    /// It was not well again when the run ended, so long after the end of the trigger.
+    Stuck(Duration),
+}
+
+impl Course {
+    /// The worse of two.
+    pub fn worst(self, other: Course) -> Course {
+        let rank = |course: Course| match course {
+            Course::Recovered(after) => (0, after),
+            Course::Stuck(for_) => (1, for_),
+            Course::Overloaded => (2, Duration::ZERO),
+        };
+        if rank(other) > rank(self) { other } else { self }
+    }
+}
+
+/// A trigger that is enough.
+#[derive(Debug)]
+pub struct Smallest {
+    /// How long it lasts, in shares of the scenario's own.
+    pub share: f64,
+    /// How long the scenario's faults last then, together.
+    pub lasts: Duration,
+    /// The scenario, with the setting and this trigger.
+    pub text: String,
+}
+
+/// A scenario to hunt in.
+pub struct Hunt {
+    file: Table,
+    /// Names of the services that are called.
+    called: Vec<String>,
+    /// Requests a second of all load generators together.
+    rate: f64,
+}
+
+impl Hunt {
+    /// Takes the mesh, the load and the trigger of a scenario, whose file has this `text`.
+    ///
+    /// # Errors
+    /// If it has no load or no trigger, or one that does not end.
+    ///
+    /// # Panics
+    /// If the text is not that of a scenario.
+    pub fn new(scenario: &Scenario, text: &str) -> Result<Hunt, String> {
+        let plan = scenario.plan(SidecarKind::Ours);
+        let file = toml::from_str(text).expect("a scenario is TOML");
+        if plan.loads.is_empty() {
+            return Err("there is no load, so there is nothing to recover".into());
+        }
+        if plan.timeline.is_empty() {
+            return Err("there is no [[timeline]], so nothing can trigger a failure".into());
+        }
+        if let Some(entry) = plan.timeline.iter().find(|entry| entry.until.is_none()) {
+            return Err(format!(
+                "`{}` does not end, so nothing can be said about the time after it",
+                entry.name
+            ));
+        }
+        let host = |target: &Target| match target {
+            Target::Http { host, .. } | Target::Tcp { host, .. } => host.clone(),
+        };
+        let mut called: Vec<String> = plan.loads.iter().map(|load| host(&load.target)).collect();
+        called.sort();
+        called.dedup();
+        called.retain(|name| plan.services.iter().any(|service| service.name == *name));
+        Ok(Hunt { file, called, rate: plan.loads.iter().map(|load| load.rate).sum() })
+    }
+
+    /// Requests a second at a share of the scenario's load.
+    pub fn rate(&self, load: usize) -> f64 {
+        self.rate * LOADS[load]
+    }
+
+    /// The scenario with a setting, and with faults that last for a share of their time.
+    pub fn text(&self, point: Point, trigger: f64) -> String {
+        let mut file = self.file.clone();
+        for name in &self.called {
+            let service = file["service"][name].as_table_mut().expect("a service is a table");
+            let policy = service.entry("policy").or_insert_with(|| Table::new().into());
+            for (_, keys) in point.rows() {
+                let keys = toml::from_str(keys).expect("the rows are TOML");
+                merge(policy.as_table_mut().expect("a policy is a table"), keys);
+            }
+        }
+        for (_, load) in file["load"].as_table_mut().expect("loads are a table") {
+            scale(&mut load["rate"], |rate: Rate| Rate(rate.0 * LOADS[point.load]));
+        }
+        for entry in file["timeline"].as_array_mut().expect("a timeline is a list") {
+            let shorter = |span: Span| Span(shorter(span.0, trigger));
+            let entry = entry.as_table_mut().expect("an entry is a table");
+            if let Some(lasts) = entry.get_mut("for") {
+                scale(lasts, shorter);
+            }
+            for kind in ["kill", "crash"] {
+                if let Some(restart) = entry.get_mut(kind).and_then(|kill| kill.get_mut("restart")) {
+                    scale(restart, shorter);
+                }
+            }
+        }
+        file.to_string()
+    }
+
+    /// What becomes of the mesh with a setting.
+    ///
+    /// # Errors
+    /// If the run did not come to its end.
+    pub fn course(&self, point: Point, trigger: f64, seed: u64) -> Result<Course, SimFailure> {
+        let text = self.text(point, trigger);
+        let scenario = scenario::parse("a setting", &text)
+            .unwrap_or_else(|errors| panic!("{:?}\n{text}", miette::Report::new(errors)));
+        let mut plan = scenario.plan(SidecarKind::Ours);
+        plan.expectations.clear();
+        let drive = {
+            let plan = plan.clone();
+            async move |world: Rc<SimWorld>| {
+                let (events, never) = (EventLog::new(None), std::future::pending());
+                run::observe(&plan, &*world, &events, Rc::new(Silent), never, None).await
+            }
+        };
+        let run = Simulation::new(&plan, seed, Mesh::default()).run(drive)?;
+        let seen = run.value.map_err(|error| SimFailure::Engine(error.to_string()))?;
+        Ok(course(&plan, seen.records.iter().flatten()))
+    }
+
+    /// The smallest trigger with which a setting does not recover. `None` if it does even with the scenario's own.
+    ///
+    /// # Errors
+    /// As [`Hunt::course`].
+    pub fn smallest(&self, point: Point, seed: u64) -> Result<Option<Smallest>, SimFailure> {
+        let is_enough = |trigger| Ok(matches!(self.course(point, trigger, seed)?, Course::Stuck(_)));
+        if !is_enough(1.0)? {
+            return Ok(None);
+        }
+        let (mut too_little, mut enough) = (0.0, 1.0);
+        while enough - too_little > FINENESS {
+            let middle = f64::midpoint(too_little, enough);
+            *if is_enough(middle)? { &mut enough } else { &mut too_little } = middle;
+        }
+        let text = self.text(point, enough);
+        let plan = scenario::parse("the smallest", &text).expect("it has just run").plan(SidecarKind::Ours);
+        let lasts = plan.timeline.iter().filter_map(|entry| Some(entry.until? - entry.at)).sum();
+        Ok(Some(Smallest { share: enough, lasts, text }))
+    }
+}
+
+/// In whole milliseconds, and never nothing.
+fn shorter(span: Duration, share: f64) -> Duration {
+    Duration::from_millis((span.as_millis() as f64 * share).round().max(1.0) as u64)
+}
+
+/// Replaces a value with a unit by another.
+fn scale<T: std::str::FromStr<Err = String> + std::fmt::Display>(value: &mut Value, to: impl FnOnce(T) -> T) {
+    if let Some(now) = value.as_str().and_then(|text| text.parse().ok()) {
+        *value = Value::String(to(now).to_string());
+    }
+}
+
+fn merge(table: &mut Table, more: Table) {
+    for (key, value) in more {
+        match (table.get_mut(&key), value) {
+            (Some(Value::Table(inner)), Value::Table(more)) => merge(inner, more),
+            (_, value) => drop(table.insert(key, value)),
+        }
+    }
+}
+
+/// What became of a mesh, from when its requests were due and how they ended.
+fn course<'a>(plan: &Plan, records: impl Iterator<Item = &'a Record>) -> Course {
+    let window = WINDOW.as_micros() as i64;
+    let windows = (plan.duration.as_micros() as i64 / window).max(1) as usize;
+    let mut counts = vec![(0_u64, 0_u64); windows];
+    for record in records.filter(|record| record.due_us >= 0) {
+        let Some((all, ok)) = counts.get_mut((record.due_us / window) as usize) else { continue };
+        *all += 1;
+        *ok += u64::from(record.outcome == Outcome::Ok);
+    }
+    let is_well = |(all, ok): &(u64, u64)| *ok as f64 >= *all as f64 * WELL;
+    let begin = plan.timeline.iter().map(|entry| entry.at).min().unwrap_or_default();
+    let end = plan.timeline.iter().filter_map(|entry| entry.until).max().unwrap_or_default();
+    let before = (begin.as_micros() as i64 / window) as usize;
+    if !counts[..before.min(windows)].iter().all(is_well) {
+        return Course::Overloaded;
+    }
+    // The first window from which on all is well.
+    let well_from = counts.iter().rposition(|count| !is_well(count)).map_or(0, |last| last + 1);
+    let well_at = WINDOW * well_from as u32;
+    if well_at + SURE > plan.duration {
+        return Course::Stuck(plan.duration.saturating_sub(end));
+    }
+    Course::Recovered(well_at.saturating_sub(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usual() -> (Hunt, Scenario) {
+        let scenario = scenario::parse("usual", USUAL).expect("a scenario");
+        (Hunt::new(&scenario, USUAL).expect("it can be hunted in"), scenario)
+    }
+
+    const OWN: Point = Point { retries: 0, timeout: 0, ejection: 0, load: 2 };
+
+    #[test]
+    fn every_setting_is_a_scenario_without_a_mistake() {
+        let (hunt, _) = usual();
+        for point in Point::all() {
+            let text = hunt.text(point, 0.3);
+            if let Err(errors) = scenario::parse("a setting", &text) {
+                panic!("{point:?}: {:?}\n{text}", miette::Report::new(errors));
+            }
+        }
+    }
+
+    #[test]
+    fn a_setting_changes_the_policy_the_rate_and_the_length_of_the_trigger() {
+        let (hunt, scenario) = usual();
+        let own = scenario.plan(SidecarKind::Ours);
+        let point = Point { retries: 2, load: 0, ..OWN };
+        let plan =
+            scenario::parse("setting", &hunt.text(point, 0.5)).expect("a scenario").plan(SidecarKind::Ours);
+        assert_eq!(plan.loads[0].rate, own.loads[0].rate * 0.5);
+        let lasts = |plan: &Plan| plan.timeline[0].until.expect("an end") - plan.timeline[0].at;
+        assert_eq!(lasts(&plan), lasts(&own) / 2);
+        let orders = plan.services.iter().find(|service| service.name == "orders").expect("orders");
+        assert_eq!(orders.policy["retry"]["attempts"], Value::Integer(0));
+    }
+
+    #[test]
+    fn a_course_is_read_off_when_requests_were_due() {
+        let (_, scenario) = usual();
+        let plan = scenario.plan(SidecarKind::Ours);
+        let end = plan.timeline[0].until.expect("an end");
+        let course_of = |is_ok: &dyn Fn(Duration) -> bool| {
+            let records: Vec<Record> = (0..plan.duration.as_millis() as i64 / 10)
+                .map(|n| {
+                    let ok = is_ok(Duration::from_millis(n as u64 * 10));
+                    let outcome = if ok { Outcome::Ok } else { Outcome::Timeout };
+                    Record { due_us: n * 10_000, latency_us: 1, late_us: 0, outcome }
+                })
+                .collect();
+            course(&plan, records.iter())
+        };
+        assert_eq!(course_of(&|_| true), Course::Recovered(Duration::ZERO));
+        assert_eq!(course_of(&|at| at > WINDOW), Course::Overloaded);
+        assert!(matches!(course_of(&|at| at < plan.timeline[0].at), Course::Stuck(_)));
+        let late = end + Duration::from_secs(2);
+        let Course::Recovered(after) = course_of(&|at| at < plan.timeline[0].at || at > late) else {
+            panic!("it recovers");
+        };
+        assert!(after >= Duration::from_secs(2) && after < Duration::from_secs(2) + 2 * WINDOW, "{after:?}");
+    }
+}

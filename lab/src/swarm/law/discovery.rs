@@ -1,0 +1,77 @@
+//! Endpoints are what the registry says: whom it has no more gets no new request, nobody is forgotten because the registry
+//! cannot be asked, and in the end everybody who is there is known.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use super::{Breach, Law, breach};
+use crate::plan::{Instance, Plan};
+use crate::swarm::facts::{Change, Facts};
+
+pub(super) const LAW: Law = Law {
+    name: "discovery",
+    says: "endpoints are those of the registry, and the last known ones while it is away",
+    check,
+};
+
+fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
+    for (process, cluster) in facts.clusters().filter(|(_, cluster)| cluster.discovery.is_some()) {
+        let mut gone: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut changes = facts.standings_of(process, &cluster.name).peekable();
+        let mut picks: Vec<_> = facts
+            .requests_to(process, &cluster.name)
+            .flat_map(|request| request.picks().map(|(when, endpoint, _)| (when, endpoint, request.begun)))
+            .collect();
+        picks.sort_by_key(|(when, ..)| *when);
+        for (when, endpoint, begun) in picks {
+            while let Some(standing) = changes.next_if(|standing| standing.when < when) {
+                match standing.change {
+                    Change::Gone => drop(gone.insert(&standing.endpoint, standing.when.at)),
+                    Change::Found => drop(gone.remove(standing.endpoint.as_str())),
+                    _ => {}
+                }
+            }
+            // A request keeps the endpoints that it began with.
+            if gone.get(endpoint).is_some_and(|at| *at < begun) {
+                breach(breaches, when.at, format!("{endpoint} was picked, and the registry has it no more"));
+            }
+        }
+        kept_while_stale(facts, process, &cluster.name, breaches);
+        if facts.is_settled() {
+            all_are_known(facts, process, breaches);
+        }
+    }
+}
+
+/// Stale is better than empty.
+fn kept_while_stale(facts: &Facts, process: &Rc<str>, cluster: &str, breaches: &mut Vec<Breach>) {
+    let mut stale = false;
+    for line in
+        facts.log.iter().filter(|line| line.process == *process && line.word("cluster") == Some(cluster))
+    {
+        match line.text.as_str() {
+            "endpoints may be stale; the last ones are kept" => stale = true,
+            "endpoints are fresh again" | "endpoints discovered" | "carries traffic" => stale = false,
+            "endpoint gone" if stale => {
+                let endpoint = line.word("endpoint").unwrap_or_default();
+                breach(breaches, line.at_us, format!("{endpoint} was given up while the registry was away"));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn all_are_known(facts: &Facts, process: &str, breaches: &mut Vec<Breach>) {
+    let is_back = |plan: &Plan, position: usize| {
+        plan.timeline.iter().all(|entry| entry.until.is_some() || !entry.action.touches(position))
+    };
+    let of_a_registry = |instance: &Instance| facts.plan.services[instance.service].registry.is_some();
+    let there = (0..facts.plan.instances.len())
+        .filter(|&position| of_a_registry(&facts.plan.instances[position]) && is_back(&facts.plan, position))
+        .count();
+    let known = facts.last(process, "proxy_discovery_endpoints").unwrap_or_default();
+    if known < there as f64 {
+        let end = facts.log.last().map_or(0, |line| line.at_us);
+        breach(breaches, end, format!("{process} knows {known} endpoints in the end, and {there} are there"));
+    }
+}
