@@ -378,6 +378,15 @@ pub enum Action {
         /// Which.
         processes: Vec<ProcessId>,
     },
+    /// Gives sidecars another configuration while they run; the revert gives them their own back.
+    Configure {
+        /// Position of the service that is called otherwise.
+        service: usize,
+        /// Keys for its cluster, on top of [`Service::policy`].
+        policy: toml::Table,
+        /// The whole file of each instance's sidecar, by position; empty if there are no sidecars.
+        configs: Vec<String>,
+    },
     /// Changes how built-in apps answer; the revert puts back what the scenario says of them.
     App {
         /// Which.
@@ -415,7 +424,7 @@ impl Action {
             | Action::Refuse { processes }
             | Action::Pause { processes }
             | Action::App { processes, .. } => processes,
-            Action::Link { .. } => &[],
+            Action::Link { .. } | Action::Configure { .. } => &[],
         }
     }
 
@@ -423,7 +432,11 @@ impl Action {
     pub fn links(&self) -> &[Link] {
         match self {
             Action::Link { links } | Action::Crash { links, .. } => links,
-            Action::Kill { .. } | Action::Refuse { .. } | Action::Pause { .. } | Action::App { .. } => &[],
+            Action::Kill { .. }
+            | Action::Refuse { .. }
+            | Action::Pause { .. }
+            | Action::Configure { .. }
+            | Action::App { .. } => &[],
         }
     }
 

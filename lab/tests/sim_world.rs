@@ -15,6 +15,7 @@ use lab::sim::{Main, Programs, Run, SimFailure, SimNet, SimWorld, Simulation, Te
 use lab::world::World as _;
 use proxy::world::{Net, World};
 use sim_kit::*;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 const MS: Duration = Duration::from_millis(1);
@@ -209,7 +210,7 @@ impl Programs for Broken {
         (self.0)(world)
     }
 
-    fn sidecar(&self, world: World<SimNet>, config: String, term: Term) -> Main {
+    fn sidecar(&self, world: World<SimNet>, config: watch::Receiver<String>, term: Term) -> Main {
         Kit.sidecar(world, config, term)
     }
 

@@ -407,11 +407,36 @@ pub async fn serve<N: Net>(
     snapshot: Snapshot,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
+    serve_and_reload(world, snapshot, std::future::pending, stop).await
+}
+
+/// The same, with every configuration that `next` comes to, in force from then on.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_and_reload<N: Net>(
+    world: World<N>,
+    snapshot: Snapshot,
+    mut next: impl AsyncFnMut() -> Snapshot,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
     let (drain_min, limit) = (snapshot.timeouts.drain_min, snapshot.timeouts.drain);
     let sidecar = Sidecar::new(snapshot, 1);
     let (signals, watches) = drains();
     let working = work(world.clone(), sidecar.clone(), watches);
-    let running = async { tokio::try_join!(working, control(world, sidecar.clone())) };
+    let reloading = async {
+        loop {
+            sidecar.apply(Arc::new(next().await));
+            tracing::info!("the new configuration is in force");
+        }
+    };
+    let running = async {
+        tokio::select! {
+            biased;
+            result = async { tokio::try_join!(working, control(world, sidecar.clone())) } => result,
+            never = reloading => never,
+        }
+    };
     let stopping = async {
         stop.await;
         sidecar.drain();

@@ -18,6 +18,7 @@ use crate::events::EventLog;
 use crate::load::{Outcome, Record};
 use crate::plan::{Plan, SidecarKind, Target};
 use crate::run::{self, Silent};
+use crate::scenario::settings::merge;
 use crate::scenario::units::{Rate, Span};
 use crate::scenario::{self, Scenario};
 use crate::sim::{Mesh, SimFailure, SimWorld, Simulation};
@@ -256,15 +257,6 @@ fn shorter(span: Duration, share: f64) -> Duration {
 fn scale<T: std::str::FromStr<Err = String> + std::fmt::Display>(value: &mut Value, to: impl FnOnce(T) -> T) {
     if let Some(now) = value.as_str().and_then(|text| text.parse().ok()) {
         *value = Value::String(to(now).to_string());
-    }
-}
-
-fn merge(table: &mut Table, more: Table) {
-    for (key, value) in more {
-        match (table.get_mut(&key), value) {
-            (Some(Value::Table(inner)), Value::Table(more)) => merge(inner, more),
-            (_, value) => drop(table.insert(key, value)),
-        }
     }
 }
 

@@ -140,6 +140,15 @@ impl KernelWorld {
         Ok(())
     }
 
+    /// Writes the configuration of an instance's sidecar in one step: who watches it never sees half of it.
+    pub(super) fn write_config(&self, instance: &str, text: &str) -> io::Result<()> {
+        let path = self.options.run_dir.join("config").join(format!("{instance}.toml"));
+        let new = path.with_extension("new");
+        std::fs::write(&new, text)?;
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o644))?;
+        std::fs::rename(&new, &path)
+    }
+
     /// Writes what children read. They see it below the run's directory, which every user may enter, even if the
     /// executable and the run's own folder lie in a home directory that only its owner may.
     fn prepare_files(&self, run: &Path) -> io::Result<Mounts> {
@@ -149,9 +158,7 @@ impl KernelWorld {
         std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o755))?;
         for instance in &self.plan.instances {
             if let Some(text) = &instance.sidecar {
-                let path = config.join(format!("{}.toml", instance.name));
-                std::fs::write(&path, text)?;
-                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
+                self.write_config(&instance.name, text)?;
             }
         }
         for instance in &self.plan.instances {

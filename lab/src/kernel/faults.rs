@@ -17,7 +17,7 @@ use super::process::Process;
 use super::{intercept, probe, sysctl};
 use crate::app::metrics::CHANGED;
 use crate::metrics;
-use crate::plan::{APP_METRICS_PORT, Action, Entry, Link, ProcessId, Role};
+use crate::plan::{APP_METRICS_PORT, Action, Entry, Link, METRICS_PORT, ProcessId, Role};
 use crate::world::Error;
 
 /// How long a process may take to obey SIGTERM before it is killed; what Kubernetes grants by default.
@@ -45,6 +45,7 @@ impl KernelWorld {
             Action::Kill { processes, hard, .. } => self.kill(&entry.name, processes, *hard).await?,
             Action::Crash { processes, links } => self.crash(&entry.name, processes, links).await?,
             Action::Refuse { processes } => self.refuse(&entry.name, processes, true).await?,
+            Action::Configure { configs, .. } => self.configure(&entry.name, configs).await?,
             Action::Pause { processes } => self.pause(&entry.name, processes).await?,
             Action::App { processes, change } => {
                 self.note_changed(&entry.name, processes).await;
@@ -66,6 +67,11 @@ impl KernelWorld {
                 self.restart(&entry.name, processes).await?;
             }
             Action::Refuse { processes } => self.refuse(&entry.name, processes, false).await?,
+            Action::Configure { configs, .. } => {
+                let own = self.plan.instances.iter().filter_map(|instance| instance.sidecar.clone());
+                let own: Vec<String> = own.take(configs.len()).collect();
+                self.configure(&entry.name, &own).await?;
+            }
             Action::Pause { processes } => self.go_on(&entry.name, processes).await?,
             Action::App { processes, .. } => {
                 self.behave(processes, "/behave").await?;
@@ -195,6 +201,50 @@ impl KernelWorld {
             sum += node.call(move || intercept::refused(port)).await.and_then(|r| r).unwrap_or_default();
         }
         sum
+    }
+
+    /// Writes the sidecars' files and waits until those that can have read them.
+    async fn configure(&self, entry: &str, configs: &[String]) -> Result<(), Error> {
+        let sidecar = |instance| ProcessId { instance, role: Role::Sidecar };
+        let can_read = |id: &ProcessId| {
+            self.process(*id).is_some_and(|process| process.is_running())
+                && !self.paused.borrow().contains(id)
+        };
+        let mut before = Vec::new();
+        for id in (0..configs.len()).map(sidecar).filter(can_read) {
+            before.push((id, self.reloads(id).await));
+        }
+        for (instance, config) in self.plan.instances.iter().zip(configs) {
+            let written = self.write_config(&instance.name, config);
+            written.map_err(failed(format!("cannot change the configuration of {}", instance.name)))?;
+        }
+        let deadline = Instant::now() + SIGNAL_WITHIN;
+        for (id, before) in before {
+            while can_read(&id) {
+                if self.reloads(id).await > before {
+                    self.count(entry, "reloaded");
+                    break;
+                }
+                if Instant::now() >= deadline {
+                    let name = self.plan.process_name(id);
+                    return Err(Error::Failed(format!("{name} has not read its new configuration")));
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// How often a sidecar has taken a new configuration. One that does not say has not.
+    async fn reloads(&self, id: ProcessId) -> f64 {
+        let Some(node) = self.node(id.instance) else { return 0.0 };
+        let answer = node.probe(|| probe::get(local(METRICS_PORT), "/metrics", SIGNAL_WITHIN)).await;
+        let Ok(Ok((200, text))) = answer else { return 0.0 };
+        let applied = metrics::parse("", &text).into_iter().filter(|sample| {
+            sample.name == "proxy_config_reloads_total"
+                && sample.labels.get("result").is_some_and(|r| r == "applied")
+        });
+        applied.map(|sample| sample.value).sum()
     }
 
     async fn pause(&self, entry: &str, ids: &[ProcessId]) -> Result<(), Error> {

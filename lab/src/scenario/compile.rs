@@ -11,6 +11,7 @@ use proxy::world::RngTree;
 use super::Scenario;
 use super::condition::FABRIC;
 use super::names::instance_name;
+use super::settings;
 use crate::metrics::glob;
 use crate::plan::Subject;
 use crate::plan::{
@@ -42,10 +43,20 @@ impl Scenario {
         match sidecar {
             SidecarKind::Ours => {
                 let seeds = RngTree::new(self.seed).child("sidecar", 0);
-                let configs: Vec<String> = (0..plan.instances.len())
-                    .map(|i| sidecar::ours::config(&plan, i, seeds.child(&plan.instances[i].name, 0).seed()))
-                    .collect();
-                for (instance, config) in plan.instances.iter_mut().zip(configs) {
+                let configs = |plan: &Plan| -> Vec<String> {
+                    let seed = |i: usize| seeds.child(&plan.instances[i].name, 0).seed();
+                    (0..plan.instances.len()).map(|i| sidecar::ours::config(plan, i, seed(i))).collect()
+                };
+                let own = configs(&plan);
+                let as_they_are = plan.clone();
+                for entry in &mut plan.timeline {
+                    if let Action::Configure { service, policy, configs: changed } = &mut entry.action {
+                        let mut other = as_they_are.clone();
+                        settings::merge(&mut other.services[*service].policy, policy.clone());
+                        *changed = configs(&other);
+                    }
+                }
+                for (instance, config) in plan.instances.iter_mut().zip(own) {
                     instance.sidecar = Some(config);
                 }
             }
@@ -150,5 +161,6 @@ fn measurable(subject: &Subject, there: &[String], evidence_of_sidecar: bool) ->
 }
 
 fn touches_sidecar(entry: &Entry) -> bool {
-    entry.action.processes().iter().any(|p| p.role == Role::Sidecar)
+    matches!(entry.action, Action::Configure { .. })
+        || entry.action.processes().iter().any(|p| p.role == Role::Sidecar)
 }

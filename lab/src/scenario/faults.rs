@@ -13,6 +13,7 @@ use serde_spanned::Spanned;
 use super::diagnose::Mistake;
 use super::links::{Profiles, Sides, change};
 use super::model;
+use super::settings;
 use super::units::Span;
 use super::validate::{Context, status};
 use crate::fabric::LinkProfile;
@@ -63,6 +64,7 @@ fn kind(entry: &Spanned<model::Entry>, mistakes: &mut Vec<Mistake>) -> (&'static
         ("crash", e.crash.as_ref().map(Spanned::span)),
         ("refuse", e.refuse.as_ref().map(Spanned::span)),
         ("restart", e.restart.as_ref().map(Spanned::span)),
+        ("configure", e.configure.as_ref().map(Spanned::span)),
         ("app", e.app.as_ref().map(Spanned::span)),
         ("pause", e.pause.as_ref().map(Spanned::span)),
         ("partition", e.partition.as_ref().map(Spanned::span)),
@@ -73,7 +75,9 @@ fn kind(entry: &Spanned<model::Entry>, mistakes: &mut Vec<Mistake>) -> (&'static
         let at = e.name.as_ref().map_or(e.at.span(), Spanned::span);
         let mistake = Mistake::new(at, "this entry does nothing", "no action");
         mistakes.push(
-            mistake.help("add one action: kill, crash, refuse, restart, app, pause, partition or link"),
+            mistake.help(
+                "add one action: kill, crash, refuse, restart, configure, app, pause, partition or link",
+            ),
         );
         return ("entry", entry.span());
     };
@@ -185,6 +189,9 @@ fn action(
         let wait = restart.wait.as_ref().map_or(model::RESTART_WAIT, |wait| wait.get_ref().0);
         return Action::Kill { processes, hard, rolling: Some(wait) };
     }
+    if let Some(configure) = &entry.configure {
+        return reconfigure(configure.get_ref(), context, mistakes);
+    }
     if let Some(app) = &entry.app {
         return behave(app, context, mistakes);
     }
@@ -245,6 +252,20 @@ fn is_hard(signal: Option<&Spanned<String>>, default: bool, mistakes: &mut Vec<M
             true
         }
     }
+}
+
+/// `configure = { .. }`
+fn reconfigure(asked: &model::Configure, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Action {
+    settings::reserved_of_cluster(&asked.policy, mistakes);
+    let services = &context.names.services;
+    let service = services.iter().position(|service| service.name == *asked.service.get_ref());
+    if service.is_none() {
+        let known = services.iter().map(|service| service.name.as_str());
+        mistakes.push(Mistake::unknown("service", &asked.service, known));
+    }
+    // The files follow when the plan is made.
+    let policy = asked.policy.get_ref().plain();
+    Action::Configure { service: service.unwrap_or_default(), policy, configs: Vec::new() }
 }
 
 /// `app = { .. }`
@@ -364,6 +385,9 @@ fn overlaps(entries: &[(Entry, Range<usize>)], context: &Context<'_>, mistakes: 
 /// Something that both actions hold.
 fn shared(first: &Action, second: &Action, context: &Context<'_>) -> Option<String> {
     let name = |instance: usize| &context.names.instances[instance].name;
+    if let (Action::Configure { .. }, Action::Configure { .. }) = (first, second) {
+        return Some("the configuration of the sidecars".into());
+    }
     // Two crashes cut the links between their machines alike, so either may end first.
     let crashes = |action: &Action| matches!(action, Action::Crash { .. });
     let others = if crashes(first) && crashes(second) { &[] } else { second.links() };
@@ -385,6 +409,7 @@ pub(super) fn evidence(entry: &Entry, is_partition: bool) -> &'static [&'static 
         Action::Crash { .. } if entry.until.is_some() => &["killed", "restarted", "lost_packets"],
         Action::Crash { .. } => &["killed", "lost_packets"],
         Action::Refuse { .. } => &["refused"],
+        Action::Configure { .. } => &["reloaded"],
         Action::Pause { .. } => &["stopped"],
         Action::Link { .. } if is_partition => &["lost_packets"],
         Action::Link { .. } => &["lost_packets", "delayed_packets"],

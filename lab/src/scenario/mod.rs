@@ -17,7 +17,7 @@ mod links;
 pub mod model;
 mod names;
 mod parse;
-mod settings;
+pub mod settings;
 pub mod units;
 mod validate;
 

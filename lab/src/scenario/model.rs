@@ -308,6 +308,9 @@ pub struct Entry {
     /// Ends instances one after another and starts each again.
     #[serde(default)]
     pub restart: Option<Spanned<Restart>>,
+    /// Changes how a service is called, in the configuration of sidecars that run.
+    #[serde(default)]
+    pub configure: Option<Spanned<Configure>>,
     /// Changes how built-in HTTP apps answer.
     #[serde(default)]
     pub app: Option<Spanned<Behave>>,
@@ -375,6 +378,16 @@ pub struct Restart {
     /// Time between one instance that is ready again and the next. Default 1 s.
     #[serde(default)]
     pub wait: Option<Spanned<Span>>,
+}
+
+/// `configure = { .. }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Configure {
+    /// The service that is called.
+    pub service: Spanned<String>,
+    /// Keys for its cluster in every sidecar's configuration, on top of the service's own `policy`.
+    pub policy: Spanned<Settings>,
 }
 
 /// `app = { .. }` of a timeline entry.

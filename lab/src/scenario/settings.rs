@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnose::Mistake;
 use super::model::File;
-use crate::plan::Plan;
+use crate::plan::{Action, Plan};
 
 /// Keys of a sidecar that follow from the scenario.
 const OURS_OF_SIDECAR: [&str; 4] = ["service", "instance", "seed", "listen"];
@@ -139,31 +139,70 @@ impl<'de> Deserialize<'de> for Setting {
     }
 }
 
+/// Puts the keys of a table into another, table by table; what both have is the former's.
+pub fn merge(table: &mut toml::Table, more: toml::Table) {
+    for (key, value) in more {
+        match (table.get_mut(&key), value) {
+            (Some(toml::Value::Table(inner)), toml::Value::Table(more)) => merge(inner, more),
+            (_, value) => drop(table.insert(key, value)),
+        }
+    }
+}
+
 /// Refuses keys that are the lab's to decide.
 pub(super) fn reserved(service: &super::model::Service, mistakes: &mut Vec<Mistake>) {
     let tables = [(&service.policy, &OURS_OF_CLUSTER[..]), (&service.sidecar, &OURS_OF_SIDECAR[..])];
     for (given, ours) in tables {
-        let Some(given) = given else { continue };
-        for (key, _) in ours.iter().filter_map(|key| given.get_ref().get(key)) {
-            let message = format!("`{key}` is for the lab to decide");
-            let mistake = Mistake::new(key.span(), message, "follows from the scenario");
-            mistakes.push(mistake.help("leave it out"));
-        }
+        given.iter().for_each(|given| refuse(given, ours, mistakes));
+    }
+}
+
+/// The same for keys of a cluster alone.
+pub(super) fn reserved_of_cluster(policy: &Spanned<Settings>, mistakes: &mut Vec<Mistake>) {
+    refuse(policy, &OURS_OF_CLUSTER, mistakes);
+}
+
+fn refuse(given: &Spanned<Settings>, ours: &[&str], mistakes: &mut Vec<Mistake>) {
+    for (key, _) in ours.iter().filter_map(|key| given.get_ref().get(key)) {
+        let message = format!("`{key}` is for the lab to decide");
+        let mistake = Mistake::new(key.span(), message, "follows from the scenario");
+        mistakes.push(mistake.help("leave it out"));
     }
 }
 
 /// Lets the sidecar read what it would be given. `plan` is one with sidecars.
 pub(super) fn check(file: &File, plan: &Plan) -> Result<(), Vec<Mistake>> {
     let mut mistakes: Vec<Mistake> = Vec::new();
-    if file.service.values().all(|s| s.policy.is_none() && s.sidecar.is_none()) {
-        return Ok(());
+    let is_plain = file.service.values().all(|s| s.policy.is_none() && s.sidecar.is_none());
+    let own: Vec<Option<&String>> = plan.instances.iter().map(|instance| instance.sidecar.as_ref()).collect();
+    if !is_plain {
+        read(file, plan, &own, None, &mut mistakes);
     }
+    for (entry, written) in plan.timeline.iter().zip(&file.timeline) {
+        if let (Action::Configure { service, configs, .. }, Some(asked)) =
+            (&entry.action, &written.get_ref().configure)
+        {
+            let configs: Vec<_> = configs.iter().map(Some).collect();
+            let change = Some((*service, asked.get_ref().policy.get_ref()));
+            read(file, plan, &configs, change, &mut mistakes);
+        }
+    }
+    if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
+}
+
+/// Lets the sidecar of each service read its file, which has a `change` of one service's policy in it.
+fn read(
+    file: &File,
+    plan: &Plan,
+    configs: &[Option<&String>],
+    change: Option<(usize, &Settings)>,
+    mistakes: &mut Vec<Mistake>,
+) {
     // Replicas of one service have the same keys.
     for (position, service) in plan.services.iter().enumerate() {
-        let config = service.instances.first().and_then(|&i| plan.instances[i].sidecar.as_ref());
-        let Some(config) = config else { continue };
+        let Some(config) = service.instances.first().and_then(|&i| configs[i]) else { continue };
         let Err(errors) = proxy::config::parse("sidecar.toml", config) else { continue };
-        let origin = Origin { file, plan, service: position, nodes: nodes(config) };
+        let origin = Origin { file, plan, service: position, change, nodes: nodes(config) };
         for mistake in errors.iter().map(|error| origin.mistake(error)) {
             // A policy is part of every caller's file.
             let told = |m: &Mistake| (m.offset(), m.message()) == (mistake.offset(), mistake.message());
@@ -172,7 +211,6 @@ pub(super) fn check(file: &File, plan: &Plan) -> Result<(), Vec<Mistake>> {
             }
         }
     }
-    if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
 }
 
 /// A step from a table or list into it.
@@ -227,6 +265,8 @@ struct Origin<'a> {
     plan: &'a Plan,
     /// Whose sidecar reads it.
     service: usize,
+    /// The service whose policy a timeline entry changes, and how.
+    change: Option<(usize, &'a Settings)>,
     nodes: Vec<Node>,
 }
 
@@ -263,6 +303,10 @@ impl Origin<'_> {
         let path = match &node.path[..] {
             [Step::Key(key), Step::Item(item), rest @ ..] if key == "cluster" => match callable.get(*item) {
                 Some(&service) => {
+                    let changed = self.change.filter(|(changed, _)| *changed == service);
+                    if let Some(at) = changed.and_then(|(_, policy)| policy.place(rest, node.is_key)) {
+                        return Some(at);
+                    }
                     let policy = self.model(service).policy.as_ref()?;
                     let whole = || self.name(service).span();
                     return Some(policy.get_ref().place(rest, node.is_key).unwrap_or_else(whole));

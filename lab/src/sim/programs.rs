@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use proxy::world::World;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::app::{self, Disk};
@@ -28,8 +29,8 @@ pub trait Programs: 'static {
     /// An instance's app. SIGTERM ends it at once, as it does a process without a handler.
     fn app(&self, world: World<SimNet>, spec: AppSpec) -> Main;
 
-    /// A sidecar with this configuration file. It ends some time after `term`.
-    fn sidecar(&self, world: World<SimNet>, config: String, term: Term) -> Main;
+    /// A sidecar with this configuration file, which may change. It ends some time after `term`.
+    fn sidecar(&self, world: World<SimNet>, config: watch::Receiver<String>, term: Term) -> Main;
 
     /// A load generator that calls `to` until `end`; `t0` is the start of the measured part.
     fn load(
@@ -56,11 +57,23 @@ impl Programs for Mesh {
         Box::pin(app::serve_from(world, spec, disk))
     }
 
-    fn sidecar(&self, world: World<SimNet>, config: String, term: Term) -> Main {
+    fn sidecar(&self, world: World<SimNet>, mut config: watch::Receiver<String>, term: Term) -> Main {
         Box::pin(async move {
-            let snapshot = proxy::config::parse("sidecar.toml", &config)
-                .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e.to_string()))?;
-            proxy::app::serve(world, snapshot, term.wait()).await
+            let read = |config: &str| {
+                proxy::config::parse("sidecar.toml", config)
+                    .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e.to_string()))
+            };
+            let snapshot = read(&config.borrow_and_update())?;
+            let next = async move || loop {
+                if config.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                // The scenario's check has read it before; one that is wrong all the same changes nothing.
+                if let Ok(snapshot) = read(&config.borrow_and_update()) {
+                    break snapshot;
+                }
+            };
+            proxy::app::serve_and_reload(world, snapshot, next, term.wait()).await
         })
     }
 

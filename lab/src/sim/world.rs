@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use proxy::world::RngTree;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::app::metrics::CHANGED;
@@ -53,6 +53,8 @@ pub struct SimWorld {
     /// Told when anything listens or ends.
     changed: Arc<Notify>,
     processes: RefCell<BTreeMap<ProcessId, Process>>,
+    /// Of each instance's sidecar, as it is now.
+    configs: Vec<watch::Sender<String>>,
     /// Every process ever started, of every kind, by incarnation.
     groups: RefCell<BTreeMap<u64, Rc<Group>>>,
     /// How often each name was started.
@@ -100,6 +102,8 @@ impl SimWorld {
         failure: Failure,
         changed: Arc<Notify>,
     ) -> Self {
+        let own = plan.instances.iter().map(|instance| instance.sidecar.clone().unwrap_or_default());
+        let configs: Vec<_> = own.map(|config| watch::channel(config).0).collect();
         SimWorld {
             plan,
             rng: RngTree::new(seed).child("process", 0),
@@ -109,6 +113,7 @@ impl SimWorld {
             failure,
             changed,
             processes: RefCell::default(),
+            configs,
             groups: RefCell::default(),
             incarnations: RefCell::default(),
             next: Cell::new(0),
@@ -224,8 +229,8 @@ impl SimWorld {
                 let spec = spec.clone();
                 self.spawn(id.instance, Who::App, name, move |world, _| programs.app(world, spec))
             }
-            (Role::Sidecar, _, Some(config)) => {
-                let config = config.clone();
+            (Role::Sidecar, _, Some(_)) => {
+                let config = self.configs[id.instance].subscribe();
                 self.spawn(id.instance, Who::Sidecar, name, move |world, term| {
                     programs.sidecar(world, config, term)
                 })
@@ -360,6 +365,15 @@ impl SimWorld {
         Ok(())
     }
 
+    fn configure(&self, entry: &Entry, configs: Vec<String>) {
+        let count = configs.len();
+        let sidecars = (0..count).map(|instance| ProcessId { instance, role: Role::Sidecar });
+        self.prove(entry, "reloaded", self.living(&sidecars.collect::<Vec<_>>()).len());
+        for (config, now) in configs.into_iter().zip(&self.configs) {
+            now.send_replace(config);
+        }
+    }
+
     fn impair(&self, entry: &Entry, links: &[Link]) {
         let pairs: Vec<Pair> = links.iter().map(|l: &Link| (l.from, l.to)).collect();
         let before = self.stack.with(|s, _| {
@@ -486,6 +500,7 @@ impl World for SimWorld {
                 let ways = self.ways_in(processes);
                 self.stack.with(|s, _| ways.iter().for_each(|&(host, port)| s.refuse(host, port)));
             }
+            Action::Configure { configs, .. } => self.configure(entry, configs.clone()),
             Action::Pause { processes } => {
                 let living = self.living(processes);
                 for group in &living {
@@ -511,6 +526,11 @@ impl World for SimWorld {
                 let refused: u64 =
                     self.stack.with(|s, _| ways.iter().map(|&(host, port)| s.admit(host, port)).sum());
                 self.prove(entry, "refused", refused as usize);
+            }
+            Action::Configure { configs, .. } => {
+                let own =
+                    self.plan.instances.iter().map(|instance| instance.sidecar.clone().unwrap_or_default());
+                self.configure(entry, own.take(configs.len()).collect());
             }
             Action::App { processes, .. } => {
                 self.behave(processes, "/behave").await?;

@@ -227,6 +227,14 @@ impl Facts {
         self.plan.instances.iter().position(|instance| address.ip() == instance.v4)
     }
 
+    /// How many requests were given up in the very last moment: of those a sidecar may not have heard when it was asked.
+    pub fn given_up_at_last(&self) -> usize {
+        let end = self.log.last().map_or(0, |line| line.at_us);
+        let heard = end.saturating_sub(3 * self.tick_us);
+        let ended = self.calls.values().flat_map(|call| &call.ended);
+        ended.filter(|(at, outcome)| *at >= heard && outcome == "Timeout").count()
+    }
+
     /// When the last part of the day begins, in which all must be well again. Microseconds.
     pub fn lively_from(&self) -> u64 {
         self.t0_us + (self.plan.duration.as_micros() as u64).saturating_sub(LIVELY_MS * 1000)

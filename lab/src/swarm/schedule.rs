@@ -64,6 +64,8 @@ pub enum Kind {
     RefuseApp,
     /// A sidecar takes none.
     RefuseSidecar,
+    /// Sidecars take another configuration, which changes little.
+    Reload,
     /// An app answers 503 to a share of its requests.
     Errors,
     /// An app takes its time.
@@ -72,7 +74,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 17] = [
         Kind::KillApp,
         Kind::KillSidecar,
         Kind::KillBoth,
@@ -87,6 +89,7 @@ impl Kind {
         Kind::Narrow,
         Kind::RefuseApp,
         Kind::RefuseSidecar,
+        Kind::Reload,
         Kind::Errors,
         Kind::Slow,
     ];
@@ -113,6 +116,7 @@ impl Kind {
             Kind::KillBoth | Kind::PauseBoth => APP | SIDECAR,
             Kind::Partition | Kind::OneWay | Kind::Loss | Kind::Delay | Kind::Narrow => LINK,
             Kind::Crash => APP | SIDECAR | LINK,
+            Kind::Reload => CONFIGURATION,
         }
     }
 }
@@ -121,6 +125,8 @@ impl Kind {
 const APP: u8 = 1;
 const SIDECAR: u8 = 2;
 const LINK: u8 = 4;
+/// Of all sidecars.
+const CONFIGURATION: u8 = 8;
 
 /// One thing that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,6 +227,8 @@ pub struct Given {
     instances: Vec<(String, bool)>,
     /// The instances that send load.
     callers: Vec<String>,
+    /// A service that they call.
+    called: String,
     /// In milliseconds.
     duration: u64,
 }
@@ -243,7 +251,9 @@ impl Given {
         let callers: BTreeSet<_> =
             plan.loads.iter().map(|load| plan.instances[load.from].name.clone()).collect();
         let duration = plan.duration.as_millis() as u64;
-        Arc::new(Given { file, instances, callers: callers.into_iter().collect(), duration })
+        let called = plan.services.iter().find(|service| service.port.is_some());
+        let called = called.map(|service| service.name.clone()).unwrap_or_default();
+        Arc::new(Given { file, instances, callers: callers.into_iter().collect(), called, duration })
     }
 }
 
@@ -402,7 +412,8 @@ impl Schedule {
                 let crashes = [other, &fault].iter().filter(|f| f.kind == Kind::Crash).count();
                 let strangers = self.may_lose(other.replica) && self.may_lose(fault.replica);
                 let meet = crashes == 1 && shared & LINK != 0 && !strangers;
-                (other.replica != fault.replica && !meet)
+                let apart = other.replica != fault.replica && shared & CONFIGURATION == 0 && !meet;
+                apart
                     || shared == 0
                     || self.end(other) < u32::from(fault.at)
                     || self.end(&fault) < u32::from(other.at)
@@ -435,6 +446,14 @@ impl Schedule {
     /// Whether an instance is the registry of a mesh that is drawn, the last one.
     fn is_registry(&self, instance: u8) -> bool {
         matches!(&self.mesh, Mesh::Drawn(knobs) if instance >= REPLICAS[knobs.replicas])
+    }
+
+    /// A service that is called.
+    fn called(&self) -> &str {
+        match &self.mesh {
+            Mesh::Drawn(_) => "orders",
+            Mesh::Given(given) => &given.called,
+        }
     }
 
     /// How many instances faults choose from.
@@ -489,6 +508,14 @@ impl Schedule {
             Kind::Loss => ways(&format!("loss = \"{}%\"", strength.div_ceil(3))),
             Kind::Delay => ways(&format!("delay = \"+{strength}ms\"")),
             Kind::Narrow => ways(&format!("bandwidth = \"{}kbit/s\"", 200 * u32::from(strength))),
+            // Nothing that a law looks at; that it is another configuration is enough.
+            Kind::Reload => {
+                let called = self.called();
+                format!(
+                    "configure = {{ service = \"{called}\", policy = {{ timeouts.response = \"{}s\" }} }}",
+                    20 + u32::from(strength)
+                )
+            }
             Kind::Errors => format!("app = {{ process = \"{app}\", fail = \"{strength}%\" }}"),
             Kind::Slow => {
                 format!("app = {{ process = \"{app}\", work = \"{}ms\" }}", 3 * u32::from(strength))

@@ -2,6 +2,7 @@
 //! nothing. A gate in the tests fails when one of them was not reached.
 
 use super::facts::{Change, Facts, Moment, Step};
+use crate::plan::{Action, Entry};
 
 /// A situation.
 pub struct Situation {
@@ -125,6 +126,30 @@ situations! {
                     };
                     call.arrived.iter().any(there) && call.answered.iter().any(|(at, _)| *at > line.at_us)
                 })
+        })
+    },
+    "an endpoint leaves the registry": |facts| changes(facts).any(|change| *change == Change::Gone),
+    "the registry is away": |facts| {
+        facts.log.iter().any(|line| line.text == "endpoints may be stale; the last ones are kept")
+    },
+    "a machine that lost its power is back in use": |facts| {
+        let crashed = |endpoint: &str| {
+            let is_crash = |entry: &Entry, instance| {
+                matches!(entry.action, Action::Crash { .. }) && entry.action.touches(instance)
+            };
+            let instance = facts.instance_of(endpoint);
+            instance.is_some_and(|i| facts.plan.timeline.iter().any(|entry| is_crash(entry, i)))
+        };
+        facts.standings.iter().any(|s| s.change == Change::Restored(false) && crashed(&s.endpoint))
+    },
+    "a new configuration comes into force with requests in hand": |facts| {
+        let mut reloads =
+            facts.log.iter().filter(|line| line.text == "the new configuration is in force");
+        reloads.any(|line| {
+            let mut own = facts.requests.iter().filter(|request| request.process == line.process);
+            own.any(|request| {
+                request.begun < line.at_us && request.done().is_some_and(|done| done > line.at_us)
+            })
         })
     },
     "a caller gives up": |facts| {

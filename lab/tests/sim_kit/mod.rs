@@ -13,6 +13,7 @@ use lab::plan::*;
 use lab::sim::{Main, Programs, SimIo, SimNet, Term};
 use proxy::world::{Listener, Net, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub const PORT: u16 = 8080;
@@ -128,7 +129,7 @@ impl Programs for Kit {
         })
     }
 
-    fn sidecar(&self, world: World<SimNet>, config: String, term: Term) -> Main {
+    fn sidecar(&self, world: World<SimNet>, config: watch::Receiver<String>, term: Term) -> Main {
         Box::pin(async move {
             let any = |port| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
             let outbound = world.net.bind(any(OUTBOUND_PORT)).await?;
@@ -138,7 +139,8 @@ impl Programs for Kit {
             pages(&world.net, health, "/ready", "ready");
             pages(&world.net, metrics, "/metrics", "proxy_up 1\n");
             // Replicas in turn.
-            let replicas: Vec<IpAddr> = config.lines().map(|l| l.parse().expect("an address")).collect();
+            let replicas: Vec<IpAddr> =
+                config.borrow().lines().map(|l| l.parse().expect("an address")).collect();
             let turn = Rc::new(std::cell::Cell::new(0));
             let net = world.net.clone();
             world.net.spawn("inbound", async move {

@@ -1,6 +1,7 @@
 //! What the sidecar does against failures, as scenarios that hold and that must not hold when the feature behind them is
 //! switched off. A scenario that passes either way would prove nothing.
 
+use lab::scenario::settings::merge;
 use toml::Table;
 
 /// One of them.
@@ -61,14 +62,5 @@ impl Story {
         let policy = orders.entry("policy").or_insert_with(|| Table::new().into());
         merge(policy.as_table_mut().expect("a table"), off);
         file.to_string()
-    }
-}
-
-fn merge(table: &mut Table, more: Table) {
-    for (key, value) in more {
-        match (table.get_mut(&key), value) {
-            (Some(toml::Value::Table(inner)), toml::Value::Table(more)) => merge(inner, more),
-            (_, value) => drop(table.insert(key, value)),
-        }
     }
 }

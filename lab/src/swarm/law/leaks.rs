@@ -16,10 +16,7 @@ const GAUGES: [&str; 5] = [
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     let end = facts.log.last().map_or(0, |line| line.at_us);
-    // Of those that were given up in the very last moment, a sidecar may not have heard when it was asked.
-    let heard = end.saturating_sub(3 * facts.tick_us);
-    let ended = facts.calls.values().flat_map(|call| &call.ended);
-    let unheard = ended.filter(|(at, outcome)| *at >= heard && outcome == "Timeout").count() as f64;
+    let unheard = facts.given_up_at_last() as f64;
     for (process, _) in facts.clusters() {
         for gauge in GAUGES {
             if let Some(left) = facts.last(process, gauge).filter(|left| *left != 0.0 && *left > unheard) {

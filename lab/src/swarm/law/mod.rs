@@ -18,6 +18,7 @@ mod metrics;
 mod once;
 mod outcome;
 mod picks;
+mod pools;
 
 use std::fmt;
 
@@ -61,7 +62,7 @@ impl fmt::Display for Violation {
 }
 
 /// All laws.
-pub const ALL: [Law; 15] = [
+pub const ALL: [Law; 16] = [
     outcome::LAW,
     once::LAW,
     attempts::LAW,
@@ -75,6 +76,7 @@ pub const ALL: [Law; 15] = [
     health::LAW,
     drain::LAW,
     leaks::LAW,
+    pools::LAW,
     metrics::LAW,
     lively::LAW,
 ];
