@@ -1,7 +1,7 @@
 //! Keys of the sidecar's own configuration that a scenario passes on: `[service.NAME.policy]` and
 //! `[service.NAME.sidecar]`.
 //!
-//! The lab does not know what they mean, and need not: [`check`] lets the sidecar read the very file that it would be
+//! The lab does not know what they mean, and need not: `check` lets the sidecar read the very file that it would be
 //! given and tells its complaints in the scenario's own words, at the scenario's own lines. So a key that the sidecar
 //! learns tomorrow can be used without a change here.
 
