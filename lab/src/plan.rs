@@ -632,6 +632,11 @@ impl Plan {
         !self.links.is_empty() || self.timeline.iter().any(|e| !e.action.links().is_empty())
     }
 
+    /// The configuration file of each instance's sidecar, by position; empty if there are no sidecars.
+    pub fn configs(&self) -> Vec<String> {
+        self.instances.iter().filter_map(|instance| instance.sidecar.clone()).collect()
+    }
+
     /// The port at which connections to a process come in: an app's own, or where interception leads others to a sidecar.
     pub fn way_in(&self, id: ProcessId) -> Option<u16> {
         match id.role {

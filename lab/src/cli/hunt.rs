@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::tally::Tally;
-use super::{FAILED, INVALID, MACHINE, PASSED, Sim};
+use super::{FAILED, INVALID, PASSED, Sim};
 use crate::hunt::{Course, EJECTION, Hunt, Point, RETRIES, Smallest, TIMEOUTS, USUAL, map};
 use crate::scenario;
 use crate::sim::{SimFailure, jobs, sweep};
@@ -34,10 +34,7 @@ fn hunt(args: &Sim, path: Option<&Path>, scenario: &scenario::Scenario, text: &s
     let first = args.from.unwrap_or(scenario.seed);
     let courses = match explore(args, &hunt, first) {
         Ok(courses) => courses,
-        Err(failure) => {
-            eprintln!("{failure}");
-            return if matches!(failure, SimFailure::Unsupported(_)) { MACHINE } else { FAILED };
-        }
+        Err(failure) => return super::broken(&failure),
     };
     println!("how long after the trigger all is well again, by load:\n\n{}", map::draw(&hunt, &courses));
     let is_stuck = |course: &Course| matches!(course, Course::Stuck(_));
@@ -52,8 +49,7 @@ fn hunt(args: &Sim, path: Option<&Path>, scenario: &scenario::Scenario, text: &s
         Some(Err(failure)) => eprintln!("{failure}"),
         None => {}
     }
-    let own: Vec<&Point> = stuck.iter().filter(|point| point.is_own()).collect();
-    match own.first() {
+    match stuck.iter().find(|point| point.is_own()) {
         None => {
             println!("PASSED: the scenario's own setting recovers at every load that it can carry");
             PASSED

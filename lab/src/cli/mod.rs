@@ -23,6 +23,7 @@ use crate::plan::SidecarKind;
 use crate::report::terminal::Style;
 use crate::run::Verdict;
 use crate::scenario::{self, Scenario};
+use crate::sim::SimFailure;
 
 /// Everything held.
 pub const PASSED: u8 = 0;
@@ -233,6 +234,12 @@ fn each(scenarios: &[PathBuf], run: impl Fn(&Path) -> u8) -> ExitCode {
         }
     }
     ExitCode::from(codes.into_iter().map(|(_, code)| code).max().unwrap_or(PASSED))
+}
+
+/// Says why a history did not come to its end, and with which code that ends the command.
+fn broken(failure: &SimFailure) -> u8 {
+    eprintln!("{failure}");
+    if matches!(failure, SimFailure::Unsupported(_)) { MACHINE } else { FAILED }
 }
 
 fn outcome(code: u8) -> &'static str {

@@ -57,10 +57,7 @@ fn one(args: &Sim, scenario: &Scenario, kind: SidecarKind, seed: u64) -> u8 {
 fn tell(history: &Result<History, SimFailure>) -> u8 {
     let history = match history {
         Ok(history) => history,
-        Err(failure) => {
-            eprintln!("{failure}");
-            return if matches!(failure, SimFailure::Unsupported(_)) { MACHINE } else { FAILED };
-        }
+        Err(failure) => return super::broken(failure),
     };
     if !history.passed() {
         println!("\ntimeline");

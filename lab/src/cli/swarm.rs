@@ -100,7 +100,7 @@ fn replay(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options: 
     println!("{text}");
     let day = match source.run(seed, options) {
         Ok(day) => day,
-        Err(failure) => return broken(&failure),
+        Err(failure) => return super::broken(&failure),
     };
     for line in &day.facts.log {
         println!("{}", shown(line));
@@ -170,7 +170,7 @@ fn search(args: &Sim, path: Option<&Path>, source: &Source, from: u64, options: 
             println!("PASSED for every seed from {from} to {}", from.saturating_add(args.seeds) - 1);
             PASSED
         }
-        Some((_, Some(failure))) => broken(&failure),
+        Some((_, Some(failure))) => super::broken(&failure),
         Some((seed, None)) => explain(args, path, source, seed, options),
     }
 }
@@ -194,7 +194,7 @@ fn explain(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options:
                 let complaint = day.violations.first().map(ToString::to_string).unwrap_or_default();
                 (String::new(), Some(day), complaint)
             }
-            Err(failure) => return broken(&failure),
+            Err(failure) => return super::broken(&failure),
         },
     };
     print!("\n{text}");
@@ -212,12 +212,6 @@ fn explain(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options:
     }
     println!("replay: {}", command(args, path, seed));
     FAILED
-}
-
-/// The end of a day that did not come to its end.
-fn broken(failure: &SimFailure) -> u8 {
-    eprintln!("{failure}");
-    if matches!(failure, SimFailure::Unsupported(_)) { MACHINE } else { FAILED }
 }
 
 /// What led to the first breach: faults and standings, then all that was said shortly before.

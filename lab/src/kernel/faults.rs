@@ -67,11 +67,7 @@ impl KernelWorld {
                 self.restart(&entry.name, processes).await?;
             }
             Action::Refuse { processes } => self.refuse(&entry.name, processes, false).await?,
-            Action::Configure { configs, .. } => {
-                let own = self.plan.instances.iter().filter_map(|instance| instance.sidecar.clone());
-                let own: Vec<String> = own.take(configs.len()).collect();
-                self.configure(&entry.name, &own).await?;
-            }
+            Action::Configure { .. } => self.configure(&entry.name, &self.plan.configs()).await?,
             Action::Pause { processes } => self.go_on(&entry.name, processes).await?,
             Action::App { processes, .. } => {
                 self.behave(processes, "/behave").await?;

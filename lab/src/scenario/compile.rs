@@ -48,12 +48,14 @@ impl Scenario {
                     (0..plan.instances.len()).map(|i| sidecar::ours::config(plan, i, seed(i))).collect()
                 };
                 let own = configs(&plan);
-                let as_they_are = plan.clone();
-                for entry in &mut plan.timeline {
-                    if let Action::Configure { service, policy, configs: changed } = &mut entry.action {
-                        let mut other = as_they_are.clone();
+                for position in 0..plan.timeline.len() {
+                    if let Action::Configure { service, policy, .. } = &plan.timeline[position].action {
+                        let mut other = plan.clone();
                         settings::merge(&mut other.services[*service].policy, policy.clone());
-                        *changed = configs(&other);
+                        let changed = configs(&other);
+                        if let Action::Configure { configs, .. } = &mut plan.timeline[position].action {
+                            *configs = changed;
+                        }
                     }
                 }
                 for (instance, config) in plan.instances.iter_mut().zip(own) {

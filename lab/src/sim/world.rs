@@ -102,8 +102,7 @@ impl SimWorld {
         failure: Failure,
         changed: Arc<Notify>,
     ) -> Self {
-        let own = plan.instances.iter().map(|instance| instance.sidecar.clone().unwrap_or_default());
-        let configs: Vec<_> = own.map(|config| watch::channel(config).0).collect();
+        let configs = plan.configs().into_iter().map(|config| watch::channel(config).0).collect();
         SimWorld {
             plan,
             rng: RngTree::new(seed).child("process", 0),
@@ -527,11 +526,7 @@ impl World for SimWorld {
                     self.stack.with(|s, _| ways.iter().map(|&(host, port)| s.admit(host, port)).sum());
                 self.prove(entry, "refused", refused as usize);
             }
-            Action::Configure { configs, .. } => {
-                let own =
-                    self.plan.instances.iter().map(|instance| instance.sidecar.clone().unwrap_or_default());
-                self.configure(entry, own.take(configs.len()).collect());
-            }
+            Action::Configure { .. } => self.configure(entry, self.plan.configs()),
             Action::App { processes, .. } => {
                 self.behave(processes, "/behave").await?;
                 self.note_changed(&entry.name, processes).await;

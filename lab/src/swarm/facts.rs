@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proxy::config::{Cluster, Snapshot};
 
-use crate::plan::{Plan, Target};
+use crate::plan::{Action, Entry, Plan, Target};
 use crate::readable;
 use crate::run::Seen;
 use crate::sim::{Chaos, Line};
@@ -227,10 +227,23 @@ impl Facts {
         self.plan.instances.iter().position(|instance| address.ip() == instance.v4)
     }
 
+    /// Whether the machine of an endpoint loses its power on this day.
+    pub fn crashes(&self, endpoint: &str) -> bool {
+        let of = |entry: &Entry, instance| {
+            matches!(entry.action, Action::Crash { .. }) && entry.action.touches(instance)
+        };
+        let instance = self.instance_of(endpoint);
+        instance.is_some_and(|instance| self.plan.timeline.iter().any(|entry| of(entry, instance)))
+    }
+
+    /// When the last line was said, virtual microseconds.
+    pub fn end_us(&self) -> u64 {
+        self.log.last().map_or(0, |line| line.at_us)
+    }
+
     /// How many requests were given up in the very last moment: of those a sidecar may not have heard when it was asked.
     pub fn given_up_at_last(&self) -> usize {
-        let end = self.log.last().map_or(0, |line| line.at_us);
-        let heard = end.saturating_sub(3 * self.tick_us);
+        let heard = self.end_us().saturating_sub(3 * self.tick_us);
         let ended = self.calls.values().flat_map(|call| &call.ended);
         ended.filter(|(at, outcome)| *at >= heard && outcome == "Timeout").count()
     }

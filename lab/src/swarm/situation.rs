@@ -2,7 +2,6 @@
 //! nothing. A gate in the tests fails when one of them was not reached.
 
 use super::facts::{Change, Facts, Moment, Step};
-use crate::plan::{Action, Entry};
 
 /// A situation.
 pub struct Situation {
@@ -133,14 +132,7 @@ situations! {
         facts.log.iter().any(|line| line.text == "endpoints may be stale; the last ones are kept")
     },
     "a machine that lost its power is back in use": |facts| {
-        let crashed = |endpoint: &str| {
-            let is_crash = |entry: &Entry, instance| {
-                matches!(entry.action, Action::Crash { .. }) && entry.action.touches(instance)
-            };
-            let instance = facts.instance_of(endpoint);
-            instance.is_some_and(|i| facts.plan.timeline.iter().any(|entry| is_crash(entry, i)))
-        };
-        facts.standings.iter().any(|s| s.change == Change::Restored(false) && crashed(&s.endpoint))
+        facts.standings.iter().any(|s| s.change == Change::Restored(false) && facts.crashes(&s.endpoint))
     },
     "a new configuration comes into force with requests in hand": |facts| {
         let mut reloads =

@@ -71,7 +71,7 @@ fn all_are_known(facts: &Facts, process: &str, breaches: &mut Vec<Breach>) {
         .count();
     let known = facts.last(process, "proxy_discovery_endpoints").unwrap_or_default();
     if known < there as f64 {
-        let end = facts.log.last().map_or(0, |line| line.at_us);
+        let end = facts.end_us();
         breach(breaches, end, format!("{process} knows {known} endpoints in the end, and {there} are there"));
     }
 }

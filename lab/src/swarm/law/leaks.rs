@@ -15,7 +15,7 @@ const GAUGES: [&str; 5] = [
 ];
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
-    let end = facts.log.last().map_or(0, |line| line.at_us);
+    let end = facts.end_us();
     let unheard = facts.given_up_at_last() as f64;
     for (process, _) in facts.clusters() {
         for gauge in GAUGES {

@@ -49,16 +49,8 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
 
 /// Requests that went over a connection to a machine that has lost its power since: nobody could have told them.
 fn stale(facts: &Facts, from: u64) -> usize {
-    let crashed =
-        |endpoint: &str| {
-            facts.instance_of(endpoint).is_some_and(|instance| {
-                facts.plan.timeline.iter().any(|entry| {
-                    matches!(entry.action, Action::Crash { .. }) && entry.action.touches(instance)
-                })
-            })
-        };
     let is_stale =
-        |step: &Step| matches!(step, Step::Failed { endpoint, reused: true, .. } if crashed(endpoint));
+        |step: &Step| matches!(step, Step::Failed { endpoint, reused: true, .. } if facts.crashes(endpoint));
     let late = facts.requests.iter().filter(|request| request.begun >= from);
     late.filter(|request| request.steps.iter().any(|(_, step)| is_stale(step))).count()
 }

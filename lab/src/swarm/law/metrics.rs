@@ -6,7 +6,7 @@ use crate::swarm::facts::{Change, Facts, Step};
 pub(super) const LAW: Law = Law { name: "metrics", says: "counters equal what happened", check };
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
-    let end = facts.log.last().map_or(0, |line| line.at_us);
+    let end = facts.end_us();
     let mut processes: Vec<_> = facts.clusters().map(|(process, _)| process).collect();
     processes.dedup();
     for process in processes {

@@ -7,7 +7,7 @@ pub(super) const LAW: Law =
     Law { name: "pools", says: "when all requests have ended, every open connection is idle", check };
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
-    let end = facts.log.last().map_or(0, |line| line.at_us);
+    let end = facts.end_us();
     let unheard = facts.given_up_at_last() as f64;
     for (process, _) in facts.clusters() {
         let gauge = |name: &str| facts.last(process, name).unwrap_or_default();
