@@ -12,9 +12,9 @@ use std::time::Duration;
 use crate::events::{Event, EventLog};
 use crate::plan::{Plan, SidecarKind};
 use crate::report::results;
-use crate::run::{self, Report, Silent, Verdict};
+use crate::run::{self, Progress, Report, Seen, Silent, Verdict};
 use crate::scenario::Scenario;
-use crate::sim::{Mesh, SimFailure, SimWorld, Simulation, Trace, vary};
+use crate::sim::{Mesh, Run, SimFailure, SimWorld, Simulation, Trace, vary};
 
 /// What came of one seed.
 #[derive(Debug)]
@@ -92,6 +92,24 @@ pub fn history(
     let run = Simulation::new(&plan, seed, Mesh::default()).trace(trace).run(drive)?;
     let (result, events) = run.value;
     Ok(History { result, events, trace: run.trace, simulated: run.simulated })
+}
+
+/// Runs a simulation of `plan` and gives what was seen, for those who judge it otherwise than by its expectations.
+///
+/// # Errors
+/// As [`history`], and if the mesh did not come up.
+pub(crate) fn observe(
+    simulation: Simulation,
+    plan: &Plan,
+    progress: Rc<dyn Progress>,
+) -> Result<Run<Seen>, SimFailure> {
+    let plan = plan.clone();
+    let run = simulation.run(async move |world: Rc<SimWorld>| {
+        let (events, never) = (EventLog::new(None), std::future::pending());
+        run::observe(&plan, &*world, &events, progress, never, None).await
+    })?;
+    let value = run.value.map_err(|error| SimFailure::Engine(error.to_string()))?;
+    Ok(Run { value, trace: run.trace, log: run.log, simulated: run.simulated })
 }
 
 /// The command that runs one history again. `kind` is what stands in the sidecar's place instead of what the file says.

@@ -209,8 +209,8 @@ mod tests {
         fn a_narrow_link_never_passes_more_than_its_bandwidth(
             seed: u64, packets in packets(), bandwidth in 100_000..100_000_000_u64,
         ) {
-            let narrow: Vec<_> =
-                packets.iter().map(|(gap, p, n)| (*gap, LinkProfile { bandwidth, jitter: Duration::ZERO, ..*p }, *n)).collect();
+            let narrowed = |p: &LinkProfile| LinkProfile { bandwidth, jitter: Duration::ZERO, ..*p };
+            let narrow: Vec<_> = packets.iter().map(|(gap, p, n)| (*gap, narrowed(p), *n)).collect();
             let (verdicts, _) = run(seed, &narrow);
             // Whatever has come out by some moment fits in the time since the first packet came in; each packet's own time is
             // rounded down to a nanosecond.
@@ -247,7 +247,8 @@ mod tests {
         #[test]
         fn a_change_of_delay_and_jitter_moves_no_loss(seed: u64, packets in packets(), loss in 0.0..1.0) {
             let with = |delay, jitter| {
-                packets.iter().map(|(g, _, n)| (*g, LinkProfile { delay, jitter, loss, ..LinkProfile::default() }, *n)).collect::<Vec<_>>()
+                let profile = LinkProfile { delay, jitter, loss, ..LinkProfile::default() };
+                packets.iter().map(|(g, _, n)| (*g, profile, *n)).collect::<Vec<_>>()
             };
             let (slow, _) = run(seed, &with(Duration::from_millis(9), Duration::from_millis(3)));
             let (fast, _) = run(seed, &with(Duration::ZERO, Duration::ZERO));

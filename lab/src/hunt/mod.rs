@@ -14,14 +14,14 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use crate::events::EventLog;
+use crate::history;
 use crate::load::{Outcome, Record};
 use crate::plan::{Plan, SidecarKind, Target};
-use crate::run::{self, Silent};
+use crate::run::Silent;
 use crate::scenario::settings::merge;
 use crate::scenario::units::{Rate, Span};
 use crate::scenario::{self, Scenario};
-use crate::sim::{Mesh, SimFailure, SimWorld, Simulation};
+use crate::sim::{Mesh, SimFailure, Simulation};
 
 pub mod map;
 
@@ -215,15 +215,8 @@ impl Hunt {
             .unwrap_or_else(|errors| panic!("{:?}\n{text}", miette::Report::new(errors)));
         let mut plan = scenario.plan(SidecarKind::Ours);
         plan.expectations.clear();
-        let drive = {
-            let plan = plan.clone();
-            async move |world: Rc<SimWorld>| {
-                let (events, never) = (EventLog::new(None), std::future::pending());
-                run::observe(&plan, &*world, &events, Rc::new(Silent), never, None).await
-            }
-        };
-        let run = Simulation::new(&plan, seed, Mesh::default()).run(drive)?;
-        let seen = run.value.map_err(|error| SimFailure::Engine(error.to_string()))?;
+        let simulation = Simulation::new(&plan, seed, Mesh::default());
+        let seen = history::observe(simulation, &plan, Rc::new(Silent))?.value;
         Ok(course(&plan, seen.records.iter().flatten()))
     }
 

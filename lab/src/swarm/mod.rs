@@ -14,13 +14,12 @@ use rand::RngExt;
 use proxy::mutant;
 use proxy::world::RngTree;
 
-use crate::events::EventLog;
 use crate::history;
 use crate::load::Record;
 use crate::plan::SidecarKind;
-use crate::run::{self, Progress};
+use crate::run::Progress;
 use crate::scenario::{self, Scenario};
-use crate::sim::{Chaos, Mesh, SimFailure, SimWorld, Simulation, note};
+use crate::sim::{Chaos, Mesh, SimFailure, Simulation, note};
 
 pub mod facts;
 pub mod law;
@@ -58,17 +57,11 @@ pub fn day(scenario: &Scenario, seed: u64, options: Options) -> Result<Day, SimF
     let plan = history::plan(scenario, SidecarKind::Ours, seed);
     let (tick, chaos) = (tick(seed), chaos(seed, plan.duration));
     mutant::plant(options.mutant);
-    let run = Simulation::new(&plan, seed, Mesh::default()).tick(tick).chaos(chaos).log(true).run({
-        let plan = plan.clone();
-        async move |world: Rc<SimWorld>| {
-            let (events, never) = (EventLog::new(None), std::future::pending());
-            run::observe(&plan, &*world, &events, Rc::new(Notes), never, None).await
-        }
-    });
+    let simulation = Simulation::new(&plan, seed, Mesh::default()).tick(tick).chaos(chaos).log(true);
+    let run = history::observe(simulation, &plan, Rc::new(Notes));
     mutant::plant(None);
     let run = run?;
-    let seen = run.value.map_err(|error| SimFailure::Engine(error.to_string()))?;
-    let facts = Facts::new(plan, run.log, seen, tick, chaos);
+    let facts = Facts::new(plan, run.log, run.value, tick, chaos);
     let violations = law::judge(&facts);
     Ok(Day { facts, violations, simulated: run.simulated })
 }

@@ -125,7 +125,8 @@ impl<N: Net> Pool<N> {
     }
 
     /// A connection to `endpoint`: the one used last, if it is still good and has not idled for `max_idle` nor since before the
-    /// endpoint was `doubted`, or else a new one. If as many are in use as may be, waits for one to come back, but no longer than connecting may take.
+    /// endpoint was `doubted`, or else a new one. If as many are in use as may be, waits for one to come back, but no longer
+    /// than connecting may take.
     ///
     /// # Errors
     /// [`Kind::Connect`], [`Kind::ConnectTimeout`] or [`Kind::PoolFull`].

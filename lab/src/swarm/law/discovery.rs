@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::{Breach, Law, breach};
-use crate::plan::{Instance, Plan};
 use crate::swarm::facts::{Change, Facts};
 
 pub(super) const LAW: Law = Law {
@@ -51,7 +50,7 @@ fn kept_while_stale(facts: &Facts, process: &Rc<str>, cluster: &str, breaches: &
     {
         match line.text.as_str() {
             "endpoints may be stale; the last ones are kept" => stale = true,
-            "endpoints are fresh again" | "endpoints discovered" | "carries traffic" => stale = false,
+            "endpoints are fresh again" | "endpoints discovered" => stale = false,
             "endpoint gone" if stale => {
                 let endpoint = line.word("endpoint").unwrap_or_default();
                 breach(breaches, line.at_us, format!("{endpoint} was given up while the registry was away"));
@@ -62,13 +61,12 @@ fn kept_while_stale(facts: &Facts, process: &Rc<str>, cluster: &str, breaches: &
 }
 
 fn all_are_known(facts: &Facts, process: &str, breaches: &mut Vec<Breach>) {
-    let is_back = |plan: &Plan, position: usize| {
+    let plan = &facts.plan;
+    let is_back = |position: usize| {
         plan.timeline.iter().all(|entry| entry.until.is_some() || !entry.action.touches(position))
     };
-    let of_a_registry = |instance: &Instance| facts.plan.services[instance.service].registry.is_some();
-    let there = (0..facts.plan.instances.len())
-        .filter(|&position| of_a_registry(&facts.plan.instances[position]) && is_back(&facts.plan, position))
-        .count();
+    let registers = |position: usize| plan.services[plan.instances[position].service].registry.is_some();
+    let there = (0..plan.instances.len()).filter(|&i| registers(i) && is_back(i)).count();
     let known = facts.last(process, "proxy_discovery_endpoints").unwrap_or_default();
     if known < there as f64 {
         let end = facts.end_us();
