@@ -194,6 +194,9 @@ pub struct HttpEcho {
     pub behaviour: Behaviour,
     /// Bytes in a response body.
     pub size: u32,
+    /// Whether it sends them in chunks, without saying beforehand how many there are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub chunked: bool,
     /// The longest that it keeps a connection without a request; it chooses anew each time. 0: for ever.
     #[serde(with = "crate::readable", default, skip_serializing_if = "Duration::is_zero")]
     pub close_idle: Duration,
@@ -220,11 +223,14 @@ pub struct Behaviour {
     /// The status of those.
     #[serde(default = "unavailable", skip_serializing_if = "is_unavailable")]
     pub status: u16,
+    /// Share of answers that break HTTP, 0 to 1.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub malformed: f64,
 }
 
 impl Default for Behaviour {
     fn default() -> Self {
-        Behaviour { work: Duration::ZERO, fail: 0.0, status: unavailable() }
+        Behaviour { work: Duration::ZERO, fail: 0.0, status: unavailable(), malformed: 0.0 }
     }
 }
 
@@ -413,6 +419,9 @@ pub struct Change {
     /// See [`Behaviour::status`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// See [`Behaviour::malformed`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub malformed: Option<f64>,
 }
 
 impl Action {
@@ -461,6 +470,7 @@ impl Change {
         words.extend(self.work.map(|work| format!("work={}", crate::readable::text(work))));
         words.extend(self.fail.map(|fail| format!("fail={fail}")));
         words.extend(self.status.map(|status| format!("status={status}")));
+        words.extend(self.malformed.map(|malformed| format!("malformed={malformed}")));
         format!("/behave?{}", words.join("&"))
     }
 }

@@ -24,16 +24,27 @@ const fn pattern() -> [u8; BLOCK] {
     block
 }
 
-/// A body of a known size, so that HTTP/1 sends it with a `Content-Length`.
+/// A body of a known size, which HTTP/1 sends with a `Content-Length` unless it is to come in chunks.
 #[derive(Debug, Clone, Copy)]
 pub struct Pattern {
     left: u64,
+    in_chunks: bool,
 }
 
 impl Pattern {
     /// A body of `size` bytes.
     pub fn new(size: u32) -> Self {
-        Pattern { left: size.into() }
+        Pattern { left: size.into(), in_chunks: false }
+    }
+
+    /// The same without saying its size beforehand.
+    pub fn in_chunks(self) -> Self {
+        Pattern { in_chunks: true, ..self }
+    }
+
+    /// All that is left of it.
+    pub(super) fn bytes(self) -> Vec<u8> {
+        PATTERN.iter().copied().cycle().take(self.left as usize).collect()
     }
 }
 
@@ -58,6 +69,6 @@ impl Body for Pattern {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        if self.in_chunks { SizeHint::default() } else { SizeHint::with_exact(self.left) }
     }
 }

@@ -4,7 +4,7 @@
 //! that a caller notices an answer that was meant for another. The path `/status/503` answers with that status.
 //!
 //! `/healthz` says yes, and `/ready` does so from `ready_after` on. How long it works on the others and which of them fail can
-//! be changed while it runs. With a limit of concurrency the rest wait in a queue without an end, which is how real
+//! be changed while it runs, and which answers break HTTP. With a limit of concurrency the rest wait in a queue without an end, which is how real
 //! servers are overloaded. A caller that gives up takes its request with it, unless `finish_abandoned` says that work which
 //! has been accepted is done, as where each request has a thread of its own.
 //!
@@ -36,13 +36,15 @@ use tokio::time::{Instant, timeout_at};
 
 use super::body::Pattern;
 use super::bump;
+use super::malformed::{Flaw, Instead, Mouth};
 use super::metrics::Counters;
 use crate::plan::{Behaviour, HttpEcho};
 
 /// The load generator's own name for a request. Unlike `x-request-id`, no proxy makes or replaces it.
 pub const REQUEST: HeaderName = HeaderName::from_static("x-lab-request");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
+/// Which instance has answered.
+pub const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 
 /// The app, shared by its connections.
 pub struct Echo {
@@ -56,6 +58,7 @@ pub struct Echo {
     started: Instant,
     close_idle: RefCell<StdRng>,
     fail: RefCell<StdRng>,
+    malformed: RefCell<StdRng>,
     counters: Rc<Counters>,
 }
 
@@ -125,6 +128,7 @@ impl Echo {
             started: Instant::now(),
             close_idle: RefCell::new(rng.child("close-idle", 0).rng()),
             fail: RefCell::new(rng.child("fail", 0).rng()),
+            malformed: RefCell::new(rng.child("malformed", 0).rng()),
             spec: spec.clone(),
             counters,
         })
@@ -143,6 +147,7 @@ impl Echo {
                 "work" => behaviour.work = crate::readable::parse(value).ok_or_else(wrong)?,
                 "fail" => behaviour.fail = value.parse().map_err(|_| wrong())?,
                 "status" => behaviour.status = value.parse().map_err(|_| wrong())?,
+                "malformed" => behaviour.malformed = value.parse().map_err(|_| wrong())?,
                 _ => return Err(format!("there is no {key}")),
             }
         }
@@ -153,9 +158,11 @@ impl Echo {
     /// Serves one connection until it ends.
     pub(super) async fn connection<I: AsyncRead + AsyncWrite + Unpin>(self: Rc<Self>, io: I) {
         let patience = Patience { echo: &self, until: Cell::new(None), changed: Notify::new() };
+        let instead = Instead::default();
         let service = service_fn(|request| async {
             patience.begin();
-            let answer = self.answer(request).await;
+            instead.listen();
+            let answer = self.answer(request, &instead).await;
             patience.end();
             answer
         });
@@ -165,7 +172,7 @@ impl Echo {
             // An idle connection stays open, unless the scenario asks for it to be closed: whoever keeps it in a pool
             // decides, and no race of ours is measured.
             .header_read_timeout(None)
-            .serve_connection(TokioIo::new(io), service);
+            .serve_connection(TokioIo::new(Mouth::new(io, instead.clone())), service);
         let mut connection = pin!(connection);
         let end = tokio::select! {
             biased;
@@ -182,7 +189,11 @@ impl Echo {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> hyper::Result<Response<Pattern>> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        instead: &Instead,
+    ) -> hyper::Result<Response<Pattern>> {
         let (head, mut body) = request.into_parts();
         if let Some(response) = self.health(head.uri.path()) {
             return Ok(response);
@@ -212,22 +223,40 @@ impl Echo {
         }
         let fails = behaviour.fail > 0.0 && self.fail.borrow_mut().random_bool(behaviour.fail.min(1.0));
         let usual = self.spec.behaviour;
-        if behaviour.work != usual.work || (fails && behaviour != usual) {
+        let flaw = self.flaw(behaviour.malformed);
+        if behaviour.work != usual.work || ((fails || flaw.is_some()) && behaviour != usual) {
             bump(&self.counters.changed);
         }
         let asked = StatusCode::from_u16(behaviour.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
         let status = if fails { asked } else { status(head.uri.path()) };
         let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let mut response = Response::new(Pattern::new(if bodiless { 0 } else { self.spec.size }));
+        let body = match self.spec.size {
+            _ if bodiless => Pattern::new(0),
+            size if self.spec.chunked => Pattern::new(size).in_chunks(),
+            size => Pattern::new(size),
+        };
+        let mut response = Response::new(body);
         *response.status_mut() = status;
-        tracing::debug!(id, nth, status = status.as_u16(), "answers");
         response.headers_mut().insert(SERVED_BY, self.instance.clone());
         for name in [REQUEST_ID, REQUEST] {
             if let Some(value) = head.headers.get(&name) {
                 response.headers_mut().insert(name, value.clone());
             }
         }
+        if flaw.is_none_or(Flaw::is_answered) {
+            tracing::debug!(id, nth, status = status.as_u16(), "answers");
+        }
+        if let Some(flaw) = flaw {
+            tracing::debug!(id, nth, ?flaw, "breaks HTTP");
+            instead.say(flaw, &response);
+        }
         Ok(response)
+    }
+
+    /// What is wrong with the next answer, if anything is.
+    fn flaw(&self, share: f64) -> Option<Flaw> {
+        let mut rng = self.malformed.borrow_mut();
+        (share > 0.0 && rng.random_bool(share.min(1.0))).then(|| Flaw::any(&mut rng))
     }
 }
 

@@ -20,6 +20,7 @@ use crate::plan::{APP_METRICS_PORT, AppKind, AppSpec};
 
 pub mod body;
 pub mod http;
+mod malformed;
 pub mod metrics;
 pub mod process;
 pub mod registry;

@@ -107,6 +107,7 @@ impl Store {
     }
 
     fn change(&mut self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) {
+        tracing::debug!(keys = self.keys.len(), "registry changed");
         self.revision += 1;
         let revision = self.revision;
         self.history.extend(changes.into_iter().map(|(key, value)| Change { revision, key, value }));

@@ -65,6 +65,36 @@ async fn the_echo_says_who_answered_and_returns_the_request_ids() {
 }
 
 #[tokio::test]
+async fn an_app_that_is_told_to_breaks_http_in_every_answer_and_counts_it() {
+    let talk = async {
+        let ports = start(http()).await;
+        let close = "connection: close\r\n\r\n";
+        talk(ports.metrics, &format!("GET /behave?malformed=1 HTTP/1.1\r\nhost: o\r\n{close}")).await;
+        let mut answers = Vec::new();
+        for _ in 0..40 {
+            answers.push(talk(ports.app, &format!("GET / HTTP/1.1\r\nhost: o\r\n{close}")).await);
+        }
+        let health = talk(ports.app, &format!("GET /healthz HTTP/1.1\r\nhost: o\r\n{close}")).await;
+        (answers, health, talk(ports.metrics, &format!("GET /metrics HTTP/1.1\r\nhost: o\r\n{close}")).await)
+    };
+    let (answers, health, metrics) = LocalSet::new().run_until(talk).await;
+    let is_whole = |answer: &String| {
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+        head.starts_with("HTTP/1.1 200 OK\r\n")
+            && body.len() == 40_000
+            && head.lines().skip(1).all(|line| line.contains(": "))
+            && head.matches("content-length: 40000").count() == 1
+            && head.len() < 1000
+    };
+    assert!(!answers.iter().any(is_whole), "one of them is as it should be");
+    assert!(
+        answers.iter().any(String::is_empty) && answers.iter().any(|answer| answer.contains("101 Switching"))
+    );
+    assert!(health.starts_with("HTTP/1.1 200 OK\r\n"), "its health is another matter: {health}");
+    assert!(metrics.contains("\napp_changed_requests_total 40\n"), "{metrics}");
+}
+
+#[tokio::test]
 async fn a_connection_is_kept_alive_and_the_counters_tell_requests_from_connections() {
     let talk = async {
         let ports = start(http()).await;

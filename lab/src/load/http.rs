@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout};
 use super::Outcome;
 use super::generate::Id;
 use crate::app::body::Pattern;
-use crate::app::http::REQUEST;
+use crate::app::http::{REQUEST, SERVED_BY};
 
 /// How long a connection may lie idle. Shorter than servers' limits (5 s is the shortest in common use, Node.js'), so
 /// that a server's closing of idle connections is not mistaken for a fault.
@@ -132,12 +132,16 @@ impl<N: Net> Caller<N> {
     ) -> Outcome {
         let status = response.status();
         let other = response.headers().get(REQUEST).is_some_and(|echoed| echoed != id);
-        let mut body = response.into_body();
+        let (head, mut body) = response.into_parts();
+        let mut length = 0;
         while let Some(frame) = body.frame().await {
-            if let Err(e) = frame {
-                return classify(&e);
+            match frame {
+                Ok(frame) => length += frame.data_ref().map_or(0, bytes::Bytes::len),
+                Err(e) => return classify(&e),
             }
         }
+        let by = head.headers.get(SERVED_BY);
+        tracing::debug!(id = words(Some(id)), length, by = words(by), "answer is complete");
         if other {
             // The connection is out of step: its next answer would be wrong too.
             return Outcome::Mismatch;
@@ -159,6 +163,11 @@ impl<N: Net> Caller<N> {
             });
         }
     }
+}
+
+/// A header's value, if it is one that people can read.
+fn words(value: Option<&HeaderValue>) -> &str {
+    value.and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 /// What an error of hyper says about the request.

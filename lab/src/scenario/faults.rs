@@ -292,10 +292,11 @@ fn behave(app: &Spanned<model::Behave>, context: &Context<'_>, mistakes: &mut Ve
         work: asked.work.as_ref().map(|work| work.get_ref().0),
         fail: asked.fail.as_ref().map(|fail| fail.get_ref().0),
         status: asked.status.as_ref().map(|word| status(word, mistakes)),
+        malformed: asked.malformed.as_ref().map(|malformed| malformed.get_ref().0),
     };
-    if change.work.is_none() && change.fail.is_none() {
-        let mistake = Mistake::new(app.span(), "nothing changes", "neither `work` nor `fail`");
-        mistakes.push(mistake.help("add work = \"200ms\" or fail = \"30%\""));
+    if change.work.is_none() && change.fail.is_none() && change.malformed.is_none() {
+        let mistake = Mistake::new(app.span(), "nothing changes", "no `work`, `fail` or `malformed`");
+        mistakes.push(mistake.help("add work = \"200ms\", fail = \"30%\" or malformed = \"30%\""));
     }
     Action::App { processes, change }
 }

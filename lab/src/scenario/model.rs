@@ -189,6 +189,9 @@ pub struct HttpApp {
     /// With which status. Default 503.
     #[serde(default)]
     pub status: Option<Spanned<u16>>,
+    /// Share of its answers that break HTTP. Default 0.
+    #[serde(default)]
+    pub malformed: Option<Spanned<Percent>>,
     /// Requests that it works on at once; the others queue. Default: all that come.
     #[serde(default)]
     pub concurrency: Option<Spanned<u32>>,
@@ -201,6 +204,9 @@ pub struct HttpApp {
     /// Bytes in a response body. Default 128.
     #[serde(default)]
     pub size: Option<Spanned<u32>>,
+    /// Whether it sends them in chunks, without saying beforehand how many there are. Default: it says so.
+    #[serde(default)]
+    pub chunked: bool,
     /// The longest that it keeps a connection without a request, chosen at random up to this each time. Default: it
     /// never closes one.
     #[serde(default)]
@@ -405,6 +411,9 @@ pub struct Behave {
     /// As in [`HttpApp::status`].
     #[serde(default)]
     pub status: Option<Spanned<u16>>,
+    /// As in [`HttpApp::malformed`].
+    #[serde(default)]
+    pub malformed: Option<Spanned<Percent>>,
 }
 
 /// `partition = { .. }`: the same words as a [`Link`].
