@@ -23,6 +23,7 @@ use super::level::{self, Count};
 use super::{Shares, Tried, hash};
 use crate::config::{self, Balance};
 use crate::endpoint::{Changes, Endpoint};
+use crate::mutant;
 
 /// The members of a cluster, or of a subset of it, ready to be picked.
 #[derive(Debug)]
@@ -134,6 +135,9 @@ impl Balancer {
         tried: Tried,
     ) -> Option<Picked> {
         let outlook = self.outlook(endpoints, now);
+        if mutant::is_planted("always-the-first") && tried.is_empty() && endpoints[0].is_available(now) {
+            return Some(self.picked(0, 0, false, false));
+        }
         let hash = hash.filter(|_| self.groups.first().is_some_and(Group::hashes));
         let first = match &outlook.groups[..] {
             [] => return None,

@@ -194,9 +194,12 @@ impl Cluster {
     /// Picks an endpoint for a request that was already tried on `tried`; `None` if there is none, or none that may be
     /// picked and no panic.
     pub fn pick(&self, now: Instant, rng: &mut impl Rng, aim: Aim, tried: Tried) -> Option<Picked> {
-        let picked = self.balancers.get(aim.subset)?.pick(&self.endpoints, now, rng, aim.hash, tried)?;
+        self.balancers.get(aim.subset)?.pick(&self.endpoints, now, rng, aim.hash, tried)
+    }
+
+    /// Counts a choice that is made use of. (A second try beside the first may turn out to cost too much.)
+    pub fn count(&self, picked: Picked) {
         self.metrics.picks.count(picked.panic, picked.failover, picked.other_zone, picked.explored);
-        Some(picked)
     }
 
     /// Pays into the retry budget for a request that was answered.

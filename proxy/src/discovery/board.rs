@@ -37,6 +37,8 @@ struct Entry {
     wanted: Discovery,
     generation: u64,
     known: Known,
+    /// The endpoints that are in force. Between them and what is known now several changes may lie.
+    in_force: Arc<Vec<Endpoint>>,
     metrics: DiscoveryMetrics,
 }
 
@@ -54,12 +56,14 @@ impl Board {
                 other => {
                     let mut known = Known::new(wanted.empty_grace, wanted.stale_after);
                     let generation = other.as_ref().map_or(0, |entry| entry.generation + 1);
+                    let in_force = other.as_ref().map(|entry| entry.in_force.clone()).unwrap_or_default();
                     if let Some(entry) = other.filter(|entry| entry.known.version() > 0) {
                         let now = Instant::now();
                         known.hear(News::Endpoints(entry.known.endpoints().to_vec()), now);
                         known.hear(News::Lost("the new source has not answered yet".into()), now);
                     }
-                    Entry { wanted, generation, known, metrics: metrics.discovery(&cluster.name) }
+                    let metrics = metrics.discovery(&cluster.name);
+                    Entry { wanted, generation, known, in_force, metrics }
                 }
             };
             entries.insert(cluster.name.clone(), entry);
@@ -71,15 +75,17 @@ impl Board {
         self.changed.notify_one();
     }
 
-    /// `snapshot` with the endpoints that are known.
+    /// `snapshot` with the endpoints that are known, for it to come into force.
     pub fn fill(&self, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
-        let entries = self.entries();
+        let mut entries = self.entries();
         if entries.is_empty() {
             return snapshot.clone();
         }
         let mut filled = Snapshot::clone(snapshot);
         for cluster in &mut filled.clusters {
-            let Some(entry) = entries.get(&cluster.name) else { continue };
+            let Some(entry) = entries.get_mut(&cluster.name) else { continue };
+            let before = std::mem::replace(&mut entry.in_force, entry.known.endpoints().clone());
+            tell(&cluster.name, &before, &entry.in_force);
             let cluster = Arc::make_mut(cluster);
             cluster.endpoints = entry.known.endpoints().to_vec();
             cluster.settle_protocol(&snapshot.opaque_ports);
@@ -149,14 +155,12 @@ impl Board {
             tracing::error!(cluster = %task.cluster, "what was discovered is not used: {why}");
         }
         let was_fresh = entry.known.state() == &State::Fresh;
-        let before = entry.known.endpoints().clone();
         let changed = entry.known.hear(news, now);
         let is_fresh = entry.known.state() == &State::Fresh;
         if changed {
             entry.metrics.applied.inc();
             let (count, version) = (entry.known.endpoints().len(), entry.known.version());
             tracing::info!(cluster = %task.cluster, count, version, "endpoints discovered");
-            tell(&task.cluster, &before, entry.known.endpoints());
         }
         if let (true, State::Stale { why, .. }) = (was_fresh, entry.known.state()) {
             tracing::warn!(cluster = %task.cluster, %why, "endpoints may be stale; the last ones are kept");
@@ -170,12 +174,8 @@ impl Board {
     /// Lets time pass; true if some cluster has other endpoints now.
     pub(super) fn tick(&self, now: Instant) -> bool {
         let mut changed = false;
-        for (cluster, entry) in self.entries().iter_mut() {
-            let before = entry.known.endpoints().clone();
-            if entry.known.tick(now) {
-                tell(cluster, &before, entry.known.endpoints());
-                changed = true;
-            }
+        for entry in self.entries().values_mut() {
+            changed |= entry.known.tick(now);
             entry.measure(now);
         }
         changed

@@ -140,6 +140,14 @@ impl Breaker {
         }
     }
 
+    /// When the probe that is under way began, if there is one.
+    pub fn probed_since(&self) -> Option<Instant> {
+        match self.state {
+            State::HalfOpen { since, .. } => Some(since),
+            State::Closed { .. } | State::Ejected { .. } => None,
+        }
+    }
+
     /// Notes that a request goes to the endpoint. True if that one is a probe.
     pub fn on_begin(&mut self, now: Instant) -> bool {
         match self.state {
@@ -168,7 +176,8 @@ impl Breaker {
                 self.state = State::Closed { run, since };
                 self.window.add(now, config.window, outcome.failed());
                 let is_failure = matches!(outcome, Outcome::Failure(_));
-                if is_failure && config.consecutive_failures > 0 && run >= config.consecutive_failures {
+                let allowed = config.consecutive_failures + u32::from(mutant::is_planted("ejects-one-late"));
+                if is_failure && config.consecutive_failures > 0 && run >= allowed {
                     return Step::Trips(Reason::Consecutive);
                 }
                 if outcome.failed() && self.is_below(now, config) {

@@ -6,7 +6,9 @@
 //! not take the others' connection along. A connection counts as open once the peer's first bytes are there, which are
 //! its SETTINGS (RFC 9113 section 3.4): so one time limit covers TCP and the protocol's handshake, a server that does
 //! not speak HTTP/2 is found out before a request is risked, and the peer's limit of streams is known from the start.
-//! PING frames find a peer that has vanished.
+//! PING frames find a peer that has vanished. That takes seconds, so a connection that was silent for the whole time of a
+//! try carries nothing more. (Go's client asks such a peer for a sign of life first; hyper cannot be told to, and the
+//! price of a mistake is one new connection.)
 //!
 //! Once all connections are full, a bounded number of requests wait for a stream. A connection that has come of age
 //! carries what it has begun and nothing more.
@@ -80,6 +82,8 @@ struct Connection {
     /// If no stream is open.
     idle: RefCell<Option<Idle>>,
     carried: Cell<bool>,
+    /// When the peer said something last.
+    heard: Rc<Cell<Instant>>,
     /// When it is too old to carry another request.
     expires: Cell<Option<Instant>>,
     open: OpenConnection,
@@ -237,6 +241,16 @@ impl<N: Net> Streams<N> {
         dial
     }
 
+    /// A try that began at `begun` was not answered in its time. Connections that carry requests and have been silent since
+    /// then carry no others.
+    pub fn gave_up(&self, endpoint: SocketAddr, begun: Instant) {
+        let groups = self.inner.groups.borrow();
+        let Some(group) = groups.get(&endpoint) else { return };
+        let connections = group.connections.borrow();
+        let silent = connections.iter().filter(|c| c.in_use.get() > 0 && c.heard.get() < begun);
+        silent.for_each(|connection| connection.expires.set(Some(begun)));
+    }
+
     /// Forgets connections that have ended and closes those without a stream for [`H2_IDLE`].
     pub fn sweep(&self) {
         let now = Instant::now();
@@ -273,17 +287,19 @@ enum Choice {
 }
 
 impl Group {
-    /// Lets no connection carry another request that was open before the endpoint was last in doubt.
+    /// Lets no connection carry another request on which nothing was heard since the endpoint was last in doubt.
     fn hear(&self, doubted: Option<Instant>) {
         if doubted > self.doubted.replace(doubted) {
-            self.connections.borrow().iter().for_each(|connection| connection.expires.set(doubted));
+            let connections = self.connections.borrow();
+            let old = connections.iter().filter(|connection| Some(connection.heard.get()) < doubted);
+            old.for_each(|connection| connection.expires.set(doubted));
         }
     }
 
     /// The oldest connection that has room, or else the least used one.
     fn choose(&self) -> Choice {
         let mut connections = self.connections.borrow_mut();
-        connections.retain(|connection| connection.is_open());
+        connections.retain(|c| c.is_open() && (c.is_young() || c.in_use.get() > 0));
         if let Some(connection) = connections.iter().find(|c| c.has_room() && c.is_young()) {
             return Choice::Room(connection.clone());
         }
@@ -302,8 +318,9 @@ async fn open_connection<N: Net>(
     metrics: &EndpointMetrics,
 ) -> Result<Rc<Connection>, (Kind, BoxError)> {
     let io = net.connect(endpoint, from).await.map_err(|e| (Kind::of_connect(&e), e.into()))?;
-    let (heard, first_bytes) = oneshot::channel();
-    let io = TokioIo::new(Heard { io, tell: Some(heard) });
+    let (tell, first_bytes) = oneshot::channel();
+    let heard = Rc::new(Cell::new(Instant::now()));
+    let io = TokioIo::new(Heard { io, tell: Some(tell), at: heard.clone() });
     let (send, driver) = http2::Builder::new(Exec(net.clone()))
         .timer(TokioTimer::new())
         .initial_stream_window_size(H2_STREAM_WINDOW)
@@ -329,14 +346,17 @@ async fn open_connection<N: Net>(
         },
     })
     .await?;
+    let open = metrics.connected();
+    tracing::debug!(%endpoint, open = metrics.open_in_cluster(), "connected");
     let connection = Rc::new(Connection {
         send: RefCell::new(send),
         in_use: Cell::new(0),
         limit: Cell::new(driver.current_max_send_streams()),
         idle: RefCell::default(),
         carried: Cell::new(false),
+        heard,
         expires: expires.into(),
-        open: metrics.connected(),
+        open,
     });
     connection.rest();
     let watched = Rc::downgrade(&connection);
@@ -413,10 +433,11 @@ fn kind(cause: &hyper::Error) -> Kind {
     if cause.is_user() { Kind::Client } else { Kind::Terminated }
 }
 
-/// Tells when the first bytes arrive.
+/// Tells when the first bytes arrive, and notes when the last have.
 struct Heard<I> {
     io: I,
     tell: Option<oneshot::Sender<()>>,
+    at: Rc<Cell<Instant>>,
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
@@ -427,11 +448,12 @@ impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
     ) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        if buf.filled().len() > before
-            && let Some(tell) = self.tell.take()
-        {
-            // Nobody listens any more if the dial took too long.
-            let _ = tell.send(());
+        if buf.filled().len() > before {
+            self.at.set(Instant::now());
+            if let Some(tell) = self.tell.take() {
+                // Nobody listens any more if the dial took too long.
+                let _ = tell.send(());
+            }
         }
         Poll::Ready(Ok(()))
     }

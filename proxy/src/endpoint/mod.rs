@@ -107,8 +107,10 @@ impl Endpoint {
         self.standing.will_open(now)
     }
 
-    /// When it was ejected, or unhealthy, or probed last. What was open to it before may lead nowhere: its machine may have
-    /// lost its power since, and its new kernel answers with a reset. `None`: it always did well.
+    /// Since when what is open to it can be trusted: since it was ejected or turned unhealthy, or the last probe that came to
+    /// nothing began. What was open before may lead nowhere: its machine may have lost its power, and its new kernel
+    /// answers with a reset. What was opened for that probe may carry the next one, or who needs all of a try's time
+    /// would never be back, because each probe had to connect first. `None`: it always did well.
     pub fn doubted(&self) -> Option<Instant> {
         if mutant::is_planted("trusts-old-connections") { None } else { self.standing.doubted() }
     }
@@ -148,7 +150,11 @@ impl Endpoint {
     pub fn begin(self: &Arc<Self>, now: Instant) -> (InHand, bool) {
         let neglected = self.neglected.swap(0, Ordering::Relaxed) >= EXPLORE_AFTER;
         let is_probe = self.change(now, |state| {
+            let before = state.breaker.probed_since();
             let is_probe = state.breaker.on_begin(now);
+            if let Some(unanswered) = before.filter(|_| is_probe) {
+                self.standing.doubt(unanswered);
+            }
             if neglected || is_probe {
                 state.latency.renew();
             }
@@ -191,7 +197,12 @@ impl Endpoint {
         config: &config::Breaker,
         rng: &mut impl rand::Rng,
     ) -> Duration {
-        self.change(now, |state| state.breaker.eject(reason, outcome, now, config, rng))
+        self.change(now, |state| {
+            let probed = state.breaker.probed_since();
+            let probed = probed.filter(|_| !mutant::is_planted("doubts-its-own-probes"));
+            self.standing.doubt(probed.unwrap_or(now));
+            state.breaker.eject(reason, outcome, now, config, rng)
+        })
     }
 
     /// What active checks say of it.
@@ -204,6 +215,9 @@ impl Endpoint {
     pub fn on_check(&self, passed: bool, thresholds: config::Thresholds, now: Instant) -> Checked {
         self.change(now, |state| {
             let turned = state.checks.on_result(passed, thresholds).then(|| state.checks.state());
+            if turned == Some(Health::Unhealthy) {
+                self.standing.doubt(now);
+            }
             let restored = passed && !state.breaker.is_out_for_its_rate() && state.breaker.restore(now);
             Checked { turned, restored, in_doubt: state.checks.is_in_doubt() }
         })

@@ -319,6 +319,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_was_opened_for_a_probe_may_carry_the_next_one_and_not_the_one_after() {
+        let now = Instant::now();
+        let rng = Rc::new(RefCell::new(RngTree::new(1).rng()));
+        let outliers = outliers(1, CONFIG, now);
+        let endpoint = &outliers.endpoints[0];
+        assert_eq!(endpoint.doubted(), None);
+        for _ in 0..3 {
+            outliers.on_outcome(0, FAILURE, now, now, &mut *rng.borrow_mut());
+        }
+        assert_eq!(endpoint.doubted(), Some(now));
+        let [first, second] = [now + 10 * S, now + 100 * S];
+        for (begun, before) in [(first, now), (second, first)] {
+            let mut probe = outliers.begin(0, begun, None, &rng);
+            assert_eq!(endpoint.doubted(), Some(before), "what the last probe opened is good for this one");
+            probe.tell(FAILURE, begun + S);
+            assert_eq!(endpoint.doubted(), Some(begun));
+        }
+        // A probe that is never answered teaches nothing, but what it went over is not tried again.
+        let [third, fourth] = [second + 100 * S, second + 200 * S];
+        let _silent = outliers.begin(0, third, None, &rng);
+        let _next = outliers.begin(0, fourth, None, &rng);
+        assert_eq!(endpoint.doubted(), Some(third));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_low_success_rate_ejects_only_an_endpoint_that_is_worse_than_the_others() {
         let now = Instant::now();
         let rng = &mut RngTree::new(1).rng();

@@ -36,6 +36,7 @@ use crate::config::{ClusterLimits, Http1, Snapshot};
 use crate::error::{BoxError, Error, Kind};
 use crate::http::informational::BodyUnread;
 use crate::http::{RequestBody, forward, tunnel};
+use crate::mutant;
 use crate::telemetry::{EndpointMetrics, Limited, Open, OpenConnection};
 use crate::world::Net;
 
@@ -213,11 +214,13 @@ impl<N: Net> Pool<N> {
             .handshake(TokioIo::new(LastWords::new(io)))
             .await
             .map_err(|e| Error::at(Kind::Connect, endpoint, e))?;
+        let open = metrics.connected();
+        tracing::debug!(%endpoint, open = metrics.open_in_cluster(), "connected");
         Ok(Connection {
             send,
             driver: Some(Box::pin(driver.with_upgrades())),
             expires: expiry(limits.max_age, &mut self.inner.ages.borrow_mut()),
-            open: metrics.connected(),
+            open,
         })
     }
 
@@ -294,6 +297,7 @@ impl Slot {
             return Err(Error::at(Kind::PoolFull, endpoint, "as many requests wait as may"));
         }
         let _waiting = (Waiting::new(&self.waiting), metrics.waiting());
+        tracing::debug!(%endpoint, waiting = metrics.waiting_in_cluster(), "waiting for a connection");
         match tokio::time::timeout(limits.connect, self.places.clone().acquire_owned()).await {
             Ok(Ok(place)) => Ok(place),
             _ => {
@@ -400,7 +404,8 @@ impl<N: Net> Checkout<N> {
                     return Err((self.error(Kind::Protocol, wrong), None));
                 }
                 // hyper would speak HTTP/1.0 to it from now on, and drop request bodies of unknown length.
-                self.spent = response.version() == Version::HTTP_10;
+                self.spent =
+                    response.version() == Version::HTTP_10 || mutant::is_planted("uses-nothing-again");
                 if (connect || upgrade_asked) && tunnel::is_agreed(connect, response.status()) {
                     // HTTP is over: the stream goes into the response, and nothing is left to drive.
                     poll_fn(|cx| {

@@ -127,6 +127,12 @@ impl<N: Net> Pools<N> {
         Ok((response, Carrier::Http1(exchange)))
     }
 
+    /// A try at `endpoint` that began at `begun` was not answered in its time, and is about to be dropped. Over HTTP/1 that ends
+    /// its connection, over HTTP/2 only if that was silent all the while.
+    pub fn gave_up(&self, endpoint: SocketAddr, begun: Instant) {
+        self.http2.gave_up(endpoint, begun);
+    }
+
     /// Closes connections that have been idle for too long (`max_idle` for HTTP/1) and forgets those that have ended.
     pub fn sweep(&self, max_idle: Duration) {
         self.http1.sweep(max_idle);

@@ -43,7 +43,7 @@ pub(super) struct Standing {
     /// Since when it takes requests again, or for the first time although its cluster is older: nanoseconds from `made`, and
     /// one more. Zero: for as long as anybody knows.
     fresh: AtomicU64,
-    /// When it was left alone last: nanoseconds from `made`, and one more. Zero: never.
+    /// See [`Standing::doubted`]: nanoseconds from `made`, and one more. Zero: never.
     doubted: AtomicU64,
     changes: Changes,
 }
@@ -70,8 +70,6 @@ impl Standing {
         }
         if opens == OPEN {
             self.fresh.store(self.offset(now) + 1, Ordering::Relaxed);
-        } else {
-            self.doubted.store(self.offset(now) + 1, Ordering::Relaxed);
         }
         self.opens.store(opens, Ordering::Release);
         self.changes.0.fetch_add(1, Ordering::AcqRel);
@@ -94,7 +92,12 @@ impl Standing {
         Some(Duration::from_nanos(self.offset(now).saturating_sub(since)))
     }
 
-    /// When it was left alone last, if it ever was.
+    /// What was open to it before `at` is not to be trusted any more.
+    pub(super) fn doubt(&self, at: Instant) {
+        self.doubted.fetch_max(self.offset(at) + 1, Ordering::Relaxed);
+    }
+
+    /// Since when what is open to it can be trusted; `None`: it always could.
     pub(super) fn doubted(&self) -> Option<Instant> {
         let at = self.doubted.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.made + Duration::from_nanos(at))
@@ -139,6 +142,5 @@ mod tests {
         assert_eq!(always.age(now + S), None, "a probe is not a return");
         always.set(Opens::Open, now + 2 * S);
         assert_eq!(always.age(now + 5 * S), Some(3 * S));
-        assert_eq!((always.doubted(), added.doubted()), (Some(now), None));
     }
 }

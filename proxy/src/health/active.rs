@@ -22,6 +22,7 @@ use crate::config::Health as Config;
 use crate::config::defaults::CHECK_JITTER;
 use crate::endpoint::health::Health;
 use crate::endpoint::{Checked, Endpoint};
+use crate::mutant;
 use crate::world::{Net, RngTree};
 
 /// How often to look for endpoints that came with a new configuration. Also spreads the first checks of those that came
@@ -72,6 +73,9 @@ async fn check<N: Net>(
         let checked = endpoint.on_check(result.is_ok(), config.thresholds, Instant::now());
         cluster.metrics.checked(result.is_ok());
         tell(&name, &endpoint, checked, &result);
+        if mutant::is_planted("checks-until-one-fails") && result.is_err() {
+            return std::future::pending().await;
+        }
         let now = cluster.metrics.traffic();
         let wait = interval(&config, checked, seen.replace(now).is_some_and(|before| before != now));
         drop(cluster);

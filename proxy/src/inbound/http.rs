@@ -117,7 +117,9 @@ async fn send<N: Net>(
             Err(failed) => failed,
         };
         let ended = Ended::Failed { kind: error.kind, unsent: unsent.is_some() };
-        let reason = condition::reason(&call.retry, ended).filter(|_| error.reused);
+        // An answer that is no HTTP is one all the same: the app has had the request.
+        let stale = error.reused && (unsent.is_some() || error.kind == Kind::Terminated);
+        let reason = condition::reason(&call.retry, ended).filter(|_| stale);
         let reason = reason.filter(|_| attempts.permit(ended, false).is_ok());
         let again = reason.and_then(|_| attempts.again(unsent.map(|request| *request)));
         let (Some(reason), Some(again)) = (reason, again) else { return Err(error) };

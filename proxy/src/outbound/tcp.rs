@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use tokio::time::{Instant, timeout};
 
 use super::Outbound;
-use crate::balance::{Cluster, Picked, Table, Tried};
+use crate::balance::{Cluster, Table, Tried};
 use crate::config::{Condition, Timeouts};
 use crate::detect::{Detected, Outcome, Prefixed, Sniffed, detect, race};
 use crate::endpoint::{self, InHand, Trial};
@@ -145,10 +145,12 @@ async fn dial<N: Net>(
         }
         let now = Instant::now();
         let picked = cluster.pick(now, &mut *side.rng.borrow_mut(), cluster.aim(None, peer.ip()), tried);
-        let Some(Picked { position, .. }) = picked else {
+        let Some(picked) = picked else {
             cluster.metrics.failed(Kind::NoEndpoint);
             return None;
         };
+        cluster.count(picked);
+        let position = picked.position;
         tried.insert(position);
         let endpoint = &cluster.endpoints[position];
         let mut trial = cluster.outliers.begin(position, now, None, &side.rng);

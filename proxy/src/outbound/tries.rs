@@ -43,7 +43,7 @@ pub(super) async fn send<N: Net>(
     loop {
         let picked = pick(side, cluster, call, &mut tried)?;
         let position = picked.position;
-        log_pick(cluster, call, picked);
+        note(cluster, call, picked);
         let result = match call.retry.hedge {
             None => attempt(side, cluster, position, call, request).await,
             Some(after) => {
@@ -112,7 +112,9 @@ fn pick<N: Net>(
     Ok(picked)
 }
 
-fn log_pick(cluster: &Cluster, call: &Call, picked: Picked) {
+/// Counts a choice that is made use of, and notes it in the log.
+fn note(cluster: &Cluster, call: &Call, picked: Picked) {
+    cluster.count(picked);
     let (endpoint, panic) = (cluster.endpoints[picked.position].address, picked.panic);
     tracing::debug!(request = call.number, cluster = %cluster.config.name, %endpoint, panic, "endpoint picked");
 }
@@ -212,7 +214,7 @@ fn hedge<N: Net>(
     let nth = attempts.nth();
     let mut request = attempts.again(None)?;
     retry::mark(request.headers_mut(), nth);
-    log_pick(cluster, call, other);
+    note(cluster, call, other);
     Some((other.position, request))
 }
 
@@ -261,6 +263,7 @@ async fn attempt<N: Net>(
     let sending = pin!(side.pool.send(address, doubted, call, &endpoint.metrics, request));
     let sent = call.patience.wait_for_try(begun, call.tries, sending).await;
     let sent = sent.unwrap_or_else(|kind| {
+        side.pool.gave_up(endpoint.address, begun);
         let error = Error { endpoint: Some(endpoint.address), ..Error::new(kind) };
         Err((error, None))
     });
