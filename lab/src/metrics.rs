@@ -152,14 +152,18 @@ struct Metric {
 }
 
 impl Metric {
+    /// Adds a label set that is new. Where its points are.
+    fn add(&mut self, labels: Labels) -> usize {
+        self.sets.push((labels, Vec::new()));
+        self.sets.len() - 1
+    }
+
     /// Where the points of a label set are; they are made if it is new.
     fn position(&mut self, labels: &Labels) -> usize {
         let likely = self.next..self.sets.len();
         let mut order = likely.chain(0..self.next);
-        let position = order.find(|&p| self.sets[p].0 == *labels).unwrap_or_else(|| {
-            self.sets.push((labels.clone(), Vec::new()));
-            self.sets.len() - 1
-        });
+        let found = order.find(|&p| self.sets[p].0 == *labels);
+        let position = found.unwrap_or_else(|| self.add(labels.clone()));
         self.next = if position + 1 < self.sets.len() { position + 1 } else { 0 };
         position
     }
@@ -267,12 +271,14 @@ impl Process {
             self.incarnation += 1;
         }
         let incarnation = self.incarnation;
+        // Then all label sets are new, and looking for each among those before it would take the square of their number.
+        let is_first = self.scrapes.len() == 1;
         for Sample { name, labels, value, .. } in samples {
             let metric = match self.metrics.get_mut(&name) {
                 Some(metric) => metric,
                 None => self.metrics.entry(name).or_default(),
             };
-            let position = metric.position(&labels);
+            let position = if is_first { metric.add(labels) } else { metric.position(&labels) };
             metric.sets[position].1.push(Point { at_us, incarnation, value });
         }
     }

@@ -19,7 +19,7 @@ const DAYS: u64 = 600;
 const WITHIN: u64 = 100;
 
 /// Mistakes that `proxy` carries for these tests.
-const MUTANTS: [&str; 13] = [
+const MUTANTS: [&str; 21] = [
     "one-retry-too-many",
     "repeats-what-is-not-idempotent",
     "retries-on-credit",
@@ -33,6 +33,14 @@ const MUTANTS: [&str; 13] = [
     "knows-no-deadline",
     "drains-in-no-time",
     "sinkhole",
+    "always-the-first",
+    "one-request-too-many",
+    "ejects-one-late",
+    "checks-until-one-fails",
+    "knows-no-try-limit",
+    "tunnels-unasked",
+    "ignores-reloads",
+    "uses-nothing-again",
 ];
 
 #[test]

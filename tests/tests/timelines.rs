@@ -90,6 +90,27 @@ fn a_machine_without_power_costs_a_try_and_is_probed_over_a_new_connection() {
 }
 
 #[test]
+fn a_shared_connection_that_was_silent_for_a_whole_try_carries_no_other() {
+    let crash = "[[timeline]]\nat = \"300ms\"\ncrash = { instance = \"orders-1\", restart = \"50ms\" }\n";
+    let policy =
+        "timeouts.per_try = \"100ms\", breaker = { consecutive_failures = 0, success_rate = \"0%\" }";
+    let text = mesh(1, "10ms", "GET", policy, crash).replace("app = {", "bridge = true\napp = {");
+    insta::assert_snapshot!(told(&text, (0, 1500), &["strikes", "over", "try failed", "connected"]));
+}
+
+#[test]
+fn an_app_that_breaks_http_costs_its_callers_nothing_but_retries() {
+    let spoilt = "[[timeline]]\nat = \"400ms\"\nfor = \"600ms\"\napp = { process = \"orders-1/app\", malformed = \"100%\" }\n";
+    let policy = "breaker.consecutive_failures = 0, retry.on = [\"5xx\"]";
+    let text = mesh(3, "10ms", "GET", policy, spoilt);
+    insta::assert_snapshot!(told(
+        &text,
+        (300, 1200),
+        &["strikes", "over", "breaks HTTP", "try failed", "status=502", "trying again"]
+    ));
+}
+
+#[test]
 fn retries_end_with_their_budget() {
     let fail =
         "[[timeline]]\nat = \"500ms\"\nfor = \"500ms\"\napp = { process = \"orders\", fail = \"100%\" }\n";

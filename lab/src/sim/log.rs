@@ -164,6 +164,13 @@ impl Visit for Line {
         self.fields.push((field.name(), Value::Number(value)));
     }
 
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        match u64::try_from(value) {
+            Ok(value) => self.record_u64(field, value),
+            Err(_) => self.record_debug(field, &value),
+        }
+    }
+
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.fields.push((field.name(), Value::Flag(value)));
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proxy::config::{Cluster, Snapshot};
 
-use crate::plan::{Action, Entry, Plan, Target};
+use crate::plan::{Action, AppKind, Entry, HttpEcho, Plan, Target};
 use crate::readable;
 use crate::run::Seen;
 use crate::sim::{Chaos, Line};
@@ -34,7 +34,8 @@ pub struct Facts {
     pub requests: Vec<Request>,
     /// What became of endpoints, in order.
     pub standings: Vec<Standing>,
-    snapshots: BTreeMap<Rc<str>, Snapshot>,
+    /// The configurations that a sidecar has had, and since when.
+    snapshots: BTreeMap<Rc<str>, Vec<(u64, Snapshot)>>,
 }
 
 /// A place in the log. What happens at one virtual time has an order too.
@@ -55,12 +56,18 @@ pub struct Call {
     pub ended: Vec<(u64, String)>,
     /// When it reached which app.
     pub arrived: Vec<(u64, Rc<str>)>,
+    /// Which try it was then, as it said itself.
+    pub nths: Vec<String>,
     /// Its method, as the apps saw it.
     pub method: Option<String>,
     /// Bytes of its body, each time that one came to its end at an app.
     pub lengths: Vec<u64>,
-    /// When an app answered it, with which status.
+    /// When an app answered it as HTTP has it, with which status.
     pub answered: Vec<(u64, u64)>,
+    /// What was wrong with answers that broke HTTP.
+    pub flaws: Vec<String>,
+    /// The answer that its caller got in full: bytes of the body, and who says to have sent it.
+    pub got: Option<(u64, String)>,
 }
 
 /// A request as the sidecar of its caller saw it.
@@ -153,6 +160,28 @@ pub enum Change {
     Gone,
 }
 
+/// What a sidecar says when it has another configuration.
+pub(super) const IN_FORCE: &str = "the new configuration is in force";
+
+/// The configurations of an instance's sidecar, one after another.
+fn configurations(plan: &Plan, instance: usize) -> Vec<&str> {
+    let base = plan.instances[instance].sidecar.as_deref().unwrap_or_default();
+    let mut all = vec![(Duration::ZERO, base)];
+    for entry in &plan.timeline {
+        if let Action::Configure { configs, .. } = &entry.action {
+            let strikes = entry.repeat.map_or(1, |repeat| repeat.times);
+            for nth in 0..strikes {
+                let later = entry.repeat.map_or(Duration::ZERO, |repeat| repeat.every * nth);
+                all.extend(configs.get(instance).map(|config| (entry.at + later, config.as_str())));
+                // It is reverted before it strikes again, so that only the order counts.
+                all.extend(entry.until.map(|_| (entry.at + later + Duration::from_nanos(1), base)));
+            }
+        }
+    }
+    all.sort_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, config)| config).collect()
+}
+
 impl Facts {
     /// Reads the log of a run.
     pub(crate) fn new(plan: Plan, log: Vec<Line>, seen: Seen, tick: Duration, chaos: Chaos) -> Self {
@@ -186,28 +215,38 @@ impl Facts {
             }
         }
         let mut snapshots = BTreeMap::new();
-        for instance in &plan.instances {
-            let Some(config) = &instance.sidecar else { continue };
-            let process = format!("{}/sidecar", instance.name).into();
-            if requests.iter().any(|request| request.process == process)
-                && let Ok(snapshot) = proxy::config::parse("sidecar.toml", config)
-            {
-                snapshots.insert(process, snapshot);
+        for (position, instance) in plan.instances.iter().enumerate() {
+            let process: Rc<str> = format!("{}/sidecar", instance.name).into();
+            if instance.sidecar.is_none() || !requests.iter().any(|request| request.process == process) {
+                continue;
             }
+            let in_force = |line: &&Line| line.process == process && line.text == IN_FORCE;
+            let since = std::iter::once(0).chain(log.iter().filter(in_force).map(|line| line.at_us));
+            let configs = configurations(&plan, position);
+            let parsed = configs.iter().filter_map(|text| proxy::config::parse("sidecar.toml", text).ok());
+            let in_turn: Vec<_> = since.zip(parsed).collect();
+            snapshots.insert(process, in_turn);
         }
         let tick_us = tick.as_micros() as u64;
         Facts { plan, log, seen, t0_us, tick_us, chaos, calls, requests, standings, snapshots }
     }
 
-    /// The configuration of a cluster in a sidecar that carried requests.
-    pub fn cluster(&self, process: &str, cluster: &str) -> Option<&Cluster> {
-        self.snapshots.get(process)?.clusters.iter().find(|c| c.name == cluster).map(|c| &**c)
+    /// The configuration of a request's cluster when it began; `None` in the moment in which that changes.
+    pub fn cluster_of(&self, request: &Request) -> Option<&Cluster> {
+        let snapshots = self.snapshots.get(&request.process)?;
+        let changes = |since: u64| since > 0 && since.abs_diff(request.begun) <= 2 * self.tick_us;
+        if snapshots.iter().any(|(since, _)| changes(*since)) {
+            return None;
+        }
+        let (_, snapshot) = snapshots.iter().rev().find(|(since, _)| *since <= request.begun)?;
+        snapshot.clusters.iter().find(|c| c.name == request.cluster).map(|c| &**c)
     }
 
-    /// The clusters of every sidecar that carried requests, each with that sidecar.
+    /// The clusters of every sidecar that carried requests, each with that sidecar, as they are when the day begins.
     pub fn clusters(&self) -> impl Iterator<Item = (&Rc<str>, &Cluster)> {
-        self.snapshots.iter().flat_map(|(process, snapshot)| {
-            snapshot.clusters.iter().map(move |cluster| (process, &**cluster))
+        self.snapshots.iter().flat_map(|(process, snapshots)| {
+            let first = snapshots.first().into_iter();
+            first.flat_map(move |(_, s)| s.clusters.iter().map(move |cluster| (process, &**cluster)))
         })
     }
 
@@ -260,6 +299,21 @@ impl Facts {
         self.t0_us + settled <= self.lively_from()
     }
 
+    /// The instances of the service that a cluster is called after.
+    pub fn members(&self, cluster: &str) -> &[usize] {
+        let service = self.plan.services.iter().find(|service| service.name == cluster);
+        service.map_or(&[], |service| &service.instances)
+    }
+
+    /// The built-in HTTP app of an instance.
+    pub fn app_of(&self, instance: &str) -> Option<&HttpEcho> {
+        let instance = self.plan.instances.iter().find(|other| other.name == instance)?;
+        match &instance.app.as_ref()?.kind {
+            AppKind::Http(echo) => Some(echo),
+            AppKind::Tcp { .. } | AppKind::Registry | AppKind::Command(_) => None,
+        }
+    }
+
     /// Bytes in the bodies of a load's requests.
     pub fn body_of(&self, call: &str) -> Option<u64> {
         let name = call.rsplit_once(' ')?.0;
@@ -270,9 +324,23 @@ impl Facts {
         }
     }
 
-    /// A counter or gauge of a process when the day was over, summed over all label sets; `None` if there is none.
-    pub fn last(&self, process: &str, name: &str) -> Option<f64> {
-        self.seen.series.last(process, name, &[], i64::MIN, i64::MAX)
+    /// A counter or gauge of a process when the day was over, summed over all label sets that have `labels`; `None` if there
+    /// is none.
+    pub fn last(&self, process: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let labels: Vec<_> =
+            labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        self.seen.series.last(process, name, &labels, i64::MIN, i64::MAX)
+    }
+
+    /// Whether a process runs from the beginning of the day to its end without being held up, so that it knows all that it ever
+    /// knew.
+    pub fn is_steady(&self, process: &str) -> bool {
+        let mut of_it = self.plan.processes().filter(|id| self.plan.process_name(*id) == process);
+        let holds = |action: &Action, id| match action {
+            Action::Pause { processes } => processes.contains(&id),
+            action => action.ends(id),
+        };
+        of_it.all(|id| !self.plan.timeline.iter().any(|entry| holds(&entry.action, id)))
     }
 }
 
@@ -285,10 +353,13 @@ impl Call {
             "request ended" => self.ended.push((at, word(line, "outcome"))),
             "request arrived" => {
                 self.arrived.push((at, line.process.clone()));
+                self.nths.push(word(line, "nth"));
                 self.method = Some(word(line, "method"));
             }
             "request is complete" => self.lengths.push(number(line, "length")),
             "answers" => self.answered.push((at, number(line, "status"))),
+            "answer is complete" => self.got = Some((number(line, "length"), word(line, "by"))),
+            "breaks HTTP" => self.flaws.push(word(line, "flaw")),
             _ => {}
         }
     }

@@ -21,6 +21,7 @@ use crate::run::Progress;
 use crate::scenario::{self, Scenario};
 use crate::sim::{Chaos, Mesh, SimFailure, Simulation, note};
 
+mod endpoints;
 pub mod facts;
 pub mod law;
 pub mod schedule;
@@ -82,7 +83,7 @@ pub fn scheduled(schedule: &Schedule, options: Options) -> Result<Day, SimFailur
 
 /// The step of time in the history of a seed. Small ones tell more apart, large ones bring more together.
 fn tick(seed: u64) -> Duration {
-    let steps = [5, 10, 5, 10, 2];
+    let steps = [5, 10, 10, 5, 10, 10, 5, 10, 10, 2];
     let mut rng = RngTree::new(seed).child("tick", 0).rng();
     Duration::from_millis(steps[rng.random_range(0..steps.len())])
 }
@@ -92,8 +93,8 @@ fn tick(seed: u64) -> Duration {
 fn chaos(seed: u64, duration: Duration) -> Chaos {
     let mut rng = RngTree::new(seed).child("streams", 0).rng();
     let most = match rng.random_range(0..12) {
-        0 => rng.random_range(2..30),
-        1..4 => rng.random_range(30..2000),
+        0 => rng.random_range(8..40),
+        1..4 => rng.random_range(40..2000),
         _ => 0,
     };
     let resets = if rng.random_bool(0.25) { rng.random_range(0.02..0.3) } else { 0.0 };

@@ -64,17 +64,19 @@ pub enum Kind {
     RefuseApp,
     /// A sidecar takes none.
     RefuseSidecar,
-    /// Sidecars take another configuration, which changes little.
+    /// Sidecars take another configuration, in which requests have very little time.
     Reload,
     /// An app answers 503 to a share of its requests.
     Errors,
     /// An app takes its time.
     Slow,
+    /// An app breaks HTTP in a share of its answers.
+    Malformed,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::KillApp,
         Kind::KillSidecar,
         Kind::KillBoth,
@@ -92,6 +94,7 @@ impl Kind {
         Kind::Reload,
         Kind::Errors,
         Kind::Slow,
+        Kind::Malformed,
     ];
 
     /// Whether a fault of this kind may stay for ever, with the mesh expected to live with it.
@@ -105,13 +108,19 @@ impl Kind {
                 | Kind::RefuseApp
                 | Kind::RefuseSidecar
                 | Kind::Errors
+                | Kind::Malformed
         )
     }
 
     /// What it holds while it is in force.
     fn holds(self) -> u8 {
         match self {
-            Kind::KillApp | Kind::PauseApp | Kind::RefuseApp | Kind::Errors | Kind::Slow => APP,
+            Kind::KillApp
+            | Kind::PauseApp
+            | Kind::RefuseApp
+            | Kind::Errors
+            | Kind::Slow
+            | Kind::Malformed => APP,
             Kind::KillSidecar | Kind::RefuseSidecar | Kind::Drain => SIDECAR,
             Kind::KillBoth | Kind::PauseBoth => APP | SIDECAR,
             Kind::Partition | Kind::OneWay | Kind::Loss | Kind::Delay | Kind::Narrow => LINK,
@@ -153,6 +162,7 @@ pub struct Knobs {
     bridge: bool,
     delay: usize,
     work: usize,
+    answer: usize,
     rate: usize,
     retries: usize,
     budget: usize,
@@ -170,7 +180,9 @@ const REPLICAS: [u8; 3] = [3, 2, 4];
 const REGISTRY: &str = "[service.registry]\nport = 2379\nprotocol = \"tcp\"\napp = { registry = {} }\n\n";
 const REGISTERED: &str = "registry = \"registry\"\nsidecar = { register = { ttl = \"2s\" } }\n";
 const DELAY: [&str; 3] = ["", "2ms", "10ms"];
-const WORK: [&str; 4] = ["20ms", "0s", "50ms", "150ms"];
+// A request over a connection that is opened for it must fit into the shortest try, or nothing can be promised.
+const WORK: [&str; 4] = ["20ms", "0s", "50ms", "120ms"];
+const ANSWER: [&str; 4] = ["", ", chunked = true", ", size = 3000", ", size = 3000, chunked = true"];
 const RATE: [u32; 3] = [7, 14, 4];
 const RETRIES: [&str; 6] = [
     "",
@@ -192,8 +204,9 @@ const BREAKER: [&str; 4] = [
 const CAP: [&str; 3] = ["", "cap = \"100%\"", "cap = \"10%\""];
 const HEALTH: [&str; 3] = [
     "",
-    "http = \"/healthz\"\ninterval = \"100ms\"\nno_traffic_interval = \"100ms\"\ntimeout = \"90ms\"",
-    "tcp = true\ninterval = \"200ms\"\nno_traffic_interval = \"200ms\"\ntimeout = \"100ms\"\nunhealthy_threshold = 1",
+    "http = \"/healthz\"\ninterval = \"100ms\"\nedge_interval = \"50ms\"\nno_traffic_interval = \"100ms\"\ntimeout = \"90ms\"",
+    "tcp = true\ninterval = \"200ms\"\nedge_interval = \"100ms\"\nno_traffic_interval = \"200ms\"\ntimeout = \"100ms\"\n\
+     unhealthy_threshold = 1",
 ];
 const BALANCE: [&str; 8] = [
     "",
@@ -201,14 +214,20 @@ const BALANCE: [&str; 8] = [
     "policy = \"round_robin\"",
     "policy = \"random\"",
     "policy = \"ring_hash\"\nhash = \"header:x-lab-request\"",
-    "policy = \"maglev\"\nhash = \"header:x-lab-request\"\ntable_size = 251",
+    "policy = \"maglev\"\nhash = \"source\"\ntable_size = 251",
     "panic = \"0%\"",
     "slow_start = { window = \"500ms\" }",
 ];
 const PER_TRY: [&str; 3] = ["250ms", "200ms", "0s"];
 const REQUEST: [&str; 3] = ["0s", "800ms", "300ms"];
 const HEDGE: [&str; 3] = ["", "", "hedge = \"60ms\""];
-const LIMITS: [&str; 3] = ["", "connections = 3\npending = 3", "requests = 4\nretries = 1"];
+/// Of the cluster, and of the caller's sidecar.
+const LIMITS: [[&str; 2]; 4] = [
+    ["", ""],
+    ["connections = 1", ""],
+    ["requests = 4\nretries = 1", ""],
+    ["pending = 1", "sidecar = { limits = { endpoint_connections = 3 } }\n"],
+];
 
 /// The mesh of a day.
 #[derive(Debug, Clone)]
@@ -341,14 +360,14 @@ fn row(rows: usize) -> impl Strategy<Value = usize> {
 
 fn knobs() -> impl Strategy<Value = Knobs> {
     let registry = proptest::bool::weighted(0.2);
-    let mesh =
-        (row(REPLICAS.len()), registry, any::<bool>(), row(DELAY.len()), row(WORK.len()), row(RATE.len()));
+    let app = (row(WORK.len()), row(ANSWER.len()), row(RATE.len()));
+    let mesh = (row(REPLICAS.len()), registry, any::<bool>(), row(DELAY.len()), app);
     let failing =
         (row(RETRIES.len()), row(BUDGET.len()), row(BREAKER.len()), row(CAP.len()), row(HEALTH.len()));
     let limits =
         (row(BALANCE.len()), row(PER_TRY.len()), row(REQUEST.len()), row(HEDGE.len()), row(LIMITS.len()));
     (mesh, failing, limits).prop_map(|(mesh, failing, limits)| {
-        let (replicas, registry, bridge, delay, work, rate) = mesh;
+        let (replicas, registry, bridge, delay, (work, answer, rate)) = mesh;
         let (retries, budget, breaker, cap, health) = failing;
         let (balance, per_try, request, hedge, limits) = limits;
         Knobs {
@@ -357,6 +376,7 @@ fn knobs() -> impl Strategy<Value = Knobs> {
             bridge,
             delay,
             work,
+            answer,
             rate,
             retries,
             budget,
@@ -500,7 +520,9 @@ impl Schedule {
             Kind::RefuseApp => format!("refuse = {{ process = \"{app}\" }}"),
             Kind::RefuseSidecar => format!("refuse = {{ process = \"{sidecar}\" }}"),
             Kind::Drain => kill(&sidecar, "TERM"),
-            Kind::Errors | Kind::Slow if !obeys => format!("pause = {{ process = \"{app}\" }}"),
+            Kind::Errors | Kind::Slow | Kind::Malformed if !obeys => {
+                format!("pause = {{ process = \"{app}\" }}")
+            }
             Kind::PauseApp => format!("pause = {{ process = \"{app}\" }}"),
             Kind::PauseBoth => format!("pause = {{ process = \"{there}\" }}"),
             Kind::Partition => format!("partition = {{ from = {callers:?}, to = [\"{there}\"] }}"),
@@ -508,15 +530,14 @@ impl Schedule {
             Kind::Loss => ways(&format!("loss = \"{}%\"", strength.div_ceil(3))),
             Kind::Delay => ways(&format!("delay = \"+{strength}ms\"")),
             Kind::Narrow => ways(&format!("bandwidth = \"{}kbit/s\"", 200 * u32::from(strength))),
-            // Nothing that a law looks at; that it is another configuration is enough.
             Kind::Reload => {
-                let called = self.called();
+                let (called, limit) = (self.called(), 20 + 2 * u32::from(strength));
                 format!(
-                    "configure = {{ service = \"{called}\", policy = {{ timeouts.response = \"{}s\" }} }}",
-                    20 + u32::from(strength)
+                    "configure = {{ service = \"{called}\", policy = {{ timeouts = {{ request = \"{limit}ms\", per_try = \"0s\" }} }} }}"
                 )
             }
             Kind::Errors => format!("app = {{ process = \"{app}\", fail = \"{strength}%\" }}"),
+            Kind::Malformed => format!("app = {{ process = \"{app}\", malformed = \"{strength}%\" }}"),
             Kind::Slow => {
                 format!("app = {{ process = \"{app}\", work = \"{}ms\" }}", 3 * u32::from(strength))
             }
@@ -533,8 +554,10 @@ impl Knobs {
     fn scenario(&self, seed: u64) -> String {
         let mut text = format!(
             "[scenario]\nname = \"bad day {seed}\"\nseed = {seed}\nwarmup = \"0s\"\nduration = \"{DURATION_MS}ms\"\n\n\
-             [service.web]\n\n{service}[service.orders]\nreplicas = {replicas}\nport = 8080\nprotocol = \"http\"\n\
-             bridge = {bridge}\napp = {{ http = {{ work = \"{work}\" }} }}\n{registry}",
+             [service.web]\n{sidecar}\n{service}[service.orders]\nreplicas = {replicas}\nport = 8080\nprotocol = \"http\"\n\
+             bridge = {bridge}\napp = {{ http = {{ work = \"{work}\"{answer} }} }}\n{registry}",
+            sidecar = LIMITS[self.limits][1],
+            answer = ANSWER[self.answer],
             service = if self.registry { REGISTRY } else { "" },
             registry = if self.registry { REGISTERED } else { "" },
             replicas = REPLICAS[self.replicas],
@@ -555,7 +578,7 @@ impl Knobs {
         table(".health", &[HEALTH[self.health]]);
         table(".balance", &[BALANCE[self.balance]]);
         table(".timeouts", &[&times]);
-        table(".limits", &[LIMITS[self.limits]]);
+        table(".limits", &[LIMITS[self.limits][0]]);
         // Different rates, so that requests do not always come together.
         for (more, name, method, body) in
             [(0, "get", "GET", 0), (1, "put", "PUT", 3000), (2, "post", "POST", 500)]

@@ -1,7 +1,7 @@
 //! Situations that a sweep must have seen: each is rare or hard to bring about, and a law that is never tested by it says
 //! nothing. A gate in the tests fails when one of them was not reached.
 
-use super::facts::{Change, Facts, Moment, Step};
+use super::facts::{Change, Facts, IN_FORCE, Moment, Step};
 
 /// A situation.
 pub struct Situation {
@@ -50,6 +50,15 @@ situations! {
     },
     "a try fails because nobody listens": |facts| failed(facts, "connect"),
     "a try fails because a connection does not open in time": |facts| failed(facts, "connect_timeout"),
+    "a request succeeds after an app has broken HTTP in answering it": |facts| {
+        facts.calls.values().any(|call| {
+            call.flaws.iter().any(|flaw| flaw != "Twice")
+                && call.ended.iter().any(|(_, outcome)| outcome == "Ok")
+        })
+    },
+    "an app gives an answer that nobody has asked for": |facts| {
+        facts.calls.values().any(|call| call.flaws.iter().any(|flaw| flaw == "Twice"))
+    },
     "a connection ends before the answer": |facts| failed(facts, "terminated"),
     "a try is not answered in its time": |facts| failed(facts, "try_timeout"),
     "a request is not answered in its time": |facts| {
@@ -136,7 +145,7 @@ situations! {
     },
     "a new configuration comes into force with requests in hand": |facts| {
         let mut reloads =
-            facts.log.iter().filter(|line| line.text == "the new configuration is in force");
+            facts.log.iter().filter(|line| line.text == IN_FORCE);
         reloads.any(|line| {
             let mut own = facts.requests.iter().filter(|request| request.process == line.process);
             own.any(|request| {

@@ -1,15 +1,19 @@
-//! No request is tried more often than `retry.attempts` allows, and none again after its caller was answered. A second try
-//! beside the first counts as one.
+//! No request is tried more often than `retry.attempts` allows, none for another reason than `retry.on` names, and none again after
+//! its caller was answered. A second try beside the first counts as one. And none is forgotten: after a failure that calls
+//! for another try there is one, or a reason why not.
 
 use super::{Breach, Law, breach};
-use crate::swarm::facts::{Facts, Step};
+use crate::swarm::facts::{Facts, Request, Step};
+use proxy::config::{Condition, Retry};
+use proxy::error::Kind;
+use proxy::retry::{Ended, condition};
 
 pub(super) const LAW: Law =
-    Law { name: "attempts", says: "no request is tried more often than it may be", check };
+    Law { name: "attempts", says: "a request is tried as often as it may be, and for a reason", check };
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     for request in &facts.requests {
-        let Some(cluster) = facts.cluster(&request.process, &request.cluster) else { continue };
+        let Some(cluster) = facts.cluster_of(request) else { continue };
         let (most, picks) = (cluster.retry.attempts as usize + 1, request.picks().count());
         if picks > most {
             let what = format!("a request was tried {picks} times, and {most} are allowed");
@@ -18,6 +22,43 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         let done = request.steps.iter().position(|(_, step)| matches!(step, Step::Done(_)));
         if let Some((when, step)) = done.and_then(|done| request.steps.get(done + 1)) {
             breach(breaches, when.at, format!("after its caller was answered, a request went on: {step:?}"));
+        }
+        reasons(request, &cluster.retry, breaches);
+    }
+}
+
+/// Whether a condition of this name calls for retries.
+fn is_on(retry: &Retry, name: &str) -> bool {
+    Condition::ALL.into_iter().any(|condition| condition.name() == name && retry.on.contains(condition))
+}
+
+/// Looks at why a request was tried again, or was not.
+fn reasons(request: &Request, retry: &Retry, breaches: &mut Vec<Breach>) {
+    let tries = |step: &Step| matches!(step, Step::Picked { .. });
+    for (position, (when, step)) in request.steps.iter().enumerate() {
+        let ended = match step {
+            Step::Again { reason, .. } if !is_on(retry, reason) => {
+                breach(
+                    breaches,
+                    when.at,
+                    format!("a request was tried again for {reason}, which is no reason"),
+                );
+                continue;
+            }
+            Step::Answered { status, .. } => Ended::Answered { status: *status as u16, grpc: None },
+            Step::Failed { error, unsent, .. } => {
+                let kind = Kind::ALL.into_iter().find(|kind| kind.label() == error);
+                Ended::Failed { kind: kind.unwrap_or(Kind::Connect), unsent: *unsent }
+            }
+            _ => continue,
+        };
+        // A second try beside it may still be under way.
+        let alone =
+            retry.hedge.is_none() || request.steps[..position].iter().filter(|(_, s)| tries(s)).count() == 1;
+        let next = request.steps.get(position + 1).map(|(_, step)| step);
+        let settled = matches!(next, Some(Step::Again { .. } | Step::GivenUp(_)));
+        if retry.attempts > 0 && alone && !settled && condition::reason(retry, ended).is_some() {
+            breach(breaches, when.at, format!("nothing was said of another try after {step:?}"));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Retries wait as long as they said they would, and never longer than they may.
+//! Retries wait as long as they said they would, and never longer than they may: before the n-th up to (2^n - 1) times the base,
+//! and up to the longest.
 
 use std::time::Duration;
 
@@ -10,11 +11,14 @@ pub(super) const LAW: Law =
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     for request in &facts.requests {
-        let Some(cluster) = facts.cluster(&request.process, &request.cluster) else { continue };
-        let longest = cluster.retry.max.max(cluster.retry.retry_after);
+        let Some(cluster) = facts.cluster_of(request) else { continue };
         for pair in request.steps.windows(2) {
             let [(when, Step::Again { wait, .. }), (next, step)] = pair else { continue };
             let (at, next) = (when.at, next.at);
+            // A second try beside the first counts too.
+            let nth = request.picks().filter(|(pick, ..)| pick < when).count();
+            // No app of the lab says when it may be asked again.
+            let longest = cluster.retry.base.saturating_mul((1 << nth.min(20)) - 1).min(cluster.retry.max);
             if *wait > longest {
                 breach(breaches, at, format!("a retry waits {wait:?}, and at most {longest:?} is allowed"));
             }

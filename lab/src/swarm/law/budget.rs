@@ -1,16 +1,18 @@
 //! Retries are paid for by successes: at no time have there been more than the reserve, the trickle and the share of the
-//! successes pay for. The same bucket as [`proxy::retry::Budget`], kept once more and apart from it.
+//! successes pay for, and while that is there none is denied for want of it. The same bucket as [`proxy::retry::Budget`], kept once more and apart from it.
 
 use super::{Breach, Law, breach};
 use crate::swarm::facts::{Facts, Moment, Request, Step};
 
 pub(super) const LAW: Law =
-    Law { name: "budget", says: "retries never exceed what successes have paid for", check };
+    Law { name: "budget", says: "retries are what successes have paid for, neither more nor less", check };
 
 /// What happens to the bucket.
 enum Turn {
     Paid,
     Spent,
+    /// There was nothing to spend.
+    Denied,
 }
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
@@ -26,6 +28,12 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             match turn {
                 Turn::Paid => level = (level + config.share).min(most),
                 Turn::Spent => level -= 1.0,
+                Turn::Denied if level > 1.01 => {
+                    let what = format!("{process} was denied a retry, and {level:.2} were paid for");
+                    breach(breaches, at, what);
+                    break;
+                }
+                Turn::Denied => {}
             }
             if level < -0.01 {
                 breach(breaches, at, format!("{process} has made a retry that nothing has paid for"));
@@ -64,6 +72,7 @@ fn turns(request: &Request) -> Vec<(Moment, Turn)> {
                 }
                 (open, again) = (if again { 1 } else { open + 1 }, false);
             }
+            Step::GivenUp(why) if why == "budget" => turns.push((*when, Turn::Denied)),
             Step::GivenUp(_) | Step::Done(_) => {}
         }
     }

@@ -1,8 +1,9 @@
 //! Endpoints are what the registry says: whom it has no more gets no new request, nobody is forgotten because the registry
-//! cannot be asked, and in the end everybody who is there is known.
+//! cannot be asked, and in the end everybody who is there is known, and nobody else.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::{Breach, Law, breach};
 use crate::swarm::facts::{Change, Facts};
@@ -12,6 +13,9 @@ pub(super) const LAW: Law = Law {
     says: "endpoints are those of the registry, and the last known ones while it is away",
     check,
 };
+
+/// So long after a change everybody knows of it.
+const SETTLES: Duration = Duration::from_millis(300);
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     for (process, cluster) in facts.clusters().filter(|(_, cluster)| cluster.discovery.is_some()) {
@@ -36,6 +40,7 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             }
         }
         kept_while_stale(facts, process, &cluster.name, breaches);
+        withdrawn(facts, breaches);
         if facts.is_settled() {
             all_are_known(facts, process, breaches);
         }
@@ -60,6 +65,25 @@ fn kept_while_stale(facts: &Facts, process: &Rc<str>, cluster: &str, breaches: &
     }
 }
 
+/// Who drains and says that it is not registered any more has told the registry.
+fn withdrawn(facts: &Facts, breaches: &mut Vec<Breach>) {
+    let mut draining: BTreeMap<&Rc<str>, u64> = BTreeMap::new();
+    let mut changed = 0;
+    for line in &facts.log {
+        match line.text.as_str() {
+            "draining" => drop(draining.insert(&line.process, line.at_us)),
+            "registry changed" => changed = line.at_us,
+            "not registered any more" => {
+                if draining.remove(&line.process).is_some_and(|since| changed < since) {
+                    let what = format!("{} has left, and the registry does not know", line.process);
+                    breach(breaches, line.at_us, what);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 fn all_are_known(facts: &Facts, process: &str, breaches: &mut Vec<Breach>) {
     let plan = &facts.plan;
     let is_back = |position: usize| {
@@ -67,9 +91,22 @@ fn all_are_known(facts: &Facts, process: &str, breaches: &mut Vec<Breach>) {
     };
     let registers = |position: usize| plan.services[plan.instances[position].service].registry.is_some();
     let there = (0..plan.instances.len()).filter(|&i| registers(i) && is_back(i)).count();
-    let known = facts.last(process, "proxy_discovery_endpoints").unwrap_or_default();
+    let known = facts.last(process, "proxy_discovery_endpoints", &[]).unwrap_or_default();
+    let end = facts.end_us();
     if known < there as f64 {
-        let end = facts.end_us();
         breach(breaches, end, format!("{process} knows {known} endpoints in the end, and {there} are there"));
+    }
+    // What the registry itself says, unless that was a moment ago.
+    let last = facts.log.iter().rev().find(|line| line.text == "registry changed");
+    let settled = last.filter(|line| line.at_us + SETTLES.as_micros() as u64 <= end);
+    let services = plan.services.iter().filter(|service| service.registry.is_some()).count();
+    if let Some(keys) = settled.and_then(|line| line.number("keys")).filter(|_| services == 1)
+        && known > keys as f64
+    {
+        breach(
+            breaches,
+            end,
+            format!("{process} knows {known} endpoints in the end, and the registry {keys}"),
+        );
     }
 }

@@ -32,7 +32,7 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
                 entry.until.map_or(u64::MAX, |until| facts.t0_us + (until + AFTERMATH).as_micros() as u64);
             match entry.action {
                 // It answers otherwise, and to its end.
-                Action::App { .. } => true,
+                Action::App { ref change, .. } if change.malformed.is_none() => true,
                 // What has become of a connection is found out at any time.
                 Action::Crash { .. } | Action::Link { .. } => to < since,
                 _ => to < since || until < from,

@@ -1,12 +1,15 @@
-//! The breaker's states, and the cap over them: an endpoint that was ejected is left alone for as long as was said, comes
-//! back only by a probe that succeeds or a check that passes, and never are more out than the cap allows.
+//! The breaker's states, and the cap over them: an endpoint that was ejected is left alone for as long as was said, which is
+//! longer each time; it comes back only by a probe that succeeds or a check that passes, and never are more out than the
+//! cap allows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Breach, Law, breach};
-use crate::swarm::facts::{Change, Facts, Moment, Step};
-use proxy::config::defaults::PROBE_PATIENCE;
+use crate::swarm::endpoints::{Happening, Known, happenings};
+use crate::swarm::facts::{Change, Facts, Moment};
+use proxy::config::Breaker;
+use proxy::config::defaults::{EJECTION_JITTER, PROBE_PATIENCE};
 
 pub(super) const LAW: Law = Law {
     name: "ejection",
@@ -14,57 +17,48 @@ pub(super) const LAW: Law = Law {
     check,
 };
 
-#[derive(Clone, Copy, PartialEq)]
-enum State {
-    Closed,
-    Ejected { until: u64 },
-    HalfOpen { until: u64 },
+/// What is known of an endpoint.
+#[derive(Default)]
+struct Seen {
+    state: State,
+    /// When it was picked.
+    picks: Vec<u64>,
+    /// How often its time out was doubled.
+    doublings: u32,
+    /// When it came back.
+    back: Option<u64>,
 }
 
-enum Happening<'a> {
-    Standing(&'a Change),
-    /// At an endpoint, although nobody is available.
-    Pick {
-        panic: bool,
+#[derive(Clone, Copy, PartialEq, Default)]
+enum State {
+    #[default]
+    Closed,
+    Ejected {
+        until: u64,
+    },
+    HalfOpen {
+        until: u64,
     },
 }
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     for (process, cluster) in facts.clusters() {
         let config = &cluster.breaker;
-        // The registry's, where it has them; changes of it come and go.
-        let mut known: BTreeSet<String> = cluster.endpoints.iter().map(|e| e.address.to_string()).collect();
-        let standings = facts.standings_of(process, &cluster.name);
-        let standings = standings.map(|s| (s.when, s.endpoint.as_str(), Happening::Standing(&s.change)));
-        let picks = facts.requests_to(process, &cluster.name).flat_map(|request| &request.steps);
-        let picks = picks.filter_map(|(when, step)| match step {
-            Step::Picked { endpoint, panic } => {
-                Some((*when, endpoint.as_str(), Happening::Pick { panic: *panic }))
+        let mut known = Known::new(cluster);
+        let mut seen: BTreeMap<&str, Seen> = BTreeMap::new();
+        for (Moment { at, .. }, endpoint, what) in happenings(facts, process, &cluster.name) {
+            if let Happening::Changed(change) = what {
+                known.hear(endpoint, change);
             }
-            _ => None,
-        });
-        let mut all: Vec<_> = standings.chain(picks).collect();
-        all.sort_by_key(|(when, ..)| *when);
-        let mut states: BTreeMap<&str, State> = BTreeMap::new();
-        for (Moment { at, .. }, endpoint, what) in all {
+            if !known.has(endpoint) {
+                seen.remove(endpoint);
+                continue;
+            }
+            let before = seen.entry(endpoint).or_default();
             match what {
-                Happening::Standing(Change::Found) => {
-                    known.insert(endpoint.to_owned());
-                    continue;
-                }
-                Happening::Standing(Change::Gone) => {
-                    known.remove(endpoint);
-                    states.remove(endpoint);
-                    continue;
-                }
-                // Of one that is gone, a request that began before may still say something.
-                _ if !known.contains(endpoint) => continue,
-                _ => {}
-            }
-            let state = states.get(endpoint).copied().unwrap_or(State::Closed);
-            let next = match what {
-                Happening::Pick { panic } => {
-                    let until = match state {
+                Happening::Picked { panic, .. } => {
+                    before.picks.push(at);
+                    let until = match before.state {
                         State::Closed => 0,
                         State::Ejected { until } | State::HalfOpen { until } => until,
                     };
@@ -73,62 +67,90 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
                         let left = Duration::from_micros(until - at);
                         breach(breaches, at, format!("{endpoint} was picked {left:?} before its time"));
                     }
-                    continue;
                 }
-                Happening::Standing(Change::Ejected(time, reason)) => {
-                    if *time < config.base.min(config.max) || *time > config.max {
-                        let range = format!("{:?} to {:?}", config.base, config.max);
-                        breach(breaches, at, format!("{endpoint} is ejected for {time:?}, not for {range}"));
+                Happening::Changed(change) => {
+                    let was_closed = before.state == State::Closed;
+                    if let Err(wrong) = before.step(change, at, config) {
+                        breach(breaches, at, format!("{endpoint} {wrong}"));
                     }
-                    let legal = match state {
-                        State::Closed => reason != "failed_probe",
-                        State::HalfOpen { .. } => reason == "failed_probe",
-                        State::Ejected { .. } => false,
-                    };
-                    if !legal {
-                        breach(
-                            breaches,
-                            at,
-                            format!("{endpoint} is ejected for {reason}, which cannot be now"),
-                        );
+                    let (out, most) = (known.ejected(), known.cap(cluster));
+                    if was_closed && before.state != State::Closed && out > most {
+                        let count = known.count();
+                        let what = format!("{out} of {count} endpoints are out, and at most {most} may be");
+                        breach(breaches, at, what);
                     }
-                    State::Ejected { until: at + time.as_micros() as u64 }
                 }
-                Happening::Standing(Change::Probing) => {
-                    if state == State::Closed {
-                        breach(breaches, at, format!("{endpoint} is probed, but was not ejected"));
-                    }
-                    State::HalfOpen { until: at + PROBE_PATIENCE.as_micros() as u64 }
-                }
-                Happening::Standing(Change::Restored(by_check)) => {
-                    let legal = match state {
-                        State::HalfOpen { .. } => true,
-                        State::Ejected { .. } => *by_check,
-                        State::Closed => false,
-                    };
-                    if !legal {
-                        breach(breaches, at, format!("{endpoint} is back without a probe that succeeded"));
-                    }
-                    State::Closed
-                }
-                // The next request is another probe.
-                Happening::Standing(Change::Unanswered) => match state {
-                    State::HalfOpen { .. } => State::HalfOpen { until: at },
-                    other => other,
-                },
-                Happening::Standing(_) => continue,
-            };
-            states.insert(endpoint, next);
-            let out = states.values().filter(|state| **state != State::Closed).count();
-            let count = known.len();
-            let most = ((count as f64 * config.cap) as usize).max(1);
-            if state == State::Closed && out > most {
-                breach(
-                    breaches,
-                    at,
-                    format!("{out} of {count} endpoints are out, and at most {most} may be"),
-                );
+                _ => {}
             }
         }
+    }
+}
+
+impl Seen {
+    /// Takes a change.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    fn step(&mut self, change: &Change, at: u64, config: &Breaker) -> Result<(), String> {
+        let before = self.state;
+        match change {
+            Change::Ejected(time, reason) => {
+                self.state = State::Ejected { until: at + time.as_micros() as u64 };
+                let [least, most] = self.times(at, config);
+                let legal = match before {
+                    State::Closed => reason != "failed_probe",
+                    State::HalfOpen { .. } => reason == "failed_probe",
+                    State::Ejected { .. } => false,
+                };
+                if !legal {
+                    return Err(format!("is ejected for {reason}, which cannot be now"));
+                }
+                // It was picked for each of the results that it is judged by, and an answer that begins well and breaks off is two.
+                let window = at.saturating_sub(config.window.as_micros() as u64);
+                let judged = self.picks.iter().filter(|pick| **pick >= window).count();
+                if reason == "success_rate" && 2 * judged < config.min_requests as usize {
+                    return Err(format!("is ejected for its success rate after {judged} requests"));
+                }
+                if *time < least || *time > most {
+                    return Err(format!("is ejected for {time:?}, not for {least:?} to {most:?}"));
+                }
+            }
+            Change::Probing => {
+                self.state = State::HalfOpen { until: at + PROBE_PATIENCE.as_micros() as u64 };
+                if before == State::Closed {
+                    return Err("is probed, but was not ejected".into());
+                }
+            }
+            Change::Restored(by_check) => {
+                (self.state, self.back) = (State::Closed, Some(at));
+                let legal = match before {
+                    State::HalfOpen { .. } => true,
+                    State::Ejected { .. } => *by_check,
+                    State::Closed => false,
+                };
+                if !legal {
+                    return Err("is back without a probe that succeeded".into());
+                }
+            }
+            // The next request is another probe.
+            Change::Unanswered if matches!(before, State::HalfOpen { .. }) => {
+                self.state = State::HalfOpen { until: at };
+            }
+            Change::Found => *self = Seen::default(),
+            Change::Unanswered | Change::Healthy(_) | Change::CheckFailed | Change::Gone => {}
+        }
+        Ok(())
+    }
+
+    /// The shortest and the longest time for which it may be ejected now. Doubled each time, up to the longest; one doubling is
+    /// forgotten for each window in which it did well.
+    fn times(&mut self, at: u64, config: &Breaker) -> [Duration; 2] {
+        if let Some(back) = self.back.take() {
+            let windows = u128::from(at - back) * 1_000 / config.window.as_nanos().max(1);
+            self.doublings = self.doublings.saturating_sub(u32::try_from(windows).unwrap_or(u32::MAX));
+        }
+        let least = config.base.saturating_mul(1 << self.doublings.min(20)).min(config.max);
+        self.doublings += u32::from(least < config.max);
+        [least, least.mul_f64(1.0 + EJECTION_JITTER).min(config.max)]
     }
 }

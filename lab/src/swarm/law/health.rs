@@ -1,50 +1,120 @@
-//! An endpoint that its active checks say is unhealthy is not picked while another is available.
+//! An endpoint that its active checks say is unhealthy is not picked while another is available; and checks find out what is
+//! the case: in the end, who has been well for long enough counts as healthy, and who has been away for long enough does
+//! not.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{Breach, Law, breach};
-use crate::swarm::facts::{Change, Facts, Moment};
+use crate::plan::{Action, Role};
+use crate::swarm::endpoints::{Happening, happenings};
+use crate::swarm::facts::{Change, Facts};
+use proxy::config::{Ask, Health};
 
-pub(super) const LAW: Law =
-    Law { name: "health", says: "an unhealthy endpoint is picked only for want of another", check };
+pub(super) const LAW: Law = Law {
+    name: "health",
+    says: "an unhealthy endpoint is picked only for want of another, and checks tell who is",
+    check,
+};
+
+/// The first check of an endpoint comes within this time.
+const LOOK: Duration = Duration::from_secs(1);
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
-    for (process, cluster) in facts.clusters().filter(|(_, cluster)| cluster.health.is_some()) {
+    for (process, cluster) in facts.clusters() {
+        let Some(health) = &cluster.health else { continue };
         // `None`: nothing is known of it. So it is of one that has gone, of which a check may still say something, and comes
         // again.
+        let mut states: BTreeMap<&str, Option<bool>> = BTreeMap::new();
         let mut gone: BTreeMap<&str, u64> = BTreeMap::new();
-        let mut turns: BTreeMap<&str, Vec<(Moment, Option<bool>)>> = BTreeMap::new();
-        for standing in facts.standings_of(process, &cluster.name) {
-            let turn = match standing.change {
-                Change::Healthy(healthy) => Some(healthy),
-                Change::Found => None,
-                Change::Gone => {
-                    gone.insert(&standing.endpoint, standing.when.at);
-                    continue;
+        // Checks that failed since it turned.
+        let mut failed: BTreeMap<&str, u32> = BTreeMap::new();
+        for (when, endpoint, what) in happenings(facts, process, &cluster.name) {
+            let at = when.at;
+            match what {
+                Happening::Changed(Change::Healthy(healthy)) => {
+                    let before = states.insert(endpoint, Some(*healthy)).flatten();
+                    if before == Some(*healthy) {
+                        breach(breaches, at, format!("{endpoint} turned healthy={healthy} twice in a row"));
+                    }
+                    let failed = failed.insert(endpoint, 0).unwrap_or_default() + 1;
+                    if before.is_some() && !healthy && failed < health.thresholds.unhealthy {
+                        breach(
+                            breaches,
+                            at,
+                            format!("{endpoint} is unhealthy after {failed} checks that failed"),
+                        );
+                    }
                 }
-                _ => continue,
-            };
-            let turns = turns.entry(&standing.endpoint).or_default();
-            if let Some(healthy) = turn
-                && turns.last().is_some_and(|(_, before)| *before == turn)
-            {
-                let what = format!("{} turned healthy={healthy} twice in a row", standing.endpoint);
-                breach(breaches, standing.when.at, what);
+                Happening::Changed(Change::CheckFailed) => *failed.entry(endpoint).or_default() += 1,
+                Happening::Changed(Change::Found) => {
+                    states.insert(endpoint, None);
+                    failed.insert(endpoint, 0);
+                }
+                Happening::Changed(Change::Gone) => {
+                    gone.insert(endpoint, at);
+                }
+                Happening::Picked { begun, panic: false, .. } => {
+                    let unhealthy = states.get(endpoint) == Some(&Some(false));
+                    // A request keeps the endpoints that it began with, and with them what was known of one that has gone since.
+                    let left = gone.get(endpoint).is_some_and(|at| *at >= begun);
+                    if unhealthy && !left {
+                        breach(breaches, at, format!("{endpoint} was picked although it is unhealthy"));
+                    }
+                }
+                _ => {}
             }
-            turns.push((standing.when, turn));
         }
-        for request in facts.requests_to(process, &cluster.name) {
-            for (when, endpoint, panic) in request.picks() {
-                // A request keeps the endpoints that it began with, and with them what was known of one that has gone since.
-                if gone.get(endpoint).is_some_and(|at| *at >= request.begun) {
-                    continue;
-                }
-                let before =
-                    turns.get(endpoint).and_then(|turns| turns.iter().rev().find(|(t, _)| *t < when));
-                if !panic && before.is_some_and(|(_, healthy)| *healthy == Some(false)) {
-                    breach(breaches, when.at, format!("{endpoint} was picked although it is unhealthy"));
-                }
+        // Who is in a registry may be gone from it, and is not checked then.
+        for endpoint in cluster.endpoints.iter().filter(|_| facts.is_steady(process)) {
+            let endpoint = endpoint.address.to_string();
+            let counts_as = states.get(endpoint.as_str()).copied().flatten();
+            if let Some(is_well) = truth(facts, &endpoint, health)
+                && counts_as.is_some_and(|counts_as| counts_as != is_well)
+            {
+                let what = format!("{endpoint} is well: {is_well}; checks say {counts_as:?}");
+                breach(breaches, facts.end_us(), what);
             }
         }
     }
+}
+
+/// Whether checks of an endpoint succeed when the day ends, if that has been so for long enough for them to find out.
+fn truth(facts: &Facts, endpoint: &str, health: &Health) -> Option<bool> {
+    let instance = facts.instance_of(endpoint)?;
+    let end = facts.end_us();
+    let since = |at: Duration| facts.t0_us + at.as_micros() as u64;
+    let mut touching =
+        facts.plan.timeline.iter().filter(|entry| entry.action.touches(instance)).collect::<Vec<_>>();
+    touching.sort_by_key(|entry| entry.at);
+    let mut changed = since(LOOK).max(facts.chaos.until.as_micros() as u64);
+    let mut is_well = true;
+    for entry in touching {
+        match (entry.until, &entry.action) {
+            // What queues at a slow link is there for as long as it takes, also when the link is fast again.
+            (_, Action::Link { links }) if links.iter().any(|link| link.profile.bandwidth > 0) => {
+                return None;
+            }
+            (Some(until), _) => changed = changed.max(since(until)),
+            // What an app answers is no matter of its health here.
+            (None, Action::App { .. } | Action::Configure { .. }) => {}
+            (None, Action::Kill { hard: true, processes, .. }) => {
+                changed = changed.max(since(entry.at));
+                is_well &= health.ask == Ask::Tcp && processes.iter().all(|p| p.role == Role::App);
+            }
+            // Its sidecar may still have connections to an app that takes no new ones.
+            (None, Action::Refuse { processes }) if processes.iter().any(|p| p.role == Role::App) => {
+                return None;
+            }
+            (None, Action::Refuse { .. } | Action::Crash { .. }) => {
+                changed = changed.max(since(entry.at));
+                is_well = false;
+            }
+            (None, _) => return None,
+        }
+    }
+    let thresholds = health.thresholds.healthy.max(health.thresholds.unhealthy);
+    let pause = health.interval.max(health.edge_interval).max(health.no_traffic_interval).mul_f64(1.2);
+    let takes = (pause + health.timeout) * (thresholds + 1);
+    (changed + takes.as_micros() as u64 <= end).then_some(is_well)
 }

@@ -19,7 +19,8 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     let unheard = facts.given_up_at_last() as f64;
     for (process, _) in facts.clusters() {
         for gauge in GAUGES {
-            if let Some(left) = facts.last(process, gauge).filter(|left| *left != 0.0 && *left > unheard) {
+            if let Some(left) = facts.last(process, gauge, &[]).filter(|left| *left != 0.0 && *left > unheard)
+            {
                 breach(breaches, end, format!("{process} still counts {left} in {gauge}"));
             }
         }

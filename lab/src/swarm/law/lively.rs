@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use super::{Breach, Law, breach};
 use crate::plan::{Action, AppKind, AppSpec, Entry};
 use crate::swarm::facts::{Facts, Step};
-use proxy::config::BalancePolicy;
+use proxy::config::{BalancePolicy, ClusterLimits};
 
 pub(super) const LAW: Law = Law { name: "lively", says: "when faults are over, requests succeed", check };
 
@@ -60,9 +60,8 @@ fn tolerated(facts: &Facts) -> f64 {
     let is_replica = |app: &AppSpec| app.kind != AppKind::Registry;
     let replicas = facts.plan.instances.iter().filter(|i| i.app.as_ref().is_some_and(is_replica)).count();
     // Limits that a mesh without a fault would meet too, now and then.
-    let tight = facts
-        .clusters()
-        .any(|(_, cluster)| cluster.limits.connections < 100 || cluster.limits.requests < 100);
+    let is_tight = |limits: &ClusterLimits| limits.connections.min(limits.requests).min(limits.pending) < 100;
+    let tight = facts.clusters().any(|(_, cluster)| is_tight(&cluster.limits));
     let blind = facts.clusters().any(|(_, cluster)| cluster.breaker.consecutive_failures == 0);
     // Who fails only now and then looks well in between.
     let fitful = |entry: &Entry| entry.until.is_none() && matches!(entry.action, Action::App { .. });

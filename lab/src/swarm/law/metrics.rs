@@ -5,34 +5,41 @@ use crate::swarm::facts::{Change, Facts, Step};
 
 pub(super) const LAW: Law = Law { name: "metrics", says: "counters equal what happened", check };
 
+const OUTBOUND: (&str, &str) = ("side", "outbound");
+
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     let end = facts.end_us();
     let mut processes: Vec<_> = facts.clusters().map(|(process, _)| process).collect();
     processes.dedup();
     for process in processes {
         // Counters of a process that was started anew count anew.
-        if restarted(facts, process) {
+        if !facts.is_steady(process) {
             continue;
         }
         let requests = facts.requests.iter().filter(|request| request.process == *process);
         let steps = || requests.clone().flat_map(|request| &request.steps).map(|(_, step)| step);
         let standings = facts.standings.iter().filter(|s| s.process == *process);
         let of = |what: fn(&Change) -> bool| standings.clone().filter(|s| what(&s.change)).count();
-        for (counter, expected) in [
-            ("proxy_retries_total", steps().filter(|step| matches!(step, Step::Again { .. })).count()),
-            ("proxy_ejections_total", of(|change| matches!(change, Change::Ejected(..)))),
-            ("proxy_ejection_probes_total", of(|change| *change == Change::Probing)),
+        let done =
+            |class: u64| steps().filter(|s| matches!(s, Step::Done(status) if status / 100 == class)).count();
+        let panics = steps().filter(|step| matches!(step, Step::Picked { panic: true, .. })).count();
+        let full = steps().filter(|step| matches!(step, Step::GivenUp(why) if why == "limit")).count();
+        for (counter, label, expected) in [
+            ("proxy_requests_total", OUTBOUND, requests.clone().count()),
+            ("proxy_responses_total", ("class", "2xx"), done(2)),
+            ("proxy_responses_total", ("class", "5xx"), done(5)),
+            ("proxy_retries_total", OUTBOUND, steps().filter(|s| matches!(s, Step::Again { .. })).count()),
+            ("proxy_limited_total", ("reason", "retries"), full),
+            ("proxy_picks_total", ("kind", "panic"), panics),
+            ("proxy_ejections_total", OUTBOUND, of(|change| matches!(change, Change::Ejected(..)))),
+            ("proxy_ejection_probes_total", OUTBOUND, of(|change| *change == Change::Probing)),
         ] {
-            let counted = facts.last(process, counter).unwrap_or_default();
+            let counted = facts.last(process, counter, &[OUTBOUND, label]).unwrap_or_default();
             if counted != expected as f64 {
-                let what = format!("{process} counts {counted} in {counter}, and {expected} happened");
+                let what =
+                    format!("{process} counts {counted} in {counter} ({}), and {expected} happened", label.1);
                 breach(breaches, end, what);
             }
         }
     }
-}
-
-fn restarted(facts: &Facts, process: &str) -> bool {
-    let mut of_it = facts.plan.processes().filter(|id| facts.plan.process_name(*id) == process);
-    of_it.any(|id| facts.plan.timeline.iter().any(|entry| entry.action.ends(id)))
 }

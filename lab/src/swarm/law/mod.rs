@@ -5,6 +5,7 @@
 
 mod attempts;
 mod backoff;
+mod balance;
 mod bodies;
 mod budget;
 mod deadline;
@@ -13,16 +14,21 @@ mod drain;
 mod ejection;
 mod health;
 mod leaks;
+mod limits;
 mod lively;
 mod metrics;
 mod once;
 mod outcome;
 mod picks;
 mod pools;
+mod trips;
 
 use std::fmt;
 
 use super::facts::Facts;
+
+/// A chance that comes to nothing, even in ten thousand days.
+const NEVER: f64 = 1e-8;
 
 /// A law.
 pub struct Law {
@@ -62,7 +68,7 @@ impl fmt::Display for Violation {
 }
 
 /// All laws.
-pub const ALL: [Law; 16] = [
+pub const ALL: [Law; 19] = [
     outcome::LAW,
     once::LAW,
     attempts::LAW,
@@ -71,8 +77,11 @@ pub const ALL: [Law; 16] = [
     bodies::LAW,
     deadline::LAW,
     picks::LAW,
+    balance::LAW,
+    limits::LAW,
     discovery::LAW,
     ejection::LAW,
+    trips::LAW,
     health::LAW,
     drain::LAW,
     leaks::LAW,

@@ -9,7 +9,7 @@ pub(super) const LAW: Law =
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     for request in &facts.requests {
-        let Some(cluster) = facts.cluster(&request.process, &request.cluster) else { continue };
+        let Some(cluster) = facts.cluster_of(request) else { continue };
         // Who knows its endpoints only at run time may have lost the others meanwhile.
         let known: Vec<String> = cluster.endpoints.iter().map(|e| e.address.to_string()).collect();
         if known.is_empty() {

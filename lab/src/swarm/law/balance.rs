@@ -1,0 +1,135 @@
+//! Load is spread: nobody gets all of it while others could have some.
+//!
+//! How many requests in a row may go to one endpoint follows from the algorithm. Where chance decides, it is as many as happen
+//! once in a hundred million times. The better of two drawn at random is the best one as often as that is drawn, and of two
+//! endpoints it may always be the same. Retries take turns too, so a count ends with one.
+//!
+//! Where a hash decides, and it is of the caller, all requests go to one endpoint for as long as nothing changes.
+//!
+//! And who looks at latency notices who is slow: of three, the slow one does not get the most.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::{Breach, Law, NEVER, breach};
+use crate::plan::{Action, Change, Entry};
+use crate::swarm::endpoints::{Happening, Known, happenings};
+use crate::swarm::facts::Facts;
+use proxy::config::{BalancePolicy, Cluster, HashSource};
+
+pub(super) const LAW: Law =
+    Law { name: "balance", says: "no endpoint gets all requests while others could", check };
+
+/// A difference that cannot be missed.
+const SLOWER: Duration = Duration::from_millis(100);
+
+/// For so long nothing else must have happened.
+const BEFORE: Duration = Duration::from_millis(300);
+
+/// From so many requests on, shares mean something.
+const ENOUGH: usize = 10;
+
+fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
+    for (process, cluster) in facts.clusters().filter(|(_, cluster)| is_even(cluster)) {
+        avoids_the_slow(facts, process, cluster, breaches);
+        let by_caller = cluster.balance.policy.hashes() && cluster.balance.hash == Some(HashSource::Source);
+        let mut known = Known::new(cluster);
+        let (mut last, mut streak) = ("", 0);
+        for (when, endpoint, what) in happenings(facts, process, &cluster.name) {
+            match what {
+                Happening::Changed(change) => {
+                    known.hear(endpoint, change);
+                    streak = 0;
+                }
+                Happening::Picked { before, panic: false, .. }
+                    if before.is_empty() && !known.is_ejected(endpoint) =>
+                {
+                    if by_caller && streak > 0 && endpoint != last {
+                        breach(breaches, when.at, format!("one caller met {last} and then {endpoint}"));
+                    }
+                    streak = if endpoint == last { streak + 1 } else { 1 };
+                    last = endpoint;
+                    let available = known.available().count();
+                    if let Some(most) = most(&cluster.balance.policy, available).filter(|most| streak > *most)
+                    {
+                        let what = format!(
+                            "{endpoint} was picked for {streak} requests in a row, and at most {most} can go to \
+                             one of {available}"
+                        );
+                        breach(breaches, when.at, what);
+                        streak = 0;
+                    }
+                }
+                Happening::Picked { .. } => streak = 0,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Looks at faults that make one of several endpoints slow.
+fn avoids_the_slow(facts: &Facts, process: &Rc<str>, cluster: &Cluster, breaches: &mut Vec<Breach>) {
+    if cluster.balance.policy != BalancePolicy::P2c {
+        return;
+    }
+    let members = facts.members(&cluster.name);
+    let slow = |entry: &Entry| match &entry.action {
+        Action::App { processes, change: Change { work: Some(work), fail: None, .. } } => {
+            let [app] = processes[..] else { return None };
+            let usual = facts.app_of(&facts.plan.instances[app.instance].name)?.behaviour.work;
+            (*work >= 2 * usual + SLOWER).then_some((app.instance, entry.at, entry.until?))
+        }
+        _ => None,
+    };
+    for (instance, at, until) in facts.plan.timeline.iter().filter_map(slow) {
+        let [from, to] = [at, until].map(|time| facts.t0_us + time.as_micros() as u64);
+        let within = |at: u64| (from..to).contains(&at);
+        // Others that are away, or were just now, leave no choice.
+        let quiet = |at: u64| (from.saturating_sub(BEFORE.as_micros() as u64)..to).contains(&at);
+        let changes = facts.standings_of(process, &cluster.name).any(|standing| {
+            quiet(standing.when.at) && facts.instance_of(&standing.endpoint) != Some(instance)
+        });
+        let others = facts.plan.timeline.iter().any(|entry| {
+            let ends = entry.until.map_or(u64::MAX, |until| facts.t0_us + until.as_micros() as u64);
+            let is_other = members.iter().any(|member| *member != instance && entry.action.touches(*member));
+            is_other && facts.t0_us + (entry.at.as_micros() as u64) < to && ends > from
+        });
+        if members.len() < 3 || changes || others {
+            continue;
+        }
+        let firsts = facts.requests_to(process, &cluster.name).filter_map(|request| request.picks().next());
+        let firsts: Vec<_> = firsts.filter(|(when, ..)| within(when.at)).collect();
+        let its =
+            firsts.iter().filter(|(_, endpoint, _)| facts.instance_of(endpoint) == Some(instance)).count();
+        if firsts.len() >= ENOUGH && 2 * its > firsts.len() {
+            let all = firsts.len();
+            breach(breaches, to, format!("the one that was slow got {its} of {all} requests"));
+        }
+    }
+}
+
+/// Whether all endpoints of a cluster are alike.
+fn is_even(cluster: &Cluster) -> bool {
+    let alike = |pair: &[proxy::config::Endpoint]| {
+        let of = |e: &proxy::config::Endpoint| (e.weight, e.priority, e.zone.clone());
+        of(&pair[0]) == of(&pair[1])
+    };
+    cluster.balance.slow_start.is_none() && cluster.endpoints.windows(2).all(alike)
+}
+
+/// How many requests in a row may go to one of `available` endpoints.
+fn most(policy: &BalancePolicy, available: usize) -> Option<u32> {
+    let share = match policy {
+        _ if available < 2 => return None,
+        // It may have been the last one before a change and the first one after it.
+        BalancePolicy::RoundRobin => return Some(2),
+        BalancePolicy::Random => 1.0 / available as f64,
+        BalancePolicy::P2c => 2.0 / available as f64,
+        BalancePolicy::LeastRequest { choices } => *choices as f64 / available as f64,
+        BalancePolicy::RingHash { .. } | BalancePolicy::Maglev { .. } => return None,
+    };
+    if share >= 1.0 {
+        return None;
+    }
+    Some((NEVER.ln() / share.ln()).ceil() as u32)
+}

@@ -1,0 +1,144 @@
+//! The breaker does its work: who fails so often in a row is ejected at once unless the cap forbids it, who has been out for its
+//! time is probed, and whose probe succeeds is back at once. The other side of the law of [`super::ejection`], which says what must not happen.
+//!
+//! Failures are counted once more, from tries that the log tells of. The sidecar knows of more (a body that breaks off, a
+//! request whose time is up), so it may be quicker, and never slower.
+
+use std::collections::BTreeMap;
+
+use super::{Breach, Law, NEVER, breach};
+use crate::swarm::endpoints::{Happening, Known, happenings};
+use crate::swarm::facts::{Change, Facts};
+use proxy::config::{BalancePolicy, Cluster};
+
+pub(super) const LAW: Law = Law {
+    name: "trips",
+    says: "who fails too often in a row is ejected, and whose probe succeeds is back",
+    check,
+};
+
+/// What is counted of an endpoint.
+#[derive(Default)]
+struct Count {
+    run: u32,
+    /// Since when requests count: it was found, or came back.
+    since: u64,
+    /// Since when it is probed.
+    probed: Option<u64>,
+    /// When it has been out for its time.
+    waits_from: Option<u64>,
+    /// How many requests went to others since then.
+    passed_over: u32,
+}
+
+fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
+    for (process, cluster) in facts.clusters().filter(|(process, _)| facts.is_steady(process)) {
+        let most = cluster.breaker.consecutive_failures;
+        let mut known = Known::new(cluster);
+        let mut counts: BTreeMap<&str, Count> = BTreeMap::new();
+        let mut others_since = 0;
+        for (when, endpoint, what) in happenings(facts, process, &cluster.name) {
+            let at = when.at;
+            if let Happening::Changed(change) = what {
+                known.hear(endpoint, change);
+                if matches!(change, Change::Found | Change::Gone) {
+                    others_since = at;
+                    counts.values_mut().for_each(|count| count.passed_over = 0);
+                }
+                let count = counts.entry(endpoint).or_default();
+                match change {
+                    Change::Found | Change::Restored(_) => *count = Count { since: at, ..Count::default() },
+                    Change::Ejected(time, _) => {
+                        let waits_from = Some(at + time.as_micros() as u64 + facts.tick_us);
+                        *count = Count { waits_from, ..Count::default() };
+                    }
+                    Change::Probing => (count.probed, count.waits_from) = (Some(at), None),
+                    // It will not be asked while its checks fail.
+                    Change::Healthy(_) | Change::CheckFailed => count.passed_over = 0,
+                    _ => {}
+                }
+                continue;
+            }
+            if let Happening::Picked { panic: false, before, .. } = &what
+                && before.is_empty()
+            {
+                let most = most_passed_over(cluster, known.count());
+                for (other, count) in counts.iter_mut().filter(|(other, _)| known.awaits_probe(other)) {
+                    if count.waits_from.is_none_or(|from| at <= from) || *other == endpoint {
+                        continue;
+                    }
+                    count.passed_over += 1;
+                    if most.is_some_and(|most| count.passed_over > most) {
+                        let what = format!("{other} has been out for its time, and nobody asks it");
+                        breach(breaches, at, what);
+                        count.waits_from = None;
+                        count.passed_over = 0;
+                    }
+                }
+            }
+            if !known.has(endpoint) {
+                continue;
+            }
+            let (begun, asked, failed) = match what {
+                Happening::Answered { status, begun, asked } => (begun, asked, status >= 500),
+                Happening::Failed { error, unsent, reused, begun, asked }
+                    if blames(error, unsent, reused) =>
+                {
+                    (begun, asked, true)
+                }
+                _ => continue,
+            };
+            // A request counts for the cluster that it began with, which knows others to be out or has another endpoint there.
+            if asked < others_since || failed && asked == others_since {
+                continue;
+            }
+            let count = counts.entry(endpoint).or_default();
+            let has_become = |is: fn(&Change) -> bool| {
+                let mut changes = facts.standings_of(process, &cluster.name);
+                changes.any(|s| s.when.at == at && s.endpoint == endpoint && is(&s.change))
+            };
+            match (known.is_ejected(endpoint), failed) {
+                (true, false) => {
+                    if count.probed.is_some_and(|since| begun >= since)
+                        && !has_become(|change| matches!(change, Change::Restored(_)))
+                    {
+                        let what = format!("the probe of {endpoint} succeeded, and it is still out");
+                        breach(breaches, at, what);
+                    }
+                }
+                (true, true) => {}
+                (false, _) if begun < count.since => {}
+                (false, false) => count.run = 0,
+                (false, true) => {
+                    count.run += 1;
+                    let (run, has_room) = (count.run, known.ejected() < known.cap(cluster));
+                    if (1..=run).contains(&most)
+                        && has_room
+                        && !has_become(|change| matches!(change, Change::Ejected(..)))
+                    {
+                        let what = format!("{endpoint} failed {run} times in a row and is not ejected");
+                        breach(breaches, at, what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How many requests may go to others while one of `all` endpoints waits for its probe: so many that it happens once in a hundred
+/// million times. It costs nothing, so it is picked whenever it is drawn.
+fn most_passed_over(cluster: &Cluster, all: usize) -> Option<u32> {
+    let share = match cluster.balance.policy {
+        _ if cluster.balance.slow_start.is_some() || all < 2 => return None,
+        BalancePolicy::P2c => 2.0 / all as f64,
+        BalancePolicy::Random | BalancePolicy::LeastRequest { .. } => 1.0 / all as f64,
+        BalancePolicy::RoundRobin => return Some(2 * all as u32),
+        BalancePolicy::RingHash { .. } | BalancePolicy::Maglev { .. } => return None,
+    };
+    Some(if share < 1.0 { (NEVER.ln() / (1.0 - share).ln()).ceil() as u32 } else { 1 })
+}
+
+/// Whether an endpoint is to blame for a failure.
+fn blames(error: &str, unsent: bool, reused: bool) -> bool {
+    !(unsent && reused) && !["client", "pool_full", "no_socket", "overload"].contains(&error)
+}
