@@ -102,7 +102,7 @@ fn a_shared_connection_that_was_silent_for_a_whole_try_carries_no_other() {
 fn an_app_that_breaks_http_costs_its_callers_nothing_but_retries() {
     let spoilt = "[[timeline]]\nat = \"400ms\"\nfor = \"600ms\"\napp = { process = \"orders-1/app\", malformed = \"100%\" }\n";
     let policy = "breaker.consecutive_failures = 0, retry.on = [\"5xx\"]";
-    let text = mesh(3, "10ms", "GET", policy, spoilt);
+    let text = mesh(1, "10ms", "GET", policy, spoilt);
     insta::assert_snapshot!(told(
         &text,
         (300, 1200),

@@ -6,7 +6,8 @@
 //!
 //! Where a hash decides, and it is of the caller, all requests go to one endpoint for as long as nothing changes.
 //!
-//! And who looks at latency notices who is slow: of three, the slow one does not get the most.
+//! And who looks at latency notices who is slow, and is not taken in by failures, which are quick: of three, the bad one does not
+//! get the most.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,15 +24,15 @@ pub(super) const LAW: Law =
 /// A difference that cannot be missed.
 const SLOWER: Duration = Duration::from_millis(100);
 
-/// For so long nothing else must have happened.
-const BEFORE: Duration = Duration::from_millis(300);
+/// How long a fault is felt when it is over.
+const AFTERMATH: Duration = Duration::from_millis(300);
 
 /// From so many requests on, shares mean something.
 const ENOUGH: usize = 10;
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     for (process, cluster) in facts.clusters().filter(|(_, cluster)| is_even(cluster)) {
-        avoids_the_slow(facts, process, cluster, breaches);
+        avoids_the_bad(facts, process, cluster, breaches);
         let by_caller = cluster.balance.policy.hashes() && cluster.balance.hash == Some(HashSource::Source);
         let mut known = Known::new(cluster);
         let (mut last, mut streak) = ("", 0);
@@ -67,34 +68,39 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     }
 }
 
-/// Looks at faults that make one of several endpoints slow.
-fn avoids_the_slow(facts: &Facts, process: &Rc<str>, cluster: &Cluster, breaches: &mut Vec<Breach>) {
+/// Looks at faults that make one of several endpoints slow, or let it fail.
+fn avoids_the_bad(facts: &Facts, process: &Rc<str>, cluster: &Cluster, breaches: &mut Vec<Breach>) {
     if cluster.balance.policy != BalancePolicy::P2c {
         return;
     }
     let members = facts.members(&cluster.name);
-    let slow = |entry: &Entry| match &entry.action {
-        Action::App { processes, change: Change { work: Some(work), fail: None, .. } } => {
-            let [app] = processes[..] else { return None };
-            let usual = facts.app_of(&facts.plan.instances[app.instance].name)?.behaviour.work;
-            (*work >= 2 * usual + SLOWER).then_some((app.instance, entry.at, entry.until?))
-        }
-        _ => None,
+    let bad = |entry: &Entry| {
+        let Action::App { processes, change } = &entry.action else { return None };
+        let [app] = processes[..] else { return None };
+        let usual = facts.app_of(&facts.plan.instances[app.instance].name)?.behaviour.work;
+        let is_bad = match *change {
+            Change { work: Some(work), fail: None, malformed: None, .. } => work >= 2 * usual + SLOWER,
+            Change { work: None, fail: Some(share), malformed: None, .. } => share >= 0.5,
+            _ => false,
+        };
+        is_bad.then_some((app.instance, entry.at, entry.until.unwrap_or(facts.plan.duration)))
     };
-    for (instance, at, until) in facts.plan.timeline.iter().filter_map(slow) {
-        let [from, to] = [at, until].map(|time| facts.t0_us + time.as_micros() as u64);
+    for (instance, at, until) in facts.plan.timeline.iter().filter_map(bad) {
+        let moment = |time: Duration| facts.t0_us + time.as_micros() as u64;
+        let to = moment(until);
+        // Others that are away leave no choice, and it takes a while until they are trusted again.
+        let is_other = |entry: &&Entry| {
+            members.iter().any(|member| *member != instance && entry.action.touches(*member))
+                && moment(entry.at) < to
+        };
+        let others = facts.plan.timeline.iter().filter(is_other);
+        let over = others.map(|entry| entry.until.map_or(u64::MAX, |until| moment(until + AFTERMATH))).max();
+        let from = moment(at).max(over.unwrap_or_default());
         let within = |at: u64| (from..to).contains(&at);
-        // Others that are away, or were just now, leave no choice.
-        let quiet = |at: u64| (from.saturating_sub(BEFORE.as_micros() as u64)..to).contains(&at);
-        let changes = facts.standings_of(process, &cluster.name).any(|standing| {
-            quiet(standing.when.at) && facts.instance_of(&standing.endpoint) != Some(instance)
-        });
-        let others = facts.plan.timeline.iter().any(|entry| {
-            let ends = entry.until.map_or(u64::MAX, |until| facts.t0_us + until.as_micros() as u64);
-            let is_other = members.iter().any(|member| *member != instance && entry.action.touches(*member));
-            is_other && facts.t0_us + (entry.at.as_micros() as u64) < to && ends > from
-        });
-        if members.len() < 3 || changes || others {
+        let mut standings = facts.standings_of(process, &cluster.name);
+        let changes =
+            standings.any(|s| within(s.when.at) && facts.instance_of(&s.endpoint) != Some(instance));
+        if members.len() < 3 || changes {
             continue;
         }
         let firsts = facts.requests_to(process, &cluster.name).filter_map(|request| request.picks().next());
@@ -103,7 +109,7 @@ fn avoids_the_slow(facts: &Facts, process: &Rc<str>, cluster: &Cluster, breaches
             firsts.iter().filter(|(_, endpoint, _)| facts.instance_of(endpoint) == Some(instance)).count();
         if firsts.len() >= ENOUGH && 2 * its > firsts.len() {
             let all = firsts.len();
-            breach(breaches, to, format!("the one that was slow got {its} of {all} requests"));
+            breach(breaches, to, format!("the one that was slow or failed got {its} of {all} requests"));
         }
     }
 }

@@ -73,11 +73,11 @@ fn withdrawn(facts: &Facts, breaches: &mut Vec<Breach>) {
         match line.text.as_str() {
             "draining" => drop(draining.insert(&line.process, line.at_us)),
             "registry changed" => changed = line.at_us,
-            "not registered any more" => {
-                if draining.remove(&line.process).is_some_and(|since| changed < since) {
-                    let what = format!("{} has left, and the registry does not know", line.process);
-                    breach(breaches, line.at_us, what);
-                }
+            "not registered any more"
+                if draining.remove(&line.process).is_some_and(|since| changed < since) =>
+            {
+                let what = format!("{} has left, and the registry does not know", line.process);
+                breach(breaches, line.at_us, what);
             }
             _ => {}
         }
