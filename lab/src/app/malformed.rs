@@ -253,7 +253,7 @@ mod tests {
                 let lines = "x-padding: 0123456789abcdef0123456789abcdef\r\n".repeat(2000);
                 format!("{head}{lines}{length}{body}")
             }
-            Flaw::HalfHead => "HTTP/1.1 200 OK\r\nx-ser".to_owned(),
+            Flaw::HalfHead => "HTTP/1.1 200 OK\r\nx-s".to_owned(),
             Flaw::HalfBody => format!("{head}{length}0123"),
             Flaw::Nothing => String::new(),
             Flaw::Twice => {

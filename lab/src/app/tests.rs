@@ -83,7 +83,7 @@ async fn an_app_that_is_told_to_breaks_http_in_every_answer_and_counts_it() {
         head.starts_with("HTTP/1.1 200 OK\r\n")
             && body.len() == 40_000
             && head.lines().skip(1).all(|line| line.contains(": "))
-            && head.matches("content-length: 40000").count() == 1
+            && head.matches("content-length: ").count() == 1
             && head.len() < 1000
     };
     assert!(!answers.iter().any(is_whole), "one of them is as it should be");

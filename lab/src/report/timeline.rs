@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn every_request_and_every_fault_is_on_the_page_and_a_breach_is_told_in_words() {
         let options = Options { mutant: Some("uncounted-retry") };
-        let schedule = Drawn::new(0).schedule();
+        let schedule = Drawn::new(1).schedule();
         let day = scheduled(&schedule, options).expect("a day that ends");
         let page = html(&day.facts, &day.violations, &schedule.scenario(), "lab sim --replay 0");
         assert_eq!(page.matches("<g><title>").count(), day.facts.requests.len());
