@@ -77,9 +77,10 @@ fn visit(cluster: &Cluster, position: usize, now: Instant) {
 /// Picks with a header of its own each time, so that hashes spread; each request is over at once.
 fn pick(cluster: &Cluster, now: Instant, rng: &mut StdRng, tried: Tried) -> Option<usize> {
     let aim = Aim { hash: cluster.config.balance.hash.as_ref().map(|_| rng.random()), subset: 0 };
-    let picked = cluster.pick(now, rng, aim, tried)?.position;
-    visit(cluster, picked, now);
-    Some(picked)
+    let picked = cluster.pick(now, rng, aim, tried)?;
+    cluster.count(picked);
+    visit(cluster, picked.position, now);
+    Some(picked.position)
 }
 
 fn counts(cluster: &Cluster, now: Instant, picks: u32) -> Vec<u32> {
