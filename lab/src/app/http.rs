@@ -3,9 +3,9 @@
 //! `x-served-by` says who answered, and so how load was spread. `x-request-id` and [`REQUEST`] come back unchanged, so
 //! that a caller notices an answer that was meant for another. The path `/status/503` answers with that status.
 //!
-//! `/healthz` says yes, and `/ready` does so from `ready_after` on. How long it works on the others and which of them fail can
-//! be changed while it runs, and which answers break HTTP. With a limit of concurrency the rest wait in a queue without an end, which is how real
-//! servers are overloaded. A caller that gives up takes its request with it, unless `finish_abandoned` says that work which
+//! `/healthz` says yes, and `/ready` does so from `ready_after` on. How long it works on the others, which of them fail and
+//! which answers break HTTP can be changed while it runs. With a limit of concurrency the rest wait in a queue without an
+//! end, which is how real servers are overloaded. A caller that gives up takes its request with it, unless `finish_abandoned` says that work which
 //! has been accepted is done, as where each request has a thread of its own.
 //!
 //! It may close connections that stay idle, at times that nobody can know beforehand: then a request may meet the close

@@ -19,7 +19,7 @@ use super::body::Pattern;
 
 /// What is wrong with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flaw {
+pub(crate) enum Flaw {
     /// It is no HTTP.
     NotHttp,
     /// A line of its head is no header.
@@ -61,13 +61,18 @@ impl Flaw {
         Flaw::ALL[rng.random_range(0..Flaw::ALL.len())]
     }
 
+    /// The one that the log calls so.
+    pub fn named(word: &str) -> Option<Self> {
+        Flaw::ALL.into_iter().find(|flaw| format!("{flaw:?}") == word)
+    }
+
     /// Whether a caller can take the answer for what it is.
     pub fn is_answered(self) -> bool {
         self == Flaw::Twice
     }
 
     /// Whether the connection closes after it. The rest go on as if nothing had been, which is harder on the other side.
-    fn closes(self) -> bool {
+    pub fn closes(self) -> bool {
         matches!(self, Flaw::HalfHead | Flaw::HalfBody | Flaw::Nothing)
     }
 

@@ -20,7 +20,7 @@ use crate::plan::{APP_METRICS_PORT, AppKind, AppSpec};
 
 pub mod body;
 pub mod http;
-mod malformed;
+pub(crate) mod malformed;
 pub mod metrics;
 pub mod process;
 pub mod registry;

@@ -264,7 +264,7 @@ mod tests {
         let options = Options { mutant: Some("uncounted-retry") };
         let schedule = Drawn::new(1).schedule();
         let day = scheduled(&schedule, options).expect("a day that ends");
-        let page = html(&day.facts, &day.violations, &schedule.scenario(), "lab sim --replay 0");
+        let page = html(&day.facts, &day.violations, &schedule.scenario(), "lab sim --replay 1");
         assert_eq!(page.matches("<g><title>").count(), day.facts.requests.len());
         for entry in &day.facts.plan.timeline {
             assert!(page.contains(&format!("<title>{}, ", entry.name)), "{}", entry.name);

@@ -14,8 +14,8 @@ pub enum Happening<'a> {
     Picked {
         /// When that began.
         begun: u64,
-        /// The endpoints that were picked for it before.
-        before: Vec<&'a str>,
+        /// Whether nobody was picked for it before.
+        is_first: bool,
         /// Whether availability counted for nothing.
         panic: bool,
     },
@@ -53,17 +53,13 @@ pub fn happenings<'a>(
     let mut all: Vec<_> =
         standings.map(|s| (s.when, s.endpoint.as_str(), Happening::Changed(&s.change))).collect();
     for request in facts.requests_to(process, cluster) {
-        let mut picked: Vec<(&str, u64)> = Vec::new();
+        let mut is_first = true;
         for (when, step) in &request.steps {
-            let begun = |endpoint: &str| {
-                let pick = picked.iter().rev().find(|(other, _)| *other == endpoint);
-                pick.map_or(request.begun, |(_, at)| *at)
-            };
+            let begun = |endpoint: &str| request.tried(endpoint, *when).unwrap_or(request.begun);
             let (endpoint, happening) = match step {
                 Step::Picked { endpoint, panic } => {
-                    let before = picked.iter().map(|(endpoint, _)| *endpoint).collect();
-                    picked.push((endpoint, when.at));
-                    (endpoint, Happening::Picked { begun: request.begun, before, panic: *panic })
+                    let is_first = std::mem::take(&mut is_first);
+                    (endpoint, Happening::Picked { begun: request.begun, is_first, panic: *panic })
                 }
                 Step::Answered { endpoint, status } => (
                     endpoint,
@@ -154,9 +150,8 @@ impl Known {
         ((self.count() as f64 * cluster.breaker.cap) as usize).max(1)
     }
 
-    /// Those of which nothing speaks against being picked.
-    pub fn available(&self) -> impl Iterator<Item = &str> {
-        let available = self.endpoints.iter().filter(|(_, left)| !left.ejected && !left.unhealthy);
-        available.map(|(endpoint, _)| endpoint.as_str())
+    /// Of how many nothing speaks against being picked.
+    pub fn available(&self) -> usize {
+        self.endpoints.values().filter(|left| !left.ejected && !left.unhealthy).count()
     }
 }

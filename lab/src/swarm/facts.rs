@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use proxy::config::{Cluster, Snapshot};
 
-use crate::plan::{Action, AppKind, Entry, HttpEcho, Plan, Target};
+use crate::app::malformed::Flaw;
+use crate::plan::{Action, AppKind, Entry, HttpEcho, Plan, ProcessId, Target};
 use crate::readable;
 use crate::run::Seen;
 use crate::sim::{Chaos, Line};
@@ -65,7 +66,7 @@ pub struct Call {
     /// When an app answered it as HTTP has it, with which status.
     pub answered: Vec<(u64, u64)>,
     /// What was wrong with answers that broke HTTP.
-    pub flaws: Vec<String>,
+    pub(crate) flaws: Vec<Flaw>,
     /// The answer that its caller got in full: bytes of the body, and who says to have sent it.
     pub got: Option<(u64, String)>,
 }
@@ -275,6 +276,11 @@ impl Facts {
         instance.is_some_and(|instance| self.plan.timeline.iter().any(|entry| of(entry, instance)))
     }
 
+    /// A moment of the plan, virtual microseconds.
+    pub fn moment(&self, at: Duration) -> u64 {
+        self.t0_us + at.as_micros() as u64
+    }
+
     /// When the last line was said, virtual microseconds.
     pub fn end_us(&self) -> u64 {
         self.log.last().map_or(0, |line| line.at_us)
@@ -335,12 +341,21 @@ impl Facts {
     /// Whether a process runs from the beginning of the day to its end without being held up, so that it knows all that it ever
     /// knew.
     pub fn is_steady(&self, process: &str) -> bool {
-        let mut of_it = self.plan.processes().filter(|id| self.plan.process_name(*id) == process);
-        let holds = |action: &Action, id| match action {
+        !self.meets(process, |action, id| match action {
             Action::Pause { processes } => processes.contains(&id),
             action => action.ends(id),
-        };
-        of_it.all(|id| !self.plan.timeline.iter().any(|entry| holds(&entry.action, id)))
+        })
+    }
+
+    /// Whether a process is ended on this day, for a while or for ever.
+    pub fn is_ended(&self, process: &str) -> bool {
+        self.meets(process, Action::ends)
+    }
+
+    /// Whether any fault of the day does something to a process.
+    fn meets(&self, process: &str, what: impl Fn(&Action, ProcessId) -> bool) -> bool {
+        let mut of_it = self.plan.processes().filter(|id| self.plan.process_name(*id) == process);
+        of_it.any(|id| self.plan.timeline.iter().any(|entry| what(&entry.action, id)))
     }
 }
 
@@ -359,7 +374,7 @@ impl Call {
             "request is complete" => self.lengths.push(number(line, "length")),
             "answers" => self.answered.push((at, number(line, "status"))),
             "answer is complete" => self.got = Some((number(line, "length"), word(line, "by"))),
-            "breaks HTTP" => self.flaws.push(word(line, "flaw")),
+            "breaks HTTP" => self.flaws.extend(line.word("flaw").and_then(Flaw::named)),
             _ => {}
         }
     }
@@ -372,6 +387,12 @@ impl Request {
             Step::Picked { endpoint, panic } => Some((*when, endpoint.as_str(), *panic)),
             _ => None,
         })
+    }
+
+    /// When the try began at `endpoint` of which something is known at `when`.
+    pub fn tried(&self, endpoint: &str, when: Moment) -> Option<u64> {
+        let pick = self.picks().rev().find(|(pick, other, _)| *pick < when && *other == endpoint);
+        pick.map(|(pick, ..)| pick.at)
     }
 
     /// When its caller was answered.

@@ -105,6 +105,11 @@ impl Connection {
         self.expires.get().is_none_or(|expires| Instant::now() < expires)
     }
 
+    /// Whether it carries nothing and never will again.
+    fn is_over(&self) -> bool {
+        !self.is_open() || self.in_use.get() == 0 && !self.is_young()
+    }
+
     /// Since when no stream is open, if none is.
     fn idle_since(&self) -> Option<Instant> {
         self.idle.borrow().as_ref().map(|idle| idle.since)
@@ -256,8 +261,7 @@ impl<N: Net> Streams<N> {
         let now = Instant::now();
         self.retain(|connection| {
             let idle = connection.idle_since().is_some_and(|since| now.duration_since(since) >= H2_IDLE);
-            let over = connection.in_use.get() == 0 && !connection.is_young();
-            connection.is_open() && !idle && !over
+            !idle && !connection.is_over()
         });
     }
 
@@ -299,7 +303,7 @@ impl Group {
     /// The oldest connection that has room, or else the least used one.
     fn choose(&self) -> Choice {
         let mut connections = self.connections.borrow_mut();
-        connections.retain(|c| c.is_open() && (c.is_young() || c.in_use.get() > 0));
+        connections.retain(|connection| !connection.is_over());
         if let Some(connection) = connections.iter().find(|c| c.has_room() && c.is_young()) {
             return Choice::Room(connection.clone());
         }

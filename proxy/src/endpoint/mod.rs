@@ -198,9 +198,7 @@ impl Endpoint {
         rng: &mut impl rand::Rng,
     ) -> Duration {
         self.change(now, |state| {
-            let probed = state.breaker.probed_since();
-            let probed = probed.filter(|_| !mutant::is_planted("doubts-its-own-probes"));
-            self.standing.doubt(probed.unwrap_or(now));
+            self.standing.doubt(state.breaker.probed_since().unwrap_or(now));
             state.breaker.eject(reason, outcome, now, config, rng)
         })
     }

@@ -12,7 +12,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Breach, Law, NEVER, breach};
+use super::{Breach, Law, breach, longest_run};
 use crate::plan::{Action, Change, Entry};
 use crate::swarm::endpoints::{Happening, Known, happenings};
 use crate::swarm::facts::Facts;
@@ -42,15 +42,13 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
                     known.hear(endpoint, change);
                     streak = 0;
                 }
-                Happening::Picked { before, panic: false, .. }
-                    if before.is_empty() && !known.is_ejected(endpoint) =>
-                {
+                Happening::Picked { is_first: true, panic: false, .. } if !known.is_ejected(endpoint) => {
                     if by_caller && streak > 0 && endpoint != last {
                         breach(breaches, when.at, format!("one caller met {last} and then {endpoint}"));
                     }
                     streak = if endpoint == last { streak + 1 } else { 1 };
                     last = endpoint;
-                    let available = known.available().count();
+                    let available = known.available();
                     if let Some(most) = most(&cluster.balance.policy, available).filter(|most| streak > *most)
                     {
                         let what = format!(
@@ -86,16 +84,15 @@ fn avoids_the_bad(facts: &Facts, process: &Rc<str>, cluster: &Cluster, breaches:
         is_bad.then_some((app.instance, entry.at, entry.until.unwrap_or(facts.plan.duration)))
     };
     for (instance, at, until) in facts.plan.timeline.iter().filter_map(bad) {
-        let moment = |time: Duration| facts.t0_us + time.as_micros() as u64;
-        let to = moment(until);
+        let to = facts.moment(until);
         // Others that are away leave no choice, and it takes a while until they are trusted again.
         let is_other = |entry: &&Entry| {
             members.iter().any(|member| *member != instance && entry.action.touches(*member))
-                && moment(entry.at) < to
+                && facts.moment(entry.at) < to
         };
         let others = facts.plan.timeline.iter().filter(is_other);
-        let over = others.map(|entry| entry.until.map_or(u64::MAX, |until| moment(until + AFTERMATH))).max();
-        let from = moment(at).max(over.unwrap_or_default());
+        let end = |entry: &Entry| entry.until.map_or(u64::MAX, |until| facts.moment(until + AFTERMATH));
+        let from = facts.moment(at).max(others.map(end).max().unwrap_or_default());
         let within = |at: u64| (from..to).contains(&at);
         let mut standings = facts.standings_of(process, &cluster.name);
         let changes =
@@ -134,8 +131,5 @@ fn most(policy: &BalancePolicy, available: usize) -> Option<u32> {
         BalancePolicy::LeastRequest { choices } => *choices as f64 / available as f64,
         BalancePolicy::RingHash { .. } | BalancePolicy::Maglev { .. } => return None,
     };
-    if share >= 1.0 {
-        return None;
-    }
-    Some((NEVER.ln() / share.ln()).ceil() as u32)
+    (share < 1.0).then(|| longest_run(share))
 }

@@ -36,9 +36,9 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
 fn tries(request: &Request, limit: Duration, most: u64, breaches: &mut Vec<Breach>) {
     for (when, step) in &request.steps {
         let (Step::Answered { endpoint, .. } | Step::Failed { endpoint, .. }) = step else { continue };
-        let before = request.picks().rev().find(|(pick, other, _)| pick < when && other == endpoint);
-        if let Some((pick, ..)) = before.filter(|(pick, ..)| when.at - pick.at > most) {
-            let took = Duration::from_micros(when.at - pick.at);
+        let began = request.tried(endpoint, *when).filter(|began| when.at - began > most);
+        if let Some(began) = began {
+            let took = Duration::from_micros(when.at - began);
             breach(
                 breaches,
                 when.at,

@@ -18,6 +18,7 @@ pub(super) const LAW: Law = Law {
 const SETTLES: Duration = Duration::from_millis(300);
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
+    withdrawn(facts, breaches);
     for (process, cluster) in facts.clusters().filter(|(_, cluster)| cluster.discovery.is_some()) {
         let mut gone: BTreeMap<&str, u64> = BTreeMap::new();
         let mut changes = facts.standings_of(process, &cluster.name).peekable();
@@ -40,7 +41,6 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             }
         }
         kept_while_stale(facts, process, &cluster.name, breaches);
-        withdrawn(facts, breaches);
         if facts.is_settled() {
             all_are_known(facts, process, breaches);
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Breach, Law, breach};
 use crate::plan::{Action, Entry, Role};
-use crate::swarm::facts::{Facts, Moment, Step};
+use crate::swarm::facts::{Facts, Step};
 
 pub(super) const LAW: Law = Law { name: "drain", says: "a sidecar that drains breaks nothing off", check };
 
@@ -27,9 +27,8 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         let mut others =
             facts.plan.timeline.iter().filter(|entry| !drains(entry) && entry.action.touches(instance));
         others.all(|entry| {
-            let since = facts.t0_us + entry.at.as_micros() as u64;
-            let until =
-                entry.until.map_or(u64::MAX, |until| facts.t0_us + (until + AFTERMATH).as_micros() as u64);
+            let since = facts.moment(entry.at);
+            let until = entry.until.map_or(u64::MAX, |until| facts.moment(until + AFTERMATH));
             match entry.action {
                 // It answers otherwise, and to its end.
                 Action::App { ref change, .. } if change.malformed.is_none() => true,
@@ -40,16 +39,16 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         })
     };
     for request in &facts.requests {
-        for (Moment { at, .. }, step) in &request.steps {
+        for (when, step) in &request.steps {
             let Step::Failed { endpoint, error, unsent: false, reused } = step else { continue };
-            let mut picks = request.picks().filter(|(when, e, _)| e == endpoint && when.at <= *at);
-            let picked = picks.next_back().map_or(*at, |(when, ..)| when.at);
+            let at = when.at;
+            let picked = request.tried(endpoint, *when).unwrap_or(at);
             let since = Duration::from_micros(at - picked);
             let was_under_way = *reused || since > AT_THE_DOOR;
             let broke_off = ["terminated", "incomplete", "protocol"].contains(&error.as_str());
-            if broke_off && was_under_way && is_steady(endpoint, picked, *at) {
+            if broke_off && was_under_way && is_steady(endpoint, picked, at) {
                 let what = format!("a request that was at {endpoint} for {since:?} broke off: {error}");
-                breach(breaches, *at, what);
+                breach(breaches, at, what);
             }
         }
     }

@@ -136,8 +136,7 @@ impl Seen {
             Change::Unanswered if matches!(before, State::HalfOpen { .. }) => {
                 self.state = State::HalfOpen { until: at };
             }
-            Change::Found => *self = Seen::default(),
-            Change::Unanswered | Change::Healthy(_) | Change::CheckFailed | Change::Gone => {}
+            Change::Unanswered | Change::Healthy(_) | Change::CheckFailed | Change::Found | Change::Gone => {}
         }
         Ok(())
     }

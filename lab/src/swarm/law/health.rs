@@ -83,11 +83,10 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
 fn truth(facts: &Facts, endpoint: &str, health: &Health) -> Option<bool> {
     let instance = facts.instance_of(endpoint)?;
     let end = facts.end_us();
-    let since = |at: Duration| facts.t0_us + at.as_micros() as u64;
     let mut touching =
         facts.plan.timeline.iter().filter(|entry| entry.action.touches(instance)).collect::<Vec<_>>();
     touching.sort_by_key(|entry| entry.at);
-    let mut changed = since(LOOK).max(facts.chaos.until.as_micros() as u64);
+    let mut changed = facts.moment(LOOK).max(facts.chaos.until.as_micros() as u64);
     let mut is_well = true;
     for entry in touching {
         match (entry.until, &entry.action) {
@@ -95,11 +94,11 @@ fn truth(facts: &Facts, endpoint: &str, health: &Health) -> Option<bool> {
             (_, Action::Link { links }) if links.iter().any(|link| link.profile.bandwidth > 0) => {
                 return None;
             }
-            (Some(until), _) => changed = changed.max(since(until)),
+            (Some(until), _) => changed = changed.max(facts.moment(until)),
             // What an app answers is no matter of its health here.
             (None, Action::App { .. } | Action::Configure { .. }) => {}
             (None, Action::Kill { hard: true, processes, .. }) => {
-                changed = changed.max(since(entry.at));
+                changed = changed.max(facts.moment(entry.at));
                 is_well &= health.ask == Ask::Tcp && processes.iter().all(|p| p.role == Role::App);
             }
             // Its sidecar may still have connections to an app that takes no new ones.
@@ -107,7 +106,7 @@ fn truth(facts: &Facts, endpoint: &str, health: &Health) -> Option<bool> {
                 return None;
             }
             (None, Action::Refuse { .. } | Action::Crash { .. }) => {
-                changed = changed.max(since(entry.at));
+                changed = changed.max(facts.moment(entry.at));
                 is_well = false;
             }
             (None, _) => return None,

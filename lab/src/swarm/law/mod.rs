@@ -30,6 +30,11 @@ use super::facts::Facts;
 /// A chance that comes to nothing, even in ten thousand days.
 const NEVER: f64 = 1e-8;
 
+/// How often in a row something can happen that happens with this chance each time; at least once.
+fn longest_run(chance: f64) -> u32 {
+    ((NEVER.ln() / chance.ln()).ceil() as u32).max(1)
+}
+
 /// A law.
 pub struct Law {
     /// Its name, as in messages and in the corpus.

@@ -16,7 +16,7 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         let mut tries: BTreeMap<&str, &str> = BTreeMap::new();
         for ((at, app), nth) in call.arrived.iter().zip(&call.nths) {
             if let Some(first) = tries.insert(nth, app)
-                && (first != &**app || !(hangs_up(call) || is_killed(facts, app)))
+                && (first != &**app || !(hangs_up(call) || facts.is_ended(app)))
             {
                 breach(breaches, *at, format!("{id} reached {first} and then {app}, both as try {nth}"));
             }
@@ -36,11 +36,5 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
 
 /// Whether an app has closed a connection instead of answering a request.
 fn hangs_up(call: &Call) -> bool {
-    call.flaws.iter().any(|flaw| flaw == "HalfHead" || flaw == "HalfBody" || flaw == "Nothing")
-}
-
-/// Whether an app is ended on this day.
-fn is_killed(facts: &Facts, app: &str) -> bool {
-    let mut of_it = facts.plan.processes().filter(|id| facts.plan.process_name(*id) == app);
-    of_it.any(|id| facts.plan.timeline.iter().any(|entry| entry.action.ends(id)))
+    call.flaws.iter().any(|flaw| flaw.closes())
 }

@@ -47,6 +47,7 @@ struct Use {
 }
 
 fn reused(facts: &Facts, breaches: &mut Vec<Breach>) {
+    let broken: usize = facts.calls.values().map(|call| call.flaws.len()).sum();
     for (process, cluster) in facts.clusters().filter(|(process, _)| facts.is_steady(process)) {
         let mut uses: BTreeMap<&str, Use> = BTreeMap::new();
         for request in facts.requests_to(process, &cluster.name) {
@@ -83,7 +84,6 @@ fn reused(facts: &Facts, breaches: &mut Vec<Breach>) {
             let faults = facts.plan.timeline.iter().filter(|entry| entry.action.touches(instance)).count();
             let changes =
                 facts.standings_of(process, &cluster.name).filter(|s| s.endpoint == endpoint).count();
-            let broken: usize = facts.calls.values().map(|call| call.flaws.len()).sum();
             let most = at_once * (1 + 2 * faults + changes) + lost + broken;
             if opened > most {
                 let what = format!(

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Breach, Law, NEVER, breach};
+use super::{Breach, Law, breach, longest_run};
 use crate::swarm::endpoints::{Happening, Known, happenings};
 use crate::swarm::facts::{Change, Facts};
 use proxy::config::{BalancePolicy, Cluster};
@@ -59,9 +59,7 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
                 }
                 continue;
             }
-            if let Happening::Picked { panic: false, before, .. } = &what
-                && before.is_empty()
-            {
+            if let Happening::Picked { is_first: true, panic: false, .. } = what {
                 let most = most_passed_over(cluster, known.count());
                 for (other, count) in counts.iter_mut().filter(|(other, _)| known.awaits_probe(other)) {
                     if count.waits_from.is_none_or(|from| at <= from) || *other == endpoint {
@@ -135,7 +133,7 @@ fn most_passed_over(cluster: &Cluster, all: usize) -> Option<u32> {
         BalancePolicy::RoundRobin => return Some(2 * all as u32),
         BalancePolicy::RingHash { .. } | BalancePolicy::Maglev { .. } => return None,
     };
-    Some(if share < 1.0 { (NEVER.ln() / (1.0 - share).ln()).ceil() as u32 } else { 1 })
+    Some(longest_run(1.0 - share))
 }
 
 /// Whether an endpoint is to blame for a failure.
