@@ -3,9 +3,12 @@
 //!
 //! A connection is filled up before the next is used, so that surplus ones fall idle and are closed. One dial at a time
 //! runs for an endpoint, in a task of its own: requests that wait for it share its result, and one that gives up does
-//! not take the others' connection along. A connection counts as open once the peer's first bytes are there, which are
-//! its SETTINGS (RFC 9113 section 3.4): so one time limit covers TCP and the protocol's handshake, a server that does
-//! not speak HTTP/2 is found out before a request is risked, and the peer's limit of streams is known from the start.
+//! not take the others' connection along. (After a probe that came to nothing there may be two, see [`Group::hear`].)
+//!
+//! A connection counts as open once the peer's first bytes are there, which are its SETTINGS (RFC 9113 section 3.4): so one
+//! time limit covers TCP and the protocol's handshake, a server that does not speak HTTP/2 is found out before a request is
+//! risked, and the peer's limit of streams is known from the start.
+//!
 //! PING frames find a peer that has vanished. That takes seconds, so a connection that was silent for the whole time of a
 //! try carries nothing more. (Go's client asks such a peer for a sign of life first; hyper cannot be told to, and the
 //! price of a mistake is one new connection.)
@@ -37,6 +40,7 @@ use crate::config::defaults::{
 };
 use crate::error::{BoxError, Error, Kind};
 use crate::http::{RequestBody, tunnel};
+use crate::mutant;
 use crate::telemetry::{EndpointMetrics, Open, OpenConnection};
 use crate::world::{Exec, Net};
 
@@ -57,8 +61,8 @@ struct Inner<N> {
 #[derive(Default)]
 struct Group {
     connections: RefCell<Vec<Rc<Connection>>>,
-    /// The dial that is under way.
-    dial: RefCell<Option<watch::Receiver<Dialled>>>,
+    /// The dial that is under way, and since when.
+    dial: RefCell<Option<(Instant, watch::Receiver<Dialled>)>>,
     /// When the endpoint was last in doubt, as far as these connections have heard.
     doubted: Cell<Option<Instant>>,
 }
@@ -217,15 +221,15 @@ impl<N: Net> Streams<N> {
         limits: Limits,
         metrics: &EndpointMetrics,
     ) -> watch::Receiver<Dialled> {
-        if let Some(dial) = &*group.dial.borrow() {
+        if let Some((_, dial)) = &*group.dial.borrow() {
             return dial.clone();
         }
         let (tell, dial) = watch::channel(Dialled::Pending);
-        *group.dial.borrow_mut() = Some(dial.clone());
+        *group.dial.borrow_mut() = Some((Instant::now(), dial.clone()));
         let (net, group) = (self.inner.net.clone(), group.clone());
         let (from, limit) = ((self.inner.from)(endpoint), limits.connect);
         let expires = expiry(limits.max_age, &mut self.inner.ages.borrow_mut());
-        let metrics = metrics.clone();
+        let (metrics, own) = (metrics.clone(), dial.clone());
         self.inner.net.spawn("dial", async move {
             let opening = open_connection(&net, endpoint, from, expires, &metrics);
             let opened = tokio::time::timeout(limit, opening).await;
@@ -240,7 +244,7 @@ impl<N: Net> Streams<N> {
             if matches!(dialled, Dialled::Failed(..)) {
                 metrics.connect_failed();
             }
-            *group.dial.borrow_mut() = None;
+            group.dial.borrow_mut().take_if(|(_, dial)| dial.same_channel(&own));
             tell.send_replace(dialled);
         });
         dial
@@ -291,12 +295,16 @@ enum Choice {
 }
 
 impl Group {
-    /// Lets no connection carry another request on which nothing was heard since the endpoint was last in doubt.
+    /// Lets no connection carry another request on which nothing was heard since the endpoint was last in doubt, and none wait
+    /// for a dial from before: the machine may be back, and what was sent while it was away is sent again only after a second.
     fn hear(&self, doubted: Option<Instant>) {
         if doubted > self.doubted.replace(doubted) {
             let connections = self.connections.borrow();
             let old = connections.iter().filter(|connection| Some(connection.heard.get()) < doubted);
             old.for_each(|connection| connection.expires.set(doubted));
+            if !mutant::is_planted("waits-for-an-old-dial") {
+                self.dial.borrow_mut().take_if(|(since, _)| Some(*since) <= doubted);
+            }
         }
     }
 
