@@ -19,7 +19,7 @@ const DAYS: u64 = 600;
 const WITHIN: u64 = 100;
 
 /// Mistakes that `proxy` carries for these tests. A few more are too rare for so few days, and have a day of their own in the corpus.
-const MUTANTS: [&str; 20] = [
+const MUTANTS: [&str; 24] = [
     "one-retry-too-many",
     "repeats-what-is-not-idempotent",
     "retries-on-credit",
@@ -40,6 +40,10 @@ const MUTANTS: [&str; 20] = [
     "tunnels-unasked",
     "ignores-reloads",
     "uses-nothing-again",
+    "reload-fills-the-budget",
+    "checks-take-their-time",
+    "drains-without-a-word",
+    "closes-at-once",
 ];
 
 #[test]

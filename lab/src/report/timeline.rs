@@ -214,7 +214,7 @@ fn standings(facts: &Facts, end: u64) -> BTreeMap<(String, String), Vec<Band>> {
             Change::Healthy(false) => ("unhealthy", "active checks fail".to_owned()),
             Change::Gone => ("gone", "the registry does not have it".to_owned()),
             Change::Restored(_) | Change::Healthy(true) | Change::Found => ("", String::new()),
-            Change::Unanswered | Change::CheckFailed => continue,
+            Change::Unanswered | Change::CheckFailed | Change::CheckPassed => continue,
         };
         let key = (standing.process.to_string(), standing.endpoint.clone());
         let lane = bands.entry(key).or_default();

@@ -61,7 +61,7 @@ pub fn happenings<'a>(
                     let is_first = std::mem::take(&mut is_first);
                     (endpoint, Happening::Picked { begun: request.begun, is_first, panic: *panic })
                 }
-                Step::Answered { endpoint, status } => (
+                Step::Answered { endpoint, status, .. } => (
                     endpoint,
                     Happening::Answered { status: *status, begun: begun(endpoint), asked: request.begun },
                 ),

@@ -100,6 +100,8 @@ pub enum Step {
         endpoint: String,
         /// The status.
         status: u64,
+        /// Whether it says that nothing more may be asked over its connection.
+        last: bool,
     },
     /// A try failed.
     Failed {
@@ -118,6 +120,8 @@ pub enum Step {
         reason: String,
         /// That while.
         wait: Duration,
+        /// Whole tokens that are left in the budget.
+        budget: u64,
     },
     /// There will not.
     GivenUp(String),
@@ -155,6 +159,8 @@ pub enum Change {
     Healthy(bool),
     /// An active check failed, and changed nothing.
     CheckFailed,
+    /// One passed, and changed nothing.
+    CheckPassed,
     /// The registry has it.
     Found,
     /// The registry has it no more.
@@ -251,9 +257,33 @@ impl Facts {
         })
     }
 
+    /// Whether a part of a cluster's configuration is the same all day.
+    pub fn keeps<T: PartialEq>(&self, process: &str, cluster: &str, part: impl Fn(&Cluster) -> &T) -> bool {
+        let snapshots = self.snapshots.get(process).into_iter().flatten();
+        let clusters = snapshots.flat_map(|(_, snapshot)| &snapshot.clusters);
+        let mut parts = clusters.filter(|c| c.name == cluster).map(|c| part(c));
+        parts.next().is_some_and(|first| parts.all(|other| other == first))
+    }
+
     /// The requests of one sidecar to one cluster.
     pub fn requests_to(&self, process: &str, cluster: &str) -> impl Iterator<Item = &Request> {
         self.requests.iter().filter(move |r| &*r.process == process && r.cluster == cluster)
+    }
+
+    /// The tries of one sidecar at an endpoint, in order: when each began, and what came of it.
+    pub fn tries_at(
+        &self,
+        process: &str,
+        cluster: &str,
+        endpoint: &str,
+    ) -> Vec<(Moment, Option<(Moment, &Step)>)> {
+        let mut tries = Vec::new();
+        for request in self.requests_to(process, cluster) {
+            let picks = request.picks().filter(|(_, other, _)| *other == endpoint);
+            tries.extend(picks.map(|(when, ..)| (when, request.end_of_try(endpoint, when))));
+        }
+        tries.sort_by_key(|(when, _)| *when);
+        tries
     }
 
     /// The changes of standing of the endpoints of one cluster in the eyes of one sidecar.
@@ -395,6 +425,18 @@ impl Request {
         pick.map(|(pick, ..)| pick.at)
     }
 
+    /// What came of the try that began at `endpoint` at `begun`; `None` if that was given up.
+    pub fn end_of_try(&self, endpoint: &str, begun: Moment) -> Option<(Moment, &Step)> {
+        let mut later = self.steps.iter().filter(|(when, _)| *when > begun);
+        let end = later.find(|(_, step)| match step {
+            Step::Answered { endpoint: other, .. } | Step::Failed { endpoint: other, .. } => {
+                other == endpoint
+            }
+            _ => false,
+        });
+        end.map(|(when, step)| (*when, step))
+    }
+
     /// When its caller was answered.
     pub fn done(&self) -> Option<u64> {
         self.steps.iter().find(|(_, step)| matches!(step, Step::Done(_))).map(|(when, _)| when.at)
@@ -420,6 +462,7 @@ fn change(line: &Line) -> Option<Change> {
         "endpoint unhealthy" => Change::Healthy(false),
         "endpoint healthy" => Change::Healthy(true),
         "check failed" => Change::CheckFailed,
+        "check passed" => Change::CheckPassed,
         "endpoint found" => Change::Found,
         "endpoint gone" => Change::Gone,
         _ => return None,
@@ -431,14 +474,20 @@ fn step(line: &Line) -> Option<Step> {
     let endpoint = || word(line, "endpoint");
     Some(match line.text.as_str() {
         "endpoint picked" => Step::Picked { endpoint: endpoint(), panic: line.flag("panic") },
-        "endpoint answered" => Step::Answered { endpoint: endpoint(), status: number(line, "status") },
+        "endpoint answered" => {
+            Step::Answered { endpoint: endpoint(), status: number(line, "status"), last: line.flag("last") }
+        }
         "try failed" => Step::Failed {
             endpoint: endpoint(),
             error: word(line, "error"),
             unsent: line.flag("unsent"),
             reused: line.flag("reused"),
         },
-        "trying again" => Step::Again { reason: word(line, "reason"), wait: duration(&word(line, "wait")) },
+        "trying again" => Step::Again {
+            reason: word(line, "reason"),
+            wait: duration(&word(line, "wait")),
+            budget: number(line, "budget"),
+        },
         "not trying again" => Step::GivenUp(word(line, "why")),
         "request answered" => Step::Done(number(line, "status")),
         _ => return None,

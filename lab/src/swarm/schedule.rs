@@ -112,6 +112,12 @@ impl Kind {
         )
     }
 
+    /// How often it is drawn. Processes end and links fail in many ways, each of them a kind; but there is one way only to lose a
+    /// machine, to drain and to reload.
+    fn weight(self) -> usize {
+        if matches!(self, Kind::Crash | Kind::Drain | Kind::Reload) { 3 } else { 1 }
+    }
+
     /// What it holds while it is in force.
     fn holds(self) -> u8 {
         match self {
@@ -309,6 +315,7 @@ impl Drawn {
         if kinds.is_empty() {
             kinds.push(Kind::ALL[rng.random_range(0..Kind::ALL.len())]);
         }
+        let kinds = kinds.into_iter().flat_map(|kind| std::iter::repeat_n(kind, kind.weight())).collect();
         let bytes: [u8; 32] = std::array::from_fn(|i| tree.child("draw", i as u64).seed() as u8);
         let chance = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
         let mut runner = TestRunner::new_with_rng(Config::default(), chance);

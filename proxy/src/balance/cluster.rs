@@ -15,6 +15,7 @@ use crate::endpoint::{Changes, Endpoint, Outliers};
 use crate::error::{Error, Kind};
 use crate::limit::Load;
 use crate::limit::concurrency::{Concurrency, InFlight, Refused, RetrySlot};
+use crate::mutant;
 use crate::retry::Budget;
 use crate::route::Routes;
 use crate::telemetry::{ClusterMetrics, Limited, Metrics};
@@ -97,7 +98,8 @@ impl Table {
             let balancers = kept.map(|c| c.balancers.clone());
             let balancers = balancers.unwrap_or_else(|| balancers_of(config, zone, &changes));
             let budget = || Arc::new(Budget::new(&config.retry_budget, now));
-            let retry_budget = known.map_or_else(budget, |cluster| cluster.retry_budget.clone());
+            let paid = known.filter(|_| !mutant::is_planted("reload-fills-the-budget"));
+            let retry_budget = paid.map_or_else(budget, |cluster| cluster.retry_budget.clone());
             own.retry_budget.set(retry_budget.tokens() as i64);
             Arc::new(Cluster {
                 config: config.clone(),

@@ -69,7 +69,8 @@ async fn check<N: Net>(
     sleep(LOOK.mul_f64(rng.random())).await;
     let mut seen = None;
     while let Some((cluster, config)) = find(&table, &name, &endpoint) {
-        let result = ask(&net, endpoint.address, None, &config.ask, config.timeout).await;
+        let patience = if mutant::is_planted("checks-take-their-time") { 20 } else { 1 };
+        let result = ask(&net, endpoint.address, None, &config.ask, config.timeout * patience).await;
         let checked = endpoint.on_check(result.is_ok(), config.thresholds, Instant::now());
         cluster.metrics.checked(result.is_ok());
         tell(&name, &endpoint, checked, &result);
@@ -113,7 +114,7 @@ fn tell(cluster: &str, endpoint: &Endpoint, checked: Checked, result: &Result<()
         }
         (Some(_), _) => tracing::info!(%cluster, endpoint = %address, "endpoint healthy"),
         (None, Err(why)) => tracing::debug!(%cluster, endpoint = %address, %why, "check failed"),
-        (None, Ok(())) => {}
+        (None, Ok(())) => tracing::debug!(%cluster, endpoint = %address, "check passed"),
     }
 }
 

@@ -26,6 +26,7 @@ use crate::config::Http1;
 use crate::config::defaults::{HEADER_TIMEOUT, HEADERS};
 use crate::drain;
 use crate::error::{BoxError, Kind};
+use crate::mutant;
 use crate::telemetry::SideMetrics;
 use crate::world::Net;
 
@@ -99,7 +100,8 @@ where
         async move {
             let mut response = response.await;
             drop(turn);
-            if draining.get() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let says_so = draining.get() && !mutant::is_planted("drains-without-a-word");
+            if says_so && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
@@ -126,7 +128,9 @@ where
     let told = async {
         drain.signaled().await;
         draining.set(true);
-        sleep(LAST_REQUEST).await;
+        if !mutant::is_planted("closes-at-once") {
+            sleep(LAST_REQUEST).await;
+        }
     };
     tokio::select! {
         biased;

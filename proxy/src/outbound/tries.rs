@@ -6,6 +6,7 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
+use http::header::CONNECTION;
 use http::{Request, Response};
 use http_body::Body;
 use tokio::time::{Instant, sleep};
@@ -14,7 +15,7 @@ use super::Outbound;
 use crate::balance::{Cluster, Picked, Tried};
 use crate::endpoint::{Call, Failed, Held, Outcome, ResponseBody};
 use crate::error::{Error, Kind};
-use crate::http::{RequestBody, deadline, forward, reply};
+use crate::http::{RequestBody, deadline, forward, headers, reply};
 use crate::limit::concurrency::RetrySlot;
 use crate::mutant;
 use crate::retry::backoff::{self, Asked};
@@ -83,7 +84,8 @@ pub(super) async fn send<N: Net>(
         let Some(again) = attempts.again(unsent.map(|request| *request)) else { return last };
         request = again;
         retry::mark(request.headers_mut(), nth);
-        tracing::debug!(request = call.number, reason = reason.name(), ?wait, nth, "trying again");
+        let budget = cluster.retry_budget.tokens();
+        tracing::debug!(request = call.number, reason = reason.name(), ?wait, nth, budget, "trying again");
         if !mutant::is_planted("uncounted-retry") {
             cluster.metrics.retried(reason);
         }
@@ -287,7 +289,9 @@ async fn attempt<N: Net>(
         return Err(failed(call, endpoint.address, error, None));
     }
     let status = response.status().as_u16();
-    tracing::debug!(request = call.number, endpoint = %endpoint.address, status, "endpoint answered");
+    // Over HTTP/1 an endpoint can say that it takes no more on this connection.
+    let last = headers::lists(response.headers(), CONNECTION, "close");
+    tracing::debug!(request = call.number, endpoint = %endpoint.address, status, last, "endpoint answered");
     let outcome = Outcome::of_head(response.status(), response.headers(), call.is_grpc);
     // A failure is often quick, and must not attract load.
     if matches!(outcome, None | Some(Outcome::Success)) {

@@ -10,7 +10,8 @@ pub(super) const LAW: Law =
 /// What happens to the bucket.
 enum Turn {
     Paid,
-    Spent,
+    /// The sidecar says how many whole tokens it has left, if it does.
+    Spent(Option<u64>),
     /// There was nothing to spend.
     Denied,
 }
@@ -18,6 +19,9 @@ enum Turn {
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     for (process, cluster) in facts.clusters() {
         let config = &cluster.retry_budget;
+        if facts.is_ended(process) || !facts.keeps(process, &cluster.name, |cluster| &cluster.retry_budget) {
+            continue;
+        }
         let mut turns: Vec<_> = facts.requests_to(process, &cluster.name).flat_map(turns).collect();
         turns.sort_by_key(|(when, _)| *when);
         let most = f64::from(config.reserve);
@@ -27,7 +31,7 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             paid_to = at;
             match turn {
                 Turn::Paid => level = (level + config.share).min(most),
-                Turn::Spent => level -= 1.0,
+                Turn::Spent(_) => level -= 1.0,
                 Turn::Denied if level > 1.01 => {
                     let what = format!("{process} was denied a retry, and {level:.2} were paid for");
                     breach(breaches, at, what);
@@ -37,6 +41,13 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             }
             if level < -0.01 {
                 breach(breaches, at, format!("{process} has made a retry that nothing has paid for"));
+                break;
+            }
+            if let Turn::Spent(Some(left)) = turn
+                && !(left as f64 - 0.01..left as f64 + 1.01).contains(&level)
+            {
+                let what = format!("{process} has {left} retries left, and {level:.2} are paid for");
+                breach(breaches, at, what);
                 break;
             }
         }
@@ -59,16 +70,16 @@ fn turns(request: &Request) -> Vec<(Moment, Turn)> {
             Step::Failed { error, unsent, .. } => {
                 (open, free) = (open.saturating_sub(1), *unsent || error == "refused");
             }
-            Step::Again { .. } => {
+            Step::Again { budget, .. } => {
                 if !free {
-                    turns.push((*when, Turn::Spent));
+                    turns.push((*when, Turn::Spent(Some(*budget))));
                 }
                 again = true;
             }
             Step::Picked { .. } => {
                 // A second try beside the first.
                 if open > 0 && !again {
-                    turns.push((*when, Turn::Spent));
+                    turns.push((*when, Turn::Spent(None)));
                 }
                 (open, again) = (if again { 1 } else { open + 1 }, false);
             }

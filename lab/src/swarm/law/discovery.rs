@@ -1,11 +1,13 @@
 //! Endpoints are what the registry says: whom it has no more gets no new request, nobody is forgotten because the registry
 //! cannot be asked, and in the end everybody who is there is known, and nobody else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::drain::drains;
 use super::{Breach, Law, breach};
+use crate::plan::Action;
 use crate::swarm::facts::{Change, Facts};
 
 pub(super) const LAW: Law = Law {
@@ -16,6 +18,9 @@ pub(super) const LAW: Law = Law {
 
 /// So long after a change everybody knows of it.
 const SETTLES: Duration = Duration::from_millis(300);
+
+/// So long who drains may take to leave.
+const LEAVES: Duration = Duration::from_millis(500);
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     withdrawn(facts, breaches);
@@ -65,13 +70,17 @@ fn kept_while_stale(facts: &Facts, process: &Rc<str>, cluster: &str, breaches: &
     }
 }
 
-/// Who drains and says that it is not registered any more has told the registry.
+/// Who drains leaves the registry, and when it says that it is not registered any more has told it.
 fn withdrawn(facts: &Facts, breaches: &mut Vec<Breach>) {
+    let mut registered: BTreeSet<&Rc<str>> = BTreeSet::new();
     let mut draining: BTreeMap<&Rc<str>, u64> = BTreeMap::new();
     let mut changed = 0;
     for line in &facts.log {
         match line.text.as_str() {
-            "draining" => drop(draining.insert(&line.process, line.at_us)),
+            "registered" => drop(registered.insert(&line.process)),
+            "draining" if registered.remove(&line.process) => {
+                draining.insert(&line.process, line.at_us);
+            }
             "registry changed" => changed = line.at_us,
             "not registered any more"
                 if draining.remove(&line.process).is_some_and(|since| changed < since) =>
@@ -80,6 +89,19 @@ fn withdrawn(facts: &Facts, breaches: &mut Vec<Breach>) {
                 breach(breaches, line.at_us, what);
             }
             _ => {}
+        }
+    }
+    // Whatever else goes wrong could be what keeps it.
+    let is_quiet = facts.chaos.most == 0
+        && facts.chaos.resets == 0.0
+        && facts
+            .plan
+            .timeline
+            .iter()
+            .all(|entry| drains(entry) || matches!(entry.action, Action::App { .. }));
+    for (process, since) in draining.into_iter().filter(|_| is_quiet) {
+        if facts.end_us() > since + LEAVES.as_micros() as u64 {
+            breach(breaches, since, format!("{process} drains, and has not left the registry"));
         }
     }
 }

@@ -1,4 +1,6 @@
-//! A sidecar that is asked to end finishes what it has begun: no request that was under way at it breaks off.
+//! A sidecar that is asked to end finishes what it has begun: no request that was under way at it breaks off. Over HTTP/1 each
+//! answer says that it is the last one of its connection; and a connection that is idle stays open for one more request,
+//! which may be on its way.
 //!
 //! A connection that is opened in the very moment in which it stops to listen is another matter: it may still stand in
 //! the queue of the listener that closes, and the kernel resets it.
@@ -7,12 +9,22 @@ use std::time::Duration;
 
 use super::{Breach, Law, breach};
 use crate::plan::{Action, Entry, Role};
-use crate::swarm::facts::{Facts, Step};
+use crate::swarm::facts::{Change, Facts, Moment, Step};
+use proxy::config::Cluster;
 
 pub(super) const LAW: Law = Law { name: "drain", says: "a sidecar that drains breaks nothing off", check };
 
 /// Longer than this no connection waits to be accepted, even over a slow link.
 const AT_THE_DOOR: Duration = Duration::from_millis(50);
+
+/// How long an answer may take after its head, microseconds.
+const BODY: u64 = 50_000;
+
+/// So long a connection stays in its pool in any case, microseconds.
+const IDLE: u64 = 1_000_000;
+
+/// How long a connection that is idle waits for one more request, and a little less, microseconds.
+const LAST_REQUEST: u64 = 900_000;
 
 /// How long a fault is felt when it is over.
 const AFTERMATH: Duration = Duration::from_millis(500);
@@ -52,10 +64,77 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             }
         }
     }
+    let http1 = facts.clusters().filter(|(process, cluster)| !cluster.bridge && facts.is_steady(process));
+    for (process, cluster) in http1 {
+        last_answers(facts, process, cluster, &is_steady, breaches);
+    }
+}
+
+/// What becomes of HTTP/1 connections to a sidecar that drains. One that is registered first waits until everybody knows.
+fn last_answers(
+    facts: &Facts,
+    process: &str,
+    cluster: &Cluster,
+    is_steady: &dyn Fn(&str, u64, u64) -> bool,
+    breaches: &mut Vec<Breach>,
+) {
+    if cluster.discovery.is_some() {
+        return;
+    }
+    for endpoint in cluster.endpoints.iter().map(|endpoint| endpoint.address.to_string()) {
+        let Some(instance) = facts.instance_of(&endpoint) else { continue };
+        let sidecar = format!("{}/sidecar", facts.plan.instances[instance].name);
+        // Then its connections are given up.
+        let was_doubted = |from: Moment, to: Moment| {
+            let mut changes = facts.standings_of(process, &cluster.name);
+            let puts_out = |change: &Change| matches!(change, Change::Ejected(..) | Change::Healthy(false));
+            changes.any(|s| s.endpoint == endpoint && (from..to).contains(&s.when) && puts_out(&s.change))
+        };
+        for (from, to) in drains_of(facts, &sidecar) {
+            // From here on everybody at it knows.
+            let from = from + 2 * facts.tick_us;
+            let tries = facts.tries_at(process, &cluster.name, &endpoint);
+            let (before, after) = tries.split_at(tries.partition_point(|(begun, _)| begun.at <= from));
+            for (_, end) in after {
+                if let Some((at, Step::Answered { last: false, .. })) = end
+                    && at.at < to
+                {
+                    breach(breaches, at.at, format!("{endpoint} drains, and answers as if it did not"));
+                }
+            }
+            // The connection of the last answer has nothing to carry, and is still there for the next request.
+            if let [.., (asked, Some((answered, Step::Answered { last: false, .. })))] = before
+                && let [(begun, Some((at, Step::Failed { error, .. }))), ..] = after
+                && error == "connect"
+                && (answered.at + BODY..answered.at + IDLE).contains(&begun.at)
+                && begun.at < from + LAST_REQUEST
+                && facts.chaos.most == 0
+                && is_steady(&endpoint, asked.at, at.at)
+                && !was_doubted(*asked, *at)
+            {
+                let what = format!("{endpoint} drains, and closed a connection before its last request");
+                breach(breaches, at.at, what);
+            }
+        }
+    }
+}
+
+/// From when to when a sidecar drained.
+fn drains_of(facts: &Facts, sidecar: &str) -> Vec<(u64, u64)> {
+    let mut since = None;
+    let mut drains = Vec::new();
+    for line in facts.log.iter().filter(|line| &*line.process == sidecar) {
+        match line.text.as_str() {
+            "draining" => since = Some(line.at_us),
+            "drained" => drains.extend(since.take().map(|since| (since, line.at_us))),
+            _ => {}
+        }
+    }
+    drains
 }
 
 /// Whether a fault only asks sidecars to end.
-fn drains(entry: &Entry) -> bool {
+pub(super) fn drains(entry: &Entry) -> bool {
     match &entry.action {
         Action::Kill { processes, hard: false, .. } => processes.iter().all(|p| p.role == Role::Sidecar),
         _ => false,

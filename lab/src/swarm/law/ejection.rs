@@ -136,7 +136,12 @@ impl Seen {
             Change::Unanswered if matches!(before, State::HalfOpen { .. }) => {
                 self.state = State::HalfOpen { until: at };
             }
-            Change::Unanswered | Change::Healthy(_) | Change::CheckFailed | Change::Found | Change::Gone => {}
+            Change::Unanswered
+            | Change::Healthy(_)
+            | Change::CheckFailed
+            | Change::CheckPassed
+            | Change::Found
+            | Change::Gone => {}
         }
         Ok(())
     }

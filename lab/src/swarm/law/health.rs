@@ -1,6 +1,6 @@
 //! An endpoint that its active checks say is unhealthy is not picked while another is available; and checks find out what is
-//! the case: in the end, who has been well for long enough counts as healthy, and who has been away for long enough does
-//! not.
+//! the case: they come as often as configured, none takes longer than it may, and in the end, who has been well for long
+//! enough counts as healthy, and who has been away for long enough does not.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use super::{Breach, Law, breach};
 use crate::plan::{Action, Role};
 use crate::swarm::endpoints::{Happening, happenings};
 use crate::swarm::facts::{Change, Facts};
+use proxy::config::defaults::CHECK_JITTER;
 use proxy::config::{Ask, Health};
 
 pub(super) const LAW: Law = Law {
@@ -66,6 +67,10 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             }
         }
         // Who is in a registry may be gone from it, and is not checked then.
+        let stay = facts.is_steady(process) && cluster.discovery.is_none();
+        if stay && facts.keeps(process, &cluster.name, |cluster| &cluster.health) {
+            pace(facts, process, &cluster.name, health, breaches);
+        }
         for endpoint in cluster.endpoints.iter().filter(|_| facts.is_steady(process)) {
             let endpoint = endpoint.address.to_string();
             let counts_as = states.get(endpoint.as_str()).copied().flatten();
@@ -77,6 +82,40 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             }
         }
     }
+}
+
+/// After each check of an endpoint comes another.
+fn pace(facts: &Facts, process: &str, cluster: &str, health: &Health, breaches: &mut Vec<Breach>) {
+    let most = longest_pause(health) + health.timeout;
+    // Waiting, connecting and giving up each end with a step of time.
+    let most = most.as_micros() as u64 + 3 * facts.tick_us;
+    let mut checked: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut late = |endpoint: &str, since: u64, at: u64| {
+        let passed = at.saturating_sub(since);
+        if passed > most {
+            let passed = Duration::from_micros(passed);
+            breach(breaches, at, format!("{endpoint} was not checked for {passed:?}"));
+        }
+    };
+    for standing in facts.standings_of(process, cluster) {
+        let (endpoint, at) = (standing.endpoint.as_str(), standing.when.at);
+        match standing.change {
+            Change::Healthy(_) | Change::CheckFailed | Change::CheckPassed => {
+                if let Some(since) = checked.insert(endpoint, at) {
+                    late(endpoint, since, at);
+                }
+            }
+            _ => {}
+        }
+    }
+    for (endpoint, since) in checked {
+        late(endpoint, since, facts.end_us());
+    }
+}
+
+/// The longest time between two checks.
+fn longest_pause(health: &Health) -> Duration {
+    health.interval.max(health.edge_interval).max(health.no_traffic_interval).mul_f64(1.0 + CHECK_JITTER)
 }
 
 /// Whether checks of an endpoint succeed when the day ends, if that has been so for long enough for them to find out.
@@ -113,7 +152,6 @@ fn truth(facts: &Facts, endpoint: &str, health: &Health) -> Option<bool> {
         }
     }
     let thresholds = health.thresholds.healthy.max(health.thresholds.unhealthy);
-    let pause = health.interval.max(health.edge_interval).max(health.no_traffic_interval).mul_f64(1.2);
-    let takes = (pause + health.timeout) * (thresholds + 1);
+    let takes = (longest_pause(health) + health.timeout).mul_f64(1.1) * (thresholds + 1);
     (changed + takes.as_micros() as u64 <= end).then_some(is_well)
 }

@@ -1,11 +1,12 @@
 //! Connections to endpoints are accounted for: when nothing is under way any more, every one that is open is idle in its pool; and
 //! they are used again: no more are opened than requests have been at an endpoint at once, and once more for each that may
-//! have ended.
+//! have ended. Over HTTP/1 one that was idle when its endpoint was put out, or a probe of it came to nothing, is not used again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Breach, Law, breach};
-use crate::swarm::facts::{Facts, Step};
+use crate::swarm::facts::{Change, Facts, Step};
+use proxy::config::Cluster;
 
 pub(super) const LAW: Law = Law {
     name: "pools",
@@ -34,6 +35,54 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     if facts.chaos.resets == 0.0 {
         reused(facts, breaches);
     }
+    let http1 = facts.clusters().filter(|(process, cluster)| !cluster.bridge && facts.is_steady(process));
+    for (process, cluster) in http1 {
+        doubted(facts, process, cluster, breaches);
+    }
+}
+
+/// What an endpoint was when a sidecar last gave it up is forgotten.
+fn doubted(facts: &Facts, process: &str, cluster: &Cluster, breaches: &mut Vec<Breach>) {
+    let connected = |endpoint: &str| -> Vec<u64> {
+        let lines =
+            facts.log.iter().filter(|line| line.process.as_ref() == process && line.text == "connected");
+        lines.filter(|line| line.word("endpoint") == Some(endpoint)).map(|line| line.at_us).collect()
+    };
+    let endpoints: BTreeSet<_> =
+        facts.standings_of(process, &cluster.name).map(|s| s.endpoint.as_str()).collect();
+    for endpoint in endpoints {
+        let opened = connected(endpoint);
+        let tries = facts.tries_at(process, &cluster.name, endpoint);
+        let mut changes =
+            facts.standings_of(process, &cluster.name).filter(|s| s.endpoint == endpoint).peekable();
+        let (mut probed, mut doubted) = (None, None);
+        for (begun, end) in &tries {
+            while let Some(standing) = changes.next_if(|standing| standing.when < *begun) {
+                let at = standing.when.at;
+                match standing.change {
+                    Change::Probing => probed = Some(at),
+                    Change::Ejected(..) => doubted = Some(probed.take().unwrap_or(at)),
+                    Change::Healthy(false) => doubted = Some(at),
+                    Change::Restored(_) => probed = None,
+                    // Another one, perhaps.
+                    Change::Found | Change::Gone => (probed, doubted) = (None, None),
+                    _ => {}
+                }
+            }
+            let Some(since) = doubted else { continue };
+            let Some((at, Step::Failed { reused: true, .. })) = end else { continue };
+            // It may have been opened since, or have been in use then.
+            let is_new = opened.iter().any(|at| (since..=begun.at).contains(at));
+            let was_in_use = tries.iter().any(|(begun, end)| {
+                matches!(end, Some((at, Step::Answered { .. })) if begun.at <= since && at.at + BODY >= since)
+            });
+            if !is_new && !was_in_use {
+                let what =
+                    format!("{process} asked {endpoint} over a connection from before it was in doubt");
+                breach(breaches, at.at, what);
+            }
+        }
+    }
 }
 
 /// What is known of one endpoint in the eyes of one sidecar.
@@ -53,13 +102,8 @@ fn reused(facts: &Facts, breaches: &mut Vec<Breach>) {
         for request in facts.requests_to(process, &cluster.name) {
             let last = request.steps.last().map_or(request.begun, |(when, _)| when.at);
             for (when, endpoint, _) in request.picks() {
-                let of_it = |step: &Step| match step {
-                    Step::Answered { endpoint: other, .. } => (other == endpoint).then_some(false),
-                    Step::Failed { endpoint: other, .. } => (other == endpoint).then_some(true),
-                    _ => None,
-                };
-                let mut later = request.steps.iter().filter(|(at, _)| *at > when);
-                let end = later.find_map(|(at, step)| of_it(step).map(|failed| (at.at, failed)));
+                let end = request.end_of_try(endpoint, when);
+                let end = end.map(|(at, step)| (at.at, matches!(step, Step::Failed { .. })));
                 let (end, lost) = end.unwrap_or((last, true));
                 let of_it = uses.entry(endpoint).or_default();
                 // The body of an answer takes its time too.
