@@ -3,7 +3,7 @@
 //!
 //! A connection is filled up before the next is used, so that surplus ones fall idle and are closed. One dial at a time
 //! runs for an endpoint, in a task of its own: requests that wait for it share its result, and one that gives up does
-//! not take the others' connection along. (After a probe that came to nothing there may be two, see [`Group::hear`].)
+//! not take the others' connection along. (After a probe that came to nothing there may be two.)
 //!
 //! A connection counts as open once the peer's first bytes are there, which are its SETTINGS (RFC 9113 section 3.4): so one
 //! time limit covers TCP and the protocol's handshake, a server that does not speak HTTP/2 is found out before a request is
