@@ -34,7 +34,8 @@ async fn sick() -> std::net::SocketAddr {
 fn an_endpoint_that_fails_two_requests_of_five_is_left_alone_and_the_healthy_one_gets_all() {
     run(async {
         let endpoints = [sick().await, answering(OK).await];
-        let more = "breaker = { base = '60s' }";
+        // In turn: whoever looks at latency turns from it, perhaps before it has failed often enough.
+        let more = "breaker = { base = '60s' }\nbalance = { policy = 'round_robin' }";
         let near = outbound(TestNet::to(SERVICE), &cluster("http", &endpoints, more)).await;
         let mut client = near.client().await;
         for _ in 0..200 {
