@@ -84,8 +84,14 @@ pub(super) async fn send<N: Net>(
         let Some(again) = attempts.again(unsent.map(|request| *request)) else { return last };
         request = again;
         retry::mark(request.headers_mut(), nth);
-        let budget = cluster.retry_budget.tokens();
-        tracing::debug!(request = call.number, reason = reason.name(), ?wait, nth, budget, "trying again");
+        tracing::debug!(
+            request = call.number,
+            reason = reason.name(),
+            ?wait,
+            nth,
+            budget = cluster.retry_budget.tokens(),
+            "trying again"
+        );
         if !mutant::is_planted("uncounted-retry") {
             cluster.metrics.retried(reason);
         }
@@ -289,9 +295,14 @@ async fn attempt<N: Net>(
         return Err(failed(call, endpoint.address, error, None));
     }
     let status = response.status().as_u16();
-    // Over HTTP/1 an endpoint can say that it takes no more on this connection.
-    let last = headers::lists(response.headers(), CONNECTION, "close");
-    tracing::debug!(request = call.number, endpoint = %endpoint.address, status, last, "endpoint answered");
+    tracing::debug!(
+        request = call.number,
+        endpoint = %endpoint.address,
+        status,
+        // Over HTTP/1 an endpoint can say that it takes no more on this connection.
+        last = headers::lists(response.headers(), CONNECTION, "close"),
+        "endpoint answered"
+    );
     let outcome = Outcome::of_head(response.status(), response.headers(), call.is_grpc);
     // A failure is often quick, and must not attract load.
     if matches!(outcome, None | Some(Outcome::Success)) {

@@ -19,6 +19,7 @@ enum Turn {
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     for (process, cluster) in facts.clusters() {
         let config = &cluster.retry_budget;
+        // Who starts anew has a full bucket, and another configuration another bucket.
         if facts.is_ended(process) || !facts.keeps(process, &cluster.name, |cluster| &cluster.retry_budget) {
             continue;
         }

@@ -94,11 +94,7 @@ fn withdrawn(facts: &Facts, breaches: &mut Vec<Breach>) {
     // Whatever else goes wrong could be what keeps it.
     let is_quiet = facts.chaos.most == 0
         && facts.chaos.resets == 0.0
-        && facts
-            .plan
-            .timeline
-            .iter()
-            .all(|entry| drains(entry) || matches!(entry.action, Action::App { .. }));
+        && facts.plan.timeline.iter().all(|e| drains(e) || matches!(e.action, Action::App { .. }));
     for (process, since) in draining.into_iter().filter(|_| is_quiet) {
         if facts.end_us() > since + LEAVES.as_micros() as u64 {
             breach(breaches, since, format!("{process} drains, and has not left the registry"));

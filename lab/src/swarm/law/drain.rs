@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use super::pools::BODY;
 use super::{Breach, Law, breach};
 use crate::plan::{Action, Entry, Role};
 use crate::swarm::facts::{Change, Facts, Moment, Step};
@@ -16,9 +17,6 @@ pub(super) const LAW: Law = Law { name: "drain", says: "a sidecar that drains br
 
 /// Longer than this no connection waits to be accepted, even over a slow link.
 const AT_THE_DOOR: Duration = Duration::from_millis(50);
-
-/// How long an answer may take after its head, microseconds.
-const BODY: u64 = 50_000;
 
 /// So long a connection stays in its pool in any case, microseconds.
 const IDLE: u64 = 1_000_000;

@@ -67,11 +67,13 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             }
         }
         // Who is in a registry may be gone from it, and is not checked then.
-        let stay = facts.is_steady(process) && cluster.discovery.is_none();
-        if stay && facts.keeps(process, &cluster.name, |cluster| &cluster.health) {
+        if cluster.discovery.is_some() || !facts.is_steady(process) {
+            continue;
+        }
+        if facts.keeps(process, &cluster.name, |cluster| &cluster.health) {
             pace(facts, process, &cluster.name, health, breaches);
         }
-        for endpoint in cluster.endpoints.iter().filter(|_| facts.is_steady(process)) {
+        for endpoint in &cluster.endpoints {
             let endpoint = endpoint.address.to_string();
             let counts_as = states.get(endpoint.as_str()).copied().flatten();
             if let Some(is_well) = truth(facts, &endpoint, health)

@@ -15,7 +15,7 @@ pub(super) const LAW: Law = Law {
 };
 
 /// How long an answer may take after its head, microseconds.
-const BODY: u64 = 50_000;
+pub(super) const BODY: u64 = 50_000;
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     let end = facts.end_us();
@@ -41,17 +41,17 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     }
 }
 
-/// What an endpoint was when a sidecar last gave it up is forgotten.
+/// When a sidecar opened a connection, and to which endpoint.
+fn opened<'a>(facts: &'a Facts, process: &'a str) -> impl Iterator<Item = (u64, &'a str)> {
+    let lines = facts.log.iter().filter(move |line| &*line.process == process && line.text == "connected");
+    lines.filter_map(|line| Some((line.at_us, line.word("endpoint")?)))
+}
+
+/// Nothing goes over a connection that was idle when its endpoint was put out, or when a probe began that came to nothing.
 fn doubted(facts: &Facts, process: &str, cluster: &Cluster, breaches: &mut Vec<Breach>) {
-    let connected = |endpoint: &str| -> Vec<u64> {
-        let lines =
-            facts.log.iter().filter(|line| line.process.as_ref() == process && line.text == "connected");
-        lines.filter(|line| line.word("endpoint") == Some(endpoint)).map(|line| line.at_us).collect()
-    };
     let endpoints: BTreeSet<_> =
         facts.standings_of(process, &cluster.name).map(|s| s.endpoint.as_str()).collect();
     for endpoint in endpoints {
-        let opened = connected(endpoint);
         let tries = facts.tries_at(process, &cluster.name, endpoint);
         let mut changes =
             facts.standings_of(process, &cluster.name).filter(|s| s.endpoint == endpoint).peekable();
@@ -72,7 +72,8 @@ fn doubted(facts: &Facts, process: &str, cluster: &Cluster, breaches: &mut Vec<B
             let Some(since) = doubted else { continue };
             let Some((at, Step::Failed { reused: true, .. })) = end else { continue };
             // It may have been opened since, or have been in use then.
-            let is_new = opened.iter().any(|at| (since..=begun.at).contains(at));
+            let is_new = opened(facts, process)
+                .any(|(at, other)| other == endpoint && (since..=begun.at).contains(&at));
             let was_in_use = tries.iter().any(|(begun, end)| {
                 matches!(end, Some((at, Step::Answered { .. })) if begun.at <= since && at.at + BODY >= since)
             });
@@ -111,8 +112,8 @@ fn reused(facts: &Facts, breaches: &mut Vec<Breach>) {
                 of_it.lost += usize::from(lost);
             }
         }
-        for line in facts.log.iter().filter(|line| line.process == *process && line.text == "connected") {
-            if let Some(of_it) = line.word("endpoint").and_then(|endpoint| uses.get_mut(endpoint)) {
+        for (_, endpoint) in opened(facts, process) {
+            if let Some(of_it) = uses.get_mut(endpoint) {
                 of_it.opened += 1;
             }
         }
