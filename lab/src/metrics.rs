@@ -8,21 +8,88 @@
 //!
 //! Left out: exemplars, timestamps of samples, and metric names in quotes.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-
-use serde::Serialize;
+use std::sync::Arc;
 
 /// One value of one process at one time.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     /// `orders-1/app`, `web/sidecar`, or `fabric` for the world itself.
-    pub process: String,
+    pub process: Arc<str>,
     /// Metric name, such as `proxy_requests_total`.
-    pub name: String,
+    pub name: Arc<str>,
     /// Labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Value.
     pub value: f64,
+}
+
+/// The labels of a sample as scrapes write them, `name="value",...`: there are thousands in one scrape, and hardly one
+/// is ever asked for its parts. A process writes a label set in the same order each time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Labels(Box<str>);
+
+impl Labels {
+    /// Whether there is a label of this name with this value.
+    pub fn has(&self, name: &str, value: &str) -> bool {
+        Pairs(&self.0).any(|(found, raw)| found == name && unescaped(raw) == value)
+    }
+}
+
+impl<K: AsRef<str>, V: AsRef<str>> FromIterator<(K, V)> for Labels {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
+        let mut text = String::new();
+        for (name, value) in pairs {
+            if !text.is_empty() {
+                text.push(',');
+            }
+            let value = value.as_ref().replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
+            text.extend([name.as_ref(), "=\"", &value, "\""]);
+        }
+        Labels(text.into())
+    }
+}
+
+/// Names and values, these still escaped, from the text between braces; ends early at what is no label.
+struct Pairs<'a>(&'a str);
+
+impl<'a> Iterator for Pairs<'a> {
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (name, rest) = self.0.trim_start_matches([' ', ',']).split_once('=')?;
+        let inside = rest.trim_start().strip_prefix('"')?;
+        let mut escaped = false;
+        let end = inside.bytes().position(|b| {
+            let ends = b == b'"' && !escaped;
+            escaped = b == b'\\' && !escaped;
+            ends
+        })?;
+        self.0 = &inside[end + 1..];
+        Some((name.trim_end(), &inside[..end]))
+    }
+}
+
+/// A value as it is meant.
+fn unescaped(raw: &str) -> Cow<'_, str> {
+    if !raw.contains('\\') {
+        return raw.into();
+    }
+    let (mut value, mut rest) = (String::with_capacity(raw.len()), raw);
+    while let Some((before, after)) = rest.split_once('\\') {
+        let (meant, taken) = match after.bytes().next() {
+            Some(b'n') => ('\n', 1),
+            Some(b'"') => ('"', 1),
+            Some(b'\\') => ('\\', 1),
+            _ => ('\\', 0),
+        };
+        value += before;
+        value.push(meant);
+        rest = &after[taken..];
+    }
+    value += rest;
+    value.into()
 }
 
 /// Whether a metric only ever grows while its process lives.
@@ -35,7 +102,8 @@ pub fn is_counter(name: &str) -> bool {
 /// A counter that is announced (`# TYPE`) and has no sample yet is reported as 0 without labels: libraries show a
 /// labelled counter only from its first increment, and "none so far" is not "no such metric".
 pub fn parse(process: &str, text: &str) -> Vec<Sample> {
-    let mut samples = Vec::new();
+    let process: Arc<str> = process.into();
+    let mut samples: Vec<Sample> = Vec::new();
     let mut announced = Vec::new();
     let mut seen = BTreeSet::new();
     for line in text.lines().map(str::trim) {
@@ -46,27 +114,35 @@ pub fn parse(process: &str, text: &str) -> Vec<Sample> {
                 announced.push(format!("{}_total", name.strip_suffix("_total").unwrap_or(name)));
             }
         } else if let Some((name, labels, value)) = sample(line) {
-            seen.insert(name);
-            samples.push(Sample { process: process.to_owned(), name: name.to_owned(), labels, value });
+            // Those of one name stand together.
+            let name = match samples.last() {
+                Some(last) if *last.name == *name => last.name.clone(),
+                _ => {
+                    seen.insert(name);
+                    name.into()
+                }
+            };
+            samples.push(Sample { process: process.clone(), name, labels, value });
         }
     }
     for name in announced {
         if !seen.contains(name.as_str()) {
-            samples.push(Sample { process: process.to_owned(), name, labels: BTreeMap::new(), value: 0.0 });
+            let (process, name) = (process.clone(), name.into());
+            samples.push(Sample { process, name, labels: Labels::default(), value: 0.0 });
         }
     }
     samples
 }
 
 /// `name{label="value",...} number [timestamp] [# exemplar]`
-fn sample(line: &str) -> Option<(&str, BTreeMap<String, String>, f64)> {
+fn sample(line: &str) -> Option<(&str, Labels, f64)> {
     let end = line.bytes().position(|b| !b.is_ascii_alphanumeric() && b != b'_' && b != b':')?;
     let (name, mut rest) = line.split_at(end);
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
     rest = rest.trim_start();
-    let mut labels = BTreeMap::new();
+    let mut labels = Labels::default();
     if let Some(inside) = rest.strip_prefix('{') {
         (labels, rest) = read_labels(inside)?;
     }
@@ -75,32 +151,33 @@ fn sample(line: &str) -> Option<(&str, BTreeMap<String, String>, f64)> {
 }
 
 /// The labels after a `{`, and what follows their `}`.
-fn read_labels(mut text: &str) -> Option<(BTreeMap<String, String>, &str)> {
-    let mut labels = BTreeMap::new();
+fn read_labels(text: &str) -> Option<(Labels, &str)> {
+    if let Some(end) = plain_end(text.as_bytes()) {
+        return Some((Labels(text[..end].into()), &text[end + 1..]));
+    }
+    let mut pairs = Pairs(text);
+    let mut labels = Vec::new();
     loop {
-        text = text.trim_start_matches([' ', ',']);
-        if let Some(rest) = text.strip_prefix('}') {
-            return Some((labels, rest));
+        if let Some(rest) = pairs.0.trim_start_matches([' ', ',']).strip_prefix('}') {
+            return Some((labels.into_iter().collect(), rest));
         }
-        let (name, rest) = text.split_once('=')?;
-        let rest = rest.trim_start().strip_prefix('"')?;
-        // Nearly every value is plain up to its closing quotation mark.
-        let plain = rest.bytes().position(|b| b == b'"' || b == b'\\')?;
-        let mut value = rest[..plain].to_owned();
-        let mut chars = rest[plain..].chars();
-        loop {
-            match chars.next()? {
-                '"' => break,
-                '\\' => match chars.next()? {
-                    'n' => value.push('\n'),
-                    c @ ('"' | '\\') => value.push(c),
-                    c => value.extend(['\\', c]),
-                },
-                c => value.push(c),
-            }
+        let (name, raw) = pairs.next()?;
+        labels.push((name, unescaped(raw)));
+    }
+}
+
+/// Where the `}` is of labels as nearly everybody writes them: one comma between two, no spaces, nothing escaped.
+fn plain_end(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        at += text[at..].iter().position(|b| !b.is_ascii_alphanumeric() && *b != b'_')?;
+        at += text[at..].starts_with(b"=\"").then_some(2)?;
+        at += text[at..].iter().position(|b| matches!(b, b'"' | b'\\'))?;
+        match text[at..] {
+            [b'"', b',', ..] => at += 2,
+            [b'"', b'}', ..] => return Some(at + 1),
+            _ => return None,
         }
-        labels.insert(name.trim().to_owned(), value);
-        text = chars.as_str();
     }
 }
 
@@ -130,7 +207,7 @@ fn glob_part(pattern: &str, text: &str) -> bool {
 /// Samples over time. Times are microseconds from the start of the measured part.
 #[derive(Debug, Clone, Default)]
 pub struct Series {
-    processes: BTreeMap<String, Process>,
+    processes: BTreeMap<Arc<str>, Process>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -138,10 +215,8 @@ struct Process {
     scrapes: Vec<i64>,
     /// Grows by one whenever a counter goes down.
     incarnation: u32,
-    metrics: BTreeMap<String, Metric>,
+    metrics: BTreeMap<Arc<str>, Metric>,
 }
-
-type Labels = BTreeMap<String, String>;
 
 /// One name: its label sets, in the order in which they showed up, each with its points.
 #[derive(Debug, Clone, Default)]
@@ -154,7 +229,7 @@ struct Metric {
 impl Metric {
     /// Adds a label set that is new. Where its points are.
     fn add(&mut self, labels: Labels) -> usize {
-        self.sets.push((labels, Vec::new()));
+        self.sets.push((labels, Vec::with_capacity(1)));
         self.sets.len() - 1
     }
 
@@ -179,12 +254,9 @@ struct Point {
 impl Series {
     /// Adds what all processes showed at `at_us`. Calls come in the order of time.
     pub fn push(&mut self, at_us: i64, samples: Vec<Sample>) {
-        let mut by_process = BTreeMap::<String, Vec<Sample>>::new();
+        let mut by_process = BTreeMap::<Arc<str>, Vec<Sample>>::new();
         for sample in samples {
-            match by_process.get_mut(&sample.process) {
-                Some(samples) => samples.push(sample),
-                None => drop(by_process.insert(sample.process.clone(), vec![sample])),
-            }
+            by_process.entry(sample.process.clone()).or_default().push(sample);
         }
         for (name, samples) in by_process {
             let one_fate = name.contains('/');
@@ -217,7 +289,7 @@ impl Series {
                 continue;
             }
             let sum = sum.get_or_insert(0.0);
-            if has(found, labels) {
+            if has_all(found, labels) {
                 *sum += grown(points, from, to);
             }
         }
@@ -236,7 +308,7 @@ impl Series {
         let mut sum = None;
         for (found, points) in self.points(process_glob, name) {
             let until = points.partition_point(|p| p.at_us <= to);
-            if let Some(last) = points[..until].last().filter(|p| p.at_us >= from && has(found, labels)) {
+            if let Some(last) = points[..until].last().filter(|p| p.at_us >= from && has_all(found, labels)) {
                 *sum.get_or_insert(0.0) += last.value;
             }
         }
@@ -245,18 +317,14 @@ impl Series {
 
     /// The names of all metrics that the processes which match ever showed.
     pub fn names(&self, process_glob: &str) -> BTreeSet<&str> {
-        self.matching(process_glob).flat_map(|p| p.metrics.keys().map(String::as_str)).collect()
+        self.matching(process_glob).flat_map(|p| p.metrics.keys().map(|name| &**name)).collect()
     }
 
     fn matching(&self, process_glob: &str) -> impl Iterator<Item = &Process> {
         self.processes.iter().filter(move |(name, _)| glob(process_glob, name)).map(|(_, process)| process)
     }
 
-    fn points(
-        &self,
-        process_glob: &str,
-        name: &str,
-    ) -> impl Iterator<Item = (&BTreeMap<String, String>, &[Point])> {
+    fn points(&self, process_glob: &str, name: &str) -> impl Iterator<Item = (&Labels, &[Point])> {
         self.matching(process_glob)
             .filter_map(move |process| process.metrics.get(name))
             .flat_map(|metric| &metric.sets)
@@ -274,10 +342,7 @@ impl Process {
         // Then all label sets are new, and looking for each among those before it would take the square of their number.
         let is_first = self.scrapes.len() == 1;
         for Sample { name, labels, value, .. } in samples {
-            let metric = match self.metrics.get_mut(&name) {
-                Some(metric) => metric,
-                None => self.metrics.entry(name).or_default(),
-            };
+            let metric = self.metrics.entry(name).or_default();
             let position = if is_first { metric.add(labels) } else { metric.position(&labels) };
             metric.sets[position].1.push(Point { at_us, incarnation, value });
         }
@@ -297,8 +362,8 @@ impl Process {
     }
 }
 
-fn has(found: &BTreeMap<String, String>, asked: &[(String, String)]) -> bool {
-    asked.iter().all(|(name, value)| found.get(name) == Some(value))
+fn has_all(found: &Labels, asked: &[(String, String)]) -> bool {
+    asked.iter().all(|(name, value)| found.has(name, value))
 }
 
 fn grown(points: &[Point], from: i64, to: i64) -> f64 {

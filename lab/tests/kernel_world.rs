@@ -163,8 +163,8 @@ async fn dial(world: &KernelWorld, from: usize, to: SocketAddr) -> std::io::Resu
 }
 
 fn metric(samples: &[lab::metrics::Sample], name: &str, label: (&str, &str)) -> f64 {
-    let named = samples.iter().filter(|s| s.name == name);
-    named.filter(|s| s.labels.get(label.0).is_some_and(|v| v == label.1)).map(|s| s.value).sum()
+    let named = samples.iter().filter(|s| *s.name == *name);
+    named.filter(|s| s.labels.has(label.0, label.1)).map(|s| s.value).sum()
 }
 
 async fn wait_until(what: &str, holds: impl Fn() -> bool) {
@@ -504,13 +504,9 @@ async fn with_sidecars_both_directions_are_redirected_but_not_the_sidecars_own()
     let mut inbound = 0.0;
     for _ in 0..3 {
         let samples = world.metrics().await;
-        let ours = samples.iter().find(|s| s.name == "proxy_connections_total").unwrap();
-        assert_eq!((ours.labels["side"].as_str(), ours.process.as_str()), ("outbound", "web/sidecar"));
-        inbound = samples
-            .iter()
-            .filter(|s| s.labels.get("direction").is_some_and(|d| d == "inbound"))
-            .map(|s| s.value)
-            .sum();
+        let ours = samples.iter().find(|s| &*s.name == "proxy_connections_total").unwrap();
+        assert_eq!((ours.labels.has("side", "outbound"), &*ours.process), (true, "web/sidecar"));
+        inbound = samples.iter().filter(|s| s.labels.has("direction", "inbound")).map(|s| s.value).sum();
     }
     assert_eq!(inbound, 2.0);
     world.down().await.unwrap();

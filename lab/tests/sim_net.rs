@@ -73,8 +73,8 @@ fn without_sidecars_connections_spread_over_all_replicas_and_see_no_original_des
         let samples = world.metrics().await;
         let of = |to: usize| {
             let to = format!("orders-{to}");
-            let packets = samples.iter().filter(|s| s.name == "link_packets_total");
-            packets.filter(|s| s.labels["to"] == to).map(|s| s.value).sum::<f64>()
+            let packets = samples.iter().filter(|s| &*s.name == "link_packets_total");
+            packets.filter(|s| s.labels.has("to", &to)).map(|s| s.value).sum::<f64>()
         };
         [of(0), of(1), of(2)]
     });

@@ -373,8 +373,8 @@ pub fn counter(run: &Path, instance: &str, port: u16, name: &str, labels: &[(&st
 
 /// The sum of the samples called `name` whose labels hold `labels`.
 pub fn sum(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 {
-    let holds = |s: &&Sample| labels.iter().all(|(k, v)| s.labels.get(*k).is_some_and(|value| value == v));
-    samples.iter().filter(|s| s.name == name).filter(holds).map(|s| s.value).sum()
+    let holds = |s: &&Sample| labels.iter().all(|(k, v)| s.labels.has(k, v));
+    samples.iter().filter(|s| *s.name == *name).filter(holds).map(|s| s.value).sum()
 }
 
 /// Looks again and again until `condition` holds.

@@ -113,7 +113,7 @@ async fn a_connection_is_kept_alive_and_the_counters_tell_requests_from_connecti
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 1);
     let samples = crate::metrics::parse("orders-1/app", scrape.split_once("\r\n\r\n").unwrap().1);
-    let value = |name: &str| samples.iter().find(|s| s.name == name).unwrap().value;
+    let value = |name: &str| samples.iter().find(|s| *s.name == *name).unwrap().value;
     assert_eq!(value("app_requests_total"), 3.0);
     assert_eq!(value("app_connections_total"), 3.0);
     assert!(value("app_connections_open") >= 1.0);

@@ -433,8 +433,8 @@ impl KernelWorld {
         let (_, text) =
             answer.and_then(|r| r).map_err(failed(format!("metrics of {}/sidecar", node.name())))?;
         let samples = crate::metrics::parse(&format!("{}/sidecar", node.name()), &text);
-        let ours = samples.iter().filter(|s| s.name == "proxy_connections_total");
-        Ok(ours.filter(|s| s.labels.get("side").is_some_and(|v| v == "outbound")).map(|s| s.value).sum())
+        let ours = samples.iter().filter(|s| &*s.name == "proxy_connections_total");
+        Ok(ours.filter(|s| s.labels.has("side", "outbound")).map(|s| s.value).sum())
     }
 
     /// Waits until all of `processes` are ready; the first error wins, but all have been waited for.

@@ -237,8 +237,7 @@ impl KernelWorld {
         let answer = node.probe(|| probe::get(local(METRICS_PORT), "/metrics", SIGNAL_WITHIN)).await;
         let Ok(Ok((200, text))) = answer else { return 0.0 };
         let applied = metrics::parse("", &text).into_iter().filter(|sample| {
-            sample.name == "proxy_config_reloads_total"
-                && sample.labels.get("result").is_some_and(|r| r == "applied")
+            &*sample.name == "proxy_config_reloads_total" && sample.labels.has("result", "applied")
         });
         applied.map(|sample| sample.value).sum()
     }
@@ -299,7 +298,7 @@ impl KernelWorld {
             // An app that does not answer was not seen to have answered anything.
             let Ok(Ok((200, text))) = answer else { continue };
             let samples = metrics::parse("", &text);
-            let changed = samples.iter().find(|s| s.name == CHANGED).map_or(0.0, |s| s.value);
+            let changed = samples.iter().find(|s| &*s.name == CHANGED).map_or(0.0, |s| s.value);
             let mut evidence = self.evidence.borrow_mut();
             let before = &mut evidence.entry(entry.to_owned()).or_default().changed_before;
             sum += changed - *before.entry(id).or_insert(changed);

@@ -73,7 +73,7 @@ impl KernelWorld {
                 ("cgroup_oom_kills_total", usage.oom_kills),
             ] {
                 let Some(value) = value else { continue };
-                let labels = [("process".to_owned(), self.plan.process_name(id))].into();
+                let labels = [("process", self.plan.process_name(id))].into_iter().collect();
                 samples.push(Sample { process: WORLD.into(), name: name.into(), labels, value });
             }
         }
@@ -100,7 +100,7 @@ impl KernelWorld {
 
     fn own_samples(&self, samples: &mut Vec<Sample>) {
         let mut own = |name: &str, labels: &[(&str, &str)], value: f64| {
-            let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            let labels = labels.iter().copied().collect();
             samples.push(Sample { process: WORLD.into(), name: name.into(), labels, value });
         };
         for (instance, redirected) in self.plan.instances.iter().zip(&*self.redirected.borrow()) {

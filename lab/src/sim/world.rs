@@ -339,7 +339,7 @@ impl SimWorld {
                 continue;
             };
             let samples = metrics::parse("", &text);
-            let changed = samples.iter().find(|s| s.name == CHANGED).map_or(0.0, |s| s.value);
+            let changed = samples.iter().find(|s| &*s.name == CHANGED).map_or(0.0, |s| s.value);
             let mut evidence = self.evidence.borrow_mut();
             let before = &mut evidence.entry(entry.to_owned()).or_default().changed_before;
             sum += changed - *before.entry(id).or_insert(changed);
@@ -598,7 +598,7 @@ impl World for SimWorld {
         });
         let mut samples: Vec<Sample> = join_all(scrapes).await.into_iter().flatten().collect();
         let mut add = |name: &str, labels: &[(&str, &str)], value: u64| {
-            let labels = labels.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
+            let labels = labels.iter().copied().collect();
             samples.push(Sample { process: "fabric".into(), name: name.into(), labels, value: value as f64 });
         };
         self.stack.with(|s, _| {

@@ -713,11 +713,11 @@ fn in_stable_order(text: &str) -> String {
         rest.trim_start_matches(',')
     }
     let mut out = String::with_capacity(text.len());
-    let mut block: Vec<&str> = Vec::new();
+    let mut block: Vec<(&str, &str)> = Vec::new();
     for line in text.lines().chain(["# EOF"]) {
         if line.starts_with('#') {
-            block.sort_by_key(|line| labels(line));
-            for line in block.drain(..) {
+            block.sort_by_key(|(labels, _)| *labels);
+            for (_, line) in block.drain(..) {
                 out.push_str(line);
                 out.push('\n');
             }
@@ -726,7 +726,7 @@ fn in_stable_order(text: &str) -> String {
                 out.push('\n');
             }
         } else {
-            block.push(line);
+            block.push((labels(line), line));
         }
     }
     out.push_str("# EOF\n");
