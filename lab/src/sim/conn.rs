@@ -227,13 +227,14 @@ impl Conn {
         let pair = (end.host, self.ends[1 - side].host);
         let id = self.id;
         ctx.trace.note(ctx.now, || format!("c{id}.{side} write {n} {:016x}", fnv(FNV_START, &data[..n])));
-        let data = Bytes::copy_from_slice(&data[..n]);
+        let mut data = Bytes::copy_from_slice(&data[..n]);
         // A link without loss treats a burst as the kernel's wire treats a large segment: as one packet.
         let whole = self.local || (ctx.links.profile(pair).loss == 0.0 && !self.ends[side].out.collapsed);
         let cut = if whole { n } else { MSS };
-        for at in (0..n).step_by(cut) {
-            self.transmit(side, Body::Data(data.slice(at..n.min(at + cut))), ctx);
+        while data.len() > cut {
+            self.transmit(side, Body::Data(data.split_to(cut)), ctx);
         }
+        self.transmit(side, Body::Data(data), ctx);
         if self.fate.as_mut().is_some_and(|fate| fate.passed(side, n, ctx.now)) {
             ctx.trace.note(ctx.now, || format!("c{id} torn apart"));
             self.send_reset(CLIENT, ctx);

@@ -16,6 +16,8 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 
+use super::stack::now;
+
 /// Those whose lines are kept.
 const SPEAKERS: [&str; 2] = ["proxy", "lab"];
 
@@ -103,7 +105,7 @@ pub(super) fn take() -> Vec<Line> {
 
 /// Adds what the lab itself has to say. Must be called inside the simulation.
 pub(crate) fn note(text: String) {
-    let at_us = turmoil::sim_elapsed().unwrap_or_default().as_micros() as u64;
+    let at_us = now().unwrap_or_default() / 1000;
     let line = Line { at_us, process: "lab".into(), level: Level::INFO, text, fields: Vec::new() };
     LINES.with_borrow_mut(|lines| lines.iter_mut().for_each(|lines| lines.push(line.clone())));
 }
@@ -142,7 +144,7 @@ impl Subscriber for Listener {
 
     fn event(&self, event: &Event<'_>) {
         let Some(process) = SPEAKING.with_borrow(Clone::clone) else { return };
-        let at_us = turmoil::sim_elapsed().unwrap_or_default().as_micros() as u64;
+        let at_us = now().unwrap_or_default() / 1000;
         let (level, text) = (*event.metadata().level(), String::new());
         let mut line = Line { at_us, process, level, text, fields: Vec::new() };
         event.record(&mut line);

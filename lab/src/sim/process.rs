@@ -6,7 +6,7 @@
 //! the order of the FINs, and so everything after, independent of task numbers that count up through the whole
 //! operating-system process. A panic ends the process and fails the run. When the main task ends, so does the process.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 
 use super::SimFailure;
 use super::log::Speaking;
-use super::stack::{Moment, Shared};
+use super::stack::{HostClock, Moment, Shared};
 
 /// Something to do on an instance, inside its runtime.
 pub(super) type Command = Box<dyn FnOnce()>;
@@ -79,6 +79,8 @@ struct Slot {
 pub(super) struct Group {
     name: Rc<str>,
     id: u64,
+    /// That of its instance.
+    clock: OnceCell<HostClock>,
     state: Cell<State>,
     tasks: RefCell<BTreeMap<u64, Rc<Slot>>>,
     next: Cell<u64>,
@@ -97,6 +99,7 @@ impl Group {
         Rc::new(Group {
             name: name.into(),
             id,
+            clock: OnceCell::new(),
             state: Cell::new(State::Running),
             tasks: RefCell::default(),
             next: Cell::new(0),
@@ -249,7 +252,8 @@ impl Future for Task {
             State::Running => {}
         }
         let Some(mut future) = slot.future.take() else { return Poll::Ready(()) };
-        let (_moment, _speaking) = (Moment::begin(), Speaking::begin(&group.name));
+        let clock = *group.clock.get_or_init(HostClock::here);
+        let (_moment, _speaking) = (Moment::begin(clock), Speaking::begin(&group.name));
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
             Ok(Poll::Pending) if group.state.get() != State::Dead => {
                 slot.future.replace(Some(future));

@@ -18,6 +18,7 @@ use std::time::Duration;
 use proxy::world::RngTree;
 use rand::RngExt;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::plan::Plan;
 
@@ -157,23 +158,56 @@ impl Shared {
 enum Clock {
     /// It may pass at any moment.
     Runs,
-    /// A task is being polled, and nobody has asked for the time yet.
-    Stands,
+    /// A task is being polled on an instance that has this clock, and nobody has asked for the time yet.
+    Stands(HostClock),
     /// A task is being polled, and this is the time.
     Read(u64),
+}
+
+/// What an instance's runtime calls now, and what time that is: both go on alike, so it is known for ever after.
+#[derive(Clone, Copy)]
+pub(super) struct HostClock {
+    here: Instant,
+    nanos: u64,
+}
+
+impl HostClock {
+    /// That of the runtime inside which this is called.
+    pub fn here() -> Self {
+        let nanos = turmoil::sim_elapsed().unwrap_or_default().as_nanos() as u64;
+        HostClock { here: Instant::now(), nanos }
+    }
+
+    fn read(self) -> u64 {
+        self.nanos + self.here.elapsed().as_nanos() as u64
+    }
+}
+
+/// Virtual time, nanoseconds since the simulation began; `None` where no host runs.
+pub(super) fn now() -> Option<u64> {
+    match CLOCK.get() {
+        Clock::Runs => turmoil::sim_elapsed().map(|elapsed| elapsed.as_nanos() as u64),
+        Clock::Stands(clock) => {
+            let now = clock.read();
+            debug_assert_eq!(Some(u128::from(now)), turmoil::sim_elapsed().map(|elapsed| elapsed.as_nanos()));
+            CLOCK.set(Clock::Read(now));
+            Some(now)
+        }
+        Clock::Read(now) => Some(now),
+    }
 }
 
 thread_local! {
     static CLOCK: Cell<Clock> = const { Cell::new(Clock::Runs) };
 }
 
-/// While this lives, virtual time stands still, as it does while a task is polled: turmoil, which finds the time by
-/// looking hosts up, is asked only once.
+/// While this lives, virtual time stands still, as it does while a task is polled, and turmoil, which finds the time by
+/// looking hosts up, is not asked.
 pub(super) struct Moment(());
 
 impl Moment {
-    pub fn begin() -> Self {
-        CLOCK.set(Clock::Stands);
+    pub fn begin(clock: HostClock) -> Self {
+        CLOCK.set(Clock::Stands(clock));
         Moment(())
     }
 }
@@ -187,15 +221,8 @@ impl Drop for Moment {
 impl Stack {
     /// Virtual time, nanoseconds since the simulation began.
     pub fn now(&mut self) -> u64 {
-        let clock = CLOCK.get();
-        if let Clock::Read(now) = clock {
-            return now;
-        }
-        if let Some(elapsed) = turmoil::sim_elapsed() {
-            self.last_now = elapsed.as_nanos() as u64;
-        }
-        if let Clock::Stands = clock {
-            CLOCK.set(Clock::Read(self.last_now));
+        if let Some(now) = now() {
+            self.last_now = now;
         }
         self.last_now
     }
