@@ -18,7 +18,8 @@ pub struct Chaos {
     pub resets: f64,
     /// After how many bytes in one direction at most.
     pub within: u64,
-    /// How many bytes a read or a write moves at most; it moves any number up to this. 0: as many as there are.
+    /// How many bytes a read or a write moves at most; 0: as many as there are. Each order of magnitude below is as likely
+    /// as any other, so that a few bytes come often and yet many do not take for ever.
     pub most: usize,
     /// When it is over, virtual time: from then on no connection is torn apart, and those that are opened behave.
     pub until: Duration,
@@ -53,7 +54,11 @@ pub(super) struct Fate {
 impl Fate {
     /// How many of `n` bytes move now; at least one, if there is any.
     pub fn portion(&mut self, n: usize) -> usize {
-        if self.most == 0 || n <= 1 { n } else { self.rng.random_range(1..=self.most).min(n) }
+        if self.most == 0 || n <= 1 {
+            return n;
+        }
+        let magnitude = self.rng.random_range(0..=self.most.ilog2());
+        self.rng.random_range(1..=self.most.min(2 << magnitude)).min(n)
     }
 
     /// Notes that an end has written `n` bytes at `now`. True if that tears the connection apart.
@@ -94,7 +99,8 @@ mod tests {
     fn bytes_move_in_portions_and_the_last_one_tears() {
         let chaos = Chaos { resets: 1.0, within: 50, most: 7, until: S };
         let mut fate = chaos.fate(RngTree::new(1), 3, false, 0).expect("it is torn");
-        assert!((0..100).all(|_| (1..=7).contains(&fate.portion(100))));
+        let portions: Vec<usize> = (0..1000).map(|_| fate.portion(100)).collect();
+        assert!((1..=7).all(|n| portions.contains(&n)) && portions.iter().all(|n| (1..=7).contains(n)));
         assert_eq!((fate.portion(1), fate.portion(0)), (1, 0));
         let (side, _) = fate.after.expect("it is torn");
         assert!(!fate.passed(1 - side, 1000, 0), "by the other end's bytes it is not");
