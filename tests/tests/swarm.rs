@@ -19,7 +19,7 @@ const DAYS: u64 = 600;
 const WITHIN: u64 = 100;
 
 /// Mistakes that `proxy` carries for these tests. A few more are too rare for so few days, and have a day of their own in the corpus.
-const MUTANTS: [&str; 24] = [
+const MUTANTS: [&str; 31] = [
     "one-retry-too-many",
     "repeats-what-is-not-idempotent",
     "retries-on-credit",
@@ -44,6 +44,13 @@ const MUTANTS: [&str; 24] = [
     "checks-take-their-time",
     "drains-without-a-word",
     "closes-at-once",
+    "sniffs-one-portion",
+    "does-not-back-off",
+    "waits-past-the-end",
+    "holds-two-places",
+    "keeps-any-body",
+    "lets-any-check-restore",
+    "does-not-hurry-in-doubt",
 ];
 
 #[test]

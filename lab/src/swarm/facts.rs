@@ -7,9 +7,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use proxy::config::{Cluster, Snapshot};
+use proxy::error::Kind;
+use proxy::retry::Ended;
 
 use crate::app::malformed::Flaw;
-use crate::plan::{Action, AppKind, Entry, HttpEcho, Plan, ProcessId, Target};
+use crate::plan::{Action, AppKind, Entry, HttpEcho, Load, Plan, ProcessId, Target};
 use crate::readable;
 use crate::run::Seen;
 use crate::sim::{Chaos, Line};
@@ -127,6 +129,20 @@ pub enum Step {
     GivenUp(String),
     /// The caller was answered.
     Done(u64),
+}
+
+impl Step {
+    /// How a try ended, if this is the end of one.
+    pub fn ended(&self) -> Option<Ended> {
+        match self {
+            Step::Answered { status, .. } => Some(Ended::Answered { status: *status as u16, grpc: None }),
+            Step::Failed { error, unsent, .. } => {
+                let kind = Kind::ALL.into_iter().find(|kind| kind.label() == error);
+                Some(Ended::Failed { kind: kind.unwrap_or(Kind::Connect), unsent: *unsent })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A change of an endpoint's standing in the eyes of a sidecar.
@@ -311,6 +327,15 @@ impl Facts {
         self.t0_us + at.as_micros() as u64
     }
 
+    /// When a fault was over, virtual microseconds: a process that is asked to end and started again takes its time; `None`
+    /// if it stays.
+    pub fn over(&self, entry: &Entry) -> Option<u64> {
+        let until = self.moment(entry.until?);
+        let words = format!("{} is over", entry.name);
+        let told = self.log.iter().rev().find(|line| &*line.process == "lab" && line.text == words);
+        Some(told.map_or(until, |line| line.at_us.max(until)))
+    }
+
     /// When the last line was said, virtual microseconds.
     pub fn end_us(&self) -> u64 {
         self.log.last().map_or(0, |line| line.at_us)
@@ -352,12 +377,24 @@ impl Facts {
 
     /// Bytes in the bodies of a load's requests.
     pub fn body_of(&self, call: &str) -> Option<u64> {
-        let name = call.rsplit_once(' ')?.0;
-        let load = self.plan.loads.iter().find(|load| load.name == name)?;
-        match &load.target {
+        match &self.load_of(call)?.target {
             Target::Http { body, .. } => Some(u64::from(*body)),
             Target::Tcp { .. } => None,
         }
+    }
+
+    /// The cluster that a load's requests go to, as the sidecar of its callers has it when the day begins.
+    pub fn called_by(&self, call: &str) -> Option<&Cluster> {
+        let load = self.load_of(call)?;
+        let (Target::Http { host, .. } | Target::Tcp { host, .. }) = &load.target;
+        let sidecar = format!("{}/sidecar", self.plan.instances[load.from].name);
+        let mut clusters = self.clusters().filter(|(process, _)| ***process == *sidecar);
+        clusters.find(|(_, cluster)| cluster.name == *host).map(|(_, cluster)| cluster)
+    }
+
+    fn load_of(&self, call: &str) -> Option<&Load> {
+        let name = call.rsplit_once(' ')?.0;
+        self.plan.loads.iter().find(|load| load.name == name)
     }
 
     /// A counter or gauge of a process when the day was over, summed over all label sets that have `labels`; `None` if there

@@ -48,6 +48,12 @@ situations! {
                 && call.ended.iter().any(|(_, outcome)| outcome == "Ok")
         })
     },
+    "a sidecar finds out by itself that its clients speak HTTP": |facts| {
+        facts.clusters().any(|(process, _)| {
+            let found = facts.last(process, "proxy_detections_total", &[("result", "http1")]);
+            found.is_some_and(|times| times > 0.0)
+        })
+    },
     "a try fails because nobody listens": |facts| failed(facts, "connect"),
     "a try fails because a connection does not open in time": |facts| failed(facts, "connect_timeout"),
     "a request succeeds after an app has broken HTTP in answering it": |facts| {

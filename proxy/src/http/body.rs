@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::replay::{Playing, Tape};
 use crate::error::BoxError;
+use crate::mutant;
 
 /// The body of a request on its way to an endpoint.
 #[derive(Debug)]
@@ -222,6 +223,7 @@ impl RequestBody {
     /// Keeps a copy of it from now on, up to `limit` bytes. None if there is nothing to keep, if it is longer than that, or
     /// if it waits to be wanted: it is not known then whether it ever comes.
     pub fn record(&mut self, limit: usize) -> Option<Tape> {
+        let limit = if mutant::is_planted("keeps-any-body") { usize::MAX } else { limit };
         match std::mem::replace(self, RequestBody::Empty) {
             RequestBody::Client(body, sending) if body.size_hint().lower() <= limit as u64 && limit > 0 => {
                 let (tape, playing) = Tape::begin(body, sending, limit);

@@ -18,6 +18,7 @@ use http::header::{HeaderMap, HeaderName, RETRY_AFTER};
 use rand::{Rng, RngExt};
 
 use crate::config::Retry;
+use crate::mutant;
 
 /// gRPC's way to say when, in milliseconds; something negative, or no number: never.
 pub const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
@@ -60,6 +61,9 @@ pub fn wait(retry: &Retry, nth: u32, elsewhere: bool, asked: Asked, rng: &mut im
 }
 
 fn backoff(retry: &Retry, nth: u32, rng: &mut impl Rng) -> Duration {
+    if mutant::is_planted("does-not-back-off") {
+        return Duration::ZERO;
+    }
     let steps = 1_u32.checked_shl(nth).unwrap_or(0).wrapping_sub(1);
     up_to(retry.base.saturating_mul(steps).min(retry.max), rng)
 }

@@ -1,12 +1,11 @@
 //! No request is tried more often than `retry.attempts` allows, none for another reason than `retry.on` names, and none again after
 //! its caller was answered. A second try beside the first counts as one. And none is forgotten: after a failure that calls
-//! for another try there is one, or a reason why not.
+//! for another try there is one, or a reason why not. A body that is longer than what is kept of one is not sent twice.
 
 use super::{Breach, Law, breach};
 use crate::swarm::facts::{Facts, Request, Step};
 use proxy::config::{Condition, Retry};
-use proxy::error::Kind;
-use proxy::retry::{Ended, condition};
+use proxy::retry::condition;
 
 pub(super) const LAW: Law =
     Law { name: "attempts", says: "a request is tried as often as it may be, and for a reason", check };
@@ -25,6 +24,20 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         }
         reasons(request, &cluster.retry, breaches);
     }
+    for (id, call) in &facts.calls {
+        let (Some(length), Some(cluster)) = (facts.body_of(id), facts.called_by(id)) else { continue };
+        if length <= cluster.retry.body as u64 || facts.chaos.most > 0 {
+            continue;
+        }
+        // The first try has read it by the time that it is answered. What an app's own sidecar sends again is no other try.
+        let [(_, _), (again, _), ..] = call.arrived[..] else { continue };
+        let answered = call.answered.first().is_some_and(|(at, _)| *at < again);
+        if answered && call.nths[0] != call.nths[1] {
+            let kept = cluster.retry.body;
+            let what = format!("{id} was answered and made again with {length} bytes, and {kept} are kept");
+            breach(breaches, again, what);
+        }
+    }
 }
 
 /// Whether a condition of this name calls for retries.
@@ -36,22 +49,12 @@ fn is_on(retry: &Retry, name: &str) -> bool {
 fn reasons(request: &Request, retry: &Retry, breaches: &mut Vec<Breach>) {
     let tries = |step: &Step| matches!(step, Step::Picked { .. });
     for (position, (when, step)) in request.steps.iter().enumerate() {
-        let ended = match step {
-            Step::Again { reason, .. } if !is_on(retry, reason) => {
-                breach(
-                    breaches,
-                    when.at,
-                    format!("a request was tried again for {reason}, which is no reason"),
-                );
-                continue;
-            }
-            Step::Answered { status, .. } => Ended::Answered { status: *status as u16, grpc: None },
-            Step::Failed { error, unsent, .. } => {
-                let kind = Kind::ALL.into_iter().find(|kind| kind.label() == error);
-                Ended::Failed { kind: kind.unwrap_or(Kind::Connect), unsent: *unsent }
-            }
-            _ => continue,
-        };
+        if let Step::Again { reason, .. } = step
+            && !is_on(retry, reason)
+        {
+            breach(breaches, when.at, format!("a request was tried again for {reason}, which is no reason"));
+        }
+        let Some(ended) = step.ended() else { continue };
         // A second try beside it may still be under way.
         let alone =
             retry.hedge.is_none() || request.steps[..position].iter().filter(|(_, s)| tries(s)).count() == 1;

@@ -21,6 +21,15 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         }
         let Some(limit) = cluster.timeouts.request else { continue };
         let end = request.begun + limit.as_micros() as u64 + room;
+        for (when, step) in &request.steps {
+            if let Step::Again { wait, .. } = step
+                && when.at + wait.as_micros() as u64 > end
+            {
+                let what =
+                    format!("a retry is to wait {wait:?}, and by then the request's {limit:?} are over");
+                breach(breaches, when.at, what);
+            }
+        }
         if let Some((when, step)) = request.steps.iter().find(|(when, _)| when.at > end) {
             let (at, late) = (when.at, when.at - request.begun);
             breach(

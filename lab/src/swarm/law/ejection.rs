@@ -1,6 +1,6 @@
 //! The breaker's states, and the cap over them: an endpoint that was ejected is left alone for as long as was said, which is
-//! longer each time; it comes back only by a probe that succeeds or a check that passes, and never are more out than the
-//! cap allows.
+//! longer each time; it comes back only by a probe that succeeds or, unless it is out for its success rate, a check that
+//! passes; and never are more out than the cap allows.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,6 +23,8 @@ struct Seen {
     state: State,
     /// When it was picked.
     picks: Vec<u64>,
+    /// It is out for its success rate, which no check can see.
+    for_its_rate: bool,
     /// How often its time out was doubled.
     doublings: u32,
     /// When it came back.
@@ -96,6 +98,7 @@ impl Seen {
         match change {
             Change::Ejected(time, reason) => {
                 self.state = State::Ejected { until: at + time.as_micros() as u64 };
+                self.for_its_rate = reason == "success_rate" || self.for_its_rate && reason == "failed_probe";
                 let [least, most] = self.times(at, config);
                 let legal = match before {
                     State::Closed => reason != "failed_probe",
@@ -124,8 +127,8 @@ impl Seen {
             Change::Restored(by_check) => {
                 (self.state, self.back) = (State::Closed, Some(at));
                 let legal = match before {
-                    State::HalfOpen { .. } => true,
-                    State::Ejected { .. } => *by_check,
+                    State::HalfOpen { .. } if !by_check => true,
+                    State::HalfOpen { .. } | State::Ejected { .. } => *by_check && !self.for_its_rate,
                     State::Closed => false,
                 };
                 if !legal {

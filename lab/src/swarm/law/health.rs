@@ -1,5 +1,5 @@
 //! An endpoint that its active checks say is unhealthy is not picked while another is available; and checks find out what is
-//! the case: they come as often as configured, none takes longer than it may, and in the end, who has been well for long
+//! the case: they come as often as configured, in doubt more often, none takes longer than it may, and in the end, who has been well for long
 //! enough counts as healthy, and who has been away for long enough does not.
 
 use std::collections::BTreeMap;
@@ -86,32 +86,39 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     }
 }
 
-/// After each check of an endpoint comes another.
+/// After each check of an endpoint comes another, and sooner if it contradicts what was known.
 fn pace(facts: &Facts, process: &str, cluster: &str, health: &Health, breaches: &mut Vec<Breach>) {
-    let most = longest_pause(health) + health.timeout;
     // Waiting, connecting and giving up each end with a step of time.
-    let most = most.as_micros() as u64 + 3 * facts.tick_us;
-    let mut checked: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut late = |endpoint: &str, since: u64, at: u64| {
-        let passed = at.saturating_sub(since);
-        if passed > most {
-            let passed = Duration::from_micros(passed);
+    let within = |pause: Duration| (pause + health.timeout).as_micros() as u64 + 3 * facts.tick_us;
+    let (usually, in_doubt) =
+        (within(longest_pause(health)), within(health.edge_interval.mul_f64(1.0 + CHECK_JITTER)));
+    // By when there must be another one, and since when there was none; and what the last one that turned said.
+    let mut due: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    let mut states: BTreeMap<&str, bool> = BTreeMap::new();
+    let mut late = |endpoint: &str, (by, since): (u64, u64), at: u64| {
+        if at > by {
+            let passed = Duration::from_micros(at - since);
             breach(breaches, at, format!("{endpoint} was not checked for {passed:?}"));
         }
     };
     for standing in facts.standings_of(process, cluster) {
         let (endpoint, at) = (standing.endpoint.as_str(), standing.when.at);
-        match standing.change {
-            Change::Healthy(_) | Change::CheckFailed | Change::CheckPassed => {
-                if let Some(since) = checked.insert(endpoint, at) {
-                    late(endpoint, since, at);
-                }
+        let passed = match standing.change {
+            Change::Healthy(healthy) => {
+                states.insert(endpoint, healthy);
+                healthy
             }
-            _ => {}
+            Change::CheckFailed => false,
+            Change::CheckPassed => true,
+            _ => continue,
+        };
+        let pause = if states.get(endpoint) == Some(&passed) { usually } else { in_doubt };
+        if let Some(last) = due.insert(endpoint, (at + pause, at)) {
+            late(endpoint, last, at);
         }
     }
-    for (endpoint, since) in checked {
-        late(endpoint, since, facts.end_us());
+    for (endpoint, last) in due {
+        late(endpoint, last, facts.end_us());
     }
 }
 
@@ -130,12 +137,12 @@ fn truth(facts: &Facts, endpoint: &str, health: &Health) -> Option<bool> {
     let mut changed = facts.moment(LOOK).max(facts.chaos.until.as_micros() as u64);
     let mut is_well = true;
     for entry in touching {
-        match (entry.until, &entry.action) {
+        match (facts.over(entry), &entry.action) {
             // What queues at a slow link is there for as long as it takes, also when the link is fast again.
             (_, Action::Link { links }) if links.iter().any(|link| link.profile.bandwidth > 0) => {
                 return None;
             }
-            (Some(until), _) => changed = changed.max(facts.moment(until)),
+            (Some(over), _) => changed = changed.max(over),
             // What an app answers is no matter of its health here.
             (None, Action::App { .. } | Action::Configure { .. }) => {}
             (None, Action::Kill { hard: true, processes, .. }) => {

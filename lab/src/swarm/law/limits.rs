@@ -1,13 +1,18 @@
 //! No more is under way than the limits of a cluster allow: requests, retries, connections, and requests that wait for one.
+//! And none is turned away as a retry too many while there are fewer.
 //!
 //! What the log tells of requests begins later and ends earlier than what the sidecar counts, so it can never be more.
 
 use super::{Breach, Law, breach};
 use crate::sim::Line;
 use crate::swarm::facts::{Facts, Moment, Request, Step};
+use proxy::config::Cluster;
 
-pub(super) const LAW: Law =
-    Law { name: "limits", says: "no more is under way in a cluster than its limits allow", check };
+pub(super) const LAW: Law = Law {
+    name: "limits",
+    says: "no more is under way in a cluster than its limits allow, and no less is refused",
+    check,
+};
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     for (process, cluster) in facts.clusters().filter(|(process, _)| facts.is_steady(process)) {
@@ -42,6 +47,7 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
                 );
             }
         }
+        refusals(facts, process, cluster, breaches);
         let spans = |of: fn(&Request) -> Vec<(Moment, Moment)>| {
             facts.requests_to(process, &cluster.name).flat_map(of).collect::<Vec<_>>()
         };
@@ -61,6 +67,31 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             }
         }
     }
+}
+
+/// Looks whether retries were refused for want of a place while there was one.
+fn refusals(facts: &Facts, process: &str, cluster: &Cluster, breaches: &mut Vec<Breach>) {
+    let requests: Vec<&Request> = facts.requests_to(process, &cluster.name).collect();
+    for refused in &requests {
+        for (when, step) in &refused.steps {
+            if !matches!(step, Step::GivenUp(why) if why == "limit") {
+                continue;
+            }
+            let others = requests.iter().filter(|other| !std::ptr::eq(**other, *refused));
+            let held = others.filter(|other| may_hold_a_place(other, *when, facts.tick_us)).count();
+            if held < cluster.limits.retries as usize {
+                let most = cluster.limits.retries;
+                let what = format!("{process} refuses a retry with {held} under way, and {most} are allowed");
+                breach(breaches, when.at, what);
+            }
+        }
+    }
+}
+
+/// Whether a retry of a request may be under way at a moment. When one has ended that its caller gave up, nobody says.
+fn may_hold_a_place(request: &Request, when: Moment, tick_us: u64) -> bool {
+    let begun = request.steps.iter().any(|(at, step)| *at < when && matches!(step, Step::Again { .. }));
+    begun && request.done().is_none_or(|done| done + tick_us >= when.at)
 }
 
 /// From a request's first endpoint to the last that is known of it.

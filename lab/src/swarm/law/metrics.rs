@@ -9,6 +9,7 @@ const OUTBOUND: (&str, &str) = ("side", "outbound");
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     let end = facts.end_us();
+    let read = facts.log.iter().position(|line| line.text == "taking the mesh down").unwrap_or_default();
     let mut processes: Vec<_> = facts.clusters().map(|(process, _)| process).collect();
     processes.dedup();
     for process in processes {
@@ -38,6 +39,23 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             if counted != expected as f64 {
                 let what =
                     format!("{process} counts {counted} in {counter} ({}), and {expected} happened", label.1);
+                breach(breaches, end, what);
+            }
+        }
+        // Checks go on while the counters are read.
+        for (result, lines) in
+            [("pass", ["endpoint healthy", "check passed"]), ("fail", ["endpoint unhealthy", "check failed"])]
+        {
+            let checks = |until: usize| {
+                let lines = facts.log[..until].iter().filter(|line| lines.contains(&&*line.text));
+                lines.filter(|line| line.process == *process).count() as f64
+            };
+            let (least, most) = (checks(read), checks(facts.log.len()));
+            let label = ("result", result);
+            let counted = facts.last(process, "proxy_health_checks_total", &[label]).unwrap_or_default();
+            if counted < least || counted > most {
+                let what =
+                    format!("{process} counts {counted} checks ({result}), and {least} to {most} were");
                 breach(breaches, end, what);
             }
         }

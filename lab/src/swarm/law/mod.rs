@@ -9,6 +9,7 @@ mod balance;
 mod bodies;
 mod budget;
 mod deadline;
+mod detection;
 mod discovery;
 mod drain;
 mod ejection;
@@ -73,7 +74,8 @@ impl fmt::Display for Violation {
 }
 
 /// All laws.
-pub const ALL: [Law; 19] = [
+pub const ALL: [Law; 20] = [
+    detection::LAW,
     outcome::LAW,
     once::LAW,
     attempts::LAW,
