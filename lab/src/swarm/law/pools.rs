@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Breach, Law, breach};
 use crate::swarm::facts::{Change, Facts, Step};
 use proxy::config::Cluster;
+use proxy::config::defaults::POOL_IDLE;
 
 pub(super) const LAW: Law = Law {
     name: "pools",
@@ -98,10 +99,15 @@ struct Use {
 
 fn reused(facts: &Facts, breaches: &mut Vec<Breach>) {
     let broken: usize = facts.calls.values().map(|call| call.flaws.len()).sum();
+    // Of a request that its caller has given up, the log says no more.
+    let patience =
+        facts.plan.loads.iter().map(|load| load.timeout.as_micros() as u64).max().unwrap_or_default();
     for (process, cluster) in facts.clusters().filter(|(process, _)| facts.is_steady(process)) {
         let mut uses: BTreeMap<&str, Use> = BTreeMap::new();
         for request in facts.requests_to(process, &cluster.name) {
-            let last = request.steps.last().map_or(request.begun, |(when, _)| when.at);
+            let given_up = request.begun + patience;
+            let last = request.steps.last().filter(|_| request.done().is_some());
+            let last = last.map_or(given_up, |(when, _)| when.at);
             for (when, endpoint, _) in request.picks() {
                 let end = request.end_of_try(endpoint, when);
                 let end = end.map(|(at, step)| (at.at, matches!(step, Step::Failed { .. })));
@@ -129,7 +135,10 @@ fn reused(facts: &Facts, breaches: &mut Vec<Breach>) {
             let faults = facts.plan.timeline.iter().filter(|entry| entry.action.touches(instance)).count();
             let changes =
                 facts.standings_of(process, &cluster.name).filter(|s| s.endpoint == endpoint).count();
-            let most = at_once * (1 + 2 * faults + changes) + lost + broken;
+            // And who has been idle for too long is closed, on a day that is long enough.
+            let expiries = facts.end_us() / POOL_IDLE.as_micros() as u64;
+            let times = 1 + 2 * faults + changes + (expiries as usize).saturating_sub(1);
+            let most = at_once * times + lost + broken;
             if opened > most {
                 let what = format!(
                     "{process} opened {opened} connections to {endpoint}, and {most} would have done"
