@@ -174,8 +174,7 @@ pub(super) struct HostClock {
 impl HostClock {
     /// That of the runtime inside which this is called.
     pub fn here() -> Self {
-        let nanos = turmoil::sim_elapsed().unwrap_or_default().as_nanos() as u64;
-        HostClock { here: Instant::now(), nanos }
+        HostClock { here: Instant::now(), nanos: looked_up().unwrap_or_default() }
     }
 
     fn read(self) -> u64 {
@@ -186,15 +185,20 @@ impl HostClock {
 /// Virtual time, nanoseconds since the simulation began; `None` where no host runs.
 pub(super) fn now() -> Option<u64> {
     match CLOCK.get() {
-        Clock::Runs => turmoil::sim_elapsed().map(|elapsed| elapsed.as_nanos() as u64),
+        Clock::Runs => looked_up(),
         Clock::Stands(clock) => {
             let now = clock.read();
-            debug_assert_eq!(Some(u128::from(now)), turmoil::sim_elapsed().map(|elapsed| elapsed.as_nanos()));
+            debug_assert_eq!(Some(now), looked_up());
             CLOCK.set(Clock::Read(now));
             Some(now)
         }
         Clock::Read(now) => Some(now),
     }
+}
+
+/// The same, as turmoil finds it.
+fn looked_up() -> Option<u64> {
+    turmoil::sim_elapsed().map(|elapsed| elapsed.as_nanos() as u64)
 }
 
 thread_local! {

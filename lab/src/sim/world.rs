@@ -33,7 +33,7 @@ use super::probe;
 use super::process::{Command, Failure, Group, START_TIMEOUT};
 use super::programs::Programs;
 use super::route::Who;
-use super::stack::Shared;
+use super::stack::{Shared, now};
 
 /// How long a scrape may take; a stopped process never answers.
 const SCRAPE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -443,7 +443,7 @@ impl SimWorld {
 
 /// The local instant of a virtual time.
 fn local_instant(at: i128) -> Instant {
-    let now = turmoil::sim_elapsed().unwrap_or_default().as_nanos() as i128;
+    let now = i128::from(now().unwrap_or_default());
     let distance = Duration::from_nanos((at - now).unsigned_abs() as u64);
     let here = Instant::now();
     // Before the clock of this machine began there is nothing to compare with.

@@ -92,7 +92,7 @@ fn tick(seed: u64) -> Duration {
 /// one of four some are torn apart.
 fn chaos(seed: u64, duration: Duration) -> Chaos {
     let mut rng = RngTree::new(seed).child("streams", 0).rng();
-    let most = if rng.random_range(0..12) < 4 { rng.random_range(40..2000) } else { 0 };
+    let most = if rng.random_range(0..3) == 0 { rng.random_range(40..2000) } else { 0 };
     let resets = if rng.random_bool(0.25) { rng.random_range(0.02..0.3) } else { 0.0 };
     Chaos { resets, within: 20_000, most, until: duration / 2 }
 }

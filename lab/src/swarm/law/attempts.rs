@@ -24,12 +24,20 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         }
         reasons(request, &cluster.retry, breaches);
     }
+    // Then a whole body has been read by the time that its first try is answered.
+    if facts.chaos.most == 0 {
+        unkept(facts, breaches);
+    }
+}
+
+/// Looks for bodies that were sent again although they are too long to be kept.
+fn unkept(facts: &Facts, breaches: &mut Vec<Breach>) {
     for (id, call) in &facts.calls {
         let (Some(length), Some(cluster)) = (facts.body_of(id), facts.called_by(id)) else { continue };
-        if length <= cluster.retry.body as u64 || facts.chaos.most > 0 {
+        if length <= cluster.retry.body as u64 {
             continue;
         }
-        // The first try has read it by the time that it is answered. What an app's own sidecar sends again is no other try.
+        // What an app's own sidecar sends again is no other try.
         let [(_, _), (again, _), ..] = call.arrived[..] else { continue };
         let answered = call.answered.first().is_some_and(|(at, _)| *at < again);
         if answered && call.nths[0] != call.nths[1] {

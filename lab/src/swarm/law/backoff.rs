@@ -27,9 +27,11 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             let may_go = cluster.retry.hedge.is_some()
                 || nth == 1 && before.ended().is_some_and(|ended| ended.is_untouched());
             // One that is drawn so may be, but not two.
-            hasty += u32::from(wait.is_zero() && !may_go && !longest.is_zero());
-            if hasty == 2 {
-                breach(breaches, at, "a retry that has to wait goes at once, and it is not the first");
+            if wait.is_zero() && !may_go && !longest.is_zero() {
+                hasty += 1;
+                if hasty == 2 {
+                    breach(breaches, at, "a retry that has to wait goes at once, and it is not the first");
+                }
             }
             let waited = Duration::from_micros(next - at);
             // tokio's timers count whole milliseconds.

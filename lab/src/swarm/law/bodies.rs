@@ -13,7 +13,8 @@ pub(super) const LAW: Law = Law {
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     for (id, call) in &facts.calls {
         let at = call.sent.first().copied().unwrap_or_default();
-        if let Some(length) = facts.body_of(id)
+        let sent = facts.body_of(id);
+        if let Some(length) = sent
             && let Some(other) = call.lengths.iter().find(|other| **other != length)
         {
             breach(breaches, at, format!("an app got {other} bytes of {id}, which has {length}"));
@@ -22,7 +23,7 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             breach(breaches, at, format!("{id} was given the answer to something else"));
         }
         // An app that takes lines over TCP says nothing of them.
-        let succeeded = call.ended.iter().find(|(_, outcome)| outcome == "Ok" && facts.body_of(id).is_some());
+        let succeeded = call.ended.iter().find(|(_, outcome)| outcome == "Ok" && sent.is_some());
         if let Some((ended, _)) = succeeded
             && !call.answered.iter().any(|(at, status)| at <= ended && *status < 400)
         {

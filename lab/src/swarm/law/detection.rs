@@ -6,7 +6,7 @@ use crate::plan::{AppKind, Target};
 use crate::swarm::facts::Facts;
 
 pub(super) const LAW: Law =
-    Law { name: "detection", says: "HTTP is recognised from its first bytes, and nothing else is", check };
+    Law { name: "detection", says: "who speaks HTTP is not taken for somebody else", check };
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     let plan = &facts.plan;

@@ -43,17 +43,15 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             }
         }
         // Checks go on while the counters are read.
-        for (result, lines) in
-            [("pass", ["endpoint healthy", "check passed"]), ("fail", ["endpoint unhealthy", "check failed"])]
-        {
-            let checks = |until: usize| {
-                let lines = facts.log[..until].iter().filter(|line| lines.contains(&&*line.text));
-                lines.filter(|line| line.process == *process).count() as f64
-            };
-            let (least, most) = (checks(read), checks(facts.log.len()));
+        for (result, ends) in [
+            ("pass", [Change::Healthy(true), Change::CheckPassed]),
+            ("fail", [Change::Healthy(false), Change::CheckFailed]),
+        ] {
+            let checks = standings.clone().filter(|s| ends.contains(&s.change));
+            let (least, most) = (checks.clone().filter(|s| s.when.line < read).count(), checks.count());
             let label = ("result", result);
             let counted = facts.last(process, "proxy_health_checks_total", &[label]).unwrap_or_default();
-            if counted < least || counted > most {
+            if counted < least as f64 || counted > most as f64 {
                 let what =
                     format!("{process} counts {counted} checks ({result}), and {least} to {most} were");
                 breach(breaches, end, what);

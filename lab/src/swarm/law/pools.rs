@@ -102,6 +102,7 @@ fn reused(facts: &Facts, breaches: &mut Vec<Breach>) {
     // Of a request that its caller has given up, the log says no more.
     let patience =
         facts.plan.loads.iter().map(|load| load.timeout.as_micros() as u64).max().unwrap_or_default();
+    let expiries = (facts.end_us() / POOL_IDLE.as_micros() as u64).saturating_sub(1) as usize;
     for (process, cluster) in facts.clusters().filter(|(process, _)| facts.is_steady(process)) {
         let mut uses: BTreeMap<&str, Use> = BTreeMap::new();
         for request in facts.requests_to(process, &cluster.name) {
@@ -136,9 +137,7 @@ fn reused(facts: &Facts, breaches: &mut Vec<Breach>) {
             let changes =
                 facts.standings_of(process, &cluster.name).filter(|s| s.endpoint == endpoint).count();
             // And who has been idle for too long is closed, on a day that is long enough.
-            let expiries = facts.end_us() / POOL_IDLE.as_micros() as u64;
-            let times = 1 + 2 * faults + changes + (expiries as usize).saturating_sub(1);
-            let most = at_once * times + lost + broken;
+            let most = at_once * (1 + 2 * faults + changes + expiries) + lost + broken;
             if opened > most {
                 let what = format!(
                     "{process} opened {opened} connections to {endpoint}, and {most} would have done"
