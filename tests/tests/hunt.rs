@@ -21,6 +21,16 @@ fn the_defaults_recover_at_every_load() {
 }
 
 #[test]
+fn a_try_that_is_given_up_while_all_are_busy_does_not_turn_the_balancer_against_its_endpoint() {
+    let (hunt, seed) = hunt();
+    for load in 0..lab::hunt::LOADS.len() {
+        let off = Point { timeout: 2, ejection: 1, load, ..OWN };
+        let course = hunt.course(off, 1.0, seed).expect("a run that ends");
+        assert!(matches!(course, Course::Recovered(_)), "{:.0}/s: {course:?}", hunt.rate(load));
+    }
+}
+
+#[test]
 fn retries_without_a_budget_stay_down_and_a_smaller_trigger_is_enough() {
     let (hunt, seed) = hunt();
     let point = Point { retries: 1, timeout: 2, ..OWN };

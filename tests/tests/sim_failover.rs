@@ -42,6 +42,29 @@ fn a_replica_that_never_comes_back_costs_nothing_either() {
 }
 
 #[test]
+fn a_replica_that_fails_at_times_is_avoided_although_the_others_had_a_slow_moment() {
+    // Their latency is remembered for long, and beside it the failing one looks quick.
+    let rest = r#"
+        [[timeline]]
+        at = "1900ms"
+        pause = { process = "orders-0/app" }
+        for = "30ms"
+        [[timeline]]
+        at = "2100ms"
+        pause = { process = "orders-2/app" }
+        for = "30ms"
+        [[timeline]]
+        name = "failing"
+        at = "2s"
+        for = "5s"
+        app = { process = "orders-1/app", fail = "30%", status = 503 }
+        [[expect]]
+        that = ["calls.errors == 0", "web/sidecar.proxy_retries_total < 100"]
+    "#;
+    Story::http("a replica fails at times", "300/s", "8s", rest).holds(SEEDS);
+}
+
+#[test]
 fn a_sidecar_that_is_asked_to_end_drains_without_an_error() {
     let rest = r#"
         [[timeline]]

@@ -174,6 +174,14 @@ pub const EWMA_START: Duration = Duration::from_millis(30);
 /// does not see it. Ours: Finagle and Linkerd only let the average fade, and a replica that once took 3 s is shunned for a
 /// minute. The exploring share of epsilon-greedy (Sutton and Barto, section 2.2), counted instead of drawn.
 pub const EXPLORE_AFTER: u32 = 128;
+/// Peak-EWMA: so many successes in a row take away all that an endpoint's failures count as, the n-th of them n parts in
+/// so many of what is left. Ours: an endpoint that fails three requests in ten hardly ever has such a run, and three in four runs of one
+/// that fails one in a hundred are as long.
+pub const FORGIVEN_AFTER: u32 = 32;
+/// Peak-EWMA: what an endpoint's failures count as at most, in requests in hand. Ours: without a limit the hunt for
+/// metastable failures found an outage that stays wherever a full queue exceeds the limit of a try; with 64 it found some,
+/// with 16 and 8 none while nobody is ejected.
+pub const MOST_FAILURES: f64 = 16.0;
 /// Least request: endpoints compared for one pick. Envoy's choice_count; two are enough (Mitzenmacher 2001).
 pub const CHOICES: u32 = 2;
 /// Least and most that `choices` may be. One would be `random`.

@@ -9,8 +9,6 @@
 //! next answer replaces the average, whatever it is. And a request that never was answered counts for as long as it had
 //! waited, since it would have taken longer still: a process that hangs gives no samples at all.
 //!
-//! [`defaults::EXPLORE_AFTER`]: crate::config::defaults::EXPLORE_AFTER
-//!
 //! An endpoint that was never heard from is tried at once, by one request at a time, as in Finagle. Linkerd assumes
 //! 30 ms from the start instead: beside replicas that answer in one millisecond a new one would get its first request
 //! after half a minute.
@@ -19,15 +17,29 @@
 //! cheapest of all and draws every request to it: a sinkhole. Where the breaker may not eject one more, or is switched off,
 //! nothing else stands in the way. So recent failures count as if they were requests in hand, which is what Google's SRE
 //! book advises (chapter 20, "Load Balancing in the Datacenter"): the first of a run as one, the second as two and so
-//! on, or the one that fails quickest of several would keep the load for long. The average does not fade while they go on,
-//! and the first success ends it.
+//! on, or the one that fails quickest of several would keep the load for long. The average does not fade while they go on.
+//!
+//! They count as [`defaults::MOST_FAILURES`] at most. Where all are so busy that requests run out of time, all fail, and who did so
+//! the longest by chance would get nothing and leave its load to the others, which stay busy by that. Who fails more
+//! often in a row than it takes to get there has an average of [`EWMA_START`] at least, for its answers are quick but not worth it.
+//!
+//! Successes take failures away, each more of them than the one before ([`defaults::FORGIVEN_AFTER`]), and not the first
+//! one all: who fails three requests in ten succeeds after most failures. Forgiven each time, it got half of the load
+//! of three replicas while the others' averages kept one pause of 30 ms, for twice the decay time. But whoever starts
+//! anew, after neglect or an ejection, owes nothing once that has gone well.
+//!
+//! [`defaults::EXPLORE_AFTER`]: crate::config::defaults::EXPLORE_AFTER
+//! [`defaults::FORGIVEN_AFTER`]: crate::config::defaults::FORGIVEN_AFTER
+//! [`defaults::MOST_FAILURES`]: crate::config::defaults::MOST_FAILURES
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::defaults::{EWMA_DECAY, EWMA_START};
+use crate::config::defaults::{EWMA_DECAY, EWMA_START, FORGIVEN_AFTER, MOST_FAILURES};
 use crate::mutant;
+
+const START_NS: f64 = EWMA_START.as_nanos() as f64;
 
 /// The average, in nanoseconds.
 #[derive(Debug, Clone)]
@@ -36,20 +48,38 @@ pub struct PeakEwma {
     at: Instant,
     /// What it was after the last answer.
     last: f64,
-    /// Failures since the last success.
-    run: u32,
-    /// What they count as, faded by the time since.
+    /// How the last requests ended.
+    run: Run,
+    /// What failures count as, faded by the time since.
     failures: f64,
     /// Whether there ever was a sample.
     known: bool,
     /// Whether the next answer replaces the average.
     renewing: bool,
+    /// Whether a success takes away all failures.
+    forgiving: bool,
+}
+
+/// Requests in a row that ended alike.
+#[derive(Debug, Clone, Copy)]
+enum Run {
+    Failures(u32),
+    Successes(u32),
 }
 
 impl PeakEwma {
     /// The average of nothing.
     pub fn new(now: Instant) -> Self {
-        PeakEwma { value: 0.0, at: now, last: 0.0, run: 0, failures: 0.0, known: false, renewing: false }
+        PeakEwma {
+            value: 0.0,
+            at: now,
+            last: 0.0,
+            run: Run::Successes(0),
+            failures: 0.0,
+            known: false,
+            renewing: false,
+            forgiving: false,
+        }
     }
 
     /// The average at `now`, faded by the time since the last look; zero if nothing was ever observed.
@@ -70,7 +100,7 @@ impl PeakEwma {
         let latency = match self.known {
             true => self.value,
             false if queue == 0.0 => 0.0,
-            false => EWMA_START.as_nanos() as f64,
+            false => START_NS,
         };
         latency * (queue / weight + 1.0)
     }
@@ -94,14 +124,23 @@ impl PeakEwma {
             return;
         }
         self.fade(now);
-        self.run = self.run.saturating_add(1);
-        self.failures += f64::from(self.run);
-        self.value = self.value.max(self.last);
+        let run = if let Run::Failures(before) = self.run { before.saturating_add(1) } else { 1 };
+        self.run = Run::Failures(run);
+        self.forgiving = false;
+        let run = f64::from(run);
+        self.failures = (self.failures + run).min(MOST_FAILURES);
+        let fills_it_alone = run * (run + 1.0) / 2.0 > MOST_FAILURES;
+        let least = if fills_it_alone { self.last.max(START_NS) } else { self.last };
+        self.value = self.value.max(least);
     }
 
-    /// A request has succeeded: failures are history.
+    /// A request has succeeded: the more of them in a row, the more of the failures is history.
     pub fn succeeded(&mut self) {
-        (self.run, self.failures) = (0, 0.0);
+        let run = if let Run::Successes(before) = self.run { before.saturating_add(1) } else { 1 };
+        self.run = Run::Successes(run);
+        let all = std::mem::take(&mut self.forgiving) || run >= FORGIVEN_AFTER;
+        let left = if all { 0 } else { FORGIVEN_AFTER - run };
+        self.failures *= f64::from(left) / f64::from(FORGIVEN_AFTER);
     }
 
     /// Takes the time that a request has waited which was never answered. It can only raise the average, and makes an
@@ -116,9 +155,9 @@ impl PeakEwma {
         }
     }
 
-    /// Forgets the average as soon as there is an answer to replace it.
+    /// Forgets the average as soon as there is an answer to replace it, and failures if that is a success.
     pub fn renew(&mut self) {
-        self.renewing = true;
+        (self.renewing, self.forgiving) = (true, true);
     }
 
     /// Lets average and failures fade up to `now`, and says what share of them is left.
@@ -151,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_endpoint_that_only_fails_grows_dearer_and_never_fades_until_it_succeeds() {
+    async fn an_endpoint_that_only_fails_grows_dearer_and_never_fades_until_it_is_back() {
         let now = Instant::now();
         let mut ewma = PeakEwma::new(now);
         ewma.observe(now, 5 * MS);
@@ -164,8 +203,63 @@ mod tests {
             before = cost;
         }
         assert!(before > 9.0 * 5e6, "{before}");
+        ewma.renew();
         ewma.succeeded();
         assert_eq!(ewma.cost(now + 6 * EWMA_DECAY, 0, 1.0), ewma.get(now + 6 * EWMA_DECAY));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_forgiven_by_a_run_of_successes_and_not_by_the_first() {
+        let now = Instant::now();
+        let mut ewma = PeakEwma::new(now);
+        ewma.observe(now, MS);
+        ewma.failed(now);
+        ewma.failed(now);
+        assert_eq!(ewma.cost(now, 0, 1.0), 4e6, "one and two in hand");
+        ewma.succeeded();
+        ewma.succeeded();
+        assert_eq!(ewma.cost(now, 0, 1.0), (1.0 + 3.0 * 31.0 / 32.0 * 30.0 / 32.0) * 1e6);
+        ewma.failed(now);
+        assert_eq!(
+            ewma.cost(now, 0, 1.0),
+            (2.0 + 3.0 * 31.0 / 32.0 * 30.0 / 32.0) * 1e6,
+            "the first of its run"
+        );
+        (0..FORGIVEN_AFTER).for_each(|_| ewma.succeeded());
+        assert_eq!(ewma.cost(now, 0, 1.0), 1e6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_count_for_so_much_and_who_only_fails_is_not_taken_for_quick() {
+        let now = Instant::now();
+        let cost = |latency, failures| {
+            let mut ewma = PeakEwma::new(now);
+            ewma.observe(now, latency);
+            (0..failures).for_each(|_| ewma.failed(now));
+            ewma.cost(now, 0, 1.0)
+        };
+        assert_eq!(cost(MS, 5), 16e6);
+        assert_eq!(cost(MS, 6), 17.0 * START_NS);
+        assert_eq!(cost(MS, 1000), 17.0 * START_NS);
+        assert_eq!(cost(100 * MS, 1000), 17.0 * 1e8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_fails_three_requests_in_ten_costs_several_times_its_latency() {
+        let now = Instant::now();
+        let mut ewma = PeakEwma::new(now);
+        ewma.observe(now, MS);
+        let mut rng = crate::world::RngTree::new(1).rng();
+        let mut cost = 0.0;
+        for _ in 0..1000 {
+            if rand::RngExt::random_bool(&mut rng, 0.3) {
+                ewma.failed(now)
+            } else {
+                ewma.succeeded()
+            }
+            cost += ewma.cost(now, 0, 1.0) / 1000.0;
+        }
+        assert!((8e6..17e6).contains(&cost), "{cost}");
     }
 
     #[tokio::test(start_paused = true)]

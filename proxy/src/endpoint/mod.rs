@@ -219,6 +219,9 @@ impl Endpoint {
             let may_end =
                 !state.breaker.is_out_for_its_rate() || mutant::is_planted("lets-any-check-restore");
             let restored = passed && may_end && state.breaker.restore(now);
+            if restored {
+                state.latency.renew();
+            }
             Checked { turned, restored, in_doubt: state.checks.is_in_doubt() }
         })
     }
