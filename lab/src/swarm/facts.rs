@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use proxy::config::defaults::CONNECT_TIMEOUT;
 use proxy::config::{Cluster, Snapshot};
 use proxy::error::Kind;
 use proxy::retry::Ended;
@@ -341,9 +342,11 @@ impl Facts {
         self.log.last().map_or(0, |line| line.at_us)
     }
 
-    /// How many requests were given up in the very last moment: of those a sidecar may not have heard when it was asked.
+    /// How many requests were given up so late that a sidecar may not have heard of it when it was asked. Who waits for a
+    /// connection has not read the body yet, and hears of its client's end when it does or the dial has failed.
     pub fn given_up_at_last(&self) -> usize {
-        let heard = self.end_us().saturating_sub(3 * self.tick_us);
+        let late = CONNECT_TIMEOUT.as_micros() as u64 + 3 * self.tick_us;
+        let heard = self.end_us().saturating_sub(late);
         let ended = self.calls.values().flat_map(|call| &call.ended);
         ended.filter(|(at, outcome)| *at >= heard && outcome == "Timeout").count()
     }

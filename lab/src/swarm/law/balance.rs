@@ -24,8 +24,8 @@ pub(super) const LAW: Law =
 /// A difference that cannot be missed.
 const SLOWER: Duration = Duration::from_millis(100);
 
-/// How long a fault is felt when it is over.
-const AFTERMATH: Duration = Duration::from_millis(300);
+/// How long a fault is felt when it is over: the others' tries that it held up make them look slow for a while.
+const AFTERMATH: Duration = Duration::from_millis(1000);
 
 /// From so many requests on, shares mean something.
 const ENOUGH: usize = 10;

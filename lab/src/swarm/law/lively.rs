@@ -19,7 +19,7 @@ const TOLERATED: f64 = 0.5;
 /// The same where the balancer avoids what fails.
 const TOLERATED_BY_P2C: f64 = 0.35;
 /// Of a handful of requests so many may in any case, if any may.
-const BAD_LUCK: usize = 3;
+const BAD_LUCK: usize = 4;
 /// The share that may if the larger part is broken: then availability counts for nothing, and nothing is promised.
 const TOLERATED_IN_PANIC: f64 = 1.0;
 
@@ -62,7 +62,9 @@ fn tolerated(facts: &Facts) -> f64 {
     // Limits that a mesh without a fault would meet too, now and then.
     let is_tight = |limits: &ClusterLimits| limits.connections.min(limits.requests).min(limits.pending) < 100;
     let tight = facts.clusters().any(|(_, cluster)| is_tight(&cluster.limits));
-    let blind = facts.clusters().any(|(_, cluster)| cluster.breaker.consecutive_failures == 0);
+    let patient = facts.clusters().any(|(_, cluster)| {
+        cluster.breaker.consecutive_failures == 0 || cluster.timeouts.tries.per_try.is_none()
+    });
     // Who fails only now and then looks well in between.
     let fitful = |entry: &Entry| entry.until.is_none() && matches!(entry.action, Action::App { .. });
     let avoids = !facts.plan.timeline.iter().any(fitful)
@@ -70,8 +72,9 @@ fn tolerated(facts: &Facts) -> f64 {
     match broken.len() {
         0 if !tight => 0.0,
         few if 2 * few <= replicas && avoids && !tight => TOLERATED_BY_P2C,
-        // Tries at a machine that is gone and is never left alone hold the few places for the whole of their time.
-        _ if tight && blind => TOLERATED_IN_PANIC,
+        // Tries at a machine that is gone hold the few places for the whole of their time, if it is never left alone or
+        // they have no limit, so that it takes long to be.
+        _ if tight && patient => TOLERATED_IN_PANIC,
         few if 2 * few <= replicas => TOLERATED,
         _ => TOLERATED_IN_PANIC,
     }

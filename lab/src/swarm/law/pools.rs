@@ -17,6 +17,8 @@ pub(super) const LAW: Law = Law {
 
 /// How long an answer may take after its head, microseconds.
 pub(super) const BODY: u64 = 50_000;
+/// How much longer if a segment of it is lost: TCP's least retransmission timeout, microseconds.
+const LOST: u64 = 200_000;
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     let end = facts.end_us();
@@ -76,7 +78,7 @@ fn doubted(facts: &Facts, process: &str, cluster: &Cluster, breaches: &mut Vec<B
             let is_new = opened(facts, process)
                 .any(|(at, other)| other == endpoint && (since..=begun.at).contains(&at));
             let was_in_use = tries.iter().any(|(begun, end)| {
-                matches!(end, Some((at, Step::Answered { .. })) if begun.at <= since && at.at + BODY >= since)
+                matches!(end, Some((at, Step::Answered { .. })) if begun.at <= since && at.at + LOST + BODY >= since)
             });
             if !is_new && !was_in_use {
                 let what =
