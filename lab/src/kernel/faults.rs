@@ -308,29 +308,28 @@ impl KernelWorld {
         counted.insert("changed_requests".into(), sum);
     }
 
+    /// Counts begin when it is in force, and end before it is not ([`heal`](Self::heal)): a packet that crosses in between
+    /// has met no fault.
     fn impair(&self, entry: &str, links: &[Link]) -> Result<(), Error> {
-        let before = self.backend.borrow().as_ref().map(|b| b.pairs()).unwrap_or_default();
-        {
-            let mut evidence = self.evidence.borrow_mut();
-            let known = evidence.entry(entry.to_owned()).or_default();
-            known.before = before;
-            if let Some(total) = known.total.take() {
-                known.earlier.packets += total.packets;
-                known.earlier.lost += total.lost;
-                known.earlier.delayed += total.delayed;
-            }
-        }
         self.link_faults.borrow_mut().push((entry.to_owned(), links.to_vec()));
-        self.set_links(links)
+        let impaired = self.set_links(links);
+        let mut evidence = self.evidence.borrow_mut();
+        let known = evidence.entry(entry.to_owned()).or_default();
+        known.before = self.backend.borrow().as_ref().map(|b| b.pairs()).unwrap_or_default();
+        if let Some(total) = known.total.take() {
+            known.earlier.packets += total.packets;
+            known.earlier.lost += total.lost;
+            known.earlier.delayed += total.delayed;
+        }
+        impaired
     }
 
     fn heal(&self, entry: &str, links: &[Link]) -> Result<(), Error> {
-        self.link_faults.borrow_mut().retain(|(name, _)| name != entry);
-        let healed = self.set_links(links);
         if let Some(evidence) = self.evidence.borrow_mut().get_mut(entry) {
             evidence.total = Some(self.growth(&evidence.before, links));
         }
-        healed
+        self.link_faults.borrow_mut().retain(|(name, _)| name != entry);
+        self.set_links(links)
     }
 
     /// Puts in force what the base profiles and the faults of now say of the pairs of `links`.
