@@ -30,8 +30,8 @@ use super::trace::{FNV_START, Trace, fnv};
 const BUFFER: usize = 256 * 1024;
 /// Payload of a full segment: an MTU of 1500 less 40 bytes of headers and 12 of timestamps.
 const MSS: usize = 1448;
-/// Linux's TCP_RTO_MIN, which it adds to the round-trip time.
-const RTO_MIN: u64 = 200_000_000;
+/// Linux's TCP_RTO_MIN, which it adds to the round-trip time. Nanoseconds.
+pub(crate) const RTO_MIN: u64 = 200_000_000;
 /// Linux's TCP_RTO_MAX.
 const RTO_MAX: u64 = 120_000_000_000;
 /// Later arrivals that prove a loss (RFC 5681).

@@ -38,6 +38,7 @@ mod trace;
 mod world;
 
 pub use chaos::Chaos;
+pub(crate) use conn::RTO_MIN;
 pub use log::Line;
 pub(crate) use log::note;
 pub use net::{SimIo, SimListener, SimNet, SimWall};

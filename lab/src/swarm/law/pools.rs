@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Breach, Law, breach};
+use crate::sim::RTO_MIN;
 use crate::swarm::facts::{Change, Facts, Step};
 use proxy::config::Cluster;
 use proxy::config::defaults::POOL_IDLE;
@@ -17,8 +18,8 @@ pub(super) const LAW: Law = Law {
 
 /// How long an answer may take after its head, microseconds.
 pub(super) const BODY: u64 = 50_000;
-/// How much longer if a segment of it is lost: TCP's least retransmission timeout, microseconds.
-const LOST: u64 = 200_000;
+/// How much longer if a segment of it is lost, microseconds.
+const LOST: u64 = RTO_MIN / 1000;
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     let end = facts.end_us();
