@@ -263,7 +263,7 @@ fn bridging(c: &mut Criterion) {
     };
     let back = |request: &mut Request<RequestBody>| {
         assert!(bridge::take_marker(request.headers_mut()));
-        bridge::restore(request);
+        bridge::restore(request).expect("what was written for HTTP/2 can be read");
     };
     let mut group = c.benchmark_group("bridge");
     group.bench_function("to HTTP/2", |b| {

@@ -13,10 +13,10 @@ use super::Carrier;
 use super::h2::Streams;
 use super::pool::{Limits, Pool};
 use crate::config::{Retry, TryTimeouts};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::http::interim::Speaker;
 use crate::http::patience::Patience;
-use crate::http::{RequestBody, informational};
+use crate::http::{RequestBody, forward, informational};
 use crate::limit::concurrency::InFlight;
 use crate::telemetry::{EndpointMetrics, Open};
 use crate::world::{Net, RngTree};
@@ -116,6 +116,9 @@ impl<N: Net> Pools<N> {
                 Err(error) => return Err((error, Some(Box::new(request)))),
             };
             let (response, stream) = stream.send(request).await?;
+            if let Err(wrong) = forward::check(&response, false) {
+                return Err((Error::at(Kind::Protocol, endpoint, wrong), None));
+            }
             return Ok((response, Carrier::Http2(stream)));
         }
         let checkout = match self.http1.checkout(endpoint, doubted, call.limits, metrics).await {

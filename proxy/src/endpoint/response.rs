@@ -19,6 +19,7 @@ use super::{InHand, Outcome, Place, Trial, h2, pool};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
+use crate::http::poll_cleaned;
 use crate::telemetry::Failures;
 use crate::world::Net;
 
@@ -128,13 +129,13 @@ impl<N: Net> ResponseBody<N> {
 
 impl<N: Net> Passing<N> {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let mut polled = Pin::new(&mut self.body).poll_frame(cx);
+        let mut polled = poll_cleaned(&mut self.body, cx);
         if polled.is_pending()
             && let Some(Carrier::Http1(exchange)) = &mut self.carrier
         {
             // Nothing there, but now the connection knows that more is wanted.
             exchange.drive(cx);
-            polled = Pin::new(&mut self.body).poll_frame(cx);
+            polled = poll_cleaned(&mut self.body, cx);
         }
         match &polled {
             Poll::Ready(Some(Err(_))) => {

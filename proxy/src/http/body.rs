@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
+use super::headers;
 use super::replay::{Playing, Tape};
 use crate::error::BoxError;
 use crate::mutant;
@@ -297,7 +298,7 @@ impl Body for RequestBody {
         }
         match this {
             RequestBody::Client(body, sending) => {
-                let polled = Pin::new(&mut *body).poll_frame(cx);
+                let polled = poll_cleaned(body, cx);
                 if let Poll::Ready(frame) = &polled {
                     sending.passed(Instant::now(), frame.as_ref(), body.is_end_stream());
                 }
@@ -330,6 +331,20 @@ impl Body for RequestBody {
             RequestBody::Kept(playing) => playing.size_hint(),
         }
     }
+}
+
+/// The next frame of `body`, trailers without what may not stand there.
+pub fn poll_cleaned<B: Body<Data = Bytes> + Unpin>(
+    body: &mut B,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    let mut polled = Pin::new(body).poll_frame(cx);
+    if let Poll::Ready(Some(Ok(frame))) = &mut polled
+        && let Some(trailers) = frame.trailers_mut()
+    {
+        headers::clean_trailers(trailers);
+    }
+    polled
 }
 
 impl Withheld {

@@ -14,8 +14,9 @@ use std::net::SocketAddr;
 use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Uri, Version};
+use http_body::Body;
 
-use super::RequestBody;
+use super::{RequestBody, target};
 
 /// Marks a request that was HTTP/1 and must be HTTP/1 again for the app.
 pub const ORIGINAL: HeaderName = HeaderName::from_static("sidelab-orig-proto");
@@ -60,21 +61,26 @@ pub fn take_marker(headers: &mut HeaderMap) -> bool {
     headers.remove(ORIGINAL).is_some()
 }
 
-/// Makes a marked request what it was.
-pub fn restore<B>(request: &mut Request<B>) {
+/// Makes a marked request what it was. Its authority is its `Host` (RFC 9113 section 8.3.1): one that says something else
+/// goes, unless it is empty, which [`to_http2`] leaves where there was no host.
+///
+/// # Errors
+/// Says what is wrong with its target or `Host`, before there is only one of them left.
+pub fn restore<B: Body>(request: &mut Request<B>) -> Result<(), &'static str> {
+    target::check(request)?;
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     let authority = parts.authority.take();
     let path = parts.path_and_query.take();
     *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
     let headers = request.headers_mut();
-    if !headers.contains_key(HOST)
-        && let Some(authority) = authority
-    {
+    let has_none = headers.get(HOST).is_some_and(HeaderValue::is_empty);
+    if let Some(authority) = authority.filter(|_| !has_none) {
         let host = HeaderValue::from_str(authority.as_str()).expect("an authority is a valid value");
         headers.insert(HOST, host);
     }
     join_cookies(headers);
     *request.version_mut() = Version::HTTP_11;
+    Ok(())
 }
 
 /// HTTP/2 may send a cookie header in pieces, which HTTP/1 may not (RFC 9113 section 8.2.3).
@@ -90,24 +96,41 @@ fn join_cookies(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body_util::Empty;
 
-    fn there_and_back(mut request: Request<()>) -> Request<()> {
+    fn there_and_back(mut request: Request<Empty<&'static [u8]>>) -> Request<Empty<&'static [u8]>> {
         head_to_http2(&mut request, "10.96.0.1:80".parse().unwrap(), true);
         assert_eq!(request.version(), Version::HTTP_2);
         assert!(request.uri().scheme().is_some() && request.uri().authority().is_some());
         assert!(take_marker(request.headers_mut()));
-        restore(&mut request);
+        restore(&mut request).unwrap();
         request
     }
 
     #[test]
     fn a_request_is_the_same_after_the_bridge() {
         for (uri, host) in [("/a?b=c", "orders"), ("/", "orders:8080"), ("*", "[::1]:80"), ("/x", "")] {
-            let request = Request::builder().method("OPTIONS").uri(uri).header(HOST, host).body(()).unwrap();
+            let request =
+                Request::builder().method("OPTIONS").uri(uri).header(HOST, host).body(Empty::new()).unwrap();
             let after = there_and_back(request);
             assert_eq!(after.uri(), uri);
             assert_eq!(after.headers()[HOST], host);
             assert_eq!((after.headers().len(), after.version()), (1, Version::HTTP_11));
+        }
+    }
+
+    #[test]
+    fn the_authority_is_the_host_whatever_a_header_says_beside_it() {
+        for (hosts, expected) in
+            [(&[][..], Some("orders")), (&["evil"], Some("orders")), (&["orders", "orders"], None)]
+        {
+            let mut request = Request::builder().version(Version::HTTP_2).uri("http://orders/");
+            for host in hosts {
+                request = request.header(HOST, *host);
+            }
+            let mut request = request.body(Empty::<&[u8]>::new()).unwrap();
+            let restored = restore(&mut request).ok().map(|()| request.headers()[HOST].to_str().unwrap());
+            assert_eq!(restored, expected, "{hosts:?}");
         }
     }
 
@@ -121,7 +144,7 @@ mod tests {
             .header(TRANSFER_ENCODING, "chunked")
             .header(COOKIE, "a=1")
             .header(COOKIE, "b=2");
-        let after = there_and_back(request.body(()).unwrap());
+        let after = there_and_back(request.body(Empty::new()).unwrap());
         let mut names: Vec<_> = after.headers().keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["cookie", "host", "te"]);

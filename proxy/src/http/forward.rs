@@ -20,7 +20,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use rand::Rng;
 
-use super::{RequestBody, headers, informational, strict, tunnel};
+use super::{RequestBody, headers, informational, target, tunnel};
 use crate::error::{Error, Kind};
 use crate::mutant;
 
@@ -34,7 +34,7 @@ pub fn request(
     rng: &mut impl Rng,
 ) -> Result<Request<RequestBody>, Error> {
     let refused = |kind, what: &'static str| Err(Error { cause: Some(what.into()), ..Error::new(kind) });
-    if let Err(wrong) = strict::check(&request) {
+    if let Err(wrong) = target::check(&request).and_then(|()| one_length(request.headers())) {
         return refused(Kind::Malformed, wrong);
     }
     if !only_chunked(request.headers()) {
@@ -124,13 +124,9 @@ pub fn check<B>(response: &Response<B>, upgrade_asked: bool) -> Result<(), &'sta
     if !only_chunked(headers) {
         return Err("a transfer coding that was not asked for");
     }
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let length = lengths.next();
-    if length.is_some() && headers.contains_key(TRANSFER_ENCODING) {
+    one_length(headers)?;
+    if headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING) {
         return Err("both a length and a transfer coding");
-    }
-    if lengths.next().is_some() || length.is_some_and(|l| !l.as_bytes().iter().all(u8::is_ascii_digit)) {
-        return Err("more than one length");
     }
     if headers.get_all(TRANSFER_ENCODING).iter().count() > 1 {
         return Err("chunked more than once");
@@ -138,7 +134,23 @@ pub fn check<B>(response: &Response<B>, upgrade_asked: bool) -> Result<(), &'sta
     Ok(())
 }
 
-/// Whether the message's transfer coding, if it has one, is `chunked` and nothing else, as [`strict`] sees it too: any
+/// Whether a message has no length or a single one that is a number. Of a message that a library has read already it does
+/// not matter to that any more, but the next reader sees the header too.
+fn one_length(headers: &HeaderMap) -> Result<(), &'static str> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return Ok(()) };
+    if lengths.next().is_some() {
+        return Err("more than one length");
+    }
+    // A sign is no digit, whatever `parse` says.
+    let digits = length.to_str().ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    match digits.map(str::parse::<u64>) {
+        Some(Ok(_)) => Ok(()),
+        _ => Err("a length that is no number, or too large a one"),
+    }
+}
+
+/// Whether the message's transfer coding, if it has one, is `chunked` and nothing else, as [`super::strict`] sees it too: any
 /// other would have to be undone, because the header that names it does not pass.
 fn only_chunked(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
@@ -148,8 +160,7 @@ fn only_chunked(headers: &HeaderMap) -> bool {
 /// `GET http://a/b` is meant for proxies; its authority counts and `Host` does not (RFC 9112 section 3.2.2).
 fn to_origin_form(request: &mut Request<RequestBody>) {
     let authority = request.uri().authority().map_or("", |a| a.as_str());
-    let host = authority.rsplit('@').next().unwrap_or(authority);
-    let host = HeaderValue::from_str(host).expect("an authority is a valid value");
+    let host = HeaderValue::from_str(authority).expect("an authority is a valid value");
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
     request.headers_mut().insert(HOST, host);

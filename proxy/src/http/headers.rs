@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
-    UPGRADE,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, SET_COOKIE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use rand::{Rng, RngExt};
 
@@ -36,6 +37,33 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
     for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, TE] {
         headers.remove(name);
+    }
+}
+
+/// Removes what may not stand in trailers, where no reader expects it (RFC 9110 section 6.5.1): what belongs to one
+/// connection, what frames or routes a message, says who asks or what a body is. hyper drops some of it on an HTTP/1
+/// connection and h2 gives up the stream for other; so it makes no difference which of them comes next.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    const NEVER: [HeaderName; 16] = [
+        CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        CONTENT_LENGTH,
+        HOST,
+        MAX_FORWARDS,
+        AUTHORIZATION,
+        CACHE_CONTROL,
+        SET_COOKIE,
+        CONTENT_ENCODING,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
+    ];
+    for name in NEVER {
+        trailers.remove(name);
     }
 }
 

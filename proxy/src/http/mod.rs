@@ -14,7 +14,8 @@ pub mod reply;
 pub mod serve;
 pub mod serve_h2;
 pub mod strict;
+pub mod target;
 pub mod tunnel;
 pub mod version;
 
-pub use body::{Copied, RequestBody, Upload};
+pub use body::{Copied, RequestBody, Upload, poll_cleaned};

@@ -20,7 +20,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::body::{RequestBody, Sending, Upload};
+use super::body::{RequestBody, Sending, Upload, poll_cleaned};
 use crate::error::BoxError;
 
 /// A body that is kept, for as long as this is held: it is what makes the body of each try.
@@ -183,7 +183,7 @@ where
             return Poll::Ready(record.trailers.clone().map(|trailers| Ok(Frame::trailers(trailers))));
         }
         this.has_read = true;
-        let polled = Pin::new(&mut record.body).poll_frame(cx);
+        let polled = poll_cleaned(&mut record.body, cx);
         if let Poll::Ready(frame) = &polled {
             record.sending.passed(Instant::now(), frame.as_ref(), record.body.is_end_stream());
         }

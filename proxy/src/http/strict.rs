@@ -1,4 +1,4 @@
-//! Refuses HTTP/1 requests that two readers could read in two ways (RFC 9112 sections 2.2, 3.2, 5.1, 6.3 and 11.2).
+//! Refuses HTTP/1 requests that two readers could read in two ways (RFC 9112 sections 2.2, 5.1, 6.3 and 11.2).
 //!
 //! hyper refuses most of them itself. Some it mends, and the evidence is gone before the service sees the request: a
 //! `Content-Length` beside a `Transfer-Encoding` is dropped, equal lengths become one, a bare LF ends a line, a fragment
@@ -9,19 +9,13 @@
 //!
 //! In the other direction it lets [`super::interim`] put its words between hyper's.
 //!
-//! [`check`] judges what is left to judge in a parsed request: its target and its `Host`.
-//!
-//! What it leaves out: responses ([`super::forward::check`]), and whatever follows a request that asks for a tunnel or
+//! What it leaves out: targets and hosts ([`super::target`]), responses ([`super::forward::check`]), and whatever follows a request that asks for a tunnel or
 //! has an unknown transfer coding. Such a connection never carries another request: see [`super::tunnel`].
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use http::header::HOST;
-use http::uri::Authority;
-use http::{Method, Request, Version};
-use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::interim::Interim;
@@ -388,46 +382,6 @@ impl Reader {
 pub fn is_offer(value: &[u8]) -> bool {
     let begins = |with: &[u8]| value.get(..with.len()).is_some_and(|v| v.eq_ignore_ascii_case(with));
     value.len() <= WORD && !value.contains(&b',') && (begins(b"h2c") || begins(b"http/") || begins(b"tls/"))
-}
-
-/// Judges the target and the `Host` of a request (RFC 9112 section 3.2).
-///
-/// # Errors
-/// Says what is wrong.
-pub fn check<B: Body>(request: &Request<B>) -> Result<(), &'static str> {
-    let uri = request.uri();
-    let connect = request.method() == Method::CONNECT;
-    let authority_form = uri.authority().is_some() && uri.scheme().is_none();
-    if connect {
-        if !authority_form
-            || uri.port_u16().is_none()
-            || uri.authority().is_some_and(|a| a.as_str().contains('@'))
-        {
-            return Err("CONNECT takes a host and a port");
-        }
-        if !request.body().is_end_stream() {
-            return Err("CONNECT has no body");
-        }
-    } else if authority_form {
-        return Err("only CONNECT may have a bare host as its target");
-    }
-    if uri.path() == "*" && request.method() != Method::OPTIONS {
-        return Err("only OPTIONS may have `*` as its target");
-    }
-    if uri.scheme_str().is_some_and(|s| s != "http" && s != "https") {
-        return Err("the target is not http or https");
-    }
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let Some(host) = hosts.next() else {
-        return if request.version() == Version::HTTP_11 { Err("no Host header") } else { Ok(()) };
-    };
-    if hosts.next().is_some() {
-        return Err("more than one Host header");
-    }
-    // An empty one is what RFC 9110 section 7.2 prescribes for a target without a host.
-    let host = host.as_bytes();
-    let valid = host.is_empty() || Authority::try_from(host).is_ok_and(|a| !a.as_str().contains('@'));
-    if valid { Ok(()) } else { Err("the Host header is not a host") }
 }
 
 #[cfg(test)]

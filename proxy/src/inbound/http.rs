@@ -40,14 +40,14 @@ pub(super) async fn handle<N: Net>(
     let asked = metrics.asked();
     let version = request.version();
     let is_bridged = bridge::take_marker(request.headers_mut()) && version == Version::HTTP_2;
-    if is_bridged {
-        bridge::restore(&mut request);
-    }
+    let restored = if is_bridged { bridge::restore(&mut request) } else { Ok(()) };
     let ask = Ask::of(&mut request);
     let place = table.load.request(&table.snapshot.limits).map_err(Error::new);
     let place = place.and_then(|all| Ok(Place::new(all, table.take_for_app(dst.port(), metrics)?)));
-    let forwarded =
-        place.and_then(|place| Ok((place, forward::request(request, dst, &mut *side.rng.borrow_mut())?)));
+    let forwarded = place.and_then(|place| {
+        restored.map_err(|wrong| Error { cause: Some(wrong.into()), ..Error::new(Kind::Malformed) })?;
+        Ok((place, forward::request(request, dst, &mut *side.rng.borrow_mut())?))
+    });
     let result = match forwarded {
         Ok((place, mut request)) => {
             if version == Version::HTTP_2 && !is_bridged {

@@ -66,9 +66,14 @@ impl Wire {
         self.response(request.starts_with("HEAD")).await
     }
 
+    /// Sends a request without a body and reads the response.
+    pub async fn ask_as(&mut self, method: &str, path: &str) -> Message {
+        self.ask(&format!("{method} {path} HTTP/1.1\r\nhost: orders\r\n\r\n")).await
+    }
+
     /// Sends a GET request for `path` and reads the response.
     pub async fn get(&mut self, path: &str) -> Message {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: orders\r\n\r\n")).await
+        self.ask_as("GET", path).await
     }
 
     /// Reads up to and including `end`.

@@ -11,6 +11,7 @@ mod breakers;
 mod data_plane;
 mod discovery;
 mod failures;
+mod framing;
 mod health;
 mod http2;
 mod informational;

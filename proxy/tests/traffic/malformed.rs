@@ -142,6 +142,14 @@ fn table() -> Vec<Row> {
         ("a Host with a scheme", "http://a"),
         ("a Host with a query", "a?b"),
         ("a Host with a port that is none", "a:b:c"),
+        ("a Host with letters for a port", "a:x"),
+        ("a Host with a port below zero", "a:-1"),
+        ("a Host with a port past any", "a:99999"),
+        ("a Host that is a list without blanks", "a,b"),
+        ("a Host with a user and a password", "u:p@a"),
+        ("a Host that is percent-encoded", "a%41"),
+        ("a Host that is no IPv6 address", "[a]"),
+        ("a Host that is IPv6 without brackets", "::1"),
     ] {
         add(name, 400, format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
     }
@@ -180,6 +188,10 @@ fn table() -> Vec<Row> {
         ("CONNECT to a path", "CONNECT / HTTP/1.1"),
         ("CONNECT without a port", "CONNECT a HTTP/1.1"),
         ("CONNECT with a user", "CONNECT u@a:80 HTTP/1.1"),
+        ("CONNECT with a port past any", "CONNECT a:99999 HTTP/1.1"),
+        ("a user in an absolute target", "GET http://u@a/ HTTP/1.1"),
+        ("letters for a port in an absolute target", "GET http://a:x/ HTTP/1.1"),
+        ("a list in an absolute target", "GET http://a,b/ HTTP/1.1"),
     ] {
         add(name, 400, format!("{line}\r\nHost: a\r\n\r\n").as_bytes());
     }

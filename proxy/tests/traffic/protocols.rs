@@ -154,7 +154,7 @@ fn an_absolute_form_target_counts_more_than_host() {
     run(async {
         let seen = Seen::default();
         let (near, _far) = pair(seen.app(OK).await).await;
-        near.client().await.ask("GET http://u@orders:81/a HTTP/1.1\r\nhost: other\r\n\r\n").await;
+        near.client().await.ask("GET http://orders:81/a HTTP/1.1\r\nhost: other\r\n\r\n").await;
         assert!(seen.last().head.starts_with("GET /a HTTP/1.1\r\n"), "{}", seen.last().head);
         assert_eq!(seen.last().header("host").as_deref(), Some("orders:81"));
     });

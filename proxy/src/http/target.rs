@@ -1,0 +1,228 @@
+//! Whom a request is for: its target, its `:authority` and its `Host`, judged by one rule whatever version it came in
+//! (RFC 9110 sections 4.2 and 7.2, RFC 9112 section 3.2, RFC 9113 section 8.3.1).
+//!
+//! A route goes by the authority, and so does the app. What one of them could take for another host than the other is
+//! refused: a port that is none, user information, a list, a second `Host`. Where a target and a `Host` both name
+//! somebody, the target counts, and what is passed on says the same twice ([`super::forward`], [`super::bridge`]).
+//!
+//! A host is a name of RFC 3986 (`reg-name`) or an address. Not percent-encoded, since one reader would decode it; and
+//! without a comma, since another would take it for two.
+//!
+//! What it leaves out: a fragment. HTTP/1's is refused by [`super::strict`]; HTTP/2's is cut off by the library before
+//! anybody sees it, so that neither a route nor the app does.
+
+use std::net::Ipv6Addr;
+
+use http::header::HOST;
+use http::{Method, Request, Version};
+use http_body::Body;
+
+/// Judges the target and the `Host` of a request.
+///
+/// # Errors
+/// Says what is wrong.
+pub fn check<B: Body>(request: &Request<B>) -> Result<(), &'static str> {
+    let uri = request.uri();
+    let authority = uri.authority();
+    if authority.is_some_and(|authority| !is_authority(authority.as_str())) {
+        return Err("the target is for no host that can be");
+    }
+    let authority_form = authority.is_some() && uri.scheme().is_none();
+    if request.method() == Method::CONNECT {
+        if !authority_form || uri.port_u16().is_none() {
+            return Err("CONNECT takes a host and a port");
+        }
+        if !request.body().is_end_stream() {
+            return Err("CONNECT has no body");
+        }
+    } else if authority_form {
+        return Err("only CONNECT may have a bare host as its target");
+    }
+    if uri.path() == "*" && request.method() != Method::OPTIONS {
+        return Err("only OPTIONS may have `*` as its target");
+    }
+    if uri.scheme_str().is_some_and(|scheme| scheme != "http" && scheme != "https") {
+        return Err("the target is not http or https");
+    }
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    if request.version() == Version::HTTP_2 && !path.starts_with(['/', '*']) {
+        return Err("the path does not begin with a slash");
+    }
+    host(request, authority.is_some())
+}
+
+/// Judges the `Host` of a request whose target names somebody or not.
+fn host<B>(request: &Request<B>, has_authority: bool) -> Result<(), &'static str> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = hosts.next().map(|host| host.to_str().unwrap_or("/"));
+    if hosts.next().is_some() {
+        return Err("more than one Host header");
+    }
+    match (host, request.version()) {
+        (None, Version::HTTP_11) => Err("no Host header"),
+        (None | Some(""), Version::HTTP_2) if !has_authority => Err("neither an authority nor a Host header"),
+        // An empty one is what RFC 9110 section 7.2 prescribes for a target without a host.
+        (None | Some(""), _) => Ok(()),
+        (Some(host), _) if is_authority(host) => Ok(()),
+        (Some(_), _) => Err("the Host header is not a host"),
+    }
+}
+
+/// Whether this is `uri-host [ ":" port ]`.
+fn is_authority(text: &str) -> bool {
+    let (is_host, rest) = match text.strip_prefix('[') {
+        Some(literal) => match literal.split_once(']') {
+            Some((address, rest)) => (address.parse::<Ipv6Addr>().is_ok(), rest),
+            None => return false,
+        },
+        None => {
+            let (name, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
+            (!name.is_empty() && name.bytes().all(may_stand_in_a_name), rest)
+        }
+    };
+    let is_port = match rest.strip_prefix(':') {
+        // RFC 3986 section 3.2.3 lets it be empty. A sign is no digit, whatever `parse` says.
+        Some(port) => {
+            port.is_empty() || port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok()
+        }
+        None => rest.is_empty(),
+    };
+    is_host && is_port
+}
+
+/// `unreserved` and `sub-delims` of RFC 3986 section 2, without the comma.
+fn may_stand_in_a_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::uri::Authority;
+    use http_body_util::Empty;
+    use proptest::prelude::*;
+
+    const HOSTS: &[&str] = &[
+        "a",
+        "a:80",
+        "a:",
+        "a:0",
+        "a:65535",
+        "A-b.c_d~e",
+        "1.2.3.4:5",
+        "[::1]",
+        "[::1]:80",
+        "[::ffff:1.2.3.4]:",
+        "a;b",
+    ];
+
+    const NO_HOSTS: &[&str] = &[
+        "a:x",
+        "a:-1",
+        "a:+1",
+        "a:65536",
+        "a:99999",
+        "a:1:2",
+        "a:8 0",
+        "a:0x50",
+        ":80",
+        "u@a",
+        "u:p@a",
+        "@a",
+        "a,b",
+        "a, b",
+        "a,",
+        "a b",
+        "a/b",
+        "a?b",
+        "a#b",
+        "a\\b",
+        "a%41",
+        "a%",
+        "http://a",
+        "[::1",
+        "::1",
+        "::1]",
+        "[::1]x",
+        "[::1]:x",
+        "[a]",
+        "[]",
+        "[::1%25eth0]",
+        "[v1.a]",
+        "<a>",
+        "a\"b",
+        "a|b",
+        "a^b",
+        "a`b",
+        "{a}",
+        "a\tb",
+        "\u{e4}",
+    ];
+
+    fn request(version: Version, method: &str, uri: &str, hosts: &[&str]) -> Result<(), &'static str> {
+        let mut request = Request::builder().version(version).method(method).uri(uri);
+        for host in hosts {
+            request = request.header(HOST, *host);
+        }
+        check(&request.body(Empty::<&[u8]>::new()).unwrap())
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_perhaps_a_port_that_there_is() {
+        for host in HOSTS {
+            assert!(is_authority(host), "{host}");
+            assert!(
+                Authority::try_from(*host).is_ok(),
+                "{host}: what passes can be written in every version"
+            );
+        }
+        for host in NO_HOSTS {
+            assert!(!is_authority(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn every_version_has_the_same_hosts_wherever_they_stand() {
+        for (hosts, expected) in [(HOSTS, true), (NO_HOSTS, false)] {
+            for host in hosts {
+                assert_eq!(request(Version::HTTP_10, "GET", "/", &[host]).is_ok(), expected, "{host}");
+                assert_eq!(request(Version::HTTP_11, "GET", "/", &[host]).is_ok(), expected, "{host}");
+                assert_eq!(request(Version::HTTP_2, "GET", "/", &[host]).is_ok(), expected, "{host}");
+                assert_eq!(request(Version::HTTP_2, "GET", "http://a/", &[host]).is_ok(), expected, "{host}");
+                if Authority::try_from(*host).is_ok() && host.find(['/', '?', '#']).is_none() {
+                    let uri = format!("http://{host}/");
+                    assert_eq!(request(Version::HTTP_11, "GET", &uri, &["a"]).is_ok(), expected, "{uri}");
+                    assert_eq!(request(Version::HTTP_2, "GET", &uri, &[]).is_ok(), expected, "{uri}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn there_is_one_host_and_only_a_target_without_one_or_an_old_client_does_without() {
+        use Version as V;
+        for (version, uri, hosts, expected) in [
+            (V::HTTP_11, "/", &[][..], Err("no Host header")),
+            (V::HTTP_11, "/", &[""], Ok(())),
+            (V::HTTP_10, "/", &[], Ok(())),
+            (V::HTTP_2, "/", &[], Err("neither an authority nor a Host header")),
+            (V::HTTP_2, "/", &[""], Err("neither an authority nor a Host header")),
+            (V::HTTP_2, "http://a/", &[""], Ok(())),
+            (V::HTTP_2, "http://a/", &["a", "a"], Err("more than one Host header")),
+            (V::HTTP_2, "http://a/?x", &[], Ok(())),
+            (V::HTTP_2, "http://a?x", &[], Err("the path does not begin with a slash")),
+        ] {
+            assert_eq!(request(version, "GET", uri, hosts), expected, "{version:?} {uri} {hosts:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_passes_is_an_authority_of_the_library_too(text in "[ -~]{0,12}|\\[[0-9a-f:]{0,9}\\](:[0-9]{0,6})?") {
+            if is_authority(&text) {
+                let authority = Authority::try_from(text.as_str());
+                prop_assert!(authority.is_ok_and(|a| a.as_str() == text), "{}", text);
+            }
+        }
+    }
+}
