@@ -16,6 +16,7 @@ use http::header::{CONNECTION, COOKIE, HeaderMap, HeaderName, HeaderValue};
 use proxy::balance::{Aim, Table, Tried};
 use proxy::config::{self, Breaker, defaults};
 use proxy::detect::{Prefixed, sniff};
+use proxy::discovery::{Board, News};
 use proxy::endpoint::{Endpoint, Outcome, Outliers};
 use proxy::http::headers::{ensure_request_id, remove_hop_by_hop};
 use proxy::http::{RequestBody, bridge};
@@ -91,6 +92,47 @@ fn balancing(c: &mut Criterion) {
         let endpoint = Endpoint::new(([10, 0, 0, 1], 80).into(), now);
         b.iter(|| endpoint.observe(black_box(begun), now));
     });
+}
+
+/// What a change of one endpoint among 10 000 costs the control thread, from what the source says to the table in force. At
+/// most ten a second come into force, or fewer if they would take more than a fiftieth of a processor.
+fn discovering(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let _guard = runtime.enter();
+    let mut group = c.benchmark_group("discovery");
+    for (name, clusters, each) in
+        [("one of 10000 endpoints", 1_u32, 10_000_u32), ("one of 1000 clusters of 10", 1000, 10)]
+    {
+        let endpoint =
+            |i: u32| config::Endpoint::at(([10, (i >> 16) as u8, (i >> 8) as u8, i as u8], 80).into());
+        let cluster = |i| {
+            let (name, number) = (format!("c{i}"), 10_u32 << 24 | 96 << 16 | i);
+            let address = std::net::Ipv4Addr::from(number);
+            format!(
+                "[[cluster]]\nname = '{name}'\naddresses = ['{address}:80']\n[cluster.discovery]\nfile = '/{name}.toml'\n"
+            )
+        };
+        let text = "service = 'web'\n".to_owned() + &(0..clusters).map(cluster).collect::<String>();
+        let given = Arc::new(config::parse("sidecar.toml", &text).expect("a valid configuration"));
+        let (metrics, board) = (Metrics::default(), Board::default());
+        board.want(&given, &metrics);
+        for i in 0..clusters {
+            let endpoints = (0..each).map(|n| endpoint(i * each + n)).collect();
+            board.tell(&format!("c{i}"), News::Endpoints(endpoints), Instant::now());
+        }
+        let mut table = Table::new(board.fill(&given), None, &metrics, Instant::now());
+        let mut turn = 0;
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                turn += 1;
+                let (first, more) = (turn % clusters * each, u32::from(turn % 2 == 0));
+                let endpoints = (first..first + each - more).map(endpoint).collect();
+                board.tell(&format!("c{}", turn % clusters), News::Endpoints(endpoints), Instant::now());
+                table = Table::new(board.fill(&given), Some(&table), &metrics, Instant::now());
+            });
+        });
+    }
+    group.finish();
 }
 
 /// What remembering an outcome costs a request, under the endpoint's lock: the usual one, one that fails, and one that finds
@@ -316,7 +358,17 @@ fn counting(c: &mut Criterion) {
 }
 
 criterion_group!(
-    benches, detection, routing, matching, balancing, breaking, retrying, headers, bridging, prefixed,
+    benches,
+    detection,
+    routing,
+    matching,
+    balancing,
+    discovering,
+    breaking,
+    retrying,
+    headers,
+    bridging,
+    prefixed,
     counting
 );
 criterion_main!(benches);

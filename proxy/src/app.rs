@@ -11,11 +11,10 @@
 //! (`SO_REUSEPORT`) and pools of their own, so a request never changes threads; control has its own thread, so readiness
 //! and metrics answer under load. In the simulator the same parts run on one simulated host: [`serve`].
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,27 +22,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{Method, StatusCode};
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use serde::Serialize;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep};
 
-use crate::admin::{self, OPENMETRICS, Page, TEXT};
-use crate::balance::Table;
+use crate::admin::{self, Page, TEXT};
+use crate::balance::{ClusterStatus, Table};
 use crate::capture::listener::{accept, bind_any};
 use crate::command;
 use crate::config::{self, Snapshot, defaults, reload};
-use crate::discovery::{self, Board};
+use crate::discovery::{self, Board, SourceStatus};
 use crate::drain;
-use crate::endpoint::{Endpoint, Health, Phase};
+use crate::endpoint::{Endpoint, Health};
 use crate::health;
 use crate::health::app::{AppHealth, Which};
 use crate::inbound::{self, Inbound};
 use crate::limit;
 use crate::mutant;
 use crate::outbound::{self, Outbound};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Format, Metrics, prometheus_text};
 use crate::world::{KernelNet, Net, RngTree, SystemWall, World, raise_nofile};
 
 /// How often idle connections are looked at. Also bounds how long one may overstay its idle limit.
@@ -251,8 +252,8 @@ pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drains: Watche
             sleep(SWEEP).await;
             let table = sidecar.table.load_full();
             if !Arc::ptr_eq(&before, &table) {
-                for gone in addresses(&before).difference(&addresses(&table)) {
-                    outbound.pool.forget(*gone);
+                for gone in table.gone_since(&before) {
+                    outbound.pool.forget(gone);
                 }
                 before = table;
             }
@@ -269,11 +270,6 @@ pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drains: Watche
     Ok(())
 }
 
-/// Where the endpoints of all clusters are.
-fn addresses(table: &Table) -> BTreeSet<SocketAddr> {
-    table.clusters.iter().flat_map(|cluster| cluster.endpoints.iter().map(|e| e.address)).collect()
-}
-
 /// Binds and serves the control pages for ever.
 ///
 /// # Errors
@@ -287,23 +283,25 @@ pub async fn control<N: Net>(world: World<N>, sidecar: Arc<Sidecar>) -> io::Resu
     let page = |path, method, about, answer| Page { path, method, about, answer };
     let ready = || {
         let sidecar = sidecar.clone();
-        page("/ready", Method::GET, "200 once it carries traffic", Box::new(move || sidecar.readiness()))
+        page("/ready", Method::GET, "200 once it carries traffic", Box::new(move |_| sidecar.readiness()))
     };
     let live = || {
-        let ok = || (StatusCode::OK, TEXT, "live\n".to_owned());
+        let ok = |_: &_| (StatusCode::OK, TEXT, "live\n".to_owned());
         page("/live", Method::GET, "200 while the control thread runs", Box::new(ok))
     };
     let scrape = || {
         let sidecar = sidecar.clone();
-        let answer = move || {
+        let answer = move |request: &Request<Incoming>| {
             sidecar.discovered.measure(Instant::now());
-            (StatusCode::OK, OPENMETRICS, sidecar.scrape())
+            let (format, text) = (Format::accepted(request.headers()), sidecar.scrape());
+            let text = if format == Format::Prometheus { prometheus_text(&text) } else { text };
+            (StatusCode::OK, format.content_type(), text)
         };
-        page("/metrics", Method::GET, "counters, OpenMetrics text", Box::new(answer))
+        page("/metrics", Method::GET, "counters, as OpenMetrics or text/plain", Box::new(answer))
     };
     let probe = |path, which| {
         let sidecar = sidecar.clone();
-        page(path, Method::GET, "what a probe of the app said last", Box::new(move || sidecar.probe(which)))
+        page(path, Method::GET, "what a probe of the app said last", Box::new(move |_| sidecar.probe(which)))
     };
     let probes = [
         probe("/app-health/startup", Which::Startup),
@@ -312,17 +310,26 @@ pub async fn control<N: Net>(world: World<N>, sidecar: Arc<Sidecar>) -> io::Resu
     ];
     let clusters = {
         let sidecar = sidecar.clone();
-        let answer = move || (StatusCode::OK, TEXT, describe(&sidecar));
-        page("/clusters", Method::GET, "clusters and the state of their endpoints", Box::new(answer))
+        let answer = move |request: &Request<Incoming>| match describe(&sidecar) {
+            described if admin::wants_json(request) => admin::json(&described),
+            described => (StatusCode::OK, TEXT, described.iter().map(ToString::to_string).collect()),
+        };
+        let about = "clusters and the state of their endpoints; also ?format=json";
+        page("/clusters", Method::GET, about, Box::new(answer))
     };
     let dump = {
         let sidecar = sidecar.clone();
-        let answer = move || (StatusCode::OK, TEXT, format!("{:#?}\n", sidecar.table.load().snapshot));
-        page("/config_dump", Method::GET, "the configuration in force", Box::new(answer))
+        let answer = move |_: &_| admin::json(&sidecar.table.load().snapshot);
+        page(
+            "/config_dump",
+            Method::GET,
+            "the configuration in force, as JSON, without secrets",
+            Box::new(answer),
+        )
     };
     let shutdown = {
         let sidecar = sidecar.clone();
-        let answer = move || {
+        let answer = move |_: &_| {
             sidecar.stop.notify_one();
             (StatusCode::ACCEPTED, TEXT, "draining\n".to_owned())
         };
@@ -678,44 +685,31 @@ fn named(what: &'static str, port: u16) -> impl Fn(io::Error) -> io::Error {
     move |e| io::Error::new(e.kind(), format!("cannot listen on port {port} ({what}): {e}"))
 }
 
-/// One line for each endpoint, and one for the source of a cluster's endpoints.
-fn describe(sidecar: &Sidecar) -> String {
+/// A cluster and the source of its endpoints, if it has one.
+#[derive(Serialize)]
+struct Described {
+    #[serde(flatten)]
+    cluster: ClusterStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    discovery: Option<SourceStatus>,
+}
+
+fn describe(sidecar: &Sidecar) -> Vec<Described> {
     let (table, now) = (sidecar.table.load(), Instant::now());
-    let mut text = String::new();
-    for cluster in &table.clusters {
-        if let Some(source) = sidecar.discovered.describe(&cluster.config.name, now) {
-            text += &format!("{}  {source}\n", cluster.config.name);
+    let described = table.clusters.iter().map(|cluster| Described {
+        discovery: sidecar.discovered.status(&cluster.config.name, now),
+        cluster: cluster.status(now),
+    });
+    described.collect()
+}
+
+impl std::fmt::Display for Described {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(source) = &self.discovery {
+            writeln!(f, "{}  {source}", self.cluster.name)?;
         }
-        let (name, concurrency) = (&cluster.config.name, &cluster.concurrency);
-        text += &format!("{name}  in flight {}", concurrency.in_flight());
-        if let Some(limit) = concurrency.limit() {
-            text += &format!(" of {limit}");
-        }
-        text.push('\n');
-        for (endpoint, known) in cluster.endpoints.iter().zip(&cluster.config.endpoints) {
-            let state = match endpoint.phase() {
-                Phase::Closed => "in use".to_owned(),
-                Phase::HalfOpen(reason) => format!("ejected ({}), its probe is under way", reason.label()),
-                Phase::Ejected(until, reason) if until > now => {
-                    format!("ejected ({}) for another {:.1?}", reason.label(), until - now)
-                }
-                Phase::Ejected(_, reason) => {
-                    format!("ejected ({}), the next request is its probe", reason.label())
-                }
-            };
-            text += &format!(
-                "{name}  {}  {state}  {}  pending {}  latency {:.1?}  weight {}  priority {}  zone {}\n",
-                endpoint.address,
-                endpoint.health().label(),
-                endpoint.pending(),
-                endpoint.latency(now),
-                known.weight,
-                known.priority,
-                known.zone.as_deref().unwrap_or("-"),
-            );
-        }
+        self.cluster.fmt(f)
     }
-    text
 }
 
 #[cfg(test)]

@@ -591,6 +591,7 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
             pending: 1024,
             memory: None,
         },
+        per_endpoint_metrics: None,
         register: None,
         clusters: Vec::new(),
         inbound: [].into(),
@@ -611,7 +612,7 @@ fn a_cluster_that_says_little_gets_every_documented_default() {
         opaque_at: [].into(),
         declared: false,
         discovery: None,
-        endpoints: ["10.0.0.11:8080", "10.0.0.12:8080"].map(|text| Endpoint::at(at(text))).into(),
+        endpoints: ["10.0.0.11:8080", "10.0.0.12:8080"].map(|text| Endpoint::at(at(text))).to_vec().into(),
         bridge: false,
         timeouts: RequestTimeouts::default(),
         retry: Arc::new(Retry {
@@ -738,6 +739,7 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
             pending: 0,
             memory: Some(9 << 20),
         },
+        per_endpoint_metrics: None,
         register: None,
         clusters: vec![Arc::new(Cluster {
             name: "orders".into(),
@@ -748,7 +750,7 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
             opaque_at: [].into(),
             declared: true,
             discovery: None,
-            endpoints: vec![Endpoint::at(at("[fd00::11]:8080"))],
+            endpoints: vec![Endpoint::at(at("[fd00::11]:8080"))].into(),
             bridge: true,
             timeouts: RequestTimeouts {
                 request: Some(Duration::from_secs(15)),

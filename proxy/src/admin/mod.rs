@@ -6,10 +6,11 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use serde::Serialize;
 
 use crate::capture::listener;
 use crate::config::Http1;
@@ -20,6 +21,9 @@ use crate::world::Net;
 /// A page's answer: status, content type, text.
 pub type Answer = (StatusCode, &'static str, String);
 
+/// Answers a request for a page.
+pub type Handler = Box<dyn Fn(&Request<Incoming>) -> Answer>;
+
 /// One page.
 pub struct Page {
     /// Its path.
@@ -29,13 +33,28 @@ pub struct Page {
     /// One line for the index.
     pub about: &'static str,
     /// Its answer.
-    pub answer: Box<dyn Fn() -> Answer>,
+    pub answer: Handler,
 }
 
 /// Content type of plain text.
 pub const TEXT: &str = "text/plain; charset=utf-8";
-/// Content type of the OpenMetrics text format.
-pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Content type of JSON.
+pub const JSON: &str = "application/json";
+
+/// Whether a client asks for JSON, by `?format=json` as in Envoy or by `Accept`.
+pub fn wants_json(request: &Request<Incoming>) -> bool {
+    let asks = |query: &str| query.split('&').any(|pair| pair == "format=json");
+    let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    request.uri().query().is_some_and(asks) || accept.is_some_and(|accept| accept.contains(JSON))
+}
+
+/// A page of JSON, indented for people.
+pub fn json(value: &impl Serialize) -> Answer {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => (StatusCode::OK, JSON, text + "\n"),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+    }
+}
 
 /// Serves pages on a listener for ever: also during a drain, which does not wait for these connections.
 pub async fn serve<N: Net>(net: N, mut listener: N::Listener, pages: Vec<Page>) {
@@ -65,7 +84,7 @@ fn answer(pages: &[Page], request: &Request<Incoming>) -> Response<Full<Bytes>> 
     match pages.iter().find(|p| p.path == path) {
         // hyper leaves the body out of an answer to HEAD.
         Some(page) if page.method == *request.method() || is_head_of(page, request.method()) => {
-            response((page.answer)())
+            response((page.answer)(request))
         }
         Some(page) => {
             let hint = format!("use {}\n", page.method);

@@ -1,7 +1,8 @@
-//! The clusters in force, with their endpoints, ready for requests to use: made once for each snapshot.
+//! A cluster in force, with its endpoints, ready for requests to use: made once for each change of its configuration or
+//! its endpoints.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -10,31 +11,14 @@ use rand::Rng;
 use tokio::time::Instant;
 
 use super::{Aim, Balancer, Picked, Tried, hash};
-use crate::config::{self, Snapshot};
+use crate::config;
 use crate::endpoint::{Changes, Endpoint, Outliers};
 use crate::error::{Error, Kind};
-use crate::limit::Load;
 use crate::limit::concurrency::{Concurrency, InFlight, Refused, RetrySlot};
 use crate::mutant;
 use crate::retry::Budget;
 use crate::route::Routes;
 use crate::telemetry::{ClusterMetrics, Limited, Metrics};
-
-/// A snapshot and what was prepared for it. Requests take it once and keep it.
-#[derive(Debug)]
-pub struct Table {
-    /// The configuration.
-    pub snapshot: Arc<Snapshot>,
-    /// Clusters in the order of the configuration.
-    pub clusters: Vec<Arc<Cluster>>,
-    /// What the sidecar carries now, whatever the snapshot.
-    pub load: Arc<Load>,
-    /// Requests in flight to the ports of the app that limit them.
-    pub app: BTreeMap<u16, Arc<Concurrency>>,
-    by_address: BTreeMap<SocketAddr, Arc<Cluster>>,
-    /// By server name; a wildcard stands without its asterisk, as `.example`.
-    by_name: BTreeMap<String, Arc<Cluster>>,
-}
 
 /// A cluster with live endpoints and its metrics at hand.
 #[derive(Debug)]
@@ -42,7 +26,7 @@ pub struct Cluster {
     /// Its configuration.
     pub config: Arc<config::Cluster>,
     /// Its endpoints, in the order of the configuration.
-    pub endpoints: Vec<Arc<Endpoint>>,
+    pub endpoints: Arc<[Arc<Endpoint>]>,
     /// Which of them are left alone.
     pub outliers: Arc<Outliers>,
     /// Requests in flight.
@@ -59,108 +43,58 @@ pub struct Cluster {
     balancers: Vec<Arc<Balancer>>,
 }
 
-impl Table {
-    /// Prepares a snapshot. Endpoints that `previous` had under the same cluster and address are kept, with all that is
-    /// known about them.
-    pub fn new(snapshot: Arc<Snapshot>, previous: Option<&Table>, metrics: &Metrics, now: Instant) -> Self {
-        let names = snapshot.clusters.iter().enumerate().map(|(position, c)| (c.name.as_str(), position));
-        let positions: BTreeMap<&str, usize> = names.collect();
-        let cluster = |config: &Arc<config::Cluster>| {
-            let known = previous.and_then(|t| t.clusters.iter().find(|c| c.config.name == config.name));
-            let own = metrics.cluster("outbound", &config.name);
-            let changes = known.map(|c| c.changes.clone()).unwrap_or_default();
-            // Where nobody was before, nobody is new.
-            let added = known.is_some_and(|c| !c.endpoints.is_empty());
-            let endpoint = |address: &SocketAddr| {
-                let kept = known.and_then(|c| c.endpoints.iter().find(|e| e.address == *address));
-                let counted = || metrics.endpoint("outbound", &config.name, address, &own);
-                let new = || Endpoint::of(*address, now, changes.clone(), added).counted(counted());
-                kept.cloned().unwrap_or_else(|| Arc::new(new()))
-            };
-            let routes = Routes::new(
-                config,
-                |name| positions.get(name).copied(),
-                |route| metrics.route(&config.name, route),
-            );
-            let endpoints: Vec<_> = config.endpoints.iter().map(|e| endpoint(&e.address)).collect();
-            let outliers = Outliers::new(
-                &config.name,
-                endpoints.clone(),
-                config.breaker,
-                own.ejections.clone(),
-                known.map(|known| &*known.outliers),
-            );
-            let concurrency = known.map(|known| known.concurrency.clone()).unwrap_or_default();
-            let zone = snapshot.zone.as_deref();
-            let same_zone = previous.is_some_and(|t| t.snapshot.zone == snapshot.zone);
-            // Hash tables are not cheap to make, and taking turns goes on where it was.
-            let kept = known.filter(|c| same_zone && balanced_alike(&c.config, config));
-            let balancers = kept.map(|c| c.balancers.clone());
-            let balancers = balancers.unwrap_or_else(|| balancers_of(config, zone, &changes));
-            let budget = || Arc::new(Budget::new(&config.retry_budget, now));
-            let paid = known.filter(|_| !mutant::is_planted("reload-fills-the-budget"));
-            let retry_budget = paid.map_or_else(budget, |cluster| cluster.retry_budget.clone());
-            own.retry_budget.set(retry_budget.tokens() as i64);
-            Arc::new(Cluster {
-                config: config.clone(),
-                endpoints,
-                outliers,
-                concurrency,
-                metrics: own,
-                retry_budget,
-                routes,
-                changes,
-                balancers,
-            })
-        };
-        let clusters: Vec<_> = snapshot.clusters.iter().map(cluster).collect();
-        let addresses = clusters.iter().flat_map(|c| c.config.addresses.iter().map(|a| (*a, c.clone())));
-        let by_address = addresses.collect();
-        let key = |pattern: &String| pattern.strip_prefix('*').unwrap_or(pattern).to_owned();
-        let names = clusters.iter().flat_map(|c| c.config.sni.iter().map(|name| (key(name), c.clone())));
-        let by_name = names.collect();
-        let app = snapshot.inbound_adaptive.keys().map(|port| {
-            let known = previous.and_then(|previous| previous.app.get(port).cloned());
-            (*port, known.unwrap_or_default())
-        });
-        Table { app: app.collect(), load: metrics.load(), by_address, by_name, clusters, snapshot }
-    }
-
-    /// The cluster behind a virtual address.
-    pub fn cluster_at(&self, address: SocketAddr) -> Option<&Arc<Cluster>> {
-        self.by_address.get(&address)
-    }
-
-    /// Takes on a request for the app's `port`, if that has a limit that follows latency.
-    ///
-    /// # Errors
-    /// [`Kind::Overload`]: the caller's sidecar tries another endpoint.
-    pub fn take_for_app(&self, port: u16, metrics: &ClusterMetrics) -> Result<Option<InFlight>, Error> {
-        let (Some(concurrency), Some(config)) =
-            (self.app.get(&port), self.snapshot.inbound_adaptive.get(&port))
-        else {
-            return Ok(None);
-        };
-        concurrency.take(u32::MAX, Some(*config), Instant::now()).map(Some).map_err(|_| {
-            metrics.limited(Limited::Concurrency);
-            let cause = "the app has as many requests as do not make it slower";
-            Error { cause: Some(cause.into()), ..Error::new(Kind::Overload) }
-        })
-    }
-
-    /// Whether any cluster is chosen by server name.
-    pub fn has_names(&self) -> bool {
-        !self.by_name.is_empty()
-    }
-
-    /// The cluster of a server name in lower case: the one that names it, or the one with the longest wildcard above it.
-    pub fn cluster_named(&self, name: &str) -> Option<&Arc<Cluster>> {
-        let above = name.match_indices('.').map(|(dot, _)| &name[dot..]);
-        std::iter::once(name).chain(above).find_map(|key| self.by_name.get(key))
-    }
+/// What all clusters of one snapshot are made with.
+pub(super) struct Making<'a> {
+    /// Where each cluster stands, by name.
+    pub positions: &'a BTreeMap<String, usize>,
+    /// The sidecar's zone, and whether the previous snapshot had the same.
+    pub zone: (Option<&'a str>, bool),
+    /// Where everything is counted.
+    pub metrics: &'a Metrics,
+    /// The moment.
+    pub now: Instant,
 }
 
 impl Cluster {
+    /// Prepares a cluster. Endpoints that `known`, its predecessor, had at the same address are kept, with all that is known
+    /// about them.
+    pub(super) fn new(config: &Arc<config::Cluster>, known: Option<&Cluster>, with: &Making<'_>) -> Self {
+        let own = with.metrics.cluster("outbound", &config.name);
+        let changes = known.map(|c| c.changes.clone()).unwrap_or_default();
+        let routes = Routes::new(
+            config,
+            |name| with.positions.get(name).copied(),
+            |route| with.metrics.route(&config.name, route),
+        );
+        let endpoints = endpoints_of(config, known, &changes, &own, with);
+        let outliers = Outliers::new(
+            &config.name,
+            endpoints.clone(),
+            config.breaker,
+            own.ejections.clone(),
+            known.map(|known| &*known.outliers),
+        );
+        let (zone, same_zone) = with.zone;
+        // Hash tables are not cheap to make, and taking turns goes on where it was.
+        let kept = known.filter(|c| same_zone && balanced_alike(&c.config, config));
+        let balancers = kept.map(|c| c.balancers.clone());
+        let paid = known.filter(|_| !mutant::is_planted("reload-fills-the-budget"));
+        let budget = || Arc::new(Budget::new(&config.retry_budget, with.now));
+        let retry_budget = paid.map_or_else(budget, |cluster| cluster.retry_budget.clone());
+        own.retry_budget.set(retry_budget.tokens() as i64);
+        Cluster {
+            config: config.clone(),
+            endpoints,
+            outliers,
+            concurrency: known.map(|known| known.concurrency.clone()).unwrap_or_default(),
+            metrics: own,
+            retry_budget,
+            routes,
+            balancers: balancers.unwrap_or_else(|| balancers_of(config, zone, &changes)),
+            changes,
+        }
+    }
+
     /// Takes on a request, until the guard is dropped.
     ///
     /// # Errors
@@ -219,6 +153,37 @@ impl Cluster {
     }
 }
 
+/// The endpoints of a cluster in its order, those that `known` has among them. Both are walked once, by address: a cluster of
+/// ten thousand whose source names another one each time must not cost ten thousand searches.
+fn endpoints_of(
+    config: &config::Cluster,
+    known: Option<&Cluster>,
+    changes: &Changes,
+    own: &ClusterMetrics,
+    with: &Making<'_>,
+) -> Arc<[Arc<Endpoint>]> {
+    let mut before: Vec<&Arc<Endpoint>> = known.map(|c| c.endpoints.iter().collect()).unwrap_or_default();
+    before.sort_unstable_by_key(|endpoint| endpoint.address);
+    let mut before = before.into_iter().peekable();
+    // Where nobody was before, nobody is new.
+    let added = before.peek().is_some();
+    let mut order: Vec<u32> = (0..).take(config.endpoints.len()).collect();
+    order.sort_by_key(|position| config.endpoints[*position as usize].address);
+    let mut placed: Vec<(u32, Arc<Endpoint>)> = Vec::with_capacity(order.len());
+    for position in order {
+        let address = config.endpoints[position as usize].address;
+        while before.next_if(|known| known.address < address).is_some() {}
+        let kept = before.peek().filter(|known| known.address == address).map(|known| Arc::clone(known));
+        let new = || {
+            let counted = with.metrics.endpoint("outbound", &config.name, address, own);
+            Arc::new(Endpoint::of(address, with.now, changes.clone(), added).counted(counted))
+        };
+        placed.push((position, kept.unwrap_or_else(new)));
+    }
+    placed.sort_unstable_by_key(|(position, _)| *position);
+    placed.into_iter().map(|(_, endpoint)| endpoint).collect()
+}
+
 /// Whether two configurations of a cluster give the same balancers.
 fn balanced_alike(a: &config::Cluster, b: &config::Cluster) -> bool {
     a.endpoints == b.endpoints && a.balance == b.balance && a.subset == b.subset && a.subsets == b.subsets
@@ -231,36 +196,4 @@ fn balancers_of(config: &config::Cluster, zone: Option<&str>, changes: &Changes)
         Arc::new(Balancer::new(&config.balance, &config.endpoints, takes, zone, changes.clone()))
     };
     whole.map(chosen).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn an_exact_server_name_goes_before_the_longest_wildcard() {
-        let cluster = |name: &str, sni: &str| {
-            format!(
-                "[[cluster]]\nname = '{name}'\naddresses = []\nsni = {sni}\nendpoints = ['10.0.0.1:443']\n"
-            )
-        };
-        let text = "service = 'web'\n".to_owned()
-            + &cluster("exact", "['db.eu.Example', 'example']")
-            + &cluster("wide", "['*.example']")
-            + &cluster("narrow", "['*.eu.example']");
-        let snapshot = Arc::new(crate::config::parse("sidecar.toml", &text).unwrap());
-        let table = Table::new(snapshot, None, &Metrics::default(), Instant::now());
-        for (name, expected) in [
-            ("db.eu.example", Some("exact")),
-            ("example", Some("exact")),
-            ("a.eu.example", Some("narrow")),
-            ("a.b.eu.example", Some("narrow")),
-            ("eu.example", Some("wide")),
-            ("badexample", None),
-            ("other.test", None),
-        ] {
-            let found = table.cluster_named(name).map(|cluster| cluster.config.name.as_str());
-            assert_eq!(found, expected, "{name}");
-        }
-    }
 }

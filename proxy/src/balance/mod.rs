@@ -24,11 +24,15 @@ pub mod p2c;
 pub mod ring;
 mod shares;
 pub mod slow_start;
+mod status;
+mod table;
 
 pub use balancer::{Balancer, Picked};
-pub use cluster::{Cluster, Table};
+pub use cluster::Cluster;
 pub use group::View;
 pub use shares::Shares;
+pub use status::{ClusterStatus, EndpointStatus};
+pub use table::Table;
 
 pub use crate::endpoint::Aim;
 

@@ -153,7 +153,7 @@ async fn after_a_stall_one_good_answer_gives_an_endpoint_its_share_back() {
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_that_answers_nobody_is_avoided_once_they_have_given_up() {
     let (cluster, now) = (cluster("", &[""; 3]), Instant::now());
-    for endpoint in &cluster.endpoints {
+    for endpoint in cluster.endpoints.iter() {
         endpoint.observe(now - 5 * MS, now);
     }
     let (given_up, _) = cluster.endpoints[0].begin(now);
@@ -169,7 +169,7 @@ async fn requests_in_hand_count_by_weight() {
     // weight over requests in hand, what is held grows as the root of the weight: 1 to 1.73.
     for (policy, expected) in [("p2c", 90..=125), ("least_request", 140..=155)] {
         let (cluster, now) = (cluster(&setting(policy), &["", ", weight = 3"]), Instant::now());
-        for endpoint in &cluster.endpoints {
+        for endpoint in cluster.endpoints.iter() {
             endpoint.observe(now - MS, now);
         }
         let mut rng = RngTree::new(1).rng();

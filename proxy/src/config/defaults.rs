@@ -326,6 +326,16 @@ pub const DNS_EARLY: f64 = 0.1;
 pub const DNS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Shortest and longest wait before a source that failed is asked again. Linkerd's reconnect back-off.
 pub const DISCOVERY_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// Shortest time between two changes of discovered endpoints that come into force; the first comes at once. Istio's
+/// PILOT_DEBOUNCE_AFTER.
+pub const DISCOVERY_INTERVAL: Duration = Duration::from_millis(100);
+/// The same at most, for changes that are much work: a dead endpoint is noticed by other means meanwhile.
+pub const DISCOVERY_INTERVAL_MAX: Duration = Duration::from_secs(1);
+/// Share of one processor that changes of discovered endpoints may take.
+pub const DISCOVERY_SHARE: f64 = 0.02;
+/// Endpoints up to which a scrape lists each by default: four series for each. A Prometheus server takes some ten thousand
+/// series from one target well.
+pub const LISTED_ENDPOINTS: usize = 1000;
 /// How long one call to etcd may take. etcd itself gives up on a write after 7 s; a healthy one takes milliseconds.
 pub const ETCD_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often a server of etcd whose watch is silent is asked for a sign of life. A paused server keeps its connections

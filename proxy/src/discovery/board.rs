@@ -1,14 +1,14 @@
 //! What is known of every cluster whose endpoints are learned. Written by the control thread only.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Known, News, State};
-use crate::config::{Discovery, Dns, Endpoint, Snapshot, Source, Wanted};
+use super::{Known, News, SourceStatus, State};
+use crate::config::{Cluster, Discovery, Endpoint, Snapshot, Source};
 use crate::telemetry::{DiscoveryMetrics, Metrics};
 
 /// Which source of which cluster: another one, once the configuration names another source.
@@ -39,6 +39,8 @@ struct Entry {
     known: Known,
     /// The endpoints that are in force. Between them and what is known now several changes may lie.
     in_force: Arc<Vec<Endpoint>>,
+    /// The cluster as it was given, and with these endpoints.
+    filled: Option<(Arc<Cluster>, Arc<Cluster>)>,
     metrics: DiscoveryMetrics,
 }
 
@@ -63,7 +65,7 @@ impl Board {
                         known.hear(News::Lost("the new source has not answered yet".into()), now);
                     }
                     let metrics = metrics.discovery(&cluster.name);
-                    Entry { wanted, generation, known, in_force, metrics }
+                    Entry { wanted, generation, known, in_force, filled: None, metrics }
                 }
             };
             entries.insert(cluster.name.clone(), entry);
@@ -75,7 +77,8 @@ impl Board {
         self.changed.notify_one();
     }
 
-    /// `snapshot` with the endpoints that are known, for it to come into force.
+    /// `snapshot` with the endpoints that are known, for it to come into force. A cluster of which nothing has changed is
+    /// the same as the last time.
     pub fn fill(&self, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
         let mut entries = self.entries();
         if entries.is_empty() {
@@ -84,11 +87,7 @@ impl Board {
         let mut filled = Snapshot::clone(snapshot);
         for cluster in &mut filled.clusters {
             let Some(entry) = entries.get_mut(&cluster.name) else { continue };
-            let before = std::mem::replace(&mut entry.in_force, entry.known.endpoints().clone());
-            tell(&cluster.name, &before, &entry.in_force);
-            let cluster = Arc::make_mut(cluster);
-            cluster.endpoints = entry.known.endpoints().to_vec();
-            cluster.settle_protocol(&snapshot.opaque_ports);
+            *cluster = entry.fill(cluster, &snapshot.opaque_ports);
         }
         Arc::new(filled)
     }
@@ -98,27 +97,9 @@ impl Board {
         self.entries().values().all(|entry| entry.known.version() > 0)
     }
 
-    /// One line about a cluster's source, if it has one.
-    pub fn describe(&self, cluster: &str, now: Instant) -> Option<String> {
-        let entries = self.entries();
-        let entry = entries.get(cluster)?;
-        let mut line = match &entry.wanted.source {
-            Source::File(path) => format!("file {}", path.display()),
-            Source::Etcd(etcd) => format!("etcd {}", etcd.prefix),
-            Source::Dns(Dns { wanted: Wanted::Host { name, port }, .. }) => format!("dns {name}:{port}"),
-            Source::Dns(Dns { wanted: Wanted::Service(name), .. }) => format!("dns srv {name}"),
-        };
-        let count = entry.known.endpoints().len();
-        let _ = match entry.known.state() {
-            State::Waiting(None) => write!(line, "  waiting for the first answer"),
-            State::Waiting(Some(why)) => write!(line, "  waiting for the first answer: {why}"),
-            State::Fresh => write!(line, "  fresh  version {}  {count} endpoints", entry.known.version()),
-            State::Stale { why, .. } => {
-                let (age, version) = (entry.known.age(now), entry.known.version());
-                write!(line, "  stale for {age:.0?}: {why}  version {version}  {count} endpoints")
-            }
-        };
-        Some(line)
+    /// How a cluster's source is, if it has one.
+    pub fn status(&self, cluster: &str, now: Instant) -> Option<SourceStatus> {
+        self.entries().get(cluster).map(|entry| SourceStatus::new(&entry.wanted.source, &entry.known, now))
     }
 
     /// Brings the gauges up to `now`.
@@ -126,6 +107,13 @@ impl Board {
         for entry in self.entries().values() {
             entry.measure(now);
         }
+    }
+
+    /// Takes news of the source that `cluster` has now, as if it had told them; true if the cluster has other endpoints.
+    pub fn tell(&self, cluster: &str, news: News, now: Instant) -> bool {
+        let generation = self.entries().get(cluster).map(|entry| entry.generation);
+        generation
+            .is_some_and(|generation| self.hear(&Task { cluster: cluster.to_owned(), generation }, news, now))
     }
 
     /// Waits until other sources are wanted.
@@ -188,18 +176,39 @@ impl Board {
 
 /// Says which endpoints have gone and which have come. Both lists are sorted by address.
 fn tell(cluster: &str, before: &[Endpoint], after: &[Endpoint]) {
-    let is_in = |list: &[Endpoint], endpoint: &Endpoint| {
-        list.binary_search_by_key(&endpoint.address, |other| other.address).is_ok()
+    let missing = |from: &[Endpoint], in_: &[Endpoint], say: &dyn Fn(SocketAddr)| {
+        let mut others = in_.iter().map(|endpoint| endpoint.address).peekable();
+        for endpoint in from {
+            while others.next_if(|other| *other < endpoint.address).is_some() {}
+            if others.peek() != Some(&endpoint.address) {
+                say(endpoint.address);
+            }
+        }
     };
-    for endpoint in before.iter().filter(|endpoint| !is_in(after, endpoint)) {
-        tracing::debug!(cluster, endpoint = %endpoint.address, "endpoint gone");
-    }
-    for endpoint in after.iter().filter(|endpoint| !is_in(before, endpoint)) {
-        tracing::debug!(cluster, endpoint = %endpoint.address, "endpoint found");
-    }
+    missing(before, after, &|endpoint| tracing::debug!(cluster, %endpoint, "endpoint gone"));
+    missing(after, before, &|endpoint| tracing::debug!(cluster, %endpoint, "endpoint found"));
 }
 
 impl Entry {
+    /// `given` with the endpoints that are known.
+    fn fill(&mut self, given: &Arc<Cluster>, opaque_ports: &BTreeSet<u16>) -> Arc<Cluster> {
+        let known = self.known.endpoints();
+        if let Some((before, filled)) = &self.filled
+            && Arc::ptr_eq(before, given)
+            && Arc::ptr_eq(&self.in_force, known)
+        {
+            return filled.clone();
+        }
+        let before = std::mem::replace(&mut self.in_force, known.clone());
+        tell(&given.name, &before, &self.in_force);
+        let mut filled = Cluster::clone(given);
+        filled.endpoints = self.in_force.clone();
+        filled.settle_protocol(opaque_ports);
+        let filled = Arc::new(filled);
+        self.filled = Some((given.clone(), filled.clone()));
+        filled
+    }
+
     fn measure(&self, now: Instant) {
         self.metrics.stale_seconds.set(self.known.age(now).as_secs_f64());
         self.metrics.endpoints.set(self.known.endpoints().len() as i64);

@@ -17,16 +17,20 @@ pub mod document;
 pub mod etcd;
 mod file;
 mod known;
+mod pace;
 pub mod register;
+mod status;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 pub use board::Board;
 pub use known::{Known, News, State};
+pub use pace::Pace;
+pub use status::SourceStatus;
 
 use crate::config::Source;
 use crate::world::{Net, World};
@@ -54,6 +58,8 @@ pub async fn run<N: Net>(world: World<N>, board: Arc<Board>, apply: impl Fn()) {
     let (news, mut heard) = mpsc::unbounded_channel();
     // A task ends when the sender beside it is dropped.
     let mut running: Vec<(Task, oneshot::Sender<()>)> = Vec::new();
+    let (mut pace, mut ticks) = (Pace::default(), interval_at(Instant::now() + TICK, TICK));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let wanted = board.tasks();
         running.retain(|(task, _)| wanted.iter().any(|(wanted, _)| wanted == task));
@@ -73,7 +79,9 @@ pub async fn run<N: Net>(world: World<N>, board: Arc<Board>, apply: impl Fn()) {
             });
             running.push((task, running_on));
         }
-        let mut changed = false;
+        // Until every source has answered the sidecar waits to be ready, and nothing else waits.
+        let (waited_for, mut changed) = (!board.has_heard_of_all(), false);
+        let due = pace.due(Instant::now());
         tokio::select! {
             biased;
             () = board.changed() => {}
@@ -84,10 +92,16 @@ pub async fn run<N: Net>(world: World<N>, board: Arc<Board>, apply: impl Fn()) {
                     changed |= board.hear(&task, news, Instant::now());
                 }
             }
-            () = sleep(TICK) => changed |= board.tick(Instant::now()),
+            _ = ticks.tick() => changed |= board.tick(Instant::now()),
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
         if changed {
+            pace.changed();
+        }
+        let now = Instant::now();
+        if pace.due(now).is_some_and(|due| due <= now || waited_for) {
             apply();
+            pace.applied(now, Instant::now());
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::telemetry::Ejections;
 #[derive(Debug)]
 pub struct Outliers {
     cluster: String,
-    endpoints: Vec<Arc<Endpoint>>,
+    endpoints: Arc<[Arc<Endpoint>]>,
     config: Config,
     metrics: Ejections,
     /// Held while it is decided whether another one may be ejected: two workers that count at the same time would
@@ -50,7 +50,7 @@ impl Outliers {
     /// Of these endpoints, some of which `previous` may have judged before.
     pub fn new(
         cluster: &str,
-        endpoints: Vec<Arc<Endpoint>>,
+        endpoints: Arc<[Arc<Endpoint>]>,
         config: Config,
         metrics: Ejections,
         previous: Option<&Outliers>,

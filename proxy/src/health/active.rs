@@ -5,7 +5,7 @@
 //! ends when its endpoint is gone or is not to be checked any more.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,27 +29,33 @@ use crate::world::{Net, RngTree};
 /// together.
 const LOOK: Duration = Duration::from_secs(1);
 
-type Key = (String, SocketAddr);
+/// The endpoints that are checked, by cluster and address. An address that left and came back is another endpoint: it gets a
+/// task of its own at once, while the one of its predecessor may still sleep.
+type Running = Rc<RefCell<BTreeMap<(String, SocketAddr), Arc<Endpoint>>>>;
 
 /// Checks endpoints for ever, on this thread.
 pub async fn run<N: Net>(net: N, rng: RngTree, table: Arc<ArcSwap<Table>>) {
-    let running: Rc<RefCell<BTreeSet<Key>>> = Rc::default();
+    let running = Running::default();
     let mut entities = 0;
     loop {
         let clusters = table.load().clusters.clone();
         for cluster in clusters.iter().filter(|cluster| cluster.config.health.is_some()) {
-            for endpoint in &cluster.endpoints {
+            for endpoint in cluster.endpoints.iter() {
                 let key = (cluster.config.name.clone(), endpoint.address);
-                if !running.borrow_mut().insert(key.clone()) {
+                let before = running.borrow_mut().insert(key.clone(), endpoint.clone());
+                if before.is_some_and(|before| Arc::ptr_eq(&before, endpoint)) {
                     continue;
                 }
                 entities += 1;
                 let rng = rng.child("check", entities).rng();
                 let checking = check(net.clone(), rng, table.clone(), key.0.clone(), endpoint.clone());
-                let running = running.clone();
+                let (running, endpoint) = (running.clone(), endpoint.clone());
                 net.spawn("check", async move {
                     checking.await;
-                    running.borrow_mut().remove(&key);
+                    let mut running = running.borrow_mut();
+                    if running.get(&key).is_some_and(|now| Arc::ptr_eq(now, &endpoint)) {
+                        running.remove(&key);
+                    }
                 });
             }
         }
@@ -87,7 +93,7 @@ async fn check<N: Net>(
 
 fn find(table: &ArcSwap<Table>, name: &str, endpoint: &Arc<Endpoint>) -> Option<(Arc<Cluster>, Arc<Config>)> {
     let table = table.load();
-    let cluster = table.clusters.iter().find(|cluster| cluster.config.name == name)?;
+    let cluster = table.cluster(name)?;
     cluster.endpoints.iter().find(|other| Arc::ptr_eq(other, endpoint))?;
     Some((cluster.clone(), cluster.config.health.clone()?))
 }

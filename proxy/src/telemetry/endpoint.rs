@@ -4,15 +4,20 @@
 //! A label set lives as long as somebody holds its [`EndpointMetrics`]: the endpoint, or a connection that has outlived
 //! it. So there are as many as there are endpoints in the configuration, and an endpoint that comes back while its old
 //! connections are open goes on counting where it was.
+//!
+//! Balancers and limits read these numbers, so they are always kept; whether a scrape lists them is the configuration's
+//! choice, since four series for each of ten thousand endpoints are more than most want to store.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 
 use super::{ClusterMetrics, LIMITS, Limited, Open, Sockets};
 
@@ -26,10 +31,14 @@ struct SideClusterEndpoint {
 
 /// The gauges of all endpoints. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Endpoints {
-    gauges: [Family<SideClusterEndpoint, Gauge>; 4],
-    /// Those that somebody holds.
-    held: Arc<Mutex<BTreeMap<SideClusterEndpoint, Weak<Inner>>>>,
+pub(super) struct Endpoints(Arc<Held>);
+
+/// Those that somebody holds.
+#[derive(Debug, Default)]
+struct Held {
+    by_labels: Mutex<BTreeMap<SideClusterEndpoint, Weak<Inner>>>,
+    /// Whether a scrape leaves them out.
+    omitted: AtomicBool,
 }
 
 /// What is counted for one endpoint, and for its cluster whenever something happens at an endpoint. Cheap to clone.
@@ -41,7 +50,7 @@ struct Inner {
     /// In the order of [`NAMES`].
     gauges: [Gauge; 4],
     cluster: Shared,
-    registered: Option<(Endpoints, SideClusterEndpoint)>,
+    listed: Option<(Endpoints, SideClusterEndpoint)>,
 }
 
 /// The cluster's part.
@@ -60,16 +69,19 @@ const NAMES: [(&str, &str); 4] = [
     ("endpoint_requests_pending", "Requests and opaque connections in hand at an endpoint"),
     ("endpoint_requests_waiting", "Requests that wait for an HTTP/1 connection to an endpoint"),
 ];
+const OMITTED: (&str, &str) = (
+    "endpoint_series_omitted",
+    "Endpoints whose series are left out: there are more than 1000, or metrics.per_endpoint says so",
+);
 const OPEN: usize = 0;
 const IDLE: usize = 1;
 const PENDING: usize = 2;
 const WAITING: usize = 3;
 
 impl Endpoints {
-    pub(super) fn register(&self, registry: &mut Registry) {
-        for (family, (name, help)) in self.gauges.iter().zip(NAMES) {
-            registry.register(name, help, family.clone());
-        }
+    /// Sets whether a scrape lists them.
+    pub(super) fn set_listed(&self, listed: bool) {
+        self.0.omitted.store(!listed, Ordering::Relaxed);
     }
 
     /// The metrics of one endpoint: those that are held, or new ones.
@@ -81,12 +93,12 @@ impl Endpoints {
         metrics: &ClusterMetrics,
     ) -> EndpointMetrics {
         let labels = SideClusterEndpoint { side, cluster: cluster.to_owned(), endpoint };
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.0.by_labels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(inner) = held.get(&labels).and_then(Weak::upgrade) {
             return EndpointMetrics(inner);
         }
         let inner = Arc::new(Inner {
-            gauges: [OPEN, IDLE, PENDING, WAITING].map(|i| self.gauges[i].get_or_create_owned(&labels)),
+            gauges: Default::default(),
             cluster: Shared {
                 connects: metrics.connects.clone(),
                 connect_failures: metrics.connect_failures.clone(),
@@ -94,7 +106,7 @@ impl Endpoints {
                 waiting: metrics.waiting.clone(),
                 limited: metrics.limited.clone(),
             },
-            registered: Some((self.clone(), labels.clone())),
+            listed: Some((self.clone(), labels.clone())),
         });
         held.insert(labels, Arc::downgrade(&inner));
         EndpointMetrics(inner)
@@ -103,15 +115,35 @@ impl Endpoints {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let Some((all, labels)) = &self.registered else { return };
-        let mut held = all.held.lock().unwrap_or_else(PoisonError::into_inner);
-        // Somebody may have made new ones since the last holder let go; those use the same gauges.
+        let Some((all, labels)) = &self.listed else { return };
+        let mut held = all.0.by_labels.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody may have made new ones since the last holder let go.
         if held.get(labels).is_some_and(|weak| weak.strong_count() == 0) {
             held.remove(labels);
-            for family in &all.gauges {
-                family.remove(labels);
+        }
+    }
+}
+
+impl Collector for Endpoints {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let held = self.0.by_labels.lock().unwrap_or_else(PoisonError::into_inner);
+        // Upgraded first: whoever lets one go meanwhile wants the lock.
+        let all: Vec<_> = held.values().filter_map(Weak::upgrade).collect();
+        drop(held);
+        let omitted = self.0.omitted.load(Ordering::Relaxed);
+        let mut listed = all.iter().filter_map(|inner| Some((inner, &inner.listed.as_ref()?.1)));
+        for (gauge, (name, help)) in NAMES.into_iter().enumerate() {
+            if omitted {
+                break;
+            }
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (inner, labels) in listed.clone() {
+                inner.gauges[gauge].encode(family.encode_family(labels)?)?;
             }
         }
+        let count = ConstGauge::new(if omitted { listed.by_ref().count() as i64 } else { 0 });
+        let (name, help) = OMITTED;
+        count.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
     }
 }
 
@@ -183,7 +215,8 @@ mod tests {
 
     fn lines(metrics: &Metrics) -> Vec<String> {
         let text = metrics.text();
-        text.lines().filter(|l| l.starts_with("proxy_endpoint_")).map(str::to_owned).collect()
+        let ours = |l: &&str| l.starts_with("proxy_endpoint_") && !l.contains("omitted");
+        text.lines().filter(ours).map(str::to_owned).collect()
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //! adding costs a nanosecond, finding by label some hundred.
 
 mod endpoint;
+mod format;
 mod route;
 mod throttle;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -19,6 +21,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
 pub use endpoint::{EndpointMetrics, OpenConnection};
+pub use format::{Format, prometheus_text};
 pub use route::{MirrorEnd, RouteMetrics};
 pub use throttle::Throttle;
 
@@ -159,6 +162,8 @@ pub struct Metrics {
     /// 1 while the app stands in the registry.
     pub registered: Gauge,
     load: Arc<Load>,
+    /// Clusters that are gone, and may have gauges that count what is still open.
+    gone: Mutex<BTreeSet<String>>,
 }
 
 /// Metrics of one listener.
@@ -269,7 +274,7 @@ impl Default for Metrics {
             gauge!("load_shedding", "1 while nothing is taken on for want of memory"),
         );
         let endpoints = endpoint::Endpoints::default();
-        endpoints.register(&mut registry);
+        registry.register_collector(Box::new(endpoints.clone()));
         let discovery_stale = Family::default();
         registry.register_with_unit(
             "discovery_stale",
@@ -279,6 +284,7 @@ impl Default for Metrics {
         );
         Metrics {
             load: Arc::new(load),
+            gone: Mutex::default(),
             endpoints,
             discovery_updates: family!("discovery_updates", "Changes of discovered endpoints by result"),
             discovery_endpoints: family!("discovery_endpoints", "Endpoints that were discovered"),
@@ -368,6 +374,8 @@ const HELLOS: [&str; 3] = ["sni", "no_sni", "unreadable"];
 const LIMITS: [&str; 5] = ["connections", "pending", "requests", "retries", "concurrency"];
 /// The labels of `endpoint::Reason`.
 const REASONS: [&str; 3] = ["consecutive_failures", "success_rate", "failed_probe"];
+/// What [`Metrics::set_endpoints`] counts.
+pub const ENDPOINT_STATES: [&str; 3] = ["known", "ejected", "unhealthy"];
 const RACES: [&str; 3] = ["server_first", "client_first", "unused"];
 
 impl Metrics {
@@ -388,6 +396,7 @@ impl Metrics {
 
     /// The metrics of one cluster.
     pub fn cluster(&self, side: &'static str, cluster: &str) -> ClusterMetrics {
+        self.gone().remove(cluster);
         let label = SideCluster { side, cluster: cluster.to_owned() };
         let class = |class| SideClusterClass { side, cluster: cluster.to_owned(), class };
         let kind = |kind: Kind| SideClusterKind { side, cluster: cluster.to_owned(), kind: kind.label() };
@@ -491,6 +500,43 @@ impl Metrics {
         self.discovery_stale.remove(&label);
     }
 
+    /// Leaves out the gauges of a cluster that requests go to no more. Those that count what is still open stay until that is
+    /// closed. Counters stay: they are true for ever.
+    pub fn forget_cluster(&self, cluster: &str) {
+        for state in ENDPOINT_STATES {
+            self.states.remove(&ClusterState { cluster: cluster.to_owned(), state });
+        }
+        let label = SideCluster { side: "outbound", cluster: cluster.to_owned() };
+        for gauge in [&self.retry_budget, &self.concurrency, &self.in_flight] {
+            gauge.remove(&label);
+        }
+        self.gone().insert(cluster.to_owned());
+    }
+
+    /// Leaves out gauges of clusters that are gone and have nothing open any more.
+    fn forget_the_idle(&self) {
+        let counting = [&self.upstream_open, &self.tunnels, &self.waiting];
+        self.gone().retain(|cluster| {
+            let label = SideCluster { side: "outbound", cluster: cluster.clone() };
+            let open = counting.iter().any(|gauge| gauge.get(&label).is_some_and(|gauge| gauge.get() > 0));
+            if !open {
+                counting.iter().for_each(|gauge| {
+                    gauge.remove(&label);
+                });
+            }
+            open
+        });
+    }
+
+    fn gone(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets whether a scrape lists the endpoints of clusters one by one.
+    pub fn list_endpoints(&self, listed: bool) {
+        self.endpoints.set_listed(listed);
+    }
+
     /// What the sidecar carries now.
     pub fn load(&self) -> Arc<Load> {
         self.load.clone()
@@ -505,8 +551,9 @@ impl Metrics {
     /// Everything in the OpenMetrics text format, in an order that does not change from run to run.
     pub fn text(&self) -> String {
         let mut text = String::new();
+        self.forget_the_idle();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
-        in_stable_order(&text)
+        format::in_stable_order(&text)
     }
 }
 
@@ -697,40 +744,6 @@ impl Drop for Asked<'_> {
             self.metrics.abandoned.inc();
         }
     }
-}
-
-/// The registry keeps the label sets of a metric in a randomly seeded hash map. Simulated runs must repeat byte for
-/// byte, and people compare two scrapes with `diff`, so label sets are sorted within each metric; the lines of one
-/// label set keep their order, as the buckets of a histogram must.
-fn in_stable_order(text: &str) -> String {
-    fn labels(line: &str) -> &str {
-        let labels = line.find('{').map_or("", |at| &line[at + 1..]);
-        let labels = labels.rfind('}').map_or("", |at| &labels[..at]);
-        // The encoder writes the bound of a bucket before the labels of its set.
-        let Some((_, rest)) = labels.strip_prefix("le=\"").and_then(|bucket| bucket.split_once('"')) else {
-            return labels;
-        };
-        rest.trim_start_matches(',')
-    }
-    let mut out = String::with_capacity(text.len());
-    let mut block: Vec<(&str, &str)> = Vec::new();
-    for line in text.lines().chain(["# EOF"]) {
-        if line.starts_with('#') {
-            block.sort_by_key(|(labels, _)| *labels);
-            for (_, line) in block.drain(..) {
-                out.push_str(line);
-                out.push('\n');
-            }
-            if line != "# EOF" {
-                out.push_str(line);
-                out.push('\n');
-            }
-        } else {
-            block.push((labels(line), line));
-        }
-    }
-    out.push_str("# EOF\n");
-    out
 }
 
 fn position(kind: Kind) -> usize {

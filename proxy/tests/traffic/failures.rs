@@ -115,7 +115,7 @@ fn a_post_request_on_a_connection_that_was_closed_before_is_sent_on_a_new_one() 
 fn empty_clusters(side: &Side) {
     let mut snapshot = (*side.table.load().snapshot).clone();
     for cluster in &mut snapshot.clusters {
-        Arc::make_mut(cluster).endpoints.clear();
+        Arc::make_mut(cluster).endpoints = Arc::default();
     }
     reload(side, snapshot);
 }
@@ -355,6 +355,20 @@ fn control_pages_answer_during_a_drain() {
             assert_eq!(probe.get("/live").await.status(), 200);
             let mut pages = Wire::connect(local(admin)).await;
             assert!(pages.get("/clusters").await.text().contains("pending 1"));
+            let json = |text: &str| -> serde_json::Value { serde_json::from_str(text).unwrap() };
+            let clusters = json(pages.get("/clusters?format=json").await.text());
+            assert_eq!(clusters[0]["endpoints"][0]["pending"], 1);
+            assert_eq!(clusters[0]["endpoints"][0]["state"]["name"], "in_use");
+            let dump = json(pages.get("/config_dump").await.text());
+            assert_eq!(dump["clusters"][0]["endpoints"][0]["address"], app.to_string());
+            let accept = |format| format!("GET /metrics HTTP/1.1\r\nhost: a\r\naccept: {format}\r\n\r\n");
+            let plain = pages.ask(&accept("text/plain")).await;
+            assert_eq!(
+                plain.header("content-type").as_deref(),
+                Some("text/plain; version=0.0.4; charset=utf-8")
+            );
+            assert!(plain.text().contains("# HELP proxy_requests_total Requests from clients.\n"));
+            assert!(!plain.text().contains("# EOF"));
             assert_eq!(pages.ask("HEAD /ready HTTP/1.1\r\nhost: a\r\n\r\n").await.status(), 503);
             assert_eq!(pages.ask("POST /ready HTTP/1.1\r\nhost: a\r\n\r\n").await.status(), 405);
             release.notify_one();

@@ -170,6 +170,28 @@ fn a_reload_keeps_what_is_known_and_one_without_checks_forgets_it() {
 }
 
 #[test]
+fn an_endpoint_that_leaves_and_comes_back_is_checked_soon_however_long_its_predecessor_waits() {
+    run(async {
+        let with = |endpoints: &[SocketAddr]| {
+            let slow = "[cluster.health]\ntcp = true\ninterval = '1h'\nedge_interval = '1h'\nno_traffic_interval = '1h'\n";
+            cluster("http", endpoints, "") + slow
+        };
+        let endpoints = [answering(OK).await, nobody()];
+        let near = outbound(TestNet::to(SERVICE), &with(&endpoints)).await;
+        checking(&near);
+        let known = [Health::Healthy, Health::Unhealthy];
+        until("both are known", || healths(&near) == known).await;
+        for endpoints in [&endpoints[..1], &endpoints[..]] {
+            let snapshot = Arc::new(proxy::config::parse("sidecar.toml", &with(endpoints)).unwrap());
+            let table = Table::new(snapshot, Some(&near.table.load()), &near.metrics, Instant::now());
+            near.table.store(Arc::new(table));
+        }
+        assert_eq!(healths(&near), [Health::Healthy, Health::Unknown]);
+        until("both are known again", || healths(&near) == known).await;
+    });
+}
+
+#[test]
 fn the_app_is_ready_once_it_has_started_and_says_so_and_not_while_it_does_not() {
     run(async {
         let (answer, path) = (Rc::new(Cell::new(SICK)), Rc::new(Cell::new(String::new())));

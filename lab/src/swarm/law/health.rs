@@ -73,7 +73,7 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         if facts.keeps(process, &cluster.name, |cluster| &cluster.health) {
             pace(facts, process, &cluster.name, health, breaches);
         }
-        for endpoint in &cluster.endpoints {
+        for endpoint in cluster.endpoints.iter() {
             let endpoint = endpoint.address.to_string();
             let counts_as = states.get(endpoint.as_str()).copied().flatten();
             if let Some(is_well) = truth(facts, &endpoint, health)

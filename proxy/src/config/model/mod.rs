@@ -68,6 +68,9 @@ pub struct File {
     /// How much is taken on.
     #[serde(default)]
     pub limits: Limits,
+    /// What a scrape tells.
+    #[serde(default)]
+    pub metrics: Metrics,
     /// Tries after a failure, for every cluster that does not say otherwise.
     #[serde(default)]
     pub retry: Option<Retry>,
@@ -113,6 +116,15 @@ pub struct Listen {
     /// Readiness and liveness.
     #[serde(default)]
     pub health: Option<Spanned<u16>>,
+}
+
+/// `[metrics]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// Whether each endpoint has series of its own. Default: as long as there are at most 1000 endpoints.
+    #[serde(default)]
+    pub per_endpoint: Option<bool>,
 }
 
 /// `[timeouts]`: strings with units, such as `"250ms"`.

@@ -109,7 +109,7 @@ impl Check<'_> {
             protocol,
             opaque_at: BTreeSet::new(),
             declared: given.protocol.is_some(),
-            endpoints,
+            endpoints: endpoints.into(),
             discovery,
             bridge: bridge.is_some(),
             timeouts: self.request_timeouts(

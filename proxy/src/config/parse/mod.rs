@@ -149,6 +149,7 @@ impl Check<'_> {
             opaque_ports,
             timeouts,
             limits,
+            per_endpoint_metrics: file.metrics.per_endpoint,
             register,
             clusters: clusters.into_iter().map(Arc::new).collect(),
             inbound,

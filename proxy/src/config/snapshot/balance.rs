@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use http::HeaderName;
+use serde::Serialize;
 
+use super::dump;
 use crate::config::defaults;
 
 /// Which endpoint gets a request.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Balance {
     /// How an endpoint is chosen among its like.
     pub policy: BalancePolicy,
@@ -24,7 +26,8 @@ pub struct Balance {
 }
 
 /// How an endpoint is chosen among its like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum BalancePolicy {
     /// The better of two by peak-EWMA cost.
     P2c,
@@ -57,10 +60,11 @@ impl BalancePolicy {
 }
 
 /// What requests to one endpoint have in common.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HashSource {
     /// A header's value.
-    Header(HeaderName),
+    Header(#[serde(serialize_with = "dump::text")] HeaderName),
     /// A cookie's value.
     Cookie(String),
     /// The address of the client.
@@ -68,9 +72,10 @@ pub enum HashSource {
 }
 
 /// How new endpoints get to their share. Envoy's `slow_start_config`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct SlowStart {
     /// How long it takes, longer than 0.
+    #[serde(serialize_with = "dump::duration")]
     pub window: Duration,
     /// The share of its weight that an endpoint begins with, above 0 and up to 1.
     pub min_weight: f64,

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
+use super::dump;
+
 /// When an endpoint is left alone.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Breaker {
     /// Failures in a row that eject it; 0: any run is borne.
     pub consecutive_failures: u32,
@@ -12,10 +16,13 @@ pub struct Breaker {
     /// Requests in a window before its rate says anything.
     pub min_requests: u32,
     /// How far back the rate looks; an endpoint that does well for so long has its next ejection halved.
+    #[serde(serialize_with = "dump::duration")]
     pub window: Duration,
     /// First ejection; each further one doubles it.
+    #[serde(serialize_with = "dump::duration")]
     pub base: Duration,
     /// Longest ejection.
+    #[serde(serialize_with = "dump::duration")]
     pub max: Duration,
     /// Share of the cluster that may be ejected at once, 0 to 1; one endpoint always may.
     pub cap: f64,

@@ -5,24 +5,30 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
+use super::dump;
 use super::route::Route;
 use super::{Adaptive, Balance, Breaker, ClusterLimits, Discovery, Health, Protocol, Retry, RetryBudget};
 
 /// Time limits of a request to a cluster; `None`: no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct RequestTimeouts {
     /// From the request's head to the response's end, with all tries.
+    #[serde(serialize_with = "dump::optional_duration")]
     pub request: Option<Duration>,
     /// Of each try.
     pub tries: TryTimeouts,
 }
 
 /// Time limits of one try; `None`: no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct TryTimeouts {
     /// From its beginning, connecting and sending included, to the response's head.
+    #[serde(serialize_with = "dump::optional_duration")]
     pub per_try: Option<Duration>,
     /// From the end of the request to the response's head.
+    #[serde(serialize_with = "dump::optional_duration")]
     pub response: Option<Duration>,
 }
 
@@ -30,7 +36,7 @@ pub struct TryTimeouts {
 pub type Labels = Arc<BTreeMap<String, String>>;
 
 /// A set of endpoints behind virtual addresses.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cluster {
     /// Its name.
     pub name: String,
@@ -46,7 +52,7 @@ pub struct Cluster {
     /// Whether [`Cluster::protocol`] is the configuration's, and not what the endpoints say or do not say.
     pub declared: bool,
     /// Where it really is: what the configuration lists, or what was discovered so far.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Arc<Vec<Endpoint>>,
     /// Where its endpoints are learned, if the configuration does not list them.
     pub discovery: Option<Discovery>,
     /// Whether HTTP/1 requests go over shared HTTP/2 connections, because sidecars at the endpoints restore them.
@@ -79,7 +85,7 @@ pub struct Cluster {
 }
 
 /// One address of a cluster and what is known of it beforehand.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Endpoint {
     /// Where it is.
     pub address: SocketAddr,

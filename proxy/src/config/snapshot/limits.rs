@@ -1,10 +1,12 @@
 //! How much one cluster may take of this sidecar.
 
+use serde::Serialize;
+
 use crate::config::defaults;
 
 /// Limits of a cluster, all workers together. Envoy's circuit breakers: `max_connections`, `max_pending_requests`,
 /// `max_requests`, `max_retries`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ClusterLimits {
     /// Connections to its endpoints. An endpoint that has none from a worker gets one nevertheless.
     pub connections: u32,
@@ -28,7 +30,7 @@ impl Default for ClusterLimits {
 }
 
 /// Bounds of a limit of requests in flight that follows latency ([`crate::limit::adaptive`]).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Adaptive {
     /// Where it begins.
     pub initial: u32,

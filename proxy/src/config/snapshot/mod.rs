@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::defaults;
 
 mod balance;
 mod breaker;
 mod cluster;
 mod discovery;
+mod dump;
 mod health;
 mod limits;
 mod retry;
@@ -24,7 +27,7 @@ pub use limits::{Adaptive, ClusterLimits};
 pub use retry::{Condition, Conditions, Retry, RetryBudget};
 
 /// A configuration with every default filled in and every contradiction refused.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Snapshot {
     /// Name of the local app's service, for telemetry.
     pub service: String,
@@ -52,6 +55,8 @@ pub struct Snapshot {
     pub timeouts: Timeouts,
     /// How much is taken on.
     pub limits: Limits,
+    /// Whether a scrape lists each endpoint; `None`: as long as there are at most [`defaults::LISTED_ENDPOINTS`].
+    pub per_endpoint_metrics: Option<bool>,
     /// What others are told of the app, if anything. Only read at start.
     pub register: Option<Register>,
     /// Clusters, in the order of the file.
@@ -65,7 +70,7 @@ pub struct Snapshot {
 }
 
 /// The ports that the sidecar listens on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Listen {
     /// Intercepted outgoing connections.
     pub outbound: u16,
@@ -80,7 +85,7 @@ pub struct Listen {
 }
 
 /// How HTTP/1 messages are read, from clients and from endpoints. Defaults: [`super::defaults`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Http1 {
     /// Bytes of a message's head.
     pub header_bytes: usize,
@@ -98,7 +103,8 @@ impl Default for Http1 {
 }
 
 /// What outgoing requests say about who made them, in `X-Forwarded-For` and `X-Forwarded-Proto`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Forwarded {
     /// Both are left as they are.
     #[default]
@@ -110,32 +116,42 @@ pub enum Forwarded {
 }
 
 /// Time limits. Defaults: [`super::defaults`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
     /// From SYN to a usable connection.
+    #[serde(serialize_with = "dump::duration")]
     pub connect: Duration,
     /// For the first bytes of an undeclared protocol.
+    #[serde(serialize_with = "dump::duration")]
     pub detect: Duration,
     /// Idle HTTP/1 connections to endpoints.
+    #[serde(serialize_with = "dump::duration")]
     pub pool_idle: Duration,
     /// From the moment that the sidecar is not ready any more to the beginning of its drain.
+    #[serde(serialize_with = "dump::duration")]
     pub drain_min: Duration,
     /// Silence in a tunnel.
+    #[serde(serialize_with = "dump::duration")]
     pub tunnel_idle: Duration,
     /// How old a connection to an endpoint may become, give or take a tenth; `None`: as old as it likes.
+    #[serde(serialize_with = "dump::optional_duration")]
     pub pool_age: Option<Duration>,
     /// A half-closed TCP connection whose other half is silent.
+    #[serde(serialize_with = "dump::duration")]
     pub half_close: Duration,
     /// A TCP connection that moves nothing.
+    #[serde(serialize_with = "dump::duration")]
     pub tcp_idle: Duration,
     /// A drain.
+    #[serde(serialize_with = "dump::duration")]
     pub drain: Duration,
     /// How long nothing may move in either direction of a request; `None`: for ever.
+    #[serde(serialize_with = "dump::optional_duration")]
     pub stream_idle: Option<Duration>,
 }
 
 /// How much is taken on at once. Defaults: [`super::defaults`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Limits {
     /// Accepted connections that are open, both sides together.
     pub connections: usize,
@@ -151,6 +167,13 @@ pub struct Limits {
 }
 
 impl Snapshot {
+    /// Whether a scrape lists each endpoint.
+    pub fn lists_endpoints(&self) -> bool {
+        let few =
+            || self.clusters.iter().map(|c| c.endpoints.len()).sum::<usize>() <= defaults::LISTED_ENDPOINTS;
+        self.per_endpoint_metrics.unwrap_or_else(few)
+    }
+
     /// What the app speaks on `port`.
     pub fn inbound_protocol(&self, port: u16) -> Protocol {
         let undeclared = || if self.opaque_ports.contains(&port) { Protocol::Tcp } else { Protocol::Detect };
@@ -159,7 +182,8 @@ impl Snapshot {
 }
 
 /// What is spoken on a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// Look at the first bytes.
     #[default]

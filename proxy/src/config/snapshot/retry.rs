@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
+use super::dump;
+
 /// Tries after a failure.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Retry {
     /// Tries beyond the first; 0 switches retries off.
     pub attempts: u32,
@@ -14,19 +18,23 @@ pub struct Retry {
     /// Whether requests are repeated that may have had an effect.
     pub unsafe_methods: bool,
     /// The first wait is drawn from zero to this.
+    #[serde(serialize_with = "dump::duration")]
     pub base: Duration,
     /// Longest wait of our own choice.
+    #[serde(serialize_with = "dump::duration")]
     pub max: Duration,
     /// Longest wait that an answer may ask for and still be tried again.
+    #[serde(serialize_with = "dump::duration")]
     pub retry_after: Duration,
     /// Bytes of a request's body that are kept to be sent again.
     pub body: usize,
     /// After how much silence a second try begins beside the first, if ever.
+    #[serde(serialize_with = "dump::optional_duration")]
     pub hedge: Option<Duration>,
 }
 
 /// What pays for the retries of a cluster.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct RetryBudget {
     /// What share of a retry each success pays for, 0 to 1.
     pub share: f64,

@@ -7,11 +7,12 @@ use std::time::Duration;
 use http::header::{HeaderName, HeaderValue};
 use http::uri::{Authority, Scheme};
 use http::{Method, StatusCode};
+use serde::Serialize;
 
-use super::{RequestTimeouts, Retry};
+use super::{RequestTimeouts, Retry, dump};
 
 /// What becomes of the requests that match. The first route of a cluster that does counts.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Route {
     /// Its name in metrics.
     pub name: String,
@@ -26,7 +27,8 @@ pub struct Route {
 }
 
 /// What becomes of a request.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Action {
     /// It is sent on.
     Forward(Box<Forward>),
@@ -37,7 +39,7 @@ pub enum Action {
 }
 
 /// How a request is sent on.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Forward {
     /// Where to: at least one with a share.
     pub to: Vec<Target>,
@@ -50,22 +52,26 @@ pub struct Forward {
 }
 
 /// Which requests: those for which all that is said holds.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Match {
     /// The path, without the query, as it was sent: `%41` is not `A`.
     pub path: PathMatch,
     /// One of these methods; empty: any.
+    #[serde(serialize_with = "dump::texts")]
     pub methods: Vec<Method>,
     /// One of these hosts; empty: any.
     pub authorities: Vec<HostPattern>,
     /// Each of these headers.
+    #[serde(serialize_with = "dump::header_matches")]
     pub headers: Vec<(HeaderName, ValueMatch)>,
     /// Each of these parameters of the query, as it was sent.
+    #[serde(serialize_with = "dump::query_matches")]
     pub query: Vec<(String, ValueMatch)>,
 }
 
 /// Which paths.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PathMatch {
     /// All.
     #[default]
@@ -79,7 +85,8 @@ pub enum PathMatch {
 }
 
 /// A host in lower case, without a port.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HostPattern {
     /// This one.
     Exact(String),
@@ -88,7 +95,8 @@ pub enum HostPattern {
 }
 
 /// Which values of a header or a parameter.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ValueMatch {
     /// This one.
     Exact(String),
@@ -150,6 +158,12 @@ impl PartialEq for Pattern {
     }
 }
 
+impl Serialize for Pattern {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.text)
+    }
+}
+
 impl fmt::Debug for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.text.fmt(f)
@@ -157,7 +171,7 @@ impl fmt::Debug for Pattern {
 }
 
 /// One of the clusters that share a route's requests.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Target {
     /// Its name.
     pub cluster: String,
@@ -170,16 +184,18 @@ pub struct Target {
 }
 
 /// What a request asks for instead.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Rewrite {
     /// The path.
     pub path: Option<PathRewrite>,
     /// The host.
+    #[serde(serialize_with = "dump::optional_value")]
     pub authority: Option<HeaderValue>,
 }
 
 /// Another path. The query stays.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PathRewrite {
     /// This one.
     Whole(String),
@@ -193,40 +209,47 @@ pub enum PathRewrite {
 }
 
 /// Where the client is sent; what is `None` is as in the request.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Redirect {
     /// `http` or `https`.
+    #[serde(serialize_with = "dump::optional_text")]
     pub scheme: Option<Scheme>,
     /// The host, with a port if it has one.
+    #[serde(serialize_with = "dump::optional_text")]
     pub authority: Option<Authority>,
     /// The path.
     pub path: Option<PathRewrite>,
     /// 301, 302, 303, 307 or 308.
+    #[serde(serialize_with = "dump::status")]
     pub status: StatusCode,
 }
 
 /// An answer of the sidecar's own.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Respond {
     /// Its status.
+    #[serde(serialize_with = "dump::status")]
     pub status: StatusCode,
     /// Its text.
     pub body: String,
 }
 
 /// Changes of headers. A name stands in one of the three only, so their order does not matter.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct HeaderEdits {
     /// Instead of what there was.
+    #[serde(serialize_with = "dump::headers")]
     pub set: Vec<(HeaderName, HeaderValue)>,
     /// Beside what there was.
+    #[serde(serialize_with = "dump::headers")]
     pub add: Vec<(HeaderName, HeaderValue)>,
     /// Taken away.
+    #[serde(serialize_with = "dump::texts")]
     pub remove: Vec<HeaderName>,
 }
 
 /// Who gets a copy of a request.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Mirror {
     /// The cluster's name.
     pub cluster: String,
@@ -235,11 +258,13 @@ pub struct Mirror {
 }
 
 /// What is done to requests on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Fault {
     /// How long they wait, and the share that does, 0 to 1.
+    #[serde(serialize_with = "dump::delay")]
     pub delay: Option<(Duration, f64)>,
     /// What they are answered with instead, and the share that is, 0 to 1.
+    #[serde(serialize_with = "dump::abort")]
     pub abort: Option<(StatusCode, f64)>,
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rand::rngs::StdRng;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::position::{Next, Position};
 use super::wire::{EventKind, KeyValue, Streamed, WatchMessage};
@@ -11,16 +11,20 @@ use super::{Client, Error, refused};
 use crate::config::Endpoint;
 use crate::config::defaults::{ETCD_PROBE, ETCD_TIMEOUT};
 use crate::discovery::backoff::Backoff;
-use crate::discovery::{News, Teller, document};
+use crate::discovery::{News, Pace, Teller, document};
 use crate::world::Net;
 
 /// Tells the endpoints below `prefix`, now and whenever they change, for as long as it is polled.
 pub async fn follow<N: Net>(client: Client<N>, prefix: String, mut rng: StdRng, teller: Teller) {
-    let mut follower =
-        Follower { client, prefix, teller, position: Position::default(), endpoints: BTreeMap::new() };
+    let (position, endpoints, pace) = (Position::default(), BTreeMap::new(), Pace::default());
+    let mut follower = Follower { client, prefix, teller, position, endpoints, pace };
     let mut backoff = Backoff::default();
     loop {
         let Err(error) = follower.session(&mut backoff).await;
+        // The watch goes on after what it has read, told or not.
+        if follower.pace.due(Instant::now()).is_some() {
+            follower.tell();
+        }
         follower.teller.tell(News::Lost(error.to_string()));
         follower.client.next_server();
         sleep(backoff.next(&mut rng)).await;
@@ -34,6 +38,8 @@ struct Follower<N> {
     position: Position,
     /// By key.
     endpoints: BTreeMap<Vec<u8>, Endpoint>,
+    /// Telling takes a copy of them all.
+    pace: Pace,
 }
 
 impl<N: Net> Follower<N> {
@@ -62,12 +68,21 @@ impl<N: Net> Follower<N> {
         loop {
             // A watch that has not begun has a call's time; one that has may be silent for ever, if its server lives.
             let patience = if begun { ETCD_PROBE } else { ETCD_TIMEOUT };
-            let Ok(line) = timeout(patience, lines.next()).await else {
-                match begun {
-                    true => self.client.probe(&self.prefix).await?,
-                    false => return Err(Error::Unreachable("the watch did not begin in time".into())),
+            let due = self.pace.due(Instant::now());
+            let line = tokio::select! {
+                biased;
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.tell();
+                    continue;
                 }
-                continue;
+                line = lines.next() => line,
+                () = sleep(patience) => {
+                    match begun {
+                        true => self.client.probe(&self.prefix).await?,
+                        false => return Err(Error::Unreachable("the watch did not begin in time".into())),
+                    }
+                    continue;
+                }
             };
             let line = line.map_err(Error::Unreachable)?;
             let line = line.ok_or_else(|| Error::Unreachable("the watch has ended".into()))?;
@@ -103,7 +118,7 @@ impl<N: Net> Follower<N> {
             }
             self.position.seen(message.header);
             if changed {
-                self.tell();
+                self.pace.changed();
             }
         }
     }
@@ -123,7 +138,9 @@ impl<N: Net> Follower<N> {
         }
     }
 
-    fn tell(&self) {
+    fn tell(&mut self) {
+        let begun = Instant::now();
         self.teller.tell(News::Endpoints(self.endpoints.values().cloned().collect()));
+        self.pace.applied(begun, Instant::now());
     }
 }

@@ -1,0 +1,174 @@
+//! How a snapshot is shown to people: as JSON, with values as the configuration file writes them, and without what must
+//! not be read by whoever may read the page.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use http::header::{HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+use serde::{Serialize, Serializer};
+
+use super::route::ValueMatch;
+use super::{Condition, Conditions};
+
+/// What stands in place of a secret.
+const REDACTED: &str = "[redacted]";
+
+/// Whether a header or a parameter of this name usually carries a secret.
+fn is_secret(name: &str) -> bool {
+    const PARTS: [&str; 8] =
+        ["authorization", "cookie", "token", "secret", "password", "credential", "api-key", "apikey"];
+    let name = name.to_ascii_lowercase().replace('_', "-");
+    PARTS.iter().any(|part| name.contains(part))
+}
+
+fn written(duration: &Duration) -> String {
+    format!("{duration:?}").replace('µ', "u")
+}
+
+pub(super) fn duration<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&written(value))
+}
+
+pub(super) fn optional_duration<S: Serializer>(value: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    value.as_ref().map(written).serialize(to)
+}
+
+pub(super) fn text<S: Serializer>(value: &impl Display, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
+}
+
+pub(super) fn optional_text<S: Serializer>(value: &Option<impl Display>, to: S) -> Result<S::Ok, S::Error> {
+    value.as_ref().map(ToString::to_string).serialize(to)
+}
+
+/// Anything that is written as its text.
+pub(super) trait Text {
+    /// It.
+    fn text(&self) -> &str;
+}
+
+impl Text for HeaderName {
+    fn text(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl Text for Method {
+    fn text(&self) -> &str {
+        self.as_str()
+    }
+}
+
+pub(super) fn texts<S: Serializer>(values: &[impl Text], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(values.iter().map(Text::text))
+}
+
+pub(super) fn status<S: Serializer>(value: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u16(value.as_u16())
+}
+
+pub(super) fn optional_value<S: Serializer>(value: &Option<HeaderValue>, to: S) -> Result<S::Ok, S::Error> {
+    value.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes())).serialize(to)
+}
+
+pub(super) fn headers<S: Serializer>(values: &[(HeaderName, HeaderValue)], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(values.iter().map(|(name, value)| {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        (name.as_str(), if is_secret(name.as_str()) { REDACTED.into() } else { value })
+    }))
+}
+
+/// What a header or a parameter must be.
+#[derive(Serialize)]
+struct NamedMatch<'a> {
+    name: &'a str,
+    #[serde(rename = "match")]
+    value: ShownMatch<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ShownMatch<'a> {
+    Plain(&'a ValueMatch),
+    Redacted(&'static str),
+}
+
+fn matches<'a, S: Serializer>(
+    values: impl Iterator<Item = (&'a str, &'a ValueMatch)>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    to.collect_seq(values.map(|(name, value)| {
+        let reveals = !matches!(value, ValueMatch::Present | ValueMatch::Absent);
+        let redacted = reveals && is_secret(name);
+        NamedMatch {
+            name,
+            value: if redacted { ShownMatch::Redacted(REDACTED) } else { ShownMatch::Plain(value) },
+        }
+    }))
+}
+
+pub(super) fn header_matches<S: Serializer>(
+    values: &[(HeaderName, ValueMatch)],
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    matches(values.iter().map(|(name, value)| (name.as_str(), value)), to)
+}
+
+pub(super) fn query_matches<S: Serializer>(
+    values: &[(String, ValueMatch)],
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    matches(values.iter().map(|(name, value)| (name.as_str(), value)), to)
+}
+
+#[derive(Serialize)]
+struct Part<T> {
+    value: T,
+    share: f64,
+}
+
+pub(super) fn delay<S: Serializer>(value: &Option<(Duration, f64)>, to: S) -> Result<S::Ok, S::Error> {
+    value.map(|(time, share)| Part { value: written(&time), share }).serialize(to)
+}
+
+pub(super) fn abort<S: Serializer>(value: &Option<(StatusCode, f64)>, to: S) -> Result<S::Ok, S::Error> {
+    value.map(|(status, share)| Part { value: status.as_u16(), share }).serialize(to)
+}
+
+impl Serialize for Conditions {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(Condition::ALL.iter().filter(|condition| self.contains(**condition)).map(|c| c.name()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::parse;
+
+    #[test]
+    fn a_dump_writes_values_as_the_file_does_and_keeps_secrets() {
+        let text = r#"
+            service = "web"
+            [timeouts]
+            connect = "250us"
+            [[cluster]]
+            name = "orders"
+            addresses = ["10.96.0.10:80"]
+            endpoints = ["10.0.0.11:8080"]
+            [[cluster.route]]
+            match = { path = "/a", headers = { "x-api-key" = "hunter2", "x-plain" = "shown" } }
+            request_headers = { set = { "authorization" = "Bearer hunter3", "x-team" = "blue" } }
+        "#;
+        let snapshot = parse("sidecar.toml", text);
+        let snapshot = snapshot.unwrap_or_else(|error| panic!("{:?}", miette::Report::new(error)));
+        let dump = serde_json::to_value(&snapshot).unwrap();
+        assert_eq!(dump["timeouts"]["connect"], "250us");
+        let cluster = &dump["clusters"][0];
+        assert_eq!(cluster["endpoints"][0]["address"], "10.0.0.11:8080");
+        assert_eq!(cluster["retry"]["on"][0], "connect-failure");
+        let shown = dump.to_string();
+        assert!(shown.contains("shown") && shown.contains("blue") && !shown.contains("hunter"), "{shown}");
+        assert_eq!(shown.matches("[redacted]").count(), 2);
+    }
+}
