@@ -55,6 +55,8 @@ pub enum Kind {
     Unsupported,
     /// The client's request is malformed, or two readers could read it in two ways.
     Malformed,
+    /// The head of the client's request is larger than it may be.
+    HeadersTooLarge,
     /// The client went away, or its request body broke off.
     Client,
     /// Nothing passed through a tunnel for too long.
@@ -84,7 +86,7 @@ struct Row {
 
 impl Kind {
     /// Every kind, for metrics.
-    pub const ALL: [Kind; 24] = [
+    pub const ALL: [Kind; 25] = [
         Kind::NoEndpoint,
         Kind::Connect,
         Kind::ConnectTimeout,
@@ -103,6 +105,7 @@ impl Kind {
         Kind::Overload,
         Kind::Unsupported,
         Kind::Malformed,
+        Kind::HeadersTooLarge,
         Kind::Client,
         Kind::TunnelIdle,
         Kind::Loop,
@@ -119,7 +122,7 @@ impl Kind {
             grpc,
             may_have_arrived,
         };
-        use Code::{Cancelled, DeadlineExceeded, Internal, Unavailable, Unimplemented};
+        use Code::{Cancelled, DeadlineExceeded, Internal, ResourceExhausted, Unavailable, Unimplemented};
         use StatusCode as S;
         match self {
             Kind::NoEndpoint => {
@@ -156,6 +159,9 @@ impl Kind {
             }
             Kind::Unsupported => row(S::NOT_IMPLEMENTED, "http_request_denied", "DPE", Unimplemented, false),
             Kind::Malformed => row(S::BAD_REQUEST, "http_request_error", "DPE", Internal, false),
+            Kind::HeadersTooLarge => {
+                row(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "http_request_error", "DPE", ResourceExhausted, false)
+            }
             Kind::Client => row(S::BAD_REQUEST, "http_request_error", "DC", Cancelled, true),
             Kind::TunnelIdle => row(S::GATEWAY_TIMEOUT, "connection_timeout", "SI", DeadlineExceeded, true),
             Kind::HalfClosed => {
@@ -222,6 +228,7 @@ impl Kind {
             Kind::Overload => "overload",
             Kind::Unsupported => "unsupported",
             Kind::Malformed => "malformed",
+            Kind::HeadersTooLarge => "headers_too_large",
             Kind::Client => "client",
             Kind::TunnelIdle => "tunnel_idle",
             Kind::Loop => "loop",
@@ -284,6 +291,7 @@ impl fmt::Display for Error {
             Kind::Overload => "the sidecar carries as much as it can",
             Kind::Unsupported => "this sidecar does not carry",
             Kind::Malformed => "the request is malformed",
+            Kind::HeadersTooLarge => "the head of the request is too large",
             Kind::Client => "the client went away",
             Kind::TunnelIdle => "nothing passed through the tunnel for too long",
             Kind::Loop => "the connection would come back to this sidecar",

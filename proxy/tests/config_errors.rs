@@ -10,7 +10,7 @@ use std::time::Duration;
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use proxy::config::{
     Adaptive, App, Ask, Balance, BalancePolicy, Breaker, Cluster, ClusterLimits, Condition, Conditions,
-    ConfigErrors, Endpoint, Forwarded, HashSource, Health, Http1, Limits, Listen, Probe, Protocol,
+    ConfigErrors, Endpoint, Forwarded, HashSource, Health, Http1, Http2, Limits, Listen, Probe, Protocol,
     RequestTimeouts, Retry, RetryBudget, SlowStart, Snapshot, Thresholds, Timeouts, TryTimeouts, parse,
     route,
 };
@@ -68,6 +68,7 @@ service = "web"
 retry = { body = 64, hedge = 50 }
 retry_budget = { share = 0.2 }
 "#;
+    windows_streams_and_time_for_a_head_are_within_what_can_be: "service = \"web\"\n\n[timeouts]\nrequest_headers = \"0s\"\n\n[http2]\nmax_concurrent_streams = 0\ninitial_stream_window_size = \"64KB\"\ninitial_connection_window_size = \"2GiB\"\n";
     limits_out_of_range_say_what_they_may_be: "service = \"web\"\nforwarded = \"apend\"\n\n[limits]\nheader_bytes = 100\nheaders = 0\n\n[timeouts]\ntunnel_idle = \"0s\"\n";
     shares_and_factors_of_the_wrong_type_say_what_to_write: "service = \"web\"\n[balance]\npanic = 0.5\noverprovisioning = \"140%\"\nslow_start = { window = 30 }\n";
     what_a_policy_makes_nothing_of_is_pointed_at: r#"
@@ -570,6 +571,11 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
         mark: None,
         passthrough: true,
         http1: Http1 { header_bytes: 65536, headers: 100, preserve_header_case: false },
+        http2: Http2 {
+            max_concurrent_streams: 200,
+            initial_stream_window_size: 1 << 20,
+            initial_connection_window_size: 8 << 20,
+        },
         forwarded: Forwarded::Off,
         opaque_ports: [25, 587, 3306, 4444, 4567, 4568, 5432, 6379, 9300, 11211].into(),
         timeouts: Timeouts {
@@ -583,6 +589,9 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
             tcp_idle: Duration::from_secs(3600),
             drain: Duration::from_secs(25),
             stream_idle: Some(Duration::from_secs(300)),
+            request_headers: Duration::from_secs(30),
+            max_connection_idle: Some(Duration::from_secs(600)),
+            max_connection_age: Some(Duration::from_secs(3600)),
         },
         limits: Limits {
             connections: 50_000,
@@ -679,7 +688,8 @@ forwarded = "append"
 opaque_ports = [80, 7000]
 limits = { connections = 7, requests = 8, memory = "9MiB", endpoint_connections = 10, pending = 0, header_bytes = 9000, headers = 50 }
 listen = { outbound = 1, inbound = 2, admin = 3, metrics = 4, health = 5 }
-timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", pool_age = "0s", half_close = "30s", tcp_idle = "2h", tunnel_idle = "10m", drain_min = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s" }
+timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", pool_age = "0s", half_close = "30s", tcp_idle = "2h", tunnel_idle = "10m", drain_min = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s", request_headers = "9s", max_connection_idle = "1m", max_connection_age = "0s" }
+http2 = { max_concurrent_streams = 11, initial_stream_window_size = "128KiB", initial_connection_window_size = "64KiB" }
 retry = { attempts = 1, on = ['5xx', 'retriable-status-codes', 'internal'], status_codes = [429], unsafe_methods = true, max = '300ms', hedge = '50ms' }
 retry_budget = { share = '10%', per_second = 3 }
 breaker = { consecutive_failures = 7, success_rate = "90%", min_requests = 20, window = "5s", base = "2s", max = "90s", cap = "25%" }
@@ -718,6 +728,11 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
         mark: Some(1337),
         passthrough: false,
         http1: Http1 { header_bytes: 9000, headers: 50, preserve_header_case: true },
+        http2: Http2 {
+            max_concurrent_streams: 11,
+            initial_stream_window_size: 128 << 10,
+            initial_connection_window_size: 64 << 10,
+        },
         forwarded: Forwarded::Append,
         opaque_ports: [7000, 80].into(),
         timeouts: Timeouts {
@@ -731,6 +746,9 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
             tcp_idle: Duration::from_secs(7200),
             drain: Duration::from_secs(60),
             stream_idle: None,
+            request_headers: Duration::from_secs(9),
+            max_connection_idle: Some(Duration::from_secs(60)),
+            max_connection_age: None,
         },
         limits: Limits {
             connections: 7,

@@ -13,7 +13,6 @@ use hyper::body::Incoming;
 use serde::Serialize;
 
 use crate::capture::listener;
-use crate::config::Http1;
 use crate::drain;
 use crate::http::serve;
 use crate::world::Net;
@@ -67,7 +66,7 @@ pub async fn serve<N: Net>(net: N, mut listener: N::Listener, pages: Vec<Page>) 
             Ok((io, _)) => {
                 let (pages, watch) = (pages.clone(), watch.clone());
                 net.spawn("admin", async move {
-                    let _ = serve::http1(io, Http1::default(), watch, |request, _| {
+                    let _ = serve::http1(io, serve::Settings::default(), watch, |request, _| {
                         let response = answer(&pages, &request);
                         async move { response }
                     })

@@ -37,7 +37,7 @@ pub const POOL_CONNECTIONS: usize = 1024;
 pub const POOL_PENDING: usize = 1024;
 /// Idle HTTP/1 connections kept to one endpoint by one worker.
 pub const POOL_MAX_IDLE: usize = 256;
-/// How long a client may take to send a request's head, and how long its connection may idle between requests: hyper
+/// HTTP/1: how long a client may take to send a request's head, and how long its connection may idle between requests: hyper
 /// has one limit for both. Longer than any peer's pool keeps a connection, so that the client side closes first.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a half-closed TCP connection may stay silent. Linkerd's users hit conntrack's own 60 s (linkerd2#8033).
@@ -50,14 +50,18 @@ pub const DRAIN_MIN: Duration = Duration::from_secs(5);
 /// How long the next hop may leave `Expect: 100-continue` unanswered before it gets the body anyway. curl's and Go's
 /// `ExpectContinueTimeout`.
 pub const EXPECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Bytes of the head of an HTTP/1 message. Envoy allows 60 KiB; hyper's own 400 KiB would make a stalled peer expensive.
+/// Bytes of the head of a message, as HTTP/1 writes it. Envoy allows 60 KiB; hyper's own 400 KiB would make a stalled peer expensive.
 pub const HEADER_BYTES: u32 = 64 * 1024;
 /// Least and most that `limits.header_bytes` may be: the smallest buffer that hyper works with, and Envoy's most.
 pub const HEADER_BYTES_RANGE: std::ops::RangeInclusive<u32> = 8 * 1024..=8192 * 1024;
-/// Header lines of an HTTP/1 message. Envoy's and hyper's default.
+/// Header lines of a message. Envoy's and hyper's default.
 pub const HEADERS: u32 = 100;
 /// Least and most that `limits.headers` may be. hyper takes a place for each of them with every message.
 pub const HEADERS_RANGE: std::ops::RangeInclusive<u32> = 1..=10_000;
+/// Header fields that sidecars add to a message or write anew: those of `http::header_limits`, which do not count.
+pub const ADDED_HEADERS: usize = 11;
+/// Bytes that these may take without counting: 64 each, more than any of them needs.
+pub const ADDED_HEADER_BYTES: usize = 64 * ADDED_HEADERS;
 /// How long a tunnel (WebSocket, CONNECT) may be silent. Envoy's idle limits for upgraded and TCP connections are 1 h;
 /// WebSocket libraries ping every 20 to 60 s, so what is silent for so long is forgotten.
 pub const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
@@ -228,10 +232,22 @@ pub const H2_PING_TIMEOUT: Duration = Duration::from_secs(5);
 pub const H2_STREAM_WINDOW: u32 = 1024 * 1024;
 /// HTTP/2: the same for a whole connection. More than one stream's, or a single stalled stream would block all others.
 pub const H2_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// Least and most that windows may be: RFC 9113 section 6.9.2's initial 65 535, and 2^31 - 1.
+pub const H2_WINDOW_RANGE: std::ops::RangeInclusive<u32> = 65_535..=(1 << 31) - 1;
 /// HTTP/2: streams that a client may have open on one connection. hyper's default; grpc-go has 100, Envoy 1024.
 pub const H2_MAX_STREAMS: u32 = 200;
-/// HTTP/2: largest list of headers, bytes as RFC 9113 section 6.5.2 counts them. As much as HTTP/1's head.
-pub const H2_HEADER_LIST: u32 = 64 * 1024;
+/// HTTP/2: how many times `limits.header_bytes` the library takes in, so that it is the sidecar that refuses what is too
+/// large, with a gRPC status for a gRPC client: the library has only a bare 431. Twice is more than accidents exceed a limit
+/// by; each stream may hold as much.
+pub const H2_HEADER_LIST: usize = 2;
+
+/// HTTP/2: how long an accepted connection may carry nothing. Twice as long as sidecars and ztunnel keep theirs, so that the
+/// client closes first. Envoy's idle_timeout is 1 h, which keeps what clients have forgotten.
+pub const MAX_CONNECTION_IDLE: Duration = Duration::from_secs(600);
+/// HTTP/2: how old an accepted connection may become before its client is told to open another. A sidecar's own are given up
+/// after ten minutes; this is for others, so that what a client was told or allowed once does not hold for ever. gRPC's
+/// max_connection_age is off unless it is set, and then usually some minutes to an hour.
+pub const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3600);
 
 /// Accepted connections that may be open at once. Envoy's documentation recommends 50 000 for its edge.
 pub const MAX_CONNECTIONS: usize = 50_000;

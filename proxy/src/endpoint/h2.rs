@@ -34,11 +34,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::pool::{Limits, expiry};
-use crate::config::defaults::{
-    H2_CONNECTION_WINDOW, H2_CONNECTIONS, H2_FULL, H2_HEADER_LIST, H2_IDLE, H2_PING_INTERVAL,
-    H2_PING_TIMEOUT, H2_STREAM_WINDOW,
-};
+use crate::config::defaults::{H2_CONNECTIONS, H2_FULL, H2_IDLE, H2_PING_INTERVAL, H2_PING_TIMEOUT};
 use crate::error::{BoxError, Error, Kind};
+use crate::http::preface::FirstFrame;
 use crate::http::{RequestBody, tunnel};
 use crate::mutant;
 use crate::telemetry::{EndpointMetrics, Open, OpenConnection};
@@ -231,7 +229,7 @@ impl<N: Net> Streams<N> {
         let expires = expiry(limits.max_age, &mut self.inner.ages.borrow_mut());
         let (metrics, own) = (metrics.clone(), dial.clone());
         self.inner.net.spawn("dial", async move {
-            let opening = open_connection(&net, endpoint, from, expires, &metrics);
+            let opening = open_connection(&net, endpoint, from, limits, expires, &metrics);
             let opened = tokio::time::timeout(limit, opening).await;
             let dialled = match opened {
                 Ok(Ok(connection)) => {
@@ -326,22 +324,23 @@ async fn open_connection<N: Net>(
     net: &N,
     endpoint: SocketAddr,
     from: Option<IpAddr>,
+    limits: Limits,
     expires: Option<Instant>,
     metrics: &EndpointMetrics,
 ) -> Result<Rc<Connection>, (Kind, BoxError)> {
     let io = net.connect(endpoint, from).await.map_err(|e| (Kind::of_connect(&e), e.into()))?;
     let (tell, first_bytes) = oneshot::channel();
     let heard = Rc::new(Cell::new(Instant::now()));
-    let io = TokioIo::new(Heard { io, tell: Some(tell), at: heard.clone() });
+    let io = FirstFrame::of_a_server(Heard { io, tell: Some(tell), at: heard.clone() });
     let (send, driver) = http2::Builder::new(Exec(net.clone()))
         .timer(TokioTimer::new())
-        .initial_stream_window_size(H2_STREAM_WINDOW)
-        .initial_connection_window_size(H2_CONNECTION_WINDOW)
-        .max_header_list_size(H2_HEADER_LIST)
+        .initial_stream_window_size(limits.http2.initial_stream_window_size)
+        .initial_connection_window_size(limits.http2.initial_connection_window_size)
+        .max_header_list_size(limits.http1.header_list())
         .keep_alive_interval(H2_PING_INTERVAL)
         .keep_alive_timeout(H2_PING_TIMEOUT)
         .keep_alive_while_idle(true)
-        .handshake(io)
+        .handshake(TokioIo::new(io))
         .await
         .map_err(|e| (Kind::Connect, e.into()))?;
     let mut driver = Box::pin(driver);

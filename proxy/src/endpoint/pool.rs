@@ -32,10 +32,10 @@ use tokio::time::Instant;
 
 use super::last_words::LastWords;
 use crate::config::defaults::{AGE_JITTER, HEADERS, POOL_MAX_IDLE};
-use crate::config::{ClusterLimits, Http1, Snapshot};
+use crate::config::{ClusterLimits, Http1, Http2, Snapshot};
 use crate::error::{BoxError, Error, Kind};
 use crate::http::informational::BodyUnread;
-use crate::http::{RequestBody, forward, tunnel};
+use crate::http::{RequestBody, forward, header_limits, tunnel};
 use crate::mutant;
 use crate::telemetry::{EndpointMetrics, Limited, Open, OpenConnection};
 use crate::world::Net;
@@ -115,6 +115,8 @@ pub struct Checkout<N: Net> {
     connection: Connection,
     _place: OwnedSemaphorePermit,
     reused: bool,
+    /// How large its response's head may be.
+    http1: Http1,
     /// Whether it must not be used again.
     spent: bool,
 }
@@ -150,6 +152,7 @@ impl<N: Net> Pool<N> {
             connection,
             _place: place,
             reused,
+            http1: limits.http1,
             spent: false,
         };
         let now = Instant::now();
@@ -204,7 +207,7 @@ impl<N: Net> Pool<N> {
             }
         };
         let mut builder = http1::Builder::new();
-        let Http1 { header_bytes, headers, preserve_header_case } = limits.http1;
+        let Http1 { header_bytes, headers, preserve_header_case } = limits.read;
         builder.max_buf_size(header_bytes).max_header_size(header_bytes);
         builder.preserve_header_case(preserve_header_case);
         if headers != HEADERS as usize {
@@ -352,8 +355,12 @@ pub struct Limits {
     pub pending: usize,
     /// Of the whole cluster, all workers together.
     pub cluster: ClusterLimits,
-    /// How its responses are read. A kept connection keeps what it was opened with.
+    /// How large a response's head may be.
     pub http1: Http1,
+    /// What an endpoint may send at once over HTTP/2.
+    pub http2: Http2,
+    /// How responses are read. A kept connection keeps what it was opened with.
+    pub read: Http1,
 }
 
 impl Limits {
@@ -367,14 +374,16 @@ impl Limits {
             pending: snapshot.limits.pending,
             cluster: ClusterLimits::default(),
             http1: snapshot.http1,
+            http2: snapshot.http2,
+            read: snapshot.http1,
         }
     }
 }
 
 impl Limits {
-    /// With those of a cluster.
+    /// With those of a cluster, whose endpoints may have sidecars.
     pub fn within(self, cluster: ClusterLimits) -> Self {
-        Limits { cluster, ..self }
+        Limits { cluster, read: self.http1.with_added(), ..self }
     }
 }
 
@@ -400,7 +409,8 @@ impl<N: Net> Checkout<N> {
         .await;
         let mut failed = match response {
             Ok(mut response) => {
-                if let Err(wrong) = forward::check(&response, upgrade_asked) {
+                let checked = forward::check(&response, upgrade_asked);
+                if let Err(wrong) = checked.and_then(|()| header_limits::response(&response, self.http1)) {
                     return Err((self.error(Kind::Protocol, wrong), None));
                 }
                 // hyper would speak HTTP/1.0 to it from now on, and drop request bodies of unknown length.

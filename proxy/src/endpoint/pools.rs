@@ -16,7 +16,7 @@ use crate::config::{Retry, TryTimeouts};
 use crate::error::{Error, Kind};
 use crate::http::interim::Speaker;
 use crate::http::patience::Patience;
-use crate::http::{RequestBody, forward, informational};
+use crate::http::{RequestBody, forward, header_limits, informational};
 use crate::limit::concurrency::InFlight;
 use crate::telemetry::{EndpointMetrics, Open};
 use crate::world::{Net, RngTree};
@@ -116,10 +116,12 @@ impl<N: Net> Pools<N> {
                 Err(error) => return Err((error, Some(Box::new(request)))),
             };
             let (response, stream) = stream.send(request).await?;
-            if let Err(wrong) = forward::check(&response, false) {
-                return Err((Error::at(Kind::Protocol, endpoint, wrong), None));
-            }
-            return Ok((response, Carrier::Http2(stream)));
+            let checked = forward::check(&response, false);
+            let checked = checked.and_then(|()| header_limits::response(&response, call.limits.http1));
+            return match checked {
+                Ok(()) => Ok((response, Carrier::Http2(stream))),
+                Err(wrong) => Err((Error::at(Kind::Protocol, endpoint, wrong), None)),
+            };
         }
         let checkout = match self.http1.checkout(endpoint, doubted, call.limits, metrics).await {
             Ok(checkout) => checkout,

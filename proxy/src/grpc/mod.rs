@@ -32,6 +32,8 @@ pub enum Code {
     DeadlineExceeded = 4,
     /// The caller may not do this.
     PermissionDenied = 7,
+    /// Something is used up, or larger than it may be.
+    ResourceExhausted = 8,
     /// Nobody here knows the service or the method.
     Unimplemented = 12,
     /// Somebody broke the protocol.

@@ -31,7 +31,7 @@ pub fn failure(error: &Error, instance: &str, is_grpc: bool) -> Response<Bytes> 
         response
     };
     let headers = response.headers_mut();
-    if matches!(error.kind, Kind::Malformed | Kind::Unsupported) {
+    if matches!(error.kind, Kind::Malformed | Kind::HeadersTooLarge | Kind::Unsupported) {
         // Where the request ends is the sender's guess or ours; the next one may not depend on it.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }

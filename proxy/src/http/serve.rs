@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
@@ -14,6 +15,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rand::RngExt;
+use rand::rngs::StdRng;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
 
@@ -22,13 +25,59 @@ use super::serve_h2;
 use super::strict::Strict;
 use super::tunnel::Slot;
 use super::version::LAST_REQUEST;
-use crate::config::Http1;
-use crate::config::defaults::{HEADER_TIMEOUT, HEADERS};
+use crate::config::defaults::{AGE_JITTER, HEADER_TIMEOUT, HEADERS, MAX_CONNECTION_AGE, MAX_CONNECTION_IDLE};
+use crate::config::{Http1, Http2, Snapshot};
 use crate::drain;
 use crate::error::{BoxError, Kind};
 use crate::mutant;
 use crate::telemetry::SideMetrics;
 use crate::world::Net;
+
+/// How a client's connection is served.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How HTTP/1 is read.
+    pub http1: Http1,
+    /// HTTP/2's largest list of headers.
+    pub header_list: u32,
+    /// What a client of HTTP/2 may send at once.
+    pub http2: Http2,
+    /// How long a client of HTTP/1 may take to send a request's head.
+    pub request_headers: Duration,
+    /// How long a connection of HTTP/2 may carry nothing.
+    pub max_idle: Option<Duration>,
+    /// How old one may become.
+    pub max_age: Option<Duration>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            http1: Http1::default(),
+            header_list: Http1::default().header_list(),
+            http2: Http2::default(),
+            request_headers: HEADER_TIMEOUT,
+            max_idle: Some(MAX_CONNECTION_IDLE),
+            max_age: Some(MAX_CONNECTION_AGE),
+        }
+    }
+}
+
+impl Settings {
+    /// Those of `snapshot`, of a connection that begins now: `ages` spreads their ends.
+    pub fn of(snapshot: &Snapshot, http1: Http1, ages: &mut StdRng) -> Self {
+        let timeouts = &snapshot.timeouts;
+        let spread = 1.0 - AGE_JITTER..=1.0 + AGE_JITTER;
+        Settings {
+            http1,
+            header_list: snapshot.http1.header_list(),
+            http2: snapshot.http2,
+            request_headers: timeouts.request_headers,
+            max_idle: timeouts.max_connection_idle,
+            max_age: timeouts.max_connection_age.map(|age| age.mul_f64(ages.random_range(spread))),
+        }
+    }
+}
 
 /// What the handler of a request may do with its client's connection beside answering.
 pub struct Client {
@@ -43,7 +92,7 @@ pub struct Client {
 pub async fn connection<N, I, B, F>(
     net: &N,
     (is_http2, io): (bool, I),
-    limits: Http1,
+    settings: Settings,
     drain: drain::Watch,
     metrics: &SideMetrics,
     (peer, dst): (SocketAddr, SocketAddr),
@@ -51,7 +100,7 @@ pub async fn connection<N, I, B, F>(
 ) where
     N: Net,
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    B: Body + 'static,
+    B: Body + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
     F: Future<Output = Response<B>> + 'static,
@@ -59,10 +108,10 @@ pub async fn connection<N, I, B, F>(
     let tunnel = if is_http2 { Slot::stream(net.clone()) } else { Slot::connection() };
     let served = if is_http2 {
         let handle = |request| handle(request, Client { tunnel: tunnel.clone(), interim: None });
-        Box::pin(serve_h2::http2(net.clone(), io, drain.clone(), handle)).await
+        Box::pin(serve_h2::http2(net.clone(), io, settings, drain.clone(), handle)).await
     } else {
         let handle = |request, interim| handle(request, Client { tunnel: tunnel.clone(), interim });
-        http1(io, limits, drain.clone(), handle).await
+        http1(io, settings, drain.clone(), handle).await
     };
     if let Err(error) = served {
         if error.is_parse() || error.is_parse_too_large() {
@@ -81,7 +130,7 @@ pub async fn connection<N, I, B, F>(
 /// What ended the connection, other than the client closing it between requests.
 pub async fn http1<I, B, F>(
     io: I,
-    limits: Http1,
+    settings: Settings,
     mut drain: drain::Watch,
     handle: impl Fn(Request<Incoming>, Option<Speaker>) -> F,
 ) -> Result<(), hyper::Error>
@@ -107,14 +156,14 @@ where
             Ok::<_, Infallible>(response)
         }
     });
-    let mut builder = http1::Builder::new();
+    let (limits, mut builder) = (settings.http1, http1::Builder::new());
     if limits.headers != HEADERS as usize {
         // Said, it makes hyper count what is its own default anyway.
         builder.max_headers(limits.headers);
     }
     let connection = builder
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(settings.request_headers)
         .max_buf_size(limits.header_bytes)
         .max_header_size(limits.header_bytes)
         .preserve_header_case(limits.preserve_header_case)

@@ -1,61 +1,169 @@
-//! Serving HTTP/2 to clients: hyper's settings, and a connection's part in a drain (GOAWAY, RFC 9113 section 6.8).
+//! Serving HTTP/2 to clients: hyper's settings, a connection's part in a drain (GOAWAY, RFC 9113 section 6.8), and its own
+//! end: one that has carried nothing for a while, or is old, takes no further request. What it has begun it finishes.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{Request, Response};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::config::defaults::{
-    H2_CONNECTION_WINDOW, H2_HEADER_LIST, H2_MAX_STREAMS, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_STREAM_WINDOW,
-};
+use super::preface::FirstFrame;
+use super::serve::Settings;
+use crate::config::defaults::{H2_PING_INTERVAL, H2_PING_TIMEOUT};
 use crate::drain;
 use crate::error::BoxError;
 use crate::world::{Exec, Net};
 
-/// Serves one connection until it closes or a drain has ended its last request.
+/// Serves one connection until it closes, or until a drain, its age or its idleness has ended its last request.
 ///
 /// # Errors
 /// What ended the connection, other than the client closing it.
 pub async fn http2<N, I, B, F>(
     net: N,
     io: I,
+    settings: Settings,
     mut drain: drain::Watch,
     handle: impl Fn(Request<Incoming>) -> F,
 ) -> Result<(), hyper::Error>
 where
     N: Net,
     I: AsyncRead + AsyncWrite + Unpin + 'static,
-    B: Body + 'static,
+    B: Body + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
     F: Future<Output = Response<B>> + 'static,
 {
+    let streams = Streams::new();
     let service = service_fn(|request| {
-        let response = handle(request);
-        async { Ok::<_, Infallible>(response.await) }
+        let (open, response) = (streams.open(), handle(request));
+        async { Ok::<_, Infallible>(response.await.map(|body| Counted { body, _open: open })) }
     });
     let connection = http2::Builder::new(Exec(net))
         .timer(TokioTimer::new())
         .auto_date_header(false)
-        .initial_stream_window_size(H2_STREAM_WINDOW)
-        .initial_connection_window_size(H2_CONNECTION_WINDOW)
-        .max_concurrent_streams(H2_MAX_STREAMS)
-        .max_header_list_size(H2_HEADER_LIST)
+        .initial_stream_window_size(settings.http2.initial_stream_window_size)
+        .initial_connection_window_size(settings.http2.initial_connection_window_size)
+        .max_concurrent_streams(settings.http2.max_concurrent_streams)
+        .max_header_list_size(settings.header_list)
         .keep_alive_interval(H2_PING_INTERVAL)
         .keep_alive_timeout(H2_PING_TIMEOUT)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(FirstFrame::of_a_client(io)), service);
     let mut connection = pin!(connection);
     tokio::select! {
         biased;
         result = connection.as_mut() => return result,
-        () = drain.signaled() => connection.as_mut().graceful_shutdown(),
+        () = drain.signaled() => {}
+        () = streams.idle(settings.max_idle) => {}
+        () = after(settings.max_age) => {}
     }
+    connection.as_mut().graceful_shutdown();
     connection.await
+}
+
+async fn after(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How many streams of a connection are open, and if none is, since when.
+#[derive(Clone)]
+struct Streams(Rc<Cell<(usize, Instant)>>);
+
+/// An open stream, until it is dropped.
+struct OpenStream(Streams);
+
+impl Streams {
+    /// Of a connection that begins now.
+    fn new() -> Self {
+        Streams(Rc::new(Cell::new((0, Instant::now()))))
+    }
+
+    fn open(&self) -> OpenStream {
+        let (open, since) = self.0.get();
+        self.0.set((open + 1, since));
+        OpenStream(self.clone())
+    }
+
+    /// Waits until none has been open for as long as `limit`.
+    async fn idle(&self, limit: Option<Duration>) {
+        let Some(limit) = limit else { return std::future::pending().await };
+        loop {
+            let now = Instant::now();
+            match self.0.get() {
+                (0, since) if now >= since + limit => return,
+                (0, since) => sleep_until(since + limit).await,
+                // Whatever ends it, there is as long to go then.
+                _ => sleep(limit).await,
+            }
+        }
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let (open, _) = self.0.0.get();
+        self.0.0.set((open - 1, Instant::now()));
+    }
+}
+
+/// A response's body, which keeps its stream open.
+struct Counted<B> {
+    body: B,
+    _open: OpenStream,
+}
+
+impl<B: Body + Unpin> Body for Counted<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_for_as_long_as_no_stream_was_open_last() {
+        let streams = Streams::new();
+        let begun = Instant::now();
+        let limit = Duration::from_secs(10);
+        let load = async {
+            sleep(Duration::from_secs(7)).await;
+            let first = streams.open();
+            sleep(Duration::from_secs(20)).await;
+            let second = streams.open();
+            drop(first);
+            sleep(Duration::from_secs(6)).await;
+            drop(second);
+        };
+        tokio::join!(load, streams.idle(Some(limit)));
+        assert_eq!(begun.elapsed(), Duration::from_secs(7 + 20 + 6) + limit);
+    }
 }

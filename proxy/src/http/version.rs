@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::time::sleep;
 
-use crate::config::defaults::HEADER_TIMEOUT;
 use crate::detect::{Detected, Outcome, Prefixed, Sniffed, detect};
 use crate::drain;
 
@@ -14,16 +13,20 @@ use crate::drain;
 /// send, or keeps a connection in its pool, and one that is in use is used again within moments.
 pub const LAST_REQUEST: Duration = Duration::from_secs(1);
 
-/// Waits for the first bytes and says whether they are HTTP/2's. `None` if the client closes, is silent for as long as it
-/// may take to send a head, or the sidecar drains.
-pub async fn is_http2<I: AsyncRead + Unpin>(io: I, mut drain: drain::Watch) -> Option<(bool, Prefixed<I>)> {
+/// Waits for the first bytes and says whether they are HTTP/2's. `None` if the client closes, is silent for longer
+/// than `limit`, or the sidecar drains.
+pub async fn is_http2<I: AsyncRead + Unpin>(
+    io: I,
+    limit: Duration,
+    mut drain: drain::Watch,
+) -> Option<(bool, Prefixed<I>)> {
     let drained = async {
         drain.signaled().await;
         sleep(LAST_REQUEST).await;
     };
     tokio::select! {
         biased;
-        detected = detect(io, HEADER_TIMEOUT) => match detected {
+        detected = detect(io, limit) => match detected {
             Err(_) | Ok(Detected { outcome: Outcome::Closed | Outcome::Timeout, .. }) => None,
             Ok(Detected { outcome, client, .. }) => Some((outcome == Outcome::Sniffed(Sniffed::Http2), client)),
         },

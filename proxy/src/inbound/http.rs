@@ -17,7 +17,7 @@ use crate::grpc;
 use crate::http::patience::Patience;
 use crate::http::serve::Client;
 use crate::http::tunnel::Ask;
-use crate::http::{RequestBody, bridge, deadline, forward, reply};
+use crate::http::{RequestBody, bridge, deadline, forward, header_limits, reply};
 use crate::retry::{Attempts, Ended, condition};
 use crate::tcp;
 use crate::telemetry::Single;
@@ -46,7 +46,9 @@ pub(super) async fn handle<N: Net>(
     let place = place.and_then(|all| Ok(Place::new(all, table.take_for_app(dst.port(), metrics)?)));
     let forwarded = place.and_then(|place| {
         restored.map_err(|wrong| Error { cause: Some(wrong.into()), ..Error::new(Kind::Malformed) })?;
-        Ok((place, forward::request(request, dst, &mut *side.rng.borrow_mut())?))
+        let request = forward::request(request, dst, &mut *side.rng.borrow_mut())?;
+        header_limits::request(&request, table.snapshot.http1)?;
+        Ok((place, request))
     });
     let result = match forwarded {
         Ok((place, mut request)) => {

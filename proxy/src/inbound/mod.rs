@@ -37,6 +37,8 @@ pub struct Inbound<N: Net> {
     all_metrics: Arc<Metrics>,
     app: RefCell<Option<(String, Rc<Single>)>>,
     races: Races,
+    /// Spreads the ends of accepted connections.
+    ages: RefCell<StdRng>,
     failures: Throttle,
     retry: Arc<Retry>,
 }
@@ -80,6 +82,7 @@ impl<N: Net> Inbound<N> {
             all_metrics,
             app: RefCell::default(),
             races: Races::default(),
+            ages: RefCell::new(world.rng.child("inbound ages", 0).rng()),
             failures: Throttle::default(),
             retry: Arc::new(RETRY),
         })
@@ -130,7 +133,8 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
             let io = Prefixed::new(Bytes::new(), io);
             return Box::pin(tcp::forward(&side, snapshot, dst, io, None, None)).await;
         }
-        Protocol::Http => match version::is_http2(io, drain.clone()).await {
+        Protocol::Http => match version::is_http2(io, snapshot.timeouts.request_headers, drain.clone()).await
+        {
             Some(begun) => begun,
             None => return,
         },
@@ -148,8 +152,9 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
             }
         }
     };
-    let http1 = table.snapshot.http1;
+    let settings =
+        serve::Settings::of(&table.snapshot, table.snapshot.http1.with_added(), &mut side.ages.borrow_mut());
     drop(table);
     let handle = |request, client| Box::pin(http::handle(side.clone(), dst, request, client));
-    serve::connection(&side.net, begun, http1, drain, &side.metrics, (peer, dst), handle).await;
+    serve::connection(&side.net, begun, settings, drain, &side.metrics, (peer, dst), handle).await;
 }

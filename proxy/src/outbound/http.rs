@@ -18,7 +18,7 @@ use crate::grpc;
 use crate::http::patience::Patience;
 use crate::http::serve::Client;
 use crate::http::tunnel::Ask;
-use crate::http::{bridge, deadline, forward, headers, reply};
+use crate::http::{bridge, deadline, forward, header_limits, headers, reply};
 use crate::tcp;
 use crate::world::Net;
 
@@ -60,6 +60,7 @@ pub(super) async fn handle<N: Net>(
         let mut request = forward::request(request, dst, &mut *side.rng.borrow_mut())?;
         headers::forwarded(table.snapshot.forwarded, peer.ip(), request.headers_mut());
         way.change(&mut request)?;
+        header_limits::request(&request, table.snapshot.http1)?;
         Ok((place, request))
     });
     let result = match admitted {

@@ -42,6 +42,8 @@ pub struct Outbound<N: Net> {
     races: Races,
     /// Held by each copy of a request that is under way.
     mirrors: Rc<()>,
+    /// Spreads the ends of accepted connections.
+    ages: RefCell<StdRng>,
     failures: Throttle,
     /// Requests that were numbered.
     requests: Cell<u64>,
@@ -62,6 +64,7 @@ impl<N: Net> Outbound<N> {
             passed_through: OnceCell::new(),
             races: Races::default(),
             mirrors: Rc::new(()),
+            ages: RefCell::new(world.rng.child("outbound ages", 0).rng()),
             failures: Throttle::default(),
             requests: Cell::new(0),
         })
@@ -100,7 +103,7 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
             let io = Prefixed::new(Bytes::new(), io);
             return Box::pin(tcp::forward(&side, cluster, peer, io, None, None, timeouts)).await;
         }
-        Protocol::Http => match version::is_http2(io, drain.clone()).await {
+        Protocol::Http => match version::is_http2(io, timeouts.request_headers, drain.clone()).await {
             Some(begun) => begun,
             None => return,
         },
@@ -120,10 +123,10 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
         }
     };
     // The snapshot must not outlive its time because a client keeps its connection: each request takes its own.
-    let http1 = table.snapshot.http1;
+    let settings = serve::Settings::of(&table.snapshot, table.snapshot.http1, &mut side.ages.borrow_mut());
     drop(table);
     let handle = |request, client| Box::pin(http::handle(side.clone(), dst, peer, request, client));
-    serve::connection(&side.net, begun, http1, drain, &side.metrics, (peer, dst), handle).await;
+    serve::connection(&side.net, begun, settings, drain, &side.metrics, (peer, dst), handle).await;
 }
 
 impl<N: Net> Outbound<N> {

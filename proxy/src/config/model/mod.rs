@@ -71,6 +71,9 @@ pub struct File {
     /// What a scrape tells.
     #[serde(default)]
     pub metrics: Metrics,
+    /// What a peer may send at once over HTTP/2.
+    #[serde(default)]
+    pub http2: Http2,
     /// Tries after a failure, for every cluster that does not say otherwise.
     #[serde(default)]
     pub retry: Option<Retry>,
@@ -161,6 +164,15 @@ pub struct Timeouts {
     /// How long nothing may move in either direction of a request. Default `"5m"`; `"0s"` switches it off.
     #[serde(default)]
     pub stream_idle: Option<Spanned<String>>,
+    /// How long a client may take to send a request's head, and an HTTP/1 connection may idle between two. Default `"30s"`.
+    #[serde(default)]
+    pub request_headers: Option<Spanned<String>>,
+    /// How long an accepted HTTP/2 connection may carry nothing. Default `"10m"`; `"0s"` switches it off.
+    #[serde(default)]
+    pub max_connection_idle: Option<Spanned<String>>,
+    /// How old an accepted HTTP/2 connection may become, give or take a tenth. Default `"1h"`; `"0s"` switches it off.
+    #[serde(default)]
+    pub max_connection_age: Option<Spanned<String>>,
     /// From a request's head to its response's end, with all tries, for every cluster that does not say otherwise. Off by
     /// default.
     #[serde(default)]
@@ -171,6 +183,21 @@ pub struct Timeouts {
     /// From the end of a request to the response's head. Off by default.
     #[serde(default)]
     pub response: Option<Spanned<String>>,
+}
+
+/// `[http2]`: Envoy's names.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http2 {
+    /// Streams that a client may have open on one connection. Default 200.
+    #[serde(default)]
+    pub max_concurrent_streams: Option<Spanned<u32>>,
+    /// Bytes that a peer may send on one stream unread. Default `"1MiB"`.
+    #[serde(default)]
+    pub initial_stream_window_size: Option<Spanned<String>>,
+    /// The same for a whole connection. Default `"8MiB"`.
+    #[serde(default)]
+    pub initial_connection_window_size: Option<Spanned<String>>,
 }
 
 /// `[limits]`: past them the sidecar says no at once (503, or the connection is closed;
@@ -194,10 +221,10 @@ pub struct Limits {
     /// such a limit, none.
     #[serde(default)]
     pub memory: Option<Spanned<String>>,
-    /// Bytes of the head of an HTTP/1 message: request line or status line and headers. Default 65536.
+    /// Bytes of the head of a message: request line or status line and headers. Default 65536.
     #[serde(default)]
     pub header_bytes: Option<Spanned<u32>>,
-    /// Header lines of an HTTP/1 message. Default 100.
+    /// Header lines of a message. Default 100.
     #[serde(default)]
     pub headers: Option<Spanned<u32>>,
 }

@@ -26,6 +26,7 @@ mod breaker;
 mod cluster;
 mod discovery;
 mod health;
+mod http2;
 mod limits;
 mod matches;
 mod retry;
@@ -89,6 +90,7 @@ impl Check<'_> {
             headers: self.ranged("headers", lines, defaults::HEADERS, lines_range),
             preserve_header_case: file.preserve_header_case.unwrap_or(false),
         };
+        let http2 = self.http2(&file.http2);
         let forwarded = self.forwarded(file.forwarded.as_ref());
         let general = General {
             breaker: (file.breaker.as_ref(), self.breaker(file.breaker.as_ref(), None)),
@@ -145,6 +147,7 @@ impl Check<'_> {
             mark: file.mark,
             passthrough: file.passthrough.unwrap_or(true),
             http1,
+            http2,
             forwarded,
             opaque_ports,
             timeouts,

@@ -24,6 +24,19 @@ impl Check<'_> {
             drain: self.duration("drain", given.drain.as_ref(), defaults::DRAIN_TIMEOUT).value,
             pool_age: self.limit("pool_age", given.pool_age.as_ref(), Some(defaults::POOL_AGE)),
             stream_idle: self.limit("stream_idle", given.stream_idle.as_ref(), Some(defaults::STREAM_IDLE)),
+            request_headers: self
+                .duration("request_headers", given.request_headers.as_ref(), defaults::HEADER_TIMEOUT)
+                .value,
+            max_connection_idle: self.limit(
+                "max_connection_idle",
+                given.max_connection_idle.as_ref(),
+                Some(defaults::MAX_CONNECTION_IDLE),
+            ),
+            max_connection_age: self.limit(
+                "max_connection_age",
+                given.max_connection_age.as_ref(),
+                Some(defaults::MAX_CONNECTION_AGE),
+            ),
         };
         if let Some(connect) = given.connect.as_ref().filter(|_| timeouts.connect.is_zero()) {
             self.mistakes
@@ -34,6 +47,11 @@ impl Check<'_> {
             self.mistakes
                 .add("no protocol shows itself in no time", detect.span(), "must be longer than 0")
                 .help(r#"to look at nothing, set `protocol = "tcp"` on the cluster or the inbound port"#);
+        }
+        if let Some(headers) = given.request_headers.as_ref().filter(|_| timeouts.request_headers.is_zero()) {
+            self.mistakes
+                .add("no head arrives in no time", headers.span(), "must be longer than 0")
+                .help(format!("the default is {:?}", units::show(defaults::HEADER_TIMEOUT)));
         }
         if let Some(idle) = given.tunnel_idle.as_ref().filter(|_| timeouts.tunnel_idle.is_zero()) {
             self.mistakes

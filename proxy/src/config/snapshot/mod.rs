@@ -47,6 +47,8 @@ pub struct Snapshot {
     pub passthrough: bool,
     /// How HTTP/1 is read.
     pub http1: Http1,
+    /// What a peer may send at once over HTTP/2.
+    pub http2: Http2,
     /// What outgoing requests say about who made them.
     pub forwarded: Forwarded,
     /// Ports that are opaque unless somebody said what is spoken there.
@@ -84,7 +86,7 @@ pub struct Listen {
     pub health: u16,
 }
 
-/// How HTTP/1 messages are read, from clients and from endpoints. Defaults: [`super::defaults`].
+/// How large the head of a message may be, and how HTTP/1 is read, from clients and from endpoints. Defaults: [`super::defaults`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Http1 {
     /// Bytes of a message's head.
@@ -95,10 +97,46 @@ pub struct Http1 {
     pub preserve_header_case: bool,
 }
 
+impl Http1 {
+    /// How a message is read to which another sidecar may have added what does not count.
+    pub fn with_added(self) -> Self {
+        let header_bytes = self.header_bytes + defaults::ADDED_HEADER_BYTES;
+        Http1 { header_bytes, headers: self.headers + defaults::ADDED_HEADERS, ..self }
+    }
+
+    /// HTTP/2's largest list of headers, bytes as RFC 9113 section 6.5.2 counts them: 32 more for each line.
+    pub fn header_list(self) -> u32 {
+        let lines = 32 * (self.headers + defaults::ADDED_HEADERS);
+        let bytes = defaults::H2_HEADER_LIST * self.header_bytes + defaults::ADDED_HEADER_BYTES + lines;
+        u32::try_from(bytes).unwrap_or(u32::MAX)
+    }
+}
+
 impl Default for Http1 {
     fn default() -> Self {
         let (header_bytes, headers) = (defaults::HEADER_BYTES as usize, defaults::HEADERS as usize);
         Http1 { header_bytes, headers, preserve_header_case: false }
+    }
+}
+
+/// What a peer may send at once over HTTP/2. Defaults: [`super::defaults`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Http2 {
+    /// Streams that a client may have open on one connection.
+    pub max_concurrent_streams: u32,
+    /// Bytes that a peer may send on one stream unread.
+    pub initial_stream_window_size: u32,
+    /// The same for a whole connection.
+    pub initial_connection_window_size: u32,
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        Http2 {
+            max_concurrent_streams: defaults::H2_MAX_STREAMS,
+            initial_stream_window_size: defaults::H2_STREAM_WINDOW,
+            initial_connection_window_size: defaults::H2_CONNECTION_WINDOW,
+        }
     }
 }
 
@@ -148,6 +186,15 @@ pub struct Timeouts {
     /// How long nothing may move in either direction of a request; `None`: for ever.
     #[serde(serialize_with = "dump::optional_duration")]
     pub stream_idle: Option<Duration>,
+    /// How long a client may take to send a request's head, and an HTTP/1 connection may idle between two.
+    #[serde(serialize_with = "dump::duration")]
+    pub request_headers: Duration,
+    /// How long an accepted HTTP/2 connection may carry nothing; `None`: for ever.
+    #[serde(serialize_with = "dump::optional_duration")]
+    pub max_connection_idle: Option<Duration>,
+    /// How old one may become, give or take a tenth; `None`: as old as it likes.
+    #[serde(serialize_with = "dump::optional_duration")]
+    pub max_connection_age: Option<Duration>,
 }
 
 /// How much is taken on at once. Defaults: [`super::defaults`].

@@ -1,0 +1,148 @@
+//! How HTTP/2 connections of clients and to endpoints begin and end.
+
+use std::time::Duration;
+
+use crate::common::h2c::{self, ask, request};
+use crate::common::{SERVICE, TestNet, Wire, app, cluster, inbound, outbound, run, until};
+use http::Response;
+use tokio::io::AsyncWriteExt;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+const PING: &[u8] = &[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+/// GET / of `a`: `:method`, `:scheme` and `:path` of the static table, and `:authority` in letters.
+const GET: &[u8] = &[0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x41, 1, b'a'];
+
+#[test]
+fn a_client_that_sends_no_settings_after_the_preface_is_not_served() {
+    run(async {
+        let (app, _) = h2c::echo(10).await;
+        let near = outbound(TestNet::to(SERVICE), &cluster("http", &[app], "")).await;
+        for (name, frames, served) in [
+            ("SETTINGS", [SETTINGS, GET], true),
+            ("HEADERS", [GET, SETTINGS], false),
+            ("PING", [PING, SETTINGS], false),
+            ("an acknowledgement", [&[0, 0, 0, 4, 1, 0, 0, 0, 0], GET], false),
+            ("SETTINGS of a stream", [&[0, 0, 0, 4, 0, 0, 0, 0, 1], GET], false),
+        ] {
+            let mut client = near.client().await;
+            let bytes = [PREFACE, frames[0], frames[1]].concat();
+            client.io.write_all(&bytes).await.unwrap();
+            if served {
+                until("it has reached the endpoint", || near.count("proxy_requests_total", &[]) == 1).await;
+            } else {
+                let patience = Duration::from_secs(5);
+                let rest = tokio::time::timeout(patience, client.rest()).await;
+                assert!(rest.is_ok(), "{name}: the connection stays open");
+                assert_eq!(near.count("proxy_requests_total", &[]), 1, "{name}");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_endpoint_that_sends_no_settings_first_speaks_no_http2() {
+    run(async {
+        let app = app(|_, mut wire: Wire| async move {
+            wire.io.write_all(PING).await.unwrap();
+            wire.io.write_all(SETTINGS).await.unwrap();
+            wire.rest().await;
+        })
+        .await;
+        let near = outbound(TestNet::to(SERVICE), &cluster("http", &[app], "retry.attempts = 0")).await;
+        let client = h2c::connect(near.at).await;
+        let answer = ask(&client, request("GET", "/").body(()).unwrap(), "", None).await.unwrap();
+        assert_eq!(answer.head.status(), 502);
+        assert_eq!(near.count("proxy_errors_total", &["\"protocol\""]), 1);
+    });
+}
+
+#[test]
+fn an_accepted_connection_that_carries_nothing_is_closed_and_one_that_carries_something_is_not() {
+    run(async {
+        let (go, gate) = tokio::sync::watch::channel(false);
+        let (app, _) = h2c::app(10, move |_, mut respond| {
+            let mut gate = gate.clone();
+            async move {
+                gate.wait_for(|go| *go).await.unwrap();
+                respond.send_response(Response::new(()), true).unwrap();
+            }
+        })
+        .await;
+        let config = "service = 'orders'\ntimeouts.max_connection_idle = '50ms'";
+        let far = inbound(TestNet::to(&app.to_string()), config).await;
+        let [idle, busy] = [h2c::connect(far.at).await, h2c::connect(far.at).await];
+        let (response, _) = busy.clone().send_request(request("GET", "/").body(()).unwrap(), true).unwrap();
+        until("the idle one is closed", || far.count("proxy_connections_open", &[]) == 1).await;
+        assert!(idle.clone().ready().await.is_err());
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        assert_eq!(far.count("proxy_connections_open", &[]), 1, "the busy one is not idle");
+        go.send(true).unwrap();
+        assert_eq!(response.await.unwrap().status(), 200);
+        until("it is idle, too", || far.count("proxy_connections_open", &[]) == 0).await;
+    });
+}
+
+#[test]
+fn an_accepted_connection_that_is_old_finishes_what_it_carries_and_takes_no_more() {
+    run(async {
+        let (go, gate) = tokio::sync::watch::channel(false);
+        let (app, _) = h2c::app(10, move |_, mut respond| {
+            let mut gate = gate.clone();
+            async move {
+                gate.wait_for(|go| *go).await.unwrap();
+                respond.send_response(Response::new(()), true).unwrap();
+            }
+        })
+        .await;
+        let config = cluster("http", &[app], "timeouts.max_connection_age = '50ms'");
+        let near = outbound(TestNet::to(SERVICE), &config).await;
+        let client = h2c::connect(near.at).await;
+        let get = || request("GET", "/").body(()).unwrap();
+        let (response, _) = client.clone().send_request(get(), true).unwrap();
+        let mut told = false;
+        for _ in 0..200 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            told = match client.clone().ready().await {
+                Ok(mut client) => client.send_request(get(), true).is_err(),
+                Err(_) => true,
+            };
+            if told {
+                break;
+            }
+        }
+        assert!(told, "its client is told to open another one");
+        go.send(true).unwrap();
+        assert_eq!(response.await.unwrap().status(), 200);
+        until("it is closed", || near.count("proxy_connections_open", &[]) == 0).await;
+    });
+}
+
+#[test]
+fn a_client_may_have_as_many_streams_as_are_configured() {
+    run(async {
+        let (app, _) = h2c::echo(10).await;
+        let near =
+            outbound(TestNet::to(SERVICE), &cluster("http", &[app], "http2.max_concurrent_streams = 3"))
+                .await;
+        let client = h2c::connect(near.at).await;
+        ask(&client, request("GET", "/").body(()).unwrap(), "", None).await.unwrap();
+        assert_eq!(client.current_max_send_streams(), 3);
+    });
+}
+
+#[test]
+fn the_time_for_a_head_is_configured() {
+    run(async {
+        let (app, _) = h2c::echo(10).await;
+        let near =
+            outbound(TestNet::to(SERVICE), &cluster("http", &[app], "timeouts.request_headers = '50ms'"))
+                .await;
+        for begun in ["", "GET / HTTP/1.1\r\nhost:"] {
+            let mut client = near.client().await;
+            client.send(begun).await;
+            let rest = tokio::time::timeout(Duration::from_secs(5), client.rest()).await;
+            assert!(rest.is_ok(), "{begun:?}: the connection stays open");
+        }
+    });
+}
