@@ -6,11 +6,19 @@
 //! noticed; the counts then lack what happened before it. The world itself (a name without `/`) is many things at once,
 //! so there a counter that goes down speaks for itself alone.
 //!
+//! A scrape takes time: what it shows happened before its end and perhaps after its beginning. So a window counts from
+//! the first scrape that begins in it to the last that ends in it. What happened outside never counts; what happened
+//! between an edge and its scrape is missed.
+//!
 //! Left out: exemplars, timestamps of samples, and metric names in quotes.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
+
+use proxy::mutant;
+use tokio::time::Instant;
 
 /// One value of one process at one time.
 #[derive(Debug, Clone, PartialEq)]
@@ -204,6 +212,24 @@ fn glob_part(pattern: &str, text: &str) -> bool {
     text.ends_with(pattern)
 }
 
+/// One look at one process.
+#[derive(Debug, Clone)]
+pub struct Scrape {
+    /// As [`Sample::process`].
+    pub process: Arc<str>,
+    /// When it was asked.
+    pub asked: Instant,
+    /// When it had answered.
+    pub answered: Instant,
+    /// What it showed; nothing if it did not run or did not answer.
+    pub samples: Vec<Sample>,
+}
+
+/// All that scrapes show.
+pub fn samples(scrapes: Vec<Scrape>) -> Vec<Sample> {
+    scrapes.into_iter().flat_map(|scrape| scrape.samples).collect()
+}
+
 /// Samples over time. Times are microseconds from the start of the measured part.
 #[derive(Debug, Clone, Default)]
 pub struct Series {
@@ -212,10 +238,20 @@ pub struct Series {
 
 #[derive(Debug, Clone, Default)]
 struct Process {
-    scrapes: Vec<i64>,
+    scrapes: Vec<Look>,
     /// Grows by one whenever a counter goes down.
     incarnation: u32,
     metrics: BTreeMap<Arc<str>, Metric>,
+}
+
+/// A scrape without what it showed.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    asked_us: i64,
+    answered_us: i64,
+    incarnation: u32,
+    /// Whether it showed anything.
+    shown: bool,
 }
 
 /// One name: its label sets, in the order in which they showed up, each with its points.
@@ -246,35 +282,33 @@ impl Metric {
 
 #[derive(Debug, Clone, Copy)]
 struct Point {
-    at_us: i64,
+    /// Position of its scrape.
+    scrape: usize,
     incarnation: u32,
     value: f64,
 }
 
 impl Series {
-    /// Adds what all processes showed at `at_us`. Calls come in the order of time.
-    pub fn push(&mut self, at_us: i64, samples: Vec<Sample>) {
-        let mut by_process = BTreeMap::<Arc<str>, Vec<Sample>>::new();
-        for sample in samples {
-            by_process.entry(sample.process.clone()).or_default().push(sample);
-        }
-        for (name, samples) in by_process {
-            let one_fate = name.contains('/');
-            self.processes.entry(name).or_default().push(at_us, samples, one_fate);
-        }
+    /// Adds what a process showed to a question that it was asked and had answered at these times. Calls for one process
+    /// come in the order of time.
+    pub fn push(&mut self, process: &Arc<str>, (asked_us, answered_us): (i64, i64), samples: Vec<Sample>) {
+        let one_fate = process.contains('/');
+        self.processes.entry(process.clone()).or_default().push((asked_us, answered_us), samples, one_fate);
     }
 
-    /// How often the processes that match were scraped from `from` to `to`.
+    /// How often the processes that match showed something from `from` to `to`.
     pub fn scrapes(&self, process_glob: &str, from: i64, to: i64) -> u64 {
-        let within = |p: &Process| p.scrapes.iter().filter(|at| (from..=to).contains(*at)).count() as u64;
+        let within =
+            |p: &Process| p.scrapes[p.within(from, to)].iter().filter(|scrape| scrape.shown).count() as u64;
         self.matching(process_glob).map(within).sum()
     }
 
     /// By how much a counter grew from `from` to `to`, summed over every process and every label set that match
-    /// (`labels` are those that must be there; others may). The value at either end is the last one before it.
+    /// (`labels` are those that must be there; others may): from the first scrape that begins there to the last that
+    /// ends there.
     ///
-    /// A counter that first shows up within the window grew from 0. `None` if no process that matches ever showed the
-    /// name up to `to`.
+    /// A counter that first shows up between the two grew from 0, and so did all of a process that nobody had looked at
+    /// before. `None` if no process that matches ever showed the name up to `to`, or none was looked at twice.
     pub fn increase(
         &self,
         process_glob: &str,
@@ -284,13 +318,22 @@ impl Series {
         to: i64,
     ) -> Option<f64> {
         let mut sum = None;
-        for (found, points) in self.points(process_glob, name) {
-            if points.first().is_none_or(|p| p.at_us > to) {
+        for process in self.matching(process_glob) {
+            let mut within = process.within(from, to);
+            if mutant::is_planted("counts-from-before-the-window") {
+                within.start = within.start.saturating_sub(1);
+            }
+            if within.len() < 2 && within.start > 0 {
                 continue;
             }
-            let sum = sum.get_or_insert(0.0);
-            if has_all(found, labels) {
-                *sum += grown(points, from, to);
+            for (found, points) in process.points(name) {
+                if points.first().is_none_or(|p| p.scrape >= within.end) {
+                    continue;
+                }
+                let sum = sum.get_or_insert(0.0);
+                if has_all(found, labels) {
+                    *sum += process.grown(points, within.clone());
+                }
             }
         }
         sum
@@ -306,10 +349,13 @@ impl Series {
         to: i64,
     ) -> Option<f64> {
         let mut sum = None;
-        for (found, points) in self.points(process_glob, name) {
-            let until = points.partition_point(|p| p.at_us <= to);
-            if let Some(last) = points[..until].last().filter(|p| p.at_us >= from && has_all(found, labels)) {
-                *sum.get_or_insert(0.0) += last.value;
+        for process in self.matching(process_glob) {
+            let within = process.within(from, to);
+            for (_, points) in process.points(name).filter(|(found, _)| has_all(found, labels)) {
+                let until = points.partition_point(|p| p.scrape < within.end);
+                if let Some(last) = points[..until].last().filter(|p| p.scrape >= within.start) {
+                    *sum.get_or_insert(0.0) += last.value;
+                }
             }
         }
         sum
@@ -323,28 +369,65 @@ impl Series {
     fn matching(&self, process_glob: &str) -> impl Iterator<Item = &Process> {
         self.processes.iter().filter(move |(name, _)| glob(process_glob, name)).map(|(_, process)| process)
     }
-
-    fn points(&self, process_glob: &str, name: &str) -> impl Iterator<Item = (&Labels, &[Point])> {
-        self.matching(process_glob)
-            .filter_map(move |process| process.metrics.get(name))
-            .flat_map(|metric| &metric.sets)
-            .map(|(labels, points)| (labels, points.as_slice()))
-    }
 }
 
 impl Process {
-    fn push(&mut self, at_us: i64, samples: Vec<Sample>, one_fate: bool) {
-        self.scrapes.push(at_us);
+    fn points(&self, name: &str) -> impl Iterator<Item = (&Labels, &[Point])> {
+        let sets = self.metrics.get(name).into_iter().flat_map(|metric| &metric.sets);
+        sets.map(|(labels, points)| (labels, points.as_slice()))
+    }
+
+    /// The scrapes that begin and end from `from` to `to`.
+    fn within(&self, from: i64, to: i64) -> Range<usize> {
+        let first = self.scrapes.partition_point(|scrape| scrape.asked_us < from);
+        first..self.scrapes.partition_point(|scrape| scrape.answered_us <= to).max(first)
+    }
+
+    /// What a counter grew by from the first to the last of these scrapes.
+    fn grown(&self, points: &[Point], within: Range<usize>) -> f64 {
+        let (first, until) = (
+            points.partition_point(|p| p.scrape < within.start),
+            points.partition_point(|p| p.scrape < within.end),
+        );
+        let mut before: Option<&Point> = None;
+        let mut sum = 0.0;
+        for point in &points[first..until] {
+            sum += match before {
+                Some(before) if before.incarnation == point.incarnation && before.value <= point.value => {
+                    point.value - before.value
+                }
+                Some(_) => point.value,
+                None if self.may_be_older(point, &within) => 0.0,
+                None => point.value,
+            };
+            before = Some(point);
+        }
+        sum
+    }
+
+    /// Whether some of the first value in a window may be from before it: the process was there then, and has not shown
+    /// in the window that it had not begun to count.
+    fn may_be_older(&self, point: &Point, within: &Range<usize>) -> bool {
+        let earlier = self.scrapes[..point.scrape].iter().rposition(|scrape| scrape.shown);
+        within.start > 0
+            && (point.scrape == within.start
+                || earlier.is_some_and(|earlier| {
+                    earlier < within.start && self.scrapes[earlier].incarnation == point.incarnation
+                }))
+    }
+
+    fn push(&mut self, (asked_us, answered_us): (i64, i64), samples: Vec<Sample>, one_fate: bool) {
         if one_fate && samples.iter().any(|s| self.went_down(s)) {
             self.incarnation += 1;
         }
-        let incarnation = self.incarnation;
+        let (incarnation, scrape) = (self.incarnation, self.scrapes.len());
+        self.scrapes.push(Look { asked_us, answered_us, incarnation, shown: !samples.is_empty() });
         // Then all label sets are new, and looking for each among those before it would take the square of their number.
-        let is_first = self.scrapes.len() == 1;
+        let is_first = self.metrics.is_empty();
         for Sample { name, labels, value, .. } in samples {
             let metric = self.metrics.entry(name).or_default();
             let position = if is_first { metric.add(labels) } else { metric.position(&labels) };
-            metric.sets[position].1.push(Point { at_us, incarnation, value });
+            metric.sets[position].1.push(Point { scrape, incarnation, value });
         }
     }
 
@@ -364,23 +447,6 @@ impl Process {
 
 fn has_all(found: &Labels, asked: &[(String, String)]) -> bool {
     asked.iter().all(|(name, value)| found.has(name, value))
-}
-
-fn grown(points: &[Point], from: i64, to: i64) -> f64 {
-    let (first, until) =
-        (points.partition_point(|p| p.at_us <= from), points.partition_point(|p| p.at_us <= to));
-    let mut before = points[..first].last();
-    let mut sum = 0.0;
-    for point in &points[first..until] {
-        sum += match before {
-            Some(before) if before.incarnation == point.incarnation && before.value <= point.value => {
-                point.value - before.value
-            }
-            _ => point.value,
-        };
-        before = Some(point);
-    }
-    sum
 }
 
 #[cfg(test)]

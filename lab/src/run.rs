@@ -6,6 +6,7 @@
 //! decided in `judge.rs`.
 
 mod judge;
+mod sampling;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -22,13 +23,12 @@ pub(crate) use judge::Seen;
 
 use crate::events::EventLog;
 use crate::load::Record;
-use crate::metrics::Series;
+use crate::metrics::{Scrape, Series};
 use crate::plan::{Action, Entry, Plan, ProcessId, Repeat, Role};
 use crate::verdict::{Impact, Judged, Summary};
 use crate::world::{Ended, Error, Fidelity, Kind, World};
 
-/// How often every process is asked for its metrics. Windows of expectations are sharp for load, which keeps every
-/// request, and to this grain for metrics.
+/// How often every process is asked for its metrics, beside the edges of windows ([`sampling`]).
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 
 /// How long after the end of the measured part a fault may still be busy, for example with a process that takes its time
@@ -179,7 +179,7 @@ pub(crate) async fn observe<W: World>(
     };
     progress.phase("taking the mesh down");
     let last = world.final_metrics().await;
-    watch.series.borrow_mut().push(since(t0), last);
+    watch.add(last, t0);
     for (position, entry) in plan.timeline.iter().enumerate() {
         let evidence = world.evidence(entry).await;
         watch.faults.borrow_mut()[position].evidence = evidence;
@@ -223,9 +223,11 @@ impl Watch {
         }
     }
 
-    async fn sample<W: World>(&self, world: &W, t0: Instant) {
-        let samples = world.metrics().await;
-        self.series.borrow_mut().push(since(t0), samples);
+    fn add(&self, scrapes: Vec<Scrape>, t0: Instant) {
+        let mut series = self.series.borrow_mut();
+        for Scrape { process, asked, answered, samples } in scrapes {
+            series.push(&process, (offset(asked, t0), offset(answered, t0)), samples);
+        }
     }
 }
 
@@ -257,7 +259,7 @@ async fn live<W: World>(
 ) {
     let end = t0 + plan.duration;
     if sample_every.is_some() {
-        watch.sample(world, t0).await;
+        watch.add(world.metrics().await, t0);
     }
     progress.phase("warming up");
     let loads = plan.loads.iter().enumerate().map(|(position, load)| {
@@ -287,11 +289,17 @@ async fn live<W: World>(
     let sampling = async {
         sleep_until(t0).await;
         progress.phase("measuring");
+        let Some(every) = sample_every else { return std::future::pending().await };
+        let rules = sampling::asks_rules(plan);
+        let mut times = sampling::times(plan, every).into_iter().map(|at| t0 + at).peekable();
         loop {
-            let Some(every) = sample_every else { break std::future::pending().await };
-            watch.sample(world, t0).await;
+            // What is still under way after the end is watched too.
+            sleep_until(times.next().unwrap_or_else(|| Instant::now() + every)).await;
+            // One scrape serves all that was due when it began.
+            while times.next_if(|at| *at <= Instant::now()).is_some() {}
+            let scrapes = if rules { world.final_metrics().await } else { world.metrics().await };
+            watch.add(scrapes, t0);
             progress.tick(t0.elapsed().min(plan.duration), plan.duration);
-            sleep(every).await;
         }
     };
     let work = async {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::load::Record;
-use crate::metrics::Sample;
+use crate::metrics::Scrape;
 use crate::plan::{Entry, Load};
 
 /// A place where a plan can be brought to life.
@@ -41,11 +41,11 @@ pub trait World {
         sink: Rc<dyn Fn(Record)>,
     ) -> Result<(), Error>;
 
-    /// The metrics of every process that runs, and of the world itself (packet counters, process starts).
-    async fn metrics(&self) -> Vec<Sample>;
+    /// The metrics of every process, whether it runs or not, and of the world itself (packet counters, process starts).
+    async fn metrics(&self) -> Vec<Scrape>;
 
-    /// The same at the end of a run, with nothing left out that is too costly to read often.
-    async fn final_metrics(&self) -> Vec<Sample> {
+    /// The same with nothing left out that is too costly to read often.
+    async fn final_metrics(&self) -> Vec<Scrape> {
         self.metrics().await
     }
 

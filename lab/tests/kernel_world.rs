@@ -207,7 +207,7 @@ async fn a_virtual_address_reaches_every_replica_in_both_families_and_nothing_is
 
     let mut redirected = 0.0;
     for _ in 0..3 {
-        let samples = world.metrics().await;
+        let samples = lab::metrics::samples(world.metrics().await);
         redirected = f64::max(redirected, metric(&samples, "iptables_redirected_total", ("instance", "web")));
         assert_eq!(metric(&samples, "process_starts_total", ("process", "orders-1/app")), 1.0);
     }
@@ -260,7 +260,11 @@ async fn a_killed_app_is_gone_until_it_is_started_again() {
         assert_eq!(dial(&world, 0, at).await.unwrap(), "orders-1");
         assert_eq!(world.evidence(&kill).await["restarted"], 1.0);
     }
-    let starts = metric(&world.metrics().await, "process_starts_total", ("process", "orders-1/app"));
+    let starts = metric(
+        &lab::metrics::samples(world.metrics().await),
+        "process_starts_total",
+        ("process", "orders-1/app"),
+    );
     assert_eq!(starts, 3.0);
     let exits: Vec<_> = events.events().into_iter().filter(|e| e.kind == "exit").collect();
     assert_eq!(exits.len(), 2, "{exits:?}");
@@ -503,7 +507,7 @@ async fn with_sidecars_both_directions_are_redirected_but_not_the_sidecars_own()
 
     let mut inbound = 0.0;
     for _ in 0..3 {
-        let samples = world.metrics().await;
+        let samples = lab::metrics::samples(world.metrics().await);
         let ours = samples.iter().find(|s| &*s.name == "proxy_connections_total").unwrap();
         assert_eq!((ours.labels.has("side", "outbound"), &*ours.process), (true, "web/sidecar"));
         inbound = samples.iter().filter(|s| s.labels.has("direction", "inbound")).map(|s| s.value).sum();

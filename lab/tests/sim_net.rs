@@ -70,7 +70,7 @@ fn without_sidecars_connections_spread_over_all_replicas_and_see_no_original_des
                 .await
                 .expect("an answer");
         }
-        let samples = world.metrics().await;
+        let samples = lab::metrics::samples(world.metrics().await);
         let of = |to: usize| {
             let to = format!("orders-{to}");
             let packets = samples.iter().filter(|s| &*s.name == "link_packets_total");

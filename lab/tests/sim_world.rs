@@ -137,10 +137,10 @@ fn metrics_come_from_every_living_process_and_from_the_world() {
             names.retain(|name| !name.starts_with("fabric lab_link"));
             names
         };
-        let during = names(world.metrics().await);
+        let during = names(lab::metrics::samples(world.metrics().await));
         world.revert(&pause).await.expect("reverted");
         world.revert(&kill).await.expect("reverted");
-        let after = names(world.metrics().await);
+        let after = names(lab::metrics::samples(world.metrics().await));
         let fidelity = world.fidelity().await;
         assert_eq!(fidelity.link_backend, "simulated");
         (during, after)

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::events::EventLog;
 use crate::load::Record;
-use crate::metrics::Sample;
+use crate::metrics::Scrape;
 use crate::plan::{Entry, Link, Load, Plan, ProcessId};
 use crate::world::{Ended, Error, Fidelity, Kind, World};
 
@@ -222,11 +222,11 @@ impl World for KernelWorld {
         self.run_load(load, t0, end, sink).await
     }
 
-    async fn metrics(&self) -> Vec<Sample> {
+    async fn metrics(&self) -> Vec<Scrape> {
         self.sample().await
     }
 
-    async fn final_metrics(&self) -> Vec<Sample> {
+    async fn final_metrics(&self) -> Vec<Scrape> {
         for _ in &self.plan.instances {
             self.read_next_counters().await;
         }

@@ -14,7 +14,7 @@ use super::bring_up::{failed, local};
 use super::process::{Output, Process};
 use super::{KernelWorld, intercept, probe};
 use crate::load::Record;
-use crate::metrics::{self, Sample};
+use crate::metrics::{self, Sample, Scrape};
 use crate::plan::{APP_METRICS_PORT, APP_UID, AppKind, Load, METRICS_PORT, ProcessId, Role};
 use crate::world::Error;
 
@@ -37,30 +37,38 @@ impl Drop for KillOnDrop {
 impl KernelWorld {
     /// Every process's metrics and the world's own. The rules' counters are read from one instance in turn each time,
     /// because reading starts two processes; the others' are those of their last turn.
-    pub(super) async fn sample(&self) -> Vec<Sample> {
+    pub(super) async fn sample(&self) -> Vec<Scrape> {
         self.note_exits();
+        let asked = Instant::now();
         let mut scrapes = Vec::new();
         for id in self.plan.processes() {
             let Some(port) = self.metrics_port(id) else { continue };
             // A paused process would accept and never answer.
             let runs =
                 self.process(id).is_some_and(|p| p.is_running()) && !self.paused.borrow().contains(&id);
-            let Some(node) = self.node(id.instance).filter(|_| runs) else { continue };
-            let answer = node.probe(move || probe::get(local(port), "/metrics", SCRAPE_WITHIN));
+            let node = self.node(id.instance).filter(|_| runs);
             let name = self.plan.process_name(id);
             scrapes.push(async move {
-                match answer.await.and_then(|r| r) {
-                    Ok((200, text)) => metrics::parse(&name, &text),
+                let ask = move || probe::get(local(port), "/metrics", SCRAPE_WITHIN);
+                let answer = match node {
+                    Some(node) => node.probe(ask).await.and_then(|r| r).ok(),
+                    None => None,
+                };
+                let samples = match answer {
+                    Some((200, text)) => metrics::parse(&name, &text),
                     // A process that is busy dying has no metrics; the report shows the gap.
                     _ => Vec::new(),
-                }
+                };
+                Scrape { process: name.into(), asked, answered: Instant::now(), samples }
             });
         }
-        let (scraped, ()) = tokio::join!(join_all(scrapes), self.read_next_counters());
-        let mut samples: Vec<Sample> = scraped.into_iter().flatten().collect();
+        let (mut scraped, ()) = tokio::join!(join_all(scrapes), self.read_next_counters());
+        let asked = Instant::now();
+        let mut samples = Vec::new();
         self.usage(&mut samples);
         self.own_samples(&mut samples);
-        samples
+        scraped.push(Scrape { process: WORLD.into(), asked, answered: Instant::now(), samples });
+        scraped
     }
 
     /// What came of limits. The world's own samples, because they outlive the process that has them.

@@ -84,39 +84,62 @@ fn series(scrapes: &[Option<(f64, f64)>]) -> Series {
     let mut series = Series::default();
     for (at, scrape) in (0..).step_by(10).zip(scrapes) {
         let text = scrape.map(|(n, m)| format!("n_total {n}\nm_total{{k=\"v\"}} {m}\nlevel {n}\n"));
-        series.push(at, text.map(|t| parse("a/app", &t)).unwrap_or_default());
+        let samples = text.map(|t| parse("a/app", &t)).unwrap_or_default();
+        series.push(&"a/app".into(), (at, at + 2), samples);
     }
     series
 }
 
 #[test]
-fn the_increase_is_between_the_last_values_before_each_end() {
+fn a_window_counts_from_the_first_scrape_that_begins_in_it_to_the_last_that_ends_in_it() {
     let s = series(&[Some((5.0, 0.0)), Some((7.0, 0.0)), Some((10.0, 0.0)), Some((20.0, 0.0))]);
     for (from, to, expected) in [
-        (0, 30, Some(15.0)),
-        (10, 20, Some(3.0)),
-        (9, 19, Some(2.0)),
-        (11, 19, Some(0.0)),
-        (-5, 0, Some(5.0)),
-        (25, 1_000, Some(10.0)),
+        (10, 22, Some(3.0)),
+        (9, 32, Some(13.0)),
+        // What was counted before the first scrape or after the last may lie outside.
+        (1, 31, Some(3.0)),
+        (11, 40, Some(10.0)),
+        // One scrape alone shows no growth.
+        (9, 21, None),
+        (12, 19, None),
+        (25, 1_000, None),
+        // Before it was looked at for the first time, it was not there.
+        (-5, 2, Some(5.0)),
+        (i64::MIN, i64::MAX, Some(20.0)),
         (-20, -10, None),
     ] {
         assert_eq!(s.increase("a/app", "n_total", &[], from, to), expected, "{from}..{to}");
     }
-    assert_eq!(s.increase("a/app", "unknown_total", &[], 0, 30), None);
-    assert_eq!(s.increase("b/app", "n_total", &[], 0, 30), None);
+    assert_eq!(s.increase("a/app", "unknown_total", &[], 0, 40), None);
+    assert_eq!(s.increase("b/app", "n_total", &[], 0, 40), None);
+}
+
+#[test]
+fn what_was_counted_before_a_window_never_counts_in_it_also_if_a_scrape_fails() {
+    let s = series(&[Some((5.0, 0.0)), None, Some((7.0, 0.0)), Some((9.0, 0.0))]);
+    assert_eq!(s.increase("a/app", "n_total", &[], 10, 32), Some(2.0));
+    // The whole run is another matter.
+    assert_eq!(s.increase("a/app", "n_total", &[], i64::MIN, i64::MAX), Some(9.0));
+    let mut s = Series::default();
+    for (at, text) in [(0, "n_total 1"), (10, "n_total 2"), (20, "n_total 2\nn_total{k=\"v\"} 3")] {
+        s.push(&"a/app".into(), (at, at), parse("a/app", text));
+    }
+    // It shows up for the first time in a process that had shown that it was not there.
+    assert_eq!(s.increase("a/app", "n_total", &labels(&[("k", "v")]), 10, 20), Some(3.0));
 }
 
 #[test]
 fn a_restart_adds_what_the_new_process_counts_to_what_the_old_one_had() {
     let s = series(&[Some((5.0, 1.0)), Some((9.0, 2.0)), None, Some((2.0, 3.0)), Some((6.0, 4.0))]);
-    // 5 to 9 in the first life, 0 to 6 in the second.
-    assert_eq!(s.increase("a/app", "n_total", &[], 0, 40), Some(10.0));
-    assert_eq!(s.increase("a/app", "n_total", &[], 10, 40), Some(6.0));
-    assert_eq!(s.increase("a/app", "n_total", &[], 10, 20), Some(0.0));
-    // m went from 2 to 3, but n proves that it began again at 0: 1 to 2, then 0 to 4.
-    assert_eq!(s.increase("a/app", "m_total", &[], 0, 40), Some(5.0));
-    assert_eq!(s.scrapes("a/app", 0, 40), 4);
+    // 0 to 9 in the first life, 0 to 6 in the second.
+    assert_eq!(s.increase("a/app", "n_total", &[], 0, 42), Some(15.0));
+    assert_eq!(s.increase("a/app", "n_total", &[], 10, 42), Some(6.0));
+    assert_eq!(s.increase("a/app", "n_total", &[], 10, 22), Some(0.0));
+    // It was not there when the window began.
+    assert_eq!(s.increase("a/app", "n_total", &[], 20, 42), Some(6.0));
+    // m went from 2 to 3, but n proves that it began again at 0.
+    assert_eq!(s.increase("a/app", "m_total", &[], 10, 42), Some(4.0));
+    assert_eq!(s.scrapes("a/app", 0, 42), 4);
     assert_eq!(s.scrapes("a/app", 11, 29), 0);
 }
 
@@ -124,20 +147,18 @@ fn a_restart_adds_what_the_new_process_counts_to_what_the_old_one_had() {
 fn values_of_all_processes_and_label_sets_that_match_are_summed() {
     let mut s = Series::default();
     for (at, n) in [(0, 1.0), (10, 4.0)] {
-        let mut samples = Vec::new();
         for process in ["orders-0/app", "orders-1/app", "web/app"] {
             let text = format!(
                 "n_total{{code=\"200\",to=\"x\"}} {n}\nn_total{{code=\"503\"}} {}\nlevel {n}\n",
                 n * 2.0
             );
-            samples.extend(parse(process, &text));
+            s.push(&process.into(), (at, at), parse(process, &text));
         }
-        s.push(at, samples);
     }
     let increase = |glob, l: &[(&str, &str)]| s.increase(glob, "n_total", &labels(l), 0, 10);
-    assert_eq!(increase("orders-*/app", &[("code", "200")]), Some(6.0));
-    assert_eq!(increase("orders-*/app", &[]), Some(18.0));
-    assert_eq!(increase("web/app", &[("code", "503")]), Some(6.0));
+    assert_eq!(increase("orders-*/app", &[("code", "200")]), Some(8.0));
+    assert_eq!(increase("orders-*/app", &[]), Some(24.0));
+    assert_eq!(increase("web/app", &[("code", "503")]), Some(8.0));
     // The metric exists, only not with these labels: none so far.
     assert_eq!(increase("web/app", &[("code", "418")]), Some(0.0));
     assert_eq!(s.last("orders-*/app", "level", &[], 0, 10), Some(8.0));
@@ -147,7 +168,9 @@ fn values_of_all_processes_and_label_sets_that_match_are_summed() {
 #[test]
 fn a_gauge_needs_a_value_within_the_window() {
     let s = series(&[Some((5.0, 1.0)), None, Some((7.0, 1.0)), None]);
-    for (from, to, expected) in [(0, 5, Some(5.0)), (1, 19, None), (0, 20, Some(7.0)), (15, 99, Some(7.0))] {
+    for (from, to, expected) in
+        [(0, 5, Some(5.0)), (1, 19, None), (0, 22, Some(7.0)), (0, 21, Some(5.0)), (15, 99, Some(7.0))]
+    {
         assert_eq!(s.last("a/app", "level", &[], from, to), expected, "{from}..{to}");
     }
 }
@@ -156,11 +179,9 @@ fn a_gauge_needs_a_value_within_the_window() {
 fn in_the_world_itself_a_counter_that_goes_down_speaks_for_itself_alone() {
     let mut s = Series::default();
     for (at, (packets, starts)) in (0..).step_by(10).zip([(5, 3), (9, 3), (2, 4)]) {
-        s.push(
-            at,
-            parse("fabric", &format!("link_packets_total {packets}\nprocess_starts_total {starts}\n")),
-        );
+        let text = format!("link_packets_total {packets}\nprocess_starts_total {starts}\n");
+        s.push(&"fabric".into(), (at, at), parse("fabric", &text));
     }
-    assert_eq!(s.increase("fabric", "link_packets_total", &[], 0, 20), Some(6.0));
-    assert_eq!(s.increase("fabric", "process_starts_total", &[], 0, 20), Some(1.0));
+    assert_eq!(s.increase("fabric", "link_packets_total", &[], 0, 20), Some(11.0));
+    assert_eq!(s.increase("fabric", "process_starts_total", &[], 0, 20), Some(4.0));
 }

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::load::{Outcome, Record};
-use crate::metrics::Sample;
+use crate::metrics::Scrape;
 use crate::plan::{Action, Load};
 
 /// A world that does as it is told, and writes down what it was asked.
@@ -78,7 +78,7 @@ impl World for Fake {
         Ok(())
     }
 
-    async fn metrics(&self) -> Vec<Sample> {
+    async fn metrics(&self) -> Vec<Scrape> {
         Vec::new()
     }
 

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::app::metrics::CHANGED;
 use crate::load::Record;
-use crate::metrics::{self, Sample};
+use crate::metrics::{self, Sample, Scrape};
 use crate::plan::{
     APP_METRICS_PORT, Action, AppKind, Entry, HEALTH_PORT, Limits, Link, Load, METRICS_PORT, Plan, ProcessId,
     Role, Target,
@@ -586,17 +586,23 @@ impl World for SimWorld {
         result.map_err(|e| Error::Failed(format!("load generator {name}: {e}")))
     }
 
-    async fn metrics(&self) -> Vec<Sample> {
+    async fn metrics(&self) -> Vec<Scrape> {
         let ids: Vec<ProcessId> = self.processes.borrow().keys().copied().collect();
-        let scrapes = ids.iter().filter(|&&id| !self.living(&[id]).is_empty()).map(|&id| async move {
+        let scrapes = ids.iter().map(|&id| async move {
+            let (asked, name) = (Instant::now(), self.plan.process_name(id));
             let port = if id.role == Role::App { APP_METRICS_PORT } else { METRICS_PORT };
-            let answer = self.get(id.instance, port, "/metrics").await.ok().flatten();
-            match answer {
-                Some((200, text)) => metrics::parse(&self.plan.process_name(id), &text),
+            let answer = match self.living(&[id]).is_empty() {
+                true => None,
+                false => self.get(id.instance, port, "/metrics").await.ok().flatten(),
+            };
+            let samples = match answer {
+                Some((200, text)) => metrics::parse(&name, &text),
                 _ => Vec::new(),
-            }
+            };
+            Scrape { process: name.into(), asked, answered: Instant::now(), samples }
         });
-        let mut samples: Vec<Sample> = join_all(scrapes).await.into_iter().flatten().collect();
+        let mut scraped = join_all(scrapes).await;
+        let (asked, mut samples) = (Instant::now(), Vec::new());
         let mut add = |name: &str, labels: &[(&str, &str)], value: u64| {
             let labels = labels.iter().copied().collect();
             samples.push(Sample { process: "fabric".into(), name: name.into(), labels, value: value as f64 });
@@ -612,7 +618,8 @@ impl World for SimWorld {
         for (&id, process) in &*self.processes.borrow() {
             add("process_starts_total", &[("process", &self.plan.process_name(id))], process.starts);
         }
-        samples
+        scraped.push(Scrape { process: "fabric".into(), asked, answered: asked, samples });
+        scraped
     }
 
     async fn ended(&self) -> Vec<Ended> {

@@ -1,7 +1,8 @@
 //! The judgement: each expectation's conditions over its window of time.
 //!
 //! Rules: a window without a single sample fails, whatever is asked, because silence proves nothing. A request belongs
-//! to the window in which it was due. A counter counts by its increase over the window, a gauge by its last value in it.
+//! to the window in which it was due. A counter counts by its increase over the window, a gauge by its last value in it;
+//! what lies outside the window never counts ([`crate::metrics`]).
 //! A window that comes from the scenario's clock is judged by that clock, and a note says where a fault was off it; a
 //! recovery is counted from when the fault really began or ended, because "2 s after it" means the event.
 //!
@@ -18,8 +19,8 @@ use crate::load::Record;
 use crate::metrics::{Series, is_counter};
 use crate::plan::{Condition, Entry, Expectation, Op, Plan, Subject, Window};
 
-/// How far apart the starts of a recovery's stretches are, microseconds.
-const STEP_US: i64 = 100_000;
+/// How far apart the starts of a recovery's stretches are.
+pub const STEP: Duration = Duration::from_millis(100);
 /// A fault that is off the scenario's clock by more than this is worth a note, microseconds.
 const OFF_US: i64 = 100_000;
 
@@ -158,7 +159,7 @@ impl<'a> Court<'a> {
                 judged.note = Some(judged.note.map_or(tried.clone(), |note| format!("{note}; {tried}")));
                 return judged;
             }
-            at = (at + STEP_US).min(last);
+            at = (at + us(STEP)).min(last);
         }
     }
 
@@ -288,6 +289,9 @@ impl<'a> Court<'a> {
         let samples = series.scrapes(process, from, to);
         if samples == 0 {
             return Measured::nothing(format!("{process} showed no metrics in this window"));
+        }
+        if is_counter(name) && samples == 1 {
+            return Measured::nothing(format!("{process} showed its metrics only once in this window"));
         }
         let value = if is_counter(name) {
             series.increase(process, name, labels, from, to)

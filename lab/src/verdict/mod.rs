@@ -13,7 +13,7 @@ pub mod margin;
 pub mod statistics;
 
 pub use account::account;
-pub use evaluate::{Evidence, Judged, JudgedCondition, judge};
+pub use evaluate::{Evidence, Judged, JudgedCondition, STEP, judge};
 pub use fidelity::trustworthy;
 pub use impact::{Impact, Phase, impacts};
 pub use margin::{broken, found};
