@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::live::Line;
-use super::{FAILED, INTERRUPTED, Link, MACHINE, PASSED, Run};
+use super::{INTERRUPTED, Link, MACHINE, PASSED, Run};
 use crate::events::EventLog;
 use crate::kernel::{self, Backend, KernelWorld, Options, doctor as check};
 use crate::plan::{Plan, SidecarKind};
@@ -62,8 +62,8 @@ fn kinds(args: &Run, path: &Path, scenario: &Scenario) -> u8 {
     let mut measured = Vec::new();
     for kind in kinds {
         match one(args, path, scenario.plan(kind)) {
-            Ok(report) => {
-                worst = worst.max(super::code(report.verdict));
+            Ok((report, code)) => {
+                worst = super::worst(worst, code);
                 let interrupted = report.verdict == Verdict::Interrupted;
                 measured.push((kind, compare::latencies(&report)));
                 if interrupted {
@@ -71,11 +71,12 @@ fn kinds(args: &Run, path: &Path, scenario: &Scenario) -> u8 {
                 }
             }
             Err(error) => {
-                return match error {
-                    Error::Machine(_) => MACHINE,
-                    Error::Failed(_) => FAILED,
+                let code = match error {
+                    // Nothing was judged: the mesh did not come up.
+                    Error::Machine(_) | Error::Failed(_) => MACHINE,
                     Error::Interrupted => INTERRUPTED,
                 };
+                return super::worst(worst, code);
             }
         }
     }
@@ -101,36 +102,43 @@ fn cost(args: &Run, scenario: &Path, measured: &[(SidecarKind, compare::Latencie
     }
 }
 
-/// One run of one plan, from its directory to its report, which is printed, as is an error.
-fn one(args: &Run, scenario: &Path, plan: Plan) -> Result<Report, Error> {
+/// One run of one plan, from its directory to its report, which is printed, as is an error. With the report, its code.
+fn one(args: &Run, scenario: &Path, plan: Plan) -> Result<(Report, u8), Error> {
     let run_id = run_id(scenario);
     let run_dir = args.out.join(&run_id);
     let result = prepare(&run_dir, scenario, &plan)
         .map_err(|e| Error::Machine(format!("cannot make the run directory {}: {e}", run_dir.display())))
         .and_then(|()| live(args, plan, run_id, &run_dir));
-    match &result {
-        Ok(report) => {
+    let result = match result {
+        Ok((report, logged)) => {
             // Before anything is printed: whoever reads the output may be gone.
-            let saved = report::save(report, &run_dir);
-            print!("{}", terminal::render(report, super::style()));
+            let saved = report::save(&report, &run_dir);
+            print!("{}", terminal::render(&report, super::style()));
             let what = if saved.is_ok() { "results, events and logs" } else { "events and logs" };
             println!("  {what}: {}", run_dir.display());
-            if let Err(error) = saved {
-                eprintln!("the results could not be written: {error}");
+            let mut code = super::code(report.verdict);
+            for (what, written) in [("results", saved), ("log of events", logged)] {
+                if let Err(error) = written {
+                    eprintln!("the {what} could not be written: {error}");
+                    code = super::worst(code, MACHINE);
+                }
             }
+            Ok((report, code))
         }
         Err(error) => {
             eprintln!("{error}");
             if run_dir.join(EVENTS).exists() {
                 eprintln!("events and logs: {}", run_dir.display());
             }
+            Err(error)
         }
-    }
+    };
     give_to_caller(&run_dir);
     result
 }
 
-fn live(args: &Run, plan: Plan, run_id: String, run_dir: &Path) -> Result<Report, Error> {
+/// The run itself: its report, and whether its log of events is whole.
+fn live(args: &Run, plan: Plan, run_id: String, run_dir: &Path) -> Result<(Report, io::Result<()>), Error> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let runtime = runtime.map_err(|e| Error::Machine(format!("cannot start a runtime: {e}")))?;
     runtime.block_on(async {
@@ -149,7 +157,8 @@ fn live(args: &Run, plan: Plan, run_id: String, run_dir: &Path) -> Result<Report
         let world = KernelWorld::new(plan.clone(), options)?;
         let line = Rc::new(Line::new());
         let stop = interrupted(line.clone())?;
-        run::run(&plan, &world, &events, line, stop).await
+        let report = run::run(&plan, &world, &events, line, stop).await?;
+        Ok((report, events.written()))
     })
 }
 

@@ -42,7 +42,7 @@ pub const INTERRUPTED: u8 = 130;
 #[derive(Debug, Parser)]
 #[command(name = "lab", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 #[command(after_help = "Exit codes: 0 every expectation held, 1 one did not, 2 the scenario is wrong, \
-3 the machine cannot run it, 4 inconclusive, 130 interrupted; of several scenarios, the worst.")]
+3 the machine cannot run it, 4 inconclusive, 130 interrupted; of several, the first of 130, 1, 2, 3, 4 and 0.")]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -216,8 +216,14 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The code that counts of two: what is red whatever became of the other first, what is in doubt last.
+fn worst(one: u8, other: u8) -> u8 {
+    const ORDER: [u8; 6] = [INTERRUPTED, FAILED, INVALID, MACHINE, INCONCLUSIVE, PASSED];
+    ORDER.into_iter().find(|code| [one, other].contains(code)).unwrap_or(one)
+}
+
 /// Runs several things one after the other and, if there are several, says at the end what came of each. The code is the
-/// worst of theirs; an interruption ends it.
+/// [`worst`] of theirs; an interruption ends it.
 fn each(scenarios: &[PathBuf], run: impl Fn(&Path) -> u8) -> ExitCode {
     let mut codes = Vec::new();
     for scenario in scenarios {
@@ -233,7 +239,7 @@ fn each(scenarios: &[PathBuf], run: impl Fn(&Path) -> u8) -> ExitCode {
             println!("{:<12}  {}", outcome(*code), scenario.display());
         }
     }
-    ExitCode::from(codes.into_iter().map(|(_, code)| code).max().unwrap_or(PASSED))
+    ExitCode::from(codes.into_iter().map(|(_, code)| code).fold(PASSED, worst))
 }
 
 /// Says why a history did not come to its end, and with which code that ends the command.
@@ -312,8 +318,17 @@ mod tests {
 
     #[test]
     fn the_worst_of_several_is_the_code_of_all() {
-        let paths = ["0", "4", "1"].map(PathBuf::from);
-        let code = each(&paths, |path| path.display().to_string().parse().unwrap());
-        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(4)));
+        for (codes, of_all) in [
+            (vec![0, 4, 1, 3, 2], FAILED),
+            (vec![4, 3, 0, 2], INVALID),
+            (vec![4, 3, 0], MACHINE),
+            (vec![0, 4, 0], INCONCLUSIVE),
+            (vec![0, 0], PASSED),
+            (vec![1, 130, 0], INTERRUPTED),
+        ] {
+            let paths: Vec<PathBuf> = codes.iter().map(|code| code.to_string().into()).collect();
+            let code = each(&paths, |path| path.display().to_string().parse().unwrap());
+            assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(of_all)), "{codes:?}");
+        }
     }
 }

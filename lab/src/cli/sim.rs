@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::tally::Tally;
-use super::{FAILED, INVALID, MACHINE, PASSED, Sim};
+use super::{INVALID, MACHINE, PASSED, Sim};
 use crate::history::{History, history, replay};
 use crate::plan::SidecarKind;
 use crate::report::terminal;
@@ -72,8 +72,8 @@ fn tell(history: &Result<History, SimFailure>) -> u8 {
             super::code(report.verdict)
         }
         Err(error) => {
-            println!("FAILED: the mesh did not come up: {error}");
-            FAILED
+            println!("CANNOT RUN: the mesh did not come up: {error}");
+            MACHINE
         }
     }
 }
@@ -107,7 +107,7 @@ fn many(args: &Sim, path: &Path, scenario: &Scenario, kind: SidecarKind, from: u
         println!("seed {seed} did not pass:");
     }
     let code = tell(&result);
-    if code != MACHINE {
+    if !matches!(result, Err(SimFailure::Unsupported(_))) {
         let kind = args.sidecar.map(SidecarKind::from);
         println!("\nreplay: {}", replay(path, kind, seed));
     }

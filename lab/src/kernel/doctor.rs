@@ -7,7 +7,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -142,7 +142,27 @@ pub fn require_programs(plan: &Plan) -> Result<(), Error> {
             "{program} not found in PATH, and this scenario has a registry; install with: apt-get install {package}"
         )));
     }
+    let apps = plan.instances.iter().filter_map(|i| Some((&i.name, &i.app.as_ref()?.kind)));
+    for (instance, kind) in apps {
+        let AppKind::Command(argv) = kind else { continue };
+        let program = argv.first().map_or("", String::as_str);
+        // Started by an ordinary user, who may not enter every folder of root's PATH: the kernel would say "permission
+        // denied" of what is nowhere.
+        if !exists(program) {
+            return Err(Error::Machine(format!(
+                "the program of {instance}/app, `{program}` was not found: install it, or write its whole path"
+            )));
+        }
+    }
     Ok(())
+}
+
+/// Whether there is such a program: at its path, which counts from `/` as for the app itself, or in PATH.
+fn exists(program: &str) -> bool {
+    match program.contains('/') {
+        true => Path::new("/").join(program).exists(),
+        false => find(program).is_some(),
+    }
 }
 
 /// Installs the Debian packages that are missing, and says what it did, one sentence each.

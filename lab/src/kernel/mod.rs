@@ -248,6 +248,11 @@ impl World for KernelWorld {
         let backend = self.backend.borrow().clone();
         let mut fidelity = backend.map(|b| b.fidelity()).unwrap_or_default();
         fidelity.notes.extend(self.notes.borrow().iter().cloned());
+        let (processes, loads) = (self.processes.borrow(), self.loads.borrow());
+        let gaps = processes.values().chain(&*loads).filter(|process| process.log().has_gaps());
+        let note =
+            |process: &Rc<Process>| format!("the log of {} could not be written whole", process.name());
+        fidelity.notes.extend(gaps.map(note));
         fidelity
     }
 

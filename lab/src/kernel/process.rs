@@ -15,6 +15,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
@@ -43,13 +44,15 @@ const LAST_WORDS_WITHIN: std::time::Duration = std::time::Duration::from_millis(
 pub struct Log {
     start: Instant,
     inner: Mutex<(File, VecDeque<String>)>,
+    /// A line could not be written.
+    gaps: AtomicBool,
 }
 
 impl Log {
     /// Appends to `path`; times count from `start`.
     pub fn open(path: &Path, start: Instant) -> io::Result<Arc<Log>> {
         let file = File::options().create(true).append(true).open(path)?;
-        Ok(Arc::new(Log { start, inner: Mutex::new((file, VecDeque::new())) }))
+        Ok(Arc::new(Log { start, inner: Mutex::new((file, VecDeque::new())), gaps: AtomicBool::new(false) }))
     }
 
     /// Adds one line.
@@ -57,11 +60,18 @@ impl Log {
         let at = self.start.elapsed().as_secs_f64();
         let (file, last) = &mut *lock(&self.inner);
         // A full disk must not end a run; the last lines stay in memory.
-        let _ = writeln!(file, "{at:10.6} {line}");
+        if writeln!(file, "{at:10.6} {line}").is_err() {
+            self.gaps.store(true, Ordering::Relaxed);
+        }
         if last.len() == LAST_LINES {
             last.pop_front();
         }
         last.push_back(line.to_owned());
+    }
+
+    /// Whether lines are missing from the file.
+    pub fn has_gaps(&self) -> bool {
+        self.gaps.load(Ordering::Relaxed)
     }
 
     /// The last lines, oldest first.

@@ -1,0 +1,127 @@
+//! What `lab` tells scripts: one test for each exit code of `docs/exit-codes.md`, without root.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
+
+/// A scenario that ends soon; `app` is the app of `orders`, `rate` the load's, `that` what is expected.
+fn scenario(app: &str, rate: &str, that: &str) -> String {
+    format!(
+        r#"
+[scenario]
+name = "short"
+warmup = "0s"
+duration = "500ms"
+[service.web]
+[service.orders]
+port = 8080
+protocol = "http"
+app = {app}
+[load.calls]
+from = "web"
+url = "http://orders:8080/"
+rate = "{rate}"
+timeout = "10s"
+[[expect]]
+that = ["{that}"]
+"#
+    )
+}
+
+const HTTP: &str = "{ http = {} }";
+const GOOD: &str = "calls.errors == 0";
+const BAD: &str = "calls.errors > 0";
+
+/// A folder of scenarios.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Folder(tempfile::tempdir().expect("a scratch folder"))
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.path().join(format!("{name}.toml"));
+        std::fs::write(&path, text).expect("a scenario");
+        path
+    }
+
+    fn passing(&self) -> PathBuf {
+        self.write("passing", &scenario(HTTP, "100/s", GOOD))
+    }
+
+    fn failing(&self) -> PathBuf {
+        self.write("failing", &scenario(HTTP, "100/s", BAD))
+    }
+
+    /// More requests than a generator may have under way: the testbed was not good enough.
+    fn inconclusive(&self) -> PathBuf {
+        let text = scenario("{ http = { work = \"5s\" } }", "25000/s", "calls.requests > 0");
+        // With sidecars, their limits would spare the generator.
+        self.write("inconclusive", &text.replace("warmup", "sidecar = \"none\"\nwarmup"))
+    }
+
+    /// What only the kernel can run.
+    fn unsupported(&self) -> PathBuf {
+        self.write("unsupported", &scenario("{ cmd = [\"sleep\", \"1\"] }", "100/s", GOOD))
+    }
+}
+
+fn sim(scenarios: &[&PathBuf], args: &[&str]) -> Output {
+    Command::new(EXE).arg("sim").args(scenarios).args(args).output().expect("the lab runs")
+}
+
+#[track_caller]
+fn expect(output: &Output, code: i32, word: &str) {
+    let said = [&output.stdout[..], &output.stderr[..]].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert!(said.contains(word), "{said}");
+}
+
+#[test]
+fn what_held_is_0() {
+    expect(&sim(&[&Folder::new().passing()], &[]), 0, "PASSED");
+}
+
+#[test]
+fn what_did_not_hold_is_1() {
+    let folder = Folder::new();
+    expect(&sim(&[&folder.failing()], &[]), 1, "FAILED");
+    expect(&sim(&[&folder.failing()], &["--seeds", "2"]), 1, "FAILED");
+}
+
+#[test]
+fn a_wrong_scenario_or_command_line_is_2() {
+    let folder = Folder::new();
+    let wrong = folder.write("wrong", "[scenario]\nname = \"no duration\"\n");
+    expect(&sim(&[&wrong], &[]), 2, "duration");
+    expect(&sim(&[&folder.0.path().join("none.toml")], &[]), 2, "cannot read");
+    expect(&sim(&[&folder.passing()], &["--sedes", "2"]), 2, "--seeds");
+}
+
+#[test]
+fn what_cannot_be_run_or_written_is_3() {
+    let folder = Folder::new();
+    expect(&sim(&[&folder.unsupported()], &[]), 3, "the simulator has only the built-in apps");
+    // A device that is always full.
+    expect(&sim(&[&folder.passing()], &["--trace", "/dev/full"]), 3, "No space left");
+}
+
+#[test]
+fn a_testbed_that_was_not_good_enough_is_4() {
+    expect(&sim(&[&Folder::new().inconclusive()], &[]), 4, "INCONCLUSIVE");
+}
+
+#[test]
+fn of_several_a_failure_counts_before_all_else_that_ended_by_itself() {
+    let folder = Folder::new();
+    let (good, bad) = (folder.passing(), folder.failing());
+    let (doubtful, unsupported) = (folder.inconclusive(), folder.unsupported());
+    expect(&sim(&[&doubtful, &bad, &unsupported, &good], &[]), 1, "INCONCLUSIVE");
+    expect(&sim(&[&doubtful, &unsupported, &good], &[]), 3, "CANNOT RUN");
+    expect(&sim(&[&good, &doubtful, &good], &[]), 4, "INCONCLUSIVE");
+}
