@@ -19,7 +19,7 @@ use std::time::SystemTime;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpStream;
 
 mod kernel;
@@ -34,7 +34,7 @@ compile_error!(
 /// A network: the kernel's, or a simulated one.
 pub trait Net: Clone + Unpin + 'static {
     /// A connected stream.
-    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    type Io: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static;
     /// A listening socket.
     type Listener: Listener<Io = Self::Io>;
 
@@ -72,6 +72,18 @@ pub trait Net: Clone + Unpin + 'static {
 
     /// Runs `task` on this thread until it ends or the process does. `name` is for diagnostics.
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static);
+}
+
+/// A stream that can be broken off (RFC 9293 section 3.10.5, ABORT).
+pub trait Abort {
+    /// From now on dropping the stream resets it (RST) instead of ending it (FIN), and what has not been sent by then never
+    /// is. So the peer can tell that it has not heard all there was.
+    fn abort(&mut self);
+}
+
+/// A stream in memory has no reset: whoever reads on sees its end.
+impl Abort for DuplexStream {
+    fn abort(&mut self) {}
 }
 
 /// A listening socket of some [`Net`].

@@ -1,7 +1,7 @@
 //! One simulated TCP connection, from the handshake on: what the two kernels do between `write` and `read`.
 //!
 //! Modelled after Linux, as far as an application can tell: bytes written survive the writer, whom a FIN or (if it left
-//! bytes unread) a RST follows; a lost segment is sent again after a round trip if three later ones arrived, otherwise
+//! bytes unread, or aborts) a RST follows; a lost segment is sent again after a round trip if three later ones arrived, otherwise
 //! after RTT + 200 ms (Linux's floor of the variance term), doubling up to 120 s; everything behind it waits. After a
 //! first time-out new bytes wait too, as with a congestion window of one; once the head gets through, all that is missing
 //! goes out one round trip later. A closed socket answers data with a RST, which takes the link's time like any packet.
@@ -311,8 +311,9 @@ impl Conn {
         Ok(Read::Wait([head, me.reset_at].into_iter().flatten().min()))
     }
 
-    /// The process lets this end go: a FIN follows its bytes, or a RST if it left some unread.
-    pub fn close(&mut self, side: usize, ctx: &mut Ctx<'_>) {
+    /// The process lets this end go: a FIN follows its bytes, or a RST if it left some unread. If it `aborts` (SO_LINGER at
+    /// zero), a RST follows what has been sent.
+    pub fn close(&mut self, side: usize, aborts: bool, ctx: &mut Ctx<'_>) {
         if !self.ends[side].open {
             // Its machine has lost its power.
             return;
@@ -329,7 +330,7 @@ impl Conn {
         let incoming = &mut self.ends[1 - side].out.queue;
         let data = |s: &&Segment| matches!(s.body, Body::Data(_));
         let unread = incoming.front().filter(data).and_then(|s| s.due).is_some_and(|due| due <= ctx.now);
-        if unread {
+        if unread || aborts {
             // As Linux's tcp_close: what was not sent yet is dropped as well.
             self.ends[side].out.timer = None;
             self.send_reset(side, ctx);

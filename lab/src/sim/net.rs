@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use proxy::world::{Listener, Net, Wall};
+use proxy::world::{Abort, Listener, Net, Wall};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -198,11 +198,19 @@ pub struct SimIo {
     conn: u64,
     side: usize,
     alarm: Alarm,
+    /// Dropping it sends a RST.
+    aborted: bool,
 }
 
 impl SimIo {
     fn new(stack: Shared, conn: u64, side: usize) -> Self {
-        SimIo { stack, conn, side, alarm: Alarm::default() }
+        SimIo { stack, conn, side, alarm: Alarm::default(), aborted: false }
+    }
+}
+
+impl Abort for SimIo {
+    fn abort(&mut self) {
+        self.aborted = true;
     }
 }
 
@@ -279,7 +287,7 @@ impl Drop for SimIo {
     fn drop(&mut self) {
         self.stack.with(|s, wakes| {
             let now = s.now();
-            s.act(self.conn, now, wakes, |conn, ctx| conn.close(self.side, ctx));
+            s.act(self.conn, now, wakes, |conn, ctx| conn.close(self.side, self.aborted, ctx));
         });
     }
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::capture::listener;
 use crate::drain;
+use crate::http::closing::ClientEnd;
 use crate::http::serve;
 use crate::world::Net;
 
@@ -66,7 +67,8 @@ pub async fn serve<N: Net>(net: N, mut listener: N::Listener, pages: Vec<Page>) 
             Ok((io, _)) => {
                 let (pages, watch) = (pages.clone(), watch.clone());
                 net.spawn("admin", async move {
-                    let _ = serve::http1(io, serve::Settings::default(), watch, |request, _| {
+                    let (settings, end) = (serve::Settings::default(), ClientEnd::default());
+                    let _ = serve::http1(io, settings, watch, end, |request, _| {
                         let response = answer(&pages, &request);
                         async move { response }
                     })

@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::world::Abort;
+
 /// A stream that first yields the bytes that were already read from it.
 #[derive(Debug)]
 pub struct Prefixed<I> {
@@ -31,6 +33,12 @@ impl<I> Prefixed<I> {
     /// Gives everything back if something is still in front of it.
     pub fn into_bare(self) -> Result<I, Self> {
         if self.prefix.is_empty() { Ok(self.io) } else { Err(self) }
+    }
+}
+
+impl<I: Abort> Abort for Prefixed<I> {
+    fn abort(&mut self) {
+        self.io.abort();
     }
 }
 

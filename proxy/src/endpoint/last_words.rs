@@ -1,32 +1,102 @@
 //! A stream that hears a peer out. A server may refuse an upload with an answer and a close; the next write then fails
 //! while the answer still waits to be read, and hyper would give up at the failed write. Here a peer that takes no more
 //! bytes is no error: they are dropped, and reading tells what the peer had to say, or how the connection ended.
+//!
+//! In the other direction a server can tell how an exchange ended ([`ServerEnd`]): one that is given up ends with a reset.
+//! A FIN would mean that an answer is still wanted ([`closing`](crate::http::closing)), as it does when the client has closed its half.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream whose write failures are left to the reader to find out.
-#[derive(Debug)]
-pub struct LastWords<I> {
-    io: I,
-    deaf: bool,
+use crate::mutant;
+use crate::world::Abort;
+
+/// What an exchange tells the stream under it. Cheap to clone. The atomics order nothing: hyper asks for `Send`.
+#[derive(Debug, Clone, Default)]
+pub struct ServerEnd(Arc<AtomicU8>);
+
+/// No exchange is under way.
+const IDLE: u8 = 0;
+/// One is, and nothing of it has been written.
+const BEGUN: u8 = 1;
+/// One is.
+const BUSY: u8 = 2;
+/// The client has closed its half: the server is to be told when all has been written.
+const HALF_CLOSING: u8 = 3;
+/// It has been told.
+const HALF_CLOSED: u8 = 4;
+/// HTTP is over, and a tunnel goes on.
+const TUNNEL: u8 = 5;
+
+impl ServerEnd {
+    fn state(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, state: u8) {
+        self.0.store(state, Ordering::Relaxed);
+    }
+
+    /// An exchange begins. Unless it [ends](Self::ended), the stream is reset when it is dropped.
+    pub fn begin(&self) {
+        self.set(BEGUN);
+    }
+
+    /// The exchange has come to its end.
+    pub fn ended(&self) {
+        self.set(IDLE);
+    }
+
+    /// Nothing follows the request, of which hyper has the last byte: a FIN does, at the next flush. False: it does already, or
+    /// nothing has been written yet.
+    pub fn half_close(&self) -> bool {
+        let now = self.state() == BUSY;
+        if now {
+            self.set(HALF_CLOSING);
+        }
+        now
+    }
+
+    /// The exchange becomes a tunnel, which hears of every failure itself.
+    pub fn tunnel(&self) {
+        self.set(TUNNEL);
+    }
+
+    /// Whether the server has been told that nothing follows.
+    pub fn is_half_closed(&self) -> bool {
+        self.state() == HALF_CLOSED
+    }
 }
 
-impl<I> LastWords<I> {
-    /// Around a stream.
-    pub fn new(io: I) -> Self {
-        LastWords { io, deaf: false }
+/// A stream whose write failures are left to the reader to find out.
+#[derive(Debug)]
+pub struct LastWords<I: Abort> {
+    io: I,
+    deaf: bool,
+    end: ServerEnd,
+}
+
+impl<I: Abort> LastWords<I> {
+    /// Around a stream, whose exchanges are told to `end`.
+    pub fn new(io: I, end: ServerEnd) -> Self {
+        LastWords { io, deaf: false, end }
     }
 
     /// `all` bytes count as written once the peer takes no more.
     fn judge(&mut self, written: Poll<io::Result<usize>>, all: usize) -> Poll<io::Result<usize>> {
         match written {
-            Poll::Ready(Err(e)) if is_deaf(&e) => {
+            Poll::Ready(Err(e)) if is_deaf(&e) && self.end.state() != TUNNEL => {
                 self.deaf = true;
                 Poll::Ready(Ok(all))
+            }
+            Poll::Ready(Ok(_)) if self.end.state() == BEGUN => {
+                self.end.set(BUSY);
+                written
             }
             other => other,
         }
@@ -38,7 +108,15 @@ fn is_deaf(error: &io::Error) -> bool {
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for LastWords<I> {
+impl<I: Abort> Drop for LastWords<I> {
+    fn drop(&mut self) {
+        if self.end.state() != IDLE && !mutant::is_planted("gives-up-with-a-fin") {
+            self.io.abort();
+        }
+    }
+}
+
+impl<I: Abort + AsyncRead + Unpin> AsyncRead for LastWords<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -48,7 +126,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for LastWords<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for LastWords<I> {
+impl<I: Abort + AsyncWrite + Unpin> AsyncWrite for LastWords<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.deaf {
             return Poll::Ready(Ok(buf.len()));
@@ -75,7 +153,16 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for LastWords<I> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.deaf { Poll::Ready(Ok(())) } else { Pin::new(&mut self.io).poll_flush(cx) }
+        if self.deaf {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        if self.end.state() == HALF_CLOSING {
+            // A peer that has gone has no use for it, and reading tells.
+            let _ = ready!(Pin::new(&mut self.io).poll_shutdown(cx));
+            self.end.set(HALF_CLOSED);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -30,12 +30,13 @@ use rand::rngs::StdRng;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::last_words::LastWords;
+use super::last_words::{LastWords, ServerEnd};
 use crate::config::defaults::{AGE_JITTER, HEADERS, POOL_MAX_IDLE};
 use crate::config::{ClusterLimits, Http1, Http2, Snapshot};
 use crate::error::{BoxError, Error, Kind};
+use crate::http::closing::ClientEnd;
 use crate::http::informational::BodyUnread;
-use crate::http::{RequestBody, forward, header_limits, tunnel};
+use crate::http::{RequestBody, Upload, forward, header_limits, tunnel};
 use crate::mutant;
 use crate::telemetry::{EndpointMetrics, Limited, Open, OpenConnection};
 use crate::world::Net;
@@ -78,6 +79,8 @@ struct Connection {
     driver: Option<Driver>,
     /// When it is too old to carry another request.
     expires: Option<Instant>,
+    /// Tells its stream how it is to end.
+    end: ServerEnd,
     open: OpenConnection,
 }
 
@@ -89,6 +92,15 @@ impl Connection {
         {
             // Its error, if any, reaches the request or the body that is under way.
             self.driver = None;
+        }
+    }
+
+    /// The same, and passes on that the client has closed its half, once nothing of the request is left to be sent.
+    fn drive_for(&mut self, client: Option<&ClientEnd>, upload: &Upload, cx: &mut Context<'_>) {
+        self.drive(cx);
+        let closed = client.is_some_and(ClientEnd::has_half_closed) && !upload.is_unfinished();
+        if closed && self.end.half_close() {
+            self.drive(cx);
         }
     }
 
@@ -213,8 +225,9 @@ impl<N: Net> Pool<N> {
         if headers != HEADERS as usize {
             builder.max_headers(headers);
         }
+        let end = ServerEnd::default();
         let (send, driver) = builder
-            .handshake(TokioIo::new(LastWords::new(io)))
+            .handshake(TokioIo::new(LastWords::new(io, end.clone())))
             .await
             .map_err(|e| Error::at(Kind::Connect, endpoint, e))?;
         let open = metrics.connected();
@@ -223,6 +236,7 @@ impl<N: Net> Pool<N> {
             send,
             driver: Some(Box::pin(driver.with_upgrades())),
             expires: expiry(limits.max_age, &mut self.inner.ages.borrow_mut()),
+            end,
             open,
         })
     }
@@ -388,22 +402,24 @@ impl Limits {
 }
 
 impl<N: Net> Checkout<N> {
-    /// Sends a request and waits for the head of its response.
+    /// Sends a request and waits for the head of its response. If `client` closes its half, so does this connection.
     ///
     /// # Errors
     /// With the request itself, if it is certain that not a byte of it was sent.
     pub async fn send(
         mut self,
         request: Request<RequestBody>,
+        client: Option<ClientEnd>,
     ) -> Result<(Response<Incoming>, Exchange<N>), (Error, Option<Box<Request<RequestBody>>>)> {
         let upload = request.body().upload();
         let has_body = upload.is_unfinished();
         let connect = request.method() == Method::CONNECT;
         let upgrade_asked = request.headers().contains_key(UPGRADE);
+        self.connection.end.begin();
         let mut response = pin!(self.connection.send.try_send_request(request));
         let response = poll_fn(|cx| {
             // The connection first: what it reads is what the response waits for.
-            self.connection.drive(cx);
+            self.connection.drive_for(client.as_ref(), &upload, cx);
             response.as_mut().poll(cx)
         })
         .await;
@@ -417,13 +433,14 @@ impl<N: Net> Checkout<N> {
                 self.spent =
                     response.version() == Version::HTTP_10 || mutant::is_planted("uses-nothing-again");
                 if (connect || upgrade_asked) && tunnel::is_agreed(connect, response.status()) {
+                    self.connection.end.tunnel();
                     // HTTP is over: the stream goes into the response, and nothing is left to drive.
                     poll_fn(|cx| {
                         self.connection.drive(cx);
                         if self.connection.driver.is_none() { Poll::Ready(()) } else { Poll::Pending }
                     })
                     .await;
-                    return Ok((response, Exchange { checkout: Some(self), tunnel: true }));
+                    return Ok((response, Exchange { checkout: Some(self), client, tunnel: true }));
                 }
                 let refused = upload.is_refused();
                 if refused {
@@ -435,11 +452,15 @@ impl<N: Net> Checkout<N> {
                 } else {
                     Some(self)
                 };
-                return Ok((response, Exchange { checkout, tunnel: false }));
+                return Ok((response, Exchange { checkout, client, tunnel: false }));
             }
             Err(failed) => failed,
         };
         let unsent = failed.take_message().map(Box::new);
+        if let Some(client) = client.filter(|_| unsent.is_none() && self.connection.end.is_half_closed()) {
+            // The endpoint has taken the end of the client's half for that of its patience.
+            match client.give_up().await {}
+        }
         let cause = failed.into_error();
         let kind = if cause.is_parse() || cause.is_parse_too_large() {
             Kind::Protocol
@@ -465,6 +486,7 @@ impl<N: Net> Checkout<N> {
                 if self.connection.is_open_and_busy() { Poll::Pending } else { Poll::Ready(()) }
             })
             .await;
+            self.connection.end.ended();
             self.give_back();
         });
     }
@@ -481,6 +503,7 @@ impl<N: Net> Checkout<N> {
 pub struct Exchange<N: Net> {
     /// `None` if the connection has a task.
     checkout: Option<Checkout<N>>,
+    client: Option<ClientEnd>,
     tunnel: bool,
 }
 
@@ -493,7 +516,7 @@ impl<N: Net> Exchange<N> {
     /// Lets the connection make progress; call it before polling the body.
     pub fn drive(&mut self, cx: &mut Context<'_>) {
         if let Some(checkout) = &mut self.checkout {
-            checkout.connection.drive(cx);
+            checkout.connection.drive_for(self.client.as_ref(), &Upload::default(), cx);
         }
     }
 
@@ -502,6 +525,8 @@ impl<N: Net> Exchange<N> {
         if let Some(mut checkout) = self.checkout.take() {
             // The end of the message may still have to pass through the connection's state machine.
             checkout.connection.drive(&mut Context::from_waker(Waker::noop()));
+            checkout.spent |= checkout.connection.end.is_half_closed();
+            checkout.connection.end.ended();
             checkout.give_back();
         }
     }

@@ -14,6 +14,7 @@ use super::h2::Streams;
 use super::pool::{Limits, Pool};
 use crate::config::{Retry, TryTimeouts};
 use crate::error::{Error, Kind};
+use crate::http::closing::ClientEnd;
 use crate::http::interim::Speaker;
 use crate::http::patience::Patience;
 use crate::http::{RequestBody, forward, header_limits, informational};
@@ -76,6 +77,8 @@ pub struct Call {
     pub tries: TryTimeouts,
     /// Who hears of interim responses; not every client may.
     pub interim: Option<Speaker>,
+    /// How its client's connection ends; `None` where that is nobody's, or carries others too.
+    pub client: Option<ClientEnd>,
 }
 
 /// A request that got no answer: why, and the request itself if it is certain that not a byte of it was sent.
@@ -128,7 +131,7 @@ impl<N: Net> Pools<N> {
             Err(error) => return Err((error, Some(Box::new(request)))),
         };
         informational::listen(&mut request, call.interim.as_ref());
-        let (response, exchange) = checkout.send(request).await?;
+        let (response, exchange) = checkout.send(request, call.client.clone()).await?;
         Ok((response, Carrier::Http1(exchange)))
     }
 

@@ -121,6 +121,13 @@ impl<N: Net> ResponseBody<N> {
         }
     }
 
+    /// The tunnel that it opened has been closed by both sides.
+    pub fn end_tunnel(&mut self) {
+        if let ResponseBody::Endpoint(passing) = self {
+            passing.finish();
+        }
+    }
+
     /// A body that the sidecar makes itself.
     pub fn own(bytes: Bytes) -> Self {
         ResponseBody::Own((!bytes.is_empty()).then_some(bytes))

@@ -3,6 +3,7 @@
 
 mod body;
 pub mod bridge;
+pub mod closing;
 pub mod deadline;
 pub mod forward;
 pub mod header_limits;

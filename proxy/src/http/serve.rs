@@ -20,6 +20,7 @@ use rand::rngs::StdRng;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
 
+use super::closing::{ClientEnd, Closing, Shape};
 use super::interim::{Interim, Speaker};
 use super::serve_h2;
 use super::strict::Strict;
@@ -31,7 +32,7 @@ use crate::drain;
 use crate::error::{BoxError, Kind};
 use crate::mutant;
 use crate::telemetry::SideMetrics;
-use crate::world::Net;
+use crate::world::{Abort, Net};
 
 /// How a client's connection is served.
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +86,8 @@ pub struct Client {
     pub tunnel: Slot,
     /// Sends interim responses; `None` if the client must not get any.
     pub interim: Option<Speaker>,
+    /// How its connection ends, if that is HTTP/1.
+    pub end: Option<ClientEnd>,
 }
 
 /// Carries one connection, of a client to what it dialled, to its end, tunnel included. What is no HTTP is counted in
@@ -99,19 +102,22 @@ pub async fn connection<N, I, B, F>(
     handle: impl Fn(Request<Incoming>, Client) -> F,
 ) where
     N: Net,
-    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static,
     B: Body + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
     F: Future<Output = Response<B>> + 'static,
 {
-    let tunnel = if is_http2 { Slot::stream(net.clone()) } else { Slot::connection() };
+    let end = ClientEnd::default();
+    let tunnel = if is_http2 { Slot::stream(net.clone()) } else { Slot::connection(end.clone()) };
     let served = if is_http2 {
-        let handle = |request| handle(request, Client { tunnel: tunnel.clone(), interim: None });
+        let handle = |request| handle(request, Client { tunnel: tunnel.clone(), interim: None, end: None });
         Box::pin(serve_h2::http2(net.clone(), io, settings, drain.clone(), handle)).await
     } else {
-        let handle = |request, interim| handle(request, Client { tunnel: tunnel.clone(), interim });
-        http1(io, settings, drain.clone(), handle).await
+        let handle = |request, interim| {
+            handle(request, Client { tunnel: tunnel.clone(), interim, end: Some(end.clone()) })
+        };
+        http1(io, settings, drain.clone(), end.clone(), handle).await
     };
     if let Err(error) = served {
         if error.is_parse() || error.is_parse_too_large() {
@@ -124,7 +130,7 @@ pub async fn connection<N, I, B, F>(
 }
 
 /// Serves one connection until it closes, a drain has ended its last request, or it has become a tunnel. With each request
-/// comes who may send interim responses, if its client may get them.
+/// comes who may send interim responses, if its client may get them. `end` knows what is due to the client.
 ///
 /// # Errors
 /// What ended the connection, other than the client closing it between requests.
@@ -132,11 +138,12 @@ pub async fn http1<I, B, F>(
     io: I,
     settings: Settings,
     mut drain: drain::Watch,
+    end: ClientEnd,
     handle: impl Fn(Request<Incoming>, Option<Speaker>) -> F,
 ) -> Result<(), hyper::Error>
 where
-    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    B: Body + 'static,
+    I: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static,
+    B: Body + Unpin + 'static,
     B::Error: Into<BoxError>,
     F: Future<Output = Response<B>>,
 {
@@ -144,6 +151,8 @@ where
     let (interim, draining) = (Interim::default(), Cell::new(drain.is_draining()));
     let service = service_fn(|request: Request<Incoming>| {
         let turn = interim.begin();
+        end.begin();
+        let (shape, end) = (Shape::of(request.method()), &end);
         let speaker = (request.version() == Version::HTTP_11).then(|| turn.speaker());
         let (response, draining) = (handle(request, speaker), &draining);
         async move {
@@ -153,7 +162,8 @@ where
             if says_so && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(response)
+            let status = response.status();
+            Ok::<_, Infallible>(response.map(|body| end.answer(body, shape, status)))
         }
     });
     let (limits, mut builder) = (settings.http1, http1::Builder::new());
@@ -169,7 +179,7 @@ where
         .preserve_header_case(limits.preserve_header_case)
         // A proxy passes the app's own Date on; and hyper's clock is not the simulator's.
         .auto_date_header(false)
-        .serve_connection(TokioIo::new(Strict::new(io, interim.clone())), service)
+        .serve_connection(TokioIo::new(Closing::new(Strict::new(io, interim.clone()), end.clone())), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     // A connection that is idle may have a request on its way to it: whoever closes it loses that, and one that is not

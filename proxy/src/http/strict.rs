@@ -19,6 +19,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::interim::Interim;
+use crate::world::Abort;
 
 /// What hyper gets in place of a refused message: no method, header, chunk size or trailer has a NUL, and wherever the
 /// message was, its head ends here.
@@ -38,6 +39,11 @@ impl<I> Strict<I> {
         Strict { io, reader: Reader::default(), interim }
     }
 
+    /// Whether what was read ends with a request, or with one after which nothing is read.
+    pub fn is_between_requests(&self) -> bool {
+        matches!(self.reader.at, At::Start | At::Unread)
+    }
+
     /// Writes what goes before hyper's next word, and then that.
     fn poll_next(
         &mut self,
@@ -51,6 +57,12 @@ impl<I> Strict<I> {
         let written = ready!(write(Pin::new(&mut self.io), cx));
         self.interim.wrote();
         Poll::Ready(written)
+    }
+}
+
+impl<I: Abort> Abort for Strict<I> {
+    fn abort(&mut self) {
+        self.io.abort();
     }
 }
 

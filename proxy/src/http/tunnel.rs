@@ -28,6 +28,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
+use super::closing::ClientEnd;
 use super::{headers, strict};
 use crate::error::{Error, Kind};
 use crate::tcp::{Broken, Limits, both_ways};
@@ -38,7 +39,7 @@ use crate::world::Net;
 #[derive(Clone)]
 pub enum Slot {
     /// HTTP/1: here it waits for HTTP to end.
-    Connection(Rc<RefCell<Option<Tunnel>>>),
+    Connection(Rc<RefCell<Option<Tunnel>>>, ClientEnd),
     /// HTTP/2: this gives it a task.
     Stream(Rc<dyn Fn(Tunnel)>),
 }
@@ -47,9 +48,9 @@ pub enum Slot {
 pub type Tunnel = Pin<Box<dyn Future<Output = ()>>>;
 
 impl Slot {
-    /// For a connection of HTTP/1.
-    pub fn connection() -> Self {
-        Slot::Connection(Rc::default())
+    /// For a connection of HTTP/1, whose stream is told of the tunnel's end.
+    pub fn connection(end: ClientEnd) -> Self {
+        Slot::Connection(Rc::default(), end)
     }
 
     /// For the streams of a connection of HTTP/2.
@@ -59,14 +60,21 @@ impl Slot {
 
     fn put(&self, tunnel: Tunnel) {
         match self {
-            Slot::Connection(place) => *place.borrow_mut() = Some(tunnel),
+            Slot::Connection(place, _) => *place.borrow_mut() = Some(tunnel),
             Slot::Stream(spawn) => spawn(tunnel),
+        }
+    }
+
+    fn end(&self) -> Option<ClientEnd> {
+        match self {
+            Slot::Connection(_, end) => Some(end.clone()),
+            Slot::Stream(_) => None,
         }
     }
 
     /// Carries the tunnel that waited for the connection to its end, if there is one.
     pub async fn run(self) {
-        let Slot::Connection(place) = self else { return };
+        let Slot::Connection(place, _) = self else { return };
         let tunnel = place.borrow_mut().take();
         if let Some(tunnel) = tunnel {
             tunnel.await;
@@ -117,11 +125,12 @@ impl Ask {
 
     /// Makes `response` fit for the client: opens the tunnel if the endpoint agreed, which ends when it has been silent
     /// for as long as `limits` allow, or else says that the connection ends here. `take` takes the body out of a response of the endpoint's,
-    /// and nothing out of one that the sidecar made itself.
+    /// and nothing out of one that the sidecar made itself; `ended` tells such a body that both sides have closed the tunnel.
+    /// One that ends in any other way is reset on both sides.
     pub fn answer<B: 'static>(
         self,
         response: &mut Response<B>,
-        take: impl FnOnce(&mut B) -> Option<B>,
+        (take, ended): (impl FnOnce(&mut B) -> Option<B>, impl FnOnce(&mut B) + 'static),
         slot: &Slot,
         limits: Limits,
         metrics: &ClusterMetrics,
@@ -144,9 +153,19 @@ impl Ask {
         response.headers_mut().remove(TRANSFER_ENCODING);
         let open = Open::new(&metrics.tunnels);
         let failures = metrics.failures();
+        let end = slot.end();
         let tunnel = async move {
-            let _held = (held, open);
-            match carry(client, server, limits).await {
+            let (mut held, _open) = (held, open);
+            if let Some(end) = &end {
+                end.tunnel();
+            }
+            let whole = || {
+                if let Some(end) = &end {
+                    end.ended();
+                }
+                ended(&mut held);
+            };
+            match carry(client, server, limits, whole).await {
                 Ok(()) => {}
                 Err(error) if matches!(error.kind, Kind::TunnelIdle | Kind::HalfClosed) => {
                     failures.count(error.kind);
@@ -165,12 +184,21 @@ pub fn is_agreed(connect: bool, status: StatusCode) -> bool {
 }
 
 /// Carries bytes both ways until both sides have closed, one fails, or neither has said anything for the time that
-/// `limits` give.
-async fn carry(client: OnUpgrade, server: OnUpgrade, limits: Limits) -> Result<(), Error> {
+/// `limits` give. `whole` is called in the first case, before the streams are dropped.
+async fn carry(
+    client: OnUpgrade,
+    server: OnUpgrade,
+    limits: Limits,
+    whole: impl FnOnce(),
+) -> Result<(), Error> {
     let failed = |cause: hyper::Error| Error { cause: Some(cause.into()), ..Error::new(Kind::Incomplete) };
     let (client, server) = (client.await.map_err(failed)?, server.await.map_err(failed)?);
-    match both_ways(TokioIo::new(client), TokioIo::new(server), limits, |_| {}).await {
-        Ok(_) => Ok(()),
+    let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+    match both_ways(&mut client, &mut server, limits, |_| {}).await {
+        Ok(_) => {
+            whole();
+            Ok(())
+        }
         Err(Broken::Idle) => Err(Error::new(Kind::TunnelIdle)),
         Err(broken) => {
             let kind = broken.kind().unwrap_or(Kind::Incomplete);

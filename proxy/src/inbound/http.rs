@@ -69,6 +69,7 @@ pub(super) async fn handle<N: Net>(
                 retry,
                 tries,
                 interim: client.interim,
+                client: client.end,
             };
             let sending = pin!(send(&side, dst, &call, &app, request));
             let result = call.patience.wait(sending).await;
@@ -85,7 +86,8 @@ pub(super) async fn handle<N: Net>(
         reply::failure(&error, &table.snapshot.instance, is_grpc).map(ResponseBody::own)
     });
     let silence = tcp::Limits { half_close: timeouts.half_close, idle: timeouts.tunnel_idle };
-    ask.answer(&mut response, ResponseBody::take_passing, &client.tunnel, silence, metrics);
+    let held = (ResponseBody::take_passing, ResponseBody::end_tunnel);
+    ask.answer(&mut response, held, &client.tunnel, silence, metrics);
     forward::to_client(version, &mut response, || ResponseBody::NotModified);
     asked.answered(response.status());
     response

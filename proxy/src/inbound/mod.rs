@@ -131,7 +131,7 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
     let begun = match snapshot.inbound_protocol(dst.port()) {
         Protocol::Tcp => {
             let io = Prefixed::new(Bytes::new(), io);
-            return Box::pin(tcp::forward(&side, snapshot, dst, io, None, None)).await;
+            return Box::pin(tcp::forward(&side, table, dst, io, None, None)).await;
         }
         Protocol::Http => match version::is_http2(io, snapshot.timeouts.request_headers, drain.clone()).await
         {
@@ -146,8 +146,8 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
                 Outcome::Sniffed(Sniffed::Http2) => (true, client),
                 Outcome::Closed => return,
                 _ => {
-                    return Box::pin(tcp::forward(&side, snapshot, dst, client, dialled, Some(outcome)))
-                        .await;
+                    let forward = tcp::forward(&side, table, dst, client, dialled, Some(outcome));
+                    return Box::pin(forward).await;
                 }
             }
         }

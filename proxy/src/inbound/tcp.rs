@@ -2,17 +2,19 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::time::{Instant, timeout};
 
 use super::{Inbound, source_for};
+use crate::balance::Table;
 use crate::config::Snapshot;
 use crate::detect::{Detected, Outcome, Prefixed, Sniffed, race};
 use crate::endpoint::InHand;
 use crate::error::{Error, Kind};
 use crate::tcp::{Limits, relay};
 use crate::telemetry::{OpenConnection, RaceEnd, SideMetrics};
-use crate::world::Net;
+use crate::world::{Abort, Net};
 
 /// A connection to the app that has not carried anything yet.
 pub(super) struct Dialled<N: Net> {
@@ -65,17 +67,19 @@ pub(super) async fn opening<N: Net>(
 /// Carries opaque bytes to the app: over `dialled` if there is such a connection.
 pub(super) async fn forward<N: Net>(
     side: &Inbound<N>,
-    snapshot: &Snapshot,
+    table: Arc<Table>,
     dst: SocketAddr,
-    client: Prefixed<N::Io>,
+    mut client: Prefixed<N::Io>,
     dialled: Option<Dialled<N>>,
     found: Option<Outcome>,
 ) {
+    let snapshot = &table.snapshot;
     let mut dialled = match dialled {
         Some(dialled) => dialled,
         None => match dial(side, snapshot, dst).await {
             Some((app, guard)) => Dialled { app: Prefixed::new(bytes::Bytes::new(), app), guard },
-            None => return,
+            // Directly it would have been refused.
+            None => return client.abort(),
         },
     };
     if dialled.guard.spare.take().is_some() {
@@ -83,9 +87,11 @@ pub(super) async fn forward<N: Net>(
         side.metrics.raced(if server_first { RaceEnd::ServerFirst } else { RaceEnd::ClientFirst });
     }
     let Dialled { app, guard: _guard } = dialled;
-    let metrics = &side.app(&snapshot.service).cluster;
+    let metrics = side.app(&snapshot.service).cluster.carried();
     let timeouts = &snapshot.timeouts;
     let limits = Limits { half_close: timeouts.half_close, idle: timeouts.tcp_idle };
+    // It may last for days, and must not keep what a reload replaces.
+    drop(table);
     if let Err(error) = relay::<N>(client, app, limits, |moved| metrics.moved(moved)).await {
         if let Some(kind) = error.kind() {
             metrics.failed(kind);

@@ -93,6 +93,7 @@ pub(super) async fn handle<N: Net>(
                         retry,
                         tries,
                         interim,
+                        client: client.end,
                     };
                     let sending = pin!(tries::send(&side, cluster, &call, request));
                     let result = call.patience.wait(sending).await;
@@ -115,7 +116,8 @@ pub(super) async fn handle<N: Net>(
     });
     way.change_answer(&mut response);
     let silence = tcp::Limits { half_close: timeouts.half_close, idle: timeouts.tunnel_idle };
-    ask.answer(&mut response, ResponseBody::take_passing, &client.tunnel, silence, &cluster.metrics);
+    let held = (ResponseBody::take_passing, ResponseBody::end_tunnel);
+    ask.answer(&mut response, held, &client.tunnel, silence, &cluster.metrics);
     forward::to_client(version, &mut response, || ResponseBody::NotModified);
     tracing::debug!(request = number, status = response.status().as_u16(), "request answered");
     asked.answered(response.status());

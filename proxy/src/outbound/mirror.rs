@@ -95,6 +95,7 @@ impl<N: Net> Mirror<N> {
             .until(Some(now + limit), Kind::RequestTimeout)
             .until(deadline, Kind::Deadline);
         let call = Call {
+            client: None,
             number: self.side.number(),
             aim: self.aim,
             place: Rc::new(place),

@@ -90,33 +90,33 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
         Ok(place) => place,
         Err(kind) => return side.refuse(kind, peer, Some(dst)),
     };
-    let Some(cluster) = table.cluster_at(dst) else {
+    let Some(cluster) = table.cluster_at(dst).cloned() else {
         let listen = &table.snapshot.listen;
         if dst.ip().is_loopback() && [listen.outbound, listen.inbound].contains(&dst.port()) {
             return side.refuse(Kind::Loop, peer, Some(dst));
         }
-        return Box::pin(tcp::pass_through(&side, &table, io, dst, peer)).await;
+        return Box::pin(tcp::pass_through(&side, table, io, dst, peer)).await;
     };
     let timeouts = &table.snapshot.timeouts;
     let begun = match cluster.config.protocol_at(dst.port()) {
         Protocol::Tcp => {
             let io = Prefixed::new(Bytes::new(), io);
-            return Box::pin(tcp::forward(&side, cluster, peer, io, None, None, timeouts)).await;
+            return Box::pin(tcp::forward(&side, (table, cluster), peer, io, None, None)).await;
         }
         Protocol::Http => match version::is_http2(io, timeouts.request_headers, drain.clone()).await {
             Some(begun) => begun,
             None => return,
         },
         Protocol::Detect => {
-            let opening = Box::pin(tcp::opening(&side, cluster, (dst, peer), io, timeouts)).await;
+            let opening = Box::pin(tcp::opening(&side, &cluster, (dst, peer), io, timeouts)).await;
             let Ok((Detected { outcome, client, .. }, dialled)) = opening else { return };
             match outcome {
                 Outcome::Sniffed(Sniffed::Http1) => (false, client),
                 Outcome::Sniffed(Sniffed::Http2) => (true, client),
                 Outcome::Closed => return,
                 _ => {
-                    let forward =
-                        tcp::forward(&side, cluster, peer, client, dialled, Some(outcome), timeouts);
+                    let found = Some(outcome);
+                    let forward = tcp::forward(&side, (table, cluster), peer, client, dialled, found);
                     return Box::pin(forward).await;
                 }
             }
@@ -124,7 +124,7 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
     };
     // The snapshot must not outlive its time because a client keeps its connection: each request takes its own.
     let settings = serve::Settings::of(&table.snapshot, table.snapshot.http1, &mut side.ages.borrow_mut());
-    drop(table);
+    drop((table, cluster));
     let handle = |request, client| Box::pin(http::handle(side.clone(), dst, peer, request, client));
     serve::connection(&side.net, begun, settings, drain, &side.metrics, (peer, dst), handle).await;
 }

@@ -2,18 +2,25 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Outbound;
+use super::tries::afford;
 use crate::balance::{Cluster, Table, Tried};
-use crate::config::{Condition, Timeouts};
+use crate::config::Timeouts;
 use crate::detect::{Detected, Outcome, Prefixed, Sniffed, detect, race};
 use crate::endpoint::{self, InHand, Trial};
 use crate::error::{Error, Kind};
+use crate::limit::concurrency::RetrySlot;
+use crate::retry::backoff::{self, Asked};
+use crate::retry::condition::reason;
+use crate::retry::{Denied, Ended};
 use crate::tcp::{Limits, relay};
-use crate::telemetry::{ClusterMetrics, OpenConnection, RaceEnd, SideMetrics};
-use crate::world::Net;
+use crate::telemetry::{Carried, Limited, OpenConnection, RaceEnd, SideMetrics};
+use crate::world::{Abort, Net};
 
 /// A connection to an endpoint that has not carried anything yet.
 pub(super) struct Dialled<N: Net> {
@@ -87,22 +94,29 @@ fn greeted<N: Net>(side: &Outbound<N>, dst: SocketAddr, found: &Detected<N::Io>)
 /// Carries bytes between the app and an endpoint of `cluster`: over `dialled` if there is such a connection.
 pub(super) async fn forward<N: Net>(
     side: &Outbound<N>,
-    cluster: &Cluster,
+    (table, cluster): (Arc<Table>, Arc<Cluster>),
     peer: SocketAddr,
-    client: Prefixed<N::Io>,
+    mut client: Prefixed<N::Io>,
     dialled: Option<Dialled<N>>,
     found: Option<Outcome>,
-    timeouts: &Timeouts,
 ) {
+    let timeouts = &table.snapshot.timeouts;
     let dialled = match dialled {
         Some(dialled) => Some(used(side, dialled, found)),
-        None => dial(side, cluster, peer, timeouts)
+        None => dial(side, &cluster, peer, timeouts)
             .await
             .map(|(io, guard)| Dialled { upstream: Prefixed::new(bytes::Bytes::new(), io), guard }),
     };
-    if let Some(dialled) = dialled {
-        carry(&cluster.metrics, &cluster.config.name, client, dialled, timeouts).await;
-    }
+    // Directly it would have been refused.
+    let Some(dialled) = dialled else { return client.abort() };
+    let (metrics, limits) = (cluster.metrics.carried(), limits(timeouts));
+    // It may last for days, and must not keep what a reload replaces.
+    drop((table, cluster));
+    carry(metrics, limits, peer, client, dialled).await;
+}
+
+fn limits(timeouts: &Timeouts) -> Limits {
+    Limits { half_close: timeouts.half_close, idle: timeouts.tcp_idle }
 }
 
 /// Takes a connection that was opened to hear the server into use.
@@ -115,34 +129,34 @@ fn used<N: Net>(side: &Outbound<N>, mut dialled: Dialled<N>, found: Option<Outco
 }
 
 async fn carry<N: Net>(
-    metrics: &ClusterMetrics,
-    cluster: &str,
+    metrics: Carried,
+    limits: Limits,
+    peer: SocketAddr,
     client: Prefixed<N::Io>,
     dialled: Dialled<N>,
-    timeouts: &Timeouts,
 ) {
     let Dialled { upstream, guard: _guard } = dialled;
-    let limits = Limits { half_close: timeouts.half_close, idle: timeouts.tcp_idle };
     if let Err(error) = relay::<N>(client, upstream, limits, |moved| metrics.moved(moved)).await {
         if let Some(kind) = error.kind() {
             metrics.failed(kind);
         }
-        tracing::debug!(%cluster, %error, "connection ended");
+        tracing::debug!(%peer, %error, "connection ended");
     }
 }
 
-/// Connects to an endpoint of `cluster`. Nothing has been sent while connecting, so another endpoint may always be tried.
+/// Connects to an endpoint of `cluster`, and to another one if that fails: under the conditions of retries, as many times and
+/// after the same waits. Nothing has been sent while connecting, so the budget is not asked, as for any other try of which
+/// that is certain.
 async fn dial<N: Net>(
     side: &Outbound<N>,
     cluster: &Cluster,
     peer: SocketAddr,
     timeouts: &Timeouts,
 ) -> Option<(N::Io, Guard)> {
+    let retry = &cluster.config.retry;
     let mut tried = Tried::default();
-    for attempt in 0..=cluster.config.retry.attempts {
-        if attempt > 0 {
-            cluster.metrics.retried(Condition::ConnectFailure);
-        }
+    let mut slot = None;
+    for nth in 1.. {
         let now = Instant::now();
         let picked = cluster.pick(now, &mut *side.rng.borrow_mut(), cluster.aim(None, peer.ip()), tried);
         let Some(picked) = picked else {
@@ -150,41 +164,92 @@ async fn dial<N: Net>(
             return None;
         };
         cluster.count(picked);
-        let position = picked.position;
-        tried.insert(position);
-        let endpoint = &cluster.endpoints[position];
-        let mut trial = cluster.outliers.begin(position, now, None, &side.rng);
-        match connect(&side.net, endpoint.address, timeouts).await {
-            Ok(upstream) => {
-                let now = Instant::now();
-                trial.answered(now);
-                trial.tell(endpoint::Outcome::Success, now);
-                let guard = Guard {
-                    _open: endpoint.metrics.connected(),
-                    _trial: Some(trial),
-                    _in_hand: None,
-                    spare: None,
-                };
-                return Some((upstream, guard));
-            }
-            Err(error) => {
-                trial.tell(endpoint::Outcome::of_error(&error, true), Instant::now());
-                endpoint.metrics.connect_failed();
-                cluster.metrics.failed(error.kind);
-                if let Some(withheld) = side.failures.admit(Instant::now()) {
-                    tracing::warn!(cluster = %cluster.config.name, %error, withheld, "cannot connect");
+        tried.insert(picked.position);
+        let error = match attempt(side, cluster, picked.position, timeouts).await {
+            Ok(dialled) => return Some(dialled),
+            Err(error) => error,
+        };
+        cluster.metrics.failed(error.kind);
+        if let Some(withheld) = side.failures.admit(Instant::now()) {
+            tracing::warn!(cluster = %cluster.config.name, %error, withheld, "cannot connect");
+        }
+        let ended = Ended::Failed { kind: error.kind, unsent: true };
+        let reason = reason(retry, ended)?;
+        // The place of the try before, if that was a retry too, is free again.
+        drop(slot.take());
+        match again(side, cluster, nth, ended) {
+            Ok((wait, taken)) => {
+                slot = Some(taken);
+                cluster.metrics.retried(reason);
+                if !wait.is_zero() {
+                    sleep(wait).await;
                 }
+            }
+            Err(denied) => {
+                if retry.attempts > 0 {
+                    cluster.metrics.denied(denied);
+                }
+                return None;
             }
         }
     }
     None
 }
 
+/// How long to wait before the retry that is the `nth`, and its place among the cluster's.
+fn again<N: Net>(
+    side: &Outbound<N>,
+    cluster: &Cluster,
+    nth: u32,
+    ended: Ended,
+) -> Result<(Duration, RetrySlot), Denied> {
+    let retry = &cluster.config.retry;
+    if nth > retry.attempts {
+        return Err(Denied::Attempts);
+    }
+    let others = cluster.endpoints.len() > nth as usize;
+    let wait = backoff::wait(retry, nth, others, Asked::Nothing, &mut *side.rng.borrow_mut());
+    Ok((wait.ok_or(Denied::Wait)?, afford(cluster, ended)?))
+}
+
+/// One try at one endpoint.
+async fn attempt<N: Net>(
+    side: &Outbound<N>,
+    cluster: &Cluster,
+    position: usize,
+    timeouts: &Timeouts,
+) -> Result<(N::Io, Guard), Error> {
+    let endpoint = &cluster.endpoints[position];
+    let metrics = &endpoint.metrics;
+    // As of the connections of requests: an endpoint without any gets one, or it would never be served.
+    if metrics.pending_now() > 0 && metrics.open_in_cluster() >= cluster.config.limits.connections.into() {
+        metrics.limited(Limited::Connections);
+        let cause = "the cluster has as many connections as it may (limits.connections)";
+        return Err(Error::at(Kind::PoolFull, endpoint.address, cause));
+    }
+    let mut trial = cluster.outliers.begin(position, Instant::now(), None, &side.rng);
+    let connected = connect(&side.net, endpoint.address, timeouts).await;
+    let now = Instant::now();
+    match connected {
+        Ok(upstream) => {
+            trial.answered(now);
+            trial.tell(endpoint::Outcome::Success, now);
+            let _open = metrics.connected();
+            Ok((upstream, Guard { _open, _trial: Some(trial), _in_hand: None, spare: None }))
+        }
+        Err(error) => {
+            trial.tell(endpoint::Outcome::of_error(&error, true), now);
+            metrics.connect_failed();
+            Err(error)
+        }
+    }
+}
+
 /// Carries a connection to an address that no cluster has: to the cluster of the server name if the app speaks TLS to
 /// one, else to where the app wanted to go, or nowhere if that is not allowed.
 pub(super) async fn pass_through<N: Net>(
     side: &Outbound<N>,
-    table: &Table,
+    table: Arc<Table>,
     io: N::Io,
     dst: SocketAddr,
     peer: SocketAddr,
@@ -207,9 +272,9 @@ pub(super) async fn pass_through<N: Net>(
         };
         let Ok((found, raced)) = detected else { return };
         let name = found.hello.and_then(|hello| hello.server_name);
-        if let Some(cluster) = name.and_then(|name| table.cluster_named(&name)) {
+        if let Some(cluster) = name.and_then(|name| table.cluster_named(&name)).cloned() {
             drop(raced);
-            return forward(side, cluster, peer, found.client, None, None, timeouts).await;
+            return forward(side, (table, cluster), peer, found.client, None, None).await;
         }
         if found.outcome == Outcome::Closed {
             return;
@@ -217,16 +282,20 @@ pub(super) async fn pass_through<N: Net>(
         (client, dialled, outcome) = (found.client, raced, Some(found.outcome));
     }
     if !may_pass {
+        client.abort();
         return side.refuse(Kind::NoRoute, peer, Some(dst));
     }
     let dialled = match dialled {
         Some(dialled) => used(side, dialled, outcome),
         None => {
-            let Some((io, guard)) = dial_direct(side, dst, timeouts).await else { return };
+            let dialled = dial_direct(side, dst, timeouts).await;
+            let Some((io, guard)) = dialled else { return client.abort() };
             Dialled { upstream: Prefixed::new(bytes::Bytes::new(), io), guard }
         }
     };
-    carry(&side.passed_through().cluster, "passthrough", client, dialled, timeouts).await;
+    let limits = limits(timeouts);
+    drop(table);
+    carry(side.passed_through().cluster.carried(), limits, peer, client, dialled).await;
 }
 
 async fn dial_direct<N: Net>(

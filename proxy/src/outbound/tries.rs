@@ -150,7 +150,7 @@ fn when<N: Net>(
 
 /// A place among the cluster's retries, and the price of one. A try that takes the place of another that nobody had begun
 /// with costs nothing, as gRPC's transparent retries (A6): no endpoint works more for it.
-fn afford(cluster: &Cluster, ended: Ended) -> Result<RetrySlot, Denied> {
+pub(super) fn afford(cluster: &Cluster, ended: Ended) -> Result<RetrySlot, Denied> {
     let slot = cluster.try_retry_slot().ok_or(Denied::Limit)?;
     let paid = ended.is_untouched()
         || cluster.affords_retry(Instant::now())

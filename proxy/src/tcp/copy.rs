@@ -11,6 +11,9 @@
 //!
 //! A connection that moves nothing is cut after a limit, and sooner if one side has closed: peers that never close their
 //! half would otherwise hold it for ever (linkerd2#8033).
+//!
+//! [`relay`] ends a connection with a FIN only when both sides have ended theirs. Whatever else ends it (a reset by a peer,
+//! a limit, a drain that is over) is a reset for both: opaque bytes have no other sign that they are not all.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -26,7 +29,8 @@ use tokio::time::{Instant, sleep_until};
 use super::splice::Pipe;
 use crate::detect::Prefixed;
 use crate::error::Kind;
-use crate::world::Net;
+use crate::mutant;
+use crate::world::{Abort, Net};
 
 /// What is read at once, and so at most kept for a receiver that does not keep up, by what a direction has moved: ztunnel's
 /// steps. Its first step of 1 KiB keeps idle connections small; here they hold nothing, so the first is what a TLS
@@ -97,7 +101,12 @@ type Socket<I> = fn(&I) -> Option<&TcpStream>;
 ///
 /// # Errors
 /// The first failure of either stream, or that nothing moved for too long.
-pub async fn both_ways<A, B>(a: A, b: B, limits: Limits, count: impl FnMut(Moved)) -> Result<Moved, Broken>
+pub async fn both_ways<A, B>(
+    a: &mut A,
+    b: &mut B,
+    limits: Limits,
+    count: impl FnMut(Moved),
+) -> Result<Moved, Broken>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -105,7 +114,8 @@ where
     carry(a, |_| None, b, |_| None, limits, count).await
 }
 
-/// As [`both_ways`], between two streams of a network, and inside the kernel if it is the kernel's.
+/// As [`both_ways`], between two streams of a network, and inside the kernel if it is the kernel's. Unless both sides have
+/// closed, both are reset at its end, also if it is dropped.
 ///
 /// # Errors
 /// As [`both_ways`].
@@ -117,13 +127,36 @@ pub async fn relay<N: Net>(
 ) -> Result<Moved, Broken> {
     // What was already read from a stream is not in its socket any more: while there is some, there is no socket.
     let socket: Socket<Prefixed<N::Io>> = |io| io.bare().and_then(N::kernel_socket);
-    carry(a, socket, b, socket, limits, count).await
+    let (mut a, mut b) = (Aborting::new(a), Aborting::new(b));
+    let moved = carry(&mut a.io, socket, &mut b.io, socket, limits, count).await?;
+    (a.ended, b.ended) = (true, true);
+    Ok(moved)
+}
+
+/// A stream that is reset when it is dropped before its end.
+struct Aborting<I: Abort> {
+    io: I,
+    ended: bool,
+}
+
+impl<I: Abort> Aborting<I> {
+    fn new(io: I) -> Self {
+        Aborting { io, ended: false }
+    }
+}
+
+impl<I: Abort> Drop for Aborting<I> {
+    fn drop(&mut self) {
+        if !self.ended && !mutant::is_planted("ends-what-was-reset") {
+            self.io.abort();
+        }
+    }
 }
 
 async fn carry<A, B>(
-    mut a: A,
+    a: &mut A,
     socket_a: Socket<A>,
-    mut b: B,
+    b: &mut B,
     socket_b: Socket<B>,
     limits: Limits,
     mut count: impl FnMut(Moved),
@@ -138,8 +171,8 @@ where
     let mut half_closed = false;
     let mut alarm = pin!(sleep_until(after(last_moved, limits.idle)));
     poll_fn(|cx| {
-        let one = forth.poll(cx, (&mut a, socket_a), (&mut b, socket_b));
-        let other = back.poll(cx, (&mut b, socket_b), (&mut a, socket_a));
+        let one = forth.poll(cx, (a, socket_a), (b, socket_b));
+        let other = back.poll(cx, (b, socket_b), (a, socket_a));
         let moved = Moved { forth: forth.moved, back: back.moved, spliced: forth.spliced + back.spliced };
         let closed_now = one.is_ready() != other.is_ready() && !half_closed;
         if moved != told || closed_now {
@@ -202,8 +235,11 @@ struct Direction {
     flush: bool,
     /// Bytes of bulk reads in a row.
     run: u64,
+    /// It is spliced, until its moves become small.
+    splices: bool,
     /// Small moves in a row while spliced.
     small: u32,
+    /// Only while it holds bytes, or is about to: an idle direction needs none.
     pipe: Option<Pipe>,
     /// Splicing did not work here.
     never_splice: bool,
@@ -306,16 +342,15 @@ impl Direction {
 
     /// Whether the next bytes go through a pipe.
     fn may_splice(&mut self) -> bool {
-        if self.pipe.is_some() {
+        if self.splices {
             return true;
         }
         if self.never_splice || self.run < SPLICE_AFTER {
             return false;
         }
         (self.run, self.small) = (0, 0);
-        self.pipe = Pipe::take().ok();
-        // Without descriptors for a pipe it goes on as before, and asks again after as much bulk.
-        self.pipe.is_some()
+        self.splices = true;
+        true
     }
 
     /// Moves bytes through the pipe until there are none, or copying is better.
@@ -325,8 +360,8 @@ impl Direction {
         from: &TcpStream,
         to: &TcpStream,
     ) -> Poll<io::Result<()>> {
-        while let Some(pipe) = &mut self.pipe {
-            if pipe.held() > 0 {
+        loop {
+            if let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held() > 0) {
                 ready!(to.poll_write_ready(cx))?;
                 match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
                     Ok(n) => {
@@ -335,8 +370,9 @@ impl Direction {
                     }
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                     Err(e) if cannot_splice(&e) => {
-                        self.never_splice = true;
+                        (self.never_splice, self.splices) = (true, false);
                         self.kept = self.pipe.take().map_or(Ok(Vec::new()), Pipe::into_bytes)?;
+                        break;
                     }
                     Err(e) => return Poll::Ready(Err(e)),
                 }
@@ -344,19 +380,34 @@ impl Direction {
             }
             if self.small >= SMALL_MOVES {
                 self.leave_pipe();
+                self.splices = false;
                 break;
             }
-            ready!(from.poll_read_ready(cx))?;
+            if from.poll_read_ready(cx)?.is_pending() {
+                // It may be long until something comes, and another connection can use the descriptors.
+                self.leave_pipe();
+                return Poll::Pending;
+            }
+            if self.pipe.is_none() {
+                self.pipe = Pipe::take().ok();
+            }
+            let Some(pipe) = &mut self.pipe else {
+                // Without descriptors it is copied, and asks again after as much bulk.
+                self.splices = false;
+                break;
+            };
             match from.try_io(Interest::READABLE, || pipe.fill(from)) {
                 Ok(0) => {
                     self.leave_pipe();
-                    self.state = State::Closing;
+                    (self.state, self.splices) = (State::Closing, false);
+                    break;
                 }
                 Ok(n) => self.small = if n < BULK { self.small + 1 } else { 0 },
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) if cannot_splice(&e) => {
-                    self.never_splice = true;
+                    (self.never_splice, self.splices) = (true, false);
                     self.leave_pipe();
+                    break;
                 }
                 Err(e) => return Poll::Ready(Err(e)),
             }

@@ -2,7 +2,7 @@
 //!
 //! splice(2) moves references to pages from a socket to a pipe and from there to the other socket: two system calls for
 //! up to a pipe's size, and no copying. Pipes cost two file descriptors each, so they are taken only while a direction
-//! moves bulk, and kept for the next one in a small pool of the worker. A pipe is empty when it comes back to the pool,
+//! moves bulk and has some in hand, and kept for the next one in a small pool of the worker. A pipe is empty when it comes back to the pool,
 //! or it is closed.
 
 use std::cell::RefCell;

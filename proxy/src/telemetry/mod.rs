@@ -1,6 +1,7 @@
 //! What the sidecar counts. Every counter that a request touches is looked up when its cluster or listener is made:
 //! adding costs a nanosecond, finding by label some hundred.
 
+mod carried;
 mod endpoint;
 mod format;
 mod route;
@@ -20,6 +21,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use tokio::time::Instant;
 
+pub use carried::Carried;
 pub use endpoint::{EndpointMetrics, OpenConnection};
 pub use format::{Format, prometheus_text};
 pub use route::{MirrorEnd, RouteMetrics};
@@ -31,7 +33,6 @@ use crate::detect::{Outcome, Sniffed};
 use crate::error::Kind;
 use crate::limit::Load;
 use crate::retry::Denied;
-use crate::tcp::Moved;
 
 /// Labels of a metric of one side.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -607,15 +608,6 @@ pub enum RaceEnd {
 }
 
 impl ClusterMetrics {
-    /// Counts bytes of an opaque connection.
-    pub fn moved(&self, moved: Moved) {
-        self.bytes_sent.inc_by(moved.forth);
-        self.bytes_received.inc_by(moved.back);
-        if moved.spliced > 0 {
-            self.bytes_spliced.inc_by(moved.spliced);
-        }
-    }
-
     /// Counts a request of a client, which is answered or, if the guard is dropped before, abandoned.
     pub fn asked(&self) -> Asked<'_> {
         self.requests.inc();

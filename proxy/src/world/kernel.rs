@@ -4,13 +4,14 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::{Listener, Net};
+use super::{Abort, Listener, Net};
 use crate::config::defaults::{KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES, KEEPALIVE_TIME, TCP_USER_TIMEOUT};
 
 /// Accept queue of a listener. The kernel caps it at `net.core.somaxconn` (4096 on current kernels).
@@ -113,6 +114,13 @@ impl Net for KernelNet {
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
         let _ = name;
         tokio::task::spawn_local(task);
+    }
+}
+
+impl Abort for TcpStream {
+    fn abort(&mut self) {
+        // A socket that is gone already needs no reset. With SO_LINGER at zero, close(2) sends one (socket(7)).
+        let _ = SockRef::from(&*self).set_linger(Some(Duration::ZERO));
     }
 }
 

@@ -28,7 +28,7 @@ use proxy::drain;
 use proxy::inbound::{self, Inbound};
 use proxy::outbound::{self, Outbound};
 use proxy::telemetry::Metrics;
-use proxy::world::{KernelListener, KernelNet, Listener, Net, RngTree, SystemWall, World};
+use proxy::world::{Abort, KernelListener, KernelNet, Listener, Net, RngTree, SystemWall, World};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
@@ -71,6 +71,7 @@ pub struct TestNet {
     destination: Option<SocketAddr>,
     redirects: BTreeMap<SocketAddr, SocketAddr>,
     silent: Vec<SocketAddr>,
+    splices: bool,
     reads_left: Arc<AtomicU32>,
 }
 
@@ -84,6 +85,7 @@ impl TestNet {
             destination: Some(destination.parse().unwrap()),
             redirects: BTreeMap::new(),
             silent: Vec::new(),
+            splices: false,
             reads_left: Arc::new(NO_LIMIT.into()),
         }
     }
@@ -97,6 +99,11 @@ impl TestNet {
     pub fn redirect(mut self, from: SocketAddr, to: SocketAddr) -> Self {
         self.redirects.insert(from, to);
         self
+    }
+
+    /// Bytes may pass inside the kernel.
+    pub fn splicing(self) -> Self {
+        TestNet { splices: true, ..self }
     }
 
     /// Dialling `to` gets no answer.
@@ -123,15 +130,19 @@ impl Net for TestNet {
         let io = self.kernel.connect(to, from).await?;
         // What is opened now is new and works.
         self.reads_left.store(NO_LIMIT, Ordering::Relaxed);
-        Ok(TestIo { io, reads_left: self.reads_left.clone(), closed: false })
+        Ok(TestIo { io, reads_left: self.reads_left.clone(), closed: false, splices: self.splices })
     }
 
     async fn bind(&self, at: SocketAddr) -> io::Result<TestListener> {
-        Ok(TestListener(self.kernel.bind(at).await?))
+        Ok(TestListener(self.kernel.bind(at).await?, self.splices))
     }
 
     async fn orig_dst(&self, _: &mut TestIo) -> Option<SocketAddr> {
         self.destination
+    }
+
+    fn kernel_socket(io: &TestIo) -> Option<&TcpStream> {
+        io.splices.then_some(&io.io)
     }
 
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
@@ -140,14 +151,15 @@ impl Net for TestNet {
 }
 
 /// A listener of a [`TestNet`].
-pub struct TestListener(KernelListener);
+pub struct TestListener(KernelListener, bool);
 
 impl Listener for TestListener {
     type Io = TestIo;
 
     async fn accept(&mut self) -> io::Result<(TestIo, SocketAddr)> {
         let (io, peer) = self.0.accept().await?;
-        Ok((TestIo { io, reads_left: Arc::new(NO_LIMIT.into()), closed: false }, peer))
+        let reads_left = Arc::new(NO_LIMIT.into());
+        Ok((TestIo { io, reads_left, closed: false, splices: self.1 }, peer))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -160,6 +172,13 @@ pub struct TestIo {
     io: TcpStream,
     reads_left: Arc<AtomicU32>,
     closed: bool,
+    splices: bool,
+}
+
+impl Abort for TestIo {
+    fn abort(&mut self) {
+        self.io.abort();
+    }
 }
 
 impl AsyncRead for TestIo {

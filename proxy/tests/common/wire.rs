@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 
-use proxy::world::{KernelNet, Listener, Net};
+use proxy::world::{Abort, KernelNet, Listener, Net};
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -53,6 +53,11 @@ impl Wire {
     /// Around a socket.
     pub fn new(io: TcpStream) -> Wire {
         Wire { io, read: Vec::new() }
+    }
+
+    /// Ends it with a reset.
+    pub fn reset(mut self) {
+        self.io.abort();
     }
 
     /// Sends text.

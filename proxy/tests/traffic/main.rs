@@ -10,6 +10,7 @@ mod server;
 mod breakers;
 mod data_plane;
 mod discovery;
+mod ends;
 mod failures;
 mod framing;
 mod header_limits;

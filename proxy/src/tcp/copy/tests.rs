@@ -9,8 +9,8 @@ fn ignore(_: Moved) {}
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_still_arrives_after_the_question_was_closed() {
-    let (mut client, a) = tokio::io::duplex(64);
-    let (b, mut server) = tokio::io::duplex(64);
+    let (mut client, mut a) = tokio::io::duplex(64);
+    let (mut b, mut server) = tokio::io::duplex(64);
     let client = async {
         client.write_all(b"question").await.unwrap();
         client.shutdown().await.unwrap();
@@ -32,7 +32,7 @@ async fn an_answer_still_arrives_after_the_question_was_closed() {
         counted.forth += moved.forth;
         counted.back += moved.back;
     };
-    let (moved, answer, ()) = tokio::join!(both_ways(a, b, LIMITS, count), client, server);
+    let (moved, answer, ()) = tokio::join!(both_ways(&mut a, &mut b, LIMITS, count), client, server);
     assert_eq!(answer, "answer to question");
     assert_eq!(moved.unwrap(), Moved { forth: 8, back: 18, spliced: 0 });
     assert_eq!(counted, Moved { forth: 8, back: 18, spliced: 0 });
@@ -40,9 +40,9 @@ async fn an_answer_still_arrives_after_the_question_was_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_half_closed_connection_that_stays_silent_is_cut_and_an_open_one_is_not() {
-    let (mut client, a) = tokio::io::duplex(64);
-    let (b, _server) = tokio::io::duplex(64);
-    let copy = both_ways(a, b, LIMITS, ignore);
+    let (mut client, mut a) = tokio::io::duplex(64);
+    let (mut b, _server) = tokio::io::duplex(64);
+    let copy = both_ways(&mut a, &mut b, LIMITS, ignore);
     let begun = Instant::now();
     let close = async {
         tokio::time::sleep(10 * LIMITS.half_close).await;
@@ -55,9 +55,9 @@ async fn a_half_closed_connection_that_stays_silent_is_cut_and_an_open_one_is_no
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_is_cut_once_it_has_been_idle_for_its_limit_and_not_before() {
-    let (mut client, a) = tokio::io::duplex(64);
-    let (b, mut server) = tokio::io::duplex(64);
-    let copy = both_ways(a, b, LIMITS, ignore);
+    let (mut client, mut a) = tokio::io::duplex(64);
+    let (mut b, mut server) = tokio::io::duplex(64);
+    let copy = both_ways(&mut a, &mut b, LIMITS, ignore);
     let begun = Instant::now();
     let talk = async {
         for _ in 0..3 {
@@ -73,8 +73,8 @@ async fn a_connection_is_cut_once_it_has_been_idle_for_its_limit_and_not_before(
 
 #[tokio::test(start_paused = true)]
 async fn a_receiver_that_takes_a_byte_at_a_time_gets_every_byte_in_order() {
-    let (mut client, a) = tokio::io::duplex(4096);
-    let (b, mut server) = tokio::io::duplex(1);
+    let (mut client, mut a) = tokio::io::duplex(4096);
+    let (mut b, mut server) = tokio::io::duplex(1);
     let sent: Vec<u8> = (0..40_000_u32).map(|n| ((n * n) >> 3) as u8).collect();
     let send = async {
         client.write_all(&sent).await.unwrap();
@@ -87,7 +87,7 @@ async fn a_receiver_that_takes_a_byte_at_a_time_gets_every_byte_in_order() {
         drop(server);
         all
     };
-    let (moved, (), received) = tokio::join!(both_ways(a, b, LIMITS, ignore), send, receive);
+    let (moved, (), received) = tokio::join!(both_ways(&mut a, &mut b, LIMITS, ignore), send, receive);
     assert!(received == sent);
     assert_eq!(moved.unwrap().forth, 40_000);
 }

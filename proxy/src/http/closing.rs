@@ -1,0 +1,270 @@
+//! How the connection of an HTTP/1 client ends: what its FIN means, and whether ours may be one.
+//!
+//! **The client's FIN.** On HTTP/1 it says that no more requests follow, and nothing about the answers that are due (RFC 9112
+//! section 9.6): a client that half-closes after its request gets all of its answer. hyper's server has a setting for
+//! that, `half_close`, but then it does not read at all while an answer is due, and a client that is gone for good is never
+//! found out. So hyper reads as it always does, and [`Closing`] keeps the end of the stream from it as long as an answer is
+//! due. What follows:
+//!
+//! - A reset reaches hyper as the error it is: it drops the request, and so the work at the endpoint is cancelled.
+//! - A FIN cannot be told from the close of a client that has lost patience, and many servers take it for that. Whether the
+//!   work goes on is the app's to decide, as if it were asked directly: the FIN is passed on to it, behind the request, on
+//!   its HTTP/1 connection ([`ClientEnd::has_half_closed`]). If the app then ends the connection without an answer, the client gets
+//!   none either ([`ClientEnd::give_up`]): it is not tried again and not held against the endpoint.
+//! - On a shared HTTP/2 connection a stream has no FIN of its own behind the end of the request. There the answer
+//!   is fetched, and only a reset cancels.
+//! - In the middle of a request a FIN cuts it off.
+//!
+//! **Our FIN.** An answer that breaks off ends with a reset: where only the end of the connection tells the end of
+//! the answer (HTTP/1.0), a FIN would make a part look whole. It is the stream's drop that decides, so it is the same whether the
+//! endpoint failed, a limit was passed, or a drain is over.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use http::{Method, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::strict::Strict;
+use crate::mutant;
+use crate::world::Abort;
+
+/// What the stream of a client and the handlers of its requests tell each other about its end. Cheap to clone.
+///
+/// One task polls the stream and the handler of its request, so the atomics order nothing: they are there because hyper
+/// asks for `Send`.
+#[derive(Debug, Clone, Default)]
+pub struct ClientEnd(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: AtomicU8,
+    half_closed: AtomicBool,
+    given_up: AtomicBool,
+    /// hyper waits for what follows the end that is kept from it.
+    reader: Mutex<Option<Waker>>,
+}
+
+/// Nothing is due.
+const IDLE: u8 = 0;
+/// A request waits for its answer.
+const DUE: u8 = 1;
+/// An answer has begun.
+const ANSWERING: u8 = 2;
+/// It has come to its end, but not all of it has been written.
+const ANSWERED: u8 = 3;
+/// HTTP is over, and a tunnel goes on.
+const TUNNEL: u8 = 4;
+
+impl ClientEnd {
+    fn state(&self) -> u8 {
+        self.0.state.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, state: u8) {
+        self.0.state.store(state, Ordering::Relaxed);
+    }
+
+    /// A request has come.
+    pub fn begin(&self) {
+        self.set(DUE);
+    }
+
+    /// Its answer is `body`.
+    pub fn answer<B: Body>(&self, body: B, asked: Shape, status: StatusCode) -> Answer<B> {
+        let whole = asked.has_no_body(status) || body.is_end_stream();
+        self.set(ANSWERING);
+        Answer { body, end: self.clone(), whole }
+    }
+
+    /// A tunnel begins. Until it has [ended](Self::ended), its end is a reset.
+    pub fn tunnel(&self) {
+        self.set(TUNNEL);
+    }
+
+    /// What was due has come to its end.
+    pub fn ended(&self) {
+        self.set(IDLE);
+    }
+
+    /// Whether the client sends nothing more, and waits for its answer, as far as one can tell.
+    pub fn has_half_closed(&self) -> bool {
+        self.0.half_closed.load(Ordering::Relaxed)
+    }
+
+    /// The request gets no answer: the connection ends as if its client had gone, which drops whoever waits for this.
+    pub async fn give_up(&self) -> std::convert::Infallible {
+        self.0.given_up.store(true, Ordering::Relaxed);
+        self.wake();
+        std::future::pending().await
+    }
+
+    fn wake(&self) {
+        let waker = self.0.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The client's stream has ended between two requests: whether the server must not know yet.
+    fn keeps_end(&self, cx: &Context<'_>) -> bool {
+        let due = matches!(self.state(), DUE | ANSWERING | ANSWERED);
+        if !due || self.0.given_up.load(Ordering::Relaxed) || mutant::is_planted("cancels-at-half-close") {
+            return false;
+        }
+        self.0.half_closed.store(true, Ordering::Relaxed);
+        *self.0.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        true
+    }
+
+    /// The server has written all it had.
+    fn flushed(&self) {
+        if self.state() == ANSWERED {
+            self.set(IDLE);
+            if self.has_half_closed() {
+                self.wake();
+            }
+        }
+    }
+
+    /// Whether the end of the stream now would look like that of something whole, which it is not.
+    fn is_cut(&self) -> bool {
+        matches!(self.state(), ANSWERING | ANSWERED | TUNNEL) && !mutant::is_planted("ends-what-was-reset")
+    }
+}
+
+/// What the method of a request says about its answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    is_head: bool,
+}
+
+impl Shape {
+    /// That of the answer to a request with this method.
+    pub fn of(method: &Method) -> Self {
+        Shape { is_head: method == Method::HEAD }
+    }
+
+    fn has_no_body(self, status: StatusCode) -> bool {
+        self.is_head
+            || status.is_informational()
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    }
+}
+
+/// The body of an answer, which tells whether it was passed on to its end.
+pub struct Answer<B> {
+    body: B,
+    end: ClientEnd,
+    whole: bool,
+}
+
+impl<B: Body + Unpin> Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = &mut *self;
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        this.whole |= match &frame {
+            None => true,
+            // hyper stops at the announced length, before an HTTP/2 stream may have said that it ends there.
+            Some(Ok(frame)) => {
+                let over = || this.body.is_end_stream() || this.body.size_hint().exact() == Some(0);
+                frame.is_trailers() || over()
+            }
+            Some(Err(_)) => false,
+        };
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B> Drop for Answer<B> {
+    fn drop(&mut self) {
+        if self.whole {
+            self.end.set(ANSWERED);
+        }
+    }
+}
+
+/// A client's stream as hyper's server sees it.
+#[derive(Debug)]
+pub struct Closing<I: Abort> {
+    io: Strict<I>,
+    end: ClientEnd,
+}
+
+impl<I: Abort> Closing<I> {
+    /// Around the stream of a client whose requests are told to `end`.
+    pub fn new(io: Strict<I>, end: ClientEnd) -> Self {
+        Closing { io, end }
+    }
+}
+
+impl<I: Abort> Drop for Closing<I> {
+    fn drop(&mut self) {
+        if self.end.is_cut() {
+            self.io.abort();
+        }
+    }
+}
+
+impl<I: Abort + AsyncRead + Unpin> AsyncRead for Closing<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        let ended = buf.filled().len() == before && buf.remaining() > 0;
+        if ended && self.io.is_between_requests() && self.end.keeps_end(cx) {
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+// Vectored writes are forwarded: without them hyper would copy head and body into one buffer.
+impl<I: Abort + AsyncWrite + Unpin> AsyncWrite for Closing<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        self.end.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,44 @@
+//! What an opaque connection counts while it is carried: it may last for days, and holds no more than it needs.
+
+use prometheus_client::metrics::counter::Counter;
+
+use super::{ClusterMetrics, Failures};
+use crate::error::Kind;
+use crate::tcp::Moved;
+
+/// The part of a cluster's metrics that its opaque connections count in.
+#[derive(Debug, Clone)]
+pub struct Carried {
+    sent: Counter,
+    received: Counter,
+    spliced: Counter,
+    failures: Failures,
+}
+
+impl ClusterMetrics {
+    /// What its opaque connections count in.
+    pub fn carried(&self) -> Carried {
+        Carried {
+            sent: self.bytes_sent.clone(),
+            received: self.bytes_received.clone(),
+            spliced: self.bytes_spliced.clone(),
+            failures: self.failures(),
+        }
+    }
+}
+
+impl Carried {
+    /// Counts bytes.
+    pub fn moved(&self, moved: Moved) {
+        self.sent.inc_by(moved.forth);
+        self.received.inc_by(moved.back);
+        if moved.spliced > 0 {
+            self.spliced.inc_by(moved.spliced);
+        }
+    }
+
+    /// Counts a connection that did not come to its end.
+    pub fn failed(&self, kind: Kind) {
+        self.failures.count(kind);
+    }
+}
