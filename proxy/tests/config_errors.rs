@@ -598,6 +598,7 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
             requests: 10_000,
             endpoint_connections: 1024,
             pending: 1024,
+            client_share: 0.75,
             memory: None,
         },
         per_endpoint_metrics: None,
@@ -686,7 +687,7 @@ passthrough = false
 preserve_header_case = true
 forwarded = "append"
 opaque_ports = [80, 7000]
-limits = { connections = 7, requests = 8, memory = "9MiB", endpoint_connections = 10, pending = 0, header_bytes = 9000, headers = 50 }
+limits = { client_share = "40%", connections = 7, requests = 8, memory = "9MiB", endpoint_connections = 10, pending = 0, header_bytes = 9000, headers = 50 }
 listen = { outbound = 1, inbound = 2, admin = 3, metrics = 4, health = 5 }
 timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", pool_age = "0s", half_close = "30s", tcp_idle = "2h", tunnel_idle = "10m", drain_min = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s", request_headers = "9s", max_connection_idle = "1m", max_connection_age = "0s" }
 http2 = { max_concurrent_streams = 11, initial_stream_window_size = "128KiB", initial_connection_window_size = "64KiB" }
@@ -755,6 +756,7 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
             requests: 8,
             endpoint_connections: 10,
             pending: 0,
+            client_share: 0.4,
             memory: Some(9 << 20),
         },
         per_endpoint_metrics: None,

@@ -257,6 +257,10 @@ pub const FILES_SHARE: f64 = 0.9;
 /// Requests that may be in flight at once. At 50 us of CPU each, 10 000 of them are half a second of work for one worker:
 /// more would time out before they are done.
 pub const MAX_REQUESTS: usize = 10_000;
+/// Share of connections and requests, and of a worker's HTTP/1 connections to the app, that one client of the app may hold. Ours:
+/// a gateway that is the only caller hardly notices, and whoever holds requests that never end leaves a quarter to the others.
+/// Envoy and Linkerd have nothing of the kind; nginx's limit_conn and HAProxy's counters by source are set by hand.
+pub const CLIENT_SHARE: f64 = 0.75;
 /// Share of the control group's memory limit past which no more is taken on: the kernel kills at the limit itself.
 pub const MEMORY_SHARE: f64 = 0.8;
 

@@ -18,6 +18,7 @@ use crate::http::closing::ClientEnd;
 use crate::http::interim::Speaker;
 use crate::http::patience::Patience;
 use crate::http::{RequestBody, forward, header_limits, informational};
+use crate::limit::client::ClientRequest;
 use crate::limit::concurrency::InFlight;
 use crate::telemetry::{EndpointMetrics, Open};
 use crate::world::{Net, RngTree};
@@ -28,12 +29,19 @@ pub struct Place {
     _all: Open,
     /// Among those of its cluster, or of its port of the app.
     of_cluster: Option<InFlight>,
+    /// Among those of its client.
+    _of_client: Option<ClientRequest>,
 }
 
 impl Place {
     /// Among all of the sidecar, and those of a cluster.
     pub fn new(all: Open, of_cluster: Option<InFlight>) -> Self {
-        Place { _all: all, of_cluster }
+        Place { _all: all, of_cluster, _of_client: None }
+    }
+
+    /// And among those of a client.
+    pub fn of_client(self, request: ClientRequest) -> Self {
+        Place { _of_client: Some(request), ..self }
     }
 
     /// The request has been answered, or has failed.

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{InHand, Outcome, Place, Trial, h2, pool};
@@ -61,6 +62,8 @@ pub struct Held {
     trial: Option<Trial>,
     /// The same of the local app, which nobody judges.
     _in_hand: Option<InHand>,
+    /// Its place among those of its client there.
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Held {
@@ -69,12 +72,12 @@ impl Held {
         if let Some(trial) = &mut trial {
             trial.arrived();
         }
-        Held { _place: place, trial, _in_hand: None }
+        Held { _place: place, trial, _in_hand: None, _turn: None }
     }
 
     /// Of a request at the local app.
-    pub fn at_app(place: Rc<Place>, in_hand: InHand) -> Self {
-        Held { _place: place, trial: None, _in_hand: Some(in_hand) }
+    pub fn at_app(place: Rc<Place>, in_hand: InHand, turn: Option<OwnedSemaphorePermit>) -> Self {
+        Held { _place: place, trial: None, _in_hand: Some(in_hand), _turn: turn }
     }
 }
 

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Inbound;
+use super::caller::Caller;
 use crate::config::TryTimeouts;
 use crate::endpoint::pool::Limits;
 use crate::endpoint::{Aim, Call, Held, InHand, Place, ResponseBody};
@@ -18,6 +19,7 @@ use crate::http::patience::Patience;
 use crate::http::serve::Client;
 use crate::http::tunnel::Ask;
 use crate::http::{RequestBody, bridge, deadline, forward, header_limits, reply};
+use crate::limit::client::share_of;
 use crate::retry::{Attempts, Ended, condition};
 use crate::tcp;
 use crate::telemetry::Single;
@@ -27,6 +29,7 @@ use crate::world::Net;
 pub(super) async fn handle<N: Net>(
     side: Rc<Inbound<N>>,
     dst: SocketAddr,
+    caller: Rc<Caller>,
     mut request: Request<Incoming>,
     client: Client,
 ) -> Response<ResponseBody<N>> {
@@ -42,8 +45,12 @@ pub(super) async fn handle<N: Net>(
     let is_bridged = bridge::take_marker(request.headers_mut()) && version == Version::HTTP_2;
     let restored = if is_bridged { bridge::restore(&mut request) } else { Ok(()) };
     let ask = Ask::of(&mut request);
-    let place = table.load.request(&table.snapshot.limits).map_err(Error::new);
-    let place = place.and_then(|all| Ok(Place::new(all, table.take_for_app(dst.port(), metrics)?)));
+    let (load, most) = (&table.load, &table.snapshot.limits);
+    let of_client = caller.request(share_of(most.requests, most.client_share)).map_err(Error::new);
+    let place = of_client.and_then(|of_client| {
+        let all = load.request(most).map_err(Error::new)?;
+        Ok(Place::new(all, table.take_for_app(dst.port(), metrics)?).of_client(of_client))
+    });
     let forwarded = place.and_then(|place| {
         restored.map_err(|wrong| Error { cause: Some(wrong.into()), ..Error::new(Kind::Malformed) })?;
         let request = forward::request(request, dst, &mut *side.rng.borrow_mut())?;
@@ -71,7 +78,7 @@ pub(super) async fn handle<N: Net>(
                 interim: client.interim,
                 client: client.end,
             };
-            let sending = pin!(send(&side, dst, &call, &app, request));
+            let sending = pin!(send(&side, dst, &caller, &call, &app, request));
             let result = call.patience.wait(sending).await;
             call.place.ended(&result);
             result
@@ -97,10 +104,19 @@ pub(super) async fn handle<N: Net>(
 async fn send<N: Net>(
     side: &Inbound<N>,
     dst: SocketAddr,
+    caller: &Caller,
     call: &Call,
     app: &Single,
     mut request: Request<RequestBody>,
 ) -> Result<Response<ResponseBody<N>>, Error> {
+    let mut turn = None;
+    if request.version() != Version::HTTP_2 {
+        turn = caller.place(call.limits.connect).await;
+        if turn.is_none() {
+            let cause = "its client has as many requests at the app as one client may (limits.client_share)";
+            return Err(Error::at(Kind::PoolFull, dst, cause));
+        }
+    }
     let mut attempts = Attempts::new(&call.retry, &mut request, false);
     loop {
         if let Some(deadline) = call.deadline {
@@ -109,7 +125,7 @@ async fn send<N: Net>(
         let in_hand = InHand::of(&app.endpoint);
         let (error, unsent) = match side.pool.send(dst, None, call, &app.endpoint, request).await {
             Ok((response, carrier)) => {
-                let held = Held::at_app(call.place.clone(), in_hand);
+                let held = Held::at_app(call.place.clone(), in_hand, turn);
                 let (failures, patience) = (app.cluster.failures(), call.patience.clone());
                 let mut response = response.map(|body| {
                     ResponseBody::endpoint(body, carrier, held, failures, patience, call.is_grpc)

@@ -1,5 +1,6 @@
 //! The way in: a connection that somebody opened to the local app and that was redirected here.
 
+mod caller;
 mod http;
 mod tcp;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use caller::Callers;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 
@@ -23,6 +25,7 @@ use crate::drain;
 use crate::endpoint::Pools;
 use crate::error::Kind;
 use crate::http::{serve, version};
+use crate::limit::client::share_of;
 use crate::telemetry::{Metrics, Open, SideMetrics, Single, Throttle};
 use crate::world::{Net, World};
 
@@ -39,6 +42,7 @@ pub struct Inbound<N: Net> {
     races: Races,
     /// Spreads the ends of accepted connections.
     ages: RefCell<StdRng>,
+    callers: Callers,
     failures: Throttle,
     retry: Arc<Retry>,
 }
@@ -83,6 +87,7 @@ impl<N: Net> Inbound<N> {
             app: RefCell::default(),
             races: Races::default(),
             ages: RefCell::new(world.rng.child("inbound ages", 0).rng()),
+            callers: Callers::default(),
             failures: Throttle::default(),
             retry: Arc::new(RETRY),
         })
@@ -122,6 +127,12 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
         Ok(place) => place,
         Err(kind) => return side.refuse(kind, peer, Some(dst)),
     };
+    let limits = &table.snapshot.limits;
+    let most = share_of(table.load.connection_limit(limits), limits.client_share);
+    let client = match table.load.clients.connection(peer.ip(), most) {
+        Ok(client) => client,
+        Err(kind) => return side.refuse(kind, peer, Some(dst)),
+    };
     let listen = &table.snapshot.listen;
     // Going on to one of the sidecar's own ports would come back here, or open the admin port to the outside.
     if [listen.outbound, listen.inbound, listen.admin].contains(&dst.port()) {
@@ -154,7 +165,9 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
     };
     let settings =
         serve::Settings::of(&table.snapshot, table.snapshot.http1.with_added(), &mut side.ages.borrow_mut());
+    let places = share_of(limits.endpoint_connections, limits.client_share);
+    let caller = Rc::new(side.callers.caller(client, peer.ip(), places));
     drop(table);
-    let handle = |request, client| Box::pin(http::handle(side.clone(), dst, request, client));
+    let handle = |request, client| Box::pin(http::handle(side.clone(), dst, caller.clone(), request, client));
     serve::connection(&side.net, begun, settings, drain, &side.metrics, (peer, dst), handle).await;
 }

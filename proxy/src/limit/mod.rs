@@ -1,16 +1,20 @@
 //! How much a sidecar takes on: connections, requests in flight, memory. Past a limit it says no at once, which costs next
 //! to nothing, instead of taking on what it cannot carry: callers go elsewhere, and those already served are not harmed.
 //!
-//! The counts belong to the whole sidecar and survive configuration changes. What it leaves out: limits on how fast
-//! requests come, and on what one caller may take.
+//! The counts belong to the whole sidecar and survive configuration changes. What one client may take of them is in [`client`].
+//! What it leaves out: limits on how fast requests come.
 
 pub mod adaptive;
+pub mod client;
 pub mod concurrency;
 pub mod memory;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use prometheus_client::metrics::gauge::Gauge;
+
+use client::Clients;
 
 use crate::config::Limits;
 use crate::config::defaults::FILES_SHARE;
@@ -29,6 +33,8 @@ pub struct Load {
     upstream: Gauge,
     /// How many sockets there are file descriptors for; 0 if nobody has said.
     affordable: AtomicUsize,
+    /// What clients of the inbound side hold of it.
+    pub clients: Arc<Clients>,
 }
 
 impl Load {
@@ -42,14 +48,18 @@ impl Load {
     /// # Errors
     /// [`Kind::Overload`].
     pub fn connection(&self, limits: &Limits) -> Result<Open, Kind> {
-        let limit = match self.affordable.load(Ordering::Relaxed) {
+        self.take(&self.connections, self.connection_limit(limits))
+    }
+
+    /// How many connections there may be.
+    pub fn connection_limit(&self, limits: &Limits) -> usize {
+        match self.affordable.load(Ordering::Relaxed) {
             0 => limits.connections,
             affordable => {
                 let upstream = usize::try_from(self.upstream.get()).unwrap_or(0);
                 limits.connections.min(affordable.saturating_sub(upstream))
             }
-        };
-        self.take(&self.connections, limit)
+        }
     }
 
     /// Takes on a request, until the guard is dropped.
@@ -95,8 +105,14 @@ impl Load {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits =
-        Limits { connections: 1, requests: 2, endpoint_connections: 1, pending: 1, memory: None };
+    const LIMITS: Limits = Limits {
+        connections: 1,
+        requests: 2,
+        endpoint_connections: 1,
+        pending: 1,
+        client_share: 1.0,
+        memory: None,
+    };
 
     #[test]
     fn what_ends_makes_room() {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -28,7 +28,12 @@ impl Answer {
 
 /// Opens a connection; a task of the test drives it.
 pub async fn connect(to: SocketAddr) -> client::SendRequest<Bytes> {
-    let io = KernelNet::default().connect(to, None).await.unwrap();
+    connect_from(to, None).await
+}
+
+/// Opens one from an address of this machine.
+pub async fn connect_from(to: SocketAddr, from: Option<IpAddr>) -> client::SendRequest<Bytes> {
+    let io = KernelNet::default().connect(to, from).await.unwrap();
     let (send, connection) = client::handshake(io).await.unwrap();
     super::spawn(async move {
         let _ = connection.await;

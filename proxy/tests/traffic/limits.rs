@@ -1,7 +1,11 @@
 //! What a sidecar does when it carries as much as it may: it says no at once, and what it carries is not harmed.
 
-use crate::common::h2c::{self, ask, call};
-use crate::common::{SERVICE, TestNet, answering, app, cluster, inbound, outbound, run, until};
+use std::net::IpAddr;
+
+use crate::common::h2c::{self, ask, call, request};
+use crate::common::{SERVICE, TestNet, Wire, answering, app, cluster, inbound, outbound, run, until};
+use proxy::world::{KernelNet, Net};
+use tokio::io::AsyncWriteExt;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -99,5 +103,91 @@ fn while_memory_is_short_nothing_is_taken_on() {
         assert_eq!(near.count("proxy_load_shedding", &[]), 1);
         near.table.load().load.set_out_of_memory(false);
         assert_eq!(client.ask(GET).await.text(), "ok");
+    });
+}
+
+/// A client that is not the one of whom the others are.
+const GREEDY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
+
+#[test]
+fn a_client_of_half_dead_streams_does_not_take_the_app_away_from_another_client() {
+    run(async {
+        // Who posts waits for ever, as in a request whose body never comes.
+        let http1 = app(|_, mut wire| async move {
+            while let Some(head) = wire.head().await {
+                if head.head.starts_with("POST") {
+                    wire.rest().await;
+                    return;
+                }
+                wire.send(OK).await;
+            }
+        })
+        .await;
+        let (http2, _) = h2c::app(1000, |request, mut respond| async move {
+            if request.method() == "POST" {
+                std::future::pending::<()>().await;
+            }
+            let _ = respond.send_response(http::Response::new(()), true);
+        })
+        .await;
+        for (app, is_http2, limits) in [
+            (http1, false, "limits = { requests = 100, endpoint_connections = 1000 }"),
+            (http1, false, "limits = { requests = 1000, endpoint_connections = 40 }"),
+            (http2, true, "limits = { requests = 100 }"),
+        ] {
+            let config = format!("service = 'orders'\n{limits}");
+            let far = inbound(TestNet::to(&app.to_string()), &config).await;
+            let net = TestNet::to(SERVICE).redirect(app, far.at);
+            let more = "retry.attempts = 0\nlimits.requests = 5000";
+            let near = outbound(net, &cluster("http", &[app], more)).await;
+            let (mut connections, mut streams) = (Vec::new(), Vec::new());
+            for _ in 0..10 {
+                let client = h2c::connect_from(far.at, Some(GREEDY)).await;
+                for _ in 0..20 {
+                    let mut post = request("POST", "/");
+                    if !is_http2 {
+                        post = post.header("sidelab-orig-proto", "HTTP/1.1");
+                    }
+                    streams.push(client.clone().send_request(post.body(()).unwrap(), false).unwrap());
+                }
+                connections.push(client);
+            }
+            until("they are there", || far.count("proxy_requests_total", &[]) == 200).await;
+            for n in 0..20 {
+                let status = if is_http2 {
+                    let client = h2c::connect(near.at).await;
+                    let answer = ask(&client, request("GET", "/").body(()).unwrap(), "", None).await.unwrap();
+                    answer.head.status().as_u16()
+                } else {
+                    near.client().await.get("/").await.status()
+                };
+                assert_eq!(status, 200, "request {n} of the other client, {limits}");
+            }
+            assert_eq!(near.count("proxy_ejections_total", &[]), 0);
+            drop((streams, connections));
+            until("all its places are free again", || far.count("proxy_load_requests", &[]) == 0).await;
+        }
+    });
+}
+
+#[test]
+fn a_client_of_many_connections_leaves_some_to_another_client() {
+    run(async {
+        let app = answering(OK).await;
+        let far = inbound(TestNet::to(&app.to_string()), "service = 'orders'\nlimits.connections = 8").await;
+        let mut greedy = Vec::new();
+        for _ in 0..12 {
+            let io = KernelNet::default().connect(far.at, Some(GREEDY)).await.unwrap();
+            let mut wire = Wire::new(io);
+            // Those that are too many are closed.
+            if wire.io.write_all(GET.as_bytes()).await.is_ok() && wire.head().await.is_some() {
+                greedy.push(wire);
+            }
+        }
+        assert_eq!(greedy.len(), 6);
+        let [mut one, mut two] = [far.client().await, far.client().await];
+        assert_eq!((one.get("/").await.status(), two.get("/").await.status()), (200, 200));
+        drop(greedy);
+        until("its places are free", || far.count("proxy_connections_open", &[]) == 2).await;
     });
 }

@@ -217,6 +217,10 @@ pub struct Limits {
     /// Requests of one worker that may wait for a connection to, or a stream at, one endpoint. Default 1024.
     #[serde(default)]
     pub pending: Option<Spanned<usize>>,
+    /// The share of connections and requests, and of a worker's HTTP/1 connections to the app, that one client of the app
+    /// may hold. Default `"75%"`.
+    #[serde(default)]
+    pub client_share: Option<Spanned<String>>,
     /// Resident size of the process, such as `"256MiB"`. Default: 80 % of the memory limit of its control group; without
     /// such a limit, none.
     #[serde(default)]

@@ -249,7 +249,9 @@ impl Check<'_> {
                 })
                 .ok()
         });
-        Limits { connections, requests, endpoint_connections, pending, memory }
+        let message = "`client_share` is not a share of the limits";
+        let client_share = self.share(message, given.client_share.as_ref(), defaults::CLIENT_SHARE);
+        Limits { connections, requests, endpoint_connections, pending, client_share, memory }
     }
 
     fn ranged(

@@ -198,7 +198,7 @@ pub struct Timeouts {
 }
 
 /// How much is taken on at once. Defaults: [`super::defaults`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Limits {
     /// Accepted connections that are open, both sides together.
     pub connections: usize,
@@ -208,6 +208,8 @@ pub struct Limits {
     pub endpoint_connections: usize,
     /// Requests of one worker that may wait for a connection to one endpoint.
     pub pending: usize,
+    /// The share of connections and requests, and of a worker's HTTP/1 connections to the app, that one client may hold.
+    pub client_share: f64,
     /// Resident bytes of the process past which it takes on nothing more; `None`: a share of what its control group
     /// allows, if it allows so much and no more.
     pub memory: Option<u64>,
