@@ -64,9 +64,14 @@ impl History {
 
 /// The plan of one history: every seed in it follows from `seed`, and faults strike at slightly other times.
 pub fn plan(scenario: &Scenario, kind: SidecarKind, seed: u64) -> Plan {
+    vary(seeded(scenario, kind, seed), seed)
+}
+
+/// The same with faults when the scenario says.
+pub(crate) fn seeded(scenario: &Scenario, kind: SidecarKind, seed: u64) -> Plan {
     let mut scenario = scenario.clone();
     scenario.seed = seed;
-    vary(scenario.plan(kind), seed)
+    scenario.plan(kind)
 }
 
 /// Runs one history. The trace costs more than the simulation itself; without it the same things happen.

@@ -90,6 +90,9 @@ pub struct Struck {
     pub end_us: Option<i64>,
     /// Why it could not be applied or taken back.
     pub failed: Option<String>,
+    /// Whether that is only that the run was over first.
+    #[serde(skip)]
+    pub outlasted: bool,
     /// What proves that it bit.
     pub evidence: BTreeMap<String, f64>,
     /// How each load fared before, during and after it.
@@ -279,7 +282,11 @@ async fn live<W: World>(
         let strike = strike(world, (position, entry), t0, events, watch, progress);
         let failed = match timeout_at(end + FAULT_GRACE, strike).await {
             Ok(result) => result.err().map(|error| error.to_string()),
-            Err(_) => Some(format!("still not done {} s after the end", FAULT_GRACE.as_secs())),
+            Err(_) => {
+                let rolls = matches!(entry.action, Action::Kill { rolling: Some(_), .. });
+                watch.faults.borrow_mut()[position].outlasted = rolls;
+                Some(format!("still not done {} s after the end", FAULT_GRACE.as_secs()))
+            }
         };
         if let Some(why) = failed {
             events.note("failed", &entry.name, &why);
@@ -384,6 +391,7 @@ async fn roll<W: World>(
     watch.faults.borrow_mut()[position].end_us = Some(end);
     progress.fault(&entry.name, false);
     if end > micros(watch.duration) {
+        watch.faults.borrow_mut()[position].outlasted = true;
         return Err(Error::Failed(
             "the run was over before the last instance was back: lengthen `duration`".into(),
         ));

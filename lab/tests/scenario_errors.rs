@@ -282,6 +282,36 @@ partition = { between = ["orders-*"] }
 }
 
 #[test]
+fn replicas_that_cannot_be_told_apart_so() {
+    insta::assert_snapshot!(message(&mesh("").replace(
+        "replicas = 3",
+        "replicas = 2\nweights = [0, 5000]\nlabels = [{ version = \"1\" }, { version = \"2\" }, { version = \"3\" }]"
+    )));
+}
+
+#[test]
+fn a_configuration_that_changes_nothing() {
+    insta::assert_snapshot!(message(&mesh(
+        r#"
+[service.other]
+port = 81
+app = { http = {} }
+policy = { retry = { attempts = 1 } }
+
+[[timeline]]
+at = "1s"
+for = "1s"
+configure = { service = "other", policy = { retry = { attempts = 1 } } }
+
+[[timeline]]
+at = "3s"
+for = "1s"
+configure = { service = "orders", policy = {} }
+"#
+    )));
+}
+
+#[test]
 fn entries_beyond_the_end() {
     insta::assert_snapshot!(message(&mesh(
         r#"

@@ -96,3 +96,33 @@ fn answer<B>(request: &Request<B>, counters: &Counters, echo: Option<&Echo>) -> 
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
     response
 }
+
+/// By how much a counter of a process that may end and begin again has grown since it was first looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Growth {
+    /// Of lives that are over.
+    earlier: f64,
+    first: f64,
+    last: f64,
+}
+
+impl Growth {
+    /// It shows `value` for the first time.
+    pub fn from(value: f64) -> Self {
+        Growth { earlier: 0.0, first: value, last: value }
+    }
+
+    /// It shows `value` now. One that is lower than the last is that of a new life, which began at 0.
+    pub fn show(&mut self, value: f64) {
+        if value < self.last {
+            self.earlier = self.so_far();
+            self.first = 0.0;
+        }
+        self.last = value;
+    }
+
+    /// As far as it was seen.
+    pub fn so_far(&self) -> f64 {
+        self.earlier + self.last - self.first
+    }
+}

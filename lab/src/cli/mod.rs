@@ -38,6 +38,11 @@ pub const INCONCLUSIVE: u8 = 4;
 /// The user stopped it.
 pub const INTERRUPTED: u8 = 130;
 
+/// The last seed of a command: all that there are fit into a number of TOML, and so do those that follow it.
+const LAST_SEED: u64 = i64::MAX as u64 - MOST_SEEDS;
+/// Seeds of one command.
+const MOST_SEEDS: u64 = 1_000_000_000_000;
+
 /// Puts a service mesh on this machine, breaks it on purpose, and says exactly what it cost.
 #[derive(Debug, Parser)]
 #[command(name = "lab", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
@@ -120,10 +125,10 @@ struct Sim {
     #[arg(required_unless_present_any = ["faults", "hunt"], value_name = "SCENARIO")]
     scenarios: Vec<PathBuf>,
     /// How many histories.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=MOST_SEEDS))]
     seeds: u64,
     /// The first seed. Default: the file's.
-    #[arg(long, value_name = "SEED")]
+    #[arg(long, value_name = "SEED", value_parser = clap::value_parser!(u64).range(..=LAST_SEED))]
     from: Option<u64>,
     /// How many at a time. Default: as many as there are CPUs.
     #[arg(long)]
@@ -143,7 +148,8 @@ struct Sim {
     #[arg(long, value_enum, conflicts_with_all = ["faults", "sidecar", "trace"])]
     hunt: Option<Quarry>,
     /// Run one seed and print its log.
-    #[arg(long, value_name = "SEED", requires = "faults", conflicts_with_all = ["from", "seeds"])]
+    #[arg(long, value_name = "SEED", requires = "faults", conflicts_with_all = ["from", "seeds"],
+        value_parser = clap::value_parser!(u64).range(..=LAST_SEED))]
     replay: Option<u64>,
     /// With `--replay`: write the timeline to this file.
     #[arg(long, value_name = "FILE", requires = "replay")]
@@ -302,6 +308,20 @@ mod tests {
     fn the_command_line_is_well_formed() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn there_is_no_run_of_no_seed_or_past_the_last() {
+        let parse = |words: &str| Cli::try_parse_from(words.split(' ')).map(drop).map_err(|e| e.to_string());
+        for wrong in
+            ["--seeds 0", "--from 18446744073709551615", "--faults swarm --replay 9223372036854775807"]
+        {
+            let error = parse(&format!("lab sim a.toml {wrong}")).expect_err(wrong);
+            assert!(error.contains("is not in"), "{error}");
+        }
+        for right in ["--seeds 1", "--from 0", "--from 9000000000000000000", "--faults swarm --replay 0"] {
+            parse(&format!("lab sim a.toml {right}")).expect(right);
+        }
     }
 
     #[test]

@@ -81,7 +81,13 @@ pub(super) fn run(args: &Sim, faults: Faults) -> ExitCode {
         let first = scenario.seed;
         let source = match faults {
             Faults::Scenario => Source::File(Box::new(scenario), text),
-            Faults::Swarm => Source::Mesh(Given::new(&scenario, &text)),
+            Faults::Swarm => match Given::new(&scenario, &text) {
+                Ok(given) => Source::Mesh(given),
+                Err(why) => {
+                    eprintln!("{}: {why}", path.display());
+                    return INVALID;
+                }
+            },
         };
         one_source(args, Some(path), &source, first, options)
     })

@@ -140,9 +140,19 @@ impl KernelWorld {
         Ok(())
     }
 
+    fn config_path(&self, instance: &str) -> std::path::PathBuf {
+        self.options.run_dir.join("config").join(format!("{instance}.toml"))
+    }
+
+    /// Whether the file of an instance's sidecar says anything but `text`.
+    pub(super) fn has_other_config(&self, instance: usize, text: &str) -> bool {
+        let path = self.config_path(&self.plan.instances[instance].name);
+        std::fs::read_to_string(path).ok().as_deref() != Some(text)
+    }
+
     /// Writes the configuration of an instance's sidecar in one step: who watches it never sees half of it.
     pub(super) fn write_config(&self, instance: &str, text: &str) -> io::Result<()> {
-        let path = self.options.run_dir.join("config").join(format!("{instance}.toml"));
+        let path = self.config_path(instance);
         let new = path.with_extension("new");
         std::fs::write(&new, text)?;
         std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o644))?;

@@ -15,7 +15,7 @@ use super::bring_up::{failed, local};
 use super::link::PairStats;
 use super::process::Process;
 use super::{intercept, probe, sysctl};
-use crate::app::metrics::CHANGED;
+use crate::app::metrics::{CHANGED, Growth};
 use crate::metrics;
 use crate::plan::{APP_METRICS_PORT, Action, Entry, Link, METRICS_PORT, ProcessId, Role};
 use crate::world::Error;
@@ -35,8 +35,8 @@ pub(super) struct Evidence {
     total: Option<PairStats>,
     /// The same of the strikes before this one.
     earlier: PairStats,
-    /// Of each app the requests that it had answered otherwise than usual when the fault began.
-    changed_before: BTreeMap<ProcessId, f64>,
+    /// Of each app the requests that it has answered otherwise than usual since the fault began.
+    changed: BTreeMap<ProcessId, Growth>,
 }
 
 impl KernelWorld {
@@ -206,11 +206,22 @@ impl KernelWorld {
             self.process(*id).is_some_and(|process| process.is_running())
                 && !self.paused.borrow().contains(id)
         };
+        self.evidence
+            .borrow_mut()
+            .entry(entry.to_owned())
+            .or_default()
+            .counted
+            .entry("reloaded".into())
+            .or_default();
+        // A sidecar whose file says what it said before has nothing to take.
+        let changed: Vec<usize> =
+            (0..configs.len()).filter(|&i| self.has_other_config(i, &configs[i])).collect();
         let mut before = Vec::new();
-        for id in (0..configs.len()).map(sidecar).filter(can_read) {
+        for id in changed.iter().copied().map(sidecar).filter(can_read) {
             before.push((id, self.reloads(id).await));
         }
-        for (instance, config) in self.plan.instances.iter().zip(configs) {
+        for instance in changed {
+            let (instance, config) = (&self.plan.instances[instance], &configs[instance]);
             let written = self.write_config(&instance.name, config);
             written.map_err(failed(format!("cannot change the configuration of {}", instance.name)))?;
         }
@@ -291,21 +302,21 @@ impl KernelWorld {
 
     /// Counts the requests that apps have answered otherwise than usual since the first time that this was asked.
     async fn note_changed(&self, entry: &str, ids: &[ProcessId]) {
-        let mut sum = 0.0;
         for &id in ids {
             let Some(node) = self.node(id.instance) else { continue };
             let answer = node.probe(|| probe::get(local(APP_METRICS_PORT), "/metrics", SIGNAL_WITHIN)).await;
-            // An app that does not answer was not seen to have answered anything.
+            // What was seen of an app that does not answer any more stays as it is.
             let Ok(Ok((200, text))) = answer else { continue };
             let samples = metrics::parse("", &text);
             let changed = samples.iter().find(|s| &*s.name == CHANGED).map_or(0.0, |s| s.value);
             let mut evidence = self.evidence.borrow_mut();
-            let before = &mut evidence.entry(entry.to_owned()).or_default().changed_before;
-            sum += changed - *before.entry(id).or_insert(changed);
+            let known = &mut evidence.entry(entry.to_owned()).or_default().changed;
+            known.entry(id).or_insert_with(|| Growth::from(changed)).show(changed);
         }
         let mut evidence = self.evidence.borrow_mut();
-        let counted = &mut evidence.entry(entry.to_owned()).or_default().counted;
-        counted.insert("changed_requests".into(), sum);
+        let evidence = evidence.entry(entry.to_owned()).or_default();
+        let sum = evidence.changed.values().map(Growth::so_far).sum();
+        evidence.counted.insert("changed_requests".into(), sum);
     }
 
     /// Counts begin when it is in force, and end before it is not ([`heal`](Self::heal)): a packet that crosses in between

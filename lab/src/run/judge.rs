@@ -52,6 +52,9 @@ pub(super) fn judge(plan: &Plan, seen: Seen) -> Report {
     let mut doubts = seen.load_failures;
     for (entry, fault) in plan.timeline.iter().zip(&faults) {
         match (&fault.failed, fault.start_us) {
+            (Some(why), Some(_)) if fault.outlasted => {
+                doubts.push(format!("{} outlasted the run: {why}", fault.name));
+            }
             // The kill worked, the restart did not: that is the mesh's doing.
             (Some(why), Some(_)) if matches!(entry.action, Action::Kill { .. } | Action::Crash { .. }) => {
                 crashes.push(format!("not everything came back after {}: {why}", fault.name));

@@ -256,6 +256,29 @@ fn a_fault_that_hangs_delays_no_other_and_does_not_keep_the_run_from_ending() {
 }
 
 #[test]
+fn a_rollout_that_outlasts_the_run_is_in_doubt_and_one_that_fails_is_not() {
+    let roll = |at| {
+        let mut plan = plan(TRUE);
+        plan.timeline.truncate(1);
+        let id = |role| ProcessId { instance: 0, role };
+        let processes = vec![id(Role::App), id(Role::Sidecar), ProcessId { instance: 1, role: Role::App }];
+        let action = Action::Kill { processes, hard: false, rolling: Some(Duration::from_secs(2)) };
+        plan.timeline[0] =
+            Entry { at: Duration::from_secs(at), until: None, action, ..plan.timeline[0].clone() };
+        plan
+    };
+    assert_eq!(undisturbed(&roll(2), &Fake::default()).verdict, Verdict::Passed);
+    let late = undisturbed(&roll(9), &Fake::default());
+    assert_eq!(late.verdict, Verdict::Inconclusive);
+    assert!(late.reasons[0].starts_with("sleep outlasted the run: the run was over"), "{:?}", late.reasons);
+    let broken = undisturbed(&roll(9), &Fake { revert: Some(broken), ..Fake::default() });
+    assert_eq!(broken.verdict, Verdict::Failed);
+    // The last of 60 s after the end is the end of patience.
+    let endless = undisturbed(&roll(2), &Fake { hangs: &["sleep"], ..Fake::default() });
+    assert_eq!(endless.verdict, Verdict::Inconclusive);
+}
+
+#[test]
 fn a_run_that_is_interrupted_says_when_and_judges_nothing() {
     let report = run_it(&plan(FALSE), &Fake::default(), after(4_000)).expect("a report");
     assert_eq!(report.verdict, Verdict::Interrupted);

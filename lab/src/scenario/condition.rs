@@ -11,7 +11,7 @@
 //! | `LOAD.throughput` | `390/s` | per second | `ok` over the length of the window |
 //! | `LOAD.dropped` | `0` | a count | requests that the generator never sent |
 //! | `PROCESS.METRIC{label="x"}` | `3`, `25%` | as exported | `web/sidecar`, `orders-*/app`, `fabric`; summed over the processes that match |
-//! | `killed` `restarted` `refused` `reloaded` `stopped` `changed_requests` `lost_packets` `delayed_packets` | `1` | a count | evidence of a fault, under `fault = "entry"` only |
+//! | `killed` `restarted` `refused` `reloaded` `stopped` `continued` `changed_requests` `packets` `lost_packets` `delayed_packets` | `1` | a count | evidence of a fault, under `fault = "entry"` only |
 //!
 //! Two of them may be divided: `orders-*/app.app_requests_total / checkout.requests <= 1.2`, spaces around the stroke.
 //!
@@ -225,7 +225,9 @@ fn read_subject(text: &str, at: Range<usize>, names: Names<'_>) -> Result<(Subje
             "refused",
             "reloaded",
             "stopped",
+            "continued",
             "changed_requests",
+            "packets",
             "lost_packets",
             "delayed_packets",
         ]

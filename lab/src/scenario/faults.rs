@@ -407,12 +407,13 @@ pub(super) fn evidence(entry: &Entry, is_partition: bool) -> &'static [&'static 
         Action::Kill { .. } if entry.until.is_some() => &["killed", "restarted"],
         Action::App { .. } => &["changed_requests"],
         Action::Kill { .. } => &["killed"],
-        Action::Crash { .. } if entry.until.is_some() => &["killed", "restarted", "lost_packets"],
-        Action::Crash { .. } => &["killed", "lost_packets"],
+        Action::Crash { .. } if entry.until.is_some() => &["killed", "restarted", "packets", "lost_packets"],
+        Action::Crash { .. } => &["killed", "packets", "lost_packets"],
         Action::Refuse { .. } => &["refused"],
         Action::Configure { .. } => &["reloaded"],
+        Action::Pause { .. } if entry.until.is_some() => &["stopped", "continued"],
         Action::Pause { .. } => &["stopped"],
-        Action::Link { .. } if is_partition => &["lost_packets"],
-        Action::Link { .. } => &["lost_packets", "delayed_packets"],
+        Action::Link { .. } if is_partition => &["packets", "lost_packets"],
+        Action::Link { .. } => &["packets", "lost_packets", "delayed_packets"],
     }
 }

@@ -50,21 +50,23 @@ impl<'a> Sides<'a> {
         let mut pairs = Vec::new();
         match (self.between, self.from, self.to) {
             (Some(between), None, None) => match &between[..] {
-                [left, right] => {
-                    let (left, right) = (names.instances(left, mistakes), names.instances(right, mistakes));
-                    pairs = product(&left, &right);
-                    pairs.extend(product(&right, &left));
-                }
-                sides => {
-                    let at = sides
-                        .first()
-                        .map_or(self.at.clone(), |s| s.span().start..sides[sides.len() - 1].span().end);
-                    let message = format!("`between` takes two sides, not {}", sides.len());
-                    let help = match sides {
+                [] | [_] => {
+                    let at = between.first().map_or(self.at.clone(), Spanned::span);
+                    let message = format!("`between` takes two sides or more, not {}", between.len());
+                    let help = match &between[..] {
                         [one] => format!("for the links among them write between = [\"{one}\", \"{one}\"]"),
                         _ => "a side may be a service or a glob: between = [\"web\", \"orders-*\"]".into(),
                     };
                     mistakes.push(Mistake::new(at, message, "two are needed").help(help));
+                }
+                sides => {
+                    let sides: Vec<_> = sides.iter().map(|side| names.instances(side, mistakes)).collect();
+                    for (position, left) in sides.iter().enumerate() {
+                        for right in &sides[position + 1..] {
+                            pairs.extend(product(left, right));
+                            pairs.extend(product(right, left));
+                        }
+                    }
                 }
             },
             (None, Some(from), Some(to)) => {

@@ -125,7 +125,7 @@ pub struct Service {
     pub weights: Option<Vec<Spanned<u32>>>,
     /// What tells its replicas apart, dealt out as `zones` are.
     #[serde(default)]
-    pub labels: Option<Vec<BTreeMap<String, String>>>,
+    pub labels: Option<Vec<Spanned<BTreeMap<String, String>>>>,
     /// What its processes may take of the machine (kernel only). Default: all of it.
     #[serde(default)]
     pub limits: Option<ServiceLimits>,

@@ -173,16 +173,22 @@ fn refuse(given: &Spanned<Settings>, ours: &[&str], mistakes: &mut Vec<Mistake>)
 /// Lets the sidecar read what it would be given. `plan` is one with sidecars.
 pub(super) fn check(file: &File, plan: &Plan) -> Result<(), Vec<Mistake>> {
     let mut mistakes: Vec<Mistake> = Vec::new();
-    let is_plain = file.service.values().all(|s| s.policy.is_none() && s.sidecar.is_none());
     let own: Vec<Option<&String>> = plan.instances.iter().map(|instance| instance.sidecar.as_ref()).collect();
-    if !is_plain {
-        read(file, plan, &own, None, &mut mistakes);
-    }
+    read(file, plan, &own, None, &mut mistakes);
     for (entry, written) in plan.timeline.iter().zip(&file.timeline) {
         if let (Action::Configure { service, configs, .. }, Some(asked)) =
             (&entry.action, &written.get_ref().configure)
         {
             let configs: Vec<_> = configs.iter().map(Some).collect();
+            if configs == own {
+                let policy = &asked.get_ref().policy;
+                let message = "the sidecars are told what they know already";
+                let mistake = Mistake::new(policy.span(), message, "changes nothing");
+                mistakes.push(
+                    mistake.help("write what shall be different, such as { retry = { attempts = 0 } }"),
+                );
+                continue;
+            }
             let change = Some((*service, asked.get_ref().policy.get_ref()));
             read(file, plan, &configs, change, &mut mistakes);
         }

@@ -153,8 +153,8 @@ fn services(file: &File, mistakes: &mut Vec<Mistake>) -> (Vec<Service>, Names) {
             settings: plain(&service.sidecar),
             limits: limits(service, mistakes),
             zones: dealt("zones", &service.zones, replicas, mistakes),
-            weights: dealt("weights", &service.weights, replicas, mistakes),
-            labels: service.labels.clone().unwrap_or_default(),
+            weights: weights(service, replicas, mistakes),
+            labels: dealt("labels", &service.labels, replicas, mistakes),
             app: service.app.as_ref().and_then(|a| app(a, mistakes)),
         });
     }
@@ -278,6 +278,17 @@ fn limits(service: &model::Service, mistakes: &mut Vec<Mistake>) -> ServiceLimit
         sidecar: of(&given.sidecar),
         app: of(&given.app),
     })
+}
+
+/// The replicas' shares of the load.
+fn weights(service: &model::Service, replicas: u32, mistakes: &mut Vec<Mistake>) -> Vec<u32> {
+    let most = proxy::config::defaults::MAX_WEIGHT;
+    for wrong in service.weights.iter().flatten().filter(|weight| !(1..=most).contains(weight.get_ref())) {
+        let message = format!("a replica cannot have the weight {wrong}");
+        let mistake = Mistake::new(wrong.span(), message, "this share of the load");
+        mistakes.push(mistake.help(format!("from 1 to {most}; to keep load away from a replica, `kill` it")));
+    }
+    dealt("weights", &service.weights, replicas, mistakes)
 }
 
 /// Values for replicas in turn.

@@ -22,7 +22,7 @@ use futures_util::FutureExt;
 use rand::RngExt;
 use tokio::sync::{Notify, mpsc};
 
-use crate::plan::Plan;
+use crate::plan::{Plan, Window};
 
 mod chaos;
 mod conn;
@@ -268,9 +268,53 @@ fn builder(seed: u64, tick: Duration, limit: Duration) -> turmoil::Builder {
 /// By how much a fault may strike later in one history than in another: a few requests' time at any usual rate.
 const SHIFT: Duration = Duration::from_millis(50);
 
-/// The plan of one history: the same faults, each up to 50 ms later, so that they meet requests in
-/// different states.
+/// The plan of one history: its story begins up to 50 ms later, so that faults meet requests in different states.
+///
+/// All of the story moves together, faults, windows and loads that send for a part of the run: what comes before what, and
+/// how long after, is what the scenario says. Only what lasts from the beginning of the run or to its end is that much
+/// longer or shorter. A story that begins with the run, or has no room before its end, stays where it is.
 pub fn vary(mut plan: Plan, seed: u64) -> Plan {
+    let end = plan.duration;
+    let begins = plan.timeline.iter().map(|entry| entry.at).min();
+    let times = moments(&mut plan).into_iter().map(|time| *time).filter(|time| *time != end).max();
+    let recoveries = plan.expectations.iter().map(|expectation| match expectation.window {
+        Window::Recovery { start, within, hold } => start + within + hold,
+        Window::During { .. } | Window::Evidence { .. } => Duration::ZERO,
+    });
+    let last = recoveries.chain(times).max().unwrap_or_default();
+    let most = SHIFT.min(end.saturating_sub(last));
+    if begins.is_none_or(|begins| begins.is_zero()) || most.is_zero() {
+        return plan;
+    }
+    let shift = proxy::world::RngTree::new(seed).child("shift", 0).rng().random_range(Duration::ZERO..most);
+    for time in moments(&mut plan).into_iter().filter(|time| !time.is_zero() && **time != end) {
+        *time += shift;
+    }
+    plan
+}
+
+/// Every point in time that a plan speaks of.
+fn moments(plan: &mut Plan) -> Vec<&mut Duration> {
+    let mut times: Vec<&mut Duration> = Vec::new();
+    for entry in &mut plan.timeline {
+        times.push(&mut entry.at);
+        times.extend(&mut entry.until);
+    }
+    for part in plan.loads.iter_mut().filter_map(|load| load.part.as_mut()) {
+        times.extend([&mut part.from, &mut part.to]);
+    }
+    for expectation in &mut plan.expectations {
+        match &mut expectation.window {
+            Window::During { from, to } => times.extend([from, to]),
+            Window::Recovery { start, .. } => times.push(start),
+            Window::Evidence { .. } => {}
+        }
+    }
+    times
+}
+
+/// The same for a plan of which nothing is expected at any time: each fault by itself up to 50 ms later.
+pub(crate) fn scatter(mut plan: Plan, seed: u64) -> Plan {
     let tree = proxy::world::RngTree::new(seed);
     for (position, entry) in (0..).zip(&mut plan.timeline) {
         let shift = tree.child("shift", position).rng().random_range(Duration::ZERO..SHIFT);
@@ -330,6 +374,97 @@ pub fn sweep<R: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two faults that follow each other closely, a load that surges with the first, and windows of all kinds.
+    const STORY: &str = r#"
+[scenario]
+name = "test"
+duration = "5s"
+[service.web]
+[service.orders]
+replicas = 2
+port = 80
+app = { http = {} }
+[load.calls]
+from = "web"
+url = "http://orders:80/"
+rate = "100/s"
+[load.surge]
+from = "web"
+url = "http://orders:80/"
+rate = "100/s"
+at = "1s"
+for = "1s"
+[[timeline]]
+name = "first"
+at = "1s"
+for = "1s"
+pause = { process = "orders-0/app" }
+[[timeline]]
+name = "second"
+at = "2010ms"
+for = "990ms"
+pause = { process = "orders-0/app" }
+[[expect]]
+during = "first"
+that = ["calls.requests > 0"]
+[[expect]]
+during = "0s..1s"
+that = ["calls.requests > 0"]
+[[expect]]
+during = "3s..5s"
+that = ["calls.requests > 0"]
+[[expect]]
+after = "second.end"
+within = "500ms"
+that = ["calls.requests > 0"]
+"#;
+
+    #[test]
+    fn a_story_moves_as_a_whole_and_keeps_its_order() {
+        let scenario = crate::scenario::parse("test.toml", STORY).expect("the scenario is right");
+        let plan = || scenario.plan(crate::plan::SidecarKind::Ours);
+        let mut shifts = std::collections::BTreeSet::new();
+        for seed in 0..50 {
+            let varied = vary(plan(), seed);
+            let shift = varied.timeline[0].at - Duration::from_secs(1);
+            assert!(shift < SHIFT);
+            shifts.insert(shift);
+            let after = |seconds| Duration::from_secs(seconds) + shift;
+            let ends = |entry: &crate::plan::Entry| (entry.at, entry.until);
+            assert_eq!(ends(&varied.timeline[0]), (after(1), Some(after(2))));
+            // 10 ms after the first has ended, whatever the shift.
+            assert_eq!(ends(&varied.timeline[1]), (after(2) + Duration::from_millis(10), Some(after(3))));
+            let part = varied.loads[1].part.expect("a part");
+            assert_eq!((part.from, part.to), (after(1), after(2)));
+            let windows: Vec<Window> = varied.expectations.iter().map(|e| e.window.clone()).collect();
+            let (zero, end) = (Duration::ZERO, Duration::from_secs(5));
+            let (within, hold) = (Duration::from_millis(500), Duration::from_secs(1));
+            assert_eq!(
+                windows,
+                [
+                    Window::During { from: after(1), to: after(2) },
+                    Window::During { from: zero, to: after(1) },
+                    Window::During { from: after(3), to: end },
+                    Window::Recovery { start: after(3), within, hold },
+                ]
+            );
+        }
+        assert!(shifts.len() > 20, "{shifts:?}");
+    }
+
+    #[test]
+    fn a_story_that_begins_with_the_run_or_fills_it_stays_where_it_is() {
+        let from_the_start =
+            STORY.replacen("at = \"1s\"\nfor = \"1s\"\npause", "at = \"0s\"\nfor = \"1s\"\npause", 1);
+        let to_the_end = STORY.replace("within = \"500ms\"", "within = \"1s\"");
+        for text in [from_the_start, to_the_end] {
+            let scenario = crate::scenario::parse("test.toml", &text).expect("the scenario is right");
+            let plan = || scenario.plan(crate::plan::SidecarKind::Ours);
+            let text = |plan: &Plan| serde_json::to_string(plan).expect("plain data");
+            assert_eq!(text(&vary(plan(), 7)), text(&plan()));
+        }
+    }
 
     #[test]
     fn a_sweep_reports_in_the_order_of_the_seeds_on_any_number_of_threads() {

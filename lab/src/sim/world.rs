@@ -18,22 +18,24 @@ use proxy::world::RngTree;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::app::metrics::CHANGED;
 use crate::load::Record;
 use crate::metrics::{self, Sample, Scrape};
 use crate::plan::{
-    APP_METRICS_PORT, Action, AppKind, Entry, HEALTH_PORT, Limits, Link, Load, METRICS_PORT, Plan, ProcessId,
-    Role, Target,
+    APP_METRICS_PORT, Action, AppKind, Entry, HEALTH_PORT, Limits, Load, METRICS_PORT, Plan, ProcessId, Role,
+    Target,
 };
 use crate::world::{Ended, Error, Fidelity, Kind, World};
 
-use super::link::{Counters, Pair};
 use super::net::{SimNet, SimWall};
 use super::probe;
 use super::process::{Command, Failure, Group, START_TIMEOUT};
 use super::programs::Programs;
 use super::route::Who;
 use super::stack::{Shared, now};
+
+mod faults;
+
+use faults::Evidence;
 
 /// How long a scrape may take; a stopped process never answers.
 const SCRAPE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -61,6 +63,10 @@ pub struct SimWorld {
     incarnations: RefCell<BTreeMap<String, u64>>,
     next: Cell<u64>,
     evidence: RefCell<BTreeMap<String, Evidence>>,
+    /// Sidecars that were told something new, and by which fault, until it was seen whether they took it.
+    reloading: RefCell<BTreeMap<ProcessId, String>>,
+    /// How often each sidecar had taken something new when it was last asked, and which of its starts that was.
+    reloads: RefCell<BTreeMap<ProcessId, (u64, f64)>>,
 }
 
 struct Process {
@@ -79,17 +85,6 @@ impl Drop for Tool<'_> {
         self.group.kill();
         self.world.groups.borrow_mut().remove(&self.group.id());
     }
-}
-
-#[derive(Default)]
-struct Evidence {
-    counts: BTreeMap<String, f64>,
-    /// The directions concerned, and what they had done when the fault began and when it ended.
-    links: Option<(Vec<Pair>, Counters, Option<Counters>)>,
-    /// What they did in the strikes before this one.
-    earlier: Counters,
-    /// Of each app the requests that it had answered otherwise than usual when the fault began.
-    changed_before: BTreeMap<ProcessId, f64>,
 }
 
 impl SimWorld {
@@ -117,6 +112,8 @@ impl SimWorld {
             incarnations: RefCell::default(),
             next: Cell::new(0),
             evidence: RefCell::default(),
+            reloading: RefCell::default(),
+            reloads: RefCell::default(),
         }
     }
 
@@ -314,41 +311,6 @@ impl SimWorld {
         }
     }
 
-    /// Tells apps how to answer.
-    async fn behave(&self, ids: &[ProcessId], query: &str) -> Result<(), Error> {
-        for &id in ids {
-            let name = self.plan.process_name(id);
-            match self.get(id.instance, APP_METRICS_PORT, query).await? {
-                Some((200, _)) => {}
-                Some((status, why)) => {
-                    let message = format!("{name} refuses to answer otherwise: {status} {}", why.trim());
-                    return Err(Error::Failed(message));
-                }
-                None => return Err(Error::Failed(format!("cannot tell {name} how to answer"))),
-            }
-        }
-        Ok(())
-    }
-
-    /// Counts the requests that apps have answered otherwise than usual since the first time that this was asked.
-    async fn note_changed(&self, entry: &str, ids: &[ProcessId]) {
-        let mut sum = 0.0;
-        for &id in ids {
-            // An app that does not answer was not seen to have answered anything.
-            let Ok(Some((200, text))) = self.get(id.instance, APP_METRICS_PORT, "/metrics").await else {
-                continue;
-            };
-            let samples = metrics::parse("", &text);
-            let changed = samples.iter().find(|s| &*s.name == CHANGED).map_or(0.0, |s| s.value);
-            let mut evidence = self.evidence.borrow_mut();
-            let before = &mut evidence.entry(entry.to_owned()).or_default().changed_before;
-            sum += changed - *before.entry(id).or_insert(changed);
-        }
-        let mut evidence = self.evidence.borrow_mut();
-        let counts = &mut evidence.entry(entry.to_owned()).or_default().counts;
-        counts.insert("changed_requests".into(), sum);
-    }
-
     async fn restart(&self, entry: &Entry, processes: &[ProcessId]) -> Result<(), Error> {
         for group in self.living(processes) {
             // Asked to end and still here: a process manager loses patience before it starts the next one.
@@ -364,51 +326,9 @@ impl SimWorld {
         Ok(())
     }
 
-    fn configure(&self, entry: &Entry, configs: Vec<String>) {
-        let count = configs.len();
-        let sidecars = (0..count).map(|instance| ProcessId { instance, role: Role::Sidecar });
-        self.prove(entry, "reloaded", self.living(&sidecars.collect::<Vec<_>>()).len());
-        for (config, now) in configs.into_iter().zip(&self.configs) {
-            now.send_replace(config);
-        }
-    }
-
-    fn impair(&self, entry: &Entry, links: &[Link]) {
-        let pairs: Vec<Pair> = links.iter().map(|l: &Link| (l.from, l.to)).collect();
-        let before = self.stack.with(|s, _| {
-            s.links.fault(&entry.name, links);
-            s.links.counters(pairs.iter().copied())
-        });
-        let mut evidence = self.evidence.borrow_mut();
-        let known = evidence.entry(entry.name.clone()).or_default();
-        if let Some((_, before, Some(after))) = known.links.take() {
-            let did = after.since(before);
-            known.earlier.packets += did.packets;
-            known.earlier.lost += did.lost;
-            known.earlier.delayed += did.delayed;
-        }
-        known.links = Some((pairs, before, None));
-    }
-
-    fn heal(&self, entry: &Entry, links: &[Link]) {
-        let mut evidence = self.evidence.borrow_mut();
-        self.stack.with(|s, _| {
-            s.links.heal(&entry.name, links);
-            if let Some((pairs, _, after)) = evidence.get_mut(&entry.name).and_then(|e| e.links.as_mut()) {
-                *after = Some(s.links.counters(pairs.iter().copied()));
-            }
-        });
-    }
-
     /// Where connections to processes come in: instance and port.
     fn ways_in(&self, ids: &[ProcessId]) -> Vec<(usize, u16)> {
         ids.iter().filter_map(|&id| Some((id.instance, self.plan.way_in(id)?))).collect()
-    }
-
-    fn prove(&self, entry: &Entry, what: &str, count: usize) {
-        let mut evidence = self.evidence.borrow_mut();
-        let evidence = evidence.entry(entry.name.clone()).or_default();
-        *evidence.counts.entry(what.to_owned()).or_default() += count as f64;
     }
 
     fn living(&self, ids: &[ProcessId]) -> Vec<Rc<Group>> {
@@ -499,7 +419,7 @@ impl World for SimWorld {
                 let ways = self.ways_in(processes);
                 self.stack.with(|s, _| ways.iter().for_each(|&(host, port)| s.refuse(host, port)));
             }
-            Action::Configure { configs, .. } => self.configure(entry, configs.clone()),
+            Action::Configure { configs, .. } => self.configure(entry, configs.clone()).await,
             Action::Pause { processes } => {
                 let living = self.living(processes);
                 for group in &living {
@@ -526,7 +446,7 @@ impl World for SimWorld {
                     self.stack.with(|s, _| ways.iter().map(|&(host, port)| s.admit(host, port)).sum());
                 self.prove(entry, "refused", refused as usize);
             }
-            Action::Configure { .. } => self.configure(entry, self.plan.configs()),
+            Action::Configure { .. } => self.configure(entry, self.plan.configs()).await,
             Action::App { processes, .. } => {
                 self.behave(processes, "/behave").await?;
                 self.note_changed(&entry.name, processes).await;
@@ -546,6 +466,9 @@ impl World for SimWorld {
     async fn evidence(&self, entry: &Entry) -> BTreeMap<String, f64> {
         if let Action::App { processes, .. } = &entry.action {
             self.note_changed(&entry.name, processes).await;
+        }
+        if let Action::Configure { .. } = &entry.action {
+            self.count_reloads().await;
         }
         let evidence = self.evidence.borrow();
         let unknown = Evidence::default();

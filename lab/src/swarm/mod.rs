@@ -19,7 +19,7 @@ use crate::load::Record;
 use crate::plan::SidecarKind;
 use crate::run::Progress;
 use crate::scenario::{self, Scenario};
-use crate::sim::{Chaos, Mesh, SimFailure, Simulation, note};
+use crate::sim::{Chaos, Mesh, SimFailure, Simulation, note, scatter};
 
 mod endpoints;
 pub mod facts;
@@ -55,7 +55,7 @@ pub struct Options {
 /// # Errors
 /// If the simulator cannot run it, or it did not come to its end; a panic is one of the reasons.
 pub fn day(scenario: &Scenario, seed: u64, options: Options) -> Result<Day, SimFailure> {
-    let plan = history::plan(scenario, SidecarKind::Ours, seed);
+    let plan = scatter(history::seeded(scenario, SidecarKind::Ours, seed), seed);
     let (tick, chaos) = (tick(seed), chaos(seed, plan.duration));
     mutant::plant(options.mutant);
     let simulation = Simulation::new(&plan, seed, Mesh::default()).tick(tick).chaos(chaos).log(true);

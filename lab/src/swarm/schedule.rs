@@ -21,7 +21,7 @@ use rand::RngExt;
 use proxy::world::RngTree;
 use toml::{Table, Value};
 
-use crate::plan::{AppKind, Instance, SidecarKind};
+use crate::plan::{AppKind, Instance, Service, SidecarKind};
 use crate::scenario::Scenario;
 
 /// When load begins to be judged for nothing but being answered: faults strike before.
@@ -255,6 +255,8 @@ pub struct Given {
     instances: Vec<(String, bool)>,
     /// The instances that send load.
     callers: Vec<String>,
+    /// All of them.
+    everybody: Vec<String>,
     /// A service that they call.
     called: String,
     /// In milliseconds.
@@ -264,9 +266,12 @@ pub struct Given {
 impl Given {
     /// Takes the faults out of a scenario, whose file has this `text`, and what it expects of them.
     ///
+    /// # Errors
+    /// If there is nothing in it that faults could be drawn for; says what.
+    ///
     /// # Panics
     /// If the text is not that of a scenario.
-    pub fn new(scenario: &Scenario, text: &str) -> Arc<Self> {
+    pub fn new(scenario: &Scenario, text: &str) -> Result<Arc<Self>, String> {
         let plan = scenario.plan(SidecarKind::Ours);
         let mut file: Table = toml::from_str(text).expect("a scenario is TOML");
         file.remove("timeline");
@@ -275,13 +280,27 @@ impl Given {
             plan.instances.iter().filter(|i| matches!(&i.app, Some(app) if app.kind != AppKind::Registry));
         let is_http =
             |instance: &Instance| matches!(&instance.app, Some(app) if matches!(app.kind, AppKind::Http(_)));
-        let instances = with_app.map(|instance| (instance.name.clone(), is_http(instance))).collect();
+        let instances: Vec<_> = with_app.map(|instance| (instance.name.clone(), is_http(instance))).collect();
+        if instances.is_empty() {
+            return Err("no service has an app that could fail, only registries and senders of load".into());
+        }
+        let everybody = plan.instances.iter().map(|instance| instance.name.clone()).collect();
         let callers: BTreeSet<_> =
             plan.loads.iter().map(|load| plan.instances[load.from].name.clone()).collect();
         let duration = plan.duration.as_millis() as u64;
-        let called = plan.services.iter().find(|service| service.port.is_some());
-        let called = called.map(|service| service.name.clone()).unwrap_or_default();
-        Arc::new(Given { file, instances, callers: callers.into_iter().collect(), called, duration })
+        let callable = |service: &&Service| {
+            let apps = service.instances.iter().filter_map(|i| plan.instances[*i].app.as_ref());
+            apps.map(|app| &app.kind).any(|kind| *kind != AppKind::Registry)
+        };
+        let called = &plan.services.iter().find(callable).expect("an instance with an app").name;
+        let callers = callers.into_iter().collect();
+        Ok(Arc::new(Given { file, instances, callers, everybody, called: called.clone(), duration }))
+    }
+
+    /// Those between whom and an instance links are broken: who sends load, or if only it does itself, everybody else.
+    fn others(&self, there: &str) -> Vec<String> {
+        let others = |of: &[String]| of.iter().filter(|name| *name != there).cloned().collect::<Vec<_>>();
+        Some(others(&self.callers)).filter(|callers| !callers.is_empty()).unwrap_or(others(&self.everybody))
     }
 }
 
@@ -437,6 +456,8 @@ impl Schedule {
                 // only every 10 s whether it is still there.
                 Kind::Drain if self.is_registry(replica) => Kind::KillSidecar,
                 Kind::Crash if self.is_registry(replica) => Kind::KillBoth,
+                // It has no link.
+                kind if kind.holds() == LINK && self.is_alone() => Kind::PauseApp,
                 kind => kind,
             };
             let fault = Fault { kind, replica, stays: fault.stays && may_stay, ..*fault };
@@ -446,7 +467,8 @@ impl Schedule {
                 let crashes = [other, &fault].iter().filter(|f| f.kind == Kind::Crash).count();
                 let strangers = self.may_lose(other.replica) && self.may_lose(fault.replica);
                 let meet = crashes == 1 && shared & LINK != 0 && !strangers;
-                let apart = other.replica != fault.replica && shared & CONFIGURATION == 0 && !meet;
+                let joined = shared & LINK != 0 && self.are_joined(other.replica, fault.replica);
+                let apart = other.replica != fault.replica && shared & CONFIGURATION == 0 && !meet && !joined;
                 apart
                     || shared == 0
                     || self.end(other) < u32::from(fault.at)
@@ -475,6 +497,19 @@ impl Schedule {
     /// Whether an instance may be broken for ever: a replica, not the registry, and nothing of a scenario's own.
     fn may_lose(&self, instance: u8) -> bool {
         matches!(&self.mesh, Mesh::Drawn(knobs) if instance < REPLICAS[knobs.replicas])
+    }
+
+    /// Whether a fault of the links of one of two instances would hold some of the other's.
+    fn are_joined(&self, one: u8, other: u8) -> bool {
+        let Mesh::Given(given) = &self.mesh else { return false };
+        let name = |replica: u8| &given.instances[usize::from(replica)].0;
+        let among = |one: &String, other| given.others(other).contains(one);
+        among(name(one), name(other)) || among(name(other), name(one))
+    }
+
+    /// Whether there is one instance, and nothing to be linked to.
+    fn is_alone(&self) -> bool {
+        matches!(&self.mesh, Mesh::Given(given) if given.everybody.len() == 1)
     }
 
     /// Whether an instance is the registry of a mesh that is drawn, the last one.
@@ -510,7 +545,7 @@ impl Schedule {
             Mesh::Given(given) => {
                 let (there, is_http) = given.instances[usize::from(replica)].clone();
                 obeys = is_http;
-                let others = given.callers.iter().filter(|caller| **caller != there).cloned().collect();
+                let others = given.others(&there);
                 (there, others, given.duration)
             }
         };
@@ -641,12 +676,51 @@ mod tests {
     #[test]
     fn a_scenario_keeps_its_mesh_and_gets_other_faults() {
         let text = Drawn::new(3).schedule().scenario();
-        let given = Given::new(&scenario::parse("given", &text).expect("a scenario"), &text);
+        days_are_scenarios(&text);
+    }
+
+    /// Whatever is drawn for this scenario's mesh is a scenario.
+    fn days_are_scenarios(text: &str) {
+        let scenario =
+            scenario::parse("given", text).unwrap_or_else(|e| panic!("{:?}", miette::Report::new(e)));
+        let given = Given::new(&scenario, text).expect("something can fail");
         for seed in 0..100 {
             let day = Drawn::over(Some(&given), seed).schedule().scenario();
             if let Err(errors) = scenario::parse(&format!("seed {seed}"), &day) {
                 panic!("{:?}\n{day}", miette::Report::new(errors));
             }
+        }
+    }
+
+    #[test]
+    fn any_mesh_of_a_file_gets_faults_or_a_word_why_not() {
+        let header = "[scenario]\nname = \"given\"\nduration = \"3s\"\n";
+        let registry = "[service.names]\nport = 2379\napp = { registry = {} }\n";
+        let load = "[load.calls]\nfrom = \"web\"\nurl = \"http://web:80/\"\nrate = \"10/s\"\n";
+        let web = |more: &str| format!("[service.web]\nport = 80\napp = {{ http = {{}} }}\n{more}");
+        // A caller that calls itself, alone and with another, a registry before the app that is called, no load at all.
+        for mesh in [
+            web("") + load,
+            web("replicas = 2\n") + load,
+            web("registry = \"names\"\n") + registry + load,
+            web(""),
+            web("") + "[service.talk]\nport = 81\napp = { tcp = {} }\n" + load,
+        ] {
+            days_are_scenarios(&format!("{header}{mesh}"));
+        }
+        let text = format!("{header}{registry}");
+        let scenario = scenario::parse("given", &text).expect("a scenario");
+        assert!(
+            Given::new(&scenario, &text).expect_err("nothing to break").contains("no service has an app")
+        );
+    }
+
+    #[test]
+    fn every_scenario_that_comes_with_the_lab_gets_faults() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+        for entry in std::fs::read_dir(folder).expect("the folder of scenarios") {
+            let path = entry.expect("an entry").path();
+            days_are_scenarios(&std::fs::read_to_string(path).expect("a scenario"));
         }
     }
 

@@ -103,6 +103,7 @@ fn passing() -> Report {
             start_us: Some(2_001_000),
             end_us: Some(4_030_000),
             failed: None,
+            outlasted: false,
             evidence: counters(&[("killed", 2.0), ("restarted", 2.0)]),
             impact: vec![Impact {
                 load: "checkout".into(),
