@@ -8,6 +8,10 @@
 //! A host is a name of RFC 3986 (`reg-name`) or an address. Not percent-encoded, since one reader would decode it; and
 //! without a comma, since another would take it for two.
 //!
+//! A path and a query hold what a browser may send in a query as it is (the URL standard's query state): `{`, `}` and `|`, but
+//! neither `"` nor `<` nor `>`. Those are percent-encoded by every browser, RFC 3986 has no place for them, and the library takes
+//! them in some places and not in others. curl sends what it is given.
+//!
 //! What it leaves out: a fragment. HTTP/1's is refused by [`super::strict`]; HTTP/2's is cut off by the library before
 //! anybody sees it, so that neither a route nor the app does.
 
@@ -47,6 +51,10 @@ pub fn check<B: Body>(request: &Request<B>) -> Result<(), &'static str> {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     if request.version() == Version::HTTP_2 && !path.starts_with(['/', '*']) {
         return Err("the path does not begin with a slash");
+    }
+    // The library lets this one stand in a path, and none of the three in a query.
+    if path.contains('"') {
+        return Err("the target has a `\"` that is not percent-encoded");
     }
     host(request, authority.is_some())
 }
@@ -213,6 +221,20 @@ mod tests {
             (V::HTTP_2, "http://a?x", &[], Err("the path does not begin with a slash")),
         ] {
             assert_eq!(request(version, "GET", uri, hosts), expected, "{version:?} {uri} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_has_what_a_browser_sends_in_a_query_as_it_is() {
+        for byte in b'!'..=b'~' {
+            let c = char::from(byte);
+            for (uri, is_path) in [(format!("/a{c}b?c"), true), (format!("/a?b={c}c"), false)] {
+                // A browser encodes a backtick in a path. What follows a `#` or a `?` is another part.
+                let expected = !matches!((c, is_path), ('"' | '<' | '>' | '#', _) | ('`', true));
+                let passes = uri.parse::<http::Uri>().is_ok()
+                    && request(Version::HTTP_11, "GET", &uri, &["a"]).is_ok();
+                assert_eq!(passes, expected || c == '#', "{uri}");
+            }
         }
     }
 

@@ -198,3 +198,30 @@ fn what_belongs_to_a_connection_is_taken_out_of_the_trailers_of_a_response() {
         }
     });
 }
+
+#[test]
+fn a_target_means_the_same_in_path_and_query_and_in_both_versions() {
+    run(async {
+        let seen = Seen::default();
+        let near = outbound(TestNet::to(SERVICE), &cluster("http", &[seen.app(OK).await], "")).await;
+        let (echo, _) = h2c::echo(100).await;
+        let near2 = outbound(TestNet::to(SERVICE), &cluster("http", &[echo], "")).await;
+        let client = h2c::connect(near2.at).await;
+        for c in "!$%&'()*+,-./:;=?@[]\\^_{|}~\u{fc}\"<>".chars() {
+            let expected = if "\"<>".contains(c) { 400 } else { 200 };
+            for target in [format!("/a{c}b?c"), format!("/a?b={c}c")] {
+                let get = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+                let answer = near.client().await.ask(&get).await;
+                assert_eq!(answer.status(), expected, "{target}");
+                if expected == 200 {
+                    assert!(seen.last().head.starts_with(&format!("GET {target} HTTP/1.1\r\n")), "{target}");
+                }
+                // The client's library has no word for most of the others.
+                let Ok(uri) = format!("http://orders{target}").parse::<http::Uri>() else { continue };
+                let get = http::Request::builder().uri(uri).body(()).unwrap();
+                let answer = ask(&client, get, "", None).await.unwrap();
+                assert_eq!(answer.head.status(), expected, "{target}");
+            }
+        }
+    });
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::h2c::{self, ask, request};
-use crate::common::{SERVICE, TestNet, Wire, app, cluster, inbound, outbound, run, until};
+use crate::common::{SERVICE, Seen, TestNet, Wire, app, cluster, inbound, outbound, run, until};
 use http::Response;
 use tokio::io::AsyncWriteExt;
 
@@ -144,5 +144,45 @@ fn the_time_for_a_head_is_configured() {
             let rest = tokio::time::timeout(Duration::from_secs(5), client.rest()).await;
             assert!(rest.is_ok(), "{begun:?}: the connection stays open");
         }
+    });
+}
+
+/// A header in letters, as a client of HTTP/2 sends it that knows no tables.
+fn field(name: &str, value: &str) -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    [vec![0], text(name), text(value)].concat()
+}
+
+/// A frame of the first stream.
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    [&[0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, 1], payload].concat()
+}
+
+#[test]
+fn pseudo_headers_in_trailers_say_nothing_to_the_app() {
+    run(async {
+        let seen = Seen::default();
+        let app = seen.app("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        let far = inbound(TestNet::to(&app.to_string()), "service = 'orders'").await;
+        let mut client = far.client().await;
+        // POST / of `a`, then its body, then trailers with another path and another host.
+        let head = [
+            vec![0x83, 0x86, 0x84, 0x41, 1, b'a'],
+            field("sidelab-orig-proto", "HTTP/1.1"),
+            field("trailer", "x-sum"),
+        ];
+        let trailers = [field(":path", "/evil"), field(":authority", "evil"), field("x-sum", "7")];
+        let bytes = [
+            [PREFACE, SETTINGS].concat(),
+            frame(1, 4, &head.concat()),
+            frame(0, 0, b"hi"),
+            frame(1, 5, &trailers.concat()),
+        ];
+        client.io.write_all(&bytes.concat()).await.unwrap();
+        until("it is answered", || far.count("proxy_responses_total", &[]) == 1).await;
+        let got = seen.last();
+        assert!(got.head.starts_with("POST / HTTP/1.1\r\n"), "{got:?}");
+        assert_eq!(got.header("host").as_deref(), Some("a"));
+        assert_eq!((got.text(), got.trailers.as_str()), ("hi", "x-sum: 7\n"));
     });
 }
