@@ -226,11 +226,28 @@ pub struct Behaviour {
     /// Share of answers that break HTTP, 0 to 1.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub malformed: f64,
+    /// Share of questions after its health that it answers with 503, 0 to 1.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unhealthy: f64,
+    /// Share of HTTP/2 streams that it refuses, 0 to 1.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refuse_streams: f64,
+    /// Share of gRPC calls with which it ends their connection by a GOAWAY, 0 to 1.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub goaway: f64,
 }
 
 impl Default for Behaviour {
     fn default() -> Self {
-        Behaviour { work: Duration::ZERO, fail: 0.0, status: unavailable(), malformed: 0.0 }
+        Behaviour {
+            work: Duration::ZERO,
+            fail: 0.0,
+            status: unavailable(),
+            malformed: 0.0,
+            unhealthy: 0.0,
+            refuse_streams: 0.0,
+            goaway: 0.0,
+        }
     }
 }
 
@@ -307,6 +324,9 @@ pub enum Target {
         method: String,
         /// Bytes in each request body.
         body: u32,
+        /// Whether they are gRPC calls, over one shared HTTP/2 connection.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        grpc: bool,
         /// Headers of each request, beside those that HTTP needs.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         headers: BTreeMap<String, String>,
@@ -422,6 +442,15 @@ pub struct Change {
     /// See [`Behaviour::malformed`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub malformed: Option<f64>,
+    /// See [`Behaviour::unhealthy`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unhealthy: Option<f64>,
+    /// See [`Behaviour::refuse_streams`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refuse_streams: Option<f64>,
+    /// See [`Behaviour::goaway`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goaway: Option<f64>,
 }
 
 impl Action {
@@ -471,6 +500,9 @@ impl Change {
         words.extend(self.fail.map(|fail| format!("fail={fail}")));
         words.extend(self.status.map(|status| format!("status={status}")));
         words.extend(self.malformed.map(|malformed| format!("malformed={malformed}")));
+        words.extend(self.unhealthy.map(|unhealthy| format!("unhealthy={unhealthy}")));
+        words.extend(self.refuse_streams.map(|share| format!("refuse_streams={share}")));
+        words.extend(self.goaway.map(|share| format!("goaway={share}")));
         format!("/behave?{}", words.join("&"))
     }
 }

@@ -255,6 +255,9 @@ pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drains: Watche
                 for gone in table.gone_since(&before) {
                     outbound.pool.forget(gone);
                 }
+                if mutant::is_planted("reload-forgets-connections") {
+                    outbound.pool.clear();
+                }
                 before = table;
             }
             let max_idle = before.snapshot.timeouts.pool_idle;

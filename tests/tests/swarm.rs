@@ -19,7 +19,7 @@ const DAYS: u64 = 600;
 const WITHIN: u64 = 100;
 
 /// Mistakes that `proxy` carries for these tests. A few more are too rare for so few days, and have a day of their own in the corpus.
-const MUTANTS: [&str; 31] = [
+const MUTANTS: [&str; 40] = [
     "one-retry-too-many",
     "repeats-what-is-not-idempotent",
     "retries-on-credit",
@@ -48,9 +48,18 @@ const MUTANTS: [&str; 31] = [
     "does-not-back-off",
     "waits-past-the-end",
     "holds-two-places",
-    "keeps-any-body",
     "lets-any-check-restore",
     "does-not-hurry-in-doubt",
+    "passes-on-the-whole-deadline",
+    "times-tries-together",
+    "anything-ends-a-probe",
+    "counts-half-the-latency",
+    "failures-enter-the-latency",
+    "counts-checks-not-in-a-row",
+    "one-check-makes-healthy",
+    "reload-forgets-endpoints",
+    "reload-forgets-connections",
+    "keeps-what-is-half-read",
 ];
 
 #[test]
@@ -173,4 +182,54 @@ fn a_day_that_breaks_a_law_is_made_smaller_and_still_breaks_it() {
     assert!(small.len() < large.len(), "{small}");
     let again = scheduled(&smallest.schedule, options).expect("a day that ends");
     assert_eq!(again.violations[0].to_string(), smallest.complaint);
+}
+
+#[test]
+fn the_command_that_is_printed_replays_the_day_that_is_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let lab = |words: &[&str]| {
+        let mut lab = Command::new(env!("CARGO_BIN_EXE_lab-under-test"));
+        let output = lab.args(words).current_dir(&folder).output().expect("the lab runs");
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("words")
+    };
+    let shown =
+        lab(&["sim", "--faults", "swarm", "--seeds", "100", "--mutant", "lets-the-ejected-back-early"]);
+    let line = |text: &str, begins: &str| {
+        let line =
+            text.lines().find_map(|line| line.strip_prefix(begins)).unwrap_or_else(|| panic!("{text}"));
+        line.to_owned()
+    };
+    let sentence = line(&shown, "FAILED: ");
+    let endpoint = sentence.split(' ').find(|word| word.ends_with(":8080")).expect("it names an endpoint");
+    let ejection = format!("endpoint ejected cluster=orders endpoint={endpoint}");
+    assert!(shown.contains(&ejection), "the story leaves out what the sentence speaks of:\n{shown}");
+    let command = line(&shown, "replay: lab ");
+    let again = lab(&command.split(' ').collect::<Vec<_>>());
+    assert_eq!(line(&again, "FAILED: "), sentence);
+    let scenario =
+        shown.split_once("[scenario]").expect("it is shown").1.split_once("\n\n  ").expect("a log").0;
+    assert!(again.contains(scenario), "another day:\n{scenario}\n{again}");
+    let told = shown.lines().filter(|line| line.contains(" s  "));
+    for line in told {
+        assert!(again.contains(line), "another history: {line}");
+    }
+}
+
+#[test]
+#[ignore = "ci/mutants runs it, for each change of the proxy that it tries"]
+fn two_hundred_days_break_no_law() {
+    let mut found = None;
+    let run = |seed| match scheduled(&Drawn::new(seed).schedule(), Options::default()) {
+        Ok(day) => day.violations.first().map(ToString::to_string),
+        Err(failure) => Some(failure.to_string()),
+    };
+    sweep(0..200, jobs(), run, |seed, violation| match violation {
+        None => ControlFlow::Continue(()),
+        Some(violation) => {
+            found = Some(format!("seed {seed}: {violation}"));
+            ControlFlow::Break(())
+        }
+    });
+    assert_eq!(found, None);
 }

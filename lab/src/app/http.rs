@@ -3,8 +3,8 @@
 //! `x-served-by` says who answered, and so how load was spread. `x-request-id` and [`REQUEST`] come back unchanged, so
 //! that a caller notices an answer that was meant for another. The path `/status/503` answers with that status.
 //!
-//! `/healthz` says yes, and `/ready` does so from `ready_after` on. How long it works on the others, which of them fail and
-//! which answers break HTTP can be changed while it runs. With a limit of concurrency the rest wait in a queue without an
+//! `/healthz` says yes, but for a share of the times that can be asked for, and `/ready` does so from `ready_after` on. How long
+//! it works on the others, which of them fail and which answers break HTTP can be changed while it runs. With a limit of concurrency the rest wait in a queue without an
 //! end, which is how real servers are overloaded. A caller that gives up takes its request with it, unless `finish_abandoned` says that work which
 //! has been accepted is done, as where each request has a thread of its own.
 //!
@@ -20,12 +20,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
+use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use proxy::config::units;
+use proxy::grpc::timeout as grpc_timeout;
+use proxy::http::deadline::X_REQUEST_TIMEOUT;
 use proxy::retry::X_RETRY_ATTEMPT;
 use proxy::world::RngTree;
 use rand::RngExt;
@@ -36,6 +40,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::body::Pattern;
 use super::bump;
+use super::grpc;
 use super::malformed::{Flaw, Instead, Mouth};
 use super::metrics::Counters;
 use crate::plan::{Behaviour, HttpEcho};
@@ -59,11 +64,13 @@ pub struct Echo {
     close_idle: RefCell<StdRng>,
     fail: RefCell<StdRng>,
     malformed: RefCell<StdRng>,
+    unhealthy: RefCell<StdRng>,
+    streams: RefCell<StdRng>,
     counters: Rc<Counters>,
 }
 
 /// What a request costs.
-type Work = Pin<Box<dyn Future<Output = ()>>>;
+pub(super) type Work = Pin<Box<dyn Future<Output = ()>>>;
 
 /// When a connection has been idle for long enough.
 struct Patience<'a> {
@@ -129,6 +136,8 @@ impl Echo {
             close_idle: RefCell::new(rng.child("close-idle", 0).rng()),
             fail: RefCell::new(rng.child("fail", 0).rng()),
             malformed: RefCell::new(rng.child("malformed", 0).rng()),
+            unhealthy: RefCell::new(rng.child("unhealthy", 0).rng()),
+            streams: RefCell::new(rng.child("streams", 0).rng()),
             spec: spec.clone(),
             counters,
         })
@@ -148,6 +157,9 @@ impl Echo {
                 "fail" => behaviour.fail = value.parse().map_err(|_| wrong())?,
                 "status" => behaviour.status = value.parse().map_err(|_| wrong())?,
                 "malformed" => behaviour.malformed = value.parse().map_err(|_| wrong())?,
+                "unhealthy" => behaviour.unhealthy = value.parse().map_err(|_| wrong())?,
+                "refuse_streams" => behaviour.refuse_streams = value.parse().map_err(|_| wrong())?,
+                "goaway" => behaviour.goaway = value.parse().map_err(|_| wrong())?,
                 _ => return Err(format!("there is no {key}")),
             }
         }
@@ -157,6 +169,14 @@ impl Echo {
 
     /// Serves one connection until it ends.
     pub(super) async fn connection<I: AsyncRead + AsyncWrite + Unpin>(self: Rc<Self>, io: I) {
+        match grpc::is_http2(io).await {
+            Some((io, true)) => grpc::connection(self, io).await,
+            Some((io, false)) => self.http1(io).await,
+            None => {}
+        }
+    }
+
+    async fn http1<I: AsyncRead + AsyncWrite + Unpin>(self: Rc<Self>, io: I) {
         let patience = Patience { echo: &self, until: Cell::new(None), changed: Notify::new() };
         let instead = Instead::default();
         let service = service_fn(|request| async {
@@ -198,35 +218,18 @@ impl Echo {
         if let Some(response) = self.health(head.uri.path()) {
             return Ok(response);
         }
-        bump(&self.counters.requests);
         let id = head.headers.get(&REQUEST).and_then(|id| id.to_str().ok()).unwrap_or_default();
-        let nth = head.headers.get(&X_RETRY_ATTEMPT).and_then(|nth| nth.to_str().ok()).unwrap_or("0");
-        tracing::debug!(id, nth, method = head.method.as_str(), "request arrived");
+        let nth = self.hears(&head, id);
         let mut length = 0;
         while let Some(frame) = body.frame().await {
             length += frame?.data_ref().map_or(0, |data| data.len() as u64);
         }
         tracing::debug!(id, nth, length, "request is complete");
         let behaviour = self.behaviour.get();
-        let working = work(self.places.clone(), behaviour.work);
-        if self.spec.finish_abandoned {
-            let (done, finished) = oneshot::channel();
-            (self.spawn)(Box::pin(async move {
-                working.await;
-                // The caller may be gone.
-                let _ = done.send(());
-            }));
-            // It ends without an answer only together with the app.
-            let _ = finished.await;
-        } else {
-            working.await;
-        }
-        let fails = behaviour.fail > 0.0 && self.fail.borrow_mut().random_bool(behaviour.fail.min(1.0));
-        let usual = self.spec.behaviour;
+        self.works().await;
+        let fails = self.draws(&self.fail, behaviour.fail);
         let flaw = self.flaw(behaviour.malformed);
-        if behaviour.work != usual.work || ((fails || flaw.is_some()) && behaviour != usual) {
-            bump(&self.counters.changed);
-        }
+        self.count_changed(behaviour, fails || flaw.is_some());
         let asked = StatusCode::from_u16(behaviour.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
         let status = if fails { asked } else { status(head.uri.path()) };
         let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -253,6 +256,87 @@ impl Echo {
         Ok(response)
     }
 
+    /// Notes that a request has come, and says which try it is.
+    pub(super) fn hears<'a>(&self, head: &'a Parts, id: &str) -> &'a str {
+        bump(&self.counters.requests);
+        let nth = head.headers.get(&X_RETRY_ATTEMPT).and_then(|nth| nth.to_str().ok()).unwrap_or("0");
+        // How long its caller still waits, microseconds.
+        let of_any = || units::duration(head.headers.get(X_REQUEST_TIMEOUT)?.to_str().ok()?).ok();
+        let left = grpc_timeout(&head.headers).or_else(of_any).map(|left| left.as_micros() as u64);
+        tracing::debug!(id, nth, method = head.method.as_str(), left, "request arrived");
+        nth
+    }
+
+    /// Does what a request costs.
+    pub(super) async fn works(&self) {
+        let working = work(self.places.clone(), self.behaviour.get().work);
+        if self.spec.finish_abandoned {
+            let (done, finished) = oneshot::channel();
+            self.spawn(Box::pin(async move {
+                working.await;
+                // The caller may be gone.
+                let _ = done.send(());
+            }));
+            // It ends without an answer only together with the app.
+            let _ = finished.await;
+        } else {
+            working.await;
+        }
+    }
+
+    /// Whether the next call fails.
+    pub(super) fn fails(&self) -> bool {
+        let behaviour = self.behaviour.get();
+        let fails = self.draws(&self.fail, behaviour.fail);
+        self.count_changed(behaviour, fails);
+        fails
+    }
+
+    /// Whether the next stream is refused before anything of it was looked at.
+    pub(super) fn refuses_stream(&self) -> bool {
+        let refuses = self.draws(&self.streams, self.behaviour.get().refuse_streams);
+        if refuses {
+            bump(&self.counters.changed);
+        }
+        refuses
+    }
+
+    /// Whether a connection ends with the next call.
+    pub(super) fn ends_connection(&self) -> bool {
+        let ends = self.draws(&self.streams, self.behaviour.get().goaway);
+        if ends {
+            bump(&self.counters.changed);
+        }
+        ends
+    }
+
+    /// Begins work that nobody need wait for.
+    pub(super) fn spawn(&self, work: Work) {
+        (self.spawn)(work);
+    }
+
+    /// Who it is.
+    pub(super) fn name(&self) -> HeaderValue {
+        self.instance.clone()
+    }
+
+    /// Bytes in an answer.
+    pub(super) fn size(&self) -> u32 {
+        self.spec.size
+    }
+
+    fn draws(&self, rng: &RefCell<StdRng>, share: f64) -> bool {
+        share > 0.0 && rng.borrow_mut().random_bool(share.min(1.0))
+    }
+
+    /// Counts an answer if it is another one than usual.
+    fn count_changed(&self, behaviour: Behaviour, is_bad: bool) {
+        let usual = self.spec.behaviour;
+        if behaviour.work != usual.work || is_bad && behaviour != usual {
+            bump(&self.counters.changed);
+        }
+    }
+
     /// What is wrong with the next answer, if anything is.
     fn flaw(&self, share: f64) -> Option<Flaw> {
         let mut rng = self.malformed.borrow_mut();
@@ -264,13 +348,23 @@ impl Echo {
     /// The answer to a question after its health: at once, whatever else it does, and not counted as a request.
     fn health(&self, path: &str) -> Option<Response<Pattern>> {
         let well = match path {
-            "/healthz" => true,
+            "/healthz" => !self.is_sick(),
             "/ready" => self.started.elapsed() >= self.spec.ready_after,
             _ => return None,
         };
         let mut response = Response::new(Pattern::new(0));
         *response.status_mut() = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         Some(response)
+    }
+
+    /// Whether the next question after its health gets a no.
+    fn is_sick(&self) -> bool {
+        let share = self.behaviour.get().unhealthy;
+        let is_sick = self.draws(&self.unhealthy, share);
+        if is_sick && share != self.spec.behaviour.unhealthy {
+            bump(&self.counters.changed);
+        }
+        is_sick
     }
 }
 

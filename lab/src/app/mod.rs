@@ -5,7 +5,9 @@
 //! whatever a scenario measures should be the mesh and not the app. One thread, no allocation for a response's body, no
 //! time-out of their own, no `Date` header (it would read the wall clock).
 //!
-//! Left out: TLS, HTTP/2, and a graceful stop; a killed app ends at once and its connections break, which is what
+//! The HTTP echo speaks gRPC as well.
+//!
+//! Left out: TLS, and a graceful stop; a killed app ends at once and its connections break, which is what
 //! faults are for.
 
 use std::cell::Cell;
@@ -19,6 +21,7 @@ use proxy::world::{Listener, Net, World};
 use crate::plan::{APP_METRICS_PORT, AppKind, AppSpec};
 
 pub mod body;
+pub(crate) mod grpc;
 pub mod http;
 pub(crate) mod malformed;
 pub mod metrics;

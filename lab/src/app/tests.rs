@@ -204,3 +204,48 @@ async fn the_echo_says_that_it_is_ready_only_when_its_time_has_come() {
     let (late, soon) = LocalSet::new().run_until(talk).await;
     assert!(late.starts_with("HTTP/1.1 503") && soon.starts_with("HTTP/1.1 200"), "{late} {soon}");
 }
+
+#[tokio::test]
+async fn the_echo_answers_grpc_calls_refuses_streams_and_ends_connections_if_it_is_told_to() {
+    use std::future::poll_fn;
+    let talk = async {
+        let ports = start(http()).await;
+        let call = async |sender: &mut h2::client::SendRequest<bytes::Bytes>| {
+            let request = ::http::Request::post("http://orders/lab.Echo/Call")
+                .header("content-type", "application/grpc")
+                .body(())
+                .unwrap();
+            poll_fn(|cx| sender.poll_ready(cx)).await?;
+            let (response, mut body) = sender.send_request(request, false)?;
+            body.send_data(super::grpc::message(3), true)?;
+            let mut body = response.await?.into_body();
+            let mut length = 0;
+            while let Some(data) = body.data().await {
+                let read = data?.len();
+                body.flow_control().release_capacity(read)?;
+                length += read;
+            }
+            Ok::<_, h2::Error>((length, body.trailers().await?.unwrap()))
+        };
+        let connect = async || {
+            let (sender, connection) = h2::client::handshake(connect(ports.app).await).await.unwrap();
+            let (ended, end) = tokio::sync::oneshot::channel();
+            KernelNet::default().spawn("client", async move { drop(ended.send(connection.await)) });
+            (sender, end)
+        };
+        let behave = async |how: &str| {
+            let request = format!("GET /behave?{how} HTTP/1.1\r\nhost: o\r\nconnection: close\r\n\r\n");
+            talk(ports.metrics, &request).await;
+        };
+        let (mut sender, end) = connect().await;
+        let (length, trailers) = call(&mut sender).await.unwrap();
+        assert_eq!((length, trailers["grpc-status"].as_bytes()), (40_005, &b"0"[..]));
+        behave("refuse_streams=1").await;
+        let refused = call(&mut sender).await.unwrap_err();
+        assert_eq!(refused.reason(), Some(h2::Reason::REFUSED_STREAM));
+        behave("goaway=1").await;
+        assert!(call(&mut sender).await.is_ok(), "what was begun is finished");
+        end.await.unwrap().expect("and nothing is wrong with the end");
+    };
+    LocalSet::new().run_until(talk).await;
+}

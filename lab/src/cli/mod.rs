@@ -154,8 +154,8 @@ struct Sim {
     /// With `--replay`: write the timeline to this file.
     #[arg(long, value_name = "FILE", requires = "replay")]
     html: Option<PathBuf>,
-    /// Where the smallest day that breaks a law, or the smallest trigger that `--hunt` found, is kept. Default: it is only
-    /// printed.
+    /// Where the smallest day that breaks a law, or the smallest trigger that `--hunt` found, is kept. Default: the day in
+    /// `lab-runs`, and the trigger is only printed.
     #[arg(long, value_name = "DIRECTORY")]
     corpus: Option<PathBuf>,
     /// Plant a mistake in every sidecar, to see whether a law finds it (builds with debug assertions only).

@@ -1,5 +1,6 @@
 //! `lab sim --faults`: histories judged by laws.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -13,12 +14,16 @@ use crate::report::timeline;
 use crate::scenario::Scenario;
 use crate::sim::{Line, SimFailure, jobs, sweep};
 use crate::swarm::schedule::Given;
-use crate::swarm::{self, Day, Drawn, Options, shrink, situation};
+use crate::swarm::{self, Day, Drawn, Options, Violation, shrink, situation};
 
 /// How much of the log before a breach is shown.
 const BEFORE: Duration = Duration::from_millis(150);
 /// Lines of it, at most.
 const LINES: usize = 30;
+/// Lines about what the sentence speaks of, however long before, at most.
+const NEWS: usize = 20;
+/// Where the smallest day that breaks a law is kept, unless the command line says.
+const KEPT: &str = "lab-runs";
 
 /// What days are made of.
 enum Source {
@@ -121,12 +126,12 @@ fn replay(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options: 
         return MACHINE;
     }
     println!();
-    for violation in &day.violations {
-        println!("{violation}");
-    }
     if day.violations.is_empty() {
         println!("PASSED: seed {seed} breaks no law");
         return PASSED;
+    }
+    for violation in &day.violations {
+        println!("FAILED: {violation}");
     }
     FAILED
 }
@@ -208,41 +213,66 @@ fn explain(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options:
         print!("\n{}", story(day));
     }
     println!("\nFAILED: {complaint}");
-    if let Some(folder) = &args.corpus
-        && !text.is_empty()
-    {
-        match keep(folder, seed, &complaint, &text) {
-            Ok(file) => println!("kept as {file}"),
-            Err(error) => eprintln!("cannot keep it in {}: {error}", folder.display()),
+    if text.is_empty() {
+        println!("replay: {}", command(args, path, seed));
+        return FAILED;
+    }
+    // What is shown is the smaller day, so that is what must be replayed, and a scenario file is its one lasting form.
+    let folder = args.corpus.as_deref().unwrap_or(Path::new(KEPT));
+    match keep(folder, seed, &complaint, args.mutant.as_deref(), &text) {
+        Ok(file) => println!("replay: {}", command_of(&file, args.mutant.as_deref(), seed)),
+        Err(error) => {
+            eprintln!("cannot keep it in {}: {error}", folder.display());
+            println!("replay, before it was made smaller: {}", command(args, path, seed));
         }
     }
-    println!("replay: {}", command(args, path, seed));
     FAILED
 }
 
-/// What led to the first breach: faults and standings, then all that was said shortly before.
+/// What led to the first breach: all that was said shortly before, and whenever it was, what the lab did and what became of
+/// those that the sentence names.
 fn story(day: &Day) -> String {
     let mut text = String::new();
-    let Some(violation) = day.violations.first() else { return text };
-    let at = violation.breach.at;
+    let Some(Violation { breach, .. }) = day.violations.first() else { return text };
+    // A breach of the whole day has no moment.
+    let at = if breach.at == 0 { day.facts.end_us() } else { breach.at };
     let near = at.saturating_sub(BEFORE.as_micros() as u64);
-    let matters = |line: &&Line| {
-        let is_news = &*line.process == "lab"
-            || line.text.starts_with("endpoint ")
-                && !line.text.contains("picked")
-                && !line.text.contains("answered")
-            || line.text.starts_with("drain");
-        line.at_us <= at && (line.at_us >= near || is_news)
+    let before: Vec<&Line> = day.facts.log.iter().take_while(|line| line.at_us <= at).collect();
+    let last = |most: usize, matters: &dyn Fn(&Line) -> bool| {
+        let found: Vec<usize> = (0..before.len()).filter(|&position| matters(before[position])).collect();
+        found[found.len().saturating_sub(most)..].to_vec()
     };
-    let lines: Vec<&Line> = day.facts.log.iter().filter(matters).collect();
-    let skipped = lines.len().saturating_sub(LINES);
-    if skipped > 0 {
-        let _ = writeln!(text, "  ({skipped} lines before)");
-    }
-    for line in &lines[skipped..] {
-        let _ = writeln!(text, "{}", shown(line));
+    let mut chosen = BTreeSet::from_iter(last(LINES, &|line| line.at_us >= near));
+    chosen.extend(last(NEWS, &|line| is_news(line) && is_about(line, &breach.what)));
+    chosen.extend(last(NEWS, &|line| &*line.process == "lab"));
+    let mut next = 0;
+    for position in chosen {
+        if position > next {
+            let _ = writeln!(text, "  ({} lines)", position - next);
+        }
+        let _ = writeln!(text, "{}", shown(before[position]));
+        next = position + 1;
     }
     text
+}
+
+/// Whether a line says that something has changed. That an endpoint was picked, and has answered, is said all the time.
+fn is_news(line: &Line) -> bool {
+    let is_usual = ["endpoint picked", "endpoint answered", "check passed"].contains(&line.text.as_str());
+    !is_usual
+        && (line.word("endpoint").is_some() || line.word("id").is_some() || line.text.starts_with("drain"))
+}
+
+/// Whether a line is about somebody that a sentence names: an endpoint, a request or a process.
+fn is_about(line: &Line, sentence: &str) -> bool {
+    let names = |name: &str| {
+        sentence.match_indices(name).any(|(at, _)| {
+            !sentence[at + name.len()..].starts_with(|next: char| next.is_ascii_digit())
+                && !sentence[..at].ends_with(|before: char| before.is_ascii_alphanumeric())
+        })
+    };
+    let who = [line.word("endpoint"), line.word("id"), Some(&*line.process)];
+    who.into_iter().flatten().any(names)
 }
 
 fn shown(line: &Line) -> String {
@@ -250,12 +280,25 @@ fn shown(line: &Line) -> String {
 }
 
 /// Writes a day where the tests find it.
-fn keep(folder: &Path, seed: u64, complaint: &str, text: &str) -> std::io::Result<String> {
+fn keep(
+    folder: &Path,
+    seed: u64,
+    complaint: &str,
+    mutant: Option<&str>,
+    text: &str,
+) -> std::io::Result<String> {
     std::fs::create_dir_all(folder)?;
     let law = complaint.split(':').next().unwrap_or("end");
     let file = folder.join(format!("{law}-{seed}.toml"));
-    std::fs::write(&file, format!("# Found by seed {seed}.\n# {complaint}\n\n{text}"))?;
+    let mutant = mutant.map(|mutant| format!("# With the mutant {mutant} it breaks.\n")).unwrap_or_default();
+    std::fs::write(&file, format!("# Found by seed {seed}.\n# {complaint}\n{mutant}\n{text}"))?;
     Ok(file.display().to_string())
+}
+
+/// The command that runs a day again of which everything is in a file.
+fn command_of(file: &str, mutant: Option<&str>, seed: u64) -> String {
+    let mutant = mutant.map(|mutant| format!(" --mutant {mutant}")).unwrap_or_default();
+    format!("lab sim {file} --faults scenario --replay {seed}{mutant}")
 }
 
 fn command(args: &Sim, path: Option<&Path>, seed: u64) -> String {

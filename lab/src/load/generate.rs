@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::pace::{Pace, TokioPace};
-use super::{Outcome, Record, http, tcp};
+use super::{Outcome, Record, grpc, http, tcp};
 use crate::plan::{Load, Target};
 
 /// Requests under way at once, at most; above it a request is [`Outcome::Dropped`]. It bounds memory and descriptors
@@ -156,13 +156,18 @@ impl fmt::Display for Id<'_> {
 /// How a request is made.
 enum Caller<N> {
     Http(Box<http::Caller<N>>),
+    Grpc(Box<grpc::Caller<N>>),
     Tcp(tcp::Caller<N>),
 }
 
 impl<N: Net> Caller<N> {
     fn new(net: N, load: &Load, target: SocketAddr) -> io::Result<Self> {
         Ok(match &load.target {
-            Target::Http { host, port, path, method, body, headers } => {
+            Target::Http { host, port, path, body, grpc: true, headers, .. } => {
+                let caller = grpc::Caller::new(net, target, (host, *port, path), *body, headers)?;
+                Caller::Grpc(Box::new(caller))
+            }
+            Target::Http { host, port, path, method, body, headers, .. } => {
                 let template = http::Template::new(host, *port, path, method, *body, headers)?;
                 Caller::Http(Box::new(http::Caller::new(net, target, load.timeout, template)))
             }
@@ -173,6 +178,7 @@ impl<N: Net> Caller<N> {
     async fn call(&self, id: Id<'_>) -> Outcome {
         match self {
             Caller::Http(caller) => caller.call(id).await,
+            Caller::Grpc(caller) => caller.call(id).await,
             Caller::Tcp(caller) => caller.call(id).await,
         }
     }

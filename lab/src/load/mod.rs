@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod generate;
+mod grpc;
 mod http;
 #[cfg(test)]
 mod memory;

@@ -293,10 +293,14 @@ fn behave(app: &Spanned<model::Behave>, context: &Context<'_>, mistakes: &mut Ve
         fail: asked.fail.as_ref().map(|fail| fail.get_ref().0),
         status: asked.status.as_ref().map(|word| status(word, mistakes)),
         malformed: asked.malformed.as_ref().map(|malformed| malformed.get_ref().0),
+        unhealthy: asked.unhealthy.as_ref().map(|unhealthy| unhealthy.get_ref().0),
+        refuse_streams: asked.refuse_streams.as_ref().map(|share| share.get_ref().0),
+        goaway: asked.goaway.as_ref().map(|share| share.get_ref().0),
     };
-    if change.work.is_none() && change.fail.is_none() && change.malformed.is_none() {
-        let mistake = Mistake::new(app.span(), "nothing changes", "no `work`, `fail` or `malformed`");
-        mistakes.push(mistake.help("add work = \"200ms\", fail = \"30%\" or malformed = \"30%\""));
+    if (Change { status: None, ..change }) == Change::default() {
+        let missing = "no `work`, `fail`, `malformed`, `unhealthy`, `refuse_streams` or `goaway`";
+        let mistake = Mistake::new(app.span(), "nothing changes", missing);
+        mistakes.push(mistake.help("add work = \"200ms\", or one of the others = \"30%\""));
     }
     Action::App { processes, change }
 }

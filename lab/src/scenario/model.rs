@@ -192,6 +192,15 @@ pub struct HttpApp {
     /// Share of its answers that break HTTP. Default 0.
     #[serde(default)]
     pub malformed: Option<Spanned<Percent>>,
+    /// Share of questions after its health (`/healthz`) that it answers with 503. Default 0.
+    #[serde(default)]
+    pub unhealthy: Option<Spanned<Percent>>,
+    /// Share of HTTP/2 streams that it refuses without a look at them. Default 0.
+    #[serde(default)]
+    pub refuse_streams: Option<Spanned<Percent>>,
+    /// Share of gRPC calls with which it ends their connection by a GOAWAY. Default 0.
+    #[serde(default)]
+    pub goaway: Option<Spanned<Percent>>,
     /// Requests that it works on at once; the others queue. Default: all that come.
     #[serde(default)]
     pub concurrency: Option<Spanned<u32>>,
@@ -260,7 +269,7 @@ pub struct Link {
 pub struct Load {
     /// The instance or service that it runs in (on the first instance of a service).
     pub from: Spanned<String>,
-    /// `"http://SERVICE:PORT/path"` or `"tcp://SERVICE:PORT"`.
+    /// `"http://SERVICE:PORT/path"`, `"grpc://SERVICE:PORT/package.Service/Method"` or `"tcp://SERVICE:PORT"`.
     pub url: Spanned<String>,
     /// Requests a second, sent on time whether or not earlier ones were answered.
     pub rate: Spanned<Rate>,
@@ -414,6 +423,15 @@ pub struct Behave {
     /// As in [`HttpApp::malformed`].
     #[serde(default)]
     pub malformed: Option<Spanned<Percent>>,
+    /// As in [`HttpApp::unhealthy`].
+    #[serde(default)]
+    pub unhealthy: Option<Spanned<Percent>>,
+    /// As in [`HttpApp::refuse_streams`].
+    #[serde(default)]
+    pub refuse_streams: Option<Spanned<Percent>>,
+    /// As in [`HttpApp::goaway`].
+    #[serde(default)]
+    pub goaway: Option<Spanned<Percent>>,
 }
 
 /// `partition = { .. }`: the same words as a [`Link`].

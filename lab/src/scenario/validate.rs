@@ -379,6 +379,9 @@ fn app(app: &Spanned<model::App>, mistakes: &mut Vec<Mistake>) -> Option<AppKind
                     fail: http.fail.as_ref().map_or(0.0, |f| f.get_ref().0),
                     status: http.status.as_ref().map_or(unavailable(), |s| status(s, mistakes)),
                     malformed: http.malformed.as_ref().map_or(0.0, |m| m.get_ref().0),
+                    unhealthy: http.unhealthy.as_ref().map_or(0.0, |u| u.get_ref().0),
+                    refuse_streams: http.refuse_streams.as_ref().map_or(0.0, |r| r.get_ref().0),
+                    goaway: http.goaway.as_ref().map_or(0.0, |g| g.get_ref().0),
                 },
                 size: http.size.as_ref().map_or(128, |s| *s.get_ref()),
                 chunked: http.chunked,
@@ -518,6 +521,9 @@ fn headers(load: &model::Load, mistakes: &mut Vec<Mistake>) -> BTreeMap<String, 
     headers
 }
 
+/// What loads speak.
+const SCHEMES: [&str; 3] = ["http", "grpc", "tcp"];
+
 fn target(
     load: &model::Load,
     services: &[Service],
@@ -526,19 +532,21 @@ fn target(
 ) -> Option<Target> {
     let url = &load.url;
     let text = &url.get_ref()[..];
-    let form = "write \"http://SERVICE:PORT/path\" or \"tcp://SERVICE:PORT\"";
+    let form = "write \"http://SERVICE:PORT/path\", or with \"grpc://\" or \"tcp://\"";
     let Some((scheme, rest)) = text.split_once("://") else {
         mistakes
             .push(Mistake::new(url.span(), format!("`{text}` is not a URL"), "no `://` in it").help(form));
         return None;
     };
-    if !["http", "tcp"].contains(&scheme) {
-        let near = closest(scheme, ["http", "tcp"]).filter(|_| scheme != "https");
+    if !SCHEMES.contains(&scheme) {
+        let near = closest(scheme, SCHEMES).filter(|_| scheme != "https");
         let hint = near.map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
         let why = if scheme == "https" { "generators and apps speak plaintext; " } else { "" };
         let message = format!("a load cannot speak `{scheme}`");
         let at = inside(url, 0..scheme.len(), context.text);
-        mistakes.push(Mistake::new(at, message, "this scheme").help(format!("{why}{hint}known: http, tcp")));
+        mistakes.push(
+            Mistake::new(at, message, "this scheme").help(format!("{why}{hint}known: http, grpc, tcp")),
+        );
         return None;
     }
     let (authority, path) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
@@ -585,17 +593,23 @@ fn target(
     }
     let host = service.name.clone();
     match (scheme, &service.app) {
-        ("http", Some(AppKind::Tcp { .. })) | ("tcp", Some(AppKind::Http(_))) => {
+        ("http" | "grpc", Some(AppKind::Tcp { .. })) | ("tcp", Some(AppKind::Http(_))) => {
             let (other, app) =
-                if scheme == "http" { ("tcp", "the tcp app") } else { ("http", "the http app") };
+                if scheme == "tcp" { ("http", "the http app") } else { ("tcp", "the tcp app") };
             let message = format!("`{service_name}` does not speak {scheme}");
             let mistake = Mistake::new(url.span(), message, format!("calls it by {scheme}"));
             let help = format!("write \"{other}://{authority}{path}\"");
             mistakes.push(mistake.also(defined, format!("runs {app}")).help(help));
             None
         }
-        ("http", _) => {
-            let method = load.method.as_ref().map_or("GET", |m| &m.get_ref()[..]);
+        ("http" | "grpc", _) => {
+            let grpc = scheme == "grpc";
+            if let Some(method) = load.method.as_ref().filter(|m| grpc && *m.get_ref() != "POST") {
+                let mistake = Mistake::new(method.span(), "every gRPC call is a POST", "another method");
+                mistakes.push(mistake.help("leave it out"));
+            }
+            let usual = if grpc { "POST" } else { "GET" };
+            let method = load.method.as_ref().map_or(usual, |m| &m.get_ref()[..]);
             if let Some(word) = load.method.as_ref().filter(|m| !METHODS.contains(&&m.get_ref()[..])) {
                 mistakes.push(Mistake::unknown("method", word, METHODS));
             }
@@ -607,7 +621,7 @@ fn target(
             let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
             let body = load.body.as_ref().map_or(0, |b| *b.get_ref());
             let (method, headers) = (method.to_owned(), headers(load, mistakes));
-            Some(Target::Http { host, port: open, path, method, body, headers })
+            Some(Target::Http { host, port: open, path, method, body, grpc, headers })
         }
         _ => {
             if !path.is_empty() && path != "/" {

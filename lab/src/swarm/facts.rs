@@ -6,17 +6,21 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use http::HeaderMap;
+
 use proxy::config::defaults::CONNECT_TIMEOUT;
-use proxy::config::{Cluster, Snapshot};
+use proxy::config::{Cluster, Snapshot, units};
 use proxy::error::Kind;
+use proxy::grpc;
+use proxy::http::deadline::X_REQUEST_TIMEOUT;
 use proxy::retry::Ended;
 
 use crate::app::malformed::Flaw;
 use crate::plan::{Action, AppKind, Entry, HttpEcho, Load, Plan, ProcessId, Target};
-use crate::readable;
 use crate::run::Seen;
 use crate::sim::{Chaos, Line};
 
+use super::lines::{change, number, step, word};
 use super::schedule::LIVELY_MS;
 
 /// Everything that is known of a day.
@@ -62,6 +66,8 @@ pub struct Call {
     pub arrived: Vec<(u64, Rc<str>)>,
     /// Which try it was then, as it said itself.
     pub nths: Vec<String>,
+    /// How long its caller would still wait then, if it was told.
+    pub left: Vec<Option<Duration>>,
     /// Its method, as the apps saw it.
     pub method: Option<String>,
     /// Bytes of its body, each time that one came to its end at an app.
@@ -105,6 +111,10 @@ pub enum Step {
         status: u64,
         /// Whether it says that nothing more may be asked over its connection.
         last: bool,
+        /// Whether that is a success, as far as its head can tell.
+        succeeded: bool,
+        /// Its average latency then, microseconds.
+        average: u64,
     },
     /// A try failed.
     Failed {
@@ -183,6 +193,9 @@ pub enum Change {
     /// The registry has it no more.
     Gone,
 }
+
+/// How long a fault is felt when it is over, microseconds.
+const AFTERMATH: u64 = 500_000;
 
 /// What a sidecar says when it has another configuration.
 pub(super) const IN_FORCE: &str = "the new configuration is in force";
@@ -395,6 +408,56 @@ impl Facts {
         clusters.find(|(_, cluster)| cluster.name == *host).map(|(_, cluster)| cluster)
     }
 
+    /// How long a load's callers say that they will wait, if they do.
+    pub fn limit_of(&self, call: &str) -> Option<Duration> {
+        let Target::Http { headers, .. } = &self.load_of(call)?.target else { return None };
+        match headers.get(grpc::TIMEOUT.as_str()) {
+            Some(limit) => grpc::timeout(&HeaderMap::from_iter([(grpc::TIMEOUT, limit.parse().ok()?)])),
+            None => units::duration(headers.get(X_REQUEST_TIMEOUT.as_str())?).ok(),
+        }
+    }
+
+    /// Whether any load calls a cluster by gRPC.
+    pub fn speaks_grpc(&self, cluster: &str) -> bool {
+        let calls =
+            |load: &Load| matches!(&load.target, Target::Http { grpc: true, host, .. } if host == cluster);
+        self.plan.loads.iter().any(calls)
+    }
+
+    /// Whether nothing goes wrong with an instance between two moments that could hold up or tear what is on its way to or from
+    /// it. How an app answers is no such thing, if it answers as HTTP has it.
+    pub fn is_undisturbed(&self, instance: usize, from: u64, to: u64) -> bool {
+        let torn = self.chaos.resets > 0.0 && from < self.chaos.until.as_micros() as u64 + AFTERMATH;
+        self.chaos.most == 0
+            && !torn
+            && self.plan.timeline.iter().filter(|entry| entry.action.touches(instance)).all(|entry| {
+                let is_narrow = entry.action.links().iter().any(|link| link.profile.bandwidth > 0);
+                let ends = matches!(entry.action, Action::Kill { .. } | Action::Crash { .. });
+                let over = match self.over(entry) {
+                    // What queues at a slow link is there for as long as it takes.
+                    _ if is_narrow => u64::MAX,
+                    Some(over) => over + AFTERMATH,
+                    None if ends => self.moment(entry.at) + AFTERMATH,
+                    None => u64::MAX,
+                };
+                let is_harmless = match &entry.action {
+                    Action::App { change, .. } => {
+                        change.malformed.is_none()
+                            && change.refuse_streams.is_none()
+                            && change.goaway.is_none()
+                    }
+                    _ => false,
+                };
+                is_harmless || to < self.moment(entry.at) || from > over
+            })
+    }
+
+    /// The sidecar of a load's callers, and the instance that it belongs to.
+    pub fn caller_of(&self, call: &str) -> Option<(usize, String)> {
+        let from = self.load_of(call)?.from;
+        Some((from, format!("{}/sidecar", self.plan.instances[from].name)))
+    }
+
     fn load_of(&self, call: &str) -> Option<&Load> {
         let name = call.rsplit_once(' ')?.0;
         self.plan.loads.iter().find(|load| load.name == name)
@@ -439,6 +502,7 @@ impl Call {
             "request arrived" => {
                 self.arrived.push((at, line.process.clone()));
                 self.nths.push(word(line, "nth"));
+                self.left.push(line.number("left").map(Duration::from_micros));
                 self.method = Some(word(line, "method"));
             }
             "request is complete" => self.lengths.push(number(line, "length")),
@@ -480,82 +544,5 @@ impl Request {
     /// When its caller was answered.
     pub fn done(&self) -> Option<u64> {
         self.steps.iter().find(|(_, step)| matches!(step, Step::Done(_))).map(|(when, _)| when.at)
-    }
-}
-
-fn word(line: &Line, field: &str) -> String {
-    line.word(field).unwrap_or_default().to_owned()
-}
-
-fn number(line: &Line, field: &str) -> u64 {
-    line.number(field).unwrap_or_default()
-}
-
-/// What a line says of an endpoint's standing, if it does.
-fn change(line: &Line) -> Option<Change> {
-    Some(match line.text.as_str() {
-        "endpoint ejected" => Change::Ejected(duration(&word(line, "time")), word(line, "reason")),
-        "probing" => Change::Probing,
-        "the probe has taught nothing" => Change::Unanswered,
-        "endpoint back in use" => Change::Restored(false),
-        "endpoint back in use: its check passed" => Change::Restored(true),
-        "endpoint unhealthy" => Change::Healthy(false),
-        "endpoint healthy" => Change::Healthy(true),
-        "check failed" => Change::CheckFailed,
-        "check passed" => Change::CheckPassed,
-        "endpoint found" => Change::Found,
-        "endpoint gone" => Change::Gone,
-        _ => return None,
-    })
-}
-
-/// What a line says was done for a request, if it does.
-fn step(line: &Line) -> Option<Step> {
-    let endpoint = || word(line, "endpoint");
-    Some(match line.text.as_str() {
-        "endpoint picked" => Step::Picked { endpoint: endpoint(), panic: line.flag("panic") },
-        "endpoint answered" => {
-            Step::Answered { endpoint: endpoint(), status: number(line, "status"), last: line.flag("last") }
-        }
-        "try failed" => Step::Failed {
-            endpoint: endpoint(),
-            error: word(line, "error"),
-            unsent: line.flag("unsent"),
-            reused: line.flag("reused"),
-        },
-        "trying again" => Step::Again {
-            reason: word(line, "reason"),
-            wait: duration(&word(line, "wait")),
-            budget: number(line, "budget"),
-        },
-        "not trying again" => Step::GivenUp(word(line, "why")),
-        "request answered" => Step::Done(number(line, "status")),
-        _ => return None,
-    })
-}
-
-/// As `{:?}` writes a duration: `1.5ms`, `250.25µs`.
-fn duration(text: &str) -> Duration {
-    if let Some(exact) = readable::parse(text) {
-        return exact;
-    }
-    let (number, scale) = [("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9), ("s", 1.0)]
-        .iter()
-        .find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)))
-        .unwrap_or((text, 1.0));
-    Duration::try_from_secs_f64(number.parse::<f64>().unwrap_or(0.0) * scale).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read_as_they_are_written() {
-        for nanos in [0, 1, 999, 1_500, 1_234_567, 250_000_000, 1_023_456_789, 61_000_000_000] {
-            let time = Duration::from_nanos(nanos);
-            let read = duration(&format!("{time:?}"));
-            assert!(read.abs_diff(time) < Duration::from_nanos(2), "{time:?} is read as {read:?}");
-        }
     }
 }

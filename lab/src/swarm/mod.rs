@@ -23,7 +23,9 @@ use crate::sim::{Chaos, Mesh, SimFailure, Simulation, note, scatter};
 
 mod endpoints;
 pub mod facts;
+mod knobs;
 pub mod law;
+mod lines;
 pub mod schedule;
 pub mod shrink;
 pub mod situation;

@@ -10,7 +10,6 @@
 //! each two, because scenario files do not allow that.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -21,6 +20,7 @@ use rand::RngExt;
 use proxy::world::RngTree;
 use toml::{Table, Value};
 
+use super::knobs::{self, Knobs};
 use crate::plan::{AppKind, Instance, Service, SidecarKind};
 use crate::scenario::Scenario;
 
@@ -72,11 +72,17 @@ pub enum Kind {
     Slow,
     /// An app breaks HTTP in a share of its answers.
     Malformed,
+    /// An app says that it is not well in a share of its answers to checks.
+    Unhealthy,
+    /// An app refuses a share of HTTP/2 streams before it looks at them.
+    RefuseStreams,
+    /// An app ends connections by a GOAWAY, with a share of the calls that come over them.
+    Goaway,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 21] = [
         Kind::KillApp,
         Kind::KillSidecar,
         Kind::KillBoth,
@@ -95,6 +101,9 @@ impl Kind {
         Kind::Errors,
         Kind::Slow,
         Kind::Malformed,
+        Kind::Unhealthy,
+        Kind::RefuseStreams,
+        Kind::Goaway,
     ];
 
     /// Whether a fault of this kind may stay for ever, with the mesh expected to live with it.
@@ -126,7 +135,10 @@ impl Kind {
             | Kind::RefuseApp
             | Kind::Errors
             | Kind::Slow
-            | Kind::Malformed => APP,
+            | Kind::Malformed
+            | Kind::Unhealthy
+            | Kind::RefuseStreams
+            | Kind::Goaway => APP,
             Kind::KillSidecar | Kind::RefuseSidecar | Kind::Drain => SIDECAR,
             Kind::KillBoth | Kind::PauseBoth => APP | SIDECAR,
             Kind::Partition | Kind::OneWay | Kind::Loss | Kind::Delay | Kind::Narrow => LINK,
@@ -159,84 +171,6 @@ pub struct Fault {
     /// Whether it is never taken back.
     pub stays: bool,
 }
-
-/// How the mesh is configured: each number chooses a row of a table, and 0 is the default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Knobs {
-    replicas: usize,
-    registry: bool,
-    bridge: bool,
-    delay: usize,
-    work: usize,
-    answer: usize,
-    rate: usize,
-    retries: usize,
-    budget: usize,
-    breaker: usize,
-    cap: usize,
-    health: usize,
-    balance: usize,
-    per_try: usize,
-    request: usize,
-    hedge: usize,
-    limits: usize,
-    protocol: usize,
-}
-
-const REPLICAS: [u8; 3] = [3, 2, 4];
-const REGISTRY: &str = "[service.registry]\nport = 2379\nprotocol = \"tcp\"\napp = { registry = {} }\n\n";
-const REGISTERED: &str = "registry = \"registry\"\nsidecar = { register = { ttl = \"2s\" } }\n";
-const DELAY: [&str; 3] = ["", "2ms", "10ms"];
-// A request over a connection that is opened for it must fit into the shortest try, or nothing can be promised.
-const WORK: [&str; 4] = ["20ms", "0s", "50ms", "120ms"];
-const ANSWER: [&str; 4] = ["", ", chunked = true", ", size = 3000", ", size = 3000, chunked = true"];
-const RATE: [u32; 3] = [7, 14, 4];
-const RETRIES: [&str; 6] = [
-    "",
-    "attempts = 0",
-    "attempts = 1",
-    "attempts = 4\nbase = \"5ms\"\nmax = \"40ms\"",
-    "attempts = 2\non = [\"5xx\"]\nbody = \"1KiB\"",
-    "attempts = 2\nbase = \"100ms\"\nmax = \"1s\"",
-];
-const BUDGET: [&str; 3] =
-    ["", "share = \"10%\"\nper_second = 0\nreserve = 1", "share = \"50%\"\nper_second = 5\nreserve = 1"];
-// Ejections that end before the day does: with 1 s and more there would be nothing left to see.
-const BREAKER: [&str; 4] = [
-    "base = \"200ms\"\nmax = \"400ms\"",
-    "base = \"100ms\"\nmax = \"400ms\"\nconsecutive_failures = 1",
-    "base = \"200ms\"\nmax = \"200ms\"\nconsecutive_failures = 2\nmin_requests = 5",
-    "consecutive_failures = 0\nsuccess_rate = \"0%\"",
-];
-const CAP: [&str; 3] = ["", "cap = \"100%\"", "cap = \"10%\""];
-const HEALTH: [&str; 3] = [
-    "",
-    "http = \"/healthz\"\ninterval = \"100ms\"\nedge_interval = \"50ms\"\nno_traffic_interval = \"100ms\"\ntimeout = \"90ms\"",
-    "tcp = true\ninterval = \"200ms\"\nedge_interval = \"100ms\"\nno_traffic_interval = \"200ms\"\ntimeout = \"100ms\"\n\
-     unhealthy_threshold = 1",
-];
-const BALANCE: [&str; 8] = [
-    "",
-    "policy = \"least_request\"",
-    "policy = \"round_robin\"",
-    "policy = \"random\"",
-    "policy = \"ring_hash\"\nhash = \"header:x-lab-request\"",
-    "policy = \"maglev\"\nhash = \"source\"\ntable_size = 251",
-    "panic = \"0%\"",
-    "slow_start = { window = \"500ms\" }",
-];
-const PER_TRY: [&str; 3] = ["250ms", "200ms", "0s"];
-const REQUEST: [&str; 3] = ["0s", "800ms", "300ms"];
-const HEDGE: [&str; 3] = ["", "", "hedge = \"60ms\""];
-/// Without it, sidecars look at the first bytes.
-const PROTOCOL: [&str; 2] = ["protocol = \"http\"\n", ""];
-/// Of the cluster, and of the caller's sidecar.
-const LIMITS: [[&str; 2]; 4] = [
-    ["", ""],
-    ["connections = 1", ""],
-    ["requests = 4\nretries = 1", ""],
-    ["pending = 1", "sidecar = { limits = { endpoint_connections = 3 } }\n"],
-];
 
 /// The mesh of a day.
 #[derive(Debug, Clone)]
@@ -379,57 +313,22 @@ fn days(kinds: Vec<Kind>) -> impl Strategy<Value = (Knobs, Vec<Fault>)> {
         let kind = kinds[kind];
         Fault { kind, replica, at, lasts, strength, stays: stays && kind.may_stay() }
     });
-    // What was thought of later is drawn last: the other choices of a seed stay what they were.
-    let late = row(PROTOCOL.len());
-    (knobs(), proptest::collection::vec(fault, 0..=MOST_FAULTS), late)
-        .prop_map(|(knobs, faults, protocol)| (Knobs { protocol, ..knobs }, faults))
-}
-
-/// Half of all choices are the default, so that combinations stay readable.
-fn row(rows: usize) -> impl Strategy<Value = usize> {
-    prop_oneof![Just(0), 0..rows]
-}
-
-fn knobs() -> impl Strategy<Value = Knobs> {
-    let registry = proptest::bool::weighted(0.2);
-    let app = (row(WORK.len()), row(ANSWER.len()), row(RATE.len()));
-    let mesh = (row(REPLICAS.len()), registry, any::<bool>(), row(DELAY.len()), app);
-    let failing =
-        (row(RETRIES.len()), row(BUDGET.len()), row(BREAKER.len()), row(CAP.len()), row(HEALTH.len()));
-    let limits =
-        (row(BALANCE.len()), row(PER_TRY.len()), row(REQUEST.len()), row(HEDGE.len()), row(LIMITS.len()));
-    (mesh, failing, limits).prop_map(|(mesh, failing, limits)| {
-        let (replicas, registry, bridge, delay, (work, answer, rate)) = mesh;
-        let (retries, budget, breaker, cap, health) = failing;
-        let (balance, per_try, request, hedge, limits) = limits;
-        Knobs {
-            replicas,
-            registry,
-            bridge,
-            delay,
-            work,
-            answer,
-            rate,
-            retries,
-            budget,
-            breaker,
-            cap,
-            health,
-            balance,
-            per_try,
-            request,
-            hedge,
-            limits,
-            protocol: 0,
-        }
-    })
+    (knobs::any(), proptest::collection::vec(fault, 0..=MOST_FAULTS), knobs::late())
+        .prop_map(|(knobs, faults, late)| (knobs.with(late), faults))
 }
 
 impl Schedule {
     /// The day as a scenario file.
     pub fn scenario(&self) -> String {
         let mut text = match &self.mesh {
-            Mesh::Drawn(knobs) => knobs.scenario(self.seed),
+            Mesh::Drawn(knobs) => {
+                // What apps say to checks would not be heard without any, nor what they do to HTTP/2.
+                let any = |kinds: &[Kind]| self.faults.iter().any(|fault| kinds.contains(&fault.kind));
+                let knobs = if any(&[Kind::Unhealthy]) { knobs.asking() } else { *knobs };
+                let calls = any(&[Kind::RefuseStreams, Kind::Goaway]);
+                let knobs = if calls { knobs.calling() } else { knobs };
+                knobs.scenario(self.seed)
+            }
             Mesh::Given(given) => {
                 let mut file = given.file.clone();
                 if let Some(Value::Table(header)) = file.get_mut("scenario") {
@@ -496,7 +395,7 @@ impl Schedule {
 
     /// Whether an instance may be broken for ever: a replica, not the registry, and nothing of a scenario's own.
     fn may_lose(&self, instance: u8) -> bool {
-        matches!(&self.mesh, Mesh::Drawn(knobs) if instance < REPLICAS[knobs.replicas])
+        matches!(&self.mesh, Mesh::Drawn(knobs) if instance < knobs.replicas())
     }
 
     /// Whether a fault of the links of one of two instances would hold some of the other's.
@@ -514,7 +413,7 @@ impl Schedule {
 
     /// Whether an instance is the registry of a mesh that is drawn, the last one.
     fn is_registry(&self, instance: u8) -> bool {
-        matches!(&self.mesh, Mesh::Drawn(knobs) if instance >= REPLICAS[knobs.replicas])
+        matches!(&self.mesh, Mesh::Drawn(knobs) if instance >= knobs.replicas())
     }
 
     /// A service that is called.
@@ -528,7 +427,7 @@ impl Schedule {
     /// How many instances faults choose from.
     fn instances(&self) -> usize {
         match &self.mesh {
-            Mesh::Drawn(knobs) => usize::from(REPLICAS[knobs.replicas]) + usize::from(knobs.registry),
+            Mesh::Drawn(knobs) => usize::from(knobs.replicas()) + usize::from(knobs.registry),
             Mesh::Given(given) => given.instances.len(),
         }
     }
@@ -569,7 +468,14 @@ impl Schedule {
             Kind::RefuseApp => format!("refuse = {{ process = \"{app}\" }}"),
             Kind::RefuseSidecar => format!("refuse = {{ process = \"{sidecar}\" }}"),
             Kind::Drain => kill(&sidecar, "TERM"),
-            Kind::Errors | Kind::Slow | Kind::Malformed if !obeys => {
+            Kind::Errors
+            | Kind::Slow
+            | Kind::Malformed
+            | Kind::Unhealthy
+            | Kind::RefuseStreams
+            | Kind::Goaway
+                if !obeys =>
+            {
                 format!("pause = {{ process = \"{app}\" }}")
             }
             Kind::PauseApp => format!("pause = {{ process = \"{app}\" }}"),
@@ -579,6 +485,13 @@ impl Schedule {
             Kind::Loss => ways(&format!("loss = \"{}%\"", strength.div_ceil(3))),
             Kind::Delay => ways(&format!("delay = \"+{strength}ms\"")),
             Kind::Narrow => ways(&format!("bandwidth = \"{}kbit/s\"", 200 * u32::from(strength))),
+            // Every other one leaves requests all their time.
+            Kind::Reload if strength % 2 == 0 => {
+                let (called, attempts) = (self.called(), 1 + strength % 3);
+                format!(
+                    "configure = {{ service = \"{called}\", policy = {{ retry = {{ attempts = {attempts} }} }} }}"
+                )
+            }
             Kind::Reload => {
                 let (called, limit) = (self.called(), 20 + 2 * u32::from(strength));
                 format!(
@@ -587,6 +500,11 @@ impl Schedule {
             }
             Kind::Errors => format!("app = {{ process = \"{app}\", fail = \"{strength}%\" }}"),
             Kind::Malformed => format!("app = {{ process = \"{app}\", malformed = \"{strength}%\" }}"),
+            Kind::Unhealthy => format!("app = {{ process = \"{app}\", unhealthy = \"{strength}%\" }}"),
+            Kind::RefuseStreams => {
+                format!("app = {{ process = \"{app}\", refuse_streams = \"{strength}%\" }}")
+            }
+            Kind::Goaway => format!("app = {{ process = \"{app}\", goaway = \"{strength}%\" }}"),
             Kind::Slow => {
                 format!("app = {{ process = \"{app}\", work = \"{}ms\" }}", 3 * u32::from(strength))
             }
@@ -595,59 +513,6 @@ impl Schedule {
             matches!(kind, Kind::KillApp | Kind::KillSidecar | Kind::KillBoth | Kind::Crash | Kind::Drain);
         let lasts = if is_kill || stays { String::new() } else { format!("for = \"{lasts}ms\"\n") };
         format!("\n[[timeline]]\nat = \"{at}ms\"\n{lasts}{action}\n")
-    }
-}
-
-impl Knobs {
-    /// The mesh as a scenario file.
-    fn scenario(&self, seed: u64) -> String {
-        let mut text = format!(
-            "[scenario]\nname = \"bad day {seed}\"\nseed = {seed}\nwarmup = \"0s\"\nduration = \"{DURATION_MS}ms\"\n\n\
-             [service.web]\n{sidecar}\n{service}[service.orders]\nreplicas = {replicas}\nport = 8080\n{protocol}\
-             bridge = {bridge}\napp = {{ http = {{ work = \"{work}\"{answer} }} }}\n{registry}",
-            sidecar = LIMITS[self.limits][1],
-            answer = ANSWER[self.answer],
-            service = if self.registry { REGISTRY } else { "" },
-            registry = if self.registry { REGISTERED } else { "" },
-            replicas = REPLICAS[self.replicas],
-            protocol = PROTOCOL[self.protocol],
-            bridge = self.bridge,
-            work = WORK[self.work],
-        );
-        let mut table = |name: &str, rows: &[&str]| {
-            let rows: Vec<_> = rows.iter().filter(|row| !row.is_empty()).copied().collect();
-            if !rows.is_empty() {
-                let _ = write!(text, "\n[service.orders.policy{name}]\n{}\n", rows.join("\n"));
-            }
-        };
-        let times =
-            format!("per_try = \"{}\"\nrequest = \"{}\"", PER_TRY[self.per_try], REQUEST[self.request]);
-        table(".retry", &[RETRIES[self.retries], HEDGE[self.hedge]]);
-        table(".retry_budget", &[BUDGET[self.budget]]);
-        table(".breaker", &[BREAKER[self.breaker], CAP[self.cap]]);
-        table(".health", &[HEALTH[self.health]]);
-        table(".balance", &[BALANCE[self.balance]]);
-        table(".timeouts", &[&times]);
-        table(".limits", &[LIMITS[self.limits][0]]);
-        // Different rates, so that requests do not always come together.
-        for (more, name, method, body) in
-            [(0, "get", "GET", 0), (1, "put", "PUT", 3000), (2, "post", "POST", 500)]
-        {
-            let _ = write!(
-                text,
-                "\n[load.{name}]\nfrom = \"web\"\nurl = \"http://orders:8080/\"\nmethod = \"{method}\"\nbody = {body}\n\
-                 rate = \"{}/s\"\n",
-                RATE[self.rate] + more
-            );
-        }
-        if !DELAY[self.delay].is_empty() {
-            let _ = write!(
-                text,
-                "\n[[link]]\nbetween = [\"web\", \"orders\"]\ndelay = \"{}\"\n",
-                DELAY[self.delay]
-            );
-        }
-        text
     }
 }
 

@@ -142,6 +142,29 @@ situations! {
                 })
         })
     },
+    "checks of an endpoint contradict each other, and not often enough in a row": |facts| {
+        let mut endpoints: Vec<_> = facts.standings.iter().map(|s| (&s.process, &s.endpoint)).collect();
+        endpoints.sort_unstable();
+        endpoints.dedup();
+        endpoints.into_iter().any(|of| {
+            let checks = facts.standings.iter().filter(|s| (&s.process, &s.endpoint) == of).map(|s| &s.change);
+            let checks: Vec<_> =
+                checks.filter(|c| matches!(c, Change::CheckFailed | Change::CheckPassed)).collect();
+            checks.windows(3).any(|three| matches!(three, [Change::CheckFailed, Change::CheckPassed, Change::CheckFailed]))
+        })
+    },
+    "an app is told how long the caller of a request that is made again still waits": |facts| {
+        facts.calls.values().any(|call| call.left.len() > 1 && call.left.iter().all(Option::is_some))
+    },
+    "time is up for a caller that said how long it would wait": |facts| {
+        facts.log.iter().any(|line| line.text == "no answer" && line.word("error") == Some("deadline"))
+    },
+    "an app refuses a stream before it looks at it": |facts| {
+        facts.log.iter().any(|line| line.text == "refuses a stream")
+    },
+    "an app says that it takes no more calls over a connection": |facts| {
+        facts.log.iter().any(|line| line.text == "says GOAWAY")
+    },
     "an endpoint leaves the registry": |facts| changes(facts).any(|change| *change == Change::Gone),
     "the registry is away": |facts| {
         facts.log.iter().any(|line| line.text == "endpoints may be stale; the last ones are kept")

@@ -174,6 +174,7 @@ fn endpoints_of(
         let address = config.endpoints[position as usize].address;
         while before.next_if(|known| known.address < address).is_some() {}
         let kept = before.peek().filter(|known| known.address == address).map(|known| Arc::clone(known));
+        let kept = kept.filter(|_| !mutant::is_planted("reload-forgets-endpoints"));
         let new = || {
             let counted = with.metrics.endpoint("outbound", &config.name, address, own);
             Arc::new(Endpoint::of(address, with.now, changes.clone(), added).counted(counted))

@@ -185,18 +185,22 @@ impl Breaker {
                 }
                 Step::Stay
             }
-            State::HalfOpen { since, .. } if begun >= since => match outcome {
-                Outcome::Success => {
-                    self.restore(now);
-                    Step::Restored
+            State::HalfOpen { since, .. }
+                if begun >= since || mutant::is_planted("anything-ends-a-probe") =>
+            {
+                match outcome {
+                    Outcome::Success => {
+                        self.restore(now);
+                        Step::Restored
+                    }
+                    Outcome::Failure(_) | Outcome::Overload(_) => Step::Trips(Reason::Probe),
+                    Outcome::Unknown => {
+                        // The probe taught nothing: the next request is another one.
+                        self.state = State::HalfOpen { since, until: now };
+                        Step::Stay
+                    }
                 }
-                Outcome::Failure(_) | Outcome::Overload(_) => Step::Trips(Reason::Probe),
-                Outcome::Unknown => {
-                    // The probe taught nothing: the next request is another one.
-                    self.state = State::HalfOpen { since, until: now };
-                    Step::Stay
-                }
-            },
+            }
             State::Ejected { .. } | State::HalfOpen { .. } => {
                 if outcome == Outcome::Success && mutant::is_planted("stale-success-restores") {
                     self.restore(now);

@@ -88,6 +88,11 @@ impl PeakEwma {
         self.value
     }
 
+    /// The same for those who only look, and leave no trace of it.
+    pub fn faded(&self, now: Instant) -> f64 {
+        self.value * (-now.saturating_duration_since(self.at).as_secs_f64() / EWMA_DECAY.as_secs_f64()).exp()
+    }
+
     /// What a further request would cost at an endpoint with `pending` requests in hand, nanoseconds: latency times
     /// queue, and the queue is the shorter the larger the endpoint's `weight` (1 for an average one). Recent failures are in
     /// the queue. An unknown endpoint costs nothing while it is idle, and [`EWMA_START`] a request while it is being tried.

@@ -5,6 +5,7 @@
 //! endpoint counts as healthy (Envoy: unhealthy, but it delays a cluster until all have been checked).
 
 use crate::config::Thresholds;
+use crate::mutant;
 
 /// What checks say of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,10 +61,13 @@ impl Checks {
             false => (Health::Unhealthy, thresholds.unhealthy),
         };
         if said == self.state {
-            self.against = 0;
+            if !mutant::is_planted("counts-checks-not-in-a-row") {
+                self.against = 0;
+            }
             return false;
         }
         self.against += 1;
+        let needed = if passed && mutant::is_planted("one-check-makes-healthy") { 1 } else { needed };
         if self.state == Health::Unknown || self.against >= needed {
             *self = Checks { state: said, against: 0 };
             return true;

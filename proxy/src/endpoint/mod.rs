@@ -141,9 +141,9 @@ impl Endpoint {
         self.metrics.pending_now()
     }
 
-    /// Its smoothed latency.
+    /// Its smoothed latency. Looking at it changes nothing.
     pub fn latency(&self, now: Instant) -> Duration {
-        Duration::from_nanos(self.state().latency.get(now) as u64)
+        Duration::from_nanos(self.state().latency.faded(now) as u64)
     }
 
     /// Begins a request; it is in hand until the guard is dropped. True if it is the probe after an ejection.

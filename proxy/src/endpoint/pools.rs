@@ -17,7 +17,7 @@ use crate::error::{Error, Kind};
 use crate::http::closing::ClientEnd;
 use crate::http::interim::Speaker;
 use crate::http::patience::Patience;
-use crate::http::{RequestBody, forward, header_limits, informational};
+use crate::http::{RequestBody, deadline, forward, header_limits, informational};
 use crate::limit::client::ClientRequest;
 use crate::limit::concurrency::InFlight;
 use crate::telemetry::{EndpointMetrics, Open};
@@ -89,6 +89,15 @@ pub struct Call {
     pub client: Option<ClientEnd>,
 }
 
+impl Call {
+    /// Says to the next hop what is left of the caller's time.
+    fn pass_deadline_on(&self, request: &mut Request<RequestBody>) {
+        if let Some(deadline) = self.deadline {
+            deadline::forward(request.headers_mut(), self.is_grpc, deadline - Instant::now());
+        }
+    }
+}
+
 /// A request that got no answer: why, and the request itself if it is certain that not a byte of it was sent.
 pub type Failed = (Error, Option<Box<Request<RequestBody>>>);
 
@@ -107,7 +116,8 @@ impl<N: Net> Pools<N> {
         Pools { http1: Pool::new(net.clone(), from, ages1), http2: Streams::new(net, from, ages2) }
     }
 
-    /// Sends a request of `call` to `endpoint` in the version that it is written for, and waits for the head of the response.
+    /// Sends a request of `call` to `endpoint` in the version that it is written for, and waits for the head of the response. What
+    /// is left of the caller's time is passed on, counted when there is a connection: waiting for one took a part of it.
     /// Over no connection that was open before the endpoint was last `doubted`: else a probe of one that is well again could fail
     /// as often as there are such connections, and keep it out.
     ///
@@ -126,6 +136,7 @@ impl<N: Net> Pools<N> {
                 Ok(stream) => stream,
                 Err(error) => return Err((error, Some(Box::new(request)))),
             };
+            call.pass_deadline_on(&mut request);
             let (response, stream) = stream.send(request).await?;
             let checked = forward::check(&response, false);
             let checked = checked.and_then(|()| header_limits::response(&response, call.limits.http1));
@@ -138,6 +149,7 @@ impl<N: Net> Pools<N> {
             Ok(checkout) => checkout,
             Err(error) => return Err((error, Some(Box::new(request)))),
         };
+        call.pass_deadline_on(&mut request);
         informational::listen(&mut request, call.interim.as_ref());
         let (response, exchange) = checkout.send(request, call.client.clone()).await?;
         Ok((response, Carrier::Http1(exchange)))

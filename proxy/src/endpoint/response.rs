@@ -21,6 +21,7 @@ use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
 use crate::http::poll_cleaned;
+use crate::mutant;
 use crate::telemetry::Failures;
 use crate::world::Net;
 
@@ -107,6 +108,12 @@ impl<N: Net> ResponseBody<N> {
     ) -> Self {
         patience.moved(Instant::now());
         let (carrier, held) = (Some(carrier), Some(held));
+        let mut carrier = carrier;
+        if mutant::is_planted("keeps-what-is-half-read")
+            && let Some(Carrier::Http1(exchange)) = &mut carrier
+        {
+            exchange.finish();
+        }
         let mut passing = Passing { body, carrier, held, failures, patience, timer: None, is_grpc };
         // A body of length zero is never polled.
         let is_tunnel = passing.carrier.as_ref().is_some_and(Carrier::is_tunnel);

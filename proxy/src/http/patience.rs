@@ -88,6 +88,7 @@ impl Patience {
         limits: TryTimeouts,
         answer: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Kind> {
+        let begun = if mutant::is_planted("times-tries-together") { self.moved } else { begun };
         let per_try = limits.per_try.filter(|_| !mutant::is_planted("knows-no-try-limit"));
         let per_try = per_try.map(|limit| (begun + limit, Kind::TryTimeout));
         let due = |now: Instant| {

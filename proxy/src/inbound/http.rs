@@ -119,9 +119,6 @@ async fn send<N: Net>(
     }
     let mut attempts = Attempts::new(&call.retry, &mut request, false);
     loop {
-        if let Some(deadline) = call.deadline {
-            deadline::forward(request.headers_mut(), call.is_grpc, deadline - Instant::now());
-        }
         let in_hand = InHand::of(&app.endpoint);
         let (error, unsent) = match side.pool.send(dst, None, call, &app.endpoint, request).await {
             Ok((response, carrier)) => {

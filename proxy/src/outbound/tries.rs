@@ -15,7 +15,8 @@ use super::Outbound;
 use crate::balance::{Cluster, Picked, Tried};
 use crate::endpoint::{Call, Failed, Held, Outcome, ResponseBody};
 use crate::error::{Error, Kind};
-use crate::http::{RequestBody, deadline, forward, headers, reply};
+use crate::grpc;
+use crate::http::{RequestBody, forward, headers, reply};
 use crate::limit::concurrency::RetrySlot;
 use crate::mutant;
 use crate::retry::backoff::{self, Asked};
@@ -262,14 +263,11 @@ async fn attempt<N: Net>(
     cluster: &Cluster,
     position: usize,
     call: &Call,
-    mut request: Request<RequestBody>,
+    request: Request<RequestBody>,
 ) -> Result<Answer<N>, Failed> {
     let endpoint = &cluster.endpoints[position];
     let begun = Instant::now();
     let mut trial = cluster.outliers.begin(position, begun, call.patience.end(), &side.rng);
-    if let Some(deadline) = call.deadline {
-        deadline::forward(request.headers_mut(), call.is_grpc, deadline - begun);
-    }
     let (address, doubted) = (endpoint.address, endpoint.doubted());
     let sending = pin!(side.pool.send(address, doubted, call, &endpoint.metrics, request));
     let sent = call.patience.wait_for_try(begun, call.tries, sending).await;
@@ -297,20 +295,21 @@ async fn attempt<N: Net>(
         let error = failed_there(Kind::Terminated, "the app closed without an answer");
         return Err(failed(call, endpoint.address, error, None));
     }
-    let status = response.status().as_u16();
+    let outcome = Outcome::of_head(response.status(), response.headers(), call.is_grpc);
+    // A failure is often quick, and must not attract load.
+    if matches!(outcome, None | Some(Outcome::Success)) || mutant::is_planted("failures-enter-the-latency") {
+        trial.answered(now);
+    }
     tracing::debug!(
         request = call.number,
         endpoint = %endpoint.address,
-        status,
+        status = response.status().as_u16(),
         // Over HTTP/1 an endpoint can say that it takes no more on this connection.
         last = headers::lists(response.headers(), CONNECTION, "close"),
+        grpc = response.headers().get(grpc::STATUS).and_then(|status| status.to_str().ok()),
+        average_us = endpoint.latency(now).as_micros() as u64,
         "endpoint answered"
     );
-    let outcome = Outcome::of_head(response.status(), response.headers(), call.is_grpc);
-    // A failure is often quick, and must not attract load.
-    if matches!(outcome, None | Some(Outcome::Success)) {
-        trial.answered(now);
-    }
     if let Some(outcome) = outcome {
         trial.tell(outcome, now);
     }

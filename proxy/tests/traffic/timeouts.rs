@@ -137,3 +137,30 @@ fn a_grpc_call_hears_of_a_limit_as_a_status() {
         near.at_rest().await;
     });
 }
+
+#[test]
+fn what_is_passed_on_of_the_callers_time_is_what_is_left_when_the_request_leaves() {
+    run(async {
+        let busy = app(|_, mut wire| async move {
+            wire.request().await;
+            sleep(Duration::from_millis(200)).await;
+            wire.send(OK).await;
+            let late = wire.request().await.expect("the one that waited");
+            let left = late.header("x-request-timeout").expect("it is told");
+            wire.send(&format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{left}", left.len())).await;
+        })
+        .await;
+        let near =
+            outbound(TestNet::to(SERVICE), &cluster("http", &[busy], "limits.endpoint_connections = 1"));
+        let near = near.await;
+        let (mut first, mut second) = (near.client().await, near.client().await);
+        first.send(GET).await;
+        until("it is under way", || near.count("proxy_connects_total", &[]) == 1).await;
+        let answer = second.ask("GET / HTTP/1.1\r\nhost: a\r\nx-request-timeout: 10s\r\n\r\n").await;
+        let left: u64 = answer.text().strip_suffix("ms").expect("milliseconds").parse().expect("a number");
+        assert!(left < 9_900, "it waited for the connection, and {left} ms are left");
+        assert_eq!(first.response(false).await.text(), "ok");
+        drop((first, second));
+        near.at_rest().await;
+    });
+}

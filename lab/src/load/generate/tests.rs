@@ -30,6 +30,7 @@ fn http(path: &str, body: u32) -> Target {
         path: path.into(),
         method,
         body,
+        grpc: false,
         headers: Default::default(),
     }
 }

@@ -1,7 +1,10 @@
 //! Bodies arrive whole, the first time and when they are sent again; an answer belongs to its question; and what no app has
-//! answered well is no success, whatever an app that breaks HTTP has made it look like.
+//! answered well is no success, whatever an app that breaks HTTP has made it look like. An answer breaks off only if something
+//! has gone wrong with who gives it: a connection that is given to the next request before its last answer was read whole would
+//! tear that.
 
 use super::{Breach, Law, breach};
+use crate::plan::Action;
 use crate::swarm::facts::Facts;
 
 pub(super) const LAW: Law = Law {
@@ -22,6 +25,13 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         if call.ended.iter().any(|(_, outcome)| outcome == "Mismatch") {
             breach(breaches, at, format!("{id} was given the answer to something else"));
         }
+        if call
+            .ended
+            .iter()
+            .any(|(ended, outcome)| outcome == "Reset" && is_for_nothing(facts, id, at, *ended))
+        {
+            breach(breaches, call.ended[0].0, format!("{id} broke off, and nothing had gone wrong"));
+        }
         // An app that takes lines over TCP says nothing of them.
         let succeeded = call.ended.iter().find(|(_, outcome)| outcome == "Ok" && sent.is_some());
         if let Some((ended, _)) = succeeded
@@ -38,4 +48,23 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             }
         }
     }
+}
+
+/// The last part of a request's time, in which its answer may begin and not end, microseconds.
+const AT_THE_END: u64 = 100_000;
+
+/// Whether nothing can be the reason for a request that was sent at `sent` to break off at `ended`.
+fn is_for_nothing(facts: &Facts, id: &str, sent: u64, ended: u64) -> bool {
+    let (Some(cluster), Some((caller, sidecar))) = (facts.called_by(id), facts.caller_of(id)) else {
+        return false;
+    };
+    let limit = [facts.limit_of(id), cluster.timeouts.request].into_iter().flatten().min();
+    let is_out_of_time = limit.is_some_and(|limit| ended + AT_THE_END >= sent + limit.as_micros() as u64);
+    // A reload may give it less.
+    let reloads = facts.plan.timeline.iter().any(|entry| matches!(entry.action, Action::Configure { .. }));
+    let members = facts.members(&cluster.name).iter().chain([&caller]);
+    !is_out_of_time
+        && !reloads
+        && facts.is_steady(&sidecar)
+        && members.into_iter().all(|instance| facts.is_undisturbed(*instance, sent, ended))
 }

@@ -19,8 +19,11 @@ enum Turn {
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     for (process, cluster) in facts.clusters() {
         let config = &cluster.retry_budget;
-        // Who starts anew has a full bucket, and another configuration another bucket.
-        if facts.is_ended(process) || !facts.keeps(process, &cluster.name, |cluster| &cluster.retry_budget) {
+        // Who starts anew has a full bucket, and another configuration another bucket. Whether a gRPC call pays, its head may say or not.
+        if facts.speaks_grpc(&cluster.name)
+            || facts.is_ended(process)
+            || !facts.keeps(process, &cluster.name, |cluster| &cluster.retry_budget)
+        {
             continue;
         }
         let mut turns: Vec<_> = facts.requests_to(process, &cluster.name).flat_map(turns).collect();

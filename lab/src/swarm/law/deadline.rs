@@ -1,15 +1,26 @@
 //! A request with a time limit is answered by then, and nothing is begun for it afterwards; and so it is with each of its
-//! tries.
+//! tries, which has all of its own time, from when its endpoint was picked, and no more.
+//!
+//! Who says how long it will wait hears by then, and every app hears what is left of that, each time that it is asked.
 
 use std::time::Duration;
+
+use proxy::error::Kind;
 
 use super::{Breach, Law, breach};
 use crate::swarm::facts::{Facts, Request, Step};
 
-pub(super) const LAW: Law =
-    Law { name: "deadline", says: "a request is over when its time is, and so is a try", check };
+pub(super) const LAW: Law = Law {
+    name: "deadline",
+    says: "a request is over when its time is, and so is a try, and every hop hears what is left",
+    check,
+};
+
+/// Every hop may round it down to whole milliseconds, and no request has more than two.
+const ROUNDED: Duration = Duration::from_millis(2);
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
+    told(facts, breaches);
     for request in &facts.requests {
         let Some(cluster) = facts.cluster_of(request) else { continue };
         // A timer may go off up to two steps late, and another one counts whole milliseconds.
@@ -17,7 +28,7 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         if let Some(limit) = cluster.timeouts.tries.per_try
             && facts.is_steady(&request.process)
         {
-            tries(request, limit, limit.as_micros() as u64 + room, breaches);
+            tries(request, limit, room, breaches);
         }
         let Some(limit) = cluster.timeouts.request else { continue };
         let end = request.begun + limit.as_micros() as u64 + room;
@@ -41,18 +52,67 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     }
 }
 
-/// Looks at the tries of a request, none of which may take longer than `most` microseconds.
-fn tries(request: &Request, limit: Duration, most: u64, breaches: &mut Vec<Breach>) {
+/// Looks at the tries of a request: none may take longer than the limit, give or take `room` microseconds, and none is given
+/// up before.
+fn tries(request: &Request, limit: Duration, room: u64, breaches: &mut Vec<Breach>) {
     for (when, step) in &request.steps {
         let (Step::Answered { endpoint, .. } | Step::Failed { endpoint, .. }) = step else { continue };
-        let began = request.tried(endpoint, *when).filter(|began| when.at - began > most);
-        if let Some(began) = began {
-            let took = Duration::from_micros(when.at - began);
-            breach(
-                breaches,
-                when.at,
-                format!("a try at {endpoint} took {took:?}, and {limit:?} are allowed"),
-            );
+        let Some(began) = request.tried(endpoint, *when) else { continue };
+        let (took, allowed) = (when.at - began, limit.as_micros() as u64);
+        let was_given_up = matches!(step, Step::Failed { error, .. } if error == Kind::TryTimeout.label());
+        let what = match was_given_up {
+            _ if took > allowed + room => "took",
+            true if took + room < allowed => "was given up after",
+            _ => continue,
+        };
+        let took = Duration::from_micros(took);
+        breach(breaches, when.at, format!("a try at {endpoint} {what} {took:?}, and {limit:?} are allowed"));
+    }
+}
+
+/// Looks at what callers say that they will wait, and at what apps are told of it.
+fn told(facts: &Facts, breaches: &mut Vec<Breach>) {
+    let delays = facts.plan.links.iter().map(|link| link.profile.delay).max().unwrap_or_default();
+    // To a sidecar, from it to another one, and from that to the app: a step each, and another one to be read.
+    let on_the_way = delays + Duration::from_micros(6 * facts.tick_us) + ROUNDED;
+    for (id, call) in &facts.calls {
+        let (Some(&sent), limit) = (call.sent.first(), facts.limit_of(id)) else { continue };
+        let Some((caller, sidecar)) = facts.caller_of(id) else { continue };
+        if let Some(limit) = limit
+            && let Some((ended, outcome)) = call.ended.first()
+            && facts.is_steady(&sidecar)
+            && facts.chaos.most == 0
+            && *ended > sent + (limit + on_the_way).as_micros() as u64
+        {
+            let took = Duration::from_micros(ended - sent);
+            let what =
+                format!("{id} ended with {outcome} after {took:?}, and its caller waits for {limit:?}");
+            breach(breaches, *ended, what);
+        }
+        for ((at, app), left) in call.arrived.iter().zip(&call.left) {
+            let remains = limit.map(|limit| limit.saturating_sub(Duration::from_micros(at - sent)));
+            let (Some(left), Some(remains)) = (*left, remains) else {
+                if left.is_some() != remains.is_some() {
+                    breach(
+                        breaches,
+                        *at,
+                        format!("{app} was told that {left:?} are left for {id}, and {remains:?} are"),
+                    );
+                }
+                continue;
+            };
+            let name = app.split('/').next().unwrap_or_default();
+            let instance = facts.plan.instances.iter().position(|instance| instance.name == name);
+            let is_quick = [instance, Some(caller)]
+                .into_iter()
+                .all(|instance| instance.is_some_and(|instance| facts.is_undisturbed(instance, sent, *at)));
+            if left + ROUNDED < remains || is_quick && left > remains + on_the_way {
+                breach(
+                    breaches,
+                    *at,
+                    format!("{app} was told that {left:?} are left for {id}, and {remains:?} are"),
+                );
+            }
         }
     }
 }

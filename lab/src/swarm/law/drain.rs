@@ -62,7 +62,8 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             }
         }
     }
-    let http1 = facts.clusters().filter(|(process, cluster)| !cluster.bridge && facts.is_steady(process));
+    let is_http1 = |cluster: &Cluster| !cluster.bridge && !facts.speaks_grpc(&cluster.name);
+    let http1 = facts.clusters().filter(|(process, cluster)| is_http1(cluster) && facts.is_steady(process));
     for (process, cluster) in http1 {
         last_answers(facts, process, cluster, &is_steady, breaches);
     }

@@ -1,13 +1,16 @@
 //! The breaker's states, and the cap over them: an endpoint that was ejected is left alone for as long as was said, which is
 //! longer each time; it comes back only by a probe that succeeds or, unless it is out for its success rate, a check that
 //! passes; and never are more out than the cap allows.
+//!
+//! While it is probed, only what was sent since the probe began decides anything: what was under way before says how the
+//! endpoint was then.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Breach, Law, breach};
 use crate::swarm::endpoints::{Happening, Known, happenings};
-use crate::swarm::facts::{Change, Facts, Moment};
+use crate::swarm::facts::{Change, Facts, Moment, Step};
 use proxy::config::Breaker;
 use proxy::config::defaults::{EJECTION_JITTER, PROBE_PATIENCE};
 
@@ -29,6 +32,8 @@ struct Seen {
     doublings: u32,
     /// When it came back.
     back: Option<u64>,
+    /// Since when it is probed.
+    probed: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Default)]
@@ -45,7 +50,7 @@ enum State {
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     for (process, cluster) in facts.clusters() {
-        let config = &cluster.breaker;
+        let (config, is_grpc) = (&cluster.breaker, facts.speaks_grpc(&cluster.name));
         let mut known = Known::new(cluster);
         let mut seen: BTreeMap<&str, Seen> = BTreeMap::new();
         for (Moment { at, .. }, endpoint, what) in happenings(facts, process, &cluster.name) {
@@ -72,6 +77,20 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
                 }
                 Happening::Changed(change) => {
                     let was_closed = before.state == State::Closed;
+                    if let Change::Probing = change {
+                        before.probed = at;
+                    }
+                    let tries = || facts.tries_at(process, &cluster.name, endpoint);
+                    if let Some(well) = probed(change)
+                        && !tries()
+                            .iter()
+                            .any(|(begun, end)| begun.at >= before.probed && decides(well, at, *end, is_grpc))
+                    {
+                        let is = if well { "is back" } else { "stays out" };
+                        let what =
+                            format!("{endpoint} {is}, and nothing that was sent since its probe says so");
+                        breach(breaches, at, what);
+                    }
                     if let Err(wrong) = before.step(change, at, config) {
                         breach(breaches, at, format!("{endpoint} {wrong}"));
                     }
@@ -85,6 +104,28 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
                 _ => {}
             }
         }
+    }
+}
+
+/// Whether a probe went well, if that is what a change is about.
+fn probed(change: &Change) -> Option<bool> {
+    match change {
+        Change::Restored(false) => Some(true),
+        Change::Ejected(_, why) if why == "failed_probe" => Some(false),
+        _ => None,
+    }
+}
+
+/// Whether a try that came to this end may be why an endpoint is thought to be well, or not, at a moment. Of a gRPC call its
+/// trailers decide, of which the log does not tell.
+fn decides(well: bool, at: u64, end: Option<(Moment, &Step)>, is_grpc: bool) -> bool {
+    match end {
+        Some((when, Step::Answered { .. })) if is_grpc => when.at <= at,
+        Some((when, Step::Answered { succeeded, .. })) => when.at == at && *succeeded == well,
+        Some((when, Step::Failed { .. })) => when.at == at && !well,
+        Some(_) => false,
+        // Its request was over before, for want of time.
+        None => !well,
     }
 }
 

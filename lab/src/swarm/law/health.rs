@@ -28,8 +28,16 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         // again.
         let mut states: BTreeMap<&str, Option<bool>> = BTreeMap::new();
         let mut gone: BTreeMap<&str, u64> = BTreeMap::new();
-        // Checks that failed since it turned.
-        let mut failed: BTreeMap<&str, u32> = BTreeMap::new();
+        // What the last checks in a row said, and how many they are.
+        let mut runs: BTreeMap<&str, (bool, u32)> = BTreeMap::new();
+        let mut in_a_row = |endpoint, passed| {
+            let run = runs.entry(endpoint).or_insert((passed, 0));
+            *run = if run.0 == passed { (passed, run.1 + 1) } else { (passed, 1) };
+            run.1
+        };
+        let is_judged =
+            facts.is_steady(process) && facts.keeps(process, &cluster.name, |cluster| &cluster.health);
+        let needed = |passed| if passed { health.thresholds.healthy } else { health.thresholds.unhealthy };
         for (when, endpoint, what) in happenings(facts, process, &cluster.name) {
             let at = when.at;
             match what {
@@ -38,19 +46,28 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
                     if before == Some(*healthy) {
                         breach(breaches, at, format!("{endpoint} turned healthy={healthy} twice in a row"));
                     }
-                    let failed = failed.insert(endpoint, 0).unwrap_or_default() + 1;
-                    if before.is_some() && !healthy && failed < health.thresholds.unhealthy {
-                        breach(
-                            breaches,
-                            at,
-                            format!("{endpoint} is unhealthy after {failed} checks that failed"),
+                    let (run, needed) = (in_a_row(endpoint, *healthy), needed(*healthy));
+                    if before.is_some() && is_judged && !gone.contains_key(endpoint) && run < needed {
+                        let what = format!(
+                            "{endpoint} turned healthy={healthy} after {run} checks in a row, not {needed}"
                         );
+                        breach(breaches, at, what);
                     }
                 }
-                Happening::Changed(Change::CheckFailed) => *failed.entry(endpoint).or_default() += 1,
+                Happening::Changed(change @ (Change::CheckFailed | Change::CheckPassed)) => {
+                    let passed = *change == Change::CheckPassed;
+                    let (run, needed) = (in_a_row(endpoint, passed), needed(passed));
+                    let says_otherwise = states.get(endpoint).copied().flatten() == Some(!passed);
+                    if says_otherwise && is_judged && !gone.contains_key(endpoint) && run >= needed {
+                        let what = format!(
+                            "{run} checks of {endpoint} in a row say healthy={passed}, {needed} are enough, and \
+                             it counts as the opposite"
+                        );
+                        breach(breaches, at, what);
+                    }
+                }
                 Happening::Changed(Change::Found) => {
                     states.insert(endpoint, None);
-                    failed.insert(endpoint, 0);
                 }
                 Happening::Changed(Change::Gone) => {
                     gone.insert(endpoint, at);
@@ -143,7 +160,8 @@ fn truth(facts: &Facts, endpoint: &str, health: &Health) -> Option<bool> {
                 return None;
             }
             (Some(over), _) => changed = changed.max(over),
-            // What an app answers is no matter of its health here.
+            (None, Action::App { change, .. }) if change.unhealthy.is_some() => return None,
+            // What else an app answers is no matter of its health.
             (None, Action::App { .. } | Action::Configure { .. }) => {}
             (None, Action::Kill { hard: true, processes, .. }) => {
                 changed = changed.max(facts.moment(entry.at));

@@ -20,7 +20,8 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         // An endpoint without any connection gets one whatever the others have, and over HTTP/2 so it does beside one that only
         // carries what it has begun.
         let members = facts.members(&cluster.name);
-        let each = if cluster.bridge { 2 } else { 1 };
+        let shared = if cluster.bridge || facts.speaks_grpc(&cluster.name) { 2 } else { 0 };
+        let each = if cluster.bridge { shared } else { 1 + shared };
         let connections = u64::from(limits.connections) + each * members.len() as u64;
         for (what, field, most) in [
             ("connected", "open", connections),

@@ -14,6 +14,7 @@ mod discovery;
 mod drain;
 mod ejection;
 mod health;
+mod latency;
 mod leaks;
 mod limits;
 mod lively;
@@ -74,7 +75,7 @@ impl fmt::Display for Violation {
 }
 
 /// All laws.
-pub const ALL: [Law; 20] = [
+pub const ALL: [Law; 21] = [
     detection::LAW,
     outcome::LAW,
     once::LAW,
@@ -90,6 +91,7 @@ pub const ALL: [Law; 20] = [
     ejection::LAW,
     trips::LAW,
     health::LAW,
+    latency::LAW,
     drain::LAW,
     leaks::LAW,
     pools::LAW,

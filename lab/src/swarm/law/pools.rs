@@ -39,7 +39,8 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     if facts.chaos.resets == 0.0 {
         reused(facts, breaches);
     }
-    let http1 = facts.clusters().filter(|(process, cluster)| !cluster.bridge && facts.is_steady(process));
+    let is_http1 = |cluster: &Cluster| !cluster.bridge && !facts.speaks_grpc(&cluster.name);
+    let http1 = facts.clusters().filter(|(process, cluster)| is_http1(cluster) && facts.is_steady(process));
     for (process, cluster) in http1 {
         doubted(facts, process, cluster, breaches);
     }
@@ -140,7 +141,9 @@ fn reused(facts: &Facts, breaches: &mut Vec<Breach>) {
             let changes =
                 facts.standings_of(process, &cluster.name).filter(|s| s.endpoint == endpoint).count();
             // And who has been idle for too long is closed, on a day that is long enough.
-            let most = at_once * (1 + 2 * faults + changes + expiries) + lost + broken;
+            // Calls and other requests have connections of their own.
+            let versions = 1 + usize::from(facts.speaks_grpc(&cluster.name));
+            let most = versions * at_once * (1 + 2 * faults + changes + expiries) + lost + broken;
             if opened > most {
                 let what = format!(
                     "{process} opened {opened} connections to {endpoint}, and {most} would have done"

@@ -1,0 +1,159 @@
+//! gRPC calls with one message each way, as many at once over one HTTP/2 connection as there are.
+//!
+//! As the gRPC project's clients do, a call that its server has not begun with (REFUSED_STREAM, or a GOAWAY that leaves it out)
+//! is made once more, over another connection if that one has ended.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use h2::Reason;
+use h2::client::SendRequest;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, USER_AGENT};
+use http::{Method, Request, Uri};
+use proxy::grpc;
+use proxy::world::Net;
+
+use super::Outcome;
+use super::generate::Id;
+use crate::app::grpc::{PREFIX, message};
+use crate::app::http::{REQUEST, SERVED_BY};
+
+/// Makes calls of one method at one address.
+pub(super) struct Caller<N> {
+    net: N,
+    target: SocketAddr,
+    uri: Uri,
+    headers: HeaderMap,
+    message: Bytes,
+    /// The connection that calls share.
+    connection: RefCell<Option<SendRequest<Bytes>>>,
+}
+
+/// A call that came to nothing.
+enum Failed {
+    /// And its server has not begun with it.
+    Unprocessed,
+    Otherwise(Outcome),
+}
+
+impl<N: Net> Caller<N> {
+    /// Of `path` at `host`, with a message of `body` bytes and `more` headers.
+    ///
+    /// # Errors
+    /// If they cannot stand in a request.
+    pub(super) fn new(
+        net: N,
+        target: SocketAddr,
+        (host, port, path): (&str, u16, &str),
+        body: u32,
+        more: &BTreeMap<String, String>,
+    ) -> io::Result<Self> {
+        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
+        let uri = format!("http://{host}:{port}{path}");
+        let uri = uri.parse().map_err(|e| invalid(format!("`{uri}` is not a URL: {e}")))?;
+        let mut headers = HeaderMap::with_capacity(4);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(grpc::CONTENT_TYPE));
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(USER_AGENT, HeaderValue::from_static("lab"));
+        for (name, value) in more {
+            let words = || invalid(format!("`{name}: {value}` is not a header"));
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| words())?;
+            headers.insert(name, HeaderValue::from_str(value).map_err(|_| words())?);
+        }
+        let connection = RefCell::default();
+        Ok(Caller { net, target, uri, headers, message: message(body), connection })
+    }
+
+    /// Makes one call and reads its answer to the end. The caller bounds the time.
+    pub(super) async fn call(&self, id: Id<'_>) -> Outcome {
+        let Ok(id) = HeaderValue::try_from(id.to_string()) else { return Outcome::Mismatch };
+        match self.once(&id).await {
+            Ok(outcome) | Err(Failed::Otherwise(outcome)) => return outcome,
+            Err(Failed::Unprocessed) => {}
+        }
+        match self.once(&id).await {
+            Ok(outcome) | Err(Failed::Otherwise(outcome)) => outcome,
+            Err(Failed::Unprocessed) => Outcome::Reset,
+        }
+    }
+
+    async fn once(&self, id: &HeaderValue) -> Result<Outcome, Failed> {
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request.headers_mut().insert(REQUEST, id.clone());
+        let mut sender = self.ready().await?;
+        let (response, mut body) = sender.send_request(request, false).map_err(failed)?;
+        body.send_data(self.message.clone(), true).map_err(failed)?;
+        let (head, mut body) = response.await.map_err(failed)?.into_parts();
+        let mut length: u64 = 0;
+        while let Some(data) = body.data().await {
+            let read = data.map_err(failed)?.len();
+            body.flow_control().release_capacity(read).map_err(failed)?;
+            length += read as u64;
+        }
+        let trailers = body.trailers().await.map_err(failed)?;
+        let by = head.headers.get(SERVED_BY).and_then(|by| by.to_str().ok()).unwrap_or_default();
+        let length = length.saturating_sub(PREFIX as u64);
+        tracing::debug!(id = id.to_str().unwrap_or_default(), length, by, "answer is complete");
+        if head.headers.get(REQUEST).is_some_and(|echoed| echoed != id) {
+            return Ok(Outcome::Mismatch);
+        }
+        let status = head.headers.get(grpc::STATUS).or(trailers.as_ref().and_then(|t| t.get(grpc::STATUS)));
+        let code = status.and_then(|status| status.to_str().ok()?.parse::<u8>().ok());
+        Ok(match code {
+            Some(0) => Outcome::Ok,
+            Some(code) => Outcome::Status(http_status(code)),
+            None if head.status.as_u16() >= 400 => Outcome::Status(head.status.as_u16()),
+            // Cut short: every call ends with a status.
+            None => Outcome::Reset,
+        })
+    }
+
+    /// The shared connection when it takes another call, or a new one in its place.
+    async fn ready(&self) -> Result<SendRequest<Bytes>, Failed> {
+        let shared = self.connection.borrow().clone();
+        if let Some(shared) = shared
+            && let Ok(ready) = shared.ready().await
+        {
+            return Ok(ready);
+        }
+        let io =
+            self.net.connect(self.target, None).await.map_err(|_| Failed::Otherwise(Outcome::Connect))?;
+        let (sender, connection) = h2::client::handshake(io).await.map_err(failed)?;
+        self.net.spawn("load-connection", async move {
+            // What went wrong reaches the calls that it happened to.
+            let _ = connection.await;
+        });
+        self.connection.replace(Some(sender.clone()));
+        sender.ready().await.map_err(failed)
+    }
+}
+
+/// What an error says about a call.
+fn failed(error: h2::Error) -> Failed {
+    let is_untouched = error.reason() == Some(Reason::REFUSED_STREAM)
+        || error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR);
+    if is_untouched { Failed::Unprocessed } else { Failed::Otherwise(Outcome::Reset) }
+}
+
+/// The HTTP status that says the same as one of gRPC, by the table of `google.rpc.Code`.
+fn http_status(code: u8) -> u16 {
+    match code {
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    }
+}

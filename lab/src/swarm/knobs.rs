@@ -1,0 +1,231 @@
+//! How the mesh of a bad day is configured: each choice is a row of a table, and most rows are written as a scenario file has
+//! them.
+
+use std::fmt::Write;
+
+use proptest::prelude::*;
+
+use super::schedule::DURATION_MS;
+
+/// How the mesh is configured: each number chooses a row of a table, and 0 is the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Knobs {
+    replicas: usize,
+    /// Whether they are found by way of a registry.
+    pub(super) registry: bool,
+    bridge: bool,
+    delay: usize,
+    work: usize,
+    answer: usize,
+    rate: usize,
+    retries: usize,
+    budget: usize,
+    breaker: usize,
+    cap: usize,
+    health: usize,
+    balance: usize,
+    per_try: usize,
+    request: usize,
+    hedge: usize,
+    limits: usize,
+    protocol: usize,
+    patience: usize,
+    /// Whether there are gRPC calls too.
+    calls: bool,
+}
+
+const REPLICAS: [u8; 3] = [3, 2, 4];
+const REGISTRY: &str = "[service.registry]\nport = 2379\nprotocol = \"tcp\"\napp = { registry = {} }\n\n";
+const REGISTERED: &str = "registry = \"registry\"\nsidecar = { register = { ttl = \"2s\" } }\n";
+const DELAY: [&str; 3] = ["", "2ms", "10ms"];
+// A request over a connection that is opened for it must fit into the shortest try, or nothing can be promised.
+const WORK: [&str; 4] = ["20ms", "0s", "50ms", "120ms"];
+const ANSWER: [&str; 4] = ["", ", chunked = true", ", size = 3000", ", size = 3000, chunked = true"];
+const RATE: [u32; 3] = [7, 14, 4];
+const RETRIES: [&str; 6] = [
+    "",
+    "attempts = 0",
+    "attempts = 1",
+    "attempts = 4\nbase = \"5ms\"\nmax = \"40ms\"",
+    "attempts = 2\non = [\"5xx\"]\nbody = \"1KiB\"",
+    "attempts = 2\nbase = \"100ms\"\nmax = \"1s\"",
+];
+const BUDGET: [&str; 3] =
+    ["", "share = \"10%\"\nper_second = 0\nreserve = 1", "share = \"50%\"\nper_second = 5\nreserve = 1"];
+// Ejections that end before the day does: with 1 s and more there would be nothing left to see.
+const BREAKER: [&str; 4] = [
+    "base = \"200ms\"\nmax = \"400ms\"",
+    "base = \"100ms\"\nmax = \"400ms\"\nconsecutive_failures = 1",
+    "base = \"200ms\"\nmax = \"200ms\"\nconsecutive_failures = 2\nmin_requests = 5",
+    "consecutive_failures = 0\nsuccess_rate = \"0%\"",
+];
+const CAP: [&str; 3] = ["", "cap = \"100%\"", "cap = \"10%\""];
+const HEALTH: [&str; 3] = [
+    "",
+    "http = \"/healthz\"\ninterval = \"100ms\"\nedge_interval = \"50ms\"\nno_traffic_interval = \"100ms\"\ntimeout = \"90ms\"",
+    "tcp = true\ninterval = \"200ms\"\nedge_interval = \"100ms\"\nno_traffic_interval = \"200ms\"\ntimeout = \"100ms\"\n\
+     unhealthy_threshold = 1",
+];
+/// The row of checks that ask the app.
+const ASKS: usize = 1;
+const BALANCE: [&str; 8] = [
+    "",
+    "policy = \"least_request\"",
+    "policy = \"round_robin\"",
+    "policy = \"random\"",
+    "policy = \"ring_hash\"\nhash = \"header:x-lab-request\"",
+    "policy = \"maglev\"\nhash = \"source\"\ntable_size = 251",
+    "panic = \"0%\"",
+    "slow_start = { window = \"500ms\" }",
+];
+const PER_TRY: [&str; 3] = ["250ms", "200ms", "0s"];
+const REQUEST: [&str; 3] = ["0s", "800ms", "300ms"];
+const HEDGE: [&str; 3] = ["", "", "hedge = \"60ms\""];
+/// How long callers say that they will wait.
+const PATIENCE: [&str; 4] = ["", "", "700ms", "400ms"];
+/// Without it, sidecars look at the first bytes.
+const PROTOCOL: [&str; 2] = ["protocol = \"http\"\n", ""];
+/// Of the cluster, and of the caller's sidecar.
+const LIMITS: [[&str; 2]; 4] = [
+    ["", ""],
+    ["connections = 1", ""],
+    ["requests = 4\nretries = 1", ""],
+    ["pending = 1", "sidecar = { limits = { endpoint_connections = 3 } }\n"],
+];
+
+/// Half of all choices are the default, so that combinations stay readable.
+fn row(rows: usize) -> impl Strategy<Value = usize> {
+    prop_oneof![Just(0), 0..rows]
+}
+
+/// Draws them.
+pub(super) fn any() -> impl Strategy<Value = Knobs> {
+    let registry = proptest::bool::weighted(0.2);
+    let app = (row(WORK.len()), row(ANSWER.len()), row(RATE.len()));
+    let mesh = (row(REPLICAS.len()), registry, proptest::bool::ANY, row(DELAY.len()), app);
+    let failing =
+        (row(RETRIES.len()), row(BUDGET.len()), row(BREAKER.len()), row(CAP.len()), row(HEALTH.len()));
+    let limits =
+        (row(BALANCE.len()), row(PER_TRY.len()), row(REQUEST.len()), row(HEDGE.len()), row(LIMITS.len()));
+    (mesh, failing, limits).prop_map(|(mesh, failing, limits)| {
+        let (replicas, registry, bridge, delay, (work, answer, rate)) = mesh;
+        let (retries, budget, breaker, cap, health) = failing;
+        let (balance, per_try, request, hedge, limits) = limits;
+        Knobs {
+            replicas,
+            registry,
+            bridge,
+            delay,
+            work,
+            answer,
+            rate,
+            retries,
+            budget,
+            breaker,
+            cap,
+            health,
+            balance,
+            per_try,
+            request,
+            hedge,
+            limits,
+            protocol: 0,
+            patience: 0,
+            calls: false,
+        }
+    })
+}
+
+/// Draws those that were thought of later: what was drawn before them stays what it was.
+pub(super) fn late() -> impl Strategy<Value = (usize, usize, bool)> {
+    (row(PROTOCOL.len()), row(PATIENCE.len()), proptest::bool::weighted(0.2))
+}
+
+impl Knobs {
+    /// How many replicas there are.
+    pub(super) fn replicas(&self) -> u8 {
+        REPLICAS[self.replicas]
+    }
+
+    /// The same with what was drawn late.
+    pub(super) fn with(self, (protocol, patience, calls): (usize, usize, bool)) -> Self {
+        Knobs { protocol, patience, calls, ..self }
+    }
+
+    /// The same with gRPC calls.
+    pub(super) fn calling(self) -> Self {
+        Knobs { calls: true, ..self }
+    }
+
+    /// The same with checks that ask the app.
+    pub(super) fn asking(self) -> Self {
+        Knobs { health: ASKS, ..self }
+    }
+
+    /// The mesh as a scenario file.
+    pub(super) fn scenario(&self, seed: u64) -> String {
+        let mut text = format!(
+            "[scenario]\nname = \"bad day {seed}\"\nseed = {seed}\nwarmup = \"0s\"\nduration = \"{DURATION_MS}ms\"\n\n\
+             [service.web]\n{sidecar}\n{service}[service.orders]\nreplicas = {replicas}\nport = 8080\n{protocol}\
+             bridge = {bridge}\napp = {{ http = {{ work = \"{work}\"{answer} }} }}\n{registry}",
+            sidecar = LIMITS[self.limits][1],
+            answer = ANSWER[self.answer],
+            service = if self.registry { REGISTRY } else { "" },
+            registry = if self.registry { REGISTERED } else { "" },
+            replicas = REPLICAS[self.replicas],
+            protocol = PROTOCOL[self.protocol],
+            bridge = self.bridge,
+            work = WORK[self.work],
+        );
+        let mut table = |name: &str, rows: &[&str]| {
+            let rows: Vec<_> = rows.iter().filter(|row| !row.is_empty()).copied().collect();
+            if !rows.is_empty() {
+                let _ = write!(text, "\n[service.orders.policy{name}]\n{}\n", rows.join("\n"));
+            }
+        };
+        let times =
+            format!("per_try = \"{}\"\nrequest = \"{}\"", PER_TRY[self.per_try], REQUEST[self.request]);
+        table(".retry", &[RETRIES[self.retries], HEDGE[self.hedge]]);
+        table(".retry_budget", &[BUDGET[self.budget]]);
+        table(".breaker", &[BREAKER[self.breaker], CAP[self.cap]]);
+        table(".health", &[HEALTH[self.health]]);
+        table(".balance", &[BALANCE[self.balance]]);
+        table(".timeouts", &[&times]);
+        table(".limits", &[LIMITS[self.limits][0]]);
+        // Different rates, so that requests do not always come together.
+        for (more, name, method, body) in
+            [(0, "get", "GET", 0), (1, "put", "PUT", 3000), (2, "post", "POST", 500)]
+        {
+            let patience = match PATIENCE[self.patience] {
+                "" => String::new(),
+                limit => format!("headers = {{ x-request-timeout = \"{limit}\" }}\n"),
+            };
+            let _ = write!(
+                text,
+                "\n[load.{name}]\nfrom = \"web\"\nurl = \"http://orders:8080/\"\nmethod = \"{method}\"\nbody = {body}\n\
+                 rate = \"{}/s\"\n{patience}",
+                RATE[self.rate] + more
+            );
+        }
+        if self.calls {
+            let rate = RATE[self.rate] + 3;
+            let _ = write!(
+                text,
+                "\n[load.call]\nfrom = \"web\"\nurl = \"grpc://orders:8080/lab.Echo/Call\"\nbody = 300\n\
+                 rate = \"{rate}/s\"\n"
+            );
+            // In gRPC's own words: a number and a letter.
+            if let Some(limit) = PATIENCE[self.patience].strip_suffix('s') {
+                let _ = writeln!(text, "headers = {{ grpc-timeout = \"{limit}\" }}");
+            }
+        }
+        if !DELAY[self.delay].is_empty() {
+            let _ = write!(
+                text,
+                "\n[[link]]\nbetween = [\"web\", \"orders\"]\ndelay = \"{}\"\n",
+                DELAY[self.delay]
+            );
+        }
+        text
+    }
+}
