@@ -150,9 +150,8 @@ fn what_is_passed_on_of_the_callers_time_is_what_is_left_when_the_request_leaves
             wire.send(&format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{left}", left.len())).await;
         })
         .await;
-        let near =
-            outbound(TestNet::to(SERVICE), &cluster("http", &[busy], "limits.endpoint_connections = 1"));
-        let near = near.await;
+        let config = cluster("http", &[busy], "limits.endpoint_connections = 1");
+        let near = outbound(TestNet::to(SERVICE), &config).await;
         let (mut first, mut second) = (near.client().await, near.client().await);
         first.send(GET).await;
         until("it is under way", || near.count("proxy_connects_total", &[]) == 1).await;
