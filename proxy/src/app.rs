@@ -519,14 +519,17 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> io::Result<E
     let cpus = || std::thread::available_parallelism().map_or(1, |n| n.get());
     let workers = options.workers.or(snapshot.workers).unwrap_or_else(cpus);
     let timeouts = snapshot.timeouts;
-    local_runtime()?.block_on(async move {
+    let (over, life) = watch::channel(());
+    let (living, gone) = std::sync::mpsc::channel();
+    let result = local_runtime()?.block_on(async move {
         let sidecar = Sidecar::new(snapshot.clone(), workers);
         sidecar.table.load().load.set_files(files);
         let (signals, watches) = drains();
         let (failed, mut failure) = mpsc::unbounded_channel();
         for n in 0..workers {
             let world = World::new(net.clone(), SystemWall, rng.child("worker", n as u64));
-            spawn_worker(n, world, sidecar.clone(), watches.clone(), failed.clone())?;
+            let life = (life.clone(), living.clone());
+            spawn_worker(n, world, sidecar.clone(), watches.clone(), failed.clone(), life)?;
         }
         drop(watches);
         let world = World::new(net.clone(), SystemWall, rng.child("control", 0));
@@ -571,7 +574,11 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> io::Result<E
             ended = stop(&sidecar, &signals, timeouts, app.as_mut()) => ended,
             result = told_to_stop(&sidecar) => result.map(|()| Ended::default()),
         }
-    })
+    });
+    // What is left is reset by those who carry it; the kernel would end it as if that were all.
+    drop(over);
+    let _ = gone.recv_timeout(defaults::CUT_WITHIN);
+    result
 }
 
 /// The order in which everything ends, once the sidecar is not ready any more.
@@ -612,21 +619,25 @@ impl Drop for Alarm {
     }
 }
 
-/// Starts a worker on a thread of its own. The thread lives as long as the process, so that connections can end after
-/// the listeners have closed.
+/// Starts a worker on a thread of its own, which lives until the first of `life` is dropped, so that connections can end after
+/// the listeners have closed. The second is held until all that the worker carried has been dropped.
 fn spawn_worker(
     n: usize,
     world: World<KernelNet>,
     sidecar: Arc<Sidecar>,
     drains: Watches,
     failed: mpsc::UnboundedSender<io::Error>,
+    (mut life, living): (watch::Receiver<()>, std::sync::mpsc::Sender<()>),
 ) -> io::Result<()> {
     let run = move || {
+        let _living = living;
         let _alarm = Alarm { thread: format!("worker-{n}"), failed: failed.clone() };
         let worked = local_runtime().and_then(|runtime| {
             runtime.block_on(async {
                 work(world, sidecar, drains).await?;
-                std::future::pending::<io::Result<()>>().await
+                // An error says that it was dropped.
+                let _ = life.changed().await;
+                Ok(())
             })
         });
         if let Err(error) = worked {

@@ -368,3 +368,7 @@ pub const ETCD_ANSWER: usize = 16 * 1024 * 1024;
 pub const FIRST_DISCOVERY: Duration = Duration::from_secs(5);
 /// How long a drain waits for the registry to have forgotten the app.
 pub const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the end of the process waits for its workers to reset what is left. Dropping fifty thousand connections takes a
+/// fraction of that; a worker that hangs must not hold up the end.
+pub const CUT_WITHIN: Duration = Duration::from_secs(1);

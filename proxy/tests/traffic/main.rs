@@ -6,6 +6,8 @@ mod common;
 // Of the other tests, which the proxy cannot depend on because they depend on it.
 #[path = "../../../tests/src/server.rs"]
 mod server;
+#[path = "../../../tests/tests/ends/mod.rs"]
+mod table;
 
 mod breakers;
 mod data_plane;

@@ -1,6 +1,6 @@
 //! Opaque connections: who speaks first, which server name leads where, what is counted.
 
-use crate::common::{SERVICE, TestNet, app, cluster, inbound, outbound, pair, run};
+use crate::common::{SERVICE, TestNet, app, cluster, inbound, nobody, outbound, pair, run};
 use proxy::telemetry::Metrics;
 
 /// A ClientHello for `name`, and some more bytes.
@@ -136,4 +136,50 @@ fn the_counters_of_an_untouched_sidecar_are_there_and_zero() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn an_opaque_connection_connects_again_under_the_conditions_of_retries() {
+    run(async {
+        for (retry, tries, why) in [
+            ("retry = { attempts = 2, base = '1ms' }", 3, "attempts"),
+            ("retry = { attempts = 2, base = '1ms', on = ['reset'] }", 1, ""),
+            ("retry = { attempts = 2, base = '1ms' }\nlimits.retries = 0", 1, "limit"),
+        ] {
+            let dead = [nobody(), nobody(), nobody(), nobody()];
+            let near = outbound(TestNet::to(SERVICE), &retried(&dead, retry)).await;
+            near.client().await.closed().await;
+            near.at_rest().await;
+            assert_eq!(near.count("proxy_connect_failures_total", &[]), tries, "{retry}");
+            assert_eq!(near.count("proxy_retries_total", &["connect-failure"]), tries - 1, "{retry}");
+            if !why.is_empty() {
+                let label = format!("\"{why}\"");
+                assert_eq!(near.count("proxy_retries_denied_total", &[&label]), 1, "{retry}");
+            }
+        }
+    });
+}
+
+#[test]
+fn opaque_connections_count_against_the_limit_of_their_cluster() {
+    run(async {
+        let served = app(|_, mut wire| async move { drop(wire.rest().await) }).await;
+        let config = retried(&[served], "retry.attempts = 0\nlimits.connections = 2");
+        let near = outbound(TestNet::to(SERVICE), &config).await;
+        let mut open = Vec::new();
+        for n in 1..=2 {
+            open.push(near.client().await);
+            crate::common::until("it is open", || near.count("proxy_upstream_connections_open", &[]) == n)
+                .await;
+        }
+        near.client().await.closed().await;
+        assert_eq!(near.count("proxy_limited_total", &["connections"]), 1);
+        drop(open);
+        near.at_rest().await;
+    });
+}
+
+/// A cluster of opaque bytes, with keys of its own.
+fn retried(endpoints: &[std::net::SocketAddr], own: &str) -> String {
+    cluster("tcp", endpoints, "") + own + "\n"
 }

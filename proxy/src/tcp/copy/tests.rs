@@ -204,3 +204,29 @@ async fn a_spliced_receiver_that_stops_reading_holds_the_sender_back_and_loses_n
     let (moved, sent, received) = tokio::join!(relay, send, receive);
     assert_eq!((received, moved.unwrap().forth), (sent, sent as u64));
 }
+
+#[tokio::test]
+async fn a_spliced_direction_that_is_idle_holds_no_pipe_and_takes_one_again() {
+    let (mut client, mut a) = connection().await;
+    let (mut b, mut server) = connection().await;
+    let socket: Socket<TcpStream> = |io| Some(io);
+    let mut direction = Direction::default();
+    const BULK: usize = 4 << 20;
+    let (sent, mut received) = (vec![7; BULK], vec![0; BULK]);
+    let mut spliced = 0;
+    for _ in 0..2 {
+        let talk = async {
+            let (sent, read) = tokio::join!(client.write_all(&sent), server.read_exact(&mut received));
+            sent.unwrap();
+            read.unwrap();
+        };
+        tokio::select! {
+            biased;
+            _ = poll_fn(|cx| direction.poll(cx, (&mut a, socket), (&mut b, socket))) => panic!("it has ended"),
+            () = talk => {}
+        }
+        assert!(direction.splices && direction.pipe.is_none(), "{direction:?}");
+        assert!(direction.spliced > spliced, "{direction:?}");
+        spliced = direction.spliced;
+    }
+}
