@@ -47,6 +47,8 @@ pub enum Kind {
     Incomplete,
     /// As many requests are at the endpoint, and wait for it, as may.
     PoolFull,
+    /// No connection and no stream to the endpoint became free in time.
+    PoolTimeout,
     /// The cluster has as many requests in flight as it may.
     ClusterFull,
     /// The sidecar carries as much as it can: a limit on connections, requests or memory was reached.
@@ -86,7 +88,7 @@ struct Row {
 
 impl Kind {
     /// Every kind, for metrics.
-    pub const ALL: [Kind; 25] = [
+    pub const ALL: [Kind; 26] = [
         Kind::NoEndpoint,
         Kind::Connect,
         Kind::ConnectTimeout,
@@ -101,6 +103,7 @@ impl Kind {
         Kind::Protocol,
         Kind::Incomplete,
         Kind::PoolFull,
+        Kind::PoolTimeout,
         Kind::ClusterFull,
         Kind::Overload,
         Kind::Unsupported,
@@ -148,7 +151,7 @@ impl Kind {
             Kind::Deadline => row(S::GATEWAY_TIMEOUT, "http_response_timeout", "DT", DeadlineExceeded, true),
             Kind::Protocol => row(S::BAD_GATEWAY, "http_protocol_error", "UPE", Internal, true),
             Kind::Incomplete => row(S::BAD_GATEWAY, "http_response_incomplete", "UC", Unavailable, true),
-            Kind::PoolFull => {
+            Kind::PoolFull | Kind::PoolTimeout => {
                 row(S::SERVICE_UNAVAILABLE, "connection_limit_reached", "UO", Unavailable, false)
             }
             Kind::ClusterFull => {
@@ -224,6 +227,7 @@ impl Kind {
             Kind::Protocol => "protocol",
             Kind::Incomplete => "incomplete",
             Kind::PoolFull => "pool_full",
+            Kind::PoolTimeout => "pool_timeout",
             Kind::ClusterFull => "cluster_full",
             Kind::Overload => "overload",
             Kind::Unsupported => "unsupported",
@@ -287,6 +291,7 @@ impl fmt::Display for Error {
             Kind::Protocol => "the response is not valid HTTP",
             Kind::Incomplete => "the response broke off",
             Kind::PoolFull => "the endpoint has as many requests as it may",
+            Kind::PoolTimeout => "no connection or stream to the endpoint was free in time",
             Kind::ClusterFull => "the cluster has as many requests as it may",
             Kind::Overload => "the sidecar carries as much as it can",
             Kind::Unsupported => "this sidecar does not carry",

@@ -573,8 +573,8 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
         http1: Http1 { header_bytes: 65536, headers: 100, preserve_header_case: false },
         http2: Http2 {
             max_concurrent_streams: 200,
-            initial_stream_window_size: 1 << 20,
-            initial_connection_window_size: 8 << 20,
+            initial_stream_window_size: 64 << 10,
+            initial_connection_window_size: 256 << 20,
         },
         forwarded: Forwarded::Off,
         opaque_ports: [25, 587, 3306, 4444, 4567, 4568, 5432, 6379, 9300, 11211].into(),

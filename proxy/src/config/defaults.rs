@@ -31,9 +31,10 @@ pub const POOL_IDLE: Duration = Duration::from_secs(3);
 pub const POOL_AGE: Duration = Duration::from_secs(600);
 /// By what share ages differ from that.
 pub const AGE_JITTER: f64 = 0.1;
-/// HTTP/1 connections that one worker opens to one endpoint. Envoy's max_connections, which counts a whole cluster.
+/// Connections of one version of HTTP that one worker opens to one endpoint. Envoy's max_connections, which counts a whole
+/// cluster.
 pub const POOL_CONNECTIONS: usize = 1024;
-/// Requests of one worker that wait for a connection to one endpoint. Envoy's max_pending_requests.
+/// Requests of one worker that wait for a connection or a stream to one endpoint. Envoy's max_pending_requests.
 pub const POOL_PENDING: usize = 1024;
 /// Idle HTTP/1 connections kept to one endpoint by one worker.
 pub const POOL_MAX_IDLE: usize = 256;
@@ -216,9 +217,6 @@ pub const SLOW_START_AGGRESSION_RANGE: std::ops::RangeInclusive<f64> = 0.1..=10.
 /// a response may be by default.
 pub const INTERIM_BYTES: usize = 64 * 1024;
 
-/// HTTP/2: connections that one worker opens to one endpoint at most. The h2 crate has one lock for each connection and
-/// TCP one queue, so a busy endpoint gets several; beyond that more of them only cost memory.
-pub const H2_CONNECTIONS: usize = 4;
 /// HTTP/2: share of the peer's stream limit at which the next connection is opened, so that no request waits for a stream
 /// to end. ztunnel opens one at 100 streams, Envoy at the limit itself.
 pub const H2_FULL: f64 = 0.8;
@@ -228,13 +226,17 @@ pub const H2_IDLE: Duration = Duration::from_secs(300);
 pub const H2_PING_INTERVAL: Duration = Duration::from_secs(10);
 /// HTTP/2: how long it may take to give one. Between Linkerd's 3 s and ztunnel's 20 s.
 pub const H2_PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// HTTP/2: bytes that a peer may send on one stream unread. hyper's and Linkerd's server default.
-pub const H2_STREAM_WINDOW: u32 = 1024 * 1024;
-/// HTTP/2: the same for a whole connection. More than one stream's, or a single stalled stream would block all others.
-pub const H2_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// HTTP/2: bytes that a peer may send on one stream unread. Linkerd's, and what Envoy recommends for its edge: a thousand
+/// clients that do not read hold 64 MiB, small messages some times that. It carries 64 MB/s on a stream across a zone (1 ms).
+pub const H2_STREAM_WINDOW: u32 = 64 * 1024;
+/// HTTP/2: the same for a whole connection: more than all its streams can hold, so that what is left unread on some never stalls
+/// the others. Go's client has 1 GiB for that. h2 lets small frames that are unread cost half of it before it ends
+/// the connection: enough for [`H2_MAX_STREAMS`] full of messages of some 20 bytes, and a bound on a flood of single ones.
+pub const H2_CONNECTION_WINDOW: u32 = 256 * 1024 * 1024;
 /// Least and most that windows may be: RFC 9113 section 6.9.2's initial 65 535, and 2^31 - 1.
 pub const H2_WINDOW_RANGE: std::ops::RangeInclusive<u32> = 65_535..=(1 << 31) - 1;
-/// HTTP/2: streams that a client may have open on one connection. hyper's default; grpc-go has 100, Envoy 1024.
+/// HTTP/2: streams that a client may have open on one connection, and a sidecar on one to an endpoint, if that allows as many.
+/// hyper's default; grpc-go has 100, Envoy 1024. The h2 crate has one lock for each connection and TCP one queue.
 pub const H2_MAX_STREAMS: u32 = 200;
 /// HTTP/2: how many times `limits.header_bytes` the library takes in, so that it is the sidecar that refuses what is too
 /// large, with a gRPC status for a gRPC client: the library has only a bare 431. Twice is more than accidents exceed a limit

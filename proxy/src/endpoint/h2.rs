@@ -5,6 +5,11 @@
 //! runs for an endpoint, in a task of its own: requests that wait for it share its result, and one that gives up does
 //! not take the others' connection along. (After a probe that came to nothing there may be two.)
 //!
+//! There is one account of streams for each connection: a request is bound to one only if the peer allows it another stream,
+//! and counts there until both of its halves are done ([`super::halves`]), as it does for the peer. hyper would
+//! queue what is too much behind a limit that may never be free again, on one connection while another has room. So who finds no
+//! room waits here ([`super::queue`]), in turn, for a limited time, for whichever connection has room first.
+//!
 //! A connection counts as open once the peer's first bytes are there, which are its SETTINGS (RFC 9113 section 3.4): so one
 //! time limit covers TCP and the protocol's handshake, a server that does not speak HTTP/2 is found out before a request is
 //! risked, and the peer's limit of streams is known from the start.
@@ -13,28 +18,37 @@
 //! try carries nothing more. (Go's client asks such a peer for a sign of life first; hyper cannot be told to, and the
 //! price of a mistake is one new connection.)
 //!
-//! Once all connections are full, a bounded number of requests wait for a stream. A connection that has come of age
-//! carries what it has begun and nothing more.
+//! A connection that has come of age carries what it has begun and nothing more.
+//!
+//! What one reader leaves unread must not hold up the others of its connection. h2 gives a connection's credit back only when
+//! a stream's bytes are read, so a window of a connection that a few streams can fill stalls all of them. Here it is larger
+//! than the windows of all its streams together ([`crate::config::Http2::streams`]): it never holds anybody up, and what is held
+//! in memory is bounded by each stream's own window. The other ways were to read ahead into buffers of our own, which is the same
+//! memory and a copy more, and to move requests away from a connection with unread bytes, which helps only those that
+//! come later.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Poll, ready};
+use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rand::rngs::StdRng;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use super::halves::{AnswerHalf, UploadHalf};
+use super::heard::Heard;
 use super::pool::{Limits, expiry};
-use crate::config::defaults::{H2_CONNECTIONS, H2_FULL, H2_IDLE, H2_PING_INTERVAL, H2_PING_TIMEOUT};
+use super::queue::Queue;
+use crate::config::defaults::{H2_FULL, H2_IDLE, H2_PING_INTERVAL, H2_PING_TIMEOUT};
 use crate::error::{BoxError, Error, Kind};
 use crate::http::preface::FirstFrame;
 use crate::http::{RequestBody, tunnel};
@@ -63,6 +77,8 @@ struct Group {
     dial: RefCell<Option<(Instant, watch::Receiver<Dialled>)>>,
     /// When the endpoint was last in doubt, as far as these connections have heard.
     doubted: Cell<Option<Instant>>,
+    /// Those that wait for a stream.
+    queue: Rc<Queue>,
 }
 
 /// What became of a dial.
@@ -77,10 +93,15 @@ enum Dialled {
 
 /// An open connection.
 struct Connection {
-    send: RefCell<SendRequest<RequestBody>>,
+    send: RefCell<SendRequest<UploadHalf<Slot>>>,
+    /// Streams of which one half or both are open.
     in_use: Cell<usize>,
     /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS.
     limit: Cell<usize>,
+    /// How many it carries at most, whatever the peer allows.
+    most: usize,
+    /// Hears when a stream ends.
+    queue: Rc<Queue>,
     /// If no stream is open.
     idle: RefCell<Option<Idle>>,
     carried: Cell<bool>,
@@ -121,26 +142,49 @@ impl Connection {
         *self.idle.borrow_mut() = Some(Idle { since: Instant::now(), _counted: self.open.idle() });
     }
 
+    /// How many streams it carries at most.
+    fn limit(&self) -> usize {
+        self.limit.get().min(self.most)
+    }
+
+    /// Whether the peer allows it another stream.
     fn has_room(&self) -> bool {
-        // A peer that allows a single stream has room for it.
-        self.in_use.get() < ((self.limit.get() as f64 * H2_FULL) as usize).max(1)
+        self.in_use.get() < self.limit()
+    }
+
+    /// Whether it is time to open another connection.
+    fn is_nearly_full(&self) -> bool {
+        self.in_use.get() >= ((self.limit() as f64 * H2_FULL) as usize).max(1)
+    }
+
+    fn take(self: &Rc<Self>) -> Slot {
+        self.in_use.set(self.in_use.get() + 1);
+        *self.idle.borrow_mut() = None;
+        Slot(self.clone())
     }
 }
 
 /// A place for one request on a connection. While it lives, its stream counts as open.
 pub struct Stream {
+    half: AnswerHalf<Slot>,
     connection: Rc<Connection>,
     endpoint: SocketAddr,
+    /// How long its upload may be silent after the answer.
+    silence: Duration,
     tunnel: bool,
 }
 
-impl Drop for Stream {
+/// A stream in the account of its connection.
+struct Slot(Rc<Connection>);
+
+impl Drop for Slot {
     fn drop(&mut self) {
-        let left = self.connection.in_use.get() - 1;
-        self.connection.in_use.set(left);
+        let left = self.0.in_use.get() - 1;
+        self.0.in_use.set(left);
         if left == 0 {
-            self.connection.rest();
+            self.0.rest();
         }
+        self.0.queue.call();
     }
 }
 
@@ -160,8 +204,8 @@ impl<N: Net> Streams<N> {
     /// endpoint was last `doubted`.
     ///
     /// # Errors
-    /// [`Kind::Connect`], [`Kind::ConnectTimeout`], [`Kind::Protocol`] if the endpoint does not speak HTTP/2, or
-    /// [`Kind::PoolFull`] if too many requests wait for a stream already.
+    /// [`Kind::Connect`], [`Kind::ConnectTimeout`], [`Kind::Protocol`] if the endpoint does not speak HTTP/2,
+    /// [`Kind::PoolFull`] if too many requests wait for a stream already, or [`Kind::PoolTimeout`] if none was free in time.
     pub async fn checkout(
         &self,
         endpoint: SocketAddr,
@@ -171,43 +215,48 @@ impl<N: Net> Streams<N> {
     ) -> Result<Stream, Error> {
         let group = self.inner.groups.borrow_mut().entry(endpoint).or_default().clone();
         group.hear(doubted);
-        let mut waited = false;
+        let mut turn = None;
+        let mut dialled = false;
         loop {
-            let chosen = group.choose();
-            let connection = match chosen {
-                Choice::Room(connection) => connection,
-                // Full, but better than waiting for a dial: the peer has some streams left for it.
-                Choice::Full(connection) => {
-                    let young = group.connections.borrow().iter().filter(|c| c.is_young()).count();
-                    let room = metrics.open_in_cluster() < limits.cluster.connections.into();
-                    if young < H2_CONNECTIONS && room {
+            match group.choose() {
+                // Nobody overtakes those who wait.
+                Choice::Room(connection) if turn.is_some() || group.queue.is_empty() => {
+                    if group.is_nearly_full() && group.may_open(limits, metrics) {
                         self.dial(&group, endpoint, limits, metrics);
-                    } else if connection.in_use.get() >= connection.limit.get().saturating_add(limits.pending)
-                    {
-                        let cause = "as many requests wait for a stream as may";
-                        return Err(Error::at(Kind::PoolFull, endpoint, cause));
                     }
-                    connection
+                    let slot = connection.take();
+                    drop(turn);
+                    if group.has_room() {
+                        group.queue.call();
+                    }
+                    let silence = limits.half_close;
+                    return Ok(Stream {
+                        half: AnswerHalf::new(slot),
+                        connection,
+                        endpoint,
+                        silence,
+                        tunnel: false,
+                    });
                 }
-                Choice::Nothing if waited => {
+                Choice::Nothing if dialled => {
                     return Err(Error::at(Kind::Connect, endpoint, "the connection closed at once"));
                 }
                 Choice::Nothing => {
-                    waited = true;
-                    let mut dial = self.dial(&group, endpoint, limits, metrics);
-                    let dialled = dial.wait_for(|dialled| !matches!(dialled, Dialled::Pending)).await;
-                    match dialled.as_deref() {
-                        Ok(Dialled::Failed(kind, cause)) => {
-                            return Err(Error::at(*kind, endpoint, cause.to_string()));
-                        }
-                        Ok(_) => continue,
-                        Err(_) => return Err(Error::at(Kind::Connect, endpoint, "the dial was given up")),
-                    }
+                    dialled = true;
+                    dial_ended(self.dial(&group, endpoint, limits, metrics), endpoint).await?;
+                    continue;
                 }
+                Choice::Room(_) | Choice::Full => {}
+            }
+            if group.may_open(limits, metrics) {
+                self.dial(&group, endpoint, limits, metrics);
+            }
+            let waiting = match &mut turn {
+                Some(waiting) => waiting,
+                None => turn.insert(group.queue.join(endpoint, limits, metrics)?),
             };
-            connection.in_use.set(connection.in_use.get() + 1);
-            *connection.idle.borrow_mut() = None;
-            return Ok(Stream { connection, endpoint, tunnel: false });
+            waiting.called().await?;
+            dialled = false;
         }
     }
 
@@ -229,7 +278,7 @@ impl<N: Net> Streams<N> {
         let expires = expiry(limits.max_age, &mut self.inner.ages.borrow_mut());
         let (metrics, own) = (metrics.clone(), dial.clone());
         self.inner.net.spawn("dial", async move {
-            let opening = open_connection(&net, endpoint, from, limits, expires, &metrics);
+            let opening = open_connection(&net, endpoint, from, limits, expires, &group.queue, &metrics);
             let opened = tokio::time::timeout(limit, opening).await;
             let dialled = match opened {
                 Ok(Ok(connection)) => {
@@ -244,6 +293,9 @@ impl<N: Net> Streams<N> {
             }
             group.dial.borrow_mut().take_if(|(_, dial)| dial.same_channel(&own));
             tell.send_replace(dialled);
+            if group.has_room() {
+                group.queue.call();
+            }
         });
         dial
     }
@@ -287,9 +339,21 @@ impl<N: Net> Streams<N> {
 }
 
 enum Choice {
+    /// This one has room.
     Room(Rc<Connection>),
-    Full(Rc<Connection>),
+    /// There are connections, and none has room.
+    Full,
     Nothing,
+}
+
+/// Waits for a dial.
+async fn dial_ended(mut dial: watch::Receiver<Dialled>, endpoint: SocketAddr) -> Result<(), Error> {
+    let dialled = dial.wait_for(|dialled| !matches!(dialled, Dialled::Pending)).await;
+    match dialled.as_deref() {
+        Ok(Dialled::Failed(kind, cause)) => Err(Error::at(*kind, endpoint, cause.to_string())),
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::at(Kind::Connect, endpoint, "the dial was given up")),
+    }
 }
 
 impl Group {
@@ -306,17 +370,33 @@ impl Group {
         }
     }
 
-    /// The oldest connection that has room, or else the least used one.
+    /// The oldest connection that has room.
     fn choose(&self) -> Choice {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|connection| !connection.is_over());
-        if let Some(connection) = connections.iter().find(|c| c.has_room() && c.is_young()) {
-            return Choice::Room(connection.clone());
+        let mut young = connections.iter().filter(|c| c.is_young()).peekable();
+        if young.peek().is_none() {
+            return Choice::Nothing;
         }
-        match connections.iter().filter(|c| c.is_young()).min_by_key(|c| c.in_use.get()) {
-            Some(connection) => Choice::Full(connection.clone()),
-            None => Choice::Nothing,
+        match young.find(|c| c.has_room() || mutant::is_planted("binds-where-there-is-no-room")) {
+            Some(connection) => Choice::Room(connection.clone()),
+            None => Choice::Full,
         }
+    }
+
+    fn has_room(&self) -> bool {
+        matches!(self.choose(), Choice::Room(_))
+    }
+
+    /// Whether those that have room will soon have none.
+    fn is_nearly_full(&self) -> bool {
+        self.connections.borrow().iter().filter(|c| c.is_young()).all(|c| c.is_nearly_full())
+    }
+
+    /// Whether another connection may be opened beside those that there are.
+    fn may_open(&self, limits: Limits, metrics: &EndpointMetrics) -> bool {
+        let young = self.connections.borrow().iter().filter(|c| c.is_young()).count();
+        young < limits.connections && metrics.open_in_cluster() < limits.cluster.connections.into()
     }
 }
 
@@ -326,16 +406,22 @@ async fn open_connection<N: Net>(
     from: Option<IpAddr>,
     limits: Limits,
     expires: Option<Instant>,
+    queue: &Rc<Queue>,
     metrics: &EndpointMetrics,
 ) -> Result<Rc<Connection>, (Kind, BoxError)> {
     let io = net.connect(endpoint, from).await.map_err(|e| (Kind::of_connect(&e), e.into()))?;
+    let window = limits.http2.initial_stream_window_size;
     let (tell, first_bytes) = oneshot::channel();
     let heard = Rc::new(Cell::new(Instant::now()));
     let io = FirstFrame::of_a_server(Heard { io, tell: Some(tell), at: heard.clone() });
     let (send, driver) = http2::Builder::new(Exec(net.clone()))
         .timer(TokioTimer::new())
-        .initial_stream_window_size(limits.http2.initial_stream_window_size)
-        .initial_connection_window_size(limits.http2.initial_connection_window_size)
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(if mutant::is_planted("shares-one-window") {
+            window
+        } else {
+            limits.http2.initial_connection_window_size
+        })
         .max_header_list_size(limits.http1.header_list())
         .keep_alive_interval(H2_PING_INTERVAL)
         .keep_alive_timeout(H2_PING_TIMEOUT)
@@ -363,6 +449,8 @@ async fn open_connection<N: Net>(
         send: RefCell::new(send),
         in_use: Cell::new(0),
         limit: Cell::new(driver.current_max_send_streams()),
+        most: limits.http2.streams() as usize,
+        queue: queue.clone(),
         idle: RefCell::default(),
         carried: Cell::new(false),
         heard,
@@ -375,7 +463,10 @@ async fn open_connection<N: Net>(
         let ended = poll_fn(|cx| {
             let polled = driver.as_mut().poll(cx);
             if let Some(connection) = watched.upgrade() {
-                connection.limit.set(driver.current_max_send_streams());
+                let limit = driver.current_max_send_streams();
+                if connection.limit.replace(limit) < limit {
+                    connection.queue.call();
+                }
             }
             polled
         })
@@ -393,6 +484,11 @@ impl Stream {
         self.tunnel
     }
 
+    /// The answer has been read to its end.
+    pub fn finish(self) {
+        self.half.finish();
+    }
+
     /// Sends a request and waits for the head of its response.
     ///
     /// # Errors
@@ -403,6 +499,7 @@ impl Stream {
     ) -> Result<(Response<Incoming>, Stream), (Error, Option<Box<Request<RequestBody>>>)> {
         let reused = self.connection.carried.replace(true);
         let connect = request.method() == Method::CONNECT;
+        let request = request.map(|body| self.half.upload(body, self.silence));
         let sending = self.connection.send.borrow_mut().try_send_request(request);
         let mut failed = match sending.await {
             Ok(response) => {
@@ -416,7 +513,7 @@ impl Stream {
             }
             Err(failed) => failed,
         };
-        let unsent = failed.take_message().map(Box::new);
+        let unsent = failed.take_message().map(|request| Box::new(request.map(UploadHalf::into_body)));
         let cause = failed.into_error();
         let error = Error::at(kind(&cause), self.endpoint, cause).reused(reused);
         Err((error, unsent))
@@ -442,60 +539,4 @@ fn kind(cause: &hyper::Error) -> Kind {
         source = error.source();
     }
     if cause.is_user() { Kind::Client } else { Kind::Terminated }
-}
-
-/// Tells when the first bytes arrive, and notes when the last have.
-struct Heard<I> {
-    io: I,
-    tell: Option<oneshot::Sender<()>>,
-    at: Rc<Cell<Instant>>,
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            self.at.set(Instant::now());
-            if let Some(tell) = self.tell.take() {
-                // Nobody listens any more if the dial took too long.
-                let _ = tell.send(());
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
 }

@@ -7,12 +7,15 @@
 pub mod breaker;
 pub mod ewma;
 pub mod h2;
+mod halves;
 pub mod health;
+mod heard;
 mod last_words;
 mod outcome;
 pub mod outlier;
 pub mod pool;
 mod pools;
+mod queue;
 mod response;
 mod standing;
 mod window;

@@ -144,7 +144,7 @@ impl<N: Net> Pool<N> {
     /// than connecting may take.
     ///
     /// # Errors
-    /// [`Kind::Connect`], [`Kind::ConnectTimeout`] or [`Kind::PoolFull`].
+    /// [`Kind::Connect`], [`Kind::ConnectTimeout`], [`Kind::PoolFull`] or [`Kind::PoolTimeout`].
     pub async fn checkout(
         &self,
         endpoint: SocketAddr,
@@ -319,7 +319,7 @@ impl Slot {
             Ok(Ok(place)) => Ok(place),
             _ => {
                 let cause = format!("no connection came back within {:?}", limits.connect);
-                Err(Error::at(Kind::PoolFull, endpoint, cause))
+                Err(Error::at(Kind::PoolTimeout, endpoint, cause))
             }
         }
     }
@@ -363,10 +363,12 @@ pub struct Limits {
     pub max_idle: Duration,
     /// How old a connection may become, give or take a tenth.
     pub max_age: Option<Duration>,
-    /// HTTP/1 connections of one worker to one endpoint.
+    /// Connections of one worker to one endpoint, of each version of HTTP.
     pub connections: usize,
     /// Requests of one worker that may wait for a connection to, or a stream at, one endpoint.
     pub pending: usize,
+    /// How long an upload may be silent after its answer.
+    pub half_close: Duration,
     /// Of the whole cluster, all workers together.
     pub cluster: ClusterLimits,
     /// How large a response's head may be.
@@ -386,6 +388,7 @@ impl Limits {
             max_age: snapshot.timeouts.pool_age,
             connections: snapshot.limits.endpoint_connections,
             pending: snapshot.limits.pending,
+            half_close: snapshot.timeouts.half_close,
             cluster: ClusterLimits::default(),
             http1: snapshot.http1,
             http2: snapshot.http2,

@@ -192,8 +192,10 @@ impl<N: Net> Passing<N> {
             // The trailers that should have told did not come.
             self.tell(Outcome::Failure(None));
         }
-        if let Some(Carrier::Http1(mut exchange)) = self.carrier.take() {
-            exchange.finish();
+        match self.carrier.take() {
+            Some(Carrier::Http1(mut exchange)) => exchange.finish(),
+            Some(Carrier::Http2(stream)) => stream.finish(),
+            None => {}
         }
         self.held = None;
     }

@@ -54,7 +54,7 @@ where
         .auto_date_header(false)
         .initial_stream_window_size(settings.http2.initial_stream_window_size)
         .initial_connection_window_size(settings.http2.initial_connection_window_size)
-        .max_concurrent_streams(settings.http2.max_concurrent_streams)
+        .max_concurrent_streams(settings.http2.streams())
         .max_header_list_size(settings.header_list)
         .keep_alive_interval(H2_PING_INTERVAL)
         .keep_alive_timeout(H2_PING_TIMEOUT)

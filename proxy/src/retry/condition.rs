@@ -66,7 +66,7 @@ pub fn reason(retry: &Retry, ended: Ended) -> Option<Condition> {
             Kind::Connect | Kind::ConnectTimeout | Kind::NoSocket | Kind::NoEndpoint => {
                 [Some(C::ConnectFailure), Some(C::ServerError), None]
             }
-            Kind::Refused | Kind::PoolFull | Kind::Overload => {
+            Kind::Refused | Kind::PoolFull | Kind::PoolTimeout | Kind::Overload => {
                 [Some(C::RefusedStream), Some(C::ServerError), None]
             }
             Kind::Terminated | Kind::Protocol | Kind::TryTimeout | Kind::ResponseTimeout => {
@@ -112,12 +112,13 @@ mod tests {
         let failed = |kind, unsent| Ended::Failed { kind, unsent };
         let status = |status| Ended::Answered { status, grpc: None };
         let grpc = |code| Ended::Answered { status: 200, grpc: Some(code) };
-        let all: [(Ended, &[C]); 21] = [
+        let all: [(Ended, &[C]); 22] = [
             (failed(Kind::Connect, true), &[C::ConnectFailure, C::ServerError]),
             (failed(Kind::ConnectTimeout, true), &[C::ConnectFailure, C::ServerError]),
             (failed(Kind::NoEndpoint, false), &[C::ConnectFailure, C::ServerError]),
             (failed(Kind::Refused, false), &[C::RefusedStream, C::ServerError]),
             (failed(Kind::PoolFull, true), &[C::RefusedStream, C::ServerError]),
+            (failed(Kind::PoolTimeout, true), &[C::RefusedStream, C::ServerError]),
             (failed(Kind::Overload, false), &[C::RefusedStream, C::ServerError]),
             (failed(Kind::Terminated, true), &[C::ResetBeforeRequest, C::Reset, C::ServerError]),
             (failed(Kind::Terminated, false), &[C::Reset, C::ServerError]),

@@ -67,7 +67,7 @@ const NAMES: [(&str, &str); 4] = [
     ("endpoint_connections_open", "Connections to an endpoint that are open"),
     ("endpoint_connections_idle", "Connections to an endpoint that are open and carry nothing"),
     ("endpoint_requests_pending", "Requests and opaque connections in hand at an endpoint"),
-    ("endpoint_requests_waiting", "Requests that wait for an HTTP/1 connection to an endpoint"),
+    ("endpoint_requests_waiting", "Requests that wait for a connection or a stream to an endpoint"),
 ];
 const OMITTED: (&str, &str) = (
     "endpoint_series_omitted",

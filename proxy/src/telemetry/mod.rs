@@ -333,7 +333,10 @@ impl Default for Metrics {
             app: family!("app_probe", "Whether the local app passes a probe"),
             connects: family!("connects", "Connections opened to endpoints"),
             connect_failures: family!("connect_failures", "Attempts to connect to endpoints that failed"),
-            waiting: family!("requests_waiting", "Requests that wait for a connection to an endpoint"),
+            waiting: family!(
+                "requests_waiting",
+                "Requests that wait for a connection or a stream to an endpoint"
+            ),
             tunnels: family!("tunnels_open", "Tunnels (Upgrade, CONNECT) that are open"),
             upstream_open: family!("upstream_connections_open", "Connections to endpoints that are open"),
             bytes_sent: family!("tcp_bytes_sent", "Bytes of opaque connections from clients to endpoints"),

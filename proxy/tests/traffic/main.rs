@@ -27,5 +27,6 @@ mod pool;
 mod protocols;
 mod retries;
 mod routes;
+mod streams;
 mod timeouts;
 mod tunnels;

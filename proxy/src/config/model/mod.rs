@@ -192,10 +192,10 @@ pub struct Http2 {
     /// Streams that a client may have open on one connection. Default 200.
     #[serde(default)]
     pub max_concurrent_streams: Option<Spanned<u32>>,
-    /// Bytes that a peer may send on one stream unread. Default `"1MiB"`.
+    /// Bytes that a peer may send on one stream unread. Default `"64KiB"`.
     #[serde(default)]
     pub initial_stream_window_size: Option<Spanned<String>>,
-    /// The same for a whole connection. Default `"8MiB"`.
+    /// The same for a whole connection. Default `"256MiB"`.
     #[serde(default)]
     pub initial_connection_window_size: Option<Spanned<String>>,
 }

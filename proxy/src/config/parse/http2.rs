@@ -55,3 +55,25 @@ impl Check<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_carries_no_more_streams_than_its_window_has_room_for() {
+        for (connection, stream, most, expected) in [
+            (256 << 20, 64 << 10, 200, 200),
+            (1 << 20, 64 << 10, 200, 16),
+            (1 << 20, 64 << 10, 11, 11),
+            (64 << 10, 1 << 20, 200, 1),
+        ] {
+            let http2 = Http2 {
+                max_concurrent_streams: most,
+                initial_stream_window_size: stream,
+                initial_connection_window_size: connection,
+            };
+            assert_eq!(http2.streams(), expected, "{http2:?}");
+        }
+    }
+}

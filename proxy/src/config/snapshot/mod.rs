@@ -122,12 +122,21 @@ impl Default for Http1 {
 /// What a peer may send at once over HTTP/2. Defaults: [`super::defaults`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Http2 {
-    /// Streams that a client may have open on one connection.
+    /// Streams that a client may have open on one connection, and a sidecar on one to an endpoint.
     pub max_concurrent_streams: u32,
     /// Bytes that a peer may send on one stream unread.
     pub initial_stream_window_size: u32,
     /// The same for a whole connection.
     pub initial_connection_window_size: u32,
+}
+
+impl Http2 {
+    /// Streams that one connection carries: no more than its window has room for, or what is left unread on some would stall the
+    /// others.
+    pub fn streams(self) -> u32 {
+        let room = self.initial_connection_window_size / self.initial_stream_window_size;
+        room.min(self.max_concurrent_streams).max(1)
+    }
 }
 
 impl Default for Http2 {
