@@ -14,12 +14,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path as File, PathBuf};
 use std::time::Duration;
 
+use lab::events::Clock;
 use lab::kernel::link::{index_of, with_netlink};
 use lab::kernel::node::{Bind, Mounts, Node};
 use lab::kernel::process::{Launch, Log, Output, Process};
 use lab::kernel::{probe, sysctl};
 use lab::plan::{APP_UID, HEALTH_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT, SIDECAR_UID};
 use proxy::capture::rules::Rules;
+use proxy::world::{SystemWall, Wall};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tokio::sync::mpsc;
@@ -370,7 +372,7 @@ fn start_with(
     uid: u32,
     output: Output,
 ) -> io::Result<Process> {
-    let log = Log::open(File::new(&stage.path(&format!("{name}.log"))), Instant::now())?;
+    let log = Log::open(File::new(&stage.path(&format!("{name}.log"))), Clock::new(SystemWall.now()))?;
     let launch = Launch {
         name: name.to_owned(),
         argv,

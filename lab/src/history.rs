@@ -88,7 +88,7 @@ pub fn history(
     let drive = {
         let plan = plan.clone();
         async move |world: Rc<SimWorld>| {
-            let events = EventLog::new(None);
+            let events = EventLog::new(world.time_of_day());
             let never = std::future::pending();
             let result = run::run(&plan, &*world, &events, Rc::new(Silent), never).await;
             (result.map_err(|e| e.to_string()), events.events())
@@ -110,7 +110,7 @@ pub(crate) fn observe(
 ) -> Result<Run<Seen>, SimFailure> {
     let plan = plan.clone();
     let run = simulation.run(async move |world: Rc<SimWorld>| {
-        let (events, never) = (EventLog::new(None), std::future::pending());
+        let (events, never) = (EventLog::new(world.time_of_day()), std::future::pending());
         run::observe(&plan, &*world, &events, progress, never, None).await
     })?;
     let value = run.value.map_err(|error| SimFailure::Engine(error.to_string()))?;

@@ -361,6 +361,19 @@ impl Series {
         sum
     }
 
+    /// What each label set of each counter of a process grew by in all: name, labels as a condition writes them, growth.
+    pub fn totals(&self, process: &str) -> impl Iterator<Item = (&str, &str, f64)> {
+        let of = |process: &'_ Process| 0..process.scrapes.len();
+        self.processes.get(process).into_iter().flat_map(move |process| {
+            let all = of(process);
+            process.metrics.iter().flat_map(move |(name, metric)| {
+                let all = all.clone();
+                let grown = move |points: &[Point]| process.grown(points, all.clone());
+                metric.sets.iter().map(move |(labels, points)| (&**name, &*labels.0, grown(points)))
+            })
+        })
+    }
+
     /// The names of all metrics that the processes which match ever showed.
     pub fn names(&self, process_glob: &str) -> BTreeSet<&str> {
         self.matching(process_glob).flat_map(|p| p.metrics.keys().map(|name| &**name)).collect()

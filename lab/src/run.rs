@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use serde::Serialize;
@@ -45,6 +45,8 @@ pub struct Report {
     pub plan: Plan,
     /// Where.
     pub world: Kind,
+    /// The time of day at which the measured part began.
+    pub started: SystemTime,
     /// How the lab was built: `debug` (dependencies and hot paths optimised all the same) or `release`.
     pub build: &'static str,
     /// Pass, fail, or neither.
@@ -168,12 +170,12 @@ pub(crate) async fn observe<W: World>(
     };
     if let Err(error) = up {
         events.note("failed", "up", error.to_string());
-        let _ = world.down().await;
-        return Err(error);
+        return Err(also(error, world.down().await.err(), events, &*progress));
     }
     events.note("up", "", "every process is ready");
 
     let t0 = Instant::now() + plan.warmup;
+    events.zero(t0);
     let watch = Watch::new(plan);
     let interrupted = tokio::select! {
         biased;
@@ -194,6 +196,7 @@ pub(crate) async fn observe<W: World>(
     events.note("down", "", down.as_ref().err().map(ToString::to_string).unwrap_or_default());
     Ok(Seen {
         world: world.kind(),
+        started: events.clock().at(t0),
         records: watch.records.take(),
         series: watch.series.take(),
         faults: watch.faults.take(),
@@ -203,6 +206,21 @@ pub(crate) async fn observe<W: World>(
         interrupted,
         left_behind: down.err(),
     })
+}
+
+/// Why there was no run, and what was left behind of it.
+fn also(error: Error, left: Option<Error>, events: &EventLog, progress: &dyn Progress) -> Error {
+    let Some(left) = left else { return error };
+    events.note("failed", "down", left.to_string());
+    let both = format!("{error}; and not everything could be taken down: {left}");
+    match error {
+        Error::Machine(_) => Error::Machine(both),
+        Error::Failed(_) => Error::Failed(both),
+        Error::Interrupted => {
+            progress.phase(&both);
+            error
+        }
+    }
 }
 
 /// What is gathered while a run is live.

@@ -1,10 +1,11 @@
 //! Exit codes of the kernel world (`docs/exit-codes.md`), by the real binary.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use lab::kernel::cleanup::REGISTRY;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use tests::bench::{Bench, WITHIN};
+use tests::bench::{Bench, WITHIN, events, number, text};
 
 const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
 
@@ -98,4 +99,65 @@ fn what_is_interrupted_is_130() {
     lab.under_load();
     lab.signal(nix::sys::signal::Signal::SIGINT);
     lab.end(WITHIN).expect(130);
+}
+
+/// A run of a lab that is dead, which left a group with limits somewhere.
+fn dead_run(bench: &Bench, name: &str) -> (PathBuf, PathBuf) {
+    let run = Path::new(REGISTRY).join(name);
+    std::fs::create_dir_all(&run).expect("a run");
+    let group = bench.dir().join(format!("lab-{name}.web.sidecar"));
+    std::fs::create_dir(&group).expect("a group");
+    std::fs::write(run.join("limited"), format!("{}\n", group.display())).expect("a note");
+    (run, group)
+}
+
+#[test]
+fn clean_removes_groups_wherever_they_are_noted_and_says_by_3_that_it_could_not() {
+    let Some(bench) = Bench::new(EXE) else { return };
+    let (run, group) = dead_run(&bench, "test-clean");
+    // Something is in it that a group would not lose by itself.
+    std::fs::write(group.join("kept"), "").expect("a file");
+    let clean = || Command::new(EXE).arg("clean").output().expect("the lab runs");
+    let output = clean();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("could not clear away"), "{said}");
+    std::fs::remove_file(group.join("kept")).expect("it is there");
+    assert_eq!(clean().status.code(), Some(0));
+    assert!(!run.exists() && !group.exists());
+}
+
+#[test]
+fn a_bridge_that_is_asked_for_and_a_fault_of_links_are_2_before_anything_runs() {
+    let Some(bench) = Bench::new(EXE) else { return };
+    let cut =
+        "\n[[timeline]]\nat = \"100ms\"\nfor = \"100ms\"\npartition = { between = [\"web\", \"orders\"] }\n";
+    let scenario = bench.write("cut", &(scenario("{ http = {} }") + cut));
+    let ended = bench.run(&scenario, &["--link", "bridge"]);
+    ended.expect(2);
+    assert!(ended.said.contains("a bridge cannot") && ended.runs.is_empty(), "{}", ended.said);
+}
+
+#[test]
+fn all_files_of_a_run_have_the_time_of_day_and_events_the_clock_of_the_results() {
+    let Some(bench) = Bench::new(EXE) else { return };
+    let kill = "\n[[timeline]]\nname = \"end\"\nat = \"200ms\"\nkill = { process = \"orders/app\" }\n";
+    let scenario = bench.write("clock", &(scenario("{ http = {} }") + kill));
+    let ended = bench.run_conclusive(&scenario, &[]);
+    ended.expect(0);
+    let (results, run) = (ended.results(0), &ended.runs[0]);
+    let started = text(&results["started"]).to_owned();
+    let fault =
+        events(run).into_iter().find(|e| e["kind"] == "fault" && e["subject"] == "end").expect("a fault");
+    let start_us = number(&results["faults"][0]["start_us"]);
+    // Noted by two parts of the lab, one after the other.
+    assert!((number(&fault["at_us"]) - start_us).abs() < 50_000.0, "{fault} {start_us}");
+    let up = events(run).into_iter().find(|e| e["kind"] == "up").expect("an event");
+    assert!(
+        number(&up["at_us"]) < 0.0 && *text(&up["time"]) < *started && *started < *text(&fault["time"]),
+        "{up} {fault}"
+    );
+    let log = std::fs::read_to_string(run.join("logs/web.sidecar.log")).expect("a log");
+    let said = log.lines().next().expect("it says something").split(' ').next().expect("a time");
+    assert_eq!((said.len(), &said[..10]), (started.len(), &started[..10]), "{log}");
 }

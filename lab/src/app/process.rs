@@ -12,8 +12,8 @@ use crate::plan::AppSpec;
 /// is ended from outside.
 ///
 /// Ends with 1 and a message on standard error if the description makes no sense or a port is taken.
-pub fn run(spec_json: &str) -> ExitCode {
-    match start(spec_json) {
+pub fn run(spec_json: &str, seed: u64) -> ExitCode {
+    match start(spec_json, seed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("app: {e}");
@@ -22,15 +22,15 @@ pub fn run(spec_json: &str) -> ExitCode {
     }
 }
 
-fn start(spec_json: &str) -> io::Result<()> {
+fn start(spec_json: &str, seed: u64) -> io::Result<()> {
     let spec: AppSpec = serde_json::from_str(spec_json)
         .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, format!("not an app: {e}")))?;
     if let Err(e) = raise_nofile() {
         tracing::warn!("cannot raise the limit of open files: {e}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // The only choices are when to close idle connections; which of them race is the kernel's choice anyway.
-    let rng = RngTree::new(0).child(&spec.instance, 0);
+    // Which choices race is the kernel's choice anyway.
+    let rng = RngTree::new(seed).child(&spec.instance, 0);
     let world = World::new(KernelNet::default(), SystemWall, rng);
     tokio::task::LocalSet::new().block_on(&runtime, serve(world, spec))
 }
@@ -41,8 +41,8 @@ mod tests {
 
     #[test]
     fn a_description_that_makes_no_sense_ends_with_an_error_that_says_so() {
-        assert!(start("{}").unwrap_err().to_string().starts_with("not an app: missing field `instance`"));
+        assert!(start("{}", 1).unwrap_err().to_string().starts_with("not an app: missing field `instance`"));
         let program = r#"{"instance": "x", "port": 80, "kind": {"command": ["nginx"]}}"#;
-        assert!(start(program).unwrap_err().to_string().contains("`nginx`"));
+        assert!(start(program, 1).unwrap_err().to_string().contains("`nginx`"));
     }
 }

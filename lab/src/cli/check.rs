@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::{INVALID, PASSED, read};
+use crate::readable::count;
 
 /// Looks at every file, also after a wrong one.
 pub(super) fn run(scenarios: &[PathBuf]) -> ExitCode {
@@ -13,12 +14,12 @@ pub(super) fn run(scenarios: &[PathBuf]) -> ExitCode {
             Ok(scenario) => {
                 let plan = scenario.plan(scenario.sidecars()[0]);
                 println!(
-                    "{}: ok: {} instances, {} loads, {} faults, {} expectations",
+                    "{}: ok: {}, {}, {}, {}",
                     path.display(),
-                    plan.instances.len(),
-                    plan.loads.len(),
-                    plan.timeline.len(),
-                    plan.expectations.len(),
+                    count(plan.instances.len(), "instance"),
+                    count(plan.loads.len(), "load"),
+                    count(plan.timeline.len(), "fault"),
+                    count(plan.expectations.len(), "expectation"),
                 );
             }
             Err(_) => code = INVALID,

@@ -1,17 +1,17 @@
 //! `lab SCENARIO`, `lab doctor`, `lab clean`
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 
+use proxy::world::{SystemWall, Wall};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::live::Line;
-use super::{INTERRUPTED, Link, MACHINE, PASSED, Run};
+use super::{INTERRUPTED, INVALID, Link, MACHINE, PASSED, Run};
 use crate::events::EventLog;
 use crate::kernel::{self, Backend, KernelWorld, Options, doctor as check};
 use crate::plan::{Plan, SidecarKind};
@@ -38,13 +38,26 @@ pub(super) fn run(args: &Run) -> ExitCode {
     {
         return code;
     }
+    if args.link == Link::Bridge
+        && let Some((path, _)) = scenarios.iter().find(|(_, s)| s.plan(s.sidecars()[0]).needs_wire())
+    {
+        eprintln!(
+            "{} impairs links, and a bridge cannot: leave --link out, or ask for netem or wire",
+            path.display()
+        );
+        return ExitCode::from(INVALID);
+    }
     // Before anything is written.
     if let Err(error) = check::require() {
         eprintln!("{error}");
         return ExitCode::from(MACHINE);
     }
-    for left in kernel::sweep() {
-        eprintln!("removed what an earlier run left behind: {left}");
+    let swept = kernel::sweep();
+    for what in &swept.removed {
+        eprintln!("removed what an earlier run left behind: {what}");
+    }
+    for what in &swept.left {
+        eprintln!("{what}");
     }
     super::each(&args.scenarios, |path| {
         let (path, scenario) = scenarios.iter().find(|(p, _)| p == path).expect("every file was read");
@@ -88,13 +101,20 @@ fn kinds(args: &Run, path: &Path, scenario: &Scenario) -> u8 {
 fn cost(args: &Run, scenario: &Path, measured: &[(SidecarKind, compare::Latencies)]) {
     let of = |kind| measured.iter().find(|(k, _)| *k == kind).map(|(_, latencies)| latencies);
     match (of(SidecarKind::Ours), of(SidecarKind::None)) {
-        (Some(with), Some(without)) => println!("\n{}", compare::table(with, without)),
+        (Some(with), Some(without)) => {
+            if let Some(table) = compare::table(with, without) {
+                println!("\n{table}");
+            }
+        }
         (None, Some(without)) => {
             let text = std::fs::read_to_string(scenario).unwrap_or_default();
             match compare::earlier(&args.out, &text, "ours") {
                 Some((dir, with)) => {
-                    println!("\n{}  with sidecars: {}", compare::table(&with, without), dir.display());
+                    if let Some(table) = compare::table(&with, without) {
+                        println!("\n{table}  with sidecars: {}", dir.display());
+                    }
                 }
+                None if without.is_empty() => {}
                 None => println!("\nrun it with sidecars too to see what they cost: --sidecar ours,none"),
             }
         }
@@ -142,9 +162,8 @@ fn live(args: &Run, plan: Plan, run_id: String, run_dir: &Path) -> Result<(Repor
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let runtime = runtime.map_err(|e| Error::Machine(format!("cannot start a runtime: {e}")))?;
     runtime.block_on(async {
-        let file = File::create(run_dir.join(EVENTS))
+        let events = EventLog::to(&run_dir.join(EVENTS), SystemWall.now())
             .map_err(|e| Error::Machine(format!("cannot write the log of events: {e}")))?;
-        let events = EventLog::new(Some(file));
         let exe = std::env::current_exe()
             .map_err(|e| Error::Machine(format!("cannot find the lab's own executable: {e}")))?;
         let options = Options {
@@ -158,7 +177,7 @@ fn live(args: &Run, plan: Plan, run_id: String, run_dir: &Path) -> Result<(Repor
         let line = Rc::new(Line::new());
         let stop = interrupted(line.clone())?;
         let report = run::run(&plan, &world, &events, line, stop).await?;
-        Ok((report, events.written()))
+        Ok((report, events.finish()))
     })
 }
 
@@ -270,12 +289,15 @@ pub(super) fn doctor(install: bool) -> ExitCode {
 
 /// Removes what killed runs left behind.
 pub(super) fn clean() -> ExitCode {
-    let removed = kernel::sweep();
-    for what in &removed {
+    let swept = kernel::sweep();
+    for what in &swept.removed {
         println!("{what}");
     }
-    if removed.is_empty() {
+    for what in &swept.left {
+        eprintln!("{what}");
+    }
+    if swept.said().next().is_none() {
         println!("nothing to remove");
     }
-    ExitCode::from(PASSED)
+    ExitCode::from(if swept.left.is_empty() { PASSED } else { MACHINE })
 }

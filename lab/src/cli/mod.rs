@@ -8,6 +8,7 @@ mod hunt;
 mod kernel;
 mod live;
 mod sim;
+mod stop;
 mod swarm;
 mod tally;
 
@@ -84,6 +85,8 @@ enum Command {
     App {
         #[arg(long)]
         spec: String,
+        #[arg(long)]
+        seed: u64,
     },
     #[command(name = "__load", hide = true)]
     Load {
@@ -130,6 +133,9 @@ struct Sim {
     /// The first seed. Default: the file's.
     #[arg(long, value_name = "SEED", value_parser = clap::value_parser!(u64).range(..=LAST_SEED))]
     from: Option<u64>,
+    /// Go on after a seed that does not pass, and say at the end how many did not.
+    #[arg(long, conflicts_with_all = ["faults", "hunt"])]
+    keep_going: bool,
     /// How many at a time. Default: as many as there are CPUs.
     #[arg(long)]
     jobs: Option<usize>,
@@ -216,7 +222,7 @@ pub fn main() -> ExitCode {
         (Some(Command::Doctor { setup }), _) => kernel::doctor(setup),
         (Some(Command::Clean), _) => kernel::clean(),
         (Some(Command::Sidecar { config }), _) => proxy::app::run(&config, proxy::app::Options::default()),
-        (Some(Command::App { spec }), _) => app::process::run(&spec),
+        (Some(Command::App { spec, seed }), _) => app::process::run(&spec, seed),
         (Some(Command::Load { spec, start, until }), _) => load::process::run(&spec, start, until),
         (None, None) => unreachable!("clap asks for a command or a scenario"),
     }
@@ -251,6 +257,11 @@ fn each(scenarios: &[PathBuf], run: impl Fn(&Path) -> u8) -> ExitCode {
 /// Says why a history did not come to its end, and with which code that ends the command.
 fn broken(failure: &SimFailure) -> u8 {
     eprintln!("{failure}");
+    code_of(failure)
+}
+
+/// The code of a history that did not come to its end.
+fn code_of(failure: &SimFailure) -> u8 {
     if matches!(failure, SimFailure::Unsupported(_)) { MACHINE } else { FAILED }
 }
 
@@ -286,11 +297,23 @@ fn read(path: &Path) -> Result<Scenario, u8> {
     read_with_text(path).map(|(scenario, _)| scenario)
 }
 
+/// `; did you mean `lab check`?`, if a word that is no file looks like a command.
+fn mistyped(word: &str) -> Option<String> {
+    use clap::CommandFactory;
+    if word.contains(['.', '/']) {
+        return None;
+    }
+    let cli = Cli::command();
+    let commands = cli.get_subcommands().filter(|command| !command.is_hide_set());
+    let near = scenario::closest(word, commands.map(clap::Command::get_name))?;
+    Some(format!("; did you mean `lab {near}`?"))
+}
+
 /// The same, with the text of the file.
 fn read_with_text(path: &Path) -> Result<(Scenario, String), u8> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
-        eprintln!("cannot read {name}: {error}");
+        eprintln!("cannot read {name}: {error}{}", mistyped(&name).unwrap_or_default());
         INVALID
     })?;
     let scenario = scenario::parse(&name, &text).map_err(|errors| {
@@ -308,6 +331,14 @@ mod tests {
     fn the_command_line_is_well_formed() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_that_is_mistyped_is_named() {
+        for (word, meant) in [("chek", "check"), ("sims", "sim"), ("docter", "doctor")] {
+            assert_eq!(mistyped(word).unwrap_or_default(), format!("; did you mean `lab {meant}`?"));
+        }
+        assert_eq!(mistyped("chek.toml").or(mistyped("scenarios/hello")).or(mistyped("failover")), None);
     }
 
     #[test]

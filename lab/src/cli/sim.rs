@@ -5,14 +5,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::tally::Tally;
-use super::{INVALID, MACHINE, PASSED, Sim};
+use super::{INTERRUPTED, INVALID, MACHINE, PASSED, Sim};
 use crate::history::{History, history, replay};
 use crate::plan::SidecarKind;
 use crate::report::terminal;
 use crate::scenario::Scenario;
 use crate::sim::{SimFailure, jobs, sweep};
 
-/// Simulates every seed of every scenario; each stops at its first seed that does not pass.
+/// Simulates every seed of every scenario; each stops at its first seed that does not pass, unless it shall keep going.
 pub(super) fn run(args: &Sim) -> ExitCode {
     if let Some(faults) = args.faults {
         return super::swarm::run(args, faults);
@@ -69,18 +69,17 @@ fn tell(history: &Result<History, SimFailure>) -> u8 {
     match &history.result {
         Ok(report) => {
             print!("{}", terminal::render(report, super::style()));
-            super::code(report.verdict)
         }
-        Err(error) => {
-            println!("CANNOT RUN: the mesh did not come up: {error}");
-            MACHINE
-        }
+        Err(error) => println!("CANNOT RUN: the mesh did not come up: {error}"),
     }
+    code(history)
 }
 
 fn many(args: &Sim, path: &Path, scenario: &Scenario, kind: SidecarKind, from: u64) -> u8 {
+    super::stop::listen();
     let mut tally = Tally::new(args.seeds);
-    let mut failed = None;
+    let mut failures = Failures::default();
+    let mut stopped = false;
     sweep(
         from..from.saturating_add(args.seeds),
         args.jobs.unwrap_or_else(jobs),
@@ -91,25 +90,76 @@ fn many(args: &Sim, path: &Path, scenario: &Scenario, kind: SidecarKind, from: u
                 let requests = history.result.iter().flat_map(|r| &r.loads).map(|l| l.requests).sum();
                 tally.add(history.simulated, requests);
             }
-            if result.as_ref().is_ok_and(History::passed) {
-                return ControlFlow::Continue(());
-            }
-            failed = Some((seed, result));
-            ControlFlow::Break(())
+            let goes_on = if result.as_ref().is_ok_and(History::passed) {
+                true
+            } else {
+                let hopeless = matches!(result, Err(SimFailure::Unsupported(_)));
+                failures.add(seed, result);
+                args.keep_going && !hopeless
+            };
+            stopped |= super::stop::is_requested();
+            if goes_on && !stopped { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         },
     );
-    tally.tell(&path.display().to_string());
-    let Some((seed, result)) = failed else {
-        println!("PASSED for every seed from {from} to {}", from.saturating_add(args.seeds) - 1);
-        return PASSED;
-    };
-    if !matches!(result, Err(SimFailure::Unsupported(_))) {
-        println!("seed {seed} did not pass:");
+    let done = tally.tell(&path.display().to_string());
+    let kind = args.sidecar.map(SidecarKind::from);
+    let code = failures.tell(done, |seed| replay(path, kind, seed));
+    if stopped && done < args.seeds {
+        println!("INTERRUPTED after {done} of {} seeds", args.seeds);
+        return INTERRUPTED;
     }
-    let code = tell(&result);
-    if !matches!(result, Err(SimFailure::Unsupported(_))) {
-        let kind = args.sidecar.map(SidecarKind::from);
-        println!("\nreplay: {}", replay(path, kind, seed));
+    if code == PASSED {
+        println!("PASSED for every seed from {from} to {}", from.saturating_add(args.seeds) - 1);
     }
     code
+}
+
+/// Lines of seeds that did not pass, at most; the replay of each is the same but for its number.
+const TOLD: usize = 20;
+
+/// The seeds that did not pass.
+#[derive(Default)]
+struct Failures {
+    /// Each with its code and the first reason.
+    seeds: Vec<(u64, u8, String)>,
+    /// What there is to tell of the first.
+    first: Option<Result<History, SimFailure>>,
+}
+
+impl Failures {
+    fn add(&mut self, seed: u64, result: Result<History, SimFailure>) {
+        let (code, why) = match &result {
+            Ok(history) => (code(history), history.reasons().into_iter().next().unwrap_or_default()),
+            Err(failure) => (super::code_of(failure), failure.to_string()),
+        };
+        self.seeds.push((seed, code, why));
+        self.first.get_or_insert(result);
+    }
+
+    /// Prints them, of `done` seeds, and returns the code of all.
+    fn tell(&self, done: u64, replay: impl Fn(u64) -> String) -> u8 {
+        let (Some(first), Some((seed, ..))) = (&self.first, self.seeds.first()) else { return PASSED };
+        if matches!(first, Err(SimFailure::Unsupported(_))) {
+            return tell(first);
+        }
+        println!("seed {seed} did not pass:");
+        tell(first);
+        if self.seeds.len() > 1 {
+            println!();
+            for (seed, code, why) in self.seeds.iter().take(TOLD) {
+                println!("  seed {seed:<8} {:<12} {why}", super::outcome(*code));
+            }
+            if let more @ 1.. = self.seeds.len().saturating_sub(TOLD) {
+                println!("  and {more} more");
+            }
+        }
+        println!("\n{} of {done} seeds did not pass", self.seeds.len());
+        println!("replay: {}", replay(*seed));
+        self.seeds.iter().map(|(_, code, _)| *code).fold(PASSED, super::worst)
+    }
+}
+
+/// The code of a history.
+fn code(history: &History) -> u8 {
+    history.result.as_ref().map_or(MACHINE, |report| super::code(report.verdict))
 }

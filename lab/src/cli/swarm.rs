@@ -137,6 +137,7 @@ fn replay(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options: 
 }
 
 fn search(args: &Sim, path: Option<&Path>, source: &Source, from: u64, options: Options) -> u8 {
+    super::stop::listen();
     let mut tally = Tally::new(args.seeds);
     let mut reached = vec![0_u64; situation::ALL.len()];
     let mut failed = None;
@@ -157,7 +158,8 @@ fn search(args: &Sim, path: Option<&Path>, source: &Source, from: u64, options: 
                     *reached += u64::from(seen);
                 }
                 if violation.is_none() {
-                    return ControlFlow::Continue(());
+                    let stops = super::stop::is_requested();
+                    return if stops { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
                 }
             }
             Err(SimFailure::Unsupported(why)) => {
@@ -169,8 +171,12 @@ fn search(args: &Sim, path: Option<&Path>, source: &Source, from: u64, options: 
         failed = Some((seed, None));
         ControlFlow::Break(())
     });
-    tally.tell(&path.map_or("bad days".into(), |path| path.display().to_string()));
+    let done = tally.tell(&path.map_or("bad days".into(), |path| path.display().to_string()));
     match failed {
+        None if super::stop::is_requested() && done < args.seeds => {
+            println!("INTERRUPTED after {done} of {} seeds, of which none broke a law", args.seeds);
+            super::INTERRUPTED
+        }
         None => {
             if args.seeds > 1 && !matches!(source, Source::File(..)) {
                 println!("days that have seen");

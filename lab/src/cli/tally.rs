@@ -33,8 +33,8 @@ impl Tally {
         self.requests += requests;
     }
 
-    /// Prints what came of `name`, in a line.
-    pub fn tell(self, name: &str) {
+    /// Prints what came of `name`, in a line, and returns how many seeds are done.
+    pub fn tell(self, name: &str) -> u64 {
         let elapsed = self.bar.elapsed().as_secs_f64();
         self.bar.finish_and_clear();
         println!(
@@ -45,5 +45,6 @@ impl Tally {
             self.simulated.as_secs_f64(),
             self.requests,
         );
+        self.seeds
     }
 }

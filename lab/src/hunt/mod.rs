@@ -213,7 +213,8 @@ impl Hunt {
         let text = self.text(point, trigger);
         let scenario = scenario::parse("a setting", &text)
             .unwrap_or_else(|errors| panic!("{:?}\n{text}", miette::Report::new(errors)));
-        let mut plan = scenario.plan(SidecarKind::Ours);
+        // The same that `lab sim` would run, or what is found could not be replayed.
+        let mut plan = history::plan(&scenario, SidecarKind::Ours, seed);
         plan.expectations.clear();
         let simulation = Simulation::new(&plan, seed, Mesh::default());
         let seen = history::observe(simulation, &plan, Rc::new(Silent))?.value;
@@ -234,11 +235,19 @@ impl Hunt {
             let middle = f64::midpoint(too_little, enough);
             *if is_enough(middle)? { &mut enough } else { &mut too_little } = middle;
         }
-        let text = self.text(point, enough);
+        let text = with_seed(&self.text(point, enough), seed);
         let plan = scenario::parse("the smallest", &text).expect("it has just run").plan(SidecarKind::Ours);
         let lasts = plan.timeline.iter().filter_map(|entry| Some(entry.until? - entry.at)).sum();
         Ok(Some(Smallest { share: enough, lasts, text }))
     }
+}
+
+/// A scenario's text with another seed.
+fn with_seed(text: &str, seed: u64) -> String {
+    let mut file: Table = toml::from_str(text).expect("a scenario is TOML");
+    let header = file["scenario"].as_table_mut().expect("the header is a table");
+    header.insert("seed".into(), (seed as i64).into());
+    file.to_string()
 }
 
 /// In whole milliseconds, and never nothing.

@@ -50,7 +50,7 @@ pub(super) fn failed<E: Display>(what: impl Display) -> impl FnOnce(E) -> Error 
 
 impl KernelWorld {
     pub(super) async fn bring_up(&self) -> Result<(), Error> {
-        for what in cleanup::sweep() {
+        for what in cleanup::sweep().said() {
             self.options.events.note("sweep", "", what);
         }
         doctor::require_programs(&self.plan)?;
@@ -265,7 +265,8 @@ impl KernelWorld {
                 AppKind::Registry => etcd(&run, &instance.name, instance.v4, app.port),
                 AppKind::Http(_) | AppKind::Tcp { .. } => {
                     let spec = serde_json::to_string(app).expect("an app's description is plain data");
-                    vec![exe, "__app".into(), "--spec".into(), spec.into()]
+                    let seed = self.plan.seed.to_string();
+                    vec![exe, "__app".into(), "--spec".into(), spec.into(), "--seed".into(), seed.into()]
                 }
             },
             (Role::Sidecar, _) => {
@@ -294,7 +295,9 @@ impl KernelWorld {
         let run = run.as_ref().ok_or_else(|| cannot(io::Error::other("there are no control groups")))?;
         let label = format!("{}.{role}", self.plan.instances[id.instance].name);
         let unique = format!("lab-{}.{label}", self.options.run_id);
-        let limited = run.child(&label).and_then(|own| Limited::create(run, &own, &unique, limits));
+        let registration = self.registration.borrow();
+        let note = |path: &Path| registration.as_ref().map_or(Ok(()), |r| r.note_limited(path));
+        let limited = run.child(&label).and_then(|own| Limited::create(run, &own, &unique, limits, note));
         let limited = limited.map_err(cannot)?;
         let entrances = limited.entrances().map_err(cannot)?;
         self.limited.borrow_mut().insert(id, limited);
@@ -317,7 +320,7 @@ impl KernelWorld {
         let label = format!("{}.{role}", node.name());
         let cannot = || format!("cannot start {name}");
         let path = self.options.run_dir.join("logs").join(format!("{label}.log"));
-        let log = Log::open(&path, self.options.events.start()).map_err(failed(cannot()))?;
+        let log = Log::open(&path, self.options.events.clock()).map_err(failed(cannot()))?;
         let join = |run: &Cgroup| {
             let cgroup = run.child(&label)?;
             let entrance = cgroup.entrance()?;

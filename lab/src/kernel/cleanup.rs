@@ -6,8 +6,9 @@
 //! long as it lives. A free lock therefore means a dead run, and whoever starts next clears it away: no process ids that
 //! could be recycled, no names that could be someone else's.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -17,12 +18,14 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::cgroup::{Cgroup, remove_dir};
-use super::limits;
+use crate::readable::count;
 
 /// Where runs are registered.
 pub const REGISTRY: &str = "/run/lab";
 /// File that holds the path of the run's control group.
 const CGROUP_NOTE: &str = "cgroup";
+/// File that holds the paths of its groups with limits, a line each.
+const LIMITED_NOTE: &str = "limited";
 
 /// A run's entry in the registry; holds its lock.
 #[derive(Debug)]
@@ -61,6 +64,12 @@ impl Registration {
         std::fs::write(self.path.join(CGROUP_NOTE), path.as_os_str().as_encoded_bytes())
     }
 
+    /// Notes a group with limits, as [`Registration::note_cgroup`] does the run's own.
+    pub fn note_limited(&self, path: &Path) -> io::Result<()> {
+        let mut note = File::options().create(true).append(true).open(self.path.join(LIMITED_NOTE))?;
+        note.write_all(&[path.as_os_str().as_encoded_bytes(), b"\n"].concat())
+    }
+
     /// Makes a namespace findable as `/run/lab/<run>/ns/<name>`.
     pub fn mount_namespace(&self, name: &str, netns: &OwnedFd) -> io::Result<()> {
         let target = self.path.join("ns").join(name);
@@ -84,9 +93,25 @@ fn registry_lock() -> io::Result<Flock<File>> {
     Flock::lock(File::open(REGISTRY)?, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
 }
 
-/// Clears away every run whose lab is dead, and says what it removed and what it could not, one sentence each.
-pub fn sweep() -> Vec<String> {
-    let mut said = Vec::new();
+/// What became of the runs whose labs are dead, one sentence each.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// What was removed.
+    pub removed: Vec<String>,
+    /// What could not be.
+    pub left: Vec<String>,
+}
+
+impl Swept {
+    /// All of it.
+    pub fn said(&self) -> impl Iterator<Item = &String> {
+        self.removed.iter().chain(&self.left)
+    }
+}
+
+/// Clears away every run whose lab is dead.
+pub fn sweep() -> Swept {
+    let mut said = Swept::default();
     if !Path::new(REGISTRY).exists() {
         return said;
     }
@@ -96,15 +121,15 @@ pub fn sweep() -> Vec<String> {
             let run = run?;
             if run.file_type()?.is_dir() && is_dead(&run.path())? {
                 match remove_run(&run.path()) {
-                    Ok(what) => said.push(what),
-                    Err(e) => said.push(format!("could not clear away {}: {e}", run.path().display())),
+                    Ok(what) => said.removed.push(what),
+                    Err(e) => said.left.push(format!("could not clear away {}: {e}", run.path().display())),
                 }
             }
         }
         Ok(())
     })();
     if let Err(e) = swept {
-        said.push(format!("could not look for dead runs in {REGISTRY}: {e}"));
+        said.left.push(format!("could not look for dead runs in {REGISTRY}: {e}"));
     }
     said
 }
@@ -135,13 +160,13 @@ fn remove_run(run: &Path) -> io::Result<String> {
             groups = 1;
         }
     }
-    // Groups with limits, of version 1. Whatever was in them has just been killed.
-    for parent in limits::parents() {
-        for group in std::fs::read_dir(parent)?.flatten() {
-            if group.file_name().to_string_lossy().starts_with(&format!("lab-{name}.")) {
-                remove_dir(&group.path())?;
-                groups += 1;
-            }
+    // Groups with limits, of version 1. Whatever was in them has just been killed. Where they are, the run has noted: that
+    // depends on the group that its lab was in, which is not ours.
+    for path in std::fs::read_to_string(run.join(LIMITED_NOTE)).unwrap_or_default().lines().map(Path::new) {
+        let is_own = |file: &OsStr| file.to_string_lossy().starts_with(&format!("lab-{name}."));
+        if path.file_name().is_some_and(is_own) && path.exists() {
+            remove_dir(path)?;
+            groups += 1;
         }
     }
     let mut namespaces = 0;
@@ -164,7 +189,7 @@ fn remove_run(run: &Path) -> io::Result<String> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    Ok(format!("removed run {name}: {namespaces} namespaces, {groups} control groups"))
+    Ok(format!("removed run {name}: {}, {}", count(namespaces, "namespace"), count(groups, "control group")))
 }
 
 /// What of a run is still on the machine, from the directory, the mounts and the control group; empty if nothing is.

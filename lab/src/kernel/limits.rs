@@ -52,13 +52,19 @@ pub struct Usage {
 
 impl Limited {
     /// Makes the groups for `limits` of a process whose own group is `own`, a child of the run's `run`. Version 1's are
-    /// called `name`, which must be unique on this machine.
-    pub fn create(run: &Cgroup, own: &Cgroup, name: &str, limits: Limits) -> io::Result<Limited> {
+    /// called `name`, which must be unique on this machine, and each is told to `note` before it is made.
+    pub fn create(
+        run: &Cgroup,
+        own: &Cgroup,
+        name: &str,
+        limits: Limits,
+        note: impl Fn(&Path) -> io::Result<()>,
+    ) -> io::Result<Limited> {
         let (mounts, groups) =
             (std::fs::read_to_string("/proc/mounts")?, std::fs::read_to_string("/proc/self/cgroup")?);
         let mut limited = Limited { cpu: None, memory: None };
         if let Some(cores) = limits.cpu {
-            let group = group("cpu", &mounts, &groups, run, own, name)?;
+            let group = group("cpu", &mounts, &groups, run, own, name, &note)?;
             let quota = (cores * PERIOD_US).round();
             match group.0 {
                 Version::Two => write(&group.1, "cpu.max", &format!("{quota} {PERIOD_US}"))?,
@@ -67,7 +73,7 @@ impl Limited {
             limited.cpu = Some(group);
         }
         if let Some(bytes) = limits.memory {
-            let group = group("memory", &mounts, &groups, run, own, name)?;
+            let group = group("memory", &mounts, &groups, run, own, name, &note)?;
             let file = if group.0 == Version::Two { "memory.max" } else { "memory.limit_in_bytes" };
             write(&group.1, file, &bytes.to_string())?;
             limited.memory = Some(group);
@@ -111,14 +117,6 @@ impl Limited {
     }
 }
 
-/// The directories of version 1 in which groups of a run may be, whether or not they are there.
-pub fn parents() -> Vec<PathBuf> {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let (mounts, groups) = (read("/proc/mounts"), read("/proc/self/cgroup"));
-    let places = ["cpu", "memory"].into_iter().filter_map(|controller| place(controller, &mounts, &groups));
-    places.filter(|place| place.version == Version::One).map(|place| place.parent).collect()
-}
-
 fn write(group: &Path, file: &str, value: &str) -> io::Result<()> {
     let path = group.join(file);
     std::fs::write(&path, value)
@@ -133,12 +131,14 @@ fn group(
     run: &Cgroup,
     own: &Cgroup,
     name: &str,
+    note: &impl Fn(&Path) -> io::Result<()>,
 ) -> io::Result<(Version, PathBuf)> {
     let missing =
         || io::Error::new(io::ErrorKind::Unsupported, format!("this machine has no {controller} controller"));
     let Place { version, parent } = place(controller, mounts, groups).ok_or_else(missing)?;
     if version == Version::One {
         let path = parent.join(name);
+        note(&path)?;
         match std::fs::create_dir(&path) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
             _ => return Ok((version, path)),

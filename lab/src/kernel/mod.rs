@@ -24,6 +24,7 @@ use crate::events::EventLog;
 use crate::load::Record;
 use crate::metrics::Scrape;
 use crate::plan::{Entry, Link, Load, Plan, ProcessId};
+use crate::readable;
 use crate::world::{Ended, Error, Fidelity, Kind, World};
 
 pub mod cgroup;
@@ -149,9 +150,9 @@ impl KernelWorld {
     /// Moves what the waiting threads saw into the log of events.
     fn note_exits(&self) {
         while let Ok(exit) = self.exits.1.borrow_mut().try_recv() {
-            let after = exit.at.saturating_duration_since(self.options.events.start());
+            let at = readable::utc(self.options.events.clock().at(exit.at));
             let how = if exit.expected { "as asked" } else { "by itself" };
-            let detail = format!("{} after {:.6} s, {how}", exit.status, after.as_secs_f64());
+            let detail = format!("{} at {at}, {how}", exit.status);
             self.options.events.note("exit", &exit.name, detail);
             // A load generator ends by itself when its time is over.
             if !exit.expected && self.plan.processes().any(|id| self.plan.process_name(id) == exit.name) {

@@ -2,7 +2,7 @@
 //!
 //! A child joins its control group, starts its own session, drops to its own user and asks to be killed when the lab
 //! dies, all before it runs a line of its own code. Its output goes through one pipe to a log file, each line with the
-//! time since the world began, and the last lines are kept for error messages.
+//! time of day, and the last lines are kept for error messages.
 //!
 //! Invariants: a signal never reaches a recycled process id, because the waiting thread reaps under the same lock under
 //! which signals are sent; nothing inherits the lab's terminal or environment.
@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::cgroup::Cgroup;
+use crate::events::Clock;
 
 /// Lines kept for error messages.
 const LAST_LINES: usize = 20;
@@ -42,25 +43,25 @@ const LAST_WORDS_WITHIN: std::time::Duration = std::time::Duration::from_millis(
 /// A log file with time stamps that remembers its last lines.
 #[derive(Debug)]
 pub struct Log {
-    start: Instant,
+    clock: Clock,
     inner: Mutex<(File, VecDeque<String>)>,
     /// A line could not be written.
     gaps: AtomicBool,
 }
 
 impl Log {
-    /// Appends to `path`; times count from `start`.
-    pub fn open(path: &Path, start: Instant) -> io::Result<Arc<Log>> {
+    /// Appends to `path`, with the times of `clock`.
+    pub fn open(path: &Path, clock: Clock) -> io::Result<Arc<Log>> {
         let file = File::options().create(true).append(true).open(path)?;
-        Ok(Arc::new(Log { start, inner: Mutex::new((file, VecDeque::new())), gaps: AtomicBool::new(false) }))
+        Ok(Arc::new(Log { clock, inner: Mutex::new((file, VecDeque::new())), gaps: AtomicBool::new(false) }))
     }
 
     /// Adds one line.
     pub fn write(&self, line: &str) {
-        let at = self.start.elapsed().as_secs_f64();
+        let at = self.clock.now();
         let (file, last) = &mut *lock(&self.inner);
         // A full disk must not end a run; the last lines stay in memory.
-        if writeln!(file, "{at:10.6} {line}").is_err() {
+        if writeln!(file, "{at} {line}").is_err() {
             self.gaps.store(true, Ordering::Relaxed);
         }
         if last.len() == LAST_LINES {

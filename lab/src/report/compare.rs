@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use super::RESULTS;
-use crate::run::Report;
+use crate::run::{BUILD, Report};
 
 /// The latency of one load in one run, microseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,16 +21,16 @@ pub struct Latency {
 /// The latencies of a run, by load.
 pub type Latencies = BTreeMap<String, Latency>;
 
-/// The latencies of a report.
+/// The latencies of a report, of the loads that sent anything.
 pub fn latencies(report: &Report) -> Latencies {
     let of = |(load, summary): (&crate::plan::Load, &crate::verdict::Summary)| {
         (load.name.clone(), Latency { p50_us: summary.p50_us, p99_us: summary.p99_us })
     };
-    report.plan.loads.iter().zip(&report.loads).map(of).collect()
+    report.plan.loads.iter().zip(&report.loads).filter(|(_, summary)| summary.requests > 0).map(of).collect()
 }
 
 /// The newest earlier run of a scenario with the other kind of sidecar, to compare with: its directory and latencies.
-/// Runs that were interrupted do not count, nor does a scenario that says anything else but for its `sidecar` line.
+/// Runs that were interrupted or made by another build do not count, nor does a scenario that says anything else but for its `sidecar` line.
 pub fn earlier(runs: &Path, scenario: &str, sidecar: &str) -> Option<(PathBuf, Latencies)> {
     let mut newest: Option<(SystemTime, PathBuf, Latencies)> = None;
     let scenario = but_for_sidecar(scenario)?;
@@ -45,6 +45,8 @@ pub fn earlier(runs: &Path, scenario: &str, sidecar: &str) -> Option<(PathBuf, L
         if results["format"] != super::results::FORMAT
             || results["sidecar"] != sidecar
             || results["verdict"] == "interrupted"
+            // What a debug build costs says nothing of a release build.
+            || results["build"] != BUILD
         {
             continue;
         }
@@ -70,8 +72,12 @@ fn but_for_sidecar(text: &str) -> Option<toml::Table> {
     Some(file)
 }
 
-/// A table: with sidecars, without, and the difference, which is what two sidecars cost.
-pub fn table(with: &Latencies, without: &Latencies) -> String {
+/// A table: with sidecars, without, and the difference, which is what two sidecars cost. `None` if no load was measured
+/// both ways.
+pub fn table(with: &Latencies, without: &Latencies) -> Option<String> {
+    if !with.keys().any(|load| without.contains_key(load)) {
+        return None;
+    }
     let mut text = format!(
         "the sidecars' cost\n  {:<14} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}\n",
         "load", "p50 with", "without", "cost", "p99 with", "without", "cost"
@@ -86,7 +92,7 @@ pub fn table(with: &Latencies, without: &Latencies) -> String {
         }
         text.push('\n');
     }
-    text
+    Some(text)
 }
 
 #[cfg(test)]
@@ -94,9 +100,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn there_is_no_table_of_nothing_and_no_comparison_with_another_build() {
+        assert_eq!(table(&Latencies::new(), &Latencies::new()), None);
+        let runs = tempfile::tempdir().expect("a folder");
+        let scenario = "[scenario]\nname = \"x\"\nduration = \"1s\"\n";
+        let run = |name: &str, build: &str| {
+            let dir = runs.path().join(name);
+            std::fs::create_dir(&dir).expect("a folder");
+            std::fs::write(dir.join("scenario.toml"), scenario).expect("a file");
+            let results = serde_json::json!({ "format": super::super::results::FORMAT, "sidecar": "ours", "verdict": "passed",
+                "build": build, "loads": { "calls": { "p50_us": 1.0, "p99_us": 2.0 } } });
+            std::fs::write(dir.join(RESULTS), results.to_string()).expect("a file");
+        };
+        run("other", if BUILD == "debug" { "release" } else { "debug" });
+        assert_eq!(earlier(runs.path(), scenario, "ours"), None);
+        run("same", BUILD);
+        let (dir, latencies) = earlier(runs.path(), scenario, "ours").expect("a run");
+        assert!(dir.ends_with("same") && latencies.len() == 1);
+    }
+
+    #[test]
     fn the_cost_is_the_difference() {
         let run = |p50_us, p99_us| Latencies::from([("checkout".to_owned(), Latency { p50_us, p99_us })]);
-        let table = table(&run(900.0, 4000.0), &run(300.0, 1500.0));
+        let table = table(&run(900.0, 4000.0), &run(300.0, 1500.0)).expect("a load");
         let row = table.lines().last().unwrap();
         let words: Vec<_> = row.split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
         assert_eq!(words, ["checkout", "900 us", "300 us", "600 us", "4.00 ms", "1.50 ms", "2.50 ms"]);

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::plan::{Plan, SidecarKind};
+use crate::readable;
 use crate::run::{Report, Struck, UnaskedEnd, Verdict};
 use crate::verdict::{Judged, Summary};
 use crate::world::{Fidelity, Kind};
@@ -32,6 +33,8 @@ pub struct Results<'a> {
     pub world: Kind,
     /// What stood in the sidecar's place.
     pub sidecar: SidecarKind,
+    /// The time of day at which the measured part began, in UTC: the zero of all points in time.
+    pub started: String,
     /// `debug` or `release`.
     pub build: &'static str,
     /// `passed`, `failed`, `inconclusive`, `interrupted`.
@@ -46,7 +49,7 @@ pub struct Results<'a> {
     pub faults: &'a [Struck],
     /// Processes that ended although nothing asked them to.
     pub unasked_ends: &'a [UnaskedEnd],
-    /// Every counter by process, over the whole run with its warm-up.
+    /// Every counter by process, over the whole run with its warm-up: in all, and of each label set.
     pub totals: &'a BTreeMap<String, BTreeMap<String, f64>>,
     /// How far the world can be trusted.
     pub fidelity: &'a Fidelity,
@@ -64,6 +67,7 @@ pub fn of(report: &Report) -> Results<'_> {
         seed: plan.seed,
         world: report.world,
         sidecar: plan.sidecar,
+        started: readable::utc(report.started),
         build: report.build,
         verdict: report.verdict,
         reasons: &report.reasons,

@@ -78,8 +78,13 @@ fn what_ran(report: &Report) -> String {
     };
     let (measured, warmup) = (readable::text(plan.duration), readable::text(plan.warmup));
     let (seed, build) = (plan.seed, report.build);
+    let began = match report.world {
+        // To the second; the results have all of it.
+        Kind::Kernel => format!("\n  measured from {:.19}Z on", readable::utc(report.started)),
+        Kind::Simulator => String::new(),
+    };
     format!(
-        "{world}, {sidecars}, {links}seed {seed}, {build} build; {measured} measured after {warmup} of warm-up"
+        "{world}, {sidecars}, {links}seed {seed}, {build} build; {measured} measured after {warmup} of warm-up{began}"
     )
 }
 

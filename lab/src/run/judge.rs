@@ -5,6 +5,7 @@
 //! died, a late wire make the numbers worthless, and then neither red nor green would be true.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use super::{BUILD, Report, Struck, UnaskedEnd, Verdict, micros};
 use crate::load::Record;
@@ -16,6 +17,8 @@ use crate::world::{Error, Fidelity, Kind};
 /// Everything that was seen of a run.
 pub(crate) struct Seen {
     pub world: Kind,
+    /// The time of day at which the measured part began.
+    pub started: SystemTime,
     pub records: Vec<Vec<Record>>,
     pub series: Series,
     pub faults: Vec<Struck>,
@@ -97,6 +100,7 @@ pub(super) fn judge(plan: &Plan, seen: Seen) -> Report {
     Report {
         plan: plan.clone(),
         world,
+        started: seen.started,
         build: BUILD,
         verdict,
         reasons,
@@ -118,9 +122,12 @@ fn crash(end: &UnaskedEnd) -> String {
 fn totals(plan: &Plan, series: &Series) -> BTreeMap<String, BTreeMap<String, f64>> {
     let processes = plan.processes().map(|id| plan.process_name(id)).chain(["fabric".to_owned()]);
     let of = |process: &str| {
-        let counters = series.names(process).into_iter().filter(|name| is_counter(name));
+        // Buckets hold one another: their sum is a number of nothing.
+        let counters = series.names(process).into_iter().filter(|n| is_counter(n) && !n.ends_with("_bucket"));
         let total = |name: &str| series.increase(process, name, &[], i64::MIN, i64::MAX);
-        counters.filter_map(|name| Some((name.to_owned(), total(name)?))).collect()
+        let sums = counters.filter_map(|name| Some((name.to_owned(), total(name)?)));
+        let each = series.totals(process).filter(|(name, labels, _)| is_counter(name) && !labels.is_empty());
+        sums.chain(each.map(|(name, labels, total)| (format!("{name}{{{labels}}}"), total))).collect()
     };
     processes.map(|process| (process.clone(), of(&process))).collect()
 }

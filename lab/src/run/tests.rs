@@ -138,8 +138,9 @@ const FALSE: &str = "calls.errors > 0";
 fn run_it(plan: &Plan, world: &Fake, stop: impl Future<Output = ()>) -> Result<Report, Error> {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build().expect("a runtime");
-    let result =
-        runtime.block_on(async { run(plan, world, &EventLog::new(None), Rc::new(Silent), stop).await });
+    let result = runtime.block_on(async {
+        run(plan, world, &EventLog::new(std::time::SystemTime::UNIX_EPOCH), Rc::new(Silent), stop).await
+    });
     assert_eq!(world.downs.get(), 1, "a world is taken down once, however the run ends");
     result
 }
@@ -187,6 +188,14 @@ fn a_mesh_that_does_not_come_up_is_taken_down_and_is_an_error() {
     let error = run_it(&plan(TRUE), &world, std::future::pending()).expect_err("an error");
     assert_eq!(error.to_string(), "something broke");
     assert!(world.said.borrow().is_empty(), "nothing strikes a mesh that is not up");
+}
+
+#[test]
+fn what_is_left_behind_of_a_mesh_that_did_not_come_up_is_told_too() {
+    let left: fn() -> Error = || Error::Failed("a mount stayed".into());
+    let world = Fake { up: Some(broken), left_behind: Some(left), ..Fake::default() };
+    let error = run_it(&plan(TRUE), &world, std::future::pending()).expect_err("an error");
+    assert_eq!(error.to_string(), "something broke; and not everything could be taken down: a mount stayed");
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod validate;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use condition::closest;
 pub use diagnose::{Mistake, ScenarioErrors};
 
 use crate::plan::{AppKind, Entry, Expectation, Link, Part, Protocol, ServiceLimits, SidecarKind, Target};

@@ -90,12 +90,13 @@ thread_local! {
     static SPEAKING: RefCell<Option<Rc<str>>> = const { RefCell::new(None) };
 }
 
-/// Begins to keep what is said on this thread.
-pub(super) fn listen() {
-    static INSTALLED: OnceLock<()> = OnceLock::new();
-    // Another one that is there already (in a program that logs by itself) keeps its place, and nothing is heard.
-    INSTALLED.get_or_init(|| drop(tracing::subscriber::set_global_default(Listener)));
-    LINES.set(Some(Vec::new()));
+/// Begins to keep what is said on this thread. False: in this program somebody else hears all that is said, and nothing
+/// would come of it.
+pub(super) fn listen() -> bool {
+    static INSTALLED: OnceLock<bool> = OnceLock::new();
+    let hears = *INSTALLED.get_or_init(|| tracing::subscriber::set_global_default(Listener).is_ok());
+    LINES.set(hears.then(Vec::new));
+    hears
 }
 
 /// What was said on this thread since [`listen`].

@@ -171,8 +171,9 @@ impl Simulation {
     {
         SimWorld::supports(&self.plan).map_err(SimFailure::Unsupported)?;
         let mut sim = builder(self.seed, self.tick, self.limit).build();
-        if self.log {
-            log::listen();
+        if self.log && !log::listen() {
+            let why = "another tracing subscriber is installed in this program, so nothing that processes say can be heard";
+            return Err(SimFailure::Engine(why.into()));
         }
         let changed = Arc::new(Notify::new());
         let stack = stack::Shared::new(&self.plan, self.seed, self.trace, changed.clone());

@@ -153,6 +153,11 @@ impl SimWorld {
         Duration::from_nanos(self.stack.with(|s, _| s.now()))
     }
 
+    /// The time of day in the simulated world.
+    pub fn time_of_day(&self) -> std::time::SystemTime {
+        std::time::SystemTime::UNIX_EPOCH + super::EPOCH + self.elapsed()
+    }
+
     /// Runs a piece of code as a process of its own on an instance, with the network that a process of kind `who` has
     /// there, and returns its result. For checks and tests. The process ends when it is done or when nobody waits for
     /// it any more.

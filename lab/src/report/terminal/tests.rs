@@ -80,6 +80,7 @@ fn passing() -> Report {
     );
     recovery.recovered_after_us = Some(100_000);
     Report {
+        started: std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_767_225_600),
         plan: scenario.plan(SidecarKind::Ours),
         world: Kind::Kernel,
         build: "release",
