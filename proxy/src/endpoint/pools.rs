@@ -132,6 +132,9 @@ impl<N: Net> Pools<N> {
         mut request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Carrier<N>), Failed> {
         if request.version() == Version::HTTP_2 {
+            if let Some(client) = &call.client {
+                client.cancel_at_fin();
+            }
             let stream = match self.http2.checkout(endpoint, doubted, call.limits, metrics).await {
                 Ok(stream) => stream,
                 Err(error) => return Err((error, Some(Box::new(request)))),

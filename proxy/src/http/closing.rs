@@ -11,8 +11,9 @@
 //!   work goes on is the app's to decide, as if it were asked directly: the FIN is passed on to it, behind the request, on
 //!   its HTTP/1 connection ([`ClientEnd::has_half_closed`]). If the app then ends the connection without an answer, the client gets
 //!   none either ([`ClientEnd::give_up`]): it is not tried again and not held against the endpoint.
-//! - On a shared HTTP/2 connection a stream has no FIN of its own behind the end of the request. There the answer
-//!   is fetched, and only a reset cancels.
+//! - On a shared HTTP/2 connection a stream has no FIN of its own behind the end of the request, so the app cannot be asked.
+//!   Clients that have lost patience are many and those that half-close are few: there the FIN cancels
+//!   ([`ClientEnd::cancel_at_fin`]), or work that nobody waits for would go on.
 //! - In the middle of a request a FIN cuts it off.
 //!
 //! **Our FIN.** An answer that breaks off ends with a reset: where only the end of the connection tells the end of
@@ -45,6 +46,7 @@ struct Shared {
     state: AtomicU8,
     half_closed: AtomicBool,
     given_up: AtomicBool,
+    cancels: AtomicBool,
     /// hyper waits for what follows the end that is kept from it.
     reader: Mutex<Option<Waker>>,
 }
@@ -71,7 +73,16 @@ impl ClientEnd {
 
     /// A request has come.
     pub fn begin(&self) {
+        self.0.cancels.store(false, Ordering::Relaxed);
         self.set(DUE);
+    }
+
+    /// The endpoint of this request cannot be told of a FIN of the client: that cancels the request.
+    pub fn cancel_at_fin(&self) {
+        self.0.cancels.store(true, Ordering::Relaxed);
+        if self.has_half_closed() {
+            self.wake();
+        }
     }
 
     /// Its answer is `body`.
@@ -113,7 +124,8 @@ impl ClientEnd {
     /// The client's stream has ended between two requests: whether the server must not know yet.
     fn keeps_end(&self, cx: &Context<'_>) -> bool {
         let due = matches!(self.state(), DUE | ANSWERING | ANSWERED);
-        if !due || self.0.given_up.load(Ordering::Relaxed) || mutant::is_planted("cancels-at-half-close") {
+        let shown = self.0.given_up.load(Ordering::Relaxed) || self.0.cancels.load(Ordering::Relaxed);
+        if !due || shown || mutant::is_planted("cancels-at-half-close") {
             return false;
         }
         self.0.half_closed.store(true, Ordering::Relaxed);

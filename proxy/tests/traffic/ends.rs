@@ -123,35 +123,60 @@ fn every_end_of_an_http_connection_is_what_it_is_without_sidecars_or_what_the_pa
 }
 
 #[test]
-fn a_request_that_is_cut_off_by_a_fin_is_reset_at_the_app_which_directly_sees_the_fin() {
+fn a_request_that_is_cut_off_is_reset_at_the_app_which_directly_sees_the_fin() {
     run(async {
         let (stage, server) = staged().await;
         let (near, far) = pair(server).await;
-        let client = [Say("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 8\r\n\r\nhalf"), Meet, Finish, Rest];
-        let part = [HEAD, Hear("half"), Meet, Rest];
-        let [_, heard] = stage.play(to(server)(), &client, &part).await;
-        assert_eq!(heard, Ok(Some((String::new(), Fin))));
-        let [_, heard] = stage.play(to(near.at)(), &client, &part).await;
-        assert_eq!(heard, Ok(Some((String::new(), Reset))));
+        for (cut, direct) in [(Finish, Fin), (Abort, Reset)] {
+            let ask = Say("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 8\r\n\r\nhalf");
+            let client = [ask, Meet, cut];
+            let part = [HEAD, Hear("half"), Meet, Rest];
+            let [_, heard] = stage.play(to(server)(), &client, &part).await;
+            assert_eq!(heard, Ok(Some((String::new(), direct))));
+            let [_, heard] = stage.play(to(near.at)(), &client, &part).await;
+            assert_eq!(heard, Ok(Some((String::new(), Reset))));
+        }
         near.at_rest().await;
         far.at_rest().await;
     });
 }
 
 #[test]
-fn a_bridged_client_that_half_closes_gets_its_answer_and_the_app_does_not_hear_of_it() {
+fn a_half_close_that_the_app_takes_for_leaving_is_not_tried_again_nor_held_against_its_endpoint() {
+    run(async {
+        let (stage, server) = staged().await;
+        let far = inbound(TestNet::to(&server.to_string()), "service = 'orders'").await;
+        let net = TestNet::to(SERVICE).redirect(server, far.at);
+        let near = outbound(net, &cluster("http", &[server], "breaker.consecutive_failures = 1")).await;
+        for _ in 0..3 {
+            let ask = Say("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+            let heard = stage.play(to(near.at)(), &[ask, Finish, Rest], &[HEAD, Rest]).await;
+            assert!(same(&heard, [Some(("", Fin)), Some(("", Fin))]), "{heard:?}");
+        }
+        for side in [&near, &far] {
+            side.at_rest().await;
+            assert_eq!(side.count("proxy_connects_total", &[]), 3);
+            assert_eq!(side.count("proxy_abandoned_total", &[]), 3);
+            for none in ["retries", "errors", "ejections"] {
+                assert_eq!(side.count(&format!("proxy_{none}_total"), &[]), 0, "{none}");
+            }
+        }
+    });
+}
+
+#[test]
+fn over_a_bridge_the_fin_of_a_client_cancels_its_request_whenever_it_comes() {
     run(async {
         let (stage, server) = staged().await;
         let far = inbound(TestNet::to(&server.to_string()), "service = 'orders'").await;
         let net = TestNet::to(SERVICE).redirect(server, far.at);
         let near = outbound(net, &(cluster("http", &[server], "") + "bridge = true\n")).await;
-        for ask in ["GET / HTTP/1.0\r\nhost: a\r\n\r\n", "GET / HTTP/1.1\r\nhost: a\r\n\r\n"] {
-            let client = [Say(ask), Finish, Meet, Rest];
-            let [heard, _] = stage.play(to(near.at)(), &client, &[HEAD, Meet, WHOLE]).await;
-            let (text, end) = heard.unwrap().unwrap();
-            assert!(text.contains("halfhalf") && end == Fin, "{text} {end:?}");
-            (near.clear)();
-            (far.clear)();
+        let ask = Say("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+        let before: [&[Step]; 2] = [&[ask, Meet, Finish, Rest], &[HEAD, Meet, Rest]];
+        let within: [&[Step]; 2] = [&[ask, Hear("half"), Finish, Rest], &[HEAD, LENGTH, Rest]];
+        for (part, end) in [(before, Fin), (within, Reset)] {
+            let heard = stage.play(to(near.at)(), part[0], part[1]).await;
+            assert!(same(&heard, [Some(("", end)), Some(("", Reset))]), "{heard:?}");
         }
         near.at_rest().await;
         far.at_rest().await;

@@ -163,7 +163,7 @@ fn a_bridged_client_that_leaves_cancels_the_work_and_harms_no_other() {
         let mut leaves = near.client().await;
         leaves.send("GET /slow HTTP/1.1\r\nhost: orders\r\n\r\n").await;
         until("it is on its way", || far.count("proxy_requests_total", &[]) == 2).await;
-        leaves.reset();
+        drop(leaves);
         until("the app is told", || gone.get() == 1).await;
         assert_eq!(stays.ask(GET).await.text(), "ok");
         assert_eq!(far.count("proxy_connections_total", &[]), 1);
