@@ -290,6 +290,9 @@ pub struct Load {
     /// When a request counts as failed.
     #[serde(with = "crate::readable")]
     pub timeout: Duration,
+    /// How long a client waits after the head of an answer before it reads the body.
+    #[serde(default, skip_serializing_if = "Duration::is_zero", with = "crate::readable")]
+    pub read_delay: Duration,
     /// The part of the run in which it sends; `None`: all of it, and the warm-up too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,

@@ -435,6 +435,7 @@ esac"#,
         target: Target::Tcp { host: "orders".into(), port: 8080 },
         rate: 1.0,
         timeout: Duration::from_secs(1),
+        read_delay: Duration::ZERO,
         part: None,
         seed: 1,
     };

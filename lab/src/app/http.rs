@@ -1,7 +1,8 @@
 //! The HTTP echo: every request is answered with a body of fixed size and the name of the instance that answered.
 //!
 //! `x-served-by` says who answered, and so how load was spread. `x-request-id` and [`REQUEST`] come back unchanged, so
-//! that a caller notices an answer that was meant for another. The path `/status/503` answers with that status.
+//! that a caller notices an answer that was meant for another. The path `/status/503` answers with that status, and
+//! `/bytes/100000` with a body of that size.
 //!
 //! `/healthz` says yes, but for a share of the times that can be asked for, and `/ready` does so from `ready_after` on. How long
 //! it works on the others, which of them fail and which answers break HTTP can be changed while it runs. With a limit of concurrency the rest wait in a queue without an
@@ -235,8 +236,8 @@ impl Echo {
         let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let body = match self.spec.size {
             _ if bodiless => Pattern::new(0),
-            size if self.spec.chunked => Pattern::new(size).in_chunks(),
-            size => Pattern::new(size),
+            usual if self.spec.chunked => Pattern::new(size(head.uri.path(), usual)).in_chunks(),
+            usual => Pattern::new(size(head.uri.path(), usual)),
         };
         let mut response = Response::new(body);
         *response.status_mut() = status;
@@ -388,6 +389,11 @@ fn status(path: &str) -> StatusCode {
     }
 }
 
+/// Bytes of a body: `usual`, or what a path such as `/bytes/100000` asks for.
+fn size(path: &str, usual: u32) -> u32 {
+    path.strip_prefix("/bytes/").and_then(|asked| asked.parse().ok()).unwrap_or(usual)
+}
+
 /// Serves `answer` on one connection of a side port (metrics).
 pub(super) async fn side_port<I: AsyncRead + AsyncWrite + Unpin>(
     io: I,
@@ -410,6 +416,13 @@ pub(super) async fn side_port<I: AsyncRead + AsyncWrite + Unpin>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_chooses_the_size_of_the_answer() {
+        for (path, expected) in [("/", 3), ("/bytes/100000", 100_000), ("/bytes/0", 0), ("/bytes/many", 3)] {
+            assert_eq!(size(path, 3), expected, "{path}");
+        }
+    }
 
     #[test]
     fn a_path_chooses_the_status() {

@@ -169,7 +169,7 @@ impl<N: Net> Caller<N> {
             }
             Target::Http { host, port, path, method, body, headers, .. } => {
                 let template = http::Template::new(host, *port, path, method, *body, headers)?;
-                Caller::Http(Box::new(http::Caller::new(net, target, load.timeout, template)))
+                Caller::Http(Box::new(http::Caller::new(net, target, load, template)))
             }
             Target::Tcp { .. } => Caller::Tcp(tcp::Caller::new(net, target)),
         })

@@ -5,6 +5,8 @@
 //! client and curl do; once any byte of the request may have left, a broken connection is an error, because whether the
 //! server acted is unknown.
 //!
+//! A client may be slow to read: it takes the head of an answer and leaves the rest for a while to whoever is in between.
+//!
 //! The length of an answer is checked by hyper against its `Content-Length`: a short one counts as a reset. An app
 //! that returns [`REQUEST`] also proves that the answer belongs to the request; if not, it is a mismatch.
 
@@ -22,12 +24,13 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use proxy::world::Net;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Outcome;
 use super::generate::Id;
 use crate::app::body::Pattern;
 use crate::app::http::{REQUEST, SERVED_BY};
+use crate::plan::Load;
 
 /// How long a connection may lie idle. Shorter than servers' limits (5 s is the shortest in common use, Node.js'), so
 /// that a server's closing of idle connections is not mistaken for a fault.
@@ -82,13 +85,15 @@ pub(super) struct Caller<N> {
     net: N,
     target: SocketAddr,
     timeout: Duration,
+    read_delay: Duration,
     template: Template,
     pool: Rc<Pool>,
 }
 
 impl<N: Net> Caller<N> {
-    pub(super) fn new(net: N, target: SocketAddr, timeout: Duration, template: Template) -> Self {
-        Caller { net, target, timeout, template, pool: Rc::default() }
+    pub(super) fn new(net: N, target: SocketAddr, load: &Load, template: Template) -> Self {
+        let (timeout, read_delay) = (load.timeout, load.read_delay);
+        Caller { net, target, timeout, read_delay, template, pool: Rc::default() }
     }
 
     /// Makes one request and reads its answer to the end. The caller bounds the time.
@@ -133,6 +138,9 @@ impl<N: Net> Caller<N> {
         let status = response.status();
         let other = response.headers().get(REQUEST).is_some_and(|echoed| echoed != id);
         let (head, mut body) = response.into_parts();
+        if !self.read_delay.is_zero() {
+            sleep(self.read_delay).await;
+        }
         let mut length = 0;
         while let Some(frame) = body.frame().await {
             match frame {

@@ -173,6 +173,7 @@ mod tests {
             target: Target::Tcp { host: "localhost".into(), port },
             rate: 100.0,
             timeout: Duration::from_secs(1),
+            read_delay: Duration::ZERO,
             part: None,
             seed: 1,
         };

@@ -117,6 +117,7 @@ impl Scenario {
             target: l.target.clone(),
             rate: l.rate,
             timeout: l.timeout,
+            read_delay: l.read_delay,
             part: l.part,
             seed: seeds.child(&l.name, 0).seed(),
         };

@@ -74,6 +74,7 @@ struct Load {
     target: Target,
     rate: f64,
     timeout: Duration,
+    read_delay: Duration,
     part: Option<Part>,
 }
 

@@ -282,6 +282,9 @@ pub struct Load {
     /// When a request counts as failed. Default 1 s.
     #[serde(default)]
     pub timeout: Option<Spanned<Span>>,
+    /// How long a client waits after the head of an answer before it reads the body. Default: not at all.
+    #[serde(default)]
+    pub read_delay: Option<Spanned<Span>>,
     /// When it begins, from the start of the measured part. Default: with the warm-up.
     #[serde(default)]
     pub at: Option<Spanned<Span>>,

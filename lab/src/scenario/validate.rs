@@ -470,8 +470,14 @@ fn load(
         context.names.instances(&load.from, mistakes).first().copied()
     };
     let target = target(load, services, context, mistakes);
+    let read_delay = load.read_delay.as_ref().map_or(Duration::ZERO, |delay| delay.get_ref().0);
+    let reads_late = matches!(target, None | Some(Target::Http { grpc: false, .. }));
+    if let Some(delay) = load.read_delay.as_ref().filter(|_| !reads_late) {
+        let mistake = Mistake::new(delay.span(), "this load cannot wait before it reads", "such a delay");
+        mistakes.push(mistake.help("only a load on `http://...` can"));
+    }
     let part = part(load, context, mistakes);
-    Some(Load { name: word.to_owned(), from: from?, target: target?, rate, timeout, part })
+    Some(Load { name: word.to_owned(), from: from?, target: target?, rate, timeout, read_delay, part })
 }
 
 /// The part of the run in which a load sends, if it is not all of it.

@@ -79,7 +79,16 @@ fn v4(index: usize) -> Ipv4Addr {
 
 pub fn load(rate: f64) -> Load {
     let target = Target::Tcp { host: "orders".into(), port: PORT };
-    Load { name: "calls".into(), from: 0, target, rate, timeout: Duration::from_secs(1), part: None, seed: 1 }
+    Load {
+        name: "calls".into(),
+        from: 0,
+        target,
+        rate,
+        timeout: Duration::from_secs(1),
+        read_delay: Duration::ZERO,
+        part: None,
+        seed: 1,
+    }
 }
 
 pub fn orders() -> SocketAddr {

@@ -19,7 +19,16 @@ fn world<N: Net>(net: N) -> World<N> {
 
 fn load(rate: f64, timeout_ms: u64, target: Target) -> Load {
     let timeout = Duration::from_millis(timeout_ms);
-    Load { name: "calls".into(), from: 0, target, rate, timeout, part: None, seed: 1 }
+    Load {
+        name: "calls".into(),
+        from: 0,
+        target,
+        rate,
+        timeout,
+        read_delay: Duration::ZERO,
+        part: None,
+        seed: 1,
+    }
 }
 
 fn http(path: &str, body: u32) -> Target {

@@ -7,7 +7,16 @@ use crate::plan::{Action, Load, SidecarKind, Target};
 pub(in crate::verdict) fn plan() -> Plan {
     let target = Target::Tcp { host: "orders".into(), port: 80 };
     let timeout = Duration::from_secs(1);
-    let load = Load { name: "calls".into(), from: 0, target, rate: 100.0, timeout, part: None, seed: 1 };
+    let load = Load {
+        name: "calls".into(),
+        from: 0,
+        target,
+        rate: 100.0,
+        timeout,
+        read_delay: Duration::ZERO,
+        part: None,
+        seed: 1,
+    };
     Plan {
         name: "test".into(),
         seed: 1,
