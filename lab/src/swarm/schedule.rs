@@ -485,11 +485,11 @@ impl Schedule {
             Kind::Loss => ways(&format!("loss = \"{}%\"", strength.div_ceil(3))),
             Kind::Delay => ways(&format!("delay = \"+{strength}ms\"")),
             Kind::Narrow => ways(&format!("bandwidth = \"{}kbit/s\"", 200 * u32::from(strength))),
-            // Every other one leaves requests all their time.
+            // Every other one leaves requests all their time. No mesh has this longest wait already.
             Kind::Reload if strength % 2 == 0 => {
-                let (called, attempts) = (self.called(), 1 + strength % 3);
+                let (called, attempts, max) = (self.called(), 1 + strength % 3, 900 + u32::from(strength));
                 format!(
-                    "configure = {{ service = \"{called}\", policy = {{ retry = {{ attempts = {attempts} }} }} }}"
+                    "configure = {{ service = \"{called}\", policy = {{ retry = {{ attempts = {attempts}, max = \"{max}ms\" }} }} }}"
                 )
             }
             Kind::Reload => {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::{Breach, Law, breach};
 use crate::swarm::facts::{Change, Facts, Moment, Step};
 use proxy::config::Cluster;
-use proxy::config::defaults::{EWMA_DECAY, EWMA_START, EXPLORE_AFTER};
+use proxy::config::defaults::{CONNECT_TIMEOUT, EWMA_DECAY, EWMA_START, EXPLORE_AFTER};
 
 pub(super) const LAW: Law = Law {
     name: "latency",
@@ -25,8 +25,8 @@ const ROUNDED: f64 = 1_500.0;
 enum Turn<'a> {
     /// A try ends with an answer: when it began, whether it succeeded, and what the average is then.
     Answered { begun: u64, succeeded: bool, average: u64 },
-    /// A try ends without one, at this moment or before it.
-    Unanswered { begun: u64 },
+    /// A try ends without one, after so many microseconds at most.
+    Unanswered { most: u64 },
     /// Something is known of the endpoint from elsewhere.
     Changed(&'a Change),
 }
@@ -63,7 +63,7 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             match turn {
                 Turn::Changed(Change::Found) => *bounds = Bounds { found: at, ..Bounds::default() },
                 Turn::Changed(change) => bounds.hear(change),
-                Turn::Unanswered { begun } => bounds.unanswered(at, (at - begun) as f64),
+                Turn::Unanswered { most } => bounds.unanswered(at, most as f64),
                 Turn::Answered { begun, succeeded, average } => {
                     let took = (at - begun) as f64;
                     bounds.fade(at);
@@ -107,17 +107,20 @@ fn events<'a>(facts: &'a Facts, process: &'a str, cluster: &Cluster) -> Vec<Even
     let mut all: Vec<_> = changed.collect();
     let timeouts = facts.plan.loads.iter().map(|load| load.timeout.as_micros() as u64);
     let patience = timeouts.max().unwrap_or_default();
+    // Who waits for a connection hears of its client's end when the dial has failed.
+    let heard = CONNECT_TIMEOUT.as_micros() as u64 + 3 * facts.tick_us;
     for request in facts.requests_to(process, &cluster.name) {
-        let last = request.steps.last().map(|(when, _)| *when).filter(|_| request.done().is_some());
-        let given_up = Moment { at: request.begun + patience, line: usize::MAX };
+        let last = request.steps.last().map(|(when, _)| when.at).filter(|_| request.done().is_some());
+        let given_up = request.begun + patience + heard;
         for (pick, endpoint, _) in request.picks() {
             let begun = pick.at;
             let (when, turn) = match request.end_of_try(endpoint, pick) {
                 Some((when, Step::Answered { succeeded, average, .. })) => {
                     (when, Turn::Answered { begun, succeeded: *succeeded, average: *average })
                 }
-                Some((when, _)) => (when, Turn::Unanswered { begun }),
-                None => (last.unwrap_or(given_up), Turn::Unanswered { begun }),
+                Some((when, _)) => (when, Turn::Unanswered { most: when.at - begun }),
+                // When it was given up is not said.
+                None => (pick, Turn::Unanswered { most: last.unwrap_or(given_up).saturating_sub(begun) }),
             };
             all.push((when, Event { at: when.at, asked: request.begun, endpoint, turn }));
         }
