@@ -9,9 +9,10 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use h2::Reason;
 use http::StatusCode;
 
-use crate::grpc::Code;
+use crate::grpc::{self, Code};
 
 /// Boxed error of a body or a connection.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -252,6 +253,8 @@ pub struct Error {
     pub endpoint: Option<SocketAddr>,
     /// Whether the connection had carried a request before: its close may just have crossed with ours.
     pub reused: bool,
+    /// The code with which the endpoint has reset the stream of HTTP/2, if it has.
+    pub reset: Option<Reason>,
     /// The cause underneath, if there is one.
     pub cause: Option<BoxError>,
 }
@@ -259,18 +262,34 @@ pub struct Error {
 impl Error {
     /// An error of this kind, without an endpoint.
     pub fn new(kind: Kind) -> Self {
-        Error { kind, endpoint: None, reused: false, cause: None }
+        Error { kind, endpoint: None, reused: false, reset: None, cause: None }
     }
 
     /// An error at an endpoint.
     pub fn at(kind: Kind, endpoint: SocketAddr, cause: impl Into<BoxError>) -> Self {
-        Error { kind, endpoint: Some(endpoint), reused: false, cause: Some(cause.into()) }
+        Error { endpoint: Some(endpoint), cause: Some(cause.into()), ..Error::new(kind) }
     }
 
     /// An error of a connection that had carried a request before.
     pub fn reused(mut self, reused: bool) -> Self {
         self.reused = reused;
         self
+    }
+
+    /// What a client of HTTP/2 gets in place of an answer: the reset that it would have got from the endpoint. So it hears
+    /// what became of its request in the words that it knows, and if nobody has begun with it, may make it again itself
+    /// (RFC 9113 section 8.7, gRPC's transparent retries), as another sidecar may that carries it.
+    pub fn as_reset(&self) -> Option<Reason> {
+        match self.kind {
+            Kind::Refused => Some(Reason::REFUSED_STREAM),
+            Kind::Terminated => self.reset,
+            _ => None,
+        }
+    }
+
+    /// What a gRPC client gets.
+    pub fn grpc(&self) -> Code {
+        self.reset.map_or_else(|| self.kind.grpc(), grpc::code_of_reset)
     }
 }
 
@@ -321,7 +340,12 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+/// The words of the causes stand in its own.
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_ref().map(|cause| &**cause as _)
+    }
+}
 
 #[cfg(test)]
 mod tests {

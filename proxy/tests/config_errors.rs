@@ -68,7 +68,7 @@ service = "web"
 retry = { body = 64, hedge = 50 }
 retry_budget = { share = 0.2 }
 "#;
-    windows_streams_and_time_for_a_head_are_within_what_can_be: "service = \"web\"\n\n[timeouts]\nrequest_headers = \"0s\"\n\n[http2]\nmax_concurrent_streams = 0\ninitial_stream_window_size = \"64KB\"\ninitial_connection_window_size = \"2GiB\"\n";
+    windows_streams_and_time_for_a_head_are_within_what_can_be: "service = \"web\"\n\n[timeouts]\nrequest_headers = \"0s\"\n\n[http2]\nmax_concurrent_streams = 0\ninitial_stream_window_size = \"64KB\"\ninitial_connection_window_size = \"2GiB\"\nconnection_keepalive_interval = \"0s\"\n";
     limits_out_of_range_say_what_they_may_be: "service = \"web\"\nforwarded = \"apend\"\n\n[limits]\nheader_bytes = 100\nheaders = 0\n\n[timeouts]\ntunnel_idle = \"0s\"\n";
     shares_and_factors_of_the_wrong_type_say_what_to_write: "service = \"web\"\n[balance]\npanic = 0.5\noverprovisioning = \"140%\"\nslow_start = { window = 30 }\n";
     what_a_policy_makes_nothing_of_is_pointed_at: r#"
@@ -575,6 +575,7 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
             max_concurrent_streams: 200,
             initial_stream_window_size: 64 << 10,
             initial_connection_window_size: 256 << 20,
+            connection_keepalive_interval: Duration::from_secs(300),
         },
         forwarded: Forwarded::Off,
         opaque_ports: [25, 587, 3306, 4444, 4567, 4568, 5432, 6379, 9300, 11211].into(),
@@ -690,7 +691,7 @@ opaque_ports = [80, 7000]
 limits = { client_share = "40%", connections = 7, requests = 8, memory = "9MiB", endpoint_connections = 10, pending = 0, header_bytes = 9000, headers = 50 }
 listen = { outbound = 1, inbound = 2, admin = 3, metrics = 4, health = 5 }
 timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", pool_age = "0s", half_close = "30s", tcp_idle = "2h", tunnel_idle = "10m", drain_min = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s", request_headers = "9s", max_connection_idle = "1m", max_connection_age = "0s" }
-http2 = { max_concurrent_streams = 11, initial_stream_window_size = "128KiB", initial_connection_window_size = "64KiB" }
+http2 = { max_concurrent_streams = 11, initial_stream_window_size = "128KiB", initial_connection_window_size = "64KiB", connection_keepalive_interval = "1m" }
 retry = { attempts = 1, on = ['5xx', 'retriable-status-codes', 'internal'], status_codes = [429], unsafe_methods = true, max = '300ms', hedge = '50ms' }
 retry_budget = { share = '10%', per_second = 3 }
 breaker = { consecutive_failures = 7, success_rate = "90%", min_requests = 20, window = "5s", base = "2s", max = "90s", cap = "25%" }
@@ -733,6 +734,7 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
             max_concurrent_streams: 11,
             initial_stream_window_size: 128 << 10,
             initial_connection_window_size: 64 << 10,
+            connection_keepalive_interval: Duration::from_secs(60),
         },
         forwarded: Forwarded::Append,
         opaque_ports: [7000, 80].into(),

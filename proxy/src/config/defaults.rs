@@ -222,8 +222,11 @@ pub const INTERIM_BYTES: usize = 64 * 1024;
 pub const H2_FULL: f64 = 0.8;
 /// HTTP/2: how long a connection to an endpoint is kept without a stream. ztunnel keeps 5 min.
 pub const H2_IDLE: Duration = Duration::from_secs(300);
-/// HTTP/2: how often a silent peer is asked for a sign of life. Linkerd's and ztunnel's 10 s.
+/// HTTP/2: how often another sidecar is asked for a sign of life when it is silent. Linkerd's and ztunnel's 10 s.
 pub const H2_PING_INTERVAL: Duration = Duration::from_secs(10);
+/// HTTP/2: how often an endpoint is asked that has calls and is silent. gRPC servers end a connection on which pings come more
+/// often than every 5 min without data (`GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS`, grpc-go's `MinTime`).
+pub const H2_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(300);
 /// HTTP/2: how long it may take to give one. Between Linkerd's 3 s and ztunnel's 20 s.
 pub const H2_PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP/2: bytes that a peer may send on one stream unread. Linkerd's, and what Envoy recommends for its edge: a thousand

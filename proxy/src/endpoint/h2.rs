@@ -48,9 +48,10 @@ use super::halves::{AnswerHalf, UploadHalf};
 use super::heard::Heard;
 use super::pool::{Limits, expiry};
 use super::queue::Queue;
-use crate::config::defaults::{H2_FULL, H2_IDLE, H2_PING_INTERVAL, H2_PING_TIMEOUT};
+use crate::config::defaults::{H2_FULL, H2_IDLE, H2_PING_TIMEOUT};
 use crate::error::{BoxError, Error, Kind};
 use crate::http::preface::FirstFrame;
+use crate::http::resets::{self, Resets};
 use crate::http::{RequestBody, tunnel};
 use crate::mutant;
 use crate::telemetry::{EndpointMetrics, Open, OpenConnection};
@@ -136,6 +137,11 @@ impl Connection {
     /// Since when no stream is open, if none is.
     fn idle_since(&self) -> Option<Instant> {
         self.idle.borrow().as_ref().map(|idle| idle.since)
+    }
+
+    /// Lets it carry what it has begun and nothing more.
+    fn retire(&self) {
+        self.expires.set(Some(Instant::now()));
     }
 
     fn rest(&self) {
@@ -413,7 +419,8 @@ async fn open_connection<N: Net>(
     let window = limits.http2.initial_stream_window_size;
     let (tell, first_bytes) = oneshot::channel();
     let heard = Rc::new(Cell::new(Instant::now()));
-    let io = FirstFrame::of_a_server(Heard { io, tell: Some(tell), at: heard.clone() });
+    let io = Heard { io, tell: Some(tell), at: heard.clone() };
+    let io = Resets::of_a_server(FirstFrame::of_a_server(io));
     let (send, driver) = http2::Builder::new(Exec(net.clone()))
         .timer(TokioTimer::new())
         .initial_stream_window_size(window)
@@ -423,9 +430,9 @@ async fn open_connection<N: Net>(
             limits.http2.initial_connection_window_size
         })
         .max_header_list_size(limits.http1.header_list())
-        .keep_alive_interval(H2_PING_INTERVAL)
+        .keep_alive_interval(limits.ping.map(|ping| ping.interval))
         .keep_alive_timeout(H2_PING_TIMEOUT)
-        .keep_alive_while_idle(true)
+        .keep_alive_while_idle(limits.ping.is_some_and(|ping| ping.while_idle))
         .handshake(TokioIo::new(io))
         .await
         .map_err(|e| (Kind::Connect, e.into()))?;
@@ -515,28 +522,28 @@ impl Stream {
         };
         let unsent = failed.take_message().map(|request| Box::new(request.map(UploadHalf::into_body)));
         let cause = failed.into_error();
-        let error = Error::at(kind(&cause), self.endpoint, cause).reused(reused);
-        Err((error, unsent))
+        if resets::h2_error(&cause).is_some_and(is_go_away) {
+            self.connection.retire();
+        }
+        let (kind, reset) = (kind(&cause), resets::of_peer(&cause));
+        let error = Error::at(kind, self.endpoint, resets::unmarked(cause)).reused(reused);
+        Err((Error { reset, ..error }, unsent))
     }
 }
 
-/// What a failed stream means.
+/// What a stream means that failed before the head of its response. RFC 9113 section 8.7: neither a refused stream nor one
+/// after the last that GOAWAY names was processed, whatever the code of the GOAWAY. (h2 tells of a GOAWAY only those
+/// streams, and those that it did not send because of it.)
 fn kind(cause: &hyper::Error) -> Kind {
-    let mut source = std::error::Error::source(cause);
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            let reason = error.reason();
-            // RFC 9113 section 8.7: neither a refused stream nor one after the last that GOAWAY names was processed.
-            let refused = error.is_remote()
-                && (error.is_reset() && reason == Some(h2::Reason::REFUSED_STREAM)
-                    || error.is_go_away() && reason == Some(h2::Reason::NO_ERROR));
-            return match error {
-                _ if refused => Kind::Refused,
-                e if e.is_library() => Kind::Protocol,
-                _ => Kind::Terminated,
-            };
-        }
-        source = error.source();
+    match resets::h2_error(cause) {
+        _ if resets::of_peer(cause) == Some(h2::Reason::REFUSED_STREAM) => Kind::Refused,
+        Some(error) if is_go_away(error) => Kind::Refused,
+        Some(error) if error.is_library() => Kind::Protocol,
+        None if cause.is_user() => Kind::Client,
+        _ => Kind::Terminated,
     }
-    if cause.is_user() { Kind::Client } else { Kind::Terminated }
+}
+
+fn is_go_away(error: &h2::Error) -> bool {
+    error.is_remote() && error.is_go_away()
 }

@@ -71,6 +71,9 @@ impl Outcome {
             Kind::Client | Kind::PoolFull | Kind::PoolTimeout | Kind::NoSocket => Outcome::Unknown,
             // A kept connection that the endpoint closed in the meantime.
             _ if error.reused && unsent => Outcome::Unknown,
+            // It took leave of the connection (GOAWAY), as servers do whose connections have come of age.
+            Kind::Refused if error.reset.is_none() => Outcome::Unknown,
+            Kind::Refused => Outcome::Overload(None),
             _ => Outcome::Failure(None),
         }
     }
@@ -175,6 +178,10 @@ mod tests {
         let closed = error(Kind::Terminated).reused(true);
         assert_eq!(Outcome::of_error(&closed, true), Outcome::Unknown, "the race of an idle connection");
         assert_eq!(Outcome::of_error(&closed, false), Outcome::Failure(None));
+        let refused = error(Kind::Refused);
+        assert_eq!(Outcome::of_error(&refused, false), Outcome::Unknown, "GOAWAY");
+        let reset = Error { reset: Some(h2::Reason::REFUSED_STREAM), ..refused };
+        assert_eq!(Outcome::of_error(&reset, false), Outcome::Overload(None));
         for kind in [Kind::Connect, Kind::ConnectTimeout, Kind::TryTimeout, Kind::Protocol] {
             assert_eq!(Outcome::of_error(&error(kind), false), Outcome::Failure(None), "{kind:?}");
         }

@@ -31,7 +31,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::last_words::{LastWords, ServerEnd};
-use crate::config::defaults::{AGE_JITTER, HEADERS, POOL_MAX_IDLE};
+use crate::config::defaults::{AGE_JITTER, H2_PING_INTERVAL, HEADERS, POOL_MAX_IDLE};
 use crate::config::{ClusterLimits, Http1, Http2, Snapshot};
 use crate::error::{BoxError, Error, Kind};
 use crate::http::closing::ClientEnd;
@@ -377,6 +377,17 @@ pub struct Limits {
     pub http2: Http2,
     /// How responses are read. A kept connection keeps what it was opened with.
     pub read: Http1,
+    /// How a silent endpoint is asked for a sign of life over HTTP/2, if it is.
+    pub ping: Option<Ping>,
+}
+
+/// How a silent peer is asked for a sign of life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ping {
+    /// How often.
+    pub interval: Duration,
+    /// Whether also on connections that carry nothing.
+    pub while_idle: bool,
 }
 
 impl Limits {
@@ -393,14 +404,21 @@ impl Limits {
             http1: snapshot.http1,
             http2: snapshot.http2,
             read: snapshot.http1,
+            // The kernel tells when the local app goes.
+            ping: None,
         }
     }
 }
 
 impl Limits {
-    /// With those of a cluster, whose endpoints may have sidecars.
-    pub fn within(self, cluster: ClusterLimits) -> Self {
-        Limits { cluster, read: self.http1.with_added(), ..self }
+    /// With those of a cluster, whose endpoints may have sidecars. With `bridge` it is known that they do, and a sidecar
+    /// does not mind a ping; a gRPC server ends the connections of those who ask too often.
+    pub fn within(self, cluster: ClusterLimits, bridge: bool) -> Self {
+        let ping = match bridge {
+            true => Ping { interval: H2_PING_INTERVAL, while_idle: true },
+            false => Ping { interval: self.http2.connection_keepalive_interval, while_idle: false },
+        };
+        Limits { cluster, read: self.http1.with_added(), ping: Some(ping), ..self }
     }
 }
 

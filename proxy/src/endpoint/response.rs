@@ -20,7 +20,7 @@ use super::{InHand, Outcome, Place, Trial, h2, pool};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
-use crate::http::poll_cleaned;
+use crate::http::{poll_cleaned, resets};
 use crate::mutant;
 use crate::telemetry::Failures;
 use crate::world::Net;
@@ -173,7 +173,10 @@ impl<N: Net> Passing<N> {
             Poll::Ready(Some(Ok(_))) => self.patience.moved(Instant::now()),
             Poll::Pending => {}
         }
-        polled.map_err(|cause| Error { cause: Some(cause.into()), ..Error::new(Kind::Incomplete) })
+        polled.map_err(|cause| {
+            let reset = resets::of_peer(&cause);
+            Error { reset, cause: Some(resets::unmarked(cause)), ..Error::new(Kind::Incomplete) }
+        })
     }
 
     fn is_owed(&self) -> bool {
@@ -226,19 +229,22 @@ impl<N: Net> Body for ResponseBody<N> {
         let this = self.get_mut();
         match this {
             ResponseBody::Endpoint(passing) => {
-                let polled = passing.poll_frame(cx);
-                if polled.is_ready() {
-                    return polled;
-                }
-                let kind = ready!(passing.poll_too_late(cx));
-                passing.failures.count(kind);
-                let is_grpc = passing.is_grpc;
+                let error = match passing.poll_frame(cx) {
+                    Poll::Ready(Some(Err(error))) => error,
+                    Poll::Pending => {
+                        let kind = ready!(passing.poll_too_late(cx));
+                        passing.failures.count(kind);
+                        Error::new(kind)
+                    }
+                    passed => return passed,
+                };
+                // A reset goes on as it is.
+                let status = passing.is_grpc && error.reset.is_none();
                 // The endpoint is told by the end of its connection or stream.
                 *this = ResponseBody::Own(None);
-                let error = Error::new(kind);
-                Poll::Ready(Some(if is_grpc {
+                Poll::Ready(Some(if status {
                     let mut trailers = HeaderMap::new();
-                    grpc::put_status(&mut trailers, kind.grpc(), &error.to_string());
+                    grpc::put_status(&mut trailers, error.grpc(), &error.to_string());
                     Ok(Frame::trailers(trailers))
                 } else {
                     Err(error)

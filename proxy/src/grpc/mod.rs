@@ -8,6 +8,7 @@ mod timeout;
 use std::fmt::Write;
 
 use bytes::Bytes;
+use h2::Reason;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
@@ -64,6 +65,18 @@ pub fn code_of(status: StatusCode) -> Code {
     }
 }
 
+/// What the code of a reset stream means to a gRPC client: the table of `PROTOCOL-HTTP2.md`, "HTTP2 Transport Mapping". A
+/// code that it does not know is INTERNAL, as NO_ERROR is where a status was due.
+pub fn code_of_reset(reason: Reason) -> Code {
+    match reason {
+        Reason::REFUSED_STREAM => Code::Unavailable,
+        Reason::CANCEL => Code::Cancelled,
+        Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
+        Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
+        _ => Code::Internal,
+    }
+}
+
 /// An answer without a message, whose status stands in its headers.
 pub fn response(code: Code, message: &str) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
@@ -111,6 +124,14 @@ mod tests {
             assert_eq!(is_grpc(&headers), expected, "{value}");
         }
         assert!(!is_grpc(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn each_code_of_a_reset_has_the_status_that_grpc_gives_it() {
+        let expected = [13, 13, 13, 13, 13, 13, 13, 14, 1, 13, 13, 8, 7, 13, 13];
+        for (code, status) in expected.into_iter().enumerate() {
+            assert_eq!(code_of_reset((code as u32).into()) as u16, status, "{code}");
+        }
     }
 
     #[test]

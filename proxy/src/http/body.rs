@@ -17,8 +17,8 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
-use super::headers;
 use super::replay::{Playing, Tape};
+use super::{headers, resets};
 use crate::error::BoxError;
 use crate::mutant;
 
@@ -302,7 +302,7 @@ impl Body for RequestBody {
                 if let Poll::Ready(frame) = &polled {
                     sending.passed(Instant::now(), frame.as_ref(), body.is_end_stream());
                 }
-                polled.map_err(Into::into)
+                polled.map_err(resets::unmarked)
             }
             RequestBody::Kept(playing) => Pin::new(playing).poll_frame(cx),
             RequestBody::Whole(bytes) if !bytes.is_empty() => {

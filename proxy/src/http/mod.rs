@@ -14,6 +14,7 @@ pub mod patience;
 pub mod preface;
 pub mod replay;
 pub mod reply;
+pub mod resets;
 pub mod serve;
 pub mod serve_h2;
 pub mod strict;

@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::body::{RequestBody, Sending, Upload, poll_cleaned};
+use super::resets;
 use crate::error::BoxError;
 
 /// A body that is kept, for as long as this is held: it is what makes the body of each try.
@@ -202,7 +203,7 @@ where
                 this.done = true;
             }
         }
-        polled.map_err(Into::into)
+        polled.map_err(resets::unmarked)
     }
 
     fn is_end_stream(&self) -> bool {

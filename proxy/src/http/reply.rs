@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
+use super::resets::Reset;
 use crate::error::{Error, Kind};
 use crate::grpc;
 
@@ -14,7 +15,8 @@ pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const NAME: &str = "sidelab-";
 
 /// The answer to a request that could not be carried: the status of the error's kind, a `Proxy-Status` header and one
-/// line of text. A gRPC client gets them as a gRPC status, since it knows no other errors.
+/// line of text. A gRPC client gets them as a gRPC status, since it knows no other errors. Where the endpoint has reset the
+/// stream, a client of HTTP/2 gets the same reset in place of all that.
 pub fn failure(error: &Error, instance: &str, is_grpc: bool) -> Response<Bytes> {
     let text = error.to_string();
     let mut status = format!("{NAME}{instance}; error={}", error.kind.rfc9209());
@@ -23,7 +25,7 @@ pub fn failure(error: &Error, instance: &str, is_grpc: bool) -> Response<Bytes> 
     }
     status += &format!("; details=\"{} {}\"", error.kind.flag(), printable(&text));
     let mut response = if is_grpc {
-        grpc::response(error.kind.grpc(), &text)
+        grpc::response(error.grpc(), &text)
     } else {
         let mut response = Response::new(Bytes::from(format!("{text}\n")));
         *response.status_mut() = error.kind.status();
@@ -37,6 +39,9 @@ pub fn failure(error: &Error, instance: &str, is_grpc: bool) -> Response<Bytes> 
     }
     if let Ok(value) = HeaderValue::from_str(&status) {
         headers.insert(PROXY_STATUS, value);
+    }
+    if let Some(reason) = error.as_reset() {
+        response.extensions_mut().insert(Reset(reason));
     }
     response
 }

@@ -2,7 +2,6 @@
 //! end: one that has carried nothing for a while, or is old, takes no further request. What it has begun it finishes.
 
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -19,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::preface::FirstFrame;
+use super::resets::{Reset, Resets};
 use super::serve::Settings;
 use crate::config::defaults::{H2_PING_INTERVAL, H2_PING_TIMEOUT};
 use crate::drain;
@@ -47,7 +47,13 @@ where
     let streams = Streams::new();
     let service = service_fn(|request| {
         let (open, response) = (streams.open(), handle(request));
-        async { Ok::<_, Infallible>(response.await.map(|body| Counted { body, _open: open })) }
+        async {
+            let response = response.await;
+            match response.extensions().get() {
+                Some(Reset(reason)) => Err(h2::Error::from(*reason)),
+                None => Ok(response.map(|body| Counted { body, _open: open })),
+            }
+        }
     });
     let connection = http2::Builder::new(Exec(net))
         .timer(TokioTimer::new())
@@ -58,7 +64,7 @@ where
         .max_header_list_size(settings.header_list)
         .keep_alive_interval(H2_PING_INTERVAL)
         .keep_alive_timeout(H2_PING_TIMEOUT)
-        .serve_connection(TokioIo::new(FirstFrame::of_a_client(io)), service);
+        .serve_connection(TokioIo::new(Resets::of_a_client(FirstFrame::of_a_client(io))), service);
     let mut connection = pin!(connection);
     tokio::select! {
         biased;

@@ -20,6 +20,7 @@ use crate::http::serve::Client;
 use crate::http::tunnel::Ask;
 use crate::http::{RequestBody, bridge, deadline, forward, header_limits, reply};
 use crate::limit::client::share_of;
+use crate::mutant;
 use crate::retry::{Attempts, Ended, condition};
 use crate::tcp;
 use crate::telemetry::Single;
@@ -134,9 +135,11 @@ async fn send<N: Net>(
             Err(failed) => failed,
         };
         let ended = Ended::Failed { kind: error.kind, unsent: unsent.is_some() };
-        // An answer that is no HTTP is one all the same: the app has had the request.
-        let stale = error.reused && (unsent.is_some() || error.kind == Kind::Terminated);
-        let reason = condition::reason(&call.retry, ended).filter(|_| stale);
+        // An answer that is no HTTP is one all the same: the app has had the request. A reset is one, too.
+        let stale =
+            error.reused && error.reset.is_none() && (unsent.is_some() || error.kind == Kind::Terminated);
+        let refused = error.kind == Kind::Refused && !mutant::is_planted("repeats-nothing-refused");
+        let reason = condition::reason(&call.retry, ended).filter(|_| stale || refused);
         let reason = reason.filter(|_| attempts.permit(ended, false).is_ok());
         let again = reason.and_then(|_| attempts.again(unsent.map(|request| *request)));
         let (Some(reason), Some(again)) = (reason, again) else { return Err(error) };

@@ -78,7 +78,8 @@ pub(super) async fn handle<N: Net>(
                     if !was_http1 || cluster.config.bridge && !ask.is_for_a_tunnel() {
                         bridge::to_http2(&mut request, dst, was_http1);
                     }
-                    let limits = Limits::of(&table.snapshot).within(cluster.config.limits);
+                    let limits =
+                        Limits::of(&table.snapshot).within(cluster.config.limits, cluster.config.bridge);
                     let interim = client.interim;
                     let (tries, retry) = (way.timeouts.tries, way.retry.clone());
                     let place = Rc::new(place);

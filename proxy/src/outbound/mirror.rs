@@ -99,7 +99,7 @@ impl<N: Net> Mirror<N> {
             number: self.side.number(),
             aim: self.aim,
             place: Rc::new(place),
-            limits: Limits::of(&self.table.snapshot).within(cluster.config.limits),
+            limits: Limits::of(&self.table.snapshot).within(cluster.config.limits, cluster.config.bridge),
             patience,
             is_grpc,
             deadline,

@@ -34,6 +34,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::Instant;
 
+pub mod frames;
 pub mod h2c;
 mod wire;
 

@@ -25,6 +25,7 @@ mod malformed;
 mod opaque;
 mod pool;
 mod protocols;
+mod resets;
 mod retries;
 mod routes;
 mod streams;

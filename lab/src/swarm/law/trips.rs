@@ -143,5 +143,6 @@ fn most_passed_over(cluster: &Cluster, all: usize) -> Option<u32> {
 /// Whether an endpoint is to blame for a failure.
 fn blames(error: &str, unsent: bool, reused: bool) -> bool {
     let was_stale = unsent && reused;
-    !was_stale && !["client", "pool_full", "pool_timeout", "no_socket", "overload"].contains(&error)
+    let others = ["client", "pool_full", "pool_timeout", "no_socket", "overload", "refused"];
+    !was_stale && !others.contains(&error)
 }

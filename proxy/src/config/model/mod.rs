@@ -198,6 +198,9 @@ pub struct Http2 {
     /// The same for a whole connection. Default `"256MiB"`.
     #[serde(default)]
     pub initial_connection_window_size: Option<Spanned<String>>,
+    /// How often an endpoint is pinged that has calls and is silent. Default `"5m"`.
+    #[serde(default)]
+    pub connection_keepalive_interval: Option<Spanned<String>>,
 }
 
 /// `[limits]`: past them the sidecar says no at once (503, or the connection is closed;

@@ -1,6 +1,7 @@
 //! `[http2]`.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use serde_spanned::Spanned;
 
@@ -30,7 +31,18 @@ impl Check<'_> {
                 connection.as_ref(),
                 default.initial_connection_window_size,
             ),
+            connection_keepalive_interval: self.keepalive(given.connection_keepalive_interval.as_ref()),
         }
+    }
+
+    fn keepalive(&mut self, given: Option<&Spanned<String>>) -> Duration {
+        let default = defaults::H2_KEEPALIVE_INTERVAL;
+        let found = self.duration("connection_keepalive_interval", given, default);
+        if let Some(span) = found.span.filter(|_| found.value.is_zero()) {
+            let message = "`connection_keepalive_interval` leaves no time between two pings";
+            self.mistakes.add(message, span, "must be more than 0").help("the default is 5m");
+        }
+        found.value
     }
 
     fn window(&mut self, key: &str, given: Option<&Spanned<String>>, default: u32) -> u32 {
@@ -72,6 +84,7 @@ mod tests {
                 max_concurrent_streams: most,
                 initial_stream_window_size: stream,
                 initial_connection_window_size: connection,
+                ..Http2::default()
             };
             assert_eq!(http2.streams(), expected, "{http2:?}");
         }

@@ -128,6 +128,8 @@ pub struct Http2 {
     pub initial_stream_window_size: u32,
     /// The same for a whole connection.
     pub initial_connection_window_size: u32,
+    /// How often an endpoint is pinged that has calls and is silent.
+    pub connection_keepalive_interval: Duration,
 }
 
 impl Http2 {
@@ -145,6 +147,7 @@ impl Default for Http2 {
             max_concurrent_streams: defaults::H2_MAX_STREAMS,
             initial_stream_window_size: defaults::H2_STREAM_WINDOW,
             initial_connection_window_size: defaults::H2_CONNECTION_WINDOW,
+            connection_keepalive_interval: defaults::H2_KEEPALIVE_INTERVAL,
         }
     }
 }
