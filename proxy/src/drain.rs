@@ -15,6 +15,10 @@ pub struct Signal(watch::Sender<bool>);
 #[derive(Debug, Clone)]
 pub struct Watch(watch::Receiver<bool>);
 
+/// Makes watchers, without being one that the drain waits for.
+#[derive(Debug, Clone)]
+pub struct Source(watch::Sender<bool>);
+
 /// A signal and the first of its watchers.
 pub fn channel() -> (Signal, Watch) {
     let (send, receive) = watch::channel(false);
@@ -27,6 +31,18 @@ impl Signal {
         self.0.send_replace(true);
         let _ = tokio::time::timeout_at(deadline, self.0.closed()).await;
         self.0.receiver_count()
+    }
+
+    /// What makes watchers of this drain.
+    pub fn source(&self) -> Source {
+        Source(self.0.clone())
+    }
+}
+
+impl Source {
+    /// One more watcher; it may learn that the drain has begun already.
+    pub fn watch(&self) -> Watch {
+        Watch(self.0.subscribe())
     }
 }
 
@@ -60,6 +76,23 @@ mod tests {
         };
         let (left, ()) = tokio::join!(signal.drain(Instant::now() + Duration::from_secs(5)), end);
         assert_eq!(left, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_does_not_hold_up_a_drain_and_what_it_makes_later_does() {
+        let (signal, watch) = channel();
+        let source = signal.source();
+        let end = async {
+            watch.clone().signaled().await;
+            let late = source.watch();
+            drop(watch);
+            assert!(late.is_draining());
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drop(late);
+            Instant::now()
+        };
+        let (left, ended) = tokio::join!(signal.drain(Instant::now() + Duration::from_secs(5)), end);
+        assert_eq!((left, Instant::now()), (0, ended));
     }
 
     #[tokio::test(start_paused = true)]

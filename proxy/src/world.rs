@@ -23,8 +23,9 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpStream;
 
 mod kernel;
+mod recent;
 
-pub use kernel::{KernelListener, KernelNet, raise_nofile};
+pub use kernel::{Alarm, KernelListener, KernelNet, raise_nofile};
 
 #[cfg(not(tokio_unstable))]
 compile_error!(
@@ -39,11 +40,16 @@ pub trait Net: Clone + Unpin + 'static {
     type Listener: Listener<Io = Self::Io>;
 
     /// Opens a connection to `to`. `from` asks for a source address (the port stays free); a simulated network may
-    /// ignore it. There is no time-out here: the caller bounds the wait.
+    /// ignore it, and an IPv6 address that this host does not have is replaced by the loopback one. There is no time-out here: the caller bounds the wait.
     fn connect(&self, to: SocketAddr, from: Option<IpAddr>) -> impl Future<Output = io::Result<Self::Io>>;
 
     /// Listens on `at`. Several workers may bind the same address; the kernel spreads connections over them.
     fn bind(&self, at: SocketAddr) -> impl Future<Output = io::Result<Self::Listener>>;
+
+    /// The same for a listener that has its address to itself.
+    fn bind_exclusive(&self, at: SocketAddr) -> impl Future<Output = io::Result<Self::Listener>> {
+        self.bind(at)
+    }
 
     /// Where the client meant to go before interception redirected it here, or `None` if it was not redirected.
     /// IPv4-mapped IPv6 addresses are returned as IPv4.
@@ -68,6 +74,19 @@ pub trait Net: Clone + Unpin + 'static {
     fn kernel_socket(io: &Self::Io) -> Option<&TcpStream> {
         let _ = io;
         None
+    }
+
+    /// Whether this process itself has just opened the connection from `from` to `to`: one that was redirected here all
+    /// the same goes in a circle.
+    fn is_own(&self, from: SocketAddr, to: SocketAddr) -> bool {
+        let _ = (from, to);
+        false
+    }
+
+    /// Runs a task without which the process is not what it says it is: if it panics, so does the process, in a way of
+    /// its own.
+    fn spawn_essential(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
+        self.spawn(name, task);
     }
 
     /// Runs `task` on this thread until it ends or the process does. `name` is for diagnostics.

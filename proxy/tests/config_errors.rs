@@ -10,9 +10,9 @@ use std::time::Duration;
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use proxy::config::{
     Adaptive, App, Ask, Balance, BalancePolicy, Breaker, Cluster, ClusterLimits, Condition, Conditions,
-    ConfigErrors, Endpoint, Forwarded, HashSource, Health, Http1, Http2, Limits, Listen, Probe, Protocol,
-    RequestTimeouts, Retry, RetryBudget, SlowStart, Snapshot, Thresholds, Timeouts, TryTimeouts, parse,
-    route,
+    ConfigErrors, Endpoint, Forwarded, HashSource, Health, Http1, Http2, InboundTimeouts, Limits, Listen,
+    Probe, Protocol, RequestTimeouts, Retry, RetryBudget, SlowStart, Snapshot, Thresholds, Timeouts,
+    TryTimeouts, parse, route,
 };
 
 /// A cluster without a mistake, to put mistakes around.
@@ -601,11 +601,14 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
             pending: 1024,
             client_share: 0.75,
             memory: None,
+            admin_connections: 32,
         },
         per_endpoint_metrics: None,
         register: None,
         clusters: Vec::new(),
         inbound: [].into(),
+        inbound_timeouts: InboundTimeouts { request: None },
+        inbound_port_timeouts: [].into(),
         inbound_adaptive: [].into(),
         app: App::default(),
     };
@@ -688,14 +691,14 @@ passthrough = false
 preserve_header_case = true
 forwarded = "append"
 opaque_ports = [80, 7000]
-limits = { client_share = "40%", connections = 7, requests = 8, memory = "9MiB", endpoint_connections = 10, pending = 0, header_bytes = 9000, headers = 50 }
+limits = { client_share = "40%", connections = 7, requests = 8, memory = "9MiB", endpoint_connections = 10, pending = 0, admin_connections = 12, header_bytes = 9000, headers = 50 }
 listen = { outbound = 1, inbound = 2, admin = 3, metrics = 4, health = 5 }
 timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", pool_age = "0s", half_close = "30s", tcp_idle = "2h", tunnel_idle = "10m", drain_min = "0s", drain = "1m", stream_idle = "0s", request = "15s", response = "3s", request_headers = "9s", max_connection_idle = "1m", max_connection_age = "0s" }
 http2 = { max_concurrent_streams = 11, initial_stream_window_size = "128KiB", initial_connection_window_size = "64KiB", connection_keepalive_interval = "1m" }
 retry = { attempts = 1, on = ['5xx', 'retriable-status-codes', 'internal'], status_codes = [429], unsafe_methods = true, max = '300ms', hedge = '50ms' }
 retry_budget = { share = '10%', per_second = 3 }
 breaker = { consecutive_failures = 7, success_rate = "90%", min_requests = 20, window = "5s", base = "2s", max = "90s", cap = "25%" }
-inbound = [{ port = 8080, protocol = "http", adaptive_concurrency = true }, { port = 5432, protocol = "tcp" }, { port = 9 }]
+inbound = [{ port = 8080, protocol = "http", adaptive_concurrency = true }, { port = 5432, protocol = "tcp" }, { port = 9, timeouts = { request = "0s" } }]
 balance = { policy = "maglev", table_size = 1009, hash = "cookie:session", panic = "0%", overprovisioning = 2, slow_start = { window = "30s", aggression = 1.5 } }
 
 [[cluster]]
@@ -760,6 +763,7 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
             pending: 0,
             client_share: 0.4,
             memory: Some(9 << 20),
+            admin_connections: 12,
         },
         per_endpoint_metrics: None,
         register: None,
@@ -834,6 +838,8 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
             routes_only: false,
         })],
         inbound: [(8080, Protocol::Http), (5432, Protocol::Tcp), (9, Protocol::Detect)].into(),
+        inbound_timeouts: InboundTimeouts { request: Some(Duration::from_secs(15)) },
+        inbound_port_timeouts: [(9, InboundTimeouts { request: None })].into(),
         inbound_adaptive: [(8080, Adaptive { initial: 20, min: 3, max: 1000 })].into(),
         app: App {
             startup: Some(probe(Ask::Tcp, 1, 30)),

@@ -119,31 +119,97 @@ fn an_app_does_not_outlive_a_sidecar_that_is_killed() {
 
 #[test]
 fn a_command_that_cannot_be_started_is_named() {
-    let output = end(Run::new("").start(&[], &["/no/such/program"]));
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("cannot start /no/such/program: No such file or directory"), "{said}");
+    for (program, code, why) in [
+        ("/no/such/program", 127, "No such file or directory"),
+        ("no-such-program", 127, "No such file or directory"),
+        ("./sidecar.toml", 126, "Permission denied"),
+        ("/proc/self/status/nonsense", 126, "Not a directory"),
+    ] {
+        let output = end(Run::new("").start(&[], &[program]));
+        assert_eq!(output.status.code(), Some(code), "{program}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(&format!("cannot start {program}: {why}")), "{said}");
+    }
+}
+
+#[test]
+fn the_app_may_open_as_many_files_as_the_sidecar_was_allowed_to() {
+    let run = Run::new("");
+    let proxy = env!("CARGO_BIN_EXE_proxy");
+    let script =
+        format!("ulimit -Sn 300; exec {proxy} run --config sidecar.toml -- sh -c 'ulimit -Sn > files'");
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &script]).current_dir(run.dir.path()).stdin(Stdio::null());
+    assert_eq!(limited.status().unwrap().code(), Some(0));
+    assert_eq!(run.wait_for("files"), "300\n");
+}
+
+#[test]
+fn the_first_process_of_a_container_runs_an_app() {
+    if !is_root() {
+        return;
+    }
+    let run = Run::new("");
+    let mut first = Command::new("unshare");
+    first.args(["--pid", "--fork", "--mount-proc", env!("CARGO_BIN_EXE_proxy")]);
+    first.args(["run", "--config", "sidecar.toml", "--", "sh", "-c", "echo $PPID > parent; exit 7"]);
+    first.current_dir(run.dir.path()).stdin(Stdio::null());
+    assert_eq!(first.status().unwrap().code(), Some(7));
+    assert_eq!(run.wait_for("parent"), "1\n");
+}
+
+#[test]
+fn a_second_sidecar_on_the_same_ports_is_refused_and_told_whose_they_are() {
+    let run = Run::new("timeouts.drain_min = '0s'");
+    let first = run.start(&[], &["sh", "-c", WAITS_FOR_TERM]);
+    run.wait_for("started");
+    let second = end(run.start(&[], &["sh", "-c", "echo ran > second"]));
+    assert_eq!(second.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&second.stderr);
+    let whose = format!("port {} (outbound) is taken by process {} (proxy)", run.outbound, first.id());
+    assert!(said.contains(&whose), "{said}");
+    assert!(!run.dir.path().join("second").exists());
+    terminate(&first);
+    assert_eq!(end(first).status.code(), Some(3));
 }
 
 #[test]
 fn the_sidecar_takes_the_exempt_group_and_the_app_does_not() {
-    if !nix::unistd::geteuid().is_root() {
-        assert!(
-            std::env::var_os("LAB_REQUIRE_KERNEL").is_none(),
-            "kernel tests are required, which takes root"
-        );
-        eprintln!("skipped: changing the group takes root");
+    if !is_root() {
         return;
     }
     let run = Run::new("timeouts.drain_min = '0s'");
-    let sidecar = run.start(&["--gid", "1337"], &["sh", "-c", &format!("id -g > group; {WAITS_FOR_TERM}")]);
-    assert_eq!(run.wait_for("group").trim(), nix::unistd::getegid().to_string());
-    let groups = |pid: u32| -> Option<String> {
-        let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).ok()?;
-        Some(status.lines().find(|line| line.starts_with("Gid:"))?.split_whitespace().nth(1)?.to_owned())
+    let groups = "grep -E '^(Gid|Groups):' /proc/$$/status > groups";
+    let sidecar = run.start(&["--gid", "1337"], &["sh", "-c", &format!("{groups}; {WAITS_FOR_TERM}")]);
+    let of = |process: &str| -> Vec<String> {
+        let status = std::fs::read_to_string(Path::new("/proc").join(process).join("status")).unwrap();
+        let lines = status.lines().filter(|line| line.starts_with("Gid:") || line.starts_with("Groups:"));
+        lines.map(|line| line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")).collect()
     };
-    until(|| groups(sidecar.id()).filter(|group| group == "1337"));
     run.wait_for("started");
+    let app: Vec<_> = run.wait_for("groups").lines().map(str::to_owned).collect();
+    let app: Vec<_> =
+        app.iter().map(|l| l.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(app, of("self"));
+    let group = "1337 1337 1337 1337".to_owned();
+    // Every thread: sockets belong to the group of the thread that makes them.
+    for thread in std::fs::read_dir(format!("/proc/{}/task", sidecar.id())).unwrap() {
+        let thread = thread.unwrap().path();
+        assert_eq!(of(&thread.display().to_string()), [group.clone(), "1337".into()]);
+    }
     terminate(&sidecar);
     assert_eq!(end(sidecar).status.code(), Some(3));
+}
+
+/// Whether this is root; if not, says that the test is skipped, or fails where it must not be.
+fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    assert!(
+        root || std::env::var_os("LAB_REQUIRE_KERNEL").is_none(),
+        "kernel tests are required, which takes root"
+    );
+    if !root {
+        eprintln!("skipped: it takes root");
+    }
+    root
 }

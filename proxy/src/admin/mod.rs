@@ -3,6 +3,7 @@
 //! A page is a path and a closure; who owns the state behind a page makes the closure, so nothing here knows more than
 //! HTTP. Pages are served by the control thread, so they answer when the data plane is busy.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -11,8 +12,11 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
 
 use crate::capture::listener;
+use crate::config::defaults::{ADMIN_AGE, ADMIN_IDLE};
 use crate::drain;
 use crate::http::closing::ClientEnd;
 use crate::http::serve;
@@ -56,27 +60,65 @@ pub fn json(value: &impl Serialize) -> Answer {
     }
 }
 
-/// Serves pages on a listener for ever: also during a drain, which does not wait for these connections.
-pub async fn serve<N: Net>(net: N, mut listener: N::Listener, pages: Vec<Page>) {
+/// Serves pages on a listener for ever: also during a drain, which does not wait for these connections. Each port has a
+/// small number of connections of its own, `limit`, so that whoever can reach it takes nothing from the data plane.
+pub async fn serve<N: Net>(net: N, mut listener: N::Listener, limit: impl Fn() -> usize, pages: Vec<Page>) {
     use crate::world::Listener as _;
     let pages = Rc::new(pages);
-    // Admin connections must answer during a drain, so they watch a signal that is never given.
-    let (_never, watch) = drain::channel();
+    let mut open = Seats::default();
     loop {
         match listener.accept().await {
             Ok((io, _)) => {
-                let (pages, watch) = (pages.clone(), watch.clone());
+                let (seat, pages) = (open.take(limit()), pages.clone());
                 net.spawn("admin", async move {
-                    let (settings, end) = (serve::Settings::default(), ClientEnd::default());
-                    let _ = serve::http1(io, settings, watch, end, |request, _| {
-                        let response = answer(&pages, &request);
-                        async move { response }
-                    })
-                    .await;
+                    tokio::select! {
+                        biased;
+                        _ = seat => {}
+                        () = connection::<N>(io, &pages) => {}
+                    }
                 });
             }
-            Err(_) => tokio::time::sleep(listener::REST).await,
+            Err(_) => sleep(listener::REST).await,
         }
+    }
+}
+
+/// Carries one connection to its end, which comes soon.
+async fn connection<N: Net>(io: N::Io, pages: &[Page]) {
+    // A drain of the sidecar means nothing here; old age is what ends these.
+    let (age, watch) = drain::channel();
+    let settings = serve::Settings { request_headers: ADMIN_IDLE, ..serve::Settings::default() };
+    let served = serve::http1(io, settings, watch, ClientEnd::default(), |request, _| {
+        let response = answer(pages, &request);
+        async move { response }
+    });
+    let aging = async {
+        sleep(ADMIN_AGE).await;
+        // Between two requests it ends now, and else after the answer if that is read at all.
+        age.drain(Instant::now() + ADMIN_IDLE).await;
+    };
+    tokio::select! {
+        biased;
+        _ = served => {}
+        () = aging => {}
+    }
+}
+
+/// The connections of one port, the oldest first. Who comes when all seats are taken gets that of the oldest: connections
+/// that do nothing cannot keep a probe or a scrape out.
+#[derive(Default)]
+struct Seats(VecDeque<oneshot::Sender<()>>);
+
+impl Seats {
+    /// A seat, of which there are `limit`; it is resolved once it is needed for somebody else.
+    fn take(&mut self, limit: usize) -> oneshot::Receiver<()> {
+        self.0.retain(|seat| !seat.is_closed());
+        while self.0.len() >= limit {
+            self.0.pop_front();
+        }
+        let (kept, seat) = oneshot::channel();
+        self.0.push_back(kept);
+        seat
     }
 }
 
@@ -115,4 +157,24 @@ fn response((status, content_type, text): Answer) -> Response<Full<Bytes>> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_when_all_seats_are_taken_gets_that_of_the_oldest() {
+        let mut seats = Seats::default();
+        let mut open: Vec<_> = (0..3).map(|_| seats.take(3)).collect();
+        drop(open.remove(1));
+        open.push(seats.take(3));
+        assert!(open.iter_mut().all(|seat| seat.try_recv() == Err(oneshot::error::TryRecvError::Empty)));
+        open.push(seats.take(3));
+        let closed =
+            |seat: &mut oneshot::Receiver<()>| seat.try_recv() == Err(oneshot::error::TryRecvError::Closed);
+        assert_eq!(open.iter_mut().map(closed).collect::<Vec<_>>(), [true, false, false, false]);
+        open.push(seats.take(1));
+        assert_eq!(open.iter_mut().map(closed).collect::<Vec<_>>(), [true, true, true, true, false]);
+    }
 }

@@ -22,10 +22,10 @@ pub const REST: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// If the port is taken or may not be bound.
-pub async fn bind_any<N: Net>(net: &N, port: u16) -> io::Result<N::Listener> {
-    match net.bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
+pub async fn bind_any<L>(bind: impl AsyncFn(SocketAddr) -> io::Result<L>, port: u16) -> io::Result<L> {
+    match bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
         Err(e) if e.kind() != io::ErrorKind::AddrInUse => {
-            net.bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await
+            bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await
         }
         result => result,
     }
@@ -44,15 +44,40 @@ pub async fn accept<N, F>(
     F: Future<Output = ()> + 'static,
 {
     let each = drain.clone();
+    let start = |io, peer| net.spawn(name, serve(io, peer, each.clone()));
+    tokio::select! {
+        biased;
+        () = drain.signaled() => {}
+        () = take_all(&mut listener, name, start) => {}
+    }
+    // The kernel has told the clients in the queue that they are connected; closing the listener would reset them. The
+    // runtime has to ask it once more to know of them all.
+    yield_now().await;
+    while let Some((io, peer)) = already_there(&mut listener).await {
+        start(io, peer);
+    }
+}
+
+/// The same for ever: those that come during a drain are told of it at once, and hold it up like the others.
+pub async fn accept_always<N, F>(
+    net: N,
+    mut listener: N::Listener,
+    drain: drain::Source,
+    name: &'static str,
+    serve: impl Fn(N::Io, SocketAddr, drain::Watch) -> F + 'static,
+) where
+    N: Net,
+    F: Future<Output = ()> + 'static,
+{
+    take_all(&mut listener, name, |io, peer| net.spawn(name, serve(io, peer, drain.watch()))).await;
+}
+
+/// Accepts connections for ever.
+async fn take_all<L: Listener>(listener: &mut L, name: &'static str, start: impl Fn(L::Io, SocketAddr)) {
     let failures = Throttle::default();
     loop {
-        let accepted = tokio::select! {
-            biased;
-            () = drain.signaled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((io, peer)) => net.spawn(name, serve(io, peer, each.clone())),
+        match listener.accept().await {
+            Ok((io, peer)) => start(io, peer),
             // The connection was gone before it was taken out of the queue.
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -62,12 +87,6 @@ pub async fn accept<N, F>(
                 sleep(REST).await;
             }
         }
-    }
-    // The kernel has told the clients in the queue that they are connected; closing the listener would reset them. The
-    // runtime has to ask it once more to know of them all.
-    yield_now().await;
-    while let Some((io, peer)) = already_there(&mut listener).await {
-        net.spawn(name, serve(io, peer, each.clone()));
     }
 }
 

@@ -254,12 +254,24 @@ pub const MAX_CONNECTION_IDLE: Duration = Duration::from_secs(600);
 /// max_connection_age is off unless it is set, and then usually some minutes to an hour.
 pub const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3600);
 
-/// Accepted connections that may be open at once. Envoy's documentation recommends 50 000 for its edge.
+/// Accepted connections that may be open at once in one direction. Envoy's documentation recommends 50 000 for its edge.
 pub const MAX_CONNECTIONS: usize = 50_000;
 /// Share of the file descriptors that accepted connections and their counterparts may take: the rest is for probes, the
 /// journal and reloads.
 pub const FILES_SHARE: f64 = 0.9;
-/// Requests that may be in flight at once. At 50 us of CPU each, 10 000 of them are half a second of work for one worker:
+/// Share of those that one direction may take, so that a flood of the one leaves the other something. Ours: a sidecar
+/// that carries only one of them loses a quarter, and the other has enough to keep its app able to work.
+pub const FILES_ONE_WAY: f64 = 0.75;
+/// Connections to each of the sidecar's own ports (admin, metrics, health). A Prometheus server, a kubelet and some people
+/// have one each.
+pub const ADMIN_CONNECTIONS: usize = 32;
+/// How long a client of the sidecar's own ports may take to send a request, and how long its connection may idle. Above
+/// the scrape interval of 15 s that is common, so that a connection serves many scrapes.
+pub const ADMIN_IDLE: Duration = Duration::from_secs(20);
+/// How long such a connection lives. What reads an answer for so long is not reading it; Prometheus gives up a scrape
+/// after 10 s.
+pub const ADMIN_AGE: Duration = Duration::from_secs(300);
+/// Requests that may be in flight at once in one direction. At 50 us of CPU each, 10 000 of them are half a second of work for one worker:
 /// more would time out before they are done.
 pub const MAX_REQUESTS: usize = 10_000;
 /// Share of connections and requests, and of a worker's HTTP/1 connections to the app, that one client of the app may hold. Ours:

@@ -25,9 +25,9 @@ pub use parse::{parse, parse_endpoints};
 pub use snapshot::route;
 pub use snapshot::{
     Adaptive, App, Ask, Balance, BalancePolicy, Breaker, Cluster, ClusterLimits, Condition, Conditions,
-    Discovery, Dns, Endpoint, Etcd, Forwarded, HashSource, Health, Http1, Http2, Labels, Limits, Listen,
-    Probe, Protocol, Register, RequestTimeouts, Retry, RetryBudget, SlowStart, Snapshot, Source, Thresholds,
-    Timeouts, TryTimeouts, Wanted,
+    Discovery, Dns, Endpoint, Etcd, Forwarded, HashSource, Health, Http1, Http2, InboundTimeouts, Labels,
+    Limits, Listen, Probe, Protocol, Register, RequestTimeouts, Retry, RetryBudget, SlowStart, Snapshot,
+    Source, Thresholds, Timeouts, TryTimeouts, Wanted,
 };
 
 /// Why a file gave no snapshot.

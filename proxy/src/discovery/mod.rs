@@ -70,7 +70,7 @@ pub async fn run<N: Net>(world: World<N>, board: Arc<Board>, apply: impl Fn()) {
             let (running_on, stopped) = oneshot::channel::<()>();
             let teller = Teller { task: task.clone(), news: news.clone() };
             let source = follow(world.clone(), source, teller);
-            world.net.spawn("discovery", async move {
+            world.net.spawn_essential("discovery", async move {
                 tokio::select! {
                     biased;
                     _ = stopped => {}

@@ -50,7 +50,7 @@ pub async fn run<N: Net>(net: N, rng: RngTree, table: Arc<ArcSwap<Table>>) {
                 let rng = rng.child("check", entities).rng();
                 let checking = check(net.clone(), rng, table.clone(), key.0.clone(), endpoint.clone());
                 let (running, endpoint) = (running.clone(), endpoint.clone());
-                net.spawn("check", async move {
+                net.spawn_essential("check", async move {
                     checking.await;
                     let mut running = running.borrow_mut();
                     if running.get(&key).is_some_and(|now| Arc::ptr_eq(now, &endpoint)) {

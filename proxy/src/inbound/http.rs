@@ -19,6 +19,7 @@ use crate::http::patience::Patience;
 use crate::http::serve::Client;
 use crate::http::tunnel::Ask;
 use crate::http::{RequestBody, bridge, deadline, forward, header_limits, reply};
+use crate::limit::Direction;
 use crate::limit::client::share_of;
 use crate::mutant;
 use crate::retry::{Attempts, Ended, condition};
@@ -49,7 +50,7 @@ pub(super) async fn handle<N: Net>(
     let (load, most) = (&table.load, &table.snapshot.limits);
     let of_client = caller.request(share_of(most.requests, most.client_share)).map_err(Error::new);
     let place = of_client.and_then(|of_client| {
-        let all = load.request(most).map_err(Error::new)?;
+        let all = load.request(Direction::Inbound, most).map_err(Error::new)?;
         Ok(Place::new(all, table.take_for_app(dst.port(), metrics)?).of_client(of_client))
     });
     let forwarded = place.and_then(|place| {
@@ -63,8 +64,11 @@ pub(super) async fn handle<N: Net>(
             if version == Version::HTTP_2 && !is_bridged {
                 bridge::to_http2(&mut request, dst, false);
             }
-            let patience = Patience::new(Instant::now(), timeouts.stream_idle, request.body().upload());
-            let patience = patience.until(deadline, Kind::Deadline);
+            let now = Instant::now();
+            let limit = table.snapshot.inbound_request_timeout(dst.port());
+            let patience = Patience::new(now, timeouts.stream_idle, request.body().upload())
+                .until(limit.map(|limit| now + limit), Kind::RequestTimeout)
+                .until(deadline, Kind::Deadline);
             let (retry, tries) = (side.retry.clone(), TryTimeouts::default());
             let call = Call {
                 number: 0,

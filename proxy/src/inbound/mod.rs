@@ -25,6 +25,7 @@ use crate::drain;
 use crate::endpoint::Pools;
 use crate::error::Kind;
 use crate::http::{serve, version};
+use crate::limit::Direction;
 use crate::limit::client::share_of;
 use crate::telemetry::{Metrics, Open, SideMetrics, Single, Throttle};
 use crate::world::{Net, World};
@@ -65,8 +66,7 @@ const RETRY: Retry = Retry {
 };
 
 /// Where connections to the app come from. The rules let these through to the app; from any other address of this
-/// sidecar a connection to the instance's own address is taken for one that goes out and comes in again. IPv4 is as in
-/// Istio; for IPv6 the loopback address serves, which needs no set-up, and the rule asks for the sidecar's user as well.
+/// sidecar a connection to the instance's own address is taken for one that goes out and comes in again. As in Istio.
 pub fn source_for(app: SocketAddr) -> Option<IpAddr> {
     Some(match app {
         SocketAddr::V4(_) => INBOUND_SOURCE_V4.into(),
@@ -123,12 +123,12 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
         return side.refuse(Kind::NotIntercepted, peer, None);
     };
     let table = side.table.load_full();
-    let _place = match table.load.connection(&table.snapshot.limits) {
+    let _place = match table.load.connection(Direction::Inbound, &table.snapshot.limits) {
         Ok(place) => place,
         Err(kind) => return side.refuse(kind, peer, Some(dst)),
     };
     let limits = &table.snapshot.limits;
-    let most = share_of(table.load.connection_limit(limits), limits.client_share);
+    let most = share_of(table.load.connection_limit(Direction::Inbound, limits), limits.client_share);
     let client = match table.load.clients.connection(peer.ip(), most) {
         Ok(client) => client,
         Err(kind) => return side.refuse(kind, peer, Some(dst)),

@@ -1,8 +1,10 @@
 //! How much a sidecar takes on: connections, requests in flight, memory. Past a limit it says no at once, which costs next
 //! to nothing, instead of taking on what it cannot carry: callers go elsewhere, and those already served are not harmed.
 //!
-//! The counts belong to the whole sidecar and survive configuration changes. What one client may take of them is in [`client`].
-//! What it leaves out: limits on how fast requests come.
+//! The two directions are counted apart, because an app that is flooded still has to ask others for its answers; file
+//! descriptors are what they share, and neither may take the last quarter of them. The counts belong to the whole
+//! sidecar and survive configuration changes. What one client may take of them is in [`client`]. What it leaves out:
+//! limits on how fast requests come.
 
 pub mod adaptive;
 pub mod client;
@@ -17,47 +19,97 @@ use prometheus_client::metrics::gauge::Gauge;
 use client::Clients;
 
 use crate::config::Limits;
-use crate::config::defaults::FILES_SHARE;
+use crate::config::defaults::{FILES_ONE_WAY, FILES_SHARE};
 use crate::error::Kind;
 use crate::telemetry::Open;
+
+/// Where a connection or a request comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From others, to the app.
+    Inbound,
+    /// From the app.
+    Outbound,
+}
+
+impl Direction {
+    /// The one of this name.
+    pub fn of(label: &str) -> Self {
+        if label == "inbound" { Direction::Inbound } else { Direction::Outbound }
+    }
+
+    /// Its name as a label of metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        }
+    }
+}
+
+/// What is carried in one direction.
+#[derive(Debug, Default)]
+pub struct OneWay {
+    connections: Gauge,
+    requests: Gauge,
+    /// Connections to endpoints or the app, which take file descriptors as well.
+    upstream: Gauge,
+}
+
+impl OneWay {
+    /// Nothing yet, counted where it can be read.
+    pub fn new(connections: Gauge, requests: Gauge) -> Self {
+        OneWay { connections, requests, ..OneWay::default() }
+    }
+
+    /// File descriptors that it takes.
+    fn files(&self) -> usize {
+        usize::try_from(self.connections.get() + self.upstream.get()).unwrap_or(0)
+    }
+}
 
 /// What the sidecar carries now.
 #[derive(Debug, Default)]
 pub struct Load {
-    connections: Gauge,
-    requests: Gauge,
+    inbound: OneWay,
+    outbound: OneWay,
     /// 1 while load is shed for want of memory.
     shedding: Gauge,
     out_of_memory: AtomicBool,
-    /// Connections to endpoints, which take file descriptors as well.
-    upstream: Gauge,
-    /// How many sockets there are file descriptors for; 0 if nobody has said.
-    affordable: AtomicUsize,
+    /// How many files the process may open; 0 if nobody has said.
+    files: AtomicUsize,
     /// What clients of the inbound side hold of it.
     pub clients: Arc<Clients>,
 }
 
 impl Load {
     /// Nothing yet, counted where it can be read.
-    pub fn new(connections: Gauge, requests: Gauge, shedding: Gauge) -> Self {
-        Load { connections, requests, shedding, ..Load::default() }
+    pub fn new(inbound: OneWay, outbound: OneWay, shedding: Gauge) -> Self {
+        Load { inbound, outbound, shedding, ..Load::default() }
     }
 
     /// Takes on a connection, until the guard is dropped.
     ///
     /// # Errors
     /// [`Kind::Overload`].
-    pub fn connection(&self, limits: &Limits) -> Result<Open, Kind> {
-        self.take(&self.connections, self.connection_limit(limits))
+    pub fn connection(&self, direction: Direction, limits: &Limits) -> Result<Open, Kind> {
+        self.take(&self.one_way(direction).connections, self.connection_limit(direction, limits))
     }
 
-    /// How many connections there may be.
-    pub fn connection_limit(&self, limits: &Limits) -> usize {
-        match self.affordable.load(Ordering::Relaxed) {
+    /// How many connections of one direction there may be.
+    pub fn connection_limit(&self, direction: Direction, limits: &Limits) -> usize {
+        let (own, other) = match direction {
+            Direction::Inbound => (&self.inbound, &self.outbound),
+            Direction::Outbound => (&self.outbound, &self.inbound),
+        };
+        match self.files.load(Ordering::Relaxed) {
             0 => limits.connections,
-            affordable => {
-                let upstream = usize::try_from(self.upstream.get()).unwrap_or(0);
-                limits.connections.min(affordable.saturating_sub(upstream))
+            files => {
+                let affordable = files as f64 * FILES_SHARE;
+                let most = (affordable * FILES_ONE_WAY) as usize;
+                let most = most.min((affordable as usize).saturating_sub(other.files()));
+                let upstream = usize::try_from(own.upstream.get()).unwrap_or(0);
+                limits.connections.min(most.saturating_sub(upstream))
             }
         }
     }
@@ -66,8 +118,15 @@ impl Load {
     ///
     /// # Errors
     /// [`Kind::Overload`].
-    pub fn request(&self, limits: &Limits) -> Result<Open, Kind> {
-        self.take(&self.requests, limits.requests)
+    pub fn request(&self, direction: Direction, limits: &Limits) -> Result<Open, Kind> {
+        self.take(&self.one_way(direction).requests, limits.requests)
+    }
+
+    fn one_way(&self, direction: Direction) -> &OneWay {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
     }
 
     fn take(&self, count: &Gauge, limit: usize) -> Result<Open, Kind> {
@@ -81,17 +140,28 @@ impl Load {
 
     /// Connections and requests, those to endpoints included.
     pub fn carried(&self) -> i64 {
-        self.connections.get() + self.requests.get() + self.upstream.get()
+        let carried = |way: &OneWay| way.connections.get() + way.requests.get() + way.upstream.get();
+        carried(&self.inbound) + carried(&self.outbound)
     }
 
-    /// The count of connections to endpoints.
-    pub fn upstream(&self) -> Gauge {
-        self.upstream.clone()
+    /// The count of connections to endpoints, or to the app.
+    pub fn upstream(&self, direction: Direction) -> Gauge {
+        self.one_way(direction).upstream.clone()
+    }
+
+    /// How many connections each of the sidecar's own ports may have: as configured, or a share of the files that the
+    /// data plane leaves alone, if that is less.
+    pub fn admin_connections(&self, limits: &Limits) -> usize {
+        match self.files.load(Ordering::Relaxed) {
+            0 => limits.admin_connections,
+            // Three ports, and as much again for probes and reloads.
+            files => limits.admin_connections.min((files as f64 * (1.0 - FILES_SHARE) / 4.0) as usize).max(1),
+        }
     }
 
     /// Notes how many files the process may open.
     pub fn set_files(&self, files: u64) {
-        self.affordable.store((files as f64 * FILES_SHARE) as usize, Ordering::Relaxed);
+        self.files.store(usize::try_from(files).unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
     /// Notes whether memory is short; says whether that is news.
@@ -103,6 +173,7 @@ impl Load {
 
 #[cfg(test)]
 mod tests {
+    use super::Direction::{Inbound, Outbound};
     use super::*;
 
     const LIMITS: Limits = Limits {
@@ -112,38 +183,65 @@ mod tests {
         pending: 1,
         client_share: 1.0,
         memory: None,
+        admin_connections: 32,
     };
 
     #[test]
     fn what_ends_makes_room() {
         let load = Load::default();
-        let _first = load.request(&LIMITS).unwrap();
-        let second = load.request(&LIMITS).unwrap();
-        assert_eq!(load.request(&LIMITS).unwrap_err(), Kind::Overload);
+        let _first = load.request(Inbound, &LIMITS).unwrap();
+        let second = load.request(Inbound, &LIMITS).unwrap();
+        assert_eq!(load.request(Inbound, &LIMITS).unwrap_err(), Kind::Overload);
         drop(second);
-        assert!(load.request(&LIMITS).is_ok());
-        assert!(load.connection(&LIMITS).is_ok(), "connections are counted apart");
+        assert!(load.request(Inbound, &LIMITS).is_ok());
+        assert!(load.connection(Inbound, &LIMITS).is_ok(), "connections are counted apart");
     }
 
     #[test]
-    fn no_more_connections_are_taken_on_than_there_are_files_for() {
+    fn a_direction_that_is_full_leaves_the_other_alone() {
         let load = Load::default();
-        let limits = Limits { connections: 100, ..LIMITS };
-        load.set_files(4);
-        let _open = [load.connection(&limits).unwrap(), load.connection(&limits).unwrap()];
-        let upstream = Open::new(&load.upstream());
-        assert_eq!(load.connection(&limits).unwrap_err(), Kind::Overload);
+        let _requests = [load.request(Inbound, &LIMITS).unwrap(), load.request(Inbound, &LIMITS).unwrap()];
+        let _connection = load.connection(Inbound, &LIMITS).unwrap();
+        assert_eq!(load.connection(Inbound, &LIMITS).unwrap_err(), Kind::Overload);
+        assert!(load.request(Outbound, &LIMITS).is_ok() && load.connection(Outbound, &LIMITS).is_ok());
+    }
+
+    #[test]
+    fn neither_direction_takes_the_last_quarter_of_the_files() {
+        let load = Load::default();
+        let limits = Limits { connections: 1000, ..LIMITS };
+        load.set_files(100);
+        let all =
+            |direction| std::iter::from_fn(|| load.connection(direction, &limits).ok()).collect::<Vec<_>>();
+        let inbound = all(Inbound);
+        let outbound = all(Outbound);
+        assert_eq!((inbound.len(), outbound.len()), (67, 23));
+        drop(inbound);
+        let upstream: Vec<_> = (0..50).map(|_| Open::new(&load.upstream(Outbound))).collect();
+        assert_eq!(load.connection(Outbound, &limits).unwrap_err(), Kind::Overload);
+        assert_eq!(all(Inbound).len(), 90 - 73);
         drop(upstream);
-        assert!(load.connection(&limits).is_ok());
+        assert!(load.connection(Outbound, &limits).is_ok());
+    }
+
+    #[test]
+    fn the_sidecars_own_ports_stay_within_the_files_that_are_left() {
+        let load = Load::default();
+        for (files, each) in [(0, 32), (1 << 20, 32), (1024, 25), (256, 6), (20, 1)] {
+            load.set_files(files);
+            assert_eq!(load.admin_connections(&LIMITS), each, "{files}");
+        }
     }
 
     #[test]
     fn without_memory_nothing_is_taken_on() {
         let load = Load::default();
         assert!(load.set_out_of_memory(true) && !load.set_out_of_memory(true));
-        assert_eq!(load.request(&LIMITS).unwrap_err(), Kind::Overload);
-        assert_eq!(load.connection(&LIMITS).unwrap_err(), Kind::Overload);
+        for direction in [Inbound, Outbound] {
+            assert_eq!(load.request(direction, &LIMITS).unwrap_err(), Kind::Overload);
+            assert_eq!(load.connection(direction, &LIMITS).unwrap_err(), Kind::Overload);
+        }
         assert!(load.set_out_of_memory(false));
-        assert!(load.request(&LIMITS).is_ok());
+        assert!(load.request(Inbound, &LIMITS).is_ok());
     }
 }

@@ -19,6 +19,7 @@ use crate::http::patience::Patience;
 use crate::http::serve::Client;
 use crate::http::tunnel::Ask;
 use crate::http::{bridge, deadline, forward, header_limits, headers, reply};
+use crate::limit::Direction;
 use crate::tcp;
 use crate::world::Net;
 
@@ -54,7 +55,7 @@ pub(super) async fn handle<N: Net>(
     bridge::take_marker(request.headers_mut());
     let was_http1 = request.version() != Version::HTTP_2;
     let (ask, version) = (Ask::of(&mut request), request.version());
-    let place = table.load.request(&table.snapshot.limits).map_err(Error::new);
+    let place = table.load.request(Direction::Outbound, &table.snapshot.limits).map_err(Error::new);
     let place = place.and_then(|all| Ok(Place::new(all, Some(cluster.take(Instant::now())?))));
     let admitted = place.and_then(|place| {
         let mut request = forward::request(request, dst, &mut *side.rng.borrow_mut())?;

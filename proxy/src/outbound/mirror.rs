@@ -24,6 +24,7 @@ use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
 use crate::http::{Copied, RequestBody, Upload, bridge, deadline};
+use crate::limit::Direction;
 use crate::route::mirror::become_copy;
 use crate::telemetry::{MirrorEnd, RouteMetrics};
 use crate::world::Net;
@@ -42,7 +43,7 @@ pub(super) fn copy<N: Net>(
     let Some(position) = route.mirror(&mut *side.rng.borrow_mut()) else { return };
     let metrics = route.metrics.clone();
     let may = Rc::strong_count(&side.mirrors) <= defaults::MIRRORS;
-    let all = table.load.request(&table.snapshot.limits).ok().filter(|_| may);
+    let all = table.load.request(Direction::Outbound, &table.snapshot.limits).ok().filter(|_| may);
     let place = all.zip(table.clusters[position].take(Instant::now()).ok());
     let Some((all, of_cluster)) = place else { return metrics.mirrored(MirrorEnd::TooMany) };
     let place = Place::new(all, Some(of_cluster));

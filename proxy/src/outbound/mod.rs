@@ -26,6 +26,7 @@ use crate::drain;
 use crate::endpoint::Pools;
 use crate::error::Kind;
 use crate::http::{serve, version};
+use crate::limit::Direction;
 use crate::telemetry::{Metrics, Open, SideMetrics, Single, Throttle};
 use crate::world::{Net, World};
 
@@ -85,8 +86,11 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
     let Some(dst) = side.net.orig_dst(&mut io).await else {
         return side.refuse(Kind::NotIntercepted, peer, None);
     };
+    if side.net.is_own(peer, dst) {
+        return side.refuse_own(dst);
+    }
     let table = side.table.load_full();
-    let _place = match table.load.connection(&table.snapshot.limits) {
+    let _place = match table.load.connection(Direction::Outbound, &table.snapshot.limits) {
         Ok(place) => place,
         Err(kind) => return side.refuse(kind, peer, Some(dst)),
     };
@@ -133,6 +137,19 @@ impl<N: Net> Outbound<N> {
     /// The metrics of connections to addresses of no cluster, which appear with the first of them.
     fn passed_through(&self) -> &Single {
         self.passed_through.get_or_init(|| self.all_metrics.single("outbound", "passthrough", "any"))
+    }
+
+    /// Carried on, such a connection would come back again and again, until there is no descriptor left.
+    fn refuse_own(&self, dst: SocketAddr) {
+        self.metrics.refused(Kind::Loop);
+        if let Some(withheld) = self.failures.admit(Instant::now()) {
+            tracing::error!(
+                %dst,
+                withheld,
+                "a connection of this sidecar's own was redirected to itself: no rule exempts it; run it as the user \
+                 or group that the rules exempt, or with the mark that they do"
+            );
+        }
     }
 
     fn refuse(&self, kind: Kind, peer: SocketAddr, dst: Option<SocketAddr>) {

@@ -31,7 +31,7 @@ use crate::config::Condition;
 use crate::detect::tls::ClientHello;
 use crate::detect::{Outcome, Sniffed};
 use crate::error::Kind;
-use crate::limit::Load;
+use crate::limit::{Direction, Load, OneWay};
 use crate::retry::Denied;
 
 /// Labels of a metric of one side.
@@ -269,9 +269,17 @@ impl Default for Metrics {
                 gauge
             }};
         }
+        let load_connections: Family<Side, Gauge> =
+            family!("load_connections", "Accepted connections that count against the limit");
+        let load_requests: Family<Side, Gauge> =
+            family!("load_requests", "Requests in flight that count against the limit");
+        let one_way = |direction: Direction| {
+            let side = Side { side: direction.label() };
+            OneWay::new(load_connections.get_or_create_owned(&side), load_requests.get_or_create_owned(&side))
+        };
         let load = Load::new(
-            gauge!("load_connections", "Accepted connections that count against the limit"),
-            gauge!("load_requests", "Requests in flight that count against the limit"),
+            one_way(Direction::Inbound),
+            one_way(Direction::Outbound),
             gauge!("load_shedding", "1 while nothing is taken on for want of memory"),
         );
         let endpoints = endpoint::Endpoints::default();
@@ -432,7 +440,7 @@ impl Metrics {
             connect_failures: self.connect_failures.get_or_create_owned(&label),
             open: Sockets {
                 cluster: self.upstream_open.get_or_create_owned(&label),
-                all: self.load.upstream(),
+                all: self.load.upstream(Direction::of(side)),
             },
             tunnels: self.tunnels.get_or_create_owned(&label),
             waiting: self.waiting.get_or_create_owned(&label),
@@ -745,7 +753,7 @@ fn position(kind: Kind) -> usize {
     Kind::ALL.iter().position(|k| *k == kind).expect("every kind is in ALL")
 }
 
-/// Connections to the endpoints of a cluster that are open, and with them those of the whole sidecar.
+/// Connections to the endpoints of a cluster that are open, and with them all of their direction.
 #[derive(Debug, Clone, Default)]
 pub struct Sockets {
     cluster: Gauge,

@@ -2,25 +2,55 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 
+use super::recent::Recent;
 use super::{Abort, Listener, Net};
 use crate::config::defaults::{KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES, KEEPALIVE_TIME, TCP_USER_TIMEOUT};
 
 /// Accept queue of a listener. The kernel caps it at `net.core.somaxconn` (4096 on current kernels).
 const BACKLOG: u32 = 4096;
 
+/// What this process has dialled. Not a part of [`KernelNet`], whose clones would then share a count.
+static DIALLED: LazyLock<Recent> = LazyLock::new(Recent::default);
+
 /// Sockets of the kernel. Cheap to clone; one for each worker thread.
 #[derive(Debug, Clone, Default)]
 pub struct KernelNet {
     mark: Option<u32>,
+    /// Who hears of an essential task that panics.
+    failed: Option<mpsc::UnboundedSender<io::Error>>,
+}
+
+/// Tells somebody when the code around it panics.
+pub struct Alarm {
+    name: String,
+    failed: mpsc::UnboundedSender<io::Error>,
+}
+
+impl Alarm {
+    /// Tells `failed` that `name` panicked.
+    pub fn new(name: impl Into<String>, failed: mpsc::UnboundedSender<io::Error>) -> Self {
+        Alarm { name: name.into(), failed }
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // If nobody listens any more, the process ends already.
+            let _ = self.failed.send(io::Error::other(format!("{} panicked", self.name)));
+        }
+    }
 }
 
 impl KernelNet {
@@ -32,39 +62,22 @@ impl KernelNet {
         if let Some(mark) = mark {
             Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?.set_mark(mark)?;
         }
-        Ok(KernelNet { mark })
-    }
-}
-
-impl Net for KernelNet {
-    type Io = TcpStream;
-    type Listener = KernelListener;
-
-    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
-    async fn connect(&self, to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
-        let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        if let Some(mark) = self.mark {
-            SockRef::from(&socket).set_mark(mark)?;
-        }
-        if let Some(from) = from {
-            // The port is chosen at connect time, from the ports free for this one destination; without it a bound
-            // source address could open only as many connections as there are ephemeral ports in all.
-            setsockopt(&socket, IpBindAddressNoPort, &true)?;
-            socket.bind(SocketAddr::new(from, 0))?;
-        }
-        tune(&SockRef::from(&socket))?;
-        socket.connect(to).await
+        Ok(KernelNet { mark, ..KernelNet::default() })
     }
 
-    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
-    async fn bind(&self, at: SocketAddr) -> io::Result<KernelListener> {
+    /// The same network, which tells `failed` of essential tasks that panic.
+    pub fn with_alarm(self, failed: mpsc::UnboundedSender<io::Error>) -> Self {
+        KernelNet { failed: Some(failed), ..self }
+    }
+
+    fn listen(&self, at: SocketAddr, shared: bool) -> io::Result<KernelListener> {
         let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
         if at.is_ipv6() {
             // One wildcard socket serves both families.
             socket.set_only_v6(false)?;
         }
         socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
+        socket.set_reuse_port(shared)?;
         // Linux hands these options down to the sockets that are accepted, which saves a system call for each on every
         // connection.
         tune(&SockRef::from(&socket))?;
@@ -72,6 +85,54 @@ impl Net for KernelNet {
         socket.bind(&at.into())?;
         socket.listen(BACKLOG as i32)?;
         Ok(KernelListener(TcpListener::from_std(socket.into())?))
+    }
+}
+
+impl Net for KernelNet {
+    type Io = TcpStream;
+    type Listener = KernelListener;
+
+    async fn connect(&self, to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        if let Some(mark) = self.mark {
+            socket.set_mark(mark)?;
+        }
+        if let Some(from) = from {
+            // The port is chosen at connect time, from the ports free for this one destination; without it a bound
+            // source address could open only as many connections as there are ephemeral ports in all.
+            setsockopt(&socket, IpBindAddressNoPort, &true)?;
+            match socket.bind(&SocketAddr::new(from, 0).into()) {
+                Err(e) if from.is_ipv6() && e.kind() == io::ErrorKind::AddrNotAvailable => {
+                    socket.bind(&SocketAddr::from((Ipv6Addr::LOCALHOST, 0)).into())?;
+                }
+                result => result?,
+            }
+        }
+        tune(&SockRef::from(&socket))?;
+        match socket.connect(&to.into()) {
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            result => result?,
+        }
+        // Noted before anybody can have accepted it and asked.
+        if let Some(from) = socket.local_addr()?.as_socket() {
+            DIALLED.note(from, to);
+        }
+        let stream = TcpStream::from_std(socket.into())?;
+        stream.writable().await?;
+        stream.take_error()?.map_or(Ok(stream), Err)
+    }
+
+    async fn bind(&self, at: SocketAddr) -> io::Result<KernelListener> {
+        self.listen(at, true)
+    }
+
+    async fn bind_exclusive(&self, at: SocketAddr) -> io::Result<KernelListener> {
+        self.listen(at, false)
+    }
+
+    fn is_own(&self, from: SocketAddr, to: SocketAddr) -> bool {
+        DIALLED.has(from, to)
     }
 
     async fn orig_dst(&self, io: &mut TcpStream) -> Option<SocketAddr> {
@@ -114,6 +175,14 @@ impl Net for KernelNet {
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
         let _ = name;
         tokio::task::spawn_local(task);
+    }
+
+    fn spawn_essential(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
+        let alarm = self.failed.clone().map(|failed| Alarm::new(name, failed));
+        self.spawn(name, async move {
+            let _alarm = alarm;
+            task.await;
+        });
     }
 }
 
@@ -191,6 +260,45 @@ pub fn raise_nofile() -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_essential_task_that_panics_is_reported_and_one_that_ends_is_not() {
+        let (failed, mut failure) = mpsc::unbounded_channel();
+        let net = KernelNet::default().with_alarm(failed);
+        let runtime = tokio::runtime::Builder::new_current_thread().build_local(Default::default()).unwrap();
+        runtime.block_on(async {
+            net.spawn_essential("check", async {});
+            net.spawn("connection", async { panic!("on purpose") });
+            tokio::task::yield_now().await;
+            assert!(failure.try_recv().is_err());
+            net.spawn_essential("discovery", async { panic!("on purpose") });
+            assert_eq!(failure.recv().await.unwrap().to_string(), "discovery panicked");
+        });
+    }
+
+    #[tokio::test]
+    async fn what_was_dialled_is_known_as_soon_as_it_can_be_accepted() {
+        let net = KernelNet::default();
+        let mut listener = net.bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let (dialled, accepted) = tokio::join!(net.connect(to, None), listener.accept());
+        let (io, peer) = accepted.unwrap();
+        assert!(net.is_own(peer, to));
+        assert!(!net.is_own(peer, "127.0.0.1:1".parse().unwrap()));
+        drop((dialled, io));
+    }
+
+    #[tokio::test]
+    async fn an_address_of_ones_own_is_shared_with_nobody() {
+        let (net, at) = (KernelNet::default(), "127.0.0.1:0".parse().unwrap());
+        let alone = net.bind_exclusive(at).await.unwrap();
+        let taken = alone.local_addr().unwrap();
+        assert_eq!(net.bind_exclusive(taken).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(net.bind(taken).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let shared = net.bind(at).await.unwrap().local_addr().unwrap();
+        let _first = net.bind(shared).await.unwrap();
+        assert!(net.bind(shared).await.is_ok());
+    }
 
     #[tokio::test]
     async fn accepted_and_dialled_sockets_find_out_about_dead_peers() {

@@ -24,6 +24,7 @@ mod limits;
 mod malformed;
 mod opaque;
 mod pool;
+mod program;
 mod protocols;
 mod resets;
 mod retries;

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::common::h2c::{self, ask, call};
-use crate::common::{Message, SERVICE, Side, TestNet, Wire, answering, app, cluster, outbound, run, until};
+use crate::common::{
+    Message, SERVICE, Side, TestNet, Wire, answering, app, cluster, inbound, outbound, run, until,
+};
 use tokio::time::sleep;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -46,6 +48,31 @@ fn a_try_that_is_not_answered_in_time_goes_on_at_another_endpoint() {
         assert!(late > 0 && late == near.count("proxy_retries_total", &[]), "{late}");
         drop(client);
         near.at_rest().await;
+    });
+}
+
+#[test]
+fn a_request_to_the_app_takes_no_longer_than_it_may_on_its_port() {
+    run(async {
+        let silent = app(|_, mut wire| async move { while wire.request().await.is_some() {} }).await;
+        let to = || TestNet::to(&silent.to_string());
+        let general = "service = 'web'\ntimeouts.request = '50ms'\n";
+        let far = inbound(to(), general).await;
+        is_timed_out(&far.client().await.ask(GET).await, "error=http_response_timeout");
+        assert_eq!(far.count("proxy_errors_total", &["\"request_timeout\""]), 1);
+        far.at_rest().await;
+        // What is said of a port goes before what is said of all.
+        let port = silent.port();
+        for (general, own, ends) in [("1h", "50ms", true), ("50ms", "0s", false)] {
+            let port = format!("[[inbound]]\nport = {port}\ntimeouts.request = '{own}'");
+            let config = format!(
+                "service = 'web'\ntimeouts = {{ request = '{general}', stream_idle = '300ms' }}\n{port}"
+            );
+            let far = inbound(to(), &config).await;
+            assert_eq!(far.client().await.ask(GET).await.status(), 504);
+            let why = if ends { "\"request_timeout\"" } else { "\"idle\"" };
+            assert_eq!(far.count("proxy_errors_total", &[why]), 1, "{}", far.metrics.text());
+        }
     });
 }
 

@@ -173,8 +173,8 @@ pub struct Timeouts {
     /// How old an accepted HTTP/2 connection may become, give or take a tenth. Default `"1h"`; `"0s"` switches it off.
     #[serde(default)]
     pub max_connection_age: Option<Spanned<String>>,
-    /// From a request's head to its response's end, with all tries, for every cluster that does not say otherwise. Off by
-    /// default.
+    /// From a request's head to its response's end, with all tries, for every cluster and every port of the app that does
+    /// not say otherwise. Off by default.
     #[serde(default)]
     pub request: Option<Spanned<String>>,
     /// From the beginning of a try to the response's head. Off by default.
@@ -208,10 +208,10 @@ pub struct Http2 {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Accepted connections that are open. Default 50000, or fewer if the process may not open so many files.
+    /// Accepted connections that are open, of each direction. Default 50000, or fewer if the process may not open so many files.
     #[serde(default)]
     pub connections: Option<Spanned<usize>>,
-    /// Requests in flight. Default 10000.
+    /// Requests in flight, of each direction. Default 10000.
     #[serde(default)]
     pub requests: Option<Spanned<usize>>,
     /// HTTP/1 connections that one worker opens to one endpoint. Default 1024.
@@ -228,6 +228,9 @@ pub struct Limits {
     /// such a limit, none.
     #[serde(default)]
     pub memory: Option<Spanned<String>>,
+    /// Connections to each of the admin, metrics and health ports. Default 32.
+    #[serde(default)]
+    pub admin_connections: Option<Spanned<usize>>,
     /// Bytes of the head of a message: request line or status line and headers. Default 65536.
     #[serde(default)]
     pub header_bytes: Option<Spanned<u32>>,
@@ -245,8 +248,20 @@ pub struct Inbound {
     /// `"detect"` (default, except on `opaque_ports`), `"http"` or `"tcp"`.
     #[serde(default)]
     pub protocol: Option<Spanned<String>>,
+    /// What differs from `[timeouts]`.
+    #[serde(default)]
+    pub timeouts: InboundTimeouts,
     /// Whether requests in flight are limited by a limit that follows the app's latency: true, or a table with its bounds.
     /// Default: false.
     #[serde(default)]
     pub adaptive_concurrency: Option<Spanned<Adaptive>>,
+}
+
+/// `[inbound.timeouts]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InboundTimeouts {
+    /// From a request's head to its response's end. Default: that of `[timeouts]`; `"0s"` switches it off.
+    #[serde(default)]
+    pub request: Option<Spanned<String>>,
 }

@@ -14,8 +14,8 @@ use serde_spanned::Spanned;
 use super::diagnose::{ConfigErrors, Mistakes, did_you_mean, one_of};
 use super::model::{self, File};
 use super::{
-    Balance, Breaker, Forwarded, Http1, Limits, Listen, Protocol, RequestTimeouts, Retry, RetryBudget,
-    Snapshot, defaults, shape, units,
+    Balance, Breaker, Forwarded, Http1, InboundTimeouts, Limits, Listen, Protocol, RequestTimeouts, Retry,
+    RetryBudget, Snapshot, defaults, shape, units,
 };
 use cluster::Taken;
 
@@ -135,6 +135,13 @@ impl Check<'_> {
             Some((*entry.port.get_ref(), self.adaptive(entry.adaptive_concurrency.as_ref())?))
         });
         let inbound_adaptive = adaptive.collect();
+        let differing =
+            file.inbound.iter().filter_map(|entry| Some((entry, entry.timeouts.request.as_ref()?)));
+        let inbound_port_timeouts = differing.map(|(entry, limit)| {
+            let request = self.limit("request", Some(limit), None);
+            (*entry.port.get_ref(), InboundTimeouts { request })
+        });
+        let inbound_port_timeouts = inbound_port_timeouts.collect();
         let app = self.app(&file.app);
         let zone = file.zone.as_ref().map(|zone| self.name("zone", zone).into());
         Snapshot {
@@ -156,6 +163,8 @@ impl Check<'_> {
             register,
             clusters: clusters.into_iter().map(Arc::new).collect(),
             inbound,
+            inbound_timeouts: InboundTimeouts { request: requests.request },
+            inbound_port_timeouts,
             inbound_adaptive,
             app,
         }
@@ -239,6 +248,8 @@ impl Check<'_> {
         let requests = count("requests", &given.requests, defaults::MAX_REQUESTS);
         let endpoint_connections =
             count("endpoint_connections", &given.endpoint_connections, defaults::POOL_CONNECTIONS);
+        let admin_connections =
+            count("admin_connections", &given.admin_connections, defaults::ADMIN_CONNECTIONS);
         let pending = given.pending.as_ref().map_or(defaults::POOL_PENDING, |pending| *pending.get_ref());
         let memory = given.memory.as_ref().and_then(|text| {
             units::bytes(text.get_ref())
@@ -251,7 +262,15 @@ impl Check<'_> {
         });
         let message = "`client_share` is not a share of the limits";
         let client_share = self.share(message, given.client_share.as_ref(), defaults::CLIENT_SHARE);
-        Limits { connections, requests, endpoint_connections, pending, client_share, memory }
+        Limits {
+            connections,
+            requests,
+            endpoint_connections,
+            pending,
+            client_share,
+            memory,
+            admin_connections,
+        }
     }
 
     fn ranged(

@@ -31,7 +31,7 @@ pub use retry::{Condition, Conditions, Retry, RetryBudget};
 pub struct Snapshot {
     /// Name of the local app's service, for telemetry.
     pub service: String,
-    /// Name of this instance, for telemetry.
+    /// Name of this instance, for telemetry and the registry. Only read at start.
     pub instance: String,
     /// The zone that it is in, if that is known.
     pub zone: Option<Arc<str>>,
@@ -65,6 +65,10 @@ pub struct Snapshot {
     pub clusters: Vec<Arc<Cluster>>,
     /// What the app speaks on its ports; of a port that is not named, [`Snapshot::inbound_protocol`] knows.
     pub inbound: BTreeMap<u16, Protocol>,
+    /// Time limits of requests to the app.
+    pub inbound_timeouts: InboundTimeouts,
+    /// The same for ports of the app where they differ.
+    pub inbound_port_timeouts: BTreeMap<u16, InboundTimeouts>,
     /// Ports of the app whose requests in flight are limited by a limit that follows latency.
     pub inbound_adaptive: BTreeMap<u16, Adaptive>,
     /// What the sidecar asks its app.
@@ -84,6 +88,14 @@ pub struct Listen {
     pub metrics: u16,
     /// Readiness and liveness.
     pub health: u16,
+}
+
+/// Time limits of requests to the app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct InboundTimeouts {
+    /// From a request's head to its response's end; `None`: as long as it likes.
+    #[serde(serialize_with = "dump::optional_duration")]
+    pub request: Option<Duration>,
 }
 
 /// How large the head of a message may be, and how HTTP/1 is read, from clients and from endpoints. Defaults: [`super::defaults`].
@@ -212,9 +224,9 @@ pub struct Timeouts {
 /// How much is taken on at once. Defaults: [`super::defaults`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Limits {
-    /// Accepted connections that are open, both sides together.
+    /// Accepted connections that are open, of each direction.
     pub connections: usize,
-    /// Requests in flight, both sides together.
+    /// Requests in flight, of each direction.
     pub requests: usize,
     /// HTTP/1 connections that one worker opens to one endpoint.
     pub endpoint_connections: usize,
@@ -225,6 +237,8 @@ pub struct Limits {
     /// Resident bytes of the process past which it takes on nothing more; `None`: a share of what its control group
     /// allows, if it allows so much and no more.
     pub memory: Option<u64>,
+    /// Connections to each of the sidecar's own ports.
+    pub admin_connections: usize,
 }
 
 impl Snapshot {
@@ -239,6 +253,11 @@ impl Snapshot {
     pub fn inbound_protocol(&self, port: u16) -> Protocol {
         let undeclared = || if self.opaque_ports.contains(&port) { Protocol::Tcp } else { Protocol::Detect };
         self.inbound.get(&port).copied().unwrap_or_else(undeclared)
+    }
+
+    /// How long a request to the app's `port` may take.
+    pub fn inbound_request_timeout(&self, port: u16) -> Option<Duration> {
+        self.inbound_port_timeouts.get(&port).unwrap_or(&self.inbound_timeouts).request
     }
 }
 

@@ -1,0 +1,268 @@
+//! A sidecar as a process of its own: threads, signals, the child app, exit codes.
+//!
+//! First of all, before there is a thread or anything has been dialled, the process takes the identity that the rules
+//! exempt and makes sure that its ports are free. Workers are threads that outlive the listeners; control runs on
+//! the main thread. A worker, the control pages or an essential task of control that panics ends the process: a sidecar
+//! that has lost a part of itself must not go on saying that it is ready.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep};
+
+use super::pages::{Doors, control_at};
+use super::{Sidecar, Signals, Watches, drains, ports, work};
+use crate::command::{self, Inherited};
+use crate::config::{self, Snapshot, defaults, reload};
+use crate::world::{Alarm, KernelNet, Net, RngTree, SystemWall, World, raise_nofile};
+
+/// How a sidecar is started, beside its configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Data-plane threads, instead of what the configuration says.
+    pub workers: Option<usize>,
+    /// The app and its arguments, to run as a child; empty if it runs elsewhere.
+    pub command: Vec<OsString>,
+    /// The group that the sidecar takes; the app keeps the one that it was started with.
+    pub group: Option<u32>,
+}
+
+/// Runs a sidecar on the kernel until it is told to stop, or its app ends. The exit code is the app's, if it is a child.
+pub fn run(path: &Path, options: Options) -> ExitCode {
+    start_logging();
+    let snapshot = match config::load(path) {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            eprintln!("{:?}", miette::Report::new(error));
+            return ExitCode::from(2);
+        }
+    };
+    match run_kernel(path, snapshot, options) {
+        Ok(ended) => {
+            if ended.left > 0 {
+                tracing::warn!(connections = ended.left, "drain deadline passed; connections cut");
+            }
+            ExitCode::from(ended.code)
+        }
+        Err(failure) => {
+            eprintln!("{}", failure.error);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// How a sidecar ended.
+#[derive(Default)]
+struct Ended {
+    /// Connections that were cut.
+    left: usize,
+    /// The app's exit code.
+    code: u8,
+}
+
+/// Why a sidecar could not go on, and its exit code.
+struct Failure {
+    error: io::Error,
+    code: u8,
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure { error, code: crate::cli::FAILED }
+    }
+}
+
+impl From<command::NotStarted> for Failure {
+    fn from(not: command::NotStarted) -> Self {
+        Failure { code: not.exit_code(), error: io::Error::other(not) }
+    }
+}
+
+fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Ended, Failure> {
+    let mut inherited = Inherited::now()?;
+    if let Some(group) = options.group {
+        inherited.become_group(group)?;
+    }
+    warn_if_nothing_exempts(snapshot.mark);
+    let files = raise_nofile()?;
+    let (failed, mut failure) = mpsc::unbounded_channel();
+    let net = KernelNet::with_mark(snapshot.mark)
+        .map_err(|e| io::Error::new(e.kind(), format!("cannot set SO_MARK (it takes CAP_NET_ADMIN): {e}")))?;
+    let rng = snapshot.seed.map_or_else(RngTree::from_os, RngTree::new);
+    let cpus = || std::thread::available_parallelism().map_or(1, |n| n.get());
+    let workers = options.workers.or(snapshot.workers).unwrap_or_else(cpus);
+    let start = Arc::new(snapshot);
+    let (over, life) = watch::channel(());
+    let (living, gone) = std::sync::mpsc::channel();
+    let result = local_runtime()?.block_on(async move {
+        ports::claim(&start.listen)?;
+        // These are bound by one process at a time, so two that start together cannot both go on.
+        let doors = Doors::open(&net, start.listen).await?;
+        let sidecar = Sidecar::new(Snapshot::clone(&start), workers);
+        sidecar.table.load().load.set_files(files);
+        let (signals, watches) = drains();
+        for n in 0..workers {
+            let world = World::new(net.clone(), SystemWall, rng.child("worker", n as u64));
+            let life = (life.clone(), living.clone());
+            spawn_worker(n, world, sidecar.clone(), watches.clone(), failed.clone(), life)?;
+        }
+        drop(watches);
+        let net = net.with_alarm(failed);
+        let world = World::new(net.clone(), SystemWall, rng.child("control", 0));
+        // Its own task, because pages answer during the drain too.
+        net.spawn_essential("control", control_at(world, sidecar.clone(), doors));
+        tracing::info!(workers, files, service = %start.service, "sidecar started");
+        let mut app = None;
+        let working = async {
+            if options.command.is_empty() {
+                return std::future::pending().await;
+            }
+            // An app that starts earlier would find its first connections refused (istio#11130).
+            sidecar.started.notified().await;
+            let started = app.insert(command::start(&options.command, inherited)?);
+            Ok::<_, Failure>(Some(started.wait().await?))
+        };
+        let ended = tokio::select! {
+            biased;
+            result = told_to_stop(&sidecar) => result.map(|()| None)?,
+            Some(error) = failure.recv() => return Err(error.into()),
+            ended = working => ended?,
+            () = follow(path, start, &sidecar) => None,
+        };
+        if let Some(code) = ended {
+            tracing::info!(code, "the app has ended");
+            // Nobody is left to drain for, but its last words may still be on their way.
+            let deadline = Instant::now() + sidecar.timeouts().drain;
+            return Ok(Ended { left: signals.outbound.drain(deadline).await, code });
+        }
+        sidecar.drain();
+        tokio::select! {
+            biased;
+            // A second signal ends the wait.
+            result = told_to_stop(&sidecar) => Ok(result.map(|()| Ended::default())?),
+            Some(error) = failure.recv() => Err(error.into()),
+            ended = stop(&sidecar, &signals, app.as_mut()) => Ok(ended?),
+        }
+    });
+    // What is left is reset by those who carry it; the kernel would end it as if that were all.
+    drop(over);
+    let _ = gone.recv_timeout(defaults::CUT_WITHIN);
+    result
+}
+
+/// The order in which everything ends, once the sidecar is not ready any more. Without a child nobody knows when the app
+/// is done, so the way out takes connections until the end in any case; it is only told to finish.
+async fn stop(sidecar: &Sidecar, signals: &Signals, app: Option<&mut command::App>) -> io::Result<Ended> {
+    let timeouts = sidecar.timeouts();
+    tokio::join!(sleep(timeouts.drain_min), sidecar.deregistered());
+    let deadline = Instant::now() + timeouts.drain;
+    let mut left = signals.inbound.drain(deadline).await;
+    let code = match app {
+        Some(app) => app.stop(deadline.saturating_duration_since(Instant::now())).await?,
+        None => 0,
+    };
+    left += signals.outbound.drain(deadline).await;
+    Ok(Ended { left, code })
+}
+
+/// Says so if the rules as they are by default would bring the sidecar's own connections back to it.
+fn warn_if_nothing_exempts(mark: Option<u32>) {
+    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let exempt = defaults::EXEMPT_ID;
+    if mark.is_none() && uid != exempt && gid != exempt {
+        tracing::warn!(
+            uid,
+            gid,
+            "no rule exempts the sidecar's own connections unless it was made with --uid or --gid; \
+             run it as user or group {exempt} (--gid {exempt}), or set `mark` and give it to `proxy rules apply --mark`"
+        );
+    }
+}
+
+fn local_runtime() -> io::Result<LocalRuntime> {
+    Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
+}
+
+/// Starts a worker on a thread of its own, which lives until the first of `life` is dropped, so that connections can end after
+/// the listeners have closed. The second is held until all that the worker carried has been dropped.
+fn spawn_worker(
+    n: usize,
+    world: World<KernelNet>,
+    sidecar: Arc<Sidecar>,
+    drains: Watches,
+    failed: mpsc::UnboundedSender<io::Error>,
+    (mut life, living): (watch::Receiver<()>, std::sync::mpsc::Sender<()>),
+) -> io::Result<()> {
+    let run = move || {
+        let _living = living;
+        let _alarm = Alarm::new(format!("worker-{n}"), failed.clone());
+        let worked = local_runtime().and_then(|runtime| {
+            runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    Err(error) = work(world, sidecar, drains) => Err(error),
+                    // An error says that it was dropped.
+                    _ = life.changed() => Ok(()),
+                }
+            })
+        });
+        if let Err(error) = worked {
+            let _ = failed.send(error);
+        }
+    };
+    std::thread::Builder::new().name(format!("worker-{n}")).spawn(run)?;
+    Ok(())
+}
+
+/// Waits for SIGTERM, SIGINT, or `POST /shutdown`.
+async fn told_to_stop(sidecar: &Sidecar) -> io::Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        biased;
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        () = sidecar.stop.notified() => {}
+    }
+    Ok(())
+}
+
+/// Applies changes of the configuration file for ever. A wrong one is reported and the last good one stays in force.
+async fn follow(path: &Path, current: Arc<Snapshot>, sidecar: &Sidecar) {
+    reload::follow(path.to_owned(), current, |outcome| match outcome {
+        reload::Outcome::Applied { snapshot, ignored } => {
+            sidecar.apply(snapshot);
+            tracing::info!("the new configuration is in force");
+            if !ignored.is_empty() {
+                tracing::warn!(keys = ?ignored, "these are only read at start; restart to change them");
+            }
+        }
+        reload::Outcome::Unchanged => tracing::info!("the configuration has not changed"),
+        reload::Outcome::Refused(error) => {
+            sidecar.metrics.reloaded(false);
+            tracing::error!("the new configuration is not in force: {:?}", miette::Report::new(error));
+        }
+        reload::Outcome::Blind(error) => {
+            tracing::warn!(%error, "cannot watch the configuration file; SIGHUP still reloads it");
+        }
+    })
+    .await
+}
+
+/// Logs go to standard error; `RUST_LOG` sets the level, `info` by default.
+fn start_logging() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // A process has one log; a second call, in a test, changes nothing.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .try_init();
+}
