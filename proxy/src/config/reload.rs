@@ -179,6 +179,8 @@ fn keep_from_start(new: &mut Snapshot, start: &Snapshot) -> Vec<&'static str> {
         }
     }
     let mut ignored = Vec::new();
+    // The app stands in its registry under this name.
+    keep("instance", &mut new.instance, &start.instance, &mut ignored);
     keep("workers", &mut new.workers, &start.workers, &mut ignored);
     keep("seed", &mut new.seed, &start.seed, &mut ignored);
     keep("mark", &mut new.mark, &start.mark, &mut ignored);
@@ -263,6 +265,9 @@ fn matters(event: &Event, names: &BTreeSet<OsString>) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod keys;
 
 #[cfg(test)]
 mod tests {
