@@ -215,7 +215,12 @@ fn rules_text(rules: &Rules, undo: bool) -> String {
     let text = |family: &Family| {
         let program = if *family == Family::V4 { "iptables-restore" } else { "ip6tables-restore" };
         let text = if undo { rules.remove_text(*family) } else { rules.apply_text(*family) };
-        format!("# {family}, for {program} -w --noflush\n{text}")
+        let address = match (family, undo) {
+            (Family::V4, _) => "",
+            (Family::V6, false) => "# and: ip -6 address add ::6/128 dev lo\n",
+            (Family::V6, true) => "# and: ip -6 address delete ::6/128 dev lo\n",
+        };
+        format!("# {family}, for {program} -w --noflush\n{address}{text}")
     };
     rules.families.iter().map(text).collect::<Vec<_>>().join("\n")
 }

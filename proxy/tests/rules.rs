@@ -3,13 +3,16 @@
 //! The kernel tests need root and iptables. Without them they say why they were skipped, and with `LAB_REQUIRE_KERNEL=1`
 //! they fail instead. Each runs in a namespace of a thread of its own, which goes away with the thread.
 
-use std::net::{IpAddr, SocketAddr};
-use std::process::Command;
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, geteuid, setfsgid, setfsuid};
 use proxy::capture::rules::{Counters, Done, Family, Report, Rules, RulesError, parse_counters};
 use socket2::{Domain, Protocol, Socket, Type};
+use tempfile::TempDir;
 
 /// Every option differs from its default.
 fn elaborate() -> Rules {
@@ -160,9 +163,10 @@ fn run(program: &str, arguments: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Both nat tables, without the comments that hold the time of day.
+/// Both nat tables, without the comments that hold the time of day, and the loopback interface's addresses.
 fn tables() -> String {
-    let both = run("iptables-save", "-t nat") + &run("ip6tables-save", "-t nat");
+    let both =
+        run("iptables-save", "-t nat") + &run("ip6tables-save", "-t nat") + &run("ip", "-o addr show dev lo");
     both.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n")
 }
 
@@ -216,9 +220,11 @@ fn the_printed_texts_do_and_undo_the_same() {
         };
         restore("iptables-restore", rules.ipv4_apply());
         restore("ip6tables-restore", rules.ipv6_apply());
+        run("ip", "-6 address add ::6/128 dev lo");
         assert_eq!(rules.apply().unwrap(), report(Done::AlreadySo));
         restore("iptables-restore", rules.ipv4_remove());
         restore("ip6tables-restore", rules.ipv6_remove());
+        run("ip", "-6 address delete ::6/128 dev lo");
         assert_eq!(tables(), before);
     });
 }
@@ -256,6 +262,23 @@ fn dial(who: Who, from: Option<&str>, to: SocketAddr) {
     drop(refused_or_under_way);
 }
 
+/// Makes this namespace a host, 10.9.0.9 and 2001:db8::9. Nobody answers for its neighbours; the rules count a packet before it
+/// waits for that.
+fn connect_this_host() {
+    for command in [
+        "link set lo up",
+        "link add outside type veth peer name inside",
+        "link set inside up",
+        "link set outside up",
+        "addr add 10.9.0.9/24 dev outside",
+        "addr add 2001:db8::9/64 dev outside nodad",
+        "route add default via 10.9.0.2",
+        "-6 route add default via 2001:db8::2",
+    ] {
+        run("ip", command);
+    }
+}
+
 #[test]
 fn connections_go_where_the_rules_say() {
     use Who::{App, SidecarByGid, SidecarByMark, SidecarByUid};
@@ -286,22 +309,11 @@ fn connections_go_where_the_rules_say() {
             (who, None, "[::1]:8080", DIRECT),
             (who, None, "[2001:db8::9]:8080", own),
             (who, Some("::1"), "[2001:db8::9]:8080", DIRECT),
+            (who, Some("::6"), "[2001:db8::9]:8080", DIRECT),
         ]
     };
     in_a_namespace(move || {
-        // Nobody answers for the neighbours' addresses; the rules count a packet before it waits for that.
-        for command in [
-            "link set lo up",
-            "link add outside type veth peer name inside",
-            "link set inside up",
-            "link set outside up",
-            "addr add 10.9.0.9/24 dev outside",
-            "addr add 2001:db8::9/64 dev outside nodad",
-            "route add default via 10.9.0.2",
-            "-6 route add default via 2001:db8::2",
-        ] {
-            run("ip", command);
-        }
+        connect_this_host();
         elaborate().apply().unwrap();
         let counters = |family: &str| parse_counters(&run(family, "-c -t nat"));
         for who in [App, SidecarByUid, SidecarByGid, SidecarByMark] {
@@ -333,5 +345,128 @@ fn a_process_without_the_right_is_told_which_capability_it_takes() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{said}");
         assert!(said.contains("CAP_NET_ADMIN"), "{said}");
+    });
+}
+
+/// A sidecar that runs in this namespace, with the rules in force.
+struct Sidecar {
+    process: Child,
+    dir: TempDir,
+}
+
+impl Sidecar {
+    fn start(options: &str, more: &str, app: &[&str]) -> Sidecar {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("sidecar.toml");
+        std::fs::write(&config, format!("service = 'web'\n{more}")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_proxy"));
+        command.args(["run", "--config"]).arg(config).args(options.split_whitespace()).arg("--").args(app);
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        let process = command.stdin(Stdio::null()).stderr(log).spawn().unwrap();
+        let sidecar = Sidecar { process, dir };
+        sidecar.wait_for_metric("# EOF");
+        sidecar
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+
+    /// Waits until what it counts has this in it.
+    fn wait_for_metric(&self, line: &str) -> String {
+        let mut text = String::new();
+        self.wait_until(line, || {
+            text = ask(([127, 0, 0, 1], 15020).into(), "/metrics").unwrap_or_default();
+            text.contains(line)
+        });
+        text
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "a test of real processes takes real time")]
+    fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        for _ in 0..2000 {
+            if holds() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("never: {what}\n{}", self.log());
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What a server answers to a request of its own connection.
+fn ask(to: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(to)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// An app that has nothing to do.
+const IDLE: [&str; 2] = ["sleep", "1000"];
+
+#[test]
+fn a_sidecar_that_no_rule_exempts_says_so_and_carries_nothing_in_circles() {
+    in_a_namespace(|| {
+        connect_this_host();
+        Rules::default().apply().unwrap();
+        let sidecar = Sidecar::start("--workers 4", "", &IDLE);
+        assert!(sidecar.log().contains("no rule exempts the sidecar's own connections"), "{}", sidecar.log());
+        // The app's connection, and the sidecar's own that came back.
+        let answer = ask("10.9.0.1:80".parse().unwrap(), "/");
+        assert!(answer.as_ref().map_or(true, String::is_empty), "{answer:?}");
+        let text =
+            sidecar.wait_for_metric("connections_refused_total{side=\"outbound\",result=\"loop\"} 1\n");
+        assert!(text.contains("proxy_connections_total{side=\"outbound\"} 2\n"), "{text}");
+        assert!(sidecar.log().contains("was redirected to itself"), "{}", sidecar.log());
+    });
+}
+
+#[test]
+fn a_sidecar_has_its_group_before_it_dials_anybody() {
+    in_a_namespace(|| {
+        connect_this_host();
+        Rules::default().apply().unwrap();
+        let etcd = "etcd = { endpoints = ['http://10.9.0.1:2379'], prefix = '/orders/' }";
+        let config = format!(
+            "workers = 4\ntimeouts.connect = '100ms'\n[[cluster]]\nname = 'orders'\n\
+             addresses = ['10.96.0.1:80']\ndiscovery.{etcd}"
+        );
+        let sidecar = Sidecar::start("--gid 1337", &config, &IDLE);
+        sidecar.wait_until("the registry is dialled", || {
+            let sockets = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+            // 10.9.0.1:2379, as the kernel writes it.
+            sockets.contains(" 0100090A:094B ")
+        });
+        let counters = parse_counters(&run("iptables-save", "-c -t nat"));
+        assert_eq!(counters, Counters::default(), "{}", sidecar.log());
+        assert!(!sidecar.log().contains("no rule exempts"), "{}", sidecar.log());
+    });
+}
+
+#[test]
+fn a_closed_port_of_the_app_is_502_at_once_in_both_families() {
+    in_a_namespace(|| {
+        connect_this_host();
+        Rules::default().apply().unwrap();
+        let _sidecar = Sidecar::start("--gid 1337", "timeouts.connect = '1m'", &IDLE);
+        for to in ["10.9.0.9:8080", "[2001:db8::9]:8080"] {
+            // In the sidecar's group, because the way back into this host is then through the inbound side.
+            let me = Gid::effective();
+            setfsgid(Gid::from_raw(1337));
+            let answer = ask(to.parse().unwrap(), "/");
+            setfsgid(me);
+            let answer = answer.unwrap_or_else(|e| panic!("{to}: {e}"));
+            assert!(answer.starts_with("HTTP/1.1 502"), "{to}: {answer}");
+        }
     });
 }

@@ -6,6 +6,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use proxy::capture::rules::INBOUND_SOURCE_V6;
+
 use crate::plan::{HEALTH_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT, Plan, SidecarKind};
 
 /// Which process of an instance asks; interception depends on it as it does on uids.
@@ -78,7 +80,8 @@ impl Map {
 
     /// Whether a socket of instance `host` may have this address.
     pub fn owns(&self, host: usize, ip: IpAddr) -> bool {
-        ip.is_unspecified() || ip.is_loopback() || ip == self.address(host, ip)
+        let source = IpAddr::from(INBOUND_SOURCE_V6);
+        ip.is_unspecified() || ip.is_loopback() || ip == source || ip == self.address(host, ip)
     }
 
     /// Where a connection of process `who` on `host` to `to` leads. `from` is the source address asked for; `pick`
@@ -114,7 +117,7 @@ impl Map {
         if to.ip() == self.address(host, to.ip()) {
             // The sidecar's way to its own app is marked by its source address; without the mark, a sidecar that dials
             // its own instance (the balancer picked it) goes through its own inbound side.
-            let inner = from.is_some_and(|ip| ip.is_loopback());
+            let inner = from.is_some_and(|ip| ip.is_loopback() || ip == IpAddr::from(INBOUND_SOURCE_V6));
             if me.intercepted && who == Who::Sidecar && !inner {
                 let dst = SocketAddr::new(to.ip(), INBOUND_PORT);
                 return Ok(Route { host, dst, src, orig: Some(to) });

@@ -19,6 +19,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 
+use super::source;
 use crate::config::defaults;
 
 /// The chain that connections from outside pass.
@@ -35,8 +36,9 @@ const CHAINS: [&str; 4] = [INBOUND, IN_REDIRECT, OUTPUT, REDIRECT];
 /// Source address of the sidecar's IPv4 connections to its own app. Istio's. All of 127.0.0.0/8 is local, so it needs no
 /// set-up, and no app binds it, so it tells these connections apart from the app's own.
 pub const INBOUND_SOURCE_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
-/// The same for IPv6, where there is only one loopback address and the rule has to ask for the sidecar as well.
-pub const INBOUND_SOURCE_V6: Ipv6Addr = Ipv6Addr::LOCALHOST;
+/// The same for IPv6, and Istio's too. There is only one loopback address, so this one has to be added to the loopback
+/// interface ([`super::source`]); a host without it falls back to `::1`.
+pub const INBOUND_SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
 /// IPv4 or IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +170,14 @@ pub enum Done {
     AlreadySo,
     /// The kernel does not have this family, so there is nothing to capture.
     NoSuchFamily,
+}
+
+impl Done {
+    /// The same, if the address that IPv6 takes was changed as well.
+    fn and_also(self, family: Family, changed: impl FnOnce() -> bool) -> Self {
+        let takes_an_address = family == Family::V6 && self != Done::NoSuchFamily;
+        if takes_an_address && changed() { Done::Changed } else { self }
+    }
 }
 
 impl fmt::Display for Report {
@@ -313,11 +323,15 @@ impl Rules {
         let mut report = Report(Vec::new());
         for &family in &self.families {
             match change(family, |saved| self.change_to_apply(family, saved)) {
-                Ok(done) => report.0.push((family, done)),
+                // Without the address everything works, but that a closed port of the app is found out late.
+                Ok(done) => report.0.push((
+                    family,
+                    done.and_also(family, || source::add(INBOUND_SOURCE_V6).unwrap_or(false)),
+                )),
                 Err(error) => {
                     for (earlier, _) in report.0.iter().filter(|(_, done)| *done == Done::Changed) {
                         // The first error is the one to tell; this one would only repeat it.
-                        let _ = change(*earlier, change_to_remove);
+                        let _ = remove(*earlier);
                     }
                     return Err(error);
                 }
@@ -332,8 +346,7 @@ impl Rules {
     /// # Errors
     /// The first, if iptables is missing, not permitted or refuses.
     pub fn remove(&self) -> Result<Report, RulesError> {
-        let done: Vec<_> =
-            self.families.iter().map(|&family| Ok((family, change(family, change_to_remove)?))).collect();
+        let done: Vec<_> = self.families.iter().map(|&family| Ok((family, remove(family)?))).collect();
         done.into_iter().collect::<Result<_, _>>().map(Report)
     }
 
@@ -372,10 +385,13 @@ impl Rules {
         let why = "the inbound side delivers to its app";
         match family {
             Family::V4 => add(OUTPUT, &format!("-s {INBOUND_SOURCE_V4}/32 -o lo"), why, "RETURN"),
-            // Apps use ::1 as well, so the address alone does not tell.
-            Family::V6 => sidecar.iter().for_each(|it| {
-                add(OUTPUT, &format!("-s {INBOUND_SOURCE_V6}/128 -o lo {it}"), why, "RETURN");
-            }),
+            // Apps use ::1 as well, so that address alone does not tell.
+            Family::V6 => {
+                add(OUTPUT, &format!("-s {INBOUND_SOURCE_V6}/128 -o lo"), why, "RETURN");
+                for it in &sidecar {
+                    add(OUTPUT, &format!("-s {loopback} -o lo {it}"), why, "RETURN");
+                }
+            }
         }
         for it in &sidecar {
             let matches = format!("! -d {loopback} -o lo -p tcp {it}");
@@ -419,6 +435,12 @@ fn change_to_remove(saved: &str) -> Option<String> {
     chains.iter().for_each(|chain| push(&mut text, format_args!("-X {chain}")));
     text.push_str("COMMIT\n");
     Some(text)
+}
+
+/// Takes the rules of `family` out, and the address that they need.
+fn remove(family: Family) -> Result<Done, RulesError> {
+    let done = change(family, change_to_remove)?;
+    Ok(done.and_also(family, || source::remove(INBOUND_SOURCE_V6).unwrap_or(false)))
 }
 
 /// The rules of other chains that lead to one of ours.
