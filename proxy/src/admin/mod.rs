@@ -18,8 +18,9 @@ use tokio::time::{Instant, sleep};
 use crate::capture::listener;
 use crate::config::defaults::{ADMIN_AGE, ADMIN_IDLE};
 use crate::drain;
+use crate::error::Error;
 use crate::http::closing::ClientEnd;
-use crate::http::serve;
+use crate::http::{reply, serve};
 use crate::world::Net;
 
 /// A page's answer: status, content type, text.
@@ -88,7 +89,8 @@ async fn connection<N: Net>(io: N::Io, pages: &[Page]) {
     // A drain of the sidecar means nothing here; old age is what ends these.
     let (age, watch) = drain::channel();
     let settings = serve::Settings { request_headers: ADMIN_IDLE, ..serve::Settings::default() };
-    let served = serve::http1(io, settings, watch, ClientEnd::default(), |request, _| {
+    let refuse = |error: &Error| reply::failure(error, "admin", false);
+    let served = serve::http1(io, settings, watch, ClientEnd::default(), refuse, |request, _| {
         let response = answer(pages, &request);
         async move { response }
     });

@@ -41,6 +41,9 @@ pub const POOL_MAX_IDLE: usize = 256;
 /// HTTP/1: how long a client may take to send a request's head, and how long its connection may idle between requests: hyper
 /// has one limit for both. Longer than any peer's pool keeps a connection, so that the client side closes first.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may go on sending after an answer that was the last, before its connection is cut. Envoy's
+/// delayed_close_timeout.
+pub const DELAYED_CLOSE: Duration = Duration::from_secs(1);
 /// How long a half-closed TCP connection may stay silent. Linkerd's users hit conntrack's own 60 s (linkerd2#8033).
 pub const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long nothing may move in either direction of a request before it is given up. Envoy's stream_idle_timeout.

@@ -68,7 +68,9 @@ impl Outcome {
     /// From a try that got no answer. `unsent` says that not a byte of the request left.
     pub fn of_error(error: &Error, unsent: bool) -> Self {
         match error.kind {
-            Kind::Client | Kind::PoolFull | Kind::PoolTimeout | Kind::NoSocket => Outcome::Unknown,
+            Kind::Client | Kind::Malformed | Kind::PoolFull | Kind::PoolTimeout | Kind::NoSocket => {
+                Outcome::Unknown
+            }
             // A kept connection that the endpoint closed in the meantime.
             _ if error.reused && unsent => Outcome::Unknown,
             // It took leave of the connection (GOAWAY), as servers do whose connections have come of age.
@@ -172,7 +174,7 @@ mod tests {
     fn an_endpoint_is_not_blamed_for_what_it_did_not_do() {
         let at = "10.0.0.1:80".parse().unwrap();
         let error = |kind| Error::at(kind, at, "");
-        for kind in [Kind::Client, Kind::PoolFull, Kind::PoolTimeout, Kind::NoSocket] {
+        for kind in [Kind::Client, Kind::Malformed, Kind::PoolFull, Kind::PoolTimeout, Kind::NoSocket] {
             assert_eq!(Outcome::of_error(&error(kind), true), Outcome::Unknown, "{kind:?}");
         }
         let closed = error(Kind::Terminated).reused(true);

@@ -36,7 +36,7 @@ use crate::config::{ClusterLimits, Http1, Http2, Snapshot};
 use crate::error::{BoxError, Error, Kind};
 use crate::http::closing::ClientEnd;
 use crate::http::informational::BodyUnread;
-use crate::http::{RequestBody, Upload, forward, header_limits, tunnel};
+use crate::http::{RequestBody, Upload, forward, header_limits, strict, tunnel};
 use crate::mutant;
 use crate::telemetry::{EndpointMetrics, Limited, Open, OpenConnection};
 use crate::world::Net;
@@ -486,7 +486,7 @@ impl<N: Net> Checkout<N> {
         let kind = if cause.is_parse() || cause.is_parse_too_large() {
             Kind::Protocol
         } else if cause.is_user() && has_body {
-            Kind::Client
+            if strict::broke_off(&cause) { Kind::Malformed } else { Kind::Client }
         } else {
             Kind::Terminated
         };

@@ -18,7 +18,8 @@
 //!
 //! **Our FIN.** An answer that breaks off ends with a reset: where only the end of the connection tells the end of
 //! the answer (HTTP/1.0), a FIN would make a part look whole. It is the stream's drop that decides, so it is the same whether the
-//! endpoint failed, a limit was passed, or a drain is over.
+//! endpoint failed, a limit was passed, or a drain is over. What there is of such an answer is written first: hyper gives a connection
+//! up as soon as a body fails, with all that it has not written yet, which may be the whole of the answer's head.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -61,6 +62,10 @@ const ANSWERING: u8 = 2;
 const ANSWERED: u8 = 3;
 /// HTTP is over, and a tunnel goes on.
 const TUNNEL: u8 = 4;
+/// An answer breaks off, but not all that there is of it has been written.
+const FAILING: u8 = 5;
+/// It has broken off.
+const FAILED: u8 = 6;
 
 impl ClientEnd {
     fn state(&self) -> u8 {
@@ -89,7 +94,7 @@ impl ClientEnd {
     pub fn answer<B: Body>(&self, body: B, asked: Shape, status: StatusCode) -> Answer<B> {
         let whole = asked.has_no_body(status) || body.is_end_stream();
         self.set(ANSWERING);
-        Answer { body, end: self.clone(), whole }
+        Answer { body, end: self.clone(), whole, failure: None }
     }
 
     /// A tunnel begins. Until it has [ended](Self::ended), its end is a reset.
@@ -123,9 +128,8 @@ impl ClientEnd {
 
     /// The client's stream has ended between two requests: whether the server must not know yet.
     fn keeps_end(&self, cx: &Context<'_>) -> bool {
-        let due = matches!(self.state(), DUE | ANSWERING | ANSWERED);
         let shown = self.0.given_up.load(Ordering::Relaxed) || self.0.cancels.load(Ordering::Relaxed);
-        if !due || shown || mutant::is_planted("cancels-at-half-close") {
+        if !self.is_due() || shown || mutant::is_planted("cancels-at-half-close") {
             return false;
         }
         self.0.half_closed.store(true, Ordering::Relaxed);
@@ -133,19 +137,28 @@ impl ClientEnd {
         true
     }
 
-    /// The server has written all it had.
-    fn flushed(&self) {
-        if self.state() == ANSWERED {
-            self.set(IDLE);
-            if self.has_half_closed() {
-                self.wake();
-            }
+    /// Whether the client has not been sent all that is due.
+    pub(super) fn is_due(&self) -> bool {
+        matches!(self.state(), DUE | ANSWERING | ANSWERED | FAILING | FAILED)
+    }
+
+    /// The server has written all it had. Whether that is the end of an answer.
+    fn flushed(&self) -> bool {
+        match self.state() {
+            ANSWERED => self.set(IDLE),
+            FAILING => self.set(FAILED),
+            _ => return false,
         }
+        if self.has_half_closed() {
+            self.wake();
+        }
+        true
     }
 
     /// Whether the end of the stream now would look like that of something whole, which it is not.
     fn is_cut(&self) -> bool {
-        matches!(self.state(), ANSWERING | ANSWERED | TUNNEL) && !mutant::is_planted("ends-what-was-reset")
+        matches!(self.state(), ANSWERING | ANSWERED | TUNNEL | FAILING | FAILED)
+            && !mutant::is_planted("ends-what-was-reset")
     }
 }
 
@@ -169,13 +182,15 @@ impl Shape {
 }
 
 /// The body of an answer, which tells whether it was passed on to its end.
-pub struct Answer<B> {
+pub struct Answer<B: Body> {
     body: B,
     end: ClientEnd,
     whole: bool,
+    /// Waits for what came before it to be written.
+    failure: Option<B::Error>,
 }
 
-impl<B: Body + Unpin> Body for Answer<B> {
+impl<B: Body<Error: Unpin> + Unpin> Body for Answer<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -184,6 +199,12 @@ impl<B: Body + Unpin> Body for Answer<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = &mut *self;
+        if let Some(failure) = this.failure.take_if(|_| this.end.state() != FAILING) {
+            return Poll::Ready(Some(Err(failure)));
+        }
+        if this.failure.is_some() {
+            return Poll::Pending;
+        }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         this.whole |= match &frame {
             None => true,
@@ -194,11 +215,16 @@ impl<B: Body + Unpin> Body for Answer<B> {
             }
             Some(Err(_)) => false,
         };
-        Poll::Ready(frame)
+        let Some(Err(failure)) = frame else { return Poll::Ready(frame) };
+        this.failure = Some(failure);
+        this.end.set(FAILING);
+        // hyper may have nothing to write, and flushes when it is polled anyhow.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.failure.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -206,7 +232,7 @@ impl<B: Body + Unpin> Body for Answer<B> {
     }
 }
 
-impl<B> Drop for Answer<B> {
+impl<B: Body> Drop for Answer<B> {
     fn drop(&mut self) {
         if self.whole {
             self.end.set(ANSWERED);
@@ -225,6 +251,11 @@ impl<I: Abort> Closing<I> {
     /// Around the stream of a client whose requests are told to `end`.
     pub fn new(io: Strict<I>, end: ClientEnd) -> Self {
         Closing { io, end }
+    }
+
+    /// The stream itself, for when hyper has ended.
+    pub fn strict(&mut self) -> &mut Strict<I> {
+        &mut self.io
     }
 }
 
@@ -272,7 +303,10 @@ impl<I: Abort + AsyncWrite + Unpin> AsyncWrite for Closing<I> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
-        self.end.flushed();
+        if self.end.flushed() && (self.io.is_refused() || self.end.is_due()) {
+            // hyper waits for the end of the stream, or for that of an answer that breaks off.
+            cx.waker().wake_by_ref();
+        }
         Poll::Ready(Ok(()))
     }
 

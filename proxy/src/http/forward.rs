@@ -131,6 +131,16 @@ pub fn check<B>(response: &Response<B>, upgrade_asked: bool) -> Result<(), &'sta
     if headers.get_all(TRANSFER_ENCODING).iter().count() > 1 {
         return Err("chunked more than once");
     }
+    if response.version() == Version::HTTP_10 && headers.contains_key(TRANSFER_ENCODING) {
+        return Err("a transfer coding in version 1.0");
+    }
+    // RFC 9110 section 8.6, RFC 9112 section 6.1. Whoever believes in the body takes what follows the head for it, and
+    // whoever does not takes it for the next answer. A length of 0 is wrong too, but many send it, and it says the truth.
+    let has_length = headers.get(CONTENT_LENGTH).is_some_and(|l| l.as_bytes().iter().any(|b| *b != b'0'));
+    let has_body = has_length || headers.contains_key(TRANSFER_ENCODING);
+    if response.status() == StatusCode::NO_CONTENT && has_body {
+        return Err("a body where there may be none");
+    }
     Ok(())
 }
 

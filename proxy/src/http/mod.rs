@@ -12,6 +12,7 @@ pub mod informational;
 pub mod interim;
 pub mod patience;
 pub mod preface;
+pub mod refusal;
 pub mod replay;
 pub mod reply;
 pub mod resets;

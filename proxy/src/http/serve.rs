@@ -1,13 +1,14 @@
 //! Serving HTTP to clients: a connection from its first request to the end of its tunnel, and of HTTP/1 hyper's settings
 //! and a connection's part in a drain. HTTP/2's are in [`super::serve_h2`].
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::Pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -22,16 +23,15 @@ use tokio::time::sleep;
 
 use super::closing::{ClientEnd, Closing, Shape};
 use super::interim::{Interim, Speaker};
-use super::serve_h2;
 use super::strict::Strict;
-use super::tunnel::Slot;
+use super::tunnel::{self, Slot};
 use super::version::LAST_REQUEST;
+use super::{refusal, serve_h2};
 use crate::config::defaults::{AGE_JITTER, HEADER_TIMEOUT, HEADERS, MAX_CONNECTION_AGE, MAX_CONNECTION_IDLE};
 use crate::config::{Http1, Http2, Snapshot};
 use crate::drain;
-use crate::error::{BoxError, Kind};
+use crate::error::{BoxError, Error};
 use crate::mutant;
-use crate::telemetry::SideMetrics;
 use crate::world::{Abort, Net};
 
 /// How a client's connection is served.
@@ -90,20 +90,20 @@ pub struct Client {
     pub end: Option<ClientEnd>,
 }
 
-/// Carries one connection, of a client to what it dialled, to its end, tunnel included. What is no HTTP is counted in
-/// `metrics`.
+/// Carries one connection, of a client to what it dialled, to its end, tunnel included. `refuse` answers
+/// what is no HTTP/1.
 pub async fn connection<N, I, B, F>(
     net: &N,
     (is_http2, io): (bool, I),
     settings: Settings,
     drain: drain::Watch,
-    metrics: &SideMetrics,
+    refuse: impl Fn(&Error) -> Response<Bytes>,
     (peer, dst): (SocketAddr, SocketAddr),
     handle: impl Fn(Request<Incoming>, Client) -> F,
 ) where
     N: Net,
     I: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static,
-    B: Body + Unpin + 'static,
+    B: Body<Error: Unpin> + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
     F: Future<Output = Response<B>> + 'static,
@@ -117,12 +117,9 @@ pub async fn connection<N, I, B, F>(
         let handle = |request, interim| {
             handle(request, Client { tunnel: tunnel.clone(), interim, end: Some(end.clone()) })
         };
-        http1(io, settings, drain.clone(), end.clone(), handle).await
+        http1(io, settings, drain.clone(), end.clone(), refuse, handle).await
     };
     if let Err(error) = served {
-        if error.is_parse() || error.is_parse_too_large() {
-            metrics.refused(Kind::Malformed);
-        }
         tracing::debug!(%peer, %dst, %error, "client connection ended");
     }
     // It holds the drain as well.
@@ -130,7 +127,8 @@ pub async fn connection<N, I, B, F>(
 }
 
 /// Serves one connection until it closes, a drain has ended its last request, or it has become a tunnel. With each request
-/// comes who may send interim responses, if its client may get them. `end` knows what is due to the client.
+/// comes who may send interim responses, if its client may get them. `end` knows what is due to the client. What cannot be
+/// read `refuse` answers, after the answers to all that came before.
 ///
 /// # Errors
 /// What ended the connection, other than the client closing it between requests.
@@ -139,17 +137,23 @@ pub async fn http1<I, B, F>(
     settings: Settings,
     mut drain: drain::Watch,
     end: ClientEnd,
+    refuse: impl Fn(&Error) -> Response<Bytes>,
     handle: impl Fn(Request<Incoming>, Option<Speaker>) -> F,
 ) -> Result<(), hyper::Error>
 where
     I: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static,
-    B: Body + Unpin + 'static,
+    B: Body<Error: Unpin> + Unpin + 'static,
     B::Error: Into<BoxError>,
     F: Future<Output = Response<B>>,
 {
     // Asked of the watch once and not for each request: that would take a lock which all workers share.
     let (interim, draining) = (Interim::default(), Cell::new(drain.is_draining()));
-    let service = service_fn(|request: Request<Incoming>| {
+    // For whoever takes up a mere offer to upgrade, which nobody here does, hyper keeps the stream when it has ended.
+    let offered = RefCell::new(None);
+    let service = service_fn(|mut request: Request<Incoming>| {
+        if tunnel::is_only_offered(&request) {
+            *offered.borrow_mut() = Some(hyper::upgrade::on(&mut request));
+        }
         let turn = interim.begin();
         end.begin();
         let (shape, end) = (Shape::of(request.method()), &end);
@@ -171,7 +175,8 @@ where
         // Said, it makes hyper count what is its own default anyway.
         builder.max_headers(limits.headers);
     }
-    let connection = builder
+    let strict = Strict::new(io, limits, interim.clone(), end.clone());
+    let mut connection = builder
         .timer(TokioTimer::new())
         .header_read_timeout(settings.request_headers)
         .max_buf_size(limits.header_bytes)
@@ -179,9 +184,8 @@ where
         .preserve_header_case(limits.preserve_header_case)
         // A proxy passes the app's own Date on; and hyper's clock is not the simulator's.
         .auto_date_header(false)
-        .serve_connection(TokioIo::new(Closing::new(Strict::new(io, interim.clone()), end.clone())), service)
+        .serve_connection(TokioIo::new(Closing::new(strict, end.clone())), service)
         .with_upgrades();
-    let mut connection = pin!(connection);
     // A connection that is idle may have a request on its way to it: whoever closes it loses that, and one that is not
     // idempotent for good. So the next answer says that it is the last, and only who asks nothing for a while is closed.
     let told = async {
@@ -191,10 +195,34 @@ where
             sleep(LAST_REQUEST).await;
         }
     };
-    tokio::select! {
+    let served = tokio::select! {
         biased;
-        result = connection.as_mut() => return result,
-        () = told => connection.as_mut().graceful_shutdown(),
+        served = &mut connection => Some(served),
+        () = told => None,
+    };
+    let served = match served {
+        Some(served) => served,
+        None => {
+            Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
+        }
+    };
+    // hyper gives the stream back, unless it has become a tunnel.
+    let (mut client, unread) = match (connection.into_parts(), offered.take()) {
+        (Some(parts), _) => (parts.io.into_inner(), parts.read_buf),
+        (None, Some(offered)) => match offered.await.map(|io| io.downcast::<TokioIo<Closing<I>>>()) {
+            Ok(Ok(parts)) => (parts.io.into_inner(), parts.read_buf),
+            _ => return served,
+        },
+        (None, None) => return served,
+    };
+    if let Some(offence) = client.strict().refusal() {
+        let response = refuse(&offence.into());
+        Box::pin(refusal::send(client.strict().get_mut(), &response, offence.is_head)).await;
+        return Ok(());
     }
-    connection.await
+    if served.is_ok() && (client.strict().is_mid_request() || !unread.is_empty()) {
+        Box::pin(refusal::linger(client.strict().get_mut())).await;
+    }
+    served
 }

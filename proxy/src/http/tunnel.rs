@@ -92,6 +92,14 @@ pub fn is_asked<B: Body>(request: &Request<B>) -> bool {
             && !only_offers(request)
 }
 
+/// Whether a request makes offers to upgrade that are ignored.
+pub fn is_only_offered<B>(request: &Request<B>) -> bool {
+    // hyper's promise is there if there is anything to look at, and nearly never is.
+    request.extensions().get::<OnUpgrade>().is_some()
+        && request.method() != Method::CONNECT
+        && only_offers(request)
+}
+
 fn only_offers<B>(request: &Request<B>) -> bool {
     request.headers().get_all(UPGRADE).iter().all(|value| strict::is_offer(value.as_bytes()))
 }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::Response;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use caller::Callers;
@@ -23,8 +24,8 @@ use crate::detect::race::Races;
 use crate::detect::{Detected, Outcome, Prefixed, Sniffed};
 use crate::drain;
 use crate::endpoint::Pools;
-use crate::error::Kind;
-use crate::http::{serve, version};
+use crate::error::{Error, Kind};
+use crate::http::{reply, serve, version};
 use crate::limit::Direction;
 use crate::limit::client::share_of;
 use crate::telemetry::{Metrics, Open, SideMetrics, Single, Throttle};
@@ -106,6 +107,12 @@ impl<N: Net> Inbound<N> {
         }
     }
 
+    /// The answer to what is no HTTP.
+    fn refusal(&self, error: &Error) -> Response<Bytes> {
+        self.metrics.refused(error.kind);
+        reply::failure(error, &self.table.load().snapshot.instance, false)
+    }
+
     fn refuse(&self, kind: Kind, peer: SocketAddr, dst: Option<SocketAddr>) {
         self.metrics.refused(kind);
         if let Some(withheld) = self.failures.admit(Instant::now()) {
@@ -169,5 +176,6 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
     let caller = Rc::new(side.callers.caller(client, peer.ip(), places));
     drop(table);
     let handle = |request, client| Box::pin(http::handle(side.clone(), dst, caller.clone(), request, client));
-    serve::connection(&side.net, begun, settings, drain, &side.metrics, (peer, dst), handle).await;
+    let refuse = |error: &Error| side.refusal(error);
+    serve::connection(&side.net, begun, settings, drain, refuse, (peer, dst), handle).await;
 }

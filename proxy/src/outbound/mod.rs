@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ::http::Response;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use rand::rngs::StdRng;
@@ -24,8 +25,8 @@ use crate::detect::race::Races;
 use crate::detect::{Detected, Outcome, Prefixed, Sniffed};
 use crate::drain;
 use crate::endpoint::Pools;
-use crate::error::Kind;
-use crate::http::{serve, version};
+use crate::error::{Error, Kind};
+use crate::http::{reply, serve, version};
 use crate::limit::Direction;
 use crate::telemetry::{Metrics, Open, SideMetrics, Single, Throttle};
 use crate::world::{Net, World};
@@ -130,7 +131,8 @@ pub async fn connection<N: Net>(side: Rc<Outbound<N>>, mut io: N::Io, peer: Sock
     let settings = serve::Settings::of(&table.snapshot, table.snapshot.http1, &mut side.ages.borrow_mut());
     drop((table, cluster));
     let handle = |request, client| Box::pin(http::handle(side.clone(), dst, peer, request, client));
-    serve::connection(&side.net, begun, settings, drain, &side.metrics, (peer, dst), handle).await;
+    let refuse = |error: &Error| side.refusal(error);
+    serve::connection(&side.net, begun, settings, drain, refuse, (peer, dst), handle).await;
 }
 
 impl<N: Net> Outbound<N> {
@@ -150,6 +152,12 @@ impl<N: Net> Outbound<N> {
                  or group that the rules exempt, or with the mark that they do"
             );
         }
+    }
+
+    /// The answer to what is no HTTP.
+    fn refusal(&self, error: &Error) -> Response<Bytes> {
+        self.metrics.refused(error.kind);
+        reply::failure(error, &self.table.load().snapshot.instance, false)
     }
 
     fn refuse(&self, kind: Kind, peer: SocketAddr, dst: Option<SocketAddr>) {

@@ -257,6 +257,42 @@ fn a_response_that_breaks_off_is_broken_for_the_client_too_and_counted() {
 }
 
 #[test]
+fn what_there_is_of_an_answer_reaches_the_client_even_if_the_app_closes_at_once() {
+    run(async {
+        for (begun, status, part) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf ", 200, "half "),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n", 200, ""),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhalf \r\n", 200, "half "),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhal", 200, "hal"),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nx", 200, ""),
+            ("HTTP/1.1 200 OK\r\ncontent-le", 502, ""),
+            ("HTTP/1.1 200 OK\r\n", 502, ""),
+            ("H", 502, ""),
+        ] {
+            // All at once, and its end right behind it.
+            let app = app(move |_, mut wire| async move {
+                wire.request().await;
+                wire.send(begun).await;
+            })
+            .await;
+            let (near, far) = pair(app).await;
+            for side in [&near, &far] {
+                for _ in 0..5 {
+                    let mut client = side.client().await;
+                    client.send("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+                    let answer = String::from_utf8(client.rest().await).unwrap();
+                    assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{begun:?}: {answer:?}");
+                    assert!(answer.contains(part), "{begun:?}: {answer:?}");
+                    let signed = answer.contains("\r\nproxy-status: sidelab-");
+                    assert_eq!(signed, status == 502, "{begun:?}: {answer:?}");
+                    assert!(!answer.ends_with("\r\n0\r\n\r\n"), "{begun:?}: {answer:?}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn a_drain_finishes_the_request_in_flight_and_closes_idle_connections() {
     run(async {
         let (asked, answer) = (Rc::new(Cell::new(false)), Rc::new(tokio::sync::Notify::new()));

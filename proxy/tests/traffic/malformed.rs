@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::common::{SERVICE, Seen, Side, TestNet, Wire, app, cluster, outbound, pair, run};
+use crate::common::{SERVICE, Seen, Side, TestNet, Wire, app, cluster, nobody, outbound, pair, run};
 use tokio::io::AsyncWriteExt;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -224,7 +224,10 @@ async fn refusal(side: &Side, pieces: &[&[u8]]) -> String {
         if client.io.write_all(piece).await.is_err() {
             break;
         }
-        tokio::task::yield_now().await;
+        // The sidecar, which runs on this thread, reads it.
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
     }
     match tokio::time::timeout(PATIENCE, client.rest()).await {
         Ok(answer) => String::from_utf8_lossy(&answer).into_owned(),
@@ -248,7 +251,8 @@ fn what_is_malformed_or_ambiguous_is_refused_and_nothing_reaches_the_app() {
             let answer = refusal(&near, &[bytes]).await;
             let closes = answer.to_ascii_lowercase().contains("\r\nconnection: close\r\n");
             let one = answer.matches("HTTP/1.").count() == 1;
-            if status(&answer) != *expected || !closes || !one {
+            let says_who = answer.contains("\r\nproxy-status: sidelab-web-1; error=");
+            if status(&answer) != *expected || !closes || !one || !says_who {
                 wrong.push(format!("{name}: {answer:?}"));
             }
             if seen.connections() > 0 {
@@ -306,6 +310,70 @@ fn a_request_before_a_refused_one_is_answered_first() {
         assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("HTTP/1.1 400"), "{answer:?}");
         assert_eq!((seen.requests(), seen.last().text()), (1, "\n\n"));
         assert_eq!(near.count("proxy_connections_refused_total", &["malformed"]), 1);
+        near.at_rest().await;
+    });
+}
+
+#[test]
+fn a_refusal_neither_changes_nor_loses_nor_completes_what_came_before_it() {
+    run(async {
+        let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let seen = Seen::default();
+        let (near, far) = pair(seen.app(OK).await).await;
+        // What comes, in pieces; what the app gets whole; and the statuses that the client gets.
+        for (pieces, whole, statuses) in [
+            (
+                &["POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n", "hi\n"][..],
+                Some("hi"),
+                &[200, 400][..],
+            ),
+            (
+                &["POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n", "hello\n"],
+                Some("hello"),
+                &[200, 400],
+            ),
+            (&["GET /good HTTP/1.1\r\nHost: a\r\n\r\n\n"], Some(""), &[200, 400]),
+            (&["GET /good HTTP/1.1\r\nHost: a\r\n\r\nGET / HT", "TP/1.1\n"], Some(""), &[200, 400]),
+            (&[chunked, "5\r\n", "helloX"], None, &[400]),
+            (&[chunked, "5\r\nhello\r\n0;a", "\n\r\n"], None, &[400]),
+            (&[chunked, "5\r\nhello\r\n0\r\na: b", "\n\r\n"], None, &[400]),
+            (&[chunked, "5\r\nhello\r\n0\r\n\r\n", "\0"], Some("hello"), &[200, 400]),
+        ] {
+            let before = seen.requests();
+            let pieces: Vec<_> = pieces.iter().map(|piece| piece.as_bytes()).collect();
+            let answer = refusal(&near, &pieces).await;
+            let got: Vec<u16> =
+                answer.split("HTTP/1.1 ").skip(1).map(|rest| rest[..3].parse().unwrap()).collect();
+            assert_eq!(got, statuses, "{answer:?}");
+            assert!(answer.contains("\r\nproxy-status: sidelab-"), "{answer:?}");
+            assert_eq!(seen.requests() - before, usize::from(whole.is_some()), "{answer:?}");
+            if let Some(body) = whole {
+                assert_eq!(seen.last().text(), body);
+            }
+        }
+        near.at_rest().await;
+        drop(far);
+    });
+}
+
+#[test]
+fn an_answer_to_a_client_that_goes_on_sending_is_not_lost_to_a_reset() {
+    run(async {
+        let near = outbound(TestNet::to(SERVICE), &cluster("http", &[nobody()], "")).await;
+        for request in ["GET / HTTP/1.1\n", "POST / HTTP/1.1\r\nHost: u@a\r\nContent-Length: 9999999\r\n\r\n"]
+        {
+            let mut client = near.client().await;
+            client.send(request).await;
+            for _ in 0..20 {
+                // Each of them would be answered by a reset if nobody read it.
+                if client.io.write_all(&[b'x'; 10_000]).await.is_err() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            let answer = String::from_utf8(client.rest().await).unwrap();
+            assert_eq!(status(&answer), 400, "{request:?}: {answer:?}");
+        }
         near.at_rest().await;
     });
 }
@@ -411,6 +479,8 @@ fn an_answer_that_could_be_read_in_two_ways_is_not_passed_on() {
             ("NUL", "HTTP/1.1 200 OK\r\nx: a\0b\r\ncontent-length: 2\r\n\r\nok"),
             ("another version", "HTTP/2.0 200 OK\r\ncontent-length: 2\r\n\r\nok"),
             ("no status", "HTTP/1.1 OK\r\ncontent-length: 2\r\n\r\nok"),
+            ("a length of a 204", "HTTP/1.1 204 No Content\r\ncontent-length: 2\r\n\r\n"),
+            ("chunks of a 204", "HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\n\r\n"),
         ] {
             let seen = Seen::default();
             let config = cluster("http", &[seen.app(answer).await], "retry.attempts = 0");

@@ -373,7 +373,7 @@ fn heads_past_the_configured_limits_are_refused_on_the_way_in_and_on_the_way_bac
             assert_eq!(near.client().await.ask(&request).await.status(), status, "{} bytes", request.len());
         }
         assert_eq!(seen.requests(), 2);
-        assert_eq!(near.count("proxy_connections_refused_total", &["malformed"]), 2);
+        assert_eq!(near.count("proxy_connections_refused_total", &["headers_too_large"]), 2);
         for (more, status) in [(9900, 200), (9990, 502)] {
             let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx: {}\r\n\r\n", "y".repeat(more));
             let at = answering(answer.leak()).await;

@@ -1,0 +1,193 @@
+//! Refuses HTTP/1 requests that two readers could read in two ways (RFC 9112 sections 2.2, 5.1, 6.3 and 11.2).
+//!
+//! hyper refuses most of them itself. Some it mends, and the evidence is gone before the service sees the request: a
+//! `Content-Length` beside a `Transfer-Encoding` is dropped, equal lengths become one, a bare LF ends a line, a fragment
+//! disappears. An app that does not mend in the same way would see another message, so [`Strict`] reads along: it looks
+//! at each byte of a head once, in hyper's own buffer, copies nothing and skips bodies by their length.
+//!
+//! A refusal never changes, loses or completes what came before it:
+//!
+//! - A head that is refused is the end of the stream for hyper, at a message's end, and not before all earlier
+//!   requests have been answered. Then [`super::serve`] writes the refusal ([`Strict::refusal`]).
+//! - If the head was handed over already, reading fails where the offence stands: the request's body breaks off, and whoever
+//!   handles the request answers it, if it has not been answered yet ([`broke_off`] tells why).
+//!
+//! hyper reads what passes here. What it does not like it refuses too, so a mistake here can refuse too much but not
+//! smuggle; but every head that hyper would refuse is refused here first, because hyper's own refusals say neither who made
+//! them nor why.
+//!
+//! In the other direction it lets [`super::interim`] put its words between hyper's.
+//!
+//! What it leaves out: targets and hosts ([`super::target`]), responses ([`super::forward::check`]), and whatever follows a
+//! request that asks for a tunnel or has an unknown transfer coding. Such a connection never carries another request: see
+//! [`super::tunnel`].
+
+mod reader;
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::closing::ClientEnd;
+use super::interim::Interim;
+use crate::config::Http1;
+use crate::mutant;
+use crate::world::Abort;
+
+pub use reader::{Offence, Reader, Refused};
+
+/// A client's stream that is read along.
+#[derive(Debug)]
+pub struct Strict<I> {
+    io: I,
+    reader: Reader,
+    interim: Interim,
+    end: ClientEnd,
+    offence: Option<Offence>,
+    /// hyper knows the refused head as the end of the stream.
+    ended: bool,
+}
+
+impl<I> Strict<I> {
+    /// Around the stream of a client that is about to send its first request, and hears `interim` between hyper's words.
+    /// `end` knows what is due to it. hyper must have the same `limits`.
+    pub fn new(io: I, limits: Http1, interim: Interim, end: ClientEnd) -> Self {
+        Strict { io, reader: Reader::new(limits), interim, end, offence: None, ended: false }
+    }
+
+    /// What is to be refused now that hyper has ended: all that came before it has been answered, and nothing of its
+    /// answer was written.
+    pub fn refusal(&self) -> Option<Offence> {
+        self.offence.filter(|_| self.ended && !self.end.is_due())
+    }
+
+    /// Whether what was read last was refused.
+    pub fn is_refused(&self) -> bool {
+        self.offence.is_some()
+    }
+
+    /// Whether what was read ends with a request, or with one after which nothing is read.
+    pub fn is_between_requests(&self) -> bool {
+        self.reader.is_between_requests()
+    }
+
+    /// Whether the client is in the middle of a request, or of one that was refused.
+    pub fn is_mid_request(&self) -> bool {
+        self.offence.is_some() || !self.reader.is_between_requests()
+    }
+
+    /// The stream itself, for when hyper has ended.
+    pub fn get_mut(&mut self) -> &mut I {
+        &mut self.io
+    }
+
+    /// A read of hyper's after a refusal.
+    fn refused(&mut self, offence: Offence) -> Poll<io::Result<()>> {
+        if offence.in_body {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, offence.what)));
+        }
+        // hyper drops a request in hand when the stream ends. It reads again once that has been answered.
+        if self.end.is_due() && !mutant::is_planted("refuses-before-its-turn") {
+            return Poll::Pending;
+        }
+        self.ended = true;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes what goes before hyper's next word, and then that.
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut I>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>>
+    where
+        I: AsyncWrite + Unpin,
+    {
+        ready!(self.interim.poll_ahead(&mut self.io, cx))?;
+        let written = ready!(write(Pin::new(&mut self.io), cx));
+        self.interim.wrote();
+        Poll::Ready(written)
+    }
+}
+
+impl<I: Abort> Abort for Strict<I> {
+    fn abort(&mut self) {
+        self.io.abort();
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Strict<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(offence) = self.offence {
+            return self.refused(offence);
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        if let Err(Refused { good, offence }) = self.reader.read(&buf.filled()[before..]) {
+            self.offence = Some(offence);
+            buf.set_filled(before + good);
+            if good == 0 {
+                return self.refused(offence);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+// Vectored writes are forwarded: without them hyper would copy head and body into one buffer.
+impl<I: AsyncWrite + Unpin> AsyncWrite for Strict<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_next(cx, |io, cx| io.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_next(cx, |io, cx| io.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        ready!(this.interim.poll_flush(&mut this.io, cx))?;
+        Pin::new(&mut this.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ended {
+            // The refusal is to be written.
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// Whether the value of an `Upgrade` header is only an offer: to go on in a newer HTTP or in TLS, which a server may
+/// ignore (RFC 9110 section 7.8) and many clients make to everybody. Anything else is meant.
+pub fn is_offer(value: &[u8]) -> bool {
+    let begins = |with: &[u8]| value.get(..with.len()).is_some_and(|v| v.eq_ignore_ascii_case(with));
+    value.len() <= reader::WORD
+        && !value.contains(&b',')
+        && (begins(b"h2c") || begins(b"http/") || begins(b"tls/"))
+}
+
+/// Whether an error says that the body of a request broke off because it was malformed, and not because its client
+/// went away.
+pub fn broke_off(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut errors = std::iter::successors(Some(error), |error| error.source());
+    errors.any(|error| {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        matches!(kind, Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput))
+    })
+}

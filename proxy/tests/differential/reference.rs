@@ -1,0 +1,227 @@
+//! The other reader: httparse's heads on the whole of the bytes, and RFC 9112 section 6 and 7 written down once more.
+
+use http::Uri;
+
+/// The body of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    Whole(Vec<u8>),
+    /// It has not come to its end.
+    Short,
+    /// Its framing is wrong.
+    Broken,
+}
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    pub method: String,
+    pub target: String,
+    pub body: Body,
+}
+
+/// How a client's bytes end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Between requests.
+    Between,
+    /// In the middle of a request.
+    Short,
+    /// The last request was the last.
+    Closed,
+    /// The last request asks for something other than HTTP.
+    Tunnel,
+    /// The next request is refused with this status.
+    Refused(u16),
+}
+
+/// All requests in `bytes`.
+pub fn requests(bytes: &[u8]) -> (Vec<Asked>, End) {
+    let mut asked = Vec::new();
+    let mut rest = bytes;
+    loop {
+        while let Some(more) = rest.strip_prefix(b"\r\n") {
+            rest = more;
+        }
+        match rest {
+            [] => return (asked, End::Between),
+            [b'\r'] => return (asked, End::Short),
+            _ => {}
+        }
+        let Head { request, framing, len, last, tunnel } = match head(rest) {
+            Ok(Some(head)) => head,
+            Ok(None) => return (asked, End::Short),
+            Err(status) => return (asked, End::Refused(status)),
+        };
+        rest = &rest[len..];
+        let (body, taken) = body(framing, rest);
+        rest = &rest[taken..];
+        let stays = matches!(body, Body::Whole(_));
+        asked.push(Asked { body, ..request });
+        if tunnel {
+            return (asked, End::Tunnel);
+        }
+        if !stays {
+            return (asked, End::Short);
+        }
+        if last {
+            return (asked, End::Closed);
+        }
+    }
+}
+
+struct Head {
+    request: Asked,
+    framing: Framing,
+    len: usize,
+    last: bool,
+    tunnel: bool,
+}
+
+/// How long a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    Length(u64),
+    Chunked,
+    /// To the end of the stream.
+    Rest,
+}
+
+fn head(bytes: &[u8]) -> Result<Option<Head>, u16> {
+    let mut headers = [httparse::EMPTY_HEADER; 100];
+    let mut request = httparse::Request::new(&mut headers);
+    let parsed = request.parse(bytes);
+    // A line feed alone ends a line for httparse; here it is refused, before anything that follows counts.
+    let end = find(bytes, b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
+    let alone =
+        bytes[..end].iter().enumerate().any(|(i, b)| *b == b'\n' && (i == 0 || bytes[i - 1] != b'\r'));
+    if alone {
+        return Err(400);
+    }
+    let len = match parsed {
+        Ok(httparse::Status::Complete(len)) => len,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(431),
+        Err(_) => return Err(400),
+    };
+    let path = request.path.expect("it is complete");
+    let Ok(target) = Uri::try_from(path) else { return Err(400) };
+    if path.contains('#') {
+        return Err(400);
+    }
+    let method = request.method.expect("it is complete").to_owned();
+    let is_10 = request.version == Some(0);
+    let values = |name: &str| -> Vec<&[u8]> {
+        let of_name = request.headers.iter().filter(|h| h.name.eq_ignore_ascii_case(name));
+        of_name.map(|h| h.value.trim_ascii()).collect()
+    };
+    let (lengths, codings) = (values("content-length"), values("transfer-encoding"));
+    let framing = match (&lengths[..], &codings[..]) {
+        ([], []) => Framing::Length(0),
+        ([length], []) => Framing::Length(number(length).ok_or(400_u16)?),
+        ([], [coding]) if !is_10 => {
+            let last = coding.rsplit(|b| *b == b',').next().unwrap_or_default().trim_ascii();
+            if !last.eq_ignore_ascii_case(b"chunked") {
+                return Err(400);
+            }
+            Framing::Chunked
+        }
+        _ => return Err(400),
+    };
+    let others = codings.iter().any(|coding| coding.contains(&b','));
+    let upgrades = values("upgrade");
+    let tunnel = method == "CONNECT" || others || upgrades.iter().any(|value| !is_offer(value));
+    let tokens: Vec<_> = values("connection").join(&b","[..]).to_ascii_lowercase();
+    let says = |word: &[u8]| tokens.split(|b| *b == b',').any(|token| token.trim_ascii() == word);
+    let last = says(b"close") || is_10 && !says(b"keep-alive");
+    let request = Asked { method, target: target.to_string(), body: Body::Short };
+    Ok(Some(Head { request, framing, len, last, tunnel }))
+}
+
+fn is_offer(value: &[u8]) -> bool {
+    let value = value.to_ascii_lowercase();
+    let known = [&b"h2c"[..], b"http/", b"tls/"].iter().any(|offer| value.starts_with(offer));
+    known && value.len() <= 18 && !value.contains(&b',')
+}
+
+/// A length, as far as anybody needs one.
+pub fn number(digits: &[u8]) -> Option<u64> {
+    let fits = (1..=18).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(digits).ok().filter(|_| fits)?.parse().ok()
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+/// A body at the start of `bytes`, and how much of them it takes.
+pub fn body(framing: Framing, bytes: &[u8]) -> (Body, usize) {
+    match framing {
+        Framing::Length(length) => match usize::try_from(length).ok().filter(|n| *n <= bytes.len()) {
+            Some(n) => (Body::Whole(bytes[..n].to_vec()), n),
+            None => (Body::Short, bytes.len()),
+        },
+        Framing::Rest => (Body::Whole(bytes.to_vec()), bytes.len()),
+        Framing::Chunked => {
+            let mut rest = bytes;
+            match chunks(&mut rest) {
+                Ok(body) => (Body::Whole(body), bytes.len() - rest.len()),
+                Err(body) => (body, bytes.len() - rest.len()),
+            }
+        }
+    }
+}
+
+/// Takes the line at the start of `rest`, if it has come whole. All that could become one must be text.
+fn line<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Body> {
+    let Some(end) = rest.iter().position(|b| matches!(b, b'\r' | b'\n')) else { return Err(Body::Short) };
+    let line = &rest[..end];
+    match rest[end..] {
+        [b'\r'] => Err(Body::Short),
+        [b'\r', b'\n', ..] => {
+            *rest = &rest[end + 2..];
+            Ok(line)
+        }
+        _ => Err(Body::Broken),
+    }
+}
+
+fn chunks(rest: &mut &[u8]) -> Result<Vec<u8>, Body> {
+    let mut body = Vec::new();
+    loop {
+        let size = line(rest)?;
+        let digits = size.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+        let blanks = size[digits..].iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
+        let extension = &size[digits + blanks..];
+        let fine = |b: &u8| matches!(b, b'\t' | b' '..=b'~' | 0x80..);
+        if !(1..=16).contains(&digits)
+            || !(extension.is_empty() || extension[0] == b';')
+            || !extension.iter().all(fine)
+        {
+            return Err(Body::Broken);
+        }
+        let text = std::str::from_utf8(&size[..digits]).expect("digits");
+        let size = u64::from_str_radix(text, 16).map_err(|_| Body::Broken)?;
+        if size == 0 {
+            break;
+        }
+        let Some(n) = usize::try_from(size).ok().filter(|n| *n <= rest.len()) else {
+            return Err(Body::Short);
+        };
+        body.extend_from_slice(&rest[..n]);
+        *rest = &rest[n..];
+        match rest {
+            [] | [b'\r'] => return Err(Body::Short),
+            [b'\r', b'\n', ..] => *rest = &rest[2..],
+            _ => return Err(Body::Broken),
+        }
+    }
+    let trailers = *rest;
+    while !line(rest)?.is_empty() {}
+    let block = &trailers[..trailers.len() - rest.len()];
+    let mut headers = [httparse::EMPTY_HEADER; 100];
+    match httparse::parse_headers(block, &mut headers) {
+        Ok(httparse::Status::Complete(_)) => Ok(body),
+        _ => Err(Body::Broken),
+    }
+}
