@@ -100,12 +100,14 @@ pub fn start(command: &[OsString], inherited: Inherited) -> Result<App, NotStart
     // an error is a number, as only that reaches the parent.
     unsafe {
         start.pre_exec(move || {
+            // First, because the kernel forgets the signal of the next line when a process changes its group.
+            inherited.restore()?;
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
             // The sidecar may have died before the call. In a container its own id is often 1.
             if getppid() != sidecar {
                 return Err(Errno::ESRCH.into());
             }
-            Ok(inherited.restore()?)
+            Ok(())
         });
     }
     let child =

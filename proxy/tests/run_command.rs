@@ -105,8 +105,20 @@ fn an_app_that_does_not_end_in_time_is_killed() {
 
 #[test]
 fn an_app_does_not_outlive_a_sidecar_that_is_killed() {
+    dies_with_its_sidecar(&[]);
+}
+
+#[test]
+fn an_app_that_got_its_groups_back_does_not_outlive_its_sidecar_either() {
+    // The kernel forgets the signal for the parent's death when the group changes.
+    if is_root() {
+        dies_with_its_sidecar(&["--gid", "1337"]);
+    }
+}
+
+fn dies_with_its_sidecar(options: &[&str]) {
     let run = Run::new("");
-    let mut sidecar = run.start(&[], &["sh", "-c", WAITS_FOR_TERM]);
+    let mut sidecar = run.start(options, &["sh", "-c", WAITS_FOR_TERM]);
     let app: i32 = run.wait_for("started").trim().parse().unwrap();
     sidecar.kill().unwrap();
     assert_eq!(sidecar.wait().unwrap().signal(), Some(9));

@@ -125,6 +125,7 @@ const EVERY: &[Keys] = &[
             ("max_concurrent_streams", "10", "20", ""),
             ("initial_stream_window_size", "'64KiB'", "'128KiB'", ""),
             ("initial_connection_window_size", "'64KiB'", "'128KiB'", ""),
+            ("connection_keepalive_interval", "'1m'", "'2m'", ""),
         ],
     ),
     keys(
