@@ -597,7 +597,7 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
         limits: Limits {
             connections: 50_000,
             requests: 10_000,
-            endpoint_connections: 1024,
+            endpoint_connections: 2048,
             pending: 1024,
             client_share: 0.75,
             memory: None,

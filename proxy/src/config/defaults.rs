@@ -31,9 +31,9 @@ pub const POOL_IDLE: Duration = Duration::from_secs(3);
 pub const POOL_AGE: Duration = Duration::from_secs(600);
 /// By what share ages differ from that.
 pub const AGE_JITTER: f64 = 0.1;
-/// Connections of one version of HTTP that one worker opens to one endpoint. Envoy's max_connections, which counts a whole
-/// cluster.
-pub const POOL_CONNECTIONS: usize = 1024;
+/// Connections of one version of HTTP that one worker opens to one endpoint. Twice Envoy's max_connections: of the app's, one
+/// caller may have `limits.client_share`, and a thousand requests at a time of one caller are not too many.
+pub const POOL_CONNECTIONS: usize = 2048;
 /// Requests of one worker that wait for a connection or a stream to one endpoint. Envoy's max_pending_requests.
 pub const POOL_PENDING: usize = 1024;
 /// Idle HTTP/1 connections kept to one endpoint by one worker.

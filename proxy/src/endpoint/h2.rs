@@ -6,9 +6,9 @@
 //! not take the others' connection along. (After a probe that came to nothing there may be two.)
 //!
 //! There is one account of streams for each connection: a request is bound to one only if the peer allows it another stream,
-//! and counts there until both of its halves are done ([`super::halves`]), as it does for the peer. hyper would
+//! and counts there until both of its halves are done (`halves`), as it does for the peer. hyper would
 //! queue what is too much behind a limit that may never be free again, on one connection while another has room. So who finds no
-//! room waits here ([`super::queue`]), in turn, for a limited time, for whichever connection has room first.
+//! room waits here (`queue`), in turn, for a limited time, for whichever connection has room first.
 //!
 //! A connection counts as open once the peer's first bytes are there, which are its SETTINGS (RFC 9113 section 3.4): so one
 //! time limit covers TCP and the protocol's handshake, a server that does not speak HTTP/2 is found out before a request is

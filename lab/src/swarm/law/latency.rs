@@ -54,7 +54,8 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         let picks: usize = facts.requests_to(process, &cluster.name).map(|r| r.picks().count()).sum();
         let explores = picks > EXPLORE_AFTER as usize;
         let mut all: BTreeMap<&str, Bounds> = BTreeMap::new();
-        for Event { at, asked, endpoint, turn } in events(facts, process, cluster) {
+        let (events, waits) = events(facts, process, cluster);
+        for Event { at, asked, endpoint, turn } in events {
             let bounds = all.entry(endpoint).or_default();
             // A request keeps the endpoints that it began with; who is found again is another one.
             if asked < bounds.found {
@@ -71,7 +72,10 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
                         bounds.succeeded(took, explores);
                     }
                     let (average, room) = (average as f64, ROUNDED + bounds.most / 1000.0);
-                    if average + room < bounds.least || average > bounds.most + room {
+                    // A try that ends without an answer enters when it is let go, which the log may tell a little later.
+                    let waited = |waits: &Wait<'_>| waits.so_far(endpoint, at);
+                    let most = waits.iter().map(waited).fold(bounds.most, f64::max);
+                    if average + room < bounds.least || average > most + room {
                         let [least, most, average] =
                             [bounds.least, bounds.most, average].map(|us| us / 1000.0);
                         let what = format!(
@@ -97,14 +101,30 @@ struct Event<'a> {
     turn: Turn<'a>,
 }
 
-/// What happens to the averages of a cluster's endpoints in the eyes of a sidecar, in order.
-fn events<'a>(facts: &'a Facts, process: &'a str, cluster: &Cluster) -> Vec<Event<'a>> {
+/// A try that was never answered.
+struct Wait<'a> {
+    endpoint: &'a str,
+    begun: u64,
+    ended: u64,
+}
+
+impl Wait<'_> {
+    /// How long it has waited at `endpoint`, if it may be let go at `at`; else nothing.
+    fn so_far(&self, endpoint: &str, at: u64) -> f64 {
+        let waits = self.endpoint == endpoint && (self.begun..=self.ended).contains(&at);
+        if waits { (at - self.begun) as f64 } else { 0.0 }
+    }
+}
+
+/// What happens to the averages of a cluster's endpoints in the eyes of a sidecar, in order, and the tries that were never
+/// answered.
+fn events<'a>(facts: &'a Facts, process: &'a str, cluster: &Cluster) -> (Vec<Event<'a>>, Vec<Wait<'a>>) {
     let changed = facts.standings_of(process, &cluster.name).map(|standing| {
         let Moment { at, .. } = standing.when;
         let turn = Turn::Changed(&standing.change);
         (standing.when, Event { at, asked: at, endpoint: &standing.endpoint, turn })
     });
-    let mut all: Vec<_> = changed.collect();
+    let (mut all, mut waits): (Vec<_>, Vec<_>) = (changed.collect(), Vec::new());
     let timeouts = facts.plan.loads.iter().map(|load| load.timeout.as_micros() as u64);
     let patience = timeouts.max().unwrap_or_default();
     // Who waits for a connection hears of its client's end when the dial has failed.
@@ -122,11 +142,14 @@ fn events<'a>(facts: &'a Facts, process: &'a str, cluster: &Cluster) -> Vec<Even
                 // When it was given up is not said.
                 None => (pick, Turn::Unanswered { most: last.unwrap_or(given_up).saturating_sub(begun) }),
             };
+            if let Turn::Unanswered { most } = turn {
+                waits.push(Wait { endpoint, begun, ended: begun + most });
+            }
             all.push((when, Event { at: when.at, asked: request.begun, endpoint, turn }));
         }
     }
     all.sort_by_key(|(when, _)| *when);
-    all.into_iter().map(|(_, event)| event).collect()
+    (all.into_iter().map(|(_, event)| event).collect(), waits)
 }
 
 impl Bounds {

@@ -214,7 +214,7 @@ pub struct Limits {
     /// Requests in flight, of each direction. Default 10000.
     #[serde(default)]
     pub requests: Option<Spanned<usize>>,
-    /// HTTP/1 connections that one worker opens to one endpoint. Default 1024.
+    /// HTTP/1 connections that one worker opens to one endpoint. Default 2048.
     #[serde(default)]
     pub endpoint_connections: Option<Spanned<usize>>,
     /// Requests of one worker that may wait for a connection to, or a stream at, one endpoint. Default 1024.
