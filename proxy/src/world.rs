@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 
 mod kernel;
 mod recent;
+mod sock_diag;
 
 pub use kernel::{Alarm, KernelListener, KernelNet, raise_nofile};
 
@@ -98,11 +99,29 @@ pub trait Abort {
     /// From now on dropping the stream resets it (RST) instead of ending it (FIN), and what has not been sent by then never
     /// is. So the peer can tell that it has not heard all there was.
     fn abort(&mut self);
+
+    /// What stands behind the FIN of the peer, which must have come. Costs a few system calls.
+    fn behind_fin(&self) -> BehindFin;
+}
+
+/// What a FIN meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BehindFin {
+    /// The peer sends nothing more, and still reads.
+    HalfClose,
+    /// Nobody reads any more.
+    Close,
+    /// The peer is on another host: TCP says the same for both.
+    Unknown,
 }
 
 /// A stream in memory has no reset: whoever reads on sees its end.
 impl Abort for DuplexStream {
     fn abort(&mut self) {}
+
+    fn behind_fin(&self) -> BehindFin {
+        BehindFin::Unknown
+    }
 }
 
 /// A listening socket of some [`Net`].

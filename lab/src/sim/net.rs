@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use proxy::world::{Abort, Listener, Net, Wall};
+use proxy::world::{Abort, BehindFin, Listener, Net, Wall};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -211,6 +211,21 @@ impl SimIo {
 impl Abort for SimIo {
     fn abort(&mut self) {
         self.aborted = true;
+    }
+
+    fn behind_fin(&self) -> BehindFin {
+        let found = self.stack.with(|s, wakes| {
+            let now = s.now();
+            s.act(self.conn, now, wakes, |conn, _| {
+                let [me, peer] = [&conn.ends[self.side], &conn.ends[1 - self.side]];
+                match (me.host == peer.host, peer.open) {
+                    (false, _) => BehindFin::Unknown,
+                    (true, true) => BehindFin::HalfClose,
+                    (true, false) => BehindFin::Close,
+                }
+            })
+        });
+        found.unwrap_or(BehindFin::Close)
     }
 }
 

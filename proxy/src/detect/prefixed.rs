@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::world::Abort;
+use crate::world::{Abort, BehindFin};
 
 /// A stream that first yields the bytes that were already read from it.
 #[derive(Debug)]
@@ -39,6 +39,10 @@ impl<I> Prefixed<I> {
 impl<I: Abort> Abort for Prefixed<I> {
     fn abort(&mut self) {
         self.io.abort();
+    }
+
+    fn behind_fin(&self) -> BehindFin {
+        self.io.behind_fin()
     }
 }
 

@@ -7,13 +7,15 @@
 //! due. What follows:
 //!
 //! - A reset reaches hyper as the error it is: it drops the request, and so the work at the endpoint is cancelled.
-//! - A FIN cannot be told from the close of a client that has lost patience, and many servers take it for that. Whether the
-//!   work goes on is the app's to decide, as if it were asked directly: the FIN is passed on to it, behind the request, on
-//!   its HTTP/1 connection ([`ClientEnd::has_half_closed`]). If the app then ends the connection without an answer, the client gets
-//!   none either ([`ClientEnd::give_up`]): it is not tried again and not held against the endpoint.
-//! - On a shared HTTP/2 connection a stream has no FIN of its own behind the end of the request, so the app cannot be asked.
-//!   Clients that have lost patience are many and those that half-close are few: there the FIN cancels
-//!   ([`ClientEnd::cancel_at_fin`]), or work that nobody waits for would go on.
+//! - A client that has lost patience closes, and sends a FIN too. On this host the kernel knows whether anybody still reads
+//!   ([`Abort::behind_fin`]): if not, the request is dropped as after a reset. A client that half-closes may close later, of
+//!   which TCP says nothing, so the kernel is asked again from time to time.
+//! - Of a client on another host nobody knows. Whether the work goes on is the app's to decide, as if it were asked
+//!   directly: the FIN is passed on to it, behind the request, on its HTTP/1 connection ([`ClientEnd::has_half_closed`]). If
+//!   the app then ends the connection without an answer, the client gets none either ([`ClientEnd::give_up`]): it is not tried
+//!   again and not held against the endpoint. On a shared HTTP/2 connection a stream has no FIN of its own behind the end
+//!   of the request, so the app cannot be asked. Clients that have lost patience are many and those that half-close are
+//!   few: there such a FIN cancels ([`ClientEnd::cancel_at_fin`]), or work that nobody waits for would go on.
 //! - In the middle of a request a FIN cuts it off.
 //!
 //! **Our FIN.** An answer that breaks off ends with a reset: where only the end of the connection tells the end of
@@ -21,19 +23,28 @@
 //! endpoint failed, a limit was passed, or a drain is over. What there is of such an answer is written first: hyper gives a connection
 //! up as soon as a body fails, with all that it has not written yet, which may be the whole of the answer's head.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use super::strict::Strict;
 use crate::mutant;
-use crate::world::Abort;
+use crate::world::{Abort, BehindFin};
+
+/// How soon after its FIN a client is looked at again, and twice as late each time up to [`LOOK_LAST`]. The kernel sends
+/// the FIN of a close a moment before it lets the socket go, so the first look may come too early.
+const LOOK_FIRST: Duration = Duration::from_millis(10);
+/// The longest time between two looks: a few system calls a second for each client that half-closes.
+const LOOK_LAST: Duration = Duration::from_secs(1);
 
 /// What the stream of a client and the handlers of its requests tell each other about its end. Cheap to clone.
 ///
@@ -82,7 +93,8 @@ impl ClientEnd {
         self.set(DUE);
     }
 
-    /// The endpoint of this request cannot be told of a FIN of the client: that cancels the request.
+    /// The endpoint of this request cannot be told of a FIN of the client: that cancels the request, unless the client is
+    /// known to read on.
     pub fn cancel_at_fin(&self) {
         self.0.cancels.store(true, Ordering::Relaxed);
         if self.has_half_closed() {
@@ -127,14 +139,23 @@ impl ClientEnd {
     }
 
     /// The client's stream has ended between two requests: whether the server must not know yet.
-    fn keeps_end(&self, cx: &Context<'_>) -> bool {
-        let shown = self.0.given_up.load(Ordering::Relaxed) || self.0.cancels.load(Ordering::Relaxed);
-        if !self.is_due() || shown || mutant::is_planted("cancels-at-half-close") {
+    fn keeps_end(&self, fin: BehindFin, cx: &Context<'_>) -> bool {
+        let shown = match fin {
+            BehindFin::Close => true,
+            BehindFin::HalfClose => false,
+            BehindFin::Unknown => self.0.cancels.load(Ordering::Relaxed),
+        };
+        if shown || mutant::is_planted("cancels-at-half-close") {
             return false;
         }
         self.0.half_closed.store(true, Ordering::Relaxed);
         *self.0.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
         true
+    }
+
+    /// Whether something is due that the client may still wait for.
+    fn is_awaited(&self) -> bool {
+        self.is_due() && !self.0.given_up.load(Ordering::Relaxed)
     }
 
     /// Whether the client has not been sent all that is due.
@@ -245,17 +266,54 @@ impl<B: Body> Drop for Answer<B> {
 pub struct Closing<I: Abort> {
     io: Strict<I>,
     end: ClientEnd,
+    look: Option<Look>,
+}
+
+/// What is known of a client that has sent its FIN, and when it is looked at again.
+#[derive(Debug)]
+struct Look {
+    fin: BehindFin,
+    every: Duration,
+    at: Pin<Box<Sleep>>,
+}
+
+impl Look {
+    fn new(fin: BehindFin) -> Self {
+        Look { fin, every: LOOK_FIRST, at: Box::pin(sleep(LOOK_FIRST)) }
+    }
+
+    /// Looks again if it is time and anything can be seen.
+    fn poll(&mut self, look: impl Fn() -> BehindFin, cx: &mut Context<'_>) -> BehindFin {
+        while self.fin == BehindFin::HalfClose && self.at.as_mut().poll(cx).is_ready() {
+            self.fin = look();
+            self.every = LOOK_LAST.min(self.every * 2);
+            self.at.set(sleep(self.every));
+        }
+        self.fin
+    }
 }
 
 impl<I: Abort> Closing<I> {
     /// Around the stream of a client whose requests are told to `end`.
     pub fn new(io: Strict<I>, end: ClientEnd) -> Self {
-        Closing { io, end }
+        Closing { io, end, look: None }
     }
 
     /// The stream itself, for when hyper has ended.
     pub fn strict(&mut self) -> &mut Strict<I> {
         &mut self.io
+    }
+}
+
+impl<I: Abort> Closing<I> {
+    /// The client's stream has ended between two requests: whether hyper must not know yet.
+    fn keeps_end(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.end.is_awaited() {
+            return false;
+        }
+        let io = &self.io;
+        let look = self.look.get_or_insert_with(|| Look::new(io.behind_fin()));
+        self.end.keeps_end(look.poll(|| io.behind_fin(), cx), cx)
     }
 }
 
@@ -276,7 +334,7 @@ impl<I: Abort + AsyncRead + Unpin> AsyncRead for Closing<I> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
         let ended = buf.filled().len() == before && buf.remaining() > 0;
-        if ended && self.io.is_between_requests() && self.end.keeps_end(cx) {
+        if ended && self.io.is_between_requests() && self.keeps_end(cx) {
             return Poll::Pending;
         }
         Poll::Ready(Ok(()))

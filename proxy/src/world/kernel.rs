@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::recent::Recent;
-use super::{Abort, Listener, Net};
+use super::{Abort, BehindFin, Listener, Net, sock_diag};
 use crate::config::defaults::{KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES, KEEPALIVE_TIME, TCP_USER_TIMEOUT};
 
 /// Accept queue of a listener. The kernel caps it at `net.core.somaxconn` (4096 on current kernels).
@@ -136,15 +136,9 @@ impl Net for KernelNet {
     }
 
     async fn orig_dst(&self, io: &mut TcpStream) -> Option<SocketAddr> {
-        let local = io.local_addr().ok()?;
-        let socket = SockRef::from(&*io);
-        // The listener is dual-stack, so an IPv4 client shows up with a mapped address: ask the IPv4 table for it.
-        let v4 = local.ip().to_canonical().is_ipv4();
-        let found = if v4 { socket.original_dst_v4() } else { socket.original_dst_v6() }.ok()?;
-        let found = found.as_socket()?;
-        let found = SocketAddr::new(found.ip().to_canonical(), found.port());
+        let local = canonical(io.local_addr().ok()?);
         // Without a redirect, conntrack reports the address the client really dialled: this listener.
-        (found != SocketAddr::new(local.ip().to_canonical(), local.port())).then_some(found)
+        dialled(io, local).filter(|found| *found != local)
     }
 
     fn resident(&self) -> Option<u64> {
@@ -191,6 +185,32 @@ impl Abort for TcpStream {
         // A socket that is gone already needs no reset. With SO_LINGER at zero, close(2) sends one (socket(7)).
         let _ = SockRef::from(&*self).set_linger(Some(Duration::ZERO));
     }
+
+    fn behind_fin(&self) -> BehindFin {
+        let (Ok(peer), Ok(local)) = (self.peer_addr(), self.local_addr()) else { return BehindFin::Close };
+        let local = canonical(local);
+        // The client knows this end by the address that it dialled, before it was redirected here.
+        let dialled = dialled(self, local).unwrap_or(local);
+        match sock_diag::is_held(canonical(peer), dialled) {
+            Ok(Some(true)) => BehindFin::HalfClose,
+            Ok(Some(false)) => BehindFin::Close,
+            Ok(None) | Err(_) => BehindFin::Unknown,
+        }
+    }
+}
+
+/// The address that the client of this socket dialled, `local` or where it was redirected from.
+fn dialled(io: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
+    let socket = SockRef::from(io);
+    // The listener is dual-stack, so an IPv4 client shows up with a mapped address: ask the IPv4 table for it.
+    let v4 = local.is_ipv4();
+    let found = if v4 { socket.original_dst_v4() } else { socket.original_dst_v6() }.ok()?;
+    found.as_socket().map(canonical)
+}
+
+/// The same address, with an IPv4-mapped one as IPv4.
+fn canonical(at: SocketAddr) -> SocketAddr {
+    SocketAddr::new(at.ip().to_canonical(), at.port())
 }
 
 /// What every socket of the data plane is set to: small writes go out at once, and a peer that is gone is found out.
@@ -213,7 +233,7 @@ impl Listener for KernelListener {
 
     async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
         let (io, peer) = self.0.accept().await?;
-        Ok((io, SocketAddr::new(peer.ip().to_canonical(), peer.port())))
+        Ok((io, canonical(peer)))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -28,7 +28,7 @@ use proxy::drain;
 use proxy::inbound::{self, Inbound};
 use proxy::outbound::{self, Outbound};
 use proxy::telemetry::Metrics;
-use proxy::world::{Abort, KernelListener, KernelNet, Listener, Net, RngTree, SystemWall, World};
+use proxy::world::{Abort, BehindFin, KernelListener, KernelNet, Listener, Net, RngTree, SystemWall, World};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
@@ -179,6 +179,10 @@ pub struct TestIo {
 impl Abort for TestIo {
     fn abort(&mut self) {
         self.io.abort();
+    }
+
+    fn behind_fin(&self) -> BehindFin {
+        self.io.behind_fin()
     }
 }
 

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use proxy::world::Abort;
+use proxy::world::{Abort, BehindFin};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Reads give one piece each.
@@ -95,4 +95,8 @@ pub fn cuts(seed: u8, len: usize) -> Vec<usize> {
 
 impl Abort for Pieces {
     fn abort(&mut self) {}
+
+    fn behind_fin(&self) -> BehindFin {
+        BehindFin::Unknown
+    }
 }

@@ -165,21 +165,51 @@ fn a_half_close_that_the_app_takes_for_leaving_is_not_tried_again_nor_held_again
 }
 
 #[test]
-fn over_a_bridge_the_fin_of_a_client_cancels_its_request_whenever_it_comes() {
+fn over_a_bridge_a_client_that_half_closes_is_answered_and_one_that_closes_cancels_its_request() {
     run(async {
         let (stage, server) = staged().await;
         let far = inbound(TestNet::to(&server.to_string()), "service = 'orders'").await;
         let net = TestNet::to(SERVICE).redirect(server, far.at);
         let near = outbound(net, &(cluster("http", &[server], "") + "bridge = true\n")).await;
         let ask = Say("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
-        let before: [&[Step]; 2] = [&[ask, Meet, Finish, Rest], &[HEAD, Meet, Rest]];
-        let within: [&[Step]; 2] = [&[ask, Hear("half"), Finish, Rest], &[HEAD, LENGTH, Rest]];
-        for (part, end) in [(before, Fin), (within, Reset)] {
+        let half: [&[Step]; 2] = [&[ask, Meet, Finish, Meet, Rest], &[HEAD, Meet, Meet, WHOLE]];
+        let heard = stage.play(to(near.at)(), half[0], half[1]).await;
+        assert!(same(&heard, [Some(("halfhalf", Fin)), None]), "{heard:?}");
+        let before: [&[Step]; 2] = [&[ask, Meet], &[HEAD, Meet, Rest]];
+        let within: [&[Step]; 2] = [&[ask, Hear("half")], &[HEAD, LENGTH, Rest]];
+        for part in [before, within] {
             let heard = stage.play(to(near.at)(), part[0], part[1]).await;
-            assert!(same(&heard, [Some(("", end)), Some(("", Reset))]), "{heard:?}");
+            assert!(same(&heard, [None, Some(("", Reset))]), "{heard:?}");
         }
         near.at_rest().await;
         far.at_rest().await;
+    });
+}
+
+#[test]
+fn a_client_that_closes_is_found_out_even_if_it_half_closed_before_and_nobody_has_a_word_for_it() {
+    run(async {
+        let silent = app(|_, mut wire| async move {
+            wire.request().await;
+            std::future::pending::<()>().await;
+        })
+        .await;
+        for half_closes in [false, true] {
+            let (near, far) = pair(silent).await;
+            let mut client = near.client().await;
+            client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            until("it is under way", || far.count("proxy_connects_total", &[]) == 1).await;
+            if half_closes {
+                client.io.shutdown().await.unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            assert_eq!(near.count("proxy_abandoned_total", &[]), 0);
+            drop(client);
+            near.at_rest().await;
+            far.at_rest().await;
+            assert_eq!(near.count("proxy_abandoned_total", &[]), 1);
+            assert_eq!(far.count("proxy_abandoned_total", &[]), 1);
+        }
     });
 }
 

@@ -34,7 +34,7 @@ use super::closing::ClientEnd;
 use super::interim::Interim;
 use crate::config::Http1;
 use crate::mutant;
-use crate::world::Abort;
+use crate::world::{Abort, BehindFin};
 
 pub use reader::{Offence, Reader, Refused};
 
@@ -115,6 +115,10 @@ impl<I> Strict<I> {
 impl<I: Abort> Abort for Strict<I> {
     fn abort(&mut self) {
         self.io.abort();
+    }
+
+    fn behind_fin(&self) -> BehindFin {
+        self.io.behind_fin()
     }
 }
 
