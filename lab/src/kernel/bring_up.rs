@@ -56,7 +56,7 @@ impl KernelWorld {
         doctor::require_programs(&self.plan)?;
         self.register()?;
         self.make_nodes()?;
-        self.connect()?;
+        self.connect().await?;
         self.load_rules().await?;
         self.start_all(Role::App).await?;
         self.start_all(Role::Sidecar).await?;
@@ -190,7 +190,7 @@ impl KernelWorld {
         Ok(mounts)
     }
 
-    fn connect(&self) -> Result<(), Error> {
+    async fn connect(&self) -> Result<(), Error> {
         let fabric =
             self.fabric.borrow().clone().ok_or_else(|| Error::Failed("the world is not up".into()))?;
         let nodes = self.nodes.borrow().clone();
@@ -212,7 +212,7 @@ impl KernelWorld {
         };
         *self.backend.borrow_mut() = Some(backend.clone());
         let base = self.plan.links.iter().map(|l| (l.from, l.to, l.profile)).collect();
-        backend.set_profiles(base).map_err(failed("cannot set up the links"))?;
+        backend.set_profiles(base).await.map_err(failed("cannot set up the links"))?;
         self.options.events.note("links", kind.name(), format!("{} base profiles", self.plan.links.len()));
         Ok(())
     }

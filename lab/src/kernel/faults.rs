@@ -51,7 +51,7 @@ impl KernelWorld {
                 self.note_changed(&entry.name, processes).await;
                 self.behave(processes, &change.query()).await?;
             }
-            Action::Link { links } => self.impair(&entry.name, links)?,
+            Action::Link { links } => self.impair(&entry.name, links).await?,
         }
         self.note_exits();
         self.options.events.note("fault", &entry.name, "in force");
@@ -63,7 +63,7 @@ impl KernelWorld {
             Action::Kill { processes, .. } => self.restart(&entry.name, processes).await?,
             Action::Crash { processes, links } => {
                 self.each_remembers_the_dead(processes, true).await?;
-                self.heal(&entry.name, links)?;
+                self.heal(&entry.name, links).await?;
                 self.restart(&entry.name, processes).await?;
             }
             Action::Refuse { processes } => self.refuse(&entry.name, processes, false).await?,
@@ -73,7 +73,7 @@ impl KernelWorld {
                 self.behave(processes, "/behave").await?;
                 self.note_changed(&entry.name, processes).await;
             }
-            Action::Link { links } => self.heal(&entry.name, links)?,
+            Action::Link { links } => self.heal(&entry.name, links).await?,
         }
         self.note_exits();
         self.options.events.note("revert", &entry.name, "no longer in force");
@@ -89,15 +89,16 @@ impl KernelWorld {
             Action::Refuse { processes } => self.refusals(processes).await,
             _ => 0,
         };
+        let links = entry.action.links();
+        let now = if links.is_empty() { Vec::new() } else { self.pairs().await };
         let evidence = self.evidence.borrow();
         let Some(known) = evidence.get(&entry.name) else { return BTreeMap::new() };
         let mut counted = known.counted.clone();
         if let Action::Refuse { .. } = &entry.action {
             *counted.entry("refused".into()).or_default() += refusing as f64;
         }
-        let links = entry.action.links();
         if !links.is_empty() {
-            let total = known.total.unwrap_or_else(|| self.growth(&known.before, links));
+            let total = known.total.unwrap_or_else(|| growth(&known.before, &now, links));
             let earlier = known.earlier;
             counted.insert("packets".into(), (total.packets + earlier.packets) as f64);
             counted.insert("lost_packets".into(), (total.lost + earlier.lost) as f64);
@@ -160,7 +161,7 @@ impl KernelWorld {
 
     /// Links first, so that nobody hears of the end of the processes.
     async fn crash(&self, entry: &str, ids: &[ProcessId], links: &[Link]) -> Result<(), Error> {
-        self.impair(entry, links)?;
+        self.impair(entry, links).await?;
         self.each_remembers_the_dead(ids, false).await?;
         self.kill(entry, ids, true).await
     }
@@ -321,12 +322,13 @@ impl KernelWorld {
 
     /// Counts begin when it is in force, and end before it is not ([`heal`](Self::heal)): a packet that crosses in between
     /// has met no fault.
-    fn impair(&self, entry: &str, links: &[Link]) -> Result<(), Error> {
+    async fn impair(&self, entry: &str, links: &[Link]) -> Result<(), Error> {
         self.link_faults.borrow_mut().push((entry.to_owned(), links.to_vec()));
-        let impaired = self.set_links(links);
+        let impaired = self.set_links(links).await;
+        let before = self.pairs().await;
         let mut evidence = self.evidence.borrow_mut();
         let known = evidence.entry(entry.to_owned()).or_default();
-        known.before = self.backend.borrow().as_ref().map(|b| b.pairs()).unwrap_or_default();
+        known.before = before;
         if let Some(total) = known.total.take() {
             known.earlier.packets += total.packets;
             known.earlier.lost += total.lost;
@@ -335,43 +337,41 @@ impl KernelWorld {
         impaired
     }
 
-    fn heal(&self, entry: &str, links: &[Link]) -> Result<(), Error> {
+    async fn heal(&self, entry: &str, links: &[Link]) -> Result<(), Error> {
+        let now = self.pairs().await;
         if let Some(evidence) = self.evidence.borrow_mut().get_mut(entry) {
-            evidence.total = Some(self.growth(&evidence.before, links));
+            evidence.total = Some(growth(&evidence.before, &now, links));
         }
         self.link_faults.borrow_mut().retain(|(name, _)| name != entry);
-        self.set_links(links)
+        self.set_links(links).await
     }
 
     /// Puts in force what the base profiles and the faults of now say of the pairs of `links`.
-    fn set_links(&self, links: &[Link]) -> Result<(), Error> {
+    async fn set_links(&self, links: &[Link]) -> Result<(), Error> {
         let backend = self.backend.borrow().clone();
         let backend = backend.ok_or_else(|| Error::Failed("the world is not up".into()))?;
-        let faults = self.link_faults.borrow();
-        let in_force = |from, to| {
-            let newest =
-                faults.iter().rev().find_map(|(_, l)| l.iter().find(|l| (l.from, l.to) == (from, to)));
-            (from, to, newest.map_or_else(|| self.base_profile(from, to), |l| l.profile))
+        let profiles = {
+            let faults = self.link_faults.borrow();
+            let in_force = |from, to| {
+                let newest =
+                    faults.iter().rev().find_map(|(_, l)| l.iter().find(|l| (l.from, l.to) == (from, to)));
+                (from, to, newest.map_or_else(|| self.base_profile(from, to), |l| l.profile))
+            };
+            links.iter().map(|l| in_force(l.from, l.to)).collect()
         };
-        let profiles = links.iter().map(|l| in_force(l.from, l.to)).collect();
         let name = |i: usize| self.plan.instances[i].name.as_str();
         let pairs: Vec<_> = links.iter().map(|l| format!("{} to {}", name(l.from), name(l.to))).collect();
         let cannot = failed(format!("cannot change the link from {}", pairs.join(", ")));
-        backend.set_profiles(profiles).map_err(cannot)
+        backend.set_profiles(profiles).await.map_err(cannot)
     }
 
-    /// What the pairs of `links` counted since `before`.
-    fn growth(&self, before: &[PairStats], links: &[Link]) -> PairStats {
-        let now = self.backend.borrow().as_ref().map(|b| b.pairs()).unwrap_or_default();
-        let mut total = PairStats::default();
-        for pair in now.iter().filter(|p| links.iter().any(|l| (l.from, l.to) == (p.from, p.to))) {
-            let was = before.iter().find(|b| (b.from, b.to) == (pair.from, pair.to));
-            let was = was.copied().unwrap_or_default();
-            total.packets += pair.packets.saturating_sub(was.packets);
-            total.lost += pair.lost.saturating_sub(was.lost);
-            total.delayed += pair.delayed.saturating_sub(was.delayed);
+    /// What the links have counted.
+    pub(super) async fn pairs(&self) -> Vec<PairStats> {
+        let backend = self.backend.borrow().clone();
+        match backend {
+            Some(backend) => backend.pairs().await,
+            None => Vec::new(),
         }
-        total
     }
 }
 
@@ -390,4 +390,17 @@ async fn wait_for_state(process: &Process, wanted: impl Fn(char) -> bool) -> Res
             _ => sleep(Duration::from_millis(1)).await,
         }
     }
+}
+
+/// What the pairs of `links` counted from `before` to `now`.
+fn growth(before: &[PairStats], now: &[PairStats], links: &[Link]) -> PairStats {
+    let mut total = PairStats::default();
+    for pair in now.iter().filter(|p| links.iter().any(|l| (l.from, l.to) == (p.from, p.to))) {
+        let was = before.iter().find(|b| (b.from, b.to) == (pair.from, pair.to));
+        let was = was.copied().unwrap_or_default();
+        total.packets += pair.packets.saturating_sub(was.packets);
+        total.lost += pair.lost.saturating_sub(was.lost);
+        total.delayed += pair.delayed.saturating_sub(was.delayed);
+    }
+    total
 }

@@ -9,7 +9,8 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use proxy::capture::rules::{self, Family, Rules};
+use proxy::capture::rules::{self, Family, INBOUND_SOURCE_V6, Rules};
+use proxy::capture::source;
 
 use crate::plan::{
     HEALTH_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT, Plan, SIDECAR_UID, Service, SidecarKind,
@@ -83,9 +84,14 @@ pub fn spread_rules(plan: &Plan, family: Family) -> String {
     text + "COMMIT\n"
 }
 
-/// Loads rules into the calling thread's namespace. Errors carry what the tool said.
+/// Loads rules into the calling thread's namespace, and adds the address from which an IPv6 app is dialled. Errors carry
+/// what the tool said.
 pub fn load(family: Family, text: &str) -> io::Result<()> {
-    rules::restore(family, text).map_err(io::Error::other)
+    rules::restore(family, text).map_err(io::Error::other)?;
+    if family == Family::V6 {
+        source::add(INBOUND_SOURCE_V6)?;
+    }
+    Ok(())
 }
 
 /// Reads the counters of both families in the calling thread's namespace.

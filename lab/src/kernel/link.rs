@@ -11,7 +11,8 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
-use futures_util::TryStreamExt;
+use futures_util::future::{LocalBoxFuture, ready};
+use futures_util::{FutureExt, TryStreamExt};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::NeighbourState;
@@ -83,9 +84,9 @@ pub struct PairStats {
 pub trait LinkBackend {
     /// Puts profiles in force, each `(from, to, profile)` for one direction, together if it can; packets under way keep
     /// theirs.
-    fn set_profiles(&self, profiles: Vec<(usize, usize, LinkProfile)>) -> io::Result<()>;
+    fn set_profiles(&self, profiles: Vec<(usize, usize, LinkProfile)>) -> LocalBoxFuture<'_, io::Result<()>>;
     /// Counters of every direction that it can tell apart; empty if it cannot.
-    fn pairs(&self) -> Vec<PairStats>;
+    fn pairs(&self) -> LocalBoxFuture<'_, Vec<PairStats>>;
     /// How far it can be trusted.
     fn fidelity(&self) -> Fidelity;
 }
@@ -240,18 +241,21 @@ impl Bridge {
 }
 
 impl LinkBackend for Bridge {
-    fn set_profiles(&self, profiles: Vec<(usize, usize, LinkProfile)>) -> io::Result<()> {
-        if profiles.iter().all(|(_, _, profile)| *profile == LinkProfile::default()) {
-            return Ok(());
-        }
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "the bridge backend cannot impair links: leave the choice of the backend to the lab, or take netem or wire",
-        ))
+    fn set_profiles(&self, profiles: Vec<(usize, usize, LinkProfile)>) -> LocalBoxFuture<'_, io::Result<()>> {
+        let unimpaired = profiles.iter().all(|(_, _, profile)| *profile == LinkProfile::default());
+        let result = if unimpaired {
+            Ok(())
+        } else {
+            Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the bridge backend cannot impair links: leave the choice of the backend to the lab, or take netem or wire",
+            ))
+        };
+        ready(result).boxed_local()
     }
 
-    fn pairs(&self) -> Vec<PairStats> {
-        Vec::new()
+    fn pairs(&self) -> LocalBoxFuture<'_, Vec<PairStats>> {
+        ready(Vec::new()).boxed_local()
     }
 
     fn fidelity(&self) -> Fidelity {

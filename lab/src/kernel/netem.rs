@@ -5,11 +5,13 @@
 //! while its profile had a delay are taken for delayed.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
 use serde::Deserialize;
 
 use super::link::{Backend, Bridge, LinkBackend, PairStats, outer_name};
@@ -55,34 +57,60 @@ impl Netem {
                 Sender { v4: instance.v4, v6: instance.v6, profile: LinkProfile::default() }
             };
             let script = setup(&outer_name(to), &from.iter().map(sender).collect::<Vec<_>>());
-            batch(&fabric, "tc", script)?;
+            fabric.run(move || batch("tc", &script))??;
             for (position, &from) in from.iter().enumerate() {
                 let leaf = Leaf { position, profile: LinkProfile::default(), delayed: 0, since: 0 };
                 leaves.insert((from, to), leaf);
                 // netem would drop a large frame whole, so none are made.
-                batch(&nodes[from], "ip", without_large_frames("eth0"))?;
+                nodes[from].run(|| batch("ip", &without_large_frames("eth0")))??;
             }
         }
         Ok(Netem { bridge, fabric, leaves: RefCell::new(leaves) })
     }
 
     /// What passed each direction's leaf and what it dropped.
-    fn counts(&self) -> io::Result<BTreeMap<(usize, usize), Counts>> {
-        let mut counts = BTreeMap::new();
-        let leaves = self.leaves.borrow();
+    async fn counts(&self) -> io::Result<BTreeMap<(usize, usize), Counts>> {
+        let receivers: BTreeSet<usize> = self.leaves.borrow().keys().map(|&(_, to)| to).collect();
         let mut shown: BTreeMap<usize, Vec<Qdisc>> = BTreeMap::new();
-        for (&(from, to), leaf) in &*leaves {
-            if let std::collections::btree_map::Entry::Vacant(place) = shown.entry(to) {
-                place.insert(show(&self.fabric, &outer_name(to))?);
-            }
+        for to in receivers {
+            shown.insert(to, show(&self.fabric, &outer_name(to)).await?);
+        }
+        let leaves = self.leaves.borrow();
+        let counts = leaves.iter().filter_map(|(&(from, to), leaf)| {
             // The leaf's handle is its class number, see `fabric::netem`.
             let handle = format!("{:x}:", leaf.position + 2);
-            let found = shown[&to].iter().find(|q| q.kind == "netem" && q.handle == handle);
-            if let Some(qdisc) = found {
-                counts.insert((from, to), Counts { passed: qdisc.packets, lost: qdisc.drops });
+            let qdisc = shown.get(&to)?.iter().find(|q| q.kind == "netem" && q.handle == handle)?;
+            Some(((from, to), Counts { passed: qdisc.packets, lost: qdisc.drops }))
+        });
+        Ok(counts.collect())
+    }
+
+    async fn change(&self, profiles: Vec<(usize, usize, LinkProfile)>) -> io::Result<()> {
+        let counts = self.counts().await?;
+        let script = self.script(&counts, profiles)?;
+        self.fabric.call(move || batch("tc", &script)).await?
+    }
+
+    /// What brings `profiles` about, which are in force from `counts` on.
+    fn script(
+        &self,
+        counts: &BTreeMap<(usize, usize), Counts>,
+        profiles: Vec<(usize, usize, LinkProfile)>,
+    ) -> io::Result<String> {
+        let mut leaves = self.leaves.borrow_mut();
+        let mut script = String::new();
+        for (from, to, profile) in profiles {
+            let Some(leaf) = leaves.get_mut(&(from, to)) else {
+                return Err(io::Error::other("a direction that the plan does not name cannot be impaired"));
+            };
+            let passed = counts.get(&(from, to)).map_or(0, |c| c.passed);
+            if !leaf.profile.delay.is_zero() {
+                leaf.delayed += passed - leaf.since;
             }
+            (leaf.since, leaf.profile) = (passed, profile);
+            script += &change(&outer_name(to), leaf.position, &profile);
         }
-        Ok(counts)
+        Ok(script)
     }
 }
 
@@ -104,33 +132,22 @@ struct Qdisc {
 }
 
 impl LinkBackend for Netem {
-    fn set_profiles(&self, profiles: Vec<(usize, usize, LinkProfile)>) -> io::Result<()> {
-        let counts = self.counts()?;
-        let mut leaves = self.leaves.borrow_mut();
-        let mut script = String::new();
-        for (from, to, profile) in profiles {
-            let Some(leaf) = leaves.get_mut(&(from, to)) else {
-                return Err(io::Error::other("a direction that the plan does not name cannot be impaired"));
-            };
-            let passed = counts.get(&(from, to)).map_or(0, |c| c.passed);
-            if !leaf.profile.delay.is_zero() {
-                leaf.delayed += passed - leaf.since;
-            }
-            (leaf.since, leaf.profile) = (passed, profile);
-            script += &change(&outer_name(to), leaf.position, &profile);
-        }
-        batch(&self.fabric, "tc", script)
+    fn set_profiles(&self, profiles: Vec<(usize, usize, LinkProfile)>) -> LocalBoxFuture<'_, io::Result<()>> {
+        self.change(profiles).boxed_local()
     }
 
-    fn pairs(&self) -> Vec<PairStats> {
-        let Ok(counts) = self.counts() else { return Vec::new() };
-        let leaves = self.leaves.borrow();
-        let pair = |(&(from, to), leaf): (&(usize, usize), &Leaf)| {
-            let Counts { passed, lost } = counts.get(&(from, to)).copied().unwrap_or_default();
-            let now = if leaf.profile.delay.is_zero() { 0 } else { passed - leaf.since };
-            PairStats { from, to, packets: passed + lost, lost, delayed: leaf.delayed + now }
-        };
-        leaves.iter().map(pair).collect()
+    fn pairs(&self) -> LocalBoxFuture<'_, Vec<PairStats>> {
+        async {
+            let Ok(counts) = self.counts().await else { return Vec::new() };
+            let leaves = self.leaves.borrow();
+            let pair = |(&(from, to), leaf): (&(usize, usize), &Leaf)| {
+                let Counts { passed, lost } = counts.get(&(from, to)).copied().unwrap_or_default();
+                let now = if leaf.profile.delay.is_zero() { 0 } else { passed - leaf.since };
+                PairStats { from, to, packets: passed + lost, lost, delayed: leaf.delayed + now }
+            };
+            leaves.iter().map(pair).collect()
+        }
+        .boxed_local()
     }
 
     fn fidelity(&self) -> Fidelity {
@@ -141,34 +158,30 @@ impl LinkBackend for Netem {
     }
 }
 
-/// Runs `tool -batch -` in a node's namespace.
-fn batch(node: &Node, tool: &'static str, script: String) -> io::Result<()> {
-    node.run(move || {
-        let mut child = Command::new(tool)
-            .args(["-batch", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| io::Error::new(e.kind(), format!("{tool}: {e}")))?;
-        let written = child.stdin.take().map(|mut input| input.write_all(script.as_bytes()));
-        let output = child.wait_with_output()?;
-        if !output.status.success() {
-            return Err(io::Error::other(format!(
-                "{tool}: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            )));
-        }
-        written.unwrap_or(Ok(()))
-    })?
+/// Runs `tool -batch -` in the calling thread's namespace.
+fn batch(tool: &'static str, script: &str) -> io::Result<()> {
+    let mut child = Command::new(tool)
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| io::Error::new(e.kind(), format!("{tool}: {e}")))?;
+    let written = child.stdin.take().map(|mut input| input.write_all(script.as_bytes()));
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        return Err(io::Error::other(format!("{tool}: {}", String::from_utf8_lossy(&output.stderr).trim())));
+    }
+    written.unwrap_or(Ok(()))
 }
 
-fn show(node: &Node, dev: &str) -> io::Result<Vec<Qdisc>> {
+async fn show(node: &Node, dev: &str) -> io::Result<Vec<Qdisc>> {
     let dev = dev.to_owned();
-    node.run(move || {
+    let shown = node.call(move || {
         let output = Command::new("tc").args(["-s", "-j", "qdisc", "show", "dev", &dev]).output()?;
         serde_json::from_slice(&output.stdout).map_err(io::Error::other)
-    })?
+    });
+    shown.await?
 }
 
 #[cfg(test)]

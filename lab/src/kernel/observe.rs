@@ -66,7 +66,7 @@ impl KernelWorld {
         let asked = Instant::now();
         let mut samples = Vec::new();
         self.usage(&mut samples);
-        self.own_samples(&mut samples);
+        self.own_samples(&mut samples).await;
         scraped.push(Scrape { process: WORLD.into(), asked, answered: Instant::now(), samples });
         scraped
     }
@@ -106,7 +106,8 @@ impl KernelWorld {
         }
     }
 
-    fn own_samples(&self, samples: &mut Vec<Sample>) {
+    async fn own_samples(&self, samples: &mut Vec<Sample>) {
+        let pairs = self.pairs().await;
         let mut own = |name: &str, labels: &[(&str, &str)], value: f64| {
             let labels = labels.iter().copied().collect();
             samples.push(Sample { process: WORLD.into(), name: name.into(), labels, value });
@@ -120,8 +121,7 @@ impl KernelWorld {
         for (&id, &starts) in &*self.starts.borrow() {
             own("process_starts_total", &[("process", &self.plan.process_name(id))], starts as f64);
         }
-        let backend = self.backend.borrow().clone();
-        for pair in backend.map(|b| b.pairs()).unwrap_or_default() {
+        for pair in pairs {
             let name = |i: usize| self.plan.instances[i].name.as_str();
             let labels = [("from", name(pair.from)), ("to", name(pair.to))];
             own("link_packets_total", &labels, pair.packets as f64);

@@ -2,6 +2,9 @@
 
 use std::io;
 
+use futures_util::FutureExt;
+use futures_util::future::{LocalBoxFuture, ready};
+
 use super::link::{Backend, LinkBackend, PairStats, outer_name};
 use super::node::Node;
 use crate::fabric::{self, LinkProfile, PortSpec};
@@ -25,11 +28,11 @@ impl Wire {
 }
 
 impl LinkBackend for Wire {
-    fn set_profiles(&self, profiles: Vec<(usize, usize, LinkProfile)>) -> io::Result<()> {
-        self.0.set_profiles(profiles)
+    fn set_profiles(&self, profiles: Vec<(usize, usize, LinkProfile)>) -> LocalBoxFuture<'_, io::Result<()>> {
+        ready(self.0.set_profiles(profiles)).boxed_local()
     }
 
-    fn pairs(&self) -> Vec<PairStats> {
+    fn pairs(&self) -> LocalBoxFuture<'_, Vec<PairStats>> {
         let pair = |p: &fabric::PairStats| PairStats {
             from: p.from,
             to: p.to,
@@ -37,7 +40,7 @@ impl LinkBackend for Wire {
             lost: p.lost_segments,
             delayed: p.delayed_packets,
         };
-        self.0.stats().map(|s| s.pairs.iter().map(pair).collect()).unwrap_or_default()
+        ready(self.0.stats().map(|s| s.pairs.iter().map(pair).collect()).unwrap_or_default()).boxed_local()
     }
 
     fn fidelity(&self) -> Fidelity {
