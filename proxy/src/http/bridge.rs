@@ -71,7 +71,7 @@ pub fn restore<B: Body>(request: &mut Request<B>) -> Result<(), &'static str> {
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     let authority = parts.authority.take();
     let path = parts.path_and_query.take();
-    *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
+    *request.uri_mut() = target::origin_form(path);
     let headers = request.headers_mut();
     let has_none = headers.get(HOST).is_some_and(HeaderValue::is_empty);
     if let Some(authority) = authority.filter(|_| !has_none) {

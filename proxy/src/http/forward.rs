@@ -14,8 +14,7 @@ use std::net::SocketAddr;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
-use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use rand::Rng;
@@ -172,6 +171,6 @@ fn to_origin_form(request: &mut Request<RequestBody>) {
     let authority = request.uri().authority().map_or("", |a| a.as_str());
     let host = HeaderValue::from_str(authority).expect("an authority is a valid value");
     let path = request.uri().path_and_query().cloned();
-    *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    *request.uri_mut() = target::origin_form(path);
     request.headers_mut().insert(HOST, host);
 }

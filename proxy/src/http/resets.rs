@@ -4,7 +4,8 @@
 //! once its answer is complete (section 8.1). It cannot know whether it was: h2 forgets the end of a message when a reset
 //! follows. So half an answer would arrive as a whole one. [`Resets`] reads along on the connection and sets the highest bit
 //! of the code, which no code uses, if no END_STREAM came before; then hyper reports an error, and [`of_peer`] tells
-//! the code as it was.
+//! the code as it was. A client has no such right, and what it resets it does not want any more: so its code is always marked.
+//! (An END_STREAM would prove nothing: it may stand on trailers that are refused.)
 //!
 //! The other way, a response that carries a [`Reset`] stands for no response: its stream is reset instead.
 
@@ -92,7 +93,7 @@ pub struct Resets<I> {
 impl<I> Resets<I> {
     /// Around the stream of a client, which begins with the preface.
     pub fn of_a_client(io: I) -> Self {
-        Resets { io, frames: Frames { skip: PREFACE, ..Frames::default() } }
+        Resets { io, frames: Frames { skip: PREFACE, is_client: true, ..Frames::default() } }
     }
 
     /// Around the stream of a server.
@@ -103,6 +104,7 @@ impl<I> Resets<I> {
 
 #[derive(Debug, Default)]
 struct Frames {
+    is_client: bool,
     /// Bytes until the next header.
     skip: usize,
     header: [u8; HEADER],
@@ -147,9 +149,9 @@ impl Frames {
         self.skip = u32::from_be_bytes([0, l, e, n]) as usize;
         let stream = u32::from_be_bytes([a, b, c, d]) & (u32::MAX >> 1);
         match kind {
-            DATA | HEADERS if flags & END_STREAM != 0 => self.end(stream),
+            DATA | HEADERS if flags & END_STREAM != 0 && !self.is_client => self.end(stream),
             RST_STREAM if self.skip == 4 && !mutant::is_planted("takes-a-reset-for-an-end") => {
-                self.cuts = !self.ended.contains(&stream);
+                self.cuts = self.is_client || !self.ended.contains(&stream);
             }
             _ => {}
         }
@@ -233,6 +235,15 @@ mod tests {
             bytes.chunks_mut(piece).for_each(|bytes| frames.read(bytes));
             assert_eq!(bytes, expected, "in pieces of {piece}");
         }
+    }
+
+    #[test]
+    fn what_a_client_resets_is_cut_whatever_came_before() {
+        let mut frames = Frames { is_client: true, ..Frames::default() };
+        let reset = |code: u32| frame(3, 0, 1, &code.to_be_bytes());
+        let mut bytes = [frame(1, 5, 1, b"head"), reset(0)].concat();
+        frames.read(&mut bytes);
+        assert!(bytes.ends_with(&reset(CUT)), "{bytes:?}");
     }
 
     #[test]

@@ -18,7 +18,8 @@
 use std::net::Ipv6Addr;
 
 use http::header::HOST;
-use http::{Method, Request, Version};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Uri, Version};
 use http_body::Body;
 
 /// Judges the target and the `Host` of a request.
@@ -52,11 +53,22 @@ pub fn check<B: Body>(request: &Request<B>) -> Result<(), &'static str> {
     if request.version() == Version::HTTP_2 && !path.starts_with(['/', '*']) {
         return Err("the path does not begin with a slash");
     }
+    // The library does without one where there is no `:authority` either.
+    if request.method() != Method::CONNECT && uri.path().is_empty() {
+        return Err("there is no path");
+    }
     // The library lets this one stand in a path, and none of the three in a query.
     if path.contains('"') {
         return Err("the target has a `\"` that is not percent-encoded");
     }
     host(request, authority.is_some())
+}
+
+/// The target of a request that names its host elsewhere. A path is empty where `:path` was nothing but a fragment; written
+/// out, that would be a request line without a target.
+pub fn origin_form(path: Option<PathAndQuery>) -> Uri {
+    let uri = path.map_or_else(Uri::default, Uri::from);
+    if uri.path().is_empty() { Uri::default() } else { uri }
 }
 
 /// Judges the `Host` of a request whose target names somebody or not.
@@ -221,6 +233,18 @@ mod tests {
             (V::HTTP_2, "http://a?x", &[], Err("the path does not begin with a slash")),
         ] {
             assert_eq!(request(version, "GET", uri, hosts), expected, "{version:?} {uri} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_of_http2_has_a_path_also_if_it_has_no_authority() {
+        for (path, expected) in
+            [(Some("/"), Ok(())), (Some("#a"), Err("there is no path")), (None, Err("there is no path"))]
+        {
+            let mut parts = http::uri::Parts::default();
+            parts.path_and_query = path.map(|path| PathAndQuery::try_from(path).unwrap());
+            let request = Request::builder().version(Version::HTTP_2).uri(parts).header(HOST, "a");
+            assert_eq!(check(&request.body(Empty::<&[u8]>::new()).unwrap()), expected, "{path:?}");
         }
     }
 

@@ -1,9 +1,11 @@
 //! The strict reader together with hyper, against parsers that were written apart from both: whatever the bytes are and
-//! however they are torn, both sides must see the same messages. The fuzz targets of `proxy/fuzz` run the same checks.
+//! however they are torn, both sides must see the same messages. And HTTP/2 on its way to an app of HTTP/1, whose requests must be
+//! those that a second reading of the frames finds.
 //!
 //! `DIFFERENTIAL_ROUNDS` says how many inputs are drawn; the default is for every day.
 
 mod generate;
+mod http2;
 mod pieces;
 mod reference;
 mod request;
@@ -28,6 +30,13 @@ fn two_readers_see_the_same_response() {
     for seed in 0..rounds() {
         let bytes = generate::response(&mut Chance::new(seed));
         response::check(&bytes);
+    }
+}
+
+#[test]
+fn an_app_of_http1_reads_the_requests_that_were_sent_in_http2_and_no_others() {
+    for seed in 0..rounds() {
+        http2::check(seed);
     }
 }
 

@@ -1,19 +1,24 @@
 //! A socket whose reads are given.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use proxy::world::{Abort, BehindFin};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 /// Reads give one piece each.
 pub struct Pieces {
     pieces: VecDeque<Vec<u8>>,
     /// It waits to be asked, and its stream ends after the last piece. A client's stays silent.
     is_server: bool,
+    /// A client that leaves does so after as much silence, and this is what is left of it.
+    leaves: Option<(Duration, Option<Pin<Box<Sleep>>>)>,
     reader: Option<Waker>,
     written: Arc<Mutex<Vec<u8>>>,
 }
@@ -22,6 +27,11 @@ impl Pieces {
     /// A client that sends `bytes` cut at `cuts`, which are in order, and what it is sent.
     pub fn of_a_client(bytes: &[u8], cuts: &[usize]) -> (Pieces, Arc<Mutex<Vec<u8>>>) {
         Pieces::new(bytes, cuts, false)
+    }
+
+    /// The same of one that leaves when it has been silent for so long.
+    pub fn leaving_after(self, silence: Duration) -> Pieces {
+        Pieces { leaves: Some((silence, None)), ..self }
     }
 
     /// A server that answers with `bytes`.
@@ -39,7 +49,7 @@ impl Pieces {
             }
         }
         let written = Arc::<Mutex<Vec<u8>>>::default();
-        (Pieces { pieces, is_server, reader: None, written: written.clone() }, written)
+        (Pieces { pieces, is_server, leaves: None, reader: None, written: written.clone() }, written)
     }
 }
 
@@ -63,8 +73,14 @@ impl AsyncRead for Pieces {
                 Poll::Ready(Ok(()))
             }
             None if self.is_server => Poll::Ready(Ok(())),
-            // Nobody is woken: a time limit ends it, on a clock that does not wait.
-            None => Poll::Pending,
+            None => match &mut self.leaves {
+                Some((silence, left)) => {
+                    let left = left.get_or_insert_with(|| Box::pin(sleep(*silence)));
+                    left.as_mut().poll(cx).map(Ok)
+                }
+                // Nobody is woken: a time limit ends it, on a clock that does not wait.
+                None => Poll::Pending,
+            },
         }
     }
 }

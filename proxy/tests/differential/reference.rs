@@ -10,6 +10,8 @@ pub enum Body {
     Short,
     /// Its framing is wrong.
     Broken,
+    /// Of a response: its chunks are whole, and a line of what should be its trailers does not end in CRLF.
+    Untrailed(Vec<u8>),
 }
 
 /// A request.
@@ -18,6 +20,17 @@ pub struct Asked {
     pub method: String,
     pub target: String,
     pub body: Body,
+}
+
+/// Header fields or trailers: names in lower case, values without the blanks around them.
+pub type Fields = Vec<(String, Vec<u8>)>;
+
+/// A request with its fields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    pub asked: Asked,
+    pub fields: Fields,
+    pub trailers: Fields,
 }
 
 /// How a client's bytes end.
@@ -37,6 +50,12 @@ pub enum End {
 
 /// All requests in `bytes`.
 pub fn requests(bytes: &[u8]) -> (Vec<Asked>, End) {
+    let (messages, end) = messages(bytes);
+    (messages.into_iter().map(|message| message.asked).collect(), end)
+}
+
+/// All requests in `bytes`, with their fields.
+pub fn messages(bytes: &[u8]) -> (Vec<Message>, End) {
     let mut asked = Vec::new();
     let mut rest = bytes;
     loop {
@@ -48,16 +67,16 @@ pub fn requests(bytes: &[u8]) -> (Vec<Asked>, End) {
             [b'\r'] => return (asked, End::Short),
             _ => {}
         }
-        let Head { request, framing, len, last, tunnel } = match head(rest) {
+        let Head { request, fields, framing, len, last, tunnel } = match head(rest) {
             Ok(Some(head)) => head,
             Ok(None) => return (asked, End::Short),
             Err(status) => return (asked, End::Refused(status)),
         };
         rest = &rest[len..];
-        let (body, taken) = body(framing, rest);
+        let (body, trailers, taken) = body(framing, rest);
         rest = &rest[taken..];
         let stays = matches!(body, Body::Whole(_));
-        asked.push(Asked { body, ..request });
+        asked.push(Message { asked: Asked { body, ..request }, fields, trailers });
         if tunnel {
             return (asked, End::Tunnel);
         }
@@ -72,6 +91,7 @@ pub fn requests(bytes: &[u8]) -> (Vec<Asked>, End) {
 
 struct Head {
     request: Asked,
+    fields: Fields,
     framing: Framing,
     len: usize,
     last: bool,
@@ -83,6 +103,8 @@ struct Head {
 pub enum Framing {
     Length(u64),
     Chunked,
+    /// The same in a response, where extensions are skipped and whatever is in them.
+    ChunkedByAServer,
     /// To the end of the stream.
     Rest,
 }
@@ -134,8 +156,15 @@ fn head(bytes: &[u8]) -> Result<Option<Head>, u16> {
     let tokens: Vec<_> = values("connection").join(&b","[..]).to_ascii_lowercase();
     let says = |word: &[u8]| tokens.split(|b| *b == b',').any(|token| token.trim_ascii() == word);
     let last = says(b"close") || is_10 && !says(b"keep-alive");
-    let request = Asked { method, target: target.to_string(), body: Body::Short };
-    Ok(Some(Head { request, framing, len, last, tunnel }))
+    let asked = Asked { method, target: target.to_string(), body: Body::Short };
+    Ok(Some(Head { request: asked, fields: fields(request.headers), framing, len, last, tunnel }))
+}
+
+fn fields(headers: &[httparse::Header<'_>]) -> Fields {
+    let field = |header: &httparse::Header<'_>| {
+        (header.name.to_ascii_lowercase(), header.value.trim_ascii().to_vec())
+    };
+    headers.iter().map(field).collect()
 }
 
 fn is_offer(value: &[u8]) -> bool {
@@ -154,19 +183,19 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-/// A body at the start of `bytes`, and how much of them it takes.
-pub fn body(framing: Framing, bytes: &[u8]) -> (Body, usize) {
+/// A body at the start of `bytes`, its trailers, and how much of the bytes they take.
+pub fn body(framing: Framing, bytes: &[u8]) -> (Body, Fields, usize) {
     match framing {
         Framing::Length(length) => match usize::try_from(length).ok().filter(|n| *n <= bytes.len()) {
-            Some(n) => (Body::Whole(bytes[..n].to_vec()), n),
-            None => (Body::Short, bytes.len()),
+            Some(n) => (Body::Whole(bytes[..n].to_vec()), Fields::new(), n),
+            None => (Body::Short, Fields::new(), bytes.len()),
         },
-        Framing::Rest => (Body::Whole(bytes.to_vec()), bytes.len()),
-        Framing::Chunked => {
+        Framing::Rest => (Body::Whole(bytes.to_vec()), Fields::new(), bytes.len()),
+        Framing::Chunked | Framing::ChunkedByAServer => {
             let mut rest = bytes;
-            match chunks(&mut rest) {
-                Ok(body) => (Body::Whole(body), bytes.len() - rest.len()),
-                Err(body) => (body, bytes.len() - rest.len()),
+            match chunks(&mut rest, framing == Framing::Chunked) {
+                Ok((body, trailers)) => (Body::Whole(body), trailers, bytes.len() - rest.len()),
+                Err(body) => (body, Fields::new(), bytes.len() - rest.len()),
             }
         }
     }
@@ -186,7 +215,7 @@ fn line<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Body> {
     }
 }
 
-fn chunks(rest: &mut &[u8]) -> Result<Vec<u8>, Body> {
+fn chunks(rest: &mut &[u8], is_request: bool) -> Result<(Vec<u8>, Fields), Body> {
     let mut body = Vec::new();
     loop {
         let size = line(rest)?;
@@ -196,7 +225,7 @@ fn chunks(rest: &mut &[u8]) -> Result<Vec<u8>, Body> {
         let fine = |b: &u8| matches!(b, b'\t' | b' '..=b'~' | 0x80..);
         if !(1..=16).contains(&digits)
             || !(extension.is_empty() || extension[0] == b';')
-            || !extension.iter().all(fine)
+            || is_request && !extension.iter().all(fine)
         {
             return Err(Body::Broken);
         }
@@ -217,11 +246,18 @@ fn chunks(rest: &mut &[u8]) -> Result<Vec<u8>, Body> {
         }
     }
     let trailers = *rest;
-    while !line(rest)?.is_empty() {}
+    loop {
+        match line(rest) {
+            Ok([]) => break,
+            Ok(_) => {}
+            Err(Body::Broken) if !is_request => return Err(Body::Untrailed(body)),
+            Err(wrong) => return Err(wrong),
+        }
+    }
     let block = &trailers[..trailers.len() - rest.len()];
     let mut headers = [httparse::EMPTY_HEADER; 100];
     match httparse::parse_headers(block, &mut headers) {
-        Ok(httparse::Status::Complete(_)) => Ok(body),
+        Ok(httparse::Status::Complete((_, trailers))) => Ok((body, fields(trailers))),
         _ => Err(Body::Broken),
     }
 }

@@ -10,7 +10,8 @@ use proxy::http::forward;
 use super::pieces::{Pieces, cuts};
 use super::reference::{self, Body, Framing};
 
-/// What a client can be given.
+/// What a client can be given. A body that is not whole is [`Body::Short`], whatever is wrong with it: readers differ in when
+/// they find out, but whatever breaks a body off, its client gets what came before and an end that says that something is missing.
 #[derive(Debug, PartialEq, Eq)]
 enum Given {
     /// A refusal, which stands for any answer that cannot be passed on.
@@ -37,6 +38,13 @@ pub fn check(input: &[u8]) {
             let fine = got == Given::Nothing
                 || matches!(&got, Given::Answer { status, body: Body::Whole(body) } if *status == expected && body.is_empty());
             assert!(fine, "{got:?}: {text:?} cut at {cuts:?}, to a HEAD: {is_head}");
+            continue;
+        }
+        if let Given::Answer { status, body: Body::Untrailed(body) } = &expected {
+            // A reader may take a bare LF for the end of a line (RFC 9112 section 2.2), and hyper does so here and there.
+            let whole = Given::Answer { status: *status, body: Body::Whole(body.clone()) };
+            let short = Given::Answer { status: *status, body: Body::Short };
+            assert!(got == whole || got == short, "{got:?}: {text:?} cut at {cuts:?}");
             continue;
         }
         assert_eq!(got, expected, "{text:?} cut at {cuts:?}, to a HEAD: {is_head}");
@@ -69,7 +77,7 @@ fn reference(mut bytes: &[u8], is_head: bool) -> Given {
                 }
                 _ => return Given::Nothing,
             },
-            ([], [coding]) if coding.eq_ignore_ascii_case(b"chunked") && !is_10 => Framing::Chunked,
+            ([], [coding]) if coding.eq_ignore_ascii_case(b"chunked") && !is_10 => Framing::ChunkedByAServer,
             _ => return Given::Nothing,
         };
         let body = match status {
@@ -79,7 +87,10 @@ fn reference(mut bytes: &[u8], is_head: bool) -> Given {
             204 if !matches!(framing, Framing::Rest | Framing::Length(0)) => return Given::Nothing,
             _ if is_head => Body::Whole(Vec::new()),
             204 | 304 => Body::Whole(Vec::new()),
-            _ => reference::body(framing, bytes).0,
+            _ => match reference::body(framing, bytes).0 {
+                Body::Broken => Body::Short,
+                body => body,
+            },
         };
         return Given::Answer { status, body };
     }
@@ -104,7 +115,6 @@ fn run(bytes: &[u8], cuts: &[usize], is_head: bool) -> Given {
             let status = response.status().as_u16();
             let body = match response.into_body().collect().await {
                 Ok(body) => Body::Whole(body.to_bytes().to_vec()),
-                Err(error) if proxy::http::strict::broke_off(&error) => Body::Broken,
                 Err(_) => Body::Short,
             };
             Given::Answer { status, body }

@@ -186,3 +186,25 @@ fn pseudo_headers_in_trailers_say_nothing_to_the_app() {
         assert_eq!((got.text(), got.trailers.as_str()), ("hi", "x-sum: 7\n"));
     });
 }
+
+#[test]
+fn a_path_of_nothing_but_a_fragment_is_the_root_and_no_path_is_refused() {
+    run(async {
+        let seen = Seen::default();
+        let app = seen.app("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        let far = inbound(TestNet::to(&app.to_string()), "service = 'orders'").await;
+        let marked = field("sidelab-orig-proto", "HTTP/1.1");
+        // GET of `a`, http.
+        let fragment = [vec![0x82, 0x86, 0x41, 1, b'a'], field(":path", "#b"), marked.clone()];
+        let nothing = [vec![0x82, 0x86], field("host", "a"), marked];
+        for (n, head) in [(1, fragment.concat()), (2, nothing.concat())] {
+            let mut client = far.client().await;
+            let bytes = [PREFACE, SETTINGS, &frame(1, 5, &head)].concat();
+            client.io.write_all(&bytes).await.unwrap();
+            until("it is answered", || far.count("proxy_responses_total", &[]) == n).await;
+            assert_eq!(seen.last().head.lines().next(), Some("GET / HTTP/1.1"));
+            assert_eq!(far.count("proxy_errors_total", &["malformed"]), n - 1);
+        }
+        assert_eq!(seen.requests(), 1);
+    });
+}
