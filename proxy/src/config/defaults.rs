@@ -227,8 +227,10 @@ pub const H2_FULL: f64 = 0.8;
 pub const H2_IDLE: Duration = Duration::from_secs(300);
 /// HTTP/2: how often another sidecar is asked for a sign of life when it is silent. Linkerd's and ztunnel's 10 s.
 pub const H2_PING_INTERVAL: Duration = Duration::from_secs(10);
-/// HTTP/2: how often an endpoint is asked that has calls and is silent. gRPC servers end a connection on which pings come more
-/// often than every 5 min without data (`GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS`, grpc-go's `MinTime`).
+/// HTTP/2: how often an endpoint is asked that has calls and is silent, and a client on another machine that is silent. gRPC servers
+/// end a connection on which pings come more often than every 5 min without data
+/// (`GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS`, grpc-go's `MinTime`); they themselves ping clients every 2 h
+/// (`GRPC_ARG_KEEPALIVE_TIME_MS`). TCP's own keep-alive finds a dead machine sooner, but not a process that hangs.
 pub const H2_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(300);
 /// HTTP/2: how long it may take to give one. Between Linkerd's 3 s and ztunnel's 20 s.
 pub const H2_PING_TIMEOUT: Duration = Duration::from_secs(5);

@@ -49,6 +49,8 @@ pub struct Settings {
     pub max_idle: Option<Duration>,
     /// How old one may become.
     pub max_age: Option<Duration>,
+    /// How often a client of HTTP/2 that is silent is asked for a sign of life, if it is.
+    pub ping: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -60,6 +62,8 @@ impl Default for Settings {
             request_headers: HEADER_TIMEOUT,
             max_idle: Some(MAX_CONNECTION_IDLE),
             max_age: Some(MAX_CONNECTION_AGE),
+            // The kernel tells when the local app goes.
+            ping: None,
         }
     }
 }
@@ -76,7 +80,14 @@ impl Settings {
             request_headers: timeouts.request_headers,
             max_idle: timeouts.max_connection_idle,
             max_age: timeouts.max_connection_age.map(|age| age.mul_f64(ages.random_range(spread))),
+            ..Settings::default()
         }
+    }
+
+    /// The same for clients on other machines, which may vanish without a word.
+    pub fn of_remote(snapshot: &Snapshot, http1: Http1, ages: &mut StdRng) -> Self {
+        let ping = Some(snapshot.http2.connection_keepalive_interval);
+        Settings { ping, ..Settings::of(snapshot, http1, ages) }
     }
 }
 

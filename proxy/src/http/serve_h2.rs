@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::preface::FirstFrame;
 use super::resets::{Reset, Resets};
 use super::serve::Settings;
-use crate::config::defaults::{H2_PING_INTERVAL, H2_PING_TIMEOUT};
+use crate::config::defaults::H2_PING_TIMEOUT;
 use crate::drain;
 use crate::error::BoxError;
 use crate::world::{Exec, Net};
@@ -62,7 +62,7 @@ where
         .initial_connection_window_size(settings.http2.initial_connection_window_size)
         .max_concurrent_streams(settings.http2.streams())
         .max_header_list_size(settings.header_list)
-        .keep_alive_interval(H2_PING_INTERVAL)
+        .keep_alive_interval(settings.ping)
         .keep_alive_timeout(H2_PING_TIMEOUT)
         .serve_connection(TokioIo::new(Resets::of_a_client(FirstFrame::of_a_client(io))), service);
     let mut connection = pin!(connection);

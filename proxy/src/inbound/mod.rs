@@ -170,8 +170,11 @@ pub async fn connection<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: Socke
             }
         }
     };
-    let settings =
-        serve::Settings::of(&table.snapshot, table.snapshot.http1.with_added(), &mut side.ages.borrow_mut());
+    let settings = serve::Settings::of_remote(
+        &table.snapshot,
+        table.snapshot.http1.with_added(),
+        &mut side.ages.borrow_mut(),
+    );
     let places = share_of(limits.endpoint_connections, limits.client_share);
     let caller = Rc::new(side.callers.caller(client, peer.ip(), places));
     drop(table);

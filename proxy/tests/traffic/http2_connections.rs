@@ -1,9 +1,11 @@
 //! How HTTP/2 connections of clients and to endpoints begin and end.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::common::h2c::{self, ask, request};
-use crate::common::{SERVICE, Seen, TestNet, Wire, app, cluster, inbound, outbound, run, until};
+use crate::common::{SERVICE, Seen, TestNet, Wire, app, cluster, inbound, outbound, run, spawn, until};
 use http::Response;
 use tokio::io::AsyncWriteExt;
 
@@ -206,5 +208,38 @@ fn a_path_of_nothing_but_a_fragment_is_the_root_and_no_path_is_refused() {
             assert_eq!(far.count("proxy_errors_total", &["malformed"]), n - 1);
         }
         assert_eq!(seen.requests(), 1);
+    });
+}
+
+#[test]
+fn silent_clients_on_other_machines_are_pinged_as_often_as_configured_and_the_local_app_never() {
+    run(async {
+        let (app, _) = h2c::app(10, |_, mut respond| async move {
+            // It is silent until it is given up.
+            let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+        })
+        .await;
+        let often = "http2.connection_keepalive_interval = '30ms'";
+        let near = outbound(TestNet::to(SERVICE), &cluster("http", &[app], often)).await;
+        let far = inbound(TestNet::to(&app.to_string()), &format!("service = 'orders'\n{often}")).await;
+        let [local, remote] = [Rc::new(Cell::new(0)), Rc::new(Cell::new(0))];
+        for (side, pings) in [(&near, &local), (&far, &remote)] {
+            let (mut client, pings) = (side.client().await, pings.clone());
+            client.io.write_all(&[PREFACE, SETTINGS, GET].concat()).await.unwrap();
+            spawn(async move {
+                loop {
+                    let header = client.bytes(9).await;
+                    let len = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+                    let payload = client.bytes(len as usize).await;
+                    if header[3..5] == [6, 0] {
+                        pings.set(pings.get() + 1);
+                        let pong = [&[0, 0, 8, 6, 1, 0, 0, 0, 0][..], &payload].concat();
+                        client.io.write_all(&pong).await.unwrap();
+                    }
+                }
+            });
+        }
+        until("the one is pinged three times", || remote.get() == 3).await;
+        assert_eq!(local.get(), 0);
     });
 }

@@ -198,7 +198,7 @@ pub struct Http2 {
     /// The same for a whole connection. Default `"256MiB"`.
     #[serde(default)]
     pub initial_connection_window_size: Option<Spanned<String>>,
-    /// How often an endpoint is pinged that has calls and is silent. Default `"5m"`.
+    /// How often an endpoint is pinged that has calls and is silent, and a client on another machine that is silent. Default `"5m"`.
     #[serde(default)]
     pub connection_keepalive_interval: Option<Spanned<String>>,
 }

@@ -140,7 +140,7 @@ pub struct Http2 {
     pub initial_stream_window_size: u32,
     /// The same for a whole connection.
     pub initial_connection_window_size: u32,
-    /// How often an endpoint is pinged that has calls and is silent.
+    /// How often an endpoint is pinged that has calls and is silent, and a client on another machine that is silent.
     pub connection_keepalive_interval: Duration,
 }
 
