@@ -1,7 +1,10 @@
 """A gRPC client: grpc_client.py TARGET STEP runs one step and fails with a traceback if it is not as it should be."""
 
+import os
 import sys
 import threading
+import time
+from concurrent import futures
 
 import grpc
 
@@ -122,6 +125,27 @@ class Edges:
         # More calls at once than one connection's streams.
         calls = [self.unary("echo").future(b"%d" % i, timeout=ENOUGH) for i in range(1000)]
         equal([call.result() for call in calls], [b"%d" % i for i in range(1000)])
+
+    def step_aging(self):
+        # The server ends each connection after half a second: many die under calls that are on their way.
+        end = time.monotonic() + 5
+
+        def calls():
+            count = 0
+            while time.monotonic() < end:
+                equal(self.unary("nap")(b"%d" % count, timeout=ENOUGH), b"%d" % count)
+                count += 1
+            return count
+
+        with futures.ThreadPoolExecutor(16) as pool:
+            counts = [call.result() for call in [pool.submit(calls) for _ in range(16)]]
+        print(sum(counts), "calls", end=": ")
+
+    def step_silence(self):
+        # Longer than a server with defaults lets itself be pinged for nothing: see GRPC_ARG_HTTP2_MAX_PING_STRIKES.
+        seconds = float(os.environ.get("SILENCE", "1"))
+        call = self.server_stream("wait_for")(str(seconds).encode(), timeout=seconds + ENOUGH)
+        equal(list(call), [b"waiting", b"done"])
 
 
 def main():

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 from concurrent import futures
 
 import grpc
@@ -21,6 +22,12 @@ def echo(request, context):
     return request
 
 
+def nap(request, context):
+    """Sends everything back after a moment, so that some calls are always under way."""
+    time.sleep(0.005)
+    return request
+
+
 def remaining(request, context):
     """Seconds that the caller still gives."""
     return str(context.time_remaining()).encode()
@@ -35,6 +42,13 @@ def wait(request, context):
     gone.wait(30)
     if not context.is_active():
         cancelled.release()
+
+
+def wait_for(request, context):
+    """Says that it has begun, and then nothing for as many seconds."""
+    yield b"waiting"
+    time.sleep(float(request))
+    yield b"done"
 
 
 def was_cancelled(request, context):
@@ -73,11 +87,13 @@ def converse(requests, context):
 
 
 def main():
-    handlers = {f.__name__: grpc.unary_unary_rpc_method_handler(f) for f in (echo, remaining, was_cancelled, fail)}
-    handlers |= {f.__name__: grpc.unary_stream_rpc_method_handler(f) for f in (count, fail_late, wait)}
+    handlers = {f.__name__: grpc.unary_unary_rpc_method_handler(f) for f in (echo, nap, remaining, was_cancelled, fail)}
+    handlers |= {f.__name__: grpc.unary_stream_rpc_method_handler(f) for f in (count, fail_late, wait, wait_for)}
     handlers["add"] = grpc.stream_unary_rpc_method_handler(add)
     handlers["converse"] = grpc.stream_stream_rpc_method_handler(converse)
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=16), options=UNLIMITED)
+    # grpc_server.py NAME=MILLISECONDS ... for options of a server that are numbers.
+    options = [(name, int(value)) for name, value in (word.split("=") for word in sys.argv[1:])]
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=16), options=UNLIMITED + options)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     if server.add_insecure_port(f"0.0.0.0:{os.environ['PORT']}") == 0:
         sys.exit("the port is taken")

@@ -1,4 +1,4 @@
-//! Python's grpcio, client and server: `tests/clients/grpc_client.py` asserts, this file looks at the sidecars.
+//! Python's grpcio, client and server, and grpc-js: `tests/clients/grpc_client.py` asserts, this file looks at the sidecars.
 
 use crate::mesh::{PYTHON, Passed, turn};
 
@@ -65,4 +65,35 @@ fn a_grpc_status_arrives_in_trailers_with_and_without_messages_before_it() {
 fn a_thousand_grpc_calls_at_once_are_all_answered() {
     let Some(passed) = steps(&["parallel"]) else { return };
     passed.as_http("http2", 1, 1000);
+}
+
+/// Connections that the server ends under load, with no more than the client's own wish for success: directly there are no
+/// failures either.
+fn ages(service: &str, port: u16) {
+    let Some(mesh) = turn() else { return };
+    let program = mesh.dir().join("grpc_client.py").display().to_string();
+    let ((), passed) = mesh.watch(service, || {
+        let said = mesh.client(&[PYTHON, &program, &format!("{service}:{port}"), "aging"]);
+        println!("{service}: {said}");
+    });
+    let dialled = passed.inward("proxy_connects_total", &[("cluster", service)]);
+    assert!(dialled > 3.0, "{dialled} connections were opened to {service}");
+    let refused = passed.inward("proxy_errors_total", &[("cluster", service)]);
+    println!("{service}: {dialled} connections, {refused} calls refused or lost by the app and made again");
+}
+
+#[test]
+fn no_call_fails_while_a_grpcio_server_ends_its_connections_for_their_age() {
+    ages("aging", 50052);
+}
+
+#[test]
+fn no_call_fails_while_a_grpc_js_server_ends_its_connections_for_their_age() {
+    ages("aging-js", 50053);
+}
+
+#[test]
+fn a_silent_grpc_stream_lives_for_as_long_as_it_would_without_sidecars() {
+    let Some(passed) = steps(&["silence"]) else { return };
+    passed.as_http("http2", 1, 1);
 }

@@ -29,8 +29,15 @@ pub const PAYLOAD_BYTES: u64 = 1 << 30;
 /// Seconds that a client may take.
 const CLIENT_WITHIN: u32 = 120;
 
+/// Where `npm install --global` puts things, Debian's and Node's own.
+macro_rules! node_path {
+    () => {
+        "/usr/local/lib/node_modules:/usr/lib/node_modules"
+    };
+}
+
 /// What is looked for before anything starts: a command that must succeed, and the package that brings it.
-const NEEDS: [(&[&str], &str); 11] = [
+const NEEDS: [(&[&str], &str); 13] = [
     (&["curl", "--version"], "curl"),
     (&["nginx", "-v"], "nginx-light"),
     (&["openssl", "version"], "openssl"),
@@ -41,12 +48,18 @@ const NEEDS: [(&[&str], &str); 11] = [
     (&["psql", "--version"], "postgresql-client"),
     (&["redis-server", "--version"], "redis-server"),
     (&["redis-cli", "--version"], "redis-tools"),
+    (&["node", "--version"], "nodejs"),
+    (
+        &["sh", "-c", concat!("NODE_PATH=", node_path!(), " node -e 'require(\"@grpc/grpc-js\")'")],
+        "@grpc/grpc-js@1.14.7",
+    ),
     (&["nsenter", "--version"], "util-linux"),
 ];
 
-/// Python programs that run as servers and clients.
-const PROGRAMS: [(&str, &str); 4] = [
+/// Programs that run as servers and clients.
+const PROGRAMS: [(&str, &str); 5] = [
     ("grpc_server.py", include_str!("../../clients/grpc_server.py")),
+    ("grpc_server.js", include_str!("../../clients/grpc_server.js")),
     ("grpc_client.py", include_str!("../../clients/grpc_client.py")),
     ("websocket_server.py", include_str!("../../clients/websocket_server.py")),
     ("websocket_client.py", include_str!("../../clients/websocket_client.py")),
@@ -120,7 +133,7 @@ fn programs() -> bool {
     let commands: Vec<_> = missing.iter().map(|(command, _)| format!("`{}`", command.join(" "))).collect();
     let packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
     let why = format!(
-        "{} did not work; install what is missing with: apt-get install --no-install-recommends {}",
+        "{} did not work; ci/clients installs what is missing: {}",
         commands.join(", "),
         packages.join(" ")
     );
@@ -383,12 +396,16 @@ fn postgresql_cluster(dir: &Path) {
     assert!(owned.is_ok_and(|s| s.success()), "the app owns the database");
 }
 
+/// Options of a gRPC server that ends its connections when they are half a second old, and 200 ms later what is on them.
+const AGE: &str = "\"grpc.max_connection_age_ms=500\", \"grpc.max_connection_age_grace_ms=200\"";
+
 /// One service for each server; nobody calls but the tests.
 fn scenario(dir: &Path) -> String {
     let d = dir.display();
     let nginx =
         |name: &str| format!("\"nginx\", \"-e\", \"stderr\", \"-c\", \"{d}/nginx-{name}/nginx.conf\"");
     let python = |name: &str| format!("\"{PYTHON}\", \"{d}/{name}\"");
+    let node = |name: &str| format!("\"env\", \"NODE_PATH={}\", \"node\", \"{d}/{name}\"", node_path!());
     let mail = |folder: &str| {
         format!(
             "\"{PYTHON}\", \"-m\", \"aiosmtpd\", \"-n\", \"-l\", \"0.0.0.0:25\", \"-c\", \
@@ -408,6 +425,8 @@ fn scenario(dir: &Path) -> String {
         ("multi", 8081, nginx("multi")),
         ("secure", 8443, nginx("secure")),
         ("grpc", 50051, python("grpc_server.py")),
+        ("aging", 50052, format!("{}, {AGE}", python("grpc_server.py"))),
+        ("aging-js", 50053, format!("{}, {AGE}", node("grpc_server.js"))),
         ("chat", 8765, python("websocket_server.py")),
         ("db", 5432, postgres),
         ("cache", 6379, redis),
