@@ -138,7 +138,6 @@ impl Balancer {
         if mutant::is_planted("always-the-first") && tried.is_empty() && endpoints[0].is_available(now) {
             return Some(self.picked(0, 0, false, false));
         }
-        let hash = hash.filter(|_| self.groups.first().is_some_and(Group::hashes));
         let first = match &outlook.groups[..] {
             [] => return None,
             [_] => 0,

@@ -198,3 +198,26 @@ fn balancers_of(config: &config::Cluster, zone: Option<&str>, changes: &Changes)
     };
     whole.map(chosen).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn balancers_are_made_again_only_for_what_they_are_made_of() {
+        let text = "service = 'web'\n[[cluster]]\nname = 'a'\naddresses = ['10.96.0.1:80']\n\
+                    endpoints = ['10.0.0.1:80']\n";
+        let cluster = config::parse("sidecar.toml", text).unwrap().clusters[0].clone();
+        let labels = || Arc::new([("version".to_owned(), "2".to_owned())].into());
+        let alike = |change: &dyn Fn(&mut config::Cluster)| {
+            let mut changed = config::Cluster::clone(&cluster);
+            change(&mut changed);
+            balanced_alike(&cluster, &changed)
+        };
+        assert!(alike(&|c| c.name.push('b')));
+        assert!(!alike(&|c| c.endpoints = Default::default()));
+        assert!(!alike(&|c| Arc::make_mut(&mut c.balance).panic = 0.9));
+        assert!(!alike(&|c| c.subset = labels()));
+        assert!(!alike(&|c| c.subsets.push(labels())));
+    }
+}

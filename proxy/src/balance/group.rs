@@ -159,11 +159,6 @@ impl Group {
         };
         picked.or_else(anyone).map(|position| (position, false))
     }
-
-    /// Whether a request's hash says whom it meets.
-    pub fn hashes(&self) -> bool {
-        matches!(self.algorithm, Algorithm::Ring(_) | Algorithm::Maglev(_))
-    }
 }
 
 fn start(hash: Option<u64>, rng: &mut impl Rng) -> u64 {

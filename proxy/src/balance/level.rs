@@ -43,7 +43,7 @@ pub fn levels(counts: &[[Count; 2]], overprovisioning: f64, panic: f64) -> Vec<L
     let everyone: u32 = counts.iter().map(|count| whole(count).all).sum();
     let scarce = total < 1.0 - 1e-9;
     let in_panic = |count: Count| scarce && ratio(count.open, count.all.max(1)) < panic;
-    let all_in_panic = total > 0.0 && counts.iter().all(|count| in_panic(whole(count)));
+    let all_in_panic = counts.iter().all(|count| in_panic(whole(count)));
     let mut left = 1.0_f64;
     let level = |(index, count): (usize, &[Count; 2])| {
         let both = whole(count);
@@ -98,6 +98,8 @@ mod tests {
             (&[(0, 100), (100, 100)], &[(0, false), (1000, false)]),
             // 35 % and 35 % carry 98 %: not everything, and both are below the threshold.
             (&[(35, 100), (35, 100)], &[(500, true), (500, true)]),
+            // All are, so members count.
+            (&[(10, 100), (10, 50)], &[(667, true), (333, true)]),
             (&[(25, 100), (50, 100)], &[(350, false), (650, false)]),
             (&[(10, 100), (55, 100)], &[(154, true), (846, false)]),
             (&[(0, 3), (0, 9)], &[(1000, true), (0, true)]),

@@ -163,6 +163,8 @@ fn indexed_alike(a: &[Arc<config::Cluster>], b: &[Arc<config::Cluster>]) -> bool
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -218,6 +220,21 @@ mod tests {
         assert_eq!(new[0].address, "10.0.0.2:80".parse().unwrap());
         let elsewhere = Table::new(snapshot([one, one], "zone = 'z'\n"), Some(&after), &metrics, now);
         assert!(!Arc::ptr_eq(&elsewhere.clusters[0], &after.clusters[0]), "balancers know the zone");
+    }
+
+    #[test]
+    fn clusters_are_found_elsewhere_once_a_name_an_address_or_a_server_name_has_changed() {
+        let cluster = snapshot(["['10.0.0.1:80']"; 2], "").clusters[0].clone();
+        let alike = |change: fn(&mut config::Cluster)| {
+            let mut changed = config::Cluster::clone(&cluster);
+            change(&mut changed);
+            indexed_alike(slice::from_ref(&cluster), &[changed.into()])
+        };
+        assert!(alike(|c| c.endpoints = Default::default()));
+        assert!(!alike(|c| c.name.push('b')));
+        assert!(!alike(|c| c.addresses = vec!["10.96.0.9:80".parse().unwrap()]));
+        assert!(!alike(|c| c.sni = Default::default()));
+        assert!(!indexed_alike(slice::from_ref(&cluster), &[]));
     }
 
     #[tokio::test(start_paused = true)]

@@ -214,16 +214,19 @@ async fn too_few_available_endpoints_are_not_left_alone_with_everything() {
 async fn the_next_priority_takes_over_what_the_first_cannot_carry_and_gives_it_back() {
     for policy in POLICIES {
         let endpoints = ["", "", ", priority = 1", ", priority = 1"];
-        let (cluster, now) = (cluster(&setting(policy), &endpoints), Instant::now());
-        assert_eq!(counts(&cluster, now, 500)[2..], [0, 0], "{policy}");
-        eject(&cluster, 0, now);
-        let half = counts(&cluster, now, 2000);
+        let (table, metrics) = table(snapshot(&setting(policy), &endpoints), None);
+        let (cluster, now) = (&table.clusters[0], Instant::now());
+        assert_eq!(counts(cluster, now, 500)[2..], [0, 0], "{policy}");
+        eject(cluster, 0, now);
+        let half = counts(cluster, now, 2000);
         // One of two carries 70 %.
         assert_shares(&[half[1], half[2] + half[3]], &[0.7, 0.3], policy);
-        eject(&cluster, 1, now);
-        assert_eq!(counts(&cluster, now, 500)[..2], [0, 0], "{policy}");
-        let later = now + HOUR;
-        assert!(counts(&cluster, later, 500)[0] > 0, "{policy}: an ejection that has lapsed is noticed");
+        let line = format!("kind=\"failover\"}} {}\n", half[2] + half[3]);
+        assert!(metrics.text().contains(&line), "{line}{}", metrics.text());
+        eject(cluster, 1, now);
+        assert_eq!(counts(cluster, now, 500)[..2], [0, 0], "{policy}");
+        let later = now + 2 * HOUR;
+        assert!(counts(cluster, later, 500)[0] > 0, "{policy}: an ejection that has lapsed is noticed");
     }
 }
 
@@ -241,6 +244,10 @@ async fn the_own_zone_comes_first_and_the_rest_steps_in() {
         let line = format!("kind=\"other_zone\"}} {}\n", counted[2] + counted[3]);
         assert!(metrics.text().contains(&line), "{line}{}", metrics.text());
     }
+    let (elsewhere, metrics) = table(snapshot("", &[", zone = 'b'"; 2]), None);
+    counts(&elsewhere.clusters[0], Instant::now(), 500);
+    let line = "kind=\"other_zone\"} 0\n";
+    assert!(metrics.text().contains(line), "nobody is in the own zone: {}", metrics.text());
     let (blind, now) = (cluster("zone_aware = false", &[", zone = 'a'", ", zone = 'b'"]), Instant::now());
     assert_shares(&counts(&blind, now, 2000), &[1.0, 1.0], "not asked to");
 }
@@ -384,6 +391,26 @@ async fn who_was_tried_on_everybody_available_goes_to_others_before_it_goes_back
         tried.insert(0);
         assert!(pick(&cluster, now, &mut rng, tried).is_some(), "somewhere beats nowhere");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_tried_leaves_the_better_of_the_others_to_be_found() {
+    let (cluster, now) = (cluster("", &[""; 3]), Instant::now());
+    cluster.endpoints[1].observe(now - S, now);
+    let (mut tried, mut rng) = (Tried::default(), RngTree::new(1).rng());
+    tried.insert(0);
+    let slow = (0..3000).filter(|_| pick(&cluster, now, &mut rng, tried) == Some(1)).count();
+    // In one of 81 picks none of four pairs has the third one in it; one of 128 explores.
+    assert!((30..100).contains(&slow), "{slow}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_choices_as_members_find_the_one_with_the_fewest_requests_in_hand() {
+    let (cluster, now) = (cluster("policy = 'least_request', choices = 5", &[""; 5]), Instant::now());
+    let in_hand = [3, 1, 4, 2, 5].into_iter().zip(cluster.endpoints.iter());
+    let _held: Vec<_> =
+        in_hand.flat_map(|(count, endpoint)| (0..count).map(move |_| endpoint.begin(now))).collect();
+    assert_eq!(counts(&cluster, now, 500), [0, 500, 0, 0, 0]);
 }
 
 #[test]

@@ -195,6 +195,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_smaller_sample_counts_for_the_time_since_the_last_and_failures_fade_alike() {
+        let (now, left) = (Instant::now(), (-1.0_f64).exp());
+        let mut ewma = PeakEwma::new(now);
+        ewma.observe(now, 500 * MS);
+        assert!((ewma.faded(now + EWMA_DECAY) - 5e8 * left).abs() < 1e-3, "for those who only look");
+        ewma.observe(now + EWMA_DECAY, 100 * MS);
+        let expected = 5e8 * left + 1e8 * (1.0 - left);
+        assert!((ewma.get(now + EWMA_DECAY) - expected).abs() < 1e-3);
+        let mut ewma = PeakEwma::new(now);
+        ewma.observe(now, MS);
+        ewma.failed(now);
+        ewma.failed(now);
+        let cost = ewma.cost(now + EWMA_DECAY, 0, 1.0);
+        assert!((cost - 1e6 * left * (1.0 + 3.0 * left)).abs() < 1e-3, "{cost}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_endpoint_that_only_fails_grows_dearer_and_never_fades_until_it_is_back() {
         let now = Instant::now();
         let mut ewma = PeakEwma::new(now);

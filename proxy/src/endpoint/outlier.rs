@@ -252,9 +252,13 @@ mod tests {
     const FAILURE: Outcome = Outcome::Failure(None);
 
     fn outliers(n: u16, config: Config, now: Instant) -> Arc<Outliers> {
+        counted(n, config, now, &Metrics::default())
+    }
+
+    fn counted(n: u16, config: Config, now: Instant, metrics: &Metrics) -> Arc<Outliers> {
         let endpoints = (0..n).map(|p| Arc::new(Endpoint::new(([10, 0, 0, 1], 1000 + p).into(), now)));
-        let metrics = Metrics::default().cluster("outbound", "orders").ejections;
-        Outliers::new("orders", endpoints.collect(), config, metrics, None)
+        let ejections = metrics.cluster("outbound", "orders").ejections;
+        Outliers::new("orders", endpoints.collect(), config, ejections, None)
     }
 
     fn out(outliers: &Outliers) -> Vec<usize> {
@@ -372,6 +376,40 @@ mod tests {
         let all = outliers(3, CONFIG, now);
         run(&all, &[0, 1, 2], rng);
         assert_eq!(out(&all), [] as [usize; 0], "the fault is behind them");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_others_are_something_to_compare_with_once_they_have_as_many_requests_as_it_takes() {
+        let now = Instant::now();
+        let rng = &mut RngTree::new(1).rng();
+        let config = Config { consecutive_failures: 0, cap: 1.0, ..CONFIG };
+        // Successes of ten at the first endpoint; successes and requests at the second, that are told before.
+        for (own, (good, requests), ejected) in [
+            (4, (0, 9), true),
+            (4, (0, 10), false),
+            (4, (10, 10), true),
+            (4, (5, 10), false),
+            (3, (5, 10), true),
+        ] {
+            let metrics = Metrics::default();
+            let outliers = counted(2, config, now, &metrics);
+            let mut send = |position: usize, good, requests| {
+                for nth in 0..requests {
+                    let outcome = if nth < good { Outcome::Success } else { FAILURE };
+                    let endpoint = &outliers.endpoints[position];
+                    if nth + 1 < requests || position == 1 {
+                        endpoint.on_outcome(outcome, now, now, &config);
+                    } else {
+                        outliers.on_outcome(position, outcome, now, now, rng);
+                    }
+                }
+            };
+            send(1, good, requests);
+            send(0, own, 10);
+            let what = format!("{own} of 10 beside {good} of {requests}");
+            assert_eq!(!out(&outliers).is_empty(), ejected, "{what}");
+            assert_eq!(metrics.text().contains("reason=\"success_rate\"} 1"), ejected, "{what}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -126,8 +126,15 @@ mod tests {
         assert_eq!(standing.will_open(now), Some(now + S));
         assert!(standing.is_open(now + S), "the moment needs no change");
         assert_eq!((changes.count(), standing.will_open(now + S)), (1, None));
+        standing.set(Opens::At(now), now + S);
+        assert_eq!(changes.count(), 2, "a moment is a moment, even if it is the first");
+        let far = now + Duration::from_secs(1_000_000_000_000);
+        standing.set(Opens::At(far), now + S);
+        assert!(standing.will_open(now).is_some(), "and even if it is beyond what can be counted");
+        let standing = Standing::new(now, changes.clone(), false);
+        let before = changes.count();
         standing.set(Opens::Never, now + S);
-        assert_eq!((changes.count(), standing.is_open(now + 60 * S)), (2, false));
+        assert_eq!((changes.count(), standing.is_open(now + 60 * S)), (before + 1, false));
         assert_eq!(standing.will_open(now), None);
     }
 

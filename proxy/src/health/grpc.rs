@@ -98,6 +98,7 @@ mod tests {
         assert_eq!(&request("ab")[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
         let long = request(&"x".repeat(300));
         assert_eq!(long[..8], [0, 0, 0, 1, 47, 0x0a, 0xac, 0x02]);
+        assert_eq!(request(&"x".repeat(200))[5..8], [0x0a, 0xc8, 0x01]);
     }
 
     #[test]
@@ -107,7 +108,13 @@ mod tests {
             (&[0, 0, 0, 0, 2, 8, 2], Err("NOT_SERVING")),
             (&[0, 0, 0, 0, 2, 8, 3], Err("SERVICE_UNKNOWN")),
             (&[0, 0, 0, 0, 0], Err("UNKNOWN")),
+            // 129, in two bytes.
+            (&[0, 0, 0, 0, 3, 8, 0x81, 1], Err("UNKNOWN")),
+            // Field 2, of every type that has not been deprecated.
+            (&[0, 0, 0, 0, 4, 0x10, 3, 8, 1], Ok(())),
+            (&[0, 0, 0, 0, 11, 0x11, 2, 2, 2, 2, 2, 2, 2, 2, 8, 1], Ok(())),
             (&[0, 0, 0, 0, 7, 0x12, 3, 1, 2, 3, 8, 1], Ok(())),
+            (&[0, 0, 0, 0, 7, 0x15, 2, 2, 2, 2, 8, 1], Ok(())),
             (&[1, 0, 0, 0, 2, 8, 1], Err("the answer is not one of the health protocol")),
             (&[0, 0, 0, 0, 3, 8, 1], Err("the answer is not one of the health protocol")),
             (&[0, 0, 0], Err("the answer is not one of the health protocol")),

@@ -256,6 +256,100 @@ mod tests {
         assert_eq!(gradient.limit(), 10);
     }
 
+    /// Ends a window: so many answers that took `time` each, and drops, with `in_flight` under way.
+    fn window(
+        gradient: &mut Gradient,
+        now: &mut Instant,
+        answers: (u32, Duration),
+        drops: u32,
+        in_flight: u32,
+    ) {
+        let (answers, time) = answers;
+        for _ in 0..answers - 1 {
+            gradient.add(Sample::Answered(time), in_flight, *now, &CONFIG);
+        }
+        for _ in 0..drops {
+            gradient.add(Sample::Dropped, in_flight, *now, &CONFIG);
+        }
+        *now += ADAPTIVE_WINDOW;
+        gradient.add(Sample::Answered(time), in_flight, *now, &CONFIG);
+    }
+
+    #[test]
+    fn a_window_moves_the_limit_as_the_formula_says() {
+        // Answers and drops of a window after one of 20 answers in 10 ms; the gradient, the share that is dropped, and whether
+        // there is room for a queue.
+        for (answers, drops, gradient, dropped, queue) in [
+            ((50, 10 * MS), 0, 1.0, 0.0, true),
+            ((20, 20 * MS), 0, 1.5 * 10.0 / 20.0, 0.0, true),
+            ((20, 100 * MS), 0, 0.5, 0.0, true),
+            ((30, 10 * MS), 10, 1.0, 0.25, false),
+            ((10, 25 * MS), 10, 1.5 * 10.0 / 25.0, 0.5, false),
+        ] {
+            let (mut limited, mut now) = (Gradient::new(&CONFIG), now());
+            window(&mut limited, &mut now, (20, 10 * MS), 0, 20);
+            let before = limited.limit;
+            assert!((before - (20.0 + 0.2 * 20.0_f64.sqrt())).abs() < 1e-9, "{before}");
+            window(&mut limited, &mut now, answers, drops, 24);
+            let room = if queue { before.sqrt() } else { 0.0 };
+            let aimed = before * gradient * (1.0 - dropped / 2.0) + room;
+            let expected = before * 0.8 + aimed * 0.2;
+            assert!((limited.limit - expected).abs() < 1e-9, "{answers:?}: {} for {expected}", limited.limit);
+        }
+    }
+
+    #[test]
+    fn a_window_takes_its_time_and_its_samples_and_half_the_limit_is_enough_to_judge_by() {
+        let (mut gradient, mut now) = (Gradient::new(&CONFIG), now());
+        for _ in 0..5 * ADAPTIVE_SAMPLES {
+            gradient.add(Sample::Answered(MS), 10, now, &CONFIG);
+        }
+        assert_eq!(gradient.limit, 20.0, "it is not over");
+        now += ADAPTIVE_WINDOW;
+        gradient.add(Sample::Answered(MS), 10, now, &CONFIG);
+        assert!(gradient.limit > 20.0);
+        let before = gradient.limit;
+        for _ in 0..ADAPTIVE_SAMPLES - 1 {
+            now += ADAPTIVE_WINDOW;
+            gradient.add(Sample::Answered(MS), 20, now, &CONFIG);
+        }
+        assert_eq!(gradient.limit, before, "one sample is missing");
+        gradient.add(Sample::Answered(MS), 20, now, &CONFIG);
+        assert!(gradient.limit > before);
+    }
+
+    #[test]
+    fn after_a_minute_at_the_limit_half_of_it_shows_what_is_usual() {
+        let (mut gradient, mut now) = (Gradient::new(&CONFIG), now());
+        windows_of(&mut gradient, &mut now, ADAPTIVE_LONG - 1, |_| 10 * MS);
+        let before = gradient.limit;
+        let in_flight = gradient.limit();
+        window(&mut gradient, &mut now, (20, 10 * MS), 0, in_flight);
+        assert_eq!(gradient.limit, before / 2.0);
+        window(&mut gradient, &mut now, (20, 40 * MS), 0, in_flight / 2);
+        assert_eq!(gradient.limit, before / 2.0, "what was in flight before has a window to end");
+        window(&mut gradient, &mut now, (20, 30 * MS), 0, in_flight / 2);
+        assert_eq!(gradient.limit, before);
+        assert!((gradient.usual.unwrap() - 0.030).abs() < 1e-9, "{:?}", gradient.usual);
+    }
+
+    #[test]
+    fn usual_latency_falls_quickly_and_rises_slowly_and_not_at_the_limit() {
+        let mut gradient = Gradient::new(&CONFIG);
+        let mut follow = |latency, is_reached, expected: f64| {
+            let usual = gradient.follow(latency, is_reached);
+            assert!((usual - expected).abs() < 1e-9, "{usual} for {expected}");
+        };
+        follow(10.0, false, 10.0);
+        follow(20.0, false, 15.0);
+        follow(9.0, false, 13.0);
+        follow(9.0, true, 12.0);
+        follow(100.0, true, 12.0);
+        (0..15).for_each(|_| follow(12.0, false, 12.0));
+        follow(33.0, false, 13.0);
+        follow(3.0, false, 12.0);
+    }
+
     proptest! {
         #[test]
         fn the_limit_never_leaves_its_range(

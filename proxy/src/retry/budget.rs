@@ -108,10 +108,10 @@ mod tests {
     async fn five_successes_pay_for_one_retry_and_time_for_a_trickle() {
         let (config, now) = (config(0.2, 1, 20), Instant::now());
         let budget = Budget::new(&config, now);
-        assert_eq!(drain(&budget, &config, now), 20, "it begins full");
-        for _ in 0..4 {
-            budget.deposit(&config);
-        }
+        assert!(!budget.deposit(&config), "it begins full");
+        assert_eq!(budget.tokens(), 20);
+        assert_eq!((drain(&budget, &config, now), budget.tokens()), (20, 0));
+        assert!((0..4).all(|_| budget.deposit(&config)));
         assert!(!budget.withdraw(&config, now));
         budget.deposit(&config);
         assert_eq!(drain(&budget, &config, now), 1);

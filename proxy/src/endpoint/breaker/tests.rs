@@ -48,7 +48,18 @@ fn three_failures_in_a_row_eject_and_a_success_in_between_does_not_let_them_add_
     let time = fail(&mut breaker, now, 1).expect("it is ejected");
     assert!(time >= S && time < S * 3 / 2, "{time:?}");
     assert_eq!(breaker.phase(), Phase::Ejected(now + time, Reason::Consecutive));
-    assert!(!breaker.admits(now + time - Duration::from_nanos(1)) && breaker.admits(now + time));
+    let last = now + time - Duration::from_nanos(1);
+    assert!(!breaker.admits(last) && !breaker.awaits_probe(last));
+    assert!(breaker.admits(now + time) && breaker.awaits_probe(now + time));
+}
+
+#[test]
+fn a_rate_that_is_no_lower_than_it_may_be_ejects_nobody() {
+    let (mut breaker, now) = (Breaker::default(), now());
+    for nth in 0..10 {
+        let outcome = if nth % 5 == 4 { FAILURE } else { Outcome::Success };
+        assert_eq!(tell(&mut breaker, outcome, now, &CONFIG), None, "{nth}: four of five succeed");
+    }
 }
 
 #[test]
@@ -97,6 +108,18 @@ fn what_has_doubled_falls_back_by_a_step_for_each_healthy_window() {
         let time = after(windows);
         assert!(time >= least && time < least * 3 / 2, "{windows} windows: {time:?}");
     }
+}
+
+#[test]
+fn the_longest_time_is_as_far_as_doubling_goes() {
+    let (mut breaker, mut now) = (Breaker::default(), now());
+    now += fail(&mut breaker, now, 3).unwrap();
+    for _ in 0..5 {
+        now += probe(&mut breaker, now, FAILURE).unwrap();
+    }
+    probe(&mut breaker, now, Outcome::Success);
+    let time = fail(&mut breaker, now + CONFIG.window, 3).unwrap();
+    assert!(time < MAX && time >= MAX / 2, "one healthy window takes one step back: {time:?}");
 }
 
 #[test]
