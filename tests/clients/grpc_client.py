@@ -1,6 +1,5 @@
 """A gRPC client: grpc_client.py TARGET STEP runs one step and fails with a traceback if it is not as it should be."""
 
-import os
 import sys
 import threading
 import time
@@ -140,12 +139,6 @@ class Edges:
         with futures.ThreadPoolExecutor(16) as pool:
             counts = [call.result() for call in [pool.submit(calls) for _ in range(16)]]
         print(sum(counts), "calls", end=": ")
-
-    def step_silence(self):
-        # Longer than a server with defaults lets itself be pinged for nothing: see GRPC_ARG_HTTP2_MAX_PING_STRIKES.
-        seconds = float(os.environ.get("SILENCE", "1"))
-        call = self.server_stream("wait_for")(str(seconds).encode(), timeout=seconds + ENOUGH)
-        equal(list(call), [b"waiting", b"done"])
 
 
 def main():

@@ -44,13 +44,6 @@ def wait(request, context):
         cancelled.release()
 
 
-def wait_for(request, context):
-    """Says that it has begun, and then nothing for as many seconds."""
-    yield b"waiting"
-    time.sleep(float(request))
-    yield b"done"
-
-
 def was_cancelled(request, context):
     """Whether a call of wait was given up, once for each."""
     return b"yes" if cancelled.acquire(timeout=10) else b"no"
@@ -88,7 +81,7 @@ def converse(requests, context):
 
 def main():
     handlers = {f.__name__: grpc.unary_unary_rpc_method_handler(f) for f in (echo, nap, remaining, was_cancelled, fail)}
-    handlers |= {f.__name__: grpc.unary_stream_rpc_method_handler(f) for f in (count, fail_late, wait, wait_for)}
+    handlers |= {f.__name__: grpc.unary_stream_rpc_method_handler(f) for f in (count, fail_late, wait)}
     handlers["add"] = grpc.stream_unary_rpc_method_handler(add)
     handlers["converse"] = grpc.stream_stream_rpc_method_handler(converse)
     # grpc_server.py NAME=MILLISECONDS ... for options of a server that are numbers.

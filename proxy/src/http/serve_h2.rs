@@ -154,6 +154,57 @@ impl<B: Body + Unpin> Body for Counted<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::defaults::H2_KEEPALIVE_INTERVAL;
+    use crate::http::RequestBody;
+    use crate::world::KernelNet;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::runtime::{Builder, LocalOptions};
+    use tokio::time::timeout;
+
+    /// Reads frames until a PING comes; after how long it did.
+    async fn until_ping(client: &mut DuplexStream) -> Duration {
+        const PING: u8 = 6;
+        let begun = Instant::now();
+        loop {
+            let mut header = [0; 9];
+            client.read_exact(&mut header).await.unwrap();
+            let [l, e, n, kind, ..] = header;
+            let mut payload = vec![0; u32::from_be_bytes([0, l, e, n]) as usize];
+            client.read_exact(&mut payload).await.unwrap();
+            if kind == PING {
+                return begun.elapsed();
+            }
+        }
+    }
+
+    /// A call that is silent for an hour, at a server that pings every so often; after how long it was pinged.
+    fn pinged_after(ping: Option<Duration>) -> Option<Duration> {
+        const GET: &[u8] = &[0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x41, 1, b'a'];
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build_local(LocalOptions::default())
+            .unwrap();
+        runtime.block_on(async {
+            let (mut client, io) = duplex(4096);
+            let settings = Settings { ping, max_idle: None, max_age: None, ..Settings::default() };
+            let (_signal, watch) = drain::channel();
+            let handle = |_| std::future::pending::<Response<RequestBody>>();
+            let serving = http2(KernelNet::default(), io, settings, watch, handle);
+            client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+            client.write_all(GET).await.unwrap();
+            tokio::select! {
+                pinged = timeout(Duration::from_secs(3600), until_ping(&mut client)) => pinged.ok(),
+                _ = serving => None,
+            }
+        })
+    }
+
+    #[test]
+    fn a_silent_client_is_pinged_as_seldom_as_grpc_wants_and_the_local_app_never() {
+        assert!(pinged_after(Some(H2_KEEPALIVE_INTERVAL)) >= Some(Duration::from_secs(300)));
+        assert_eq!(pinged_after(Settings::default().ping), None);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_idle_for_as_long_as_no_stream_was_open_last() {

@@ -91,9 +91,3 @@ fn no_call_fails_while_a_grpcio_server_ends_its_connections_for_their_age() {
 fn no_call_fails_while_a_grpc_js_server_ends_its_connections_for_their_age() {
     ages("aging-js", 50053);
 }
-
-#[test]
-fn a_silent_grpc_stream_lives_for_as_long_as_it_would_without_sidecars() {
-    let Some(passed) = steps(&["silence"]) else { return };
-    passed.as_http("http2", 1, 1);
-}
