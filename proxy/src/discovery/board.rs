@@ -214,3 +214,75 @@ impl Entry {
         self.metrics.endpoints.set(self.known.endpoints().len() as i64);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A cluster for each of these files.
+    fn snapshot(files: &[(&str, &str)]) -> Arc<Snapshot> {
+        let cluster = |(nth, (name, file)): (usize, &(&str, &str))| {
+            format!(
+                "[[cluster]]\nname = '{name}'\naddresses = ['10.96.0.{nth}:80']\n\
+                 discovery = {{ file = '{file}' }}\n"
+            )
+        };
+        let clusters: String = files.iter().enumerate().map(cluster).collect();
+        Arc::new(crate::config::parse("sidecar.toml", &format!("service = 'web'\n{clusters}")).unwrap())
+    }
+
+    fn endpoints(text: &str) -> News {
+        News::Endpoints(crate::config::parse_endpoints("e.toml", text).unwrap())
+    }
+
+    /// How many endpoints each cluster has once what is known is in force.
+    fn filled(board: &Board, snapshot: &Arc<Snapshot>) -> Vec<usize> {
+        board.fill(snapshot).clusters.iter().map(|cluster| cluster.endpoints.len()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_stays_is_kept_and_one_that_changes_takes_over_what_was_known() {
+        let (board, metrics, now) = (Board::default(), Metrics::default(), Instant::now());
+        let both = snapshot(&[("a", "/a.toml"), ("b", "/b.toml")]);
+        board.want(&both, &metrics);
+        assert!(!board.has_heard_of_all());
+        let old = board.tasks();
+        assert!(board.hear(&old[0].0, endpoints(ONE), now) && board.hear(&old[1].0, endpoints(ONE), now));
+        assert!(board.has_heard_of_all());
+        assert_eq!(filled(&board, &both), [1, 1]);
+
+        let moved = snapshot(&[("a", "/a.toml"), ("b", "/elsewhere.toml"), ("c", "/c.toml")]);
+        board.want(&moved, &metrics);
+        let new = board.tasks();
+        assert_eq!(new[0], old[0]);
+        assert!(new[1].0 != old[1].0 && new[2].0.generation == 0);
+        assert_eq!(filled(&board, &moved), [1, 1, 0], "the last endpoints hold until the new source answers");
+        let later = now + Duration::from_secs(9);
+        let stale = |cluster| board.status(cluster, later).unwrap().stale.as_secs();
+        assert_eq!((stale("a"), stale("b")), (0, 9));
+        assert!(!board.hear(&old[1].0, endpoints(TWO), now), "the old source has nothing to say any more");
+        assert!(board.hear(&new[1].0, endpoints(TWO), now));
+        assert_eq!(filled(&board, &moved), [1, 2, 0]);
+        assert!(board.tell("b", endpoints(ONE), now) && !board.tell("b", endpoints(ONE), now));
+        assert!(!board.tell("nobody", endpoints(ONE), now));
+    }
+
+    const ONE: &str = "[[endpoint]]\naddress = '10.0.0.1:80'\n";
+    const TWO: &str = "[[endpoint]]\naddress = '10.0.0.1:80'\n[[endpoint]]\naddress = '10.0.0.2:80'\n";
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_of_which_nothing_has_changed_is_the_same_as_the_last_time() {
+        let (board, metrics, now) = (Board::default(), Metrics::default(), Instant::now());
+        let snapshot = snapshot(&[("a", "/a.toml"), ("b", "/b.toml")]);
+        board.want(&snapshot, &metrics);
+        let before = board.fill(&snapshot);
+        assert!(board.tell("b", endpoints(ONE), now));
+        let after = board.fill(&snapshot);
+        assert!(Arc::ptr_eq(&before.clusters[0], &after.clusters[0]));
+        assert!(!Arc::ptr_eq(&before.clusters[1], &after.clusters[1]));
+        let gauge = "proxy_discovery_endpoints{cluster=\"b\"} 1\n";
+        assert!(metrics.text().contains(gauge), "{}", metrics.text());
+    }
+}

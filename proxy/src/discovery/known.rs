@@ -167,6 +167,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn nothing_is_confirmed_before_something_was_told() {
+        let mut known = Known::new(Duration::ZERO, None);
+        assert!(!known.hear(News::Confirmed, Instant::now()));
+        assert_eq!(known.state(), &State::Waiting(None));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_lost_source_takes_no_endpoint_away_and_shows_since_when() {
         let now = Instant::now();
         let mut known = Known::new(Duration::ZERO, None);

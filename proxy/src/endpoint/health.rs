@@ -83,6 +83,12 @@ mod tests {
 
     const NEEDED: Thresholds = Thresholds { healthy: 2, unhealthy: 3 };
 
+    #[test]
+    fn every_state_has_its_label() {
+        let labels = [Health::Unknown, Health::Healthy, Health::Unhealthy].map(Health::label);
+        assert_eq!(labels, ["unchecked", "healthy", "unhealthy"]);
+    }
+
     fn after(start: Health, results: &str) -> Health {
         let mut checks = Checks::starting(start);
         for result in results.chars() {

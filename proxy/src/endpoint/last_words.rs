@@ -169,3 +169,16 @@ impl<I: Abort + AsyncWrite + Unpin> AsyncWrite for LastWords<I> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_deaf_once_its_connection_is_gone_and_not_for_any_other_reason() {
+        use io::ErrorKind::*;
+        let deaf = |kind: &io::ErrorKind| is_deaf(&(*kind).into());
+        assert!([BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected].iter().all(deaf));
+        assert!(![TimedOut, UnexpectedEof, InvalidInput, Other].iter().any(deaf));
+    }
+}

@@ -136,6 +136,9 @@ mod tests {
         }
         assert_eq!(http(429, &[("retry-after", "2")]), Some(Outcome::Overload(Some(2 * S))));
         assert_eq!(http(503, &[("retry-after", "1")]), Some(Outcome::Failure(Some(S))));
+        let asked = headers(&[("retry-after", "2")]);
+        assert_eq!(Outcome::of_refusal(Kind::Overload, &asked), Outcome::Overload(Some(2 * S)));
+        assert_eq!(Outcome::of_refusal(Kind::Connect, &asked), Outcome::Failure(Some(2 * S)));
         let date = [("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT")];
         assert_eq!(http(503, &date), Some(Outcome::Failure(None)));
     }

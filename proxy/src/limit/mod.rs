@@ -225,6 +225,24 @@ mod tests {
     }
 
     #[test]
+    fn a_direction_is_known_by_its_label() {
+        for (direction, label) in [(Inbound, "inbound"), (Outbound, "outbound")] {
+            assert_eq!((direction.label(), Direction::of(label).label()), (label, label));
+        }
+    }
+
+    #[test]
+    fn what_is_carried_is_connections_and_requests_and_what_is_open_to_endpoints_both_ways() {
+        let load = Load::default();
+        let limits = Limits { connections: 9, requests: 9, ..LIMITS };
+        let _inbound = (load.connection(Inbound, &limits).unwrap(), Open::new(&load.upstream(Inbound)));
+        let _requests = [(); 3].map(|()| load.request(Inbound, &limits).unwrap());
+        let _outbound = [(); 2].map(|()| load.connection(Outbound, &limits).unwrap());
+        let _upstream = [(); 4].map(|()| Open::new(&load.upstream(Outbound)));
+        assert_eq!(load.carried(), 11);
+    }
+
+    #[test]
     fn the_sidecars_own_ports_stay_within_the_files_that_are_left() {
         let load = Load::default();
         for (files, each) in [(0, 32), (1 << 20, 32), (1024, 25), (256, 6), (20, 1)] {

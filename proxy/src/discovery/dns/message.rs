@@ -127,7 +127,7 @@ fn ttl(message: &Message) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hickory_proto::rr::rdata::{A, CNAME, SRV};
+    use hickory_proto::rr::rdata::{A, AAAA, CNAME, SOA, SRV};
     use proptest::prelude::*;
 
     fn answered(records: Vec<Record>, change: impl FnOnce(&mut Message)) -> Vec<u8> {
@@ -155,6 +155,24 @@ mod tests {
         let found = addresses(&read(&bytes).unwrap());
         assert_eq!(found.addresses, [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])]);
         assert_eq!(found.ttl, Some(20));
+    }
+
+    #[test]
+    fn both_families_are_addresses_and_nothing_is_known_for_as_long_as_the_zone_says() {
+        let owner = || name("orders.example").unwrap();
+        let six = RData::AAAA(AAAA::new(0xfd00, 0, 0, 0, 0, 0, 0, 1));
+        let bytes = answered(vec![a("orders.example", 9, 1), Record::from_rdata(owner(), 9, six)], |_| {});
+        let found = addresses(&read(&bytes).unwrap()).addresses;
+        assert_eq!(found, ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
+        for (ttl, minimum) in [(60, 5), (5, 60)] {
+            let zone = RData::SOA(SOA::new(owner(), owner(), 1, 2, 3, 4, minimum));
+            let zone = Record::from_rdata(name("example").unwrap(), ttl, zone);
+            let nothing = answered(vec![], |message| message.insert_authorities(vec![zone]));
+            assert_eq!(
+                addresses(&read(&nothing).unwrap()),
+                Addresses { ttl: Some(5), ..Addresses::default() }
+            );
+        }
     }
 
     #[test]

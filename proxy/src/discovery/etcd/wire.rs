@@ -275,6 +275,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_failure_says_why_in_the_words_of_either_version_and_a_bare_status_whether_to_ask_another() {
+        for (status, code) in [(400, 0), (428, 0), (429, 14), (430, 0), (499, 0), (500, 14), (503, 14)] {
+            let failure = Failure::of_status(status);
+            let said = format!("HTTP status {status}");
+            assert_eq!((failure.grpc_status(), failure.said()), (code, said), "{status}");
+        }
+        let read = |text| serde_json::from_str::<Failure>(text).unwrap();
+        let old = read(r#"{"error":"etcdserver: requested lease not found","code":5}"#);
+        assert_eq!((old.grpc_status(), &*old.said()), (5, "etcdserver: requested lease not found"));
+        let streamed = read(r#"{"grpc_code":11,"http_code":400,"message":"compacted"}"#);
+        assert_eq!((streamed.grpc_status(), &*streamed.said()), (11, "compacted"));
+    }
+
     // The texts below are what etcd 3.4.23 answered.
 
     #[test]
