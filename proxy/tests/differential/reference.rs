@@ -153,7 +153,10 @@ fn head(bytes: &[u8]) -> Result<Option<Head>, u16> {
     let others = codings.iter().any(|coding| coding.contains(&b','));
     let upgrades = values("upgrade");
     let tunnel = method == "CONNECT" || others || upgrades.iter().any(|value| !is_offer(value));
-    let tokens: Vec<_> = values("connection").join(&b","[..]).to_ascii_lowercase();
+    // A line that is no text says nothing: neither hyper nor the sidecar looks for tokens in it.
+    let is_text = |line: &&[u8]| line.iter().all(|b| matches!(b, b'\t' | b' '..=b'~'));
+    let lines: Vec<_> = values("connection").into_iter().filter(is_text).collect();
+    let tokens: Vec<_> = lines.join(&b","[..]).to_ascii_lowercase();
     let says = |word: &[u8]| tokens.split(|b| *b == b',').any(|token| token.trim_ascii() == word);
     let last = says(b"close") || is_10 && !says(b"keep-alive");
     let asked = Asked { method, target: target.to_string(), body: Body::Short };
