@@ -203,6 +203,9 @@ pub struct HttpEcho {
     /// Requests that it works on at once; the others wait in the order in which they came. 0: as many as there are.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub concurrency: u32,
+    /// HTTP/2 streams that it lets a client open on one connection. 0: as many as it likes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub max_concurrent_streams: u32,
     /// Whether it works on requests to the end although their callers have given up.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub finish_abandoned: bool,
@@ -235,6 +238,9 @@ pub struct Behaviour {
     /// Share of gRPC calls with which it ends their connection by a GOAWAY, 0 to 1.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub goaway: f64,
+    /// Share of gRPC calls whose answer it breaks off by RST_STREAM, 0 to 1.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reset_streams: f64,
 }
 
 impl Default for Behaviour {
@@ -247,6 +253,7 @@ impl Default for Behaviour {
             unhealthy: 0.0,
             refuse_streams: 0.0,
             goaway: 0.0,
+            reset_streams: 0.0,
         }
     }
 }
@@ -293,6 +300,9 @@ pub struct Load {
     /// How long a client waits after the head of an answer before it reads the body.
     #[serde(default, skip_serializing_if = "Duration::is_zero", with = "crate::readable")]
     pub read_delay: Duration,
+    /// How long a gRPC client waits after its message before it ends its half of the call.
+    #[serde(default, skip_serializing_if = "Duration::is_zero", with = "crate::readable")]
+    pub end_delay: Duration,
     /// The part of the run in which it sends; `None`: all of it, and the warm-up too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,
@@ -454,6 +464,9 @@ pub struct Change {
     /// See [`Behaviour::goaway`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub goaway: Option<f64>,
+    /// See [`Behaviour::reset_streams`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reset_streams: Option<f64>,
 }
 
 impl Action {
@@ -506,6 +519,7 @@ impl Change {
         words.extend(self.unhealthy.map(|unhealthy| format!("unhealthy={unhealthy}")));
         words.extend(self.refuse_streams.map(|share| format!("refuse_streams={share}")));
         words.extend(self.goaway.map(|share| format!("goaway={share}")));
+        words.extend(self.reset_streams.map(|share| format!("reset_streams={share}")));
         format!("/behave?{}", words.join("&"))
     }
 }

@@ -436,6 +436,7 @@ esac"#,
         rate: 1.0,
         timeout: Duration::from_secs(1),
         read_delay: Duration::ZERO,
+        end_delay: Duration::ZERO,
         part: None,
         seed: 1,
     };

@@ -19,7 +19,7 @@ const DAYS: u64 = 600;
 const WITHIN: u64 = 100;
 
 /// Mistakes that `proxy` carries for these tests. A few more are too rare for so few days, and have a day of their own in the corpus.
-const MUTANTS: [&str; 40] = [
+const MUTANTS: [&str; 45] = [
     "one-retry-too-many",
     "repeats-what-is-not-idempotent",
     "retries-on-credit",
@@ -60,6 +60,11 @@ const MUTANTS: [&str; 40] = [
     "reload-forgets-endpoints",
     "reload-forgets-connections",
     "keeps-what-is-half-read",
+    "shares-one-window",
+    "repeats-nothing-refused",
+    "takes-a-reset-for-an-end",
+    "frees-a-stream-with-its-answer",
+    "binds-where-there-is-no-room",
 ];
 
 #[test]

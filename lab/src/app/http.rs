@@ -20,7 +20,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue};
+use h2::Reason;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -161,6 +162,7 @@ impl Echo {
                 "unhealthy" => behaviour.unhealthy = value.parse().map_err(|_| wrong())?,
                 "refuse_streams" => behaviour.refuse_streams = value.parse().map_err(|_| wrong())?,
                 "goaway" => behaviour.goaway = value.parse().map_err(|_| wrong())?,
+                "reset_streams" => behaviour.reset_streams = value.parse().map_err(|_| wrong())?,
                 _ => return Err(format!("there is no {key}")),
             }
         }
@@ -260,7 +262,7 @@ impl Echo {
     /// Notes that a request has come, and says which try it is.
     pub(super) fn hears<'a>(&self, head: &'a Parts, id: &str) -> &'a str {
         bump(&self.counters.requests);
-        let nth = head.headers.get(&X_RETRY_ATTEMPT).and_then(|nth| nth.to_str().ok()).unwrap_or("0");
+        let nth = nth(&head.headers);
         // How long its caller still waits, microseconds.
         let of_any = || units::duration(head.headers.get(X_REQUEST_TIMEOUT)?.to_str().ok()?).ok();
         let left = grpc_timeout(&head.headers).or_else(of_any).map(|left| left.as_micros() as u64);
@@ -295,20 +297,33 @@ impl Echo {
 
     /// Whether the next stream is refused before anything of it was looked at.
     pub(super) fn refuses_stream(&self) -> bool {
-        let refuses = self.draws(&self.streams, self.behaviour.get().refuse_streams);
-        if refuses {
-            bump(&self.counters.changed);
-        }
-        refuses
+        self.does_to_streams(self.behaviour.get().refuse_streams)
     }
 
     /// Whether a connection ends with the next call.
     pub(super) fn ends_connection(&self) -> bool {
-        let ends = self.draws(&self.streams, self.behaviour.get().goaway);
-        if ends {
+        self.does_to_streams(self.behaviour.get().goaway)
+    }
+
+    /// With which code the next answer breaks off, if it does: one of those that clients could take for its end.
+    pub(super) fn resets_stream(&self) -> Option<Reason> {
+        let resets = self.does_to_streams(self.behaviour.get().reset_streams);
+        let codes = [Reason::NO_ERROR, Reason::CANCEL];
+        resets.then(|| codes[self.streams.borrow_mut().random_range(0..codes.len())])
+    }
+
+    /// Whether the next stream is among the `share` to which something is done.
+    fn does_to_streams(&self, share: f64) -> bool {
+        let does = self.draws(&self.streams, share);
+        if does {
             bump(&self.counters.changed);
         }
-        ends
+        does
+    }
+
+    /// Streams that a client may open on one connection, if there is a limit.
+    pub(super) fn max_concurrent_streams(&self) -> Option<u32> {
+        Some(self.spec.max_concurrent_streams).filter(|most| *most > 0)
     }
 
     /// Begins work that nobody need wait for.
@@ -369,6 +384,11 @@ impl Echo {
     }
 }
 
+/// Which try a request says that it is.
+pub(super) fn nth(headers: &HeaderMap) -> &str {
+    headers.get(&X_RETRY_ATTEMPT).and_then(|nth| nth.to_str().ok()).unwrap_or("0")
+}
+
 /// Waits for a place, if they are few, and works there.
 async fn work(places: Option<Arc<Semaphore>>, time: Duration) {
     let _place = match places {
@@ -390,7 +410,7 @@ fn status(path: &str) -> StatusCode {
 }
 
 /// Bytes of a body: `usual`, or what a path such as `/bytes/100000` asks for.
-fn size(path: &str, usual: u32) -> u32 {
+pub(crate) fn size(path: &str, usual: u32) -> u32 {
     path.strip_prefix("/bytes/").and_then(|asked| asked.parse().ok()).unwrap_or(usual)
 }
 

@@ -243,9 +243,46 @@ async fn the_echo_answers_grpc_calls_refuses_streams_and_ends_connections_if_it_
         behave("refuse_streams=1").await;
         let refused = call(&mut sender).await.unwrap_err();
         assert_eq!(refused.reason(), Some(h2::Reason::REFUSED_STREAM));
+        behave("reset_streams=1").await;
+        let reset = call(&mut sender).await.unwrap_err();
+        assert!(reset.is_remote() && reset.reason() != Some(h2::Reason::REFUSED_STREAM), "{reset}");
+        assert!(reset.is_reset(), "{reset}");
         behave("goaway=1").await;
         assert!(call(&mut sender).await.is_ok(), "what was begun is finished");
         end.await.unwrap().expect("and nothing is wrong with the end");
+    };
+    LocalSet::new().run_until(talk).await;
+}
+
+#[tokio::test]
+async fn the_echo_may_answer_a_call_before_its_end_and_allow_few_at_a_time() {
+    let talk = async {
+        let echo = HttpEcho { max_concurrent_streams: 7, ..HttpEcho::default() };
+        let ports = start(AppKind::Http(echo)).await;
+        let (mut sender, connection) = h2::client::handshake(connect(ports.app).await).await.unwrap();
+        KernelNet::default().spawn("client", async move { drop(connection.await) });
+        let mut begin = |method: &str| {
+            let request = ::http::Request::post(format!("http://orders/lab.Echo/{method}"))
+                .header("content-type", "application/grpc")
+                .body(())
+                .unwrap();
+            let (response, mut body) = sender.send_request(request, false).unwrap();
+            body.send_data(super::grpc::message(3), false).unwrap();
+            (response, body)
+        };
+        let status = async |response: h2::client::ResponseFuture| {
+            let mut body = response.await.unwrap().into_body();
+            assert!(body.data().await.unwrap().is_ok());
+            assert!(body.data().await.is_none());
+            body.trailers().await.unwrap().unwrap()["grpc-status"].clone()
+        };
+        let (response, _half_open) = begin("Early");
+        assert_eq!(status(response).await, "0");
+        let (response, mut body) = begin("Stream");
+        let response = status(response);
+        body.send_data(bytes::Bytes::new(), true).unwrap();
+        assert_eq!(response.await, "0");
+        assert_eq!(sender.current_max_send_streams(), 7);
     };
     LocalSet::new().run_until(talk).await;
 }

@@ -164,7 +164,8 @@ impl<N: Net> Caller<N> {
     fn new(net: N, load: &Load, target: SocketAddr) -> io::Result<Self> {
         Ok(match &load.target {
             Target::Http { host, port, path, body, grpc: true, headers, .. } => {
-                let caller = grpc::Caller::new(net, target, (host, *port, path), *body, headers)?;
+                let caller =
+                    grpc::Caller::new(net, target, (host, *port, path), (*body, load.end_delay), headers)?;
                 Caller::Grpc(Box::new(caller))
             }
             Target::Http { host, port, path, method, body, headers, .. } => {

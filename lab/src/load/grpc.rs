@@ -1,5 +1,7 @@
 //! gRPC calls with one message each way, as many at once over one HTTP/2 connection as there are.
 //!
+//! A client may leave its half of a call open for a while after its message, as one does that may have more to say.
+//!
 //! As the gRPC project's clients do, a call that its server has not begun with (REFUSED_STREAM, or a GOAWAY that leaves it out)
 //! is made once more, over another connection if that one has ended.
 
@@ -7,14 +9,17 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, USER_AGENT};
 use http::{Method, Request, Uri};
 use proxy::grpc;
 use proxy::world::Net;
+use tokio::time::sleep;
 
 use super::Outcome;
 use super::generate::Id;
@@ -28,6 +33,7 @@ pub(super) struct Caller<N> {
     uri: Uri,
     headers: HeaderMap,
     message: Bytes,
+    end_delay: Duration,
     /// The connection that calls share.
     connection: RefCell<Option<SendRequest<Bytes>>>,
 }
@@ -40,7 +46,7 @@ enum Failed {
 }
 
 impl<N: Net> Caller<N> {
-    /// Of `path` at `host`, with a message of `body` bytes and `more` headers.
+    /// Of `path` at `host`, with a message of `body` bytes and `more` headers, and an end that comes `end_delay` later.
     ///
     /// # Errors
     /// If they cannot stand in a request.
@@ -48,7 +54,7 @@ impl<N: Net> Caller<N> {
         net: N,
         target: SocketAddr,
         (host, port, path): (&str, u16, &str),
-        body: u32,
+        (body, end_delay): (u32, Duration),
         more: &BTreeMap<String, String>,
     ) -> io::Result<Self> {
         let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
@@ -64,7 +70,7 @@ impl<N: Net> Caller<N> {
             headers.insert(name, HeaderValue::from_str(value).map_err(|_| words())?);
         }
         let connection = RefCell::default();
-        Ok(Caller { net, target, uri, headers, message: message(body), connection })
+        Ok(Caller { net, target, uri, headers, message: message(body), end_delay, connection })
     }
 
     /// Makes one call and reads its answer to the end. The caller bounds the time.
@@ -88,30 +94,27 @@ impl<N: Net> Caller<N> {
         request.headers_mut().insert(REQUEST, id.clone());
         let mut sender = self.ready().await?;
         let (response, mut body) = sender.send_request(request, false).map_err(failed)?;
-        body.send_data(self.message.clone(), true).map_err(failed)?;
-        let (head, mut body) = response.await.map_err(failed)?.into_parts();
-        let mut length: u64 = 0;
-        while let Some(data) = body.data().await {
-            let read = data.map_err(failed)?.len();
-            body.flow_control().release_capacity(read).map_err(failed)?;
-            length += read as u64;
+        let ends = self.end_delay.is_zero();
+        body.send_data(self.message.clone(), ends).map_err(failed)?;
+        if ends {
+            return answer(id, response).await;
         }
-        let trailers = body.trailers().await.map_err(failed)?;
-        let by = head.headers.get(SERVED_BY).and_then(|by| by.to_str().ok()).unwrap_or_default();
-        let length = length.saturating_sub(PREFIX as u64);
-        tracing::debug!(id = id.to_str().unwrap_or_default(), length, by, "answer is complete");
-        if head.headers.get(REQUEST).is_some_and(|echoed| echoed != id) {
-            return Ok(Outcome::Mismatch);
+        let mut reading = pin!(answer(id, response));
+        tokio::select! {
+            biased;
+            outcome = &mut reading => {
+                let outcome = outcome?;
+                // It was answered before its end.
+                sleep(self.end_delay).await;
+                drop(body.send_data(Bytes::new(), true));
+                Ok(outcome)
+            }
+            () = sleep(self.end_delay) => {
+                // If that cannot be sent, the answer says why.
+                drop(body.send_data(Bytes::new(), true));
+                reading.await
+            }
         }
-        let status = head.headers.get(grpc::STATUS).or(trailers.as_ref().and_then(|t| t.get(grpc::STATUS)));
-        let code = status.and_then(|status| status.to_str().ok()?.parse::<u8>().ok());
-        Ok(match code {
-            Some(0) => Outcome::Ok,
-            Some(code) => Outcome::Status(http_status(code)),
-            None if head.status.as_u16() >= 400 => Outcome::Status(head.status.as_u16()),
-            // Cut short: every call ends with a status.
-            None => Outcome::Reset,
-        })
     }
 
     /// The shared connection when it takes another call, or a new one in its place.
@@ -132,6 +135,33 @@ impl<N: Net> Caller<N> {
         self.connection.replace(Some(sender.clone()));
         sender.ready().await.map_err(failed)
     }
+}
+
+/// Reads the answer of the call `id` to its end.
+async fn answer(id: &HeaderValue, response: ResponseFuture) -> Result<Outcome, Failed> {
+    let (head, mut body) = response.await.map_err(failed)?.into_parts();
+    let mut length: u64 = 0;
+    while let Some(data) = body.data().await {
+        let read = data.map_err(failed)?.len();
+        body.flow_control().release_capacity(read).map_err(failed)?;
+        length += read as u64;
+    }
+    let trailers = body.trailers().await.map_err(failed)?;
+    let by = head.headers.get(SERVED_BY).and_then(|by| by.to_str().ok()).unwrap_or_default();
+    let length = length.saturating_sub(PREFIX as u64);
+    tracing::debug!(id = id.to_str().unwrap_or_default(), length, by, "answer is complete");
+    if head.headers.get(REQUEST).is_some_and(|echoed| echoed != id) {
+        return Ok(Outcome::Mismatch);
+    }
+    let status = head.headers.get(grpc::STATUS).or(trailers.as_ref().and_then(|t| t.get(grpc::STATUS)));
+    let code = status.and_then(|status| status.to_str().ok()?.parse::<u8>().ok());
+    Ok(match code {
+        Some(0) => Outcome::Ok,
+        Some(code) => Outcome::Status(http_status(code)),
+        None if head.status.as_u16() >= 400 => Outcome::Status(head.status.as_u16()),
+        // Something was cut short and given a clean end: every call ends with a status.
+        None => Outcome::Mismatch,
+    })
 }
 
 /// What an error says about a call.

@@ -174,6 +174,7 @@ mod tests {
             rate: 100.0,
             timeout: Duration::from_secs(1),
             read_delay: Duration::ZERO,
+            end_delay: Duration::ZERO,
             part: None,
             seed: 1,
         };

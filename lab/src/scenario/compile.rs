@@ -118,6 +118,7 @@ impl Scenario {
             rate: l.rate,
             timeout: l.timeout,
             read_delay: l.read_delay,
+            end_delay: l.end_delay,
             part: l.part,
             seed: seeds.child(&l.name, 0).seed(),
         };

@@ -296,9 +296,11 @@ fn behave(app: &Spanned<model::Behave>, context: &Context<'_>, mistakes: &mut Ve
         unhealthy: asked.unhealthy.as_ref().map(|unhealthy| unhealthy.get_ref().0),
         refuse_streams: asked.refuse_streams.as_ref().map(|share| share.get_ref().0),
         goaway: asked.goaway.as_ref().map(|share| share.get_ref().0),
+        reset_streams: asked.reset_streams.as_ref().map(|share| share.get_ref().0),
     };
     if (Change { status: None, ..change }) == Change::default() {
-        let missing = "no `work`, `fail`, `malformed`, `unhealthy`, `refuse_streams` or `goaway`";
+        let missing =
+            "no `work`, `fail`, `malformed`, `unhealthy`, `refuse_streams`, `goaway` or `reset_streams`";
         let mistake = Mistake::new(app.span(), "nothing changes", missing);
         mistakes.push(mistake.help("add work = \"200ms\", or one of the others = \"30%\""));
     }

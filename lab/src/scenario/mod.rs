@@ -75,6 +75,7 @@ struct Load {
     rate: f64,
     timeout: Duration,
     read_delay: Duration,
+    end_delay: Duration,
     part: Option<Part>,
 }
 

@@ -201,6 +201,12 @@ pub struct HttpApp {
     /// Share of gRPC calls with which it ends their connection by a GOAWAY. Default 0.
     #[serde(default)]
     pub goaway: Option<Spanned<Percent>>,
+    /// Share of gRPC calls whose answer it breaks off by RST_STREAM. Default 0.
+    #[serde(default)]
+    pub reset_streams: Option<Spanned<Percent>>,
+    /// HTTP/2 streams that it lets a client open on one connection. Default: as many as it likes.
+    #[serde(default)]
+    pub max_concurrent_streams: Option<Spanned<u32>>,
     /// Requests that it works on at once; the others queue. Default: all that come.
     #[serde(default)]
     pub concurrency: Option<Spanned<u32>>,
@@ -285,6 +291,9 @@ pub struct Load {
     /// How long a client waits after the head of an answer before it reads the body. Default: not at all.
     #[serde(default)]
     pub read_delay: Option<Spanned<Span>>,
+    /// How long a gRPC client waits after its message before it ends its half of the call. Default: not at all.
+    #[serde(default)]
+    pub end_delay: Option<Spanned<Span>>,
     /// When it begins, from the start of the measured part. Default: with the warm-up.
     #[serde(default)]
     pub at: Option<Spanned<Span>>,
@@ -435,6 +444,9 @@ pub struct Behave {
     /// As in [`HttpApp::goaway`].
     #[serde(default)]
     pub goaway: Option<Spanned<Percent>>,
+    /// As in [`HttpApp::reset_streams`].
+    #[serde(default)]
+    pub reset_streams: Option<Spanned<Percent>>,
 }
 
 /// `partition = { .. }`: the same words as a [`Link`].

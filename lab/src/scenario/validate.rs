@@ -368,7 +368,11 @@ fn app(app: &Spanned<model::App>, mistakes: &mut Vec<Mistake>) -> Option<AppKind
     match (&kinds.http, &kinds.tcp, &kinds.cmd, &kinds.registry) {
         (Some(http), None, None, None) => {
             let http = http.get_ref();
-            if let Some(none) = http.concurrency.as_ref().filter(|c| *c.get_ref() == 0) {
+            for none in [&http.concurrency, &http.max_concurrent_streams]
+                .into_iter()
+                .flatten()
+                .filter(|most| *most.get_ref() == 0)
+            {
                 let message = "an app that works on no request answers none";
                 let mistake = Mistake::new(none.span(), message, "must be at least 1");
                 mistakes.push(mistake.help("leave the key out to let it work on all that come"));
@@ -382,10 +386,12 @@ fn app(app: &Spanned<model::App>, mistakes: &mut Vec<Mistake>) -> Option<AppKind
                     unhealthy: http.unhealthy.as_ref().map_or(0.0, |u| u.get_ref().0),
                     refuse_streams: http.refuse_streams.as_ref().map_or(0.0, |r| r.get_ref().0),
                     goaway: http.goaway.as_ref().map_or(0.0, |g| g.get_ref().0),
+                    reset_streams: http.reset_streams.as_ref().map_or(0.0, |r| r.get_ref().0),
                 },
                 size: http.size.as_ref().map_or(128, |s| *s.get_ref()),
                 chunked: http.chunked,
                 concurrency: http.concurrency.as_ref().map_or(0, |c| *c.get_ref()),
+                max_concurrent_streams: http.max_concurrent_streams.as_ref().map_or(0, |s| *s.get_ref()),
                 finish_abandoned: http.finish_abandoned,
                 ready_after: http.ready_after.as_ref().map_or(Duration::ZERO, |r| r.get_ref().0),
                 close_idle: http
@@ -470,14 +476,22 @@ fn load(
         context.names.instances(&load.from, mistakes).first().copied()
     };
     let target = target(load, services, context, mistakes);
-    let read_delay = load.read_delay.as_ref().map_or(Duration::ZERO, |delay| delay.get_ref().0);
-    let reads_late = matches!(target, None | Some(Target::Http { grpc: false, .. }));
-    if let Some(delay) = load.read_delay.as_ref().filter(|_| !reads_late) {
-        let mistake = Mistake::new(delay.span(), "this load cannot wait before it reads", "such a delay");
-        mistakes.push(mistake.help("only a load on `http://...` can"));
-    }
+    let of_http = matches!(target, None | Some(Target::Http { grpc: false, .. }));
+    let of_grpc = matches!(target, None | Some(Target::Http { grpc: true, .. }));
+    let mut delay = |delay: &Option<Spanned<Span>>, may_be: bool, message: &str, help: &str| {
+        let Some(delay) = delay else { return Duration::ZERO };
+        if !may_be {
+            mistakes.push(Mistake::new(delay.span(), message, "such a delay").help(help));
+        }
+        delay.get_ref().0
+    };
+    let message = "this load cannot wait before it reads";
+    let read_delay = delay(&load.read_delay, of_http, message, "only a load on `http://...` can");
+    let message = "this load cannot leave a call open";
+    let end_delay = delay(&load.end_delay, of_grpc, message, "only a load on `grpc://...` can");
     let part = part(load, context, mistakes);
-    Some(Load { name: word.to_owned(), from: from?, target: target?, rate, timeout, read_delay, part })
+    let name = word.to_owned();
+    Some(Load { name, from: from?, target: target?, rate, timeout, read_delay, end_delay, part })
 }
 
 /// The part of the run in which a load sends, if it is not all of it.

@@ -15,6 +15,7 @@ use proxy::grpc;
 use proxy::http::deadline::X_REQUEST_TIMEOUT;
 use proxy::retry::Ended;
 
+use crate::app::http::size;
 use crate::app::malformed::Flaw;
 use crate::plan::{Action, AppKind, Entry, HttpEcho, Load, Plan, ProcessId, Target};
 use crate::run::Seen;
@@ -66,6 +67,8 @@ pub struct Call {
     pub arrived: Vec<(u64, Rc<str>)>,
     /// Which try it was then, as it said itself.
     pub nths: Vec<String>,
+    /// When which app refused it before it looked at it, and as which try.
+    pub refused: Vec<(u64, Rc<str>, String)>,
     /// How long its caller would still wait then, if it was told.
     pub left: Vec<Option<Duration>>,
     /// Its method, as the apps saw it.
@@ -111,6 +114,8 @@ pub enum Step {
         status: u64,
         /// Whether it says that nothing more may be asked over its connection.
         last: bool,
+        /// The gRPC status, if its head has one.
+        grpc: Option<u64>,
         /// Whether that is a success, as far as its head can tell.
         succeeded: bool,
         /// Its average latency then, microseconds.
@@ -193,9 +198,6 @@ pub enum Change {
     /// The registry has it no more.
     Gone,
 }
-
-/// How long a fault is felt when it is over, microseconds.
-const AFTERMATH: u64 = 500_000;
 
 /// What a sidecar says when it has another configuration.
 pub(super) const IN_FORCE: &str = "the new configuration is in force";
@@ -391,6 +393,20 @@ impl Facts {
         }
     }
 
+    /// Bytes in the answers of `app` to a load's requests.
+    pub fn answer_of(&self, call: &str, app: &HttpEcho) -> Option<u64> {
+        match &self.load_of(call)?.target {
+            Target::Http { path, grpc: false, .. } => Some(size(path, app.size).into()),
+            Target::Http { .. } => Some(app.size.into()),
+            Target::Tcp { .. } => None,
+        }
+    }
+
+    /// Whether a load's callers leave answers unread or calls open for a while.
+    pub fn is_held(&self, call: &str) -> bool {
+        self.load_of(call).is_some_and(|load| !load.read_delay.is_zero() || !load.end_delay.is_zero())
+    }
+
     /// Bytes in the bodies of a load's requests.
     pub fn body_of(&self, call: &str) -> Option<u64> {
         match &self.load_of(call)?.target {
@@ -417,39 +433,16 @@ impl Facts {
         }
     }
 
+    /// Whether a request is a gRPC call.
+    pub fn is_call(&self, call: &str) -> bool {
+        self.load_of(call).is_some_and(|load| matches!(load.target, Target::Http { grpc: true, .. }))
+    }
+
     /// Whether any load calls a cluster by gRPC.
     pub fn speaks_grpc(&self, cluster: &str) -> bool {
         let calls =
             |load: &Load| matches!(&load.target, Target::Http { grpc: true, host, .. } if host == cluster);
         self.plan.loads.iter().any(calls)
-    }
-
-    /// Whether nothing goes wrong with an instance between two moments that could hold up or tear what is on its way to or from
-    /// it. How an app answers is no such thing, if it answers as HTTP has it.
-    pub fn is_undisturbed(&self, instance: usize, from: u64, to: u64) -> bool {
-        let torn = self.chaos.resets > 0.0 && from < self.chaos.until.as_micros() as u64 + AFTERMATH;
-        self.chaos.most == 0
-            && !torn
-            && self.plan.timeline.iter().filter(|entry| entry.action.touches(instance)).all(|entry| {
-                let is_narrow = entry.action.links().iter().any(|link| link.profile.bandwidth > 0);
-                let ends = matches!(entry.action, Action::Kill { .. } | Action::Crash { .. });
-                let over = match self.over(entry) {
-                    // What queues at a slow link is there for as long as it takes.
-                    _ if is_narrow => u64::MAX,
-                    Some(over) => over + AFTERMATH,
-                    None if ends => self.moment(entry.at) + AFTERMATH,
-                    None => u64::MAX,
-                };
-                let is_harmless = match &entry.action {
-                    Action::App { change, .. } => {
-                        change.malformed.is_none()
-                            && change.refuse_streams.is_none()
-                            && change.goaway.is_none()
-                    }
-                    _ => false,
-                };
-                is_harmless || to < self.moment(entry.at) || from > over
-            })
     }
 
     /// The sidecar of a load's callers, and the instance that it belongs to.
@@ -505,6 +498,7 @@ impl Call {
                 self.left.push(line.number("left").map(Duration::from_micros));
                 self.method = Some(word(line, "method"));
             }
+            "refuses a stream" => self.refused.push((at, line.process.clone(), word(line, "nth"))),
             "request is complete" => self.lengths.push(number(line, "length")),
             "answers" => self.answered.push((at, number(line, "status"))),
             "answer is complete" => self.got = Some((number(line, "length"), word(line, "by"))),

@@ -32,15 +32,25 @@ pub struct Knobs {
     patience: usize,
     /// Whether there are gRPC calls too.
     calls: bool,
+    streams: usize,
+}
+
+/// What was thought of later, and is drawn after everything else: what was drawn before it stays what it was.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Late {
+    protocol: usize,
+    patience: usize,
+    calls: bool,
+    streams: usize,
 }
 
 const REPLICAS: [u8; 3] = [3, 2, 4];
 const REGISTRY: &str = "[service.registry]\nport = 2379\nprotocol = \"tcp\"\napp = { registry = {} }\n\n";
-const REGISTERED: &str = "registry = \"registry\"\nsidecar = { register = { ttl = \"2s\" } }\n";
+const REGISTERED: &str = "register = { ttl = \"2s\" }";
 const DELAY: [&str; 3] = ["", "2ms", "10ms"];
 // A request over a connection that is opened for it must fit into the shortest try, or nothing can be promised.
 const WORK: [&str; 4] = ["20ms", "0s", "50ms", "120ms"];
-const ANSWER: [&str; 4] = ["", ", chunked = true", ", size = 3000", ", size = 3000, chunked = true"];
+const ANSWER: [&str; 4] = ["", "chunked = true", "size = 3000", "size = 3000, chunked = true"];
 const RATE: [u32; 3] = [7, 14, 4];
 const RETRIES: [&str; 6] = [
     "",
@@ -93,6 +103,41 @@ const LIMITS: [[&str; 2]; 4] = [
     ["pending = 1", "sidecar = { limits = { endpoint_connections = 3 } }\n"],
 ];
 
+/// Callers that leave answers unread or calls open, and how few streams there are then.
+const STREAMS: [Streams; 6] = [
+    Streams { app: "", sidecar: "", loads: &[] },
+    Streams { app: "", sidecar: "", loads: &[SLOW] },
+    Streams { app: FEW, sidecar: "", loads: &[EARLY] },
+    Streams { app: FEW, sidecar: "", loads: &[STREAM] },
+    Streams { app: "", sidecar: "http2 = { max_concurrent_streams = 4 }", loads: &[SLOW, STREAM] },
+    Streams { app: "", sidecar: "http2 = { max_concurrent_streams = 3 }", loads: &[SLOW, EARLY] },
+];
+
+/// A row of those.
+struct Streams {
+    /// Keys of the apps.
+    app: &'static str,
+    /// Keys of their sidecars.
+    sidecar: &'static str,
+    /// The loads: never so many that nobody else could be served.
+    loads: &'static [[&'static str; 2]],
+}
+
+/// The fewest streams that an app can allow.
+const FEW: &str = "max_concurrent_streams = 1";
+/// More than buffers and windows on the way hold, read late, when faults are over: where a few bytes move at a time it would take
+/// for ever.
+const SLOW: [&str; 2] = [
+    "slow",
+    "url = \"http://orders:8080/bytes/500000\"\nread_delay = \"700ms\"\nat = \"1600ms\"\nfor = \"500ms\"",
+];
+/// Answered at once, and left half open.
+const EARLY: [&str; 2] =
+    ["early", "url = \"grpc://orders:8080/lab.Echo/Early\"\nbody = 300\nend_delay = \"700ms\""];
+/// Open for a while.
+const STREAM: [&str; 2] =
+    ["stream", "url = \"grpc://orders:8080/lab.Echo/Stream\"\nbody = 300\nend_delay = \"500ms\""];
+
 /// Half of all choices are the default, so that combinations stay readable.
 fn row(rows: usize) -> impl Strategy<Value = usize> {
     prop_oneof![Just(0), 0..rows]
@@ -132,13 +177,16 @@ pub(super) fn any() -> impl Strategy<Value = Knobs> {
             protocol: 0,
             patience: 0,
             calls: false,
+            streams: 0,
         }
     })
 }
 
-/// Draws those that were thought of later: what was drawn before them stays what it was.
-pub(super) fn late() -> impl Strategy<Value = (usize, usize, bool)> {
-    (row(PROTOCOL.len()), row(PATIENCE.len()), proptest::bool::weighted(0.2))
+/// Draws those that were thought of later.
+pub(super) fn late() -> impl Strategy<Value = Late> {
+    let streams = prop_oneof![5 => Just(0), 2 => 1..STREAMS.len()];
+    let all = (row(PROTOCOL.len()), row(PATIENCE.len()), proptest::bool::weighted(0.2), streams);
+    all.prop_map(|(protocol, patience, calls, streams)| Late { protocol, patience, calls, streams })
 }
 
 impl Knobs {
@@ -148,8 +196,16 @@ impl Knobs {
     }
 
     /// The same with what was drawn late.
-    pub(super) fn with(self, (protocol, patience, calls): (usize, usize, bool)) -> Self {
-        Knobs { protocol, patience, calls, ..self }
+    pub(super) fn with(self, late: Late) -> Self {
+        let Late { protocol, patience, calls, streams } = late;
+        let knobs = Knobs { protocol, patience, calls, streams, ..self };
+        match STREAMS[streams] {
+            Streams { loads: [], .. } => knobs,
+            // Only calls reach the app over HTTP/2.
+            Streams { app: FEW, .. } => knobs.calling(),
+            // Between sidecars all of them do if they are bridged.
+            _ => Knobs { bridge: true, ..knobs },
+        }
     }
 
     /// The same with gRPC calls.
@@ -164,18 +220,27 @@ impl Knobs {
 
     /// The mesh as a scenario file.
     pub(super) fn scenario(&self, seed: u64) -> String {
+        let Streams { app, sidecar, loads } = STREAMS[self.streams];
+        let list = |keys: &[&str]| {
+            let keys: Vec<_> = keys.iter().filter(|key| !key.is_empty()).copied().collect();
+            keys.join(", ")
+        };
+        let registered = if self.registry { REGISTERED } else { "" };
+        let sidecar = match list(&[registered, sidecar]) {
+            none if none.is_empty() => none,
+            keys => format!("sidecar = {{ {keys} }}\n"),
+        };
         let mut text = format!(
             "[scenario]\nname = \"bad day {seed}\"\nseed = {seed}\nwarmup = \"0s\"\nduration = \"{DURATION_MS}ms\"\n\n\
-             [service.web]\n{sidecar}\n{service}[service.orders]\nreplicas = {replicas}\nport = 8080\n{protocol}\
-             bridge = {bridge}\napp = {{ http = {{ work = \"{work}\"{answer} }} }}\n{registry}",
-            sidecar = LIMITS[self.limits][1],
-            answer = ANSWER[self.answer],
+             [service.web]\n{limits}\n{service}[service.orders]\nreplicas = {replicas}\nport = 8080\n{protocol}\
+             bridge = {bridge}\napp = {{ http = {{ {app} }} }}\n{registry}{sidecar}",
+            limits = LIMITS[self.limits][1],
+            app = list(&[&format!("work = \"{}\"", WORK[self.work]), ANSWER[self.answer], app]),
             service = if self.registry { REGISTRY } else { "" },
-            registry = if self.registry { REGISTERED } else { "" },
+            registry = if self.registry { "registry = \"registry\"\n" } else { "" },
             replicas = REPLICAS[self.replicas],
             protocol = PROTOCOL[self.protocol],
             bridge = self.bridge,
-            work = WORK[self.work],
         );
         let mut table = |name: &str, rows: &[&str]| {
             let rows: Vec<_> = rows.iter().filter(|row| !row.is_empty()).copied().collect();
@@ -218,6 +283,10 @@ impl Knobs {
             if let Some(limit) = PATIENCE[self.patience].strip_suffix('s') {
                 let _ = writeln!(text, "headers = {{ grpc-timeout = \"{limit}\" }}");
             }
+        }
+        for [name, keys] in loads {
+            let _ =
+                write!(text, "\n[load.{name}]\nfrom = \"web\"\n{keys}\nrate = \"3/s\"\ntimeout = \"2s\"\n");
         }
         if !DELAY[self.delay].is_empty() {
             let _ = write!(

@@ -41,10 +41,11 @@ pub(super) fn step(line: &Line) -> Option<Step> {
         "endpoint picked" => Step::Picked { endpoint: endpoint(), panic: line.flag("panic") },
         "endpoint answered" => {
             let (status, average) = (number(line, "status"), number(line, "average_us"));
+            let grpc = line.word("grpc").and_then(|code| code.parse().ok());
             // UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE, DATA_LOSS
-            let failed = ["2", "4", "8", "13", "14", "15"].map(Some).contains(&line.word("grpc"));
+            let failed = [2, 4, 8, 13, 14, 15].map(Some).contains(&grpc);
             let succeeded = status < 500 && status != 429 && !failed;
-            Step::Answered { endpoint: endpoint(), status, last: line.flag("last"), succeeded, average }
+            Step::Answered { endpoint: endpoint(), status, last: line.flag("last"), grpc, succeeded, average }
         }
         "try failed" => Step::Failed {
             endpoint: endpoint(),

@@ -21,8 +21,10 @@ use crate::run::Progress;
 use crate::scenario::{self, Scenario};
 use crate::sim::{Chaos, Mesh, SimFailure, Simulation, note, scatter};
 
+mod calm;
 mod endpoints;
 pub mod facts;
+pub mod fault;
 mod knobs;
 pub mod law;
 mod lines;

@@ -20,6 +20,7 @@ use rand::RngExt;
 use proxy::world::RngTree;
 use toml::{Table, Value};
 
+use super::fault::{CONFIGURATION, Fault, Kind, LINK};
 use super::knobs::{self, Knobs};
 use crate::plan::{AppKind, Instance, Service, SidecarKind};
 use crate::scenario::Scenario;
@@ -32,145 +33,6 @@ pub const DURATION_MS: u64 = 3200;
 pub const LIVELY_MS: u64 = 500;
 /// Faults in a day, at most.
 const MOST_FAULTS: usize = 9;
-
-/// What can go wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// SIGKILL of an app.
-    KillApp,
-    /// SIGKILL of a sidecar.
-    KillSidecar,
-    /// SIGKILL of both at once.
-    KillBoth,
-    /// The power fails: both end, and nobody hears of it.
-    Crash,
-    /// SIGTERM to a sidecar, which drains.
-    Drain,
-    /// SIGSTOP of an app.
-    PauseApp,
-    /// SIGSTOP of a whole instance.
-    PauseBoth,
-    /// Nothing passes between the caller and an instance.
-    Partition,
-    /// Nothing passes in one direction.
-    OneWay,
-    /// Some packets are lost.
-    Loss,
-    /// Packets take longer.
-    Delay,
-    /// They queue for a slow link.
-    Narrow,
-    /// An app takes no new connection.
-    RefuseApp,
-    /// A sidecar takes none.
-    RefuseSidecar,
-    /// Sidecars take another configuration, in which requests have very little time.
-    Reload,
-    /// An app answers 503 to a share of its requests.
-    Errors,
-    /// An app takes its time.
-    Slow,
-    /// An app breaks HTTP in a share of its answers.
-    Malformed,
-    /// An app says that it is not well in a share of its answers to checks.
-    Unhealthy,
-    /// An app refuses a share of HTTP/2 streams before it looks at them.
-    RefuseStreams,
-    /// An app ends connections by a GOAWAY, with a share of the calls that come over them.
-    Goaway,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Kind; 21] = [
-        Kind::KillApp,
-        Kind::KillSidecar,
-        Kind::KillBoth,
-        Kind::Crash,
-        Kind::Drain,
-        Kind::PauseApp,
-        Kind::PauseBoth,
-        Kind::Partition,
-        Kind::OneWay,
-        Kind::Loss,
-        Kind::Delay,
-        Kind::Narrow,
-        Kind::RefuseApp,
-        Kind::RefuseSidecar,
-        Kind::Reload,
-        Kind::Errors,
-        Kind::Slow,
-        Kind::Malformed,
-        Kind::Unhealthy,
-        Kind::RefuseStreams,
-        Kind::Goaway,
-    ];
-
-    /// Whether a fault of this kind may stay for ever, with the mesh expected to live with it.
-    fn may_stay(self) -> bool {
-        matches!(
-            self,
-            Kind::KillApp
-                | Kind::KillSidecar
-                | Kind::KillBoth
-                | Kind::Crash
-                | Kind::RefuseApp
-                | Kind::RefuseSidecar
-                | Kind::Errors
-                | Kind::Malformed
-        )
-    }
-
-    /// How often it is drawn. Processes end and links fail in many ways, each of them a kind; but there is one way only to lose a
-    /// machine, to drain and to reload.
-    fn weight(self) -> usize {
-        if matches!(self, Kind::Crash | Kind::Drain | Kind::Reload) { 3 } else { 1 }
-    }
-
-    /// What it holds while it is in force.
-    fn holds(self) -> u8 {
-        match self {
-            Kind::KillApp
-            | Kind::PauseApp
-            | Kind::RefuseApp
-            | Kind::Errors
-            | Kind::Slow
-            | Kind::Malformed
-            | Kind::Unhealthy
-            | Kind::RefuseStreams
-            | Kind::Goaway => APP,
-            Kind::KillSidecar | Kind::RefuseSidecar | Kind::Drain => SIDECAR,
-            Kind::KillBoth | Kind::PauseBoth => APP | SIDECAR,
-            Kind::Partition | Kind::OneWay | Kind::Loss | Kind::Delay | Kind::Narrow => LINK,
-            Kind::Crash => APP | SIDECAR | LINK,
-            Kind::Reload => CONFIGURATION,
-        }
-    }
-}
-
-/// What faults hold.
-const APP: u8 = 1;
-const SIDECAR: u8 = 2;
-const LINK: u8 = 4;
-/// Of all sidecars.
-const CONFIGURATION: u8 = 8;
-
-/// One thing that goes wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fault {
-    /// What.
-    pub kind: Kind,
-    /// Where: which replica, modulo their number.
-    pub replica: u8,
-    /// When, milliseconds from the start.
-    pub at: u16,
-    /// For how long, milliseconds.
-    pub lasts: u16,
-    /// How bad, 1 to 100; what that means depends on the kind.
-    pub strength: u8,
-    /// Whether it is never taken back.
-    pub stays: bool,
-}
 
 /// The mesh of a day.
 #[derive(Debug, Clone)]
@@ -267,9 +129,9 @@ impl Drawn {
         let tree = RngTree::new(seed);
         let mut rng = tree.child("kinds", 0).rng();
         let share = [0.1, 0.3, 0.5][rng.random_range(0..3)];
-        let mut kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|_| rng.random_bool(share)).collect();
+        let mut kinds: Vec<Kind> = Kind::FIRST.into_iter().filter(|_| rng.random_bool(share)).collect();
         if kinds.is_empty() {
-            kinds.push(Kind::ALL[rng.random_range(0..Kind::ALL.len())]);
+            kinds.push(Kind::FIRST[rng.random_range(0..Kind::FIRST.len())]);
         }
         let kinds = kinds.into_iter().flat_map(|kind| std::iter::repeat_n(kind, kind.weight())).collect();
         let bytes: [u8; 32] = std::array::from_fn(|i| tree.child("draw", i as u64).seed() as u8);
@@ -313,8 +175,20 @@ fn days(kinds: Vec<Kind>) -> impl Strategy<Value = (Knobs, Vec<Fault>)> {
         let kind = kinds[kind];
         Fault { kind, replica, at, lasts, strength, stays: stays && kind.may_stay() }
     });
-    (knobs::any(), proptest::collection::vec(fault, 0..=MOST_FAULTS), knobs::late())
-        .prop_map(|(knobs, faults, late)| (knobs.with(late), faults))
+    // Longer than others: calls are few.
+    let reset = (any::<u8>(), 100..QUIESCE_MS as u16 - 600, 200..800_u16, 30..=100_u8);
+    let reset = reset.prop_map(|(replica, at, lasts, strength)| {
+        let kind = Kind::ResetStreams;
+        Fault { kind, replica, at, lasts, strength, stays: false }
+    });
+    let late = (knobs::late(), proptest::option::weighted(0.15, reset));
+    (knobs::any(), proptest::collection::vec(fault, 0..=MOST_FAULTS), late).prop_map(
+        |(knobs, mut faults, (late, reset))| {
+            // The first of two that collide stays.
+            faults.splice(0..0, reset);
+            (knobs.with(late), faults)
+        },
+    )
 }
 
 impl Schedule {
@@ -325,7 +199,7 @@ impl Schedule {
                 // What apps say to checks would not be heard without any, nor what they do to HTTP/2.
                 let any = |kinds: &[Kind]| self.faults.iter().any(|fault| kinds.contains(&fault.kind));
                 let knobs = if any(&[Kind::Unhealthy]) { knobs.asking() } else { *knobs };
-                let calls = any(&[Kind::RefuseStreams, Kind::Goaway]);
+                let calls = any(&[Kind::RefuseStreams, Kind::Goaway, Kind::ResetStreams]);
                 let knobs = if calls { knobs.calling() } else { knobs };
                 knobs.scenario(self.seed)
             }
@@ -474,6 +348,7 @@ impl Schedule {
             | Kind::Unhealthy
             | Kind::RefuseStreams
             | Kind::Goaway
+            | Kind::ResetStreams
                 if !obeys =>
             {
                 format!("pause = {{ process = \"{app}\" }}")
@@ -505,6 +380,7 @@ impl Schedule {
                 format!("app = {{ process = \"{app}\", refuse_streams = \"{strength}%\" }}")
             }
             Kind::Goaway => format!("app = {{ process = \"{app}\", goaway = \"{strength}%\" }}"),
+            Kind::ResetStreams => format!("app = {{ process = \"{app}\", reset_streams = \"{strength}%\" }}"),
             Kind::Slow => {
                 format!("app = {{ process = \"{app}\", work = \"{}ms\" }}", 3 * u32::from(strength))
             }

@@ -1,6 +1,10 @@
 //! Situations that a sweep must have seen: each is rare or hard to bring about, and a law that is never tested by it says
 //! nothing. A gate in the tests fails when one of them was not reached.
 
+use std::time::Duration;
+
+use crate::plan::Load;
+
 use super::facts::{Change, Facts, IN_FORCE, Moment, Step};
 
 /// A situation.
@@ -31,6 +35,21 @@ fn failed(facts: &Facts, kind: &str) -> bool {
 
 fn given_up(facts: &Facts, why: &str) -> bool {
     steps(facts).any(|step| matches!(step, Step::GivenUp(reason) if reason == why))
+}
+
+/// Whether a caller had an answer for as long as it left it unread or its call open.
+fn held(facts: &Facts, delay: fn(&Load) -> Duration) -> bool {
+    let loads = facts.plan.loads.iter().filter(|load| !delay(load).is_zero());
+    let mut of_it = loads.flat_map(|load| {
+        let name = &load.name;
+        let calls =
+            facts.calls.iter().filter(move |(id, _)| id.rsplit_once(' ').is_some_and(|(n, _)| n == name));
+        calls.map(move |(_, call)| (call, delay(load).as_micros() as u64))
+    });
+    of_it.any(|(call, delay)| {
+        let ended = call.ended.first().filter(|(_, outcome)| outcome == "Ok");
+        ended.zip(call.answered.first()).is_some_and(|((ended, _), (answered, _))| *ended >= answered + delay)
+    })
 }
 
 macro_rules! situations {
@@ -165,6 +184,12 @@ situations! {
     "an app says that it takes no more calls over a connection": |facts| {
         facts.log.iter().any(|line| line.text == "says GOAWAY")
     },
+    "an app breaks off its answer to a call by a reset": |facts| {
+        facts.log.iter().any(|line| line.text == "resets a stream")
+    },
+    "a caller leaves an answer unread": |facts| held(facts, |load| load.read_delay),
+    "a caller leaves a call open": |facts| held(facts, |load| load.end_delay),
+    "a request waits for a stream": |facts| facts.log.iter().any(|line| line.text == "waiting for a stream"),
     "an endpoint leaves the registry": |facts| changes(facts).any(|change| *change == Change::Gone),
     "the registry is away": |facts| {
         facts.log.iter().any(|line| line.text == "endpoints may be stale; the last ones are kept")

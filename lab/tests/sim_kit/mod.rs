@@ -86,6 +86,7 @@ pub fn load(rate: f64) -> Load {
         rate,
         timeout: Duration::from_secs(1),
         read_delay: Duration::ZERO,
+        end_delay: Duration::ZERO,
         part: None,
         seed: 1,
     }

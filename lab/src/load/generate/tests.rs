@@ -26,6 +26,7 @@ fn load(rate: f64, timeout_ms: u64, target: Target) -> Load {
         rate,
         timeout,
         read_delay: Duration::ZERO,
+        end_delay: Duration::ZERO,
         part: None,
         seed: 1,
     }

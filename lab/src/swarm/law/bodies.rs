@@ -23,7 +23,7 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
             breach(breaches, at, format!("an app got {other} bytes of {id}, which has {length}"));
         }
         if call.ended.iter().any(|(_, outcome)| outcome == "Mismatch") {
-            breach(breaches, at, format!("{id} was given the answer to something else"));
+            breach(breaches, at, format!("{id} was given the answer to something else, or none to its end"));
         }
         if call
             .ended
@@ -41,7 +41,7 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         }
         if let Some((length, by)) = call.got.as_ref().filter(|_| succeeded.is_some()) {
             let app = facts.app_of(by);
-            if app.is_none_or(|app| u64::from(app.size) != *length) {
+            if app.is_none_or(|app| facts.answer_of(id, app) != Some(*length)) {
                 let what =
                     format!("{id} was answered with {length} bytes by `{by}`, which sends no such answer");
                 breach(breaches, at, what);

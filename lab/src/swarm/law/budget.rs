@@ -19,11 +19,8 @@ enum Turn {
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     for (process, cluster) in facts.clusters() {
         let config = &cluster.retry_budget;
-        // Who starts anew has a full bucket, and another configuration another bucket. Whether a gRPC call pays, its head may say or not.
-        if facts.speaks_grpc(&cluster.name)
-            || facts.is_ended(process)
-            || !facts.keeps(process, &cluster.name, |cluster| &cluster.retry_budget)
-        {
+        // Who starts anew has a full bucket, and another configuration another bucket.
+        if facts.is_ended(process) || !facts.keeps(process, &cluster.name, |cluster| &cluster.retry_budget) {
             continue;
         }
         let mut turns: Vec<_> = facts.requests_to(process, &cluster.name).flat_map(turns).collect();
@@ -64,8 +61,9 @@ fn turns(request: &Request) -> Vec<(Moment, Turn)> {
     let mut again = false;
     for (when, step) in &request.steps {
         match step {
-            Step::Answered { status, .. } => {
-                if *status < 500 {
+            Step::Answered { status, grpc, .. } => {
+                // A status in trailers comes too late to count.
+                if *status < 500 && matches!(grpc, None | Some(0)) {
                     turns.push((*when, Turn::Paid));
                 }
                 (open, free) = (open.saturating_sub(1), false);

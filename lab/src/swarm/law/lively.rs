@@ -28,7 +28,10 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         return;
     }
     let from = facts.lively_from();
-    let late = facts.calls.iter().filter(|(_, call)| call.sent.first().is_some_and(|at| *at >= from));
+    let late = facts
+        .calls
+        .iter()
+        .filter(|(id, call)| call.sent.first().is_some_and(|at| *at >= from) && !is_too_slow(facts, id));
     let (mut all, mut failed) = (0, Vec::new());
     for (id, call) in late {
         all += 1;
@@ -47,6 +50,16 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     }
 }
 
+/// Whether limits are such that a mesh without a fault would meet them, now and then.
+pub(super) fn is_tight(limits: &ClusterLimits) -> bool {
+    limits.connections.min(limits.requests).min(limits.pending) < 100
+}
+
+/// Whether a request has less time than its caller takes for it.
+fn is_too_slow(facts: &Facts, id: &str) -> bool {
+    facts.is_held(id) && facts.called_by(id).is_some_and(|cluster| cluster.timeouts.request.is_some())
+}
+
 /// Requests that went over a connection to a machine that has lost its power since: nobody could have told them.
 fn stale(facts: &Facts, from: u64) -> usize {
     let is_stale =
@@ -59,12 +72,11 @@ fn tolerated(facts: &Facts) -> f64 {
     let broken: BTreeSet<usize> = facts.plan.timeline.iter().flat_map(broken_for_ever).collect();
     let is_replica = |app: &AppSpec| app.kind != AppKind::Registry;
     let replicas = facts.plan.instances.iter().filter(|i| i.app.as_ref().is_some_and(is_replica)).count();
-    // Limits that a mesh without a fault would meet too, now and then.
-    let is_tight = |limits: &ClusterLimits| limits.connections.min(limits.requests).min(limits.pending) < 100;
     let tight = facts.clusters().any(|(_, cluster)| is_tight(&cluster.limits));
     let patient = facts.clusters().any(|(_, cluster)| {
         cluster.breaker.consecutive_failures == 0 || cluster.timeouts.tries.per_try.is_none()
     });
+    let held = facts.calls.keys().any(|id| facts.is_held(id));
     // Who fails only now and then looks well in between.
     let fitful = |entry: &Entry| entry.until.is_none() && matches!(entry.action, Action::App { .. });
     let avoids = !facts.plan.timeline.iter().any(fitful)
@@ -73,8 +85,8 @@ fn tolerated(facts: &Facts) -> f64 {
         0 if !tight => 0.0,
         few if 2 * few <= replicas && avoids && !tight => TOLERATED_BY_P2C,
         // Tries at a machine that is gone hold the few places for the whole of their time, if it is never left alone or
-        // they have no limit, so that it takes long to be.
-        _ if tight && patient => TOLERATED_IN_PANIC,
+        // they have no limit, so that it takes long to be. So do callers that are slow themselves.
+        _ if tight && (patient || held) => TOLERATED_IN_PANIC,
         few if 2 * few <= replicas => TOLERATED,
         _ => TOLERATED_IN_PANIC,
     }

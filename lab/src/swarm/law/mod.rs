@@ -6,6 +6,7 @@
 mod attempts;
 mod backoff;
 mod balance;
+mod blocking;
 mod bodies;
 mod budget;
 mod deadline;
@@ -23,6 +24,7 @@ mod once;
 mod outcome;
 mod picks;
 mod pools;
+mod refused;
 mod trips;
 
 use std::fmt;
@@ -75,7 +77,7 @@ impl fmt::Display for Violation {
 }
 
 /// All laws.
-pub const ALL: [Law; 21] = [
+pub const ALL: [Law; 23] = [
     detection::LAW,
     outcome::LAW,
     once::LAW,
@@ -84,6 +86,8 @@ pub const ALL: [Law; 21] = [
     budget::LAW,
     bodies::LAW,
     deadline::LAW,
+    blocking::LAW,
+    refused::LAW,
     picks::LAW,
     balance::LAW,
     limits::LAW,

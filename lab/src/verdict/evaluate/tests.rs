@@ -14,6 +14,7 @@ pub(in crate::verdict) fn plan() -> Plan {
         rate: 100.0,
         timeout,
         read_delay: Duration::ZERO,
+        end_delay: Duration::ZERO,
         part: None,
         seed: 1,
     };

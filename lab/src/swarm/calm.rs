@@ -1,0 +1,64 @@
+//! When nothing goes wrong that a law would have to allow for.
+
+use super::facts::Facts;
+use crate::plan::{Action, Change, Entry};
+
+/// How long a fault is felt when it is over, microseconds.
+const AFTERMATH: u64 = 500_000;
+
+impl Facts {
+    /// Whether nothing goes wrong with an instance between two moments that could hold up or tear what is on its way to or from
+    /// it. How an app answers is no such thing, if it answers as HTTP has it.
+    pub fn is_undisturbed(&self, instance: usize, from: u64, to: u64) -> bool {
+        let is_harmless = |change: &Change| {
+            change.malformed.is_none()
+                && change.refuse_streams.is_none()
+                && change.goaway.is_none()
+                && change.reset_streams.is_none()
+        };
+        self.is_undisturbed_but(is_harmless, instance, from, to)
+    }
+
+    /// The same, where it is for the caller to say which changes of an app's answers do no harm.
+    pub fn is_undisturbed_but(
+        &self,
+        is_harmless: impl Fn(&Change) -> bool,
+        instance: usize,
+        from: u64,
+        to: u64,
+    ) -> bool {
+        let torn = self.chaos.resets > 0.0 && from < self.chaos.until.as_micros() as u64 + AFTERMATH;
+        self.chaos.most == 0
+            && !torn
+            && self.plan.timeline.iter().filter(|entry| entry.action.touches(instance)).all(|entry| {
+                let is_narrow = entry.action.links().iter().any(|link| link.profile.bandwidth > 0);
+                let ends = matches!(entry.action, Action::Kill { .. } | Action::Crash { .. });
+                let over = match self.over(entry) {
+                    // What queues at a slow link is there for as long as it takes.
+                    _ if is_narrow => u64::MAX,
+                    Some(over) => over + AFTERMATH,
+                    None if ends => self.moment(entry.at) + AFTERMATH,
+                    None => u64::MAX,
+                };
+                let is_harmless = match &entry.action {
+                    Action::App { change, .. } => is_harmless(change),
+                    _ => false,
+                };
+                is_harmless || to < self.moment(entry.at) || from > over
+            })
+    }
+
+    /// Whether nothing at all goes wrong between two moments, nor anything that went wrong before is still felt: connections may
+    /// have been lost without a word, or packets and be sent again late.
+    pub fn is_calm(&self, is_harmless: impl Fn(&Change) -> bool, from: u64, to: u64) -> bool {
+        let lasts = |entry: &Entry| match &entry.action {
+            Action::Configure { .. } => true,
+            Action::App { .. } => false,
+            action => entry.until.is_none() || !action.links().is_empty(),
+        };
+        let mut before = self.plan.timeline.iter().filter(|entry| self.moment(entry.at) <= to);
+        !before.any(lasts)
+            && (0..self.plan.instances.len())
+                .all(|instance| self.is_undisturbed_but(&is_harmless, instance, from, to))
+    }
+}
