@@ -548,3 +548,6 @@ fn kind(cause: &hyper::Error) -> Kind {
 fn is_go_away(error: &h2::Error) -> bool {
     error.is_remote() && error.is_go_away()
 }
+
+#[cfg(test)]
+mod tests;

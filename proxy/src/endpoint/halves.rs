@@ -147,3 +147,29 @@ impl<S: Unpin> Body for UploadHalf<S> {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_let_go_of_gives_its_upload_up() {
+        let answer = AnswerHalf::new(());
+        let mut upload = answer.upload(RequestBody::Empty, Duration::from_secs(1));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(upload.poll_given_up(&mut cx).is_pending());
+        drop(answer);
+        assert!(upload.poll_given_up(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn an_upload_says_how_long_its_body_is_and_whether_it_has_ended() {
+        let answer = AnswerHalf::new(());
+        let upload = |body| {
+            let upload = answer.upload(body, Duration::from_secs(1));
+            (upload.is_end_stream(), upload.size_hint().exact())
+        };
+        assert_eq!(upload(RequestBody::Empty), (true, Some(0)));
+        assert_eq!(upload(RequestBody::Whole(Bytes::from_static(b"abc"))), (false, Some(3)));
+    }
+}

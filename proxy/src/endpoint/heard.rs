@@ -64,3 +64,32 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_are_heard_and_the_end_is_not_and_a_shutdown_is_passed_on() {
+        let (io, mut peer) = duplex(64);
+        let at = Rc::new(Cell::new(Instant::now()));
+        let mut heard = Heard { io, tell: None, at: at.clone() };
+        advance(Duration::from_secs(1)).await;
+        peer.write_all(b"x").await.unwrap();
+        assert_eq!(heard.read(&mut [0]).await.unwrap(), 1);
+        let last = Instant::now();
+        assert_eq!(at.get(), last);
+        heard.shutdown().await.unwrap();
+        let end = tokio::time::timeout(Duration::from_secs(1), peer.read(&mut [0])).await;
+        assert_eq!(end.expect("the end of the stream").unwrap(), 0);
+        drop(peer);
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(heard.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(at.get(), last);
+    }
+}

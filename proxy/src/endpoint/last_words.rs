@@ -181,4 +181,62 @@ mod tests {
         assert!([BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected].iter().all(deaf));
         assert!(![TimedOut, UnexpectedEof, InvalidInput, Other].iter().any(deaf));
     }
+
+    /// A stream to a peer that has reset it; notes whether it was reset from here.
+    struct Reset(Arc<AtomicU8>);
+
+    impl Abort for Reset {
+        fn abort(&mut self) {
+            self.0.store(1, Ordering::Relaxed);
+        }
+
+        fn behind_fin(&self) -> crate::world::BehindFin {
+            crate::world::BehindFin::Unknown
+        }
+    }
+
+    impl AsyncWrite for Reset {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Whether the stream is reset if it is let go of after `act`.
+    fn aborts(act: impl FnOnce(&ServerEnd)) -> bool {
+        let (aborted, end) = (Arc::default(), ServerEnd::default());
+        let words = LastWords::new(Reset(Arc::clone(&aborted)), end.clone());
+        act(&end);
+        drop(words);
+        aborted.load(Ordering::Relaxed) == 1
+    }
+
+    #[test]
+    fn a_stream_is_reset_in_the_middle_of_an_exchange_and_not_between_two() {
+        assert!(!aborts(|_| {}));
+        assert!(aborts(ServerEnd::begin));
+        assert!(!aborts(|end| {
+            end.begin();
+            end.ended();
+        }));
+    }
+
+    #[test]
+    fn an_exchange_goes_on_reading_from_a_peer_that_takes_no_more_and_a_tunnel_hears_of_it() {
+        let end = ServerEnd::default();
+        let mut words = LastWords::new(Reset(Arc::default()), end.clone());
+        let mut write =
+            || Pin::new(&mut words).poll_write(&mut Context::from_waker(std::task::Waker::noop()), b"abc");
+        end.tunnel();
+        assert!(matches!(write(), Poll::Ready(Err(_))));
+        end.begin();
+        assert!(matches!(write(), Poll::Ready(Ok(3))));
+    }
 }

@@ -6,6 +6,8 @@
 
 pub mod breaker;
 pub mod ewma;
+#[cfg(test)]
+mod fake;
 pub mod h2;
 mod halves;
 pub mod health;
@@ -291,5 +293,17 @@ impl Drop for InHand {
             let now = Instant::now();
             endpoint.state().latency.waited(now, now.saturating_duration_since(begun));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_is_explored_when_another_was_better_as_often_as_said_and_not_before() {
+        let endpoint = Endpoint::new(fake::address(), Instant::now());
+        assert!((1..EXPLORE_AFTER).all(|_| !endpoint.neglect()));
+        assert!(endpoint.neglect());
     }
 }

@@ -555,22 +555,4 @@ impl<N: Net> Exchange<N> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slot_has_as_many_places_as_it_is_told_once_those_that_are_too_many_are_free() {
-        let slot = Slot::new(2);
-        let sizes = || (slot.size.get(), slot.places.available_permits());
-        slot.resize(5);
-        assert_eq!(sizes(), (5, 5));
-        slot.resize(3);
-        assert_eq!(sizes(), (3, 3));
-        let held = slot.places.clone().try_acquire_many_owned(2).unwrap();
-        slot.resize(1);
-        assert_eq!(sizes(), (2, 0), "two are in use");
-        drop(held);
-        slot.resize(1);
-        assert_eq!(sizes(), (1, 1));
-    }
-}
+mod tests;

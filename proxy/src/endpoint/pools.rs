@@ -182,3 +182,40 @@ impl<N: Net> Pools<N> {
         self.http2.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{FakeNet, address, limits, metrics, run};
+    use super::*;
+    use crate::config::defaults::H2_IDLE;
+
+    /// SETTINGS of a server.
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+    #[tokio::test(start_paused = true)]
+    async fn what_pools_are_told_reaches_the_connections_of_both_versions() {
+        run(async {
+            let net = FakeNet { greeting: SETTINGS, ..FakeNet::default() };
+            let pools = Pools::new(net.clone(), |_| None, RngTree::new(1));
+            let dials = || net.servers.borrow().len();
+            let checkout =
+                || async { pools.http2.checkout(address(), None, limits(), &metrics()).await.unwrap() };
+            let held = checkout().await;
+            drop(checkout().await);
+            assert_eq!(dials(), 1);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            pools.gave_up(address(), Instant::now());
+            drop(checkout().await);
+            assert_eq!(dials(), 2, "the first was silent");
+            pools.forget(address());
+            drop(checkout().await);
+            assert_eq!(dials(), 3, "the second was forgotten");
+            tokio::time::advance(H2_IDLE).await;
+            pools.sweep(limits().max_idle);
+            drop(checkout().await);
+            assert_eq!(dials(), 4, "the third had idled for long");
+            drop(held);
+        })
+        .await;
+    }
+}

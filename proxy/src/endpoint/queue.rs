@@ -87,3 +87,18 @@ impl Drop for Turn {
         self.queue.waiting.set(self.queue.waiting.get() - 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{address, limits, metrics};
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_counts_until_it_waits_no_more() {
+        let (queue, metrics) = (Rc::new(Queue::default()), metrics());
+        let two = [(); 2].map(|()| queue.join(address(), limits(), &metrics).unwrap());
+        assert_eq!(queue.waiting.get(), 2);
+        drop(two);
+        assert!(queue.is_empty());
+    }
+}

@@ -137,6 +137,9 @@ impl Drop for RetrySlot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::Place;
+    use crate::telemetry::Open;
+    use prometheus_client::metrics::gauge::Gauge;
 
     const ADAPTIVE: Adaptive = Adaptive { initial: 2, min: 1, max: 10 };
 
@@ -162,6 +165,18 @@ mod tests {
         assert_eq!(concurrency.limit(), Some(2));
         drop(held);
         assert_eq!(concurrency.in_flight(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_ends_too_late_lowers_the_limit_that_follows_latency() {
+        let concurrency = Arc::new(Concurrency::default());
+        for _ in 0..1000 {
+            let of_cluster = concurrency.take(5, Some(ADAPTIVE), Instant::now()).unwrap();
+            let place = Place::new(Open::new(&Gauge::default()), Some(of_cluster));
+            place.ended(&Err::<Response<()>, _>(Error::new(Kind::Deadline)));
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        assert_eq!(concurrency.limit(), Some(1));
     }
 
     #[test]
