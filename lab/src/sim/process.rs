@@ -187,6 +187,11 @@ impl Group {
         }
     }
 
+    /// Whether it has been stopped, so that it answers nobody.
+    pub fn is_stopped(&self) -> bool {
+        self.state.get() == State::Stopped
+    }
+
     /// SIGCONT.
     pub fn go_on(&self) {
         if self.state.get() == State::Stopped {

@@ -52,7 +52,7 @@ use crate::config::defaults::{H2_FULL, H2_IDLE, H2_PING_TIMEOUT};
 use crate::error::{BoxError, Error, Kind};
 use crate::http::preface::FirstFrame;
 use crate::http::resets::{self, Resets};
-use crate::http::{RequestBody, strict, tunnel};
+use crate::http::{RequestBody, tunnel};
 use crate::mutant;
 use crate::telemetry::{EndpointMetrics, Open, OpenConnection};
 use crate::world::{Exec, Net};
@@ -525,7 +525,8 @@ impl Stream {
         if resets::h2_error(&cause).is_some_and(is_go_away) {
             self.connection.retire();
         }
-        let (kind, reset) = (kind(&cause), resets::of_peer(&cause));
+        let kind = self.half.broken().unwrap_or_else(|| kind(&cause));
+        let reset = resets::of_peer(&cause);
         let error = Error::at(kind, self.endpoint, resets::unmarked(cause)).reused(reused);
         Err((Error { reset, ..error }, unsent))
     }
@@ -539,7 +540,6 @@ fn kind(cause: &hyper::Error) -> Kind {
         _ if resets::of_peer(cause) == Some(h2::Reason::REFUSED_STREAM) => Kind::Refused,
         Some(error) if is_go_away(error) => Kind::Refused,
         Some(error) if error.is_library() => Kind::Protocol,
-        None if cause.is_user() && strict::broke_off(cause) => Kind::Malformed,
         None if cause.is_user() => Kind::Client,
         _ => Kind::Terminated,
     }

@@ -19,8 +19,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use crate::error::BoxError;
-use crate::http::RequestBody;
+use crate::error::{BoxError, Kind};
+use crate::http::{RequestBody, strict};
 use crate::mutant;
 
 /// How far the answer is.
@@ -40,6 +40,8 @@ struct Shared<S> {
     answer: Cell<Answer>,
     /// The upload's, if it waits for its client.
     waiting: RefCell<Option<Waker>>,
+    /// Why the upload broke off by itself, if it did. hyper resets the stream then, and does not tell.
+    broken: Cell<Option<Kind>>,
     slot: RefCell<Option<S>>,
 }
 
@@ -70,12 +72,22 @@ impl<S> AnswerHalf<S> {
     /// The half of a stream that has not begun.
     pub(super) fn new(slot: S) -> Self {
         let slot = RefCell::new(Some(slot));
-        AnswerHalf(Rc::new(Shared { answer: Cell::new(Answer::Wanted), waiting: RefCell::default(), slot }))
+        AnswerHalf(Rc::new(Shared {
+            answer: Cell::new(Answer::Wanted),
+            waiting: RefCell::default(),
+            broken: Cell::default(),
+            slot,
+        }))
     }
 
     /// The other half, which may be silent for `silence` once the answer has been read.
     pub(super) fn upload(&self, body: RequestBody, silence: Duration) -> UploadHalf<S> {
         UploadHalf { body, shared: self.0.clone(), silence, timer: None }
+    }
+
+    /// Why the upload broke off, if that was not the server's doing: its client left, or sent what is malformed.
+    pub(super) fn broken(&self) -> Option<Kind> {
+        self.0.broken.get()
     }
 
     /// The answer has been read to its end.
@@ -130,6 +142,10 @@ impl<S: Unpin> Body for UploadHalf<S> {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if let Poll::Ready(Some(Err(error))) = &polled {
+            let is_malformed = strict::broke_off(error.as_ref());
+            this.shared.broken.set(Some(if is_malformed { Kind::Malformed } else { Kind::Client }));
+        }
         if polled.is_ready() {
             this.timer = None;
             return polled;

@@ -187,6 +187,29 @@ fn over_a_bridge_a_client_that_half_closes_is_answered_and_one_that_closes_cance
 }
 
 #[test]
+fn over_a_bridge_an_upload_that_breaks_off_is_the_clients_fault_and_not_held_against_the_endpoint() {
+    run(async {
+        let (stage, server) = staged().await;
+        let far = inbound(TestNet::to(&server.to_string()), "service = 'orders'").await;
+        let net = TestNet::to(SERVICE).redirect(server, far.at);
+        let once = "breaker.consecutive_failures = 1\n";
+        let near = outbound(net, &(cluster("http", &[server], once) + "bridge = true\n")).await;
+        let cut = Say("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 8\r\n\r\nhalf");
+        let chunked = Say("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n");
+        for (ask, broken) in [(cut, Finish), (chunked, Say("nonsense\r\n"))] {
+            for _ in 0..3 {
+                let heard = stage.play(to(near.at)(), &[ask, Meet, broken, Rest], &[HEAD, Meet, Rest]).await;
+                assert!(same(&heard, [Some((" 400 ", Fin)), Some(("", Reset))]), "{heard:?}");
+            }
+        }
+        near.at_rest().await;
+        far.at_rest().await;
+        assert_eq!(near.count("proxy_ejections_total", &[]), 0);
+        assert_eq!(near.count("proxy_errors_total", &["kind=\"terminated\""]), 0);
+    });
+}
+
+#[test]
 fn a_client_that_closes_is_found_out_even_if_it_half_closed_before_and_nobody_has_a_word_for_it() {
     run(async {
         let silent = app(|_, mut wire| async move {

@@ -74,10 +74,15 @@ impl SimWorld {
     }
 
     /// Counts the sidecars that have taken what they were last told, by their own word. That is asked when it matters and
-    /// not when they are told: asking takes time, and the fault is in force already.
+    /// not when they are told: asking takes time, and the fault is in force already. One that is stopped has taken nothing
+    /// and is asked when it goes on: waiting for its answer would hold up the next entries of the timeline.
     pub(super) async fn count_reloads(&self) {
         let reloading = self.reloading.take();
         for (id, entry) in reloading {
+            if self.group(id).is_some_and(|group| group.is_stopped()) {
+                self.reloading.borrow_mut().insert(id, entry);
+                continue;
+            }
             let Ok(Some((200, text))) = self.get(id.instance, METRICS_PORT, "/metrics").await else {
                 continue;
             };
