@@ -15,8 +15,9 @@ use std::time::Duration;
 use super::{Breach, Law, breach, longest_run};
 use crate::plan::{Action, Change, Entry};
 use crate::swarm::endpoints::{Happening, Known, happenings};
-use crate::swarm::facts::Facts;
+use crate::swarm::facts::{Facts, Moment, Request, Step};
 use proxy::config::{BalancePolicy, Cluster, HashSource};
+use proxy::error::Kind;
 
 pub(super) const LAW: Law =
     Law { name: "balance", says: "no endpoint gets all requests while others could", check };
@@ -100,7 +101,14 @@ fn avoids_the_bad(facts: &Facts, process: &Rc<str>, cluster: &Cluster, breaches:
         if members.len() < 3 || changes {
             continue;
         }
-        let firsts = facts.requests_to(process, &cluster.name).filter_map(|request| request.picks().next());
+        // Where a limit of the sidecar's own leaves no room, nothing is sent.
+        let is_sent = |request: &Request, endpoint: &str, when: Moment| {
+            let end = request.end_of_try(endpoint, when).map(|(_, step)| step);
+            !matches!(end, Some(Step::Failed { error, .. }) if *error == Kind::PoolFull.label())
+        };
+        let firsts = facts.requests_to(process, &cluster.name).filter_map(|request| {
+            request.picks().next().filter(|(when, endpoint, _)| is_sent(request, endpoint, *when))
+        });
         let firsts: Vec<_> = firsts.filter(|(when, ..)| within(when.at)).collect();
         let its =
             firsts.iter().filter(|(_, endpoint, _)| facts.instance_of(endpoint) == Some(instance)).count();
