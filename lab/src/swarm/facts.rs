@@ -202,23 +202,24 @@ pub enum Change {
 /// What a sidecar says when it has another configuration.
 pub(super) const IN_FORCE: &str = "the new configuration is in force";
 
-/// The configurations of an instance's sidecar, one after another.
-fn configurations(plan: &Plan, instance: usize) -> Vec<&str> {
+/// The configurations that an instance's sidecar was told, one after another. An entry of the timeline may be late, so what
+/// counts is the order in which the lab says that they strike and are over.
+fn configurations<'a>(plan: &'a Plan, log: &[Line], instance: usize) -> Vec<&'a str> {
     let base = plan.instances[instance].sidecar.as_deref().unwrap_or_default();
-    let mut all = vec![(Duration::ZERO, base)];
-    for entry in &plan.timeline {
-        if let Action::Configure { configs, .. } = &entry.action {
-            let strikes = entry.repeat.map_or(1, |repeat| repeat.times);
-            for nth in 0..strikes {
-                let later = entry.repeat.map_or(Duration::ZERO, |repeat| repeat.every * nth);
-                all.extend(configs.get(instance).map(|config| (entry.at + later, config.as_str())));
-                // It is reverted before it strikes again, so that only the order counts.
-                all.extend(entry.until.map(|_| (entry.at + later + Duration::from_nanos(1), base)));
+    let mut all = vec![base];
+    for line in log.iter().filter(|line| &*line.process == "lab") {
+        let told = plan.timeline.iter().find_map(|entry| {
+            let Action::Configure { configs, .. } = &entry.action else { return None };
+            match line.text.strip_prefix(&entry.name)? {
+                " strikes" => configs.get(instance).map(String::as_str),
+                " is over" => Some(base),
+                _ => None,
             }
-        }
+        });
+        // Who is told what it was told before has nothing to take.
+        all.extend(told.filter(|told| all.last() != Some(told)));
     }
-    all.sort_by_key(|(at, _)| *at);
-    all.into_iter().map(|(_, config)| config).collect()
+    all
 }
 
 impl Facts {
@@ -261,7 +262,7 @@ impl Facts {
             }
             let in_force = |line: &&Line| line.process == process && line.text == IN_FORCE;
             let since = std::iter::once(0).chain(log.iter().filter(in_force).map(|line| line.at_us));
-            let configs = configurations(&plan, position);
+            let configs = configurations(&plan, &log, position);
             let parsed = configs.iter().filter_map(|text| proxy::config::parse("sidecar.toml", text).ok());
             let in_turn: Vec<_> = since.zip(parsed).collect();
             snapshots.insert(process, in_turn);
