@@ -143,8 +143,7 @@ impl<S: Unpin> Body for UploadHalf<S> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
         if let Poll::Ready(Some(Err(error))) = &polled {
-            let is_malformed = strict::broke_off(error.as_ref());
-            this.shared.broken.set(Some(if is_malformed { Kind::Malformed } else { Kind::Client }));
+            this.shared.broken.set(Some(strict::broke_off(error.as_ref())));
         }
         if polled.is_ready() {
             this.timer = None;

@@ -486,7 +486,7 @@ impl<N: Net> Checkout<N> {
         let kind = if cause.is_parse() || cause.is_parse_too_large() {
             Kind::Protocol
         } else if cause.is_user() && has_body {
-            if strict::broke_off(&cause) { Kind::Malformed } else { Kind::Client }
+            strict::broke_off(&cause)
         } else {
             Kind::Terminated
         };

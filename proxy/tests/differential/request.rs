@@ -105,7 +105,7 @@ async fn answer(
     let (body, mut response) = match timeout(SILENCE, body.collect()).await {
         Ok(Ok(body)) => (Body::Whole(body.to_bytes().to_vec()), Response::new(Bytes::from_static(b"ok"))),
         Ok(Err(error)) => {
-            let kind = if strict::broke_off(&error) { Kind::Malformed } else { Kind::Client };
+            let kind = strict::broke_off(&error);
             (
                 Body::Broken,
                 reply::failure(&Error { cause: Some(error.into()), ..Error::new(kind) }, "test", false),

@@ -33,6 +33,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::closing::ClientEnd;
 use super::interim::Interim;
 use crate::config::Http1;
+use crate::error::Kind;
 use crate::mutant;
 use crate::world::{Abort, BehindFin};
 
@@ -186,12 +187,13 @@ pub fn is_offer(value: &[u8]) -> bool {
         && (begins(b"h2c") || begins(b"http/") || begins(b"tls/"))
 }
 
-/// Whether an error says that the body of a request broke off because it was malformed, and not because its client
-/// went away.
-pub fn broke_off(error: &(dyn std::error::Error + 'static)) -> bool {
+/// What it was that ended the body of a request before its time: it is [`Kind::Malformed`], or its client went away
+/// ([`Kind::Client`]).
+pub fn broke_off(error: &(dyn std::error::Error + 'static)) -> Kind {
     let mut errors = std::iter::successors(Some(error), |error| error.source());
-    errors.any(|error| {
+    let is_malformed = errors.any(|error| {
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
         matches!(kind, Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput))
-    })
+    });
+    if is_malformed { Kind::Malformed } else { Kind::Client }
 }
