@@ -303,9 +303,7 @@ impl<I: Abort> Closing<I> {
     pub fn strict(&mut self) -> &mut Strict<I> {
         &mut self.io
     }
-}
 
-impl<I: Abort> Closing<I> {
     /// The client's stream has ended between two requests: whether hyper must not know yet.
     fn keeps_end(&mut self, cx: &mut Context<'_>) -> bool {
         if !self.end.is_awaited() {

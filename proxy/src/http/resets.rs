@@ -104,6 +104,7 @@ impl<I> Resets<I> {
 
 #[derive(Debug, Default)]
 struct Frames {
+    /// Ends of a client count for nothing.
     is_client: bool,
     /// Bytes until the next header.
     skip: usize,
@@ -151,7 +152,7 @@ impl Frames {
         match kind {
             DATA | HEADERS if flags & END_STREAM != 0 && !self.is_client => self.end(stream),
             RST_STREAM if self.skip == 4 && !mutant::is_planted("takes-a-reset-for-an-end") => {
-                self.cuts = self.is_client || !self.ended.contains(&stream);
+                self.cuts = !self.ended.contains(&stream);
             }
             _ => {}
         }
