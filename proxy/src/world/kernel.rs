@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::recent::Recent;
+use super::recent::{Recent, canonical};
 use super::{Abort, BehindFin, Listener, Net, sock_diag};
 use crate::config::defaults::{KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES, KEEPALIVE_TIME, TCP_USER_TIMEOUT};
 
@@ -110,14 +110,13 @@ impl Net for KernelNet {
             }
         }
         tune(&SockRef::from(&socket))?;
-        match socket.connect(&to.into()) {
-            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
-            result => result?,
-        }
-        // Noted before anybody can have accepted it and asked.
-        if let Some(from) = socket.local_addr()?.as_socket() {
-            DIALLED.note(from, to);
-        }
+        DIALLED.note(to, || {
+            match socket.connect(&to.into()) {
+                Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+                result => result?,
+            }
+            Ok(socket.local_addr()?.as_socket())
+        })?;
         let stream = TcpStream::from_std(socket.into())?;
         stream.writable().await?;
         stream.take_error()?.map_or(Ok(stream), Err)
@@ -206,11 +205,6 @@ fn dialled(io: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
     let v4 = local.is_ipv4();
     let found = if v4 { socket.original_dst_v4() } else { socket.original_dst_v6() }.ok()?;
     found.as_socket().map(canonical)
-}
-
-/// The same address, with an IPv4-mapped one as IPv4.
-fn canonical(at: SocketAddr) -> SocketAddr {
-    SocketAddr::new(at.ip().to_canonical(), at.port())
 }
 
 /// What every socket of the data plane is set to: small writes go out at once, and a peer that is gone is found out.
