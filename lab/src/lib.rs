@@ -6,6 +6,14 @@
 //! faults against it, [`verdict`] judges, [`report`] tells. [`history`] is all of that for one seed in the simulator.
 
 #![warn(missing_docs)]
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic where nothing can be written: see `output`"
+)]
+
+#[macro_use]
+mod output;
 
 pub mod app;
 pub mod cli;

@@ -1,7 +1,8 @@
 //! What `lab` tells scripts: one test for each exit code of `docs/exit-codes.md`, without root.
 
+use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -109,6 +110,35 @@ fn what_cannot_be_run_or_written_is_3() {
     expect(&sim(&[&folder.unsupported()], &[]), 3, "the simulator has only the built-in apps");
     // A device that is always full.
     expect(&sim(&[&folder.passing()], &["--trace", "/dev/full"]), 3, "No space left");
+}
+
+#[test]
+fn output_that_cannot_be_written_is_3_unless_something_worse_was_found() {
+    let folder = Folder::new();
+    let (good, bad) = (folder.passing(), folder.failing());
+    let many = |it: &'static [&str]| [&["sim"], it].concat();
+    for (args, scenario, code) in [
+        (vec!["check"], &good, 3),
+        (vec!["sim"], &good, 3),
+        (many(&["--seeds", "2"]), &good, 3),
+        (many(&["--faults", "swarm", "--seeds", "1"]), &good, 3),
+        (vec!["sim"], &bad, 1),
+    ] {
+        // One is always full, and of the other nobody reads.
+        for out in
+            [File::options().write(true).open("/dev/full").unwrap().into(), std::io::pipe().unwrap().1.into()]
+        {
+            let child =
+                Command::new(EXE).args(&args).arg(scenario).stdout(out).stderr(Stdio::piped()).spawn();
+            let output = child.expect("the lab starts").wait_with_output().expect("the lab ends");
+            expect(&output, code, "cannot write to standard output");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!said.contains("panicked"), "{said}");
+        }
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let ended = Command::new(EXE).args(&args).arg(scenario).stdout(Stdio::null()).stderr(full).status();
+        assert_ne!(ended.expect("the lab runs").code(), Some(101), "{args:?}");
+    }
 }
 
 #[test]

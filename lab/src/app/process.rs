@@ -16,7 +16,7 @@ pub fn run(spec_json: &str, seed: u64) -> ExitCode {
     match start(spec_json, seed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("app: {e}");
+            errln!("app: {e}");
             ExitCode::FAILURE
         }
     }

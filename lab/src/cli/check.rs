@@ -13,7 +13,7 @@ pub(super) fn run(scenarios: &[PathBuf]) -> ExitCode {
         match read(path) {
             Ok(scenario) => {
                 let plan = scenario.plan(scenario.sidecars()[0]);
-                println!(
+                outln!(
                     "{}: ok: {}, {}, {}, {}",
                     path.display(),
                     count(plan.instances.len(), "instance"),

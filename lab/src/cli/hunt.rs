@@ -27,7 +27,7 @@ fn hunt(args: &Sim, path: Option<&Path>, scenario: &scenario::Scenario, text: &s
     let hunt = match Hunt::new(scenario, text) {
         Ok(hunt) => hunt,
         Err(why) => {
-            eprintln!("{}: {why}", path.map_or("the scenario".into(), |path| path.display().to_string()));
+            errln!("{}: {why}", path.map_or("the scenario".into(), |path| path.display().to_string()));
             return INVALID;
         }
     };
@@ -36,26 +36,26 @@ fn hunt(args: &Sim, path: Option<&Path>, scenario: &scenario::Scenario, text: &s
         Ok(courses) => courses,
         Err(failure) => return super::broken(&failure),
     };
-    println!("how long after the trigger all is well again, by load:\n\n{}", map::draw(&hunt, &courses));
+    outln!("how long after the trigger all is well again, by load:\n\n{}", map::draw(&hunt, &courses));
     let is_stuck = |course: &Course| matches!(course, Course::Stuck(_));
     let stuck: Vec<Point> = courses.iter().filter(|(_, course)| is_stuck(course)).map(|(p, _)| *p).collect();
     let Some(&worst) = stuck.iter().min_by_key(|point| (point.load, **point)) else {
-        println!("PASSED: no setting stays down");
+        outln!("PASSED: no setting stays down");
         return PASSED;
     };
     // The lowest load that does not recover is the most dangerous one.
     match (first..first + args.seeds).find_map(|seed| hunt.smallest(worst, seed).transpose()) {
         Some(Ok(smallest)) => tell(args, &hunt, worst, &smallest),
-        Some(Err(failure)) => eprintln!("{failure}"),
+        Some(Err(failure)) => errln!("{failure}"),
         None => {}
     }
     match stuck.iter().find(|point| point.is_own()) {
         None => {
-            println!("PASSED: the scenario's own setting recovers at every load that it can carry");
+            outln!("PASSED: the scenario's own setting recovers at every load that it can carry");
             PASSED
         }
         Some(point) => {
-            println!("FAILED: the scenario's own setting does not recover at {:.0}/s", hunt.rate(point.load));
+            outln!("FAILED: the scenario's own setting does not recover at {:.0}/s", hunt.rate(point.load));
             FAILED
         }
     }
@@ -96,7 +96,7 @@ fn explore(args: &Sim, hunt: &Hunt, first: u64) -> Result<BTreeMap<Point, Course
 }
 
 fn tell(args: &Sim, hunt: &Hunt, point: Point, smallest: &Smallest) {
-    println!(
+    outln!(
         "the smallest trigger that is enough at {:.0}/s (retries {}, per try {}, ejection {}): {:.0} % of the \
          scenario's, {:?} of faults",
         hunt.rate(point.load),
@@ -107,13 +107,13 @@ fn tell(args: &Sim, hunt: &Hunt, point: Point, smallest: &Smallest) {
         smallest.lasts,
     );
     let Some(folder) = &args.corpus else {
-        println!("\n{}", smallest.text);
+        outln!("\n{}", smallest.text);
         return;
     };
     let file = folder.join("metastable.toml");
     let kept = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&file, &smallest.text));
     match kept {
-        Ok(()) => println!("kept as {0}; replay: lab sim {0}", file.display()),
-        Err(error) => eprintln!("cannot keep it in {}: {error}", folder.display()),
+        Ok(()) => outln!("kept as {0}; replay: lab sim {0}", file.display()),
+        Err(error) => errln!("cannot keep it in {}: {error}", folder.display()),
     }
 }

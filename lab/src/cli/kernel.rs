@@ -41,7 +41,7 @@ pub(super) fn run(args: &Run) -> ExitCode {
     if args.link == Link::Bridge
         && let Some((path, _)) = scenarios.iter().find(|(_, s)| s.plan(s.sidecars()[0]).needs_wire())
     {
-        eprintln!(
+        errln!(
             "{} impairs links, and a bridge cannot: leave --link out, or ask for netem or wire",
             path.display()
         );
@@ -49,15 +49,15 @@ pub(super) fn run(args: &Run) -> ExitCode {
     }
     // Before anything is written.
     if let Err(error) = check::require() {
-        eprintln!("{error}");
+        errln!("{error}");
         return ExitCode::from(MACHINE);
     }
     let swept = kernel::sweep();
     for what in &swept.removed {
-        eprintln!("removed what an earlier run left behind: {what}");
+        errln!("removed what an earlier run left behind: {what}");
     }
     for what in &swept.left {
-        eprintln!("{what}");
+        errln!("{what}");
     }
     super::each(&args.scenarios, |path| {
         let (path, scenario) = scenarios.iter().find(|(p, _)| p == path).expect("every file was read");
@@ -103,7 +103,7 @@ fn cost(args: &Run, scenario: &Path, measured: &[(SidecarKind, compare::Latencie
     match (of(SidecarKind::Ours), of(SidecarKind::None)) {
         (Some(with), Some(without)) => {
             if let Some(table) = compare::table(with, without) {
-                println!("\n{table}");
+                outln!("\n{table}");
             }
         }
         (None, Some(without)) => {
@@ -111,11 +111,11 @@ fn cost(args: &Run, scenario: &Path, measured: &[(SidecarKind, compare::Latencie
             match compare::earlier(&args.out, &text, "ours") {
                 Some((dir, with)) => {
                     if let Some(table) = compare::table(&with, without) {
-                        println!("\n{table}  with sidecars: {}", dir.display());
+                        outln!("\n{table}  with sidecars: {}", dir.display());
                     }
                 }
                 None if without.is_empty() => {}
-                None => println!("\nrun it with sidecars too to see what they cost: --sidecar ours,none"),
+                None => outln!("\nrun it with sidecars too to see what they cost: --sidecar ours,none"),
             }
         }
         _ => {}
@@ -133,22 +133,22 @@ fn one(args: &Run, scenario: &Path, plan: Plan) -> Result<(Report, u8), Error> {
         Ok((report, logged)) => {
             // Before anything is printed: whoever reads the output may be gone.
             let saved = report::save(&report, &run_dir);
-            print!("{}", terminal::render(&report, super::style()));
+            out!("{}", terminal::render(&report, super::style()));
             let what = if saved.is_ok() { "results, events and logs" } else { "events and logs" };
-            println!("  {what}: {}", run_dir.display());
+            outln!("  {what}: {}", run_dir.display());
             let mut code = super::code(report.verdict);
             for (what, written) in [("results", saved), ("log of events", logged)] {
                 if let Err(error) = written {
-                    eprintln!("the {what} could not be written: {error}");
+                    errln!("the {what} could not be written: {error}");
                     code = super::worst(code, MACHINE);
                 }
             }
             Ok((report, code))
         }
         Err(error) => {
-            eprintln!("{error}");
+            errln!("{error}");
             if run_dir.join(EVENTS).exists() {
-                eprintln!("events and logs: {}", run_dir.display());
+                errln!("events and logs: {}", run_dir.display());
             }
             Err(error)
         }
@@ -257,16 +257,16 @@ fn interrupted(line: Rc<Line>) -> Result<impl Future<Output = ()>, Error> {
 /// Installs what is missing.
 fn setup() -> Result<(), ExitCode> {
     // apt-get may take minutes.
-    eprintln!("looking for missing packages");
+    errln!("looking for missing packages");
     match check::setup() {
         Ok(done) => {
             for line in done {
-                println!("{line}");
+                outln!("{line}");
             }
             Ok(())
         }
         Err(error) => {
-            eprintln!("{error}");
+            errln!("{error}");
             Err(ExitCode::from(MACHINE))
         }
     }
@@ -277,11 +277,11 @@ pub(super) fn doctor(install: bool) -> ExitCode {
     if install && let Err(code) = setup() {
         return code;
     }
-    print!("{}", check::table(&check::doctor()));
+    out!("{}", check::table(&check::doctor()));
     match check::require() {
         Ok(()) => ExitCode::from(PASSED),
         Err(error) => {
-            eprintln!("{error}");
+            errln!("{error}");
             ExitCode::from(MACHINE)
         }
     }
@@ -291,13 +291,13 @@ pub(super) fn doctor(install: bool) -> ExitCode {
 pub(super) fn clean() -> ExitCode {
     let swept = kernel::sweep();
     for what in &swept.removed {
-        println!("{what}");
+        outln!("{what}");
     }
     for what in &swept.left {
-        eprintln!("{what}");
+        errln!("{what}");
     }
     if swept.said().next().is_none() {
-        println!("nothing to remove");
+        outln!("nothing to remove");
     }
     ExitCode::from(if swept.left.is_empty() { PASSED } else { MACHINE })
 }

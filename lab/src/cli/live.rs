@@ -46,8 +46,8 @@ impl Line {
     /// Says something that stays, above the line.
     pub(super) fn say(&self, words: &str) {
         match self.terminal {
-            true => self.bar.suspend(|| eprintln!("{words}")),
-            false => eprintln!("{words}"),
+            true => self.bar.suspend(|| errln!("{words}")),
+            false => errln!("{words}"),
         }
     }
 

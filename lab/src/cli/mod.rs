@@ -20,6 +20,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::app;
 use crate::load;
+use crate::output;
 use crate::plan::SidecarKind;
 use crate::report::terminal::Style;
 use crate::run::Verdict;
@@ -214,6 +215,12 @@ enum Link {
 
 /// Runs the command of this process.
 pub fn main() -> ExitCode {
+    let code = command();
+    let is_fine = [PASSED, INCONCLUSIVE].map(ExitCode::from).contains(&code);
+    if is_fine && output::has_failed() { ExitCode::from(MACHINE) } else { code }
+}
+
+fn command() -> ExitCode {
     let cli = Cli::parse();
     match (cli.command, cli.run) {
         (Some(Command::Run(run)), _) | (None, Some(run)) => kernel::run(&run),
@@ -246,9 +253,9 @@ fn each(scenarios: &[PathBuf], run: impl Fn(&Path) -> u8) -> ExitCode {
         }
     }
     if scenarios.len() > 1 {
-        println!();
+        outln!();
         for (scenario, code) in &codes {
-            println!("{:<12}  {}", outcome(*code), scenario.display());
+            outln!("{:<12}  {}", outcome(*code), scenario.display());
         }
     }
     ExitCode::from(codes.into_iter().map(|(_, code)| code).fold(PASSED, worst))
@@ -256,7 +263,7 @@ fn each(scenarios: &[PathBuf], run: impl Fn(&Path) -> u8) -> ExitCode {
 
 /// Says why a history did not come to its end, and with which code that ends the command.
 fn broken(failure: &SimFailure) -> u8 {
-    eprintln!("{failure}");
+    errln!("{failure}");
     code_of(failure)
 }
 
@@ -313,11 +320,11 @@ fn mistyped(word: &str) -> Option<String> {
 fn read_with_text(path: &Path) -> Result<(Scenario, String), u8> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
-        eprintln!("cannot read {name}: {error}{}", mistyped(&name).unwrap_or_default());
+        errln!("cannot read {name}: {error}{}", mistyped(&name).unwrap_or_default());
         INVALID
     })?;
     let scenario = scenario::parse(&name, &text).map_err(|errors| {
-        eprintln!("{:?}", miette::Report::new(errors));
+        errln!("{:?}", miette::Report::new(errors));
         INVALID
     })?;
     Ok((scenario, text))

@@ -21,11 +21,11 @@ pub(super) fn run(args: &Sim) -> ExitCode {
         return super::hunt::run(args);
     }
     if args.corpus.is_some() {
-        eprintln!("--corpus is for --faults and --hunt");
+        errln!("--corpus is for --faults and --hunt");
         return ExitCode::from(INVALID);
     }
     if args.trace.is_some() && (args.seeds != 1 || args.scenarios.len() != 1) {
-        eprintln!("--trace is for one scenario and one seed");
+        errln!("--trace is for one scenario and one seed");
         return ExitCode::from(INVALID);
     }
     super::each(&args.scenarios, |path| {
@@ -47,7 +47,7 @@ fn one(args: &Sim, scenario: &Scenario, kind: SidecarKind, seed: u64) -> u8 {
     if let (Some(path), Ok(history)) = (&args.trace, &history)
         && let Err(error) = std::fs::write(path, history.text())
     {
-        eprintln!("cannot write the trace to {}: {error}", path.display());
+        errln!("cannot write the trace to {}: {error}", path.display());
         return MACHINE;
     }
     tell(&history)
@@ -60,17 +60,17 @@ fn tell(history: &Result<History, SimFailure>) -> u8 {
         Err(failure) => return super::broken(failure),
     };
     if !history.passed() {
-        println!("\ntimeline");
+        outln!("\ntimeline");
         for event in &history.events {
             let at = event.at_us as f64 / 1e6;
-            println!("  {at:>9.3} s  {:<8} {} {}", event.kind, event.subject, event.detail);
+            outln!("  {at:>9.3} s  {:<8} {} {}", event.kind, event.subject, event.detail);
         }
     }
     match &history.result {
         Ok(report) => {
-            print!("{}", terminal::render(report, super::style()));
+            out!("{}", terminal::render(report, super::style()));
         }
-        Err(error) => println!("CANNOT RUN: the mesh did not come up: {error}"),
+        Err(error) => outln!("CANNOT RUN: the mesh did not come up: {error}"),
     }
     code(history)
 }
@@ -105,11 +105,11 @@ fn many(args: &Sim, path: &Path, scenario: &Scenario, kind: SidecarKind, from: u
     let kind = args.sidecar.map(SidecarKind::from);
     let code = failures.tell(done, |seed| replay(path, kind, seed));
     if stopped && done < args.seeds {
-        println!("INTERRUPTED after {done} of {} seeds", args.seeds);
+        outln!("INTERRUPTED after {done} of {} seeds", args.seeds);
         return INTERRUPTED;
     }
     if code == PASSED {
-        println!("PASSED for every seed from {from} to {}", from.saturating_add(args.seeds) - 1);
+        outln!("PASSED for every seed from {from} to {}", from.saturating_add(args.seeds) - 1);
     }
     code
 }
@@ -142,19 +142,19 @@ impl Failures {
         if matches!(first, Err(SimFailure::Unsupported(_))) {
             return tell(first);
         }
-        println!("seed {seed} did not pass:");
+        outln!("seed {seed} did not pass:");
         tell(first);
         if self.seeds.len() > 1 {
-            println!();
+            outln!();
             for (seed, code, why) in self.seeds.iter().take(TOLD) {
-                println!("  seed {seed:<8} {:<12} {why}", super::outcome(*code));
+                outln!("  seed {seed:<8} {:<12} {why}", super::outcome(*code));
             }
             if let more @ 1.. = self.seeds.len().saturating_sub(TOLD) {
-                println!("  and {more} more");
+                outln!("  and {more} more");
             }
         }
-        println!("\n{} of {done} seeds did not pass", self.seeds.len());
-        println!("replay: {}", replay(*seed));
+        outln!("\n{} of {done} seeds did not pass", self.seeds.len());
+        outln!("replay: {}", replay(*seed));
         self.seeds.iter().map(|(_, code, _)| *code).fold(PASSED, super::worst)
     }
 }

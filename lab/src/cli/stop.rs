@@ -39,7 +39,7 @@ async fn hear() -> std::io::Result<()> {
             std::process::exit(i32::from(INTERRUPTED));
         }
         REQUESTED.store(true, Ordering::Relaxed);
-        eprintln!("stopping when the histories under way are over; once more to stop at once");
+        errln!("stopping when the histories under way are over; once more to stop at once");
     }
     Ok(())
 }

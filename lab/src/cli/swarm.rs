@@ -63,7 +63,7 @@ impl Source {
 /// Simulates every seed of every scenario; each stops at the first seed that breaks a law.
 pub(super) fn run(args: &Sim, faults: Faults) -> ExitCode {
     if args.mutant.is_some() && !cfg!(debug_assertions) {
-        eprintln!("--mutant needs a build with debug assertions; a release build has no mistakes to plant");
+        errln!("--mutant needs a build with debug assertions; a release build has no mistakes to plant");
         return ExitCode::from(MACHINE);
     }
     // There is one for the whole run, and it is needed as long.
@@ -73,7 +73,7 @@ pub(super) fn run(args: &Sim, faults: Faults) -> ExitCode {
         return match faults {
             Faults::Swarm => ExitCode::from(one_source(args, None, &Source::Random, 0, options)),
             Faults::Scenario => {
-                eprintln!("--faults scenario needs a scenario");
+                errln!("--faults scenario needs a scenario");
                 ExitCode::from(INVALID)
             }
         };
@@ -89,7 +89,7 @@ pub(super) fn run(args: &Sim, faults: Faults) -> ExitCode {
             Faults::Swarm => match Given::new(&scenario, &text) {
                 Ok(given) => Source::Mesh(given),
                 Err(why) => {
-                    eprintln!("{}: {why}", path.display());
+                    errln!("{}: {why}", path.display());
                     return INVALID;
                 }
             },
@@ -108,13 +108,13 @@ fn one_source(args: &Sim, path: Option<&Path>, source: &Source, first: u64, opti
 /// One day, with its whole log.
 fn replay(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options: Options) -> u8 {
     let text = source.text(seed);
-    println!("{text}");
+    outln!("{text}");
     let day = match source.run(seed, options) {
         Ok(day) => day,
         Err(failure) => return super::broken(&failure),
     };
     for line in &day.facts.log {
-        println!("{}", shown(line));
+        outln!("{}", shown(line));
     }
     if let Some(html) = &args.html
         && let Err(error) = std::fs::write(
@@ -122,16 +122,16 @@ fn replay(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options: 
             timeline::html(&day.facts, &day.violations, &text, &command(args, path, seed)),
         )
     {
-        eprintln!("cannot write the timeline to {}: {error}", html.display());
+        errln!("cannot write the timeline to {}: {error}", html.display());
         return MACHINE;
     }
-    println!();
+    outln!();
     if day.violations.is_empty() {
-        println!("PASSED: seed {seed} breaks no law");
+        outln!("PASSED: seed {seed} breaks no law");
         return PASSED;
     }
     for violation in &day.violations {
-        println!("FAILED: {violation}");
+        outln!("FAILED: {violation}");
     }
     FAILED
 }
@@ -174,17 +174,17 @@ fn search(args: &Sim, path: Option<&Path>, source: &Source, from: u64, options: 
     let done = tally.tell(&path.map_or("bad days".into(), |path| path.display().to_string()));
     match failed {
         None if super::stop::is_requested() && done < args.seeds => {
-            println!("INTERRUPTED after {done} of {} seeds, of which none broke a law", args.seeds);
+            outln!("INTERRUPTED after {done} of {} seeds, of which none broke a law", args.seeds);
             super::INTERRUPTED
         }
         None => {
             if args.seeds > 1 && !matches!(source, Source::File(..)) {
-                println!("days that have seen");
+                outln!("days that have seen");
                 for (situation, days) in situation::ALL.iter().zip(reached) {
-                    println!("  {days:>8}  {}", situation.name);
+                    outln!("  {days:>8}  {}", situation.name);
                 }
             }
-            println!("PASSED for every seed from {from} to {}", from.saturating_add(args.seeds) - 1);
+            outln!("PASSED for every seed from {from} to {}", from.saturating_add(args.seeds) - 1);
             PASSED
         }
         Some((_, Some(failure))) => super::broken(&failure),
@@ -194,16 +194,16 @@ fn search(args: &Sim, path: Option<&Path>, source: &Source, from: u64, options: 
 
 /// Looks for the smallest day that breaks the same law and tells its story.
 fn explain(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options: Options) -> u8 {
-    println!("seed {seed} breaks a law");
+    outln!("seed {seed} breaks a law");
     let (text, day, complaint) = match source.drawn(seed) {
         Some(drawn) => {
             let before = drawn.schedule().compatible().len();
             let Some(smallest) = shrink(drawn, options) else {
-                println!("FAILED, but not when it was run again: chance from outside got in");
+                outln!("FAILED, but not when it was run again: chance from outside got in");
                 return FAILED;
             };
             let after = smallest.schedule.compatible().len();
-            println!("made smaller in {} runs: {before} faults, {after} of them needed", smallest.runs);
+            outln!("made smaller in {} runs: {before} faults, {after} of them needed", smallest.runs);
             (smallest.schedule.scenario(), smallest.day, smallest.complaint)
         }
         None => match source.run(seed, options) {
@@ -214,22 +214,22 @@ fn explain(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options:
             Err(failure) => return super::broken(&failure),
         },
     };
-    print!("\n{text}");
+    out!("\n{text}");
     if let Some(day) = &day {
-        print!("\n{}", story(day));
+        out!("\n{}", story(day));
     }
-    println!("\nFAILED: {complaint}");
+    outln!("\nFAILED: {complaint}");
     if text.is_empty() {
-        println!("replay: {}", command(args, path, seed));
+        outln!("replay: {}", command(args, path, seed));
         return FAILED;
     }
     // What is shown is the smaller day, so that is what must be replayed, and a scenario file is its one lasting form.
     let folder = args.corpus.as_deref().unwrap_or(Path::new(KEPT));
     match keep(folder, seed, &complaint, args.mutant.as_deref(), &text) {
-        Ok(file) => println!("replay: {}", command_of(&file, args.mutant.as_deref(), seed)),
+        Ok(file) => outln!("replay: {}", command_of(&file, args.mutant.as_deref(), seed)),
         Err(error) => {
-            eprintln!("cannot keep it in {}: {error}", folder.display());
-            println!("replay, before it was made smaller: {}", command(args, path, seed));
+            errln!("cannot keep it in {}: {error}", folder.display());
+            outln!("replay, before it was made smaller: {}", command(args, path, seed));
         }
     }
     FAILED

@@ -37,7 +37,7 @@ impl Tally {
     pub fn tell(self, name: &str) -> u64 {
         let elapsed = self.bar.elapsed().as_secs_f64();
         self.bar.finish_and_clear();
-        println!(
+        outln!(
             "{name}: {} {} in {elapsed:.1} s, {:.1} seeds/s, {:.0} s simulated, {} requests",
             self.seeds,
             if self.seeds == 1 { "seed" } else { "seeds" },

@@ -38,7 +38,7 @@ pub fn run(spec_json: &str, start_ns: u64, until_ns: u64) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("load: {e}");
+            errln!("load: {e}");
             ExitCode::FAILURE
         }
     }
