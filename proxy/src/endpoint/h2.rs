@@ -33,7 +33,7 @@ use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Poll, ready};
+use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
@@ -55,7 +55,7 @@ use crate::http::resets::{self, Resets};
 use crate::http::{RequestBody, tunnel};
 use crate::mutant;
 use crate::telemetry::{EndpointMetrics, Open, OpenConnection};
-use crate::world::{Exec, Net};
+use crate::world::Net;
 
 /// Connections by endpoint. Cheap to clone; one for each worker.
 pub struct Streams<N> {
@@ -80,6 +80,34 @@ struct Group {
     doubted: Cell<Option<Instant>>,
     /// Those that wait for a stream.
     queue: Rc<Queue>,
+}
+
+/// Runs hyper's tasks for one connection. In one of them the peer's settings arrive. The driver, which knows the limit, is
+/// another, and hyper wakes it only for requests; so it is woken here while any wait for room.
+#[derive(Clone)]
+struct Tasks<N> {
+    net: N,
+    queue: Rc<Queue>,
+    driver: Rc<Cell<Option<Waker>>>,
+}
+
+impl<N: Net, F: Future + 'static> hyper::rt::Executor<F> for Tasks<N> {
+    fn execute(&self, task: F) {
+        let Tasks { queue, driver, .. } = self.clone();
+        self.net.spawn("http", async move {
+            let mut task = pin!(task);
+            poll_fn(|cx| {
+                let polled = task.as_mut().poll(cx);
+                if !queue.is_empty()
+                    && let Some(driver) = driver.take()
+                {
+                    driver.wake();
+                }
+                polled
+            })
+            .await;
+        });
+    }
 }
 
 /// What became of a dial.
@@ -421,7 +449,9 @@ async fn open_connection<N: Net>(
     let heard = Rc::new(Cell::new(Instant::now()));
     let io = Heard { io, tell: Some(tell), at: heard.clone() };
     let io = Resets::of_a_server(FirstFrame::of_a_server(io));
-    let (send, driver) = http2::Builder::new(Exec(net.clone()))
+    let tasks = Tasks { net: net.clone(), queue: queue.clone(), driver: Rc::default() };
+    let driven = tasks.driver.clone();
+    let (send, driver) = http2::Builder::new(tasks)
         .timer(TokioTimer::new())
         .initial_stream_window_size(window)
         .initial_connection_window_size(if mutant::is_planted("shares-one-window") {
@@ -468,6 +498,7 @@ async fn open_connection<N: Net>(
     let watched = Rc::downgrade(&connection);
     net.spawn("http2", async move {
         let ended = poll_fn(|cx| {
+            driven.set(Some(cx.waker().clone()));
             let polled = driver.as_mut().poll(cx);
             if let Some(connection) = watched.upgrade() {
                 let limit = driver.current_max_send_streams();

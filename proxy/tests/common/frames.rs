@@ -83,6 +83,13 @@ pub fn go_away(last: u32, code: u32) -> Vec<u8> {
     frame(GOAWAY, 0, 0, &[last.to_be_bytes(), code.to_be_bytes()].concat())
 }
 
+/// That so many streams may be open.
+pub fn max_concurrent_streams(most: u32) -> Vec<u8> {
+    const MAX_CONCURRENT_STREAMS: u16 = 3;
+    let setting = [&MAX_CONCURRENT_STREAMS.to_be_bytes()[..], &most.to_be_bytes()].concat();
+    frame(SETTINGS, 0, 0, &setting)
+}
+
 /// Starts a server that says `script`'s bytes once a request has ended. Where these are none, it closes the connection.
 pub async fn app(script: impl Fn(Turn) -> Vec<u8> + Clone + 'static) -> (SocketAddr, Record) {
     let mut listener = KernelNet::default().bind("127.0.0.1:0".parse().unwrap()).await.unwrap();

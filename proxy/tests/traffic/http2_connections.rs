@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::common::frames;
 use crate::common::h2c::{self, ask, request};
 use crate::common::{SERVICE, Seen, TestNet, Wire, app, cluster, inbound, outbound, run, spawn, until};
 use http::Response;
@@ -130,6 +131,32 @@ fn a_client_may_have_as_many_streams_as_are_configured() {
         let client = h2c::connect(near.at).await;
         ask(&client, request("GET", "/").body(()).unwrap(), "", None).await.unwrap();
         assert_eq!(client.current_max_send_streams(), 3);
+    });
+}
+
+#[test]
+fn who_waits_for_a_stream_gets_it_as_soon_as_the_endpoint_allows_more() {
+    run(async {
+        let (app, record) = frames::app(|turn| match turn.nth {
+            1 => [frames::max_concurrent_streams(1), frames::answer(turn.stream)].concat(),
+            2 => frames::max_concurrent_streams(2),
+            _ => [frames::answer(turn.stream - 2), frames::answer(turn.stream)].concat(),
+        })
+        .await;
+        let config = cluster("http", &[app], "limits.endpoint_connections = 1\ntimeouts.connect = '1m'");
+        let near = outbound(TestNet::to(SERVICE), &config).await;
+        let mut client = h2c::connect(near.at).await;
+        let get = || request("GET", "/").body(()).unwrap();
+        ask(&client, get(), "", None).await.unwrap();
+        let (first, mut upload) = client.send_request(request("POST", "/").body(()).unwrap(), false).unwrap();
+        until("it has its stream", || record.count(frames::HEADERS) == 2).await;
+        let (second, _) = client.send_request(get(), true).unwrap();
+        until("it waits", || near.count("proxy_endpoint_requests_waiting", &[]) == 1).await;
+        upload.send_data("end".into(), true).unwrap();
+        for answer in [first, second] {
+            assert_eq!(answer.await.unwrap().status(), 200);
+        }
+        assert_eq!(record.connections.get(), 1);
     });
 }
 
