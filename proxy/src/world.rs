@@ -109,7 +109,7 @@ pub trait Abort {
 pub enum BehindFin {
     /// The peer sends nothing more, and still reads.
     HalfClose,
-    /// Nobody reads any more.
+    /// Nobody reads any more; so it is after a reset too.
     Close,
     /// The peer is on another host: TCP says the same for both.
     Unknown,

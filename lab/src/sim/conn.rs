@@ -170,7 +170,8 @@ impl End {
         }
     }
 
-    fn is_reset(&self, now: u64) -> bool {
+    /// Whether a reset has arrived by `now`.
+    pub fn is_reset(&self, now: u64) -> bool {
         self.reset_at.is_some_and(|at| at <= now)
     }
 }

@@ -216,9 +216,10 @@ impl Abort for SimIo {
     fn behind_fin(&self) -> BehindFin {
         let found = self.stack.with(|s, wakes| {
             let now = s.now();
-            s.act(self.conn, now, wakes, |conn, _| {
+            s.act(self.conn, now, wakes, |conn, ctx| {
                 let [me, peer] = [&conn.ends[self.side], &conn.ends[1 - self.side]];
                 match (me.host == peer.host, peer.open) {
+                    _ if me.is_reset(ctx.now) => BehindFin::Close,
                     (false, _) => BehindFin::Unknown,
                     (true, true) => BehindFin::HalfClose,
                     (true, false) => BehindFin::Close,

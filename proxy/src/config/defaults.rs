@@ -58,6 +58,9 @@ pub const EXPECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const HEADER_BYTES: u32 = 64 * 1024;
 /// Least and most that `limits.header_bytes` may be: the smallest buffer that hyper works with, and Envoy's most.
 pub const HEADER_BYTES_RANGE: std::ops::RangeInclusive<u32> = 8 * 1024..=8192 * 1024;
+/// How much a client of HTTP/1 may send behind a request that waits for its answer before nothing more is read of it, bytes:
+/// room for the pipelined requests that clients have on their way, and for the largest head.
+pub const READ_AHEAD: usize = HEADER_BYTES as usize;
 /// Header lines of a message. Envoy's and hyper's default.
 pub const HEADERS: u32 = 100;
 /// Least and most that `limits.headers` may be. hyper takes a place for each of them with every message.

@@ -9,7 +9,8 @@
 //! - A reset reaches hyper as the error it is: it drops the request, and so the work at the endpoint is cancelled.
 //! - A client that has lost patience closes, and sends a FIN too. On this host the kernel knows whether anybody still reads
 //!   ([`Abort::behind_fin`]): if not, the request is dropped as after a reset. A client that half-closes may close later, of
-//!   which TCP says nothing, so the kernel is asked again from time to time.
+//!   which TCP says nothing, or reset the connection, of which a stream that was read to its end says nothing; so the
+//!   kernel is asked again from time to time.
 //! - Of a client on another host nobody knows. Whether the work goes on is the app's to decide, as if it were asked
 //!   directly: the FIN is passed on to it, behind the request, on its HTTP/1 connection ([`ClientEnd::has_half_closed`]). If
 //!   the app then ends the connection without an answer, the client gets none either ([`ClientEnd::give_up`]): it is not tried
@@ -43,7 +44,7 @@ use crate::world::{Abort, BehindFin};
 /// How soon after its FIN a client is looked at again, and twice as late each time up to [`LOOK_LAST`]. The kernel sends
 /// the FIN of a close a moment before it lets the socket go, so the first look may come too early.
 const LOOK_FIRST: Duration = Duration::from_millis(10);
-/// The longest time between two looks: a few system calls a second for each client that half-closes.
+/// The longest time between two looks: a few system calls a second for each client that sent its FIN and waits.
 const LOOK_LAST: Duration = Duration::from_secs(1);
 
 /// What the stream of a client and the handlers of its requests tell each other about its end. Cheap to clone.
@@ -282,9 +283,9 @@ impl Look {
         Look { fin, every: LOOK_FIRST, at: Box::pin(sleep(LOOK_FIRST)) }
     }
 
-    /// Looks again if it is time and anything can be seen.
+    /// Looks again if it is time.
     fn poll(&mut self, look: impl Fn() -> BehindFin, cx: &mut Context<'_>) -> BehindFin {
-        while self.fin == BehindFin::HalfClose && self.at.as_mut().poll(cx).is_ready() {
+        while self.fin != BehindFin::Close && self.at.as_mut().poll(cx).is_ready() {
             self.fin = look();
             self.every = LOOK_LAST.min(self.every * 2);
             self.at.set(sleep(self.every));
@@ -359,8 +360,8 @@ impl<I: Abort + AsyncWrite + Unpin> AsyncWrite for Closing<I> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
-        if self.end.flushed() && (self.io.is_refused() || self.end.is_due()) {
-            // hyper waits for the end of the stream, or for that of an answer that breaks off.
+        if self.end.flushed() && (self.io.is_ahead() || self.end.is_due()) {
+            // hyper waits for what was kept back, or for the end of an answer that breaks off.
             cx.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))

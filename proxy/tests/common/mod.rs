@@ -73,6 +73,7 @@ pub struct TestNet {
     redirects: BTreeMap<SocketAddr, SocketAddr>,
     silent: Vec<SocketAddr>,
     splices: bool,
+    remote: bool,
     reads_left: Arc<AtomicU32>,
 }
 
@@ -87,6 +88,7 @@ impl TestNet {
             redirects: BTreeMap::new(),
             silent: Vec::new(),
             splices: false,
+            remote: false,
             reads_left: Arc::new(NO_LIMIT.into()),
         }
     }
@@ -105,6 +107,11 @@ impl TestNet {
     /// Bytes may pass inside the kernel.
     pub fn splicing(self) -> Self {
         TestNet { splices: true, ..self }
+    }
+
+    /// Those who open connections to it count as on other hosts: what their FIN means nobody knows.
+    pub fn with_remote_clients(self) -> Self {
+        TestNet { remote: true, ..self }
     }
 
     /// Dialling `to` gets no answer.
@@ -131,11 +138,13 @@ impl Net for TestNet {
         let io = self.kernel.connect(to, from).await?;
         // What is opened now is new and works.
         self.reads_left.store(NO_LIMIT, Ordering::Relaxed);
-        Ok(TestIo { io, reads_left: self.reads_left.clone(), closed: false, splices: self.splices })
+        let reads_left = self.reads_left.clone();
+        Ok(TestIo { io, reads_left, closed: false, splices: self.splices, remote: false })
     }
 
     async fn bind(&self, at: SocketAddr) -> io::Result<TestListener> {
-        Ok(TestListener(self.kernel.bind(at).await?, self.splices))
+        let kernel = self.kernel.bind(at).await?;
+        Ok(TestListener { kernel, splices: self.splices, remote: self.remote })
     }
 
     async fn orig_dst(&self, _: &mut TestIo) -> Option<SocketAddr> {
@@ -152,19 +161,23 @@ impl Net for TestNet {
 }
 
 /// A listener of a [`TestNet`].
-pub struct TestListener(KernelListener, bool);
+pub struct TestListener {
+    kernel: KernelListener,
+    splices: bool,
+    remote: bool,
+}
 
 impl Listener for TestListener {
     type Io = TestIo;
 
     async fn accept(&mut self) -> io::Result<(TestIo, SocketAddr)> {
-        let (io, peer) = self.0.accept().await?;
+        let (io, peer) = self.kernel.accept().await?;
         let reads_left = Arc::new(NO_LIMIT.into());
-        Ok((TestIo { io, reads_left, closed: false, splices: self.1 }, peer))
+        Ok((TestIo { io, reads_left, closed: false, splices: self.splices, remote: self.remote }, peer))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.kernel.local_addr()
     }
 }
 
@@ -174,6 +187,7 @@ pub struct TestIo {
     reads_left: Arc<AtomicU32>,
     closed: bool,
     splices: bool,
+    remote: bool,
 }
 
 impl Abort for TestIo {
@@ -182,7 +196,11 @@ impl Abort for TestIo {
     }
 
     fn behind_fin(&self) -> BehindFin {
-        self.io.behind_fin()
+        match self.io.behind_fin() {
+            // A connection that is there has two ends.
+            _ if self.remote && self.io.peer_addr().is_ok() => BehindFin::Unknown,
+            known => known,
+        }
     }
 }
 

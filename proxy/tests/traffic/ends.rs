@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proxy::config::defaults::READ_AHEAD;
 use proxy::world::{KernelNet, Net};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -233,6 +234,103 @@ fn a_client_that_closes_is_found_out_even_if_it_half_closed_before_and_nobody_ha
             assert_eq!(near.count("proxy_abandoned_total", &[]), 1);
             assert_eq!(far.count("proxy_abandoned_total", &[]), 1);
         }
+    });
+}
+
+#[test]
+fn what_a_client_sends_behind_its_request_does_not_hide_that_it_leaves() {
+    run(async {
+        let silent = app(|_, mut wire| async move {
+            wire.request().await;
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let ask = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        let upload =
+            format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 50000\r\n\r\n{}", "b".repeat(50_000));
+        for behind in ["\r\n", "G", ask, &upload, "nonsense\n"] {
+            for (at_once, resets) in [(false, false), (false, true), (true, false), (true, true)] {
+                let (near, far) = pair(silent).await;
+                let mut client = near.client().await;
+                let (first, then) =
+                    if at_once { ([ask, behind].concat(), "") } else { (ask.to_owned(), behind) };
+                client.send(&first).await;
+                until("it is under way", || far.count("proxy_connects_total", &[]) == 1).await;
+                client.send(then).await;
+                if resets {
+                    client.reset();
+                } else {
+                    drop(client);
+                }
+                near.at_rest().await;
+                far.at_rest().await;
+                for side in [&near, &far] {
+                    assert_eq!(
+                        side.count("proxy_abandoned_total", &[]),
+                        1,
+                        "{behind:.20} {at_once} {resets}"
+                    );
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_client_on_another_host_that_half_closes_and_then_resets_cancels_its_request() {
+    run(async {
+        let (told, mut half_closed) = tokio::sync::mpsc::unbounded_channel();
+        let patient = app(move |_, mut wire| {
+            let told = told.clone();
+            async move {
+                wire.request().await;
+                assert!(wire.request().await.is_none());
+                told.send(()).unwrap();
+                std::future::pending::<()>().await;
+            }
+        })
+        .await;
+        let net = TestNet::to(&patient.to_string()).with_remote_clients();
+        let far = inbound(net, "service = 'orders'").await;
+        let mut client = far.client().await;
+        client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        client.io.shutdown().await.unwrap();
+        half_closed.recv().await;
+        assert_eq!(far.count("proxy_abandoned_total", &[]), 0);
+        client.reset();
+        far.at_rest().await;
+        assert_eq!(far.count("proxy_abandoned_total", &[]), 1);
+    });
+}
+
+#[test]
+fn more_pipelined_requests_than_are_read_ahead_are_all_answered() {
+    const REQUESTS: usize = 400;
+    run(async {
+        let served = app(|_, mut wire| async move {
+            while let Some(request) = wire.request().await {
+                let length = request.body.len();
+                wire.send(&format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n")).await;
+                wire.io.write_all(&request.body).await.unwrap();
+            }
+        })
+        .await;
+        let (near, far) = pair(served).await;
+        let mut client = near.client().await;
+        // The kernel has room for all the answers.
+        let body = |i: usize| i.to_string().repeat(300);
+        let head =
+            |body: &str| format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", body.len());
+        let all: String = (0..REQUESTS).map(|i| head(&body(i)) + &body(i)).collect();
+        assert!(all.len() > 4 * READ_AHEAD);
+        client.send(&all).await;
+        client.io.shutdown().await.unwrap();
+        for i in 0..REQUESTS {
+            assert_eq!(client.response(false).await.text(), body(i));
+        }
+        assert_eq!(hear(&mut client.io).await, (String::new(), Fin));
+        near.at_rest().await;
+        far.at_rest().await;
     });
 }
 

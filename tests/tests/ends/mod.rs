@@ -289,6 +289,20 @@ pub const HTTP: &[HttpRow] = &[
         None,
     ),
     ("RST before the answer", &[Meet, Abort], &[HEAD, Meet, Rest], [None, Some(("", Reset))], None),
+    (
+        "close behind a surplus CRLF",
+        &[Say("\r\n"), Meet],
+        &[HEAD, Meet, Rest],
+        [None, Some(("", Fin))],
+        Some([None, Some(("", Reset))]),
+    ),
+    (
+        "RST behind another request",
+        &[Say("GET / HTTP/1.1\r\nhost: a\r\n\r\n"), Meet, Abort],
+        &[HEAD, Meet, Rest],
+        [None, Some(("", Reset))],
+        None,
+    ),
     ("RST in the answer", &[Hear("half"), Abort], &[HEAD, LENGTH, Rest], [None, Some(("", Reset))], None),
     ("FIN without an answer", &[Rest], &[HEAD], [Some(("", Fin)), None], Some([Some((" 502 ", Fin)), None])),
     (

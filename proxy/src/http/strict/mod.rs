@@ -5,10 +5,14 @@
 //! disappears. An app that does not mend in the same way would see another message, so [`Strict`] reads along: it looks
 //! at each byte of a head once, in hyper's own buffer, copies nothing and skips bodies by their length.
 //!
+//! hyper gets one request at a time. What a client sends behind a request that waits for its answer is kept back, up to
+//! [`READ_AHEAD`] bytes: hyper stops reading as soon as it has something left to read, and would never hear that the
+//! client has gone ([`super::closing`]).
+//!
 //! A refusal never changes, loses or completes what came before it:
 //!
-//! - A head that is refused is the end of the stream for hyper, at a message's end, and not before all earlier
-//!   requests have been answered. Then [`super::serve`] writes the refusal ([`Strict::refusal`]).
+//! - A head that is refused is the end of the stream for hyper, at a message's end. All earlier requests have been
+//!   answered by then, and [`super::serve`] writes the refusal ([`Strict::refusal`]).
 //! - If the head was handed over already, reading fails where the offence stands: the request's body breaks off, and whoever
 //!   handles the request answers it, if it has not been answered yet ([`broke_off`] tells why).
 //!
@@ -25,19 +29,25 @@
 mod reader;
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::closing::ClientEnd;
 use super::interim::Interim;
 use crate::config::Http1;
+use crate::config::defaults::READ_AHEAD;
 use crate::error::Kind;
 use crate::mutant;
 use crate::world::{Abort, BehindFin};
 
 pub use reader::{Offence, Reader, Refused};
+
+/// How much is read ahead at once, bytes.
+const PIECE: usize = 4096;
 
 /// A client's stream that is read along.
 #[derive(Debug)]
@@ -46,6 +56,8 @@ pub struct Strict<I> {
     reader: Reader,
     interim: Interim,
     end: ClientEnd,
+    /// What the client has sent behind a request that waits for its answer.
+    ahead: BytesMut,
     offence: Option<Offence>,
     /// hyper knows the refused head as the end of the stream.
     ended: bool,
@@ -55,7 +67,8 @@ impl<I> Strict<I> {
     /// Around the stream of a client that is about to send its first request, and hears `interim` between hyper's words.
     /// `end` knows what is due to it. hyper must have the same `limits`.
     pub fn new(io: I, limits: Http1, interim: Interim, end: ClientEnd) -> Self {
-        Strict { io, reader: Reader::new(limits), interim, end, offence: None, ended: false }
+        let (reader, ahead) = (Reader::new(limits), BytesMut::new());
+        Strict { io, reader, interim, end, ahead, offence: None, ended: false }
     }
 
     /// What is to be refused now that hyper has ended: all that came before it has been answered, and nothing of its
@@ -64,19 +77,19 @@ impl<I> Strict<I> {
         self.offence.filter(|_| self.ended && !self.end.is_due())
     }
 
-    /// Whether what was read last was refused.
-    pub fn is_refused(&self) -> bool {
-        self.offence.is_some()
-    }
-
     /// Whether what was read ends with a request, or with one after which nothing is read.
     pub fn is_between_requests(&self) -> bool {
         self.reader.is_between_requests()
     }
 
-    /// Whether the client is in the middle of a request, or of one that was refused.
+    /// Whether the client is in the middle of a request, or of one that was refused, or has sent another.
     pub fn is_mid_request(&self) -> bool {
-        self.offence.is_some() || !self.reader.is_between_requests()
+        self.offence.is_some() || !self.reader.is_between_requests() || self.is_ahead()
+    }
+
+    /// Whether the client has sent something that was kept back.
+    pub fn is_ahead(&self) -> bool {
+        !self.ahead.is_empty()
     }
 
     /// The stream itself, for when hyper has ended.
@@ -89,12 +102,39 @@ impl<I> Strict<I> {
         if offence.in_body {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, offence.what)));
         }
-        // hyper drops a request in hand when the stream ends. It reads again once that has been answered.
-        if self.end.is_due() && !mutant::is_planted("refuses-before-its-turn") {
-            return Poll::Pending;
-        }
         self.ended = true;
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether what comes now is for later: hyper reads again once the request in hand has been answered.
+    fn is_early(&self) -> bool {
+        self.end.is_due() && self.is_between_requests() && !mutant::is_planted("refuses-before-its-turn")
+    }
+
+    /// Keeps what the client sends. Ready when its stream ends.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    where
+        I: AsyncRead + Unpin,
+    {
+        let mut piece = [MaybeUninit::uninit(); PIECE];
+        // At the limit nothing wakes hyper but the end of the answer.
+        while self.ahead.len() < READ_AHEAD {
+            let mut piece = ReadBuf::uninit(&mut piece);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut piece))?;
+            if piece.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.ahead.extend_from_slice(piece.filled());
+        }
+        Poll::Pending
+    }
+
+    /// How many of `bytes`, which come next, are for hyper: all that is good, to the end of a message at most.
+    fn judge(&mut self, bytes: &[u8]) -> usize {
+        self.reader.read(bytes).unwrap_or_else(|Refused { good, offence }| {
+            self.offence = Some(offence);
+            good
+        })
     }
 
     /// Writes what goes before hyper's next word, and then that.
@@ -132,16 +172,31 @@ impl<I: AsyncRead + Unpin> AsyncRead for Strict<I> {
         if let Some(offence) = self.offence {
             return self.refused(offence);
         }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        if let Err(Refused { good, offence }) = self.reader.read(&buf.filled()[before..]) {
-            self.offence = Some(offence);
-            buf.set_filled(before + good);
-            if good == 0 {
-                return self.refused(offence);
-            }
+        let this = &mut *self;
+        if this.is_early() {
+            return this.poll_ahead(cx);
         }
-        Poll::Ready(Ok(()))
+        let good = if this.ahead.is_empty() {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            let good = this.judge(&buf.filled()[before..]);
+            this.ahead.extend_from_slice(&buf.filled()[before + good..]);
+            buf.set_filled(before + good);
+            good
+        } else {
+            let mut ahead = std::mem::take(&mut this.ahead);
+            let good = this.judge(&ahead[..ahead.len().min(buf.remaining())]);
+            buf.put_slice(&ahead[..good]);
+            ahead.advance(good);
+            if !ahead.is_empty() {
+                this.ahead = ahead;
+            }
+            good
+        };
+        match this.offence {
+            Some(offence) if good == 0 => this.refused(offence),
+            _ => Poll::Ready(Ok(())),
+        }
     }
 }
 

@@ -178,19 +178,25 @@ impl Reader {
         matches!(self.at, At::Start | At::Unread)
     }
 
-    /// Reads on. After a refusal there is nothing to read.
+    /// Reads on to the end of a message at most; how many bytes that were. After a refusal there is nothing to read.
     ///
     /// # Errors
     /// What is refused, and what comes before it.
-    pub fn read(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+    pub fn read(&mut self, bytes: &[u8]) -> Result<usize, Refused> {
         let was_in_body = !self.at.is_in_head();
         // Where the message at hand begins; `None` if it did so in an earlier read.
         let mut begin = None;
         let mut i = 0;
         let mut result = Ok(());
-        while i < bytes.len() && self.at != At::Unread {
-            if self.at == At::Start {
-                begin = Some(i);
+        while i < bytes.len() {
+            let at = self.at;
+            match at {
+                At::Unread => {
+                    i = bytes.len();
+                    break;
+                }
+                At::Start => begin = Some(i),
+                _ => {}
             }
             match self.take(&bytes[i..]) {
                 Ok(n) => i += n,
@@ -199,11 +205,15 @@ impl Reader {
                     break;
                 }
             }
+            // An empty line is no message.
+            if self.at == At::Start && at != At::StartLf {
+                break;
+            }
         }
         if result.is_ok() && self.at.is_in_head() && self.head >= self.limits.header_bytes {
             result = too_large(TOO_MANY_BYTES);
         }
-        result.map_err(|(kind, what)| {
+        result.map(|()| i).map_err(|(kind, what)| {
             let in_body = begin.is_none() && was_in_body;
             let good = begin.unwrap_or(if in_body { i } else { 0 });
             Refused { good, offence: Offence { kind, what, in_body, is_head: self.message.is_head } }

@@ -1,10 +1,20 @@
 use super::*;
 use proptest::prelude::*;
 
+/// Reads all of `bytes`, which may be several messages.
+fn read(reader: &mut Reader, bytes: &[u8]) -> Result<(), Refused> {
+    let mut at = 0;
+    while at < bytes.len() {
+        let refused = |refused: Refused| Refused { good: at + refused.good, ..refused };
+        at += reader.read(&bytes[at..]).map_err(refused)?;
+    }
+    Ok(())
+}
+
 /// What is wrong with `bytes` in pieces of `size`.
 fn judge(bytes: &[u8], size: usize) -> Result<(), (Kind, &'static str)> {
     let mut reader = Reader::new(Http1::default());
-    let judged = bytes.chunks(size).try_for_each(|piece| reader.read(piece));
+    let judged = bytes.chunks(size).try_for_each(|piece| read(&mut reader, piece));
     judged.map_err(|refused| (refused.offence.kind, refused.offence.what))
 }
 
@@ -66,11 +76,11 @@ fn what_comes_before_an_offence_is_handed_over_wherever_the_bytes_are_torn() {
         for at in 0..bytes.len() {
             let mut reader = Reader::new(Http1::default());
             let (first, second) = bytes.as_bytes().split_at(at);
-            match reader.read(first) {
+            match read(&mut reader, first) {
                 Err(refused) => assert_eq!(refused.good, whole.len(), "{bytes:?} {at}"),
                 // The first part of a head that is torn is with hyper, which never sees its end.
                 Ok(()) => {
-                    let refused = reader.read(second).unwrap_err();
+                    let refused = read(&mut reader, second).unwrap_err();
                     assert_eq!(at + refused.good, at.max(whole.len()), "{bytes:?} {at}");
                 }
             }
@@ -80,8 +90,8 @@ fn what_comes_before_an_offence_is_handed_over_wherever_the_bytes_are_torn() {
     for at in 0..bytes.len() {
         let mut reader = Reader::new(Http1::default());
         let (first, second) = bytes.as_bytes().split_at(at);
-        reader.read(first).unwrap();
-        let refused = reader.read(second).unwrap_err();
+        read(&mut reader, first).unwrap();
+        let refused = read(&mut reader, second).unwrap_err();
         let head = chunks.find("5\r\n").unwrap();
         assert_eq!(refused.offence.in_body, at >= head, "{at}");
         assert_eq!(at + refused.good, if at >= head { chunks.len() } else { at }, "{at}");
@@ -101,14 +111,30 @@ fn a_head_is_as_large_as_it_may_be_and_no_larger() {
     ] {
         for size in 1..bytes.len() {
             let mut reader = Reader::new(limits);
-            let judged = bytes.as_bytes().chunks(size).try_for_each(|piece| reader.read(piece));
+            let judged = bytes.as_bytes().chunks(size).try_for_each(|piece| read(&mut reader, piece));
             assert_eq!(judged.err().map(|refused| refused.offence.kind), expected, "{bytes:?} {size}");
         }
         // What was counted for one does not count for the next.
         let mut reader = Reader::new(limits);
         let twice = bytes.repeat(2);
-        assert_eq!(reader.read(twice.as_bytes()).is_ok(), expected.is_none(), "{bytes:?}");
+        assert_eq!(read(&mut reader, twice.as_bytes()).is_ok(), expected.is_none(), "{bytes:?}");
     }
+}
+
+#[test]
+fn reading_stops_at_the_end_of_a_message_and_an_empty_line_is_none() {
+    let first = "\r\n\r\nPOST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi";
+    let second = "\r\nPOST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n";
+    let tunnel = "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n\r\nG";
+    let bytes = [first, second, tunnel].concat();
+    let (mut reader, mut at) = (Reader::new(Http1::default()), 0);
+    for message in [first, second, tunnel] {
+        assert_eq!(reader.read(&bytes.as_bytes()[at..]), Ok(message.len()));
+        assert!(reader.is_between_requests());
+        at += message.len();
+    }
+    assert_eq!(reader.read(b"\r\n"), Ok(2), "nothing that follows a tunnel is read");
+    assert_eq!(Reader::new(Http1::default()).read(b"\r\n"), Ok(2));
 }
 
 proptest! {
