@@ -125,9 +125,8 @@ fn output_that_cannot_be_written_is_3_unless_something_worse_was_found() {
         (vec!["sim"], &bad, 1),
     ] {
         // One is always full, and of the other nobody reads.
-        for out in
-            [File::options().write(true).open("/dev/full").unwrap().into(), std::io::pipe().unwrap().1.into()]
-        {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        for out in [Stdio::from(full), Stdio::from(std::io::pipe().unwrap().1)] {
             let child =
                 Command::new(EXE).args(&args).arg(scenario).stdout(out).stderr(Stdio::piped()).spawn();
             let output = child.expect("the lab starts").wait_with_output().expect("the lab ends");
