@@ -112,6 +112,11 @@ fn what_cannot_be_run_or_written_is_3() {
     expect(&sim(&[&folder.passing()], &["--trace", "/dev/full"]), 3, "No space left");
 }
 
+/// A device that is always full.
+fn full() -> File {
+    File::options().write(true).open("/dev/full").expect("every Linux has it")
+}
+
 #[test]
 fn output_that_cannot_be_written_is_3_unless_something_worse_was_found() {
     let folder = Folder::new();
@@ -124,9 +129,9 @@ fn output_that_cannot_be_written_is_3_unless_something_worse_was_found() {
         (many(&["--faults", "swarm", "--seeds", "1"]), &good, 3),
         (vec!["sim"], &bad, 1),
     ] {
-        // One is always full, and of the other nobody reads.
-        let full = File::options().write(true).open("/dev/full").unwrap();
-        for out in [Stdio::from(full), Stdio::from(std::io::pipe().unwrap().1)] {
+        let (unread, written) = std::io::pipe().unwrap();
+        drop(unread);
+        for out in [full().into(), Stdio::from(written)] {
             let child =
                 Command::new(EXE).args(&args).arg(scenario).stdout(out).stderr(Stdio::piped()).spawn();
             let output = child.expect("the lab starts").wait_with_output().expect("the lab ends");
@@ -134,8 +139,7 @@ fn output_that_cannot_be_written_is_3_unless_something_worse_was_found() {
             let said = String::from_utf8_lossy(&output.stderr);
             assert!(!said.contains("panicked"), "{said}");
         }
-        let full = File::options().write(true).open("/dev/full").unwrap();
-        let ended = Command::new(EXE).args(&args).arg(scenario).stdout(Stdio::null()).stderr(full).status();
+        let ended = Command::new(EXE).args(&args).arg(scenario).stdout(Stdio::null()).stderr(full()).status();
         assert_ne!(ended.expect("the lab runs").code(), Some(101), "{args:?}");
     }
 }
