@@ -565,13 +565,13 @@ impl Stream {
 
 /// What a stream means that failed before the head of its response. RFC 9113 section 8.7: neither a refused stream nor one
 /// after the last that GOAWAY names was processed, whatever the code of the GOAWAY. (h2 tells of a GOAWAY only those
-/// streams, and those that it did not send because of it.)
+/// streams, and those that it did not send because of it.) hyper blames its user if the connection ends before the stream
+/// could be opened; that is the end of the connection and nothing else.
 fn kind(cause: &hyper::Error) -> Kind {
     match resets::h2_error(cause) {
         _ if resets::of_peer(cause) == Some(h2::Reason::REFUSED_STREAM) => Kind::Refused,
         Some(error) if is_go_away(error) => Kind::Refused,
         Some(error) if error.is_library() => Kind::Protocol,
-        None if cause.is_user() => Kind::Client,
         _ => Kind::Terminated,
     }
 }

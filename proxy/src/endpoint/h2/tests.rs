@@ -11,6 +11,8 @@ use crate::world::RngTree;
 const TWO: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 2];
 /// SETTINGS that allow ten.
 const TEN: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 10];
+/// SETTINGS that allow one.
+const ONE: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1];
 const PING: &[u8] = &[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
 /// GOAWAY without an error, before the first stream.
 const GOAWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -255,6 +257,26 @@ async fn a_request_after_the_last_that_goaway_names_counts_as_refused_and_nonsen
     run(async {
         assert_eq!(failed(GOAWAY).await, (Kind::Refused, false));
         assert_eq!(failed(NONSENSE).await.0, Kind::Protocol);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_a_stream_inside_hyper_fails_with_the_connection_and_not_with_its_client() {
+    run(async {
+        let (net, streams) = streams(TEN);
+        let (first, second) = (checkout(&streams).await, checkout(&streams).await);
+        let mut server = net.servers.borrow_mut().pop().unwrap();
+        server.write_all(ONE).await.unwrap();
+        sleep(TICK).await;
+        let end = async {
+            sleep(TICK).await;
+            drop(server);
+        };
+        let (first, second, ()) = tokio::join!(first.send(request()), second.send(request()), end);
+        for sent in [first, second] {
+            assert_eq!(sent.err().unwrap().0.kind, Kind::Terminated);
+        }
     })
     .await;
 }
