@@ -90,6 +90,9 @@ impl EndpointStatus {
     fn new(endpoint: &Endpoint, known: &config::Endpoint, now: Instant) -> Self {
         let state = match endpoint.phase() {
             Phase::Closed => State::InUse,
+            Phase::HalfOpen(reason) if endpoint.awaits_probe(now) => {
+                State::Ejected { reason: reason.label(), rest: Duration::ZERO }
+            }
             Phase::HalfOpen(reason) => State::Probing { reason: reason.label() },
             Phase::Ejected(until, reason) => {
                 State::Ejected { reason: reason.label(), rest: until.saturating_duration_since(now) }

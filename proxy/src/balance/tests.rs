@@ -414,6 +414,20 @@ async fn as_many_choices_as_members_find_the_one_with_the_fewest_requests_in_han
 }
 
 #[test]
+fn the_page_tells_a_probe_that_is_under_way_from_one_that_the_next_request_will_be() {
+    let (cluster, now) = (cluster("", &[""]), Instant::now());
+    let shown = |now| cluster.status(now).endpoints[0].state.to_string();
+    eject_for(&cluster, 0, now, S);
+    assert!(shown(now).contains("for another"));
+    let lapsed = now + 10 * S;
+    assert!(shown(lapsed).contains("the next request is its probe"));
+    let (_in_hand, is_probe) = cluster.endpoints[0].begin(lapsed);
+    assert!(is_probe && shown(lapsed).contains("its probe is under way"));
+    cluster.endpoints[0].on_outcome(Outcome::Unknown, lapsed, lapsed, &EJECT);
+    assert!(shown(lapsed).contains("the next request is its probe"), "it was given up");
+}
+
+#[test]
 fn the_first_tries_are_remembered_until_there_are_too_many() {
     let mut tried = Tried::default();
     assert!(tried.is_empty() && !tried.contains(0));

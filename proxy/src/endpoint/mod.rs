@@ -136,6 +136,11 @@ impl Endpoint {
         self.state().breaker.phase()
     }
 
+    /// Whether the next request would be its probe.
+    pub fn awaits_probe(&self, now: Instant) -> bool {
+        self.state().breaker.awaits_probe(now)
+    }
+
     /// Whether it is left alone. One that waits for its probe, or for what came of it, is.
     pub fn is_ejected(&self) -> bool {
         self.phase() != Phase::Closed
