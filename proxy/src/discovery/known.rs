@@ -50,6 +50,8 @@ pub struct Known {
     state: State,
     empty_grace: Duration,
     stale_after: Option<Duration>,
+    /// What the source told last, if it was given up since nobody confirmed it.
+    given_up: Option<Arc<Vec<Endpoint>>>,
     /// Until when the last endpoints are kept although there should be none.
     empty_at: Option<Instant>,
 }
@@ -59,7 +61,8 @@ impl Known {
     /// `stale_after`, how long they are while it says nothing, if not for ever.
     pub fn new(empty_grace: Duration, stale_after: Option<Duration>) -> Self {
         let state = State::Waiting(None);
-        Known { endpoints: Arc::default(), version: 0, state, empty_grace, stale_after, empty_at: None }
+        let (endpoints, given_up, empty_at) = (Arc::default(), None, None);
+        Known { endpoints, version: 0, state, empty_grace, stale_after, given_up, empty_at }
     }
 
     /// Takes news; true if the endpoints are others now.
@@ -72,15 +75,16 @@ impl Known {
                     self.stale("the source names no endpoint any more".into(), now);
                     return self.tick(now);
                 }
-                self.empty_at = None;
+                (self.empty_at, self.given_up) = (None, None);
                 self.state = State::Fresh;
-                self.set(endpoints)
+                self.set(endpoints.into())
             }
             News::Confirmed => {
-                if self.empty_at.is_none() && self.version > 0 {
-                    self.state = State::Fresh;
+                if self.empty_at.is_some() || self.version == 0 {
+                    return false;
                 }
-                false
+                self.state = State::Fresh;
+                self.given_up.take().is_some_and(|endpoints| self.set(endpoints))
             }
             News::Passed(_) => false,
             News::Lost(why) | News::Rejected(why) => {
@@ -95,14 +99,19 @@ impl Known {
         let too_old = |limit| matches!(self.state, State::Stale { .. }) && self.age(now) >= limit;
         if self.empty_at.is_none() && self.stale_after.is_some_and(too_old) {
             // It stays stale: whether there are any is not known.
-            return self.set(Vec::new());
+            let last = self.endpoints.clone();
+            let changed = self.set(Arc::default());
+            if changed {
+                self.given_up = Some(last);
+            }
+            return changed;
         }
         if self.empty_at.is_none_or(|at| now < at) {
             return false;
         }
         self.empty_at = None;
         self.state = State::Fresh;
-        self.set(Vec::new())
+        self.set(Arc::default())
     }
 
     /// The endpoints.
@@ -136,11 +145,11 @@ impl Known {
         };
     }
 
-    fn set(&mut self, endpoints: Vec<Endpoint>) -> bool {
-        if self.version > 0 && *self.endpoints == endpoints {
+    fn set(&mut self, endpoints: Arc<Vec<Endpoint>>) -> bool {
+        if self.version > 0 && self.endpoints == endpoints {
             return false;
         }
-        self.endpoints = Arc::new(endpoints);
+        self.endpoints = endpoints;
         self.version += 1;
         true
     }
@@ -237,6 +246,19 @@ mod tests {
         assert!(matches!(known.state(), State::Stale { .. }) && !known.tick(begun + seconds(131)));
         assert!(known.hear(News::Endpoints(endpoints()), begun + seconds(140)));
         assert_eq!((known.state(), known.endpoints().len()), (&State::Fresh, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_given_up_is_there_again_once_the_source_confirms_it_and_not_after_it_told_otherwise() {
+        let (now, mut known) = (Instant::now(), Known::new(Duration::ZERO, Some(seconds(30))));
+        for (told, left) in [(News::Confirmed, &[1, 2][..]), (News::Endpoints(vec![]), &[][..])] {
+            known.hear(News::Endpoints(endpoints(&[1, 2])), now);
+            known.hear(News::Lost("silence".into()), now);
+            assert!(known.tick(now + seconds(30)) && known.endpoints().is_empty());
+            known.hear(told, now + seconds(31));
+            assert!(!known.hear(News::Confirmed, now + seconds(32)));
+            assert_eq!((known.state(), known.endpoints().to_vec()), (&State::Fresh, endpoints(left)));
+        }
     }
 
     proptest! {
