@@ -22,7 +22,7 @@ pub struct Services {
     pub targets: Vec<Target>,
     /// Addresses of targets that the answer brought along.
     pub known: Vec<(Name, IpAddr)>,
-    /// For how many seconds that holds, if the answer says so.
+    /// For how many seconds that holds, these addresses included, if the answer says so.
     pub ttl: Option<u32>,
 }
 
@@ -100,10 +100,12 @@ pub fn services(message: &Message) -> Services {
         }
         _ => None,
     };
+    let brought =
+        message.additionals.iter().filter(|record| address(record).is_some()).map(|record| record.ttl);
     Services {
         targets: message.answers.iter().filter_map(target).collect(),
         known: message.additionals.iter().filter_map(address).collect(),
-        ttl: ttl(message),
+        ttl: ttl(message).into_iter().chain(brought).min(),
     }
 }
 
@@ -215,6 +217,7 @@ mod tests {
         assert_eq!(found.targets.len(), 1);
         assert_eq!((found.targets[0].priority, found.targets[0].weight, found.targets[0].port), (1, 5, 8080));
         assert_eq!(found.known, [(name("a.example").unwrap(), IpAddr::from([10, 0, 0, 1]))]);
+        assert_eq!(found.ttl, Some(9), "the address holds for less long than the service");
     }
 
     proptest! {
