@@ -22,6 +22,8 @@ use rand::rngs::StdRng;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpStream;
 
+#[cfg(test)]
+pub(crate) mod fake;
 mod kernel;
 mod recent;
 mod sock_diag;

@@ -81,7 +81,7 @@ async fn story(server: SocketAddr, restart: impl AsyncFnOnce()) {
     let heard = told(&client, from, 2).await;
     assert!(heard[0].created && position.begun(heard[0].header));
     assert_eq!(words(&heard), ["+orders-0=a", "+orders-1=b"]);
-    position.seen(heard.last().unwrap().header);
+    position.seen(heard.last().unwrap().revision());
 
     // What was there before a crash is there after it, and a watch goes on.
     restart().await;

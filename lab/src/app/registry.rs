@@ -335,11 +335,15 @@ impl Feed {
             self.next = self.next.max(store.revision + 1);
             return None;
         };
-        let event = |change: &Change| match &change.value {
-            Some(value) => {
-                json!({ "kv": { "key": STANDARD.encode(&change.key), "value": STANDARD.encode(value) } })
+        let event = |change: &Change| {
+            let (key, mod_revision) = (STANDARD.encode(&change.key), revision.to_string());
+            match &change.value {
+                Some(value) => {
+                    let value = STANDARD.encode(value);
+                    json!({ "kv": { "key": key, "mod_revision": mod_revision, "value": value } })
+                }
+                None => json!({ "type": "DELETE", "kv": { "key": key, "mod_revision": mod_revision } }),
             }
-            None => json!({ "type": "DELETE", "kv": { "key": STANDARD.encode(&change.key) } }),
         };
         let events: Vec<Value> = store
             .history

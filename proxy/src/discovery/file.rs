@@ -47,22 +47,20 @@ mod tests {
     use std::fs;
     use std::time::Duration;
 
-    use tokio::sync::mpsc::unbounded_channel;
     use tokio::time::timeout;
 
-    use super::super::board::Task;
     use super::*;
+    use crate::discovery::fake::followed;
 
     #[tokio::test]
     async fn a_file_is_followed_and_a_wrong_one_points_at_its_words() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("orders.toml");
-        let (news, mut heard) = unbounded_channel();
-        let following = follow(path.clone(), Teller { task: Task::default(), news });
-        let story = async {
+        let source = |teller| follow(path.clone(), teller);
+        followed(source, async |mut heard| {
             let mut next = async || {
-                let news = timeout(Duration::from_secs(30), heard.recv()).await;
-                news.expect("every change is noticed").unwrap().1
+                let news = timeout(Duration::from_secs(30), heard.next()).await;
+                news.expect("every change is noticed")
             };
             assert!(matches!(next().await, News::Lost(why) if why.contains("No such file")));
             fs::write(&path, "[[endpoint]]\naddress = '10.0.0.1:80'\nweight = 2\n").unwrap();
@@ -73,10 +71,7 @@ mod tests {
             assert!(why.contains("orders.toml:2:11") && why.contains("add the port"), "{why}");
             fs::write(&path, "endpoint = []").unwrap();
             assert_eq!(next().await, News::Endpoints(vec![]));
-        };
-        tokio::select! {
-            () = following => unreachable!("it follows for as long as it is polled"),
-            () = story => {}
-        }
+        })
+        .await;
     }
 }

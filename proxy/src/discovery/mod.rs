@@ -15,6 +15,8 @@ mod board;
 pub mod dns;
 pub mod document;
 pub mod etcd;
+#[cfg(test)]
+mod fake;
 mod file;
 mod known;
 mod pace;
@@ -114,5 +116,58 @@ async fn follow<N: Net>(world: World<N>, source: Source, teller: Teller) {
         Source::Etcd(etcd) => {
             etcd::watch::follow(etcd::Client::new(world.net, etcd.servers), etcd.prefix, rng, teller).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::defaults::DISCOVERY_INTERVAL;
+    use crate::telemetry::Metrics;
+    use crate::world::fake::{FakeNet, run as run_test};
+    use crate::world::{RngTree, SystemWall};
+    use etcd::fake::asked;
+
+    const LIST: &str = r#"{"header":{"revision":"5"}}"#;
+    const BEGUN: &str = r#"{"header":{"revision":"5"},"created":true}"#;
+    /// `{"address":"10.0.1.1:80"}` stands under the key `x`.
+    const CHANGE: &str =
+        r#"{"events":[{"kv":{"key":"eA==","value":"eyJhZGRyZXNzIjoiMTAuMC4xLjE6ODAifQ=="}}]}"#;
+
+    #[tokio::test(start_paused = true)]
+    async fn first_answers_come_into_force_at_once_and_later_changes_at_their_pace() {
+        let cluster = |name| {
+            format!(
+                "[[cluster]]\nname = '{name}'\naddresses = ['10.96.0.1:80']\n\
+                 discovery.etcd = {{ endpoints = ['10.0.0.1:2379'], prefix = '/{name}/' }}\n"
+            )
+        };
+        let text = format!("service = 'web'\n{}{}", cluster("a"), cluster("b").replace("0.1:80", "0.2:80"));
+        let (net, board) = (FakeNet::default(), Arc::new(Board::default()));
+        board.want(&crate::config::parse("sidecar.toml", &text).unwrap(), &Metrics::default());
+        let world = World::new(net.clone(), SystemWall, RngTree::new(1));
+        let (apply, mut applied) = mpsc::unbounded_channel();
+        let begun = Instant::now();
+        let running = run(world, board, move || apply.send(begun.elapsed()).unwrap());
+        let story = async {
+            let gap = DISCOVERY_INTERVAL / 10;
+            let (first, second) = (asked(&net).await, asked(&net).await);
+            first.answer(200, LIST).await;
+            let mut watch = asked(&net).await;
+            sleep_until(begun + gap).await;
+            second.answer(200, LIST).await;
+            watch.begin(200).await;
+            watch.tell(BEGUN).await;
+            watch.tell(CHANGE).await;
+            let times = [applied.recv().await, applied.recv().await, applied.recv().await];
+            assert_eq!(times, [Duration::ZERO, gap, gap + DISCOVERY_INTERVAL].map(Some));
+        };
+        run_test(async {
+            tokio::select! {
+                () = running => unreachable!("it runs for ever"),
+                () = story => {}
+            }
+        })
+        .await;
     }
 }

@@ -93,3 +93,52 @@ impl Lines {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::join;
+
+    use super::*;
+    use crate::discovery::etcd::fake::{FIRST, asked};
+    use crate::world::fake::{FakeNet, run};
+
+    #[tokio::test]
+    async fn a_line_is_whole_wherever_it_was_cut_and_the_last_one_needs_no_end() {
+        run(async {
+            let net = FakeNet::default();
+            let etcd = async {
+                let mut asked = asked(&net).await;
+                asked.begin(200).await;
+                for piece in ["on", "e\n\n", "\ntwo\nth", "ree"] {
+                    asked.say(piece).await;
+                }
+                asked.end().await;
+            };
+            let (begun, ()) = join!(post(&net, FIRST, "/v3/watch", "{}".into()), etcd);
+            let (status, mut lines) = begun.unwrap();
+            assert_eq!(status, 200);
+            for line in ["one\n", "two\n", "three"] {
+                assert_eq!(lines.next().await, Ok(Some(line.into())));
+            }
+            assert_eq!(lines.next().await, Ok(None));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_may_be_as_large_as_the_largest_and_no_larger() {
+        run(async {
+            for (size, fits) in [(ETCD_ANSWER, true), (ETCD_ANSWER + 1, false)] {
+                let net = FakeNet::default();
+                let etcd = async { asked(&net).await.answer(200, &"x".repeat(size)).await };
+                let whole = async {
+                    let (_, lines) = post(&net, FIRST, "/v3/kv/range", "{}".into()).await.unwrap();
+                    lines.whole().await
+                };
+                let (whole, ()) = join!(whole, etcd);
+                assert_eq!(whole.is_ok_and(|whole| whole.len() == size), fits, "{size}");
+            }
+        })
+        .await;
+    }
+}

@@ -10,6 +10,8 @@
 //!
 //! Source: etcd's api_grpc_gateway and its rpc.proto, version 3.4.
 
+#[cfg(test)]
+pub(super) mod fake;
 mod http;
 pub mod lease;
 pub mod position;
@@ -102,11 +104,14 @@ impl<N: Net> Client<N> {
     /// # Errors
     /// [`Error::NoLease`] if it has ended.
     pub async fn renew(&self, lease: LeaseId) -> Result<u64, Error> {
-        let renewed: Streamed<Renewed> = self.call("/v3/lease/keepalive", &KeepAlive { id: lease }).await?;
-        match renewed.result {
-            Some(Renewed { ttl: 0 }) => Err(Error::NoLease),
-            Some(Renewed { ttl }) => Ok(ttl),
-            None => Err(refused(renewed.error.unwrap_or_default())),
+        let body = encode(&KeepAlive { id: lease });
+        let renew = async |server| {
+            let renewed: Streamed<Renewed> = self.ask(server, "/v3/lease/keepalive", &body).await?;
+            renewed.result.ok_or_else(|| refused(renewed.error.unwrap_or_default()))
+        };
+        match self.in_turn(renew).await? {
+            Renewed { ttl: 0 } => Err(Error::NoLease),
+            Renewed { ttl } => Ok(ttl),
         }
     }
 
@@ -144,12 +149,16 @@ impl<N: Net> Client<N> {
         self.servers[self.current.get()]
     }
 
-    /// Asks the servers in turn, beginning with the one that answered last, until one answers.
     async fn call<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
         let body = encode(body);
+        self.in_turn(async |server| self.ask(server, path, &body).await).await
+    }
+
+    /// Asks the servers in turn, beginning with the one that answered last, until one answers.
+    async fn in_turn<T>(&self, ask: impl AsyncFn(SocketAddr) -> Result<T, Error>) -> Result<T, Error> {
         let mut result = Err(Error::Unreachable(String::new()));
         for _ in 0..self.servers.len() {
-            result = self.ask(self.server(), path, &body).await;
+            result = ask(self.server()).await;
             if !matches!(result, Err(Error::Unreachable(_))) {
                 break;
             }
@@ -193,5 +202,105 @@ fn refused(failure: Failure) -> Error {
         Error::Unreachable(said)
     } else {
         Error::Refused(said)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::join;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::world::fake::{FakeNet, run};
+    use fake::{FIRST, SECOND, asked};
+
+    fn client(net: &FakeNet) -> Client<FakeNet> {
+        Client::new(net.clone(), vec![FIRST, SECOND])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_refuses_is_passed_over_and_the_one_that_answered_is_asked_first() {
+        run(async {
+            let net = FakeNet { refuses: Some(FIRST), ..FakeNet::default() };
+            let client = client(&net);
+            for _ in 0..2 {
+                let etcd = async {
+                    let asked = asked(&net).await;
+                    assert_eq!((asked.server, &*asked.path), (SECOND, "/v3/kv/range"));
+                    asked.answer(200, r#"{"header":{"revision":"5"}}"#).await;
+                };
+                let (range, ()) = join!(client.list("/a/"), etcd);
+                assert_eq!(range.unwrap().header.revision, 5);
+                assert_eq!(client.server(), SECOND);
+            }
+            client.next_server();
+            assert_eq!(client.server(), FIRST);
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_server_is_given_up_after_the_shorter_patience() {
+        run(async {
+            let (short, long) = (ETCD_TIMEOUT / 3, ETCD_TIMEOUT * 3);
+            for (patience, takes) in [(short, short), (long, ETCD_TIMEOUT)] {
+                let net = FakeNet::default();
+                let (client, begun) = (client(&net).patient(patience), Instant::now());
+                let etcd = async {
+                    let silent = asked(&net).await;
+                    asked(&net).await.answer(200, "{}").await;
+                    assert_eq!((silent.server, begun.elapsed()), (FIRST, takes));
+                };
+                let (range, ()) = join!(client.list("/a/"), etcd);
+                assert!(range.is_ok());
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sign_of_life_comes_from_the_server_that_was_asked_last_or_not_at_all() {
+        run(async {
+            let net = FakeNet::default();
+            let client = client(&net);
+            let etcd = async {
+                let asked = asked(&net).await;
+                assert_eq!((asked.server, &*asked.path), (FIRST, "/v3/kv/range"));
+                assert_eq!(asked.body["count_only"], true, "no key is read for it");
+                asked.answer(200, "{}").await;
+            };
+            let (life, ()) = join!(client.probe("/a/"), etcd);
+            assert_eq!(life, Ok(()));
+
+            let silence = async {
+                let _silent = asked(&net).await;
+                std::future::pending::<()>().await;
+            };
+            let dead = tokio::select! {
+                life = client.probe("/a/") => life,
+                () = silence => unreachable!("it never ends"),
+            };
+            assert!(matches!(dead, Err(Error::Unreachable(_))) && client.server() == FIRST);
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_without_a_leader_is_passed_over_for_the_next_renewal() {
+        run(async {
+            let net = FakeNet::default();
+            let client = client(&net);
+            let etcd = async {
+                let no_leader =
+                    r#"{"error":{"grpc_code":14,"http_code":503,"message":"etcdserver: no leader"}}"#;
+                asked(&net).await.answer(200, no_leader).await;
+                let next = asked(&net).await;
+                assert_eq!((next.server, &*next.path), (SECOND, "/v3/lease/keepalive"));
+                next.answer(200, r#"{"result":{"ID":"7","TTL":"5"}}"#).await;
+            };
+            let (renewed, ()) = join!(client.renew(LeaseId(7)), etcd);
+            assert_eq!(renewed, Ok(5));
+        })
+        .await;
     }
 }

@@ -44,10 +44,10 @@ impl Position {
         same
     }
 
-    /// Changes were read.
-    pub fn seen(&mut self, header: Header) {
+    /// All changes up to this revision were read.
+    pub fn seen(&mut self, revision: i64) {
         if let Some(seen) = &mut self.seen {
-            seen.revision = seen.revision.max(header.revision);
+            seen.revision = seen.revision.max(revision);
         }
     }
 
@@ -73,7 +73,7 @@ mod tests {
         position.listed(at(5));
         assert_eq!(position.next(), Next::Watch(6));
         assert!(position.begun(at(5)));
-        position.seen(at(9));
+        position.seen(9);
         assert_eq!(position.next(), Next::Watch(10));
         assert!(position.begun(at(30)), "others have changed other keys meanwhile");
         assert_eq!(position.next(), Next::Watch(10), "and what came first has not been read yet");
@@ -104,7 +104,7 @@ mod tests {
             position.listed(at(revisions[0]));
             for revision in &revisions {
                 let before = position.next();
-                position.seen(at(*revision));
+                position.seen(*revision);
                 let (Next::Watch(before), Next::Watch(after)) = (before, position.next()) else {
                     panic!("nothing asked for a list");
                 };

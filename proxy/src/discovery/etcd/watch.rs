@@ -107,7 +107,7 @@ impl<N: Net> Follower<N> {
                 self.teller.tell(News::Confirmed);
                 continue;
             }
-            let changed = !message.events.is_empty();
+            let (changed, revision) = (!message.events.is_empty(), message.revision());
             for event in message.events {
                 match event.kind {
                     EventKind::Put => self.put(event.kv),
@@ -116,7 +116,7 @@ impl<N: Net> Follower<N> {
                     }
                 }
             }
-            self.position.seen(message.header);
+            self.position.seen(revision);
             if changed {
                 self.pace.changed();
             }
@@ -142,5 +142,90 @@ impl<N: Net> Follower<N> {
         let begun = Instant::now();
         self.teller.tell(News::Endpoints(self.endpoints.values().cloned().collect()));
         self.pace.applied(begun, Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+    use crate::discovery::etcd::fake::{Asked, FIRST, asked};
+    use crate::discovery::etcd::wire::base64;
+    use crate::discovery::fake::{Heard, followed};
+    use crate::world::fake::FakeNet;
+
+    fn endpoint(last: u8) -> Endpoint {
+        Endpoint::at(([10, 0, 1, last], 80).into())
+    }
+
+    async fn watching(net: &FakeNet, story: impl AsyncFnOnce(Heard)) {
+        let (client, rng) = (Client::new(net.clone(), vec![FIRST]), StdRng::seed_from_u64(1));
+        followed(|teller| follow(client, "/a/".into(), rng, teller), story).await;
+    }
+
+    /// Answers the next request, which is for a list: it stands at this revision, and has endpoints with these last bytes.
+    async fn list(net: &FakeNet, revision: u64, last: &[u8]) {
+        let asked = asked(net).await;
+        assert_eq!(asked.path, "/v3/kv/range");
+        let kv = |last: &u8| {
+            let (key, value) = (base64(&format!("/a/{last}")), base64(&document::write(&endpoint(*last))));
+            format!(r#"{{"key":"{key}","value":"{value}"}}"#)
+        };
+        let kvs: Vec<_> = last.iter().map(kv).collect();
+        let list = format!(r#"{{"header":{{"revision":"{revision}"}},"kvs":[{}]}}"#, kvs.join(","));
+        asked.answer(200, &list).await;
+    }
+
+    /// The next request, which is for a watch from this revision on. It has begun.
+    async fn watch(net: &FakeNet, from: &str) -> Asked {
+        let mut watch = asked(net).await;
+        assert_eq!(watch.path, "/v3/watch");
+        assert_eq!(watch.body["create_request"]["start_revision"], from);
+        watch.begin(200).await;
+        watch.tell(r#"{"header":{"revision":"5000"},"created":true}"#).await;
+        watch
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_begins_after_the_list_and_only_a_compaction_makes_it_list_again() {
+        let net = FakeNet::default();
+        watching(&net, async |mut heard| {
+            list(&net, 5, &[1]).await;
+            assert_eq!(heard.next().await, News::Endpoints(vec![endpoint(1)]));
+            let mut first = watch(&net, "6").await;
+            assert_eq!(heard.next().await, News::Confirmed);
+            first.tell(r#"{"canceled":true,"compact_revision":"8"}"#).await;
+            list(&net, 9, &[1, 2]).await;
+            assert_eq!(heard.next().await, News::Endpoints(vec![endpoint(1), endpoint(2)]));
+            let mut second = watch(&net, "10").await;
+            assert_eq!(heard.next().await, News::Confirmed);
+            second.tell(r#"{"canceled":true,"cancel_reason":"no permission"}"#).await;
+            let why = "etcd says: the watch was cancelled: no permission";
+            assert_eq!(heard.next().await, News::Lost(why.into()));
+            watch(&net, "10").await;
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_breaks_goes_on_after_the_last_change_that_it_told() {
+        let net = FakeNet::default();
+        watching(&net, async |mut heard| {
+            list(&net, 5, &[1, 2]).await;
+            let mut broken = watch(&net, "6").await;
+            // It catches up: the head stands at the newest revision, of which it has not told yet.
+            let kv = format!(r#"{{"key":"{}","mod_revision":"1005"}}"#, base64("/a/1"));
+            let event = format!(r#"{{"type":"DELETE","kv":{kv}}}"#);
+            broken.tell(&format!(r#"{{"header":{{"revision":"5000"}},"events":[{event}]}}"#)).await;
+            broken.end().await;
+            watch(&net, "1006").await;
+            let (two, one) = (vec![endpoint(1), endpoint(2)], vec![endpoint(2)]);
+            let lost = News::Lost("the watch has ended".into());
+            for news in [News::Endpoints(two), News::Confirmed, News::Endpoints(one), lost] {
+                assert_eq!(heard.next().await, news);
+            }
+        })
+        .await;
     }
 }

@@ -121,6 +121,9 @@ pub struct KeyValue {
     /// The value; empty in a deletion.
     #[serde(default, deserialize_with = "bytes")]
     pub value: Vec<u8>,
+    /// The revision that put or deleted it.
+    #[serde(default, deserialize_with = "number")]
+    pub mod_revision: i64,
 }
 
 #[derive(Debug, Serialize)]
@@ -211,6 +214,14 @@ pub struct WatchMessage {
     pub events: Vec<Event>,
 }
 
+impl WatchMessage {
+    /// Up to which revision nothing is missing. A watch that catches up is told a thousand revisions at a time, under a
+    /// head that stands at the newest one already.
+    pub fn revision(&self) -> i64 {
+        self.events.last().map_or(self.header.revision, |event| event.kv.mod_revision)
+    }
+}
+
 /// A change of one key.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Event {
@@ -296,7 +307,8 @@ mod tests {
         let text = r#"{"header":{"cluster_id":"14841639068965178418","member_id":"10276657743932975437","revision":"2","raft_term":"2"},"kvs":[{"key":"L2EveA==","create_revision":"2","mod_revision":"2","version":"1","value":"eyJhZGRyZXNzIjoiMSJ9","lease":"7587899157595168776"}],"count":"1"}"#;
         let range: Range = serde_json::from_str(text).unwrap();
         assert_eq!(range.header, Header { cluster_id: 14841639068965178418, revision: 2 });
-        let expected = KeyValue { key: b"/a/x".to_vec(), value: br#"{"address":"1"}"#.to_vec() };
+        let value = br#"{"address":"1"}"#.to_vec();
+        let expected = KeyValue { key: b"/a/x".to_vec(), value, mod_revision: 2 };
         assert_eq!(range.kvs, [expected]);
         let empty: Range = serde_json::from_str(r#"{"header":{"revision":1}}"#).unwrap();
         assert_eq!((empty.header.revision, empty.kvs.len()), (1, 0));
@@ -308,11 +320,11 @@ mod tests {
         let created = read(
             r#"{"result":{"header":{"cluster_id":"14841639068965178418","revision":"1"},"created":true}}"#,
         );
-        assert!(created.created && created.events.is_empty());
+        assert!(created.created && created.events.is_empty() && created.revision() == 1);
         let deleted = read(
             r#"{"result":{"header":{"cluster_id":"1","revision":"3"},"events":[{"type":"DELETE","kv":{"key":"L2EveA==","mod_revision":"3"}}]}}"#,
         );
-        let kv = KeyValue { key: b"/a/x".to_vec(), value: vec![] };
+        let kv = KeyValue { key: b"/a/x".to_vec(), value: vec![], mod_revision: 3 };
         assert_eq!(deleted.events, [Event { kind: EventKind::Delete, kv }]);
         let compacted =
             read(r#"{"result":{"header":{"cluster_id":"1"},"canceled":true,"compact_revision":"2"}}"#);
