@@ -229,7 +229,10 @@ mod tests {
                  discovery = {{ file = '{file}' }}\n"
             )
         };
-        let clusters: String = files.iter().enumerate().map(cluster).collect();
+        parsed(&files.iter().enumerate().map(cluster).collect::<String>())
+    }
+
+    fn parsed(clusters: &str) -> Arc<Snapshot> {
         Arc::new(crate::config::parse("sidecar.toml", &format!("service = 'web'\n{clusters}")).unwrap())
     }
 
@@ -284,5 +287,42 @@ mod tests {
         assert!(!Arc::ptr_eq(&before.clusters[1], &after.clusters[1]));
         let gauge = "proxy_discovery_endpoints{cluster=\"b\"} 1\n";
         assert!(metrics.text().contains(gauge), "{}", metrics.text());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_is_replaced_before_it_has_answered_leaves_nothing_behind() {
+        let (board, metrics, now) = (Board::default(), Metrics::default(), Instant::now());
+        board.want(&snapshot(&[("a", "/a.toml")]), &metrics);
+        board.want(&snapshot(&[("a", "/elsewhere.toml")]), &metrics);
+        assert!(!board.has_heard_of_all());
+        assert_eq!(board.status("a", now).unwrap().state, "waiting");
+    }
+
+    #[test]
+    fn every_source_draws_its_own_chance() {
+        let key = |cluster: &str, generation| Task { cluster: cluster.to_owned(), generation }.key();
+        let keys = [key("a", 0), key("b", 0), key("ab", 0), key("ba", 0), key("a", 1)];
+        assert_eq!(BTreeSet::from(keys).len(), keys.len(), "{keys:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_takes_endpoints_away_and_shows_how_stale_they_are() {
+        let (board, metrics, now) = (Board::default(), Metrics::default(), Instant::now());
+        let second = |n| now + Duration::from_secs(n);
+        let snapshot = parsed(
+            "[[cluster]]\nname = 'a'\naddresses = ['10.96.0.1:80']\n\
+             discovery = { file = '/a.toml', empty_grace = '5s' }\n",
+        );
+        board.want(&snapshot, &metrics);
+        assert!(board.tell("a", endpoints(ONE), now));
+        assert!(!board.tell("a", endpoints("endpoint = []"), now), "they have a grace");
+        assert!(!board.tick(second(4)));
+        assert_eq!(filled(&board, &snapshot), [1]);
+        let stale = |seconds| format!("proxy_discovery_stale_seconds{{cluster=\"a\"}} {seconds}.0\n");
+        assert!(metrics.text().contains(&stale(4)), "{}", metrics.text());
+        board.measure(second(5));
+        assert!(metrics.text().contains(&stale(5)), "{}", metrics.text());
+        assert!(board.tick(second(5)));
+        assert_eq!(filled(&board, &snapshot), [0]);
     }
 }

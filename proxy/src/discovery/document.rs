@@ -113,6 +113,8 @@ mod tests {
     fn a_document_needs_an_address_that_can_be_connected_to_and_figures_in_range() {
         let minimal = read(br#"{"address":"[::ffff:10.0.0.1]:80","protocol":"quic","colour":"blue"}"#);
         assert_eq!(minimal, Ok(Endpoint::at("10.0.0.1:80".parse().unwrap())));
+        let largest = read(br#"{"address":"10.0.0.1:80","priority":127,"weight":1000}"#).unwrap();
+        assert_eq!((largest.priority, largest.weight), (127, 1000));
         for (text, why) in [
             ("", "EOF"),
             ("{}", "missing field `address`"),
@@ -120,7 +122,8 @@ mod tests {
             (r#"{"address":"10.0.0.1:0"}"#, "nobody can connect to 10.0.0.1:0"),
             (r#"{"address":"0.0.0.0:80"}"#, "nobody can connect to 0.0.0.0:80"),
             (r#"{"address":"10.0.0.1:80","weight":0}"#, "the weight goes from 1 to 1000"),
-            (r#"{"address":"10.0.0.1:80","priority":200}"#, "the priority goes from 0 to 127"),
+            (r#"{"address":"10.0.0.1:80","weight":1001}"#, "the weight goes from 1 to 1000"),
+            (r#"{"address":"10.0.0.1:80","priority":128}"#, "the priority goes from 0 to 127"),
             (r#"{"address":"10.0.0.1:80","priority":-1}"#, "invalid value"),
         ] {
             let error = read(text.as_bytes()).unwrap_err();

@@ -93,3 +93,55 @@ async fn at(instant: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Endpoint, Etcd};
+    use crate::discovery::etcd::fake::{Asked, FIRST, asked};
+    use crate::world::fake::{self, FakeNet};
+    use crate::world::{RngTree, SystemWall};
+
+    /// How long a lease is.
+    const TTL: Duration = Duration::from_secs(3);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_renewed_after_a_third_of_it_and_a_renewal_that_hangs_leaves_time_for_another() {
+        let net = FakeNet::default();
+        let world = World::new(net.clone(), SystemWall, RngTree::new(1));
+        let register = Register {
+            etcd: Etcd { servers: vec![FIRST], prefix: "/web/".into() },
+            ttl: TTL,
+            endpoint: Endpoint::at(([10, 0, 1, 1], 80).into()).into(),
+        };
+        let (_want, wanted) = watch::channel(true);
+        let registering = run(world, register, "web-1".into(), wanted, |_| {});
+        let story = async {
+            let next = async |path: &str| -> Asked {
+                let asked = asked(&net).await;
+                assert_eq!(asked.path, format!("/v3{path}"));
+                asked
+            };
+            let grant = next("/lease/grant").await;
+            assert_eq!(grant.body["TTL"], "3");
+            grant.answer(200, r#"{"ID":"7","TTL":"3"}"#).await;
+            next("/kv/put").await.answer(200, "{}").await;
+            let granted = Instant::now();
+            let renewal = next("/lease/keepalive").await;
+            assert_eq!(granted.elapsed(), TTL / 3);
+            renewal.answer(200, r#"{"result":{"ID":"7","TTL":"3"}}"#).await;
+            let renewed = Instant::now();
+            let _hangs = next("/lease/keepalive").await;
+            assert_eq!(renewed.elapsed(), TTL / 3);
+            let _another = next("/lease/keepalive").await;
+            assert!(renewed.elapsed() < TTL, "after {:?} it has ended", renewed.elapsed());
+        };
+        fake::run(async {
+            tokio::select! {
+                () = registering => unreachable!("it registers for ever"),
+                () = story => {}
+            }
+        })
+        .await;
+    }
+}

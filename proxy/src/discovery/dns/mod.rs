@@ -15,6 +15,7 @@ pub mod message;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -43,7 +44,8 @@ pub(super) async fn follow<N: Net>(net: N, dns: Dns, mut rng: StdRng, teller: Te
     let mut backoff = Backoff::default();
     loop {
         // The machine's may have changed.
-        resolver.servers = if dns.servers.is_empty() { of_machine() } else { dns.servers.clone() };
+        resolver.servers =
+            if dns.servers.is_empty() { named_in(RESOLV_CONF.as_ref()) } else { dns.servers.clone() };
         let wait = match resolver.endpoints(&dns.wanted, &mut rng).await {
             Ok((endpoints, ttl)) => {
                 backoff.reset();
@@ -61,20 +63,15 @@ pub(super) async fn follow<N: Net>(net: N, dns: Dns, mut rng: StdRng, teller: Te
     }
 }
 
-/// The name servers of the machine; none if it has none.
-fn of_machine() -> Vec<SocketAddr> {
-    let text = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-    named(&text)
-}
-
-/// The servers that the text of a resolv.conf names. The zone of an IPv6 address (`%eth0`) is not understood.
-fn named(text: &str) -> Vec<SocketAddr> {
+/// The servers that a resolv.conf names; none if there is no such file. The zone of an IPv6 address (`%eth0`) is not
+/// understood.
+fn named_in(file: &Path) -> Vec<SocketAddr> {
     let server = |line: &str| {
         let mut words = line.split_whitespace();
         words.next().filter(|word| *word == "nameserver")?;
         words.next()?.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, PORT))
     };
-    text.lines().filter_map(server).collect()
+    std::fs::read_to_string(file).unwrap_or_default().lines().filter_map(server).collect()
 }
 
 struct Resolver<N> {
@@ -204,14 +201,102 @@ fn of_services(targets: &[Target], known: &BTreeMap<Name, Vec<IpAddr>>) -> Vec<E
 
 #[cfg(test)]
 mod tests {
+    use hickory_proto::op::{OpCode, ResponseCode};
+    use hickory_proto::rr::{RData, Record};
+    use rand::SeedableRng;
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::discovery::fake::{Heard, followed};
+    use crate::world::fake::FakeNet;
+
+    /// How long an answer of the name server holds.
+    const TTL: Duration = Duration::from_secs(60);
+
+    /// Answers the next question, which asks for addresses of this kind: with this one, or with a failure.
+    async fn answer(net: &FakeNet, kind: RecordType, address: Option<&str>) {
+        let mut io = net.accept().await;
+        let mut question = vec![0; io.read_u16().await.unwrap().into()];
+        io.read_exact(&mut question).await.unwrap();
+        let question = Message::from_vec(&question).unwrap();
+        let query = &question.queries[0];
+        assert_eq!(query.query_type(), kind);
+        let mut answer = Message::response(question.metadata.id, OpCode::Query);
+        answer.add_query(query.clone());
+        match address.map(|address| address.parse().unwrap()) {
+            Some(address) => {
+                let data = match address {
+                    IpAddr::V4(address) => RData::A(address.into()),
+                    IpAddr::V6(address) => RData::AAAA(address.into()),
+                };
+                answer.add_answer(Record::from_rdata(query.name.clone(), TTL.as_secs() as u32, data));
+            }
+            None => answer.metadata.response_code = ResponseCode::ServFail,
+        }
+        let answer = answer.to_vec().unwrap();
+        io.write_u16(answer.len().try_into().unwrap()).await.unwrap();
+        io.write_all(&answer).await.unwrap();
+    }
+
+    /// Follows the addresses of a host for as long as `story` goes on.
+    async fn following(net: &FakeNet, story: impl AsyncFnOnce(Heard)) {
+        let dns = Dns {
+            wanted: Wanted::Host { name: "orders.example".into(), port: 80 },
+            servers: vec![([10, 0, 0, 53], PORT).into()],
+            min_ttl: Duration::from_secs(1),
+            max_ttl: TTL,
+        };
+        followed(|teller| follow(net.clone(), dns, StdRng::seed_from_u64(1), teller), story).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_family_that_fails_is_waited_for_once_it_had_an_answer_and_not_before() {
+        let net = FakeNet::default();
+        following(&net, async |mut heard| {
+            let (four, six) = ("10.0.0.1", "fd00::1");
+            for (found, told) in
+                [(None, Some(&[four][..])), (Some(six), Some(&[four, six][..])), (None, None)]
+            {
+                answer(&net, RecordType::A, Some(four)).await;
+                answer(&net, RecordType::AAAA, found).await;
+                let news = heard.next().await;
+                let at = |address: &&str| Endpoint::at(SocketAddr::new(address.parse().unwrap(), 80));
+                match told {
+                    Some(told) => assert_eq!(news, News::Endpoints(told.iter().map(at).collect())),
+                    None => assert!(matches!(news, News::Lost(_)), "{news:?}"),
+                }
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_is_asked_for_again_a_little_before_its_answer_is_too_old() {
+        let net = FakeNet::default();
+        following(&net, async |_heard| {
+            let mut asked = None;
+            for _ in 0..8 {
+                answer(&net, RecordType::A, Some("10.0.0.1")).await;
+                let since = asked.replace(Instant::now()).map(|asked| asked.elapsed());
+                assert!(
+                    since.is_none_or(|since| since <= TTL && since >= TTL.mul_f64(1.0 - DNS_EARLY)),
+                    "{since:?}"
+                );
+                answer(&net, RecordType::AAAA, Some("fd00::1")).await;
+            }
+        })
+        .await;
+    }
 
     #[test]
     fn the_machines_servers_are_those_that_it_names() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(named_in(file.path()), []);
         let text = "# a comment\nsearch example\nnameserver 10.0.0.53\nnameserver fd00::53\nnameserver fe80::1%eth0\n";
         let servers = ["10.0.0.53:53", "[fd00::53]:53"].map(|text| text.parse().unwrap());
-        assert_eq!(named(text), servers);
-        assert_eq!(named(""), []);
+        std::fs::write(file.path(), text).unwrap();
+        assert_eq!(named_in(file.path()), servers);
+        assert_eq!(named_in("/nowhere/resolv.conf".as_ref()), []);
     }
 
     #[test]
