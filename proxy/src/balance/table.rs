@@ -180,6 +180,7 @@ mod tests {
             + &cluster("narrow", "['*.eu.example']");
         let snapshot = Arc::new(crate::config::parse("sidecar.toml", &text).unwrap());
         let table = Table::new(snapshot, None, &Metrics::default(), Instant::now());
+        assert!(table.has_names());
         for (name, expected) in [
             ("db.eu.example", Some("exact")),
             ("example", Some("exact")),
@@ -192,6 +193,14 @@ mod tests {
             let found = table.cluster_named(name).map(|cluster| cluster.config.name.as_str());
             assert_eq!(found, expected, "{name}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_cluster_of_a_server_name_there_is_none_to_look_for() {
+        let text = "service = 'web'\n[[cluster]]\nname = 'orders'\naddresses = ['10.96.0.1:80']\n\
+                    endpoints = ['10.0.0.1:80']\n";
+        let snapshot = Arc::new(crate::config::parse("sidecar.toml", text).unwrap());
+        assert!(!Table::new(snapshot, None, &Metrics::default(), Instant::now()).has_names());
     }
 
     /// Two clusters of these endpoints, all told.

@@ -128,6 +128,47 @@ fn tell(cluster: &str, endpoint: &Endpoint, checked: Checked, result: &Result<()
 mod tests {
     use super::*;
     use crate::config::{Ask, Thresholds};
+    use crate::telemetry::Metrics;
+    use crate::world::fake::{self, FakeNet};
+
+    /// Checks `endpoints` of one cluster, every ten seconds while it is used and else every thousand.
+    fn checking(endpoints: &str) -> (FakeNet, Arc<Cluster>, impl Future<Output = ()>) {
+        let text = format!(
+            "service = 'web'\n[[cluster]]\nname = 'orders'\naddresses = ['10.96.0.1:80']\nendpoints = [{endpoints}]\n\
+             [cluster.health]\ntcp = true\ninterval = '10s'\nno_traffic_interval = '1000s'\n"
+        );
+        let snapshot = Arc::new(crate::config::parse("sidecar.toml", &text).unwrap());
+        let table = Table::new(snapshot, None, &Metrics::default(), Instant::now());
+        let (net, cluster) = (FakeNet { is_empty: true, ..FakeNet::default() }, table.clusters[0].clone());
+        (net.clone(), cluster, run(net, RngTree::new(1), Arc::new(ArcSwap::from_pointee(table))))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn endpoints_that_came_together_are_not_checked_together() {
+        fake::run(async {
+            let (net, _, checks) = checking("'10.0.0.1:80', '10.0.0.2:80', '10.0.0.3:80'");
+            let _ = tokio::time::timeout(LOOK, checks).await;
+            let asked = net.asked.borrow();
+            let [first, second, third] = asked[..] else { panic!("{asked:?}") };
+            assert!(first < second && second < third);
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_is_checked_often_after_it_was_used_and_seldom_after_it_was_not() {
+        fake::run(async {
+            let (net, cluster, checks) = checking("'10.0.0.1:80'");
+            let mut checks = std::pin::pin!(checks);
+            let _ = tokio::time::timeout(Duration::from_secs(500), checks.as_mut()).await;
+            drop(cluster.metrics.asked());
+            let _ = tokio::time::timeout(Duration::from_secs(1300), checks).await;
+            let asked = net.asked.borrow();
+            let waits: Vec<_> = asked.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+            assert!(matches!(waits[..], [900..=1100, 9..=11]), "{waits:?}");
+        })
+        .await;
+    }
 
     #[test]
     fn checks_hurry_while_in_doubt_and_rest_while_nobody_cares() {

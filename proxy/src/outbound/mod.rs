@@ -167,3 +167,6 @@ impl<N: Net> Outbound<N> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

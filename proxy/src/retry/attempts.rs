@@ -284,6 +284,15 @@ mod tests {
     }
 
     #[test]
+    fn beside_the_last_try_of_all_there_is_no_other() {
+        let mut request = request(Method::GET, Version::HTTP_11);
+        let mut attempts = Attempts::new(&retry(1, false), &mut request, false);
+        assert!(attempts.permits_hedge());
+        attempts.again(Some(request)).unwrap();
+        assert!(!attempts.permits_hedge());
+    }
+
+    #[test]
     fn an_answer_before_the_end_of_the_body_is_the_last_word() {
         let mut request = request(Method::PUT, Version::HTTP_11);
         let attempts = Attempts::new(&retry(2, false), &mut request, false);

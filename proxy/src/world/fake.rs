@@ -9,6 +9,7 @@ use std::rc::Rc;
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
+use tokio::time::Instant;
 
 use super::{KernelNet, Listener, Net};
 
@@ -21,6 +22,12 @@ pub(crate) struct FakeNet {
     pub(crate) greeting: &'static [u8],
     /// Where connections are refused.
     pub(crate) refuses: Option<SocketAddr>,
+    /// Whether they are refused everywhere.
+    pub(crate) is_empty: bool,
+    /// When each connection was asked for.
+    pub(crate) asked: Rc<RefCell<Vec<Instant>>>,
+    /// Where accepted connections were meant to go.
+    pub(crate) destination: Option<SocketAddr>,
     /// Wakes who waits for one of [`FakeNet::servers`].
     pub(crate) dialled: Rc<Notify>,
 }
@@ -43,7 +50,8 @@ impl Net for FakeNet {
     type Listener = Nobody;
 
     async fn connect(&self, to: SocketAddr, _: Option<IpAddr>) -> io::Result<DuplexStream> {
-        if self.refuses == Some(to) || self.servers.borrow().len() == 8 {
+        self.asked.borrow_mut().push(Instant::now());
+        if self.is_empty || self.refuses == Some(to) || self.servers.borrow().len() == 8 {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let (io, mut server) = duplex(65536);
@@ -58,7 +66,7 @@ impl Net for FakeNet {
     }
 
     async fn orig_dst(&self, _: &mut DuplexStream) -> Option<SocketAddr> {
-        None
+        self.destination
     }
 
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {

@@ -74,6 +74,7 @@ pub struct TestNet {
     silent: Vec<SocketAddr>,
     splices: bool,
     remote: bool,
+    own: bool,
     reads_left: Arc<AtomicU32>,
 }
 
@@ -89,6 +90,7 @@ impl TestNet {
             silent: Vec::new(),
             splices: false,
             remote: false,
+            own: false,
             reads_left: Arc::new(NO_LIMIT.into()),
         }
     }
@@ -112,6 +114,11 @@ impl TestNet {
     /// Those who open connections to it count as on other hosts: what their FIN means nobody knows.
     pub fn with_remote_clients(self) -> Self {
         TestNet { remote: true, ..self }
+    }
+
+    /// Every connection to it counts as one of the sidecar's own that was redirected back.
+    pub fn with_own_clients(self) -> Self {
+        TestNet { own: true, ..self }
     }
 
     /// Dialling `to` gets no answer.
@@ -149,6 +156,10 @@ impl Net for TestNet {
 
     async fn orig_dst(&self, _: &mut TestIo) -> Option<SocketAddr> {
         self.destination
+    }
+
+    fn is_own(&self, _: SocketAddr, _: SocketAddr) -> bool {
+        self.own
     }
 
     fn kernel_socket(io: &TestIo) -> Option<&TcpStream> {

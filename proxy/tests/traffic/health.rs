@@ -41,15 +41,20 @@ async fn changing(answer: Rc<Cell<&'static str>>, path: Rc<Cell<String>>) -> Soc
 
 /// A gRPC server whose health is in the cell: a `ServingStatus`.
 async fn grpc_health(status: Rc<Cell<u8>>) -> SocketAddr {
+    grpc_answers(move || vec![0, 0, 0, 0, 2, 8, status.get()]).await
+}
+
+/// A gRPC server that answers checks with these messages.
+async fn grpc_answers(message: impl Fn() -> Vec<u8> + Clone + 'static) -> SocketAddr {
     let (at, _) = h2c::app(100, move |request, mut respond| {
-        let status = status.get();
+        let message = message();
         async move {
             assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
             let (asked, _) = h2c::read(request.into_body()).await.unwrap();
             assert_eq!(asked, b"\0\0\0\0\x06\x0a\x04shop");
             let head = Response::builder().header("content-type", "application/grpc");
             let mut body = respond.send_response(head.body(()).unwrap(), false).unwrap();
-            body.send_data(vec![0, 0, 0, 0, 2, 8, status].into(), false).unwrap();
+            body.send_data(message.into(), false).unwrap();
             let trailers =
                 HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))]);
             body.send_trailers(trailers).unwrap();
@@ -142,6 +147,24 @@ fn health_is_asked_over_grpc_and_tcp_as_well() {
         let near = outbound(TestNet::to(SERVICE), &config).await;
         checking(&near);
         until("one listens", || healths(&near) == [Health::Healthy, Health::Unhealthy]).await;
+    });
+}
+
+#[test]
+fn an_answer_that_is_longer_than_any_of_the_health_protocol_is_none_whatever_it_says() {
+    run(async {
+        for (padding, health) in [(1, Health::Healthy), (2, Health::Healthy), (10, Health::Unhealthy)] {
+            // SERVING, and so many times a hundred bytes of a field that nobody knows.
+            let field = [&[0x12, 100][..], &[0; 100]].concat();
+            let message = [&[8, 1][..], &field.repeat(padding)].concat();
+            let framed = [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat();
+            let at = grpc_answers(move || framed.clone()).await;
+            let config = cluster("http", &[at], "") + "[cluster.health]\ngrpc = 'shop'\n" + OFTEN;
+            let near = outbound(TestNet::to(SERVICE), &config).await;
+            checking(&near);
+            until("it was checked", || healths(&near)[0] != Health::Unknown).await;
+            assert_eq!(healths(&near), [health], "{padding}");
+        }
     });
 }
 

@@ -145,6 +145,8 @@ fn an_opaque_connection_connects_again_under_the_conditions_of_retries() {
             ("retry = { attempts = 2, base = '1ms' }", 3, "attempts"),
             ("retry = { attempts = 2, base = '1ms', on = ['reset'] }", 1, ""),
             ("retry = { attempts = 2, base = '1ms' }\nlimits.retries = 0", 1, "limit"),
+            // Who wants no retries is not told that there were none.
+            ("retry.attempts = 0", 1, ""),
         ] {
             let dead = [nobody(), nobody(), nobody(), nobody()];
             let near = outbound(TestNet::to(SERVICE), &retried(&dead, retry)).await;
@@ -152,11 +154,74 @@ fn an_opaque_connection_connects_again_under_the_conditions_of_retries() {
             near.at_rest().await;
             assert_eq!(near.count("proxy_connect_failures_total", &[]), tries, "{retry}");
             assert_eq!(near.count("proxy_retries_total", &["connect-failure"]), tries - 1, "{retry}");
-            if !why.is_empty() {
-                let label = format!("\"{why}\"");
-                assert_eq!(near.count("proxy_retries_denied_total", &[&label]), 1, "{retry}");
-            }
+            let label = format!("\"{why}\"");
+            let denied = |labels| near.count("proxy_retries_denied_total", labels);
+            assert_eq!(denied(&[]), u64::from(!why.is_empty()), "{retry}");
+            assert!(why.is_empty() || denied(&[&label]) == 1, "{retry}");
         }
+    });
+}
+
+#[test]
+fn a_client_that_closes_before_its_first_byte_costs_the_server_nothing_and_is_no_error() {
+    run(async {
+        let served = app(|_, mut wire| async move { drop(wire.rest().await) }).await;
+        let near = outbound(TestNet::to(SERVICE), &cluster("detect", &[served], "")).await;
+        // Both ends of it are there before the sidecar can look.
+        drop(std::net::TcpStream::connect(near.at).unwrap());
+        crate::common::until("it was seen", || near.count("proxy_detections_total", &["\"closed\""]) == 1)
+            .await;
+        near.at_rest().await;
+        assert_eq!(near.count("proxy_connects_total", &[]), 0);
+        assert_eq!(near.count("proxy_errors_total", &[]), 0);
+    });
+}
+
+#[test]
+fn nobody_waits_for_first_bytes_where_no_server_name_leads_anywhere() {
+    run(async {
+        let direct = counting("direct").await;
+        let named =
+            "[[cluster]]\nname = 'db'\naddresses = []\nsni = ['db.example']\nendpoints = ['10.0.0.1:1']\n";
+        let opaque = format!("opaque_ports = [{}]\n{named}", direct.port());
+        for (config, detections) in [("", 0), (&*opaque, 0), (named, 1)] {
+            let near =
+                outbound(TestNet::to(&direct.to_string()), &format!("service = 'web'\n{config}")).await;
+            assert_eq!(say(&near, b"\0plain").await, "direct: 6");
+            near.at_rest().await;
+            assert_eq!(near.count("proxy_detections_total", &[]), detections, "{config}");
+        }
+    });
+}
+
+#[test]
+fn a_connection_of_the_sidecars_own_is_refused_as_a_loop_and_closed() {
+    run(async {
+        let net = TestNet::to(SERVICE).with_own_clients();
+        let near = outbound(net, &cluster("tcp", &[counting("app").await], "")).await;
+        near.client().await.closed().await;
+        near.at_rest().await;
+        assert_eq!(near.count("proxy_connections_refused_total", &["\"loop\""]), 1);
+        assert_eq!(near.count("proxy_connects_total", &[]), 0);
+    });
+}
+
+#[test]
+fn an_endpoint_without_any_opaque_connection_gets_one_whatever_the_others_have() {
+    run(async {
+        let served = || app(|_, mut wire| async move { drop(wire.rest().await) });
+        let config = retried(&[served().await, served().await], "retry.attempts = 0\nlimits.connections = 1");
+        let near = outbound(TestNet::to(SERVICE), &config).await;
+        let mut open = Vec::new();
+        for n in 1..=2 {
+            open.push(near.client().await);
+            crate::common::until("it is open", || near.count("proxy_upstream_connections_open", &[]) == n)
+                .await;
+        }
+        near.client().await.closed().await;
+        assert_eq!(near.count("proxy_limited_total", &["connections"]), 1);
+        drop(open);
+        near.at_rest().await;
     });
 }
 

@@ -91,6 +91,32 @@ fn when_all_tries_fail_the_last_answer_is_passed_on() {
 }
 
 #[test]
+fn an_answer_in_several_pieces_that_nobody_gets_leaves_its_connection_usable() {
+    const PIECES: &str = "HTTP/1.1 503 Service Unavailable\r\ntransfer-encoding: chunked\r\n\r\n\
+                          4\r\nbusy\r\n5\r\nstill\r\n0\r\n\r\n";
+    run(async {
+        let seen = Seen::default();
+        let near = before(&[seen.app(PIECES).await], "").await;
+        let mut client = near.client().await;
+        assert_eq!(client.ask(GET).await.text(), "busystill");
+        assert_eq!((seen.requests(), seen.connections()), (3, 1));
+        drop(client);
+        near.at_rest().await;
+    });
+}
+
+#[test]
+fn who_wants_no_retries_is_not_told_that_one_was_denied() {
+    run(async {
+        let seen = Seen::default();
+        let near = before(&[seen.app(BUSY).await], "retry.attempts = 0").await;
+        assert_eq!(near.client().await.ask(GET).await.text(), "busy");
+        assert_eq!((seen.requests(), near.count("proxy_retries_denied_total", &[])), (1, 0));
+        near.at_rest().await;
+    });
+}
+
+#[test]
 fn a_body_is_played_again_with_its_trailers_if_the_user_says_that_it_may_be() {
     const UPLOAD: &str = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n\
                           4\r\nfour\r\n5\r\n five\r\n0\r\nx-sum: 9\r\n\r\n";

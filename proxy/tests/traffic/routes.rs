@@ -1,6 +1,8 @@
 //! What routes do to requests, over loopback: who gets them, what they ask for there, what the client hears.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use crate::common::h2c::{self, ask, call};
 use crate::common::{SERVICE, Seen, Side, TestNet, Wire, answering, app, nobody, outbound, run, until};
@@ -350,6 +352,37 @@ fn a_mirrored_request_is_copied_with_its_body_and_its_answer_is_not_read_by_anyb
         assert_eq!((orders.requests(), near.count("proxy_retries_total", &["next"])), (3, 0));
         assert_eq!(next.connections(), 1, "its connection is used again");
         over(near, client).await;
+    });
+}
+
+#[test]
+fn a_copy_speaks_what_the_cluster_that_gets_it_speaks() {
+    run(async {
+        let routes = "[[cluster.route]]\nmirror = { cluster = 'next' }\n";
+        let orders = answering(OLD).await;
+        let (http2, copies) = (h2c::echo(100).await.0, Rc::new(RefCell::new(Vec::new())));
+        let seen = copies.clone();
+        let (next, _) = h2c::app(100, move |request, mut respond| {
+            let marker = request.headers().get("sidelab-orig-proto").cloned();
+            seen.borrow_mut().push(marker.map(|value| value.to_str().unwrap().to_owned()));
+            async move { drop(respond.send_response(http::Response::new(()), true)) }
+        })
+        .await;
+        // One that was HTTP/1 crosses a bridge as HTTP/2, and says so; one that was HTTP/2 stays what it is.
+        let near = outbound(TestNet::to(SERVICE), &(two(orders, next, routes) + "bridge = true\n")).await;
+        let mut client = near.client().await;
+        assert_eq!(client.ask(&get("/", "")).await.text(), "old");
+        until("the copy arrived", || copies.borrow().len() == 1).await;
+        assert_eq!(copies.take(), [Some("HTTP/1.1".to_owned())]);
+        over(near, client).await;
+        let near = sidecar(http2, next, routes).await;
+        let client = h2c::connect(near.at).await;
+        ask(&client, h2c::request("GET", "/").body(()).unwrap(), "", None).await.unwrap();
+        until("the copy arrived", || copies.borrow().len() == 1).await;
+        assert_eq!(copies.take(), [None]);
+        drop(client);
+        until("its answer was read", || near.count("proxy_route_mirrors_total", &["answered"]) == 1).await;
+        near.at_rest().await;
     });
 }
 

@@ -52,6 +52,17 @@ fn a_try_that_is_not_answered_in_time_goes_on_at_another_endpoint() {
 }
 
 #[test]
+fn a_client_hears_which_endpoint_did_not_answer_in_time() {
+    run(async {
+        let near = before_an_app_that_says("", "{ per_try = '30ms' }").await;
+        let answer = near.client().await.ask(GET).await;
+        let endpoint = near.table.load().clusters[0].endpoints[0].address;
+        is_timed_out(&answer, &format!("next-hop=\"{endpoint}\""));
+        near.at_rest().await;
+    });
+}
+
+#[test]
 fn a_request_to_the_app_takes_no_longer_than_it_may_on_its_port() {
     run(async {
         let silent = app(|_, mut wire| async move { while wire.request().await.is_some() {} }).await;

@@ -1,5 +1,7 @@
 //! Upgrades (WebSocket) and CONNECT through two sidecars, as bytes.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::common::h2c;
@@ -143,6 +145,40 @@ fn an_upgrade_that_is_not_hop_by_hop_or_has_a_body_is_not_passed_on() {
             client.closed().await;
             assert_eq!(seen.last().header("upgrade"), None, "{request}");
         }
+    });
+}
+
+#[test]
+fn what_is_still_on_its_way_when_both_sides_have_closed_a_tunnel_arrives_whole() {
+    run(async {
+        let (go, over) = tokio::sync::watch::channel(false);
+        let read = Rc::new(Cell::new(0));
+        let seen = read.clone();
+        let app = app(move |_, mut wire| {
+            let (mut over, seen) = (over.clone(), seen.clone());
+            async move {
+                wire.head().await.unwrap();
+                wire.send(SWITCHING).await;
+                wire.io.shutdown().await.unwrap();
+                let _ = over.wait_for(|over| *over).await;
+                seen.set(wire.rest().await.len());
+            }
+        })
+        .await;
+        let near = outbound(TestNet::to(SERVICE), &cluster("http", &[app], "")).await;
+        let mut client = near.client().await;
+        client.send(UPGRADE).await;
+        assert_eq!(client.head().await.unwrap().status(), 101);
+        // More than the app's kernel takes in, and less than the sidecar's keeps for it.
+        const LONG: usize = 512 << 10;
+        client.send(&"x".repeat(LONG)).await;
+        client.io.shutdown().await.unwrap();
+        client.closed().await;
+        until("the tunnel is over", || open(&near) == 0).await;
+        go.send_replace(true);
+        until("the app has read to the end", || read.get() > 0).await;
+        assert_eq!(read.get(), LONG);
+        near.at_rest().await;
     });
 }
 
