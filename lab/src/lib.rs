@@ -9,11 +9,11 @@
 #![warn(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "they panic where nothing can be written: see `output`"
+    reason = "they panic where nothing can be written: `proxy::output`"
 )]
 
-#[macro_use]
-mod output;
+#[macro_use(errln, out, outln)]
+extern crate proxy;
 
 pub mod app;
 pub mod cli;

@@ -13,6 +13,7 @@ use miette::Report;
 use crate::app::Options;
 use crate::capture::rules::{Cidr, Family, Rules};
 use crate::config::{self, Protocol, Snapshot, defaults, units};
+use crate::{errln, out, outln, output};
 
 /// It failed while running.
 pub const FAILED: u8 = 1;
@@ -167,13 +168,18 @@ impl RulesArgs {
 impl Cli {
     /// Does what the command line asks for.
     pub fn execute(self) -> ExitCode {
+        let code = self.perform();
+        if code == ExitCode::SUCCESS && output::has_failed() { ExitCode::from(FAILED) } else { code }
+    }
+
+    fn perform(self) -> ExitCode {
         match self.command {
             Command::Run { config, workers, gid, command } => {
                 crate::app::run(&config, Options { workers, command, group: gid })
             }
             Command::Check { config } => check(&config),
             Command::Rules { action: Action::Print { rules, undo } } => {
-                print!("{}", rules_text(&rules.rules(), undo));
+                out!("{}", rules_text(&rules.rules(), undo));
                 ExitCode::SUCCESS
             }
             Command::Rules { action: Action::Apply(rules) } => done(rules.rules().apply()),
@@ -187,11 +193,11 @@ impl Cli {
 fn check(path: &Path) -> ExitCode {
     match config::load(path) {
         Ok(snapshot) => {
-            println!("{}: ok\n{}", path.display(), summary(&snapshot));
+            outln!("{}: ok\n{}", path.display(), summary(&snapshot));
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("{:?}", Report::new(error));
+            errln!("{:?}", Report::new(error));
             ExitCode::from(INVALID)
         }
     }
@@ -200,12 +206,12 @@ fn check(path: &Path) -> ExitCode {
 fn done(result: Result<crate::capture::rules::Report, crate::capture::rules::RulesError>) -> ExitCode {
     match result {
         Ok(report) => {
-            println!("{report}");
+            outln!("{report}");
             ExitCode::SUCCESS
         }
         Err(error) => {
             let code = if error.is_the_machine() { INCAPABLE } else { FAILED };
-            eprintln!("{:?}", Report::new(error));
+            errln!("{:?}", Report::new(error));
             ExitCode::from(code)
         }
     }

@@ -23,6 +23,11 @@
 //! in a simulator.
 
 #![warn(missing_docs)]
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic where nothing can be written: see `output`"
+)]
 
 pub mod admin;
 pub mod app;
@@ -43,6 +48,7 @@ pub mod inbound;
 pub mod limit;
 pub mod mutant;
 pub mod outbound;
+pub mod output;
 pub mod retry;
 pub mod route;
 pub mod tcp;

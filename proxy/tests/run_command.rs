@@ -171,6 +171,26 @@ fn the_first_process_of_a_container_runs_an_app() {
 }
 
 #[test]
+fn a_log_that_cannot_be_written_ends_no_sidecar() {
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let run = Run::new("");
+    let mut logging = Command::new(env!("CARGO_BIN_EXE_proxy"));
+    logging.args(["run", "--config", "sidecar.toml", "--", "sh", "-c", "exit 7"]).env("RUST_LOG", "debug");
+    logging.current_dir(run.dir.path()).stdin(Stdio::null());
+    assert_eq!(logging.stderr(full()).status().unwrap().code(), Some(7));
+    let (unread, written) = std::io::pipe().unwrap();
+    drop(unread);
+    assert_eq!(logging.stderr(written).status().unwrap().code(), Some(7));
+
+    let mut check = Command::new(env!("CARGO_BIN_EXE_proxy"));
+    check.args(["check", "--config", "sidecar.toml"]).current_dir(run.dir.path()).stdin(Stdio::null());
+    let checked = check.stdout(full()).output().unwrap();
+    assert_eq!(checked.status.code(), Some(1), "what was asked for was not told");
+    let said = String::from_utf8_lossy(&checked.stderr);
+    assert!(said.starts_with("cannot write to standard output: "), "{said}");
+}
+
+#[test]
 fn a_second_sidecar_on_the_same_ports_is_refused_and_told_whose_they_are() {
     let run = Run::new("timeouts.drain_min = '0s'");
     let first = run.start(&[], &["sh", "-c", WAITS_FOR_TERM]);

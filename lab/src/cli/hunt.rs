@@ -1,6 +1,7 @@
 //! `lab sim --hunt metastable`
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
@@ -71,7 +72,7 @@ fn explore(args: &Sim, hunt: &Hunt, first: u64) -> Result<BTreeMap<Point, Course
     let what = |run: u64| (points[(run / args.seeds) as usize], first + run % args.seeds);
     sweep(
         0..runs,
-        args.jobs.unwrap_or_else(jobs),
+        args.jobs.map_or_else(jobs, NonZeroUsize::get),
         |run| {
             let (point, seed) = what(run);
             hunt.course(point, 1.0, seed)

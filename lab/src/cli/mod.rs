@@ -13,6 +13,7 @@ mod swarm;
 mod tally;
 
 use std::io::{self, IsTerminal};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -20,7 +21,6 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::app;
 use crate::load;
-use crate::output;
 use crate::plan::SidecarKind;
 use crate::report::terminal::Style;
 use crate::run::Verdict;
@@ -139,7 +139,7 @@ struct Sim {
     keep_going: bool,
     /// How many at a time. Default: as many as there are CPUs.
     #[arg(long)]
-    jobs: Option<usize>,
+    jobs: Option<NonZeroUsize>,
     /// What stands in the sidecar's place, instead of what the file says.
     #[arg(long)]
     sidecar: Option<Stand>,
@@ -217,7 +217,7 @@ enum Link {
 pub fn main() -> ExitCode {
     let code = command();
     let is_fine = [PASSED, INCONCLUSIVE].map(ExitCode::from).contains(&code);
-    if is_fine && output::has_failed() { ExitCode::from(MACHINE) } else { code }
+    if is_fine && proxy::output::has_failed() { ExitCode::from(MACHINE) } else { code }
 }
 
 fn command() -> ExitCode {

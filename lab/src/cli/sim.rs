@@ -1,5 +1,6 @@
 //! `lab sim`
 
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
@@ -82,7 +83,7 @@ fn many(args: &Sim, path: &Path, scenario: &Scenario, kind: SidecarKind, from: u
     let mut stopped = false;
     sweep(
         from..from.saturating_add(args.seeds),
-        args.jobs.unwrap_or_else(jobs),
+        args.jobs.map_or_else(jobs, NonZeroUsize::get),
         |seed| history(scenario, kind, seed, false),
         |seed, result| {
             tally.done();

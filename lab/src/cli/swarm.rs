@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
@@ -148,7 +149,7 @@ fn search(args: &Sim, path: Option<&Path>, source: &Source, from: u64, options: 
             (day.violations.first().cloned(), seen, day.simulated, day.facts.calls.len() as u64)
         })
     };
-    let jobs = args.jobs.unwrap_or_else(jobs);
+    let jobs = args.jobs.map_or_else(jobs, NonZeroUsize::get);
     sweep(from..from.saturating_add(args.seeds), jobs, run, |seed, result| {
         tally.done();
         match result {

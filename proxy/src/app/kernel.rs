@@ -20,6 +20,7 @@ use super::pages::{Doors, control_at};
 use super::{Sidecar, Signals, Watches, drains, ports, work};
 use crate::command::{self, Inherited};
 use crate::config::{self, Snapshot, defaults, reload};
+use crate::errln;
 use crate::world::{Alarm, KernelNet, Net, RngTree, SystemWall, World, raise_nofile};
 
 /// How a sidecar is started, beside its configuration.
@@ -39,7 +40,7 @@ pub fn run(path: &Path, options: Options) -> ExitCode {
     let snapshot = match config::load(path) {
         Ok(snapshot) => snapshot,
         Err(error) => {
-            eprintln!("{:?}", miette::Report::new(error));
+            errln!("{:?}", miette::Report::new(error));
             return ExitCode::from(2);
         }
     };
@@ -51,7 +52,7 @@ pub fn run(path: &Path, options: Options) -> ExitCode {
             ExitCode::from(ended.code)
         }
         Err(failure) => {
-            eprintln!("{}", failure.error);
+            errln!("{}", failure.error);
             ExitCode::from(failure.code)
         }
     }
@@ -263,6 +264,8 @@ fn start_logging() {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would say so on standard error as well, and panic: a disk that is full, or a reader that has gone, costs the log.
+        .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .try_init();
 }

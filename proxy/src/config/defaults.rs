@@ -54,6 +54,8 @@ pub const DRAIN_MIN: Duration = Duration::from_secs(5);
 /// How long the next hop may leave `Expect: 100-continue` unanswered before it gets the body anyway. curl's and Go's
 /// `ExpectContinueTimeout`.
 pub const EXPECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The largest file of a configuration or of endpoints, bytes. Ten thousand endpoints take less than one MiB.
+pub const CONFIG_BYTES: u64 = 64 << 20;
 /// Bytes of the head of a message, as HTTP/1 writes it. Envoy allows 60 KiB; hyper's own 400 KiB would make a stalled peer expensive.
 pub const HEADER_BYTES: u32 = 64 * 1024;
 /// Least and most that `limits.header_bytes` may be: the smallest buffer that hyper works with, and Envoy's most.

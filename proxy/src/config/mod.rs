@@ -17,8 +17,12 @@ mod shape;
 mod snapshot;
 pub mod units;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use defaults::CONFIG_BYTES;
 
 pub use diagnose::{ConfigError, ConfigErrors};
 pub use parse::{parse, parse_endpoints};
@@ -48,15 +52,39 @@ pub enum LoadError {
     Invalid(#[from] ConfigErrors),
 }
 
+impl LoadError {
+    fn unreadable(path: &Path, error: io::Error) -> Self {
+        LoadError::Unreadable { path: path.to_owned(), error }
+    }
+}
+
 /// Reads and checks the file at `path`. Errors name it as it was given.
 ///
 /// # Errors
 /// If it cannot be read or is not valid.
 pub fn load(path: &Path) -> Result<Snapshot, LoadError> {
-    let text = read(path)?;
+    let text = File::open(path).and_then(text).map_err(|error| LoadError::unreadable(path, error))?;
     Ok(parse(&path.display().to_string(), &text)?)
 }
 
+/// Reads the file at `path` while the sidecar runs: at once, so that nothing waits for who writes a FIFO.
 pub(crate) fn read(path: &Path) -> Result<String, LoadError> {
-    std::fs::read_to_string(path).map_err(|error| LoadError::Unreadable { path: path.to_owned(), error })
+    let read = || {
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        text(file)
+    };
+    read().map_err(|error| LoadError::unreadable(path, error))
+}
+
+/// All that `file` holds, if it is not more than a configuration may be.
+fn text(file: File) -> io::Result<String> {
+    let mut text = String::new();
+    file.take(CONFIG_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > CONFIG_BYTES {
+        return Err(io::Error::other(format!("it is larger than {} MiB", CONFIG_BYTES >> 20)));
+    }
+    Ok(text)
 }

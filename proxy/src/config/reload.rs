@@ -278,6 +278,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::config::defaults::CONFIG_BYTES;
 
     const START: &str = "service = 'web'";
     const OTHER: &str = "service = 'web'\npassthrough = false";
@@ -345,6 +346,35 @@ mod tests {
             refused(told).await;
             fs::write(&path, OTHER).unwrap();
             assert_eq!(applied(told).await, snapshot(OTHER));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_never_ends_or_that_nobody_writes_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let [path, pipe, large] = ["sidecar.toml", "pipe", "large"].map(|name| directory.path().join(name));
+        fs::write(&path, START).unwrap();
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        fs::File::create(&large).unwrap().set_len(CONFIG_BYTES + 1).unwrap();
+        while_following(&path, async |told| {
+            for (instead, why) in [
+                (pipe.as_path(), "not a regular file"),
+                (Path::new("/dev/zero"), "not a regular file"),
+                (&large, "64 MiB"),
+            ] {
+                let link = directory.path().join("link");
+                std::os::unix::fs::symlink(instead, &link).unwrap();
+                fs::rename(&link, &path).unwrap();
+                let said = refused(told).await;
+                assert!(said.contains(why), "{said}");
+                let new = directory.path().join("new");
+                fs::write(&new, OTHER).unwrap();
+                fs::rename(&new, &path).unwrap();
+                assert_eq!(applied(told).await, snapshot(OTHER));
+                fs::write(&path, START).unwrap();
+                assert_eq!(applied(told).await, snapshot(START));
+            }
         })
         .await;
     }

@@ -125,10 +125,10 @@ struct Connection {
     send: RefCell<SendRequest<UploadHalf<Slot>>>,
     /// Streams of which one half or both are open.
     in_use: Cell<usize>,
-    /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS.
-    limit: Cell<usize>,
+    /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS, as it is now.
+    limit: Box<dyn Fn() -> usize>,
     /// How many it carries at most, whatever the peer allows.
-    most: usize,
+    most: Cell<usize>,
     /// Hears when a stream ends.
     queue: Rc<Queue>,
     /// If no stream is open.
@@ -178,7 +178,7 @@ impl Connection {
 
     /// How many streams it carries at most.
     fn limit(&self) -> usize {
-        self.limit.get().min(self.most)
+        (self.limit)().min(self.most.get())
     }
 
     /// Whether the peer allows it another stream.
@@ -480,13 +480,17 @@ async fn open_connection<N: Net>(
         },
     })
     .await?;
+    let driver = Rc::new(RefCell::new(driver));
+    let asked = Rc::downgrade(&driver);
     let open = metrics.connected();
     tracing::debug!(%endpoint, open = metrics.open_in_cluster(), "connected");
     let connection = Rc::new(Connection {
         send: RefCell::new(send),
         in_use: Cell::new(0),
-        limit: Cell::new(driver.current_max_send_streams()),
-        most: limits.http2.streams() as usize,
+        limit: Box::new(move || {
+            asked.upgrade().map_or(0, |driver| driver.borrow().current_max_send_streams())
+        }),
+        most: Cell::new(limits.http2.streams() as usize),
         queue: queue.clone(),
         idle: RefCell::default(),
         carried: Cell::new(false),
@@ -495,16 +499,16 @@ async fn open_connection<N: Net>(
         open,
     });
     connection.rest();
-    let watched = Rc::downgrade(&connection);
+    let told = queue.clone();
     net.spawn("http2", async move {
+        let mut before = 0;
         let ended = poll_fn(|cx| {
             driven.set(Some(cx.waker().clone()));
+            let mut driver = driver.borrow_mut();
             let polled = driver.as_mut().poll(cx);
-            if let Some(connection) = watched.upgrade() {
-                let limit = driver.current_max_send_streams();
-                if connection.limit.replace(limit) < limit {
-                    connection.queue.call();
-                }
+            let limit = driver.current_max_send_streams();
+            if std::mem::replace(&mut before, limit) < limit {
+                told.call();
             }
             polled
         })

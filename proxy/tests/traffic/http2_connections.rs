@@ -161,6 +161,27 @@ fn who_waits_for_a_stream_gets_it_as_soon_as_the_endpoint_allows_more() {
 }
 
 #[test]
+fn a_call_is_not_bound_where_the_endpoint_allows_fewer_streams_than_before() {
+    run(async {
+        let (app, record) = frames::app(|turn| {
+            let most = if turn.nth == 1 { 10 } else { 1 };
+            [frames::max_concurrent_streams(most), frames::answer(turn.stream)].concat()
+        })
+        .await;
+        let near = outbound(TestNet::to(SERVICE), &cluster("http", &[app], "")).await;
+        let mut client = h2c::connect(near.at).await;
+        let get = || request("GET", "/").body(()).unwrap();
+        ask(&client, get(), "", None).await.unwrap();
+        let (_open, _upload) = client.send_request(request("POST", "/").body(()).unwrap(), false).unwrap();
+        until("it has its stream", || record.count(frames::HEADERS) == 2).await;
+        ask(&client, get(), "", None).await.unwrap();
+        assert_eq!(record.connections.get(), 1);
+        ask(&client, get(), "", None).await.unwrap();
+        assert_eq!(record.connections.get(), 2);
+    });
+}
+
+#[test]
 fn the_time_for_a_head_is_configured() {
     run(async {
         let (app, _) = h2c::echo(10).await;

@@ -315,6 +315,31 @@ fn a_request_before_a_refused_one_is_answered_first() {
 }
 
 #[test]
+fn what_is_refused_behind_a_request_is_refused_as_if_it_came_first() {
+    run(async {
+        let seen = Seen::default();
+        let near = outbound(TestNet::to(SERVICE), &cluster("http", &[seen.app(OK).await], "")).await;
+        let lines = "\r\n".repeat(40_000);
+        for (name, before, bytes, expected) in [
+            ("no method behind HEAD", "HEAD", "\x01bad\r\n\r\n", 400),
+            ("an empty line cut short behind HEAD", "HEAD", "\rX", 400),
+            ("more empty lines than a head is long", "GET", &*lines, 431),
+        ] {
+            let good = format!("{before} / HTTP/1.1\r\nHost: a\r\n\r\n");
+            let answers = refusal(&near, &[&[good.as_bytes(), bytes.as_bytes()].concat()]).await;
+            let last = &answers[answers.rfind("HTTP/1.1 ").expect("an answer")..];
+            let (head, body) = last.split_once("\r\n\r\n").expect("a head");
+            assert_eq!(status(last), expected, "{name}: {answers:?}");
+            assert!(head.contains("\r\nproxy-status: sidelab-web-1; error="), "{name}: {answers:?}");
+            assert!(head.contains(&format!("\r\ncontent-length: {}", body.len())), "{name}: {answers:?}");
+            assert!(!body.is_empty(), "{name}: {answers:?}");
+        }
+        assert_eq!(seen.requests(), 3);
+        near.at_rest().await;
+    });
+}
+
+#[test]
 fn a_refusal_neither_changes_nor_loses_nor_completes_what_came_before_it() {
     run(async {
         let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";

@@ -123,7 +123,7 @@ async fn another_connection_is_due_when_eight_in_ten_streams_are_taken_and_only_
         let (connection, group) = (stream.connection.clone(), group(&streams));
         let nearly_full = |in_use, limit| {
             connection.in_use.set(in_use);
-            connection.limit.set(limit);
+            connection.most.set(limit);
             (connection.is_nearly_full(), group.is_nearly_full())
         };
         assert_eq!(nearly_full(7, 10), (false, false));

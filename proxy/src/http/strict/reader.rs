@@ -207,6 +207,7 @@ impl Reader {
             }
             // An empty line is no message.
             if self.at == At::Start && at != At::StartLf {
+                self.message.is_head = false;
                 break;
             }
         }
@@ -215,7 +216,8 @@ impl Reader {
         }
         result.map(|()| i).map_err(|(kind, what)| {
             let in_body = begin.is_none() && was_in_body;
-            let good = begin.unwrap_or(if in_body { i } else { 0 });
+            // Before the head there can only be empty lines, which nobody needs.
+            let good = if in_body { i } else { 0 };
             Refused { good, offence: Offence { kind, what, in_body, is_head: self.message.is_head } }
         })
     }

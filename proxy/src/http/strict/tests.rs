@@ -137,6 +137,16 @@ fn reading_stops_at_the_end_of_a_message_and_an_empty_line_is_none() {
     assert_eq!(Reader::new(Http1::default()).read(b"\r\n"), Ok(2));
 }
 
+#[test]
+fn the_answer_to_what_is_no_request_has_a_body_whatever_was_asked_before() {
+    let head = b"HEAD / HTTP/1.1\r\n\r\n";
+    for (bytes, is_head) in [("\n", false), ("\rX", false), ("HEAD\n", false), ("HEAD / HTTP/1.1\n", true)] {
+        let mut reader = Reader::new(Http1::default());
+        assert_eq!(reader.read(head), Ok(head.len()));
+        assert_eq!(reader.read(bytes.as_bytes()).unwrap_err().offence.is_head, is_head, "{bytes:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_bytes_in_any_pieces_get_one_judgement(

@@ -1,4 +1,4 @@
-//! What the lab prints. A full disk or a reader that has gone is a normal event, at which `println!` and `eprintln!` panic.
+//! What a program prints. A full disk or a reader that has gone is a normal event, at which `println!` and `eprintln!` panic.
 //! Here the first failure of standard output is said and remembered, and decides the exit code
 //! ([`has_failed`]); what standard error does not take is lost.
 
@@ -34,6 +34,7 @@ pub fn report(line: Arguments<'_>) {
 }
 
 /// `print!`, but see [`crate::output`].
+#[macro_export]
 macro_rules! out {
     ($($text:tt)*) => {
         $crate::output::print(format_args!($($text)*))
@@ -41,6 +42,7 @@ macro_rules! out {
 }
 
 /// `println!`, but see [`crate::output`].
+#[macro_export]
 macro_rules! outln {
     () => {
         $crate::output::print(format_args!("\n"))
@@ -51,6 +53,7 @@ macro_rules! outln {
 }
 
 /// `eprintln!`, but see [`crate::output`].
+#[macro_export]
 macro_rules! errln {
     ($($text:tt)*) => {
         $crate::output::report(format_args!($($text)*))
