@@ -18,12 +18,8 @@ pub fn cpu_ns(pid: i32) -> io::Result<u64> {
         let path = task?.path().join("schedstat");
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            // It ended between being listed and being read.
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound && path.parent().is_some_and(|p| !p.exists()) =>
-            {
-                continue;
-            }
+            // It ended between being listed and being read (which is ESRCH if its file was open by then).
+            Err(_) if path.parent().is_some_and(|task| !task.exists()) => continue,
             Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
         };
         sum += first_number(&text).ok_or_else(|| {
@@ -79,6 +75,23 @@ mod tests {
         let text = "00400000-7ffd ---p 00000000 00:00 0 [rollup]\nRss:      9000 kB\nPss:  8000 kB\n\
                     Shared_Clean: 1000 kB\nPrivate_Clean:     500 kB\nPrivate_Dirty:  7500 kB\n";
         assert_eq!(parse_memory(text), Memory { rss: 9000, private: 8000 });
+    }
+
+    #[test]
+    fn a_thread_that_ends_while_it_is_looked_at_is_no_error() {
+        let own = std::process::id() as i32;
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::thread::spawn(|| {}).join().unwrap();
+                }
+            });
+            for _ in 0..2_000 {
+                cpu_ns(own).unwrap();
+            }
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 
     #[test]

@@ -18,6 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::cgroup::{Cgroup, remove_dir};
+use super::run_lock::RunLock;
 use crate::readable::count;
 
 /// Where runs are registered.
@@ -31,7 +32,7 @@ const LIMITED_NOTE: &str = "limited";
 #[derive(Debug)]
 pub struct Registration {
     path: PathBuf,
-    _lock: Flock<File>,
+    _lock: RunLock,
 }
 
 impl Registration {
@@ -44,8 +45,7 @@ impl Registration {
         let registry = registry_lock()?;
         let path = Path::new(REGISTRY).join(run_id);
         DirBuilder::new().mode(0o755).create(&path)?;
-        let lock = File::create(path.join("lock"))?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| io::Error::from(e))?;
+        let lock = RunLock::new(&path.join("lock"))?;
         for directory in ["ns", "etc", "config"] {
             DirBuilder::new().mode(0o755).create(path.join(directory))?;
         }

@@ -43,6 +43,7 @@ pub mod wire;
 mod bring_up;
 mod faults;
 mod observe;
+mod run_lock;
 
 pub use cleanup::sweep;
 pub use link::Backend;
