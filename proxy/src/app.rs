@@ -45,6 +45,8 @@ mod ports;
 pub use kernel::{Options, run};
 use pages::control;
 
+/// The exit code of a sidecar that failed while running.
+pub const FAILED: u8 = 1;
 /// How often idle connections are looked at. Also bounds how long one may overstay its idle limit.
 const SWEEP: Duration = Duration::from_secs(1);
 

@@ -10,13 +10,11 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use miette::Report;
 
-use crate::app::Options;
+use crate::app::{FAILED, Options};
 use crate::capture::rules::{Cidr, Family, Rules};
 use crate::config::{self, Protocol, Snapshot, defaults, units};
 use crate::{errln, out, outln, output};
 
-/// It failed while running.
-pub const FAILED: u8 = 1;
 /// The arguments or the configuration are not valid.
 pub const INVALID: u8 = 2;
 /// This machine cannot do it: a program, a capability or a part of the kernel is missing.
@@ -143,8 +141,8 @@ fn port() -> clap::builder::RangedI64ValueParser<u16> {
 
 fn workers(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) => Err("at least 1 is needed".into()),
-        Ok(workers) => Ok(workers),
+        Ok(workers @ 1..=defaults::MAX_WORKERS) => Ok(workers),
+        Ok(_) => Err(format!("from 1 to {}", defaults::MAX_WORKERS)),
         Err(_) => Err("not a whole number".into()),
     }
 }
@@ -165,13 +163,13 @@ impl RulesArgs {
     }
 }
 
-impl Cli {
-    /// Does what the command line asks for.
-    pub fn execute(self) -> ExitCode {
-        let code = self.perform();
-        if code == ExitCode::SUCCESS && output::has_failed() { ExitCode::from(FAILED) } else { code }
-    }
+/// Does what the command line of this process asks for.
+pub fn main() -> ExitCode {
+    let code = output::arguments::<Cli>().map_or_else(|code| code, Cli::perform);
+    if code == ExitCode::SUCCESS && output::has_failed() { ExitCode::from(FAILED) } else { code }
+}
 
+impl Cli {
     fn perform(self) -> ExitCode {
         match self.command {
             Command::Run { config, workers, gid, command } => {

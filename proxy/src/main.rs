@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    proxy::cli::Cli::parse().execute()
+    proxy::cli::main()
 }

@@ -4,6 +4,7 @@
 
 use std::fmt::Arguments;
 use std::io::Write;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static FAILED: AtomicBool = AtomicBool::new(false);
@@ -19,10 +20,30 @@ pub fn print(text: Arguments<'_>) {
         return;
     }
     let mut out = std::io::stdout().lock();
-    if let Err(error) = out.write_fmt(text).and_then(|()| out.flush()) {
+    let written = out.write_fmt(text).and_then(|()| out.flush());
+    remember(written);
+}
+
+fn remember(written: std::io::Result<()>) {
+    if let Err(error) = written {
         FAILED.store(true, Ordering::Relaxed);
         report(format_args!("cannot write to standard output: {error}"));
     }
+}
+
+/// The arguments of this process.
+///
+/// # Errors
+/// If they ask for help or the version, or are not valid: then all that there is to say has been printed, and the code
+/// says which.
+pub fn arguments<A: clap::Parser>() -> Result<A, ExitCode> {
+    A::try_parse().map_err(|said| {
+        let printed = said.print();
+        if !said.use_stderr() {
+            remember(printed.and_then(|()| std::io::stdout().flush()));
+        }
+        ExitCode::from(said.exit_code() as u8)
+    })
 }
 
 /// Writes a line to standard error.

@@ -545,6 +545,14 @@ endpoints = ["10.0.0.21:8080"]
 }
 
 #[test]
+fn there_is_at_least_one_worker_and_no_more_than_threads_that_a_machine_can_use() {
+    for (workers, fine) in [(0, false), (1, true), (1024, true), (1025, false), (usize::MAX >> 1, false)] {
+        let parsed = parse("sidecar.toml", &format!("service = \"web\"\nworkers = {workers}\n"));
+        assert_eq!(parsed.is_ok(), fine, "{workers}");
+    }
+}
+
+#[test]
 fn every_mistake_is_also_one_line_for_the_log() {
     let errors = errors("service = \"web\"\nworkers = 0\n\n[timeouts]\nconnect = \"soon\"\n");
     assert_eq!(errors.to_string(), "sidecar.toml has 2 mistakes");

@@ -118,11 +118,20 @@ fn full() -> File {
 }
 
 #[test]
+fn a_mutant_that_no_seed_comes_to_is_4() {
+    let swarm = |mutant| sim(&[], &["--faults", "swarm", "--seeds", "2", "--mutant", mutant]);
+    expect(&swarm("nosuch"), 4, "called \"nosuch\"");
+    assert_ne!(swarm("always-the-first").status.code(), Some(4));
+}
+
+#[test]
 fn output_that_cannot_be_written_is_3_unless_something_worse_was_found() {
     let folder = Folder::new();
     let (good, bad) = (folder.passing(), folder.failing());
     let many = |it: &'static [&str]| [&["sim"], it].concat();
     for (args, scenario, code) in [
+        (vec!["--help"], &good, 3),
+        (vec!["--version"], &good, 3),
         (vec!["check"], &good, 3),
         (vec!["sim"], &good, 3),
         (many(&["--seeds", "2"]), &good, 3),

@@ -32,7 +32,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use proxy::config::units;
 use proxy::grpc::timeout as grpc_timeout;
 use proxy::http::deadline::X_REQUEST_TIMEOUT;
-use proxy::retry::X_RETRY_ATTEMPT;
+use proxy::http::headers::X_RETRY_ATTEMPT;
 use proxy::world::RngTree;
 use rand::RngExt;
 use rand::rngs::StdRng;

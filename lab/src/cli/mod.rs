@@ -221,7 +221,10 @@ pub fn main() -> ExitCode {
 }
 
 fn command() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = match proxy::output::arguments() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     match (cli.command, cli.run) {
         (Some(Command::Run(run)), _) | (None, Some(run)) => kernel::run(&run),
         (Some(Command::Sim(sim)), _) => sim::run(&sim),

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use super::tally::Tally;
 use super::{FAILED, Faults, INVALID, MACHINE, PASSED, Sim};
-use crate::report::timeline;
 use crate::scenario::Scenario;
 use crate::sim::{Line, SimFailure, jobs, sweep};
 use crate::swarm::schedule::Given;
+use crate::swarm::timeline;
 use crate::swarm::{self, Day, Drawn, Options, Violation, shrink, situation};
 
 /// How much of the log before a breach is shown.
@@ -184,6 +184,12 @@ fn search(args: &Sim, path: Option<&Path>, source: &Source, from: u64, options: 
                 for (situation, days) in situation::ALL.iter().zip(reached) {
                     outln!("  {days:>8}  {}", situation.name);
                 }
+            }
+            if let Some(mutant) = args.mutant.as_deref().filter(|_| !proxy::mutant::was_reached()) {
+                outln!(
+                    "INCONCLUSIVE: no seed came to where a mutant called {mutant:?} does harm, if there is one"
+                );
+                return super::INCONCLUSIVE;
             }
             outln!("PASSED for every seed from {from} to {}", from.saturating_add(args.seeds) - 1);
             PASSED

@@ -1,10 +1,8 @@
-//! What a run tells: to people on a terminal, to programs as JSON, as a comparison of two runs, and as the timeline of a
-//! simulated history.
+//! What a run tells: to people on a terminal, to programs as JSON, and as a comparison of two runs.
 
 pub mod compare;
 pub mod results;
 pub mod terminal;
-pub mod timeline;
 
 use std::io;
 use std::path::Path;

@@ -31,6 +31,7 @@ mod lines;
 pub mod schedule;
 pub mod shrink;
 pub mod situation;
+pub mod timeline;
 
 pub use facts::Facts;
 pub use law::{Breach, Violation};

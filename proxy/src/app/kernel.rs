@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use super::pages::{Doors, control_at};
-use super::{Sidecar, Signals, Watches, drains, ports, work};
+use super::{FAILED, Sidecar, Signals, Watches, drains, ports, work};
 use crate::command::{self, Inherited};
 use crate::config::{self, Snapshot, defaults, reload};
 use crate::errln;
@@ -75,7 +75,7 @@ struct Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Failure { error, code: crate::cli::FAILED }
+        Failure { error, code: FAILED }
     }
 }
 

@@ -79,12 +79,13 @@ impl Table {
             let gone = previous.index.by_name.keys().filter(|name| !index.by_name.contains_key(*name));
             gone.for_each(|name| metrics.forget_cluster(name));
         }
+        let load = previous.map_or_else(|| Arc::new(Load::new(metrics.load())), |t| t.load.clone());
         metrics.list_endpoints(snapshot.lists_endpoints());
         let app = snapshot.inbound_adaptive.keys().map(|port| {
             let known = previous.and_then(|previous| previous.app.get(port).cloned());
             (*port, known.unwrap_or_default())
         });
-        Table { app: app.collect(), load: metrics.load(), index, clusters, snapshot }
+        Table { app: app.collect(), load, index, clusters, snapshot }
     }
 
     /// The cluster of a name.

@@ -23,6 +23,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an undeclared port may stay silent before it counts as opaque. Linkerd waits 10 s and its users of
 /// server-speaks-first protocols suffer from it (linkerd2#3166).
 pub const DETECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Workers at most. Each is a thread with a listener of its own; no machine known has more CPUs.
+pub const MAX_WORKERS: usize = 1024;
 /// How long an HTTP/1 connection to an endpoint is kept without a request. Must stay below every server's own limit,
 /// or requests race with its close (linkerd2#9273, istio#55138); Linkerd uses 3 s.
 pub const POOL_IDLE: Duration = Duration::from_secs(3);
@@ -369,6 +371,8 @@ pub const STALE_AFTER: Duration = Duration::ZERO;
 pub const DNS_TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// DNS: by what share of it a name is asked before its time is over, at most.
 pub const DNS_EARLY: f64 = 0.1;
+/// The port of name servers (RFC 1035).
+pub const DNS_PORT: u16 = 53;
 /// DNS: how long one question to one server may take, with its connection. glibc waits 5 s.
 pub const DNS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Shortest and longest wait before a source that failed is asked again. Linkerd's reconnect back-off.

@@ -11,6 +11,7 @@
 pub mod defaults;
 mod diagnose;
 pub mod model;
+pub mod names;
 mod parse;
 pub mod reload;
 mod shape;

@@ -364,7 +364,7 @@ mod tests {
                 (&large, "64 MiB"),
             ] {
                 let link = directory.path().join("link");
-                std::os::unix::fs::symlink(instead, &link).unwrap();
+                symlink(instead, &link).unwrap();
                 fs::rename(&link, &path).unwrap();
                 let said = refused(told).await;
                 assert!(said.contains(why), "{said}");

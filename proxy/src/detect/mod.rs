@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
 
 use crate::mutant;
+use crate::telemetry::DetectionResult;
 pub use prefixed::Prefixed;
 use tls::{ClientHello, Hello};
 
@@ -61,6 +62,22 @@ pub enum Outcome {
     ServerFirst,
     /// The server is known to speak first, so nobody waited for the client.
     KnownServerFirst,
+}
+
+impl Outcome {
+    /// As it is counted.
+    pub fn result(self) -> DetectionResult {
+        match self {
+            Outcome::Sniffed(Sniffed::Http1) => DetectionResult::Http1,
+            Outcome::Sniffed(Sniffed::Http2) => DetectionResult::Http2,
+            Outcome::Sniffed(Sniffed::Tls) => DetectionResult::Tls,
+            Outcome::Sniffed(Sniffed::Opaque) => DetectionResult::Opaque,
+            Outcome::Timeout => DetectionResult::Timeout,
+            Outcome::Closed => DetectionResult::Closed,
+            Outcome::ServerFirst => DetectionResult::ServerFirst,
+            Outcome::KnownServerFirst => DetectionResult::KnownServerFirst,
+        }
+    }
 }
 
 /// What a detection found.

@@ -7,6 +7,8 @@
 
 use std::borrow::Cow;
 
+use crate::config::names::is_server_name;
+
 /// The longest message that is read, its header included. Post-quantum key shares make some of 2 KiB; OpenSSL refuses more
 /// than 16 KiB.
 const MESSAGE_LIMIT: usize = 16 * 1024;
@@ -49,16 +51,6 @@ pub fn client_hello(bytes: &[u8]) -> Hello {
         Ok(None) => Hello::Incomplete,
         Err(Malformed) => Hello::Unreadable,
     }
-}
-
-/// Whether `name` is a host's name as SNI carries it: labels of letters, digits, hyphens and (seen in practice)
-/// underscores, in ASCII.
-pub fn is_server_name(name: &[u8]) -> bool {
-    let is_label = |label: &[u8]| {
-        (1..=63).contains(&label.len())
-            && label.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-    };
-    name.len() <= 253 && name.split(|b| *b == b'.').all(is_label)
 }
 
 struct Malformed;

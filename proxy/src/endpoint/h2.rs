@@ -88,7 +88,7 @@ struct Group {
 struct Tasks<N> {
     net: N,
     queue: Rc<Queue>,
-    driver: Rc<Cell<Option<Waker>>>,
+    driver: Rc<RefCell<Option<Waker>>>,
 }
 
 impl<N: Net, F: Future + 'static> hyper::rt::Executor<F> for Tasks<N> {
@@ -99,9 +99,9 @@ impl<N: Net, F: Future + 'static> hyper::rt::Executor<F> for Tasks<N> {
             poll_fn(|cx| {
                 let polled = task.as_mut().poll(cx);
                 if !queue.is_empty()
-                    && let Some(driver) = driver.take()
+                    && let Some(driver) = &*driver.borrow()
                 {
-                    driver.wake();
+                    driver.wake_by_ref();
                 }
                 polled
             })
@@ -125,10 +125,8 @@ struct Connection {
     send: RefCell<SendRequest<UploadHalf<Slot>>>,
     /// Streams of which one half or both are open.
     in_use: Cell<usize>,
-    /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS, as it is now.
+    /// How many streams it carries at most: what the peer's SETTINGS_MAX_CONCURRENT_STREAMS allows now, or less.
     limit: Box<dyn Fn() -> usize>,
-    /// How many it carries at most, whatever the peer allows.
-    most: Cell<usize>,
     /// Hears when a stream ends.
     queue: Rc<Queue>,
     /// If no stream is open.
@@ -176,19 +174,14 @@ impl Connection {
         *self.idle.borrow_mut() = Some(Idle { since: Instant::now(), _counted: self.open.idle() });
     }
 
-    /// How many streams it carries at most.
-    fn limit(&self) -> usize {
-        (self.limit)().min(self.most.get())
-    }
-
     /// Whether the peer allows it another stream.
     fn has_room(&self) -> bool {
-        self.in_use.get() < self.limit()
+        self.in_use.get() < (self.limit)()
     }
 
     /// Whether it is time to open another connection.
     fn is_nearly_full(&self) -> bool {
-        self.in_use.get() >= ((self.limit() as f64 * H2_FULL) as usize).max(1)
+        self.in_use.get() >= (((self.limit)() as f64 * H2_FULL) as usize).max(1)
     }
 
     fn take(self: &Rc<Self>) -> Slot {
@@ -482,15 +475,15 @@ async fn open_connection<N: Net>(
     .await?;
     let driver = Rc::new(RefCell::new(driver));
     let asked = Rc::downgrade(&driver);
+    let most = limits.http2.streams() as usize;
     let open = metrics.connected();
     tracing::debug!(%endpoint, open = metrics.open_in_cluster(), "connected");
     let connection = Rc::new(Connection {
         send: RefCell::new(send),
         in_use: Cell::new(0),
         limit: Box::new(move || {
-            asked.upgrade().map_or(0, |driver| driver.borrow().current_max_send_streams())
+            asked.upgrade().map_or(0, |driver| driver.borrow().current_max_send_streams().min(most))
         }),
-        most: Cell::new(limits.http2.streams() as usize),
         queue: queue.clone(),
         idle: RefCell::default(),
         carried: Cell::new(false),
@@ -503,7 +496,10 @@ async fn open_connection<N: Net>(
     net.spawn("http2", async move {
         let mut before = 0;
         let ended = poll_fn(|cx| {
-            driven.set(Some(cx.waker().clone()));
+            match &mut *driven.borrow_mut() {
+                Some(waker) => waker.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
             let mut driver = driver.borrow_mut();
             let polled = driver.as_mut().poll(cx);
             let limit = driver.current_max_send_streams();

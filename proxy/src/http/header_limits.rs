@@ -11,12 +11,11 @@ use http::{Request, Response};
 
 use super::bridge::ORIGINAL;
 use super::deadline::X_REQUEST_TIMEOUT;
-use super::headers::{X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID};
+use super::headers::{X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID, X_RETRY_ATTEMPT};
 use crate::config::Http1;
 use crate::config::defaults::{ADDED_HEADER_BYTES, ADDED_HEADERS};
 use crate::error::{Error, Kind};
 use crate::grpc;
-use crate::retry::X_RETRY_ATTEMPT;
 
 /// Fields that a sidecar adds, or writes anew and perhaps longer.
 const ADDED: [HeaderName; ADDED_HEADERS] = [

@@ -14,6 +14,10 @@ use crate::config::Forwarded;
 /// Identifies a request on its way through the mesh. Kept if the client sends one.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Which retry a request is, counted from 1. Set by the hop that repeats it, and passed on by apps that pass on their
+/// request's id: a sidecar that finds it in a request of its app does not repeat that on top of the outer hop, since
+/// three tries at each of three hops would be 27. An app that makes it up gets fewer retries and nothing else.
+pub const X_RETRY_ATTEMPT: HeaderName = HeaderName::from_static("x-retry-attempt");
 /// Through whom the request came so far.
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The scheme that it was made with.

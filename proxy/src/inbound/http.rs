@@ -19,11 +19,11 @@ use crate::http::patience::Patience;
 use crate::http::serve::Client;
 use crate::http::tunnel::Ask;
 use crate::http::{RequestBody, bridge, deadline, forward, header_limits, reply};
-use crate::limit::Direction;
 use crate::limit::client::share_of;
 use crate::mutant;
 use crate::retry::{Attempts, Ended, condition};
 use crate::tcp;
+use crate::telemetry::Direction;
 use crate::telemetry::Single;
 use crate::world::Net;
 

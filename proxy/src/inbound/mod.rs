@@ -26,8 +26,8 @@ use crate::drain;
 use crate::endpoint::Pools;
 use crate::error::{Error, Kind};
 use crate::http::{reply, serve, version};
-use crate::limit::Direction;
 use crate::limit::client::share_of;
+use crate::telemetry::Direction;
 use crate::telemetry::{Metrics, Open, SideMetrics, Single, Throttle};
 use crate::world::{Net, World};
 

@@ -55,9 +55,9 @@ pub(super) async fn opening<N: Net>(
         Some((app, guard))
     };
     let (found, dialled) = race::detect_both(io, snapshot.timeouts.detect, &side.races, dst, spare).await?;
-    side.metrics.detected(found.outcome);
+    side.metrics.detected(found.outcome.result());
     if found.outcome == Outcome::Sniffed(Sniffed::Tls) {
-        side.metrics.greeted(found.hello.as_ref());
+        side.metrics.greeted(found.hello.as_ref().map(|hello| hello.server_name.is_some()));
         let name = found.hello.as_ref().and_then(|hello| hello.server_name.as_deref());
         tracing::debug!(%dst, server_name = name, "TLS for the app is passed through");
     }
@@ -92,7 +92,9 @@ pub(super) async fn forward<N: Net>(
     let limits = Limits { half_close: timeouts.half_close, idle: timeouts.tcp_idle };
     // It may last for days, and must not keep what a reload replaces.
     drop(table);
-    if let Err(error) = relay::<N>(client, app, limits, |moved| metrics.moved(moved)).await {
+    if let Err(error) =
+        relay::<N>(client, app, limits, |moved| metrics.moved(moved.forth, moved.back, moved.spliced)).await
+    {
         if let Some(kind) = error.kind() {
             metrics.failed(kind);
         }

@@ -21,60 +21,12 @@ use client::Clients;
 use crate::config::Limits;
 use crate::config::defaults::{FILES_ONE_WAY, FILES_SHARE};
 use crate::error::Kind;
-use crate::telemetry::Open;
-
-/// Where a connection or a request comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// From others, to the app.
-    Inbound,
-    /// From the app.
-    Outbound,
-}
-
-impl Direction {
-    /// The one of this name.
-    pub fn of(label: &str) -> Self {
-        if label == "inbound" { Direction::Inbound } else { Direction::Outbound }
-    }
-
-    /// Its name as a label of metrics.
-    pub fn label(self) -> &'static str {
-        match self {
-            Direction::Inbound => "inbound",
-            Direction::Outbound => "outbound",
-        }
-    }
-}
-
-/// What is carried in one direction.
-#[derive(Debug, Default)]
-pub struct OneWay {
-    connections: Gauge,
-    requests: Gauge,
-    /// Connections to endpoints or the app, which take file descriptors as well.
-    upstream: Gauge,
-}
-
-impl OneWay {
-    /// Nothing yet, counted where it can be read.
-    pub fn new(connections: Gauge, requests: Gauge) -> Self {
-        OneWay { connections, requests, ..OneWay::default() }
-    }
-
-    /// File descriptors that it takes.
-    fn files(&self) -> usize {
-        usize::try_from(self.connections.get() + self.upstream.get()).unwrap_or(0)
-    }
-}
+use crate::telemetry::{Direction, DirectionGauges, LoadGauges, Open};
 
 /// What the sidecar carries now.
 #[derive(Debug, Default)]
 pub struct Load {
-    inbound: OneWay,
-    outbound: OneWay,
-    /// 1 while load is shed for want of memory.
-    shedding: Gauge,
+    gauges: LoadGauges,
     out_of_memory: AtomicBool,
     /// How many files the process may open; 0 if nobody has said.
     files: AtomicUsize,
@@ -84,8 +36,8 @@ pub struct Load {
 
 impl Load {
     /// Nothing yet, counted where it can be read.
-    pub fn new(inbound: OneWay, outbound: OneWay, shedding: Gauge) -> Self {
-        Load { inbound, outbound, shedding, ..Load::default() }
+    pub fn new(gauges: LoadGauges) -> Self {
+        Load { gauges, ..Load::default() }
     }
 
     /// Takes on a connection, until the guard is dropped.
@@ -93,21 +45,21 @@ impl Load {
     /// # Errors
     /// [`Kind::Overload`].
     pub fn connection(&self, direction: Direction, limits: &Limits) -> Result<Open, Kind> {
-        self.take(&self.one_way(direction).connections, self.connection_limit(direction, limits))
+        self.take(&self.gauges.one_way(direction).connections, self.connection_limit(direction, limits))
     }
 
     /// How many connections of one direction there may be.
     pub fn connection_limit(&self, direction: Direction, limits: &Limits) -> usize {
         let (own, other) = match direction {
-            Direction::Inbound => (&self.inbound, &self.outbound),
-            Direction::Outbound => (&self.outbound, &self.inbound),
+            Direction::Inbound => (&self.gauges.inbound, &self.gauges.outbound),
+            Direction::Outbound => (&self.gauges.outbound, &self.gauges.inbound),
         };
         match self.files.load(Ordering::Relaxed) {
             0 => limits.connections,
             files => {
                 let affordable = files as f64 * FILES_SHARE;
                 let most = (affordable * FILES_ONE_WAY) as usize;
-                let most = most.min((affordable as usize).saturating_sub(other.files()));
+                let most = most.min((affordable as usize).saturating_sub(files_of(other)));
                 let upstream = usize::try_from(own.upstream.get()).unwrap_or(0);
                 limits.connections.min(most.saturating_sub(upstream))
             }
@@ -119,14 +71,7 @@ impl Load {
     /// # Errors
     /// [`Kind::Overload`].
     pub fn request(&self, direction: Direction, limits: &Limits) -> Result<Open, Kind> {
-        self.take(&self.one_way(direction).requests, limits.requests)
-    }
-
-    fn one_way(&self, direction: Direction) -> &OneWay {
-        match direction {
-            Direction::Inbound => &self.inbound,
-            Direction::Outbound => &self.outbound,
-        }
+        self.take(&self.gauges.one_way(direction).requests, limits.requests)
     }
 
     fn take(&self, count: &Gauge, limit: usize) -> Result<Open, Kind> {
@@ -140,13 +85,8 @@ impl Load {
 
     /// Connections and requests, those to endpoints included.
     pub fn carried(&self) -> i64 {
-        let carried = |way: &OneWay| way.connections.get() + way.requests.get() + way.upstream.get();
-        carried(&self.inbound) + carried(&self.outbound)
-    }
-
-    /// The count of connections to endpoints, or to the app.
-    pub fn upstream(&self, direction: Direction) -> Gauge {
-        self.one_way(direction).upstream.clone()
+        let carried = |way: &DirectionGauges| way.connections.get() + way.requests.get() + way.upstream.get();
+        carried(&self.gauges.inbound) + carried(&self.gauges.outbound)
     }
 
     /// How many connections each of the sidecar's own ports may have: as configured, or a share of the files that the
@@ -166,9 +106,14 @@ impl Load {
 
     /// Notes whether memory is short; says whether that is news.
     pub fn set_out_of_memory(&self, short: bool) -> bool {
-        self.shedding.set(i64::from(short));
+        self.gauges.shedding.set(i64::from(short));
         self.out_of_memory.swap(short, Ordering::Relaxed) != short
     }
+}
+
+/// File descriptors that one direction takes.
+fn files_of(way: &DirectionGauges) -> usize {
+    usize::try_from(way.connections.get() + way.upstream.get()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -217,7 +162,7 @@ mod tests {
         let outbound = all(Outbound);
         assert_eq!((inbound.len(), outbound.len()), (67, 23));
         drop(inbound);
-        let upstream: Vec<_> = (0..50).map(|_| Open::new(&load.upstream(Outbound))).collect();
+        let upstream: Vec<_> = (0..50).map(|_| Open::new(&load.gauges.outbound.upstream)).collect();
         assert_eq!(load.connection(Outbound, &limits).unwrap_err(), Kind::Overload);
         assert_eq!(all(Inbound).len(), 90 - 73);
         drop(upstream);
@@ -225,20 +170,13 @@ mod tests {
     }
 
     #[test]
-    fn a_direction_is_known_by_its_label() {
-        for (direction, label) in [(Inbound, "inbound"), (Outbound, "outbound")] {
-            assert_eq!((direction.label(), Direction::of(label).label()), (label, label));
-        }
-    }
-
-    #[test]
     fn what_is_carried_is_connections_and_requests_and_what_is_open_to_endpoints_both_ways() {
         let load = Load::default();
         let limits = Limits { connections: 9, requests: 9, ..LIMITS };
-        let _inbound = (load.connection(Inbound, &limits).unwrap(), Open::new(&load.upstream(Inbound)));
+        let _inbound = (load.connection(Inbound, &limits).unwrap(), Open::new(&load.gauges.inbound.upstream));
         let _requests = [(); 3].map(|()| load.request(Inbound, &limits).unwrap());
         let _outbound = [(); 2].map(|()| load.connection(Outbound, &limits).unwrap());
-        let _upstream = [(); 4].map(|()| Open::new(&load.upstream(Outbound)));
+        let _upstream = [(); 4].map(|()| Open::new(&load.gauges.outbound.upstream));
         assert_eq!(load.carried(), 11);
     }
 

@@ -19,8 +19,8 @@ use crate::http::patience::Patience;
 use crate::http::serve::Client;
 use crate::http::tunnel::Ask;
 use crate::http::{bridge, deadline, forward, header_limits, headers, reply};
-use crate::limit::Direction;
 use crate::tcp;
+use crate::telemetry::Direction;
 use crate::world::Net;
 
 /// Answers a request of the app: from an endpoint of the cluster at `dst`, or with the reason why none could.

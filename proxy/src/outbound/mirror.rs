@@ -24,8 +24,8 @@ use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::patience::Patience;
 use crate::http::{Copied, RequestBody, Upload, bridge, deadline};
-use crate::limit::Direction;
 use crate::route::mirror::become_copy;
+use crate::telemetry::Direction;
 use crate::telemetry::{MirrorEnd, RouteMetrics};
 use crate::world::Net;
 

@@ -15,11 +15,11 @@ use crate::detect::{Detected, Outcome, Prefixed, Sniffed, detect, race};
 use crate::endpoint::{self, InHand, Trial};
 use crate::error::{Error, Kind};
 use crate::limit::concurrency::RetrySlot;
+use crate::retry::Ended;
 use crate::retry::backoff::{self, Asked};
 use crate::retry::condition::reason;
-use crate::retry::{Denied, Ended};
 use crate::tcp::{Limits, relay};
-use crate::telemetry::{Carried, Limited, OpenConnection, RaceEnd, SideMetrics};
+use crate::telemetry::{Carried, Limited, OpenConnection, RaceEnd, RetryDenied, SideMetrics};
 use crate::world::{Abort, Net};
 
 /// A connection to an endpoint that has not carried anything yet.
@@ -77,7 +77,7 @@ where
         Some((upstream, guard))
     };
     let (found, dialled) = race::detect_both(io, timeouts.detect, &side.races, dst, spare).await?;
-    side.metrics.detected(found.outcome);
+    side.metrics.detected(found.outcome.result());
     greeted(side, dst, &found);
     Ok((found, dialled.map(|(upstream, guard)| Dialled { upstream, guard })))
 }
@@ -85,7 +85,7 @@ where
 /// Counts and logs what an app's own TLS tells.
 fn greeted<N: Net>(side: &Outbound<N>, dst: SocketAddr, found: &Detected<N::Io>) {
     if found.outcome == Outcome::Sniffed(Sniffed::Tls) {
-        side.metrics.greeted(found.hello.as_ref());
+        side.metrics.greeted(found.hello.as_ref().map(|hello| hello.server_name.is_some()));
         let name = found.hello.as_ref().and_then(|hello| hello.server_name.as_deref());
         tracing::debug!(%dst, server_name = name, "TLS of the app is passed through");
     }
@@ -136,7 +136,10 @@ async fn carry<N: Net>(
     dialled: Dialled<N>,
 ) {
     let Dialled { upstream, guard: _guard } = dialled;
-    if let Err(error) = relay::<N>(client, upstream, limits, |moved| metrics.moved(moved)).await {
+    if let Err(error) =
+        relay::<N>(client, upstream, limits, |moved| metrics.moved(moved.forth, moved.back, moved.spliced))
+            .await
+    {
         if let Some(kind) = error.kind() {
             metrics.failed(kind);
         }
@@ -202,14 +205,14 @@ fn again<N: Net>(
     cluster: &Cluster,
     nth: u32,
     ended: Ended,
-) -> Result<(Duration, RetrySlot), Denied> {
+) -> Result<(Duration, RetrySlot), RetryDenied> {
     let retry = &cluster.config.retry;
     if nth > retry.attempts {
-        return Err(Denied::Attempts);
+        return Err(RetryDenied::Attempts);
     }
     let others = cluster.endpoints.len() > nth as usize;
     let wait = backoff::wait(retry, nth, others, Asked::Nothing, &mut *side.rng.borrow_mut());
-    Ok((wait.ok_or(Denied::Wait)?, afford(cluster, ended)?))
+    Ok((wait.ok_or(RetryDenied::Wait)?, afford(cluster, ended)?))
 }
 
 /// One try at one endpoint.
@@ -265,7 +268,7 @@ pub(super) async fn pass_through<N: Net>(
             race_with(side, dst, io, timeouts, || dial_direct(side, dst, timeouts)).await
         } else {
             detect(io, timeouts.detect).await.map(|found| {
-                side.metrics.detected(found.outcome);
+                side.metrics.detected(found.outcome.result());
                 greeted(side, dst, &found);
                 (found, None)
             })

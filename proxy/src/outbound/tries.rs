@@ -21,7 +21,8 @@ use crate::limit::concurrency::RetrySlot;
 use crate::mutant;
 use crate::retry::backoff::{self, Asked};
 use crate::retry::condition::reason;
-use crate::retry::{self, Attempts, Denied, Ended};
+use crate::retry::{self, Attempts, Ended};
+use crate::telemetry::RetryDenied;
 use crate::world::Net;
 
 /// Frames of an answer that nobody gets that are read to keep its connection.
@@ -139,24 +140,28 @@ fn when<N: Net>(
     ended: Ended,
     others: bool,
     last: &Result<Answer<N>, Error>,
-) -> Result<Duration, Denied> {
+) -> Result<Duration, RetryDenied> {
     let asked = last.as_ref().map_or(Asked::Nothing, |response| Asked::of(response.headers()));
     let elsewhere = others && ended.is_untouched();
     let wait = backoff::wait(&call.retry, nth, elsewhere, asked, &mut *side.rng.borrow_mut());
-    let wait = wait.ok_or(Denied::Wait)?;
+    let wait = wait.ok_or(RetryDenied::Wait)?;
     let end = call.patience.end();
     let comes_too_late = end.is_some_and(|end| Instant::now() + wait >= end);
-    if comes_too_late && !mutant::is_planted("waits-past-the-end") { Err(Denied::Wait) } else { Ok(wait) }
+    if comes_too_late && !mutant::is_planted("waits-past-the-end") {
+        Err(RetryDenied::Wait)
+    } else {
+        Ok(wait)
+    }
 }
 
 /// A place among the cluster's retries, and the price of one. A try that takes the place of another that nobody had begun
 /// with costs nothing, as gRPC's transparent retries (A6): no endpoint works more for it.
-pub(super) fn afford(cluster: &Cluster, ended: Ended) -> Result<RetrySlot, Denied> {
-    let slot = cluster.try_retry_slot().ok_or(Denied::Limit)?;
+pub(super) fn afford(cluster: &Cluster, ended: Ended) -> Result<RetrySlot, RetryDenied> {
+    let slot = cluster.try_retry_slot().ok_or(RetryDenied::Limit)?;
     let paid = ended.is_untouched()
         || cluster.affords_retry(Instant::now())
         || mutant::is_planted("retries-on-credit");
-    if paid { Ok(slot) } else { Err(Denied::Budget) }
+    if paid { Ok(slot) } else { Err(RetryDenied::Budget) }
 }
 
 /// A try, and if it is silent for `after`, another one beside it at another endpoint. The first good answer wins and
@@ -217,7 +222,7 @@ fn hedge<N: Net>(
     let is_new = !before.contains(other.position);
     if !is_new || !cluster.affords_retry(Instant::now()) {
         if is_new {
-            cluster.metrics.denied(Denied::Budget);
+            cluster.metrics.denied(RetryDenied::Budget);
         }
         // It was not tried there, and a retry may well be.
         *tried = before;

@@ -3,19 +3,16 @@
 //! A copy of the head is kept, and of the body as much of it as may be ([`replay`](crate::http::replay)). Where only an
 //! unsent request may be repeated (a POST over HTTP/1, which is given back as it was) nothing is kept.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use http::header::{HeaderMap, HeaderValue, UPGRADE};
 use http::{Extensions, Method, Request, Uri, Version};
 
 use super::condition::Ended;
 use crate::config::Retry;
 use crate::http::RequestBody;
+use crate::http::headers::X_RETRY_ATTEMPT;
 use crate::http::replay::Tape;
 use crate::mutant;
-
-/// Which retry a request is, counted from 1. Set by the hop that repeats it, and passed on by apps that pass on their
-/// request's id: a sidecar that finds it in a request of its app does not repeat that on top of the outer hop, since
-/// three tries at each of three hops would be 27. An app that makes it up gets fewer retries and nothing else.
-pub const X_RETRY_ATTEMPT: HeaderName = HeaderName::from_static("x-retry-attempt");
+use crate::telemetry::RetryDenied;
 
 /// Whether an outer hop repeats this request already. Takes the mark out if it is not one.
 pub fn is_repeated(headers: &mut HeaderMap) -> bool {
@@ -30,51 +27,6 @@ pub fn is_repeated(headers: &mut HeaderMap) -> bool {
 /// Marks a request as the retry that is the `nth`.
 pub fn mark(headers: &mut HeaderMap, nth: u32) {
     headers.insert(X_RETRY_ATTEMPT, HeaderValue::from(nth));
-}
-
-/// Why there was no retry although the failure called for one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denied {
-    /// There have been as many as may.
-    Attempts,
-    /// An outer hop repeats the request already.
-    OuterHop,
-    /// It may have had an effect, and its method is not idempotent.
-    Unsafe,
-    /// Its body was not kept, or the answer came before its end.
-    Body,
-    /// The last answer asks for a longer wait than is given, or the request's own time would be over.
-    Wait,
-    /// As many retries are under way in the cluster as may be.
-    Limit,
-    /// The cluster's budget is spent.
-    Budget,
-}
-
-impl Denied {
-    /// All of them, in their order.
-    pub const ALL: [Denied; 7] = [
-        Denied::Attempts,
-        Denied::OuterHop,
-        Denied::Unsafe,
-        Denied::Body,
-        Denied::Wait,
-        Denied::Limit,
-        Denied::Budget,
-    ];
-
-    /// Label in metrics.
-    pub fn label(self) -> &'static str {
-        match self {
-            Denied::Attempts => "attempts",
-            Denied::OuterHop => "outer_hop",
-            Denied::Unsafe => "unsafe",
-            Denied::Body => "body",
-            Denied::Wait => "wait",
-            Denied::Limit => "limit",
-            Denied::Budget => "budget",
-        }
-    }
 }
 
 /// The tries of one request.
@@ -138,25 +90,25 @@ impl Attempts {
     ///
     /// # Errors
     /// Why not.
-    pub fn permit(&self, ended: Ended, under_way: bool) -> Result<(), Denied> {
+    pub fn permit(&self, ended: Ended, under_way: bool) -> Result<(), RetryDenied> {
         if self.outer {
-            return Err(Denied::OuterHop);
+            return Err(RetryDenied::OuterHop);
         }
         if self.made >= self.most {
-            return Err(Denied::Attempts);
+            return Err(RetryDenied::Attempts);
         }
         if let Ended::Failed { unsent: true, .. } = ended {
             return Ok(());
         }
         if !self.safe && !ended.is_untouched() {
-            return Err(Denied::Unsafe);
+            return Err(RetryDenied::Unsafe);
         }
         let answered = matches!(ended, Ended::Answered { .. });
         if self.copy.is_none()
             || self.tape.as_ref().is_some_and(|tape| !tape.is_good())
             || answered && under_way
         {
-            return Err(Denied::Body);
+            return Err(RetryDenied::Body);
         }
         Ok(())
     }
@@ -229,7 +181,7 @@ mod tests {
     }
 
     /// How many tries there are if every one ends so, and why there are no more.
-    fn tries(retry: &Retry, mut request: Request<RequestBody>, ended: Ended) -> (u32, Denied) {
+    fn tries(retry: &Retry, mut request: Request<RequestBody>, ended: Ended) -> (u32, RetryDenied) {
         let mut attempts = Attempts::new(retry, &mut request, false);
         for n in 1.. {
             assert_eq!(attempts.nth(), n);
@@ -245,7 +197,7 @@ mod tests {
 
     #[test]
     fn only_what_is_safe_is_tried_again_and_only_so_often() {
-        use Denied::{Attempts as Spent, Unsafe};
+        use RetryDenied::{Attempts as Spent, Unsafe};
         const SENT: Ended = failed(Kind::Terminated, false);
         const REFUSED: Ended = failed(Kind::Refused, false);
         const ANSWERED: Ended = Ended::Answered { status: 503, grpc: None };
@@ -279,7 +231,7 @@ mod tests {
             assert_eq!(request.headers().contains_key(X_RETRY_ATTEMPT), expected, "{value:?}");
         }
         let attempts = Attempts::new(&retry(2, true), &mut request, true);
-        assert_eq!(attempts.permit(failed(Kind::Connect, true), false), Err(Denied::OuterHop));
+        assert_eq!(attempts.permit(failed(Kind::Connect, true), false), Err(RetryDenied::OuterHop));
         assert!(!attempts.permits_hedge());
     }
 
@@ -297,7 +249,7 @@ mod tests {
         let mut request = request(Method::PUT, Version::HTTP_11);
         let attempts = Attempts::new(&retry(2, false), &mut request, false);
         let answered = Ended::Answered { status: 503, grpc: None };
-        assert_eq!(attempts.permit(answered, true), Err(Denied::Body));
+        assert_eq!(attempts.permit(answered, true), Err(RetryDenied::Body));
         assert_eq!(attempts.permit(answered, false), Ok(()));
     }
 

@@ -9,13 +9,13 @@
 //! - [`backoff`]: how long to wait before.
 //! - [`Budget`]: can the cluster afford it? Successes pay, so that an outage has no retries to grow on.
 //!
-//! Only one hop repeats a request: one that an outer hop repeats already carries [`X_RETRY_ATTEMPT`].
+//! Only one hop repeats a request: one that an outer hop repeats already carries [`X_RETRY_ATTEMPT`](crate::http::headers::X_RETRY_ATTEMPT).
 
 mod attempts;
 pub mod backoff;
 mod budget;
 pub mod condition;
 
-pub use attempts::{Attempts, Denied, X_RETRY_ATTEMPT, is_repeated, mark};
+pub use attempts::{Attempts, is_repeated, mark};
 pub use budget::Budget;
 pub use condition::Ended;

@@ -4,7 +4,6 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::{ClusterMetrics, Failures};
 use crate::error::Kind;
-use crate::tcp::Moved;
 
 /// The part of a cluster's metrics that its opaque connections count in.
 #[derive(Debug, Clone)]
@@ -28,12 +27,12 @@ impl ClusterMetrics {
 }
 
 impl Carried {
-    /// Counts bytes.
-    pub fn moved(&self, moved: Moved) {
-        self.sent.inc_by(moved.forth);
-        self.received.inc_by(moved.back);
-        if moved.spliced > 0 {
-            self.spliced.inc_by(moved.spliced);
+    /// Counts bytes: from the client, to it, and how many of both the kernel moved by splice.
+    pub fn moved(&self, sent: u64, received: u64, spliced: u64) {
+        self.sent.inc_by(sent);
+        self.received.inc_by(received);
+        if spliced > 0 {
+            self.spliced.inc_by(spliced);
         }
     }
 

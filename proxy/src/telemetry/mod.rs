@@ -2,9 +2,12 @@
 //! adding costs a nanosecond, finding by label some hundred.
 
 mod carried;
+mod cluster;
 mod endpoint;
 mod format;
+mod load;
 mod route;
+mod side;
 mod throttle;
 
 use std::collections::BTreeSet;
@@ -19,20 +22,20 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use tokio::time::Instant;
-
 pub use carried::Carried;
+pub use cluster::{Asked, ClusterMetrics, Ejections, Failures, Limited, Picks, RetryDenied};
 pub use endpoint::{EndpointMetrics, OpenConnection};
 pub use format::{Format, prometheus_text};
+pub use load::{Direction, DirectionGauges, LoadGauges, Open, Sockets};
 pub use route::{MirrorEnd, RouteMetrics};
+pub use side::{DetectionResult, RaceEnd, SideMetrics};
 pub use throttle::Throttle;
 
+use cluster::{CLASSES, LIMITS, PICKS, REASONS};
+use side::{DETECTIONS, HELLOS, RACES};
+
 use crate::config::Condition;
-use crate::detect::tls::ClientHello;
-use crate::detect::{Outcome, Sniffed};
 use crate::error::Kind;
-use crate::limit::{Direction, Load, OneWay};
-use crate::retry::Denied;
 
 /// Labels of a metric of one side.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -162,64 +165,9 @@ pub struct Metrics {
     discovery_stale: Family<OfCluster, Gauge<f64, AtomicU64>>,
     /// 1 while the app stands in the registry.
     pub registered: Gauge,
-    load: Arc<Load>,
+    load: LoadGauges,
     /// Clusters that are gone, and may have gauges that count what is still open.
     gone: Mutex<BTreeSet<String>>,
-}
-
-/// Metrics of one listener.
-#[derive(Debug, Clone)]
-pub struct SideMetrics {
-    /// Connections accepted.
-    pub connections: Counter,
-    /// Connections open.
-    pub open: Gauge,
-    detections: [Counter; 8],
-    hellos: [Counter; 3],
-    races: [Counter; 3],
-    refused: [Counter; Kind::ALL.len()],
-}
-
-/// Metrics of one cluster.
-#[derive(Debug, Clone)]
-pub struct ClusterMetrics {
-    requests: Counter,
-    /// Responses to clients, by the first digit of their status.
-    responses: [Counter; 5],
-    abandoned: Counter,
-    errors: Failures,
-    /// Tries beyond the first, by what they followed.
-    retries: [Counter; Condition::ALL.len()],
-    /// Failures that called for a retry and got none, by why.
-    denied: [Counter; Denied::ALL.len()],
-    /// Retries that the budget has left, after the last change.
-    pub retry_budget: Gauge,
-    /// Second tries that began beside the first.
-    pub hedges: Counter,
-    /// Those that were the first to answer.
-    pub hedges_won: Counter,
-    /// Choices of endpoints that are not the usual ones.
-    pub picks: Picks,
-    /// Ejections of endpoints.
-    pub ejections: Ejections,
-    limited: [Counter; LIMITS.len()],
-    /// Active checks that failed, and that passed.
-    checks: [Counter; 2],
-    /// Connections opened to endpoints.
-    pub connects: Counter,
-    /// Attempts to connect that failed.
-    pub connect_failures: Counter,
-    /// Connections to endpoints that are open.
-    pub open: Sockets,
-    /// Tunnels that are open.
-    pub tunnels: Gauge,
-    /// Requests that wait for a connection.
-    pub waiting: Gauge,
-    bytes_sent: Counter,
-    bytes_received: Counter,
-    bytes_spliced: Counter,
-    /// From the request's head to the response's head.
-    duration: Histogram,
 }
 
 /// Metrics of a cluster that counts as one endpoint: the local app, or everything that is passed through.
@@ -275,13 +223,17 @@ impl Default for Metrics {
             family!("load_requests", "Requests in flight that count against the limit");
         let one_way = |direction: Direction| {
             let side = Side { side: direction.label() };
-            OneWay::new(load_connections.get_or_create_owned(&side), load_requests.get_or_create_owned(&side))
+            DirectionGauges {
+                connections: load_connections.get_or_create_owned(&side),
+                requests: load_requests.get_or_create_owned(&side),
+                upstream: Gauge::default(),
+            }
         };
-        let load = Load::new(
-            one_way(Direction::Inbound),
-            one_way(Direction::Outbound),
-            gauge!("load_shedding", "1 while nothing is taken on for want of memory"),
-        );
+        let load = LoadGauges {
+            inbound: one_way(Direction::Inbound),
+            outbound: one_way(Direction::Outbound),
+            shedding: gauge!("load_shedding", "1 while nothing is taken on for want of memory"),
+        };
         let endpoints = endpoint::Endpoints::default();
         registry.register_collector(Box::new(endpoints.clone()));
         let discovery_stale = Family::default();
@@ -292,7 +244,7 @@ impl Default for Metrics {
             discovery_stale.clone(),
         );
         Metrics {
-            load: Arc::new(load),
+            load,
             gone: Mutex::default(),
             endpoints,
             discovery_updates: family!("discovery_updates", "Changes of discovered endpoints by result"),
@@ -378,17 +330,8 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-const DETECTIONS: [&str; 8] =
-    ["http1", "http2", "tls", "opaque", "timeout", "closed", "server_first", "known_server_first"];
-const HELLOS: [&str; 3] = ["sni", "no_sni", "unreadable"];
-/// The labels of [`Limited`], in its order.
-const LIMITS: [&str; 5] = ["connections", "pending", "requests", "retries", "concurrency"];
-/// The labels of `endpoint::Reason`.
-const REASONS: [&str; 3] = ["consecutive_failures", "success_rate", "failed_probe"];
 /// What [`Metrics::set_endpoints`] counts.
 pub const ENDPOINT_STATES: [&str; 3] = ["known", "ejected", "unhealthy"];
-const RACES: [&str; 3] = ["server_first", "client_first", "unused"];
 
 impl Metrics {
     /// The metrics of one listener: `"outbound"` or `"inbound"`.
@@ -419,7 +362,7 @@ impl Metrics {
             abandoned: self.abandoned.get_or_create_owned(&label),
             errors: Failures(Arc::new(Kind::ALL.map(|k| self.errors.get_or_create_owned(&kind(k))))),
             retries: Condition::ALL.map(|c| self.retries.get_or_create_owned(&reason(c.name()))),
-            denied: Denied::ALL.map(|d| self.retries_denied.get_or_create_owned(&reason(d.label()))),
+            denied: RetryDenied::ALL.map(|d| self.retries_denied.get_or_create_owned(&reason(d.label()))),
             retry_budget: self.retry_budget.get_or_create_owned(&label),
             hedges: self.hedges.get_or_create_owned(&label),
             hedges_won: self.hedges_won.get_or_create_owned(&label),
@@ -440,7 +383,7 @@ impl Metrics {
             connect_failures: self.connect_failures.get_or_create_owned(&label),
             open: Sockets {
                 cluster: self.upstream_open.get_or_create_owned(&label),
-                all: self.load.upstream(Direction::of(side)),
+                all: self.load.one_way(Direction::of(side)).upstream.clone(),
             },
             tunnels: self.tunnels.get_or_create_owned(&label),
             waiting: self.waiting.get_or_create_owned(&label),
@@ -550,7 +493,7 @@ impl Metrics {
     }
 
     /// What the sidecar carries now.
-    pub fn load(&self) -> Arc<Load> {
+    pub fn load(&self) -> LoadGauges {
         self.load.clone()
     }
 
@@ -566,227 +509,6 @@ impl Metrics {
         self.forget_the_idle();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         format::in_stable_order(&text)
-    }
-}
-
-impl SideMetrics {
-    /// Counts the outcome of a detection.
-    pub fn detected(&self, outcome: Outcome) {
-        let position = match outcome {
-            Outcome::Sniffed(Sniffed::Http1) => 0,
-            Outcome::Sniffed(Sniffed::Http2) => 1,
-            Outcome::Sniffed(Sniffed::Tls) => 2,
-            Outcome::Sniffed(Sniffed::Opaque) => 3,
-            Outcome::Timeout => 4,
-            Outcome::Closed => 5,
-            Outcome::ServerFirst => 6,
-            Outcome::KnownServerFirst => 7,
-        };
-        self.detections[position].inc();
-    }
-
-    /// Counts the first message of an app's TLS.
-    pub fn greeted(&self, hello: Option<&ClientHello>) {
-        let position = match hello {
-            Some(hello) if hello.server_name.is_some() => 0,
-            Some(_) => 1,
-            None => 2,
-        };
-        self.hellos[position].inc();
-    }
-
-    /// Counts what became of a connection that was opened to hear whether the server speaks first.
-    pub fn raced(&self, end: RaceEnd) {
-        self.races[end as usize].inc();
-    }
-
-    /// Counts a connection that was closed at once.
-    pub fn refused(&self, kind: Kind) {
-        self.refused[position(kind)].inc();
-    }
-}
-
-/// What became of a connection that was opened to hear whether the server speaks first. In the order of the
-/// labels in `RACES`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RaceEnd {
-    /// The server did.
-    ServerFirst,
-    /// It did not, but the connection carries what the client said.
-    ClientFirst,
-    /// It was closed: what the client said goes another way.
-    Unused,
-}
-
-impl ClusterMetrics {
-    /// Counts a request of a client, which is answered or, if the guard is dropped before, abandoned.
-    pub fn asked(&self) -> Asked<'_> {
-        self.requests.inc();
-        Asked { metrics: self, begun: Instant::now(), answered: false }
-    }
-
-    /// Counts a request that a limit of the cluster refused.
-    pub fn limited(&self, limit: Limited) {
-        self.limited[limit as usize].inc();
-    }
-
-    /// Counts an active check.
-    pub fn checked(&self, passed: bool) {
-        self.checks[usize::from(passed)].inc();
-    }
-
-    /// A number that grows when the cluster is used.
-    pub fn traffic(&self) -> u64 {
-        self.requests.get() + self.connects.get()
-    }
-
-    /// Counts a failed try.
-    pub fn failed(&self, kind: Kind) {
-        self.errors.count(kind);
-    }
-
-    /// Counts a try beyond the first.
-    pub fn retried(&self, reason: Condition) {
-        self.retries[reason as usize].inc();
-    }
-
-    /// Counts a failure that called for another try and got none.
-    pub fn denied(&self, why: Denied) {
-        self.denied[why as usize].inc();
-    }
-
-    /// The counters of failed tries, for what outlives a snapshot.
-    pub fn failures(&self) -> Failures {
-        self.errors.clone()
-    }
-}
-
-/// Which limit of a cluster refused a request. In the order of the labels in `LIMITS`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limited {
-    /// Connections to its endpoints.
-    Connections,
-    /// Requests that wait for one.
-    Pending,
-    /// Requests in flight.
-    Requests,
-    /// Retries in flight.
-    Retries,
-    /// Requests in flight, where the limit follows latency.
-    Concurrency,
-}
-
-/// Counts ejections of a cluster's endpoints.
-#[derive(Debug, Clone)]
-pub struct Ejections {
-    /// Ejections, in the order of `REASONS`.
-    by_reason: [Counter; REASONS.len()],
-    /// Requests that were let through to see whether an ejection may end.
-    pub probes: Counter,
-}
-
-impl Ejections {
-    /// Counts one for a reason, by its label.
-    pub fn ejected(&self, reason: &str) {
-        if let Some(position) = REASONS.iter().position(|known| *known == reason) {
-            self.by_reason[position].inc();
-        }
-    }
-}
-
-const PICKS: [&str; 4] = ["panic", "failover", "other_zone", "exploration"];
-
-/// Counts choices of endpoints that are not the usual ones.
-#[derive(Debug, Clone)]
-pub struct Picks([Counter; PICKS.len()]);
-
-impl Picks {
-    /// Counts one: of an endpoint that may not even be available, because too few are; of one that is not of the first
-    /// priority; of one in another zone although there are some in this one; of one that was neglected for long.
-    pub fn count(&self, panic: bool, failover: bool, other_zone: bool, exploration: bool) {
-        for (counter, is) in self.0.iter().zip([panic, failover, other_zone, exploration]) {
-            if is {
-                counter.inc();
-            }
-        }
-    }
-}
-
-/// Counts failures by kind.
-#[derive(Debug, Clone)]
-pub struct Failures(Arc<[Counter; Kind::ALL.len()]>);
-
-impl Failures {
-    /// Counts one.
-    pub fn count(&self, kind: Kind) {
-        self.0[position(kind)].inc();
-    }
-}
-
-/// A request that has no answer yet.
-#[derive(Debug)]
-pub struct Asked<'a> {
-    metrics: &'a ClusterMetrics,
-    begun: Instant,
-    answered: bool,
-}
-
-impl Asked<'_> {
-    /// Counts the response.
-    pub fn answered(mut self, status: http::StatusCode) {
-        let class = usize::from(status.as_u16() / 100);
-        self.metrics.responses[class.clamp(1, 5) - 1].inc();
-        self.metrics.duration.observe(self.begun.elapsed().as_secs_f64());
-        self.answered = true;
-    }
-}
-
-impl Drop for Asked<'_> {
-    fn drop(&mut self) {
-        if !self.answered {
-            self.metrics.abandoned.inc();
-        }
-    }
-}
-
-fn position(kind: Kind) -> usize {
-    Kind::ALL.iter().position(|k| *k == kind).expect("every kind is in ALL")
-}
-
-/// Connections to the endpoints of a cluster that are open, and with them all of their direction.
-#[derive(Debug, Clone, Default)]
-pub struct Sockets {
-    cluster: Gauge,
-    all: Gauge,
-}
-
-impl Sockets {
-    /// How many of the cluster's are open.
-    pub fn count(&self) -> i64 {
-        self.cluster.get()
-    }
-
-    /// Counts one, until the guards are dropped.
-    pub fn open(&self) -> [Open; 2] {
-        [Open::new(&self.cluster), Open::new(&self.all)]
-    }
-}
-
-/// A gauge that counts itself down when dropped.
-#[derive(Debug)]
-pub struct Open(Gauge);
-
-impl Open {
-    /// Counts up.
-    pub fn new(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Open(gauge.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, SRV};
 use hickory_proto::rr::{RData, Record, RecordType};
-use proxy::discovery::dns::message::name;
+use proxy::config::names::absolute as name;
 use proxy::discovery::etcd::wire::LeaseId;
 use proxy::discovery::{Board, etcd};
 use proxy::world::{KernelNet, Listener, Net};

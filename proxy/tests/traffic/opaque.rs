@@ -211,17 +211,7 @@ fn an_endpoint_without_any_opaque_connection_gets_one_whatever_the_others_have()
     run(async {
         let served = || app(|_, mut wire| async move { drop(wire.rest().await) });
         let config = retried(&[served().await, served().await], "retry.attempts = 0\nlimits.connections = 1");
-        let near = outbound(TestNet::to(SERVICE), &config).await;
-        let mut open = Vec::new();
-        for n in 1..=2 {
-            open.push(near.client().await);
-            crate::common::until("it is open", || near.count("proxy_upstream_connections_open", &[]) == n)
-                .await;
-        }
-        near.client().await.closed().await;
-        assert_eq!(near.count("proxy_limited_total", &["connections"]), 1);
-        drop(open);
-        near.at_rest().await;
+        two_are_carried_and_a_third_is_not(&config).await;
     });
 }
 
@@ -230,18 +220,21 @@ fn opaque_connections_count_against_the_limit_of_their_cluster() {
     run(async {
         let served = app(|_, mut wire| async move { drop(wire.rest().await) }).await;
         let config = retried(&[served], "retry.attempts = 0\nlimits.connections = 2");
-        let near = outbound(TestNet::to(SERVICE), &config).await;
-        let mut open = Vec::new();
-        for n in 1..=2 {
-            open.push(near.client().await);
-            crate::common::until("it is open", || near.count("proxy_upstream_connections_open", &[]) == n)
-                .await;
-        }
-        near.client().await.closed().await;
-        assert_eq!(near.count("proxy_limited_total", &["connections"]), 1);
-        drop(open);
-        near.at_rest().await;
+        two_are_carried_and_a_third_is_not(&config).await;
     });
+}
+
+async fn two_are_carried_and_a_third_is_not(config: &str) {
+    let near = outbound(TestNet::to(SERVICE), config).await;
+    let mut open = Vec::new();
+    for n in 1..=2 {
+        open.push(near.client().await);
+        crate::common::until("it is open", || near.count("proxy_upstream_connections_open", &[]) == n).await;
+    }
+    near.client().await.closed().await;
+    assert_eq!(near.count("proxy_limited_total", &["connections"]), 1);
+    drop(open);
+    near.at_rest().await;
 }
 
 /// A cluster of opaque bytes, with keys of its own.

@@ -249,7 +249,7 @@ fn check_server_name(pattern: &str) -> Result<(), (&'static str, String)> {
         let help = "clients send no addresses and no ports there: list the address under `addresses`";
         return Err(("an address", help.into()));
     }
-    if !crate::detect::tls::is_server_name(name.as_bytes()) {
+    if !crate::config::names::is_server_name(name.as_bytes()) {
         return Err(("not a host's name", "use letters, digits, hyphens and dots".into()));
     }
     Ok(())

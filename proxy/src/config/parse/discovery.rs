@@ -9,8 +9,7 @@ use serde_spanned::Spanned;
 
 use super::{Check, ConfigErrors, Mistakes, shape};
 use crate::config::model::{self, EndpointsFile};
-use crate::config::{Discovery, Dns, Endpoint, Etcd, Register, Source, Wanted, defaults, units};
-use crate::discovery::dns;
+use crate::config::{Discovery, Dns, Endpoint, Etcd, Register, Source, Wanted, defaults, names, units};
 
 /// The endpoints that the text of a `discovery.file` names. `path_name` is what errors call it.
 ///
@@ -141,7 +140,7 @@ impl Check<'_> {
     }
 
     fn domain(&mut self, given: &Spanned<String>) -> Option<String> {
-        match dns::message::name(given.get_ref()) {
+        match names::absolute(given.get_ref()) {
             Ok(_) => Some(given.get_ref().clone()),
             Err(_) => {
                 self.mistakes
@@ -155,7 +154,8 @@ impl Check<'_> {
     fn name_server(&mut self, given: &Spanned<String>) -> Option<SocketAddr> {
         let words = given.get_ref();
         let address = words.parse().ok();
-        let address = address.or_else(|| Some(SocketAddr::new(words.parse::<IpAddr>().ok()?, dns::PORT)));
+        let address =
+            address.or_else(|| Some(SocketAddr::new(words.parse::<IpAddr>().ok()?, defaults::DNS_PORT)));
         if address.is_none() {
             self.mistakes
                 .add("this is not the address of a name server", given.span(), "not an address")

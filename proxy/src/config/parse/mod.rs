@@ -70,10 +70,17 @@ impl Check<'_> {
         let service = self.name("service", &file.service);
         let instance =
             file.instance.as_ref().map_or_else(|| service.clone(), |name| self.name("instance", name));
-        if let Some(workers) = file.workers.as_ref().filter(|workers| *workers.get_ref() == 0) {
-            self.mistakes
-                .add("without a worker nothing is forwarded", workers.span(), "must be at least 1")
-                .help("leave `workers` out to have one for each CPU that the process may use");
+        if let Some(workers) = &file.workers {
+            let help = "leave `workers` out to have one for each CPU that the process may use";
+            let most = format!("must be at most {}", defaults::MAX_WORKERS);
+            let wrong = match *workers.get_ref() {
+                0 => Some(("without a worker nothing is forwarded", "must be at least 1")),
+                1..=defaults::MAX_WORKERS => None,
+                _ => Some(("each worker is a thread of its own", &*most)),
+            };
+            if let Some((message, label)) = wrong {
+                self.mistakes.add(message, workers.span(), label).help(help);
+            }
         }
         let listen = self.listen(&file.listen);
         let timeouts = self.timeouts(&file.timeouts);

@@ -39,16 +39,6 @@ pub struct Target {
     pub name: Name,
 }
 
-/// The name that `text` stands for. Names are absolute: there is no search list.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn name(text: &str) -> Result<Name, String> {
-    let mut name = Name::from_ascii(text).map_err(|error| error.to_string())?;
-    name.set_fqdn(true);
-    if name.is_root() { Err("it names nothing".into()) } else { Ok(name) }
-}
-
 /// The bytes of a question.
 ///
 /// # Errors
@@ -100,11 +90,11 @@ pub fn services(message: &Message) -> Services {
         }
         _ => None,
     };
-    let brought =
-        message.additionals.iter().filter(|record| address(record).is_some()).map(|record| record.ttl);
+    let brought = message.additionals.iter().filter_map(|record| Some((address(record)?, record.ttl)));
+    let (known, brought): (_, Vec<u32>) = brought.unzip();
     Services {
         targets: message.answers.iter().filter_map(target).collect(),
-        known: message.additionals.iter().filter_map(address).collect(),
+        known,
         ttl: ttl(message).into_iter().chain(brought).min(),
     }
 }
@@ -129,6 +119,7 @@ fn ttl(message: &Message) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::names::absolute as name;
     use hickory_proto::rr::rdata::{A, AAAA, CNAME, SOA, SRV};
     use proptest::prelude::*;
 

@@ -28,15 +28,14 @@ use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
 use super::{News, Teller};
-use crate::config::defaults::{DNS_EARLY, DNS_TIMEOUT};
+use crate::config::defaults::{DNS_EARLY, DNS_PORT, DNS_TIMEOUT};
+use crate::config::names;
 use crate::config::{Dns, Endpoint, Wanted};
 use crate::world::Net;
 use message::Target;
 
 /// Where the machine's own name servers stand (resolv.conf(5)).
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// The port of name servers.
-pub const PORT: u16 = 53;
 
 /// Tells the endpoints of a name, now and whenever they were to be asked for again, for as long as it is polled.
 pub(super) async fn follow<N: Net>(net: N, dns: Dns, mut rng: StdRng, teller: Teller) {
@@ -69,7 +68,7 @@ fn named_in(file: &Path) -> Vec<SocketAddr> {
     let server = |line: &str| {
         let mut words = line.split_whitespace();
         words.next().filter(|word| *word == "nameserver")?;
-        words.next()?.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, PORT))
+        words.next()?.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, DNS_PORT))
     };
     std::fs::read_to_string(file).unwrap_or_default().lines().filter_map(server).collect()
 }
@@ -92,12 +91,12 @@ impl<N: Net> Resolver<N> {
     ) -> Result<(Vec<Endpoint>, Option<u32>), String> {
         match wanted {
             Wanted::Host { name, port } => {
-                let (addresses, ttl) = self.addresses(&message::name(name)?, rng).await?;
+                let (addresses, ttl) = self.addresses(&names::absolute(name)?, rng).await?;
                 let at = |address| Endpoint::at(SocketAddr::new(address, *port));
                 Ok((addresses.into_iter().map(at).collect(), ttl))
             }
             Wanted::Service(name) => {
-                let name = message::name(name)?;
+                let name = names::absolute(name)?;
                 let services = message::services(&self.ask(&name, RecordType::SRV, rng).await?);
                 let mut known: BTreeMap<Name, Vec<IpAddr>> = BTreeMap::new();
                 for (name, address) in services.known {
@@ -242,7 +241,7 @@ mod tests {
     async fn following(net: &FakeNet, story: impl AsyncFnOnce(Heard)) {
         let dns = Dns {
             wanted: Wanted::Host { name: "orders.example".into(), port: 80 },
-            servers: vec![([10, 0, 0, 53], PORT).into()],
+            servers: vec![([10, 0, 0, 53], DNS_PORT).into()],
             min_ttl: Duration::from_secs(1),
             max_ttl: TTL,
         };
@@ -305,10 +304,11 @@ mod tests {
             priority,
             weight,
             port: 8080,
-            name: message::name(name).unwrap(),
+            name: names::absolute(name).unwrap(),
         };
         let known = [("a.example", [10, 0, 0, 1]), ("b.example", [10, 0, 0, 2])];
-        let known = known.map(|(name, address)| (message::name(name).unwrap(), vec![IpAddr::from(address)]));
+        let known =
+            known.map(|(name, address)| (names::absolute(name).unwrap(), vec![IpAddr::from(address)]));
         let targets =
             [target(300, 0, "a.example"), target(10, 7, "b.example"), target(10, 7, "gone.example")];
         let found = of_services(&targets, &known.into());

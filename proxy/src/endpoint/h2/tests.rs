@@ -117,24 +117,28 @@ async fn a_connection_of_age_carries_what_it_has_begun_and_is_over_when_that_has
 #[tokio::test(start_paused = true)]
 async fn another_connection_is_due_when_eight_in_ten_streams_are_taken_and_only_as_many_as_may() {
     run(async {
-        let (_net, streams) = streams(TEN);
-        let metrics = metrics();
-        let stream = streams.checkout(address(), None, limits(), &metrics).await.unwrap();
-        let (connection, group) = (stream.connection.clone(), group(&streams));
-        let nearly_full = |in_use, limit| {
+        for (allowed, in_use, nearly_full, room) in [
+            (ONE, 0, false, true),
+            (ONE, 1, true, false),
+            (TEN, 1, false, true),
+            (TEN, 7, false, true),
+            (TEN, 8, true, true),
+            (TEN, 10, true, false),
+        ] {
+            let (_net, streams) = streams(allowed);
+            let stream = checkout(&streams).await;
+            let (connection, group) = (stream.connection.clone(), group(&streams));
             connection.in_use.set(in_use);
-            connection.most.set(limit);
-            (connection.is_nearly_full(), group.is_nearly_full())
-        };
-        assert_eq!(nearly_full(7, 10), (false, false));
-        assert_eq!(nearly_full(8, 10), (true, true));
-        assert_eq!(nearly_full(0, 1), (false, false));
-        assert_eq!(nearly_full(1, 1), (true, true));
-        assert!(!group.has_room());
-        assert_eq!(nearly_full(1, 10), (false, false));
-        assert!(group.has_room());
+            assert_eq!([connection.is_nearly_full(), group.is_nearly_full()], [nearly_full; 2]);
+            assert_eq!([connection.has_room(), group.has_room()], [room; 2]);
+            connection.in_use.set(1);
+        }
         assert!(!Group::default().has_room());
 
+        let (_net, streams) = streams(TEN);
+        let metrics = metrics();
+        let _stream = streams.checkout(address(), None, limits(), &metrics).await.unwrap();
+        let group = group(&streams);
         let may_open = |connections, of_cluster| {
             let mut limits = Limits { connections, ..limits() };
             limits.cluster.connections = of_cluster;

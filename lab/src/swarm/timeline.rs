@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use super::facts::{Change, Facts, Request, Step};
+use super::law::Violation;
 use crate::plan::Entry;
 use crate::sim::Line;
-use crate::swarm::facts::{Change, Facts, Request, Step};
-use crate::swarm::law::Violation;
 
 /// Pixels of the time axis, and of the names left of it.
 const WIDTH: f64 = 1000.0;

@@ -1,0 +1,109 @@
+//! What the whole sidecar carries now, in gauges: limits read them, and a scrape shows them.
+
+use prometheus_client::metrics::gauge::Gauge;
+
+/// Where a connection or a request comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From others, to the app.
+    Inbound,
+    /// From the app.
+    Outbound,
+}
+
+impl Direction {
+    /// The one of this name.
+    pub fn of(label: &str) -> Self {
+        if label == "inbound" { Direction::Inbound } else { Direction::Outbound }
+    }
+
+    /// Its name as a label of metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        }
+    }
+}
+
+/// What is carried in one direction. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct DirectionGauges {
+    /// Connections accepted that are open.
+    pub connections: Gauge,
+    /// Requests in flight.
+    pub requests: Gauge,
+    /// Connections to endpoints or the app, which take file descriptors as well.
+    pub upstream: Gauge,
+}
+
+/// What the sidecar carries now. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct LoadGauges {
+    /// To the app.
+    pub inbound: DirectionGauges,
+    /// From the app.
+    pub outbound: DirectionGauges,
+    /// 1 while load is shed for want of memory.
+    pub shedding: Gauge,
+}
+
+impl LoadGauges {
+    /// Those of one direction.
+    pub fn one_way(&self, direction: Direction) -> &DirectionGauges {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
+    }
+}
+
+/// Connections to the endpoints of a cluster that are open, and with them all of their direction.
+#[derive(Debug, Clone, Default)]
+pub struct Sockets {
+    pub(super) cluster: Gauge,
+    pub(super) all: Gauge,
+}
+
+impl Sockets {
+    /// How many of the cluster's are open.
+    pub fn count(&self) -> i64 {
+        self.cluster.get()
+    }
+
+    /// Counts one, until the guards are dropped.
+    pub fn open(&self) -> [Open; 2] {
+        [Open::new(&self.cluster), Open::new(&self.all)]
+    }
+}
+
+/// A gauge that counts itself down when dropped.
+#[derive(Debug)]
+pub struct Open(Gauge);
+
+impl Open {
+    /// Counts up.
+    pub fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Open(gauge.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Direction::{Inbound, Outbound};
+    use super::*;
+
+    #[test]
+    fn a_direction_is_known_by_its_label() {
+        for (direction, label) in [(Inbound, "inbound"), (Outbound, "outbound")] {
+            assert_eq!((direction.label(), Direction::of(label).label()), (label, label));
+        }
+    }
+}
