@@ -39,6 +39,7 @@ use crate::telemetry::Metrics;
 use crate::world::{Net, World};
 
 mod kernel;
+mod log;
 mod pages;
 mod ports;
 

@@ -545,6 +545,20 @@ endpoints = ["10.0.0.21:8080"]
 }
 
 #[test]
+fn what_is_not_utf_8_or_too_large_is_said_and_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sidecar.toml");
+    std::fs::write(&path, b"service = \"web\"\n# \xe9t\xe9\n").unwrap();
+    let said = proxy::config::load(&path).unwrap_err();
+    assert!(said.to_string().ends_with("byte 3 of line 2, 0xe9, is not UTF-8"), "{said}");
+    assert!(said.help().is_none(), "whoever reads it may");
+    std::fs::File::create(&path).unwrap().set_len((64 << 20) + 1).unwrap();
+    assert!(proxy::config::load(&path).unwrap_err().to_string().ends_with("larger than 64 MiB"));
+    let missing = proxy::config::load(&folder.path().join("missing")).unwrap_err();
+    assert!(missing.help().unwrap().to_string().contains("check the path"));
+}
+
+#[test]
 fn there_is_at_least_one_worker_and_no_more_than_threads_that_a_machine_can_use() {
     for (workers, fine) in [(0, false), (1, true), (1024, true), (1025, false), (usize::MAX >> 1, false)] {
         let parsed = parse("sidecar.toml", &format!("service = \"web\"\nworkers = {workers}\n"));

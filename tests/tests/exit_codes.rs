@@ -101,6 +101,10 @@ fn a_wrong_scenario_or_command_line_is_2() {
     let wrong = folder.write("wrong", "[scenario]\nname = \"no duration\"\n");
     expect(&sim(&[&wrong], &[]), 2, "duration");
     expect(&sim(&[&folder.0.path().join("none.toml")], &[]), 2, "cannot read");
+    expect(&sim(&[&"/dev/zero".into()], &[]), 2, "larger than 64 MiB");
+    let far = format!("[scenario]\nname = \"{}\" wrong\n", "a".repeat(70_000));
+    expect(&sim(&[&folder.write("far", &far)], &[]), 2, "far.toml:2:");
+    expect(&sim(&[&folder.write("deep", &"[".repeat(100_000))], &[]), 2, "deep.toml");
     expect(&sim(&[&folder.passing()], &["--sedes", "2"]), 2, "--seeds");
 }
 

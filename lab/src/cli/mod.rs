@@ -322,7 +322,7 @@ fn mistyped(word: &str) -> Option<String> {
 /// The same, with the text of the file.
 fn read_with_text(path: &Path) -> Result<(Scenario, String), u8> {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = std::fs::File::open(path).and_then(proxy::config::text).map_err(|error| {
         errln!("cannot read {name}: {error}{}", mistyped(&name).unwrap_or_default());
         INVALID
     })?;

@@ -6,7 +6,8 @@
 use std::fmt;
 use std::ops::Range;
 
-use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
+use miette::{Diagnostic, LabeledSpan, SourceCode};
+use proxy::config::excerpt::Excerpt;
 use serde_spanned::Spanned;
 
 use super::condition::closest;
@@ -97,15 +98,22 @@ pub(super) fn inside(string: &Spanned<String>, part: Range<usize>, text: &str) -
 /// Everything that is wrong with a scenario file. Never empty.
 #[derive(Debug, Clone)]
 pub struct ScenarioErrors {
-    source: NamedSource<String>,
-    file: String,
+    source: Excerpt,
     mistakes: Vec<Mistake>,
 }
 
 impl ScenarioErrors {
     pub(super) fn new(file: &str, text: &str, mut mistakes: Vec<Mistake>) -> Self {
         mistakes.sort_by_key(Mistake::offset);
-        ScenarioErrors { source: NamedSource::new(file, text.to_owned()), file: file.to_owned(), mistakes }
+        let source = Excerpt::new(file, text);
+        for label in mistakes.iter_mut().flat_map(|mistake| &mut mistake.labels) {
+            let span = source.words(label.offset()..label.offset() + label.len());
+            *label = match label.primary() {
+                true => LabeledSpan::new_primary_with_span(label.label().map(str::to_owned), span),
+                false => LabeledSpan::new_with_span(label.label().map(str::to_owned), span),
+            };
+        }
+        ScenarioErrors { source, mistakes }
     }
 
     /// The mistakes, in the order of the file.
@@ -118,7 +126,7 @@ impl fmt::Display for ScenarioErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.mistakes[..] {
             [only] => only.fmt(f),
-            all => write!(f, "{} has {} mistakes", self.file, all.len()),
+            all => write!(f, "{} has {} mistakes", self.source.name(), all.len()),
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
+use super::log::LOG;
 use super::pages::{Doors, control_at};
 use super::{FAILED, Sidecar, Signals, Watches, drains, ports, work};
 use crate::command::{self, Inherited};
@@ -44,7 +45,8 @@ pub fn run(path: &Path, options: Options) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run_kernel(path, snapshot, options) {
+    let ended = run_kernel(path, snapshot, options);
+    let code = match ended {
         Ok(ended) => {
             if ended.left > 0 {
                 tracing::warn!(connections = ended.left, "drain deadline passed; connections cut");
@@ -52,10 +54,13 @@ pub fn run(path: &Path, options: Options) -> ExitCode {
             ExitCode::from(ended.code)
         }
         Err(failure) => {
+            LOG.flush();
             errln!("{}", failure.error);
             ExitCode::from(failure.code)
         }
-    }
+    };
+    LOG.flush();
+    code
 }
 
 /// How a sidecar ended.
@@ -90,6 +95,7 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Ended
     if let Some(group) = options.group {
         inherited.become_group(group)?;
     }
+    LOG.detach(io::stderr())?;
     warn_if_nothing_exempts(snapshot.mark);
     let files = raise_nofile()?;
     let (failed, mut failure) = mpsc::unbounded_channel();
@@ -263,7 +269,7 @@ fn start_logging() {
     // A process has one log; a second call, in a test, changes nothing.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| &LOG)
         // It would say so on standard error as well, and panic: a disk that is full, or a reader that has gone, costs the log.
         .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))

@@ -6,9 +6,10 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 
-use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
+use miette::{Diagnostic, LabeledSpan, SourceCode};
+
+use super::excerpt::Excerpt;
 
 /// One mistake.
 #[derive(Debug, Clone)]
@@ -16,7 +17,7 @@ pub struct ConfigError {
     message: String,
     help: Option<String>,
     labels: Vec<LabeledSpan>,
-    source: NamedSource<Arc<str>>,
+    source: Excerpt,
 }
 
 impl ConfigError {
@@ -27,7 +28,7 @@ impl ConfigError {
 
     /// `file:line:column`, counted from 1, of the words that the mistake is about.
     pub fn place(&self) -> String {
-        let before = self.source.inner().get(..self.offset()).unwrap_or_default();
+        let before = self.source.text().get(..self.offset()).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
         format!("{}:{line}:{column}", self.source.name())
@@ -117,15 +118,14 @@ impl Diagnostic for ConfigErrors {
 
 /// Where mistakes in one text are gathered.
 pub(super) struct Mistakes {
-    source: NamedSource<Arc<str>>,
+    source: Excerpt,
     found: Vec<ConfigError>,
 }
 
 impl Mistakes {
     /// None so far in the text that was called `name`.
     pub(super) fn new(name: &str, text: &str) -> Self {
-        let text: Arc<str> = text.into();
-        Mistakes { source: NamedSource::new(name, text), found: Vec::new() }
+        Mistakes { source: Excerpt::new(name, text), found: Vec::new() }
     }
 
     /// Notes one, about the words at `span`.
@@ -135,6 +135,7 @@ impl Mistakes {
         span: Range<usize>,
         label: impl Into<String>,
     ) -> Noted<'_> {
+        let span = self.source.words(span);
         self.found.push(ConfigError {
             message: message.into(),
             help: None,
@@ -175,6 +176,7 @@ impl Noted<'_> {
 
     /// Another place that has to do with it.
     pub(super) fn also(self, span: Range<usize>, label: impl Into<String>) -> Self {
+        let span = self.0.source.words(span);
         self.0.labels.push(LabeledSpan::new_with_span(Some(label.into()), span));
         self
     }

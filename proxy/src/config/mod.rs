@@ -10,6 +10,7 @@
 
 pub mod defaults;
 mod diagnose;
+pub mod excerpt;
 pub mod model;
 pub mod names;
 mod parse;
@@ -40,12 +41,14 @@ pub use snapshot::{
 pub enum LoadError {
     /// It could not be read.
     #[error("cannot read {}: {error}", path.display())]
-    #[diagnostic(help("check the path, and that the user the proxy runs as may read it"))]
     Unreadable {
         /// Which file.
         path: PathBuf,
-        /// What the operating system said.
+        /// Why.
         error: io::Error,
+        /// What to do.
+        #[help]
+        help: Option<&'static str>,
     },
     /// It could be read, but not understood.
     #[error(transparent)]
@@ -55,7 +58,10 @@ pub enum LoadError {
 
 impl LoadError {
     fn unreadable(path: &Path, error: io::Error) -> Self {
-        LoadError::Unreadable { path: path.to_owned(), error }
+        let help = "check the path, and that the user the proxy runs as may read it";
+        // What the operating system says is about the file, and the rest about what is in it.
+        let help = error.raw_os_error().map(|_| help);
+        LoadError::Unreadable { path: path.to_owned(), error, help }
     }
 }
 
@@ -80,12 +86,21 @@ pub(crate) fn read(path: &Path) -> Result<String, LoadError> {
     read().map_err(|error| LoadError::unreadable(path, error))
 }
 
-/// All that `file` holds, if it is not more than a configuration may be.
-fn text(file: File) -> io::Result<String> {
-    let mut text = String::new();
-    file.take(CONFIG_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > CONFIG_BYTES {
+/// All that `file` holds.
+///
+/// # Errors
+/// If it cannot be read, is larger than a configuration may be (64 MiB), or is not UTF-8.
+pub fn text(file: File) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    file.take(CONFIG_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > CONFIG_BYTES {
         return Err(io::Error::other(format!("it is larger than {} MiB", CONFIG_BYTES >> 20)));
     }
-    Ok(text)
+    String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let column = good.rsplit(|byte| *byte == b'\n').next().map_or(0, <[u8]>::len) + 1;
+        let wrong = error.as_bytes()[good.len()];
+        io::Error::other(format!("byte {column} of line {line}, {wrong:#04x}, is not UTF-8"))
+    })
 }

@@ -1,0 +1,135 @@
+//! The log: lines on standard error, written by a thread of its own.
+//!
+//! Who reads the log may be slow or have stopped reading. A pipe that is full then blocks whoever writes, and that must
+//! not be a worker, nor who answers probes and signals. So lines wait in a queue; past its end they are lost, and how many
+//! is said in the log as soon as it is read again.
+
+use std::io::{self, Write};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+/// Lines that may wait. A burst of ten thousand warnings a second is limited elsewhere; these are some 300 KiB.
+const WAITING: usize = 2048;
+/// How long the end of the process waits for lines that have not been written.
+const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+
+/// A line, or somebody who waits until all lines before have been written.
+enum Entry {
+    Line(Vec<u8>),
+    Flush(SyncSender<()>),
+}
+
+/// Where lines go: to standard error at once, until [`Log::detach`] has begun the thread.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    queue: OnceLock<SyncSender<Entry>>,
+    lost: AtomicU64,
+}
+
+/// The log of this process.
+pub(super) static LOG: Log = Log { queue: OnceLock::new(), lost: AtomicU64::new(0) };
+
+impl Log {
+    /// Begins the thread that writes to `out`. Not before the process has the identity that it keeps. Once only.
+    ///
+    /// # Errors
+    /// If there cannot be another thread.
+    pub(super) fn detach(&'static self, out: impl Write + Send + 'static) -> io::Result<()> {
+        let (queue, lines) = sync_channel(WAITING);
+        if self.queue.set(queue).is_ok() {
+            std::thread::Builder::new().name("log".into()).spawn(move || self.copy(&lines, out))?;
+        }
+        Ok(())
+    }
+
+    fn copy(&self, lines: &Receiver<Entry>, mut out: impl Write) {
+        for entry in lines {
+            match entry {
+                // What cannot be written is lost: there is nowhere to say so.
+                Entry::Line(line) => drop(out.write_all(&line)),
+                Entry::Flush(done) => drop(done.send(())),
+            }
+            let lost = self.lost.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                let _ = writeln!(out, "{lost} lines of the log are lost: nobody read them in time");
+            }
+        }
+    }
+
+    /// Waits until what has been said so far is written, but not for long.
+    pub(super) fn flush(&self) {
+        let Some(queue) = self.queue.get() else { return };
+        let (done, written) = sync_channel(1);
+        if queue.try_send(Entry::Flush(done)).is_ok() {
+            let _ = written.recv_timeout(FLUSH_WITHIN);
+        }
+    }
+}
+
+/// Each write is a line: the subscriber puts it together first.
+impl Write for &Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match self.queue.get() {
+            None => return io::stderr().write(line),
+            Some(queue) => {
+                if let Err(TrySendError::Full(_)) = queue.try_send(Entry::Line(line.to_vec())) {
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_reader_that_does_not_read_blocks_nobody_and_hears_how_much_it_missed() {
+        let log: &'static Log = Box::leak(Box::default());
+        let (mut reader, writer) = io::pipe().unwrap();
+        log.detach(writer).unwrap();
+        let line = [b"x".repeat(99), b"\n".to_vec()].concat();
+        // Far more than a pipe of 64 KiB and the queue hold.
+        let written = 10_000;
+        for _ in 0..written {
+            (&*log).write_all(&line).unwrap();
+        }
+        let mut text = String::new();
+        let mut said = [0; 4096];
+        while !text.contains("are lost") {
+            let read = reader.read(&mut said).unwrap();
+            text += std::str::from_utf8(&said[..read]).unwrap();
+        }
+        let lost = text.lines().find(|line| line.contains("are lost")).unwrap();
+        let lost: usize = lost.split(' ').next().unwrap().parse().unwrap();
+        assert!((1..written).contains(&lost), "{lost}");
+
+        std::thread::spawn(move || io::copy(&mut reader, &mut io::sink()));
+        log.flush();
+        (&*log).write_all(b"again\n").unwrap();
+    }
+
+    #[test]
+    fn all_that_was_said_is_written_at_the_end() {
+        let log: &'static Log = Box::leak(Box::default());
+        let (mut reader, writer) = io::pipe().unwrap();
+        log.detach(writer).unwrap();
+        for n in 0..100 {
+            (&*log).write_all(format!("{n}\n").as_bytes()).unwrap();
+        }
+        log.flush();
+        let mut said = [0; 290];
+        reader.read_exact(&mut said).unwrap();
+        assert!(said.ends_with(b"\n99\n"));
+    }
+}
