@@ -54,8 +54,7 @@ pub fn run(path: &Path, options: Options) -> ExitCode {
             ExitCode::from(ended.code)
         }
         Err(failure) => {
-            LOG.flush();
-            errln!("{}", failure.error);
+            LOG.say(&failure.error);
             ExitCode::from(failure.code)
         }
     };
@@ -266,6 +265,7 @@ async fn follow(path: &Path, current: Arc<Snapshot>, sidecar: &Sidecar) {
 fn start_logging() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    std::panic::set_hook(Box::new(|panic| LOG.say_panic(panic)));
     // A process has one log; a second call, in a test, changes nothing.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

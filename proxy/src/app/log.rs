@@ -4,6 +4,7 @@
 //! not be a worker, nor who answers probes and signals. So lines wait in a queue; past its end they are lost, and how many
 //! is said in the log as soon as it is read again.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,6 +57,24 @@ impl Log {
                 let _ = writeln!(out, "{lost} lines of the log are lost: nobody read them in time");
             }
         }
+    }
+
+    /// Says `what` on a line of its own.
+    pub(super) fn say(&self, what: impl std::fmt::Display) {
+        // It never fails but where there is nowhere to say so.
+        let _ = { self }.write_all(format!("{what}\n").as_bytes());
+    }
+
+    /// Says what panicked. Waits for it to be written, since the process may end of it.
+    pub(super) fn say_panic(&self, panic: &std::panic::PanicHookInfo<'_>) {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("<unnamed>");
+        let backtrace = Backtrace::capture();
+        match backtrace.status() {
+            BacktraceStatus::Captured => self.say(format_args!("thread '{name}' {panic}\n{backtrace}")),
+            _ => self.say(format_args!("thread '{name}' {panic}")),
+        }
+        self.flush();
     }
 
     /// Waits until what has been said so far is written, but not for long.

@@ -103,7 +103,8 @@ mod tests {
     fn of_a_long_line_only_what_stands_around_the_words_is_shown() {
         let text = format!("one = 1\nname = \"{}\" wrong\nlast = 2\n", "ä".repeat(100_000));
         let at = text.find("wrong").unwrap();
-        let drawn = drawn(&text, &[at..at + 5]);
+        let words = at..at + 5;
+        let drawn = drawn(&text, std::slice::from_ref(&words));
         assert!(drawn.contains("wrong") && drawn.contains("here") && drawn.len() < 1000, "{drawn}");
         assert!(drawn.contains("a.toml:2:"), "{drawn}");
     }

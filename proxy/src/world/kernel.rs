@@ -190,7 +190,12 @@ impl Abort for TcpStream {
         let local = canonical(local);
         // The client knows this end by the address that it dialled, before it was redirected here.
         let dialled = dialled(self, local).unwrap_or(local);
-        match sock_diag::is_held(canonical(peer), dialled) {
+        let peer = canonical(peer);
+        let held = match sock_diag::is_held(peer, dialled) {
+            Ok(None) => sock_diag::are_held(peer.ip(), dialled),
+            found => found,
+        };
+        match held {
             Ok(Some(true)) => BehindFin::HalfClose,
             Ok(Some(false)) => BehindFin::Close,
             Ok(None) | Err(_) => BehindFin::Unknown,
