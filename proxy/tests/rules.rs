@@ -427,7 +427,7 @@ fn a_sidecar_that_no_rule_exempts_says_so_and_carries_nothing_in_circles() {
         let text =
             sidecar.wait_for_metric("connections_refused_total{side=\"outbound\",result=\"loop\"} 1\n");
         assert!(text.contains("proxy_connections_total{side=\"outbound\"} 2\n"), "{text}");
-        assert!(sidecar.log().contains("was redirected to itself"), "{}", sidecar.log());
+        sidecar.wait_until("it says so", || sidecar.log().contains("was redirected to itself"));
     });
 }
 
