@@ -86,9 +86,10 @@ async fn check<N: Net>(
         let now = cluster.metrics.traffic();
         let wait = interval(&config, checked, seen.replace(now).is_some_and(|before| before != now));
         drop(cluster);
-        let due = Instant::now() + wait.mul_f64(1.0 + rng.random_range(-CHECK_JITTER..CHECK_JITTER));
+        let jitter = 1.0 + rng.random_range(-CHECK_JITTER..CHECK_JITTER);
+        let due = Instant::now() + wait.mul_f64(jitter);
         while Instant::now() < due {
-            sleep((due - Instant::now()).min(config.interval.mul_f64(1.0 + CHECK_JITTER))).await;
+            sleep((due - Instant::now()).min(config.interval.mul_f64(jitter))).await;
             let Some((cluster, _)) = find(&table, &name, &endpoint) else { break };
             // Once it is used, what is known of it must not be as old as it may be while it is not.
             if cluster.metrics.traffic() != now {
