@@ -123,7 +123,10 @@ fn full() -> File {
 
 #[test]
 fn a_mutant_that_no_seed_comes_to_is_4() {
-    let swarm = |mutant| sim(&[], &["--faults", "swarm", "--seeds", "2", "--mutant", mutant]);
+    let folder = Folder::new();
+    let kept = folder.0.path().to_str().expect("a path in text");
+    let swarm =
+        |mutant| sim(&[], &["--faults", "swarm", "--seeds", "2", "--corpus", kept, "--mutant", mutant]);
     expect(&swarm("nosuch"), 4, "called \"nosuch\"");
     assert_ne!(swarm("always-the-first").status.code(), Some(4));
 }

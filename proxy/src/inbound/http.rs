@@ -23,8 +23,7 @@ use crate::limit::client::share_of;
 use crate::mutant;
 use crate::retry::{Attempts, Ended, condition};
 use crate::tcp;
-use crate::telemetry::Direction;
-use crate::telemetry::Single;
+use crate::telemetry::{Direction, Single};
 use crate::world::Net;
 
 /// Answers a request for the local app.

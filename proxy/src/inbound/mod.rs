@@ -27,8 +27,7 @@ use crate::endpoint::Pools;
 use crate::error::{Error, Kind};
 use crate::http::{reply, serve, version};
 use crate::limit::client::share_of;
-use crate::telemetry::Direction;
-use crate::telemetry::{Metrics, Open, SideMetrics, Single, Throttle};
+use crate::telemetry::{Direction, Metrics, Open, SideMetrics, Single, Throttle};
 use crate::world::{Net, World};
 
 /// The inbound side of one worker.

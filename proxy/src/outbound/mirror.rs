@@ -25,8 +25,7 @@ use crate::grpc;
 use crate::http::patience::Patience;
 use crate::http::{Copied, RequestBody, Upload, bridge, deadline};
 use crate::route::mirror::become_copy;
-use crate::telemetry::Direction;
-use crate::telemetry::{MirrorEnd, RouteMetrics};
+use crate::telemetry::{Direction, MirrorEnd, RouteMetrics};
 use crate::world::Net;
 
 /// Copies a request in the form of HTTP/1 if its way says so.

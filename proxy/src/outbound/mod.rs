@@ -27,8 +27,7 @@ use crate::drain;
 use crate::endpoint::Pools;
 use crate::error::{Error, Kind};
 use crate::http::{reply, serve, version};
-use crate::telemetry::Direction;
-use crate::telemetry::{Metrics, Open, SideMetrics, Single, Throttle};
+use crate::telemetry::{Direction, Metrics, Open, SideMetrics, Single, Throttle};
 use crate::world::{Net, World};
 
 /// The outbound side of one worker.
