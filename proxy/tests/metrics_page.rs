@@ -19,8 +19,8 @@ const HEAD: &str = "\
 # The sidecar's metrics
 
 `/metrics` on port 15020 speaks OpenMetrics 1.0, or the older text format 0.0.4 if `Accept` prefers
-`text/plain`. [The sidecar's configuration](sidecar.md) explains the terms. A metric appears once its
-cluster, route, endpoint or event exists.
+`text/plain`. A metric appears once its cluster, route, endpoint or event exists. The terms are
+explained in [the sidecar's configuration](sidecar.md).
 
 Times are in seconds. `side` is `outbound` for what the app asks of others, and `inbound` for what
 others ask of the app.
