@@ -1,7 +1,9 @@
-//! What a path from client to app costs: direct, through our sidecars, through Envoy. See `docs/performance.md`.
+//! What a path from client to app costs: direct, through our sidecars, through Envoy. See
+//! `docs/performance.md`.
 //!
-//! A plain program, because criterion measures one function in one process; this builds namespaces, starts processes
-//! (itself again, as app and load generator) and asks the kernel what each of them used.
+//! A plain program, because criterion measures one function in one process; this builds namespaces,
+//! starts processes (itself again, as app and load generator) and asks the kernel what each of them
+//! used.
 
 use std::io;
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
-//! What a request costs in pure policy: recognising its protocol, finding its cluster, picking an endpoint, remembering
-//! the result, and what is done to its head on the way, the bridge between HTTP/1 and HTTP/2 included. What it costs on the
-//! wire is in `end_to_end.rs`.
+//! What a request costs in pure policy: recognising its protocol, finding its cluster, picking an
+//! endpoint, remembering the result, and what is done to its head on the way, the bridge between
+//! HTTP/1 and HTTP/2 included. What it costs on the wire is in `end_to_end.rs`.
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -13,15 +13,15 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::Request;
 use http::header::{CONNECTION, COOKIE, HeaderMap, HeaderName, HeaderValue};
-use proxy::balance::{Aim, Table, Tried};
-use proxy::config::{self, Breaker, defaults};
+use proxy::balance::{Attempted, PickContext, Table};
+use proxy::config::{self, OutlierDetection, defaults};
 use proxy::detect::{Prefixed, sniff};
-use proxy::discovery::{Board, News};
+use proxy::discovery::{EndpointStore, EndpointUpdate};
 use proxy::endpoint::{Endpoint, Outcome, Outliers};
 use proxy::http::headers::{ensure_request_id, remove_hop_by_hop};
 use proxy::http::{RequestBody, bridge};
-use proxy::retry::backoff::{self, Asked};
-use proxy::retry::{Budget, Ended, condition};
+use proxy::retry::backoff::{self, RetryAfter};
+use proxy::retry::{AttemptOutcome, Budget, condition};
 use proxy::route::Routes;
 use proxy::telemetry::Metrics;
 use proxy::world::RngTree;
@@ -82,8 +82,8 @@ fn balancing(c: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter(|| {
                 key = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
-                let aim = Aim { hash: Some(key), subset: 0 };
-                cluster.pick(now, &mut rng, black_box(aim), Tried::default())
+                let context = PickContext { hash: Some(key), subset: 0 };
+                cluster.pick(now, &mut rng, black_box(context), Attempted::default())
             })
         });
     }
@@ -94,8 +94,9 @@ fn balancing(c: &mut Criterion) {
     });
 }
 
-/// What a change of one endpoint among 10 000 costs the control thread, from what the source says to the table in force. At
-/// most ten a second come into force, or fewer if they would take more than a fiftieth of a processor.
+/// What a change of one endpoint among 10 000 costs the control thread, from what the source says
+/// to the table in force. At most ten a second come into force, or fewer if they would take more
+/// than a fiftieth of a processor.
 fn discovering(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let _guard = runtime.enter();
@@ -114,58 +115,62 @@ fn discovering(c: &mut Criterion) {
         };
         let text = "service = 'web'\n".to_owned() + &(0..clusters).map(cluster).collect::<String>();
         let given = Arc::new(config::parse("sidecar.toml", &text).expect("a valid configuration"));
-        let (metrics, board) = (Metrics::default(), Board::default());
-        board.want(&given, &metrics);
+        let (metrics, store) = (Metrics::default(), EndpointStore::default());
+        store.want(&given, &metrics);
         for i in 0..clusters {
             let endpoints = (0..each).map(|n| endpoint(i * each + n)).collect();
-            board.tell(&format!("c{i}"), News::Endpoints(endpoints), Instant::now());
+            store.tell(&format!("c{i}"), EndpointUpdate::Endpoints(endpoints), Instant::now());
         }
-        let mut table = Table::new(board.fill(&given), None, &metrics, Instant::now());
+        let mut table = Table::new(store.fill(&given), None, &metrics, Instant::now());
         let mut turn = 0;
         group.bench_function(name, |b| {
             b.iter(|| {
                 turn += 1;
                 let (first, more) = (turn % clusters * each, u32::from(turn % 2 == 0));
                 let endpoints = (first..first + each - more).map(endpoint).collect();
-                board.tell(&format!("c{}", turn % clusters), News::Endpoints(endpoints), Instant::now());
-                table = Table::new(board.fill(&given), Some(&table), &metrics, Instant::now());
+                store.tell(
+                    &format!("c{}", turn % clusters),
+                    EndpointUpdate::Endpoints(endpoints),
+                    Instant::now(),
+                );
+                table = Table::new(store.fill(&given), Some(&table), &metrics, Instant::now());
             });
         });
     }
     group.finish();
 }
 
-/// What remembering an outcome costs a request, under the endpoint's lock: the usual one, one that fails, and one that finds
-/// out whether the cluster of 1000 can spare the endpoint.
+/// What remembering an outcome costs a request, under the endpoint's lock: the usual one, one that
+/// fails, and one that finds out whether the cluster of 1000 can spare the endpoint.
 fn breaking(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let _guard = runtime.enter();
     let now = Instant::now();
     let mut rng = RngTree::new(1).rng();
-    let breaker = Breaker {
+    let ejection = OutlierDetection {
         consecutive_failures: defaults::CONSECUTIVE_FAILURES,
         success_rate: defaults::SUCCESS_RATE,
         min_requests: defaults::SUCCESS_RATE_REQUESTS,
-        window: defaults::BREAKER_WINDOW,
+        window: defaults::OUTLIER_WINDOW,
         base: defaults::EJECTION_BASE,
         max: defaults::EJECTION_MAX,
         cap: defaults::EJECTION_CAP,
     };
-    let outliers = |breaker| {
+    let outliers = |ejection| {
         let endpoints = (0..1000_u16).map(|p| Arc::new(Endpoint::new(([10, 0, 0, 1], p).into(), now)));
         let metrics = Metrics::default().cluster("outbound", "orders").ejections;
-        Outliers::new("orders", endpoints.collect(), breaker, metrics, None)
+        Outliers::new("orders", endpoints.collect(), ejection, metrics, None)
     };
-    let mut group = c.benchmark_group("breaker");
-    let never = outliers(Breaker { consecutive_failures: u32::MAX, success_rate: 0.01, ..breaker });
+    let mut group = c.benchmark_group("ejection");
+    let never = outliers(OutlierDetection { consecutive_failures: u32::MAX, success_rate: 0.01, ..ejection });
     for (name, outcome) in [("success", Outcome::Success), ("failure", Outcome::Failure(None))] {
         group.bench_function(name, |b| {
             b.iter(|| never.on_outcome(1, black_box(outcome), now, now, &mut rng));
         });
     }
     // Endpoint 0 is the one that the cap allows, so the other is considered again and again.
-    let capped = outliers(Breaker { cap: 0.0, ..breaker });
-    for _ in 0..breaker.consecutive_failures {
+    let capped = outliers(OutlierDetection { cap: 0.0, ..ejection });
+    for _ in 0..ejection.consecutive_failures {
         capped.on_outcome(0, Outcome::Failure(None), now, now, &mut rng);
     }
     group.bench_function("failure, no room among 1000", |b| {
@@ -197,10 +202,10 @@ fn retrying(c: &mut Criterion) {
     group.bench_function("withdraw, empty", |b| b.iter(|| budget.withdraw(black_box(config), now)));
     let mut rng = RngTree::new(1).rng();
     group.bench_function("backoff", |b| {
-        b.iter(|| backoff::wait(retry, black_box(2), false, Asked::Nothing, &mut rng))
+        b.iter(|| backoff::wait(retry, black_box(2), false, RetryAfter::Nothing, &mut rng))
     });
     for (name, status) in [("reason, none", 200), ("reason, gateway-error", 503)] {
-        let ended = Ended::Answered { status, grpc: None };
+        let ended = AttemptOutcome::Answered { status, grpc: None };
         group.bench_function(name, |b| b.iter(|| condition::reason(retry, black_box(ended))));
     }
 }
@@ -284,7 +289,8 @@ fn headers(c: &mut Criterion) {
     });
 }
 
-/// The head of a request on its way to an HTTP/2 connection between sidecars, and back into HTTP/1 behind it.
+/// The head of a request on its way to an HTTP/2 connection between sidecars, and back into HTTP/1
+/// behind it.
 fn bridging(c: &mut Criterion) {
     let dst = ([10, 96, 0, 1], 80).into();
     let http1 = || {
@@ -332,7 +338,8 @@ fn usual_headers() -> HeaderMap {
     usual
 }
 
-/// The first read of a detected connection, with the bytes that were looked at, and every later one.
+/// The first read of a detected connection, with the bytes that were looked at, and every later
+/// one.
 fn prefixed(c: &mut Criterion) {
     const HEAD: &[u8] = b"GET /checkout/cart?id=42 HTTP/1.1\r\nhost: orders\r\n\r\n";
     let mut context = Context::from_waker(Waker::noop());
@@ -349,11 +356,12 @@ fn prefixed(c: &mut Criterion) {
     }
 }
 
-/// What metrics cost a request: they cannot be switched off, so this stands in for a run without them.
+/// What metrics cost a request: they cannot be switched off, so this stands in for a run without
+/// them.
 fn counting(c: &mut Criterion) {
     let cluster = Metrics::default().cluster("outbound", "orders");
     c.bench_function("metrics/one request, counted and timed", |b| {
-        b.iter(|| cluster.asked().answered(black_box(http::StatusCode::OK)));
+        b.iter(|| cluster.request_log(0).answered(black_box(http::StatusCode::OK)));
     });
 }
 

@@ -1,7 +1,8 @@
-//! The app at the end of every path: answers as cheaply as it can, so that what is measured is the way to it.
+//! The app at the end of every path: answers as cheaply as it can, so that what is measured is the
+//! way to it.
 //!
-//! One thread. HTTP/1 is answered from one prepared buffer with one write; HTTP/2 and gRPC by the `h2` crate itself,
-//! with nothing on top.
+//! One thread. HTTP/1 is answered from one prepared buffer with one write; HTTP/2 and gRPC by the
+//! `h2` crate itself, with nothing on top.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,8 +31,8 @@ pub async fn serve(net: KernelNet, protocol: Protocol) -> io::Result<()> {
         let (io, _) = listener.accept().await?;
         let tasks = net.clone();
         net.spawn("app", async move {
-            // A client that goes away is the usual end of a connection, and no other failure could be mended here: the
-            // client sees it and counts it.
+            // A client that goes away is the usual end of a connection, and no other failure could
+            // be mended here: the client sees it and counts it.
             let _ = match protocol {
                 Protocol::Http1 => http1(io).await,
                 Protocol::Http2 | Protocol::Grpc => {
@@ -108,7 +109,8 @@ async fn echo(mut io: TcpStream) -> io::Result<()> {
     }
 }
 
-/// The client speaks first, one byte, so that nothing in between has to guess; then it is given all it can take.
+/// The client speaks first, one byte, so that nothing in between has to guess; then it is given all
+/// it can take.
 async fn bulk(mut io: TcpStream) -> io::Result<()> {
     io.read_u8().await?;
     let chunk = vec![b'x'; CHUNK];

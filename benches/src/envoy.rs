@@ -1,10 +1,12 @@
-//! Envoy in the sidecar's place: where its binary is, and a static bootstrap with the same features as ours.
+//! Envoy in the sidecar's place: where its binary is, and a static bootstrap with the same features
+//! as ours.
 //!
-//! The listeners are those of Istio's sidecar: one for all outbound connections and one for all inbound ones, each with
-//! the `original_dst` filter, a filter chain for the app's port, and connections to the app that come from 127.0.0.6.
-//! Like ours it detects nothing more than HTTP/1 against HTTP/2, gives a request an id, retries twice, ejects an
-//! endpoint after five failures and pools connections; it writes no access log. Buffers are Envoy's defaults. Its own
-//! statistics are on, as ours are.
+//! The listeners are those of Istio's sidecar: one for all outbound connections and one for all
+//! inbound ones, each with the `original_dst` filter, a filter chain for the app's port, and
+//! connections to the app that come from 127.0.0.6. Like ours it detects nothing more than HTTP/1
+//! against HTTP/2, gives a request an id, retries twice, ejects an endpoint after five failures and
+//! pools connections; it writes no access log. Buffers are Envoy's defaults. Its own statistics are
+//! on, as ours are.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,11 @@
-//! HAProxy in the sidecar's place: where its binary is, and a configuration with what ours does by default.
+//! HAProxy in the sidecar's place: where its binary is, and a configuration with what ours does by
+//! default.
 //!
-//! It cannot follow the original destination of a redirected connection without a frontend for each, so it is told where
-//! the app is, which spares it one system call for each connection. It reuses connections to the app (`http-reuse always`),
-//! retries twice, keeps statistics, writes no log, and splices bulk TCP (`option splice-auto`). Memory is not measured: it
-//! asks for twice as many descriptors as connections before it starts.
+//! It cannot follow the original destination of a redirected connection without a frontend for
+//! each, so it is told where the app is, which spares it one system call for each connection. It
+//! reuses connections to the app (`http-reuse always`), retries twice, keeps statistics, writes no
+//! log, and splices bulk TCP (`option splice-auto`). Memory is not measured: it asks for twice as
+//! many descriptors as connections before it starts.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

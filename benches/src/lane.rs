@@ -1,9 +1,10 @@
-//! One path from client to app: two network namespaces joined by a veth pair, and the processes in them.
+//! One path from client to app: two network namespaces joined by a veth pair, and the processes in
+//! them.
 //!
-//! Built from the lab's own parts (namespaces, processes, rules), without the fabric between the ends: there is nothing
-//! to impair, and a bridge would add to every path alike. The load generator is a process of its own, started for each
-//! measurement; app and sidecars live as long as the lane. Dropping a lane kills its processes and with the last thread
-//! in them the namespaces go.
+//! Built from the lab's own parts (namespaces, processes, rules), without the fabric between the
+//! ends: there is nothing to impair, and a bridge would add to every path alike. The load generator
+//! is a process of its own, started for each measurement; app and sidecars live as long as the
+//! lane. Dropping a lane kills its processes and with the last thread in them the namespaces go.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -148,7 +149,8 @@ impl Lane {
         let outbound = side == "a";
         let node = if outbound { &self.client } else { &self.server };
         let sidecar = if self.path.is_floor() {
-            // An app is spared by the rules at 127.0.0.1, so the relay needs no source address of its own.
+            // An app is spared by the rules at 127.0.0.1, so the relay needs no source address of
+            // its own.
             let (port, to) = if outbound { (OUTBOUND_PORT, APP) } else { (INBOUND_PORT, local(APP_PORT)) };
             let mut argv = vec![self.stage.path("bench").into_os_string()];
             argv.extend(["__relay".to_owned(), port.to_string(), to.to_string()].map(OsString::from));
@@ -222,7 +224,8 @@ impl Lane {
         if self.path.is_double() { VIRTUAL } else { APP }
     }
 
-    /// Holds `idle` connections and says what that adds to each sidecar's memory, by label, with what it had before.
+    /// Holds `idle` connections and says what that adds to each sidecar's memory, by label, with
+    /// what it had before.
     ///
     /// # Errors
     /// If they cannot be opened.
@@ -269,7 +272,8 @@ impl Lane {
         Ok((load, outcome))
     }
 
-    /// As what our sidecars carried the traffic: as requests, or as bytes. `None` if there are none of ours.
+    /// As what our sidecars carried the traffic: as requests, or as bytes. `None` if there are none
+    /// of ours.
     ///
     /// # Errors
     /// If a sidecar's metrics cannot be read.
@@ -318,7 +322,8 @@ fn rules(path: Path) -> (Option<Rules>, Option<Rules>) {
     }
 }
 
-/// The configuration of our sidecar: everything that is not about where the app is stays at its default.
+/// The configuration of our sidecar: everything that is not about where the app is stays at its
+/// default.
 fn own_config(outbound: bool, protocol: Protocol) -> String {
     let spoken = if protocol.is_opaque() { "tcp" } else { "detect" };
     if outbound {
@@ -352,7 +357,8 @@ fn join(client: &Node, server: &Node) -> io::Result<()> {
                     handle.link().set(LinkUnspec::new_with_index(link).up().build()).execute().await?;
                 }
                 let link = index_of(&handle, "eth0").await?;
-                // The prefix makes the virtual address routable; the rules rewrite it before anybody looks for it.
+                // The prefix makes the virtual address routable; the rules rewrite it before
+                // anybody looks for it.
                 handle.address().add(link, address.into(), 16).execute().await
             })
         })??;

@@ -1,15 +1,17 @@
 //! What the sidecar costs, measured end to end: the parts of `benches/end_to_end.rs`.
 //!
-//! Read in the order of a run: [`options`] says what to measure; [`run`] goes through protocols and rounds; a [`lane`] is
-//! one path from client to app, in two network namespaces, with real processes; [`app`] and [`load`] are its two ends;
-//! [`usage`] asks the kernel what each process used; [`report`] takes medians and prints. [`envoy`] and
-//! [`haproxy`] write the configurations of the peers that everything is compared with, [`relay`] is the floor under them all.
+//! Read in the order of a run: [`options`] says what to measure; [`run`] goes through protocols and
+//! rounds; a [`lane`] is one path from client to app, in two network namespaces, with real
+//! processes; [`app`] and [`load`] are its two ends; [`usage`] asks the kernel what each process
+//! used; [`report`] takes medians and prints. [`envoy`] and [`haproxy`] write the configurations of
+//! the peers that everything is compared with, [`relay`] is the floor under them all.
 //!
-//! Every lane of a protocol stands at the same time, and each round visits all of them in turn, so that whatever else
-//! this machine does hits all alike. Compare ratios and CPU per request, never the throughput of two runs.
+//! Every lane of a protocol stands at the same time, and each round visits all of them in turn, so
+//! that whatever else this machine does hits all alike. Compare ratios and CPU per request, never
+//! the throughput of two runs.
 //!
-//! Left out: TLS between the sidecars (its rows come with the feature), open-loop load (the lab has it) and any verdict;
-//! the gate in CI compares two revisions and is not this.
+//! Left out: TLS between the sidecars (its rows come with the feature), open-loop load (the lab has
+//! it) and any verdict; the gate in CI compares two revisions and is not this.
 
 pub mod app;
 pub mod envoy;

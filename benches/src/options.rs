@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Parser)]
 #[command(name = "end_to_end", about)]
 pub struct Options {
-    /// Takes a few seconds for each protocol and only asks that every request succeeds. Always so in a build without
-    /// optimisation, whose numbers would mean nothing.
+    /// Takes a few seconds for each protocol and only asks that every request succeeds. Always so
+    /// in a build without optimisation, whose numbers would mean nothing.
     #[arg(long)]
     pub quick: bool,
     /// Which paths. Default: all; those of Envoy and HAProxy only where they are installed.
@@ -107,9 +107,10 @@ impl Protocol {
 pub enum Path {
     /// Nothing in between.
     Direct,
-    /// The rules without a sidecar: connections pass the same chains and connection tracking on both sides, and the
-    /// app's side redirects to the app itself. On the client's side the same chains are walked to their end, but a
-    /// redirect there would stay on the client's own machine, so the destination is exempt.
+    /// The rules without a sidecar: connections pass the same chains and connection tracking on
+    /// both sides, and the app's side redirects to the app itself. On the client's side the same
+    /// chains are walked to their end, but a redirect there would stay on the client's own machine,
+    /// so the destination is exempt.
     Iptables,
     /// The smallest relay, which knows no protocol, beside the app.
     FloorOne,

@@ -1,8 +1,9 @@
-//! The floor: the smallest relay that could stand in a sidecar's place. It knows nothing of any protocol, so what it
-//! costs is what the kernel takes for one more process on the way: one epoll, one read, one write for each message.
+//! The floor: the smallest relay that could stand in a sidecar's place. It knows nothing of any
+//! protocol, so what it costs is what the kernel takes for one more process on the way: one epoll,
+//! one read, one write for each message.
 //!
-//! Only for loads whose ends always read what comes to them, as those of this bench do: when one end takes no more, the
-//! whole relay waits for it. Connecting blocks as well.
+//! Only for loads whose ends always read what comes to them, as those of this bench do: when one
+//! end takes no more, the whole relay waits for it. Connecting blocks as well.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -36,7 +37,8 @@ pub fn serve(port: u16, to: SocketAddr) -> io::Result<()> {
             Err(Errno::EINTR) => continue,
             other => other?,
         };
-        // A place that came free is given away only after the events that may still mean its old connection.
+        // A place that came free is given away only after the events that may still mean its old
+        // connection.
         let mut freed = Vec::new();
         for event in &events[..n] {
             if event.data() == LISTENER {

@@ -1,6 +1,7 @@
 //! Medians over the rounds, as tables for people.
 //!
-//! Each column is the median of its own, so the numbers of a row need not come from one round. Ratios are of medians.
+//! Each column is the median of its own, so the numbers of a row need not come from one round.
+//! Ratios are of medians.
 
 use std::fmt::Write as _;
 
@@ -242,7 +243,8 @@ fn row(results: &Results, protocol: Protocol, concurrency: u16, path: Path) -> O
     })
 }
 
-/// The middle value; the mean of the two in the middle if there is no single one. `values` is not empty.
+/// The middle value; the mean of the two in the middle if there is no single one. `values` is not
+/// empty.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let (low, high) = ((values.len() - 1) / 2, values.len() / 2);

@@ -55,7 +55,8 @@ pub struct Results {
 /// Runs `program`; `tell` hears of progress.
 ///
 /// # Errors
-/// If a lane cannot be built, or any request of it fails: a path that loses requests must not look fast.
+/// If a lane cannot be built, or any request of it fails: a path that loses requests must not look
+/// fast.
 pub async fn run(program: &Program, programs: &Programs, tell: impl Fn(String)) -> io::Result<Results> {
     let mut results = Results::default();
     for &protocol in &program.protocols {
@@ -67,7 +68,8 @@ pub async fn run(program: &Program, programs: &Programs, tell: impl Fn(String)) 
         for round in 0..program.rounds {
             tell(format!("{}: round {} of {}", protocol.title(), round + 1, program.rounds));
             for &concurrency in concurrencies(program, protocol) {
-                // Each round begins with another path, so that none always follows the same neighbour.
+                // Each round begins with another path, so that none always follows the same
+                // neighbour.
                 let first = usize::from(round) % lanes.len();
                 for lane in lanes[first..].iter().chain(&lanes[..first]) {
                     let outcome = measure(lane, protocol, concurrency, program.seconds).await?;
@@ -128,7 +130,8 @@ fn failed(lane: &Lane, protocol: Protocol, what: &str) -> io::Error {
     in_context(lane.path, protocol, &format!("{what}{}", lane.last_words()))
 }
 
-/// Builds our sidecar in the profile of this bench and says where it is; `PROXY` names another one instead.
+/// Builds our sidecar in the profile of this bench and says where it is; `PROXY` names another one
+/// instead.
 ///
 /// # Errors
 /// If it cannot be built.

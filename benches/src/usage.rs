@@ -1,9 +1,10 @@
 //! What a process used, as the kernel counts it.
 //!
-//! CPU time is the sum over the process's threads of the first number of /proc/PID/task/TID/schedstat: nanoseconds on a
-//! CPU, user and system together. It is not sampled by ticks, so windows of a second can be told apart. Work that the
-//! kernel does for a process in interrupts is counted for whoever happened to run, here as in every such tool. A thread
-//! that ends takes its time with it; sidecars, apps and load generators keep theirs.
+//! CPU time is the sum over the process's threads of the first number of
+//! /proc/PID/task/TID/schedstat: nanoseconds on a CPU, user and system together. It is not sampled
+//! by ticks, so windows of a second can be told apart. Work that the kernel does for a process in
+//! interrupts is counted for whoever happened to run, here as in every such tool. A thread that
+//! ends takes its time with it; sidecars, apps and load generators keep theirs.
 
 use std::fs;
 use std::io;
@@ -18,7 +19,8 @@ pub fn cpu_ns(pid: i32) -> io::Result<u64> {
         let path = task?.path().join("schedstat");
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            // It ended between being listed and being read (which is ESRCH if its file was open by then).
+            // It ended between being listed and being read (which is ESRCH if its file was open by
+            // then).
             Err(_) if path.parent().is_some_and(|task| !task.exists()) => continue,
             Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
         };
@@ -98,7 +100,8 @@ mod tests {
     fn cpu_time_only_grows_while_a_process_computes() {
         let own = std::process::id() as i32;
         let before = cpu_ns(own).unwrap();
-        // The kernel accounts at the latest when this thread is next scheduled, so it computes until it shows.
+        // The kernel accounts at the latest when this thread is next scheduled, so it computes
+        // until it shows.
         while cpu_ns(own).unwrap() == before {
             std::hint::black_box((0..10_000_u64).sum::<u64>());
         }

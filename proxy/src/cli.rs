@@ -1,7 +1,8 @@
 //! The command line of the sidecar: `run`, `check`, and `rules` for a container's init step.
 //!
-//! Parses, dispatches and prints; what is done is done elsewhere. Results go to standard output, errors to standard
-//! error, each with what to do about it. Exit codes are part of the interface and are listed in `--help`.
+//! Parses, dispatches and prints; what is done is done elsewhere. Results go to standard output,
+//! errors to standard error, each with what to do about it. Exit codes are part of the interface
+//! and are listed in `--help`.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the sidecar until SIGTERM, or until the app ends if it is given after `--`. SIGHUP, or a change of the file, reloads the configuration.
+    /// Run the sidecar until SIGTERM, or until the app ends if it is given after `--`. SIGHUP, or a
+    /// change of the file, reloads the configuration.
     Run {
         /// The configuration, TOML.
         #[arg(long, value_name = "FILE")]
@@ -41,12 +43,12 @@ enum Command {
         /// Data-plane threads, instead of what the configuration says.
         #[arg(long, value_name = "N", value_parser = workers)]
         workers: Option<usize>,
-        /// Take this group once the command has started, so that rules which exempt it leave the sidecar's connections
-        /// alone and capture the command's. Takes root.
+        /// Take this group once the command has started, so that rules which exempt it leave the
+        /// sidecar's connections alone and capture the command's. Takes root.
         #[arg(long, value_name = "GID")]
         gid: Option<u32>,
-        /// The app: started when the sidecar is ready, told to end when requests to it are drained. The sidecar ends with
-        /// it, and with its exit code.
+        /// The app: started when the sidecar is ready, told to end when requests to it are drained.
+        /// The sidecar ends with it, and with its exit code.
         #[arg(last = true, value_name = "COMMAND")]
         command: Vec<OsString>,
     },
@@ -56,7 +58,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Manage the iptables rules that bring connections to the sidecar, in the current network namespace.
+    /// Manage the iptables rules that bring connections to the sidecar, in the current network
+    /// namespace.
     #[command(after_help = EXIT_CODES)]
     Rules {
         #[command(subcommand)]
@@ -71,8 +74,8 @@ enum Action {
     /// Take the rules out, whatever options they were applied with.
     Remove {
         /// Where.
-        #[arg(long, value_enum, default_value_t = Families::Both)]
-        family: Families,
+        #[arg(long, value_enum, default_value_t = AddressFamilies::Both)]
+        family: AddressFamilies,
     },
     /// Print the rules as text for `iptables-restore --noflush`, and change nothing.
     Print {
@@ -85,7 +88,7 @@ enum Action {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Families {
+enum AddressFamilies {
     #[value(name = "4")]
     V4,
     #[value(name = "6")]
@@ -93,12 +96,12 @@ enum Families {
     Both,
 }
 
-impl Families {
+impl AddressFamilies {
     fn list(self) -> Vec<Family> {
         match self {
-            Families::V4 => vec![Family::V4],
-            Families::V6 => vec![Family::V6],
-            Families::Both => Family::BOTH.to_vec(),
+            AddressFamilies::V4 => vec![Family::V4],
+            AddressFamilies::V6 => vec![Family::V6],
+            AddressFamilies::Both => Family::BOTH.to_vec(),
         }
     }
 }
@@ -106,15 +109,16 @@ impl Families {
 #[derive(Debug, Args)]
 struct RulesArgs {
     /// Where: IPv4, IPv6 or both.
-    #[arg(long, value_enum, default_value_t = Families::Both)]
-    family: Families,
+    #[arg(long, value_enum, default_value_t = AddressFamilies::Both)]
+    family: AddressFamilies,
     /// User that the sidecar runs as; its connections are not captured.
     #[arg(long, default_value_t = defaults::EXEMPT_ID)]
     uid: u32,
     /// Group that the sidecar runs as; its connections are not captured.
     #[arg(long, default_value_t = defaults::EXEMPT_ID)]
     gid: u32,
-    /// Socket mark of the sidecar's connections (`mark` in its configuration); they are not captured.
+    /// Socket mark of the sidecar's connections (`mark` in its configuration); they are not
+    /// captured.
     #[arg(long)]
     mark: Option<u32>,
     /// The sidecar's listener for connections from the app.

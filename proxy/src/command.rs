@@ -1,14 +1,16 @@
-//! The app as a child of its sidecar: `proxy run -- command`. They live and die together, which is what a job's container
-//! needs that would otherwise never end (istio#11045).
+//! The app as a child of its sidecar: `proxy run -- command`. They live and die together, which is
+//! what a job's container needs that would otherwise never end (istio#11045).
 //!
-//! The app starts when the sidecar is ready, gets SIGTERM when requests to it have been drained, SIGKILL when it does not
-//! end in time, and is killed by the kernel if the sidecar itself dies. Its exit code becomes the sidecar's.
+//! The app starts when the sidecar is ready, gets SIGTERM when requests to it have been drained,
+//! SIGKILL when it does not end in time, and is killed by the kernel if the sidecar itself dies.
+//! Its exit code becomes the sidecar's.
 //!
-//! The app runs with the groups and the limits that the sidecar was started with, whatever that has changed for itself
-//! ([`Inherited`]). Interception rules must tell the two apart: the sidecar alone takes the exempt group, or sets a mark
-//! on its connections.
+//! The app runs with the groups and the limits that the sidecar was started with, whatever that has
+//! changed for itself ([`Inherited`]). Interception rules must tell the two apart: the sidecar
+//! alone takes the exempt group, or sets a mark on its connections.
 //!
-//! What it leaves out: reaping of processes that the app abandons; a container that needs it starts an init first.
+//! What it leaves out: reaping of processes that the app abandons; a container that needs it starts
+//! an init first.
 
 #![allow(unsafe_code, reason = "pre_exec is unsafe by nature; see the one block below")]
 
@@ -48,8 +50,8 @@ impl Inherited {
         Ok(Inherited { files: getrlimit(Resource::RLIMIT_NOFILE)?, groups: None })
     }
 
-    /// Takes a group, and no other, so that rules which exempt it tell this process from its app. Must come before
-    /// anything is dialled: a socket belongs to the group in which it was made.
+    /// Takes a group, and no other, so that rules which exempt it tell this process from its app.
+    /// Must come before anything is dialled: a socket belongs to the group in which it was made.
     ///
     /// # Errors
     /// If this process may not: it takes CAP_SETGID.
@@ -76,12 +78,12 @@ impl Inherited {
 /// Why a command could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start {command}: {error}")]
-pub struct NotStarted {
+pub struct SpawnError {
     command: String,
     error: io::Error,
 }
 
-impl NotStarted {
+impl SpawnError {
     /// As a shell gives it: 127 if there is no such command, 126 if it cannot be run.
     pub fn exit_code(&self) -> u8 {
         if self.error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
@@ -92,15 +94,16 @@ impl NotStarted {
 ///
 /// # Errors
 /// If it cannot be started.
-pub fn start(command: &[OsString], inherited: Inherited) -> Result<App, NotStarted> {
+pub fn start(command: &[OsString], inherited: Inherited) -> Result<App, SpawnError> {
     let mut start = tokio::process::Command::new(&command[0]);
     start.args(&command[1..]);
     let sidecar = getpid();
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed; all of these are plain system calls, and
-    // an error is a number, as only that reaches the parent.
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; all of these are
+    // plain system calls, and an error is a number, as only that reaches the parent.
     unsafe {
         start.pre_exec(move || {
-            // First, because the kernel forgets the signal of the next line when a process changes its group.
+            // First, because the kernel forgets the signal of the next line when a process changes
+            // its group.
             inherited.restore()?;
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
             // The sidecar may have died before the call. In a container its own id is often 1.
@@ -111,7 +114,7 @@ pub fn start(command: &[OsString], inherited: Inherited) -> Result<App, NotStart
         });
     }
     let child =
-        start.spawn().map_err(|error| NotStarted { command: command[0].display().to_string(), error })?;
+        start.spawn().map_err(|error| SpawnError { command: command[0].display().to_string(), error })?;
     let pid = child.id().expect("it has not been waited for");
     Ok(App { child, pid: Pid::from_raw(pid as i32) })
 }
@@ -130,7 +133,8 @@ impl App {
     /// # Errors
     /// What `waitpid` says.
     pub async fn stop(&mut self, limit: Duration) -> io::Result<u8> {
-        // It is not reaped before `wait` is done, so the id cannot be somebody else's. It may be dead already.
+        // It is not reaped before `wait` is done, so the id cannot be somebody else's. It may be
+        // dead already.
         let _ = kill(self.pid, Signal::SIGTERM);
         if let Ok(ended) = tokio::time::timeout(limit, self.wait()).await {
             return ended;

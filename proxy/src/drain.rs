@@ -1,8 +1,9 @@
-//! The shutdown protocol: one signal, many watchers, and the signaller learns when the last of them has gone.
+//! The shutdown protocol: one signal, many watchers, and the signaller learns when the last of them
+//! has gone.
 //!
-//! Every listener and every connection holds a [`Watch`]. On [`Signal::drain`] listeners stop accepting, connections
-//! finish the request they carry and close, and each drops its watch. When all are gone, or the deadline has passed,
-//! the process may exit; whatever is left then is cut.
+//! Every listener and every connection holds a [`Watch`]. On [`Signal::drain`] listeners stop
+//! accepting, connections finish the request they carry and close, and each drops its watch. When
+//! all are gone, or the deadline has passed, the process may exit; whatever is left then is cut.
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -26,7 +27,8 @@ pub fn channel() -> (Signal, Watch) {
 }
 
 impl Signal {
-    /// Tells every watcher, then waits until all are gone or `deadline` has passed. Returns how many were left.
+    /// Tells every watcher, then waits until all are gone or `deadline` has passed. Returns how
+    /// many were left.
     pub async fn drain(&self, deadline: Instant) -> usize {
         self.0.send_replace(true);
         let _ = tokio::time::timeout_at(deadline, self.0.closed()).await;

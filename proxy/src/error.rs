@@ -1,9 +1,10 @@
-//! Why the sidecar could not carry a request, in one table: kind, HTTP status, RFC 9209 error type, log flag, gRPC status,
-//! and whether the request may have reached the app.
+//! Why the sidecar could not carry a request, in one table: kind, HTTP status, RFC 9209 error type,
+//! log flag, gRPC status, and whether the request may have reached the app.
 //!
-//! A sidecar tells its peer and the client what went wrong in the standard way, a `Proxy-Status` header (RFC 9209):
-//! `Proxy-Status: sidelab-orders-1; error=connection_refused; next-hop="10.0.0.2:8080"; details="..."`. The calling
-//! side reads it back to learn why, and tries another endpoint if the request allows it.
+//! A sidecar tells its peer and the client what went wrong in the standard way, a `Proxy-Status`
+//! header (RFC 9209): `Proxy-Status: sidelab-orders-1; error=connection_refused;
+//! next-hop="10.0.0.2:8080"; details="..."`. The calling side reads it back to learn why, and tries
+//! another endpoint if the request allows it.
 
 use std::fmt;
 use std::io;
@@ -26,13 +27,15 @@ pub enum Kind {
     Connect,
     /// An endpoint did not answer the connection attempt in time.
     ConnectTimeout,
-    /// This sidecar has no file descriptors, ports or memory left for a connection. Says nothing about the endpoint.
+    /// This sidecar has no file descriptors, ports or memory left for a connection. Says nothing
+    /// about the endpoint.
     NoSocket,
-    /// The endpoint refused to begin with the request on a connection that it shares with others: nothing was processed.
+    /// The endpoint refused to begin with the request on a connection that it shares with others:
+    /// nothing was processed.
     Refused,
     /// The endpoint closed or reset the connection before its response head was complete.
     Terminated,
-    /// One try was not answered in its time.
+    /// One attempt was not answered in its time.
     TryTimeout,
     /// The response did not begin in time after the request had been sent.
     ResponseTimeout,
@@ -52,7 +55,8 @@ pub enum Kind {
     PoolTimeout,
     /// The cluster has as many requests in flight as it may.
     ClusterFull,
-    /// The sidecar carries as much as it can: a limit on connections, requests or memory was reached.
+    /// The sidecar carries as much as it can: a limit on connections, requests or memory was
+    /// reached.
     Overload,
     /// The request needs something that this sidecar does not carry.
     Unsupported,
@@ -70,7 +74,8 @@ pub enum Kind {
     NotIntercepted,
     /// One side of a TCP connection had closed, and the other was silent for too long.
     HalfClosed,
-    /// No cluster has the address, and passing through is switched off; or a cluster only has routes, and none matches.
+    /// No cluster has the address, and passing through is switched off; or a cluster only has
+    /// routes, and none matches.
     NoRoute,
 }
 
@@ -197,12 +202,14 @@ impl Kind {
         self.row().grpc
     }
 
-    /// Whether the app may have seen (a part of) the request, so that only an idempotent one may be tried again.
+    /// Whether the app may have seen (a part of) the request, so that only an idempotent one may be
+    /// tried again.
     pub fn may_have_arrived(self) -> bool {
         self.row().may_have_arrived
     }
 
-    /// Of an attempt to connect that failed: whether it was the endpoint, or want of something on this side.
+    /// Of an attempt to connect that failed: whether it was the endpoint, or want of something on
+    /// this side.
     pub fn of_connect(error: &io::Error) -> Self {
         use libc::{EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM};
         match error.raw_os_error() {
@@ -251,7 +258,8 @@ pub struct Error {
     pub kind: Kind,
     /// The endpoint, if one was chosen.
     pub endpoint: Option<SocketAddr>,
-    /// Whether the connection had carried a request before: its close may just have crossed with ours.
+    /// Whether the connection had carried a request before: its close may just have crossed with
+    /// ours.
     pub reused: bool,
     /// The code with which the endpoint has reset the stream of HTTP/2, if it has.
     pub reset: Option<Reason>,
@@ -276,9 +284,10 @@ impl Error {
         self
     }
 
-    /// What a client of HTTP/2 gets in place of an answer: the reset that it would have got from the endpoint. So it hears
-    /// what became of its request in the words that it knows, and if nobody has begun with it, may make it again itself
-    /// (RFC 9113 section 8.7, gRPC's transparent retries), as another sidecar may that carries it.
+    /// What a client of HTTP/2 gets in place of an answer: the reset that it would have got from
+    /// the endpoint. So it hears what became of its request in the words that it knows, and if
+    /// nobody has begun with it, may make it again itself (RFC 9113 section 8.7, gRPC's transparent
+    /// retries), as another sidecar may that carries it.
     pub fn as_reset(&self) -> Option<Reason> {
         match self.kind {
             Kind::Refused => Some(Reason::REFUSED_STREAM),
@@ -302,7 +311,7 @@ impl fmt::Display for Error {
             Kind::NoSocket => "this sidecar can open no connection",
             Kind::Refused => "the endpoint takes no further request on this connection",
             Kind::Terminated => "connection closed before the response",
-            Kind::TryTimeout => "the try was not answered in time",
+            Kind::TryTimeout => "the attempt was not answered in time",
             Kind::ResponseTimeout => "the response did not begin in time",
             Kind::RequestTimeout => "the request took too long",
             Kind::Idle => "nothing moved for too long",

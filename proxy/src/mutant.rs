@@ -5,9 +5,10 @@
 //! ```ignore
 //! if mutant::is_planted("one-retry-too-many") { most += 1 }
 //! ```
-//! That line is all there is to adding one. `lab sim --faults swarm --seeds 100 --mutant one-retry-too-many` looks for it among random histories, and
-//! the list in `tests/tests/swarm.rs` says which ones must be found for ever after. Only builds with debug assertions
-//! contain any of this: in a release build [`is_planted`] is the constant `false`.
+//! That line is all there is to adding one. `lab sim --faults swarm --seeds 100 --mutant
+//! one-retry-too-many` looks for it among random histories, and the list in `tests/tests/swarm.rs`
+//! says which ones must be found for ever after. Only builds with debug assertions contain any of
+//! this: in a release build [`is_planted`] is the constant `false`.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,8 +34,8 @@ pub fn was_reached() -> bool {
     REACHED.load(Ordering::Relaxed)
 }
 
-/// Plants a mutant in all sidecars that this thread runs from now on, instead of the one before; `None`: none. Does
-/// nothing in a release build.
+/// Plants a mutant in all sidecars that this thread runs from now on, instead of the one before;
+/// `None`: none. Does nothing in a release build.
 pub fn plant(name: Option<&'static str>) {
     PLANTED.set(name);
 }

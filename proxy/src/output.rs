@@ -1,6 +1,7 @@
-//! What a program prints. A full disk or a reader that has gone is a normal event, at which `println!` and `eprintln!` panic.
-//! Here the first failure of standard output is said and remembered, and decides the exit code
-//! ([`has_failed`]); what standard error does not take is lost.
+//! What a program prints. A full disk or a reader that has gone is a normal event, at which
+//! `println!` and `eprintln!` panic. Here the first failure of standard output is said and
+//! remembered, and decides the exit code ([`has_failed`]); what standard error does not take is
+//! lost.
 
 use std::fmt::Arguments;
 use std::io::Write;
@@ -34,8 +35,8 @@ fn remember(written: std::io::Result<()>) {
 /// The arguments of this process.
 ///
 /// # Errors
-/// If they ask for help or the version, or are not valid: then all that there is to say has been printed, and the code
-/// says which.
+/// If they ask for help or the version, or are not valid: then all that there is to say has been
+/// printed, and the code says which.
 pub fn arguments<A: clap::Parser>() -> Result<A, ExitCode> {
     A::try_parse().map_err(|said| {
         let printed = said.print();

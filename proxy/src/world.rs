@@ -1,15 +1,18 @@
-//! The seam between the proxy and everything that is not arithmetic: sockets, tasks, time and chance.
+//! The seam between the proxy and everything that is not arithmetic: sockets, tasks, time and
+//! chance.
 //!
-//! The same proxy code runs on the kernel and inside the simulator, so nothing else in this crate names a socket, a
-//! clock or a source of randomness; `clippy.toml` bans the bypasses. Three rules keep a simulated run repeatable:
+//! The same proxy code runs on the kernel and inside the simulator, so nothing else in this crate
+//! names a socket, a clock or a source of randomness; `clippy.toml` bans the bypasses. Three rules
+//! keep a simulated run repeatable:
 //!
 //! - monotonic time is [`tokio::time`] and nothing else, because the simulator owns that clock;
-//! - randomness comes from an [`RngTree`], one stream for each purpose and each entity, so that removing one draw does
-//!   not shift all the others;
-//! - tasks start through [`Net::spawn`], which keeps them on the thread (and the simulated host) of their parent. That
-//!   is why nothing here asks for `Send`: a request never crosses threads.
+//! - randomness comes from an [`RngTree`], one stream for each purpose and each entity, so that
+//!   removing one draw does not shift all the others;
+//! - tasks start through [`Net::spawn`], which keeps them on the thread (and the simulated host) of
+//!   their parent. That is why nothing here asks for `Send`: a request never crosses threads.
 //!
-//! What it leaves out: files. Configuration arrives as text, and only `config::reload` reads it from disk.
+//! What it leaves out: files. Configuration arrives as text, and only `config::reload` reads it
+//! from disk.
 
 use std::future::Future;
 use std::io;
@@ -42,11 +45,13 @@ pub trait Net: Clone + Unpin + 'static {
     /// A listening socket.
     type Listener: Listener<Io = Self::Io>;
 
-    /// Opens a connection to `to`. `from` asks for a source address (the port stays free); a simulated network may
-    /// ignore it, and an IPv6 address that this host does not have is replaced by the loopback one. There is no time-out here: the caller bounds the wait.
+    /// Opens a connection to `to`. `from` asks for a source address (the port stays free); a
+    /// simulated network may ignore it, and an IPv6 address that this host does not have is
+    /// replaced by the loopback one. There is no time-out here: the caller bounds the wait.
     fn connect(&self, to: SocketAddr, from: Option<IpAddr>) -> impl Future<Output = io::Result<Self::Io>>;
 
-    /// Listens on `at`. Several workers may bind the same address; the kernel spreads connections over them.
+    /// Listens on `at`. Several workers may bind the same address; the kernel spreads connections
+    /// over them.
     fn bind(&self, at: SocketAddr) -> impl Future<Output = io::Result<Self::Listener>>;
 
     /// The same for a listener that has its address to itself.
@@ -54,8 +59,8 @@ pub trait Net: Clone + Unpin + 'static {
         self.bind(at)
     }
 
-    /// Where the client meant to go before interception redirected it here, or `None` if it was not redirected.
-    /// IPv4-mapped IPv6 addresses are returned as IPv4.
+    /// Where the client meant to go before interception redirected it here, or `None` if it was not
+    /// redirected. IPv4-mapped IPv6 addresses are returned as IPv4.
     fn orig_dst(&self, io: &mut Self::Io) -> impl Future<Output = Option<SocketAddr>>;
 
     /// Resident bytes of the process, or `None` where that means nothing.
@@ -71,23 +76,23 @@ pub trait Net: Clone + Unpin + 'static {
     /// Gives memory that the allocator keeps back to the system, where that means something.
     fn give_memory_back(&self) {}
 
-    /// The kernel's socket under a stream, if nothing else stands between, so that bytes may pass inside the kernel
-    /// ([`crate::tcp`] splices). By default there is none, and bytes are copied: so it is in a simulated network, and so it
-    /// must be for every layer that looks at bytes.
+    /// The kernel's socket under a stream, if nothing else stands between, so that bytes may pass
+    /// inside the kernel ([`crate::tcp`] splices). By default there is none, and bytes are copied:
+    /// so it is in a simulated network, and so it must be for every layer that looks at bytes.
     fn kernel_socket(io: &Self::Io) -> Option<&TcpStream> {
         let _ = io;
         None
     }
 
-    /// Whether this process itself has just opened the connection from `from` to `to`: one that was redirected here all
-    /// the same goes in a circle.
+    /// Whether this process itself has just opened the connection from `from` to `to`: one that was
+    /// redirected here all the same goes in a circle.
     fn is_own(&self, from: SocketAddr, to: SocketAddr) -> bool {
         let _ = (from, to);
         false
     }
 
-    /// Runs a task without which the process is not what it says it is: if it panics, so does the process, in a way of
-    /// its own.
+    /// Runs a task without which the process is not what it says it is: if it panics, so does the
+    /// process, in a way of its own.
     fn spawn_essential(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
         self.spawn(name, task);
     }
@@ -98,17 +103,17 @@ pub trait Net: Clone + Unpin + 'static {
 
 /// A stream that can be broken off (RFC 9293 section 3.10.5, ABORT).
 pub trait Abort {
-    /// From now on dropping the stream resets it (RST) instead of ending it (FIN), and what has not been sent by then never
-    /// is. So the peer can tell that it has not heard all there was.
+    /// From now on dropping the stream resets it (RST) instead of ending it (FIN), and what has not
+    /// been sent by then never is. So the peer can tell that it has not heard all there was.
     fn abort(&mut self);
 
     /// What stands behind the FIN of the peer, which must have come. Costs a few system calls.
-    fn behind_fin(&self) -> BehindFin;
+    fn behind_fin(&self) -> AfterFin;
 }
 
 /// What a FIN meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BehindFin {
+pub enum AfterFin {
     /// The peer sends nothing more, and still reads.
     HalfClose,
     /// Nobody reads any more; so it is after a reset too.
@@ -121,8 +126,8 @@ pub enum BehindFin {
 impl Abort for DuplexStream {
     fn abort(&mut self) {}
 
-    fn behind_fin(&self) -> BehindFin {
-        BehindFin::Unknown
+    fn behind_fin(&self) -> AfterFin {
+        AfterFin::Unknown
     }
 }
 
@@ -138,7 +143,8 @@ pub trait Listener: 'static {
     fn local_addr(&self) -> io::Result<SocketAddr>;
 }
 
-/// The wall clock. Only timestamps that people read come from it; every duration is measured with [`tokio::time`].
+/// The wall clock. Only timestamps that people read come from it; every duration is measured with
+/// [`tokio::time`].
 pub trait Wall: Send + Sync + 'static {
     /// The time of day.
     fn now(&self) -> SystemTime;
@@ -175,8 +181,8 @@ impl<N> World<N> {
 
 /// A tree of random streams that all follow from one seed.
 ///
-/// Each purpose (`label`) and each entity (`key`) gets a stream of its own, derived by hashing and not by drawing, so
-/// streams do not depend on the order in which they were made.
+/// Each purpose (`label`) and each entity (`key`) gets a stream of its own, derived by hashing and
+/// not by drawing, so streams do not depend on the order in which they were made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RngTree {
     seed: u64,
@@ -204,7 +210,8 @@ impl RngTree {
 
     /// The subtree for one purpose and one entity.
     pub fn child(&self, label: &str, key: u64) -> RngTree {
-        // FNV-1a (Fowler, Noll, Vo): stable across releases, which `DefaultHasher` does not promise.
+        // FNV-1a (Fowler, Noll, Vo): stable across releases, which `DefaultHasher` does not
+        // promise.
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
         let bytes = self.seed.to_le_bytes().into_iter().chain(label.bytes()).chain(key.to_le_bytes());
         for byte in bytes {

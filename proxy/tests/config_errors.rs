@@ -1,7 +1,8 @@
-//! What a user reads when a configuration is wrong, word for word, and what one that says little means.
+//! What a user reads when a configuration is wrong, word for word, and what one that says little
+//! means.
 //!
-//! The messages are kept in `snapshots/`; after a deliberate change write them anew with `INSTA_UPDATE=always` and read
-//! each of them as the person would who has to act on it.
+//! The messages are kept in `snapshots/`; after a deliberate change write them anew with
+//! `INSTA_UPDATE=always` and read each of them as the person would who has to act on it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,10 +10,10 @@ use std::time::Duration;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use proxy::config::{
-    Adaptive, App, Ask, Balance, BalancePolicy, Breaker, Cluster, ClusterLimits, Condition, Conditions,
+    Adaptive, App, AttemptTimeouts, Balance, BalancePolicy, Cluster, ClusterLimits, Condition, Conditions,
     ConfigErrors, Endpoint, Forwarded, HashSource, Health, Http1, Http2, InboundTimeouts, Limits, Listen,
-    Probe, Protocol, RequestTimeouts, Retry, RetryBudget, SlowStart, Snapshot, Thresholds, Timeouts,
-    TryTimeouts, parse, route,
+    OutlierDetection, Probe, ProbeRequest, Protocol, RequestTimeouts, Retry, RetryBudget, SlowStart,
+    Snapshot, Thresholds, Timeouts, parse, route,
 };
 
 /// A cluster without a mistake, to put mistakes around.
@@ -245,7 +246,7 @@ service = "web"
 connect = 250
 drain = 0.5
 
-[breaker]
+[outlier_detection]
 cap = 0.5
 "#;
     wrong_types_say_what_to_write: r#"
@@ -359,7 +360,7 @@ connect = "250"
 detect = "0s"
 pool_idle = "3 parsecs"
 
-[breaker]
+[outlier_detection]
 base = "2m"
 cap = "150%"
 
@@ -367,18 +368,18 @@ cap = "150%"
 name = "orders"
 addresses = ["10.96.0.10:80"]
 endpoints = ["10.0.0.11:8080"]
-breaker = { base = "10s", max = "5s" }
+outlier_detection = { base = "10s", max = "5s" }
 
 [[cluster]]
 name = "stock"
 addresses = ["10.96.0.11:80"]
 endpoints = ["10.0.0.21:8080"]
-breaker = { max = "30s" }
+outlier_detection = { max = "30s" }
 "#;
-    a_breaker_must_be_able_to_see_something: r#"
+    outlier_detection_must_be_able_to_see_something: r#"
 service = "web"
 
-[breaker]
+[outlier_detection]
 success_rate = 0.9
 window = 10
 
@@ -386,9 +387,9 @@ window = 10
 name = "orders"
 addresses = ["10.96.0.10:80"]
 endpoints = ["10.0.0.11:8080"]
-breaker = { min_requests = "10" }
+outlier_detection = { min_requests = "10" }
 "#;
-    a_success_rate_is_a_share_of_a_window: "service = \"web\"\n\n[breaker]\nsuccess_rate = \"120%\"\nwindow = \"5ms\"\n";
+    a_success_rate_is_a_share_of_a_window: "service = \"web\"\n\n[outlier_detection]\nsuccess_rate = \"120%\"\nwindow = \"5ms\"\n";
     a_check_asks_one_thing: r#"
 service = "web"
 
@@ -669,7 +670,7 @@ fn a_cluster_that_says_little_gets_every_documented_default() {
             hedge: None,
         }),
         retry_budget: RetryBudget { share: 0.2, per_second: 1, reserve: 20 },
-        breaker: Breaker {
+        outlier_detection: OutlierDetection {
             consecutive_failures: 5,
             success_rate: 0.8,
             min_requests: 10,
@@ -719,7 +720,7 @@ timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", pool_age = "0s"
 http2 = { max_concurrent_streams = 11, initial_stream_window_size = "128KiB", initial_connection_window_size = "64KiB", connection_keepalive_interval = "1m" }
 retry = { attempts = 1, on = ['5xx', 'retriable-status-codes', 'internal'], status_codes = [429], unsafe_methods = true, max = '300ms', hedge = '50ms' }
 retry_budget = { share = '10%', per_second = 3 }
-breaker = { consecutive_failures = 7, success_rate = "90%", min_requests = 20, window = "5s", base = "2s", max = "90s", cap = "25%" }
+outlier_detection = { consecutive_failures = 7, success_rate = "90%", min_requests = 20, window = "5s", base = "2s", max = "90s", cap = "25%" }
 inbound = [{ port = 8080, protocol = "http", adaptive_concurrency = true }, { port = 5432, protocol = "tcp" }, { port = 9, timeouts = { request = "0s" } }]
 balance = { policy = "maglev", table_size = 1009, hash = "cookie:session", panic = "0%", overprovisioning = 2, slow_start = { window = "30s", aggression = 1.5 } }
 
@@ -733,7 +734,7 @@ bridge = true
 timeouts = { per_try = "2s", response = "0s" }
 retry = { attempts = 0, base = '10ms', retry_after = '0s', body = '8KiB' }
 retry_budget = { reserve = 7 }
-breaker = { consecutive_failures = 0, cap = "100%" }
+outlier_detection = { consecutive_failures = 0, cap = "100%" }
 limits = { connections = 1, pending = 0, requests = 2, retries = 3 }
 adaptive_concurrency = { initial = 5, min = 4, max = 6 }
 health = { http = "/healthz", host = "orders", status = [200], interval = "2s", edge_interval = "500ms", no_traffic_interval = "30s", timeout = "300ms", healthy_threshold = 4, unhealthy_threshold = 5 }
@@ -802,7 +803,7 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
             bridge: true,
             timeouts: RequestTimeouts {
                 request: Some(Duration::from_secs(15)),
-                tries: TryTimeouts { per_try: Some(Duration::from_secs(2)), response: None },
+                attempt_timeouts: AttemptTimeouts { per_try: Some(Duration::from_secs(2)), response: None },
             },
             retry: Arc::new(Retry {
                 attempts: 0,
@@ -820,8 +821,8 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
                 hedge: Some(Duration::from_millis(50)),
             }),
             retry_budget: RetryBudget { share: 0.1, per_second: 3, reserve: 7 },
-            // What the cluster leaves open comes from the file's [breaker].
-            breaker: Breaker {
+            // What the cluster leaves open comes from the file's [outlier_detection].
+            outlier_detection: OutlierDetection {
                 consecutive_failures: 0,
                 success_rate: 0.9,
                 min_requests: 20,
@@ -831,7 +832,11 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
                 cap: 1.0,
             },
             health: Some(Arc::new(Health {
-                ask: Ask::Http { path: "/healthz".into(), host: Some("orders".into()), status: vec![200] },
+                ask: ProbeRequest::Http {
+                    path: "/healthz".into(),
+                    host: Some("orders".into()),
+                    status: vec![200],
+                },
                 interval: Duration::from_secs(2),
                 edge_interval: Duration::from_millis(500),
                 no_traffic_interval: Duration::from_secs(30),
@@ -864,10 +869,10 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
         inbound_port_timeouts: [(9, InboundTimeouts { request: None })].into(),
         inbound_adaptive: [(8080, Adaptive { initial: 20, min: 3, max: 1000 })].into(),
         app: App {
-            startup: Some(probe(Ask::Tcp, 1, 30)),
+            startup: Some(probe(ProbeRequest::Tcp, 1, 30)),
             readiness: Some(Probe {
                 initial_delay: Duration::from_secs(3),
-                ..probe(Ask::Grpc { service: "orders.Orders".into() }, 2, 3)
+                ..probe(ProbeRequest::Grpc { service: "orders.Orders".into() }, 2, 3)
             }),
             liveness: None,
         },
@@ -875,7 +880,7 @@ readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay 
     assert_eq!(snapshot, expected);
 }
 
-fn probe(ask: Ask, healthy: u32, unhealthy: u32) -> Probe {
+fn probe(ask: ProbeRequest, healthy: u32, unhealthy: u32) -> Probe {
     Probe {
         address: at("127.0.0.1:8080"),
         ask,
@@ -946,7 +951,7 @@ retry = {{ attempts = 4 }}
     .unwrap();
     let limits = |request, response| RequestTimeouts {
         request: Some(Duration::from_secs(request)),
-        tries: TryTimeouts {
+        attempt_timeouts: AttemptTimeouts {
             per_try: Some(Duration::from_secs(1)),
             response: Some(response).filter(|r| *r > 0).map(Duration::from_secs),
         },

@@ -1,10 +1,11 @@
-//! A pick takes no memory, whatever the policy. In a program of its own, because it counts what the allocator gives.
+//! A pick takes no memory, whatever the policy. In a program of its own, because it counts what the
+//! allocator gives.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 
-use proxy::balance::{Aim, Table, Tried};
+use proxy::balance::{Attempted, PickContext, Table};
 use proxy::config;
 use proxy::telemetry::Metrics;
 use proxy::world::RngTree;
@@ -57,17 +58,17 @@ async fn a_pick_takes_no_memory() {
             let now = Instant::now();
             let table = Table::new(Arc::new(snapshot), None, &Metrics::default(), now);
             let mut rng = RngTree::new(1).rng();
-            let mut pick = |hash, tried| {
-                let aim = Aim { hash: Some(hash), subset: 0 };
-                table.clusters[0].pick(now, &mut rng, aim, tried).expect("there is somebody").position
+            let mut pick = |hash, attempted| {
+                let context = PickContext { hash: Some(hash), subset: 0 };
+                table.clusters[0].pick(now, &mut rng, context, attempted).expect("there is somebody").position
             };
             // The first pick looks around.
-            let mut tried = Tried::default();
-            tried.insert(pick(0, tried));
+            let mut attempted = Attempted::default();
+            attempted.insert(pick(0, attempted));
             let before = ALLOCATIONS.with(Cell::get);
             for hash in 0..1000 {
-                pick(hash, Tried::default());
-                pick(hash, tried);
+                pick(hash, Attempted::default());
+                pick(hash, attempted);
             }
             assert_eq!(ALLOCATIONS.with(Cell::get), before, "{policy}");
             assert!(before > 0, "the allocator counts");

@@ -1,9 +1,10 @@
-//! SIGHUP asks for a look at the configuration. A signal reaches the whole process, so this test has one to itself.
+//! SIGHUP asks for a look at the configuration. A signal reaches the whole process, so this test
+//! has one to itself.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy::config::reload::{Outcome, follow};
+use proxy::config::reload::{ReloadOutcome, follow};
 
 #[tokio::test]
 async fn sighup_is_answered_even_if_nothing_changed() {
@@ -16,10 +17,11 @@ async fn sighup_is_answered_even_if_nothing_changed() {
         let _ = tell.send(outcome);
     });
     let story = async {
-        // The file differs from the start, so the first look says so; by then the signal is listened to.
-        assert!(matches!(told.recv().await, Some(Outcome::Applied { .. })));
+        // The file differs from the start, so the first look says so; by then the signal is
+        // listened to.
+        assert!(matches!(told.recv().await, Some(ReloadOutcome::Applied { .. })));
         nix::sys::signal::raise(nix::sys::signal::Signal::SIGHUP).unwrap();
-        assert!(matches!(told.recv().await, Some(Outcome::Unchanged)));
+        assert!(matches!(told.recv().await, Some(ReloadOutcome::Unchanged)));
     };
     tokio::select! {
         () = follow => unreachable!("it follows for as long as it is polled"),

@@ -1,7 +1,9 @@
-//! The iptables rules: their text word for word, and what they do to real connections in a network namespace.
+//! The iptables rules: their text word for word, and what they do to real connections in a network
+//! namespace.
 //!
-//! The kernel tests need root and iptables. Without them they say why they were skipped, and with `LAB_REQUIRE_KERNEL=1`
-//! they fail instead. Each runs in a namespace of a thread of its own, which goes away with the thread.
+//! The kernel tests need root and iptables. Without them they say why they were skipped, and with
+//! `LAB_REQUIRE_KERNEL=1` they fail instead. Each runs in a namespace of a thread of its own, which
+//! goes away with the thread.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -62,7 +64,8 @@ fn networks_lose_the_bits_behind_their_length() {
     }
 }
 
-/// A table as `iptables-save` shows it: ours (as `rules` writes it) among a rule and a chain of somebody else.
+/// A table as `iptables-save` shows it: ours (as `rules` writes it) among a rule and a chain of
+/// somebody else.
 fn saved(rules: &Rules) -> String {
     let text = rules.ipv4_apply().replace("*nat\n", "").replace("COMMIT\n", "");
     format!(
@@ -163,7 +166,8 @@ fn run(program: &str, arguments: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Both nat tables, without the comments that hold the time of day, and the loopback interface's addresses.
+/// Both nat tables, without the comments that hold the time of day, and the loopback interface's
+/// addresses.
 fn tables() -> String {
     let both =
         run("iptables-save", "-t nat") + &run("ip6tables-save", "-t nat") + &run("ip", "-o addr show dev lo");
@@ -238,8 +242,8 @@ enum Who {
     SidecarByMark,
 }
 
-/// Sends the first packet of a connection. It leaves in this very call, so that the rules have counted it afterwards;
-/// whether anybody answers does not matter.
+/// Sends the first packet of a connection. It leaves in this very call, so that the rules have
+/// counted it afterwards; whether anybody answers does not matter.
 fn dial(who: Who, from: Option<&str>, to: SocketAddr) {
     let me = (Uid::effective(), Gid::effective());
     match who {
@@ -262,8 +266,8 @@ fn dial(who: Who, from: Option<&str>, to: SocketAddr) {
     drop(refused_or_under_way);
 }
 
-/// Makes this namespace a host, 10.9.0.9 and 2001:db8::9. Nobody answers for its neighbours; the rules count a packet before it
-/// waits for that.
+/// Makes this namespace a host, 10.9.0.9 and 2001:db8::9. Nobody answers for its neighbours; the
+/// rules count a packet before it waits for that.
 fn connect_this_host() {
     for command in [
         "link set lo up",
@@ -460,7 +464,8 @@ fn a_closed_port_of_the_app_is_502_at_once_in_both_families() {
         Rules::default().apply().unwrap();
         let _sidecar = Sidecar::start("--gid 1337", "timeouts.connect = '1m'", &IDLE);
         for to in ["10.9.0.9:8080", "[2001:db8::9]:8080"] {
-            // In the sidecar's group, because the way back into this host is then through the inbound side.
+            // In the sidecar's group, because the way back into this host is then through the
+            // inbound side.
             let me = Gid::effective();
             setfsgid(Gid::from_raw(1337));
             let answer = ask(to.parse().unwrap(), "/");

@@ -1,4 +1,5 @@
-//! `proxy run -- command`: the sidecar and its app live and die together. The real binary, with ports of its own.
+//! `proxy run -- command`: the sidecar and its app live and die together. The real binary, with
+//! ports of its own.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::ExitStatusExt;

@@ -17,7 +17,7 @@ const PROXY: &[&[&str]] = &[
     &["admin", "endpoint", "retry", "route"],
     &["http", "limit"],
     &["capture", "tcp"],
-    &["detect"],
+    &["connect", "connection", "detect"],
     &["telemetry", "world"],
     &["config"],
     &["error"],

@@ -8,7 +8,7 @@ use std::time::Duration;
 use lab::app;
 use lab::plan::{AppKind, AppSpec};
 use proxy::discovery::etcd::wire::{EventKind, LeaseId, Streamed, WatchMessage};
-use proxy::discovery::etcd::{Client, Error, position::Next, position::Position};
+use proxy::discovery::etcd::{EtcdClient, EtcdError, position::Next, position::Position};
 use proxy::world::{KernelNet, Listener, Net, RngTree, SystemWall, World};
 use tests::server::{Etcd, free};
 use tokio::task::LocalSet;
@@ -21,7 +21,7 @@ const WITHIN: Duration = Duration::from_secs(30);
 const TTL: u64 = 2;
 
 /// What a watch of the prefix tells from a revision on, until it has told `events` changes or has ended.
-async fn told(client: &Client<KernelNet>, from: i64, events: usize) -> Vec<WatchMessage> {
+async fn told(client: &EtcdClient<KernelNet>, from: i64, events: usize) -> Vec<WatchMessage> {
     let mut lines = client.watch(PREFIX, from).await.expect("a watch");
     let (mut heard, mut changes) = (Vec::new(), 0);
     while heard.is_empty() || changes < events {
@@ -56,7 +56,7 @@ fn words(messages: &[WatchMessage]) -> Vec<String> {
 async fn story(server: SocketAddr, restart: impl AsyncFnOnce()) {
     // Nobody listens at the first: the next one is asked.
     let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
-    let client = Client::new(KernelNet::default(), vec![nobody, server]);
+    let client = EtcdClient::new(KernelNet::default(), vec![nobody, server]);
     let key = |name: &str| format!("{PREFIX}{name}");
 
     let empty = client.list(PREFIX).await.expect("an empty list");
@@ -72,9 +72,9 @@ async fn story(server: SocketAddr, restart: impl AsyncFnOnce()) {
     let elsewhere = "/sidelab/services/orders2/x";
     client.put(elsewhere, "c", granted.id).await.expect("a put");
     let unknown = LeaseId(granted.id.0 ^ 0x1000);
-    assert_eq!(client.renew(unknown).await, Err(Error::NoLease));
-    assert_eq!(client.put(&key("orders-2"), "d", unknown).await.unwrap_err(), Error::NoLease);
-    assert_eq!(client.revoke(unknown).await, Err(Error::NoLease));
+    assert_eq!(client.renew(unknown).await, Err(EtcdError::NoLease));
+    assert_eq!(client.put(&key("orders-2"), "d", unknown).await.unwrap_err(), EtcdError::NoLease);
+    assert_eq!(client.revoke(unknown).await, Err(EtcdError::NoLease));
 
     // A watch resumes where the list was read, and tells nothing of other prefixes.
     let Next::Watch(from) = position.next() else { panic!("it has a list") };
@@ -106,7 +106,7 @@ async fn story(server: SocketAddr, restart: impl AsyncFnOnce()) {
     let heard = told(&client, from, 4).await;
     assert!(position.begun(heard[0].header), "the history is the same");
     assert_eq!(words(&heard), ["+orders-1=e", "+orders-2=f", "+orders-2=g", "-orders-1"]);
-    assert_eq!(client.renew(short.id).await, Err(Error::NoLease));
+    assert_eq!(client.renew(short.id).await, Err(EtcdError::NoLease));
 
     // Revoking takes all keys of a lease at once.
     let last = heard.last().unwrap().header.revision;
@@ -164,7 +164,7 @@ async fn the_built_in_registry_tells_the_story() {
 
 /// Waits until etcd answers.
 async fn ready(etcd: &Etcd) {
-    let client = Client::new(KernelNet::default(), vec![etcd.address]);
+    let client = EtcdClient::new(KernelNet::default(), vec![etcd.address]);
     let answers = async {
         while client.list(PREFIX).await.is_err() {
             sleep(Duration::from_millis(50)).await;
@@ -193,7 +193,7 @@ async fn a_sidecar_that_was_killed_disappears_from_the_registry_within_its_lease
     let Some(etcd) = Etcd::start() else { return };
     let story = async {
         ready(&etcd).await;
-        let client = Client::new(KernelNet::default(), vec![etcd.address]);
+        let client = EtcdClient::new(KernelNet::default(), vec![etcd.address]);
         let ports: Vec<u16> = (0..5).map(|_| free().port()).collect();
         let file = etcd.folder.path().join("sidecar.toml");
         let text = format!(

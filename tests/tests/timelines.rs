@@ -50,14 +50,17 @@ fn what_is_not_idempotent_is_made_again_only_if_it_never_left() {
     let kills = "[[timeline]]\nat = \"500ms\"\nkill = { process = \"orders-1/sidecar\", restart = \"300ms\" }\n\
                   [[timeline]]\nat = \"1200ms\"\nkill = { process = \"orders-2/app\", restart = \"100ms\" }\n";
     let text = mesh(1, "100ms", "POST", "", kills);
-    insta::assert_snapshot!(told(&text, (400, 1500), &["strikes", "over", "try failed", "again", "nth=1"]));
+    insta::assert_snapshot!(told(
+        &text,
+        (400, 1500),
+        &["strikes", "over", "attempt failed", "again", "nth=1"]
+    ));
 }
 
 #[test]
 fn an_endpoint_is_ejected_probed_in_vain_and_let_in_again() {
     let fail = "[[timeline]]\nat = \"200ms\"\nfor = \"900ms\"\napp = { process = \"orders-1/app\", fail = \"100%\" }\n";
-    let policy =
-        "breaker = { consecutive_failures = 2, base = \"300ms\", max = \"600ms\" }, retry.on = [\"5xx\"]";
+    let policy = "outlier_detection = { consecutive_failures = 2, base = \"300ms\", max = \"600ms\" }, retry.on = [\"5xx\"]";
     let text = mesh(1, "10ms", "GET", policy, fail);
     insta::assert_snapshot!(told(
         &text,
@@ -80,7 +83,7 @@ fn a_sidecar_that_drains_finishes_what_it_has_and_gets_nothing_new() {
 #[test]
 fn a_machine_without_power_costs_a_try_and_is_probed_over_a_new_connection() {
     let crash = "[[timeline]]\nat = \"300ms\"\ncrash = { instance = \"orders-1\", restart = \"500ms\" }\n";
-    let policy = "timeouts.per_try = \"200ms\", breaker = { consecutive_failures = 2, base = \"300ms\", max = \"600ms\" }";
+    let policy = "timeouts.per_try = \"200ms\", outlier_detection = { consecutive_failures = 2, base = \"300ms\", max = \"600ms\" }";
     let text = mesh(1, "10ms", "GET", policy, crash);
     insta::assert_snapshot!(told(
         &text,
@@ -92,21 +95,20 @@ fn a_machine_without_power_costs_a_try_and_is_probed_over_a_new_connection() {
 #[test]
 fn a_shared_connection_that_was_silent_for_a_whole_try_carries_no_other() {
     let crash = "[[timeline]]\nat = \"300ms\"\ncrash = { instance = \"orders-1\", restart = \"50ms\" }\n";
-    let policy =
-        "timeouts.per_try = \"100ms\", breaker = { consecutive_failures = 0, success_rate = \"0%\" }";
+    let policy = "timeouts.per_try = \"100ms\", outlier_detection = { consecutive_failures = 0, success_rate = \"0%\" }";
     let text = mesh(1, "10ms", "GET", policy, crash).replace("app = {", "bridge = true\napp = {");
-    insta::assert_snapshot!(told(&text, (0, 1500), &["strikes", "over", "try failed", "connected"]));
+    insta::assert_snapshot!(told(&text, (0, 1500), &["strikes", "over", "attempt failed", "connected"]));
 }
 
 #[test]
 fn an_app_that_breaks_http_costs_its_callers_nothing_but_retries() {
     let spoilt = "[[timeline]]\nat = \"400ms\"\nfor = \"600ms\"\napp = { process = \"orders-1/app\", malformed = \"100%\" }\n";
-    let policy = "breaker.consecutive_failures = 0, retry.on = [\"5xx\"]";
+    let policy = "outlier_detection.consecutive_failures = 0, retry.on = [\"5xx\"]";
     let text = mesh(1, "10ms", "GET", policy, spoilt);
     insta::assert_snapshot!(told(
         &text,
         (300, 1200),
-        &["strikes", "over", "breaks HTTP", "try failed", "status=502", "trying again"]
+        &["strikes", "over", "breaks HTTP", "attempt failed", "status=502", "trying again"]
     ));
 }
 
@@ -114,7 +116,7 @@ fn an_app_that_breaks_http_costs_its_callers_nothing_but_retries() {
 fn retries_end_with_their_budget() {
     let fail =
         "[[timeline]]\nat = \"500ms\"\nfor = \"500ms\"\napp = { process = \"orders\", fail = \"100%\" }\n";
-    let policy = "breaker.consecutive_failures = 0, retry = { on = [\"5xx\"], attempts = 1 }, \
+    let policy = "outlier_detection.consecutive_failures = 0, retry = { on = [\"5xx\"], attempts = 1 }, \
                   retry_budget = { share = \"10%\", per_second = 0, reserve = 1 }";
     let text = mesh(1, "10ms", "GET", policy, fail);
     insta::assert_snapshot!(told(&text, (450, 800), &["strikes", "over", "again", "status=503"]));

@@ -1,5 +1,5 @@
-//! The clients, one function for each protocol. Each checks that every answer is the whole of what was asked for: a
-//! path that answers errors quickly must not look fast.
+//! The clients, one function for each protocol. Each checks that every answer is the whole of what
+//! was asked for: a path that answers errors quickly must not look fast.
 
 use std::io;
 use std::net::SocketAddr;

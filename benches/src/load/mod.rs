@@ -1,9 +1,10 @@
 //! The load generator: a closed loop of `n` requests in flight, on one thread.
 //!
-//! Each of the `n` clients sends its next request when the last one is answered. A closed loop hides queues that build
-//! up (coordinated omission), so its latencies are for comparing paths at the same concurrency; the lab has an open loop.
-//! It reads the CPU clocks of the processes it is told to watch itself, at the first and at the last moment of what it
-//! measures, so that requests and CPU time belong to the same window.
+//! Each of the `n` clients sends its next request when the last one is answered. A closed loop
+//! hides queues that build up (coordinated omission), so its latencies are for comparing paths at
+//! the same concurrency; the lab has an open loop. It reads the CPU clocks of the processes it is
+//! told to watch itself, at the first and at the last moment of what it measures, so that requests
+//! and CPU time belong to the same window.
 
 mod clients;
 
@@ -27,7 +28,8 @@ pub use clients::STREAMS;
 
 /// How long requests that are under way at the end may take to come back.
 const GRACE: Duration = Duration::from_secs(5);
-/// Clients that connect at a time when idle connections are opened: fewer than any queue on the way holds.
+/// Clients that connect at a time when idle connections are opened: fewer than any queue on the way
+/// holds.
 const OPENERS: usize = 32;
 
 /// What to do.
@@ -45,7 +47,8 @@ pub struct Job {
     pub seconds: f64,
     /// Processes whose CPU time is read, by label.
     pub watch: BTreeMap<String, i32>,
-    /// Instead of all that: this many connections, one request on each, then silence until it is killed. HTTP/1 only.
+    /// Instead of all that: this many connections, one request on each, then silence until it is
+    /// killed. HTTP/1 only.
     pub idle: u32,
 }
 
@@ -90,7 +93,8 @@ impl Recorder {
         let mut outcome = self.outcome.borrow_mut();
         outcome.requests += 1;
         outcome.bytes += bytes as u64;
-        // A request of the warm-up that ends in the window counts for the rate, and its latency for nothing.
+        // A request of the warm-up that ends in the window counts for the rate, and its latency for
+        // nothing.
         if sent >= begun {
             self.latency.borrow_mut().saturating_record(sent.elapsed().as_nanos() as u64);
         }
@@ -103,7 +107,8 @@ impl Recorder {
     }
 }
 
-/// Runs a job and gives its outcome; an idle one never ends, and calls `held` when its connections are open.
+/// Runs a job and gives its outcome; an idle one never ends, and calls `held` when its connections
+/// are open.
 ///
 /// # Errors
 /// If the processes to watch cannot be read. Failed requests are part of the outcome.

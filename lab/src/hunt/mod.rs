@@ -47,7 +47,7 @@ pub const TIMEOUTS: [Row; 3] =
     [OWN, ("400ms", "timeouts = { per_try = \"400ms\" }"), ("150ms", "timeouts = { per_try = \"150ms\" }")];
 /// Whether endpoints that fail are left alone.
 pub const EJECTION: [Row; 2] =
-    [OWN, ("off", "breaker = { consecutive_failures = 0, success_rate = \"0%\" }")];
+    [OWN, ("off", "outlier_detection = { consecutive_failures = 0, success_rate = \"0%\" }")];
 
 /// The share of requests that must be answered well for the mesh to count as well.
 const WELL: f64 = 0.95;

@@ -202,7 +202,7 @@ const TOLD: [(&str, &str); 11] = [
     ("proxy_ejections_total", "ejections"),
     ("proxy_connects_total", "connects"),
     ("proxy_connect_failures_total", "failed connects"),
-    ("proxy_errors_total", "failed tries"),
+    ("proxy_errors_total", "failed attempts"),
     ("cgroup_throttled_total", "times throttled"),
     ("cgroup_oom_kills_total", "kills for want of memory"),
     ("app_connections_total", "connections"),

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use proxy::world::{Abort, BehindFin, Listener, Net, Wall};
+use proxy::world::{Abort, AfterFin, Listener, Net, Wall};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -213,20 +213,20 @@ impl Abort for SimIo {
         self.aborted = true;
     }
 
-    fn behind_fin(&self) -> BehindFin {
+    fn behind_fin(&self) -> AfterFin {
         let found = self.stack.with(|s, wakes| {
             let now = s.now();
             s.act(self.conn, now, wakes, |conn, ctx| {
                 let [me, peer] = [&conn.ends[self.side], &conn.ends[1 - self.side]];
                 match (me.host == peer.host, peer.open) {
-                    _ if me.is_reset(ctx.now) => BehindFin::Close,
-                    (false, _) => BehindFin::Unknown,
-                    (true, true) => BehindFin::HalfClose,
-                    (true, false) => BehindFin::Close,
+                    _ if me.is_reset(ctx.now) => AfterFin::Close,
+                    (false, _) => AfterFin::Unknown,
+                    (true, true) => AfterFin::HalfClose,
+                    (true, false) => AfterFin::Close,
                 }
             })
         });
-        found.unwrap_or(BehindFin::Close)
+        found.unwrap_or(AfterFin::Close)
     }
 }
 

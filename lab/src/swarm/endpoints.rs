@@ -147,7 +147,7 @@ impl Known {
     /// How many may be at once.
     pub fn cap(&self, cluster: &Cluster) -> usize {
         // One always may.
-        ((self.count() as f64 * cluster.breaker.cap) as usize).max(1)
+        ((self.count() as f64 * cluster.outlier_detection.cap) as usize).max(1)
     }
 
     /// Of how many nothing speaks against being picked.

@@ -13,7 +13,7 @@ use proxy::config::{Cluster, Snapshot, units};
 use proxy::error::Kind;
 use proxy::grpc;
 use proxy::http::deadline::X_REQUEST_TIMEOUT;
-use proxy::retry::Ended;
+use proxy::retry::AttemptOutcome;
 
 use crate::app::http::size;
 use crate::app::malformed::Flaw;
@@ -121,7 +121,7 @@ pub enum Step {
         /// Its average latency then, microseconds.
         average: u64,
     },
-    /// A try failed.
+    /// A attempt failed.
     Failed {
         /// Its address.
         endpoint: String,
@@ -149,12 +149,14 @@ pub enum Step {
 
 impl Step {
     /// How a try ended, if this is the end of one.
-    pub fn ended(&self) -> Option<Ended> {
+    pub fn ended(&self) -> Option<AttemptOutcome> {
         match self {
-            Step::Answered { status, .. } => Some(Ended::Answered { status: *status as u16, grpc: None }),
+            Step::Answered { status, .. } => {
+                Some(AttemptOutcome::Answered { status: *status as u16, grpc: None })
+            }
             Step::Failed { error, unsent, .. } => {
                 let kind = Kind::ALL.into_iter().find(|kind| kind.label() == error);
-                Some(Ended::Failed { kind: kind.unwrap_or(Kind::Connect), unsent: *unsent })
+                Some(AttemptOutcome::Failed { kind: kind.unwrap_or(Kind::Connect), unsent: *unsent })
             }
             _ => None,
         }

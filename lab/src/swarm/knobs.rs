@@ -20,7 +20,7 @@ pub struct Knobs {
     rate: usize,
     retries: usize,
     budget: usize,
-    breaker: usize,
+    outlier_detection: usize,
     cap: usize,
     health: usize,
     balance: usize,
@@ -63,7 +63,7 @@ const RETRIES: [&str; 6] = [
 const BUDGET: [&str; 3] =
     ["", "share = \"10%\"\nper_second = 0\nreserve = 1", "share = \"50%\"\nper_second = 5\nreserve = 1"];
 // Ejections that end before the day does: with 1 s and more there would be nothing left to see.
-const BREAKER: [&str; 4] = [
+const OUTLIER_DETECTION: [&str; 4] = [
     "base = \"200ms\"\nmax = \"400ms\"",
     "base = \"100ms\"\nmax = \"400ms\"\nconsecutive_failures = 1",
     "base = \"200ms\"\nmax = \"200ms\"\nconsecutive_failures = 2\nmin_requests = 5",
@@ -148,13 +148,18 @@ pub(super) fn any() -> impl Strategy<Value = Knobs> {
     let registry = proptest::bool::weighted(0.2);
     let app = (row(WORK.len()), row(ANSWER.len()), row(RATE.len()));
     let mesh = (row(REPLICAS.len()), registry, proptest::bool::ANY, row(DELAY.len()), app);
-    let failing =
-        (row(RETRIES.len()), row(BUDGET.len()), row(BREAKER.len()), row(CAP.len()), row(HEALTH.len()));
+    let failing = (
+        row(RETRIES.len()),
+        row(BUDGET.len()),
+        row(OUTLIER_DETECTION.len()),
+        row(CAP.len()),
+        row(HEALTH.len()),
+    );
     let limits =
         (row(BALANCE.len()), row(PER_TRY.len()), row(REQUEST.len()), row(HEDGE.len()), row(LIMITS.len()));
     (mesh, failing, limits).prop_map(|(mesh, failing, limits)| {
         let (replicas, registry, bridge, delay, (work, answer, rate)) = mesh;
-        let (retries, budget, breaker, cap, health) = failing;
+        let (retries, budget, outlier_detection, cap, health) = failing;
         let (balance, per_try, request, hedge, limits) = limits;
         Knobs {
             replicas,
@@ -166,7 +171,7 @@ pub(super) fn any() -> impl Strategy<Value = Knobs> {
             rate,
             retries,
             budget,
-            breaker,
+            outlier_detection,
             cap,
             health,
             balance,
@@ -252,7 +257,7 @@ impl Knobs {
             format!("per_try = \"{}\"\nrequest = \"{}\"", PER_TRY[self.per_try], REQUEST[self.request]);
         table(".retry", &[RETRIES[self.retries], HEDGE[self.hedge]]);
         table(".retry_budget", &[BUDGET[self.budget]]);
-        table(".breaker", &[BREAKER[self.breaker], CAP[self.cap]]);
+        table(".outlier_detection", &[OUTLIER_DETECTION[self.outlier_detection], CAP[self.cap]]);
         table(".health", &[HEALTH[self.health]]);
         table(".balance", &[BALANCE[self.balance]]);
         table(".timeouts", &[&times]);

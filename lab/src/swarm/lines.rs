@@ -47,7 +47,7 @@ pub(super) fn step(line: &Line) -> Option<Step> {
             let succeeded = status < 500 && status != 429 && !failed;
             Step::Answered { endpoint: endpoint(), status, last: line.flag("last"), grpc, succeeded, average }
         }
-        "try failed" => Step::Failed {
+        "attempt failed" => Step::Failed {
             endpoint: endpoint(),
             error: word(line, "error"),
             unsent: line.flag("unsent"),

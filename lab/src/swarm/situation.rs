@@ -132,7 +132,7 @@ situations! {
     },
     "as many endpoints are out as the cap allows": |facts| {
         facts.clusters().any(|(process, cluster)| {
-            let most = ((cluster.endpoints.len() as f64 * cluster.breaker.cap) as i32).max(1);
+            let most = ((cluster.endpoints.len() as f64 * cluster.outlier_detection.cap) as i32).max(1);
             let mut out = 0;
             facts.standings_of(process, &cluster.name).any(|standing| {
                 match &standing.change {

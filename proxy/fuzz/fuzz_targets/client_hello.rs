@@ -1,5 +1,5 @@
-//! [`client_hello`] on any bytes: it never panics, more bytes change nothing but "incomplete", what is complete is bounded,
-//! and a name is one that may be logged and compared.
+//! [`client_hello`] on any bytes: it never panics, more bytes change nothing but "incomplete", what
+//! is complete is bounded, and a name is one that may be logged and compared.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! [`sniff`] on any bytes: it never panics, and once it has an answer more bytes do not change it. So it makes no
-//! difference whether bytes arrive one at a time or all at once.
+//! [`sniff`] on any bytes: it never panics, and once it has an answer more bytes do not change it.
+//! So it makes no difference whether bytes arrive one at a time or all at once.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

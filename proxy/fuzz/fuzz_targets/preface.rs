@@ -1,5 +1,6 @@
-//! The whole of [`detect`] on a stream that brings the bytes in pieces: nothing is lost, doubled or put in another order,
-//! and the answer does not depend on the pieces. The first byte says how large they are.
+//! The whole of [`detect`] on a stream that brings the bytes in pieces: nothing is lost, doubled or
+//! put in another order, and the answer does not depend on the pieces. The first byte says how
+//! large they are.
 #![no_main]
 
 use std::time::Duration;

@@ -1,9 +1,12 @@
 //! The sidecar's own pages: readiness, metrics, what is in force, and the way to stop it.
 //!
-//! A page is a path and a closure; who owns the state behind a page makes the closure, so nothing here knows more than
-//! HTTP. Pages are served by the control thread, so they answer when the data plane is busy.
+//! A page is a path and a closure; who owns the state behind a page makes the closure, so nothing
+//! here knows more than HTTP. Pages are served by the control thread, so they answer when the data
+//! plane is busy.
 
 use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -24,21 +27,41 @@ use crate::http::{reply, serve};
 use crate::world::Net;
 
 /// A page's answer: status, content type, text.
-pub type Answer = (StatusCode, &'static str, String);
+pub type PageResponse = (StatusCode, &'static str, String);
 
-/// Answers a request for a page.
-pub type Handler = Box<dyn Fn(&Request<Incoming>) -> Answer>;
+/// Answers a request for a page, with its body if it has one.
+type Handler = Box<dyn Fn(Request<Incoming>) -> Pin<Box<dyn Future<Output = PageResponse>>>>;
 
 /// One page.
 pub struct Page {
-    /// Its path.
-    pub path: &'static str,
-    /// How it is asked for: `GET` for those that only look, `POST` for those that change something.
-    pub method: Method,
-    /// One line for the index.
-    pub about: &'static str,
-    /// Its answer.
-    pub answer: Handler,
+    method: Method,
+    path: &'static str,
+    about: &'static str,
+    answer: Handler,
+}
+
+impl Page {
+    /// A page that is answered at once. `method` says how it is asked for: `GET` for those that only
+    /// look, `POST` for those that change something. `about` is its line in the index.
+    pub fn new(
+        method: Method,
+        path: &'static str,
+        about: &'static str,
+        answer: impl Fn(&Request<Incoming>) -> PageResponse + 'static,
+    ) -> Self {
+        let ready = move |request: Request<Incoming>| std::future::ready(answer(&request));
+        Page::waiting(method, path, about, ready)
+    }
+
+    /// A page whose answer takes time, or depends on the body of the request.
+    pub fn waiting<F: Future<Output = PageResponse> + 'static>(
+        method: Method,
+        path: &'static str,
+        about: &'static str,
+        answer: impl Fn(Request<Incoming>) -> F + 'static,
+    ) -> Self {
+        Page { method, path, about, answer: Box::new(move |request| Box::pin(answer(request))) }
+    }
 }
 
 /// Content type of plain text.
@@ -54,27 +77,28 @@ pub fn wants_json(request: &Request<Incoming>) -> bool {
 }
 
 /// A page of JSON, indented for people.
-pub fn json(value: &impl Serialize) -> Answer {
+pub fn json(value: &impl Serialize) -> PageResponse {
     match serde_json::to_string_pretty(value) {
         Ok(text) => (StatusCode::OK, JSON, text + "\n"),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
     }
 }
 
-/// Serves pages on a listener for ever: also during a drain, which does not wait for these connections. Each port has a
-/// small number of connections of its own, `limit`, so that whoever can reach it takes nothing from the data plane.
+/// Serves pages on a listener for ever: also during a drain, which does not wait for these
+/// connections. Each port has a small number of connections of its own, `limit`, so that whoever
+/// can reach it takes nothing from the data plane.
 pub async fn serve<N: Net>(net: N, mut listener: N::Listener, limit: impl Fn() -> usize, pages: Vec<Page>) {
     use crate::world::Listener as _;
     let pages = Rc::new(pages);
-    let mut open = Seats::default();
+    let mut open = ConnectionSlots::default();
     loop {
         match listener.accept().await {
             Ok((io, _)) => {
-                let (seat, pages) = (open.take(limit()), pages.clone());
+                let (slot, pages) = (open.take(limit()), pages.clone());
                 net.spawn("admin", async move {
                     tokio::select! {
                         biased;
-                        _ = seat => {}
+                        _ = slot => {}
                         () = connection::<N>(io, &pages) => {}
                     }
                 });
@@ -90,10 +114,8 @@ async fn connection<N: Net>(io: N::Io, pages: &[Page]) {
     let (age, watch) = drain::channel();
     let settings = serve::Settings { request_headers: ADMIN_IDLE, ..serve::Settings::default() };
     let refuse = |error: &Error| reply::failure(error, "admin", false);
-    let served = serve::http1(io, settings, watch, ClientEnd::default(), refuse, |request, _| {
-        let response = answer(pages, &request);
-        async move { response }
-    });
+    let handle = |request, _| answer(pages, request);
+    let served = serve::http1(io, settings, watch, ClientEnd::default(), refuse, handle);
     let aging = async {
         sleep(ADMIN_AGE).await;
         // Between two requests it ends now, and else after the answer if that is read at all.
@@ -106,30 +128,30 @@ async fn connection<N: Net>(io: N::Io, pages: &[Page]) {
     }
 }
 
-/// The connections of one port, the oldest first. Who comes when all seats are taken gets that of the oldest: connections
-/// that do nothing cannot keep a probe or a scrape out.
+/// The connections of one port, the oldest first. Who comes when all slots are taken gets that of
+/// the oldest: connections that do nothing cannot keep a probe or a scrape out.
 #[derive(Default)]
-struct Seats(VecDeque<oneshot::Sender<()>>);
+struct ConnectionSlots(VecDeque<oneshot::Sender<()>>);
 
-impl Seats {
-    /// A seat, of which there are `limit`; it is resolved once it is needed for somebody else.
+impl ConnectionSlots {
+    /// A slot, of which there are `limit`; it is resolved once it is needed for somebody else.
     fn take(&mut self, limit: usize) -> oneshot::Receiver<()> {
-        self.0.retain(|seat| !seat.is_closed());
+        self.0.retain(|slot| !slot.is_closed());
         while self.0.len() >= limit {
             self.0.pop_front();
         }
-        let (kept, seat) = oneshot::channel();
+        let (kept, slot) = oneshot::channel();
         self.0.push_back(kept);
-        seat
+        slot
     }
 }
 
-fn answer(pages: &[Page], request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(pages: &[Page], request: Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     match pages.iter().find(|p| p.path == path) {
         // hyper leaves the body out of an answer to HEAD.
         Some(page) if page.method == *request.method() || is_head_of(page, request.method()) => {
-            response((page.answer)(request))
+            response((page.answer)(request).await)
         }
         Some(page) => {
             let hint = format!("use {}\n", page.method);
@@ -154,7 +176,7 @@ fn index(pages: &[Page]) -> String {
     pages.iter().map(|p| format!("{:4} {:14} {}\n", p.method.as_str(), p.path, p.about)).collect()
 }
 
-fn response((status, content_type, text): Answer) -> Response<Full<Bytes>> {
+fn response((status, content_type, text): PageResponse) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -167,16 +189,16 @@ mod tests {
 
     #[test]
     fn who_comes_when_all_seats_are_taken_gets_that_of_the_oldest() {
-        let mut seats = Seats::default();
-        let mut open: Vec<_> = (0..3).map(|_| seats.take(3)).collect();
+        let mut slots = ConnectionSlots::default();
+        let mut open: Vec<_> = (0..3).map(|_| slots.take(3)).collect();
         drop(open.remove(1));
-        open.push(seats.take(3));
-        assert!(open.iter_mut().all(|seat| seat.try_recv() == Err(oneshot::error::TryRecvError::Empty)));
-        open.push(seats.take(3));
+        open.push(slots.take(3));
+        assert!(open.iter_mut().all(|slot| slot.try_recv() == Err(oneshot::error::TryRecvError::Empty)));
+        open.push(slots.take(3));
         let closed =
-            |seat: &mut oneshot::Receiver<()>| seat.try_recv() == Err(oneshot::error::TryRecvError::Closed);
+            |slot: &mut oneshot::Receiver<()>| slot.try_recv() == Err(oneshot::error::TryRecvError::Closed);
         assert_eq!(open.iter_mut().map(closed).collect::<Vec<_>>(), [true, false, false, false]);
-        open.push(seats.take(1));
+        open.push(slots.take(1));
         assert_eq!(open.iter_mut().map(closed).collect::<Vec<_>>(), [true, true, true, true, false]);
     }
 }

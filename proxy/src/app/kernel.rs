@@ -1,9 +1,10 @@
 //! A sidecar as a process of its own: threads, signals, the child app, exit codes.
 //!
-//! First of all, before there is a thread or anything has been dialled, the process takes the identity that the rules
-//! exempt and makes sure that its ports are free. Workers are threads that outlive the listeners; control runs on
-//! the main thread. A worker, the control pages or an essential task of control that panics ends the process: a sidecar
-//! that has lost a part of itself must not go on saying that it is ready.
+//! First of all, before there is a thread or anything has been dialled, the process takes the
+//! identity that the rules exempt and makes sure that its ports are free. Workers are threads that
+//! outlive the listeners; control runs on the main thread. A worker, the control pages or an
+//! essential task of control that panics ends the process: a sidecar that has lost a part of itself
+//! must not go on saying that it is ready.
 
 use std::ffi::OsString;
 use std::io;
@@ -14,11 +15,13 @@ use std::sync::Arc;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
+use super::control::{ControlListeners, control_at};
 use super::log::LOG;
-use super::pages::{Doors, control_at};
-use super::{FAILED, Sidecar, Signals, Watches, drains, ports, work};
+use super::stop::{Stopped, stop};
+use super::worker::{Watches, drains, work};
+use super::{FAILED, Sidecar, ports};
 use crate::command::{self, Inherited};
 use crate::config::{self, Snapshot, defaults, reload};
 use crate::errln;
@@ -35,7 +38,8 @@ pub struct Options {
     pub group: Option<u32>,
 }
 
-/// Runs a sidecar on the kernel until it is told to stop, or its app ends. The exit code is the app's, if it is a child.
+/// Runs a sidecar on the kernel until it is told to stop, or its app ends. The exit code is the
+/// app's, if it is a child.
 pub fn run(path: &Path, options: Options) -> ExitCode {
     start_logging();
     let snapshot = match config::load(path) {
@@ -62,15 +66,6 @@ pub fn run(path: &Path, options: Options) -> ExitCode {
     code
 }
 
-/// How a sidecar ended.
-#[derive(Default)]
-struct Ended {
-    /// Connections that were cut.
-    left: usize,
-    /// The app's exit code.
-    code: u8,
-}
-
 /// Why a sidecar could not go on, and its exit code.
 struct Failure {
     error: io::Error,
@@ -83,13 +78,13 @@ impl From<io::Error> for Failure {
     }
 }
 
-impl From<command::NotStarted> for Failure {
-    fn from(not: command::NotStarted) -> Self {
+impl From<command::SpawnError> for Failure {
+    fn from(not: command::SpawnError) -> Self {
         Failure { code: not.exit_code(), error: io::Error::other(not) }
     }
 }
 
-fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Ended, Failure> {
+fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Stopped, Failure> {
     let mut inherited = Inherited::now()?;
     if let Some(group) = options.group {
         inherited.become_group(group)?;
@@ -109,7 +104,7 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Ended
     let result = local_runtime()?.block_on(async move {
         ports::claim(&start.listen)?;
         // These are bound by one process at a time, so two that start together cannot both go on.
-        let doors = Doors::open(&net, start.listen).await?;
+        let listeners = ControlListeners::open(&net, start.listen).await?;
         let sidecar = Sidecar::new(Snapshot::clone(&start), workers);
         sidecar.table.load().load.set_files(files);
         let (signals, watches) = drains();
@@ -122,7 +117,7 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Ended
         let net = net.with_alarm(failed);
         let world = World::new(net.clone(), SystemWall, rng.child("control", 0));
         // Its own task, because pages answer during the drain too.
-        net.spawn_essential("control", control_at(world, sidecar.clone(), doors));
+        net.spawn_essential("control", control_at(world, sidecar.clone(), listeners));
         tracing::info!(workers, files, service = %start.service, "sidecar started");
         let mut app = None;
         let working = async {
@@ -145,15 +140,19 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Ended
             tracing::info!(code, "the app has ended");
             // Nobody is left to drain for, but its last words may still be on their way.
             let deadline = Instant::now() + sidecar.timeouts().drain;
-            return Ok(Ended { left: signals.outbound.drain(deadline).await, code });
+            return Ok(Stopped { left: signals.outbound.drain(deadline).await, code });
         }
         sidecar.drain();
+        let stop_app = async |limit| match &mut app {
+            Some(app) => app.stop(limit).await,
+            None => Ok(0),
+        };
         tokio::select! {
             biased;
             // A second signal ends the wait.
-            result = told_to_stop(&sidecar) => Ok(result.map(|()| Ended::default())?),
+            result = told_to_stop(&sidecar) => Ok(result.map(|()| Stopped::default())?),
             Some(error) = failure.recv() => Err(error.into()),
-            ended = stop(&sidecar, &signals, app.as_mut()) => Ok(ended?),
+            stopped = stop(&sidecar, &signals, stop_app) => Ok(stopped?),
         }
     });
     // What is left is reset by those who carry it; the kernel would end it as if that were all.
@@ -162,22 +161,8 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Ended
     result
 }
 
-/// The order in which everything ends, once the sidecar is not ready any more. Without a child nobody knows when the app
-/// is done, so the way out takes connections until the end in any case; it is only told to finish.
-async fn stop(sidecar: &Sidecar, signals: &Signals, app: Option<&mut command::App>) -> io::Result<Ended> {
-    let timeouts = sidecar.timeouts();
-    tokio::join!(sleep(timeouts.drain_min), sidecar.deregistered());
-    let deadline = Instant::now() + timeouts.drain;
-    let mut left = signals.inbound.drain(deadline).await;
-    let code = match app {
-        Some(app) => app.stop(deadline.saturating_duration_since(Instant::now())).await?,
-        None => 0,
-    };
-    left += signals.outbound.drain(deadline).await;
-    Ok(Ended { left, code })
-}
-
-/// Says so if the rules as they are by default would bring the sidecar's own connections back to it.
+/// Says so if the rules as they are by default would bring the sidecar's own connections back to
+/// it.
 fn warn_if_nothing_exempts(mark: Option<u32>) {
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     let exempt = defaults::EXEMPT_ID;
@@ -195,8 +180,9 @@ fn local_runtime() -> io::Result<LocalRuntime> {
     Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
 }
 
-/// Starts a worker on a thread of its own, which lives until the first of `life` is dropped, so that connections can end after
-/// the listeners have closed. The second is held until all that the worker carried has been dropped.
+/// Starts a worker on a thread of its own, which lives until the first of `life` is dropped, so
+/// that connections can end after the listeners have closed. The second is held until all that the
+/// worker carried has been dropped.
 fn spawn_worker(
     n: usize,
     world: World<KernelNet>,
@@ -239,22 +225,23 @@ async fn told_to_stop(sidecar: &Sidecar) -> io::Result<()> {
     Ok(())
 }
 
-/// Applies changes of the configuration file for ever. A wrong one is reported and the last good one stays in force.
+/// Applies changes of the configuration file for ever. A wrong one is reported and the last good
+/// one stays in force.
 async fn follow(path: &Path, current: Arc<Snapshot>, sidecar: &Sidecar) {
     reload::follow(path.to_owned(), current, |outcome| match outcome {
-        reload::Outcome::Applied { snapshot, ignored } => {
+        reload::ReloadOutcome::Applied { snapshot, ignored } => {
             sidecar.apply(snapshot);
             tracing::info!("the new configuration is in force");
             if !ignored.is_empty() {
                 tracing::warn!(keys = ?ignored, "these are only read at start; restart to change them");
             }
         }
-        reload::Outcome::Unchanged => tracing::info!("the configuration has not changed"),
-        reload::Outcome::Refused(error) => {
+        reload::ReloadOutcome::Unchanged => tracing::info!("the configuration has not changed"),
+        reload::ReloadOutcome::Refused(error) => {
             sidecar.metrics.reloaded(false);
             tracing::error!("the new configuration is not in force: {:?}", miette::Report::new(error));
         }
-        reload::Outcome::Blind(error) => {
+        reload::ReloadOutcome::Blind(error) => {
             tracing::warn!(%error, "cannot watch the configuration file; SIGHUP still reloads it");
         }
     })
@@ -270,7 +257,8 @@ fn start_logging() {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| &LOG)
-        // It would say so on standard error as well, and panic: a disk that is full, or a reader that has gone, costs the log.
+        // It would say so on standard error as well, and panic: a disk that is full, or a reader
+        // that has gone, costs the log.
         .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .try_init();

@@ -1,8 +1,8 @@
 //! The log: lines on standard error, written by a thread of its own.
 //!
-//! Who reads the log may be slow or have stopped reading. A pipe that is full then blocks whoever writes, and that must
-//! not be a worker, nor who answers probes and signals. So lines wait in a queue; past its end they are lost, and how many
-//! is said in the log as soon as it is read again.
+//! Who reads the log may be slow or have stopped reading. A pipe that is full then blocks whoever
+//! writes, and that must not be a worker, nor who answers probes and signals. So lines wait in a
+//! queue; past its end they are lost, and how many is said in the log as soon as it is read again.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-/// Lines that may wait. A burst of ten thousand warnings a second is limited elsewhere; these are some 300 KiB.
+/// Lines that may wait. A burst of ten thousand warnings a second is limited elsewhere; these are
+/// some 300 KiB.
 const WAITING: usize = 2048;
 /// How long the end of the process waits for lines that have not been written.
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
@@ -33,7 +34,8 @@ pub(super) struct Log {
 pub(super) static LOG: Log = Log { queue: OnceLock::new(), lost: AtomicU64::new(0) };
 
 impl Log {
-    /// Begins the thread that writes to `out`. Not before the process has the identity that it keeps. Once only.
+    /// Begins the thread that writes to `out`. Not before the process has the identity that it
+    /// keeps. Once only.
     ///
     /// # Errors
     /// If there cannot be another thread.

@@ -1,7 +1,8 @@
 //! Whether the sidecar's ports are free, and who has them if not.
 //!
-//! Workers share their listeners' ports (`SO_REUSEPORT`), and the kernel lets any process of the same user join them:
-//! two sidecars would each get some of the connections. So a sidecar looks first whether it could have each port to itself.
+//! Workers share their listeners' ports (`SO_REUSEPORT`), and the kernel lets any process of the
+//! same user join them: two sidecars would each get some of the connections. So a sidecar looks
+//! first whether it could have each port to itself.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -37,7 +38,8 @@ pub(super) fn claim(listen: &Listen) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether somebody listens on `port`, on any address. What else is wrong with it is found when it is bound.
+/// Whether somebody listens on `port`, on any address. What else is wrong with it is found when it
+/// is bound.
 fn is_taken(port: u16) -> bool {
     let all: [SocketAddr; 2] = [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()];
     all.into_iter().any(|at| bind_alone(at).is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse))
@@ -75,7 +77,8 @@ fn name(link: &Path) -> &str {
     link.to_str().unwrap_or_default()
 }
 
-/// The inodes of sockets that listen on `port`, in the words of `/proc/net/tcp` (proc_net_tcp in the kernel's documentation).
+/// The inodes of sockets that listen on `port`, in the words of `/proc/net/tcp` (proc_net_tcp in
+/// the kernel's documentation).
 fn listening(table: &str, port: u16) -> impl Iterator<Item = &str> {
     const LISTEN: &str = "0A";
     table.lines().skip(1).filter_map(move |line| {

@@ -1,16 +1,18 @@
 //! Which member gets a request: first which priority and zone, then which member of it.
 //!
-//! How requests are shared out ([`level`]) and who may be drawn follow from who is available. Both are computed when that
-//! has changed and kept until it changes again ([`Outlook`]): a pick looks at one counter and one moment, not at a thousand
-//! members. So a pick allocates nothing, except for the one that first notices a change, which takes some
-//! microseconds for a thousand members.
+//! How requests are shared out ([`level`]) and who may be drawn follow from who is available. Both
+//! are computed when that has changed and kept until it changes again ([`Outlook`]): a pick looks
+//! at one counter and one moment, not at a thousand members. So a pick allocates nothing, except
+//! for the one that first notices a change, which takes some microseconds for a thousand members.
 //!
-//! If the request was already tried on everyone who is available where it belongs, it goes to another zone or priority.
-//! If it was tried on everyone who is available anywhere, nobody is for this request, and that is panic too: it goes to
-//! somebody who is not available, and only then once more to where it was. With panic switched off it goes to available
-//! ones only, and nowhere if there is none.
+//! If the request was already tried on everyone who is available where it belongs, it goes to
+//! another zone or priority. If it was tried on everyone who is available anywhere, nobody is for
+//! this request, and that is panic too: it goes to somebody who is not available, and only then
+//! once more to where it was. With panic switched off it goes to available ones only, and nowhere
+//! if there is none.
 //!
-//! Chance: one draw for priority and zone if there are several, none under a hash; then those of the algorithm.
+//! Chance: one draw for priority and zone if there are several, none under a hash; then those of
+//! the algorithm.
 
 use std::sync::Arc;
 
@@ -18,9 +20,9 @@ use arc_swap::{ArcSwap, Guard};
 use rand::{Rng, RngExt};
 use tokio::time::Instant;
 
-use super::group::{Group, Placed, View};
+use super::group::{Group, Member, View};
 use super::level::{self, Count};
-use super::{Shares, Tried, hash};
+use super::{Attempted, Shares, hash};
 use crate::config::{self, Balance};
 use crate::endpoint::{Changes, Endpoint};
 use crate::mutant;
@@ -34,13 +36,13 @@ pub struct Balancer {
     /// By priority, the own zone first. None is empty.
     groups: Box<[Group]>,
     /// What each group is.
-    places: Box<[Place]>,
+    localities: Box<[Locality]>,
     changes: Changes,
     outlook: ArcSwap<Outlook>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct Locality {
     priority: u8,
     /// Not the sidecar's own zone, although one is preferred. `false` if none is.
     elsewhere: bool,
@@ -79,12 +81,13 @@ pub struct Picked {
     pub failover: bool,
     /// It is not in the sidecar's zone, although the priority has members there.
     pub other_zone: bool,
-    /// It was neglected for so long that it was picked to find out how it does now.
+    /// It was unpicked for so long that it was picked to find out how it does now.
     pub explored: bool,
 }
 
 impl Balancer {
-    /// For those of `members` that `chosen` takes, which are those of a cluster in its order. `zone` is the sidecar's.
+    /// For those of `members` that `chosen` takes, which are those of a cluster in its order.
+    /// `zone` is the sidecar's.
     pub fn new(
         config: &Arc<Balance>,
         members: &[config::Endpoint],
@@ -93,24 +96,24 @@ impl Balancer {
         changes: Changes,
     ) -> Self {
         let zone = zone.filter(|_| config.zone_aware);
-        let place = |member: &config::Endpoint| Place {
+        let locality = |member: &config::Endpoint| Locality {
             priority: member.priority,
             elsewhere: zone.is_some_and(|own| member.zone.as_deref() != Some(own)),
         };
-        let mut placed: Vec<(Place, Placed)> = (0..)
+        let mut placed: Vec<(Locality, Member)> = (0..)
             .zip(members)
             .filter(|(_, member)| chosen(member))
-            .map(|(position, m)| (place(m), Placed { position, address: m.address, weight: m.weight }))
+            .map(|(position, m)| (locality(m), Member { position, address: m.address, weight: m.weight }))
             .collect();
-        placed.sort_by_key(|(place, _)| *place);
+        placed.sort_by_key(|(locality, _)| *locality);
         let mut weights = vec![1.0; members.len()].into_boxed_slice();
-        let (mut groups, mut places) = (Vec::new(), Vec::new());
+        let (mut groups, mut localities) = (Vec::new(), Vec::new());
         for group in placed.chunk_by(|a, b| a.0 == b.0) {
             let average = group.iter().map(|(_, m)| f64::from(m.weight)).sum::<f64>() / group.len() as f64;
             for (_, member) in group {
                 weights[member.position as usize] = f64::from(member.weight) / average;
             }
-            places.push(group[0].0);
+            localities.push(group[0].0);
             groups.push(Group::new(&config.policy, group.iter().map(|(_, m)| *m).collect()));
         }
         // No count of changes is the largest number, so the first pick looks around.
@@ -119,30 +122,32 @@ impl Balancer {
             config: config.clone(),
             weights,
             groups: groups.into(),
-            places: places.into(),
+            localities: localities.into(),
             changes,
             outlook: ArcSwap::from_pointee(nothing),
         }
     }
 
-    /// Picks a member for a request of this hash that was already tried on `tried`. `endpoints` are the cluster's.
+    /// Picks a member for a request of this hash that was already tried on `attempted`. `endpoints`
+    /// are the cluster's.
     pub fn pick(
         &self,
         endpoints: &[Arc<Endpoint>],
         now: Instant,
         rng: &mut impl Rng,
         hash: Option<u64>,
-        tried: Tried,
+        attempted: Attempted,
     ) -> Option<Picked> {
         let outlook = self.outlook(endpoints, now);
-        if mutant::is_planted("always-the-first") && tried.is_empty() && endpoints[0].is_available(now) {
+        if mutant::is_planted("always-the-first") && attempted.is_empty() && endpoints[0].is_available(now) {
             return Some(self.picked(0, 0, false, false));
         }
         let first = match &outlook.groups[..] {
             [] => return None,
             [_] => 0,
             groups => {
-                // Other bits than those that choose the member, or some members would never meet some keys.
+                // Other bits than those that choose the member, or some members would never meet
+                // some keys.
                 let ticket = match hash {
                     Some(hash) => (hash::mix(!hash) % u64::from(TICKETS)) as u32,
                     None => rng.random_range(0..TICKETS),
@@ -155,39 +160,40 @@ impl Balancer {
             weights: &self.weights,
             slow_start: self.config.slow_start.as_ref(),
             now,
-            tried,
+            attempted,
             panic: false,
         };
-        let mut pick = |index: usize, tried| {
+        let mut pick = |index: usize, attempted| {
             let open = &outlook.groups[index];
-            let view = View { panic: open.panic, tried, ..view };
+            let view = View { panic: open.panic, attempted, ..view };
             let (position, explored) = self.groups[index].pick(&open.members, &view, hash, rng)?;
             Some(self.picked(index, position, open.panic, explored))
         };
         let all = || std::iter::once(first).chain((0..outlook.groups.len()).filter(|other| *other != first));
-        let untried = all().find_map(|group| pick(group, tried));
-        if tried.is_empty() {
+        let untried = all().find_map(|group| pick(group, attempted));
+        if attempted.is_empty() {
             return untried;
         }
         let tried_on_all = || {
             let last = all().filter(|_| self.config.panic > 0.0).find_map(|group| {
                 let members = &self.groups[group].members;
-                let untried = members.iter().map(|m| m.position as usize).find(|p| !tried.contains(*p))?;
+                let untried =
+                    members.iter().map(|m| m.position as usize).find(|p| !attempted.contains(*p))?;
                 Some(self.picked(group, untried, true, false))
             });
-            last.or_else(|| all().find_map(|group| pick(group, Tried::default())))
+            last.or_else(|| all().find_map(|group| pick(group, Attempted::default())))
         };
         untried.or_else(tried_on_all)
     }
 
     fn picked(&self, group: usize, position: usize, panic: bool, explored: bool) -> Picked {
-        let place = self.places[group];
-        let local = Place { elsewhere: false, ..place };
+        let locality = self.localities[group];
+        let local = Locality { elsewhere: false, ..locality };
         Picked {
             position,
             panic,
-            failover: place.priority > self.places[0].priority,
-            other_zone: place.elsewhere && self.places.contains(&local),
+            failover: locality.priority > self.localities[0].priority,
+            other_zone: locality.elsewhere && self.localities.contains(&local),
             explored,
         }
     }
@@ -206,7 +212,7 @@ impl Balancer {
     fn look(&self, endpoints: &[Arc<Endpoint>], now: Instant) -> Outlook {
         // What changes while this looks will be looked at again.
         let changes = self.changes.count();
-        let at = |member: &Placed| &endpoints[member.position as usize];
+        let at = |member: &Member| &endpoints[member.position as usize];
         let counts: Vec<_> = self
             .groups
             .iter()
@@ -216,19 +222,19 @@ impl Balancer {
             })
             .collect();
         let mut by_level: Vec<[Count; 2]> = Vec::new();
-        let mut level_of = Vec::with_capacity(self.places.len());
-        for (index, (place, count)) in self.places.iter().zip(&counts).enumerate() {
-            if index == 0 || self.places[index - 1].priority != place.priority {
+        let mut level_of = Vec::with_capacity(self.localities.len());
+        for (index, (locality, count)) in self.localities.iter().zip(&counts).enumerate() {
+            if index == 0 || self.localities[index - 1].priority != locality.priority {
                 by_level.push([Count::default(); 2]);
             }
             level_of.push(by_level.len() - 1);
-            by_level.last_mut().expect("it was just pushed")[usize::from(place.elsewhere)] = *count;
+            by_level.last_mut().expect("it was just pushed")[usize::from(locality.elsewhere)] = *count;
         }
         let levels = level::levels(&by_level, self.config.overprovisioning, self.config.panic);
         let mut sold = 0.0;
         let open = |(index, group): (usize, &Group)| {
             let level = levels[level_of[index]];
-            sold += if self.places[index].elsewhere { level.rest } else { level.local };
+            sold += if self.localities[index].elsewhere { level.rest } else { level.local };
             let members = group.members.iter().filter(|m| level.panic || at(m).is_available(now));
             Open {
                 tickets: (sold * f64::from(TICKETS)).round() as u32,

@@ -1,5 +1,5 @@
-//! A cluster in force, with its endpoints, ready for requests to use: made once for each change of its configuration or
-//! its endpoints.
+//! A cluster in force, with its endpoints, ready for requests to use: made once for each change of
+//! its configuration or its endpoints.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,15 +10,15 @@ use http::HeaderMap;
 use rand::Rng;
 use tokio::time::Instant;
 
-use super::{Aim, Balancer, Picked, Tried, hash};
+use super::{Attempted, Balancer, PickContext, Picked, hash};
 use crate::config;
 use crate::endpoint::{Changes, Endpoint, Outliers};
 use crate::error::{Error, Kind};
-use crate::limit::concurrency::{Concurrency, InFlight, Refused, RetrySlot};
+use crate::limit::concurrency::{Concurrency, InFlight, RequestLimit, RetrySlot};
 use crate::mutant;
 use crate::retry::Budget;
 use crate::route::Routes;
-use crate::telemetry::{ClusterMetrics, Limited, Metrics};
+use crate::telemetry::{ClusterMetrics, LimitReason, Metrics};
 
 /// A cluster with live endpoints and its metrics at hand.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub struct Cluster {
     pub config: Arc<config::Cluster>,
     /// Its endpoints, in the order of the configuration.
     pub endpoints: Arc<[Arc<Endpoint>]>,
-    /// Which of them are left alone.
+    /// Which of them are ejected.
     pub outliers: Arc<Outliers>,
     /// Requests in flight.
     pub concurrency: Arc<Concurrency>,
@@ -44,7 +44,7 @@ pub struct Cluster {
 }
 
 /// What all clusters of one snapshot are made with.
-pub(super) struct Making<'a> {
+pub(super) struct BuildContext<'a> {
     /// Where each cluster stands, by name.
     pub positions: &'a BTreeMap<String, usize>,
     /// The sidecar's zone, and whether the previous snapshot had the same.
@@ -56,9 +56,13 @@ pub(super) struct Making<'a> {
 }
 
 impl Cluster {
-    /// Prepares a cluster. Endpoints that `known`, its predecessor, had at the same address are kept, with all that is known
-    /// about them.
-    pub(super) fn new(config: &Arc<config::Cluster>, known: Option<&Cluster>, with: &Making<'_>) -> Self {
+    /// Prepares a cluster. Endpoints that `known`, its predecessor, had at the same address are
+    /// kept, with all that is known about them.
+    pub(super) fn new(
+        config: &Arc<config::Cluster>,
+        known: Option<&Cluster>,
+        with: &BuildContext<'_>,
+    ) -> Self {
         let own = with.metrics.cluster("outbound", &config.name);
         let changes = known.map(|c| c.changes.clone()).unwrap_or_default();
         let routes = Routes::new(
@@ -70,7 +74,7 @@ impl Cluster {
         let outliers = Outliers::new(
             &config.name,
             endpoints.clone(),
-            config.breaker,
+            config.outlier_detection,
             own.ejections.clone(),
             known.map(|known| &*known.outliers),
         );
@@ -103,37 +107,46 @@ impl Cluster {
         let taken = self.concurrency.take(self.config.limits.requests, self.config.adaptive, now);
         taken.map_err(|refused| {
             let (limit, cause) = match refused {
-                Refused::Requests => (Limited::Requests, "limits.requests is reached"),
-                Refused::Adaptive => (Limited::Concurrency, "more would make them all slower"),
+                RequestLimit::Requests => (LimitReason::Requests, "limits.requests is reached"),
+                RequestLimit::Adaptive => (LimitReason::Concurrency, "more would make them all slower"),
             };
             self.metrics.limited(limit);
             Error { cause: Some(cause.into()), ..Error::new(Kind::ClusterFull) }
         })
     }
 
-    /// Takes on a retry, until the guard is dropped; `None`, and counted, if as many are under way as may.
+    /// Takes on a retry, until the guard is dropped; `None`, and counted, if as many are under way
+    /// as may.
     pub fn try_retry_slot(&self) -> Option<RetrySlot> {
         let slot = self.concurrency.retry(self.config.limits.retries);
         if slot.is_none() {
-            self.metrics.limited(Limited::Retries);
+            self.metrics.limited(LimitReason::Retries);
         }
         slot
     }
 
-    /// What a request of `peer` asks of the choice of its endpoint, by its headers if it has any; of subset 0.
-    pub fn aim(&self, headers: Option<&HeaderMap>, peer: IpAddr) -> Aim {
+    /// What a request of `peer` asks of the choice of its endpoint, by its headers if it has any;
+    /// of subset 0.
+    pub fn context(&self, headers: Option<&HeaderMap>, peer: IpAddr) -> PickContext {
         let balance = &self.config.balance;
         let source = balance.hash.as_ref().filter(|_| balance.policy.hashes());
-        Aim { hash: source.and_then(|source| hash::of_request(source, headers, peer)), subset: 0 }
+        PickContext { hash: source.and_then(|source| hash::of_request(source, headers, peer)), subset: 0 }
     }
 
-    /// Picks an endpoint for a request that was already tried on `tried`; `None` if there is none, or none that may be
-    /// picked and no panic.
-    pub fn pick(&self, now: Instant, rng: &mut impl Rng, aim: Aim, tried: Tried) -> Option<Picked> {
-        self.balancers.get(aim.subset)?.pick(&self.endpoints, now, rng, aim.hash, tried)
+    /// Picks an endpoint for a request that was already tried on `attempted`; `None` if there is
+    /// none, or none that may be picked and no panic.
+    pub fn pick(
+        &self,
+        now: Instant,
+        rng: &mut impl Rng,
+        context: PickContext,
+        attempted: Attempted,
+    ) -> Option<Picked> {
+        self.balancers.get(context.subset)?.pick(&self.endpoints, now, rng, context.hash, attempted)
     }
 
-    /// Counts a choice that is made use of. (A second try beside the first may turn out to cost too much.)
+    /// Counts a choice that is made use of. (A second attempt beside the first may turn out to cost
+    /// too much.)
     pub fn count(&self, picked: Picked) {
         self.metrics.picks.count(picked.panic, picked.failover, picked.other_zone, picked.explored);
     }
@@ -153,14 +166,15 @@ impl Cluster {
     }
 }
 
-/// The endpoints of a cluster in its order, those that `known` has among them. Both are walked once, by address: a cluster of
-/// ten thousand whose source names another one each time must not cost ten thousand searches.
+/// The endpoints of a cluster in its order, those that `known` has among them. Both are walked
+/// once, by address: a cluster of ten thousand whose source names another one each time must not
+/// cost ten thousand searches.
 fn endpoints_of(
     config: &config::Cluster,
     known: Option<&Cluster>,
     changes: &Changes,
     own: &ClusterMetrics,
-    with: &Making<'_>,
+    with: &BuildContext<'_>,
 ) -> Arc<[Arc<Endpoint>]> {
     let mut before: Vec<&Arc<Endpoint>> = known.map(|c| c.endpoints.iter().collect()).unwrap_or_default();
     before.sort_unstable_by_key(|endpoint| endpoint.address);

@@ -1,10 +1,11 @@
-//! Taking turns by weight: earliest deadline first, Envoy's scheduler of weighted round robin and of weighted least
-//! request. Whoever had its turn gets the next one `1 / weight` later, so one of weight 3 comes three times as often as
-//! one of weight 1, evenly spread and not in runs.
+//! Taking turns by weight: earliest deadline first, Envoy's scheduler of weighted round robin and
+//! of weighted least request. Whoever had its turn gets the next one `1 / weight` later, so one of
+//! weight 3 comes three times as often as one of weight 1, evenly spread and not in runs.
 //!
-//! The first turns are spread at random, or all sidecars that learn of a member at the same time would begin with the same
-//! one. Who cannot be picked when its turn comes loses it. So much randomness as there are members at the first pick, and
-//! none later. A pick takes `O(log n)` for each turn that is taken or lost.
+//! The first turns are spread at random, or all sidecars that learn of a member at the same time
+//! would begin with the same one. Who cannot be picked when its turn comes loses it. So much
+//! randomness as there are members at the first pick, and none later. A pick takes `O(log n)` for
+//! each turn that is taken or lost.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -14,48 +15,49 @@ use rand::{Rng, RngExt};
 /// Whose turn it is.
 #[derive(Debug)]
 pub struct Edf {
-    turns: BinaryHeap<Turn>,
+    turns: BinaryHeap<Scheduled>,
     begun: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Turn {
+struct Scheduled {
     at: f64,
     position: u32,
 }
 
 // The heap has the largest on top, so the earliest is the largest.
-impl Ord for Turn {
+impl Ord for Scheduled {
     fn cmp(&self, other: &Self) -> Ordering {
         other.at.total_cmp(&self.at).then(other.position.cmp(&self.position))
     }
 }
 
-impl PartialOrd for Turn {
+impl PartialOrd for Scheduled {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Turn {
+impl PartialEq for Scheduled {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl Eq for Turn {}
+impl Eq for Scheduled {}
 
 impl Edf {
     /// For the members at these positions.
     pub fn new(positions: &[u32]) -> Self {
         Edf {
-            turns: positions.iter().map(|position| Turn { at: 0.0, position: *position }).collect(),
+            turns: positions.iter().map(|position| Scheduled { at: 0.0, position: *position }).collect(),
             begun: false,
         }
     }
 
-    /// The next that is admitted, looking no longer than for one round. `weight` is looked at when the following turn is
-    /// set, so it may depend on what the member has in hand; it is positive.
+    /// The next that is admitted, looking no longer than for one round. `weight` is looked at when
+    /// the following turn is set, so it may depend on how many requests the member serves; it is
+    /// positive.
     pub fn next(
         &mut self,
         rng: &mut impl Rng,

@@ -1,4 +1,5 @@
-//! Members of one priority and one side of the zone's border, and the algorithm that picks among them.
+//! Members of one priority and one side of the zone's border, and the algorithm that picks among
+//! them.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,13 +10,13 @@ use tokio::time::Instant;
 use super::edf::Edf;
 use super::maglev::Maglev;
 use super::ring::Ring;
-use super::{Shares, Tried, least_request, p2c, slow_start};
+use super::{Attempted, Shares, least_request, p2c, slow_start};
 use crate::config::{BalancePolicy, SlowStart};
 use crate::endpoint::Endpoint;
 
 /// A member as the algorithms see it when they are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placed {
+pub struct Member {
     /// Where in the cluster.
     pub position: u32,
     /// Where in the network.
@@ -36,7 +37,7 @@ pub struct View<'a> {
     /// The moment.
     pub now: Instant,
     /// Where the request was already.
-    pub tried: Tried,
+    pub attempted: Attempted,
     /// Whether availability counts for nothing.
     pub panic: bool,
 }
@@ -44,11 +45,11 @@ pub struct View<'a> {
 impl View<'_> {
     /// Whether the request may go there.
     pub fn admits(&self, position: usize) -> bool {
-        !self.tried.contains(position) && (self.panic || self.endpoints[position].is_available(self.now))
+        !self.attempted.contains(position) && (self.panic || self.endpoints[position].is_available(self.now))
     }
 
-    /// Whether the request may go there and the member is warm enough for it: one that counts with a tenth of its weight
-    /// turns away nine of ten draws. Draws only if the member is warming up.
+    /// Whether the request may go there and the member is warm enough for it: one that counts with
+    /// a tenth of its weight turns away nine of ten draws. Draws only if the member is warming up.
     pub fn lets_in(&self, position: usize, rng: &mut impl Rng) -> bool {
         if !self.admits(position) {
             return false;
@@ -76,7 +77,7 @@ impl View<'_> {
 #[derive(Debug)]
 pub struct Group {
     /// The members.
-    pub members: Box<[Placed]>,
+    pub members: Box<[Member]>,
     algorithm: Algorithm,
 }
 
@@ -86,7 +87,7 @@ enum Algorithm {
     LeastRequest {
         choices: usize,
     },
-    /// Taking turns, by weight over requests in hand.
+    /// Taking turns, by weight over active requests.
     WeightedLeastRequest(Mutex<Edf>),
     RoundRobin(Mutex<Edf>),
     Random,
@@ -94,13 +95,13 @@ enum Algorithm {
     Maglev(Maglev),
 }
 
-/// How far a key's walk goes before the members are looked at in turn: with half of the members out of reach, so many
-/// steps find nobody once in 2^64 picks.
+/// How far a key's walk goes before the members are looked at in turn: with half of the members out
+/// of reach, so many steps find nobody once in 2^64 picks.
 const WALK: usize = 64;
 
 impl Group {
     /// Of these members, by `policy`.
-    pub fn new(policy: &BalancePolicy, members: Vec<Placed>) -> Self {
+    pub fn new(policy: &BalancePolicy, members: Vec<Member>) -> Self {
         let turns = || {
             let positions: Vec<_> = members.iter().map(|member| member.position).collect();
             Mutex::new(Edf::new(&positions))
@@ -123,8 +124,9 @@ impl Group {
         Group { members: members.into(), algorithm }
     }
 
-    /// One of `open`, which are the members that may be picked at all, and whether it was picked to explore. `hash` is the
-    /// request's, for algorithms that ask for one; without it, chance. `None` if none is left that the view admits.
+    /// One of `open`, which are the members that may be picked at all, and whether it was picked to
+    /// explore. `hash` is the request's, for algorithms that ask for one; without it, chance.
+    /// `None` if none is left that the view admits.
     pub fn pick(
         &self,
         open: &Shares,
@@ -174,7 +176,7 @@ pub(super) mod tests {
     use super::*;
 
     /// A member on a machine of its own.
-    pub fn placed(position: u32, weight: u32) -> Placed {
-        Placed { position, address: ([10, 0, 0, position as u8], 8080).into(), weight }
+    pub fn placed(position: u32, weight: u32) -> Member {
+        Member { position, address: ([10, 0, 0, position as u8], 8080).into(), weight }
     }
 }

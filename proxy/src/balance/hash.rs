@@ -1,9 +1,9 @@
-//! Hashes that mean the same in every sidecar, every release and every world: which endpoint a user meets must not depend
-//! on which process asks. `std`'s hashers promise none of that.
+//! Hashes that mean the same in every sidecar, every release and every world: which endpoint a user
+//! meets must not depend on which process asks. `std`'s hashers promise none of that.
 //!
-//! FNV-1a (Fowler, Noll, Vo) over the bytes and MurmurHash3's finalizer (Appleby) over the result, because FNV's high bits
-//! alone are poor for short words and a ring is ordered by them. Not against an adversary: whoever may choose
-//! his key may choose his endpoint.
+//! FNV-1a (Fowler, Noll, Vo) over the bytes and MurmurHash3's finalizer (Appleby) over the result,
+//! because FNV's high bits alone are poor for short words and a ring is ordered by them. Not
+//! against an adversary: whoever may choose his key may choose his endpoint.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -36,8 +36,8 @@ pub fn of_endpoint(address: SocketAddr, index: u64) -> u64 {
     mix(base.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
 }
 
-/// What a request of `peer` with these headers hashes to; `None` if what is asked for is not there. An opaque connection
-/// has no headers.
+/// What a request of `peer` with these headers hashes to; `None` if what is asked for is not there.
+/// An opaque connection has no headers.
 pub fn of_request(source: &HashSource, headers: Option<&HeaderMap>, peer: IpAddr) -> Option<u64> {
     match source {
         HashSource::Source => Some(match peer.to_canonical() {

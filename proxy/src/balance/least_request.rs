@@ -1,9 +1,9 @@
-//! The one with the fewest requests in hand among a few drawn at random: Envoy's LEAST_REQUEST for members of one weight.
-//! For members of different weights Envoy takes turns instead, by weight over requests in hand; see
-//! [`Edf`](super::edf::Edf).
+//! The one with the fewest active requests among a few drawn at random: Envoy's LEAST_REQUEST for
+//! members of one weight. For members of different weights Envoy takes turns instead, by weight
+//! over active requests; see [`Edf`](super::edf::Edf).
 //!
-//! Unlike Envoy's, the members drawn are different ones, so that a pair never consists of one busy member twice. As many
-//! draws as choices, or as members if there are fewer.
+//! Unlike Envoy's, the members drawn are different ones, so that a pair never consists of one busy
+//! member twice. As many draws as choices, or as members if there are fewer.
 
 use rand::{Rng, RngExt};
 

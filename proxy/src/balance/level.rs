@@ -1,16 +1,18 @@
-//! How requests are shared out over priorities and zones, from how many members of each can be picked.
+//! How requests are shared out over priorities and zones, from how many members of each can be
+//! picked.
 //!
-//! A priority can carry `overprovisioning` times the share of its members that are available, and never more than
-//! everything: with the usual 1.4 the first priority keeps all requests until fewer than 72 % of its members are
-//! left. What it cannot carry goes to the next one, and so on; if all together cannot carry everything, it is shared out in
-//! proportion to what they can. That is Envoy's arithmetic of priorities, panic included: a priority of which less than
-//! `panic` of the members are available, while all together cannot carry everything, spreads its requests over all
-//! its members, available or not. Then health is a worse guess than chance: either the checks are wrong, or the few that are
-//! left would fall too. If every priority is in panic, members count and not health; if nobody is available anywhere, the
-//! first priority gets all. A panic of 0 is none.
+//! A priority can carry `overprovisioning` times the share of its members that are available, and
+//! never more than everything: with the usual 1.4 the first priority keeps all requests until fewer
+//! than 72 % of its members are left. What it cannot carry goes to the next one, and so on; if all
+//! together cannot carry everything, it is shared out in proportion to what they can. That is
+//! Envoy's arithmetic of priorities, panic included: a priority of which less than `panic` of the
+//! members are available, while all together cannot carry everything, spreads its requests over all
+//! its members, available or not. Then health is a worse guess than chance: either the checks are
+//! wrong, or the few that are left would fall too. If every priority is in panic, members count and
+//! not health; if nobody is available anywhere, the first priority gets all. A panic of 0 is none.
 //!
-//! Within a priority the sidecar's own zone comes first by the same rule. Envoy compares the zone's share of
-//! callers with its share of members instead; that takes knowledge of all callers.
+//! Within a priority the sidecar's own zone comes first by the same rule. Envoy compares the zone's
+//! share of callers with its share of members instead; that takes knowledge of all callers.
 
 /// Members of a zone or of all others, at one priority.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,7 +34,8 @@ pub struct Level {
     pub panic: bool,
 }
 
-/// The shares of every priority, first to last; own zone and others. They sum up to 1 if there is a member.
+/// The shares of every priority, first to last; own zone and others. They sum up to 1 if there is a
+/// member.
 pub fn levels(counts: &[[Count; 2]], overprovisioning: f64, panic: f64) -> Vec<Level> {
     let whole =
         |[local, rest]: &[Count; 2]| Count { all: local.all + rest.all, open: local.open + rest.open };

@@ -1,11 +1,12 @@
-//! Consistent hashing by a table (Maglev, Eisenbud and others, NSDI 2016, section 3.4): each member has a preferred order
-//! of the slots, and in turn each takes the first one of its order that is free. A look-up is one access; shares are even to
-//! within a slot; a change of members moves somewhat more keys than a ring does.
+//! Consistent hashing by a table (Maglev, Eisenbud and others, NSDI 2016, section 3.4): each member
+//! has a preferred order of the slots, and in turn each takes the first one of its order that is
+//! free. A look-up is one access; shares are even to within a slot; a change of members moves
+//! somewhat more keys than a ring does.
 //!
-//! Weights as in Envoy: who weighs half as much as the heaviest takes a slot every second turn. The table is made when
-//! the members change: with 65537 slots in some milliseconds, 256 KiB.
+//! Weights as in Envoy: who weighs half as much as the heaviest takes a slot every second turn. The
+//! table is made when the members change: with 65537 slots in some milliseconds, 256 KiB.
 
-use super::group::Placed;
+use super::group::Member;
 use super::hash;
 
 /// The table.
@@ -18,7 +19,7 @@ const FREE: u32 = u32::MAX;
 
 impl Maglev {
     /// Of these members, with `size` slots, which is a prime number.
-    pub fn new(members: &[Placed], size: u32) -> Self {
+    pub fn new(members: &[Member], size: u32) -> Self {
         struct Filler {
             position: u32,
             share: f64,
@@ -28,7 +29,7 @@ impl Maglev {
         }
         let size = u64::from(size);
         let heaviest = f64::from(members.iter().map(|m| m.weight).max().unwrap_or(1));
-        let filler = |m: &Placed| Filler {
+        let filler = |m: &Member| Filler {
             position: m.position,
             share: f64::from(m.weight) / heaviest,
             credit: 0.0,

@@ -1,12 +1,14 @@
-//! The better of two drawn at random (power of two choices, Mitzenmacher 2001), by peak-EWMA cost: Finagle's and Linkerd's
-//! balancer.
+//! The better of two drawn at random (power of two choices, Mitzenmacher 2001), by peak-EWMA cost:
+//! Finagle's and Linkerd's balancer.
 //!
-//! Two different members are drawn by weight and the cheaper one is picked, so the worst of three is picked against
-//! nobody, whatever its latency was. That would make a verdict final; so who loses often enough in a row while it is idle
-//! is picked all the same ([`Endpoint::neglect`](crate::endpoint::Endpoint::neglect)).
+//! Two different members are drawn by weight and the cheaper one is picked, so the worst of three
+//! is picked against nobody, whatever its latency was. That would make a verdict final; so who
+//! loses often enough in a row while it is idle is picked all the same
+//! ([`Endpoint::pass_over`](crate::endpoint::Endpoint::pass_over)).
 //!
-//! A round is two draws, and one round is the rule. Who was tried already, or is not warm enough this time, is nobody to
-//! compare with: then further rounds look for another one, or the replica that only beats nobody would profit from it.
+//! A round is two draws, and one round is the rule. Who was tried already, or is not warm enough
+//! this time, is nobody to compare with: then further rounds look for another one, or the replica
+//! that only beats nobody would profit from it.
 
 use rand::Rng;
 
@@ -15,7 +17,8 @@ use super::{Shares, View};
 /// Rounds before what was found has to do.
 pub const ROUNDS: usize = 4;
 
-/// The position, and whether it was picked to find out how it does now. `None` if none of those drawn is admitted.
+/// The position, and whether it was picked to find out how it does now. `None` if none of those
+/// drawn is admitted.
 pub fn pick(open: &Shares, view: &View<'_>, rng: &mut impl Rng) -> Option<(usize, bool)> {
     if let [only] = open.positions() {
         return view.admits(*only as usize).then_some((*only as usize, false));
@@ -30,13 +33,13 @@ pub fn pick(open: &Shares, view: &View<'_>, rng: &mut impl Rng) -> Option<(usize
             }
             if !view.lets_in(position, rng) {
                 // Once refused is refused: asked again and again, a cold member would get in.
-                view.tried.insert(position);
+                view.attempted.insert(position);
                 continue;
             }
             let Some(other) = held.replace(position) else { continue };
             let (better, worse) =
                 if view.cost(other) <= view.cost(position) { (other, position) } else { (position, other) };
-            let explore = view.endpoints[worse].neglect();
+            let explore = view.endpoints[worse].pass_over();
             return Some(if explore { (worse, true) } else { (better, false) });
         }
     }

@@ -1,12 +1,13 @@
-//! Consistent hashing on a ring (Karger 1997, as in libketama): each member stands at many points of a circle of hashes,
-//! and a key belongs to the member at the next point. A member that comes or goes moves the keys of its own points and no
-//! others.
+//! Consistent hashing on a ring (Karger 1997, as in libketama): each member stands at many points
+//! of a circle of hashes, and a key belongs to the member at the next point. A member that comes or
+//! goes moves the keys of its own points and no others.
 //!
-//! Points are counted for each member and not for the whole ring as in Envoy (`minimum_ring_size`): there every change of
-//! the number of members changes everybody's points. The heaviest member has `points` of them, the others in proportion, so
-//! a change of the largest weight moves more than it must.
+//! Points are counted for each member and not for the whole ring as in Envoy (`minimum_ring_size`):
+//! there every change of the number of members changes everybody's points. The heaviest member has
+//! `points` of them, the others in proportion, so a change of the largest weight moves more than it
+//! must.
 
-use super::group::Placed;
+use super::group::Member;
 use super::hash;
 
 /// The ring.
@@ -18,7 +19,7 @@ pub struct Ring {
 
 impl Ring {
     /// Of these members; the heaviest stands at `points` points, everyone at one at least.
-    pub fn new(members: &[Placed], points: u32) -> Self {
+    pub fn new(members: &[Member], points: u32) -> Self {
         let heaviest = members.iter().map(|member| member.weight).max().unwrap_or(1);
         let share = |weight: u32| (u64::from(points) * u64::from(weight)).div_ceil(u64::from(heaviest));
         let mut all: Vec<_> = members
@@ -29,8 +30,8 @@ impl Ring {
         Ring { points: all.into() }
     }
 
-    /// The members from the owner of `hash` on; after it come those that own the key if the ones before are gone. Members
-    /// come as often as they have points.
+    /// The members from the owner of `hash` on; after it come those that own the key if the ones
+    /// before are gone. Members come as often as they have points.
     pub fn walk(&self, hash: u64) -> impl Iterator<Item = usize> {
         let first = self.points.partition_point(|(point, _)| *point < hash);
         let (before, after) = self.points.split_at(first);
@@ -45,7 +46,7 @@ mod tests {
 
     const KEYS: u64 = 20_000;
 
-    fn owners(members: &[Placed]) -> Vec<usize> {
+    fn owners(members: &[Member]) -> Vec<usize> {
         let ring = Ring::new(members, 160);
         (0..KEYS).map(|key| ring.walk(hash::mix(key)).next().unwrap()).collect()
     }
@@ -68,7 +69,8 @@ mod tests {
             let share =
                 owners.iter().filter(|p| **p == member.position as usize).count() as f64 / KEYS as f64;
             let fair = f64::from(member.weight) / 6.0;
-            // A member of k points owns its share give or take one part in the root of k: five of them at 54 points.
+            // A member of k points owns its share give or take one part in the root of k: five of
+            // them at 54 points.
             assert!((share - fair).abs() < fair * 0.68, "{share} instead of {fair}");
         }
     }

@@ -1,7 +1,8 @@
 //! The members that may be picked now, to be drawn by weight.
 //!
-//! Where all weights are equal, as they mostly are, a draw is an index. Else it is a binary search in their running sums:
-//! exact for every weight, ten steps among a thousand, and cheap to make anew when a member comes or goes.
+//! Where all weights are equal, as they mostly are, a draw is an index. Else it is a binary search
+//! in their running sums: exact for every weight, ten steps among a thousand, and cheap to make
+//! anew when a member comes or goes.
 
 use rand::{Rng, RngExt};
 
@@ -43,7 +44,8 @@ impl Shares {
         Some(self.positions[self.index_of(rng.random_range(0..*total))] as usize)
     }
 
-    /// Two different ones, each by weight among those that are left; `None` if there are fewer. Always two draws.
+    /// Two different ones, each by weight among those that are left; `None` if there are fewer.
+    /// Always two draws.
     pub fn draw_two(&self, rng: &mut impl Rng) -> Option<(usize, usize)> {
         let n = self.positions.len();
         if n < 2 {

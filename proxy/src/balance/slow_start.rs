@@ -1,11 +1,13 @@
-//! How much of its share a member gets that has just come or come back: caches are cold, and a full share at once
-//! would fell it again. Envoy's slow start: `max(min_weight, (age / window)^(1 / aggression))`.
+//! How much of its share a member gets that has just come or come back: caches are cold, and a full
+//! share at once would fell it again. Envoy's slow start: `max(min_weight, (age / window)^(1 /
+//! aggression))`.
 
 use std::time::Duration;
 
 use crate::config::SlowStart;
 
-/// The share of its weight that a member of this age counts with: from `min_weight` to 1, which it reaches after the window.
+/// The share of its weight that a member of this age counts with: from `min_weight` to 1, which it
+/// reaches after the window.
 pub fn warmth(config: &SlowStart, age: Duration) -> f64 {
     if age >= config.window {
         return 1.0;

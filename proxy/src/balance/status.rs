@@ -1,4 +1,5 @@
-//! What a cluster and its endpoints look like now, for the page that shows it: as text, a line for each, or as JSON.
+//! What a cluster and its endpoints look like now, for the page that shows it: as text, a line for
+//! each, or as JSON.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -35,7 +36,7 @@ pub struct EndpointStatus {
     pub state: State,
     /// What active checks say.
     pub health: &'static str,
-    /// Requests and opaque connections in hand.
+    /// Active requests and opaque connections.
     pub pending: u32,
     /// How long answers take, about.
     #[serde(rename = "latency_seconds", serialize_with = "seconds")]

@@ -1,8 +1,10 @@
-//! The clusters in force: made for each snapshot, out of those of the one before wherever nothing has changed.
+//! The clusters in force: made for each snapshot, out of those of the one before wherever nothing
+//! has changed.
 //!
-//! A source of endpoints may change one cluster of a thousand a hundred times a second, so what has not changed is not
-//! made again: a cluster whose configuration is equal stays as it is, with its endpoints, balancers and routes, and
-//! so does the index, if all clusters have the names and addresses that they had.
+//! A source of endpoints may change one cluster of a thousand a hundred times a second, so what has
+//! not changed is not made again: a cluster whose configuration is equal stays as it is, with its
+//! endpoints, balancers and routes, and so does the index, if all clusters have the names and
+//! addresses that they had.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -11,13 +13,13 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Cluster;
-use super::cluster::Making;
+use super::cluster::BuildContext;
 use crate::config::{self, Snapshot};
 use crate::error::{Error, Kind};
 use crate::limit::Load;
 use crate::limit::concurrency::{Concurrency, InFlight};
 use crate::mutant;
-use crate::telemetry::{ClusterMetrics, Limited, Metrics};
+use crate::telemetry::{ClusterMetrics, LimitReason, Metrics};
 
 /// A snapshot and what was prepared for it. Requests take it once and keep it.
 #[derive(Debug)]
@@ -56,15 +58,19 @@ impl Index {
 }
 
 impl Table {
-    /// Prepares a snapshot. Endpoints that `previous` had under the same cluster and address are kept, with all that is
-    /// known about them.
+    /// Prepares a snapshot. Endpoints that `previous` had under the same cluster and address are
+    /// kept, with all that is known about them.
     pub fn new(snapshot: Arc<Snapshot>, previous: Option<&Table>, metrics: &Metrics, now: Instant) -> Self {
         let kept_index = previous.filter(|t| indexed_alike(&t.snapshot.clusters, &snapshot.clusters));
         let index = kept_index.map(|t| t.index.clone());
         let index = index.unwrap_or_else(|| Arc::new(Index::new(&snapshot.clusters)));
         let same_zone = previous.is_some_and(|t| t.snapshot.zone == snapshot.zone);
-        let with =
-            Making { positions: &index.by_name, zone: (snapshot.zone.as_deref(), same_zone), metrics, now };
+        let with = BuildContext {
+            positions: &index.by_name,
+            zone: (snapshot.zone.as_deref(), same_zone),
+            metrics,
+            now,
+        };
         // Routes know clusters by their positions, and balancers the zone.
         let may_stay = kept_index.is_some() && same_zone && !mutant::is_planted("reload-fills-the-budget");
         let cluster = |config: &Arc<config::Cluster>| {
@@ -98,7 +104,7 @@ impl Table {
         self.index.by_address.get(&address).map(|position| &self.clusters[*position])
     }
 
-    /// Takes on a request for the app's `port`, if that has a limit that follows latency.
+    /// Takes on a request for the app's `port`, if that has a adaptive concurrency limit.
     ///
     /// # Errors
     /// [`Kind::Overload`]: the caller's sidecar tries another endpoint.
@@ -109,7 +115,7 @@ impl Table {
             return Ok(None);
         };
         concurrency.take(u32::MAX, Some(*config), Instant::now()).map(Some).map_err(|_| {
-            metrics.limited(Limited::Concurrency);
+            metrics.limited(LimitReason::Concurrency);
             let cause = "the app has as many requests as do not make it slower";
             Error { cause: Some(cause.into()), ..Error::new(Kind::Overload) }
         })
@@ -120,7 +126,8 @@ impl Table {
         !self.index.by_server_name.is_empty()
     }
 
-    /// The cluster of a server name in lower case: the one that names it, or the one with the longest wildcard above it.
+    /// The cluster of a server name in lower case: the one that names it, or the one with the
+    /// longest wildcard above it.
     pub fn cluster_named(&self, name: &str) -> Option<&Arc<Cluster>> {
         let above = name.match_indices('.').map(|(dot, _)| &name[dot..]);
         let position = std::iter::once(name).chain(above).find_map(|key| self.index.by_server_name.get(key));

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use tokio::time::Instant;
 
 use super::*;
-use crate::config::{self, Breaker};
+use crate::config::{self, OutlierDetection};
 use crate::endpoint::{Outcome, Reason};
 use crate::telemetry::Metrics;
 use crate::world::RngTree;
@@ -18,7 +18,7 @@ use crate::world::RngTree;
 const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
 /// For an hour.
-const EJECT: Breaker = Breaker {
+const EJECT: OutlierDetection = OutlierDetection {
     consecutive_failures: 1,
     success_rate: 0.0,
     min_requests: 0,
@@ -64,7 +64,7 @@ fn eject(cluster: &Cluster, position: usize, now: Instant) {
 }
 
 fn eject_for(cluster: &Cluster, position: usize, now: Instant, time: Duration) {
-    let config = Breaker { base: time, max: time, ..EJECT };
+    let config = OutlierDetection { base: time, max: time, ..EJECT };
     let rng = &mut RngTree::new(1).rng();
     cluster.endpoints[position].eject(Reason::Consecutive, Outcome::Failure(None), now, &config, rng);
 }
@@ -75,9 +75,9 @@ fn visit(cluster: &Cluster, position: usize, now: Instant) {
 }
 
 /// Picks with a header of its own each time, so that hashes spread; each request is over at once.
-fn pick(cluster: &Cluster, now: Instant, rng: &mut StdRng, tried: Tried) -> Option<usize> {
-    let aim = Aim { hash: cluster.config.balance.hash.as_ref().map(|_| rng.random()), subset: 0 };
-    let picked = cluster.pick(now, rng, aim, tried)?;
+fn pick(cluster: &Cluster, now: Instant, rng: &mut StdRng, attempted: Attempted) -> Option<usize> {
+    let context = PickContext { hash: cluster.config.balance.hash.as_ref().map(|_| rng.random()), subset: 0 };
+    let picked = cluster.pick(now, rng, context, attempted)?;
     cluster.count(picked);
     visit(cluster, picked.position, now);
     Some(picked.position)
@@ -87,7 +87,7 @@ fn counts(cluster: &Cluster, now: Instant, picks: u32) -> Vec<u32> {
     let mut rng = RngTree::new(1).rng();
     let mut counts = vec![0; cluster.endpoints.len()];
     for _ in 0..picks {
-        counts[pick(cluster, now, &mut rng, Tried::default()).expect("there is somebody")] += 1;
+        counts[pick(cluster, now, &mut rng, Attempted::default()).expect("there is somebody")] += 1;
     }
     counts
 }
@@ -136,7 +136,8 @@ async fn after_a_stall_one_good_answer_gives_an_endpoint_its_share_back() {
     let (mut at, mut last) = (now, [0; 3]);
     for request in 0..1000 {
         at += 10 * MS;
-        let picked = cluster.pick(at, &mut rng, Aim::default(), Tried::default()).unwrap().position;
+        let picked =
+            cluster.pick(at, &mut rng, PickContext::default(), Attempted::default()).unwrap().position;
         visit(&cluster, picked, at);
         cluster.endpoints[picked].observe(at, at + 5 * MS);
         if picked == 2 && after == 0 {
@@ -164,9 +165,10 @@ async fn an_endpoint_that_answers_nobody_is_avoided_once_they_have_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_in_hand_count_by_weight() {
-    // A quarter of the weight holds a quarter of the requests under p2c. Under Envoy's least request, which takes turns by
-    // weight over requests in hand, what is held grows as the root of the weight: 1 to 1.73.
+async fn active_requests_count_by_weight() {
+    // A quarter of the weight holds a quarter of the requests under p2c. Under Envoy's least
+    // request, which takes turns by weight over active requests, what is held grows as the root of
+    // the weight: 1 to 1.73.
     for (policy, expected) in [("p2c", 90..=125), ("least_request", 140..=155)] {
         let (cluster, now) = (cluster(&setting(policy), &["", ", weight = 3"]), Instant::now());
         for endpoint in cluster.endpoints.iter() {
@@ -175,7 +177,8 @@ async fn requests_in_hand_count_by_weight() {
         let mut rng = RngTree::new(1).rng();
         let mut held = Vec::new();
         for _ in 0..400 {
-            let picked = cluster.pick(now, &mut rng, Aim::default(), Tried::default()).unwrap().position;
+            let picked =
+                cluster.pick(now, &mut rng, PickContext::default(), Attempted::default()).unwrap().position;
             held.push(cluster.endpoints[picked].begin(now).0);
         }
         let light = cluster.endpoints[0].pending();
@@ -195,7 +198,7 @@ async fn a_new_endpoint_is_tried_at_once_by_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn too_few_available_endpoints_are_not_left_alone_with_everything() {
+async fn too_few_available_endpoints_do_not_get_everything() {
     for policy in POLICIES {
         let snapshot = snapshot(&setting(policy), &[""; 5]);
         let (table, metrics) = table(snapshot, None);
@@ -257,25 +260,25 @@ async fn a_key_stays_where_it_is_while_others_come_and_go() {
     for policy in ["ring_hash", "maglev"] {
         let (cluster, now) = (cluster(&setting(policy), &[""; 5]), Instant::now());
         let mut rng = RngTree::new(1).rng();
-        let mut owner = |user: u32, tried| {
+        let mut owner = |user: u32, attempted| {
             let mut headers = HeaderMap::new();
             headers.insert("x-user", HeaderValue::from(user));
-            let aim = cluster.aim(Some(&headers), [10, 0, 0, 1].into());
-            cluster.pick(now, &mut rng, aim, tried).unwrap().position
+            let context = cluster.context(Some(&headers), [10, 0, 0, 1].into());
+            cluster.pick(now, &mut rng, context, attempted).unwrap().position
         };
-        let before: Vec<_> = (0..1000).map(|user| owner(user, Tried::default())).collect();
-        let again: Vec<_> = (0..1000).map(|user| owner(user, Tried::default())).collect();
+        let before: Vec<_> = (0..1000).map(|user| owner(user, Attempted::default())).collect();
+        let again: Vec<_> = (0..1000).map(|user| owner(user, Attempted::default())).collect();
         assert_eq!(before, again, "{policy}");
-        let mut tried = Tried::default();
-        tried.insert(before[7]);
-        let second = owner(7, tried);
+        let mut attempted = Attempted::default();
+        attempted.insert(before[7]);
+        let second = owner(7, attempted);
         assert!(
-            second != before[7] && second == owner(7, tried),
+            second != before[7] && second == owner(7, attempted),
             "{policy}: its second place is its own too"
         );
         eject(&cluster, 4, now);
         for (user, before) in (0..).zip(&before) {
-            let after = owner(user, Tried::default());
+            let after = owner(user, Attempted::default());
             assert_eq!(after == *before, *before != 4, "{policy}: user {user} went from {before} to {after}");
         }
     }
@@ -287,8 +290,8 @@ async fn a_request_without_what_is_hashed_goes_anywhere() {
     let mut rng = RngTree::new(1).rng();
     let mut counts = [0; 3];
     for _ in 0..3000 {
-        let aim = cluster.aim(Some(&HeaderMap::new()), [10, 0, 0, 1].into());
-        counts[cluster.pick(now, &mut rng, aim, Tried::default()).unwrap().position] += 1;
+        let context = cluster.context(Some(&HeaderMap::new()), [10, 0, 0, 1].into());
+        counts[cluster.pick(now, &mut rng, context, Attempted::default()).unwrap().position] += 1;
     }
     assert_shares(&counts, &[1.0; 3], "by chance");
 }
@@ -307,7 +310,8 @@ async fn an_endpoint_that_was_added_or_is_back_warms_up() {
         let cluster = &new.clusters[0];
         let share = |counts: Vec<u32>| f64::from(counts[2]) / f64::from(counts.iter().sum::<u32>());
         let begun = Instant::now();
-        // With two draws out of three, a tenth of the weight is somewhat less than a tenth of the fair third.
+        // With two draws out of three, a tenth of the weight is somewhat less than a tenth of the
+        // fair third.
         let cold = share(counts(cluster, begun, 3000));
         assert!((0.01..0.08).contains(&cold), "{policy}: {cold}");
         tokio::time::advance(10 * S).await;
@@ -341,7 +345,7 @@ async fn a_subset_has_only_endpoints_with_its_labels() {
     assert_eq!(counts(&cluster, now, 500)[0], 0);
     let mut rng = RngTree::new(1).rng();
     let mut pick = |subset| {
-        let picked = cluster.pick(now, &mut rng, Aim { hash: None, subset }, Tried::default());
+        let picked = cluster.pick(now, &mut rng, PickContext { hash: None, subset }, Attempted::default());
         picked.map(|picked| picked.position)
     };
     assert!((0..100).all(|_| pick(1) == Some(1)));
@@ -353,10 +357,10 @@ async fn taking_turns_goes_on_through_a_reload_that_changes_nothing_here() {
     let balance = setting("round_robin");
     let (first, _) = table(snapshot(&balance, &[""; 3]), None);
     let (now, mut rng) = (Instant::now(), RngTree::new(1).rng());
-    let mut met = vec![pick(&first.clusters[0], now, &mut rng, Tried::default()).unwrap()];
+    let mut met = vec![pick(&first.clusters[0], now, &mut rng, Attempted::default()).unwrap()];
     let (second, _) = table(snapshot(&balance, &[""; 3]), Some(&first));
     for _ in 0..2 {
-        met.push(pick(&second.clusters[0], now, &mut rng, Tried::default()).unwrap());
+        met.push(pick(&second.clusters[0], now, &mut rng, Attempted::default()).unwrap());
     }
     met.sort_unstable();
     assert_eq!(met, [0, 1, 2]);
@@ -372,7 +376,7 @@ async fn how_much_chance_a_pick_takes_does_not_depend_on_how_the_endpoints_do() 
         }
         let mut rng = RngTree::new(1).rng();
         for _ in 0..100 {
-            pick(&cluster, now, &mut rng, Tried::default());
+            pick(&cluster, now, &mut rng, Attempted::default());
         }
         rng.random::<u64>()
     };
@@ -384,12 +388,12 @@ async fn who_was_tried_on_everybody_available_goes_to_others_before_it_goes_back
     for (panic, expected) in [("50%", 0), ("0%", 1)] {
         let (cluster, now) = (cluster(&format!("panic = '{panic}'"), &[""; 2]), Instant::now());
         eject(&cluster, 0, now);
-        let mut tried = Tried::default();
-        tried.insert(1);
+        let mut attempted = Attempted::default();
+        attempted.insert(1);
         let mut rng = RngTree::new(1).rng();
-        assert_eq!(pick(&cluster, now, &mut rng, tried), Some(expected), "panic at {panic}");
-        tried.insert(0);
-        assert!(pick(&cluster, now, &mut rng, tried).is_some(), "somewhere beats nowhere");
+        assert_eq!(pick(&cluster, now, &mut rng, attempted), Some(expected), "panic at {panic}");
+        attempted.insert(0);
+        assert!(pick(&cluster, now, &mut rng, attempted).is_some(), "somewhere beats nowhere");
     }
 }
 
@@ -397,19 +401,19 @@ async fn who_was_tried_on_everybody_available_goes_to_others_before_it_goes_back
 async fn who_was_tried_leaves_the_better_of_the_others_to_be_found() {
     let (cluster, now) = (cluster("", &[""; 3]), Instant::now());
     cluster.endpoints[1].observe(now - S, now);
-    let (mut tried, mut rng) = (Tried::default(), RngTree::new(1).rng());
-    tried.insert(0);
-    let slow = (0..3000).filter(|_| pick(&cluster, now, &mut rng, tried) == Some(1)).count();
+    let (mut attempted, mut rng) = (Attempted::default(), RngTree::new(1).rng());
+    attempted.insert(0);
+    let slow = (0..3000).filter(|_| pick(&cluster, now, &mut rng, attempted) == Some(1)).count();
     // In one of 81 picks none of four pairs has the third one in it; one of 128 explores.
     assert!((30..100).contains(&slow), "{slow}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn as_many_choices_as_members_find_the_one_with_the_fewest_requests_in_hand() {
+async fn as_many_choices_as_members_find_the_one_with_the_fewest_active_requests() {
     let (cluster, now) = (cluster("policy = 'least_request', choices = 5", &[""; 5]), Instant::now());
-    let in_hand = [3, 1, 4, 2, 5].into_iter().zip(cluster.endpoints.iter());
+    let active = [3, 1, 4, 2, 5].into_iter().zip(cluster.endpoints.iter());
     let _held: Vec<_> =
-        in_hand.flat_map(|(count, endpoint)| (0..count).map(move |_| endpoint.begin(now))).collect();
+        active.flat_map(|(count, endpoint)| (0..count).map(move |_| endpoint.begin(now))).collect();
     assert_eq!(counts(&cluster, now, 500), [0, 500, 0, 0, 0]);
 }
 
@@ -421,22 +425,24 @@ fn the_page_tells_a_probe_that_is_under_way_from_one_that_the_next_request_will_
     assert!(shown(now).contains("for another"));
     let lapsed = now + 10 * S;
     assert!(shown(lapsed).contains("the next request is its probe"));
-    let (_in_hand, is_probe) = cluster.endpoints[0].begin(lapsed);
+    let (_active, is_probe) = cluster.endpoints[0].begin(lapsed);
     assert!(is_probe && shown(lapsed).contains("its probe is under way"));
     cluster.endpoints[0].on_outcome(Outcome::Unknown, lapsed, lapsed, &EJECT);
     assert!(shown(lapsed).contains("the next request is its probe"), "it was given up");
 }
 
 #[test]
-fn the_first_tries_are_remembered_until_there_are_too_many() {
-    let mut tried = Tried::default();
-    assert!(tried.is_empty() && !tried.contains(0));
-    for position in 0..Tried::MOST {
-        tried.insert(1000 + position);
+fn the_first_attempts_are_remembered_until_there_are_too_many() {
+    let mut attempted = Attempted::default();
+    assert!(attempted.is_empty() && !attempted.contains(0));
+    for position in 0..Attempted::MOST {
+        attempted.insert(1000 + position);
     }
-    assert!((1000..1000 + Tried::MOST).all(|position| tried.contains(position)) && !tried.contains(0));
-    tried.insert(7);
-    assert!(tried.contains(7) && !tried.contains(1000) && tried.contains(1001));
+    assert!(
+        (1000..1000 + Attempted::MOST).all(|position| attempted.contains(position)) && !attempted.contains(0)
+    );
+    attempted.insert(7);
+    assert!(attempted.contains(7) && !attempted.contains(1000) && attempted.contains(1001));
 }
 
 #[derive(Debug, Clone)]
@@ -445,13 +451,13 @@ struct Member {
     zone: &'static str,
     weight: u32,
     ejected: bool,
-    tried: bool,
+    attempted: bool,
 }
 
 fn members() -> impl Strategy<Value = Vec<Member>> {
     let zone = prop_oneof![Just("a"), Just("b"), Just("c")];
     let member = (0u8..3, zone, 1u32..5, any::<bool>(), proptest::bool::weighted(0.2)).prop_map(
-        |(priority, zone, weight, ejected, tried)| Member { priority, zone, weight, ejected, tried },
+        |(priority, zone, weight, ejected, attempted)| Member { priority, zone, weight, ejected, attempted },
     );
     proptest::collection::vec(member, 1..12)
 }
@@ -471,22 +477,22 @@ proptest! {
             for panic in ["0%", "50%"] {
                 let cluster = cluster(&format!("{}, panic = '{panic}'", setting(policy)), &tables);
                 let now = Instant::now();
-                let mut tried = Tried::default();
+                let mut attempted = Attempted::default();
                 for (position, member) in members.iter().enumerate() {
                     if member.ejected {
                         eject(&cluster, position, now);
                     }
-                    if member.tried {
-                        tried.insert(position);
+                    if member.attempted {
+                        attempted.insert(position);
                     }
                 }
                 let available = |p: usize| !members[p].ejected;
-                let is_new = |p: usize| !tried.contains(p);
+                let is_new = |p: usize| !attempted.contains(p);
                 let anybody = (0..members.len()).any(available);
                 let anybody_new = (0..members.len()).any(|p| available(p) && is_new(p));
                 let mut rng = RngTree::new(seed).rng();
                 for _ in 0..20 {
-                    match pick(&cluster, now, &mut rng, tried) {
+                    match pick(&cluster, now, &mut rng, attempted) {
                         Some(p) if panic == "0%" => {
                             prop_assert!(available(p), "{policy}");
                             prop_assert!(is_new(p) || !anybody_new, "{policy}");

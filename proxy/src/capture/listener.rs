@@ -14,8 +14,9 @@ use crate::drain;
 use crate::telemetry::Throttle;
 use crate::world::{Listener, Net};
 
-/// How long accepting rests after a failure. A process out of file descriptors would otherwise spin on EMFILE, since
-/// the connection that it cannot accept stays in the queue; in this time some descriptor may be freed.
+/// How long accepting rests after a failure. A process out of file descriptors would otherwise spin
+/// on EMFILE, since the connection that it cannot accept stays in the queue; in this time some
+/// descriptor may be freed.
 pub const REST: Duration = Duration::from_millis(50);
 
 /// Listens on all addresses of both families, or of IPv4 alone where the machine has no IPv6.
@@ -31,8 +32,8 @@ pub async fn bind_any<L>(bind: impl AsyncFn(SocketAddr) -> io::Result<L>, port: 
     }
 }
 
-/// Accepts connections and runs `serve` for each in a task of its own, until a drain begins. Each task holds a watch, so
-/// the drain waits for it.
+/// Accepts connections and runs `serve` for each in a task of its own, until a drain begins. Each
+/// task holds a watch, so the drain waits for it.
 pub async fn accept<N, F>(
     net: N,
     mut listener: N::Listener,
@@ -50,15 +51,16 @@ pub async fn accept<N, F>(
         () = drain.signaled() => {}
         () = take_all(&mut listener, name, start) => {}
     }
-    // The kernel has told the clients in the queue that they are connected; closing the listener would reset them. The
-    // runtime has to ask it once more to know of them all.
+    // The kernel has told the clients in the queue that they are connected; closing the listener
+    // would reset them. The runtime has to ask it once more to know of them all.
     yield_now().await;
     while let Some((io, peer)) = already_there(&mut listener).await {
         start(io, peer);
     }
 }
 
-/// The same for ever: those that come during a drain are told of it at once, and hold it up like the others.
+/// The same for ever: those that come during a drain are told of it at once, and hold it up like
+/// the others.
 pub async fn accept_always<N, F>(
     net: N,
     mut listener: N::Listener,

@@ -1,15 +1,17 @@
 //! The iptables rules that bring an app's connections to the sidecar, and their exact undo.
 //!
-//! Only the `nat` table is touched: four chains of our own, and one jump into them from PREROUTING and OUTPUT each.
-//! [`Rules`] writes text for `iptables-restore --noflush`, which changes the table in one step or not at all;
-//! [`Rules::apply`] and [`Rules::remove`] run it. What has to change is worked out from what `iptables-save` shows, so
-//! applying twice is applying once, rules of others are never touched, and nothing is rewritten (no counter goes back
-//! to zero) where nothing has to change. Every rule carries its reason as a comment, to be read in `iptables -t nat -S`.
+//! Only the `nat` table is touched: four chains of our own, and one jump into them from PREROUTING
+//! and OUTPUT each. [`Rules`] writes text for `iptables-restore --noflush`, which changes the table
+//! in one step or not at all; [`Rules::apply`] and [`Rules::remove`] run it. What has to change is
+//! worked out from what `iptables-save` shows, so applying twice is applying once, rules of others
+//! are never touched, and nothing is rewritten (no counter goes back to zero) where nothing has to
+//! change. Every rule carries its reason as a comment, to be read in `iptables -t nat -S`.
 //!
-//! The order of the rules is Istio's (`tools/istio-iptables/pkg/capture/run.go`), with one difference: where Istio
-//! repeats three rules for the user and for the group, here each rule is repeated for everything that exempts before
-//! the next one comes. In Istio's order the second of them, which spares everybody who is not the user, would hide a
-//! connection to the own address of a sidecar that is known by its group or mark only.
+//! The order of the rules is Istio's (`tools/istio-iptables/pkg/capture/run.go`), with one
+//! difference: where Istio repeats three rules for the user and for the group, here each rule is
+//! repeated for everything that exempts before the next one comes. In Istio's order the second of
+//! them, which spares everybody who is not the user, would hide a connection to the own address of
+//! a sidecar that is known by its group or mark only.
 //!
 //! It acts on the network namespace that it runs in, and captures TCP only.
 
@@ -33,11 +35,12 @@ const REDIRECT: &str = "SIDELAB_REDIRECT";
 /// All of them, in the order in which `iptables-save` lists them.
 const CHAINS: [&str; 4] = [INBOUND, IN_REDIRECT, OUTPUT, REDIRECT];
 
-/// Source address of the sidecar's IPv4 connections to its own app. Istio's. All of 127.0.0.0/8 is local, so it needs no
-/// set-up, and no app binds it, so it tells these connections apart from the app's own.
+/// Source address of the sidecar's IPv4 connections to its own app. Istio's. All of 127.0.0.0/8 is
+/// local, so it needs no set-up, and no app binds it, so it tells these connections apart from the
+/// app's own.
 pub const INBOUND_SOURCE_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
-/// The same for IPv6, and Istio's too. There is only one loopback address, so this one has to be added to the loopback
-/// interface ([`super::source`]); a host without it falls back to `::1`.
+/// The same for IPv6, and Istio's too. There is only one loopback address, so this one has to be
+/// added to the loopback interface ([`super::source`]); a host without it falls back to `::1`.
 pub const INBOUND_SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
 /// IPv4 or IPv6.
@@ -77,8 +80,8 @@ impl fmt::Display for Family {
     }
 }
 
-/// A network such as `10.0.0.0/8`; an address without a length stands for itself alone. Bits behind the length are
-/// dropped, as iptables does.
+/// A network such as `10.0.0.0/8`; an address without a length stands for itself alone. Bits behind
+/// the length are dropped, as iptables does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cidr {
     address: IpAddr,
@@ -130,12 +133,12 @@ pub struct Rules {
     pub gid: u32,
     /// The socket mark (SO_MARK) of connections that are the sidecar's own. Default: none.
     pub mark: Option<u32>,
-    /// Ports on which connections from outside go straight to whoever listens. Default: the sidecar's own that others
-    /// ask, 15020 (metrics) and 15021 (health).
+    /// Ports on which connections from outside go straight to whoever listens. Default: the
+    /// sidecar's own that others ask, 15020 (metrics) and 15021 (health).
     pub exclude_inbound_ports: Vec<u16>,
-    /// Destination ports of the app's connections that are left alone. Default: none.
+    /// Destination ports of the app's connections that are not intercepted. Default: none.
     pub exclude_outbound_ports: Vec<u16>,
-    /// Destinations of the app's connections that are left alone. Default: none.
+    /// Destinations of the app's connections that are not intercepted. Default: none.
     pub exclude_outbound_cidrs: Vec<Cidr>,
     /// Where. Default: both families.
     pub families: Vec<Family>,
@@ -238,7 +241,8 @@ pub enum RulesError {
 }
 
 impl RulesError {
-    /// Whether no other options would help: the machine, or the rights of this process, do not allow it.
+    /// Whether no other options would help: the machine, or the rights of this process, do not
+    /// allow it.
     pub fn is_the_machine(&self) -> bool {
         match self {
             RulesError::Missing { .. } | RulesError::NotPermitted { .. } => true,
@@ -283,8 +287,8 @@ impl Rules {
         change_to_remove(&self.apply_text(family)).expect("this table has the rules")
     }
 
-    /// The change that brings the table that `saved` shows (in the words of `iptables-save -t nat`) to have these
-    /// rules once; `None` if it has.
+    /// The change that brings the table that `saved` shows (in the words of `iptables-save -t nat`)
+    /// to have these rules once; `None` if it has.
     pub fn change_to_apply(&self, family: Family, saved: &str) -> Option<String> {
         let (jumps, own) = (self.jumps(), self.own_rules(family));
         // Jumps as they should be stay where they are among the rules of others; any other goes.
@@ -314,8 +318,8 @@ impl Rules {
         Some(text)
     }
 
-    /// Puts the rules into force in this network namespace. If a later family fails, what this call did to an earlier
-    /// one is undone.
+    /// Puts the rules into force in this network namespace. If a later family fails, what this call
+    /// did to an earlier one is undone.
     ///
     /// # Errors
     /// If iptables is missing, not permitted or refuses.
@@ -323,7 +327,8 @@ impl Rules {
         let mut report = Report(Vec::new());
         for &family in &self.families {
             match change(family, |saved| self.change_to_apply(family, saved)) {
-                // Without the address everything works, but that a closed port of the app is found out late.
+                // Without the address everything works, but that a closed port of the app is found
+                // out late.
                 Ok(done) => report.0.push((
                     family,
                     done.and_also(family, || source::add(INBOUND_SOURCE_V6).unwrap_or(false)),
@@ -340,8 +345,8 @@ impl Rules {
         Ok(report)
     }
 
-    /// Takes the rules out of this network namespace, whatever options they were applied with. Leaves the table as it
-    /// was before. Goes on to the next family if one fails.
+    /// Takes the rules out of this network namespace, whatever options they were applied with.
+    /// Leaves the table as it was before. Goes on to the next family if one fails.
     ///
     /// # Errors
     /// The first, if iptables is missing, not permitted or refuses.
@@ -421,7 +426,8 @@ impl Rules {
     }
 }
 
-/// The change that takes every rule of ours out of the table that `saved` shows; `None` if there is none.
+/// The change that takes every rule of ours out of the table that `saved` shows; `None` if there is
+/// none.
 fn change_to_remove(saved: &str) -> Option<String> {
     let jumps = foreign_jumps(saved);
     let chains: Vec<_> = CHAINS.into_iter().filter(|chain| declared(saved, chain)).collect();
@@ -496,7 +502,8 @@ pub fn restore(family: Family, text: &str) -> Result<(), RulesError> {
     run(family.restore(), &["-w", "--noflush"], text).map(|_| ())
 }
 
-/// A table (`nat`, `filter`) of the calling thread's network namespace, with the counters of every rule.
+/// A table (`nat`, `filter`) of the calling thread's network namespace, with the counters of every
+/// rule.
 ///
 /// # Errors
 /// If iptables is missing or not permitted.
@@ -518,7 +525,8 @@ fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<String,
         .stderr(Stdio::piped())
         .spawn()
         .map_err(fail)?;
-    // iptables reads all of its input before it writes anything, and a rule set is far smaller than a pipe.
+    // iptables reads all of its input before it writes anything, and a rule set is far smaller than
+    // a pipe.
     let written = child.stdin.take().expect("it is piped").write_all(input.as_bytes());
     let output = child.wait_with_output().map_err(fail)?;
     if output.status.success() {
@@ -535,7 +543,8 @@ fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<String,
     })
 }
 
-/// How many connections our rules have redirected. The nat table sees only the first packet of each.
+/// How many connections our rules have redirected. The nat table sees only the first packet of
+/// each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
     /// To the outbound listener.

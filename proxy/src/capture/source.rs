@@ -1,8 +1,10 @@
-//! The IPv6 address that the inbound side dials its app from: `::6` on the loopback interface, as Istio's.
+//! The IPv6 address that the inbound side dials its app from: `::6` on the loopback interface, as
+//! Istio's.
 //!
-//! From `::1` an app is reached as well, but a closed port stays silent: the kernel looks for the way of a reset to a
-//! loopback address on the interface that the app's own address belongs to (`rt6_need_strict`), and there is none. IPv4
-//! needs no such thing, because all of 127.0.0.0/8 is local.
+//! From `::1` an app is reached as well, but a closed port stays silent: the kernel looks for the
+//! way of a reset to a loopback address on the interface that the app's own address belongs to
+//! (`rt6_need_strict`), and there is none. IPv4 needs no such thing, because all of 127.0.0.0/8 is
+//! local.
 
 #![allow(unsafe_code, reason = "the ioctls that change an interface's addresses have no safe wrapper")]
 
@@ -18,7 +20,8 @@ const SIOCDIFADDR: libc::c_ulong = 0x8936;
 /// The index of the loopback interface in every network namespace (LOOPBACK_IFINDEX).
 const LOOPBACK: libc::c_int = 1;
 
-/// Adds the address to the loopback interface of this network namespace; says whether it was missing.
+/// Adds the address to the loopback interface of this network namespace; says whether it was
+/// missing.
 ///
 /// # Errors
 /// If this process may not, or IPv6 is switched off.

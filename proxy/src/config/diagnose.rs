@@ -1,8 +1,9 @@
-//! Mistakes in a configuration, each with the words it is about and, wherever there is one, the fix.
+//! Mistakes in a configuration, each with the words it is about and, wherever there is one, the
+//! fix.
 //!
-//! A [`ConfigErrors`] is never empty. It is a [`miette::Diagnostic`], so that `miette::Report` draws the file, the line
-//! and the words; [`ConfigErrors::lines`] says the same in one line for each mistake, for logs. Nothing here knows what
-//! a configuration means.
+//! A [`ConfigErrors`] is never empty. It is a [`miette::Diagnostic`], so that `miette::Report`
+//! draws the file, the line and the words; [`ConfigErrors::lines`] says the same in one line for
+//! each mistake, for logs. Nothing here knows what a configuration means.
 
 use std::fmt;
 use std::ops::Range;
@@ -117,15 +118,15 @@ impl Diagnostic for ConfigErrors {
 }
 
 /// Where mistakes in one text are gathered.
-pub(super) struct Mistakes {
+pub(super) struct Diagnostics {
     source: Excerpt,
     found: Vec<ConfigError>,
 }
 
-impl Mistakes {
+impl Diagnostics {
     /// None so far in the text that was called `name`.
     pub(super) fn new(name: &str, text: &str) -> Self {
-        Mistakes { source: Excerpt::new(name, text), found: Vec::new() }
+        Diagnostics { source: Excerpt::new(name, text), found: Vec::new() }
     }
 
     /// Notes one, about the words at `span`.

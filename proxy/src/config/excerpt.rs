@@ -1,5 +1,6 @@
-//! The text that a mistake points at, of which no more is shown than a person reads: of a long line only what stands around
-//! the words. A generated file may have all in one line, and what draws the lines cannot draw 65 536 columns.
+//! The text that a mistake points at, of which no more is shown than a person reads: of a long line
+//! only what stands around the words. A generated file may have all in one line, and what draws the
+//! lines cannot draw 65 536 columns.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -85,18 +86,18 @@ impl SourceCode for Excerpt {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::diagnose::Mistakes;
+    use super::super::diagnose::Diagnostics;
 
     /// As a person sees it.
     fn drawn(text: &str, spans: &[std::ops::Range<usize>]) -> String {
-        let mut mistakes = Mistakes::new("a.toml", text);
+        let mut diagnostics = Diagnostics::new("a.toml", text);
         for pair in spans.chunks(2) {
-            let noted = mistakes.add("it is wrong", pair[0].clone(), "here");
+            let noted = diagnostics.add("it is wrong", pair[0].clone(), "here");
             if let Some(other) = pair.get(1) {
                 noted.also(other.clone(), "and here");
             }
         }
-        format!("{:?}", miette::Report::new(mistakes.finish(()).unwrap_err()))
+        format!("{:?}", miette::Report::new(diagnostics.finish(()).unwrap_err()))
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! What the user asked for: the file, the defaults behind it, and the immutable snapshot that requests see.
+//! What the user asked for: the file, the defaults behind it, and the immutable snapshot that
+//! requests see.
 //!
-//! [`parse`] turns text into a [`Snapshot`] or into errors that point at words; [`model`] mirrors the file key for key;
-//! [`defaults`] is the one place where a default value stands, with its reason; [`reload`] follows the file and keeps
-//! the last good snapshot in force when a new one is wrong.
+//! [`parse`] turns text into a [`Snapshot`] or into errors that point at words; [`model`] mirrors
+//! the file key for key; [`defaults`] is the one place where a default value stands, with its
+//! reason; [`reload`] follows the file and keeps the last good snapshot in force when a new one is
+//! wrong.
 //!
-//! Text is read in two steps: its shape (TOML, keys, types) and then its meaning (units, addresses, contradictions).
-//! Each step reports everything it finds, and the second does not start before the first has passed, so that no error
-//! is a mere consequence of another one.
+//! Text is read in two steps: its shape (TOML, keys, types) and then its meaning (units, addresses,
+//! contradictions). Each step reports everything it finds, and the second does not start before the
+//! first has passed, so that no error is a mere consequence of another one.
 
 pub mod defaults;
 mod diagnose;
@@ -30,10 +32,10 @@ pub use diagnose::{ConfigError, ConfigErrors};
 pub use parse::{parse, parse_endpoints};
 pub use snapshot::route;
 pub use snapshot::{
-    Adaptive, App, Ask, Balance, BalancePolicy, Breaker, Cluster, ClusterLimits, Condition, Conditions,
-    Discovery, Dns, Endpoint, Etcd, Forwarded, HashSource, Health, Http1, Http2, InboundTimeouts, Labels,
-    Limits, Listen, Probe, Protocol, Register, RequestTimeouts, Retry, RetryBudget, SlowStart, Snapshot,
-    Source, Thresholds, Timeouts, TryTimeouts, Wanted,
+    Adaptive, App, AttemptTimeouts, Balance, BalancePolicy, Cluster, ClusterLimits, Condition, Conditions,
+    Discovery, Dns, DnsQuery, Endpoint, Etcd, Forwarded, HashSource, Health, Http1, Http2, InboundTimeouts,
+    Labels, Limits, Listen, OutlierDetection, Probe, ProbeRequest, Protocol, Register, RequestTimeouts,
+    Retry, RetryBudget, SlowStart, Snapshot, Source, Thresholds, Timeouts,
 };
 
 /// Why a file gave no snapshot.
@@ -74,7 +76,8 @@ pub fn load(path: &Path) -> Result<Snapshot, LoadError> {
     Ok(parse(&path.display().to_string(), &text)?)
 }
 
-/// Reads the file at `path` while the sidecar runs: at once, so that nothing waits for who writes a FIFO.
+/// Reads the file at `path` while the sidecar runs: at once, so that nothing waits for who writes a
+/// FIFO.
 pub(crate) fn read(path: &Path) -> Result<String, LoadError> {
     let read = || {
         let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;

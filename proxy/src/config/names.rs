@@ -2,8 +2,8 @@
 
 use hickory_proto::rr::Name;
 
-/// Whether `name` is a host's name as SNI carries it: labels of letters, digits, hyphens and (seen in practice)
-/// underscores, in ASCII.
+/// Whether `name` is a host's name as SNI carries it: labels of letters, digits, hyphens and (seen
+/// in practice) underscores, in ASCII.
 pub fn is_server_name(name: &[u8]) -> bool {
     let is_label = |label: &[u8]| {
         (1..=63).contains(&label.len())

@@ -1,15 +1,18 @@
-//! Follows the configuration file: a new one that is valid comes into force, a wrong one is reported and changes nothing.
+//! Follows the configuration file: a new one that is valid comes into force, a wrong one is
+//! reported and changes nothing.
 //!
-//! What is watched is the directory and not the file, because editors and Kubernetes replace files and symbolic links
-//! instead of writing into them; if the file is a link, so is the directory that it leads to. Events only say *look
-//! again*: they are gathered until the directory has been quiet for [`QUIET`], and then the content decides. SIGHUP
-//! asks for the same look, at once, and is always answered. If nothing can be watched (no inotify instances left),
-//! SIGHUP still works and the caller is told.
+//! What is watched is the directory and not the file, because editors and Kubernetes replace files
+//! and symbolic links instead of writing into them; if the file is a link, so is the directory that
+//! it leads to. Events only say *look again*: they are gathered until the directory has been quiet
+//! for [`QUIET`], and then the content decides. SIGHUP asks for the same look, at once, and is
+//! always answered. If nothing can be watched (no inotify instances left), SIGHUP still works and
+//! the caller is told.
 //!
-//! Invariants: what was in force stays in force until a valid file replaces it; a file that is missing or half-written
-//! for a moment is never reported if it is whole again within [`QUIET`]; values that are only read at start keep the
-//! value they started with, so a snapshot never claims what is not so. With `discovery::file`, which watches in the same way,
-//! this is the only part of the proxy that reads the file system while it runs; it belongs on the control thread.
+//! Invariants: what was in force stays in force until a valid file replaces it; a file that is
+//! missing or half-written for a moment is never reported if it is whole again within [`QUIET`];
+//! values that are only read at start keep the value they started with, so a snapshot never claims
+//! what is not so. With `discovery::file`, which watches in the same way, this is the only part of
+//! the proxy that reads the file system while it runs; it belongs on the control thread.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -25,14 +28,15 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{LoadError, Snapshot, parse, read};
 
-/// How long a directory must be quiet before the file is read: an editor writes, syncs and renames within it.
+/// How long a directory must be quiet before the file is read: an editor writes, syncs and renames
+/// within it.
 pub const QUIET: Duration = Duration::from_millis(100);
 /// How long events may put reading off altogether, in a directory that is never quiet.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a look at the file led to.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum ReloadOutcome {
     /// A new configuration.
     Applied {
         /// From now on in force.
@@ -40,8 +44,8 @@ pub enum Outcome {
         /// Keys whose new values take a restart, because they are only read at start.
         ignored: Vec<&'static str>,
     },
-    /// The file says what is in force already. Only told if somebody may be waiting for it: after a SIGHUP, or once a
-    /// wrong file is right again.
+    /// The file says what is in force already. Only told if somebody may be waiting for it: after a
+    /// SIGHUP, or once a wrong file is right again.
     Unchanged,
     /// The file is missing or wrong: what was in force stays so.
     Refused(LoadError),
@@ -49,16 +53,17 @@ pub enum Outcome {
     Blind(notify::Error),
 }
 
-/// Follows the file at `path` for as long as it is polled; `current` is what was read from it at start. `apply` is
-/// called with what each change led to. The first look is at once: the file may have changed since it was read.
+/// Follows the file at `path` for as long as it is polled; `current` is what was read from it at
+/// start. `apply` is called with what each change led to. The first look is at once: the file may
+/// have changed since it was read.
 ///
 /// Runs on a tokio runtime with I/O and time enabled. Dropping the future ends it.
-pub async fn follow(path: PathBuf, current: Arc<Snapshot>, apply: impl FnMut(Outcome)) {
+pub async fn follow(path: PathBuf, current: Arc<Snapshot>, apply: impl FnMut(ReloadOutcome)) {
     let look = Arc::new(Notify::new());
-    let mut watch = Watch::new(look.clone());
+    let mut watch = FileWatch::new(look.clone());
     let mut follower = Follower::new(path, current, apply);
     if let Err(error) = watch.cover(&follower.path) {
-        (follower.apply)(Outcome::Blind(error));
+        (follower.apply)(ReloadOutcome::Blind(error));
     }
     let mut hangups = signal(SignalKind::hangup()).ok();
     follower.look(false);
@@ -70,7 +75,8 @@ pub async fn follow(path: PathBuf, current: Arc<Snapshot>, apply: impl FnMut(Out
             },
             () = hangup(&mut hangups) => true,
         };
-        // A link may lead elsewhere now. What cannot be watched any more was reported when it could not at first.
+        // A link may lead elsewhere now. What cannot be watched any more was reported when it could
+        // not at first.
         let _ = watch.cover(&follower.path);
         follower.look(asked);
     }
@@ -114,14 +120,15 @@ struct Follower<F> {
     apply: F,
 }
 
-impl<F: FnMut(Outcome)> Follower<F> {
+impl<F: FnMut(ReloadOutcome)> Follower<F> {
     fn new(path: PathBuf, current: Arc<Snapshot>, apply: F) -> Self {
         let name = path.display().to_string();
         let (start, in_force) = (current.clone(), current);
         Follower { path, name, start, in_force, text: None, ignored: Vec::new(), refused: false, apply }
     }
 
-    /// Reads the file and tells `apply` what it means, if it means anything new or somebody `asked`.
+    /// Reads the file and tells `apply` what it means, if it means anything new or somebody
+    /// `asked`.
     fn look(&mut self, asked: bool) {
         let text = match read(&self.path) {
             Ok(text) => text,
@@ -148,24 +155,25 @@ impl<F: FnMut(Outcome)> Follower<F> {
 
     fn accept(&mut self, mut new: Snapshot, asked: bool) {
         let ignored = keep_from_start(&mut new, &self.start);
-        let news = new != *self.in_force || ignored != self.ignored;
+        let update = new != *self.in_force || ignored != self.ignored;
         let was_refused = std::mem::replace(&mut self.refused, false);
-        if news {
+        if update {
             self.in_force = Arc::new(new);
             self.ignored.clone_from(&ignored);
-            (self.apply)(Outcome::Applied { snapshot: self.in_force.clone(), ignored });
+            (self.apply)(ReloadOutcome::Applied { snapshot: self.in_force.clone(), ignored });
         } else if asked || was_refused {
-            (self.apply)(Outcome::Unchanged);
+            (self.apply)(ReloadOutcome::Unchanged);
         }
     }
 
     fn refuse(&mut self, error: LoadError) {
         self.refused = true;
-        (self.apply)(Outcome::Refused(error));
+        (self.apply)(ReloadOutcome::Refused(error));
     }
 }
 
-/// Gives `new` the values of `start` wherever they are only read at start, and returns the keys where that changed it.
+/// Gives `new` the values of `start` wherever they are only read at start, and returns the keys
+/// where that changed it.
 fn keep_from_start(new: &mut Snapshot, start: &Snapshot) -> Vec<&'static str> {
     fn keep<T: PartialEq + Clone>(
         key: &'static str,
@@ -194,8 +202,8 @@ fn keep_from_start(new: &mut Snapshot, start: &Snapshot) -> Vec<&'static str> {
 }
 
 /// The directories that are watched: the file's, and if it is a link, that of what it leads to.
-pub(crate) struct Watch {
-    /// Or why the system gave none; the reason is told by the first [`Watch::cover`].
+pub(crate) struct FileWatch {
+    /// Or why the system gave none; the reason is told by the first [`FileWatch::cover`].
     watcher: Result<RecommendedWatcher, Option<notify::Error>>,
     covered: BTreeSet<PathBuf>,
     /// What the file is called in them. Shared with the watcher's thread.
@@ -204,7 +212,7 @@ pub(crate) struct Watch {
 
 type Names = Arc<Mutex<BTreeSet<OsString>>>;
 
-impl Watch {
+impl FileWatch {
     /// Watches nothing yet; `look` is notified of every event that matters.
     pub(crate) fn new(look: Arc<Notify>) -> Self {
         let names = Names::default();
@@ -216,7 +224,7 @@ impl Watch {
                 look.notify_one();
             }
         });
-        Watch { watcher: watcher.map_err(Some), covered: BTreeSet::new(), names }
+        FileWatch { watcher: watcher.map_err(Some), covered: BTreeSet::new(), names }
     }
 
     /// Watches what has to be watched for `path` now, and nothing else.
@@ -254,8 +262,8 @@ fn parent(path: &Path) -> PathBuf {
     }
 }
 
-/// Whether the file may be another one after `event`. Reading does not count, or looking would cause the next look;
-/// writing into files of other names does not either, since they may be logs.
+/// Whether the file may be another one after `event`. Reading does not count, or looking would
+/// cause the next look; writing into files of other names does not either, since they may be logs.
 fn matters(event: &Event, names: &BTreeSet<OsString>) -> bool {
     let ours = || event.paths.iter().filter_map(|path| path.file_name()).any(|name| names.contains(name));
     match event.kind {
@@ -289,7 +297,7 @@ mod tests {
     }
 
     /// Follows `path` while `story` makes changes and reads what came of them.
-    async fn while_following(path: &Path, story: impl AsyncFnOnce(&mut UnboundedReceiver<Outcome>)) {
+    async fn while_following(path: &Path, story: impl AsyncFnOnce(&mut UnboundedReceiver<ReloadOutcome>)) {
         let (tell, mut told) = unbounded_channel();
         let follow = follow(path.to_owned(), snapshot(START), move |outcome| {
             let _ = tell.send(outcome);
@@ -301,16 +309,16 @@ mod tests {
         assert!(told.try_recv().is_err(), "nothing else is told");
     }
 
-    async fn applied(told: &mut UnboundedReceiver<Outcome>) -> Arc<Snapshot> {
+    async fn applied(told: &mut UnboundedReceiver<ReloadOutcome>) -> Arc<Snapshot> {
         match told.recv().await {
-            Some(Outcome::Applied { snapshot, ignored }) if ignored.is_empty() => snapshot,
+            Some(ReloadOutcome::Applied { snapshot, ignored }) if ignored.is_empty() => snapshot,
             other => panic!("expected a new configuration, got {other:?}"),
         }
     }
 
-    async fn refused(told: &mut UnboundedReceiver<Outcome>) -> String {
+    async fn refused(told: &mut UnboundedReceiver<ReloadOutcome>) -> String {
         match told.recv().await {
-            Some(Outcome::Refused(error)) => error.to_string(),
+            Some(ReloadOutcome::Refused(error)) => error.to_string(),
             other => panic!("expected a refusal, got {other:?}"),
         }
     }
@@ -341,7 +349,7 @@ mod tests {
             fs::write(&path, BROKEN).unwrap();
             assert_eq!(refused(told).await, "this text does not end");
             fs::write(&path, START).unwrap();
-            assert!(matches!(told.recv().await, Some(Outcome::Unchanged)));
+            assert!(matches!(told.recv().await, Some(ReloadOutcome::Unchanged)));
             fs::write(&path, BROKEN).unwrap();
             refused(told).await;
             fs::write(&path, OTHER).unwrap();
@@ -393,8 +401,8 @@ mod tests {
         .await;
     }
 
-    /// Kubernetes mounts a ConfigMap as `sidecar.toml -> ..data/sidecar.toml`, `..data -> ..TIMESTAMP`, and renames a
-    /// new `..data` over the old one.
+    /// Kubernetes mounts a ConfigMap as `sidecar.toml -> ..data/sidecar.toml`, `..data ->
+    /// ..TIMESTAMP`, and renames a new `..data` over the old one.
     #[tokio::test]
     async fn a_swapped_symbolic_link_comes_into_force_again_and_again() {
         let directory = tempfile::tempdir().unwrap();
@@ -438,13 +446,13 @@ mod tests {
         let mut told = Vec::new();
         let mut follower = Follower::new(path.clone(), snapshot(start), |outcome| {
             told.push(match outcome {
-                Outcome::Applied { snapshot, ignored } => {
+                ReloadOutcome::Applied { snapshot, ignored } => {
                     assert_eq!(snapshot.workers, Some(2), "what is only read at start stays");
                     format!("applied, passthrough {}, ignored {ignored:?}", snapshot.passthrough)
                 }
-                Outcome::Unchanged => "unchanged".into(),
-                Outcome::Refused(_) => "refused".into(),
-                Outcome::Blind(_) => "blind".into(),
+                ReloadOutcome::Unchanged => "unchanged".into(),
+                ReloadOutcome::Refused(_) => "refused".into(),
+                ReloadOutcome::Blind(_) => "blind".into(),
             });
         });
         for (text, asked) in texts {

@@ -1,9 +1,10 @@
-//! The first step of reading a configuration: is it TOML, are its keys known, are its values of the right type?
+//! The first step of reading a configuration: is it TOML, are its keys known, are its values of the
+//! right type?
 //!
-//! serde stops at the first mistake. To report them all, what it stopped at is taken out of the tree (or put in, if it
-//! was missing) and the tree is read again, until it fits; what was mended is never used, because a file with a mistake
-//! gives no [`File`]. Mistakes of syntax are the exception: only the first one is shown, since the rest of the
-//! text is guesswork after it.
+//! serde stops at the first mistake. To report them all, what it stopped at is taken out of the
+//! tree (or put in, if it was missing) and the tree is read again, until it fits; what was mended
+//! is never used, because a file with a mistake gives no [`File`]. Mistakes of syntax are the
+//! exception: only the first one is shown, since the rest of the text is guesswork after it.
 
 use std::ops::Range;
 
@@ -11,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_spanned::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, Error};
 
-use super::diagnose::{Mistakes, did_you_mean, one_of};
+use super::diagnose::{Diagnostics, did_you_mean, one_of};
 
 /// Keys whose values are lengths of time.
 const DURATIONS: [&str; 30] = [
@@ -55,19 +56,19 @@ const ETCD_EXAMPLE: &str =
     "etcd = { endpoints = [\"http://10.0.0.5:2379\"], prefix = \"/sidelab/services/orders/\" }";
 
 /// The file that `text` describes, or `None` once what is wrong with it has been noted.
-pub(super) fn read<File: DeserializeOwned>(text: &str, mistakes: &mut Mistakes) -> Option<File> {
+pub(super) fn read<File: DeserializeOwned>(text: &str, diagnostics: &mut Diagnostics) -> Option<File> {
     let (root, errors) = DeTable::parse_recoverable(text);
     if let Some(first) = errors.iter().min_by_key(|error| error.span().map_or(0, |span| span.start)) {
-        syntax(first, text, mistakes);
+        syntax(first, text, diagnostics);
         return None;
     }
     let mut reader = Reader { text, root, excused: Vec::new() };
     // Each round mends one place, and there are no more places than bytes.
     for _ in 0..=text.len() {
         match File::deserialize(toml::Deserializer::from(reader.root.clone())) {
-            Ok(file) => return mistakes.is_empty().then_some(file),
+            Ok(file) => return diagnostics.is_empty().then_some(file),
             Err(error) => {
-                if !reader.mend(&error, mistakes) {
+                if !reader.mend(&error, diagnostics) {
                     return None;
                 }
             }
@@ -76,15 +77,15 @@ pub(super) fn read<File: DeserializeOwned>(text: &str, mistakes: &mut Mistakes) 
     None
 }
 
-fn syntax(error: &Error, text: &str, mistakes: &mut Mistakes) {
+fn syntax(error: &Error, text: &str, diagnostics: &mut Diagnostics) {
     let span = error.span().unwrap_or(0..0);
     let words = text.get(span.clone()).unwrap_or_default();
     let said = error.message();
     if said.starts_with("string values must be quoted") {
         let help = format!("text stands in quotes: \"{words}\"");
-        mistakes.add(format!("`{words}` has no quotes"), span, "not a value in TOML").help(help);
+        diagnostics.add(format!("`{words}` has no quotes"), span, "not a value in TOML").help(help);
     } else if said == "duplicate key" {
-        mistakes
+        diagnostics
             .add(format!("`{words}` stands here for the second time"), span, "already given above")
             .help("a key stands once in a table; where there may be several tables, as with [[cluster]], the brackets are double");
     } else if said.starts_with("invalid basic string") || said.starts_with("invalid literal string") {
@@ -94,12 +95,12 @@ fn syntax(error: &Error, text: &str, mistakes: &mut Mistakes) {
             Some(quote @ ('"' | '\'')) => format!("close it on the same line: {words}{quote}"),
             _ => "close it on the line on which it begins".into(),
         };
-        mistakes.add("this text does not end", span, "the closing quote is missing").help(help);
+        diagnostics.add("this text does not end", span, "the closing quote is missing").help(help);
     } else if said.starts_with("key with no value") {
-        mistakes.add("this key has no value", line_of(text, span.start), "expected `key = value`");
+        diagnostics.add("this key has no value", line_of(text, span.start), "expected `key = value`");
     } else {
         let (what, hint) = said.split_once(", ").unwrap_or((said, "not TOML"));
-        mistakes.add(format!("this is not TOML: {what}"), span, hint.to_owned());
+        diagnostics.add(format!("this is not TOML: {what}"), span, hint.to_owned());
     }
 }
 
@@ -124,7 +125,8 @@ fn line_of(text: &str, at: usize) -> Range<usize> {
 struct Reader<'i> {
     text: &'i str,
     root: Spanned<DeTable<'i>>,
-    /// Keys that are missing only because what stood there was taken out: the table's place and the key.
+    /// Keys that are missing only because what stood there was taken out: the table's place and the
+    /// key.
     excused: Vec<(Range<usize>, String)>,
 }
 
@@ -138,22 +140,23 @@ struct Found<'i> {
 }
 
 impl<'i> Reader<'i> {
-    /// Notes what `error` says and changes the tree so that the next reading gets past it. False if it cannot.
-    fn mend(&mut self, error: &Error, mistakes: &mut Mistakes) -> bool {
+    /// Notes what `error` says and changes the tree so that the next reading gets past it. False if
+    /// it cannot.
+    fn mend(&mut self, error: &Error, diagnostics: &mut Diagnostics) -> bool {
         let span = error.span().unwrap_or(0..0);
         let said = error.message();
         if said.starts_with("missing field") {
-            return self.missing(ticked(said).first().copied().unwrap_or_default(), span, mistakes);
+            return self.missing(ticked(said).first().copied().unwrap_or_default(), span, diagnostics);
         }
         let Some(found) = take_out(self.root.get_mut(), 0..0, &mut Vec::new(), &span) else {
-            mistakes.add(said.to_owned(), span, "here");
+            diagnostics.add(said.to_owned(), span, "here");
             return false;
         };
         let key = found.path.last().cloned().unwrap_or_default();
         if said.starts_with("unknown field") {
             let known = &ticked(said)[1..];
             let meant = did_you_mean(&key, known.iter().copied());
-            let note = mistakes.add(format!("unknown key `{key}`"), span, "no such key here");
+            let note = diagnostics.add(format!("unknown key `{key}`"), span, "no such key here");
             match meant {
                 Some(meant) => {
                     note.help(format!("did you mean `{meant}`?"));
@@ -164,13 +167,13 @@ impl<'i> Reader<'i> {
                 }
             }
         } else {
-            self.wrong_type(said, span, &found, mistakes);
+            self.wrong_type(said, span, &found, diagnostics);
             self.excused.push((found.table, key));
         }
         true
     }
 
-    fn missing(&mut self, key: &str, table: Range<usize>, mistakes: &mut Mistakes) -> bool {
+    fn missing(&mut self, key: &str, table: Range<usize>, diagnostics: &mut Diagnostics) -> bool {
         let (placeholder, example) = match key {
             "service" => ("''", "service = \"orders\""),
             "name" => ("''", "name = \"orders\""),
@@ -181,7 +184,7 @@ impl<'i> Reader<'i> {
             "etcd" => ("{endpoints=[],prefix='/'}", ETCD_EXAMPLE),
             "endpoint" => ("[]", "[[endpoint]]"),
             _ => {
-                mistakes.add(format!("`{key}` is missing"), table, "missing from this table");
+                diagnostics.add(format!("`{key}` is missing"), table, "missing from this table");
                 return false;
             }
         };
@@ -200,7 +203,7 @@ impl<'i> Reader<'i> {
             let span = if whole_file { line_of(self.text, 0) } else { table.clone() };
             let label = if whole_file { "missing from the file" } else { "missing from this table" };
             let place = if whole_file { " at the top of the file" } else { "" };
-            mistakes
+            diagnostics
                 .add(format!("`{key}` is missing"), span, label)
                 .help(format!("{purpose}; add for example `{example}`{place}"));
         }
@@ -208,7 +211,7 @@ impl<'i> Reader<'i> {
         put_in(self.root.get_mut(), 0..0, &table, key, &placeholder)
     }
 
-    fn wrong_type(&self, said: &str, span: Range<usize>, found: &Found<'i>, mistakes: &mut Mistakes) {
+    fn wrong_type(&self, said: &str, span: Range<usize>, found: &Found<'i>, diagnostics: &mut Diagnostics) {
         let key = found.path.last().map_or("", String::as_str);
         let path = found.path.join(".");
         let words = &self.text[span.clone()];
@@ -274,7 +277,7 @@ impl<'i> Reader<'i> {
             let kind = if number && words.starts_with('-') { "negative" } else { kind(&found.value) };
             (format!("`{path}` takes {wanted}"), format!("this is {kind}"), help)
         };
-        mistakes.add(message, span, label).help(help);
+        diagnostics.add(message, span, label).help(help);
     }
 }
 
@@ -296,8 +299,8 @@ fn ticked(said: &str) -> Vec<&str> {
     said.split('`').skip(1).step_by(2).collect()
 }
 
-/// Removes the entry whose key or value stands at `span`, wherever it is. What is outside is looked at first: a list of
-/// tables stands where its first table does.
+/// Removes the entry whose key or value stands at `span`, wherever it is. What is outside is looked
+/// at first: a list of tables stands where its first table does.
 fn take_out<'i>(
     table: &mut DeTable<'i>,
     at: Range<usize>,

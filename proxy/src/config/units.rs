@@ -1,11 +1,13 @@
-//! Values with units. They are text in the file, so that it can be read aloud and `30` is never seconds to one reader
-//! and milliseconds to another.
+//! Values with units. They are text in the file, so that it can be read aloud and `30` is never
+//! seconds to one reader and milliseconds to another.
 //!
-//! Pure functions from text to value; an error says what to write instead, and the caller knows where it stands.
+//! Pure functions from text to value; an error says what to write instead, and the caller knows
+//! where it stands.
 
 use std::time::Duration;
 
-/// Units of time and how many nanoseconds each has; the longer suffix stands before the one it ends with.
+/// Units of time and how many nanoseconds each has; the longer suffix stands before the one it ends
+/// with.
 const UNITS: [(&str, f64); 6] =
     [("ns", 1.0), ("us", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
 
@@ -90,7 +92,8 @@ pub fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
-/// How [`duration`] would write `value`, with the largest unit that leaves no more than three decimals.
+/// How [`duration`] would write `value`, with the largest unit that leaves no more than three
+/// decimals.
 pub fn show(value: Duration) -> String {
     let nanos = value.as_nanos() as f64;
     for (unit, size) in UNITS.iter().rev() {

@@ -1,12 +1,13 @@
 //! Which protocol a connection speaks, from its first bytes.
 //!
-//! Explicit configuration always wins; this is for ports that nobody declared. [`sniff`] is pure and decides as early
-//! as the bytes allow: one byte is enough for most opaque protocols, and a request that arrives a byte at a time is
-//! still recognised, because [`detect`] keeps reading until it knows, the client stops, or the time-out passes. The bias
-//! is towards availability: in doubt a connection is opaque, which always works, only without per-request features.
+//! Explicit configuration always wins; this is for ports that nobody declared. [`sniff`] is pure
+//! and decides as early as the bytes allow: one byte is enough for most opaque protocols, and a
+//! request that arrives a byte at a time is still recognised, because [`detect`] keeps reading
+//! until it knows, the client stops, or the time-out passes. The bias is towards availability: in
+//! doubt a connection is opaque, which always works, only without per-request features.
 //!
-//! Of TLS the ClientHello is read too ([`tls`]), for the server's name. Where the server may speak first, [`race`] listens
-//! to it as well.
+//! Of TLS the ClientHello is read too ([`tls`]), for the server's name. Where the server may speak
+//! first, [`race`] listens to it as well.
 //!
 //! What it leaves out: HTTP/2 is recognised, and whoever asked decides what becomes of it.
 
@@ -26,14 +27,16 @@ use crate::telemetry::DetectionResult;
 pub use prefixed::Prefixed;
 use tls::{ClientHello, Hello};
 
-/// The client connection preface of RFC 9113 section 3.4, up to where it differs from every HTTP/1 request.
+/// The client connection preface of RFC 9113 section 3.4, up to where it differs from every HTTP/1
+/// request.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How much is read at most to decide. An HTTP/1 request line whose method and target do not end within this is carried
-/// as opaque bytes; Linkerd's detector looks at 1024 bytes.
+/// How much is read at most to decide. An HTTP/1 request line whose method and target do not end
+/// within this is carried as opaque bytes; Linkerd's detector looks at 1024 bytes.
 const LIMIT: usize = 1024;
 
-/// The longest method that is waited for. The longest registered one is `UPDATEREDIRECTREF` with 17 letters.
+/// The longest method that is waited for. The longest registered one is `UPDATEREDIRECTREF` with 17
+/// letters.
 const METHOD_LIMIT: usize = 24;
 
 /// What the first bytes say.
@@ -51,7 +54,7 @@ pub enum Sniffed {
 
 /// What ended a detection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Outcome {
+pub enum Detection {
     /// The bytes told.
     Sniffed(Sniffed),
     /// The client was silent for too long; it may be waiting for the server to speak.
@@ -64,18 +67,18 @@ pub enum Outcome {
     KnownServerFirst,
 }
 
-impl Outcome {
+impl Detection {
     /// As it is counted.
     pub fn result(self) -> DetectionResult {
         match self {
-            Outcome::Sniffed(Sniffed::Http1) => DetectionResult::Http1,
-            Outcome::Sniffed(Sniffed::Http2) => DetectionResult::Http2,
-            Outcome::Sniffed(Sniffed::Tls) => DetectionResult::Tls,
-            Outcome::Sniffed(Sniffed::Opaque) => DetectionResult::Opaque,
-            Outcome::Timeout => DetectionResult::Timeout,
-            Outcome::Closed => DetectionResult::Closed,
-            Outcome::ServerFirst => DetectionResult::ServerFirst,
-            Outcome::KnownServerFirst => DetectionResult::KnownServerFirst,
+            Detection::Sniffed(Sniffed::Http1) => DetectionResult::Http1,
+            Detection::Sniffed(Sniffed::Http2) => DetectionResult::Http2,
+            Detection::Sniffed(Sniffed::Tls) => DetectionResult::Tls,
+            Detection::Sniffed(Sniffed::Opaque) => DetectionResult::Opaque,
+            Detection::Timeout => DetectionResult::Timeout,
+            Detection::Closed => DetectionResult::Closed,
+            Detection::ServerFirst => DetectionResult::ServerFirst,
+            Detection::KnownServerFirst => DetectionResult::KnownServerFirst,
         }
     }
 }
@@ -84,7 +87,7 @@ impl Outcome {
 #[derive(Debug)]
 pub struct Detected<I> {
     /// What ended it.
-    pub outcome: Outcome,
+    pub outcome: Detection,
     /// The ClientHello, if the client speaks TLS and it could be read.
     pub hello: Option<ClientHello>,
     /// The client's stream, with what was read put back in front.
@@ -138,8 +141,8 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Reads from `io` until the protocol is known, the client closes, or `limit` has passed. Returns the stream with what
-/// was read put back in front.
+/// Reads from `io` until the protocol is known, the client closes, or `limit` has passed. Returns
+/// the stream with what was read put back in front.
 ///
 /// # Errors
 /// If reading fails.
@@ -175,7 +178,7 @@ impl<I: AsyncRead + Unpin> Reader<I> {
     }
 
     /// Reads until something is known; `None` if it is not by `deadline`. May be called again.
-    async fn decide_until(&mut self, deadline: Instant) -> io::Result<Option<Outcome>> {
+    async fn decide_until(&mut self, deadline: Instant) -> io::Result<Option<Detection>> {
         let decide = async {
             loop {
                 if let Some(outcome) = self.judge() {
@@ -187,39 +190,41 @@ impl<I: AsyncRead + Unpin> Reader<I> {
         timeout_at(deadline, decide).await.unwrap_or(Ok(None))
     }
 
-    /// A read may bring more than the limit; without the cut the answer would depend on how the bytes came in pieces.
+    /// A read may bring more than the limit; without the cut the answer would depend on how the
+    /// bytes came in pieces.
     fn sniff(&self) -> Option<Sniffed> {
         sniff(&self.read[..self.read.len().min(LIMIT)])
     }
 
     /// What is known from what was read.
-    fn judge(&mut self) -> Option<Outcome> {
+    fn judge(&mut self) -> Option<Detection> {
         match self.sniff() {
             Some(Sniffed::Tls) => match tls::client_hello(&self.read) {
                 Hello::Incomplete if self.read.len() < tls::READ_LIMIT && !self.closed => None,
                 Hello::Complete(hello) => {
                     self.hello = Some(hello);
-                    Some(Outcome::Sniffed(Sniffed::Tls))
+                    Some(Detection::Sniffed(Sniffed::Tls))
                 }
-                _ => Some(Outcome::Sniffed(Sniffed::Tls)),
+                _ => Some(Detection::Sniffed(Sniffed::Tls)),
             },
-            Some(sniffed) => Some(Outcome::Sniffed(sniffed)),
-            None if self.closed && self.read.is_empty() => Some(Outcome::Closed),
+            Some(sniffed) => Some(Detection::Sniffed(sniffed)),
+            None if self.closed && self.read.is_empty() => Some(Detection::Closed),
             // What it did say is for the server, which may still answer: only this half is closed.
-            None if self.closed || self.read.len() >= LIMIT => Some(Outcome::Sniffed(Sniffed::Opaque)),
+            None if self.closed || self.read.len() >= LIMIT => Some(Detection::Sniffed(Sniffed::Opaque)),
             None => None,
         }
     }
 
-    fn end(self, outcome: Outcome) -> Detected<I> {
+    fn end(self, outcome: Detection) -> Detected<I> {
         Detected { outcome, hello: self.hello, client: Prefixed::new(self.read.freeze(), self.io) }
     }
 
-    /// Ends without an outcome: the time was up. A hello that did not come to its end is TLS all the same.
-    fn end_or_time_out(self, outcome: Option<Outcome>) -> Detected<I> {
+    /// Ends without an outcome: the time was up. A hello that did not come to its end is TLS all
+    /// the same.
+    fn end_or_time_out(self, outcome: Option<Detection>) -> Detected<I> {
         let late = match self.sniff() {
-            Some(sniffed) => Outcome::Sniffed(sniffed),
-            None => Outcome::Timeout,
+            Some(sniffed) => Detection::Sniffed(sniffed),
+            None => Detection::Timeout,
         };
         self.end(outcome.unwrap_or(late))
     }
@@ -275,14 +280,16 @@ mod tests {
                 (outcome, all)
             };
             let ((), (outcome, all)) = tokio::join!(sent, seen);
-            assert_eq!(outcome, Outcome::Sniffed(*expected), "{:?}", String::from_utf8_lossy(bytes));
+            assert_eq!(outcome, Detection::Sniffed(*expected), "{:?}", String::from_utf8_lossy(bytes));
             assert_eq!(all, *bytes);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stops_early_is_opaque_if_it_said_anything() {
-        for (bytes, expected) in [(&b""[..], Outcome::Closed), (b"PING", Outcome::Sniffed(Sniffed::Opaque))] {
+        for (bytes, expected) in
+            [(&b""[..], Detection::Closed), (b"PING", Detection::Sniffed(Sniffed::Opaque))]
+        {
             let found = detect(bytes_then_nothing(bytes), Duration::from_secs(1)).await.unwrap();
             assert_eq!(found.outcome, expected);
         }
@@ -301,7 +308,7 @@ mod tests {
             let (found, sent) = tokio::join!(detect(server, Duration::from_secs(1)), client.write_all(said));
             sent.unwrap();
             let mut found = found.unwrap();
-            assert_eq!(found.outcome, Outcome::Sniffed(Sniffed::Tls));
+            assert_eq!(found.outcome, Detection::Sniffed(Sniffed::Tls));
             assert_eq!(found.hello.and_then(|hello| hello.server_name).as_deref(), name);
             drop(client);
             let mut all = Vec::new();
@@ -314,7 +321,7 @@ mod tests {
     async fn a_silent_client_times_out() {
         let (_client, server) = tokio::io::duplex(1);
         let found = detect(server, Duration::from_secs(1)).await.unwrap();
-        assert_eq!(found.outcome, Outcome::Timeout);
+        assert_eq!(found.outcome, Detection::Timeout);
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::world::{Abort, BehindFin};
+use crate::world::{Abort, AfterFin};
 
 /// A stream that first yields the bytes that were already read from it.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl<I: Abort> Abort for Prefixed<I> {
         self.io.abort();
     }
 
-    fn behind_fin(&self) -> BehindFin {
+    fn behind_fin(&self) -> AfterFin {
         self.io.behind_fin()
     }
 }

@@ -1,15 +1,16 @@
 //! Who speaks first? Detection that also listens to the server.
 //!
-//! A server that speaks first and a client that waits for it would sit out the whole detection time-out. So after a short
-//! silence of the client the server is dialled, and if it speaks, the connection is opaque. Its address is remembered for
-//! a while: the next connection waits for nothing. Linkerd and Istio leave it to users to declare such
-//! ports; that remains the better way, since it costs nothing at all.
+//! A server that speaks first and a client that waits for it would sit out the whole detection
+//! time-out. So after a short silence of the client the server is dialled, and if it speaks, the
+//! connection is opaque. Its address is remembered for a while: the next connection waits for
+//! nothing. Linkerd and Istio leave it to users to declare such ports; that remains the better way,
+//! since it costs nothing at all.
 //!
-//! One race runs at a time for an address; other silent connections to it wait for its end. Each worker has its own
-//! memory, since connections do not cross threads.
+//! One race runs at a time for an address; other silent connections to it wait for its end. Each
+//! worker has its own memory, since connections do not cross threads.
 //!
-//! What it leaves out: a server that answers with HTTP before it is asked (some do when they are overloaded) is heard, but
-//! not remembered as one that speaks first.
+//! What it leaves out: a server that answers with HTTP before it is asked (some do when they are
+//! overloaded) is heard, but not remembered as one that speaks first.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -25,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Detected, Outcome, Prefixed, Reader};
+use super::{Detected, Detection, Prefixed, Reader};
 use crate::config::defaults::{SERVER_FIRST_CAPACITY, SERVER_FIRST_DELAY, SERVER_FIRST_TTL};
 
 /// How much of the server's first words is read to tell that there are some.
@@ -46,8 +47,8 @@ impl ServerFirst {
         ServerFirst { known: BTreeMap::new(), capacity: capacity.max(1), ttl }
     }
 
-    /// Whether the server at `address` is remembered at `now`. To ask does not prolong it: an address that changes hands
-    /// must be found out, however busy it is.
+    /// Whether the server at `address` is remembered at `now`. To ask does not prolong it: an
+    /// address that changes hands must be found out, however busy it is.
     pub fn knows(&mut self, address: SocketAddr, now: Instant) -> bool {
         match self.known.get(&address) {
             Some(until) if *until > now => true,
@@ -59,7 +60,8 @@ impl ServerFirst {
         }
     }
 
-    /// Remembers an address. If there are too many, the one that would be forgotten soonest makes room.
+    /// Remembers an address. If there are too many, the one that would be forgotten soonest makes
+    /// room.
     pub fn remember(&mut self, address: SocketAddr, now: Instant) {
         if self.known.len() >= self.capacity && !self.known.contains_key(&address) {
             let oldest = self.known.iter().min_by_key(|(_, until)| **until).map(|(address, _)| *address);
@@ -86,7 +88,7 @@ impl Default for Races {
 }
 
 /// The right to race for an address, until dropped.
-struct Turn<'a> {
+struct RaceGuard<'a> {
     races: &'a Races,
     address: SocketAddr,
     ended: Rc<Notify>,
@@ -99,26 +101,26 @@ impl Races {
     }
 
     /// The turn to race, or the end of the race that runs.
-    fn turn(&self, address: SocketAddr) -> Result<Turn<'_>, Rc<Notify>> {
+    fn turn(&self, address: SocketAddr) -> Result<RaceGuard<'_>, Rc<Notify>> {
         let mut running = self.running.borrow_mut();
         if let Some(ended) = running.get(&address) {
             return Err(ended.clone());
         }
         let ended = Rc::new(Notify::new());
         running.insert(address, ended.clone());
-        Ok(Turn { races: self, address, ended })
+        Ok(RaceGuard { races: self, address, ended })
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for RaceGuard<'_> {
     fn drop(&mut self) {
         self.races.running.borrow_mut().remove(&self.address);
         self.ended.notify_waiters();
     }
 }
 
-/// As [`detect`](super::detect), but listens to the server at `address` as well, which `dial` connects to. What it was
-/// dialled with is given back unless it was of no use.
+/// As [`detect`](super::detect), but listens to the server at `address` as well, which `dial`
+/// connects to. What it was dialled with is given back unless it was of no use.
 ///
 /// # Errors
 /// If reading from the client fails.
@@ -136,7 +138,7 @@ where
 {
     let mut reader = Reader::new(io);
     if races.knows(address) {
-        return Ok((reader.end(Outcome::KnownServerFirst), None));
+        return Ok((reader.end(Detection::KnownServerFirst), None));
     }
     let deadline = Instant::now() + limit;
     let alone = deadline.min(Instant::now() + SERVER_FIRST_DELAY);
@@ -145,7 +147,7 @@ where
     }
     let _turn = loop {
         if races.knows(address) && reader.is_silent() {
-            return Ok((reader.end(Outcome::KnownServerFirst), None));
+            return Ok((reader.end(Detection::KnownServerFirst), None));
         }
         if !reader.is_silent() || Instant::now() >= deadline {
             let outcome = reader.decide_until(deadline).await?;
@@ -186,7 +188,7 @@ where
                 if !words.starts_with(&b"HTTP/"[..n.min(5)]) {
                     races.known.borrow_mut().remember(address, Instant::now());
                 }
-                Some(Outcome::ServerFirst)
+                Some(Detection::ServerFirst)
             }
             // It closed without a word, so it is of no use. The client may still say what it wants.
             _ => {
@@ -242,7 +244,7 @@ mod tests {
         server.write_all(b"220 hello").await.unwrap();
         let begun = Instant::now();
         let (found, dialled) = race(&races, io, dialled).await.unwrap();
-        assert_eq!((found.outcome, begun.elapsed()), (Outcome::ServerFirst, SERVER_FIRST_DELAY));
+        assert_eq!((found.outcome, begun.elapsed()), (Detection::ServerFirst, SERVER_FIRST_DELAY));
         drop(server);
         let mut words = Vec::new();
         dialled.unwrap().0.read_to_end(&mut words).await.unwrap();
@@ -250,7 +252,7 @@ mod tests {
         let (_client, io) = duplex(64);
         let begun = Instant::now();
         let (found, dialled) = race(&races, io, duplex(1).0).await.unwrap();
-        assert_eq!((found.outcome, begun.elapsed()), (Outcome::KnownServerFirst, Duration::ZERO));
+        assert_eq!((found.outcome, begun.elapsed()), (Detection::KnownServerFirst, Duration::ZERO));
         assert!(dialled.is_none());
     }
 
@@ -266,7 +268,7 @@ mod tests {
             };
             let (raced, ()) = tokio::join!(race(&races, io, dialled), speak);
             let (mut found, dialled) = raced.unwrap();
-            assert_eq!(found.outcome, Outcome::Sniffed(expected));
+            assert_eq!(found.outcome, Detection::Sniffed(expected));
             assert!(dialled.is_some() && !races.knows(address(1)));
             drop(client);
             let mut said = String::new();
@@ -293,14 +295,14 @@ mod tests {
             detect_both(other, LIMIT, &races, address(1), dial).await
         };
         let (raced, waited, ()) = tokio::join!(race(&races, io, dialled), waits, answer);
-        assert_eq!(raced.unwrap().0.outcome, Outcome::ServerFirst);
-        assert_eq!(waited.unwrap().0.outcome, Outcome::KnownServerFirst);
+        assert_eq!(raced.unwrap().0.outcome, Detection::ServerFirst);
+        assert_eq!(waited.unwrap().0.outcome, Detection::KnownServerFirst);
         assert_eq!(begun.elapsed(), LIMIT / 4);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_early_answer_in_http_and_a_server_that_closes_are_not_remembered() {
-        for (words, expected) in [("HTTP/1.1 503", Outcome::ServerFirst), ("", Outcome::Timeout)] {
+        for (words, expected) in [("HTTP/1.1 503", Detection::ServerFirst), ("", Detection::Timeout)] {
             let races = Races::default();
             let (mut server, dialled) = duplex(64);
             server.write_all(words.as_bytes()).await.unwrap();

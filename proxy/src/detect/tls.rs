@@ -1,19 +1,22 @@
-//! What a TLS ClientHello says in the clear: the server's name and the protocols that the client offers.
+//! What a TLS ClientHello says in the clear: the server's name and the protocols that the client
+//! offers.
 //!
-//! Pure, and bounded by the message's own length of at most 16 KiB: a message may be spread over several records
-//! (RFC 8446 section 5.1) and arrive in any pieces. An app's own TLS is passed through untouched; this only reads.
+//! Pure, and bounded by the message's own length of at most 16 KiB: a message may be spread over
+//! several records (RFC 8446 section 5.1) and arrive in any pieces. An app's own TLS is passed
+//! through untouched; this only reads.
 //!
-//! What it leaves out: everything else. A message that is odd in other ways is the server's to refuse.
+//! What it leaves out: everything else. A message that is odd in other ways is the server's to
+//! refuse.
 
 use std::borrow::Cow;
 
 use crate::config::names::is_server_name;
 
-/// The longest message that is read, its header included. Post-quantum key shares make some of 2 KiB; OpenSSL refuses more
-/// than 16 KiB.
+/// The longest message that is read, its header included. Post-quantum key shares make some of 2
+/// KiB; OpenSSL refuses more than 16 KiB.
 const MESSAGE_LIMIT: usize = 16 * 1024;
-/// How many records may carry it. A browser uses one or two; without a limit, records of one byte would make six bytes to
-/// read of each that counts.
+/// How many records may carry it. A browser uses one or two; without a limit, records of one byte
+/// would make six bytes to read of each that counts.
 const RECORD_LIMIT: usize = 64;
 /// How much is read at most to see the whole message.
 pub const READ_LIMIT: usize = MESSAGE_LIMIT + RECORD_LIMIT * RECORD_HEADER;
@@ -26,7 +29,8 @@ const MESSAGE_HEADER: usize = 4;
 /// A ClientHello, as far as it is of interest.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClientHello {
-    /// The name of the server that the client wants (SNI, RFC 6066 section 3), in lower case and without a final dot.
+    /// The name of the server that the client wants (SNI, RFC 6066 section 3), in lower case and
+    /// without a final dot.
     pub server_name: Option<String>,
     /// The protocols that the client offers (ALPN, RFC 7301), in its order.
     pub alpn: Vec<Vec<u8>>,
@@ -43,8 +47,8 @@ pub enum Hello {
     Complete(ClientHello),
 }
 
-/// Reads a ClientHello from the first bytes of a connection. More bytes change the answer only if it is
-/// [`Hello::Incomplete`].
+/// Reads a ClientHello from the first bytes of a connection. More bytes change the answer only if
+/// it is [`Hello::Incomplete`].
 pub fn client_hello(bytes: &[u8]) -> Hello {
     match message(bytes) {
         Ok(Some(message)) => read_message(&message).map_or(Hello::Unreadable, Hello::Complete),
@@ -55,7 +59,8 @@ pub fn client_hello(bytes: &[u8]) -> Hello {
 
 struct Malformed;
 
-/// The message without its header, put together from its records, or `None` if some of it is missing.
+/// The message without its header, put together from its records, or `None` if some of it is
+/// missing.
 fn message(bytes: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Malformed> {
     let mut message: Cow<'_, [u8]> = Cow::Borrowed(&[]);
     let mut rest = bytes;
@@ -100,7 +105,8 @@ fn message(bytes: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Malformed> {
     Err(Malformed)
 }
 
-/// RFC 8446 section 4.1.2, the same in every version since TLS 1.0. `None` if it is cut short or contradicts itself.
+/// RFC 8446 section 4.1.2, the same in every version since TLS 1.0. `None` if it is cut short or
+/// contradicts itself.
 fn read_message(message: &[u8]) -> Option<ClientHello> {
     let mut rest = message;
     take(&mut rest, 2 + 32)?;
@@ -117,7 +123,8 @@ fn read_message(message: &[u8]) -> Option<ClientHello> {
         let kind = take(&mut extensions, 2)?;
         let body = take_vector::<2>(&mut extensions)?;
         match kind {
-            // Two of one kind are forbidden, and one might be shown to us and the other be meant for the server.
+            // Two of one kind are forbidden, and one might be shown to us and the other be meant
+            // for the server.
             [0, 0] if std::mem::replace(&mut named, true) => return None,
             [0, 16] if std::mem::replace(&mut offered, true) => return None,
             [0, 0] => hello.server_name = server_name(body)?,

@@ -1,5 +1,5 @@
-//! How long to wait before a registry or a name server that failed is asked again: exponential, with jitter, so that a
-//! fleet whose registry comes back does not ask it all at once. Pure.
+//! How long to wait before a registry or a name server that failed is asked again: exponential,
+//! with jitter, so that a fleet whose registry comes back does not ask it all at once. Pure.
 
 use std::time::Duration;
 
@@ -7,8 +7,9 @@ use rand::{Rng, RngExt};
 
 use crate::config::defaults::DISCOVERY_BACKOFF;
 
-/// Doubles from [`DISCOVERY_BACKOFF`]'s first to its second; each wait is drawn from the upper half of its step ("equal
-/// jitter", Brooker 2015): full jitter would ask a dead server for its health at once every so often.
+/// Doubles from [`DISCOVERY_BACKOFF`]'s first to its second; each wait is drawn from the upper half
+/// of its step ("equal jitter", Brooker 2015): full jitter would ask a dead server for its health
+/// at once every so often.
 #[derive(Debug, Clone, Default)]
 pub struct Backoff {
     failures: u32,

@@ -1,10 +1,12 @@
-//! What stands under an endpoint's key in a registry: a JSON object that people can read and other tools can write.
+//! What stands under an endpoint's key in a registry: a JSON object that people can read and other
+//! tools can write.
 //!
 //! ```json
 //! {"address":"10.0.0.11:8080","zone":"a","priority":0,"weight":1,"protocol":"http","labels":{"version":"2"}}
 //! ```
 //!
-//! Only `address` is needed. Keys that are not known are passed over, so that a newer sidecar may say more.
+//! Only `address` is needed. Keys that are not known are passed over, so that a newer sidecar may
+//! say more.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,8 +1,9 @@
 //! What is known of one cluster's endpoints, and how fresh it is. Pure.
 //!
-//! Invariants: endpoints are sorted by address and each address stands once; the version grows by one with every change
-//! and only then; a source that fails changes no endpoint, unless the configuration says after how long; an answer without
-//! endpoints takes the last ones away only after the grace that the configuration gives them.
+//! Invariants: endpoints are sorted by address and each address stands once; the version grows by
+//! one with every change and only then; a source that fails changes no endpoint, unless the
+//! configuration says after how long; an answer without endpoints takes the last ones away only
+//! after the grace that the configuration gives them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::config::Endpoint;
 
 /// What a source tells.
 #[derive(Debug, Clone, PartialEq)]
-pub enum News {
+pub enum EndpointUpdate {
     /// These are all the endpoints there are.
     Endpoints(Vec<Endpoint>),
     /// What was told last still holds.
@@ -44,7 +45,7 @@ pub enum State {
 
 /// What is known of one cluster's endpoints.
 #[derive(Debug)]
-pub struct Known {
+pub struct KnownEndpoints {
     endpoints: Arc<Vec<Endpoint>>,
     version: u64,
     state: State,
@@ -56,19 +57,19 @@ pub struct Known {
     empty_at: Option<Instant>,
 }
 
-impl Known {
-    /// Nothing is known. `empty_grace` is how long endpoints are kept after the source says that there are none;
-    /// `stale_after`, how long they are while it says nothing, if not for ever.
+impl KnownEndpoints {
+    /// Nothing is known. `empty_grace` is how long endpoints are kept after the source says that
+    /// there are none; `stale_after`, how long they are while it says nothing, if not for ever.
     pub fn new(empty_grace: Duration, stale_after: Option<Duration>) -> Self {
         let state = State::Waiting(None);
         let (endpoints, given_up, empty_at) = (Arc::default(), None, None);
-        Known { endpoints, version: 0, state, empty_grace, stale_after, given_up, empty_at }
+        KnownEndpoints { endpoints, version: 0, state, empty_grace, stale_after, given_up, empty_at }
     }
 
-    /// Takes news; true if the endpoints are others now.
-    pub fn hear(&mut self, news: News, now: Instant) -> bool {
-        match news {
-            News::Endpoints(endpoints) => {
+    /// Takes an update; true if the endpoints are others now.
+    pub fn hear(&mut self, update: EndpointUpdate, now: Instant) -> bool {
+        match update {
+            EndpointUpdate::Endpoints(endpoints) => {
                 let endpoints = in_order(endpoints);
                 if endpoints.is_empty() && !self.endpoints.is_empty() && !self.empty_grace.is_zero() {
                     self.empty_at.get_or_insert(now + self.empty_grace);
@@ -79,15 +80,15 @@ impl Known {
                 self.state = State::Fresh;
                 self.set(endpoints.into())
             }
-            News::Confirmed => {
+            EndpointUpdate::Confirmed => {
                 if self.empty_at.is_some() || self.version == 0 {
                     return false;
                 }
                 self.state = State::Fresh;
                 self.given_up.take().is_some_and(|endpoints| self.set(endpoints))
             }
-            News::Passed(_) => false,
-            News::Lost(why) | News::Rejected(why) => {
+            EndpointUpdate::Passed(_) => false,
+            EndpointUpdate::Lost(why) | EndpointUpdate::Rejected(why) => {
                 self.stale(why, now);
                 false
             }
@@ -177,59 +178,63 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_confirmed_before_something_was_told() {
-        let mut known = Known::new(Duration::ZERO, None);
-        assert!(!known.hear(News::Confirmed, Instant::now()));
+        let mut known = KnownEndpoints::new(Duration::ZERO, None);
+        assert!(!known.hear(EndpointUpdate::Confirmed, Instant::now()));
         assert_eq!(known.state(), &State::Waiting(None));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_lost_source_takes_no_endpoint_away_and_shows_since_when() {
         let now = Instant::now();
-        let mut known = Known::new(Duration::ZERO, None);
-        assert!(!known.hear(News::Lost("refused".into()), now));
+        let mut known = KnownEndpoints::new(Duration::ZERO, None);
+        assert!(!known.hear(EndpointUpdate::Lost("refused".into()), now));
         assert_eq!(known.state(), &State::Waiting(Some("refused".into())));
-        assert!(known.hear(News::Endpoints(endpoints(&[2, 1, 2])), now));
+        assert!(known.hear(EndpointUpdate::Endpoints(endpoints(&[2, 1, 2])), now));
         assert_eq!((known.endpoints().to_vec(), known.version()), (endpoints(&[1, 2]), 1));
-        assert!(!known.hear(News::Lost("refused".into()), now + seconds(1)));
-        assert!(!known.hear(News::Lost("timed out".into()), now + seconds(5)));
+        assert!(!known.hear(EndpointUpdate::Lost("refused".into()), now + seconds(1)));
+        assert!(!known.hear(EndpointUpdate::Lost("timed out".into()), now + seconds(5)));
         assert_eq!(known.endpoints().len(), 2);
         assert_eq!(known.age(now + seconds(9)), seconds(8));
         assert_eq!(known.state(), &State::Stale { since: now + seconds(1), why: "timed out".into() });
-        assert!(!known.hear(News::Confirmed, now + seconds(9)));
+        assert!(!known.hear(EndpointUpdate::Confirmed, now + seconds(9)));
         assert_eq!((known.state(), known.age(now + seconds(9))), (&State::Fresh, Duration::ZERO));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_empty_answer_is_believed_at_once_unless_a_grace_is_given() {
         let now = Instant::now();
-        let mut known = Known::new(Duration::ZERO, None);
-        known.hear(News::Endpoints(endpoints(&[1])), now);
-        assert!(known.hear(News::Endpoints(vec![]), now));
+        let mut known = KnownEndpoints::new(Duration::ZERO, None);
+        known.hear(EndpointUpdate::Endpoints(endpoints(&[1])), now);
+        assert!(known.hear(EndpointUpdate::Endpoints(vec![]), now));
         assert!(known.endpoints().is_empty());
 
-        let mut known = Known::new(seconds(10), None);
-        assert!(known.hear(News::Endpoints(vec![]), now), "the first answer may be empty");
-        known.hear(News::Endpoints(endpoints(&[1])), now);
-        assert!(!known.hear(News::Endpoints(vec![]), now + seconds(1)));
-        assert!(!known.hear(News::Endpoints(vec![]), now + seconds(5)), "the grace does not begin anew");
-        known.hear(News::Confirmed, now + seconds(6));
+        let mut known = KnownEndpoints::new(seconds(10), None);
+        assert!(known.hear(EndpointUpdate::Endpoints(vec![]), now), "the first answer may be empty");
+        known.hear(EndpointUpdate::Endpoints(endpoints(&[1])), now);
+        assert!(!known.hear(EndpointUpdate::Endpoints(vec![]), now + seconds(1)));
+        assert!(
+            !known.hear(EndpointUpdate::Endpoints(vec![]), now + seconds(5)),
+            "the grace does not begin anew"
+        );
+        known.hear(EndpointUpdate::Confirmed, now + seconds(6));
         assert_eq!(known.age(now + seconds(9)), seconds(8), "a confirmed nothing is still doubted");
         assert!(!known.tick(now + seconds(10)) && known.tick(now + seconds(11)));
         assert!(known.endpoints().is_empty() && known.state() == &State::Fresh);
 
-        known.hear(News::Endpoints(endpoints(&[1])), now);
-        known.hear(News::Endpoints(vec![]), now);
-        assert!(known.hear(News::Endpoints(endpoints(&[2])), now + seconds(1)));
+        known.hear(EndpointUpdate::Endpoints(endpoints(&[1])), now);
+        known.hear(EndpointUpdate::Endpoints(vec![]), now);
+        assert!(known.hear(EndpointUpdate::Endpoints(endpoints(&[2])), now + seconds(1)));
         assert!(!known.tick(now + seconds(60)), "an endpoint in time ends the grace");
     }
 
-    fn news() -> impl Strategy<Value = News> {
+    fn update() -> impl Strategy<Value = EndpointUpdate> {
         prop_oneof![
-            proptest::collection::vec(0..5_u8, 0..4).prop_map(|last| News::Endpoints(endpoints(&last))),
-            Just(News::Confirmed),
-            Just(News::Passed("passed".into())),
-            Just(News::Lost("lost".into())),
-            Just(News::Rejected("rejected".into())),
+            proptest::collection::vec(0..5_u8, 0..4)
+                .prop_map(|last| EndpointUpdate::Endpoints(endpoints(&last))),
+            Just(EndpointUpdate::Confirmed),
+            Just(EndpointUpdate::Passed("passed".into())),
+            Just(EndpointUpdate::Lost("lost".into())),
+            Just(EndpointUpdate::Rejected("rejected".into())),
         ]
     }
 
@@ -237,26 +242,28 @@ mod tests {
     async fn what_nobody_confirms_is_given_up_after_the_time_that_was_set_and_not_before() {
         let begun = Instant::now();
         let endpoints = || vec![Endpoint::at(([10, 0, 0, 1], 80).into())];
-        let mut known = Known::new(Duration::ZERO, Some(seconds(30)));
-        known.hear(News::Endpoints(endpoints()), begun);
+        let mut known = KnownEndpoints::new(Duration::ZERO, Some(seconds(30)));
+        known.hear(EndpointUpdate::Endpoints(endpoints()), begun);
         assert!(!known.tick(begun + seconds(100)), "as long as the source answers, its word holds");
-        known.hear(News::Lost("silence".into()), begun + seconds(100));
+        known.hear(EndpointUpdate::Lost("silence".into()), begun + seconds(100));
         assert!(!known.tick(begun + seconds(129)));
         assert!(known.tick(begun + seconds(130)) && known.endpoints().is_empty());
         assert!(matches!(known.state(), State::Stale { .. }) && !known.tick(begun + seconds(131)));
-        assert!(known.hear(News::Endpoints(endpoints()), begun + seconds(140)));
+        assert!(known.hear(EndpointUpdate::Endpoints(endpoints()), begun + seconds(140)));
         assert_eq!((known.state(), known.endpoints().len()), (&State::Fresh, 1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_given_up_is_there_again_once_the_source_confirms_it_and_not_after_it_told_otherwise() {
-        let (now, mut known) = (Instant::now(), Known::new(Duration::ZERO, Some(seconds(30))));
-        for (told, left) in [(News::Confirmed, &[1, 2][..]), (News::Endpoints(vec![]), &[][..])] {
-            known.hear(News::Endpoints(endpoints(&[1, 2])), now);
-            known.hear(News::Lost("silence".into()), now);
+        let (now, mut known) = (Instant::now(), KnownEndpoints::new(Duration::ZERO, Some(seconds(30))));
+        for (told, left) in
+            [(EndpointUpdate::Confirmed, &[1, 2][..]), (EndpointUpdate::Endpoints(vec![]), &[][..])]
+        {
+            known.hear(EndpointUpdate::Endpoints(endpoints(&[1, 2])), now);
+            known.hear(EndpointUpdate::Lost("silence".into()), now);
             assert!(known.tick(now + seconds(30)) && known.endpoints().is_empty());
             known.hear(told, now + seconds(31));
-            assert!(!known.hear(News::Confirmed, now + seconds(32)));
+            assert!(!known.hear(EndpointUpdate::Confirmed, now + seconds(32)));
             assert_eq!((known.state(), known.endpoints().to_vec()), (&State::Fresh, endpoints(left)));
         }
     }
@@ -264,14 +271,14 @@ mod tests {
     proptest! {
         #[test]
         fn the_version_counts_the_changes_and_nothing_else(
-            story in proptest::collection::vec((news(), 0..20_u64), 0..40),
+            story in proptest::collection::vec((update(), 0..20_u64), 0..40),
             grace in 0..15_u64,
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
             runtime.unwrap().block_on(async {
                 let mut now = Instant::now();
-                let mut known = Known::new(seconds(grace), None);
-                for (news, wait) in story {
+                let mut known = KnownEndpoints::new(seconds(grace), None);
+                for (update, wait) in story {
                     now += seconds(wait);
                     let before = (known.version(), known.endpoints().clone());
                     let ticked = known.tick(now);
@@ -279,10 +286,10 @@ mod tests {
                     let between = (known.version(), known.endpoints().clone());
                     prop_assert_eq!(between.0 - before.0, u64::from(ticked));
                     let mut told = None;
-                    if let News::Endpoints(endpoints) = &news {
+                    if let EndpointUpdate::Endpoints(endpoints) = &update {
                         told = Some(in_order(endpoints.clone()));
                     }
-                    let heard = known.hear(news, now);
+                    let heard = known.hear(update, now);
                     prop_assert_eq!(known.version() - between.0, u64::from(heard));
                     prop_assert!(heard || known.endpoints() == &between.1);
                     match told {

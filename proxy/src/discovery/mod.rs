@@ -1,17 +1,20 @@
-//! Where a cluster's endpoints are learned while the sidecar runs, and where it tells of its own app.
+//! Where a cluster's endpoints are learned while the sidecar runs, and where it tells of its own
+//! app.
 //!
-//! A *source* (a watched [`file`], [`etcd::watch`], [`dns`]) is a task on the control thread that tells what it finds as
-//! [`News`]. The [`Board`] keeps what was heard for each cluster ([`Known`]: the endpoints, a version, and whether the
-//! source still answers) and [`Board::fill`] puts it into the configuration's snapshot. So requests, balancing and health
-//! see a snapshot with endpoints and never learn where those came from, and an endpoint that stays keeps its state.
+//! A *source* (a watched [`file`], [`etcd::watch`], [`dns`]) is a task on the control thread that
+//! tells what it finds as [`EndpointUpdate`]. The [`EndpointStore`] keeps what was heard for each
+//! cluster ([`KnownEndpoints`]: the endpoints, a version, and whether the source still answers) and
+//! [`EndpointStore::fill`] puts it into the configuration's snapshot. So requests, balancing and
+//! health see a snapshot with endpoints and never learn where those came from, and an endpoint that
+//! stays keeps its state.
 //!
-//! Stale is better than empty: a source that fails changes nothing but the age of what is known. [`register`] is the other
-//! direction.
+//! Stale is better than empty: a source that fails changes nothing but the age of what is known.
+//! [`register`] is the other direction.
 //!
-//! What it leaves out: sharing one watch between clusters, and leaving clusters that nobody calls unwatched.
+//! What it leaves out: sharing one watch between clusters, and leaving clusters that nobody calls
+//! unwatched.
 
 pub mod backoff;
-mod board;
 pub mod dns;
 pub mod document;
 pub mod etcd;
@@ -22,6 +25,7 @@ mod known;
 mod pace;
 pub mod register;
 mod status;
+mod store;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,49 +33,50 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
-pub use board::Board;
-pub use known::{Known, News, State};
+pub use known::{EndpointUpdate, KnownEndpoints, State};
 pub use pace::Pace;
 pub use status::SourceStatus;
+pub use store::EndpointStore;
 
 use crate::config::Source;
 use crate::world::{Net, World};
-use board::Task;
+use store::SourceId;
 
 /// How often the ages of what is known are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Tells the board what a source has found.
-pub struct Teller {
-    task: Task,
-    news: mpsc::UnboundedSender<(Task, News)>,
+/// Tells the store what a source has found.
+pub struct UpdateSender {
+    task: SourceId,
+    update: mpsc::UnboundedSender<(SourceId, EndpointUpdate)>,
 }
 
-impl Teller {
+impl UpdateSender {
     /// Tells it.
-    pub fn tell(&self, news: News) {
+    pub fn tell(&self, update: EndpointUpdate) {
         // Nobody listens any more if the sidecar ends.
-        let _ = self.news.send((self.task.clone(), news));
+        let _ = self.update.send((self.task.clone(), update));
     }
 }
 
-/// Runs the sources that the board wants, for ever; `apply` is called whenever some cluster has other endpoints.
-pub async fn run<N: Net>(world: World<N>, board: Arc<Board>, apply: impl Fn()) {
-    let (news, mut heard) = mpsc::unbounded_channel();
+/// Runs the sources that the store wants, for ever; `apply` is called whenever some cluster has
+/// other endpoints.
+pub async fn run<N: Net>(world: World<N>, store: Arc<EndpointStore>, apply: impl Fn()) {
+    let (update, mut heard) = mpsc::unbounded_channel();
     // A task ends when the sender beside it is dropped.
-    let mut running: Vec<(Task, oneshot::Sender<()>)> = Vec::new();
+    let mut running: Vec<(SourceId, oneshot::Sender<()>)> = Vec::new();
     let (mut pace, mut ticks) = (Pace::default(), interval_at(Instant::now() + TICK, TICK));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let wanted = board.tasks();
+        let wanted = store.tasks();
         running.retain(|(task, _)| wanted.iter().any(|(wanted, _)| wanted == task));
         for (task, source) in wanted {
             if running.iter().any(|(known, _)| *known == task) {
                 continue;
             }
             let (running_on, stopped) = oneshot::channel::<()>();
-            let teller = Teller { task: task.clone(), news: news.clone() };
-            let source = follow(world.clone(), source, teller);
+            let updates = UpdateSender { task: task.clone(), update: update.clone() };
+            let source = follow(world.clone(), source, updates);
             world.net.spawn_essential("discovery", async move {
                 tokio::select! {
                     biased;
@@ -82,19 +87,19 @@ pub async fn run<N: Net>(world: World<N>, board: Arc<Board>, apply: impl Fn()) {
             running.push((task, running_on));
         }
         // Until every source has answered the sidecar waits to be ready, and nothing else waits.
-        let (waited_for, mut changed) = (!board.has_heard_of_all(), false);
+        let (waited_for, mut changed) = (!store.has_heard_of_all(), false);
         let due = pace.due(Instant::now());
         tokio::select! {
             biased;
-            () = board.changed() => {}
-            Some((task, news)) = heard.recv() => {
-                changed |= board.hear(&task, news, Instant::now());
+            () = store.changed() => {}
+            Some((task, update)) = heard.recv() => {
+                changed |= store.hear(&task, update, Instant::now());
                 // What comes at once is applied at once.
-                while let Ok((task, news)) = heard.try_recv() {
-                    changed |= board.hear(&task, news, Instant::now());
+                while let Ok((task, update)) = heard.try_recv() {
+                    changed |= store.hear(&task, update, Instant::now());
                 }
             }
-            _ = ticks.tick() => changed |= board.tick(Instant::now()),
+            _ = ticks.tick() => changed |= store.tick(Instant::now()),
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
         if changed {
@@ -108,13 +113,14 @@ pub async fn run<N: Net>(world: World<N>, board: Arc<Board>, apply: impl Fn()) {
     }
 }
 
-async fn follow<N: Net>(world: World<N>, source: Source, teller: Teller) {
-    let rng = world.rng.child("discovery", teller.task.key()).rng();
+async fn follow<N: Net>(world: World<N>, source: Source, updates: UpdateSender) {
+    let rng = world.rng.child("discovery", updates.task.key()).rng();
     match source {
-        Source::File(path) => file::follow(path, teller).await,
-        Source::Dns(dns) => dns::follow(world.net, dns, rng, teller).await,
+        Source::File(path) => file::follow(path, updates).await,
+        Source::Dns(dns) => dns::follow(world.net, dns, rng, updates).await,
         Source::Etcd(etcd) => {
-            etcd::watch::follow(etcd::Client::new(world.net, etcd.servers), etcd.prefix, rng, teller).await;
+            etcd::watch::follow(etcd::EtcdClient::new(world.net, etcd.servers), etcd.prefix, rng, updates)
+                .await;
         }
     }
 }
@@ -143,12 +149,12 @@ mod tests {
             )
         };
         let text = format!("service = 'web'\n{}{}", cluster("a"), cluster("b").replace("0.1:80", "0.2:80"));
-        let (net, board) = (FakeNet::default(), Arc::new(Board::default()));
-        board.want(&crate::config::parse("sidecar.toml", &text).unwrap(), &Metrics::default());
+        let (net, store) = (FakeNet::default(), Arc::new(EndpointStore::default()));
+        store.want(&crate::config::parse("sidecar.toml", &text).unwrap(), &Metrics::default());
         let world = World::new(net.clone(), SystemWall, RngTree::new(1));
         let (apply, mut applied) = mpsc::unbounded_channel();
         let begun = Instant::now();
-        let running = run(world, board, move || apply.send(begun.elapsed()).unwrap());
+        let running = run(world, store, move || apply.send(begun.elapsed()).unwrap());
         let story = async {
             let gap = DISCOVERY_INTERVAL / 10;
             let (first, second) = (asked(&net).await, asked(&net).await);

@@ -1,7 +1,9 @@
-//! How often what was discovered comes into force: the first change at once, and those that follow closely together. Pure.
+//! How often what was discovered comes into force: the first change at once, and those that follow
+//! closely together. Pure.
 //!
-//! Each time costs something for every endpoint of a cluster that has changed. A registry in the middle of a roll-out may
-//! change hundreds of times a second, and a sidecar must have its processors for requests.
+//! Each time costs something for every endpoint of a cluster that has changed. A registry in the
+//! middle of a roll-out may change hundreds of times a second, and a sidecar must have its
+//! processors for requests.
 
 use tokio::time::Instant;
 

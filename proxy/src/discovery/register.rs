@@ -1,7 +1,9 @@
-//! Tells others where this sidecar's app is, for as long as it is ready: a document in etcd under a lease.
+//! Tells others where this sidecar's app is, for as long as it is ready: a document in etcd under a
+//! lease.
 //!
-//! The lease makes a sidecar that was killed disappear within its time. A drain takes the document away first and lets
-//! callers notice, before anything is refused. An app that is not ready is taken out, and put in again once it is.
+//! The lease makes a sidecar that was killed disappear within its time. A drain takes the document
+//! away first and lets callers notice, before anything is refused. An app that is not ready is
+//! taken out, and put in again once it is.
 //!
 //! What it leaves out: putting the document back if somebody else deletes it while the lease lives.
 
@@ -13,13 +15,13 @@ use tokio::time::{Instant, sleep_until};
 use super::backoff::Backoff;
 use super::document;
 use super::etcd::lease::{Lease, Step};
-use super::etcd::{Client, Error};
+use super::etcd::{EtcdClient, EtcdError};
 use crate::config::Register;
 use crate::mutant;
 use crate::world::{Net, World};
 
-/// Registers the app while `wanted` says so, for ever. The key is the prefix and `instance`. `tell` learns whether the
-/// document stands there.
+/// Registers the app while `wanted` says so, for ever. The key is the prefix and `instance`. `tell`
+/// learns whether the document stands there.
 pub async fn run<N: Net>(
     world: World<N>,
     register: Register,
@@ -28,9 +30,10 @@ pub async fn run<N: Net>(
     tell: impl Fn(bool),
 ) {
     let mut rng = world.rng.child("register", 0).rng();
-    // A renewal is due after a third of the lease. One that hangs, or waits after a failure, must leave time for another.
+    // A renewal is due after a third of the lease. One that hangs, or waits after a failure, must
+    // leave time for another.
     let third = if mutant::is_planted("lets-its-lease-run-out") { Duration::MAX } else { register.ttl / 3 };
-    let client = Client::new(world.net, register.etcd.servers).patient(third);
+    let client = EtcdClient::new(world.net, register.etcd.servers).patient(third);
     let key = format!("{}{instance}", register.etcd.prefix);
     let text = document::write(&register.endpoint);
     let ttl = register.ttl.as_secs_f64().ceil() as u64;
@@ -66,7 +69,7 @@ pub async fn run<N: Net>(
         };
         match done {
             Ok(()) => backoff.reset(),
-            Err(Error::NoLease) => {
+            Err(EtcdError::NoLease) => {
                 tracing::warn!(%key, "the registry does not know this sidecar's lease any more");
                 lease.ended();
             }

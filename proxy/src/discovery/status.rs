@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Known, State};
-use crate::config::{Dns, Source, Wanted};
+use super::{KnownEndpoints, State};
+use crate::config::{Dns, DnsQuery, Source};
 
 /// How a source of endpoints is.
 #[derive(Debug, Serialize)]
@@ -34,12 +34,12 @@ fn seconds<S: serde::Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S:
 
 impl SourceStatus {
     /// What is `known` from `source` at `now`.
-    pub fn new(source: &Source, known: &Known, now: Instant) -> Self {
+    pub fn new(source: &Source, known: &KnownEndpoints, now: Instant) -> Self {
         let source = match source {
             Source::File(path) => format!("file {}", path.display()),
             Source::Etcd(etcd) => format!("etcd {}", etcd.prefix),
-            Source::Dns(Dns { wanted: Wanted::Host { name, port }, .. }) => format!("dns {name}:{port}"),
-            Source::Dns(Dns { wanted: Wanted::Service(name), .. }) => format!("dns srv {name}"),
+            Source::Dns(Dns { wanted: DnsQuery::Host { name, port }, .. }) => format!("dns {name}:{port}"),
+            Source::Dns(Dns { wanted: DnsQuery::Service(name), .. }) => format!("dns srv {name}"),
         };
         let (state, why) = match known.state() {
             State::Waiting(why) => ("waiting", why.clone()),

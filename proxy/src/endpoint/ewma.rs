@@ -1,32 +1,37 @@
 //! Peak-EWMA: a latency average that believes bad news at once and good news slowly.
 //!
-//! A sample above the average replaces it, one below pulls it down with weight `1 - exp(-age / decay)`; without samples
-//! the average fades towards zero, so an endpoint that was once slow is tried again. From Twitter's Finagle
-//! (`PeakEwma.scala`), also used by Linkerd and tower.
+//! A sample above the average replaces it, one below pulls it down with weight `1 - exp(-age /
+//! decay)`; without samples the average fades towards zero, so an endpoint that was once slow is
+//! tried again. From Twitter's Finagle (`PeakEwma.scala`), also used by Linkerd and tower.
 //!
-//! Fading alone is not enough: after one answer that took 3 s, an endpoint among others that take 5 ms would see no request
-//! for `10 s * ln(600)`, a minute. So whoever is picked after long neglect ([`defaults::EXPLORE_AFTER`]) starts anew: its
-//! next answer replaces the average, whatever it is. And a request that never was answered counts for as long as it had
-//! waited, since it would have taken longer still: a process that hangs gives no samples at all.
+//! Fading alone is not enough: after one answer that took 3 s, an endpoint among others that take 5
+//! ms would see no request for `10 s * ln(600)`, a minute. So whoever is picked after it was long
+//! unused ([`defaults::EXPLORE_AFTER`]) starts anew: its next answer replaces the average, whatever
+//! it is. And a request that never was answered counts for as long as it had waited, since it would
+//! have taken longer still: a process that hangs gives no samples at all.
 //!
-//! An endpoint that was never heard from is tried at once, by one request at a time, as in Finagle. Linkerd assumes
-//! 30 ms from the start instead: beside replicas that answer in one millisecond a new one would get its first request
-//! after half a minute.
+//! An endpoint that was never heard from is tried at once, by one request at a time, as in Finagle.
+//! Linkerd assumes 30 ms from the start instead: beside replicas that answer in one millisecond a
+//! new one would get its first request after half a minute.
 //!
-//! Failures are quick, and an endpoint that only fails gives no samples, so its average would fade until it is the
-//! cheapest of all and draws every request to it: a sinkhole. Where the breaker may not eject one more, or is switched off,
-//! nothing else stands in the way. So recent failures count as if they were requests in hand, which is what Google's SRE
-//! book advises (chapter 20, "Load Balancing in the Datacenter"): the first of a run as one, the second as two and so
-//! on, or the one that fails quickest of several would keep the load for long. The average does not fade while they go on.
+//! Failures are quick, and an endpoint that only fails gives no samples, so its average would fade
+//! until it is the cheapest of all and draws every request to it: a sinkhole. Where outlier
+//! detection may not eject one more, or is switched off, nothing else stands in the way. So recent
+//! failures count as if they were active requests, which is what Google's SRE book advises (chapter
+//! 20, "Load Balancing in the Datacenter"): the first of a run as one, the second as two and so on,
+//! or the one that fails quickest of several would keep the load for long. The average does not
+//! fade while they go on.
 //!
-//! They count as [`defaults::MOST_FAILURES`] at most. Where all are so busy that requests run out of time, all fail, and who did so
-//! the longest by chance would get nothing and leave its load to the others, which stay busy by that. Who fails more
-//! often in a row than it takes to get there has an average of [`EWMA_START`] at least, for its answers are quick but not worth it.
+//! They count as [`defaults::MOST_FAILURES`] at most. Where all are so busy that requests run out
+//! of time, all fail, and who did so the longest by chance would get nothing and leave its load to
+//! the others, which stay busy by that. Who fails more often in a row than it takes to get there
+//! has an average of [`EWMA_START`] at least, for its answers are quick but not worth it.
 //!
-//! Successes take failures away, each more of them than the one before ([`defaults::FORGIVEN_AFTER`]), and not the first
-//! one all: who fails three requests in ten succeeds after most failures. Forgiven each time, it got half of the load
-//! of three replicas while the others' averages kept one pause of 30 ms, for twice the decay time. But whoever starts
-//! anew, after neglect or an ejection, owes nothing once that has gone well.
+//! Successes take failures away, each more of them than the one before
+//! ([`defaults::FORGIVEN_AFTER`]), and not the first one all: who fails three requests in ten
+//! succeeds after most failures. Forgiven each time, it got half of the load of three replicas
+//! while the others' averages kept one pause of 30 ms, for twice the decay time. But whoever starts
+//! anew, after a time without use or an ejection, owes nothing once that has gone well.
 //!
 //! [`defaults::EXPLORE_AFTER`]: crate::config::defaults::EXPLORE_AFTER
 //! [`defaults::FORGIVEN_AFTER`]: crate::config::defaults::FORGIVEN_AFTER
@@ -82,7 +87,8 @@ impl PeakEwma {
         }
     }
 
-    /// The average at `now`, faded by the time since the last look; zero if nothing was ever observed.
+    /// The average at `now`, faded by the time since the last look; zero if nothing was ever
+    /// observed.
     pub fn get(&mut self, now: Instant) -> f64 {
         self.fade(now);
         self.value
@@ -93,12 +99,14 @@ impl PeakEwma {
         self.value * (-now.saturating_duration_since(self.at).as_secs_f64() / EWMA_DECAY.as_secs_f64()).exp()
     }
 
-    /// What a further request would cost at an endpoint with `pending` requests in hand, nanoseconds: latency times
-    /// queue, and the queue is the shorter the larger the endpoint's `weight` (1 for an average one). Recent failures are in
-    /// the queue. An unknown endpoint costs nothing while it is idle, and [`EWMA_START`] a request while it is being tried.
+    /// What a further request would cost at an endpoint with `pending` active requests,
+    /// nanoseconds: latency times queue, and the queue is the shorter the larger the endpoint's
+    /// `weight` (1 for an average one). Recent failures are in the queue. An unknown endpoint costs
+    /// nothing while it is idle, and [`EWMA_START`] a request while it is being tried.
     ///
-    /// The request itself is not divided by the weight: idle endpoints are told apart by latency only, and get their shares
-    /// because they are drawn by weight. Busy ones hold requests in proportion to it.
+    /// The request itself is not divided by the weight: idle endpoints are told apart by latency
+    /// only, and get their shares because they are drawn by weight. Busy ones hold requests in
+    /// proportion to it.
     pub fn cost(&mut self, now: Instant, pending: u32, weight: f64) -> f64 {
         self.fade(now);
         let queue = f64::from(pending) + self.failures;
@@ -148,8 +156,9 @@ impl PeakEwma {
         self.failures *= f64::from(left) / f64::from(FORGIVEN_AFTER);
     }
 
-    /// Takes the time that a request has waited which was never answered. It can only raise the average, and makes an
-    /// unknown endpoint known only if it is long: a quick refusal says nothing about how long answers take.
+    /// Takes the time that a request has waited which was never answered. It can only raise the
+    /// average, and makes an unknown endpoint known only if it is long: a quick refusal says
+    /// nothing about how long answers take.
     pub fn waited(&mut self, now: Instant, waited: Duration) {
         let sample = waited.as_nanos() as f64;
         self.renewing = false;
@@ -160,7 +169,8 @@ impl PeakEwma {
         }
     }
 
-    /// Forgets the average as soon as there is an answer to replace it, and failures if that is a success.
+    /// Forgets the average as soon as there is an answer to replace it, and failures if that is a
+    /// success.
     pub fn renew(&mut self) {
         (self.renewing, self.forgiving) = (true, true);
     }
@@ -237,7 +247,7 @@ mod tests {
         ewma.observe(now, MS);
         ewma.failed(now);
         ewma.failed(now);
-        assert_eq!(ewma.cost(now, 0, 1.0), 4e6, "one and two in hand");
+        assert_eq!(ewma.cost(now, 0, 1.0), 4e6, "one and two active");
         ewma.succeeded();
         ewma.succeeded();
         assert_eq!(ewma.cost(now, 0, 1.0), (1.0 + 3.0 * 31.0 / 32.0 * 30.0 / 32.0) * 1e6);
@@ -300,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_answer_after_long_neglect_replaces_the_average_and_later_ones_do_not() {
+    async fn the_first_answer_after_it_was_long_unused_replaces_the_average_and_later_ones_do_not() {
         let now = Instant::now();
         let mut ewma = PeakEwma::new(now);
         ewma.observe(now, 3000 * MS);

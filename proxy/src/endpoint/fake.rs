@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::pool::Limits;
+use super::pool::PoolLimits;
 use crate::config::{ClusterLimits, Http1, Http2};
 use crate::telemetry::{EndpointMetrics, Metrics};
 pub(super) use crate::world::fake::{FakeNet, run};
@@ -18,8 +18,8 @@ pub(super) fn metrics() -> EndpointMetrics {
     metrics.endpoint("outbound", "orders", address(), &cluster)
 }
 
-pub(super) fn limits() -> Limits {
-    Limits {
+pub(super) fn limits() -> PoolLimits {
+    PoolLimits {
         connect: Duration::from_secs(1),
         max_idle: Duration::from_secs(60),
         max_age: None,

@@ -1,37 +1,41 @@
-//! HTTP/2 connections of one worker to endpoints: many requests share one, and another is opened before the peer's
-//! limit of streams is reached.
+//! HTTP/2 connections of one worker to endpoints: many requests share one, and another is opened
+//! before the peer's limit of streams is reached.
 //!
-//! A connection is filled up before the next is used, so that surplus ones fall idle and are closed. One dial at a time
-//! runs for an endpoint, in a task of its own: requests that wait for it share its result, and one that gives up does
-//! not take the others' connection along. (After a probe that came to nothing there may be two.)
+//! A connection is filled up before the next is used, so that surplus ones fall idle and are
+//! closed. One dial at a time runs for an endpoint, in a task of its own: requests that wait for it
+//! share its result, and one that gives up does not take the others' connection along. (After a
+//! probe that came to nothing there may be two.)
 //!
-//! There is one account of streams for each connection: a request is bound to one only if the peer allows it another stream,
-//! and counts there until both of its halves are done (`halves`), as it does for the peer. hyper would
-//! queue what is too much behind a limit that may never be free again, on one connection while another has room. So who finds no
-//! room waits here (`queue`), in turn, for a limited time, for whichever connection has room first.
+//! There is one account of streams for each connection: a request is bound to one only if the peer
+//! allows it another stream, and counts there until both of its halves are done (`halves`), as it
+//! does for the peer. hyper would queue what is too much behind a limit that may never be free
+//! again, on one connection while another has room. So who finds no room waits here (`queue`), in
+//! turn, for a limited time, for whichever connection has room first.
 //!
-//! A connection counts as open once the peer's first bytes are there, which are its SETTINGS (RFC 9113 section 3.4): so one
-//! time limit covers TCP and the protocol's handshake, a server that does not speak HTTP/2 is found out before a request is
-//! risked, and the peer's limit of streams is known from the start.
+//! A connection counts as open once the peer's first bytes are there, which are its SETTINGS (RFC
+//! 9113 section 3.4): so one time limit covers TCP and the protocol's handshake, a server that does
+//! not speak HTTP/2 is found out before a request is risked, and the peer's limit of streams is
+//! known from the start.
 //!
-//! PING frames find a peer that has vanished. That takes seconds, so a connection that was silent for the whole time of a
-//! try carries nothing more. (Go's client asks such a peer for a sign of life first; hyper cannot be told to, and the
-//! price of a mistake is one new connection.)
+//! PING frames find a peer that has vanished. That takes seconds, so a connection that was silent
+//! for the whole time of a try carries nothing more. (Go's client asks such a peer for a sign of
+//! life first; hyper cannot be told to, and the price of a mistake is one new connection.)
 //!
 //! A connection that has come of age carries what it has begun and nothing more.
 //!
-//! What one reader leaves unread must not hold up the others of its connection. h2 gives a connection's credit back only when
-//! a stream's bytes are read, so a window of a connection that a few streams can fill stalls all of them. Here it is larger
-//! than the windows of all its streams together ([`crate::config::Http2::streams`]): it never holds anybody up, and what is held
-//! in memory is bounded by each stream's own window. The other ways were to read ahead into buffers of our own, which is the same
-//! memory and a copy more, and to move requests away from a connection with unread bytes, which helps only those that
-//! come later.
+//! What one reader leaves unread must not hold up the others of its connection. h2 gives a
+//! connection's credit back only when a stream's bytes are read, so a window of a connection that a
+//! few streams can fill stalls all of them. Here it is larger than the windows of all its streams
+//! together ([`crate::config::Http2::streams`]): it never holds anybody up, and what is held in
+//! memory is bounded by each stream's own window. The other ways were to read ahead into buffers of
+//! our own, which is the same memory and a copy more, and to move requests away from a connection
+//! with unread bytes, which helps only those that come later.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
-use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Poll, Waker, ready};
 use std::time::Duration;
@@ -45,10 +49,11 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::halves::{AnswerHalf, UploadHalf};
-use super::heard::Heard;
-use super::pool::{Limits, expiry};
+use super::pool::{PoolLimits, expiry};
 use super::queue::Queue;
+use super::read_tracker::ReadTracker;
 use crate::config::defaults::{H2_FULL, H2_IDLE, H2_PING_TIMEOUT};
+use crate::connect::{Connector, no_answer_within};
 use crate::error::{BoxError, Error, Kind};
 use crate::http::preface::FirstFrame;
 use crate::http::resets::{self, Resets};
@@ -63,9 +68,7 @@ pub struct Streams<N> {
 }
 
 struct Inner<N> {
-    net: N,
-    /// Source address of every connection, if one is asked for.
-    from: fn(SocketAddr) -> Option<IpAddr>,
+    connector: Connector<N>,
     ages: RefCell<StdRng>,
     groups: RefCell<BTreeMap<SocketAddr, Rc<Group>>>,
 }
@@ -75,15 +78,16 @@ struct Inner<N> {
 struct Group {
     connections: RefCell<Vec<Rc<Connection>>>,
     /// The dial that is under way, and since when.
-    dial: RefCell<Option<(Instant, watch::Receiver<Dialled>)>>,
+    dial: RefCell<Option<(Instant, watch::Receiver<DialOutcome>)>>,
     /// When the endpoint was last in doubt, as far as these connections have heard.
-    doubted: Cell<Option<Instant>>,
+    stale_since: Cell<Option<Instant>>,
     /// Those that wait for a stream.
     queue: Rc<Queue>,
 }
 
-/// Runs hyper's tasks for one connection. In one of them the peer's settings arrive. The driver, which knows the limit, is
-/// another, and hyper wakes it only for requests; so it is woken here while any wait for room.
+/// Runs hyper's tasks for one connection. In one of them the peer's settings arrive. The driver,
+/// which knows the limit, is another, and hyper wakes it only for requests; so it is woken here
+/// while any wait for room.
 #[derive(Clone)]
 struct Tasks<N> {
     net: N,
@@ -112,11 +116,12 @@ impl<N: Net, F: Future + 'static> hyper::rt::Executor<F> for Tasks<N> {
 
 /// What became of a dial.
 #[derive(Clone, Default)]
-enum Dialled {
+enum DialOutcome {
     #[default]
     Pending,
     Open,
-    /// The kind, and the cause in words: errors cannot be shared, and every request that waited needs one.
+    /// The kind, and the cause in words: errors cannot be shared, and every request that waited
+    /// needs one.
     Failed(Kind, Rc<str>),
 }
 
@@ -125,7 +130,8 @@ struct Connection {
     send: RefCell<SendRequest<UploadHalf<Slot>>>,
     /// Streams of which one half or both are open.
     in_use: Cell<usize>,
-    /// How many streams it carries at most: what the peer's SETTINGS_MAX_CONCURRENT_STREAMS allows now, or less.
+    /// How many streams it carries at most: what the peer's SETTINGS_MAX_CONCURRENT_STREAMS allows
+    /// now, or less.
     limit: Box<dyn Fn() -> usize>,
     /// Hears when a stream ends.
     queue: Rc<Queue>,
@@ -191,7 +197,7 @@ impl Connection {
     }
 }
 
-/// A place for one request on a connection. While it lives, its stream counts as open.
+/// A slot for one request on a connection. While it lives, its stream counts as open.
 pub struct Stream {
     half: AnswerHalf<Slot>,
     connection: Rc<Connection>,
@@ -222,26 +228,28 @@ impl<N> Clone for Streams<N> {
 }
 
 impl<N: Net> Streams<N> {
-    /// No connections yet. `from` may ask for a source address for connections to an address; `ages` spreads their ends.
-    pub fn new(net: N, from: fn(SocketAddr) -> Option<IpAddr>, ages: StdRng) -> Self {
-        Streams { inner: Rc::new(Inner { net, from, ages: ages.into(), groups: RefCell::default() }) }
+    /// No connections yet. `from` may ask for a source address for connections to an address;
+    /// `ages` spreads their ends.
+    pub fn new(connector: Connector<N>, ages: StdRng) -> Self {
+        Streams { inner: Rc::new(Inner { connector, ages: ages.into(), groups: RefCell::default() }) }
     }
 
-    /// A place for one request on a connection to `endpoint`, which is opened if need be, or if all were open when the
-    /// endpoint was last `doubted`.
+    /// A slot for one request on a connection to `endpoint`, which is opened if need be, or if all
+    /// were open when the endpoint was last `stale_since`.
     ///
     /// # Errors
-    /// [`Kind::Connect`], [`Kind::ConnectTimeout`], [`Kind::Protocol`] if the endpoint does not speak HTTP/2,
-    /// [`Kind::PoolFull`] if too many requests wait for a stream already, or [`Kind::PoolTimeout`] if none was free in time.
+    /// [`Kind::Connect`], [`Kind::ConnectTimeout`], [`Kind::Protocol`] if the endpoint does not
+    /// speak HTTP/2, [`Kind::PoolFull`] if too many requests wait for a stream already, or
+    /// [`Kind::PoolTimeout`] if none was free in time.
     pub async fn checkout(
         &self,
         endpoint: SocketAddr,
-        doubted: Option<Instant>,
-        limits: Limits,
+        stale_since: Option<Instant>,
+        limits: PoolLimits,
         metrics: &EndpointMetrics,
     ) -> Result<Stream, Error> {
         let group = self.inner.groups.borrow_mut().entry(endpoint).or_default().clone();
-        group.hear(doubted);
+        group.hear(stale_since);
         let mut turn = None;
         let mut dialled = false;
         loop {
@@ -292,30 +300,29 @@ impl<N: Net> Streams<N> {
         &self,
         group: &Rc<Group>,
         endpoint: SocketAddr,
-        limits: Limits,
+        limits: PoolLimits,
         metrics: &EndpointMetrics,
-    ) -> watch::Receiver<Dialled> {
+    ) -> watch::Receiver<DialOutcome> {
         if let Some((_, dial)) = &*group.dial.borrow() {
             return dial.clone();
         }
-        let (tell, dial) = watch::channel(Dialled::Pending);
+        let (tell, dial) = watch::channel(DialOutcome::Pending);
         *group.dial.borrow_mut() = Some((Instant::now(), dial.clone()));
-        let (net, group) = (self.inner.net.clone(), group.clone());
-        let (from, limit) = ((self.inner.from)(endpoint), limits.connect);
+        let (connector, group, limit) = (self.inner.connector.clone(), group.clone(), limits.connect);
         let expires = expiry(limits.max_age, &mut self.inner.ages.borrow_mut());
         let (metrics, own) = (metrics.clone(), dial.clone());
-        self.inner.net.spawn("dial", async move {
-            let opening = open_connection(&net, endpoint, from, limits, expires, &group.queue, &metrics);
+        self.inner.connector.net().spawn("dial", async move {
+            let opening = open_connection(&connector, endpoint, limits, expires, &group.queue, &metrics);
             let opened = tokio::time::timeout(limit, opening).await;
             let dialled = match opened {
                 Ok(Ok(connection)) => {
                     group.connections.borrow_mut().push(connection);
-                    Dialled::Open
+                    DialOutcome::Open
                 }
-                Ok(Err((kind, cause))) => Dialled::Failed(kind, cause.to_string().into()),
-                Err(_) => Dialled::Failed(Kind::ConnectTimeout, format!("no answer within {limit:?}").into()),
+                Ok(Err((kind, cause))) => DialOutcome::Failed(kind, cause.to_string().into()),
+                Err(_) => DialOutcome::Failed(Kind::ConnectTimeout, no_answer_within(limit).into()),
             };
-            if matches!(dialled, Dialled::Failed(..)) {
+            if matches!(dialled, DialOutcome::Failed(..)) {
                 metrics.connect_failed();
             }
             group.dial.borrow_mut().take_if(|(_, dial)| dial.same_channel(&own));
@@ -327,8 +334,8 @@ impl<N: Net> Streams<N> {
         dial
     }
 
-    /// A try that began at `begun` was not answered in its time. Connections that carry requests and have been silent since
-    /// then carry no others.
+    /// An attempt that began at `begun` was not answered in its time. Connections that carry
+    /// requests and have been silent since then carry no others.
     pub fn gave_up(&self, endpoint: SocketAddr, begun: Instant) {
         let groups = self.inner.groups.borrow();
         let Some(group) = groups.get(&endpoint) else { return };
@@ -374,25 +381,26 @@ enum Choice {
 }
 
 /// Waits for a dial.
-async fn dial_ended(mut dial: watch::Receiver<Dialled>, endpoint: SocketAddr) -> Result<(), Error> {
-    let dialled = dial.wait_for(|dialled| !matches!(dialled, Dialled::Pending)).await;
+async fn dial_ended(mut dial: watch::Receiver<DialOutcome>, endpoint: SocketAddr) -> Result<(), Error> {
+    let dialled = dial.wait_for(|dialled| !matches!(dialled, DialOutcome::Pending)).await;
     match dialled.as_deref() {
-        Ok(Dialled::Failed(kind, cause)) => Err(Error::at(*kind, endpoint, cause.to_string())),
+        Ok(DialOutcome::Failed(kind, cause)) => Err(Error::at(*kind, endpoint, cause.to_string())),
         Ok(_) => Ok(()),
         Err(_) => Err(Error::at(Kind::Connect, endpoint, "the dial was given up")),
     }
 }
 
 impl Group {
-    /// Lets no connection carry another request on which nothing was heard since the endpoint was last in doubt, and none wait
-    /// for a dial from before: the machine may be back, and what was sent while it was away is sent again only after a second.
-    fn hear(&self, doubted: Option<Instant>) {
-        if doubted > self.doubted.replace(doubted) {
+    /// Lets no connection carry another request on which nothing was heard since the endpoint was
+    /// last in doubt, and none wait for a dial from before: the machine may be back, and what was
+    /// sent while it was away is sent again only after a second.
+    fn hear(&self, stale_since: Option<Instant>) {
+        if stale_since > self.stale_since.replace(stale_since) {
             let connections = self.connections.borrow();
-            let old = connections.iter().filter(|connection| Some(connection.heard.get()) < doubted);
-            old.for_each(|connection| connection.expires.set(doubted));
+            let old = connections.iter().filter(|connection| Some(connection.heard.get()) < stale_since);
+            old.for_each(|connection| connection.expires.set(stale_since));
             if !mutant::is_planted("waits-for-an-old-dial") {
-                self.dial.borrow_mut().take_if(|(since, _)| Some(*since) <= doubted);
+                self.dial.borrow_mut().take_if(|(since, _)| Some(*since) <= stale_since);
             }
         }
     }
@@ -421,28 +429,27 @@ impl Group {
     }
 
     /// Whether another connection may be opened beside those that there are.
-    fn may_open(&self, limits: Limits, metrics: &EndpointMetrics) -> bool {
+    fn may_open(&self, limits: PoolLimits, metrics: &EndpointMetrics) -> bool {
         let young = self.connections.borrow().iter().filter(|c| c.is_young()).count();
         young < limits.connections && metrics.open_in_cluster() < limits.cluster.connections.into()
     }
 }
 
 async fn open_connection<N: Net>(
-    net: &N,
+    connector: &Connector<N>,
     endpoint: SocketAddr,
-    from: Option<IpAddr>,
-    limits: Limits,
+    limits: PoolLimits,
     expires: Option<Instant>,
     queue: &Rc<Queue>,
     metrics: &EndpointMetrics,
 ) -> Result<Rc<Connection>, (Kind, BoxError)> {
-    let io = net.connect(endpoint, from).await.map_err(|e| (Kind::of_connect(&e), e.into()))?;
+    let io = connector.connect(endpoint).await.map_err(|e| (Kind::of_connect(&e), e.into()))?;
     let window = limits.http2.initial_stream_window_size;
     let (tell, first_bytes) = oneshot::channel();
     let heard = Rc::new(Cell::new(Instant::now()));
-    let io = Heard { io, tell: Some(tell), at: heard.clone() };
+    let io = ReadTracker { io, tell: Some(tell), at: heard.clone() };
     let io = Resets::of_a_server(FirstFrame::of_a_server(io));
-    let tasks = Tasks { net: net.clone(), queue: queue.clone(), driver: Rc::default() };
+    let tasks = Tasks { net: connector.net().clone(), queue: queue.clone(), driver: Rc::default() };
     let driven = tasks.driver.clone();
     let (send, driver) = http2::Builder::new(tasks)
         .timer(TokioTimer::new())
@@ -492,28 +499,39 @@ async fn open_connection<N: Net>(
         open,
     });
     connection.rest();
-    let told = queue.clone();
-    net.spawn("http2", async move {
-        let mut before = 0;
-        let ended = poll_fn(|cx| {
-            match &mut *driven.borrow_mut() {
-                Some(waker) => waker.clone_from(cx.waker()),
-                none => *none = Some(cx.waker().clone()),
-            }
-            let mut driver = driver.borrow_mut();
-            let polled = driver.as_mut().poll(cx);
-            let limit = driver.current_max_send_streams();
-            if std::mem::replace(&mut before, limit) < limit {
-                told.call();
-            }
-            polled
-        })
-        .await;
-        if let Err(error) = ended {
-            tracing::debug!(%endpoint, %error, "connection ended");
-        }
-    });
+    connector.net().spawn("http2", drive(endpoint, driver, driven, queue.clone()));
     Ok(connection)
+}
+
+type Driver<N> =
+    http2::Connection<TokioIo<Resets<FirstFrame<ReadTracker<<N as Net>::Io>>>>, UploadHalf<Slot>, Tasks<N>>;
+
+/// Drives a connection to its end. `waker` gets what wakes it; `queue` is called when the peer allows
+/// more streams.
+async fn drive<N: Net>(
+    endpoint: SocketAddr,
+    driver: Rc<RefCell<Pin<Box<Driver<N>>>>>,
+    waker: Rc<RefCell<Option<Waker>>>,
+    queue: Rc<Queue>,
+) {
+    let mut before = 0;
+    let ended = poll_fn(|cx| {
+        match &mut *waker.borrow_mut() {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        let mut driver = driver.borrow_mut();
+        let polled = driver.as_mut().poll(cx);
+        let limit = driver.current_max_send_streams();
+        if std::mem::replace(&mut before, limit) < limit {
+            queue.call();
+        }
+        polled
+    })
+    .await;
+    if let Err(error) = ended {
+        tracing::debug!(%endpoint, %error, "connection ended");
+    }
 }
 
 impl Stream {
@@ -563,10 +581,11 @@ impl Stream {
     }
 }
 
-/// What a stream means that failed before the head of its response. RFC 9113 section 8.7: neither a refused stream nor one
-/// after the last that GOAWAY names was processed, whatever the code of the GOAWAY. (h2 tells of a GOAWAY only those
-/// streams, and those that it did not send because of it.) hyper blames its user if the connection ends before the stream
-/// could be opened; that is the end of the connection and nothing else.
+/// What a stream means that failed before the head of its response. RFC 9113 section 8.7: neither a
+/// refused stream nor one after the last that GOAWAY names was processed, whatever the code of the
+/// GOAWAY. (h2 tells of a GOAWAY only those streams, and those that it did not send because of it.)
+/// hyper blames its user if the connection ends before the stream could be opened; that is the end
+/// of the connection and nothing else.
 fn kind(cause: &hyper::Error) -> Kind {
     match resets::h2_error(cause) {
         _ if resets::of_peer(cause) == Some(h2::Reason::REFUSED_STREAM) => Kind::Refused,

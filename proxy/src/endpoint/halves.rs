@@ -1,12 +1,15 @@
-//! The two halves of a stream of HTTP/2. A peer counts a stream until both are done (RFC 9113 section 5.1.2), so its slot in
-//! the account of its connection is shared: the answer holds it, and so does the upload, which often ends later.
+//! The two halves of a stream of HTTP/2. A peer counts a stream until both are done (RFC 9113
+//! section 5.1.2), so its slot in the account of its connection is shared: the answer holds it, and
+//! so does the upload, which often ends later.
 //!
-//! An answer that is given up before its end takes the upload along, or the peer would go on with a request that nobody
-//! waits for. One that has ended leaves the upload time, since an app may answer first and read on; but one that
-//! says nothing for as long as a half-closed connection may is reset, or such streams would pile up for ever.
+//! An answer that is given up before its end takes the upload along, or the peer would go on with a
+//! request that nobody waits for. One that has ended leaves the upload time, since an app may
+//! answer first and read on; but one that says nothing for as long as a half-closed connection may
+//! is reset, or such streams would pile up for ever.
 //!
-//! What it leaves out: an upload that waits for the peer to read is not asked for more, and so cannot be told; hyper has no other way
-//! to reset a stream once its answer has begun. It keeps its slot until the peer reads or ends.
+//! What it leaves out: an upload that waits for the peer to read is not asked for more, and so
+//! cannot be told; hyper has no other way to reset a stream once its answer has begun. It keeps its
+//! slot until the peer reads or ends.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -25,9 +28,9 @@ use crate::mutant;
 
 /// How far the answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
+enum AnswerState {
     /// Somebody waits for it or reads it.
-    Wanted,
+    DnsQuery,
     /// It has been read to its end.
     Read,
     /// Nobody wants the rest.
@@ -37,16 +40,17 @@ enum Answer {
 /// What both halves hold, and know of each other.
 #[derive(Debug)]
 struct Shared<S> {
-    answer: Cell<Answer>,
+    answer: Cell<AnswerState>,
     /// The upload's, if it waits for its client.
     waiting: RefCell<Option<Waker>>,
-    /// Why the upload broke off by itself, if it did. hyper resets the stream then, and does not tell.
+    /// Why the upload broke off by itself, if it did. hyper resets the stream then, and does not
+    /// tell.
     broken: Cell<Option<Kind>>,
     slot: RefCell<Option<S>>,
 }
 
 impl<S> Shared<S> {
-    fn ended(&self, how: Answer) {
+    fn ended(&self, how: AnswerState) {
         self.answer.set(how);
         if let Some(waiting) = self.waiting.take() {
             waiting.wake();
@@ -73,7 +77,7 @@ impl<S> AnswerHalf<S> {
     pub(super) fn new(slot: S) -> Self {
         let slot = RefCell::new(Some(slot));
         AnswerHalf(Rc::new(Shared {
-            answer: Cell::new(Answer::Wanted),
+            answer: Cell::new(AnswerState::DnsQuery),
             waiting: RefCell::default(),
             broken: Cell::default(),
             slot,
@@ -85,7 +89,8 @@ impl<S> AnswerHalf<S> {
         UploadHalf { body, shared: self.0.clone(), silence, timer: None }
     }
 
-    /// Why the upload broke off, if that was not the server's doing: its client left, or sent what is malformed.
+    /// Why the upload broke off, if that was not the server's doing: its client left, or sent what
+    /// is malformed.
     pub(super) fn broken(&self) -> Option<Kind> {
         self.0.broken.get()
     }
@@ -95,14 +100,14 @@ impl<S> AnswerHalf<S> {
         if mutant::is_planted("frees-a-stream-with-its-answer") {
             self.0.slot.take();
         }
-        self.0.ended(Answer::Read);
+        self.0.ended(AnswerState::Read);
     }
 }
 
 impl<S> Drop for AnswerHalf<S> {
     fn drop(&mut self) {
-        if self.0.answer.get() == Answer::Wanted {
-            self.0.ended(Answer::GivenUp);
+        if self.0.answer.get() == AnswerState::DnsQuery {
+            self.0.ended(AnswerState::GivenUp);
         }
     }
 }
@@ -116,7 +121,7 @@ impl<S> UploadHalf<S> {
     /// Waits for the moment at which an upload is given up; never, while its answer is wanted.
     fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let answer = self.shared.answer.get();
-        if answer == Answer::GivenUp {
+        if answer == AnswerState::GivenUp {
             return Poll::Ready(());
         }
         let mut waiting = self.shared.waiting.borrow_mut();
@@ -124,7 +129,7 @@ impl<S> UploadHalf<S> {
             Some(waker) => waker.clone_from(cx.waker()),
             None => *waiting = Some(cx.waker().clone()),
         }
-        if answer == Answer::Wanted {
+        if answer == AnswerState::DnsQuery {
             return Poll::Pending;
         }
         let silence = self.silence;

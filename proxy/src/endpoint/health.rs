@@ -1,8 +1,10 @@
-//! What the results of checks add up to: a state that changes after some results in a row that contradict it, so that one
-//! lost packet takes nobody out and one lucky answer brings nobody back. Endpoints and the local app are judged alike.
+//! What the results of checks add up to: a state that changes after some results in a row that
+//! contradict it, so that one lost packet takes nobody out and one lucky answer brings nobody back.
+//! Endpoints and the local app are judged alike.
 //!
-//! The first result of an endpoint decides at once, as in Envoy: nothing is known that it could contradict. Until then the
-//! endpoint counts as healthy (Envoy: unhealthy, but it delays a cluster until all have been checked).
+//! The first result of an endpoint decides at once, as in Envoy: nothing is known that it could
+//! contradict. Until then the endpoint counts as healthy (Envoy: unhealthy, but it delays a cluster
+//! until all have been checked).
 
 use crate::config::Thresholds;
 use crate::mutant;
@@ -118,7 +120,8 @@ mod tests {
     }
 
     proptest! {
-        /// The model: the state is what the last run of sufficient length said, or the first result.
+        /// The model: the state is what the last run of sufficient length said, or the first
+        /// result.
         #[test]
         fn the_state_is_what_the_last_long_enough_run_said(
             results in proptest::collection::vec(any::<bool>(), 1..60),

@@ -1,25 +1,26 @@
-//! One address that a cluster sends requests to, and everything remembered about it: how long it takes, how many
-//! requests it has in hand, whether it is ejected.
+//! One address that a cluster sends requests to, and everything remembered about it: how long it
+//! takes, how many requests it has active, whether it is ejected.
 //!
-//! An [`Endpoint`] is shared by all workers and survives configuration changes for as long as its cluster and address
-//! stay. Connections are not here: each worker has its own, HTTP/1 in [`pool`] and HTTP/2 in [`h2`].
+//! An [`Endpoint`] is shared by all workers and survives configuration changes for as long as its
+//! cluster and address stay. Connections are not here: each worker has its own, HTTP/1 in [`pool`]
+//! and HTTP/2 in [`h2`].
 
-pub mod breaker;
+mod availability;
+mod deferred_write_error;
+pub mod ejection;
 pub mod ewma;
 #[cfg(test)]
 mod fake;
 pub mod h2;
 mod halves;
 pub mod health;
-mod heard;
-mod last_words;
 mod outcome;
 pub mod outlier;
 pub mod pool;
 mod pools;
 mod queue;
+mod read_tracker;
 mod response;
-mod standing;
 mod window;
 
 use std::net::SocketAddr;
@@ -29,33 +30,33 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use breaker::{Breaker, Phase, Reason, Step};
+pub use availability::{AvailableFrom, Changes};
+pub use ejection::{EjectionState, Phase, Reason, Step};
 pub use ewma::PeakEwma;
 pub use health::Health;
 pub use outcome::Outcome;
-pub use outlier::{Outliers, Transition, Trial};
-pub use pools::{Aim, Call, Failed, Place, Pools};
-pub use response::{Carrier, Held, ResponseBody};
-pub use standing::{Changes, Opens};
+pub use outlier::{Attempt, Outliers, Transition};
+pub use pools::{Call, PickContext, Pools, RequestPermit, SendError};
+pub use response::{ConnectionLease, RequestGuard, ResponseBody};
 pub use window::Tally;
 
 use crate::config;
 use crate::config::defaults::EXPLORE_AFTER;
 use crate::mutant;
 use crate::telemetry::{EndpointMetrics, Open};
+use availability::Availability;
 use health::Checks;
-use standing::Standing;
 
 /// One address of a cluster.
 #[derive(Debug)]
 pub struct Endpoint {
     /// Where it is.
     pub address: SocketAddr,
-    /// What is counted there now, requests in hand among it.
+    /// What is counted there now, active requests among it.
     pub metrics: EndpointMetrics,
     /// How often in a row it was drawn while idle and another one was picked.
-    neglected: AtomicU32,
-    standing: Standing,
+    passed_over: AtomicU32,
+    availability: Availability,
     /// Uncontended but for two workers that touch the same endpoint in the same few nanoseconds.
     state: Mutex<State>,
 }
@@ -63,7 +64,7 @@ pub struct Endpoint {
 #[derive(Debug)]
 struct State {
     latency: PeakEwma,
-    breaker: Breaker,
+    ejection: EjectionState,
     checks: Checks,
 }
 
@@ -73,16 +74,19 @@ impl Endpoint {
         Endpoint::of(address, now, Changes::default(), false)
     }
 
-    /// An endpoint of a cluster whose availability `changes` counts. `added` says that the cluster was there before it, so
-    /// that it may have to warm up.
+    /// An endpoint of a cluster whose availability `changes` counts. `added` says that the cluster
+    /// was there before it, so that it may have to warm up.
     pub fn of(address: SocketAddr, now: Instant, changes: Changes, added: bool) -> Self {
-        let state =
-            State { latency: PeakEwma::new(now), breaker: Breaker::default(), checks: Checks::default() };
+        let state = State {
+            latency: PeakEwma::new(now),
+            ejection: EjectionState::default(),
+            checks: Checks::default(),
+        };
         Endpoint {
             address,
             metrics: EndpointMetrics::default(),
-            neglected: AtomicU32::new(0),
-            standing: Standing::new(now, changes, added),
+            passed_over: AtomicU32::new(0),
+            availability: Availability::new(now, changes, added),
             state: Mutex::new(state),
         }
     }
@@ -92,61 +96,66 @@ impl Endpoint {
         Endpoint { metrics, ..self }
     }
 
-    /// What one more request would cost there if its weight is `weight` times the average: latency times the requests in
-    /// hand, as in Finagle's and Linkerd's peak-EWMA. Nanoseconds. Nothing if it waits for its probe: what it cost before its
-    /// ejection says nothing about now, and as long as nobody asks it keeps another one from being ejected.
+    /// What one more request would cost there if its weight is `weight` times the average: latency
+    /// times the requests in hand, as in Finagle's and Linkerd's peak-EWMA. Nanoseconds. Nothing if
+    /// it waits for its probe: what it cost before its ejection says nothing about now, and as long
+    /// as nobody asks it keeps another one from being ejected.
     pub fn cost(&self, now: Instant, weight: f64) -> f64 {
         let pending = self.pending();
         let mut state = self.state();
-        if state.breaker.awaits_probe(now) { 0.0 } else { state.latency.cost(now, pending, weight) }
+        if state.ejection.awaits_probe(now) { 0.0 } else { state.latency.cost(now, pending, weight) }
     }
 
-    /// Whether it may be picked: active checks do not say otherwise, and it is not ejected, or its ejection has lapsed and
-    /// nobody is probing it yet.
+    /// Whether it may be picked: active checks do not say otherwise, and it is not ejected, or its
+    /// ejection has lapsed and nobody is probing it yet.
     pub fn is_available(&self, now: Instant) -> bool {
-        self.standing.is_open(now) || mutant::is_planted("picks-the-ejected")
+        self.availability.is_open(now) || mutant::is_planted("picks-the-ejected")
     }
 
-    /// When it will be available although nothing happens until then; `None` if it is, or if something has to happen.
+    /// When it will be available although nothing happens until then; `None` if it is, or if
+    /// something has to happen.
     pub fn available_at(&self, now: Instant) -> Option<Instant> {
-        self.standing.will_open(now)
+        self.availability.will_open(now)
     }
 
-    /// Since when what is open to it can be trusted: since it was ejected or turned unhealthy, or the last probe that came to
-    /// nothing began. What was open before may lead nowhere: its machine may have lost its power, and its new kernel
-    /// answers with a reset. What was opened for that probe may carry the next one, or who needs all of a try's time
-    /// would never be back, because each probe had to connect first. `None`: it always did well.
-    pub fn doubted(&self) -> Option<Instant> {
-        if mutant::is_planted("trusts-old-connections") { None } else { self.standing.doubted() }
+    /// Since when what is open to it can be trusted: since it was ejected or turned unhealthy, or
+    /// the last probe that came to nothing began. What was open before may lead nowhere: its
+    /// machine may have lost its power, and its new kernel answers with a reset. What was opened
+    /// for that probe may carry the next one, or who needs all of an attempt's time would never be
+    /// back, because each probe had to connect first. `None`: it always did well.
+    pub fn stale_since(&self) -> Option<Instant> {
+        if mutant::is_planted("trusts-old-connections") { None } else { self.availability.stale_since() }
     }
 
-    /// How long it has taken requests since it was added to its cluster or was restored; `None` if neither ever was.
+    /// How long it has taken requests since it was added to its cluster or was restored; `None` if
+    /// neither ever was.
     pub fn age(&self, now: Instant) -> Option<Duration> {
-        self.standing.age(now)
+        self.availability.age(now)
     }
 
-    /// Notes that it was drawn and another endpoint is thought to be better. True if it has been neglected for so long
-    /// that it is to be picked all the same, to find out how it does now: see [`EXPLORE_AFTER`].
-    pub fn neglect(&self) -> bool {
-        self.pending() == 0 && self.neglected.fetch_add(1, Ordering::Relaxed) + 1 >= EXPLORE_AFTER
+    /// Notes that it was drawn and another endpoint is thought to be better. True if it has gone
+    /// unpicked for so long that it is to be picked all the same, to find out how it does now: see
+    /// [`EXPLORE_AFTER`].
+    pub fn pass_over(&self) -> bool {
+        self.pending() == 0 && self.passed_over.fetch_add(1, Ordering::Relaxed) + 1 >= EXPLORE_AFTER
     }
 
-    /// Whether it is left alone, and why.
+    /// Whether it is ejected, and why.
     pub fn phase(&self) -> Phase {
-        self.state().breaker.phase()
+        self.state().ejection.phase()
     }
 
     /// Whether the next request would be its probe.
     pub fn awaits_probe(&self, now: Instant) -> bool {
-        self.state().breaker.awaits_probe(now)
+        self.state().ejection.awaits_probe(now)
     }
 
-    /// Whether it is left alone. One that waits for its probe, or for what came of it, is.
+    /// Whether it is ejected. One that waits for its probe, or for what came of it, is.
     pub fn is_ejected(&self) -> bool {
         self.phase() != Phase::Closed
     }
 
-    /// Requests in hand.
+    /// Active requests.
     pub fn pending(&self) -> u32 {
         self.metrics.pending_now()
     }
@@ -156,37 +165,38 @@ impl Endpoint {
         Duration::from_nanos(self.state().latency.faded(now) as u64)
     }
 
-    /// Begins a request; it is in hand until the guard is dropped. True if it is the probe after an ejection.
-    pub fn begin(self: &Arc<Self>, now: Instant) -> (InHand, bool) {
-        let neglected = self.neglected.swap(0, Ordering::Relaxed) >= EXPLORE_AFTER;
+    /// Begins a request; it is active until the guard is dropped. True if it is the probe after an
+    /// ejection.
+    pub fn begin(self: &Arc<Self>, now: Instant) -> (ActiveRequest, bool) {
+        let unused = self.passed_over.swap(0, Ordering::Relaxed) >= EXPLORE_AFTER;
         let is_probe = self.change(now, |state| {
-            let before = state.breaker.probed_since();
-            let is_probe = state.breaker.on_begin(now);
+            let before = state.ejection.probed_since();
+            let is_probe = state.ejection.on_begin(now);
             if let Some(unanswered) = before.filter(|_| is_probe) {
-                self.standing.doubt(unanswered);
+                self.availability.doubt(unanswered);
             }
-            if neglected || is_probe {
+            if unused || is_probe {
                 state.latency.renew();
             }
             is_probe
         });
         let waits = Some((self.clone(), now));
-        (InHand { _pending: self.metrics.pending(), waits }, is_probe)
+        (ActiveRequest { _pending: self.metrics.pending(), waits }, is_probe)
     }
 
-    /// Notes that it answered at `now` what was sent at `begun`. Failures say nothing about latency: a refusal is quick
-    /// and would attract load.
+    /// Notes that it answered at `now` what was sent at `begun`. Failures say nothing about
+    /// latency: a refusal is quick and would attract load.
     pub fn observe(&self, begun: Instant, now: Instant) {
         self.state().latency.observe(now, now.saturating_duration_since(begun));
     }
 
-    /// Notes what came of a request that was sent at `begun`. See [`Breaker::on_outcome`].
+    /// Notes what came of a request that was sent at `begun`. See [`EjectionState::on_outcome`].
     pub fn on_outcome(
         &self,
         outcome: Outcome,
         begun: Instant,
         now: Instant,
-        config: &config::Breaker,
+        config: &config::OutlierDetection,
     ) -> Step {
         self.change(now, |state| {
             match outcome {
@@ -194,22 +204,22 @@ impl Endpoint {
                 Outcome::Success => state.latency.succeeded(),
                 Outcome::Overload(_) | Outcome::Unknown => {}
             }
-            state.breaker.on_outcome(outcome, begun, now, config)
+            state.ejection.on_outcome(outcome, begun, now, config)
         })
     }
 
-    /// Leaves it alone. See [`Breaker::eject`].
+    /// Ejects it. See [`EjectionState::eject`].
     pub fn eject(
         &self,
         reason: Reason,
         outcome: Outcome,
         now: Instant,
-        config: &config::Breaker,
+        config: &config::OutlierDetection,
         rng: &mut impl rand::Rng,
     ) -> Duration {
         self.change(now, |state| {
-            self.standing.doubt(state.breaker.probed_since().unwrap_or(now));
-            state.breaker.eject(reason, outcome, now, config, rng)
+            self.availability.doubt(state.ejection.probed_since().unwrap_or(now));
+            state.ejection.eject(reason, outcome, now, config, rng)
         })
     }
 
@@ -218,17 +228,17 @@ impl Endpoint {
         self.state().checks.state()
     }
 
-    /// Notes the result of an active check. One that passes ends an ejection at once, as in Envoy; but not one for a low
-    /// success rate, which no check can see.
+    /// Notes the result of an active check. One that passes ends an ejection at once, as in Envoy;
+    /// but not one for a low success rate, which no check can see.
     pub fn on_check(&self, passed: bool, thresholds: config::Thresholds, now: Instant) -> Checked {
         self.change(now, |state| {
             let turned = state.checks.on_result(passed, thresholds).then(|| state.checks.state());
             if turned == Some(Health::Unhealthy) {
-                self.standing.doubt(now);
+                self.availability.doubt(now);
             }
             let may_end =
-                !state.breaker.is_out_for_its_rate() || mutant::is_planted("lets-any-check-restore");
-            let restored = passed && may_end && state.breaker.restore(now);
+                !state.ejection.is_out_for_its_rate() || mutant::is_planted("lets-any-check-restore");
+            let restored = passed && may_end && state.ejection.restore(now);
             if restored {
                 state.latency.renew();
             }
@@ -242,16 +252,17 @@ impl Endpoint {
     }
 
     /// The results of the last window.
-    pub fn tally(&self, now: Instant, config: &config::Breaker) -> Tally {
-        self.state().breaker.tally(now, config)
+    pub fn tally(&self, now: Instant, config: &config::OutlierDetection) -> Tally {
+        self.state().ejection.tally(now, config)
     }
 
-    /// The one way to change what decides about availability: whatever `act` does, balancers learn of it.
+    /// The one way to change what decides about availability: whatever `act` does, balancers learn
+    /// of it.
     fn change<R>(&self, now: Instant, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state();
         let result = act(&mut state);
         let unhealthy = state.checks.state() == Health::Unhealthy;
-        self.standing.set(if unhealthy { Opens::Never } else { state.breaker.opens() }, now);
+        self.availability.set(if unhealthy { AvailableFrom::Never } else { state.ejection.opens() }, now);
         result
     }
 
@@ -271,18 +282,18 @@ pub struct Checked {
     pub in_doubt: bool,
 }
 
-/// A request in hand at an endpoint, or an opaque connection.
+/// An active request at an endpoint, or an opaque connection.
 #[derive(Debug)]
-pub struct InHand {
+pub struct ActiveRequest {
     _pending: Open,
     /// Where it waits for an answer, and since when; `None` once there is one.
     waits: Option<(Arc<Endpoint>, Instant)>,
 }
 
-impl InHand {
+impl ActiveRequest {
     /// One that is counted in `metrics`.
     pub fn of(metrics: &EndpointMetrics) -> Self {
-        InHand { _pending: metrics.pending(), waits: None }
+        ActiveRequest { _pending: metrics.pending(), waits: None }
     }
 
     /// The endpoint has answered, well or badly: from now on it does not wait any more.
@@ -291,10 +302,11 @@ impl InHand {
     }
 }
 
-impl Drop for InHand {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         if let Some((endpoint, begun)) = self.waits.take() {
-            // The client went away, or time was up, or it failed: an answer would have taken longer still.
+            // The client went away, or time was up, or it failed: an answer would have taken longer
+            // still.
             let now = Instant::now();
             endpoint.state().latency.waited(now, now.saturating_duration_since(begun));
         }
@@ -308,7 +320,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_endpoint_is_explored_when_another_was_better_as_often_as_said_and_not_before() {
         let endpoint = Endpoint::new(fake::address(), Instant::now());
-        assert!((1..EXPLORE_AFTER).all(|_| !endpoint.neglect()));
-        assert!(endpoint.neglect());
+        assert!((1..EXPLORE_AFTER).all(|_| !endpoint.pass_over()));
+        assert!(endpoint.pass_over());
     }
 }

@@ -1,8 +1,8 @@
-//! What a try says about the endpoint that it went to. Policy of one page: status codes, gRPC statuses and errors on one
-//! side, four outcomes on the other.
+//! What an attempt says about the endpoint that it went to. Policy of one page: status codes, gRPC
+//! statuses and errors on one side, four outcomes on the other.
 //!
-//! An endpoint is not blamed for what it did not do: a client that left, a limit of this sidecar's own, a kept connection
-//! that was closed while nobody used it.
+//! An endpoint is not blamed for what it did not do: a client that left, a limit of this sidecar's
+//! own, a kept connection that was closed while nobody used it.
 
 use std::time::Duration;
 
@@ -12,18 +12,19 @@ use http::header::{HeaderMap, HeaderName, RETRY_AFTER};
 use crate::error::{Error, Kind};
 use crate::grpc;
 
-/// When a gRPC server wants the next try, milliseconds (gRFC A6).
+/// When a gRPC server wants the next attempt, milliseconds (gRFC A6).
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// What a try says about its endpoint.
+/// What an attempt says about its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It works.
     Success,
     /// It does not work. It may have said for how long.
     Failure(Option<Duration>),
-    /// It works, but wants no more for now (429, RESOURCE_EXHAUSTED, its sidecar's refusal). Counts for the success
-    /// rate and not for the run of failures, as in Linkerd: an endpoint that answers is not dead.
+    /// It works, but wants no more for now (429, RESOURCE_EXHAUSTED, its sidecar's refusal). Counts
+    /// for the success rate and not for the run of failures, as in Linkerd: an endpoint that
+    /// answers is not dead.
     Overload(Option<Duration>),
     /// Nothing.
     Unknown,
@@ -54,8 +55,9 @@ impl Outcome {
         if trailers.contains_key(grpc::STATUS) { Self::of_status(trailers) } else { Outcome::Failure(None) }
     }
 
-    /// UNKNOWN (2; what frameworks make of an uncaught exception), DEADLINE_EXCEEDED (4), INTERNAL (13), UNAVAILABLE (14)
-    /// and DATA_LOSS (15) are failures, as for Linkerd. It adds PERMISSION_DENIED (7), which is the caller's own.
+    /// UNKNOWN (2; what frameworks make of an uncaught exception), DEADLINE_EXCEEDED (4), INTERNAL
+    /// (13), UNAVAILABLE (14) and DATA_LOSS (15) are failures, as for Linkerd. It adds
+    /// PERMISSION_DENIED (7), which is the caller's own.
     fn of_status(headers: &HeaderMap) -> Self {
         let code = headers.get(grpc::STATUS).and_then(|status| status.to_str().ok()?.parse::<u8>().ok());
         match code {
@@ -65,7 +67,7 @@ impl Outcome {
         }
     }
 
-    /// From a try that got no answer. `unsent` says that not a byte of the request left.
+    /// From an attempt that got no answer. `unsent` says that not a byte of the request left.
     pub fn of_error(error: &Error, unsent: bool) -> Self {
         match error.kind {
             Kind::Client | Kind::Malformed | Kind::PoolFull | Kind::PoolTimeout | Kind::NoSocket => {
@@ -73,7 +75,8 @@ impl Outcome {
             }
             // A kept connection that the endpoint closed in the meantime.
             _ if error.reused && unsent => Outcome::Unknown,
-            // It took leave of the connection (GOAWAY), as servers do whose connections have come of age.
+            // It took leave of the connection (GOAWAY), as servers do whose connections have come
+            // of age.
             Kind::Refused if error.reset.is_none() => Outcome::Unknown,
             Kind::Refused => Outcome::Overload(None),
             _ => Outcome::Failure(None),
@@ -93,7 +96,7 @@ impl Outcome {
         matches!(self, Outcome::Failure(_) | Outcome::Overload(_))
     }
 
-    /// How long the endpoint wants to be left alone, if it said so.
+    /// How long the endpoint asks for no requests, if it said so.
     pub(super) fn wait(self) -> Option<Duration> {
         match self {
             Outcome::Failure(wait) | Outcome::Overload(wait) => wait,
@@ -102,7 +105,8 @@ impl Outcome {
     }
 }
 
-/// `Retry-After` in seconds (RFC 9110 section 10.2.3; a date would need two clocks to agree), or gRPC's push-back.
+/// `Retry-After` in seconds (RFC 9110 section 10.2.3; a date would need two clocks to agree), or
+/// gRPC's push-back.
 fn wait(headers: &HeaderMap) -> Option<Duration> {
     let number = |name| headers.get(name)?.to_str().ok()?.trim().parse::<u32>().ok();
     let seconds = number(RETRY_AFTER).map(|seconds| Duration::from_secs(seconds.into()));

@@ -1,12 +1,14 @@
-//! The endpoints of a cluster as their judge sees them: each has its breaker, and this decides whether the cluster can
-//! spare it.
+//! The endpoints of a cluster as their judge sees them: each has its ejection state, and this
+//! decides whether the cluster can spare it.
 //!
-//! Two things keep ejections from making an outage worse. Only a share of the endpoints may be out at once, and one
-//! that was let in again only for a probe still counts as out. And a low success rate ejects only an endpoint that does
-//! worse than the others together: when all fail alike the fault is behind them, and fewer endpoints would not mend it.
-//! A run of failures needs no such comparison, since it costs every caller a try.
+//! Two things keep ejections from making an outage worse. Only a share of the endpoints may be out
+//! at once, and one that was let in again only for a probe still counts as out. And a low success
+//! rate ejects only an endpoint that does worse than the others together: when all fail alike the
+//! fault is behind them, and fewer endpoints would not mend it. A run of failures needs no such
+//! comparison, since it costs every caller an attempt.
 //!
-//! Whoever sends a request gets a [`Trial`], which keeps the endpoint's count of requests in hand up and owes an outcome.
+//! Whoever sends a request gets an [`Attempt`], which keeps the endpoint's count of active requests
+//! up and owes an outcome.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -18,10 +20,10 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 
-use super::breaker::{Phase, Reason, Step};
+use super::ejection::{Phase, Reason, Step};
 use super::window::Tally;
-use super::{Endpoint, InHand, Outcome};
-use crate::config::Breaker as Config;
+use super::{ActiveRequest, Endpoint, Outcome};
+use crate::config::OutlierDetection as Config;
 use crate::mutant;
 use crate::telemetry::Ejections;
 
@@ -32,15 +34,16 @@ pub struct Outliers {
     endpoints: Arc<[Arc<Endpoint>]>,
     config: Config,
     metrics: Ejections,
-    /// Held while it is decided whether another one may be ejected: two workers that count at the same time would
-    /// both find room for one. It survives changes of the configuration, as the endpoints do.
+    /// Held while it is decided whether another one may be ejected: two workers that count at the
+    /// same time would both find room for one. It survives changes of the configuration, as the
+    /// endpoints do.
     deciding: Arc<Mutex<()>>,
 }
 
 /// A change that operators want to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transition {
-    /// Left alone for this long.
+    /// Ejected for this long.
     Ejected(Duration, Reason),
     /// Back in use.
     Restored,
@@ -66,14 +69,14 @@ impl Outliers {
         now: Instant,
         gives_up: Option<Instant>,
         rng: &Rc<RefCell<StdRng>>,
-    ) -> Trial {
-        let (in_hand, is_probe) = self.endpoints[position].begin(now);
+    ) -> Attempt {
+        let (active, is_probe) = self.endpoints[position].begin(now);
         if is_probe {
             self.metrics.probes.inc();
             let (cluster, endpoint) = self.named(position);
             tracing::debug!(%cluster, %endpoint, "probing");
         }
-        Trial {
+        Attempt {
             outliers: self.clone(),
             position,
             begun: now,
@@ -81,12 +84,12 @@ impl Outliers {
             rng: rng.clone(),
             is_owed: true,
             is_probe,
-            in_hand,
+            active,
         }
     }
 
-    /// Notes what came of a request that was sent to the endpoint at `position` at `begun`, and ejects that endpoint if it
-    /// is time and the cluster can spare it.
+    /// Notes what came of a request that was sent to the endpoint at `position` at `begun`, and
+    /// ejects that endpoint if it is time and the cluster can spare it.
     pub fn on_outcome(
         &self,
         position: usize,
@@ -120,8 +123,8 @@ impl Outliers {
         transition
     }
 
-    /// Whether the cap leaves room for one more. One endpoint may always be ejected, or the cap would switch the feature off
-    /// for small clusters.
+    /// Whether the cap leaves room for one more. One endpoint may always be ejected, or the cap
+    /// would switch the feature off for small clusters.
     fn has_room(&self, position: usize) -> bool {
         let allowed = ((self.endpoints.len() as f64 * self.config.cap) as usize).max(1);
         let mut out = 0;
@@ -137,8 +140,8 @@ impl Outliers {
         out < allowed || mutant::is_planted("ejects-past-the-cap")
     }
 
-    /// Whether the success rate of the endpoint at `position` is as far below that of the others as it would have to be
-    /// below 1 if they were without fault.
+    /// Whether the success rate of the endpoint at `position` is as far below that of the others as
+    /// it would have to be below 1 if they were without fault.
     fn others_do_better(&self, position: usize, now: Instant) -> bool {
         let tally = |endpoint: &Arc<Endpoint>| endpoint.tally(now, &self.config);
         let own = tally(&self.endpoints[position]);
@@ -166,10 +169,11 @@ impl Outliers {
     }
 }
 
-/// A request at an endpoint, which counts as in hand there and owes an outcome. If it is dropped before, its caller has
-/// left, which says nothing about the endpoint unless the caller had waited as long as it wanted to.
+/// A request at an endpoint, which counts as active there and owes an outcome. If it is dropped
+/// before, its caller has left, which says nothing about the endpoint unless the caller had waited
+/// as long as it wanted to.
 #[derive(Debug)]
-pub struct Trial {
+pub struct Attempt {
     outliers: Arc<Outliers>,
     position: usize,
     begun: Instant,
@@ -177,11 +181,12 @@ pub struct Trial {
     rng: Rc<RefCell<StdRng>>,
     is_owed: bool,
     is_probe: bool,
-    in_hand: InHand,
+    active: ActiveRequest,
 }
 
-impl Trial {
-    /// The endpoint answered, in the time that has passed. Whether that is a success is another question.
+impl Attempt {
+    /// The endpoint answered, in the time that has passed. Whether that is a success is another
+    /// question.
     pub fn answered(&mut self, now: Instant) {
         self.arrived();
         let begun = if mutant::is_planted("counts-half-the-latency") {
@@ -194,7 +199,7 @@ impl Trial {
 
     /// The endpoint answered, but in a time that says nothing about how long answers take.
     pub fn arrived(&mut self) {
-        self.in_hand.answered();
+        self.active.answered();
     }
 
     /// Whether nothing has been told yet.
@@ -205,8 +210,8 @@ impl Trial {
     /// Tells what came of it. More may follow: a response that began well may break off.
     pub fn tell(&mut self, outcome: Outcome, now: Instant) {
         self.is_owed = false;
-        // Only of the probe does it matter that nothing was learned: then the next request is one. Others may be at an
-        // endpoint that is being probed too, for want of a better one.
+        // Only of the probe does it matter that nothing was learned: then the next request is one.
+        // Others may be at an endpoint that is being probed too, for want of a better one.
         if outcome == Outcome::Unknown {
             if !self.is_probe {
                 return;
@@ -222,7 +227,7 @@ impl Trial {
     }
 }
 
-impl Drop for Trial {
+impl Drop for Attempt {
     fn drop(&mut self) {
         if self.is_owed {
             let now = Instant::now();
@@ -333,23 +338,27 @@ mod tests {
         let rng = Rc::new(RefCell::new(RngTree::new(1).rng()));
         let outliers = outliers(1, CONFIG, now);
         let endpoint = &outliers.endpoints[0];
-        assert_eq!(endpoint.doubted(), None);
+        assert_eq!(endpoint.stale_since(), None);
         for _ in 0..3 {
             outliers.on_outcome(0, FAILURE, now, now, &mut *rng.borrow_mut());
         }
-        assert_eq!(endpoint.doubted(), Some(now));
+        assert_eq!(endpoint.stale_since(), Some(now));
         let [first, second] = [now + 10 * S, now + 100 * S];
         for (begun, before) in [(first, now), (second, first)] {
             let mut probe = outliers.begin(0, begun, None, &rng);
-            assert_eq!(endpoint.doubted(), Some(before), "what the last probe opened is good for this one");
+            assert_eq!(
+                endpoint.stale_since(),
+                Some(before),
+                "what the last probe opened is good for this one"
+            );
             probe.tell(FAILURE, begun + S);
-            assert_eq!(endpoint.doubted(), Some(begun));
+            assert_eq!(endpoint.stale_since(), Some(begun));
         }
         // A probe that is never answered teaches nothing, but what it went over is not tried again.
         let [third, fourth] = [second + 100 * S, second + 200 * S];
         let _silent = outliers.begin(0, third, None, &rng);
         let _next = outliers.begin(0, fourth, None, &rng);
-        assert_eq!(endpoint.doubted(), Some(third));
+        assert_eq!(endpoint.stale_since(), Some(third));
     }
 
     #[tokio::test(start_paused = true)]
@@ -383,7 +392,8 @@ mod tests {
         let now = Instant::now();
         let rng = &mut RngTree::new(1).rng();
         let config = Config { consecutive_failures: 0, cap: 1.0, ..CONFIG };
-        // Successes of ten at the first endpoint; successes and requests at the second, that are told before.
+        // Successes of ten at the first endpoint; successes and requests at the second, that are
+        // told before.
         for (own, (good, requests), ejected) in [
             (4, (0, 9), true),
             (4, (0, 10), false),
@@ -419,9 +429,9 @@ mod tests {
             let now = Instant::now();
             let outliers = outliers(2, CONFIG, now);
             for _ in 0..3 {
-                let trial = outliers.begin(0, Instant::now(), limit.map(|l| Instant::now() + l), &rng);
+                let attempt = outliers.begin(0, Instant::now(), limit.map(|l| Instant::now() + l), &rng);
                 tokio::time::advance(S).await;
-                drop(trial);
+                drop(attempt);
             }
             assert_eq!(out(&outliers).len(), expected, "{limit:?}");
             assert_eq!(outliers.endpoints[0].pending(), 0);
@@ -444,12 +454,12 @@ mod tests {
                     let position = position % usize::from(n);
                     tokio::time::advance(Duration::from_millis(wait)).await;
                     let now = Instant::now();
-                    let mut trial = outliers.begin(position, now, Some(now), &rng);
+                    let mut attempt = outliers.begin(position, now, Some(now), &rng);
                     match what {
-                        0 => trial.tell(Outcome::Success, now),
-                        1 => trial.tell(Outcome::Unknown, now),
-                        2 => drop(trial),
-                        _ => trial.tell(FAILURE, now),
+                        0 => attempt.tell(Outcome::Success, now),
+                        1 => attempt.tell(Outcome::Unknown, now),
+                        2 => drop(attempt),
+                        _ => attempt.tell(FAILURE, now),
                     }
                     prop_assert!(out(&outliers).len() <= allowed);
                 }

@@ -1,19 +1,21 @@
-//! HTTP/1 connections of one worker to endpoints: kept alive, last in first out, checked before they are used again.
+//! HTTP/1 connections of one worker to endpoints: kept alive, last in first out, checked before
+//! they are used again.
 //!
-//! A connection has no task of its own. Whoever uses it polls it together with the response ([`Exchange`]), and a body
-//! that is read to its end puts it back; an idle one is polled when it is taken out, which shows an end of file or stray
-//! bytes from the server before a request is risked on it, and by [`Pool::sweep`]. That saves a task, its wake-ups and
-//! its channel for each connection. The exception is a response that begins while the request is still being sent: a
-//! client that does not read yet must not hold up its own upload, so such a connection has a task until both are done.
-//! A connection that becomes a tunnel is handed over by hyper and only counted here until the tunnel ends.
-//! Last in first out, so that surplus connections age and are closed.
+//! A connection has no task of its own. Whoever uses it polls it together with the response
+//! ([`Exchange`]), and a body that is read to its end puts it back; an idle one is polled when it
+//! is taken out, which shows an end of file or stray bytes from the server before a request is
+//! risked on it, and by [`Pool::sweep`]. That saves a task, its wake-ups and its channel for each
+//! connection. The exception is a response that begins while the request is still being sent: a
+//! client that does not read yet must not hold up its own upload, so such a connection has a task
+//! until both are done. A connection that becomes a tunnel is handed over by hyper and only counted
+//! here until the tunnel ends. Last in first out, so that surplus connections age and are closed.
 //!
 //! What it leaves out: HTTP/2, and a limit on connections that are in use.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,15 +32,16 @@ use rand::rngs::StdRng;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::last_words::{LastWords, ServerEnd};
+use super::deferred_write_error::{DeferredWriteError, ServerEnd};
 use crate::config::defaults::{AGE_JITTER, H2_PING_INTERVAL, HEADERS, POOL_MAX_IDLE};
 use crate::config::{ClusterLimits, Http1, Http2, Snapshot};
+use crate::connect::Connector;
 use crate::error::{BoxError, Error, Kind};
 use crate::http::closing::ClientEnd;
 use crate::http::informational::BodyUnread;
 use crate::http::{RequestBody, Upload, forward, header_limits, strict, tunnel};
 use crate::mutant;
-use crate::telemetry::{EndpointMetrics, Limited, Open, OpenConnection};
+use crate::telemetry::{EndpointMetrics, LimitReason, Open, OpenConnection};
 use crate::world::Net;
 
 /// Idle connections by endpoint. Cheap to clone; one for each worker.
@@ -47,18 +50,16 @@ pub struct Pool<N: Net> {
 }
 
 struct Inner<N: Net> {
-    net: N,
-    /// Source address of every connection, if one is asked for.
-    from: fn(SocketAddr) -> Option<IpAddr>,
+    connector: Connector<N>,
     ages: RefCell<StdRng>,
-    slots: RefCell<BTreeMap<SocketAddr, Rc<Slot>>>,
+    slots: RefCell<BTreeMap<SocketAddr, Rc<EndpointPool>>>,
 }
 
 /// What there is for one endpoint.
-struct Slot {
+struct EndpointPool {
     idle: RefCell<Vec<Idle>>,
     /// One for each connection that may be in use. Whoever waits for one is served in turn.
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     size: Cell<usize>,
     waiting: Cell<usize>,
 }
@@ -95,7 +96,8 @@ impl Connection {
         }
     }
 
-    /// The same, and passes on that the client has closed its half, once nothing of the request is left to be sent.
+    /// The same, and passes on that the client has closed its half, once nothing of the request is
+    /// left to be sent.
     fn drive_for(&mut self, client: Option<&ClientEnd>, upload: &Upload, cx: &mut Context<'_>) {
         self.drive(cx);
         let closed = client.is_some_and(ClientEnd::has_half_closed) && !upload.is_unfinished();
@@ -122,10 +124,10 @@ impl<N: Net> Clone for Pool<N> {
 /// A connection that was taken out for one request.
 pub struct Checkout<N: Net> {
     net: N,
-    slot: Rc<Slot>,
+    slot: Rc<EndpointPool>,
     endpoint: SocketAddr,
     connection: Connection,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
     reused: bool,
     /// How large its response's head may be.
     http1: Http1,
@@ -134,41 +136,42 @@ pub struct Checkout<N: Net> {
 }
 
 impl<N: Net> Pool<N> {
-    /// An empty pool. `from` may ask for a source address for connections to an address; `ages` spreads their ends.
-    pub fn new(net: N, from: fn(SocketAddr) -> Option<IpAddr>, ages: StdRng) -> Self {
-        Pool { inner: Rc::new(Inner { net, from, ages: ages.into(), slots: RefCell::default() }) }
+    /// An empty pool. `from` may ask for a source address for connections to an address; `ages`
+    /// spreads their ends.
+    pub fn new(connector: Connector<N>, ages: StdRng) -> Self {
+        Pool { inner: Rc::new(Inner { connector, ages: ages.into(), slots: RefCell::default() }) }
     }
 
-    /// A connection to `endpoint`: the one used last, if it is still good and has not idled for `max_idle` nor since before the
-    /// endpoint was `doubted`, or else a new one. If as many are in use as may be, waits for one to come back, but no longer
-    /// than connecting may take.
+    /// A connection to `endpoint`: the one used last, if it is still good and has not idled for
+    /// `max_idle` nor since before the endpoint was `stale_since`, or else a new one. If as many
+    /// are in use as may be, waits for one to come back, but no longer than connecting may take.
     ///
     /// # Errors
     /// [`Kind::Connect`], [`Kind::ConnectTimeout`], [`Kind::PoolFull`] or [`Kind::PoolTimeout`].
     pub async fn checkout(
         &self,
         endpoint: SocketAddr,
-        doubted: Option<Instant>,
-        limits: Limits,
+        stale_since: Option<Instant>,
+        limits: PoolLimits,
         metrics: &EndpointMetrics,
     ) -> Result<Checkout<N>, Error> {
         let slot = self.slot(endpoint, limits);
-        let place = match slot.places.clone().try_acquire_owned() {
-            Ok(place) => place,
+        let permit = match slot.permits.clone().try_acquire_owned() {
+            Ok(permit) => permit,
             Err(_) => slot.wait(endpoint, limits, metrics).await?,
         };
         let checkout = |connection, reused| Checkout {
-            net: self.inner.net.clone(),
+            net: self.inner.connector.net().clone(),
             slot: slot.clone(),
             endpoint,
             connection,
-            _place: place,
+            _permit: permit,
             reused,
             http1: limits.http1,
             spent: false,
         };
         let now = Instant::now();
-        let oldest = now.checked_sub(limits.max_idle).max(doubted);
+        let oldest = now.checked_sub(limits.max_idle).max(stale_since);
         loop {
             let Some(mut idle) = slot.idle.borrow_mut().pop() else { break };
             if oldest.is_some_and(|oldest| idle.since < oldest) {
@@ -183,9 +186,10 @@ impl<N: Net> Pool<N> {
                 return Ok(checkout(idle.connection, true));
             }
         }
-        // An endpoint without any connection gets one whatever the others have, or it would never be served (Envoy).
+        // An endpoint without any connection gets one whatever the others have, or it would never
+        // be served (Envoy).
         if slot.in_use() > 1 && metrics.open_in_cluster() >= limits.cluster.connections.into() {
-            metrics.limited(Limited::Connections);
+            metrics.limited(LimitReason::Connections);
             let cause = "the cluster has as many connections as it may (limits.connections)";
             return Err(Error::at(Kind::PoolFull, endpoint, cause));
         }
@@ -195,9 +199,9 @@ impl<N: Net> Pool<N> {
         Ok(checkout(connection, false))
     }
 
-    fn slot(&self, endpoint: SocketAddr, limits: Limits) -> Rc<Slot> {
+    fn slot(&self, endpoint: SocketAddr, limits: PoolLimits) -> Rc<EndpointPool> {
         let mut slots = self.inner.slots.borrow_mut();
-        let slot = slots.entry(endpoint).or_insert_with(|| Rc::new(Slot::new(limits.connections)));
+        let slot = slots.entry(endpoint).or_insert_with(|| Rc::new(EndpointPool::new(limits.connections)));
         slot.resize(limits.connections);
         slot.clone()
     }
@@ -205,19 +209,10 @@ impl<N: Net> Pool<N> {
     async fn open(
         &self,
         endpoint: SocketAddr,
-        limits: Limits,
+        limits: PoolLimits,
         metrics: &EndpointMetrics,
     ) -> Result<Connection, Error> {
-        let limit = limits.connect;
-        let from = (self.inner.from)(endpoint);
-        let io = match tokio::time::timeout(limit, self.inner.net.connect(endpoint, from)).await {
-            Ok(Ok(io)) => io,
-            Ok(Err(cause)) => return Err(Error::at(Kind::of_connect(&cause), endpoint, cause)),
-            Err(_) => {
-                let cause = format!("no answer within {limit:?}");
-                return Err(Error::at(Kind::ConnectTimeout, endpoint, cause));
-            }
-        };
+        let io = self.inner.connector.connect_within(endpoint, limits.connect).await?;
         let mut builder = http1::Builder::new();
         let Http1 { header_bytes, headers, preserve_header_case } = limits.read;
         builder.max_buf_size(header_bytes).max_header_size(header_bytes);
@@ -227,7 +222,7 @@ impl<N: Net> Pool<N> {
         }
         let end = ServerEnd::default();
         let (send, driver) = builder
-            .handshake(TokioIo::new(LastWords::new(io, end.clone())))
+            .handshake(TokioIo::new(DeferredWriteError::new(io, end.clone())))
             .await
             .map_err(|e| Error::at(Kind::Connect, endpoint, e))?;
         let open = metrics.connected();
@@ -257,7 +252,8 @@ impl<N: Net> Pool<N> {
         });
     }
 
-    /// Forgets an endpoint. What is under way there ends, and its connections are not kept afterwards.
+    /// Forgets an endpoint. What is under way there ends, and its connections are not kept
+    /// afterwards.
     pub fn forget(&self, endpoint: SocketAddr) {
         self.inner.slots.borrow_mut().remove(&endpoint);
     }
@@ -270,18 +266,18 @@ impl<N: Net> Pool<N> {
     }
 }
 
-/// When a connection that is opened now is too old: at `max_age`, give or take a tenth, so that those that were opened
-/// together do not end together.
+/// When a connection that is opened now is too old: at `max_age`, give or take a tenth, so that
+/// those that were opened together do not end together.
 pub(super) fn expiry(max_age: Option<Duration>, rng: &mut StdRng) -> Option<Instant> {
     let age = max_age?.mul_f64(rng.random_range(1.0 - AGE_JITTER..=1.0 + AGE_JITTER));
     Instant::now().checked_add(age)
 }
 
-impl Slot {
+impl EndpointPool {
     fn new(connections: usize) -> Self {
-        Slot {
+        EndpointPool {
             idle: RefCell::default(),
-            places: Arc::new(Semaphore::new(connections)),
+            permits: Arc::new(Semaphore::new(connections)),
             size: Cell::new(connections),
             waiting: Cell::new(0),
         }
@@ -291,22 +287,22 @@ impl Slot {
     fn resize(&self, connections: usize) {
         let size = self.size.get();
         if size < connections {
-            self.places.add_permits(connections - size);
+            self.permits.add_permits(connections - size);
             self.size.set(connections);
         } else if size > connections {
             // Those that are in use now may be too many for a while.
-            self.size.set(size - self.places.forget_permits(size - connections));
+            self.size.set(size - self.permits.forget_permits(size - connections));
         }
     }
 
     async fn wait(
         &self,
         endpoint: SocketAddr,
-        limits: Limits,
+        limits: PoolLimits,
         metrics: &EndpointMetrics,
     ) -> Result<OwnedSemaphorePermit, Error> {
         if metrics.waiting_in_cluster() >= limits.cluster.pending.into() {
-            metrics.limited(Limited::Pending);
+            metrics.limited(LimitReason::Pending);
             let cause = "as many requests of the cluster wait as may (limits.pending)";
             return Err(Error::at(Kind::PoolFull, endpoint, cause));
         }
@@ -315,8 +311,8 @@ impl Slot {
         }
         let _waiting = (Waiting::new(&self.waiting), metrics.waiting());
         tracing::debug!(%endpoint, waiting = metrics.waiting_in_cluster(), "waiting for a connection");
-        match tokio::time::timeout(limits.connect, self.places.clone().acquire_owned()).await {
-            Ok(Ok(place)) => Ok(place),
+        match tokio::time::timeout(limits.connect, self.permits.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
             _ => {
                 let cause = format!("no connection came back within {:?}", limits.connect);
                 Err(Error::at(Kind::PoolTimeout, endpoint, cause))
@@ -326,7 +322,7 @@ impl Slot {
 
     /// Connections in use.
     fn in_use(&self) -> usize {
-        self.size.get().saturating_sub(self.places.available_permits())
+        self.size.get().saturating_sub(self.permits.available_permits())
     }
 
     fn put(&self, connection: Connection, since: Instant) {
@@ -356,7 +352,7 @@ impl Drop for Waiting<'_> {
 
 /// Limits of a checkout.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct PoolLimits {
     /// From SYN to a usable connection.
     pub connect: Duration,
     /// How long a connection may have idled.
@@ -390,10 +386,10 @@ pub struct Ping {
     pub while_idle: bool,
 }
 
-impl Limits {
+impl PoolLimits {
     /// Those of a snapshot.
     pub fn of(snapshot: &Snapshot) -> Self {
-        Limits {
+        PoolLimits {
             connect: snapshot.timeouts.connect,
             max_idle: snapshot.timeouts.pool_idle,
             max_age: snapshot.timeouts.pool_age,
@@ -410,20 +406,22 @@ impl Limits {
     }
 }
 
-impl Limits {
-    /// With those of a cluster, whose endpoints may have sidecars. With `bridge` it is known that they do, and a sidecar
-    /// does not mind a ping; a gRPC server ends the connections of those who ask too often.
+impl PoolLimits {
+    /// With those of a cluster, whose endpoints may have sidecars. With `bridge` it is known that
+    /// they do, and a sidecar does not mind a ping; a gRPC server ends the connections of those who
+    /// ask too often.
     pub fn within(self, cluster: ClusterLimits, bridge: bool) -> Self {
         let ping = match bridge {
             true => Ping { interval: H2_PING_INTERVAL, while_idle: true },
             false => Ping { interval: self.http2.connection_keepalive_interval, while_idle: false },
         };
-        Limits { cluster, read: self.http1.with_added(), ping: Some(ping), ..self }
+        PoolLimits { cluster, read: self.http1.with_added(), ping: Some(ping), ..self }
     }
 }
 
 impl<N: Net> Checkout<N> {
-    /// Sends a request and waits for the head of its response. If `client` closes its half, so does this connection.
+    /// Sends a request and waits for the head of its response. If `client` closes its half, so does
+    /// this connection.
     ///
     /// # Errors
     /// With the request itself, if it is certain that not a byte of it was sent.
@@ -450,12 +448,14 @@ impl<N: Net> Checkout<N> {
                 if let Err(wrong) = checked.and_then(|()| header_limits::response(&response, self.http1)) {
                     return Err((self.error(Kind::Protocol, wrong), None));
                 }
-                // hyper would speak HTTP/1.0 to it from now on, and drop request bodies of unknown length.
+                // hyper would speak HTTP/1.0 to it from now on, and drop request bodies of unknown
+                // length.
                 self.spent =
                     response.version() == Version::HTTP_10 || mutant::is_planted("uses-nothing-again");
                 if (connect || upgrade_asked) && tunnel::is_agreed(connect, response.status()) {
                     self.connection.end.tunnel();
-                    // HTTP is over: the stream goes into the response, and nothing is left to drive.
+                    // HTTP is over: the stream goes into the response, and nothing is left to
+                    // drive.
                     poll_fn(|cx| {
                         self.connection.drive(cx);
                         if self.connection.driver.is_none() { Poll::Ready(()) } else { Poll::Pending }
@@ -497,8 +497,8 @@ impl<N: Net> Checkout<N> {
         Error::at(kind, self.endpoint, cause).reused(self.reused)
     }
 
-    /// Gives the connection a task of its own until it is idle, and then back to the pool, or until it has ended. If the
-    /// client goes away its request body fails, and that ends the connection.
+    /// Gives the connection a task of its own until it is idle, and then back to the pool, or until
+    /// it has ended. If the client goes away its request body fails, and that ends the connection.
     fn detach(mut self) {
         let net = self.net.clone();
         net.spawn("upload", async move {
@@ -521,7 +521,8 @@ impl<N: Net> Checkout<N> {
     }
 }
 
-/// A response under way: keeps its connection going, and gives it back to the pool once the body has been read.
+/// A response under way: keeps its connection going, and gives it back to the pool once the body
+/// has been read.
 pub struct Exchange<N: Net> {
     /// `None` if the connection has a task.
     checkout: Option<Checkout<N>>,
@@ -542,7 +543,8 @@ impl<N: Net> Exchange<N> {
         }
     }
 
-    /// The body has been read to its end: gives the connection back if it can carry another request.
+    /// The body has been read to its end: gives the connection back if it can carry another
+    /// request.
     pub fn finish(&mut self) {
         if let Some(mut checkout) = self.checkout.take() {
             // The end of the message may still have to pass through the connection's state machine.

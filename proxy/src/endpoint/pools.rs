@@ -1,6 +1,6 @@
 //! All connections of one worker to endpoints, whatever they speak.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,23 +9,25 @@ use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::Carrier;
+use super::ConnectionLease;
 use super::h2::Streams;
-use super::pool::{Limits, Pool};
-use crate::config::{Retry, TryTimeouts};
+use super::pool::{Pool, PoolLimits};
+use crate::config::{AttemptTimeouts, Retry};
+use crate::connect::Connector;
 use crate::error::{Error, Kind};
 use crate::http::closing::ClientEnd;
-use crate::http::interim::Speaker;
-use crate::http::patience::Patience;
+use crate::http::interim::InterimSender;
+use crate::http::timer::RequestTimer;
 use crate::http::{RequestBody, deadline, forward, header_limits, informational};
 use crate::limit::client::ClientRequest;
 use crate::limit::concurrency::InFlight;
 use crate::telemetry::{EndpointMetrics, Open};
 use crate::world::{Net, RngTree};
 
-/// The place of a request among those in flight, for as long as its response is under way. Shared by its tries.
+/// The permit of a request to be in flight, for as long as its response is under way. Shared by its
+/// attempts.
 #[derive(Debug)]
-pub struct Place {
+pub struct RequestPermit {
     _all: Open,
     /// Among those of its cluster, or of its port of the app.
     of_cluster: Option<InFlight>,
@@ -33,15 +35,15 @@ pub struct Place {
     _of_client: Option<ClientRequest>,
 }
 
-impl Place {
+impl RequestPermit {
     /// Among all of the sidecar, and those of a cluster.
     pub fn new(all: Open, of_cluster: Option<InFlight>) -> Self {
-        Place { _all: all, of_cluster, _of_client: None }
+        RequestPermit { _all: all, of_cluster, _of_client: None }
     }
 
     /// And among those of a client.
     pub fn of_client(self, request: ClientRequest) -> Self {
-        Place { _of_client: Some(request), ..self }
+        RequestPermit { _of_client: Some(request), ..self }
     }
 
     /// The request has been answered, or has failed.
@@ -54,37 +56,38 @@ impl Place {
 
 /// What a request asks of the choice of its endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Aim {
-    /// What it has in common with others that are to meet the same endpoint; `None`: nothing, or nobody asks.
+pub struct PickContext {
+    /// What it has in common with others that are to meet the same endpoint; `None`: nothing, or
+    /// nobody asks.
     pub hash: Option<u64>,
-    /// Which of the cluster's subsets it is for, counted from 1 in `config::Cluster::subsets`; 0: all that the cluster
-    /// uses.
+    /// Which of the cluster's subsets it is for, counted from 1 in `config::Cluster::subsets`; 0:
+    /// all that the cluster uses.
     pub subset: usize,
 }
 
-/// What a call asks of every try.
+/// What a call asks of every attempt.
 pub struct Call {
-    /// Which request of its worker it is, so that the lines of the log that belong together can be found; 0 for one that
-    /// is not followed.
+    /// Which request of its worker it is, so that the lines of the log that belong together can be
+    /// found; 0 for one that is not followed.
     pub number: u64,
     /// Of the endpoint.
-    pub aim: Aim,
-    /// Its place among the requests in flight.
-    pub place: Rc<Place>,
+    pub context: PickContext,
+    /// Its permit to be in flight.
+    pub permit: Rc<RequestPermit>,
     /// Of connections.
-    pub limits: Limits,
+    pub limits: PoolLimits,
     /// Of time.
-    pub patience: Patience,
+    pub timer: RequestTimer,
     /// Whether the client hears of failures as gRPC statuses.
     pub is_grpc: bool,
     /// When the caller gives up, if it said so.
     pub deadline: Option<Instant>,
-    /// What happens after a failed try.
+    /// What happens after a failed attempt.
     pub retry: Arc<Retry>,
-    /// Of the time of each try.
-    pub tries: TryTimeouts,
+    /// Of the time of each attempt.
+    pub attempt_timeouts: AttemptTimeouts,
     /// Who hears of interim responses; not every client may.
-    pub interim: Option<Speaker>,
+    pub interim: Option<InterimSender>,
     /// How its client's connection ends; `None` where that is nobody's, or carries others too.
     pub client: Option<ClientEnd>,
 }
@@ -98,8 +101,9 @@ impl Call {
     }
 }
 
-/// A request that got no answer: why, and the request itself if it is certain that not a byte of it was sent.
-pub type Failed = (Error, Option<Box<Request<RequestBody>>>);
+/// A request that got no answer: why, and the request itself if it is certain that not a byte of it
+/// was sent.
+pub type SendError = (Error, Option<Box<Request<RequestBody>>>);
 
 /// The pools of one worker.
 pub struct Pools<N: Net> {
@@ -110,32 +114,33 @@ pub struct Pools<N: Net> {
 }
 
 impl<N: Net> Pools<N> {
-    /// Empty ones. `from` may ask for a source address for connections to an address; `rng` spreads their ends.
-    pub fn new(net: N, from: fn(SocketAddr) -> Option<IpAddr>, rng: RngTree) -> Self {
+    /// Empty ones, which connect by `connector`; `rng` spreads the ends of connections.
+    pub fn new(connector: Connector<N>, rng: RngTree) -> Self {
         let [ages1, ages2] = [1, 2].map(|version| rng.child("age", version).rng());
-        Pools { http1: Pool::new(net.clone(), from, ages1), http2: Streams::new(net, from, ages2) }
+        Pools { http1: Pool::new(connector.clone(), ages1), http2: Streams::new(connector, ages2) }
     }
 
-    /// Sends a request of `call` to `endpoint` in the version that it is written for, and waits for the head of the response. What
-    /// is left of the caller's time is passed on, counted when there is a connection: waiting for one took a part of it.
-    /// Over no connection that was open before the endpoint was last `doubted`: else a probe of one that is well again could fail
-    /// as often as there are such connections, and keep it out.
+    /// Sends a request of `call` to `endpoint` in the version that it is written for, and waits for
+    /// the head of the response. What is left of the caller's time is passed on, counted when there
+    /// is a connection: waiting for one took a part of it. Over no connection that was open before
+    /// the endpoint was last `stale_since`: else a probe of one that is well again could fail as
+    /// often as there are such connections, and keep it out.
     ///
     /// # Errors
     /// If there is no connection, or it ends before the response begins.
     pub async fn send(
         &self,
         endpoint: SocketAddr,
-        doubted: Option<Instant>,
+        stale_since: Option<Instant>,
         call: &Call,
         metrics: &EndpointMetrics,
         mut request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Carrier<N>), Failed> {
+    ) -> Result<(Response<Incoming>, ConnectionLease<N>), SendError> {
         if request.version() == Version::HTTP_2 {
             if let Some(client) = &call.client {
                 client.cancel_at_fin();
             }
-            let stream = match self.http2.checkout(endpoint, doubted, call.limits, metrics).await {
+            let stream = match self.http2.checkout(endpoint, stale_since, call.limits, metrics).await {
                 Ok(stream) => stream,
                 Err(error) => return Err((error, Some(Box::new(request)))),
             };
@@ -144,27 +149,29 @@ impl<N: Net> Pools<N> {
             let checked = forward::check(&response, false);
             let checked = checked.and_then(|()| header_limits::response(&response, call.limits.http1));
             return match checked {
-                Ok(()) => Ok((response, Carrier::Http2(stream))),
+                Ok(()) => Ok((response, ConnectionLease::Http2(stream))),
                 Err(wrong) => Err((Error::at(Kind::Protocol, endpoint, wrong), None)),
             };
         }
-        let checkout = match self.http1.checkout(endpoint, doubted, call.limits, metrics).await {
+        let checkout = match self.http1.checkout(endpoint, stale_since, call.limits, metrics).await {
             Ok(checkout) => checkout,
             Err(error) => return Err((error, Some(Box::new(request)))),
         };
         call.pass_deadline_on(&mut request);
         informational::listen(&mut request, call.interim.as_ref());
         let (response, exchange) = checkout.send(request, call.client.clone()).await?;
-        Ok((response, Carrier::Http1(exchange)))
+        Ok((response, ConnectionLease::Http1(exchange)))
     }
 
-    /// A try at `endpoint` that began at `begun` was not answered in its time, and is about to be dropped. Over HTTP/1 that ends
-    /// its connection, over HTTP/2 only if that was silent all the while.
+    /// An attempt at `endpoint` that began at `begun` was not answered in its time, and is about to
+    /// be dropped. Over HTTP/1 that ends its connection, over HTTP/2 only if that was silent all
+    /// the while.
     pub fn gave_up(&self, endpoint: SocketAddr, begun: Instant) {
         self.http2.gave_up(endpoint, begun);
     }
 
-    /// Closes connections that have been idle for too long (`max_idle` for HTTP/1) and forgets those that have ended.
+    /// Closes connections that have been idle for too long (`max_idle` for HTTP/1) and forgets
+    /// those that have ended.
     pub fn sweep(&self, max_idle: Duration) {
         self.http1.sweep(max_idle);
         self.http2.sweep();
@@ -196,7 +203,7 @@ mod tests {
     async fn what_pools_are_told_reaches_the_connections_of_both_versions() {
         run(async {
             let net = FakeNet { greeting: SETTINGS, ..FakeNet::default() };
-            let pools = Pools::new(net.clone(), |_| None, RngTree::new(1));
+            let pools = Pools::new(Connector::new(net.clone(), |_| None), RngTree::new(1));
             let dials = || net.servers.borrow().len();
             let checkout =
                 || async { pools.http2.checkout(address(), None, limits(), &metrics()).await.unwrap() };

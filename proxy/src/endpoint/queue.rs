@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::pool::Limits;
+use super::pool::PoolLimits;
 use crate::error::{Error, Kind};
-use crate::telemetry::{EndpointMetrics, Limited, Open};
+use crate::telemetry::{EndpointMetrics, LimitReason, Open};
 
 /// Those that wait at one endpoint.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub(super) struct Queue {
 
 /// A request that waits, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct QueuedRequest {
     queue: Rc<Queue>,
     endpoint: SocketAddr,
     until: Instant,
@@ -50,11 +50,11 @@ impl Queue {
     pub(super) fn join(
         self: &Rc<Self>,
         endpoint: SocketAddr,
-        limits: Limits,
+        limits: PoolLimits,
         metrics: &EndpointMetrics,
-    ) -> Result<Turn, Error> {
+    ) -> Result<QueuedRequest, Error> {
         if metrics.waiting_in_cluster() >= limits.cluster.pending.into() {
-            metrics.limited(Limited::Pending);
+            metrics.limited(LimitReason::Pending);
             let cause = "as many requests of the cluster wait as may (limits.pending)";
             return Err(Error::at(Kind::PoolFull, endpoint, cause));
         }
@@ -65,11 +65,11 @@ impl Queue {
         let _counted = metrics.waiting();
         tracing::debug!(%endpoint, waiting = metrics.waiting_in_cluster(), "waiting for a stream");
         let limit = limits.connect;
-        Ok(Turn { queue: self.clone(), endpoint, until: Instant::now() + limit, limit, _counted })
+        Ok(QueuedRequest { queue: self.clone(), endpoint, until: Instant::now() + limit, limit, _counted })
     }
 }
 
-impl Turn {
+impl QueuedRequest {
     /// Waits until it is the first in the queue and there may be room.
     ///
     /// # Errors
@@ -82,7 +82,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for QueuedRequest {
     fn drop(&mut self) {
         self.queue.waiting.set(self.queue.waiting.get() - 1);
     }

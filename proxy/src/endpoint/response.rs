@@ -1,8 +1,8 @@
-//! The body of a response on its way to the client, with all that must live as long as it does. An enum and not a box: a
-//! body is polled for every frame of every message.
+//! The body of a response on its way to the client, with all that must live as long as it does. An
+//! enum and not a box: a body is polled for every frame of every message.
 //!
-//! A body that is dropped before its end takes its connection (HTTP/1) or its stream (HTTP/2) with it, which tells the
-//! endpoint that the client has gone.
+//! A body that is dropped before its end takes its connection (HTTP/1) or its stream (HTTP/2) with
+//! it, which tells the endpoint that the client has gone.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,28 +16,28 @@ use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{InHand, Outcome, Place, Trial, h2, pool};
+use super::{ActiveRequest, Attempt, Outcome, RequestPermit, h2, pool};
 use crate::error::{Error, Kind};
 use crate::grpc;
-use crate::http::patience::Patience;
+use crate::http::timer::RequestTimer;
 use crate::http::{poll_cleaned, resets};
 use crate::mutant;
 use crate::telemetry::Failures;
 use crate::world::Net;
 
 /// What a response arrives on.
-pub enum Carrier<N: Net> {
+pub enum ConnectionLease<N: Net> {
     /// A connection of its own.
     Http1(pool::Exchange<N>),
     /// A stream of a shared connection.
     Http2(h2::Stream),
 }
 
-impl<N: Net> Carrier<N> {
+impl<N: Net> ConnectionLease<N> {
     fn is_tunnel(&self) -> bool {
         match self {
-            Carrier::Http1(exchange) => exchange.is_tunnel(),
-            Carrier::Http2(stream) => stream.is_tunnel(),
+            ConnectionLease::Http1(exchange) => exchange.is_tunnel(),
+            ConnectionLease::Http2(stream) => stream.is_tunnel(),
         }
     }
 }
@@ -49,7 +49,7 @@ impl<N: Net> Carrier<N> {
 )]
 pub enum ResponseBody<N: Net> {
     /// An endpoint's.
-    Endpoint(Passing<N>),
+    Endpoint(ForwardedBody<N>),
     /// The sidecar's own words.
     Own(Option<Bytes>),
     /// None, but hyper is to believe in one, or it would drop the `Content-Length` of a 304.
@@ -57,41 +57,46 @@ pub enum ResponseBody<N: Net> {
 }
 
 /// What counts for as long as a response is under way.
-pub struct Held {
-    _place: Rc<Place>,
-    /// Keeps the endpoint's count of requests in hand up, and owes an outcome if trailers are to tell it.
-    trial: Option<Trial>,
+pub struct RequestGuard {
+    _permit: Rc<RequestPermit>,
+    /// Keeps the endpoint's count of active requests up, and owes an outcome if trailers are to
+    /// tell it.
+    attempt: Option<Attempt>,
     /// The same of the local app, which nobody judges.
-    _in_hand: Option<InHand>,
-    /// Its place among those of its client there.
+    _active: Option<ActiveRequest>,
+    /// Its permit among those of its client there.
     _turn: Option<OwnedSemaphorePermit>,
 }
 
-impl Held {
+impl RequestGuard {
     /// Of a request at an endpoint that has just been answered.
-    pub fn new(place: Rc<Place>, mut trial: Option<Trial>) -> Self {
-        if let Some(trial) = &mut trial {
-            trial.arrived();
+    pub fn new(permit: Rc<RequestPermit>, mut attempt: Option<Attempt>) -> Self {
+        if let Some(attempt) = &mut attempt {
+            attempt.arrived();
         }
-        Held { _place: place, trial, _in_hand: None, _turn: None }
+        RequestGuard { _permit: permit, attempt, _active: None, _turn: None }
     }
 
     /// Of a request at the local app.
-    pub fn at_app(place: Rc<Place>, in_hand: InHand, turn: Option<OwnedSemaphorePermit>) -> Self {
-        Held { _place: place, trial: None, _in_hand: Some(in_hand), _turn: turn }
+    pub fn at_app(
+        permit: Rc<RequestPermit>,
+        active: ActiveRequest,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        RequestGuard { _permit: permit, attempt: None, _active: Some(active), _turn: turn }
     }
 }
 
 /// A body that passes through.
-pub struct Passing<N: Net> {
+pub struct ForwardedBody<N: Net> {
     body: Incoming,
-    carrier: Option<Carrier<N>>,
-    held: Option<Held>,
+    lease: Option<ConnectionLease<N>>,
+    held: Option<RequestGuard>,
     /// Counts bodies that break off or come too late.
     failures: Failures,
-    patience: Patience,
+    timer: RequestTimer,
     /// Goes off when a limit may have been passed. There is none before somebody has had to wait.
-    timer: Option<Pin<Box<Sleep>>>,
+    sleep: Option<Pin<Box<Sleep>>>,
     /// A gRPC client hears of a failure in trailers.
     is_grpc: bool,
 }
@@ -100,30 +105,31 @@ impl<N: Net> ResponseBody<N> {
     /// The body of a response that has just begun to arrive.
     pub fn endpoint(
         body: Incoming,
-        carrier: Carrier<N>,
-        held: Held,
+        lease: ConnectionLease<N>,
+        held: RequestGuard,
         failures: Failures,
-        mut patience: Patience,
+        mut timer: RequestTimer,
         is_grpc: bool,
     ) -> Self {
-        patience.moved(Instant::now());
-        let (carrier, held) = (Some(carrier), Some(held));
-        let mut carrier = carrier;
+        timer.moved(Instant::now());
+        let (lease, held) = (Some(lease), Some(held));
+        let mut lease = lease;
         if mutant::is_planted("keeps-what-is-half-read")
-            && let Some(Carrier::Http1(exchange)) = &mut carrier
+            && let Some(ConnectionLease::Http1(exchange)) = &mut lease
         {
             exchange.finish();
         }
-        let mut passing = Passing { body, carrier, held, failures, patience, timer: None, is_grpc };
+        let mut passing = ForwardedBody { body, lease, held, failures, timer, sleep: None, is_grpc };
         // A body of length zero is never polled.
-        let is_tunnel = passing.carrier.as_ref().is_some_and(Carrier::is_tunnel);
+        let is_tunnel = passing.lease.as_ref().is_some_and(ConnectionLease::is_tunnel);
         if passing.body.is_end_stream() && !is_tunnel {
             passing.finish();
         }
         ResponseBody::Endpoint(passing)
     }
 
-    /// Takes an endpoint's body out, to keep what it holds; none out of a response that the sidecar made itself.
+    /// Takes an endpoint's body out, to keep what it holds; none out of a response that the sidecar
+    /// made itself.
     pub fn take_passing(&mut self) -> Option<Self> {
         match self {
             ResponseBody::Endpoint(_) => Some(std::mem::replace(self, ResponseBody::Own(None))),
@@ -144,11 +150,11 @@ impl<N: Net> ResponseBody<N> {
     }
 }
 
-impl<N: Net> Passing<N> {
+impl<N: Net> ForwardedBody<N> {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let mut polled = poll_cleaned(&mut self.body, cx);
         if polled.is_pending()
-            && let Some(Carrier::Http1(exchange)) = &mut self.carrier
+            && let Some(ConnectionLease::Http1(exchange)) = &mut self.lease
         {
             // Nothing there, but now the connection knows that more is wanted.
             exchange.drive(cx);
@@ -170,7 +176,7 @@ impl<N: Net> Passing<N> {
             }
             Poll::Ready(None) => self.finish(),
             Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.finish(),
-            Poll::Ready(Some(Ok(_))) => self.patience.moved(Instant::now()),
+            Poll::Ready(Some(Ok(_))) => self.timer.moved(Instant::now()),
             Poll::Pending => {}
         }
         polled.map_err(|cause| {
@@ -180,12 +186,12 @@ impl<N: Net> Passing<N> {
     }
 
     fn is_owed(&self) -> bool {
-        self.held.as_ref().and_then(|held| held.trial.as_ref()).is_some_and(Trial::is_owed)
+        self.held.as_ref().and_then(|held| held.attempt.as_ref()).is_some_and(Attempt::is_owed)
     }
 
     fn tell(&mut self, outcome: Outcome) {
-        if let Some(trial) = self.held.as_mut().and_then(|held| held.trial.as_mut()) {
-            trial.tell(outcome, Instant::now());
+        if let Some(attempt) = self.held.as_mut().and_then(|held| held.attempt.as_mut()) {
+            attempt.tell(outcome, Instant::now());
         }
     }
 
@@ -195,9 +201,9 @@ impl<N: Net> Passing<N> {
             // The trailers that should have told did not come.
             self.tell(Outcome::Failure(None));
         }
-        match self.carrier.take() {
-            Some(Carrier::Http1(mut exchange)) => exchange.finish(),
-            Some(Carrier::Http2(stream)) => stream.finish(),
+        match self.lease.take() {
+            Some(ConnectionLease::Http1(mut exchange)) => exchange.finish(),
+            Some(ConnectionLease::Http2(stream)) => stream.finish(),
             None => {}
         }
         self.held = None;
@@ -206,17 +212,17 @@ impl<N: Net> Passing<N> {
     /// Waits for the limit that is passed next.
     fn poll_too_late(&mut self, cx: &mut Context<'_>) -> Poll<Kind> {
         loop {
-            let at = match self.patience.due(Instant::now()) {
+            let at = match self.timer.due(Instant::now()) {
                 Ok(Some(at)) => at,
                 Ok(None) => return Poll::Pending,
                 Err(kind) => return Poll::Ready(kind),
             };
-            // A timer for an earlier moment does: it is set anew when it goes off.
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
-            if timer.as_mut().poll(cx).is_pending() {
+            // A sleep for an earlier moment does: it is set anew when it goes off.
+            let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
+            if sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            timer.as_mut().reset(at);
+            sleep.as_mut().reset(at);
         }
     }
 }

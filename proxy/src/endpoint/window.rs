@@ -1,7 +1,9 @@
-//! How many requests of the last few seconds failed: a ring of buckets, as in Linkerd's success-rate breaker.
+//! How many requests of the last few seconds failed: a ring of buckets, as in Linkerd's
+//! success-rate breaker.
 //!
-//! What is older than the window is forgotten bucket by bucket, so the figure is exact to a tenth of the window. Ten
-//! buckets and not one average: an endpoint that was fine for hours must not need hours to look bad.
+//! What is older than the window is forgotten bucket by bucket, so the figure is exact to a tenth
+//! of the window. Ten buckets and not one average: an endpoint that was fine for hours must not
+//! need hours to look bad.
 
 use std::time::Duration;
 
@@ -60,7 +62,8 @@ impl Window {
         self.buckets.iter().copied().sum()
     }
 
-    /// Empties buckets whose time has come again. A window of another length than before begins anew.
+    /// Empties buckets whose time has come again. A window of another length than before begins
+    /// anew.
     fn advance(&mut self, now: Instant, length: Duration) {
         let width = (length / BUCKETS as u32).max(Duration::from_nanos(1));
         let began = match self.began {
@@ -71,7 +74,8 @@ impl Window {
             }
         };
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        // Workers read the clock before they take the lock: a result may be a little older than the newest bucket.
+        // Workers read the clock before they take the lock: a result may be a little older than the
+        // newest bucket.
         let current = (nanos(now.saturating_duration_since(began)) / nanos(width)).max(self.newest);
         for bucket in (self.newest + 1..=current).take(BUCKETS) {
             self.buckets[(bucket % BUCKETS as u64) as usize] = Tally::default();
@@ -111,8 +115,8 @@ mod tests {
     }
 
     proptest! {
-        /// Compared with a list of everything: never less than what is younger than nine tenths of the window, never
-        /// more than what is younger than the whole.
+        /// Compared with a list of everything: never less than what is younger than nine tenths of
+        /// the window, never more than what is younger than the whole.
         #[test]
         fn a_tally_is_exact_to_one_bucket(steps in proptest::collection::vec((0u64..3000, any::<bool>()), 1..100)) {
             let (mut window, mut now) = (Window::default(), now());

@@ -1,7 +1,8 @@
-//! gRPC over HTTP/2 as far as a proxy cares: which requests are gRPC, how a failure is told (a status in headers or
-//! trailers, always under HTTP 200), and how long the caller will wait.
+//! gRPC over HTTP/2 as far as a proxy cares: which requests are gRPC, how a failure is told (a
+//! status in headers or trailers, always under HTTP 200), and how long the caller will wait.
 //!
-//! From the gRPC project's `PROTOCOL-HTTP2.md` and `statuscodes.md`. Messages are never looked into.
+//! From the gRPC project's `PROTOCOL-HTTP2.md` and `statuscodes.md`. Messages are never looked
+//! into.
 
 mod timeout;
 
@@ -65,8 +66,9 @@ pub fn code_of(status: StatusCode) -> Code {
     }
 }
 
-/// What the code of a reset stream means to a gRPC client: the table of `PROTOCOL-HTTP2.md`, "HTTP2 Transport Mapping". A
-/// code that it does not know is INTERNAL, as NO_ERROR is where a status was due.
+/// What the code of a reset stream means to a gRPC client: the table of `PROTOCOL-HTTP2.md`, "HTTP2
+/// Transport Mapping". A code that it does not know is INTERNAL, as NO_ERROR is where a status was
+/// due.
 pub fn code_of_reset(reason: Reason) -> Code {
     match reason {
         Reason::REFUSED_STREAM => Code::Unavailable,

@@ -1,5 +1,6 @@
-//! `grpc-timeout`: how long the caller will wait, counted from the moment the request is received. A proxy keeps it and
-//! passes on what is left, so that the whole chain gives up together (linkerd2#12964 tells what happens otherwise).
+//! `grpc-timeout`: how long the caller will wait, counted from the moment the request is received.
+//! A proxy keeps it and passes on what is left, so that the whole chain gives up together
+//! (linkerd2#12964 tells what happens otherwise).
 
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ const UNITS: [(u8, u128); 6] = [
     (b'H', 3_600_000_000_000),
 ];
 
-/// How long the caller will wait, if it says so. A value that is not valid counts as none, as in grpc-go's server.
+/// How long the caller will wait, if it says so. A value that is not valid counts as none, as in
+/// grpc-go's server.
 pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let (unit, digits) = headers.get(TIMEOUT)?.as_bytes().split_last()?;
     let (_, nanos) = UNITS.iter().find(|(name, _)| name == unit)?;
@@ -35,8 +37,8 @@ pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::new((nanos / 1_000_000_000) as u64, (nanos % 1_000_000_000) as u32))
 }
 
-/// Replaces the header by what is left of it: in the finest unit that eight digits allow, rounded down, so that the next
-/// hop never waits longer than the caller.
+/// Replaces the header by what is left of it: in the finest unit that eight digits allow, rounded
+/// down, so that the next hop never waits longer than the caller.
 pub fn forward_timeout(headers: &mut HeaderMap, left: Duration) {
     let nanos = left.as_nanos();
     let (unit, length) = UNITS.iter().find(|(_, length)| nanos / length <= MAX_VALUE).unwrap_or(&UNITS[5]);
@@ -44,7 +46,8 @@ pub fn forward_timeout(headers: &mut HeaderMap, left: Duration) {
     headers.insert(TIMEOUT, HeaderValue::from_str(&value).expect("digits and a letter are a valid value"));
 }
 
-/// When the caller of a gRPC method gives up. None if it is no gRPC call, and if it waits longer than clocks count.
+/// When the caller of a gRPC method gives up. None if it is no gRPC call, and if it waits longer
+/// than clocks count.
 pub fn deadline(headers: &HeaderMap, is_grpc: bool) -> Option<Instant> {
     if is_grpc { Instant::now().checked_add(timeout(headers)?) } else { None }
 }

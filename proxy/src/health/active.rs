@@ -1,8 +1,8 @@
-//! Active checks of endpoints: each endpoint of a cluster with `[cluster.health]` has a task that asks it now and then and
-//! notes the result in [`Endpoint`], where balancers see it.
+//! Active checks of endpoints: each endpoint of a cluster with `[cluster.health]` has a task that
+//! asks it now and then and notes the result in [`Endpoint`], where balancers see it.
 //!
-//! A task belongs to an endpoint and not to a configuration: after a reload it goes on with what the new one says, and it
-//! ends when its endpoint is gone or is not to be checked any more.
+//! A task belongs to an endpoint and not to a configuration: after a reload it goes on with what
+//! the new one says, and it ends when its endpoint is gone or is not to be checked any more.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -20,21 +20,23 @@ use super::ask::ask;
 use crate::balance::{Cluster, Table};
 use crate::config::Health as Config;
 use crate::config::defaults::CHECK_JITTER;
+use crate::connect::Connector;
 use crate::endpoint::health::Health;
 use crate::endpoint::{Checked, Endpoint};
 use crate::mutant;
 use crate::world::{Net, RngTree};
 
-/// How often to look for endpoints that came with a new configuration. Also spreads the first checks of those that came
-/// together.
+/// How often to look for endpoints that came with a new configuration. Also spreads the first
+/// checks of those that came together.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The endpoints that are checked, by cluster and address. An address that left and came back is another endpoint: it gets a
-/// task of its own at once, while the one of its predecessor may still sleep.
+/// The endpoints that are checked, by cluster and address. An address that left and came back is
+/// another endpoint: it gets a task of its own at once, while the one of its predecessor may still
+/// sleep.
 type Running = Rc<RefCell<BTreeMap<(String, SocketAddr), Arc<Endpoint>>>>;
 
 /// Checks endpoints for ever, on this thread.
-pub async fn run<N: Net>(net: N, rng: RngTree, table: Arc<ArcSwap<Table>>) {
+pub async fn run<N: Net>(connector: Connector<N>, rng: RngTree, table: Arc<ArcSwap<Table>>) {
     let running = Running::default();
     let mut entities = 0;
     loop {
@@ -48,9 +50,9 @@ pub async fn run<N: Net>(net: N, rng: RngTree, table: Arc<ArcSwap<Table>>) {
                 }
                 entities += 1;
                 let rng = rng.child("check", entities).rng();
-                let checking = check(net.clone(), rng, table.clone(), key.0.clone(), endpoint.clone());
+                let checking = check(connector.clone(), rng, table.clone(), key.0.clone(), endpoint.clone());
                 let (running, endpoint) = (running.clone(), endpoint.clone());
-                net.spawn_essential("check", async move {
+                connector.net().spawn_essential("check", async move {
                     checking.await;
                     let mut running = running.borrow_mut();
                     if running.get(&key).is_some_and(|now| Arc::ptr_eq(now, &endpoint)) {
@@ -66,7 +68,7 @@ pub async fn run<N: Net>(net: N, rng: RngTree, table: Arc<ArcSwap<Table>>) {
 
 /// Checks one endpoint for as long as it is there and to be checked.
 async fn check<N: Net>(
-    net: N,
+    connector: Connector<N>,
     mut rng: StdRng,
     table: Arc<ArcSwap<Table>>,
     name: String,
@@ -75,8 +77,8 @@ async fn check<N: Net>(
     sleep(LOOK.mul_f64(rng.random())).await;
     let mut seen = None;
     while let Some((cluster, config)) = find(&table, &name, &endpoint) {
-        let patience = if mutant::is_planted("checks-take-their-time") { 20 } else { 1 };
-        let result = ask(&net, endpoint.address, None, &config.ask, config.timeout * patience).await;
+        let timer = if mutant::is_planted("checks-take-their-time") { 20 } else { 1 };
+        let result = ask(&connector, endpoint.address, &config.ask, config.timeout * timer).await;
         let checked = endpoint.on_check(result.is_ok(), config.thresholds, Instant::now());
         cluster.metrics.checked(result.is_ok());
         tell(&name, &endpoint, checked, &result);
@@ -107,7 +109,8 @@ fn find(table: &ArcSwap<Table>, name: &str, endpoint: &Arc<Endpoint>) -> Option<
     Some((cluster.clone(), cluster.config.health.clone()?))
 }
 
-/// How long until the next check. A cluster that nobody used since the last one need not be known so exactly.
+/// How long until the next check. A cluster that nobody used since the last one need not be known
+/// so exactly.
 fn interval(config: &Config, checked: Checked, traffic: bool) -> Duration {
     if checked.in_doubt && !mutant::is_planted("does-not-hurry-in-doubt") {
         config.edge_interval
@@ -136,11 +139,12 @@ fn tell(cluster: &str, endpoint: &Endpoint, checked: Checked, result: &Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Ask, Thresholds};
+    use crate::config::{ProbeRequest, Thresholds};
     use crate::telemetry::Metrics;
     use crate::world::fake::{self, FakeNet};
 
-    /// Checks `endpoints` of one cluster, every ten seconds while it is used and else every thousand.
+    /// Checks `endpoints` of one cluster, every ten seconds while it is used and else every
+    /// thousand.
     fn checking(endpoints: &str) -> (FakeNet, Arc<Cluster>, impl Future<Output = ()>) {
         let text = format!(
             "service = 'web'\n[[cluster]]\nname = 'orders'\naddresses = ['10.96.0.1:80']\nendpoints = [{endpoints}]\n\
@@ -149,7 +153,11 @@ mod tests {
         let snapshot = Arc::new(crate::config::parse("sidecar.toml", &text).unwrap());
         let table = Table::new(snapshot, None, &Metrics::default(), Instant::now());
         let (net, cluster) = (FakeNet { is_empty: true, ..FakeNet::default() }, table.clusters[0].clone());
-        (net.clone(), cluster, run(net, RngTree::new(1), Arc::new(ArcSwap::from_pointee(table))))
+        (
+            net.clone(),
+            cluster,
+            run(Connector::new(net, |_| None), RngTree::new(1), Arc::new(ArcSwap::from_pointee(table))),
+        )
     }
 
     #[tokio::test(start_paused = true)]
@@ -170,11 +178,12 @@ mod tests {
             let (net, cluster, checks) = checking("'10.0.0.1:80'");
             let mut checks = std::pin::pin!(checks);
             let _ = tokio::time::timeout(Duration::from_secs(500), checks.as_mut()).await;
-            drop(cluster.metrics.asked());
+            drop(cluster.metrics.request_log(0));
             let _ = tokio::time::timeout(Duration::from_secs(1300), checks).await;
             let asked = net.asked.borrow();
             let waits: Vec<_> = asked.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
-            // It was used after 500 s, which is seen at the latest when a check would have been due.
+            // It was used after 500 s, which is seen at the latest when a check would have been
+            // due.
             assert!(matches!(waits[..], [500..=511, 9..=11, 900..=1100]), "{waits:?}");
         })
         .await;
@@ -183,7 +192,7 @@ mod tests {
     #[test]
     fn checks_hurry_while_in_doubt_and_rest_while_nobody_cares() {
         let config = Config {
-            ask: Ask::Tcp,
+            ask: ProbeRequest::Tcp,
             interval: Duration::from_secs(5),
             edge_interval: Duration::from_secs(1),
             no_traffic_interval: Duration::from_secs(60),

@@ -1,7 +1,7 @@
 //! One check: a connection, a question, an answer, all within one time limit.
 
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -13,36 +13,36 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::grpc;
-use crate::config::Ask;
+use crate::config::ProbeRequest;
+use crate::connect::{Connector, no_answer_within};
 use crate::grpc::{CONTENT_TYPE as GRPC, STATUS};
 use crate::world::{Exec, Net};
 
 /// Who asks.
 const AGENT: &str = "sidelab-check";
 
-/// Asks the app at `address`, over a connection from `from` if that is given.
+/// Asks the app at `address`.
 ///
 /// # Errors
 /// Why it did not pass, in words for the log.
 pub(super) async fn ask<N: Net>(
-    net: &N,
+    connector: &Connector<N>,
     address: SocketAddr,
-    from: Option<IpAddr>,
-    what: &Ask,
+    what: &ProbeRequest,
     limit: Duration,
 ) -> Result<(), String> {
     let asking = async {
-        let io = net.connect(address, from).await.map_err(|error| format!("cannot connect: {error}"))?;
+        let io = connector.connect(address).await.map_err(|error| format!("cannot connect: {error}"))?;
         match what {
-            Ask::Tcp => Ok(()),
-            Ask::Http { path, host, status } => {
+            ProbeRequest::Tcp => Ok(()),
+            ProbeRequest::Http { path, host, status } => {
                 let default = address.to_string();
                 http(io, path, host.as_deref().unwrap_or(&default), status).await
             }
-            Ask::Grpc { service } => grpc_health(net, io, address, service).await,
+            ProbeRequest::Grpc { service } => grpc_health(connector.net(), io, address, service).await,
         }
     };
-    let late = || Err(format!("no answer within {limit:?}"));
+    let late = || Err(no_answer_within(limit));
     tokio::time::timeout(limit, asking).await.unwrap_or_else(|_| late())
 }
 

@@ -1,8 +1,8 @@
-//! The two messages of the gRPC health protocol (`grpc.health.v1`, gRPC's `health-checking.md`), by hand: each has one
-//! field, which does not justify a code generator.
+//! The two messages of the gRPC health protocol (`grpc.health.v1`, gRPC's `health-checking.md`), by
+//! hand: each has one field, which does not justify a code generator.
 //!
-//! `HealthCheckRequest { string service = 1; }`, `HealthCheckResponse { ServingStatus status = 1; }`, each behind the five
-//! bytes of a gRPC message: not compressed, and its length.
+//! `HealthCheckRequest { string service = 1; }`, `HealthCheckResponse { ServingStatus status = 1;
+//! }`, each behind the five bytes of a gRPC message: not compressed, and its length.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -46,7 +46,8 @@ pub(super) fn answer(framed: &[u8]) -> Result<(), String> {
     }
 }
 
-/// The value of field 1, 0 if it is not there; other fields are skipped, as protobuf asks of every reader.
+/// The value of field 1, 0 if it is not there; other fields are skipped, as protobuf asks of every
+/// reader.
 fn status(mut message: &[u8]) -> Option<u64> {
     let mut status = 0;
     while !message.is_empty() {

@@ -1,7 +1,8 @@
-//! The body of a request as it passes through. An enum and not a box: a body is polled for every frame of every message.
+//! The body of a request as it passes through. An enum and not a box: a body is polled for every
+//! frame of every message.
 //!
-//! Whoever made the request can watch from outside how far its body has come ([`Upload`]), after the body itself has gone
-//! to a connection.
+//! Whoever made the request can watch from outside how far its body has come ([`Upload`]), after
+//! the body itself has gone to a connection.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -17,7 +18,7 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
-use super::replay::{Playing, Tape};
+use super::replay::{ReplayBody, ReplayBuffer};
 use super::{headers, resets};
 use crate::error::BoxError;
 use crate::mutant;
@@ -28,11 +29,11 @@ pub enum RequestBody {
     /// None, so the request can be made again.
     Empty,
     /// The client's.
-    Client(Incoming, Sending),
+    Client(Incoming, SendGuard),
     /// The client's, which waits for the next hop to want it.
-    Withheld(Box<Withheld>),
+    ExpectContinueBody(Box<ExpectContinueBody>),
     /// The client's, of which a copy is kept.
-    Kept(Playing),
+    Kept(ReplayBody),
     /// A copy that is complete; empty once it has been sent.
     Whole(Bytes),
 }
@@ -46,8 +47,8 @@ pub enum Copied {
     TooLong,
 }
 
-/// A copy that is made while a body passes by. If the body ends before its end, nobody is told: whoever waits learns it
-/// from the channel's.
+/// A copy that is made while a body passes by. If the body ends before its end, nobody is told:
+/// whoever waits learns it from the channel's.
 #[derive(Debug)]
 struct Copying {
     bytes: Vec<u8>,
@@ -57,9 +58,9 @@ struct Copying {
 
 /// A body that waits for `100 Continue`.
 #[derive(Debug)]
-pub struct Withheld {
+pub struct ExpectContinueBody {
     body: Incoming,
-    sending: Sending,
+    sending: SendGuard,
     wanted: Arc<AtomicBool>,
     limit: Pin<Box<Sleep>>,
 }
@@ -68,7 +69,7 @@ pub struct Withheld {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// It waits for `100 Continue`.
-    Withheld,
+    ExpectContinueBody,
     /// It is being sent.
     UnderWay,
     /// It was answered before it was wanted.
@@ -134,12 +135,12 @@ impl Progress {
 
 /// Notes the end of a body when dropped.
 #[derive(Debug)]
-pub struct Sending(Rc<Progress>);
+pub struct SendGuard(Rc<Progress>);
 
-impl Sending {
+impl SendGuard {
     /// A body that begins to be sent.
     pub(super) fn begin(now: Instant) -> Self {
-        Sending(Rc::new(Progress::begin(now)))
+        SendGuard(Rc::new(Progress::begin(now)))
     }
 
     /// A frame of the body has passed, or its end. `is_end`: nothing follows it.
@@ -164,7 +165,7 @@ impl Sending {
     }
 }
 
-impl Drop for Sending {
+impl Drop for SendGuard {
     fn drop(&mut self) {
         self.0.end(Instant::now());
     }
@@ -185,8 +186,8 @@ impl Upload {
         self.0.as_ref().is_some_and(|progress| !progress.over.get())
     }
 
-    /// The response has come: if the body still waited to be wanted, it is not sent any more. Whether it is so, also if the
-    /// connection has dropped the body already.
+    /// The response has come: if the body still waited to be wanted, it is not sent any more.
+    /// Whether it is so, also if the connection has dropped the body already.
     pub fn is_refused(&self) -> bool {
         let Some(progress) = self.0.as_ref().filter(|progress| progress.stage.get() != Stage::UnderWay)
         else {
@@ -208,7 +209,7 @@ impl RequestBody {
         if body.is_end_stream() {
             return RequestBody::Empty;
         }
-        RequestBody::Client(body, Sending::begin(Instant::now()))
+        RequestBody::Client(body, SendGuard::begin(Instant::now()))
     }
 
     /// Watches it from outside.
@@ -216,20 +217,21 @@ impl RequestBody {
         match self {
             RequestBody::Empty | RequestBody::Whole(_) => Upload::default(),
             RequestBody::Client(_, sending) => sending.upload(),
-            RequestBody::Withheld(withheld) => withheld.sending.upload(),
+            RequestBody::ExpectContinueBody(withheld) => withheld.sending.upload(),
             RequestBody::Kept(playing) => playing.upload(),
         }
     }
 
-    /// Keeps a copy of it from now on, up to `limit` bytes. None if there is nothing to keep, if it is longer than that, or
-    /// if it waits to be wanted: it is not known then whether it ever comes.
-    pub fn record(&mut self, limit: usize) -> Option<Tape> {
+    /// Keeps a copy of it from now on, up to `limit` bytes. None if there is nothing to keep, if it
+    /// is longer than that, or if it waits to be wanted: it is not known then whether it ever
+    /// comes.
+    pub fn record(&mut self, limit: usize) -> Option<ReplayBuffer> {
         let limit = if mutant::is_planted("keeps-any-body") { usize::MAX } else { limit };
         match std::mem::replace(self, RequestBody::Empty) {
             RequestBody::Client(body, sending) if body.size_hint().lower() <= limit as u64 && limit > 0 => {
-                let (tape, playing) = Tape::begin(body, sending, limit);
+                let (replay, playing) = ReplayBuffer::begin(body, sending, limit);
                 *self = RequestBody::Kept(playing);
-                Some(tape)
+                Some(replay)
             }
             other => {
                 *self = other;
@@ -255,14 +257,19 @@ impl RequestBody {
                 return;
             }
         };
-        sending.0.stage.set(Stage::Withheld);
-        *self = RequestBody::Withheld(Box::new(Withheld { body, sending, wanted, limit: Box::pin(limit) }));
+        sending.0.stage.set(Stage::ExpectContinueBody);
+        *self = RequestBody::ExpectContinueBody(Box::new(ExpectContinueBody {
+            body,
+            sending,
+            wanted,
+            limit: Box::pin(limit),
+        }));
     }
 
     /// What is to be set once the next hop wants it, if it is kept back until then.
     pub(super) fn wanted(&self) -> Option<Arc<AtomicBool>> {
         match self {
-            RequestBody::Withheld(withheld) => Some(withheld.wanted.clone()),
+            RequestBody::ExpectContinueBody(withheld) => Some(withheld.wanted.clone()),
             RequestBody::Empty | RequestBody::Client(..) | RequestBody::Kept(_) | RequestBody::Whole(_) => {
                 None
             }
@@ -272,7 +279,7 @@ impl RequestBody {
     /// Keeps it back no longer, if it was.
     pub(super) fn release(&mut self) {
         match std::mem::replace(self, RequestBody::Empty) {
-            RequestBody::Withheld(withheld) => {
+            RequestBody::ExpectContinueBody(withheld) => {
                 withheld.sending.0.stage.set(Stage::UnderWay);
                 *self = RequestBody::Client(withheld.body, withheld.sending);
             }
@@ -290,7 +297,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        if let RequestBody::Withheld(withheld) = this {
+        if let RequestBody::ExpectContinueBody(withheld) = this {
             if !withheld.is_wanted(cx) {
                 return Poll::Pending;
             }
@@ -308,7 +315,9 @@ impl Body for RequestBody {
             RequestBody::Whole(bytes) if !bytes.is_empty() => {
                 Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
             }
-            RequestBody::Empty | RequestBody::Withheld(_) | RequestBody::Whole(_) => Poll::Ready(None),
+            RequestBody::Empty | RequestBody::ExpectContinueBody(_) | RequestBody::Whole(_) => {
+                Poll::Ready(None)
+            }
         }
     }
 
@@ -317,7 +326,7 @@ impl Body for RequestBody {
             RequestBody::Empty => true,
             RequestBody::Whole(bytes) => bytes.is_empty(),
             RequestBody::Client(body, _) => body.is_end_stream(),
-            RequestBody::Withheld(withheld) => withheld.body.is_end_stream(),
+            RequestBody::ExpectContinueBody(withheld) => withheld.body.is_end_stream(),
             RequestBody::Kept(playing) => playing.is_end_stream(),
         }
     }
@@ -327,7 +336,7 @@ impl Body for RequestBody {
             RequestBody::Empty => SizeHint::with_exact(0),
             RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             RequestBody::Client(body, _) => body.size_hint(),
-            RequestBody::Withheld(withheld) => withheld.body.size_hint(),
+            RequestBody::ExpectContinueBody(withheld) => withheld.body.size_hint(),
             RequestBody::Kept(playing) => playing.size_hint(),
         }
     }
@@ -347,7 +356,7 @@ pub fn poll_cleaned<B: Body<Data = Bytes> + Unpin>(
     polled
 }
 
-impl Withheld {
+impl ExpectContinueBody {
     fn is_wanted(&mut self, cx: &mut Context<'_>) -> bool {
         self.sending.0.stage.get() != Stage::Unwanted
             && (self.wanted.load(Ordering::Relaxed) || self.limit.as_mut().poll(cx).is_ready())

@@ -1,11 +1,12 @@
-//! Between HTTP/1 and HTTP/2: one form of a request inside the sidecar, and HTTP/1 over shared HTTP/2 connections
-//! between sidecars.
+//! Between HTTP/1 and HTTP/2: one form of a request inside the sidecar, and HTTP/1 over shared
+//! HTTP/2 connections between sidecars.
 //!
-//! [`super::forward`] brings every request into the form of HTTP/1: a path, a `Host`. [`to_http2`] writes it for an
-//! HTTP/2 connection, where RFC 9113 section 8 wants pseudo-headers and no header of the connection. A request that came
-//! in HTTP/1 goes out so only if the cluster is bridged, which means that the endpoints have a sidecar like this one: a
-//! marker tells it that its app must see HTTP/1, and [`restore`] makes it so. As in Linkerd (`orig_proto.rs`), but
-//! without a marker on the way back: the calling sidecar knows what its client speaks.
+//! [`super::forward`] brings every request into the form of HTTP/1: a path, a `Host`. [`to_http2`]
+//! writes it for an HTTP/2 connection, where RFC 9113 section 8 wants pseudo-headers and no header
+//! of the connection. A request that came in HTTP/1 goes out so only if the cluster is bridged,
+//! which means that the endpoints have a sidecar like this one: a marker tells it that its app must
+//! see HTTP/1, and [`restore`] makes it so. As in Linkerd (`orig_proto.rs`), but without a marker
+//! on the way back: the calling sidecar knows what its client speaks.
 //!
 //! What is not restored: the case of header names, and the words after a response's status.
 
@@ -21,11 +22,11 @@ use super::{RequestBody, target};
 /// Marks a request that was HTTP/1 and must be HTTP/1 again for the app.
 pub const ORIGINAL: HeaderName = HeaderName::from_static("sidelab-orig-proto");
 
-/// Writes a request for an HTTP/2 connection. `dst` stands in for a `Host` that is missing or no authority; the header
-/// itself then stays as it is.
+/// Writes a request for an HTTP/2 connection. `dst` stands in for a `Host` that is missing or no
+/// authority; the header itself then stays as it is.
 ///
-/// A body that waits for `100 Continue` waits no longer: hyper sends no 1xx answers over HTTP/2, and passes none on. On the
-/// far side the app's own sidecar waits for the app.
+/// A body that waits for `100 Continue` waits no longer: hyper sends no 1xx answers over HTTP/2,
+/// and passes none on. On the far side the app's own sidecar waits for the app.
 pub fn to_http2(request: &mut Request<RequestBody>, dst: SocketAddr, was_http1: bool) {
     request.body_mut().release();
     head_to_http2(request, dst, was_http1);
@@ -61,8 +62,9 @@ pub fn take_marker(headers: &mut HeaderMap) -> bool {
     headers.remove(ORIGINAL).is_some()
 }
 
-/// Makes a marked request what it was. Its authority is its `Host` (RFC 9113 section 8.3.1): one that says something else
-/// goes, unless it is empty, which [`to_http2`] leaves where there was no host.
+/// Makes a marked request what it was. Its authority is its `Host` (RFC 9113 section 8.3.1): one
+/// that says something else goes, unless it is empty, which [`to_http2`] leaves where there was no
+/// host.
 ///
 /// # Errors
 /// Says what is wrong with its target or `Host`, before there is only one of them left.

@@ -1,28 +1,35 @@
 //! How the connection of an HTTP/1 client ends: what its FIN means, and whether ours may be one.
 //!
-//! **The client's FIN.** On HTTP/1 it says that no more requests follow, and nothing about the answers that are due (RFC 9112
-//! section 9.6): a client that half-closes after its request gets all of its answer. hyper's server has a setting for
-//! that, `half_close`, but then it does not read at all while an answer is due, and a client that is gone for good is never
-//! found out. So hyper reads as it always does, and [`Closing`] keeps the end of the stream from it as long as an answer is
-//! due. What follows:
+//! **The client's FIN.** On HTTP/1 it says that no more requests follow, and nothing about the
+//! answers that are due (RFC 9112 section 9.6): a client that half-closes after its request gets
+//! all of its answer. hyper's server has a setting for that, `half_close`, but then it does not
+//! read at all while an answer is due, and a client that is gone for good is never found out. So
+//! hyper reads as it always does, and [`Closing`] keeps the end of the stream from it as long as an
+//! answer is due. What follows:
 //!
-//! - A reset reaches hyper as the error it is: it drops the request, and so the work at the endpoint is cancelled.
-//! - A client that has lost patience closes, and sends a FIN too. On this host the kernel knows whether anybody still reads
-//!   ([`Abort::behind_fin`]): if not, the request is dropped as after a reset. A client that half-closes may close later, of
-//!   which TCP says nothing, or reset the connection, of which a stream that was read to its end says nothing; so the
-//!   kernel is asked again from time to time.
-//! - Of a client on another host nobody knows. Whether the work goes on is the app's to decide, as if it were asked
-//!   directly: the FIN is passed on to it, behind the request, on its HTTP/1 connection ([`ClientEnd::has_half_closed`]). If
-//!   the app then ends the connection without an answer, the client gets none either ([`ClientEnd::give_up`]): it is not tried
-//!   again and not held against the endpoint. On a shared HTTP/2 connection a stream has no FIN of its own behind the end
-//!   of the request, so the app cannot be asked. Clients that have lost patience are many and those that half-close are
-//!   few: there such a FIN cancels ([`ClientEnd::cancel_at_fin`]), or work that nobody waits for would go on.
+//! - A reset reaches hyper as the error it is: it drops the request, and so the work at the
+//!   endpoint is cancelled.
+//! - A client that has lost patience closes, and sends a FIN too. On this host the kernel knows
+//!   whether anybody still reads ([`Abort::behind_fin`]): if not, the request is dropped as after a
+//!   reset. A client that half-closes may close later, of which TCP says nothing, or reset the
+//!   connection, of which a stream that was read to its end says nothing; so the kernel is asked
+//!   again from time to time.
+//! - Of a client on another host nobody knows. Whether the work goes on is the app's to decide, as
+//!   if it were asked directly: the FIN is passed on to it, behind the request, on its HTTP/1
+//!   connection ([`ClientEnd::has_half_closed`]). If the app then ends the connection without an
+//!   answer, the client gets none either ([`ClientEnd::give_up`]): it is not tried again and not
+//!   held against the endpoint. On a shared HTTP/2 connection a stream has no FIN of its own behind
+//!   the end of the request, so the app cannot be asked. Clients that have lost patience are many
+//!   and those that half-close are few: there such a FIN cancels ([`ClientEnd::cancel_at_fin`]), or
+//!   work that nobody waits for would go on.
 //! - In the middle of a request a FIN cuts it off.
 //!
-//! **Our FIN.** An answer that breaks off ends with a reset: where only the end of the connection tells the end of
-//! the answer (HTTP/1.0), a FIN would make a part look whole. It is the stream's drop that decides, so it is the same whether the
-//! endpoint failed, a limit was passed, or a drain is over. What there is of such an answer is written first: hyper gives a connection
-//! up as soon as a body fails, with all that it has not written yet, which may be the whole of the answer's head.
+//! **Our FIN.** An answer that breaks off ends with a reset: where only the end of the connection
+//! tells the end of the answer (HTTP/1.0), a FIN would make a part look whole. It is the stream's
+//! drop that decides, so it is the same whether the endpoint failed, a limit was passed, or a drain
+//! is over. What there is of such an answer is written first: hyper gives a connection up as soon
+//! as a body fails, with all that it has not written yet, which may be the whole of the answer's
+//! head.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -39,18 +46,21 @@ use tokio::time::{Sleep, sleep};
 
 use super::strict::Strict;
 use crate::mutant;
-use crate::world::{Abort, BehindFin};
+use crate::world::{Abort, AfterFin};
 
-/// How soon after its FIN a client is looked at again, and twice as late each time up to [`LOOK_LAST`]. The kernel sends
-/// the FIN of a close a moment before it lets the socket go, so the first look may come too early.
+/// How soon after its FIN a client is looked at again, and twice as late each time up to
+/// [`LOOK_LAST`]. The kernel sends the FIN of a close a moment before it lets the socket go, so the
+/// first look may come too early.
 const LOOK_FIRST: Duration = Duration::from_millis(10);
-/// The longest time between two looks: a few system calls a second for each client that sent its FIN and waits.
+/// The longest time between two looks: a few system calls a second for each client that sent its
+/// FIN and waits.
 const LOOK_LAST: Duration = Duration::from_secs(1);
 
-/// What the stream of a client and the handlers of its requests tell each other about its end. Cheap to clone.
+/// What the stream of a client and the handlers of its requests tell each other about its end.
+/// Cheap to clone.
 ///
-/// One task polls the stream and the handler of its request, so the atomics order nothing: they are there because hyper
-/// asks for `Send`.
+/// One task polls the stream and the handler of its request, so the atomics order nothing: they are
+/// there because hyper asks for `Send`.
 #[derive(Debug, Clone, Default)]
 pub struct ClientEnd(Arc<Shared>);
 
@@ -94,8 +104,8 @@ impl ClientEnd {
         self.set(DUE);
     }
 
-    /// The endpoint of this request cannot be told of a FIN of the client: that cancels the request, unless the client is
-    /// known to read on.
+    /// The endpoint of this request cannot be told of a FIN of the client: that cancels the
+    /// request, unless the client is known to read on.
     pub fn cancel_at_fin(&self) {
         self.0.cancels.store(true, Ordering::Relaxed);
         if self.has_half_closed() {
@@ -104,10 +114,10 @@ impl ClientEnd {
     }
 
     /// Its answer is `body`.
-    pub fn answer<B: Body>(&self, body: B, asked: Shape, status: StatusCode) -> Answer<B> {
+    pub fn answer<B: Body>(&self, body: B, asked: Shape, status: StatusCode) -> ClosingBody<B> {
         let whole = asked.has_no_body(status) || body.is_end_stream();
         self.set(ANSWERING);
-        Answer { body, end: self.clone(), whole, failure: None }
+        ClosingBody { body, end: self.clone(), whole, failure: None }
     }
 
     /// A tunnel begins. Until it has [ended](Self::ended), its end is a reset.
@@ -125,7 +135,8 @@ impl ClientEnd {
         self.0.half_closed.load(Ordering::Relaxed)
     }
 
-    /// The request gets no answer: the connection ends as if its client had gone, which drops whoever waits for this.
+    /// The request gets no answer: the connection ends as if its client had gone, which drops
+    /// whoever waits for this.
     pub async fn give_up(&self) -> std::convert::Infallible {
         self.0.given_up.store(true, Ordering::Relaxed);
         self.wake();
@@ -140,11 +151,11 @@ impl ClientEnd {
     }
 
     /// The client's stream has ended between two requests: whether the server must not know yet.
-    fn keeps_end(&self, fin: BehindFin, cx: &Context<'_>) -> bool {
+    fn keeps_end(&self, fin: AfterFin, cx: &Context<'_>) -> bool {
         let shown = match fin {
-            BehindFin::Close => true,
-            BehindFin::HalfClose => false,
-            BehindFin::Unknown => self.0.cancels.load(Ordering::Relaxed),
+            AfterFin::Close => true,
+            AfterFin::HalfClose => false,
+            AfterFin::Unknown => self.0.cancels.load(Ordering::Relaxed),
         };
         if shown || mutant::is_planted("cancels-at-half-close") {
             return false;
@@ -204,7 +215,7 @@ impl Shape {
 }
 
 /// The body of an answer, which tells whether it was passed on to its end.
-pub struct Answer<B: Body> {
+pub struct ClosingBody<B: Body> {
     body: B,
     end: ClientEnd,
     whole: bool,
@@ -212,7 +223,7 @@ pub struct Answer<B: Body> {
     failure: Option<B::Error>,
 }
 
-impl<B: Body<Error: Unpin> + Unpin> Body for Answer<B> {
+impl<B: Body<Error: Unpin> + Unpin> Body for ClosingBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -230,7 +241,8 @@ impl<B: Body<Error: Unpin> + Unpin> Body for Answer<B> {
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         this.whole |= match &frame {
             None => true,
-            // hyper stops at the announced length, before an HTTP/2 stream may have said that it ends there.
+            // hyper stops at the announced length, before an HTTP/2 stream may have said that it
+            // ends there.
             Some(Ok(frame)) => {
                 let over = || this.body.is_end_stream() || this.body.size_hint().exact() == Some(0);
                 frame.is_trailers() || over()
@@ -254,7 +266,7 @@ impl<B: Body<Error: Unpin> + Unpin> Body for Answer<B> {
     }
 }
 
-impl<B: Body> Drop for Answer<B> {
+impl<B: Body> Drop for ClosingBody<B> {
     fn drop(&mut self) {
         if self.whole {
             self.end.set(ANSWERED);
@@ -273,19 +285,19 @@ pub struct Closing<I: Abort> {
 /// What is known of a client that has sent its FIN, and when it is looked at again.
 #[derive(Debug)]
 struct Look {
-    fin: BehindFin,
+    fin: AfterFin,
     every: Duration,
     at: Pin<Box<Sleep>>,
 }
 
 impl Look {
-    fn new(fin: BehindFin) -> Self {
+    fn new(fin: AfterFin) -> Self {
         Look { fin, every: LOOK_FIRST, at: Box::pin(sleep(LOOK_FIRST)) }
     }
 
     /// Looks again if it is time.
-    fn poll(&mut self, look: impl Fn() -> BehindFin, cx: &mut Context<'_>) -> BehindFin {
-        while self.fin != BehindFin::Close && self.at.as_mut().poll(cx).is_ready() {
+    fn poll(&mut self, look: impl Fn() -> AfterFin, cx: &mut Context<'_>) -> AfterFin {
+        while self.fin != AfterFin::Close && self.at.as_mut().poll(cx).is_ready() {
             self.fin = look();
             self.every = LOOK_LAST.min(self.every * 2);
             self.at.set(sleep(self.every));

@@ -1,10 +1,11 @@
-//! When the caller gives up: `grpc-timeout` of a gRPC call, and `x-request-timeout` of any request. It bounds all tries
-//! together, and what is left of it is passed on, so that a whole chain of services gives up at the same time and none
-//! works for a caller who has gone.
+//! When the caller gives up: `grpc-timeout` of a gRPC call, and `x-request-timeout` of any request.
+//! It bounds all attempts together, and what is left of it is passed on, so that a whole chain of
+//! services gives up at the same time and none works for a caller who has gone.
 //!
-//! The value of `x-request-timeout` is a length of time as in the configuration file: `250ms`, `1.5s`, `2m`. One that
-//! is none counts as none, as with gRPC. The unit is written out, since other proxies' headers of this kind count
-//! milliseconds (Envoy's `x-envoy-upstream-rq-timeout-ms`) or seconds (HAProxy's, nginx's), and nobody sees which.
+//! The value of `x-request-timeout` is a length of time as in the configuration file: `250ms`,
+//! `1.5s`, `2m`. One that is none counts as none, as with gRPC. The unit is written out, since
+//! other proxies' headers of this kind count milliseconds (Envoy's
+//! `x-envoy-upstream-rq-timeout-ms`) or seconds (HAProxy's, nginx's), and nobody sees which.
 
 use std::time::Duration;
 

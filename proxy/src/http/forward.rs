@@ -1,13 +1,16 @@
-//! What a proxy changes in a message that passes through (RFC 9110 section 7): whatever belongs to one connection goes,
-//! the rest stays as it was.
+//! What a proxy changes in a message that passes through (RFC 9110 section 7): whatever belongs to
+//! one connection goes, the rest stays as it was.
 //!
-//! A message is framed anew for the next connection, always as HTTP/1.1. Trailers pass if they are announced by a
-//! `Trailer` header and, in a response, wanted by the client's `TE: trailers`; hyper drops them otherwise.
+//! A message is framed anew for the next connection, always as HTTP/1.1. Trailers pass if they are
+//! announced by a `Trailer` header and, in a response, wanted by the client's `TE: trailers`; hyper
+//! drops them otherwise.
 //!
-//! A request that asks for a tunnel keeps its `Upgrade`, and an answer that opens one too: see [`super::tunnel`]. Offers
-//! to go on in a newer HTTP or in TLS are ignored, as RFC 9110 section 7.8 allows; the request is answered in HTTP/1.1.
+//! A request that asks for a tunnel keeps its `Upgrade`, and an answer that opens one too: see
+//! [`super::tunnel`]. Offers to go on in a newer HTTP or in TLS are ignored, as RFC 9110 section
+//! 7.8 allows; the request is answered in HTTP/1.1.
 //!
-//! What it leaves out: transfer codings other than `chunked`, which are refused with 501 (RFC 9112 section 6.1).
+//! What it leaves out: transfer codings other than `chunked`, which are refused with 501 (RFC 9112
+//! section 6.1).
 
 use std::net::SocketAddr;
 
@@ -95,13 +98,15 @@ pub fn response<B>(response: &mut Response<B>) {
     }
 }
 
-/// The last touch: what hyper's server would say otherwise than it should to a client of `version`. `not_modified` is a
-/// body that is none, but that hyper does not know to be none: it would drop the `Content-Length` of a 304.
+/// The last touch: what hyper's server would say otherwise than it should to a client of `version`.
+/// `not_modified` is a body that is none, but that hyper does not know to be none: it would drop
+/// the `Content-Length` of a 304.
 pub fn to_client<B: Body>(version: Version, response: &mut Response<B>, not_modified: impl FnOnce() -> B) {
     let headers = response.headers();
     let unknown_length = !response.body().is_end_stream() && response.body().size_hint().exact().is_none();
     if version == Version::HTTP_10 && (unknown_length || headers::lists(headers, CONNECTION, "close")) {
-        // The connection ends with the response, but to one of HTTP/1.1 hyper would add `Connection: keep-alive`.
+        // The connection ends with the response, but to one of HTTP/1.1 hyper would add
+        // `Connection: keep-alive`.
         *response.version_mut() = Version::HTTP_10;
     }
     let length_of_get = response.status() == StatusCode::NOT_MODIFIED && response.body().is_end_stream();
@@ -133,8 +138,9 @@ pub fn check<B>(response: &Response<B>, upgrade_asked: bool) -> Result<(), &'sta
     if response.version() == Version::HTTP_10 && headers.contains_key(TRANSFER_ENCODING) {
         return Err("a transfer coding in version 1.0");
     }
-    // RFC 9110 section 8.6, RFC 9112 section 6.1. Whoever believes in the body takes what follows the head for it, and
-    // whoever does not takes it for the next answer. A length of 0 is wrong too, but many send it, and it says the truth.
+    // RFC 9110 section 8.6, RFC 9112 section 6.1. Whoever believes in the body takes what follows
+    // the head for it, and whoever does not takes it for the next answer. A length of 0 is wrong
+    // too, but many send it, and it says the truth.
     let has_length = headers.get(CONTENT_LENGTH).is_some_and(|l| l.as_bytes().iter().any(|b| *b != b'0'));
     let has_body = has_length || headers.contains_key(TRANSFER_ENCODING);
     if response.status() == StatusCode::NO_CONTENT && has_body {
@@ -143,8 +149,8 @@ pub fn check<B>(response: &Response<B>, upgrade_asked: bool) -> Result<(), &'sta
     Ok(())
 }
 
-/// Whether a message has no length or a single one that is a number. Of a message that a library has read already it does
-/// not matter to that any more, but the next reader sees the header too.
+/// Whether a message has no length or a single one that is a number. Of a message that a library
+/// has read already it does not matter to that any more, but the next reader sees the header too.
 fn one_length(headers: &HeaderMap) -> Result<(), &'static str> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let Some(length) = lengths.next() else { return Ok(()) };
@@ -159,14 +165,16 @@ fn one_length(headers: &HeaderMap) -> Result<(), &'static str> {
     }
 }
 
-/// Whether the message's transfer coding, if it has one, is `chunked` and nothing else, as [`super::strict`] sees it too: any
-/// other would have to be undone, because the header that names it does not pass.
+/// Whether the message's transfer coding, if it has one, is `chunked` and nothing else, as
+/// [`super::strict`] sees it too: any other would have to be undone, because the header that names
+/// it does not pass.
 fn only_chunked(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 
-/// `GET http://a/b` is meant for proxies; its authority counts and `Host` does not (RFC 9112 section 3.2.2).
+/// `GET http://a/b` is meant for proxies; its authority counts and `Host` does not (RFC 9112
+/// section 3.2.2).
 fn to_origin_form(request: &mut Request<RequestBody>) {
     let authority = request.uri().authority().map_or("", |a| a.as_str());
     let host = HeaderValue::from_str(authority).expect("an authority is a valid value");

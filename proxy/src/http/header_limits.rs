@@ -1,10 +1,11 @@
-//! How large the head of a message may be: `limits.headers` lines and `limits.header_bytes` bytes, in every version and at
-//! every hop alike.
+//! How large the head of a message may be: `limits.headers` lines and `limits.header_bytes` bytes,
+//! in every version and at every hop alike.
 //!
-//! A head is counted as it is passed on, in the form of HTTP/1. What sidecars add to it on the way does not count, or the
-//! next hop would refuse what this one let pass; what a route adds counts, and is refused by the hop that adds it. The
-//! libraries below have limits of their own, which are wider, so that the answer to what is only somewhat too large is
-//! ours: it says why, and a gRPC client gets a status.
+//! A head is counted as it is passed on, in the form of HTTP/1. What sidecars add to it on the way
+//! does not count, or the next hop would refuse what this one let pass; what a route adds counts,
+//! and is refused by the hop that adds it. The libraries below have limits of their own, which are
+//! wider, so that the answer to what is only somewhat too large is ours: it says why, and a gRPC
+//! client gets a status.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, TE, TRANSFER_ENCODING};
 use http::{Request, Response};
@@ -32,7 +33,8 @@ const ADDED: [HeaderName; ADDED_HEADERS] = [
     CONTENT_LENGTH,
 ];
 
-/// Bytes of a line of the head that are neither name nor value: a colon, a blank and the line's end.
+/// Bytes of a line of the head that are neither name nor value: a colon, a blank and the line's
+/// end.
 const LINE: usize = 4;
 
 /// What a request line has beside method and target, and the empty line after the head.

@@ -1,4 +1,5 @@
-//! Headers that belong to one connection and not to the message (RFC 9110 section 7.6.1), and those that a mesh adds.
+//! Headers that belong to one connection and not to the message (RFC 9110 section 7.6.1), and those
+//! that a mesh adds.
 
 use std::net::IpAddr;
 
@@ -14,9 +15,10 @@ use crate::config::Forwarded;
 /// Identifies a request on its way through the mesh. Kept if the client sends one.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Which retry a request is, counted from 1. Set by the hop that repeats it, and passed on by apps that pass on their
-/// request's id: a sidecar that finds it in a request of its app does not repeat that on top of the outer hop, since
-/// three tries at each of three hops would be 27. An app that makes it up gets fewer retries and nothing else.
+/// Which retry a request is, counted from 1. Set by the hop that repeats it, and passed on by apps
+/// that pass on their request's id: a sidecar that finds it in a request of its app does not repeat
+/// that on top of the outer hop, since three attempts at each of three hops would be 27. An app
+/// that makes it up gets fewer retries and nothing else.
 pub const X_RETRY_ATTEMPT: HeaderName = HeaderName::from_static("x-retry-attempt");
 /// Through whom the request came so far.
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -25,13 +27,14 @@ pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-p
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// What a `Connection` header may name without effect: a message makes no sense without these, and a client that has
-/// them removed on the way would have a proxy and an app see two different messages.
+/// What a `Connection` header may name without effect: a message makes no sense without these, and
+/// a client that has them removed on the way would have a proxy and an app see two different
+/// messages.
 const NEVER_HOP_BY_HOP: [HeaderName; 3] = [HOST, CONTENT_LENGTH, X_REQUEST_ID];
 
-/// Removes what the next connection must not see: `Connection`, every header it names, and those that are hop-by-hop
-/// by themselves. hyper frames the message anew, so `Transfer-Encoding` goes too; `Trailer` describes the message and
-/// stays.
+/// Removes what the next connection must not see: `Connection`, every header it names, and those
+/// that are hop-by-hop by themselves. hyper frames the message anew, so `Transfer-Encoding` goes
+/// too; `Trailer` describes the message and stays.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named = list(headers, CONNECTION).filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok());
@@ -46,9 +49,10 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes what may not stand in trailers, where no reader expects it (RFC 9110 section 6.5.1): what belongs to one
-/// connection, what frames or routes a message, says who asks or what a body is. hyper drops some of it on an HTTP/1
-/// connection and h2 gives up the stream for other; so it makes no difference which of them comes next.
+/// Removes what may not stand in trailers, where no reader expects it (RFC 9110 section 6.5.1):
+/// what belongs to one connection, what frames or routes a message, says who asks or what a body
+/// is. hyper drops some of it on an HTTP/1 connection and h2 gives up the stream for other; so it
+/// makes no difference which of them comes next.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
     const NEVER: [HeaderName; 16] = [
         CONNECTION,
@@ -84,11 +88,13 @@ pub fn lists(headers: &HeaderMap, name: HeaderName, member: &str) -> bool {
     list(headers, name).any(|m| m.eq_ignore_ascii_case(member))
 }
 
-/// Says who made a request that leaves the app's machine: the app itself, or whoever the app made it for.
+/// Says who made a request that leaves the app's machine: the app itself, or whoever the app made
+/// it for.
 ///
-/// Only the caller's sidecar does so: the app's own would add the caller's machine once more. Off by default, as in
-/// Istio, whose sidecars leave `X-Forwarded-For` to gateways (Envoy's `use_remote_address` is false there): an app that
-/// counts proxies from the right would count one more.
+/// Only the caller's sidecar does so: the app's own would add the caller's machine once more. Off
+/// by default, as in Istio, whose sidecars leave `X-Forwarded-For` to gateways (Envoy's
+/// `use_remote_address` is false there): an app that counts proxies from the right would count one
+/// more.
 pub fn forwarded(how: Forwarded, app: IpAddr, headers: &mut HeaderMap) {
     if how == Forwarded::Off {
         return;

@@ -1,20 +1,21 @@
 //! Interim responses (1xx) on their way to a client of HTTP/1.1 (RFC 9110 section 15.2).
 //!
-//! hyper's server sends one response to a request and nothing before it. But it writes through a stream of ours, so bytes
-//! can be put between its own, if they stand where a message begins. That moment is known: hyper flushes the stream only
-//! when all that it had to write has been written, so after a flush, with a request in hand, nothing has been sent of its
-//! response and nothing is left of the one before. What hyper writes next is `100 Continue` or the response, and either
-//! may follow an interim response. That is all that is allowed here: an interim response goes out
+//! hyper's server sends one response to a request and nothing before it. But it writes through a
+//! stream of ours, so bytes can be put between its own, if they stand where a message begins. That
+//! moment is known: hyper flushes the stream only when all that it had to write has been written,
+//! so after a flush, with an active request, nothing has been sent of its response and nothing is
+//! left of the one before. What hyper writes next is `100 Continue` or the response, and either may
+//! follow an interim response. That is all that is allowed here: an interim response goes out
 //!
-//! - at a flush, while its request is in hand; or
-//! - if the response comes first, right before hyper's next byte, provided that hyper has written nothing since a flush
-//!   that came after the request.
+//! - at a flush, while its request is active; or
+//! - if the response comes first, right before hyper's next byte, provided that hyper has written
+//!   nothing since a flush that came after the request.
 //!
-//! In every other case it is dropped, as it is when the client does not read: no client may depend on one. So the framing
-//! of what hyper writes is never touched, whatever is pipelined.
+//! In every other case it is dropped, as it is when the client does not read: no client may depend
+//! on one. So the framing of what hyper writes is never touched, whatever is pipelined.
 //!
-//! What it leaves out: HTTP/2, where hyper's server has no stream to write between, and clients of HTTP/1.0, which must
-//! not see a 1xx.
+//! What it leaves out: HTTP/2, where hyper's server has no stream to write between, and clients of
+//! HTTP/1.0, which must not see a 1xx.
 
 use std::io;
 use std::pin::Pin;
@@ -31,16 +32,16 @@ use crate::config::defaults::INTERIM_BYTES;
 
 /// The interim responses of one connection of a client. Cheap to clone.
 ///
-/// One task polls the stream and the handler of its request, so the atomics order nothing: they are there because hyper
-/// asks for `Send`, and cost what a plain field costs.
+/// One task polls the stream and the handler of its request, so the atomics order nothing: they are
+/// there because hyper asks for `Send`, and cost what a plain field costs.
 #[derive(Debug, Clone, Default)]
 pub struct Interim(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Which request is in hand, or was last.
+    /// Which request is active, or was last.
     number: AtomicU64,
-    in_hand: AtomicBool,
+    active: AtomicBool,
     /// Since the request came, hyper has flushed, and has written nothing since it last did.
     flushed: AtomicBool,
     /// Whether there is anything in `queue`.
@@ -50,7 +51,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// Of the request in hand: waits for a flush.
+    /// Of the active request: waits for a flush.
     waiting: Vec<u8>,
     /// Goes before hyper's next byte.
     ahead: Vec<u8>,
@@ -58,13 +59,13 @@ struct Queue {
     sent: usize,
 }
 
-/// A request is in hand until this is dropped.
+/// A request is active until this is dropped.
 #[derive(Debug)]
-pub struct Turn(Interim);
+pub struct OpenRequest(Interim);
 
 /// Says something to the client of one request, until it has its response.
 #[derive(Debug, Clone)]
-pub struct Speaker {
+pub struct InterimSender {
     interim: Interim,
     number: u64,
 }
@@ -85,13 +86,13 @@ impl Shared {
 
 impl Interim {
     /// A request has come. There is one at a time.
-    pub fn begin(&self) -> Turn {
+    pub fn begin(&self) -> OpenRequest {
         let shared = &self.0;
         shared.number.fetch_add(1, Ordering::Relaxed);
-        shared.set(&shared.in_hand, true);
+        shared.set(&shared.active, true);
         // Something of the response before may still be in hyper's hands.
         shared.set(&shared.flushed, false);
-        Turn(self.clone())
+        OpenRequest(self.clone())
     }
 
     /// Writes what goes before hyper's next byte. Call it before that is written.
@@ -137,7 +138,7 @@ impl Interim {
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_ahead(io, cx))?;
         let shared = &self.0;
-        if shared.is(&shared.in_hand) {
+        if shared.is(&shared.active) {
             shared.set(&shared.flushed, true);
             if shared.is(&shared.queued) {
                 let queue = &mut *shared.queue();
@@ -148,18 +149,18 @@ impl Interim {
     }
 }
 
-impl Turn {
+impl OpenRequest {
     /// Lets somebody speak to the client of this request.
-    pub fn speaker(&self) -> Speaker {
-        Speaker { interim: self.0.clone(), number: self.0.0.number.load(Ordering::Relaxed) }
+    pub fn interim_sender(&self) -> InterimSender {
+        InterimSender { interim: self.0.clone(), number: self.0.0.number.load(Ordering::Relaxed) }
     }
 }
 
-impl Drop for Turn {
+impl Drop for OpenRequest {
     /// The response is there, and is written next.
     fn drop(&mut self) {
         let shared = &self.0.0;
-        shared.set(&shared.in_hand, false);
+        shared.set(&shared.active, false);
         if shared.is(&shared.queued) {
             let Queue { waiting, ahead, .. } = &mut *shared.queue();
             if shared.is(&shared.flushed) {
@@ -173,11 +174,11 @@ impl Drop for Turn {
     }
 }
 
-impl Speaker {
+impl InterimSender {
     /// Sends an interim response, as far as it can be sent in time.
     pub fn say(&self, status: StatusCode, headers: &HeaderMap) {
         let shared = &self.interim.0;
-        if !shared.is(&shared.in_hand) || shared.number.load(Ordering::Relaxed) != self.number {
+        if !shared.is(&shared.active) || shared.number.load(Ordering::Relaxed) != self.number {
             return;
         }
         let mut headers = headers.clone();
@@ -245,7 +246,7 @@ mod tests {
         socket: Socket,
         buffer: VecDeque<u8>,
         request: u32,
-        turn: Option<(Turn, Speaker)>,
+        turn: Option<(OpenRequest, InterimSender)>,
         /// Chunks of the body at hand that are not in the buffer yet.
         body: u32,
     }
@@ -266,14 +267,14 @@ mod tests {
                 Event::Request if self.turn.is_none() && self.body == 0 => {
                     self.request += 1;
                     let turn = self.interim.begin();
-                    let speaker = turn.speaker();
-                    self.turn = Some((turn, speaker));
+                    let interim_sender = turn.interim_sender();
+                    self.turn = Some((turn, interim_sender));
                 }
                 Event::Say => {
-                    if let Some((_, speaker)) = &self.turn {
+                    if let Some((_, interim_sender)) = &self.turn {
                         let mut headers = HeaderMap::new();
                         headers.insert("n", self.request.into());
-                        speaker.say(StatusCode::EARLY_HINTS, &headers);
+                        interim_sender.say(StatusCode::EARLY_HINTS, &headers);
                     }
                 }
                 Event::Continue if self.turn.is_some() => {
@@ -296,7 +297,8 @@ mod tests {
             }
         }
 
-        /// As hyper: writes what it has through the wrapped stream, and flushes it when nothing is left.
+        /// As hyper: writes what it has through the wrapped stream, and flushes it when nothing is
+        /// left.
         fn flush(&mut self) -> Poll<io::Result<()>> {
             let mut cx = Context::from_waker(Waker::noop());
             while !self.buffer.is_empty() {
@@ -310,7 +312,8 @@ mod tests {
         }
     }
 
-    /// Reads what a client would read, to the end or to where it breaks off; how many interim responses there were.
+    /// Reads what a client would read, to the end or to where it breaks off; how many interim
+    /// responses there were.
     fn read(mut text: &str) -> Result<u32, String> {
         let (mut answered, mut interim) = (0, 0);
         while !text.is_empty() {
@@ -392,14 +395,14 @@ mod tests {
         let mut server = Server::default();
         server.happen(Event::Request);
         server.happen(Event::Flush { room: 0 });
-        let (_, speaker) = server.turn.as_ref().unwrap();
+        let (_, interim_sender) = server.turn.as_ref().unwrap();
         let mut headers = HeaderMap::new();
         for (name, value) in [("link", "</a>"), ("content-length", "9"), ("connection", "x"), ("x", "1")] {
             headers.insert(name, value.parse().unwrap());
         }
-        speaker.say(StatusCode::EARLY_HINTS, &headers);
+        interim_sender.say(StatusCode::EARLY_HINTS, &headers);
         let long = "a".repeat(INTERIM_BYTES).parse().unwrap();
-        speaker.say(StatusCode::EARLY_HINTS, &HeaderMap::from_iter([(http::header::LINK, long)]));
+        interim_sender.say(StatusCode::EARLY_HINTS, &HeaderMap::from_iter([(http::header::LINK, long)]));
         server.happen(Event::Flush { room: 2 * INTERIM_BYTES });
         assert_eq!(server.socket.taken, b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n");
         let late = server.turn.as_ref().unwrap().1.clone();

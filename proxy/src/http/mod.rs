@@ -1,5 +1,5 @@
-//! HTTP as both sides need it: the servers' settings, request bodies, what changes in a message on its way, and replies
-//! that the sidecar makes itself.
+//! HTTP as both sides need it: the servers' settings, request bodies, what changes in a message on
+//! its way, and replies that the sidecar makes itself.
 
 mod body;
 pub mod bridge;
@@ -10,7 +10,6 @@ pub mod header_limits;
 pub mod headers;
 pub mod informational;
 pub mod interim;
-pub mod patience;
 pub mod preface;
 pub mod refusal;
 pub mod replay;
@@ -20,6 +19,7 @@ pub mod serve;
 pub mod serve_h2;
 pub mod strict;
 pub mod target;
+pub mod timer;
 pub mod tunnel;
 pub mod version;
 

@@ -1,5 +1,6 @@
-//! The beginning of an HTTP/2 connection (RFC 9113 section 3.4): after the client's preface, and from a server at once,
-//! comes a SETTINGS frame, and anything else ends the connection. The h2 crate takes any frame.
+//! The beginning of an HTTP/2 connection (RFC 9113 section 3.4): after the client's preface, and
+//! from a server at once, comes a SETTINGS frame, and anything else ends the connection. The h2
+//! crate takes any frame.
 
 use std::io;
 use std::pin::Pin;
@@ -49,7 +50,8 @@ impl<I> FirstFrame<I> {
     }
 }
 
-/// A frame's header is its length, type, flags and stream. An acknowledgement acknowledges nothing yet.
+/// A frame's header is its length, type, flags and stream. An acknowledgement acknowledges nothing
+/// yet.
 fn is_settings(header: [u8; HEADER]) -> bool {
     const SETTINGS: u8 = 4;
     const ACK: u8 = 1;

@@ -1,7 +1,9 @@
-//! The end of an HTTP/1 connection on which the server has said its last word before the client has.
+//! The end of an HTTP/1 connection on which the server has said its last word before the client
+//! has.
 //!
-//! Closing a socket with unread bytes resets it, and a reset may take an answer with it that the client has not read yet
-//! (RFC 9112 section 9.6). So the stream is closed in one direction first, and read until the client has closed as well.
+//! Closing a socket with unread bytes resets it, and a reset may take an answer with it that the
+//! client has not read yet (RFC 9112 section 9.6). So the stream is closed in one direction first,
+//! and read until the client has closed as well.
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;

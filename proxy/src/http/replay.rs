@@ -1,13 +1,15 @@
 //! A request body that is kept while it is sent, so that it can be sent again.
 //!
-//! The first try streams: each frame goes on at once, and a copy of its bytes stays. A later try plays back what was
-//! kept and goes on with the rest, wherever the one before had come to. Trailers are kept too. What Linkerd's
-//! `ReplayBody` does (`linkerd/http/retry/src/replay.rs`), and like there a body that is longer than the limit is
-//! forgotten: the try that is under way goes on, and there is no other.
+//! The first attempt streams: each frame goes on at once, and a copy of its bytes stays. A later
+//! attempt plays back what was kept and goes on with the rest, wherever the one before had come to.
+//! Trailers are kept too. What Linkerd's `ReplayBody` does (`linkerd/http/retry/src/replay.rs`),
+//! and like there a body that is longer than the limit is forgotten: the attempt that is under way
+//! goes on, and there is no other.
 //!
-//! Bytes are copied and not shared, because a frame may be a small part of a large read buffer and would keep all of it.
-//! Only one try reads the client's body at a time. When the next one begins, the one before it gets an error if it still
-//! asks, so that its endpoint never takes half a body for a whole one; once the whole body is kept, several may play it.
+//! Bytes are copied and not shared, because a frame may be a small part of a large read buffer and
+//! would keep all of it. Only one attempt reads the client's body at a time. When the next one
+//! begins, the one before it gets an error if it still asks, so that its endpoint never takes half
+//! a body for a whole one; once the whole body is kept, several may play it.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -20,22 +22,22 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::body::{RequestBody, Sending, Upload, poll_cleaned};
+use super::body::{RequestBody, SendGuard, Upload, poll_cleaned};
 use super::resets;
 use crate::error::BoxError;
 
-/// A body that is kept, for as long as this is held: it is what makes the body of each try.
+/// A body that is kept, for as long as this is held: it is what makes the body of each attempt.
 #[derive(Debug)]
-pub struct Tape<B = Incoming>(Rc<RefCell<Record<B>>>);
+pub struct ReplayBuffer<B = Incoming>(Rc<RefCell<Record<B>>>);
 
-/// The body of one try.
+/// The body of one attempt.
 #[derive(Debug)]
-pub struct Playing<B = Incoming> {
+pub struct ReplayBody<B = Incoming> {
     record: Rc<RefCell<Record<B>>>,
     turn: u32,
     /// Pieces that have been played.
     played: usize,
-    /// Whether it has come to what the tries before it had not read.
+    /// Whether it has come to what the attempts before it had not read.
     has_read: bool,
     /// Whether all of it has been given out.
     done: bool,
@@ -44,8 +46,8 @@ pub struct Playing<B = Incoming> {
 #[derive(Debug)]
 struct Record<B> {
     body: B,
-    sending: Sending,
-    /// What the tries before this one had read, and what this one has.
+    sending: SendGuard,
+    /// What the attempts before this one had read, and what this one has.
     kept: Vec<Bytes>,
     latest: BytesMut,
     len: usize,
@@ -55,14 +57,14 @@ struct Record<B> {
     ended: bool,
     /// It was too long or broke off, and cannot be played again.
     lost: bool,
-    /// Which try may read on.
+    /// Which attempt may read on.
     turn: u32,
     waiting: Option<Waker>,
 }
 
-impl<B> Tape<B> {
-    /// Begins to keep `body`, up to `limit` bytes of it, and makes the body of the first try.
-    pub(super) fn begin(body: B, sending: Sending, limit: usize) -> (Self, Playing<B>) {
+impl<B> ReplayBuffer<B> {
+    /// Begins to keep `body`, up to `limit` bytes of it, and makes the body of the first attempt.
+    pub(super) fn begin(body: B, sending: SendGuard, limit: usize) -> (Self, ReplayBody<B>) {
         let record = Rc::new(RefCell::new(Record {
             body,
             sending,
@@ -76,7 +78,10 @@ impl<B> Tape<B> {
             turn: 0,
             waiting: None,
         }));
-        (Tape(record.clone()), Playing { record, turn: 0, played: 0, has_read: false, done: false })
+        (
+            ReplayBuffer(record.clone()),
+            ReplayBody { record, turn: 0, played: 0, has_read: false, done: false },
+        )
     }
 
     /// Whether it can be played again.
@@ -84,13 +89,13 @@ impl<B> Tape<B> {
         !self.0.borrow().lost
     }
 
-    /// Whether all of it has been kept, so that two tries can play it at the same time.
+    /// Whether all of it has been kept, so that two attempts can play it at the same time.
     pub fn is_complete(&self) -> bool {
         let record = self.0.borrow();
         record.ended && !record.lost
     }
 
-    fn again(&self) -> Option<Playing<B>> {
+    fn again(&self) -> Option<ReplayBody<B>> {
         let mut record = self.0.borrow_mut();
         if record.lost {
             return None;
@@ -106,19 +111,26 @@ impl<B> Tape<B> {
         if let Some(waiting) = record.waiting.take() {
             waiting.wake();
         }
-        Some(Playing { record: self.0.clone(), turn: record.turn, played: 0, has_read: false, done: false })
+        Some(ReplayBody {
+            record: self.0.clone(),
+            turn: record.turn,
+            played: 0,
+            has_read: false,
+            done: false,
+        })
     }
 }
 
-impl Tape {
-    /// The body of another try, if it can be played again. It takes over from the one before.
+impl ReplayBuffer {
+    /// The body of another attempt, if it can be played again. It takes over from the one before.
     pub fn play(&self) -> Option<RequestBody> {
         self.again().map(RequestBody::Kept)
     }
 }
 
-/// No try follows: what is still to come is not kept, or a long stream would hold its beginning to its end.
-impl<B> Drop for Tape<B> {
+/// No attempt follows: what is still to come is not kept, or a long stream would hold its beginning
+/// to its end.
+impl<B> Drop for ReplayBuffer<B> {
     fn drop(&mut self) {
         let mut record = self.0.borrow_mut();
         record.lost = true;
@@ -126,7 +138,7 @@ impl<B> Drop for Tape<B> {
     }
 }
 
-impl<B> Playing<B> {
+impl<B> ReplayBody<B> {
     /// Watches the sending of it from outside.
     pub(super) fn upload(&self) -> Upload {
         self.record.borrow().sending.upload()
@@ -155,7 +167,7 @@ impl<B> Record<B> {
     }
 }
 
-impl<B> Body for Playing<B>
+impl<B> Body for ReplayBody<B>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
@@ -173,7 +185,7 @@ where
         let record = &mut *this.record.borrow_mut();
         // What it has read itself is among what is kept by now, and must not come twice.
         if record.turn != this.turn && (this.has_read || !record.ended) {
-            return Poll::Ready(Some(Err("given up for another try".into())));
+            return Poll::Ready(Some(Err("given up for another attempt".into())));
         }
         if let Some(piece) = record.kept.get(this.played) {
             this.played += 1;
@@ -230,7 +242,7 @@ where
     }
 }
 
-impl<B> Drop for Playing<B> {
+impl<B> Drop for ReplayBody<B> {
     fn drop(&mut self) {
         let record = self.record.borrow();
         if record.turn == self.turn {
@@ -267,18 +279,22 @@ mod tests {
         }
     }
 
-    fn tape(frames: &[&'static str], trailers: bool, limit: usize) -> (Tape<Client>, Playing<Client>) {
+    fn replay(
+        frames: &[&'static str],
+        trailers: bool,
+        limit: usize,
+    ) -> (ReplayBuffer<Client>, ReplayBody<Client>) {
         let mut frames: VecDeque<_> =
             frames.iter().map(|text| Frame::data(Bytes::from_static(text.as_bytes()))).collect();
         if trailers {
             let trailers = HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("x"))]);
             frames.push_back(Frame::trailers(trailers));
         }
-        Tape::begin(Client(frames), Sending::begin(Instant::now()), limit)
+        ReplayBuffer::begin(Client(frames), SendGuard::begin(Instant::now()), limit)
     }
 
     /// What comes out of at most `most` polls: the bytes, and whether the end was reached.
-    async fn read(body: &mut Playing<Client>, most: usize) -> Result<(String, bool), String> {
+    async fn read(body: &mut ReplayBody<Client>, most: usize) -> Result<(String, bool), String> {
         let mut text = String::new();
         for _ in 0..most {
             let frame = poll_fn(|cx| {
@@ -302,18 +318,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_later_try_begins_at_the_beginning_and_goes_on_where_the_first_stopped() {
-        let (tape, mut first) = tape(&["ab", "cd", "ef"], true, 100);
+    async fn a_later_attempt_begins_at_the_beginning_and_goes_on_where_the_first_stopped() {
+        let (replay, mut first) = replay(&["ab", "cd", "ef"], true, 100);
         assert_eq!(read(&mut first, 2).await, Ok(("abcd".into(), false)));
-        assert!(tape.is_good() && !tape.is_complete());
-        let mut second = tape.again().unwrap();
-        assert_eq!(read(&mut first, 1).await, Err("given up for another try".into()));
+        assert!(replay.is_good() && !replay.is_complete());
+        let mut second = replay.again().unwrap();
+        assert_eq!(read(&mut first, 1).await, Err("given up for another attempt".into()));
         assert!(second.upload().is_unfinished());
         assert_eq!(read(&mut second, 9).await, Ok(("abcdef/trailers".into(), true)));
-        assert_eq!(read(&mut first, 1).await, Err("given up for another try".into()), "still");
+        assert_eq!(read(&mut first, 1).await, Err("given up for another attempt".into()), "still");
         drop(first);
-        assert!(tape.is_complete() && !second.upload().is_unfinished());
-        let (mut third, mut fourth) = (tape.again().unwrap(), tape.again().unwrap());
+        assert!(replay.is_complete() && !second.upload().is_unfinished());
+        let (mut third, mut fourth) = (replay.again().unwrap(), replay.again().unwrap());
         assert_eq!(third.size_hint().exact(), Some(6));
         for body in [&mut third, &mut fourth] {
             assert_eq!(
@@ -326,37 +342,37 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_past_the_limit_goes_on_but_not_again() {
-        let (tape, mut first) = tape(&["abcd", "e", "f"], false, 4);
+        let (replay, mut first) = replay(&["abcd", "e", "f"], false, 4);
         assert_eq!(read(&mut first, 1).await, Ok(("abcd".into(), false)));
-        assert!(tape.is_good());
+        assert!(replay.is_good());
         assert_eq!(read(&mut first, 9).await, Ok(("ef".into(), true)));
-        assert!(!tape.is_good() && !tape.is_complete() && tape.again().is_none());
+        assert!(!replay.is_good() && !replay.is_complete() && replay.again().is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_kept_once_nobody_can_ask_for_it() {
-        let (tape, mut first) = tape(&["ab", "cd", "ef"], false, 100);
+        let (replay, mut first) = replay(&["ab", "cd", "ef"], false, 100);
         assert_eq!(read(&mut first, 1).await, Ok(("ab".into(), false)));
-        let mut second = tape.again().unwrap();
-        drop((tape, first));
+        let mut second = replay.again().unwrap();
+        drop((replay, first));
         assert_eq!(read(&mut second, 9).await, Ok(("abcdef".into(), true)), "what was kept is still played");
         assert!(second.record.borrow().latest.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_was_given_up_counts_as_sent_until_it_is_taken_up_again() {
-        let (tape, first) = tape(&["ab"], false, 4);
+        let (replay, first) = replay(&["ab"], false, 4);
         let upload = first.upload();
         assert!(upload.is_unfinished());
         drop(first);
         assert!(!upload.is_unfinished());
-        let second = tape.again().unwrap();
+        let second = replay.again().unwrap();
         assert!(upload.is_unfinished() && !second.is_end_stream());
     }
 
     proptest! {
         #[test]
-        fn every_try_sends_the_same_bytes_wherever_those_before_it_broke_off(
+        fn every_attempt_sends_the_same_bytes_wherever_those_before_it_broke_off(
             (frames, polls, trailers) in (
                 proptest::collection::vec(proptest::sample::select(vec!["", "a", "bc", "def"]), 0..8),
                 proptest::collection::vec(0_usize..6, 0..4),
@@ -366,11 +382,11 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             runtime.block_on(async {
                 let whole = frames.concat() + if trailers { "/trailers" } else { "" };
-                let (tape, mut body) = tape(&frames, trailers, 100);
+                let (replay, mut body) = replay(&frames, trailers, 100);
                 for polls in polls {
                     let (text, _) = read(&mut body, polls).await.unwrap();
                     assert!(whole.starts_with(&text), "{text:?} of {whole:?}");
-                    body = tape.again().unwrap();
+                    body = replay.again().unwrap();
                 }
                 assert_eq!(read(&mut body, 99).await, Ok((whole, true)));
             });

@@ -14,9 +14,10 @@ pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// What every sidecar's name in `Proxy-Status` begins with.
 const NAME: &str = "sidelab-";
 
-/// The answer to a request that could not be carried: the status of the error's kind, a `Proxy-Status` header and one
-/// line of text. A gRPC client gets them as a gRPC status, since it knows no other errors. Where the endpoint has reset the
-/// stream, a client of HTTP/2 gets the same reset in place of all that.
+/// The answer to a request that could not be carried: the status of the error's kind, a
+/// `Proxy-Status` header and one line of text. A gRPC client gets them as a gRPC status, since it
+/// knows no other errors. Where the endpoint has reset the stream, a client of HTTP/2 gets the same
+/// reset in place of all that.
 pub fn failure(error: &Error, instance: &str, is_grpc: bool) -> Response<Bytes> {
     let text = error.to_string();
     let mut status = format!("{NAME}{instance}; error={}", error.kind.rfc9209());
@@ -70,12 +71,14 @@ pub fn made_here<B>(response: &mut Response<B>, instance: &str, flag: &str) {
     }
 }
 
-/// An `sf-string` of RFC 9651 holds printable ASCII without quotes and backslashes (which would need escapes).
+/// An `sf-string` of RFC 9651 holds printable ASCII without quotes and backslashes (which would
+/// need escapes).
 fn printable(text: &str) -> String {
     text.chars().map(|c| if matches!(c, ' '..='~') && c != '"' && c != '\\' { c } else { '?' }).collect()
 }
 
-/// If the peer's sidecar made this response because the request cannot have reached the app, says why.
+/// If the peer's sidecar made this response because the request cannot have reached the app, says
+/// why.
 pub fn not_delivered(headers: &HeaderMap) -> Option<Kind> {
     let status = headers.get(PROXY_STATUS)?.to_str().ok()?;
     let rest = status.strip_prefix(NAME)?;
@@ -85,7 +88,8 @@ pub fn not_delivered(headers: &HeaderMap) -> Option<Kind> {
         .find(|kind| kind.rfc9209() == error)
 }
 
-/// If the peer's sidecar made this response because the app closed the connection without answering.
+/// If the peer's sidecar made this response because the app closed the connection without
+/// answering.
 pub fn terminated(headers: &HeaderMap) -> bool {
     headers
         .get(PROXY_STATUS)

@@ -1,13 +1,17 @@
-//! How HTTP/2 streams are reset (RFC 9113 section 7), so that a code passes from one connection to the other.
+//! How HTTP/2 streams are reset (RFC 9113 section 7), so that a code passes from one connection to
+//! the other.
 //!
-//! hyper takes a reset with NO_ERROR or CANCEL for the end of a message, because a server may reset a stream with NO_ERROR
-//! once its answer is complete (section 8.1). It cannot know whether it was: h2 forgets the end of a message when a reset
-//! follows. So half an answer would arrive as a whole one. [`Resets`] reads along on the connection and sets the highest bit
-//! of the code, which no code uses, if no END_STREAM came before; then hyper reports an error, and [`of_peer`] tells
-//! the code as it was. A client has no such right, and what it resets it does not want any more: so its code is always marked.
-//! (An END_STREAM would prove nothing: it may stand on trailers that are refused.)
+//! hyper takes a reset with NO_ERROR or CANCEL for the end of a message, because a server may reset
+//! a stream with NO_ERROR once its answer is complete (section 8.1). It cannot know whether it was:
+//! h2 forgets the end of a message when a reset follows. So half an answer would arrive as a whole
+//! one. [`Resets`] reads along on the connection and sets the highest bit of the code, which no
+//! code uses, if no END_STREAM came before; then hyper reports an error, and [`of_peer`] tells the
+//! code as it was. A client has no such right, and what it resets it does not want any more: so its
+//! code is always marked. (An END_STREAM would prove nothing: it may stand on trailers that are
+//! refused.)
 //!
-//! The other way, a response that carries a [`Reset`] stands for no response: its stream is reset instead.
+//! The other way, a response that carries a [`Reset`] stands for no response: its stream is reset
+//! instead.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -25,7 +29,8 @@ use crate::mutant;
 const PREFACE: usize = 24;
 /// Bytes of a frame's header (section 4.1).
 const HEADER: usize = 9;
-/// Streams that ended last, as far as they are remembered. A reset that belongs to an end follows it soon.
+/// Streams that ended last, as far as they are remembered. A reset that belongs to an end follows
+/// it soon.
 const ENDED: usize = 256;
 /// Says in a code that its message had not ended.
 const CUT: u32 = 1 << 31;
@@ -34,7 +39,8 @@ const CUT: u32 = 1 << 31;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reset(pub Reason);
 
-/// The error of a stream that its peer has reset. hyper finds the code among its sources, and passes it on.
+/// The error of a stream that its peer has reset. hyper finds the code among its sources, and
+/// passes it on.
 #[derive(Debug)]
 struct ByPeer(h2::Error);
 
@@ -83,7 +89,8 @@ pub fn unmarked(error: impl Into<BoxError>) -> BoxError {
     }
 }
 
-/// A peer's stream of frames, in which a reset that cuts a message short is told from one that follows its end.
+/// A peer's stream of frames, in which a reset that cuts a message short is told from one that
+/// follows its end.
 #[derive(Debug)]
 pub struct Resets<I> {
     io: I,

@@ -1,10 +1,9 @@
-//! Serving HTTP to clients: a connection from its first request to the end of its tunnel, and of HTTP/1 hyper's settings
-//! and a connection's part in a drain. HTTP/2's are in [`super::serve_h2`].
+//! Serving HTTP to clients: a connection from its first request to the end of its tunnel, and of
+//! HTTP/1 hyper's settings and a connection's part in a drain. HTTP/2's are in [`super::serve_h2`].
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -22,13 +22,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
 
 use super::closing::{ClientEnd, Closing, Shape};
-use super::interim::{Interim, Speaker};
+use super::interim::{Interim, InterimSender};
 use super::strict::Strict;
-use super::tunnel::{self, Slot};
+use super::tunnel::{self, TunnelSlot};
 use super::version::LAST_REQUEST;
 use super::{refusal, serve_h2};
 use crate::config::defaults::{AGE_JITTER, HEADER_TIMEOUT, HEADERS, MAX_CONNECTION_AGE, MAX_CONNECTION_IDLE};
 use crate::config::{Http1, Http2, Snapshot};
+use crate::connection::{Connection, WireProtocol};
 use crate::drain;
 use crate::error::{BoxError, Error};
 use crate::mutant;
@@ -94,22 +95,21 @@ impl Settings {
 /// What the handler of a request may do with its client's connection beside answering.
 pub struct Client {
     /// Opens a tunnel.
-    pub tunnel: Slot,
+    pub tunnel: TunnelSlot,
     /// Sends interim responses; `None` if the client must not get any.
-    pub interim: Option<Speaker>,
+    pub interim: Option<InterimSender>,
     /// How its connection ends, if that is HTTP/1.
     pub end: Option<ClientEnd>,
 }
 
-/// Carries one connection, of a client to what it dialled, to its end, tunnel included. `refuse` answers
-/// what is no HTTP/1.
+/// Serves an HTTP connection to its end, tunnel included. `refuse` answers what is no HTTP/1.
 pub async fn connection<N, I, B, F>(
     net: &N,
-    (is_http2, io): (bool, I),
+    connection: Connection,
+    io: I,
     settings: Settings,
     drain: drain::Watch,
     refuse: impl Fn(&Error) -> Response<Bytes>,
-    (peer, dst): (SocketAddr, SocketAddr),
     handle: impl Fn(Request<Incoming>, Client) -> F,
 ) where
     N: Net,
@@ -120,7 +120,8 @@ pub async fn connection<N, I, B, F>(
     F: Future<Output = Response<B>> + 'static,
 {
     let end = ClientEnd::default();
-    let tunnel = if is_http2 { Slot::stream(net.clone()) } else { Slot::connection(end.clone()) };
+    let is_http2 = connection.protocol == WireProtocol::Http2;
+    let tunnel = if is_http2 { TunnelSlot::stream(net.clone()) } else { TunnelSlot::connection(end.clone()) };
     let served = if is_http2 {
         let handle = |request| handle(request, Client { tunnel: tunnel.clone(), interim: None, end: None });
         Box::pin(serve_h2::http2(net.clone(), io, settings, drain.clone(), handle)).await
@@ -131,15 +132,17 @@ pub async fn connection<N, I, B, F>(
         http1(io, settings, drain.clone(), end.clone(), refuse, handle).await
     };
     if let Err(error) = served {
+        let Connection { peer, original_dst: dst, .. } = connection;
         tracing::debug!(%peer, %dst, %error, "client connection ended");
     }
     // It holds the drain as well.
     tunnel.run().await;
 }
 
-/// Serves one connection until it closes, a drain has ended its last request, or it has become a tunnel. With each request
-/// comes who may send interim responses, if its client may get them. `end` knows what is due to the client. What cannot be
-/// read `refuse` answers, after the answers to all that came before.
+/// Serves one connection until it closes, a drain has ended its last request, or it has become a
+/// tunnel. With each request comes who may send interim responses, if its client may get them.
+/// `end` knows what is due to the client. What cannot be read `refuse` answers, after the answers
+/// to all that came before.
 ///
 /// # Errors
 /// What ended the connection, other than the client closing it between requests.
@@ -149,7 +152,7 @@ pub async fn http1<I, B, F>(
     mut drain: drain::Watch,
     end: ClientEnd,
     refuse: impl Fn(&Error) -> Response<Bytes>,
-    handle: impl Fn(Request<Incoming>, Option<Speaker>) -> F,
+    handle: impl Fn(Request<Incoming>, Option<InterimSender>) -> F,
 ) -> Result<(), hyper::Error>
 where
     I: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static,
@@ -157,9 +160,11 @@ where
     B::Error: Into<BoxError>,
     F: Future<Output = Response<B>>,
 {
-    // Asked of the watch once and not for each request: that would take a lock which all workers share.
+    // Asked of the watch once and not for each request: that would take a lock which all workers
+    // share.
     let (interim, draining) = (Interim::default(), Cell::new(drain.is_draining()));
-    // For whoever takes up a mere offer to upgrade, which nobody here does, hyper keeps the stream when it has ended.
+    // For whoever takes up a mere offer to upgrade, which nobody here does, hyper keeps the stream
+    // when it has ended.
     let offered = RefCell::new(None);
     let service = service_fn(|mut request: Request<Incoming>| {
         if tunnel::is_only_offered(&request) {
@@ -168,8 +173,8 @@ where
         let turn = interim.begin();
         end.begin();
         let (shape, end) = (Shape::of(request.method()), &end);
-        let speaker = (request.version() == Version::HTTP_11).then(|| turn.speaker());
-        let (response, draining) = (handle(request, speaker), &draining);
+        let interim_sender = (request.version() == Version::HTTP_11).then(|| turn.interim_sender());
+        let (response, draining) = (handle(request, interim_sender), &draining);
         async move {
             let mut response = response.await;
             drop(turn);
@@ -197,8 +202,9 @@ where
         .auto_date_header(false)
         .serve_connection(TokioIo::new(Closing::new(strict, end.clone())), service)
         .with_upgrades();
-    // A connection that is idle may have a request on its way to it: whoever closes it loses that, and one that is not
-    // idempotent for good. So the next answer says that it is the last, and only who asks nothing for a while is closed.
+    // A connection that is idle may have a request on its way to it: whoever closes it loses that,
+    // and one that is not idempotent for good. So the next answer says that it is the last, and
+    // only who asks nothing for a while is closed.
     let told = async {
         drain.signaled().await;
         draining.set(true);
@@ -218,18 +224,45 @@ where
             (&mut connection).await
         }
     };
-    // hyper gives the stream back, unless it has become a tunnel.
-    let (mut client, unread) = match (connection.into_parts(), offered.take()) {
-        (Some(parts), _) => (parts.io.into_inner(), parts.read_buf),
-        (None, Some(offered)) => match offered.await.map(|io| io.downcast::<TokioIo<Closing<I>>>()) {
-            Ok(Ok(parts)) => (parts.io.into_inner(), parts.read_buf),
-            _ => return served,
-        },
-        (None, None) => return served,
-    };
-    if let Some(offence) = client.strict().refusal() {
-        let response = refuse(&offence.into());
-        Box::pin(refusal::send(client.strict().get_mut(), &response, offence.is_head)).await;
+    let parts = connection.into_parts().map(|parts| (parts.io.into_inner(), parts.read_buf));
+    match given_back(parts, offered.take()).await {
+        Some((client, unread)) => finish(client, unread, served, refuse).await,
+        None => served,
+    }
+}
+
+/// The stream of a connection that has ended, and what was read of it and not used; `None` if it has
+/// become a tunnel.
+async fn given_back<I>(
+    parts: Option<(Closing<I>, Bytes)>,
+    offered: Option<OnUpgrade>,
+) -> Option<(Closing<I>, Bytes)>
+where
+    I: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static,
+{
+    match (parts, offered) {
+        (Some(parts), _) => Some(parts),
+        (None, Some(offered)) => {
+            let parts = offered.await.ok()?.downcast::<TokioIo<Closing<I>>>().ok()?;
+            Some((parts.io.into_inner(), parts.read_buf))
+        }
+        (None, None) => None,
+    }
+}
+
+/// Answers what could not be read, or lets the client read the last answer before its stream closes.
+async fn finish<I>(
+    mut client: Closing<I>,
+    unread: Bytes,
+    served: Result<(), hyper::Error>,
+    refuse: impl Fn(&Error) -> Response<Bytes>,
+) -> Result<(), hyper::Error>
+where
+    I: AsyncRead + AsyncWrite + Abort + Unpin,
+{
+    if let Some(error) = client.strict().refusal() {
+        let response = refuse(&error.into());
+        Box::pin(refusal::send(client.strict().get_mut(), &response, error.is_head)).await;
         return Ok(());
     }
     if served.is_ok() && (client.strict().is_mid_request() || !unread.is_empty()) {

@@ -1,5 +1,6 @@
-//! Serving HTTP/2 to clients: hyper's settings, a connection's part in a drain (GOAWAY, RFC 9113 section 6.8), and its own
-//! end: one that has carried nothing for a while, or is old, takes no further request. What it has begun it finishes.
+//! Serving HTTP/2 to clients: hyper's settings, a connection's part in a drain (GOAWAY, RFC 9113
+//! section 6.8), and its own end: one that has carried nothing for a while, or is old, takes no
+//! further request. What it has begun it finishes.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -25,7 +26,8 @@ use crate::drain;
 use crate::error::BoxError;
 use crate::world::{Exec, Net};
 
-/// Serves one connection until it closes, or until a drain, its age or its idleness has ended its last request.
+/// Serves one connection until it closes, or until a drain, its age or its idleness has ended its
+/// last request.
 ///
 /// # Errors
 /// What ended the connection, other than the client closing it.
@@ -177,7 +179,8 @@ mod tests {
         }
     }
 
-    /// A call that is silent for an hour, at a server that pings every so often; after how long it was pinged.
+    /// A call that is silent for an hour, at a server that pings every so often; after how long it
+    /// was pinged.
     fn pinged_after(ping: Option<Duration>) -> Option<Duration> {
         const GET: &[u8] = &[0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x41, 1, b'a'];
         let runtime = Builder::new_current_thread()

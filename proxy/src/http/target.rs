@@ -1,19 +1,22 @@
-//! Whom a request is for: its target, its `:authority` and its `Host`, judged by one rule whatever version it came in
-//! (RFC 9110 sections 4.2 and 7.2, RFC 9112 section 3.2, RFC 9113 section 8.3.1).
+//! Whom a request is for: its target, its `:authority` and its `Host`, judged by one rule whatever
+//! version it came in (RFC 9110 sections 4.2 and 7.2, RFC 9112 section 3.2, RFC 9113 section
+//! 8.3.1).
 //!
-//! A route goes by the authority, and so does the app. What one of them could take for another host than the other is
-//! refused: a port that is none, user information, a list, a second `Host`. Where a target and a `Host` both name
-//! somebody, the target counts, and what is passed on says the same twice ([`super::forward`], [`super::bridge`]).
+//! A route goes by the authority, and so does the app. What one of them could take for another host
+//! than the other is refused: a port that is none, user information, a list, a second `Host`. Where
+//! a target and a `Host` both name somebody, the target counts, and what is passed on says the same
+//! twice ([`super::forward`], [`super::bridge`]).
 //!
-//! A host is a name of RFC 3986 (`reg-name`) or an address. Not percent-encoded, since one reader would decode it; and
-//! without a comma, since another would take it for two.
+//! A host is a name of RFC 3986 (`reg-name`) or an address. Not percent-encoded, since one reader
+//! would decode it; and without a comma, since another would take it for two.
 //!
-//! A path and a query hold what a browser may send in a query as it is (the URL standard's query state): `{`, `}` and `|`, but
-//! neither `"` nor `<` nor `>`. Those are percent-encoded by every browser, RFC 3986 has no place for them, and the library takes
-//! them in some places and not in others. curl sends what it is given.
+//! A path and a query hold what a browser may send in a query as it is (the URL standard's query
+//! state): `{`, `}` and `|`, but neither `"` nor `<` nor `>`. Those are percent-encoded by every
+//! browser, RFC 3986 has no place for them, and the library takes them in some places and not in
+//! others. curl sends what it is given.
 //!
-//! What it leaves out: a fragment. HTTP/1's is refused by [`super::strict`]; HTTP/2's is cut off by the library before
-//! anybody sees it, so that neither a route nor the app does.
+//! What it leaves out: a fragment. HTTP/1's is refused by [`super::strict`]; HTTP/2's is cut off by
+//! the library before anybody sees it, so that neither a route nor the app does.
 
 use std::net::Ipv6Addr;
 
@@ -64,8 +67,8 @@ pub fn check<B: Body>(request: &Request<B>) -> Result<(), &'static str> {
     host(request, authority.is_some())
 }
 
-/// The target of a request that names its host elsewhere. A path is empty where `:path` was nothing but a fragment; written
-/// out, that would be a request line without a target.
+/// The target of a request that names its host elsewhere. A path is empty where `:path` was nothing
+/// but a fragment; written out, that would be a request line without a target.
 pub fn origin_form(path: Option<PathAndQuery>) -> Uri {
     let uri = path.map_or_else(Uri::default, Uri::from);
     if uri.path().is_empty() { Uri::default() } else { uri }
@@ -253,7 +256,8 @@ mod tests {
         for byte in b'!'..=b'~' {
             let c = char::from(byte);
             for (uri, is_path) in [(format!("/a{c}b?c"), true), (format!("/a?b={c}c"), false)] {
-                // A browser encodes a backtick in a path. What follows a `#` or a `?` is another part.
+                // A browser encodes a backtick in a path. What follows a `#` or a `?` is another
+                // part.
                 let expected = !matches!((c, is_path), ('"' | '<' | '>' | '#', _) | ('`', true));
                 let passes = uri.parse::<http::Uri>().is_ok()
                     && request(Version::HTTP_11, "GET", &uri, &["a"]).is_ok();

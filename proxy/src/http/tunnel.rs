@@ -1,20 +1,23 @@
-//! Tunnels: what a connection carries once HTTP is over on it, after `101 Switching Protocols` (RFC 9110 section 7.8,
-//! WebSocket is RFC 6455) or a 2xx to CONNECT (section 9.3.6).
+//! Tunnels: what a connection carries once HTTP is over on it, after `101 Switching Protocols` (RFC
+//! 9110 section 7.8, WebSocket is RFC 6455) or a 2xx to CONNECT (section 9.3.6).
 //!
-//! [`Ask`] takes hyper's promise of the client's stream out of a request before it is sent on. If the endpoint agrees,
-//! [`Ask::answer`] leaves the tunnel in the connection's [`Slot`]. On HTTP/1 the connection's own task runs it when hyper is
-//! done: so a tunnel needs no task of its own, counts as an open connection and holds a drain. hyper keeps the bytes that
-//! either side sent too early. Tunnels of HTTP/1 stay on HTTP/1 and are never bridged (linkerd2#195, linkerd2#1126).
+//! [`UpgradeRequest`] takes hyper's promise of the client's stream out of a request before it is
+//! sent on. If the endpoint agrees, [`UpgradeRequest::answer`] leaves the tunnel in the
+//! connection's [`TunnelSlot`]. On HTTP/1 the connection's own task runs it when hyper is done: so
+//! a tunnel needs no task of its own, counts as an open connection and holds a drain. hyper keeps
+//! the bytes that either side sent too early. Tunnels of HTTP/1 stay on HTTP/1 and are never
+//! bridged (linkerd2#195, linkerd2#1126).
 //!
-//! On HTTP/2 a CONNECT makes a tunnel of its stream (RFC 9113 section 8.5), which gets a task, and goes on over HTTP/2. The
-//! connection cannot end before its streams, so it holds a drain too.
+//! On HTTP/2 a CONNECT makes a tunnel of its stream (RFC 9113 section 8.5), which gets a task, and
+//! goes on over HTTP/2. The connection cannot end before its streams, so it holds a drain too.
 //!
-//! A request that asks for a tunnel is the last of its connection even if it gets none: what follows it was not read
-//! by [`super::strict`], because it may have been meant for the tunnel. An offer that any server may ignore (`h2c`) is
-//! ignored, and nothing changes.
+//! A request that asks for a tunnel is the last of its connection even if it gets none: what
+//! follows it was not read by [`super::strict`], because it may have been meant for the tunnel. An
+//! offer that any server may ignore (`h2c`) is ignored, and nothing changes.
 //!
-//! What it leaves out: an `Upgrade` in a request with a body, or without `Connection: upgrade`, which is not passed on; and
-//! WebSocket over HTTP/2 (extended CONNECT, RFC 8441), which no server here offers, so that no client may ask for it.
+//! What it leaves out: an `Upgrade` in a request with a body, or without `Connection: upgrade`,
+//! which is not passed on; and WebSocket over HTTP/2 (extended CONNECT, RFC 8441), which no server
+//! here offers, so that no client may ask for it.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -31,13 +34,13 @@ use hyper_util::rt::TokioIo;
 use super::closing::ClientEnd;
 use super::{headers, strict};
 use crate::error::{Error, Kind};
-use crate::tcp::{Broken, Limits, both_ways};
+use crate::tcp::{CopyError, CopyTimeouts, both_ways};
 use crate::telemetry::{ClusterMetrics, Open};
 use crate::world::Net;
 
 /// Where a tunnel goes on. One for each connection of a client; cheap to clone.
 #[derive(Clone)]
-pub enum Slot {
+pub enum TunnelSlot {
     /// HTTP/1: here it waits for HTTP to end.
     Connection(Rc<RefCell<Option<Tunnel>>>, ClientEnd),
     /// HTTP/2: this gives it a task.
@@ -47,34 +50,34 @@ pub enum Slot {
 /// Carries a tunnel to its end.
 pub type Tunnel = Pin<Box<dyn Future<Output = ()>>>;
 
-impl Slot {
+impl TunnelSlot {
     /// For a connection of HTTP/1, whose stream is told of the tunnel's end.
     pub fn connection(end: ClientEnd) -> Self {
-        Slot::Connection(Rc::default(), end)
+        TunnelSlot::Connection(Rc::default(), end)
     }
 
     /// For the streams of a connection of HTTP/2.
     pub fn stream<N: Net>(net: N) -> Self {
-        Slot::Stream(Rc::new(move |tunnel| net.spawn("tunnel", tunnel)))
+        TunnelSlot::Stream(Rc::new(move |tunnel| net.spawn("tunnel", tunnel)))
     }
 
     fn put(&self, tunnel: Tunnel) {
         match self {
-            Slot::Connection(place, _) => *place.borrow_mut() = Some(tunnel),
-            Slot::Stream(spawn) => spawn(tunnel),
+            TunnelSlot::Connection(place, _) => *place.borrow_mut() = Some(tunnel),
+            TunnelSlot::Stream(spawn) => spawn(tunnel),
         }
     }
 
     fn end(&self) -> Option<ClientEnd> {
         match self {
-            Slot::Connection(_, end) => Some(end.clone()),
-            Slot::Stream(_) => None,
+            TunnelSlot::Connection(_, end) => Some(end.clone()),
+            TunnelSlot::Stream(_) => None,
         }
     }
 
     /// Carries the tunnel that waited for the connection to its end, if there is one.
     pub async fn run(self) {
-        let Slot::Connection(place, _) = self else { return };
+        let TunnelSlot::Connection(place, _) = self else { return };
         let tunnel = place.borrow_mut().take();
         if let Some(tunnel) = tunnel {
             tunnel.await;
@@ -105,7 +108,7 @@ fn only_offers<B>(request: &Request<B>) -> bool {
 }
 
 /// What a request says about tunnels.
-pub struct Ask {
+pub struct UpgradeRequest {
     connect: bool,
     is_http2: bool,
     client: Option<OnUpgrade>,
@@ -113,17 +116,22 @@ pub struct Ask {
     last: bool,
 }
 
-impl Ask {
+impl UpgradeRequest {
     /// Reads it from the request of a client.
-    pub fn of(request: &mut Request<Incoming>) -> Ask {
+    pub fn of(request: &mut Request<Incoming>) -> UpgradeRequest {
         let connect = request.method() == Method::CONNECT;
         let is_http2 = request.version() == Version::HTTP_2;
         if !connect && !request.headers().contains_key(UPGRADE) {
-            return Ask { connect, is_http2, client: None, last: false };
+            return UpgradeRequest { connect, is_http2, client: None, last: false };
         }
         let asked = is_asked(request);
         let client = hyper::upgrade::on(&mut *request);
-        Ask { connect, is_http2, client: asked.then_some(client), last: connect || !only_offers(request) }
+        UpgradeRequest {
+            connect,
+            is_http2,
+            client: asked.then_some(client),
+            last: connect || !only_offers(request),
+        }
     }
 
     /// Whether the request asks for a tunnel that can be carried.
@@ -131,16 +139,17 @@ impl Ask {
         self.client.is_some()
     }
 
-    /// Makes `response` fit for the client: opens the tunnel if the endpoint agreed, which ends when it has been silent
-    /// for as long as `limits` allow, or else says that the connection ends here. `take` takes the body out of a response of the endpoint's,
-    /// and nothing out of one that the sidecar made itself; `ended` tells such a body that both sides have closed the tunnel.
+    /// Makes `response` fit for the client: opens the tunnel if the endpoint agreed, which ends
+    /// when it has been silent for as long as `limits` allow, or else says that the connection ends
+    /// here. `take` takes the body out of a response of the endpoint's, and nothing out of one that
+    /// the sidecar made itself; `ended` tells such a body that both sides have closed the tunnel.
     /// One that ends in any other way is reset on both sides.
     pub fn answer<B: 'static>(
         self,
         response: &mut Response<B>,
         (take, ended): (impl FnOnce(&mut B) -> Option<B>, impl FnOnce(&mut B) + 'static),
-        slot: &Slot,
-        limits: Limits,
+        slot: &TunnelSlot,
+        limits: CopyTimeouts,
         metrics: &ClusterMetrics,
     ) {
         if !self.last {
@@ -191,12 +200,13 @@ pub fn is_agreed(connect: bool, status: StatusCode) -> bool {
     if connect { status.is_success() } else { status == StatusCode::SWITCHING_PROTOCOLS }
 }
 
-/// Carries bytes both ways until both sides have closed, one fails, or neither has said anything for the time that
-/// `limits` give. `whole` is called in the first case, before the streams are dropped.
+/// Carries bytes both ways until both sides have closed, one fails, or neither has said anything
+/// for the time that `limits` give. `whole` is called in the first case, before the streams are
+/// dropped.
 async fn carry(
     client: OnUpgrade,
     server: OnUpgrade,
-    limits: Limits,
+    limits: CopyTimeouts,
     whole: impl FnOnce(),
 ) -> Result<(), Error> {
     let failed = |cause: hyper::Error| Error { cause: Some(cause.into()), ..Error::new(Kind::Incomplete) };
@@ -207,7 +217,7 @@ async fn carry(
             whole();
             Ok(())
         }
-        Err(Broken::Idle) => Err(Error::new(Kind::TunnelIdle)),
+        Err(CopyError::Idle) => Err(Error::new(Kind::TunnelIdle)),
         Err(broken) => {
             let kind = broken.kind().unwrap_or(Kind::Incomplete);
             Err(Error { cause: Some(broken.into()), ..Error::new(kind) })

@@ -1,20 +1,22 @@
-//! Which version of HTTP a client begins with, on a port that is known to speak HTTP: the client speaks first, so there
-//! is no silence to guess about. What is no HTTP at all is left to the HTTP/1 server, which has an answer for it.
+//! Which version of HTTP a client begins with, on a port that is known to speak HTTP: the client
+//! speaks first, so there is no silence to guess about. What is no HTTP at all is left to the
+//! HTTP/1 server, which has an answer for it.
 
 use std::time::Duration;
 
 use tokio::io::AsyncRead;
 use tokio::time::sleep;
 
-use crate::detect::{Detected, Outcome, Prefixed, Sniffed, detect};
+use crate::detect::{Detected, Detection, Prefixed, Sniffed, detect};
 use crate::drain;
 
-/// How long a client may still take to begin with a request once a drain has begun. It has just connected and is about to
-/// send, or keeps a connection in its pool, and one that is in use is used again within moments.
+/// How long a client may still take to begin with a request once a drain has begun. It has just
+/// connected and is about to send, or keeps a connection in its pool, and one that is in use is
+/// used again within moments.
 pub const LAST_REQUEST: Duration = Duration::from_secs(1);
 
-/// Waits for the first bytes and says whether they are HTTP/2's. `None` if the client closes, is silent for longer
-/// than `limit`, or the sidecar drains.
+/// Waits for the first bytes and says whether they are HTTP/2's. `None` if the client closes, is
+/// silent for longer than `limit`, or the sidecar drains.
 pub async fn is_http2<I: AsyncRead + Unpin>(
     io: I,
     limit: Duration,
@@ -27,8 +29,8 @@ pub async fn is_http2<I: AsyncRead + Unpin>(
     tokio::select! {
         biased;
         detected = detect(io, limit) => match detected {
-            Err(_) | Ok(Detected { outcome: Outcome::Closed | Outcome::Timeout, .. }) => None,
-            Ok(Detected { outcome, client, .. }) => Some((outcome == Outcome::Sniffed(Sniffed::Http2), client)),
+            Err(_) | Ok(Detected { outcome: Detection::Closed | Detection::Timeout, .. }) => None,
+            Ok(Detected { outcome, client, .. }) => Some((outcome == Detection::Sniffed(Sniffed::Http2), client)),
         },
         () = drained => None,
     }

@@ -1,8 +1,8 @@
 //! Whose connection it is, and what its requests may hold of the app.
 //!
-//! Over HTTP/1 each request takes a connection to the app, of which a worker opens `limits.endpoint_connections`. One client
-//! gets a share of them, and its further requests wait as others do for a connection: while nobody else is there, that is
-//! all that it notices.
+//! Over HTTP/1 each request takes a connection to the app, of which a worker opens
+//! `limits.endpoint_connections`. One client gets a share of them, and its further requests wait as
+//! others do for a connection: while nobody else is there, that is all that it notices.
 //!
 //! What it leaves out: the streams of an app that speaks HTTP/2, and `adaptive_concurrency`.
 
@@ -15,13 +15,13 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::Kind;
-use crate::limit::client::{Client, ClientRequest};
+use crate::limit::client::{ClientConnection, ClientRequest};
 
 /// The client of a connection.
 pub(super) struct Caller {
-    client: Client,
-    /// A place for each of its requests that may be at the app.
-    places: Arc<Semaphore>,
+    client: ClientConnection,
+    /// Permits for its requests that are at the app.
+    permits: Arc<Semaphore>,
 }
 
 impl Caller {
@@ -30,13 +30,13 @@ impl Caller {
         self.client.request(most)
     }
 
-    /// A place at an app that takes one request on a connection. Waits for one, but no longer than `limit`; `None` if there
-    /// was none.
-    pub(super) async fn place(&self, limit: Duration) -> Option<OwnedSemaphorePermit> {
-        if let Ok(place) = self.places.clone().try_acquire_owned() {
-            return Some(place);
+    /// A permit to use an app that takes one request on a connection. Waits for one, but no longer than
+    /// `limit`; `None` if there was none.
+    pub(super) async fn permit(&self, limit: Duration) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+            return Some(permit);
         }
-        tokio::time::timeout(limit, self.places.clone().acquire_owned()).await.ok()?.ok()
+        tokio::time::timeout(limit, self.permits.clone().acquire_owned()).await.ok()?.ok()
     }
 }
 
@@ -46,21 +46,21 @@ pub(super) struct Callers(RefCell<BTreeMap<IpAddr, Known>>);
 
 struct Known {
     size: usize,
-    places: Weak<Semaphore>,
+    permits: Weak<Semaphore>,
 }
 
 impl Callers {
     /// The client at `address`, of whose requests `size` may be at the app.
-    pub(super) fn caller(&self, client: Client, address: IpAddr, size: usize) -> Caller {
+    pub(super) fn caller(&self, client: ClientConnection, address: IpAddr, size: usize) -> Caller {
         let address = address.to_canonical();
         let mut all = self.0.borrow_mut();
         let known = all.get(&address).filter(|known| known.size == size);
-        if let Some(places) = known.and_then(|known| known.places.upgrade()) {
-            return Caller { client, places };
+        if let Some(permits) = known.and_then(|known| known.permits.upgrade()) {
+            return Caller { client, permits };
         }
-        all.retain(|_, known| known.places.strong_count() > 0);
-        let places = Arc::new(Semaphore::new(size));
-        all.insert(address, Known { size, places: Arc::downgrade(&places) });
-        Caller { client, places }
+        all.retain(|_, known| known.permits.strong_count() > 0);
+        let permits = Arc::new(Semaphore::new(size));
+        all.insert(address, Known { size, permits: Arc::downgrade(&permits) });
+        Caller { client, permits }
     }
 }

@@ -1,17 +1,20 @@
-//! How many requests to have in flight at once, found out and not configured: as many as do not make latency grow.
+//! How many requests to have in flight at once, found out and not configured: as many as do not
+//! make latency grow.
 //!
-//! The gradient algorithm of Netflix's concurrency-limits (`Gradient2Limit`), which Envoy's adaptive concurrency filter
-//! follows too: latency of the last moment is compared with usual latency. As long as it is not much higher, the limit grows
-//! by a queue's worth each time; where it is, work is queueing somewhere, and the limit falls in proportion. What is
-//! refused costs next to nothing; what would queue costs everybody.
+//! The gradient algorithm of Netflix's concurrency-limits (`Gradient2Limit`), which Envoy's
+//! adaptive concurrency filter follows too: latency of the last moment is compared with usual
+//! latency. As long as it is not much higher, the limit grows by a queue's worth each time; where
+//! it is, work is queueing somewhere, and the limit falls in proportion. What is refused costs next
+//! to nothing; what would queue costs everybody.
 //!
-//! Usual latency is where the two differ. Netflix's average goes along with a long overload until that is usual; Envoy
-//! lowers the limit to the least every minute to measure without a queue. Here it goes along only while the limit is not
-//! reached, since then nothing queues on its account; and if it has been reached for a minute without a break, half of
-//! it is tried for two moments, and what the second one shows is usual from then on.
+//! Usual latency is where the two differ. Netflix's average goes along with a long overload until
+//! that is usual; Envoy lowers the limit to the least every minute to measure without a queue. Here
+//! it goes along only while the limit is not reached, since then nothing queues on its account; and
+//! if it has been reached for a minute without a break, half of it is tried for two moments, and
+//! what the second one shows is usual from then on.
 //!
-//! Samples are gathered for a window and enter as their mean, as in Netflix's `WindowedLimit`: single requests differ more
-//! than load does. Pure: time is passed in.
+//! Samples are gathered for a window and enter as their mean, as in Netflix's `WindowedLimit`:
+//! single requests differ more than load does. Pure: time is passed in.
 
 use std::time::Duration;
 
@@ -22,7 +25,7 @@ use crate::config::defaults::{
     ADAPTIVE_LONG, ADAPTIVE_SAMPLES, ADAPTIVE_SMOOTHING, ADAPTIVE_TOLERANCE, ADAPTIVE_WINDOW,
 };
 
-/// A limit that follows latency.
+/// A adaptive concurrency limit.
 #[derive(Debug, Clone)]
 pub struct Gradient {
     limit: f64,
@@ -145,7 +148,8 @@ impl Gradient {
         self.limit = smoothed.clamp(least, most);
     }
 
-    /// What is usual after a window of this latency: quickly down, slowly up, and not up while the limit is reached.
+    /// What is usual after a window of this latency: quickly down, slowly up, and not up while the
+    /// limit is reached.
     fn follow(&mut self, latency: f64, is_reached: bool) -> f64 {
         self.windows = (self.windows + 1).min(ADAPTIVE_LONG);
         let usual = self.usual.unwrap_or(latency);
@@ -180,7 +184,8 @@ mod tests {
         clock.expect("a runtime").block_on(async { Instant::now() })
     }
 
-    /// A server that takes `time` for a request, under as many requests as the limit allows; the limit after `windows`.
+    /// A server that takes `time` for a request, under as many requests as the limit allows; the
+    /// limit after `windows`.
     fn windows_of(
         gradient: &mut Gradient,
         now: &mut Instant,
@@ -277,8 +282,8 @@ mod tests {
 
     #[test]
     fn a_window_moves_the_limit_as_the_formula_says() {
-        // Answers and drops of a window after one of 20 answers in 10 ms; the gradient, the share that is dropped, and whether
-        // there is room for a queue.
+        // Answers and drops of a window after one of 20 answers in 10 ms; the gradient, the share
+        // that is dropped, and whether there is room for a queue.
         for (answers, drops, gradient, dropped, queue) in [
             ((50, 10 * MS), 0, 1.0, 0.0, true),
             ((20, 20 * MS), 0, 1.5 * 10.0 / 20.0, 0.0, true),

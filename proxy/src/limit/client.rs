@@ -1,8 +1,9 @@
-//! How much of the inbound side one client may hold: a share of the connections and of the requests that the sidecar takes on
-//! ([`super::Load`]), so that one whose requests never end does not take the app away from all others.
+//! How much of the inbound side one client may hold: a share of the connections and of the requests
+//! that the sidecar takes on ([`super::Load`]), so that one whose requests never end does not take
+//! the app away from all others.
 //!
-//! A client is an address; a caller's sidecar is one client, whoever asks through it. Whoever wants the connections of one
-//! worker to the app counts them apart (`inbound::caller`).
+//! A client is an address; a caller's sidecar is one client, whoever asks through it. Whoever wants
+//! the connections of one worker to the app counts them apart (`inbound::caller`).
 //!
 //! The lock is taken when a connection begins and ends, and not for a request.
 
@@ -25,7 +26,7 @@ struct Holds {
 
 /// A connection of a client, until it is dropped.
 #[derive(Debug)]
-pub struct Client {
+pub struct ClientConnection {
     clients: Arc<Clients>,
     address: IpAddr,
     requests: Arc<AtomicUsize>,
@@ -45,7 +46,7 @@ impl Clients {
     ///
     /// # Errors
     /// [`Kind::Overload`].
-    pub fn connection(self: &Arc<Self>, address: IpAddr, most: usize) -> Result<Client, Kind> {
+    pub fn connection(self: &Arc<Self>, address: IpAddr, most: usize) -> Result<ClientConnection, Kind> {
         let address = address.to_canonical();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.get(&address).is_some_and(|holds| holds.connections >= most) {
@@ -53,24 +54,24 @@ impl Clients {
         }
         let holds = all.entry(address).or_default();
         holds.connections += 1;
-        Ok(Client { clients: self.clone(), address, requests: holds.requests.clone() })
+        Ok(ClientConnection { clients: self.clone(), address, requests: holds.requests.clone() })
     }
 }
 
-impl Client {
+impl ClientConnection {
     /// Takes on a request, of `most` that the client may have.
     ///
     /// # Errors
     /// [`Kind::Overload`].
     pub fn request(&self, most: usize) -> Result<ClientRequest, Kind> {
-        // Counted first: two workers that look before they count would both find the last place.
+        // Counted first: two workers that look before they count would both find the last permit.
         let before = self.requests.fetch_add(1, Ordering::Relaxed);
         let request = ClientRequest(self.requests.clone());
         if before >= most { Err(Kind::Overload) } else { Ok(request) }
     }
 }
 
-impl Drop for Client {
+impl Drop for ClientConnection {
     fn drop(&mut self) {
         let mut all = self.clients.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(holds) = all.get_mut(&self.address) else { return };

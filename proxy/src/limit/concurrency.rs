@@ -1,5 +1,6 @@
-//! How many requests a cluster, or a port of the local app, has in flight, against a fixed limit and one that follows
-//! latency ([`super::adaptive`]). Shared by all workers; survives configuration changes with its cluster or port.
+//! How many requests a cluster, or a port of the local app, has in flight, against a fixed limit
+//! and one that follows latency ([`super::adaptive`]). Shared by all workers; survives
+//! configuration changes with its cluster or port.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,7 +25,7 @@ pub struct Concurrency {
 
 /// Which limit refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum RequestLimit {
     /// The fixed one.
     Requests,
     /// The one that follows latency.
@@ -37,7 +38,7 @@ impl Concurrency {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// The limit that follows latency, if there is one in use.
+    /// The adaptive concurrency limit, if there is one in use.
     pub fn limit(&self) -> Option<u32> {
         self.gradient().as_ref().map(Gradient::limit)
     }
@@ -51,18 +52,18 @@ impl Concurrency {
         requests: u32,
         adaptive: Option<Adaptive>,
         now: Instant,
-    ) -> Result<InFlight, Refused> {
-        // Counted first: two workers that look before they count would both find the last place.
+    ) -> Result<InFlight, RequestLimit> {
+        // Counted first: two workers that look before they count would both find the last permit.
         let count = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         let in_flight = InFlight { of: self.clone(), begun: now, adaptive: Cell::default(), count };
         let requests = requests.saturating_add(u32::from(mutant::is_planted("one-request-too-many")));
         if count > requests {
-            return Err(Refused::Requests);
+            return Err(RequestLimit::Requests);
         }
         if let Some(config) = adaptive {
             let limit = self.gradient().get_or_insert_with(|| Gradient::new(&config)).limit();
             if count > limit {
-                return Err(Refused::Adaptive);
+                return Err(RequestLimit::Adaptive);
             }
             in_flight.adaptive.set(Some(config));
         }
@@ -80,7 +81,8 @@ impl Concurrency {
     }
 }
 
-/// A request in flight. If it ends without a word it says nothing about latency: its client has left.
+/// A request in flight. If it ends without a word it says nothing about latency: its client has
+/// left.
 #[derive(Debug)]
 pub struct InFlight {
     of: Arc<Concurrency>,
@@ -137,7 +139,7 @@ impl Drop for RetrySlot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoint::Place;
+    use crate::endpoint::RequestPermit;
     use crate::telemetry::Open;
     use prometheus_client::metrics::gauge::Gauge;
 
@@ -148,7 +150,7 @@ mod tests {
         let concurrency = Arc::new(Concurrency::default());
         let now = Instant::now();
         let first = concurrency.take(1, None, now).unwrap();
-        assert_eq!(concurrency.take(1, None, now).unwrap_err(), Refused::Requests);
+        assert_eq!(concurrency.take(1, None, now).unwrap_err(), RequestLimit::Requests);
         assert_eq!(concurrency.in_flight(), 1);
         drop(first);
         assert!(concurrency.take(1, None, now).is_ok());
@@ -161,7 +163,7 @@ mod tests {
         let now = Instant::now();
         assert_eq!(concurrency.limit(), None);
         let held: Vec<_> = (0..2).map(|_| concurrency.take(5, Some(ADAPTIVE), now).unwrap()).collect();
-        assert_eq!(concurrency.take(5, Some(ADAPTIVE), now).unwrap_err(), Refused::Adaptive);
+        assert_eq!(concurrency.take(5, Some(ADAPTIVE), now).unwrap_err(), RequestLimit::Adaptive);
         assert_eq!(concurrency.limit(), Some(2));
         drop(held);
         assert_eq!(concurrency.in_flight(), 0);
@@ -172,8 +174,8 @@ mod tests {
         let concurrency = Arc::new(Concurrency::default());
         for _ in 0..1000 {
             let of_cluster = concurrency.take(5, Some(ADAPTIVE), Instant::now()).unwrap();
-            let place = Place::new(Open::new(&Gauge::default()), Some(of_cluster));
-            place.ended(&Err::<Response<()>, _>(Error::new(Kind::Deadline)));
+            let permit = RequestPermit::new(Open::new(&Gauge::default()), Some(of_cluster));
+            permit.ended(&Err::<Response<()>, _>(Error::new(Kind::Deadline)));
             tokio::time::advance(Duration::from_millis(10)).await;
         }
         assert_eq!(concurrency.limit(), Some(1));

@@ -1,37 +1,42 @@
-//! When memory is short: the resident size of the process against its budget, looked at ten times a second, as Envoy's
-//! overload manager does with its heap. And when it is worth giving back what the allocator keeps: glibc's keeps nearly all
-//! of what a burst of connections took, which looks like a leak (linkerd2#11430) and would let a sidecar shed load for ever.
+//! When memory is short: the resident size of the process against its budget, looked at ten times a
+//! second, as Envoy's overload manager does with its heap. And when it is worth giving back what
+//! the allocator keeps: glibc's keeps nearly all of what a burst of connections took, which looks
+//! like a leak (linkerd2#11430) and would let a sidecar shed load for ever.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often to look. A sidecar that takes on 10 000 connections a second at 64 KiB each grows by 64 MiB in between.
+/// How often to look. A sidecar that takes on 10 000 connections a second at 64 KiB each grows by
+/// 64 MiB in between.
 pub const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Once load is shed, how far below its budget the size must fall before it is taken on again: less would flutter.
+/// Once load is shed, how far below its budget the size must fall before it is taken on again: less
+/// would flutter.
 const RELIEF: f64 = 0.95;
 
-/// Whether load must be shed at a resident size of `used` bytes, given that it was (`shedding`) or was not before.
+/// Whether load must be shed at a resident size of `used` bytes, given that it was (`shedding`) or
+/// was not before.
 pub fn is_short(used: u64, budget: u64, shedding: bool) -> bool {
     if shedding { used as f64 > budget as f64 * RELIEF } else { used > budget }
 }
 
-/// Shortest time between two times that memory is given back. Ours: workers that allocate wait for it, some milliseconds
-/// after a burst.
+/// Shortest time between two times that memory is given back. Ours: workers that allocate wait for
+/// it, some milliseconds after a burst.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(2);
-/// By how much load must have fallen to make it worth while, connections and requests. Ours: some megabytes.
+/// By how much load must have fallen to make it worth while, connections and requests. Ours: some
+/// megabytes.
 const GIVE_BACK_FALL: i64 = 500;
 
 /// Decides when memory is given back: after load has fallen by half, or while memory is short.
 #[derive(Debug, Default)]
-pub struct GiveBack {
+pub struct MemoryRelease {
     /// The most that was carried since the last time.
     most: i64,
     last: Option<Instant>,
 }
 
-impl GiveBack {
+impl MemoryRelease {
     /// Whether it is time, with `carried` connections and requests at hand.
     pub fn is_due(&mut self, now: Instant, carried: i64, short: bool) -> bool {
         self.most = self.most.max(carried);
@@ -52,7 +57,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn memory_is_given_back_after_a_fall_by_half_or_when_short_but_not_all_the_time() {
         let begun = Instant::now();
-        let mut give_back = GiveBack::default();
+        let mut give_back = MemoryRelease::default();
         for (second, carried, short, expected) in [
             (0, 10_000, false, false),
             (1, 5_001, false, false),

@@ -1,10 +1,11 @@
-//! How much a sidecar takes on: connections, requests in flight, memory. Past a limit it says no at once, which costs next
-//! to nothing, instead of taking on what it cannot carry: callers go elsewhere, and those already served are not harmed.
+//! How much a sidecar takes on: connections, requests in flight, memory. Past a limit it says no at
+//! once, which costs next to nothing, instead of taking on what it cannot carry: callers go
+//! elsewhere, and those already served are not harmed.
 //!
-//! The two directions are counted apart, because an app that is flooded still has to ask others for its answers; file
-//! descriptors are what they share, and neither may take the last quarter of them. The counts belong to the whole
-//! sidecar and survive configuration changes. What one client may take of them is in [`client`]. What it leaves out:
-//! limits on how fast requests come.
+//! The two directions are counted apart, because an app that is flooded still has to ask others for
+//! its answers; file descriptors are what they share, and neither may take the last quarter of
+//! them. The counts belong to the whole sidecar and survive configuration changes. What one client
+//! may take of them is in [`client`]. What it leaves out: limits on how fast requests come.
 
 pub mod adaptive;
 pub mod client;
@@ -79,7 +80,7 @@ impl Load {
             return Err(Kind::Overload);
         }
         let open = Open::new(count);
-        // Counted first: two workers that look before they count would both find the last place.
+        // Counted first: two workers that look before they count would both find the last permit.
         if count.get() > i64::try_from(limit).unwrap_or(i64::MAX) { Err(Kind::Overload) } else { Ok(open) }
     }
 
@@ -89,8 +90,8 @@ impl Load {
         carried(&self.gauges.inbound) + carried(&self.gauges.outbound)
     }
 
-    /// How many connections each of the sidecar's own ports may have: as configured, or a share of the files that the
-    /// data plane leaves alone, if that is less.
+    /// How many connections each of the sidecar's own ports may have: as configured, or a share of
+    /// the files that the data plane leaves alone, if that is less.
     pub fn admin_connections(&self, limits: &Limits) -> usize {
         match self.files.load(Ordering::Relaxed) {
             0 => limits.admin_connections,

@@ -1,127 +1,186 @@
 //! The story of an outbound request.
+//!
+//! A request goes through named phases, in this order: admit, route, authorize, limit, forward,
+//! attempt, respond, log. [`handle`] has a line for each; authorization has its place between route
+//! and limit, and lets everything pass as long as there is no policy.
 
-use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::route::Way;
-use super::{Outbound, mirror, tries};
-use crate::endpoint::pool::Limits;
-use crate::endpoint::{Call, Place, ResponseBody};
+use super::exchange::exchange;
+use super::route::ResolvedRoute;
+use super::{Outbound, mirror};
+use crate::balance::{Cluster, Table};
+use crate::connection::Connection;
+use crate::endpoint::pool::PoolLimits;
+use crate::endpoint::{Call, PickContext, RequestPermit, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
-use crate::http::patience::Patience;
+use crate::http::closing::ClientEnd;
+use crate::http::interim::InterimSender;
 use crate::http::serve::Client;
-use crate::http::tunnel::Ask;
-use crate::http::{bridge, deadline, forward, header_limits, headers, reply};
-use crate::tcp;
-use crate::telemetry::Direction;
+use crate::http::timer::RequestTimer;
+use crate::http::tunnel::UpgradeRequest;
+use crate::http::{RequestBody, bridge, deadline, forward, header_limits, headers, reply};
+use crate::tcp::CopyTimeouts;
+use crate::telemetry::{Direction, RequestLog};
 use crate::world::Net;
 
-/// Answers a request of the app: from an endpoint of the cluster at `dst`, or with the reason why none could.
+/// Answers a request of the app: from an endpoint of the cluster that it dialled or that a route
+/// leads to, or with the reason why none could.
 pub(super) async fn handle<N: Net>(
     side: Rc<Outbound<N>>,
-    dst: SocketAddr,
-    peer: SocketAddr,
+    connection: Connection,
     mut request: Request<Incoming>,
     client: Client,
 ) -> Response<ResponseBody<N>> {
     let table = side.table.load_full();
-    let is_grpc = grpc::is_grpc(request.headers());
-    let instance = table.snapshot.instance.as_str();
-    let refuse = |error| reply::failure(&error, instance, is_grpc).map(ResponseBody::own);
-    let Some(dialled) = table.cluster_at(dst) else {
-        // A reload took the cluster away. A new connection is judged anew, so this one ends.
-        side.metrics.refused(Kind::NoRoute);
-        let mut response = refuse(Error::new(Kind::NoRoute));
-        if request.version() != Version::HTTP_2 {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        return response;
+    let Some(dialled) = table.cluster_at(connection.original_dst) else {
+        return gone(&side, &table, &request);
     };
-    let way = Way::of(&table, dialled, &request, &mut *side.rng.borrow_mut());
-    let (cluster, timeouts) = (way.cluster, &table.snapshot.timeouts);
-    let aim = cluster.aim(Some(request.headers()), peer.ip());
-    let deadline = deadline::of(request.headers(), is_grpc);
-    let asked = cluster.metrics.asked();
-    let number = side.number();
-    tracing::debug!(request = number, cluster = %cluster.config.name, %peer, "request begins");
+    let story = Story::route(&side, &table, dialled, connection, &request);
+    let log = story.route.cluster.metrics.request_log(story.number);
     // Only another sidecar may say what a request was.
     bridge::take_marker(request.headers_mut());
-    let was_http1 = request.version() != Version::HTTP_2;
-    let (ask, version) = (Ask::of(&mut request), request.version());
-    let place = table.load.request(Direction::Outbound, &table.snapshot.limits).map_err(Error::new);
-    let place = place.and_then(|all| Ok(Place::new(all, Some(cluster.take(Instant::now())?))));
-    let admitted = place.and_then(|place| {
-        let mut request = forward::request(request, dst, &mut *side.rng.borrow_mut())?;
-        headers::forwarded(table.snapshot.forwarded, peer.ip(), request.headers_mut());
-        way.change(&mut request)?;
-        header_limits::request(&request, table.snapshot.http1)?;
-        Ok((place, request))
-    });
+    let upgrade = UpgradeRequest::of(&mut request);
+    let version = request.version();
+    let admitted = story.limit().and_then(|permit| Ok((permit, story.forward(request)?)));
     let result = match admitted {
-        Ok((_, request)) if way.ends_here() => way.answer(&request, dst, instance, is_grpc),
-        Ok((place, mut request)) => {
-            let now = Instant::now();
-            let patience = Patience::new(now, timeouts.stream_idle, request.body().upload())
-                .until(way.timeouts.request.map(|limit| now + limit), Kind::RequestTimeout)
-                .until(deadline, Kind::Deadline);
-            match way.strike(&side, &patience, instance, is_grpc).await {
-                Ok(None) => {
-                    if !ask.is_for_a_tunnel() {
-                        mirror::copy(&side, &table, &way, dst, peer.ip(), was_http1, &request);
-                    }
-                    if !was_http1 || cluster.config.bridge && !ask.is_for_a_tunnel() {
-                        bridge::to_http2(&mut request, dst, was_http1);
-                    }
-                    let limits =
-                        Limits::of(&table.snapshot).within(cluster.config.limits, cluster.config.bridge);
-                    let interim = client.interim;
-                    let (tries, retry) = (way.timeouts.tries, way.retry.clone());
-                    let place = Rc::new(place);
-                    let call = Call {
-                        number,
-                        aim,
-                        place,
-                        limits,
-                        patience,
-                        is_grpc,
-                        deadline,
-                        retry,
-                        tries,
-                        interim,
-                        client: client.end,
-                    };
-                    let sending = pin!(tries::send(&side, cluster, &call, request));
-                    let result = call.patience.wait(sending).await;
-                    call.place.ended(&result);
-                    result
-                }
-                Ok(Some(failure)) => Ok(failure.map(ResponseBody::own)),
-                Err(error) => Err(error),
-            }
+        Ok((permit, request)) => {
+            let sender = (client.interim, client.end);
+            story.attempt(permit, request, upgrade.is_for_a_tunnel(), sender).await
         }
         Err(error) => Err(error),
     };
-    let mut response = result.unwrap_or_else(|error| {
-        if let Some(withheld) = side.failures.admit(Instant::now()) {
-            tracing::warn!(cluster = %cluster.config.name, %error, withheld, "request failed");
-        }
-        tracing::debug!(request = number, error = error.kind.label(), "no answer");
-        cluster.metrics.failed(error.kind);
-        refuse(error)
-    });
-    way.change_answer(&mut response);
-    let silence = tcp::Limits { half_close: timeouts.half_close, idle: timeouts.tunnel_idle };
+    let mut response = result.unwrap_or_else(|error| story.failed(error, &log));
+    story.route.change_answer(&mut response);
+    let (timeouts, metrics) =
+        (CopyTimeouts::of_tunnel(&table.snapshot.timeouts), &story.route.cluster.metrics);
     let held = (ResponseBody::take_passing, ResponseBody::end_tunnel);
-    ask.answer(&mut response, held, &client.tunnel, silence, &cluster.metrics);
+    upgrade.answer(&mut response, held, &client.tunnel, timeouts, metrics);
     forward::to_client(version, &mut response, || ResponseBody::NotModified);
-    tracing::debug!(request = number, status = response.status().as_u16(), "request answered");
-    asked.answered(response.status());
+    log.answered(response.status());
     response
+}
+
+/// The answer if a reload took the cluster away that was dialled. A new connection is looked up anew,
+/// so this one ends.
+fn gone<N: Net>(side: &Outbound<N>, table: &Table, request: &Request<Incoming>) -> Response<ResponseBody<N>> {
+    side.metrics.refused(Kind::NoRoute);
+    let is_grpc = grpc::is_grpc(request.headers());
+    let mut response = reply::failure(&Error::new(Kind::NoRoute), &table.snapshot.instance, is_grpc);
+    if request.version() != Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.map(ResponseBody::own)
+}
+
+/// What the phases of one request know.
+struct Story<'t, N: Net> {
+    side: &'t Rc<Outbound<N>>,
+    table: &'t Arc<Table>,
+    connection: Connection,
+    route: ResolvedRoute<'t>,
+    /// Which request of its worker it is.
+    number: u64,
+    is_grpc: bool,
+    was_http1: bool,
+    /// What its endpoint depends on.
+    context: PickContext,
+    /// When the caller gives up, if it said so.
+    deadline: Option<Instant>,
+}
+
+impl<'t, N: Net> Story<'t, N> {
+    /// Finds where the routes of the cluster that was dialled send the request.
+    fn route(
+        side: &'t Rc<Outbound<N>>,
+        table: &'t Arc<Table>,
+        dialled: &'t Arc<Cluster>,
+        connection: Connection,
+        request: &Request<Incoming>,
+    ) -> Self {
+        let (is_grpc, was_http1) = (grpc::is_grpc(request.headers()), request.version() != Version::HTTP_2);
+        let route = ResolvedRoute::of(table, dialled, request, &mut *side.rng.borrow_mut());
+        let context = route.cluster.context(Some(request.headers()), connection.peer.ip());
+        let deadline = deadline::of(request.headers(), is_grpc);
+        let number = side.number();
+        let (cluster, peer) = (&route.cluster.config.name, connection.peer);
+        tracing::debug!(request = number, %cluster, %peer, "request begins");
+        Story { side, table, connection, route, number, is_grpc, was_http1, context, deadline }
+    }
+
+    /// Takes a permit of the sidecar and of the cluster.
+    fn limit(&self) -> Result<RequestPermit, Error> {
+        let all = self.table.load.request(Direction::Outbound, &self.table.snapshot.limits);
+        let all = all.map_err(Error::new)?;
+        Ok(RequestPermit::new(all, Some(self.route.cluster.take(Instant::now())?)))
+    }
+
+    /// Makes the request fit for the next hop.
+    fn forward(&self, request: Request<Incoming>) -> Result<Request<RequestBody>, Error> {
+        let (snapshot, dst) = (&self.table.snapshot, self.connection.original_dst);
+        let mut request = forward::request(request, dst, &mut *self.side.rng.borrow_mut())?;
+        headers::forwarded(snapshot.forwarded, self.connection.peer.ip(), request.headers_mut());
+        self.route.change(&mut request)?;
+        header_limits::request(&request, snapshot.http1)?;
+        Ok(request)
+    }
+
+    /// Gets the answer: the route's own, an injected fault, or that of an endpoint.
+    async fn attempt(
+        &self,
+        permit: RequestPermit,
+        mut request: Request<RequestBody>,
+        is_for_a_tunnel: bool,
+        (interim, client): (Option<InterimSender>, Option<ClientEnd>),
+    ) -> Result<Response<ResponseBody<N>>, Error> {
+        let (dst, cluster) = (self.connection.original_dst, self.route.cluster);
+        let (snapshot, instance) = (&self.table.snapshot, self.table.snapshot.instance.as_str());
+        if self.route.ends_here() {
+            return self.route.answer(&request, dst, instance, self.is_grpc);
+        }
+        let now = Instant::now();
+        let timer = RequestTimer::new(now, snapshot.timeouts.stream_idle, request.body().upload())
+            .until(self.route.timeouts.request.map(|limit| now + limit), Kind::RequestTimeout)
+            .until(self.deadline, Kind::Deadline);
+        if let Some(failure) = self.route.inject_fault(self.side, &timer, instance, self.is_grpc).await? {
+            return Ok(failure.map(ResponseBody::own));
+        }
+        if !is_for_a_tunnel {
+            let (connection, was_http1) = (self.connection, self.was_http1);
+            mirror::copy(self.side, self.table, &self.route, connection, was_http1, &request);
+        }
+        if !self.was_http1 || cluster.config.bridge && !is_for_a_tunnel {
+            bridge::to_http2(&mut request, dst, self.was_http1);
+        }
+        let call = Call {
+            number: self.number,
+            context: self.context,
+            permit: Rc::new(permit),
+            limits: PoolLimits::of(snapshot).within(cluster.config.limits, cluster.config.bridge),
+            timer,
+            is_grpc: self.is_grpc,
+            deadline: self.deadline,
+            retry: self.route.retry.clone(),
+            attempt_timeouts: self.route.timeouts.attempt_timeouts,
+            interim,
+            client,
+        };
+        exchange(self.side, cluster, call, request).await
+    }
+
+    /// Logs a failure, and answers with its reason.
+    fn failed(&self, error: Error, log: &RequestLog<'_>) -> Response<ResponseBody<N>> {
+        if let Some(withheld) = self.side.failures.admit(Instant::now()) {
+            tracing::warn!(cluster = %self.route.cluster.config.name, %error, withheld, "request failed");
+        }
+        log.failed(error.kind);
+        reply::failure(&error, &self.table.snapshot.instance, self.is_grpc).map(ResponseBody::own)
+    }
 }

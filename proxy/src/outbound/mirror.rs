@@ -1,10 +1,12 @@
-//! A copy of a request, for a cluster whose answers nobody reads: to try a new version on real requests.
+//! A copy of a request, for a cluster whose answers nobody reads: to try a new version on real
+//! requests.
 //!
-//! Fire and forget. The copy is sent once the original's body has passed by whole, so it never holds the original up; a
-//! body that is longer than [`defaults::MIRROR_BYTES`] is not copied, nor are trailers and tunnels. It is sent once, and
-//! counts as a request of its own in limits and metrics. At most [`defaults::MIRRORS`] of one worker are under way.
+//! Fire and forget. The copy is sent once the original's body has passed by whole, so it never
+//! holds the original up; a body that is longer than [`defaults::MIRROR_BYTES`] is not copied, nor
+//! are trailers and tunnels. It is sent once, and counts as a request of its own in limits and
+//! metrics. At most [`defaults::MIRRORS`] of one worker are under way.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,39 +16,39 @@ use http_body_util::BodyExt;
 use tokio::time::Instant;
 
 use super::Outbound;
-use super::route::Way;
-use super::tries::send;
+use super::exchange::exchange;
+use super::route::ResolvedRoute;
 use crate::balance::Table;
 use crate::config::{Retry, defaults};
-use crate::endpoint::pool::Limits;
-use crate::endpoint::{Aim, Call, Place, ResponseBody};
+use crate::connection::Connection;
+use crate::endpoint::pool::PoolLimits;
+use crate::endpoint::{Call, PickContext, RequestPermit, ResponseBody};
 use crate::error::{Error, Kind};
 use crate::grpc;
-use crate::http::patience::Patience;
+use crate::http::timer::RequestTimer;
 use crate::http::{Copied, RequestBody, Upload, bridge, deadline};
 use crate::route::mirror::become_copy;
-use crate::telemetry::{Direction, MirrorEnd, RouteMetrics};
+use crate::telemetry::{Direction, MirrorOutcome, RouteMetrics};
 use crate::world::Net;
 
 /// Copies a request in the form of HTTP/1 if its way says so.
 pub(super) fn copy<N: Net>(
     side: &Rc<Outbound<N>>,
     table: &Arc<Table>,
-    way: &Way<'_>,
-    dst: SocketAddr,
-    peer: IpAddr,
+    resolved: &ResolvedRoute<'_>,
+    connection: Connection,
     was_http1: bool,
     request: &Request<RequestBody>,
 ) {
-    let Some(route) = way.route else { return };
+    let Some(route) = resolved.route else { return };
     let Some(position) = route.mirror(&mut *side.rng.borrow_mut()) else { return };
     let metrics = route.metrics.clone();
     let may = Rc::strong_count(&side.mirrors) <= defaults::MIRRORS;
     let all = table.load.request(Direction::Outbound, &table.snapshot.limits).ok().filter(|_| may);
-    let place = all.zip(table.clusters[position].take(Instant::now()).ok());
-    let Some((all, of_cluster)) = place else { return metrics.mirrored(MirrorEnd::TooMany) };
-    let place = Place::new(all, Some(of_cluster));
-    let aim = table.clusters[position].aim(Some(request.headers()), peer);
+    let permit = all.zip(table.clusters[position].take(Instant::now()).ok());
+    let Some((all, of_cluster)) = permit else { return metrics.mirrored(MirrorOutcome::TooMany) };
+    let permit = RequestPermit::new(all, Some(of_cluster));
+    let context = table.clusters[position].context(Some(request.headers()), connection.peer.ip());
     let mut head = Request::new(());
     *head.method_mut() = request.method().clone();
     *head.uri_mut() = request.uri().clone();
@@ -60,12 +62,13 @@ pub(super) fn copy<N: Net>(
             None => RequestBody::Empty,
             Some(body) => match body.await {
                 Ok(Copied::Whole(bytes)) => RequestBody::Whole(bytes),
-                Ok(Copied::TooLong) => return metrics.mirrored(MirrorEnd::TooLong),
-                Err(_) => return metrics.mirrored(MirrorEnd::Incomplete),
+                Ok(Copied::TooLong) => return metrics.mirrored(MirrorOutcome::TooLong),
+                Err(_) => return metrics.mirrored(MirrorOutcome::Incomplete),
             },
         };
-        let mirror = Mirror { side, table, position, aim, dst, was_http1 };
-        mirror.send(place, head.map(|()| body), &metrics).await;
+        let dst = connection.original_dst;
+        let mirror = Mirror { side, table, position, context, dst, was_http1 };
+        mirror.send(permit, head.map(|()| body), &metrics).await;
         drop(counted);
     });
 }
@@ -75,15 +78,15 @@ struct Mirror<N: Net> {
     table: Arc<Table>,
     /// Of its cluster.
     position: usize,
-    aim: Aim,
+    context: PickContext,
     dst: SocketAddr,
     was_http1: bool,
 }
 
 impl<N: Net> Mirror<N> {
-    async fn send(self, place: Place, mut request: Request<RequestBody>, metrics: &RouteMetrics) {
+    async fn send(self, permit: RequestPermit, mut request: Request<RequestBody>, metrics: &RouteMetrics) {
         let cluster = &self.table.clusters[self.position];
-        let asked = cluster.metrics.asked();
+        let log = cluster.metrics.request_log(0);
         let is_grpc = grpc::is_grpc(request.headers());
         let deadline = deadline::of(request.headers(), is_grpc);
         if !self.was_http1 || cluster.config.bridge {
@@ -91,38 +94,35 @@ impl<N: Net> Mirror<N> {
         }
         let now = Instant::now();
         let limit = cluster.config.timeouts.request.unwrap_or(defaults::MIRROR_TIMEOUT);
-        let patience = Patience::new(now, self.table.snapshot.timeouts.stream_idle, Upload::default())
+        let timer = RequestTimer::new(now, self.table.snapshot.timeouts.stream_idle, Upload::default())
             .until(Some(now + limit), Kind::RequestTimeout)
             .until(deadline, Kind::Deadline);
         let call = Call {
             client: None,
             number: self.side.number(),
-            aim: self.aim,
-            place: Rc::new(place),
-            limits: Limits::of(&self.table.snapshot).within(cluster.config.limits, cluster.config.bridge),
-            patience,
+            context: self.context,
+            permit: Rc::new(permit),
+            limits: PoolLimits::of(&self.table.snapshot).within(cluster.config.limits, cluster.config.bridge),
+            timer,
             is_grpc,
             deadline,
-            tries: cluster.config.timeouts.tries,
+            attempt_timeouts: cluster.config.timeouts.attempt_timeouts,
             interim: None,
             // A copy is sent once.
             retry: Arc::new(Retry { attempts: 0, hedge: None, ..(*cluster.config.retry).clone() }),
         };
-        let sending = pin!(send(&self.side, cluster, &call, request));
-        let result = call.patience.wait(sending).await;
-        call.place.ended(&result);
-        let end = match result {
+        let end = match exchange(&self.side, cluster, call, request).await {
             Ok(response) => {
-                asked.answered(response.status());
+                log.answered(response.status());
                 read_to_end(response).await
             }
             Err(error) => {
-                cluster.metrics.failed(error.kind);
-                asked.answered(error.kind.status());
+                log.failed(error.kind);
+                log.answered(error.kind.status());
                 Err(error)
             }
         };
-        metrics.mirrored(if end.is_ok() { MirrorEnd::Answered } else { MirrorEnd::Failed });
+        metrics.mirrored(if end.is_ok() { MirrorOutcome::Answered } else { MirrorOutcome::Failed });
     }
 }
 

@@ -1,4 +1,5 @@
-//! The steps of a request that its route asks for. A request whose cluster has no routes pays one look at an `Option`.
+//! The steps of a request that its route asks for. A request whose cluster has no routes pays one
+//! look at an `Option`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,24 +14,24 @@ use crate::config::route::Action;
 use crate::config::{RequestTimeouts, Retry};
 use crate::endpoint::ResponseBody;
 use crate::error::{Error, Kind};
-use crate::http::patience::Patience;
 use crate::http::reply;
+use crate::http::timer::RequestTimer;
 use crate::route::Route;
 use crate::world::Net;
 
 /// Where a request goes and how.
-pub(super) struct Way<'t> {
+pub(super) struct ResolvedRoute<'t> {
     /// The cluster that gets it, or that was dialled, if no cluster does.
     pub(super) cluster: &'t Arc<Cluster>,
     /// Its time limits.
     pub(super) timeouts: &'t RequestTimeouts,
-    /// Its tries after a failure.
+    /// Its retries after a failure.
     pub(super) retry: &'t Arc<Retry>,
     /// The route that matched.
     pub(super) route: Option<&'t Route>,
 }
 
-impl<'t> Way<'t> {
+impl<'t> ResolvedRoute<'t> {
     /// Of a request to the addresses of `dialled`.
     pub(super) fn of<B>(
         table: &'t Table,
@@ -43,11 +44,16 @@ impl<'t> Way<'t> {
             route.metrics.requests.inc();
             if let Some((position, target)) = route.choose(rng) {
                 let cluster = &table.clusters[position];
-                return Way { cluster, timeouts: &target.timeouts, retry: &target.retry, route: Some(route) };
+                return ResolvedRoute {
+                    cluster,
+                    timeouts: &target.timeouts,
+                    retry: &target.retry,
+                    route: Some(route),
+                };
             }
         }
         let config = &dialled.config;
-        Way { cluster: dialled, timeouts: &config.timeouts, retry: &config.retry, route }
+        ResolvedRoute { cluster: dialled, timeouts: &config.timeouts, retry: &config.retry, route }
     }
 
     /// Makes a request in the form of HTTP/1 what the route says.
@@ -63,7 +69,8 @@ impl<'t> Way<'t> {
         Ok(())
     }
 
-    /// Whether no cluster gets the request: its route answers, or it has none and its cluster only routes.
+    /// Whether no cluster gets the request: its route answers, or it has none and its cluster only
+    /// routes.
     pub(super) fn ends_here(&self) -> bool {
         match self.route {
             Some(route) => route.forward().is_none(),
@@ -92,30 +99,31 @@ impl<'t> Way<'t> {
         Ok(response.map(ResponseBody::own))
     }
 
-    /// Lets the request fail, if the route says so and chance wants it: the answer, or none if it goes on.
+    /// Lets the request fail, if the route says so and chance wants it: the answer, or none if it
+    /// goes on.
     ///
     /// # Errors
     /// If the request's time is over before the delay is.
-    pub(super) async fn strike<N: Net>(
+    pub(super) async fn inject_fault<N: Net>(
         &self,
         side: &Outbound<N>,
-        patience: &Patience,
+        timer: &RequestTimer,
         instance: &str,
         is_grpc: bool,
     ) -> Result<Option<Response<Bytes>>, Error> {
         let Some(route) = self.route else { return Ok(None) };
         let Some(forward) = route.forward() else { return Ok(None) };
-        let doom = forward.fault.draw(&mut *side.rng.borrow_mut());
-        if let Some(delay) = doom.delay {
+        let fault = forward.fault.draw(&mut *side.rng.borrow_mut());
+        if let Some(delay) = fault.delay {
             route.metrics.delays.inc();
             // Boxed, because every request keeps room for the largest thing that it may do.
             let mut delayed = Box::pin(async {
                 sleep(delay).await;
                 Ok(())
             });
-            patience.wait(delayed.as_mut()).await?;
+            timer.wait(delayed.as_mut()).await?;
         }
-        Ok(doom.abort.map(|status| {
+        Ok(fault.abort.map(|status| {
             route.metrics.aborts.inc();
             reply::on_purpose(status, instance, is_grpc)
         }))

@@ -1,4 +1,5 @@
-//! When a connection or a request is tried again, by a clock that stands still while nothing happens.
+//! When a connection or a request is tried again, by a clock that stands still while nothing
+//! happens.
 
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use super::*;
 use crate::world::fake::{FakeNet, run};
 use crate::world::{RngTree, SystemWall};
 
-/// The waits before each try but the first at a cluster of so many `endpoints`, none of which listens.
+/// The waits before each attempt but the first at a cluster of so many `endpoints`, none of which
+/// listens.
 async fn waits(protocol: &str, endpoints: usize) -> Vec<Duration> {
     let endpoints: Vec<_> = (1..=endpoints).map(|n| format!("10.0.0.{n}:80")).collect();
     let config = format!(
@@ -24,14 +26,14 @@ async fn waits(protocol: &str, endpoints: usize) -> Vec<Duration> {
     let (_drain, watch) = drain::channel();
     let (mut client, io) = duplex(1024);
     let peer = "10.0.0.9:4000".parse().unwrap();
-    let serving = connection(Outbound::new(&world, table, metrics), io, peer, watch);
+    let serving = carry(Outbound::new(&world, table, metrics), io, peer, watch);
     let asking = async {
         client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         let _ = client.read(&mut [0; 1024]).await;
         drop(client);
     };
     tokio::join!(serving, asking);
-    net.asked.borrow().windows(2).map(|tries| tries[1] - tries[0]).collect()
+    net.asked.borrow().windows(2).map(|attempts| attempts[1] - attempts[0]).collect()
 }
 
 #[tokio::test(start_paused = true)]

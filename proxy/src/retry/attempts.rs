@@ -1,16 +1,17 @@
-//! The tries of one request: whether there may be another, and what it looks like.
+//! The attempts of one request: whether there may be another, and what it looks like.
 //!
-//! A copy of the head is kept, and of the body as much of it as may be ([`replay`](crate::http::replay)). Where only an
-//! unsent request may be repeated (a POST over HTTP/1, which is given back as it was) nothing is kept.
+//! A copy of the head is kept, and of the body as much of it as may be
+//! ([`replay`](crate::http::replay)). Where only an unsent request may be repeated (a POST over
+//! HTTP/1, which is given back as it was) nothing is kept.
 
 use http::header::{HeaderMap, HeaderValue, UPGRADE};
 use http::{Extensions, Method, Request, Uri, Version};
 
-use super::condition::Ended;
+use super::condition::AttemptOutcome;
 use crate::config::Retry;
 use crate::http::RequestBody;
 use crate::http::headers::X_RETRY_ATTEMPT;
-use crate::http::replay::Tape;
+use crate::http::replay::ReplayBuffer;
 use crate::mutant;
 use crate::telemetry::RetryDenied;
 
@@ -29,7 +30,7 @@ pub fn mark(headers: &mut HeaderMap, nth: u32) {
     headers.insert(X_RETRY_ATTEMPT, HeaderValue::from(nth));
 }
 
-/// The tries of one request.
+/// The attempts of one request.
 #[derive(Debug)]
 pub struct Attempts {
     /// Retries that there may be, and have been.
@@ -40,13 +41,13 @@ pub struct Attempts {
     /// Whether it may be made twice.
     safe: bool,
     /// What it was, if it can be made again although it was sent.
-    copy: Option<Box<Head>>,
+    copy: Option<Box<RequestHead>>,
     /// Its body, if it has one.
-    tape: Option<Tape>,
+    replay: Option<ReplayBuffer>,
 }
 
 #[derive(Debug, Clone)]
-struct Head {
+struct RequestHead {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -56,20 +57,21 @@ struct Head {
 }
 
 impl Attempts {
-    /// The tries that `retry` allows for `request`, whose body is kept from now on if that may be of use.
+    /// The attempts that `retry` allows for `request`, whose body is kept from now on if that may
+    /// be of use.
     pub fn new(retry: &Retry, request: &mut Request<RequestBody>, outer: bool) -> Self {
         let safe =
             retry.unsafe_methods && request.method() != Method::CONNECT || request.method().is_idempotent();
         let safe = safe || mutant::is_planted("repeats-what-is-not-idempotent");
         let most = retry.attempts + u32::from(mutant::is_planted("one-retry-too-many"));
-        let mut attempts = Attempts { most, made: 0, outer, safe, copy: None, tape: None };
+        let mut attempts = Attempts { most, made: 0, outer, safe, copy: None, replay: None };
         // Over HTTP/2 a request that was sent can still be one that nobody has begun with.
         if outer || retry.attempts == 0 || !(safe || request.version() == Version::HTTP_2) {
             return attempts;
         }
-        attempts.tape = request.body_mut().record(retry.body);
-        if attempts.tape.is_some() || matches!(request.body(), RequestBody::Empty) {
-            attempts.copy = Some(Box::new(Head {
+        attempts.replay = request.body_mut().record(retry.body);
+        if attempts.replay.is_some() || matches!(request.body(), RequestBody::Empty) {
+            attempts.copy = Some(Box::new(RequestHead {
                 method: request.method().clone(),
                 uri: request.uri().clone(),
                 headers: request.headers().clone(),
@@ -85,27 +87,27 @@ impl Attempts {
         self.made + 1
     }
 
-    /// Whether the request may be tried again after a try that ended so. `under_way`: its body has not been sent to its
-    /// end; then an answer is the endpoint's last word.
+    /// Whether the request may be tried again after an attempt that ended so. `under_way`: its body
+    /// has not been sent to its end; then an answer is the endpoint's last word.
     ///
     /// # Errors
     /// Why not.
-    pub fn permit(&self, ended: Ended, under_way: bool) -> Result<(), RetryDenied> {
+    pub fn permit(&self, ended: AttemptOutcome, under_way: bool) -> Result<(), RetryDenied> {
         if self.outer {
             return Err(RetryDenied::OuterHop);
         }
         if self.made >= self.most {
             return Err(RetryDenied::Attempts);
         }
-        if let Ended::Failed { unsent: true, .. } = ended {
+        if let AttemptOutcome::Failed { unsent: true, .. } = ended {
             return Ok(());
         }
         if !self.safe && !ended.is_untouched() {
             return Err(RetryDenied::Unsafe);
         }
-        let answered = matches!(ended, Ended::Answered { .. });
+        let answered = matches!(ended, AttemptOutcome::Answered { .. });
         if self.copy.is_none()
-            || self.tape.as_ref().is_some_and(|tape| !tape.is_good())
+            || self.replay.as_ref().is_some_and(|replay| !replay.is_good())
             || answered && under_way
         {
             return Err(RetryDenied::Body);
@@ -113,10 +115,10 @@ impl Attempts {
         Ok(())
     }
 
-    /// Whether a second try may begin beside one that is under way: all of the request is there, nothing speaks against
-    /// making it twice, and it does not ask for a tunnel.
+    /// Whether a second attempt may begin beside one that is under way: all of the request is
+    /// there, nothing speaks against making it twice, and it does not ask for a tunnel.
     pub fn permits_hedge(&self) -> bool {
-        let whole = self.tape.as_ref().is_none_or(Tape::is_complete);
+        let whole = self.replay.as_ref().is_none_or(ReplayBuffer::is_complete);
         let copy = self.copy.as_ref().filter(|_| self.safe && whole && self.made < self.most);
         copy.is_some_and(|head| !head.headers.contains_key(UPGRADE))
     }
@@ -125,19 +127,19 @@ impl Attempts {
     pub fn again(&mut self, unsent: Option<Request<RequestBody>>) -> Option<Request<RequestBody>> {
         let request = match unsent {
             Some(request) => request,
-            // The last try takes the copy itself.
-            None if self.nth() >= self.most => self.copy.take()?.into_request(self.tape.as_ref())?,
-            None => self.copy.clone()?.into_request(self.tape.as_ref())?,
+            // The last attempt takes the copy itself.
+            None if self.nth() >= self.most => self.copy.take()?.into_request(self.replay.as_ref())?,
+            None => self.copy.clone()?.into_request(self.replay.as_ref())?,
         };
         self.made += 1;
         Some(request)
     }
 }
 
-impl Head {
-    fn into_request(self: Box<Self>, tape: Option<&Tape>) -> Option<Request<RequestBody>> {
-        let body = match tape {
-            Some(tape) => tape.play()?,
+impl RequestHead {
+    fn into_request(self: Box<Self>, replay: Option<&ReplayBuffer>) -> Option<Request<RequestBody>> {
+        let body = match replay {
+            Some(replay) => replay.play()?,
             None => RequestBody::Empty,
         };
         let mut request = Request::new(body);
@@ -176,12 +178,12 @@ mod tests {
         builder.body(RequestBody::Empty).unwrap()
     }
 
-    const fn failed(kind: Kind, unsent: bool) -> Ended {
-        Ended::Failed { kind, unsent }
+    const fn failed(kind: Kind, unsent: bool) -> AttemptOutcome {
+        AttemptOutcome::Failed { kind, unsent }
     }
 
-    /// How many tries there are if every one ends so, and why there are no more.
-    fn tries(retry: &Retry, mut request: Request<RequestBody>, ended: Ended) -> (u32, RetryDenied) {
+    /// How many attempts there are if every one ends so, and why there are no more.
+    fn count(retry: &Retry, mut request: Request<RequestBody>, ended: AttemptOutcome) -> (u32, RetryDenied) {
         let mut attempts = Attempts::new(retry, &mut request, false);
         for n in 1.. {
             assert_eq!(attempts.nth(), n);
@@ -189,7 +191,7 @@ mod tests {
             if let Err(denied) = attempts.permit(ended, false) {
                 return (n, denied);
             }
-            let unsent = matches!(ended, Ended::Failed { unsent: true, .. }).then_some(request);
+            let unsent = matches!(ended, AttemptOutcome::Failed { unsent: true, .. }).then_some(request);
             request = attempts.again(unsent).unwrap();
         }
         unreachable!()
@@ -198,9 +200,9 @@ mod tests {
     #[test]
     fn only_what_is_safe_is_tried_again_and_only_so_often() {
         use RetryDenied::{Attempts as Spent, Unsafe};
-        const SENT: Ended = failed(Kind::Terminated, false);
-        const REFUSED: Ended = failed(Kind::Refused, false);
-        const ANSWERED: Ended = Ended::Answered { status: 503, grpc: None };
+        const SENT: AttemptOutcome = failed(Kind::Terminated, false);
+        const REFUSED: AttemptOutcome = failed(Kind::Refused, false);
+        const ANSWERED: AttemptOutcome = AttemptOutcome::Answered { status: 503, grpc: None };
         for (method, version, ended, attempts, unsafe_methods, expected) in [
             (Method::GET, Version::HTTP_11, SENT, 2, false, (3, Spent)),
             (Method::PUT, Version::HTTP_11, SENT, 1, false, (2, Spent)),
@@ -215,7 +217,7 @@ mod tests {
             (Method::POST, Version::HTTP_2, failed(Kind::Connect, false), 2, false, (1, Unsafe)),
             (Method::GET, Version::HTTP_11, failed(Kind::Connect, true), 0, false, (1, Spent)),
         ] {
-            let found = tries(&retry(attempts, unsafe_methods), request(method.clone(), version), ended);
+            let found = count(&retry(attempts, unsafe_methods), request(method.clone(), version), ended);
             assert_eq!(found, expected, "{method} {version:?} {ended:?} {attempts}");
         }
     }
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn beside_the_last_try_of_all_there_is_no_other() {
+    fn beside_the_last_attempt_of_all_there_is_no_other() {
         let mut request = request(Method::GET, Version::HTTP_11);
         let mut attempts = Attempts::new(&retry(1, false), &mut request, false);
         assert!(attempts.permits_hedge());
@@ -248,37 +250,37 @@ mod tests {
     fn an_answer_before_the_end_of_the_body_is_the_last_word() {
         let mut request = request(Method::PUT, Version::HTTP_11);
         let attempts = Attempts::new(&retry(2, false), &mut request, false);
-        let answered = Ended::Answered { status: 503, grpc: None };
+        let answered = AttemptOutcome::Answered { status: 503, grpc: None };
         assert_eq!(attempts.permit(answered, true), Err(RetryDenied::Body));
         assert_eq!(attempts.permit(answered, false), Ok(()));
     }
 
-    fn any_ended() -> impl Strategy<Value = Ended> {
+    fn any_ended() -> impl Strategy<Value = AttemptOutcome> {
         let kind = proptest::sample::select(Kind::ALL.to_vec());
         prop_oneof![
             (kind, any::<bool>()).prop_map(|(kind, unsent)| failed(kind, unsent)),
-            (400_u16..600).prop_map(|status| Ended::Answered { status, grpc: None }),
+            (400_u16..600).prop_map(|status| AttemptOutcome::Answered { status, grpc: None }),
         ]
     }
 
     proptest! {
         #[test]
-        fn whatever_happens_tries_are_bounded_and_an_effect_is_never_repeated(
+        fn whatever_happens_attempts_are_bounded_and_an_effect_is_never_repeated(
             (attempts, ends, post, http2) in
                 (0_u32..5, proptest::collection::vec(any_ended(), 10), any::<bool>(), any::<bool>())
         ) {
             let method = if post { Method::POST } else { Method::GET };
             let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
             let mut current = request(method, version);
-            let mut tries = Attempts::new(&retry(attempts, false), &mut current, false);
+            let mut tracker = Attempts::new(&retry(attempts, false), &mut current, false);
             let mut made = 0;
             for ended in ends {
-                if tries.permit(ended, false).is_err() {
+                if tracker.permit(ended, false).is_err() {
                     break;
                 }
                 prop_assert!(!post || ended.is_untouched());
-                let unsent = matches!(ended, Ended::Failed { unsent: true, .. }).then_some(current);
-                current = tries.again(unsent).unwrap();
+                let unsent = matches!(ended, AttemptOutcome::Failed { unsent: true, .. }).then_some(current);
+                current = tracker.again(unsent).unwrap();
                 made += 1;
             }
             prop_assert!(made <= attempts);

@@ -1,16 +1,18 @@
-//! How long to wait before another try.
+//! How long to wait before another attempt.
 //!
-//! Envoy's fully jittered exponential back-off: before the n-th retry a random time from 0 to (2^n - 1) times the base
-//! interval, up to a cap. Spread over the whole range, or the callers of a service that failed all at once would come
-//! back all at once.
+//! Envoy's fully jittered exponential back-off: before the n-th retry a random time from 0 to
+//! `(2^n - 1)` times the base interval, up to a cap. It is spread over the whole range, because the
+//! callers of a service that failed all at once would otherwise come back all at once.
 //!
-//! There is one exception. The wait gives an endpoint time to recover, and its callers time to spread out. If the
-//! endpoint has not even begun with the request and there is another one, neither is needed: the other gets what it
-//! would have got had it been picked first. So the first such retry goes at once.
+//! There is one exception. The wait gives an endpoint time to recover, and its callers time to
+//! spread out. If the endpoint has not even begun with the request and there is another one,
+//! neither is needed: the other gets what it would have got had it been picked first. So the first
+//! such retry goes at once.
 //!
-//! An answer may say itself when to come back: `Retry-After` (RFC 9110 section 10.2.3), or `grpc-retry-pushback-ms`
-//! (gRPC's proposal A6). It is heeded up to a limit; past that the answer is the client's. A date in `Retry-After` is
-//! ignored: the clocks of two machines agree no better than to a second or so, which is all that would be waited.
+//! An answer may say itself when to come back: `Retry-After` (RFC 9110 section 10.2.3), or
+//! `grpc-retry-pushback-ms` (gRPC's proposal A6). It is heeded up to a limit; past that the answer
+//! is the client's. A date in `Retry-After` is ignored: the clocks of two machines agree no better
+//! than to a second or so, which is all that would be waited.
 
 use std::time::Duration;
 
@@ -25,7 +27,7 @@ pub const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms
 
 /// When an answer says that it may be asked again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Asked {
+pub enum RetryAfter {
     /// It says nothing.
     #[default]
     Nothing,
@@ -35,28 +37,36 @@ pub enum Asked {
     Never,
 }
 
-impl Asked {
+impl RetryAfter {
     /// Reads it from the headers of a response.
     pub fn of(headers: &HeaderMap) -> Self {
         if let Some(value) = headers.get(PUSHBACK) {
             let millis = value.to_str().ok().and_then(|text| text.parse().ok());
-            return millis.map_or(Asked::Never, |millis| Asked::After(Duration::from_millis(millis)));
+            return millis
+                .map_or(RetryAfter::Never, |millis| RetryAfter::After(Duration::from_millis(millis)));
         }
         let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        seconds.map_or(Asked::Nothing, |seconds| Asked::After(Duration::from_secs(seconds)))
+        seconds.map_or(RetryAfter::Nothing, |seconds| RetryAfter::After(Duration::from_secs(seconds)))
     }
 }
 
-/// How long to wait before the retry that is the `nth`, counted from 1. `elsewhere`: nobody has begun with the request,
-/// and it goes to another endpoint. `None` if the last answer asks for more time than is given.
-pub fn wait(retry: &Retry, nth: u32, elsewhere: bool, asked: Asked, rng: &mut impl Rng) -> Option<Duration> {
+/// How long to wait before the retry that is the `nth`, counted from 1. `elsewhere`: nobody has
+/// begun with the request, and it goes to another endpoint. `None` if the last answer asks for more
+/// time than is given.
+pub fn wait(
+    retry: &Retry,
+    nth: u32,
+    elsewhere: bool,
+    asked: RetryAfter,
+    rng: &mut impl Rng,
+) -> Option<Duration> {
     match asked {
-        Asked::Never => None,
-        Asked::After(time) if time > retry.retry_after => None,
+        RetryAfter::Never => None,
+        RetryAfter::After(time) if time > retry.retry_after => None,
         // As Envoy does, up to half as much again: many were told the same.
-        Asked::After(time) => Some(time + up_to(time / 2, rng).max(backoff(retry, nth, rng))),
-        Asked::Nothing if elsewhere && nth == 1 => Some(Duration::ZERO),
-        Asked::Nothing => Some(backoff(retry, nth, rng)),
+        RetryAfter::After(time) => Some(time + up_to(time / 2, rng).max(backoff(retry, nth, rng))),
+        RetryAfter::Nothing if elsewhere && nth == 1 => Some(Duration::ZERO),
+        RetryAfter::Nothing => Some(backoff(retry, nth, rng)),
     }
 }
 
@@ -104,7 +114,7 @@ mod tests {
             [(1, 25 * MS), (2, 75 * MS), (3, 175 * MS), (4, 250 * MS), (9, 250 * MS), (40, 250 * MS)]
         {
             let waits: Vec<_> =
-                (0..1000).map(|_| wait(&retry, nth, false, Asked::Nothing, &mut rng).unwrap()).collect();
+                (0..1000).map(|_| wait(&retry, nth, false, RetryAfter::Nothing, &mut rng).unwrap()).collect();
             let (least, longest) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
             // Of 1000 uniform draws none falls into the outer 2 % once in 600 million times.
             assert!(
@@ -119,7 +129,8 @@ mod tests {
         let retry = retry(25 * MS, 250 * MS);
         let mut rng = RngTree::new(1).rng();
         let mut is_at_once = |nth, elsewhere| {
-            (0..100).all(|_| wait(&retry, nth, elsewhere, Asked::Nothing, &mut rng) == Some(Duration::ZERO))
+            (0..100)
+                .all(|_| wait(&retry, nth, elsewhere, RetryAfter::Nothing, &mut rng) == Some(Duration::ZERO))
         };
         assert!(is_at_once(1, true) && !is_at_once(2, true) && !is_at_once(1, false));
     }
@@ -127,16 +138,16 @@ mod tests {
     #[test]
     fn an_answer_may_say_when() {
         let asked = |name: &'static str, value: &'static str| {
-            Asked::of(&HeaderMap::from_iter([(HeaderName::from_static(name), value.parse().unwrap())]))
+            RetryAfter::of(&HeaderMap::from_iter([(HeaderName::from_static(name), value.parse().unwrap())]))
         };
         for (name, value, expected) in [
-            ("retry-after", "1", Asked::After(Duration::from_secs(1))),
-            ("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT", Asked::Nothing),
-            ("retry-after", "-1", Asked::Nothing),
-            ("grpc-retry-pushback-ms", "200", Asked::After(200 * MS)),
-            ("grpc-retry-pushback-ms", "-1", Asked::Never),
-            ("grpc-retry-pushback-ms", "soon", Asked::Never),
-            ("x", "1", Asked::Nothing),
+            ("retry-after", "1", RetryAfter::After(Duration::from_secs(1))),
+            ("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT", RetryAfter::Nothing),
+            ("retry-after", "-1", RetryAfter::Nothing),
+            ("grpc-retry-pushback-ms", "200", RetryAfter::After(200 * MS)),
+            ("grpc-retry-pushback-ms", "-1", RetryAfter::Never),
+            ("grpc-retry-pushback-ms", "soon", RetryAfter::Never),
+            ("x", "1", RetryAfter::Nothing),
         ] {
             assert_eq!(asked(name, value), expected, "{name}: {value}");
         }
@@ -149,7 +160,7 @@ mod tests {
         ) {
             let retry = retry(25 * MS, 250 * MS);
             let time = Duration::from_millis(millis);
-            let waited = wait(&retry, nth, elsewhere, Asked::After(time), &mut RngTree::new(seed).rng());
+            let waited = wait(&retry, nth, elsewhere, RetryAfter::After(time), &mut RngTree::new(seed).rng());
             prop_assert_eq!(waited.is_some(), time <= retry.retry_after);
             if let Some(waited) = waited {
                 prop_assert!(waited >= time && waited <= time + (time / 2).max(retry.max), "{:?} {:?}", time, waited);

@@ -1,13 +1,14 @@
 //! How many retries a cluster can afford.
 //!
-//! A bucket of tokens, one for each retry. A success pays in a share of a token, and a trickle comes with time, so that
-//! a cluster with little to do can retry at all; the bucket holds so many and no more. Paying by *successes* is the
-//! point: with a budget that counts requests, as tower's and Envoy's, what fails pays for its own repetition, and in
-//! simulation an incident of 1.5 s became a collapse for good. gRPC's throttle (proposal A6) is funded by successes too.
+//! A bucket of tokens, one for each retry. A success pays in a share of a token, and a trickle
+//! comes with time, so that a cluster with little to do can retry at all; the bucket holds so many
+//! and no more. Paying by *successes* is the point: with a budget that counts requests, as tower's
+//! and Envoy's, what fails pays for its own repetition, and in simulation an incident of 1.5 s
+//! became a collapse for good. gRPC's throttle (proposal A6) is funded by successes too.
 //!
-//! What follows: retries are never more than the reserve, plus the trickle, plus the share of the successes, over any
-//! stretch of time. A try that nobody had begun with when it failed is not charged: its repetition takes its place, and
-//! no endpoint does more work than it was asked for.
+//! What follows: retries are never more than the reserve, plus the trickle, plus the share of the
+//! successes, over any stretch of time. An attempt that nobody had begun with when it failed is not
+//! charged: its repetition takes its place, and no endpoint does more work than it was asked for.
 //!
 //! One bucket for all workers, without a lock: two atomics, each changed by compare and exchange.
 
@@ -71,7 +72,8 @@ impl Budget {
         let paid_to = self.paid_to.load(Relaxed);
         // A thousandth of the rate in millionths of a token for each nanosecond.
         let amount = elapsed.saturating_sub(u128::from(paid_to)) * rate / 1000;
-        // What the amount stands for and not all that has passed, or the fractions would get lost; rounded up.
+        // What the amount stands for and not all that has passed, or the fractions would get lost;
+        // rounded up.
         let next = paid_to.saturating_add(u64::try_from((amount * 1000).div_ceil(rate)).unwrap_or(u64::MAX));
         if amount > 0 && self.paid_to.compare_exchange(paid_to, next, Relaxed, Relaxed).is_ok() {
             self.pay_in(u64::try_from(amount).unwrap_or(u64::MAX), config);
@@ -171,7 +173,8 @@ mod tests {
             let begun = Instant::now();
             let budget = Budget::new(&config, begun);
             let (mut now, mut paid, mut taken) = (begun, 0.0, 0_u64);
-            // Over every stretch that ends now: what was taken less what was paid in, at most the reserve.
+            // Over every stretch that ends now: what was taken less what was paid in, at most the
+            // reserve.
             let mut worst = 0.0_f64;
             for step in steps {
                 let mut gain = 0.0;

@@ -1,8 +1,9 @@
-//! Which failures retries are for. Envoy's conditions (`x-envoy-retry-on` and `x-envoy-retry-grpc-on` in its router's
-//! documentation), read off how a try ended.
+//! Which failures retries are for. Envoy's conditions (`x-envoy-retry-on` and
+//! `x-envoy-retry-grpc-on` in its router's documentation), read off how an attempt ended.
 //!
-//! A gRPC status counts only in the headers of a response that has nothing else (trailers-only, in gRPC's words). A
-//! response that has begun is never held back to look at the status in its trailers: a stream could wait for ever.
+//! A gRPC status counts only in the headers of a response that has nothing else (trailers-only, in
+//! gRPC's words). A response that has begun is never held back to look at the status in its
+//! trailers: a stream could wait for ever.
 
 use http::{Response, StatusCode};
 
@@ -10,9 +11,9 @@ use crate::config::{Condition, Retry};
 use crate::error::{Error, Kind};
 use crate::grpc;
 
-/// How a try ended, as far as retries care.
+/// How an attempt ended, as far as retries care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum AttemptOutcome {
     /// Without a response.
     Failed {
         /// Why.
@@ -29,40 +30,44 @@ pub enum Ended {
     },
 }
 
-impl Ended {
-    /// What became of a try.
+impl AttemptOutcome {
+    /// What became of an attempt.
     pub fn of<B>(result: &Result<Response<B>, Error>, unsent: bool, is_grpc: bool) -> Self {
         match result {
-            Ok(response) => Ended::answered(response, is_grpc),
-            Err(error) => Ended::Failed { kind: error.kind, unsent },
+            Ok(response) => AttemptOutcome::answered(response, is_grpc),
+            Err(error) => AttemptOutcome::Failed { kind: error.kind, unsent },
         }
     }
 
-    /// A try that was answered so.
+    /// An attempt that was answered so.
     pub fn answered<B>(response: &Response<B>, is_grpc: bool) -> Self {
         let ok = is_grpc && response.status() == StatusCode::OK;
         let grpc = response.headers().get(grpc::STATUS).filter(|_| ok);
         let grpc = grpc.and_then(|status| status.to_str().ok()?.parse().ok());
-        Ended::Answered { status: response.status().as_u16(), grpc }
+        AttemptOutcome::Answered { status: response.status().as_u16(), grpc }
     }
 
-    /// Whether nobody can have begun with the request, so that any may be made again. HTTP/2 guarantees it for a refused
-    /// stream (RFC 9113 section 8.7). What a response says about it is not enough: anybody could write that.
+    /// Whether nobody can have begun with the request, so that any may be made again. HTTP/2
+    /// guarantees it for a refused stream (RFC 9113 section 8.7). What a response says about it is
+    /// not enough: anybody could write that.
     pub fn is_untouched(self) -> bool {
-        matches!(self, Ended::Failed { unsent: true, .. } | Ended::Failed { kind: Kind::Refused, .. })
+        matches!(
+            self,
+            AttemptOutcome::Failed { unsent: true, .. } | AttemptOutcome::Failed { kind: Kind::Refused, .. }
+        )
     }
 
     /// Whether the endpoint did what it was asked: its answer pays into the budget.
     pub fn is_success(self) -> bool {
-        matches!(self, Ended::Answered { status: ..500, grpc: None | Some(0) })
+        matches!(self, AttemptOutcome::Answered { status: ..500, grpc: None | Some(0) })
     }
 }
 
-/// The first of `retry`'s conditions that holds after a try, if one does.
-pub fn reason(retry: &Retry, ended: Ended) -> Option<Condition> {
+/// The first of `retry`'s conditions that holds after an attempt, if one does.
+pub fn reason(retry: &Retry, ended: AttemptOutcome) -> Option<Condition> {
     use Condition as C;
     let candidates: [Option<C>; 3] = match ended {
-        Ended::Failed { kind, unsent } => match kind {
+        AttemptOutcome::Failed { kind, unsent } => match kind {
             Kind::Connect | Kind::ConnectTimeout | Kind::NoSocket | Kind::NoEndpoint => {
                 [Some(C::ConnectFailure), Some(C::ServerError), None]
             }
@@ -74,10 +79,10 @@ pub fn reason(retry: &Retry, ended: Ended) -> Option<Condition> {
             }
             _ => [None; 3],
         },
-        Ended::Answered { grpc: Some(code), .. } => {
+        AttemptOutcome::Answered { grpc: Some(code), .. } => {
             [C::ALL.into_iter().find(|condition| condition.grpc() == Some(code)), None, None]
         }
-        Ended::Answered { status, .. } => {
+        AttemptOutcome::Answered { status, .. } => {
             let by_class = match status {
                 502..=504 => Some(C::GatewayError),
                 409 => Some(C::Retriable4xx),
@@ -95,7 +100,7 @@ mod tests {
     use super::*;
     use crate::config::{Conditions, parse};
 
-    fn holds(condition: Condition, ended: Ended) -> bool {
+    fn holds(condition: Condition, ended: AttemptOutcome) -> bool {
         let mut retry = (*parse("a", "service = 'web'\n[[cluster]]\nname = 'a'\naddresses = ['10.0.0.1:1']\nendpoints = ['10.0.0.2:1']")
             .unwrap()
             .clusters[0]
@@ -109,10 +114,10 @@ mod tests {
     #[test]
     fn each_condition_holds_for_what_envoy_says_and_nothing_else() {
         use Condition as C;
-        let failed = |kind, unsent| Ended::Failed { kind, unsent };
-        let status = |status| Ended::Answered { status, grpc: None };
-        let grpc = |code| Ended::Answered { status: 200, grpc: Some(code) };
-        let all: [(Ended, &[C]); 22] = [
+        let failed = |kind, unsent| AttemptOutcome::Failed { kind, unsent };
+        let status = |status| AttemptOutcome::Answered { status, grpc: None };
+        let grpc = |code| AttemptOutcome::Answered { status: 200, grpc: Some(code) };
+        let all: [(AttemptOutcome, &[C]); 22] = [
             (failed(Kind::Connect, true), &[C::ConnectFailure, C::ServerError]),
             (failed(Kind::ConnectTimeout, true), &[C::ConnectFailure, C::ServerError]),
             (failed(Kind::NoEndpoint, false), &[C::ConnectFailure, C::ServerError]),
@@ -146,21 +151,27 @@ mod tests {
 
     #[test]
     fn only_an_answer_without_a_failure_in_it_is_a_success() {
-        let answered = |status, grpc| Ended::Answered { status, grpc };
+        let answered = |status, grpc| AttemptOutcome::Answered { status, grpc };
         assert!(
             answered(200, None).is_success()
                 && answered(404, None).is_success()
                 && answered(200, Some(0)).is_success()
         );
         assert!(!answered(500, None).is_success() && !answered(200, Some(14)).is_success());
-        assert!(!Ended::Failed { kind: Kind::Connect, unsent: true }.is_success());
+        assert!(!AttemptOutcome::Failed { kind: Kind::Connect, unsent: true }.is_success());
     }
 
     #[test]
     fn a_grpc_status_counts_in_the_answer_to_a_grpc_call_only() {
         let response = Response::builder().header("grpc-status", "14").body(()).unwrap();
         let result: Result<_, Error> = Ok(response);
-        assert_eq!(Ended::of(&result, false, true), Ended::Answered { status: 200, grpc: Some(14) });
-        assert_eq!(Ended::of(&result, false, false), Ended::Answered { status: 200, grpc: None });
+        assert_eq!(
+            AttemptOutcome::of(&result, false, true),
+            AttemptOutcome::Answered { status: 200, grpc: Some(14) }
+        );
+        assert_eq!(
+            AttemptOutcome::of(&result, false, false),
+            AttemptOutcome::Answered { status: 200, grpc: None }
+        );
     }
 }

@@ -15,8 +15,9 @@ use crate::grpc;
 impl Redirect {
     /// The answer that sends a client elsewhere. `dst` is the host of a request that names none.
     ///
-    /// The scheme is `http` unless it is changed: what TLS the app speaks itself is passed through unread. The port stays
-    /// with the host, unless the scheme is changed, whose own port then counts.
+    /// The scheme is `http` unless it is changed: what TLS the app speaks itself is passed through
+    /// unread. The port stays with the host, unless the scheme is changed, whose own port then
+    /// counts.
     ///
     /// # Errors
     /// If the new place is longer than it may be.

@@ -1,7 +1,7 @@
 //! Failures made on purpose, to see what callers do about them.
 //!
-//! As Envoy's HTTP fault filter: delay and abort are drawn independently, each with its own share, and a request that gets
-//! both waits first. An endpoint never sees an aborted request.
+//! As Envoy's HTTP fault filter: delay and abort are drawn independently, each with its own share,
+//! and a request that gets both waits first. An endpoint never sees an aborted request.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::config::route::Fault;
 
 /// What happens to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Doom {
+pub struct InjectedFault {
     /// How long it waits first.
     pub delay: Option<Duration>,
     /// What it is answered with.
@@ -21,8 +21,8 @@ pub struct Doom {
 
 impl Fault {
     /// Draws what happens to a request: one number for each share that is neither 0 nor 1.
-    pub fn draw(&self, rng: &mut impl Rng) -> Doom {
-        Doom {
+    pub fn draw(&self, rng: &mut impl Rng) -> InjectedFault {
+        InjectedFault {
             delay: self.delay.filter(|(_, share)| strikes(*share, rng)).map(|(delay, _)| delay),
             abort: self.abort.filter(|(_, share)| strikes(*share, rng)).map(|(status, _)| status),
         }
@@ -42,20 +42,20 @@ mod tests {
     #[test]
     fn delays_and_aborts_strike_independently_and_as_often_as_they_say() {
         let (delay, abort) = (Duration::from_millis(200), StatusCode::SERVICE_UNAVAILABLE);
-        let fault = Fault { delay: Some((delay, 0.1)), abort: Some((abort, 0.5)) };
+        let settings = Fault { delay: Some((delay, 0.1)), abort: Some((abort, 0.5)) };
         let mut rng = RngTree::new(1).rng();
-        let dooms: Vec<_> = (0..10_000).map(|_| fault.draw(&mut rng)).collect();
-        for (share, doom) in [
-            (0.45, Doom::default()),
-            (0.05, Doom { delay: Some(delay), abort: None }),
-            (0.45, Doom { delay: None, abort: Some(abort) }),
-            (0.05, Doom { delay: Some(delay), abort: Some(abort) }),
+        let faults: Vec<_> = (0..10_000).map(|_| settings.draw(&mut rng)).collect();
+        for (share, fault) in [
+            (0.45, InjectedFault::default()),
+            (0.05, InjectedFault { delay: Some(delay), abort: None }),
+            (0.45, InjectedFault { delay: None, abort: Some(abort) }),
+            (0.05, InjectedFault { delay: Some(delay), abort: Some(abort) }),
         ] {
-            let count = dooms.iter().filter(|d| **d == doom).count() as f64;
+            let count = faults.iter().filter(|d| **d == fault).count() as f64;
             // Five standard deviations.
             assert!(
                 (count - 10_000.0 * share).abs() < 5.0 * (10_000.0 * share * (1.0 - share)).sqrt(),
-                "{doom:?} {count}"
+                "{fault:?} {count}"
             );
         }
     }
@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn no_fault_and_a_certain_one_draw_nothing() {
         let (mut rng, untouched) = (RngTree::new(1).rng(), RngTree::new(1).rng());
-        assert_eq!(Fault::default().draw(&mut rng), Doom::default());
+        assert_eq!(Fault::default().draw(&mut rng), InjectedFault::default());
         let certain = Fault { delay: None, abort: Some((StatusCode::IM_A_TEAPOT, 1.0)) };
         assert_eq!(certain.draw(&mut rng).abort, Some(StatusCode::IM_A_TEAPOT));
         assert_eq!(rng, untouched);

@@ -1,15 +1,17 @@
 //! The first of many routes that is for a request, without looking at all of them.
 //!
-//! Routes are kept by what they say about the path: those with a whole path by it, those with a prefix by it, and the rest
-//! (expressions, any path) in a list. A request's own path and each of its beginnings are looked up, so a thousand routes
-//! with different paths cost as much as a handful. Whatever was found first in the order of the file counts, exactly as if
-//! one had looked at one after the other. A search allocates nothing.
+//! Routes are kept by what they say about the path: those with a whole path by it, those with a
+//! prefix by it, and the rest (expressions, any path) in a list. A request's own path and each of
+//! its beginnings are looked up, so a thousand routes with different paths cost as much as a
+//! handful. Whatever was found first in the order of the file counts, exactly as if one had looked
+//! at one after the other. A search allocates nothing.
 //!
-//! What it leaves out: an index of hosts and headers. The routes of one cluster that say nothing of the path are few.
+//! What it leaves out: an index of hosts and headers. The routes of one cluster that say nothing of
+//! the path are few.
 
 use std::collections::BTreeMap;
 
-use super::matcher::Head;
+use super::matcher::MatchInput;
 use crate::config::route::{Match, PathMatch};
 
 /// Routes in the order of the file, found by path.
@@ -19,7 +21,8 @@ pub struct Index {
     exact: BTreeMap<String, Vec<usize>>,
     /// Positions of routes with this prefix, ascending.
     prefixes: BTreeMap<String, Vec<usize>>,
-    /// The most segments that a prefix has: an endless path of slashes is not looked up at each of them.
+    /// The most segments that a prefix has: an endless path of slashes is not looked up at each of
+    /// them.
     deepest: usize,
     /// Positions of all others, ascending.
     rest: Vec<usize>,
@@ -44,7 +47,7 @@ impl Index {
     }
 
     /// The position of the first route that is for `head`; `matches` gives what a route says.
-    pub fn first<'m>(&self, head: Head<'_>, matches: impl Fn(usize) -> &'m Match) -> Option<usize> {
+    pub fn first<'m>(&self, head: MatchInput<'_>, matches: impl Fn(usize) -> &'m Match) -> Option<usize> {
         let mut best = usize::MAX;
         // The path is known to match but for those of the rest.
         let mut look = |positions: &[usize], is_for: &dyn Fn(usize) -> bool| {
@@ -81,7 +84,7 @@ mod tests {
             all in prop::collection::vec(a_match(), 0..40),
             request in a_request(),
         ) {
-            let head = Head::of(&request);
+            let head = MatchInput::of(&request);
             let naive = all.iter().position(|matches| matches.is_for(head));
             prop_assert_eq!(Index::new(&all).first(head, |position| &all[position]), naive);
         }
@@ -97,7 +100,7 @@ mod tests {
         assert_eq!(index.deepest, 2);
         let first = |path: &str| {
             let request = http::Request::builder().uri(path).body(()).unwrap();
-            index.first(Head::of(&request), |position| &all[position])
+            index.first(MatchInput::of(&request), |position| &all[position])
         };
         assert_eq!(first("/a/b"), Some(0));
         assert_eq!(first("/a/b/c/d/e"), Some(0));

@@ -1,7 +1,8 @@
 //! Whether a request is one of those that a route is for.
 //!
-//! Everything is compared as it was sent, and nothing is decoded or put in order: a path with `%41`, `//` or `..` in it is
-//! another one than the app may make of it. Routes say where a request goes and not what it may do.
+//! Everything is compared as it was sent, and nothing is decoded or put in order: a path with
+//! `%41`, `//` or `..` in it is another one than the app may make of it. Routes say where a request
+//! goes and not what it may do.
 
 use http::header::{HOST, HeaderMap};
 use http::{Method, Request};
@@ -10,7 +11,7 @@ use crate::config::route::{HostPattern, Match, PathMatch, ValueMatch};
 
 /// What a route sees of a request.
 #[derive(Debug, Clone, Copy)]
-pub struct Head<'r> {
+pub struct MatchInput<'r> {
     /// Its method.
     pub method: &'r Method,
     /// Its path, without the query.
@@ -23,7 +24,7 @@ pub struct Head<'r> {
     pub headers: &'r HeaderMap,
 }
 
-impl<'r> Head<'r> {
+impl<'r> MatchInput<'r> {
     /// Of a request in any form: the host may stand in its target, as in HTTP/2, or in a header.
     pub fn of<B>(request: &'r Request<B>) -> Self {
         let uri = request.uri();
@@ -32,7 +33,7 @@ impl<'r> Head<'r> {
             Some(authority) => authority.host(),
             None => without_port(headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default()),
         };
-        Head {
+        MatchInput {
             method: request.method(),
             path: uri.path(),
             query: uri.query().unwrap_or_default(),
@@ -53,12 +54,12 @@ pub fn without_port(host: &str) -> &str {
 
 impl Match {
     /// Whether it is for this request.
-    pub fn is_for(&self, head: Head<'_>) -> bool {
+    pub fn is_for(&self, head: MatchInput<'_>) -> bool {
         self.path.is_for(head.path) && self.is_for_rest(head)
     }
 
     /// Whether all holds but the path, of which that is known.
-    pub(super) fn is_for_rest(&self, head: Head<'_>) -> bool {
+    pub(super) fn is_for_rest(&self, head: MatchInput<'_>) -> bool {
         (self.methods.is_empty() || self.methods.contains(head.method))
             && (self.authorities.is_empty() || self.authorities.iter().any(|host| host.is_for(head.host)))
             && self.headers.iter().all(|(name, value)| {
@@ -194,7 +195,7 @@ pub(super) mod tests {
             (get("/", &[]), false, false),
             (get("/", &[("host", "[::1]:80")]), false, false),
         ] {
-            let host = Head::of(&request).host;
+            let host = MatchInput::of(&request).host;
             assert_eq!((exact.is_for(host), below.is_for(host)), (is_exact, is_below), "{request:?}");
         }
         assert!(["[::1]", "[::1]:80"].map(without_port).iter().all(|host| *host == "[::1]"));
@@ -217,7 +218,11 @@ pub(super) mod tests {
             (ValueMatch::Absent, &[], true),
         ] {
             let matches = Match { headers: vec![("x-a".parse().unwrap(), which)], ..Match::default() };
-            assert_eq!(matches.is_for(Head::of(&get("/", headers))), expected, "{matches:?} {headers:?}");
+            assert_eq!(
+                matches.is_for(MatchInput::of(&get("/", headers))),
+                expected,
+                "{matches:?} {headers:?}"
+            );
         }
     }
 
@@ -237,7 +242,7 @@ pub(super) mod tests {
             (ValueMatch::Absent, "/?v=", false),
         ] {
             let matches = Match { query: vec![("v".into(), which)], ..Match::default() };
-            assert_eq!(matches.is_for(Head::of(&get(uri, &[]))), expected, "{matches:?} {uri}");
+            assert_eq!(matches.is_for(MatchInput::of(&get(uri, &[]))), expected, "{matches:?} {uri}");
         }
     }
 
@@ -252,12 +257,12 @@ pub(super) mod tests {
             ],
             ..Match::default()
         };
-        assert!(matches.is_for(Head::of(&get("/a/b", &[("x-a", "1")]))));
-        assert!(!matches.is_for(Head::of(&get("/b", &[("x-a", "1")]))));
-        assert!(!matches.is_for(Head::of(&get("/a/b", &[("x-a", "1"), ("x-b", "1")]))));
+        assert!(matches.is_for(MatchInput::of(&get("/a/b", &[("x-a", "1")]))));
+        assert!(!matches.is_for(MatchInput::of(&get("/b", &[("x-a", "1")]))));
+        assert!(!matches.is_for(MatchInput::of(&get("/a/b", &[("x-a", "1"), ("x-b", "1")]))));
         let mut post = get("/a/b", &[("x-a", "1")]);
         *post.method_mut() = Method::POST;
-        assert!(!matches.is_for(Head::of(&post)));
+        assert!(!matches.is_for(MatchInput::of(&post)));
     }
 
     /// Few words, so that they often meet.
@@ -317,7 +322,7 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn what_is_said_to_be_covered_is(one in a_match(), other in a_match(), request in a_request()) {
-            let head = Head::of(&request);
+            let head = MatchInput::of(&request);
             if one.covers(&other) && other.is_for(head) {
                 prop_assert!(one.is_for(head), "{one:?} covers {other:?}, but not for {request:?}");
             }

@@ -4,9 +4,9 @@ use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, TRANSFE
 
 use super::matcher::without_port;
 
-/// Makes the headers of a request in the form of HTTP/1 those of its copy: the host says that it is one, with Envoy's
-/// suffix (`orders:80` is `orders-shadow:80`), so that logs and apps can tell; and a body that is there whole has a length
-/// and waits for nobody to want it.
+/// Makes the headers of a request in the form of HTTP/1 those of its copy: the host says that it is
+/// one, with Envoy's suffix (`orders:80` is `orders-shadow:80`), so that logs and apps can tell;
+/// and a body that is there whole has a length and waits for nobody to want it.
 pub fn become_copy(headers: &mut HeaderMap) {
     if let Some(host) = headers.get(HOST).and_then(|host| host.to_str().ok()).filter(|host| !host.is_empty())
     {

@@ -1,13 +1,14 @@
-//! What becomes of the requests to a cluster's addresses: which cluster gets them, what they ask for there, who gets a copy,
-//! what fails on purpose.
+//! What becomes of the requests to a cluster's addresses: which cluster gets them, what they ask
+//! for there, who gets a copy, what fails on purpose.
 //!
-//! The first route of the file that matches counts, as in Envoy; [`Index`] finds it without looking at all. What a route
-//! says is immutable and stands in [`crate::config::route`]; here is what is prepared for it when a snapshot is
-//! ([`Routes`]) and the pure steps that a request takes: [`matcher`], [`Split`], [`rewrite`], [`answer`], [`headers`],
-//! [`fault`], [`mirror`]. `outbound` takes them in that order.
+//! The first route of the file that matches counts, as in Envoy; [`Index`] finds it without looking
+//! at all. What a route says is immutable and stands in [`crate::config::route`]; here is what is
+//! prepared for it when a snapshot is ([`Routes`]) and the pure steps that a request takes:
+//! [`matcher`], [`Split`], [`rewrite`], [`answer`], [`headers`], [`fault`], [`mirror`]. `outbound`
+//! takes them in that order.
 //!
-//! gRPC has no routes of its own: a method is the path `/package.Service/Method`, a service the prefix
-//! `/package.Service`.
+//! gRPC has no routes of its own: a method is the path `/package.Service/Method`, a service the
+//! prefix `/package.Service`.
 
 pub mod answer;
 pub mod fault;
@@ -21,7 +22,7 @@ mod split;
 use http::Request;
 
 pub use index::Index;
-pub use matcher::Head;
+pub use matcher::MatchInput;
 pub use split::Split;
 
 use crate::config::route::{Action, Forward, Target};
@@ -81,7 +82,8 @@ impl Routes {
 
     /// The first one that matches.
     pub fn find<B>(&self, request: &Request<B>) -> Option<&Route> {
-        let position = self.index.first(Head::of(request), |position| &self.all[position].config.matches)?;
+        let position =
+            self.index.first(MatchInput::of(request), |position| &self.all[position].config.matches)?;
         Some(&self.all[position])
     }
 }

@@ -1,7 +1,8 @@
 //! What a request asks for instead: another path, another host.
 //!
-//! A prefix is replaced as the Gateway API does it (`ReplacePrefixMatch`): whole segments, without a slash too many or too
-//! few. The query stays as it is. Only targets that are paths are changed: `*` and CONNECT have none.
+//! A prefix is replaced as the Gateway API does it (`ReplacePrefixMatch`): whole segments, without
+//! a slash too many or too few. The query stays as it is. Only targets that are paths are changed:
+//! `*` and CONNECT have none.
 
 use http::header::HOST;
 use http::uri::PathAndQuery;

@@ -27,7 +27,8 @@ impl Split {
         Split { sums, only: if let [one] = weighty[..] { Some(one) } else { None } }
     }
 
-    /// A position, each with the probability of its weight. One draw from `rng`, or none if there is no choice.
+    /// A position, each with the probability of its weight. One draw from `rng`, or none if there
+    /// is no choice.
     pub fn pick(&self, rng: &mut impl Rng) -> usize {
         if let Some(only) = self.only {
             return only;
@@ -72,7 +73,8 @@ mod tests {
             for (weight, count) in weights.iter().zip(&counts) {
                 let share = f64::from(*weight) / f64::from(total);
                 let expected = share * f64::from(DRAWS);
-                // Six standard deviations of a binomial distribution: one false alarm in 10^8 shares.
+                // Six standard deviations of a binomial distribution: one false alarm in 10^8
+                // shares.
                 let bound = 6.0 * (expected * (1.0 - share)).sqrt();
                 prop_assert!((f64::from(*count) - expected).abs() <= bound, "{weights:?} {counts:?}");
             }

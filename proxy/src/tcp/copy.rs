@@ -1,19 +1,22 @@
-//! Carries bytes between two streams in both directions, with half-close kept: when one side stops sending, the other side
-//! is told (FIN) and may go on answering.
+//! Carries bytes between two streams in both directions, with half-close kept: when one side stops
+//! sending, the other side is told (FIN) and may go on answering.
 //!
-//! One future polls both directions over `&mut` of the two streams, so there is no lock between them. A worker reads into
-//! one buffer that all its connections share and writes on from there at once; only what the other side does not take
-//! is kept in a buffer of the connection, whose size grows with what the connection has moved. So a connection that is
-//! idle, or whose receiver keeps up, holds no buffer at all.
+//! One future polls both directions over `&mut` of the two streams, so there is no lock between
+//! them. A worker reads into one buffer that all its connections share and writes on from there at
+//! once; only what the other side does not take is kept in a buffer of the connection, whose size
+//! grows with what the connection has moved. So a connection that is idle, or whose receiver keeps
+//! up, holds no buffer at all.
 //!
-//! A direction that moves bulk between two sockets of the kernel is handed to [`splice`](super::splice) and comes back
-//! when its messages become small. Small messages are copied: that takes two system calls, splicing takes four.
+//! A direction that moves bulk between two sockets of the kernel is handed to
+//! [`splice`](super::splice) and comes back when its messages become small. Small messages are
+//! copied: that takes two system calls, splicing takes four.
 //!
-//! A connection that moves nothing is cut after a limit, and sooner if one side has closed: peers that never close their
-//! half would otherwise hold it for ever (linkerd2#8033).
+//! A connection that moves nothing is cut after a limit, and sooner if one side has closed: peers
+//! that never close their half would otherwise hold it for ever (linkerd2#8033).
 //!
-//! [`relay`] ends a connection with a FIN only when both sides have ended theirs. Whatever else ends it (a reset by a peer,
-//! a limit, a drain that is over) is a reset for both: opaque bytes have no other sign that they are not all.
+//! [`relay`] ends a connection with a FIN only when both sides have ended theirs. Whatever else
+//! ends it (a reset by a peer, a limit, a drain that is over) is a reset for both: opaque bytes
+//! have no other sign that they are not all.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -27,40 +30,54 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use super::splice::Pipe;
+use crate::config::Timeouts;
 use crate::detect::Prefixed;
 use crate::error::Kind;
 use crate::mutant;
 use crate::world::{Abort, Net};
 
-/// What is read at once, and so at most kept for a receiver that does not keep up, by what a direction has moved: ztunnel's
-/// steps. Its first step of 1 KiB keeps idle connections small; here they hold nothing, so the first is what a TLS
-/// record holds.
+/// What is read at once, and so at most kept for a receiver that does not keep up, by what a
+/// direction has moved: ztunnel's steps. Its first step of 1 KiB keeps idle connections small; here
+/// they hold nothing, so the first is what a TLS record holds.
 const STEPS: [(u64, usize); 3] = [(10 << 20, 256 << 10), (128 << 10, 64 << 10), (0, 16 << 10)];
 /// The largest step.
 const LARGEST: usize = STEPS[0].1;
 
 /// A read of at least this many bytes is bulk: the smallest step, full.
 const BULK: usize = 16 << 10;
-/// Bytes moved by bulk reads in a row after which a direction is spliced. Enough that making a pipe is lost among the
-/// system calls that copying has taken by then, and that a response of ordinary size never takes descriptors. Over
-/// loopback, 3 GiB at a time, splicing and copying could not be told apart from the noise; what splicing saves is the
-/// memory traffic of copying, so expect a gain only where that is short.
+/// Bytes moved by bulk reads in a row after which a direction is spliced. Enough that making a pipe
+/// is lost among the system calls that copying has taken by then, and that a response of ordinary
+/// size never takes descriptors. Over loopback, 3 GiB at a time, splicing and copying could not be
+/// told apart from the noise; what splicing saves is the memory traffic of copying, so expect a
+/// gain only where that is short.
 const SPLICE_AFTER: u64 = 512 << 10;
 /// Moves below [`BULK`] in a row after which a spliced direction is copied again.
 const SMALL_MOVES: u32 = 8;
 
 /// Time limits of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct CopyTimeouts {
     /// How long it may move nothing once one side has closed.
     pub half_close: Duration,
     /// How long it may move nothing.
     pub idle: Duration,
 }
 
+impl CopyTimeouts {
+    /// Those of an opaque connection.
+    pub fn of(timeouts: &Timeouts) -> Self {
+        CopyTimeouts { half_close: timeouts.half_close, idle: timeouts.tcp_idle }
+    }
+
+    /// Those of a tunnel inside HTTP.
+    pub fn of_tunnel(timeouts: &Timeouts) -> Self {
+        CopyTimeouts { half_close: timeouts.half_close, idle: timeouts.tunnel_idle }
+    }
+}
+
 /// Bytes that were moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Moved {
+pub struct BytesCopied {
     /// From the first stream to the second.
     pub forth: u64,
     /// From the second to the first.
@@ -71,25 +88,25 @@ pub struct Moved {
 
 /// Why a connection did not come to its end.
 #[derive(Debug, thiserror::Error)]
-pub enum Broken {
+pub enum CopyError {
     /// A stream failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It moved nothing for [`Limits::idle`].
+    /// It moved nothing for [`CopyTimeouts::idle`].
     #[error("nothing moved for too long")]
     Idle,
-    /// One side had closed, and nothing moved for [`Limits::half_close`].
+    /// One side had closed, and nothing moved for [`CopyTimeouts::half_close`].
     #[error("half closed, and nothing moved for too long")]
     HalfClosed,
 }
 
-impl Broken {
+impl CopyError {
     /// The kind to count, or `None` if a peer broke the connection, which is its good right.
     pub fn kind(&self) -> Option<Kind> {
         match self {
-            Broken::Io(_) => None,
-            Broken::Idle => Some(Kind::Idle),
-            Broken::HalfClosed => Some(Kind::HalfClosed),
+            CopyError::Io(_) => None,
+            CopyError::Idle => Some(Kind::Idle),
+            CopyError::HalfClosed => Some(Kind::HalfClosed),
         }
     }
 }
@@ -97,16 +114,17 @@ impl Broken {
 /// The kernel's socket of a stream, if it has one of its own.
 type Socket<I> = fn(&I) -> Option<&TcpStream>;
 
-/// Carries bytes between two streams until both sides have closed. `count` is told what moved, now and then.
+/// Carries bytes between two streams until both sides have closed. `count` is told what moved, now
+/// and then.
 ///
 /// # Errors
 /// The first failure of either stream, or that nothing moved for too long.
 pub async fn both_ways<A, B>(
     a: &mut A,
     b: &mut B,
-    limits: Limits,
-    count: impl FnMut(Moved),
-) -> Result<Moved, Broken>
+    limits: CopyTimeouts,
+    count: impl FnMut(BytesCopied),
+) -> Result<BytesCopied, CopyError>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -114,18 +132,19 @@ where
     carry(a, |_| None, b, |_| None, limits, count).await
 }
 
-/// As [`both_ways`], between two streams of a network, and inside the kernel if it is the kernel's. Unless both sides have
-/// closed, both are reset at its end, also if it is dropped.
+/// As [`both_ways`], between two streams of a network, and inside the kernel if it is the kernel's.
+/// Unless both sides have closed, both are reset at its end, also if it is dropped.
 ///
 /// # Errors
 /// As [`both_ways`].
 pub async fn relay<N: Net>(
     a: Prefixed<N::Io>,
     b: Prefixed<N::Io>,
-    limits: Limits,
-    count: impl FnMut(Moved),
-) -> Result<Moved, Broken> {
-    // What was already read from a stream is not in its socket any more: while there is some, there is no socket.
+    limits: CopyTimeouts,
+    count: impl FnMut(BytesCopied),
+) -> Result<BytesCopied, CopyError> {
+    // What was already read from a stream is not in its socket any more: while there is some, there
+    // is no socket.
     let socket: Socket<Prefixed<N::Io>> = |io| io.bare().and_then(N::kernel_socket);
     let (mut a, mut b) = (Aborting::new(a), Aborting::new(b));
     let moved = carry(&mut a.io, socket, &mut b.io, socket, limits, count).await?;
@@ -158,25 +177,26 @@ async fn carry<A, B>(
     socket_a: Socket<A>,
     b: &mut B,
     socket_b: Socket<B>,
-    limits: Limits,
-    mut count: impl FnMut(Moved),
-) -> Result<Moved, Broken>
+    limits: CopyTimeouts,
+    mut count: impl FnMut(BytesCopied),
+) -> Result<BytesCopied, CopyError>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut forth, mut back) = (Direction::default(), Direction::default());
-    let mut told = Moved::default();
+    let mut told = BytesCopied::default();
     let mut last_moved = Instant::now();
     let mut half_closed = false;
     let mut alarm = pin!(sleep_until(after(last_moved, limits.idle)));
     poll_fn(|cx| {
         let one = forth.poll(cx, (a, socket_a), (b, socket_b));
         let other = back.poll(cx, (b, socket_b), (a, socket_a));
-        let moved = Moved { forth: forth.moved, back: back.moved, spliced: forth.spliced + back.spliced };
+        let moved =
+            BytesCopied { forth: forth.moved, back: back.moved, spliced: forth.spliced + back.spliced };
         let closed_now = one.is_ready() != other.is_ready() && !half_closed;
         if moved != told || closed_now {
-            count(Moved {
+            count(BytesCopied {
                 forth: moved.forth - told.forth,
                 back: moved.back - told.back,
                 spliced: moved.spliced - told.spliced,
@@ -194,11 +214,12 @@ where
             half_closed = true;
             alarm.as_mut().reset(after(last_moved, limit(true)));
         }
-        // Setting the alarm anew for each move would cost more than moving: when it rings, it looks how late it is.
+        // Setting the alarm anew for each move would cost more than moving: when it rings, it looks
+        // how late it is.
         while alarm.as_mut().poll(cx).is_ready() {
             let due = after(last_moved, limit(half_closed));
             if due <= alarm.deadline() {
-                return Poll::Ready(Err(if half_closed { Broken::HalfClosed } else { Broken::Idle }));
+                return Poll::Ready(Err(if half_closed { CopyError::HalfClosed } else { CopyError::Idle }));
             }
             alarm.as_mut().reset(due);
         }
@@ -246,7 +267,8 @@ struct Direction {
 }
 
 impl Direction {
-    /// Ready when the sender has closed, the receiver has been told, and everything between has been carried.
+    /// Ready when the sender has closed, the receiver has been told, and everything between has
+    /// been carried.
     fn poll<A, B>(
         &mut self,
         cx: &mut Context<'_>,
@@ -330,7 +352,8 @@ impl Direction {
                 self.run = if n >= BULK { self.run + n as u64 } else { 0 };
             }
             Poll::Pending => {
-                // A stream that gathers what is written must not sit on it while nothing more comes.
+                // A stream that gathers what is written must not sit on it while nothing more
+                // comes.
                 if self.flush && Pin::new(to).poll_flush(cx)?.is_ready() {
                     self.flush = false;
                 }
@@ -384,7 +407,8 @@ impl Direction {
                 break;
             }
             if from.poll_read_ready(cx)?.is_pending() {
-                // It may be long until something comes, and another connection can use the descriptors.
+                // It may be long until something comes, and another connection can use the
+                // descriptors.
                 self.leave_pipe();
                 return Poll::Pending;
             }

@@ -1,9 +1,10 @@
-//! Pipes through which the kernel moves bytes from one socket to another without showing them to this process.
+//! Pipes through which the kernel moves bytes from one socket to another without showing them to
+//! this process.
 //!
-//! splice(2) moves references to pages from a socket to a pipe and from there to the other socket: two system calls for
-//! up to a pipe's size, and no copying. Pipes cost two file descriptors each, so they are taken only while a direction
-//! moves bulk and has some in hand, and kept for the next one in a small pool of the worker. A pipe is empty when it comes back to the pool,
-//! or it is closed.
+//! splice(2) moves references to pages from a socket to a pipe and from there to the other socket:
+//! two system calls for up to a pipe's size, and no copying. Pipes cost two file descriptors each,
+//! so they are taken only while a direction moves bulk and holds some, and kept for the next one in
+//! a small pool of the worker. A pipe is empty when it comes back to the pool, or it is closed.
 
 use std::cell::RefCell;
 use std::io;
@@ -12,11 +13,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::{pipe2, read};
 
-/// What a pipe may hold, bytes. Four times the kernel's default, and a quarter of what an unprivileged process may ask for
-/// (fs.pipe-max-size): as much as the largest read of a copy.
+/// What a pipe may hold, bytes. Four times the kernel's default, and a quarter of what an
+/// unprivileged process may ask for (fs.pipe-max-size): as much as the largest read of a copy.
 pub(super) const PIPE_SIZE: usize = 256 * 1024;
 
-/// Pipes that a worker keeps for later. An empty pipe holds two descriptors and a few KiB of the kernel's memory.
+/// Pipes that a worker keeps for later. An empty pipe holds two descriptors and a few KiB of the
+/// kernel's memory.
 const KEPT: usize = 16;
 
 thread_local! {
@@ -65,7 +67,8 @@ impl Pipe {
     /// Moves what `socket` has received into the empty pipe; 0 at its end.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] if it has received nothing, [`io::ErrorKind::InvalidInput`] if it cannot be spliced.
+    /// [`io::ErrorKind::WouldBlock`] if it has received nothing, [`io::ErrorKind::InvalidInput`] if
+    /// it cannot be spliced.
     pub(super) fn fill(&mut self, socket: &impl AsFd) -> io::Result<usize> {
         // A pipe that is not empty could be full, and the same error would mean two things.
         debug_assert_eq!(self.held, 0);

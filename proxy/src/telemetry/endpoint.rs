@@ -1,12 +1,14 @@
-//! What is counted for each endpoint: connections and requests there now. Gauges only: counters of each endpoint would
-//! grow with every address that ever was.
+//! What is counted for each endpoint: connections and requests there now. Gauges only: counters of
+//! each endpoint would grow with every address that ever was.
 //!
-//! A label set lives as long as somebody holds its [`EndpointMetrics`]: the endpoint, or a connection that has outlived
-//! it. So there are as many as there are endpoints in the configuration, and an endpoint that comes back while its old
-//! connections are open goes on counting where it was.
+//! A label set lives as long as somebody holds its [`EndpointMetrics`]: the endpoint, or a
+//! connection that has outlived it. So there are as many as there are endpoints in the
+//! configuration, and an endpoint that comes back while its old connections are open goes on
+//! counting where it was.
 //!
-//! Balancers and limits read these numbers, so they are always kept; whether a scrape lists them is the configuration's
-//! choice, since four series for each of ten thousand endpoints are more than most want to store.
+//! Balancers and limits read these numbers, so they are always kept; whether a scrape lists them is
+//! the configuration's choice, since four series for each of ten thousand endpoints are more than
+//! most want to store.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +21,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 
-use super::{ClusterMetrics, LIMITS, Limited, Open, Sockets};
+use super::cluster::LIMITS;
+use super::{ClusterMetrics, LimitReason, Open, Sockets};
 
 /// Labels of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
@@ -41,7 +44,8 @@ struct Held {
     omitted: AtomicBool,
 }
 
-/// What is counted for one endpoint, and for its cluster whenever something happens at an endpoint. Cheap to clone.
+/// What is counted for one endpoint, and for its cluster whenever something happens at an endpoint.
+/// Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct EndpointMetrics(Arc<Inner>);
 
@@ -66,7 +70,7 @@ struct Shared {
 const NAMES: [(&str, &str); 4] = [
     ("endpoint_connections_open", "Connections to an endpoint that are open"),
     ("endpoint_connections_idle", "Connections to an endpoint that are open and carry nothing"),
-    ("endpoint_requests_pending", "Requests and opaque connections in hand at an endpoint"),
+    ("endpoint_requests_pending", "Active requests and opaque connections at an endpoint"),
     ("endpoint_requests_waiting", "Requests that wait for a connection or a stream to an endpoint"),
 ];
 const OMITTED: (&str, &str) = (
@@ -163,12 +167,12 @@ impl EndpointMetrics {
         self.0.cluster.connect_failures.inc();
     }
 
-    /// Counts a request in hand, until the guard is dropped.
+    /// Counts an active request, until the guard is dropped.
     pub fn pending(&self) -> Open {
         Open::new(&self.0.gauges[PENDING])
     }
 
-    /// How many requests are in hand.
+    /// How many requests are active.
     pub fn pending_now(&self) -> u32 {
         u32::try_from(self.0.gauges[PENDING].get()).unwrap_or(0)
     }
@@ -184,7 +188,7 @@ impl EndpointMetrics {
     }
 
     /// Counts a request that a limit of the cluster refused.
-    pub fn limited(&self, limit: Limited) {
+    pub fn limited(&self, limit: LimitReason) {
         self.0.cluster.limited[limit as usize].inc();
     }
 

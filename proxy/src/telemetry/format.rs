@@ -1,5 +1,6 @@
-//! The two text formats of a scrape: OpenMetrics 1.0, as the registry writes it, and the older text format 0.0.4, which
-//! everything else that reads metrics understands. A client says which by `Accept`.
+//! The two text formats of a scrape: OpenMetrics 1.0, as the registry writes it, and the older text
+//! format 0.0.4, which everything else that reads metrics understands. A client says which by
+//! `Accept`.
 
 use http::HeaderMap;
 use http::header::ACCEPT;
@@ -14,7 +15,8 @@ pub enum Format {
 }
 
 impl Format {
-    /// What a client wants: the one that it prefers (RFC 9110 section 12.5.1), OpenMetrics if it does not care.
+    /// What a client wants: the one that it prefers (RFC 9110 section 12.5.1), OpenMetrics if it
+    /// does not care.
     pub fn accepted(headers: &HeaderMap) -> Self {
         let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let ranges: Vec<&str> = ranges.flat_map(|value| value.split(',')).collect();
@@ -46,8 +48,8 @@ impl Format {
     }
 }
 
-/// OpenMetrics text as the text format 0.0.4: there a counter is called what its samples are called, and there are no
-/// units and no end mark.
+/// OpenMetrics text as the text format 0.0.4: there a counter is called what its samples are
+/// called, and there are no units and no end mark.
 pub fn prometheus_text(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let (mut help, mut family) = (None, "");
@@ -76,9 +78,10 @@ pub fn prometheus_text(open_metrics: &str) -> String {
     text
 }
 
-/// The registry keeps the label sets of a metric in a randomly seeded hash map. Simulated runs must repeat byte for
-/// byte, and people compare two scrapes with `diff`, so label sets are sorted within each metric; the lines of one
-/// label set keep their order, as the buckets of a histogram must.
+/// The registry keeps the label sets of a metric in a randomly seeded hash map. Simulated runs must
+/// repeat byte for byte, and people compare two scrapes with `diff`, so label sets are sorted
+/// within each metric; the lines of one label set keep their order, as the buckets of a histogram
+/// must.
 pub(super) fn in_stable_order(text: &str) -> String {
     fn labels(line: &str) -> &str {
         let labels = line.find('{').map_or("", |at| &line[at + 1..]);

@@ -1,6 +1,20 @@
 //! What the whole sidecar carries now, in gauges: limits read them, and a scrape shows them.
 
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::families::{families, register};
+use super::labels::Side;
+
+families! {
+    struct LoadFamilies {
+        connections: Family<Side, Gauge> =
+            "load_connections", "Accepted connections that count against the limit";
+        requests: Family<Side, Gauge> =
+            "load_requests", "Requests in flight that count against the limit";
+    }
+}
 
 /// Where a connection or a request comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +63,24 @@ pub struct LoadGauges {
 }
 
 impl LoadGauges {
+    /// Registers them.
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let families = LoadFamilies::register(registry);
+        let one_way = |direction: Direction| {
+            let side = Side { side: direction.label() };
+            DirectionGauges {
+                connections: families.connections.get_or_create_owned(&side),
+                requests: families.requests.get_or_create_owned(&side),
+                upstream: Gauge::default(),
+            }
+        };
+        LoadGauges {
+            inbound: one_way(Direction::Inbound),
+            outbound: one_way(Direction::Outbound),
+            shedding: register(registry, "load_shedding", "1 while nothing is taken on for want of memory"),
+        }
+    }
+
     /// Those of one direction.
     pub fn one_way(&self, direction: Direction) -> &DirectionGauges {
         match direction {

@@ -1,29 +1,21 @@
 //! What is counted of each route.
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ClusterRoute {
-    cluster: String,
-    route: String,
-}
+use super::families::families;
+use super::labels::{ClusterRoute, ClusterRouteResult};
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ClusterRouteResult {
-    cluster: String,
-    route: String,
-    result: &'static str,
-}
-
-/// The metrics of all routes.
-#[derive(Debug)]
-pub(super) struct Families {
-    requests: Family<ClusterRoute, Counter>,
-    faults: Family<ClusterRouteResult, Counter>,
-    mirrors: Family<ClusterRouteResult, Counter>,
+families! {
+    /// The metrics of all routes.
+    pub(super) struct RouteFamilies {
+        requests: Family<ClusterRoute, Counter> =
+            "route_requests", "Requests by the route that matched";
+        faults: Family<ClusterRouteResult, Counter> =
+            "route_faults", "Requests that failed on purpose";
+        mirrors: Family<ClusterRouteResult, Counter> =
+            "route_mirrors", "Copies of requests by what became of them";
+    }
 }
 
 /// Metrics of one route.
@@ -40,7 +32,7 @@ pub struct RouteMetrics {
 
 /// What became of the copy of a request. In the order of the labels in `MIRRORS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MirrorEnd {
+pub enum MirrorOutcome {
     /// It was answered.
     Answered,
     /// It was sent, or could not be, and no answer came.
@@ -55,21 +47,8 @@ pub enum MirrorEnd {
 
 const MIRRORS: [&str; 5] = ["answered", "failed", "too_many", "too_long", "incomplete"];
 
-impl Families {
-    pub(super) fn new(registry: &mut Registry) -> Self {
-        let families =
-            Families { requests: Family::default(), faults: Family::default(), mirrors: Family::default() };
-        registry.register("route_requests", "Requests by the route that matched", families.requests.clone());
-        registry.register("route_faults", "Requests that failed on purpose", families.faults.clone());
-        registry.register(
-            "route_mirrors",
-            "Copies of requests by what became of them",
-            families.mirrors.clone(),
-        );
-        families
-    }
-
-    pub(super) fn route(&self, cluster: &str, route: &str) -> RouteMetrics {
+impl RouteFamilies {
+    pub(super) fn of(&self, cluster: &str, route: &str) -> RouteMetrics {
         let label = ClusterRoute { cluster: cluster.to_owned(), route: route.to_owned() };
         let result =
             |result| ClusterRouteResult { cluster: cluster.to_owned(), route: route.to_owned(), result };
@@ -84,7 +63,7 @@ impl Families {
 
 impl RouteMetrics {
     /// Counts what became of a copy.
-    pub fn mirrored(&self, end: MirrorEnd) {
+    pub fn mirrored(&self, end: MirrorOutcome) {
         self.mirrors[end as usize].inc();
     }
 }

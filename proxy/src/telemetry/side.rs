@@ -1,19 +1,23 @@
 //! What one listener counts.
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::cluster::position;
+use super::families::families;
+use super::labels::{Side, SideResult};
 use crate::error::Kind;
 
 /// The labels of [`DetectionResult`], in its order.
-pub(super) const DETECTIONS: [&str; 8] =
+const DETECTIONS: [&str; 8] =
     ["http1", "http2", "tls", "opaque", "timeout", "closed", "server_first", "known_server_first"];
-pub(super) const HELLOS: [&str; 3] = ["sni", "no_sni", "unreadable"];
-/// The labels of [`RaceEnd`], in its order.
-pub(super) const RACES: [&str; 3] = ["server_first", "client_first", "unused"];
+const HELLOS: [&str; 3] = ["sni", "no_sni", "unreadable"];
+/// The labels of [`RaceOutcome`], in its order.
+const RACES: [&str; 3] = ["server_first", "client_first", "unused"];
 
-/// What came of looking at the first bytes of a connection. In the order of the labels in `DETECTIONS`.
+/// What came of looking at the first bytes of a connection. In the order of the labels in
+/// `DETECTIONS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DetectionResult {
     /// HTTP/1.
@@ -41,16 +45,50 @@ pub struct SideMetrics {
     pub connections: Counter,
     /// Connections open.
     pub open: Gauge,
-    pub(super) detections: [Counter; 8],
-    pub(super) hellos: [Counter; 3],
-    pub(super) races: [Counter; 3],
-    pub(super) refused: [Counter; Kind::ALL.len()],
+    detections: [Counter; DETECTIONS.len()],
+    hellos: [Counter; HELLOS.len()],
+    races: [Counter; RACES.len()],
+    refused: [Counter; Kind::ALL.len()],
 }
 
-/// What became of a connection that was opened to hear whether the server speaks first. In the order of the
-/// labels in `RACES`.
+families! {
+    /// The metrics of all listeners.
+    pub(super) struct SideFamilies {
+        connections: Family<Side, Counter> = "connections", "Connections accepted";
+        open: Family<Side, Gauge> = "connections_open", "Accepted connections that are open";
+        refused: Family<SideResult, Counter> =
+            "connections_refused", "Accepted connections that were closed at once, by reason";
+        detections: Family<SideResult, Counter> =
+            "detections", "Outcomes of looking at the first bytes";
+        hellos: Family<SideResult, Counter> =
+            "tls_hellos",
+            "TLS handshakes of apps that were passed through, by what their first message told";
+        races: Family<SideResult, Counter> =
+            "server_first_races",
+            "Connections that were opened to hear whether the server speaks first, by what became of them";
+    }
+}
+
+impl SideFamilies {
+    /// Those of one listener: `"outbound"` or `"inbound"`.
+    pub(super) fn of(&self, side: &'static str) -> SideMetrics {
+        let label = Side { side };
+        let result = |result| SideResult { side, result };
+        SideMetrics {
+            connections: self.connections.get_or_create_owned(&label),
+            open: self.open.get_or_create_owned(&label),
+            detections: DETECTIONS.map(|of| self.detections.get_or_create_owned(&result(of))),
+            hellos: HELLOS.map(|of| self.hellos.get_or_create_owned(&result(of))),
+            races: RACES.map(|of| self.races.get_or_create_owned(&result(of))),
+            refused: Kind::ALL.map(|kind| self.refused.get_or_create_owned(&result(kind.label()))),
+        }
+    }
+}
+
+/// What became of a connection that was opened to hear whether the server speaks first. In the
+/// order of the labels in `RACES`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RaceEnd {
+pub enum RaceOutcome {
     /// The server did.
     ServerFirst,
     /// It did not, but the connection carries what the client said.
@@ -65,7 +103,8 @@ impl SideMetrics {
         self.detections[result as usize].inc();
     }
 
-    /// Counts the first message of an app's TLS: whether it names a server; `None` if it cannot be read.
+    /// Counts the first message of an app's TLS: whether it names a server; `None` if it cannot be
+    /// read.
     pub fn greeted(&self, names_a_server: Option<bool>) {
         let position = match names_a_server {
             Some(true) => 0,
@@ -76,7 +115,7 @@ impl SideMetrics {
     }
 
     /// Counts what became of a connection that was opened to hear whether the server speaks first.
-    pub fn raced(&self, end: RaceEnd) {
+    pub fn raced(&self, end: RaceOutcome) {
         self.races[end as usize].inc();
     }
 

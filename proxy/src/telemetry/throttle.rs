@@ -1,5 +1,5 @@
-//! Keeps a failure that strikes every request from flooding the log: one line a second, which says how many more there
-//! were. Metrics count all of them.
+//! Keeps a failure that strikes every request from flooding the log: one line a second, which says
+//! how many more there were. Metrics count all of them.
 
 use std::cell::Cell;
 use std::time::Duration;

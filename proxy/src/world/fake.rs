@@ -43,11 +43,11 @@ impl FakeNet {
 }
 
 /// Nobody listens.
-pub(crate) struct Nobody;
+pub(crate) struct NoListener;
 
 impl Net for FakeNet {
     type Io = DuplexStream;
-    type Listener = Nobody;
+    type Listener = NoListener;
 
     async fn connect(&self, to: SocketAddr, _: Option<IpAddr>) -> io::Result<DuplexStream> {
         self.asked.borrow_mut().push(Instant::now());
@@ -61,8 +61,8 @@ impl Net for FakeNet {
         Ok(io)
     }
 
-    async fn bind(&self, _: SocketAddr) -> io::Result<Nobody> {
-        Ok(Nobody)
+    async fn bind(&self, _: SocketAddr) -> io::Result<NoListener> {
+        Ok(NoListener)
     }
 
     async fn orig_dst(&self, _: &mut DuplexStream) -> Option<SocketAddr> {
@@ -74,7 +74,7 @@ impl Net for FakeNet {
     }
 }
 
-impl Listener for Nobody {
+impl Listener for NoListener {
     type Io = DuplexStream;
 
     async fn accept(&mut self) -> io::Result<(DuplexStream, SocketAddr)> {

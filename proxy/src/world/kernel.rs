@@ -14,13 +14,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::recent::{Recent, canonical};
-use super::{Abort, BehindFin, Listener, Net, sock_diag};
+use super::{Abort, AfterFin, Listener, Net, sock_diag};
 use crate::config::defaults::{KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES, KEEPALIVE_TIME, TCP_USER_TIMEOUT};
 
-/// Accept queue of a listener. The kernel caps it at `net.core.somaxconn` (4096 on current kernels).
+/// Accept queue of a listener. The kernel caps it at `net.core.somaxconn` (4096 on current
+/// kernels).
 const BACKLOG: u32 = 4096;
 
-/// What this process has dialled. Not a part of [`KernelNet`], whose clones would then share a count.
+/// What this process has dialled. Not a part of [`KernelNet`], whose clones would then share a
+/// count.
 static DIALLED: LazyLock<Recent> = LazyLock::new(Recent::default);
 
 /// Sockets of the kernel. Cheap to clone; one for each worker thread.
@@ -54,7 +56,8 @@ impl Drop for Alarm {
 }
 
 impl KernelNet {
-    /// A network whose outgoing connections carry `mark` (SO_MARK), so that interception rules can exempt them.
+    /// A network whose outgoing connections carry `mark` (SO_MARK), so that interception rules can
+    /// exempt them.
     ///
     /// # Errors
     /// If the mark may not be set: it takes CAP_NET_ADMIN.
@@ -78,8 +81,8 @@ impl KernelNet {
         }
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(shared)?;
-        // Linux hands these options down to the sockets that are accepted, which saves a system call for each on every
-        // connection.
+        // Linux hands these options down to the sockets that are accepted, which saves a system
+        // call for each on every connection.
         tune(&SockRef::from(&socket))?;
         socket.set_nonblocking(true)?;
         socket.bind(&at.into())?;
@@ -99,8 +102,9 @@ impl Net for KernelNet {
             socket.set_mark(mark)?;
         }
         if let Some(from) = from {
-            // The port is chosen at connect time, from the ports free for this one destination; without it a bound
-            // source address could open only as many connections as there are ephemeral ports in all.
+            // The port is chosen at connect time, from the ports free for this one destination;
+            // without it a bound source address could open only as many connections as there are
+            // ephemeral ports in all.
             setsockopt(&socket, IpBindAddressNoPort, &true)?;
             match socket.bind(&SocketAddr::new(from, 0).into()) {
                 Err(e) if from.is_ipv6() && e.kind() == io::ErrorKind::AddrNotAvailable => {
@@ -136,7 +140,8 @@ impl Net for KernelNet {
 
     async fn orig_dst(&self, io: &mut TcpStream) -> Option<SocketAddr> {
         let local = canonical(io.local_addr().ok()?);
-        // Without a redirect, conntrack reports the address the client really dialled: this listener.
+        // Without a redirect, conntrack reports the address the client really dialled: this
+        // listener.
         dialled(io, local).filter(|found| *found != local)
     }
 
@@ -181,12 +186,13 @@ impl Net for KernelNet {
 
 impl Abort for TcpStream {
     fn abort(&mut self) {
-        // A socket that is gone already needs no reset. With SO_LINGER at zero, close(2) sends one (socket(7)).
+        // A socket that is gone already needs no reset. With SO_LINGER at zero, close(2) sends one
+        // (socket(7)).
         let _ = SockRef::from(&*self).set_linger(Some(Duration::ZERO));
     }
 
-    fn behind_fin(&self) -> BehindFin {
-        let (Ok(peer), Ok(local)) = (self.peer_addr(), self.local_addr()) else { return BehindFin::Close };
+    fn behind_fin(&self) -> AfterFin {
+        let (Ok(peer), Ok(local)) = (self.peer_addr(), self.local_addr()) else { return AfterFin::Close };
         let local = canonical(local);
         // The client knows this end by the address that it dialled, before it was redirected here.
         let dialled = dialled(self, local).unwrap_or(local);
@@ -196,9 +202,9 @@ impl Abort for TcpStream {
             found => found,
         };
         match held {
-            Ok(Some(true)) => BehindFin::HalfClose,
-            Ok(Some(false)) => BehindFin::Close,
-            Ok(None) | Err(_) => BehindFin::Unknown,
+            Ok(Some(true)) => AfterFin::HalfClose,
+            Ok(Some(false)) => AfterFin::Close,
+            Ok(None) | Err(_) => AfterFin::Unknown,
         }
     }
 }
@@ -206,13 +212,15 @@ impl Abort for TcpStream {
 /// The address that the client of this socket dialled, `local` or where it was redirected from.
 fn dialled(io: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
     let socket = SockRef::from(io);
-    // The listener is dual-stack, so an IPv4 client shows up with a mapped address: ask the IPv4 table for it.
+    // The listener is dual-stack, so an IPv4 client shows up with a mapped address: ask the IPv4
+    // table for it.
     let v4 = local.is_ipv4();
     let found = if v4 { socket.original_dst_v4() } else { socket.original_dst_v6() }.ok()?;
     found.as_socket().map(canonical)
 }
 
-/// What every socket of the data plane is set to: small writes go out at once, and a peer that is gone is found out.
+/// What every socket of the data plane is set to: small writes go out at once, and a peer that is
+/// gone is found out.
 fn tune(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
@@ -240,8 +248,8 @@ impl Listener for KernelListener {
     }
 }
 
-/// The least memory limit of the control groups that this process is in, bytes (cgroup v2's `memory.max`, cgroup v1's
-/// `memory.limit_in_bytes`); `None` without one.
+/// The least memory limit of the control groups that this process is in, bytes (cgroup v2's
+/// `memory.max`, cgroup v1's `memory.limit_in_bytes`); `None` without one.
 fn group_memory_limit() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let limits = groups.lines().flat_map(|line| {
@@ -264,8 +272,8 @@ fn group_memory_limit() -> Option<u64> {
     limits.filter(|limit| *limit < 1 << 60).min()
 }
 
-/// Raises the limit of open files to the hard limit: a proxy needs two for each connection, and the usual soft limit
-/// of 1024 is spent at once. Returns the limit in force.
+/// Raises the limit of open files to the hard limit: a proxy needs two for each connection, and the
+/// usual soft limit of 1024 is spent at once. Returns the limit in force.
 ///
 /// # Errors
 /// What `getrlimit` or `setrlimit` says.

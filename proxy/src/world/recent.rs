@@ -1,12 +1,15 @@
-//! The connections that a process has just dialled, so that it knows one of them when it comes back to its own listener.
+//! The connections that a process has just dialled, so that it knows one of them when it comes back
+//! to its own listener.
 //!
-//! A table of a fixed size: a slot keeps a check sum of both addresses and the time. An entry counts for [`REMEMBERED`],
-//! which is ample for a connection that never leaves the host, and too short for its port to be somebody else's. A later
-//! one may push it out; then a circle is found out one round later.
+//! A table of a fixed size: a slot keeps a check sum of both addresses and the time. An entry
+//! counts for [`REMEMBERED`], which is ample for a connection that never leaves the host, and too
+//! short for its port to be somebody else's. A later one may push it out; then a circle is found
+//! out one round later.
 //!
-//! The kernel chooses the port while it connects, and within a host the connection can be accepted before `connect(2)`
-//! has returned. So whoever asks about a connection to an address waits for the calls to this address that were under
-//! way before the question: some microseconds, and only if another thread dials the same address at the same time.
+//! The kernel chooses the port while it connects, and within a host the connection can be accepted
+//! before `connect(2)` has returned. So whoever asks about a connection to an address waits for the
+//! calls to this address that were under way before the question: some microseconds, and only if
+//! another thread dials the same address at the same time.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -48,7 +51,8 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// Notes the connection to `to` that `dial` opens, which returns the address that it was opened from, if it is known.
+    /// Notes the connection to `to` that `dial` opens, which returns the address that it was opened
+    /// from, if it is known.
     ///
     /// # Errors
     /// Those of `dial`. Nothing is noted then.

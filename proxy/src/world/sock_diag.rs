@@ -1,12 +1,15 @@
-//! Asks the kernel what became of the socket at the other end of a connection within this host (sock_diag(7)).
+//! Asks the kernel what became of the socket at the other end of a connection within this host
+//! (sock_diag(7)).
 //!
-//! TCP has one FIN for two things: "I send no more" (shutdown(2)) and "I am gone" (close(2)). Between hosts nobody can
-//! tell them apart, but a sidecar and its app share a kernel, and it knows: a socket without an inode has no owner
-//! left. This asks for one socket by its addresses, which is a look into a hash table, and takes no privilege.
+//! TCP has one FIN for two things: "I send no more" (shutdown(2)) and "I am gone" (close(2)).
+//! Between hosts nobody can tell them apart, but a sidecar and its app share a kernel, and it
+//! knows: a socket without an inode has no owner left. This asks for one socket by its addresses,
+//! which is a look into a hash table, and takes no privilege.
 //!
-//! Connection tracking may have given the client's port another number on the way here, if another of its connections to
-//! another address has or had it. Then its socket is not found by that number, and is looked for among all that have sent a
-//! FIN to the same address and still wait for one.
+//! Connection tracking may have given the client's port another number on the way here, if another
+//! of its connections to another address has or had it. Then its socket is not found by that
+//! number, and is looked for among all that have sent a FIN to the same address and still wait for
+//! one.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -23,8 +26,8 @@ const ANSWER: usize = 1024;
 /// Room for a part of an answer that has many: the kernel sends no larger ones.
 const PART: usize = 32 * 1024;
 
-/// Whether a process holds the TCP socket of this host that is bound to `local` and connected to `remote`; `None` if there
-/// is no such socket.
+/// Whether a process holds the TCP socket of this host that is bound to `local` and connected to
+/// `remote`; `None` if there is no such socket.
 ///
 /// # Errors
 /// What netlink says, where it cannot be used.
@@ -43,8 +46,9 @@ pub fn is_held(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<bool>
     }
 }
 
-/// Whether processes hold the sockets of this host at `local` that have sent a FIN to `remote` and got none back; `None` if
-/// there are none, or some are held and others not. Looks at every socket, so nobody should ask often.
+/// Whether processes hold the sockets of this host at `local` that have sent a FIN to `remote` and
+/// got none back; `None` if there are none, or some are held and others not. Looks at every socket,
+/// so nobody should ask often.
 ///
 /// # Errors
 /// What netlink says, where it cannot be used.

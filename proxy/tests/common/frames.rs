@@ -1,5 +1,6 @@
-//! A server of HTTP/2 that is written frame by frame, for what no library says: a GOAWAY that leaves calls out, a reset in
-//! the middle of an answer. It reads no header: it answers the streams in the order in which their requests end.
+//! A server of HTTP/2 that is written frame by frame, for what no library says: a GOAWAY that
+//! leaves calls out, a reset in the middle of an answer. It reads no header: it answers the streams
+//! in the order in which their requests end.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -90,7 +91,8 @@ pub fn max_concurrent_streams(most: u32) -> Vec<u8> {
     frame(SETTINGS, 0, 0, &setting)
 }
 
-/// Starts a server that says `script`'s bytes once a request has ended. Where these are none, it closes the connection.
+/// Starts a server that says `script`'s bytes once a request has ended. Where these are none, it
+/// closes the connection.
 pub async fn app(script: impl Fn(Turn) -> Vec<u8> + Clone + 'static) -> (SocketAddr, Record) {
     let mut listener = KernelNet::default().bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let at = listener.local_addr().unwrap();

@@ -1,4 +1,5 @@
-//! HTTP/2 with prior knowledge, frame by frame as far as the h2 crate lets one see it: clients and apps of tests.
+//! HTTP/2 with prior knowledge, frame by frame as far as the h2 crate lets one see it: clients and
+//! apps of tests.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -97,8 +98,8 @@ pub async fn read(mut body: RecvStream) -> Result<(Vec<u8>, HeaderMap), h2::Erro
     Ok((bytes, trailers))
 }
 
-/// An app that runs `serve` for each request and allows `streams` at once on a connection; its address, and how many
-/// connections it got.
+/// An app that runs `serve` for each request and allows `streams` at once on a connection; its
+/// address, and how many connections it got.
 pub async fn app<F: Future<Output = ()> + 'static>(
     streams: u32,
     serve: impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Clone + 'static,
@@ -125,7 +126,8 @@ pub async fn app<F: Future<Output = ()> + 'static>(
     (at, connections)
 }
 
-/// An app that sends everything back: the body, the trailers, and the request's headers with `saw-` in front.
+/// An app that sends everything back: the body, the trailers, and the request's headers with `saw-`
+/// in front.
 pub async fn echo(streams: u32) -> (SocketAddr, Rc<Cell<usize>>) {
     app(streams, |request, mut respond| async move {
         let (head, body) = request.into_parts();

@@ -1,10 +1,12 @@
-//! A mesh in one process, for tests of the data plane: real loopback sockets, no root and no interception rules.
+//! A mesh in one process, for tests of the data plane: real loopback sockets, no root and no
+//! interception rules.
 //!
-//! [`TestNet`] is the kernel's network with three differences. Connections that a sidecar accepts have the original
-//! destination that the test chose, and a dialled address may be redirected: that is what the rules of two machines do.
-//! And the test may let a connection look closed after some reads, at a moment that a real peer hits only by chance.
-//! [`outbound`] and [`inbound`] start one side of a sidecar on a port of its own, so tests run side by side. Apps and
-//! clients are raw sockets with [`Wire`], because what counts is the bytes.
+//! [`TestNet`] is the kernel's network with three differences. Connections that a sidecar accepts
+//! have the original destination that the test chose, and a dialled address may be redirected: that
+//! is what the rules of two machines do. And the test may let a connection look closed after some
+//! reads, at a moment that a real peer hits only by chance. [`outbound`] and [`inbound`] start one
+//! side of a sidecar on a port of its own, so tests run side by side. Apps and clients are raw
+//! sockets with [`Wire`], because what counts is the bytes.
 
 #![allow(dead_code, unused_imports, reason = "each test uses its part")]
 
@@ -23,12 +25,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use proxy::balance::Table;
 use proxy::capture::listener::accept;
-use proxy::discovery::Board;
+use proxy::discovery::EndpointStore;
 use proxy::drain;
 use proxy::inbound::{self, Inbound};
 use proxy::outbound::{self, Outbound};
 use proxy::telemetry::Metrics;
-use proxy::world::{Abort, BehindFin, KernelListener, KernelNet, Listener, Net, RngTree, SystemWall, World};
+use proxy::world::{Abort, AfterFin, KernelListener, KernelNet, Listener, Net, RngTree, SystemWall, World};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
@@ -127,7 +129,8 @@ impl TestNet {
         self
     }
 
-    /// After `reads` more reads of outgoing connections, those that are open look closed by the peer.
+    /// After `reads` more reads of outgoing connections, those that are open look closed by the
+    /// peer.
     pub fn close_after(&self, reads: u32) {
         self.reads_left.store(reads, Ordering::Relaxed);
     }
@@ -206,10 +209,10 @@ impl Abort for TestIo {
         self.io.abort();
     }
 
-    fn behind_fin(&self) -> BehindFin {
+    fn behind_fin(&self) -> AfterFin {
         match self.io.behind_fin() {
             // A connection that is there has two ends.
-            _ if self.remote && self.io.peer_addr().is_ok() => BehindFin::Unknown,
+            _ if self.remote && self.io.peer_addr().is_ok() => AfterFin::Unknown,
             known => known,
         }
     }
@@ -287,17 +290,17 @@ impl Side {
     }
 
     /// Learns endpoints from where `config` says, as the control thread does.
-    pub fn discover(&self, net: TestNet, config: &str) -> Arc<Board> {
+    pub fn discover(&self, net: TestNet, config: &str) -> Arc<EndpointStore> {
         let snapshot = Arc::new(proxy::config::parse("sidecar.toml", config).unwrap());
-        let board = Arc::new(Board::default());
-        board.want(&snapshot, &self.metrics);
-        let (table, metrics, filled) = (self.table.clone(), self.metrics.clone(), board.clone());
+        let store = Arc::new(EndpointStore::default());
+        store.want(&snapshot, &self.metrics);
+        let (table, metrics, filled) = (self.table.clone(), self.metrics.clone(), store.clone());
         let world = World::new(net, SystemWall, RngTree::new(3));
-        spawn(proxy::discovery::run(world, board.clone(), move || {
+        spawn(proxy::discovery::run(world, store.clone(), move || {
             let known = filled.fill(&snapshot);
             table.store(Arc::new(Table::new(known, Some(&table.load()), &metrics, Instant::now())));
         }));
-        board
+        store
     }
 
     /// Puts another configuration in force.
@@ -312,7 +315,7 @@ impl Side {
         self.drain.drain(Instant::now() + PATIENCE).await
     }
 
-    /// Waits until nothing is open or in hand any more and every request is accounted for.
+    /// Waits until nothing is open or active any more and every request is accounted for.
     pub async fn at_rest(&self) {
         (self.clear)();
         until("its connections are closed", || self.count("proxy_connections_open", &[]) == 0).await;
@@ -364,7 +367,7 @@ pub async fn outbound(net: TestNet, config: &str) -> Side {
     let (listener, at) = listen(&net).await;
     let (drain, watch) = drain::channel();
     let each = side.clone();
-    let serve = move |io, peer, drain| outbound::connection(each.clone(), io, peer, drain);
+    let serve = move |io, peer, drain| outbound::carry(each.clone(), io, peer, drain);
     spawn(accept(net, listener, watch, "outbound", serve));
     Side { at, metrics, table, clear: Box::new(move || side.pool.clear()), drain }
 }
@@ -377,7 +380,7 @@ pub async fn inbound(net: TestNet, config: &str) -> Side {
     let (listener, at) = listen(&net).await;
     let (drain, watch) = drain::channel();
     let each = side.clone();
-    let serve = move |io, peer, drain| inbound::connection(each.clone(), io, peer, drain);
+    let serve = move |io, peer, drain| inbound::carry(each.clone(), io, peer, drain);
     spawn(accept(net, listener, watch, "inbound", serve));
     Side { at, metrics, table, clear: Box::new(move || side.pool.clear()), drain }
 }

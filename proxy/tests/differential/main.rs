@@ -1,6 +1,7 @@
-//! The strict reader together with hyper, against parsers that were written apart from both: whatever the bytes are and
-//! however they are torn, both sides must see the same messages. And HTTP/2 on its way to an app of HTTP/1, whose requests must be
-//! those that a second reading of the frames finds.
+//! The strict reader together with hyper, against parsers that were written apart from both:
+//! whatever the bytes are and however they are torn, both sides must see the same messages. And
+//! HTTP/2 on its way to an app of HTTP/1, whose requests must be those that a second reading of the
+//! frames finds.
 //!
 //! `DIFFERENTIAL_ROUNDS` says how many inputs are drawn; the default is for every day.
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use proxy::world::{Abort, BehindFin};
+use proxy::world::{Abort, AfterFin};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
@@ -112,7 +112,7 @@ pub fn cuts(seed: u8, len: usize) -> Vec<usize> {
 impl Abort for Pieces {
     fn abort(&mut self) {}
 
-    fn behind_fin(&self) -> BehindFin {
-        BehindFin::Unknown
+    fn behind_fin(&self) -> AfterFin {
+        AfterFin::Unknown
     }
 }

@@ -1,4 +1,5 @@
-//! The other reader: httparse's heads on the whole of the bytes, and RFC 9112 section 6 and 7 written down once more.
+//! The other reader: httparse's heads on the whole of the bytes, and RFC 9112 section 6 and 7
+//! written down once more.
 
 use http::Uri;
 
@@ -10,7 +11,8 @@ pub enum Body {
     Short,
     /// Its framing is wrong.
     Broken,
-    /// Of a response: its chunks are whole, and a line of what should be its trailers does not end in CRLF.
+    /// Of a response: its chunks are whole, and a line of what should be its trailers does not end
+    /// in CRLF.
     Untrailed(Vec<u8>),
 }
 
@@ -113,7 +115,8 @@ fn head(bytes: &[u8]) -> Result<Option<Head>, u16> {
     let mut headers = [httparse::EMPTY_HEADER; 100];
     let mut request = httparse::Request::new(&mut headers);
     let parsed = request.parse(bytes);
-    // A line feed alone ends a line for httparse; here it is refused, before anything that follows counts.
+    // A line feed alone ends a line for httparse; here it is refused, before anything that follows
+    // counts.
     let end = find(bytes, b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
     let alone =
         bytes[..end].iter().enumerate().any(|(i, b)| *b == b'\n' && (i == 0 || bytes[i - 1] != b'\r'));
@@ -204,7 +207,8 @@ pub fn body(framing: Framing, bytes: &[u8]) -> (Body, Fields, usize) {
     }
 }
 
-/// Takes the line at the start of `rest`, if it has come whole. All that could become one must be text.
+/// Takes the line at the start of `rest`, if it has come whole. All that could become one must be
+/// text.
 fn line<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Body> {
     let Some(end) = rest.iter().position(|b| matches!(b, b'\r' | b'\n')) else { return Err(Body::Short) };
     let line = &rest[..end];

@@ -1,4 +1,5 @@
-//! Requests as the sidecar's server hands them to the side that carries them, against [`reference::requests`].
+//! Requests as the sidecar's server hands them to the side that carries them, against
+//! [`reference::requests`].
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -10,8 +10,9 @@ use proxy::http::forward;
 use super::pieces::{Pieces, cuts};
 use super::reference::{self, Body, Framing};
 
-/// What a client can be given. A body that is not whole is [`Body::Short`], whatever is wrong with it: readers differ in when
-/// they find out, but whatever breaks a body off, its client gets what came before and an end that says that something is missing.
+/// What a client can be given. A body that is not whole is [`Body::Short`], whatever is wrong with
+/// it: readers differ in when they find out, but whatever breaks a body off, its client gets what
+/// came before and an end that says that something is missing.
 #[derive(Debug, PartialEq, Eq)]
 enum Given {
     /// A refusal, which stands for any answer that cannot be passed on.
@@ -41,7 +42,8 @@ pub fn check(input: &[u8]) {
             continue;
         }
         if let Given::Answer { status, body: Body::Untrailed(body) } = &expected {
-            // A reader may take a bare LF for the end of a line (RFC 9112 section 2.2), and hyper does so here and there.
+            // A reader may take a bare LF for the end of a line (RFC 9112 section 2.2), and hyper
+            // does so here and there.
             let whole = Given::Answer { status: *status, body: Body::Whole(body.clone()) };
             let short = Given::Answer { status: *status, body: Body::Short };
             assert!(got == whole || got == short, "{got:?}: {text:?} cut at {cuts:?}");

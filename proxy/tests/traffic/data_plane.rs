@@ -1,4 +1,5 @@
-//! HTTP through the data plane, end to end over real sockets: client -> outbound -> (inbound ->) app.
+//! HTTP through the data plane, end to end over real sockets: client -> outbound -> (inbound ->)
+//! app.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -208,7 +209,8 @@ fn a_refusal_that_comes_before_the_end_of_the_upload_reaches_the_client() {
         let app = app(|_, mut wire| async move {
             wire.head().await.unwrap();
             wire.send("HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\nconnection: close\r\n\r\nbig").await;
-            // As careful servers do: say that no more comes, and read on so that the answer is not reset away.
+            // As careful servers do: say that no more comes, and read on so that the answer is not
+            // reset away.
             wire.io.shutdown().await.unwrap();
             wire.rest().await;
         })

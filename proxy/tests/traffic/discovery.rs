@@ -1,5 +1,6 @@
-//! Endpoints that come, change and go while requests pass: by name, from a name server of the test's own and from a real
-//! one (dnsmasq), and from a real etcd. Callers notice nothing, whatever becomes of the source.
+//! Endpoints that come, change and go while requests pass: by name, from a name server of the
+//! test's own and from a real one (dnsmasq), and from a real etcd. Callers notice nothing, whatever
+//! becomes of the source.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use hickory_proto::rr::rdata::{A, SRV};
 use hickory_proto::rr::{RData, Record, RecordType};
 use proxy::config::names::absolute as name;
 use proxy::discovery::etcd::wire::LeaseId;
-use proxy::discovery::{Board, etcd};
+use proxy::discovery::{EndpointStore, etcd};
 use proxy::world::{KernelNet, Listener, Net};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
@@ -34,7 +35,7 @@ fn config(discovery: &str) -> String {
 }
 
 /// Three apps, and a sidecar that has learned of so many of them from `discovery`.
-async fn mesh(discovery: &str, known: usize) -> (Side, Arc<Board>, [Seen; 3]) {
+async fn mesh(discovery: &str, known: usize) -> (Side, Arc<EndpointStore>, [Seen; 3]) {
     let apps = [Seen::default(), Seen::default(), Seen::default()];
     let mut net = TestNet::to(SERVICE);
     for (endpoint, app) in ENDPOINTS.iter().zip(&apps) {
@@ -42,18 +43,18 @@ async fn mesh(discovery: &str, known: usize) -> (Side, Arc<Board>, [Seen; 3]) {
     }
     let config = config(discovery);
     let side = outbound(net.clone(), &config).await;
-    let board = side.discover(net, &config);
-    until("the first answer", || endpoints(&board) == known).await;
-    (side, board, apps)
+    let store = side.discover(net, &config);
+    until("the first answer", || endpoints(&store) == known).await;
+    (side, store, apps)
 }
 
-fn described(board: &Board) -> String {
-    board.status("orders", Instant::now()).expect("its endpoints are learned").to_string()
+fn described(store: &EndpointStore) -> String {
+    store.status("orders", Instant::now()).expect("its endpoints are learned").to_string()
 }
 
 /// How many endpoints are known.
-fn endpoints(board: &Board) -> usize {
-    let line = described(board);
+fn endpoints(store: &EndpointStore) -> usize {
+    let line = described(store);
     let words: Vec<&str> = line.split_whitespace().collect();
     words.windows(2).find(|pair| pair[1] == "endpoints").map_or(usize::MAX, |pair| pair[0].parse().unwrap())
 }
@@ -229,11 +230,11 @@ fn a_name_without_addresses_leaves_nobody() {
         zone.hosts(&[0]);
         let server = zone.serve().await;
         let dns = host_at(server);
-        let (side, board, _apps) = mesh(&dns, 1).await;
+        let (side, store, _apps) = mesh(&dns, 1).await;
         let mut client = side.client().await;
         assert_eq!(client.ask(GET).await.status(), 200);
         zone.hosts(&[]);
-        until("it is believed", || endpoints(&board) == 0).await;
+        until("it is believed", || endpoints(&store) == 0).await;
         // It comes into force within a moment of that.
         while client.ask(GET).await.status() != 503 {}
     });
@@ -288,7 +289,7 @@ fn dnsmasq_is_followed_and_its_end_changes_nothing_for_callers() {
 }
 
 /// A lease, as soon as etcd gives one.
-async fn lease(client: &etcd::Client<KernelNet>) -> LeaseId {
+async fn lease(client: &etcd::EtcdClient<KernelNet>) -> LeaseId {
     loop {
         match client.grant(600).await {
             Ok(granted) => return granted.id,
@@ -303,7 +304,7 @@ fn endpoints_in_etcd_come_change_and_go_under_load_and_its_death_changes_nothing
         let Some(mut server) = Etcd::start() else { return };
         let at = server.address;
         let prefix = "/sidelab/services/orders/";
-        let client = etcd::Client::new(KernelNet::default(), vec![at]);
+        let client = etcd::EtcdClient::new(KernelNet::default(), vec![at]);
         let lease = lease(&client).await;
         let put = async |i: usize, more: &str| {
             let document = format!("{{\"address\":\"{}\"{more}}}", ENDPOINTS[i]);
@@ -312,13 +313,14 @@ fn endpoints_in_etcd_come_change_and_go_under_load_and_its_death_changes_nothing
         put(0, "").await;
         put(1, "").await;
         let source = format!("{{ etcd = {{ endpoints = ['http://{at}'], prefix = '{prefix}' }} }}");
-        let (side, board, apps) = mesh(&source, 2).await;
+        let (side, store, apps) = mesh(&source, 2).await;
         let load = Load::start(&side).await;
         until_served_by(&load, &apps, [true, true, false]).await;
         // Come.
         put(2, "").await;
         until_served_by(&load, &apps, [true, true, true]).await;
-        // Change: of a worse priority it is not needed; of the same it is; with a weight it gets its share.
+        // Change: of a worse priority it is not needed; of the same it is; with a weight it gets
+        // its share.
         put(0, ",\"priority\":1").await;
         until_served_by(&load, &apps, [false, true, true]).await;
         put(0, ",\"priority\":0,\"weight\":3,\"zone\":\"a\",\"labels\":{\"version\":\"2\"}").await;
@@ -331,9 +333,10 @@ fn endpoints_in_etcd_come_change_and_go_under_load_and_its_death_changes_nothing
         // Die, with everything in the middle of it, and come back.
         server.kill();
         until_served_by(&load, &apps, [true, true, true]).await;
-        until("it is missed", || described(&board).contains("stale for")).await;
+        until("it is missed", || described(&store).contains("stale for")).await;
         server.run();
-        // Go: a lease that ends takes all of its keys along, so those that stay are moved to another.
+        // Go: a lease that ends takes all of its keys along, so those that stay are moved to
+        // another.
         let other = self::lease(&client).await;
         let document = format!("{{\"address\":\"{}\"}}", ENDPOINTS[2]);
         client.put(&format!("{prefix}orders-2"), &document, other).await.expect("a put");

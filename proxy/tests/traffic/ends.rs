@@ -1,5 +1,6 @@
-//! How the end of a connection crosses two sidecars: the table of `docs/sidecar.md`. Each row is played directly and through
-//! the sidecars; where the two differ, the page says why. The same table is played in the simulator and on the kernel.
+//! How the end of a connection crosses two sidecars: the table of `docs/sidecar.md`. Each row is
+//! played directly and through the sidecars; where the two differ, the page says why. The same
+//! table is played in the simulator and on the kernel.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,7 +38,8 @@ fn right(wrong: Vec<String>) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Two sidecars between a client and `server`, which speaks what nobody declared but that it is TCP.
+/// Two sidecars between a client and `server`, which speaks what nobody declared but that it is
+/// TCP.
 async fn opaque(server: SocketAddr, splices: bool) -> (Side, Side) {
     let net = |to: &str| if splices { TestNet::to(to).splicing() } else { TestNet::to(to) };
     let far = format!("service = 'orders'\nopaque_ports = [{}]", server.port());
@@ -113,8 +115,9 @@ fn every_end_of_an_http_connection_is_what_it_is_without_sidecars_or_what_the_pa
         let (stage, server) = staged().await;
         let far = inbound(TestNet::to(&server.to_string()), "service = 'orders'").await;
         let net = TestNet::to(SERVICE).redirect(server, far.at);
-        // Each row has one try, and those before do not matter.
-        let once = "retry.attempts = 0\nbreaker = { consecutive_failures = 0, success_rate = '0%' }";
+        // Each row has one attempt, and those before do not matter.
+        let once =
+            "retry.attempts = 0\noutlier_detection = { consecutive_failures = 0, success_rate = '0%' }";
         let near = outbound(net, &cluster("detect", &[server], once)).await;
         right(http_rows(&stage, to(server), true).await);
         right(http_rows(&stage, to(near.at), false).await);
@@ -148,7 +151,8 @@ fn a_half_close_that_the_app_takes_for_leaving_is_not_tried_again_nor_held_again
         let (stage, server) = staged().await;
         let far = inbound(TestNet::to(&server.to_string()), "service = 'orders'").await;
         let net = TestNet::to(SERVICE).redirect(server, far.at);
-        let near = outbound(net, &cluster("http", &[server], "breaker.consecutive_failures = 1")).await;
+        let near =
+            outbound(net, &cluster("http", &[server], "outlier_detection.consecutive_failures = 1")).await;
         for _ in 0..3 {
             let ask = Say("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
             let heard = stage.play(to(near.at)(), &[ask, Finish, Rest], &[HEAD, Rest]).await;
@@ -193,7 +197,7 @@ fn over_a_bridge_an_upload_that_breaks_off_is_the_clients_fault_and_not_held_aga
         let (stage, server) = staged().await;
         let far = inbound(TestNet::to(&server.to_string()), "service = 'orders'").await;
         let net = TestNet::to(SERVICE).redirect(server, far.at);
-        let once = "breaker.consecutive_failures = 1\n";
+        let once = "outlier_detection.consecutive_failures = 1\n";
         let near = outbound(net, &(cluster("http", &[server], once) + "bridge = true\n")).await;
         let cut = Say("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 8\r\n\r\nhalf");
         let chunked = Say("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n");

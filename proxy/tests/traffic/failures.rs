@@ -1,4 +1,5 @@
-//! What clients and apps see when something in between fails: endpoints, connections, the sidecar's own end.
+//! What clients and apps see when something in between fails: endpoints, connections, the sidecar's
+//! own end.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -20,8 +21,8 @@ fn why(response: &Message) -> String {
     response.header("proxy-status").expect("it says why")
 }
 
-/// An app whose first connection answers once and then closes on the next request, after reading it; how many requests
-/// it read.
+/// An app whose first connection answers once and then closes on the next request, after reading
+/// it; how many requests it read.
 async fn closes_on_the_second() -> (std::net::SocketAddr, Rc<Cell<usize>>) {
     let read = Rc::new(Cell::new(0));
     let count = read.clone();
@@ -86,8 +87,8 @@ fn a_post_request_that_may_have_arrived_is_never_sent_again() {
 fn a_post_request_on_a_connection_that_was_closed_before_is_sent_on_a_new_one() {
     run(async {
         let mut retried = 0;
-        // The end of the stream shows at one read after the other: when the connection is taken out, just before the
-        // request is written, after it.
+        // The end of the stream shows at one read after the other: when the connection is taken
+        // out, just before the request is written, after it.
         for reads in 0..6 {
             let seen = Seen::default();
             let net = TestNet::to(SERVICE);
@@ -150,9 +151,13 @@ fn when_no_endpoint_can_be_reached_the_status_says_why() {
                 why(&answer)
             );
             assert!(!answer.body.is_empty());
-            let tries = if status == 503 { 1 } else { 2 };
-            assert_eq!(near.count("proxy_errors_total", &[kind]), tries, "{kind}: each try is counted once");
-            assert_eq!(near.count("proxy_errors_total", &[]), tries);
+            let attempts = if status == 503 { 1 } else { 2 };
+            assert_eq!(
+                near.count("proxy_errors_total", &[kind]),
+                attempts,
+                "{kind}: each try is counted once"
+            );
+            assert_eq!(near.count("proxy_errors_total", &[]), attempts);
             let to_head = client.ask("HEAD / HTTP/1.1\r\nhost: a\r\n\r\n").await;
             assert_eq!((to_head.status(), to_head.body.len()), (status, 0));
             assert_eq!(client.ask(GET).await.status(), status, "the answer to HEAD had no body on the wire");
@@ -163,10 +168,10 @@ fn when_no_endpoint_can_be_reached_the_status_says_why() {
 }
 
 #[test]
-fn another_endpoint_answers_when_one_refuses_and_the_refusing_one_is_left_alone() {
+fn another_endpoint_answers_when_one_refuses_and_the_refusing_one_is_ejected() {
     run(async {
         // Taking turns, because the default would avoid it after one failure.
-        let settings = "breaker.consecutive_failures = 3\nbalance.policy = 'round_robin'";
+        let settings = "outlier_detection.consecutive_failures = 3\nbalance.policy = 'round_robin'";
         let config = cluster("http", &[nobody(), answering(OK).await], settings);
         let near = outbound(TestNet::to(SERVICE), &config).await;
         let mut client = near.client().await;
@@ -359,7 +364,8 @@ fn control_pages_answer_during_a_drain() {
             }
         })
         .await;
-        // Below the range from which the kernel gives out ports, and apart from another run of this test.
+        // Below the range from which the kernel gives out ports, and apart from another run of this
+        // test.
         let first = 20_000 + 5 * (std::process::id() % 2_000) as u16;
         let [out, into, admin, metrics, health] = [0, 1, 2, 3, 4].map(|n| first + n);
         let listen = format!(

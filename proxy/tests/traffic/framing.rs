@@ -1,4 +1,5 @@
-//! What frames and routes a message means the same in every version and on every way: hosts, lengths, trailers.
+//! What frames and routes a message means the same in every version and on every way: hosts,
+//! lengths, trailers.
 
 use std::time::Duration;
 

@@ -11,9 +11,10 @@ use crate::common::{
 };
 use http::{HeaderMap, HeaderValue, Response};
 use proxy::balance::Table;
+use proxy::connect::Connector;
 use proxy::endpoint::Health;
 use proxy::health;
-use proxy::health::app::{AppHealth, Which};
+use proxy::health::app::{AppHealth, ProbeKind};
 use proxy::telemetry::Metrics;
 use proxy::world::{KernelNet, RngTree};
 use tokio::sync::watch;
@@ -66,7 +67,11 @@ async fn grpc_answers(message: impl Fn() -> Vec<u8> + Clone + 'static) -> Socket
 
 /// Starts the checks of a side, as the control thread does.
 fn checking(side: &Side) {
-    spawn(health::active::run(KernelNet::default(), RngTree::new(5), side.table.clone()));
+    spawn(health::active::run(
+        Connector::new(KernelNet::default(), |_| None),
+        RngTree::new(5),
+        side.table.clone(),
+    ));
 }
 
 fn healths(side: &Side) -> Vec<Health> {
@@ -103,9 +108,9 @@ fn an_endpoint_whose_check_fails_gets_nothing_until_it_passes_again() {
 #[test]
 fn a_passing_check_ends_an_ejection_but_not_one_for_the_success_rate() {
     run(async {
-        for (breaker, ends) in [
-            ("breaker = { consecutive_failures = 2, base = '60s', success_rate = '0%' }", true),
-            ("breaker = { consecutive_failures = 0, base = '60s', min_requests = 2 }", false),
+        for (outlier_detection, ends) in [
+            ("outlier_detection = { consecutive_failures = 2, base = '60s', success_rate = '0%' }", true),
+            ("outlier_detection = { consecutive_failures = 0, base = '60s', min_requests = 2 }", false),
         ] {
             // It fails what is asked of it and passes its check.
             let sick = app(|_, mut wire| async move {
@@ -114,18 +119,19 @@ fn a_passing_check_ends_an_ejection_but_not_one_for_the_success_rate() {
                 }
             })
             .await;
-            let config = cluster("http", &[sick], breaker) + "[cluster.health]\nhttp = '/healthz'\n" + OFTEN;
+            let config =
+                cluster("http", &[sick], outlier_detection) + "[cluster.health]\nhttp = '/healthz'\n" + OFTEN;
             let near = outbound(TestNet::to(SERVICE), &config).await;
             let mut client = near.client().await;
             for _ in 0..2 {
                 assert_eq!(client.ask(GET).await.status(), 503);
             }
             let is_ejected = || near.table.load().clusters[0].endpoints[0].is_ejected();
-            assert!(is_ejected(), "{breaker}");
+            assert!(is_ejected(), "{outlier_detection}");
             checking(&near);
             let passed = || near.count("proxy_health_checks_total", &["result=\"pass\""]);
             until("it has been checked", || passed() > 2).await;
-            assert_eq!(is_ejected(), !ends, "{breaker}");
+            assert_eq!(is_ejected(), !ends, "{outlier_detection}");
         }
     });
 }
@@ -228,24 +234,26 @@ fn the_app_is_ready_once_it_has_started_and_says_so_and_not_while_it_does_not() 
         let (tell, health) = watch::channel(AppHealth::beginning(&snapshot.app));
         let table = Table::new(Arc::new(snapshot), None, &Metrics::default(), Instant::now());
         let table = Arc::new(arc_swap::ArcSwap::from_pointee(table));
-        spawn(async move { health::app::run(KernelNet::default(), table, |_| None, &tell).await });
+        spawn(
+            async move { health::app::run(Connector::new(KernelNet::default(), |_| None), table, &tell).await },
+        );
         let passes = |which| health.borrow().get(which).unwrap().passes;
         let says = |which, why: &str| &*health.borrow().get(which).unwrap().why == why;
-        until("it was asked", || says(Which::Startup, "status 503")).await;
+        until("it was asked", || says(ProbeKind::Startup, "status 503")).await;
         for _ in 0..5 {
             tokio::time::sleep(Duration::from_millis(10)).await;
             let asked = path.take();
             assert!(asked.is_empty() || asked.contains("/start"), "the others wait for it: {asked}");
         }
-        assert!(!health.borrow().is_ready() && passes(Which::Liveness));
+        assert!(!health.borrow().is_ready() && passes(ProbeKind::Liveness));
         answer.set(OK);
         until("it is ready", || health.borrow().is_ready()).await;
         answer.set(SICK);
         until("it is not ready", || !health.borrow().is_ready()).await;
-        until("it is not alive", || !passes(Which::Liveness)).await;
-        assert!(passes(Which::Startup), "it has started for good");
+        until("it is not alive", || !passes(ProbeKind::Liveness)).await;
+        assert!(passes(ProbeKind::Startup), "it has started for good");
         answer.set(OK);
-        until("it is ready again", || health.borrow().is_ready() && passes(Which::Liveness)).await;
+        until("it is ready again", || health.borrow().is_ready() && passes(ProbeKind::Liveness)).await;
     });
 }
 

@@ -34,8 +34,8 @@ fn a_client_that_sends_no_settings_after_the_preface_is_not_served() {
             if served {
                 until("it has reached the endpoint", || near.count("proxy_requests_total", &[]) == 1).await;
             } else {
-                let patience = Duration::from_secs(5);
-                let rest = tokio::time::timeout(patience, client.rest()).await;
+                let timer = Duration::from_secs(5);
+                let rest = tokio::time::timeout(timer, client.rest()).await;
                 assert!(rest.is_ok(), "{name}: the connection stays open");
                 assert_eq!(near.count("proxy_requests_total", &[]), 1, "{name}");
             }

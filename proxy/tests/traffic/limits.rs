@@ -1,4 +1,5 @@
-//! What a sidecar does when it carries as much as it may: it says no at once, and what it carries is not harmed.
+//! What a sidecar does when it carries as much as it may: it says no at once, and what it carries
+//! is not harmed.
 
 use std::net::IpAddr;
 

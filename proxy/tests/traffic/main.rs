@@ -1,5 +1,5 @@
-//! What passes through whole sidecars, over loopback and without root. One binary, because each one that runs the data plane
-//! compiles all of it.
+//! What passes through whole sidecars, over loopback and without root. One binary, because each one
+//! that runs the data plane compiles all of it.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -9,7 +9,6 @@ mod server;
 #[path = "../../../tests/tests/ends/mod.rs"]
 mod table;
 
-mod breakers;
 mod data_plane;
 mod discovery;
 mod ends;
@@ -23,6 +22,7 @@ mod informational;
 mod limits;
 mod malformed;
 mod opaque;
+mod outlier_detection;
 mod pool;
 mod program;
 mod protocols;

@@ -1,7 +1,9 @@
-//! Malformed and ambiguous HTTP/1: what a client gets (a refusal, and the connection closed) and what the app gets
-//! (nothing). And the other way: what an app says that could be read in two ways, and what the client gets (502).
+//! Malformed and ambiguous HTTP/1: what a client gets (a refusal, and the connection closed) and
+//! what the app gets (nothing). And the other way: what an app says that could be read in two ways,
+//! and what the client gets (502).
 //!
-//! What is tolerated although it is not quite right stands in a table of its own, each row with the reason.
+//! What is tolerated although it is not quite right stands in a table of its own, each row with the
+//! reason.
 
 use std::time::Duration;
 

@@ -141,7 +141,7 @@ fn the_counters_of_an_untouched_sidecar_are_there_and_zero() {
 #[test]
 fn an_opaque_connection_connects_again_under_the_conditions_of_retries() {
     run(async {
-        for (retry, tries, why) in [
+        for (retry, attempts, why) in [
             ("retry = { attempts = 2, base = '1ms' }", 3, "attempts"),
             ("retry = { attempts = 2, base = '1ms', on = ['reset'] }", 1, ""),
             ("retry = { attempts = 2, base = '1ms' }\nlimits.retries = 0", 1, "limit"),
@@ -152,8 +152,8 @@ fn an_opaque_connection_connects_again_under_the_conditions_of_retries() {
             let near = outbound(TestNet::to(SERVICE), &retried(&dead, retry)).await;
             near.client().await.closed().await;
             near.at_rest().await;
-            assert_eq!(near.count("proxy_connect_failures_total", &[]), tries, "{retry}");
-            assert_eq!(near.count("proxy_retries_total", &["connect-failure"]), tries - 1, "{retry}");
+            assert_eq!(near.count("proxy_connect_failures_total", &[]), attempts, "{retry}");
+            assert_eq!(near.count("proxy_retries_total", &["connect-failure"]), attempts - 1, "{retry}");
             let label = format!("\"{why}\"");
             let denied = |labels| near.count("proxy_retries_denied_total", labels);
             assert_eq!(denied(&[]), u64::from(!why.is_empty()), "{retry}");

@@ -65,7 +65,8 @@ fn a_request_that_would_wait_behind_too_many_is_refused_and_nobody_is_ejected_fo
             wire.closed().await;
         })
         .await;
-        let more = "breaker.consecutive_failures = 1\nlimits = { endpoint_connections = 1, pending = 0 }";
+        let more =
+            "outlier_detection.consecutive_failures = 1\nlimits = { endpoint_connections = 1, pending = 0 }";
         let near = before(&[stuck], more).await;
         let mut first = near.client().await;
         first.send(POST).await;

@@ -15,7 +15,8 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 const LAST: &str = "GET /last HTTP/1.1\r\nhost: a\r\n\r\n";
 
-/// A sidecar that runs, before an app that answers `/last` at once and everything else only when it is told to.
+/// A sidecar that runs, before an app that answers `/last` at once and everything else only when it
+/// is told to.
 struct Sidecar {
     ports: [u16; 5],
     release: Rc<Notify>,
@@ -42,7 +43,8 @@ impl Sidecar {
             }
         })
         .await;
-        // Below the range from which the kernel gives out ports, and apart from another run of these tests.
+        // Below the range from which the kernel gives out ports, and apart from another run of
+        // these tests.
         let first =
             10_000 + 20 * (std::process::id() % 400) as u16 + 5 * NEXT.fetch_add(1, Ordering::Relaxed);
         let ports = [0, 1, 2, 3, 4].map(|n| first + n);
@@ -108,7 +110,8 @@ fn the_way_out_takes_connections_until_the_end_of_a_drain() {
         let mut pages = sidecar.dial(ADMIN).await;
         while !pages.get("/clusters").await.text().contains("pending 1") {}
         sidecar.stop().await;
-        // The app goes on to work and asks for more. Once the drain has come to it, each answer says that it is the last one.
+        // The app goes on to work and asks for more. Once the drain has come to it, each answer
+        // says that it is the last one.
         let mut told = 0;
         while told < 3 {
             let answer = sidecar.dial(OUTBOUND).await.ask(LAST).await;

@@ -1,4 +1,5 @@
-//! Which protocol a connection is taken for, and what becomes of headers, versions and requests out of the ordinary.
+//! Which protocol a connection is taken for, and what becomes of headers, versions and requests out
+//! of the ordinary.
 
 use crate::common::{SERVICE, Seen, TestNet, answering, app, cluster, inbound, outbound, pair, run, until};
 
@@ -240,7 +241,8 @@ fn a_client_of_http_1_0_may_keep_its_connection_and_never_gets_chunks() {
 #[test]
 fn an_app_of_http_1_0_gets_each_request_on_a_new_connection_and_no_body_is_lost() {
     run(async {
-        // hyper would not chunk for a server that once answered in HTTP/1.0, and send no body at all.
+        // hyper would not chunk for a server that once answered in HTTP/1.0, and send no body at
+        // all.
         let answer = "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nok";
         let seen = Seen::default();
         let near = outbound(TestNet::to(SERVICE), &cluster("http", &[seen.app(answer).await], "")).await;

@@ -1,5 +1,6 @@
-//! What a peer does to a stream or a connection of HTTP/2 without answering: refusals, GOAWAY, resets with their codes. Through
-//! two sidecars a client sees what it would see without them, or its call succeeds where it may be made again.
+//! What a peer does to a stream or a connection of HTTP/2 without answering: refusals, GOAWAY,
+//! resets with their codes. Through two sidecars a client sees what it would see without them, or
+//! its call succeeds where it may be made again.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -82,7 +83,7 @@ fn a_client_whose_call_nobody_takes_is_told_so_that_it_may_make_it_again_itself(
         let client = h2c::connect(near.at).await;
         let error = ask(&client, call("/a/B").body(()).unwrap(), "message", None).await.unwrap_err();
         assert_eq!(error.reason(), Some(Reason::REFUSED_STREAM));
-        // Three tries of the caller's sidecar, and one more for each of the app's.
+        // Three attempts of the caller's sidecar, and one more for each of the app's.
         assert_eq!(seen.count(RST_STREAM), 0);
         assert_eq!(near.count("proxy_retries_total", &["refused-stream"]), 2);
         assert_eq!(far.count("proxy_retries_total", &["refused-stream"]), 3);

@@ -1,4 +1,5 @@
-//! Tries after a failure, as clients and apps see them: what is repeated and what never is, when, and who pays.
+//! Retries after a failure, as clients and apps see them: what is repeated and what never is, when,
+//! and who pays.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -75,7 +76,7 @@ fn a_post_request_is_not_repeated_once_it_was_sent_and_the_answer_is_the_apps_ow
 }
 
 #[test]
-fn when_all_tries_fail_the_last_answer_is_passed_on() {
+fn when_all_attempts_fail_the_last_answer_is_passed_on() {
     run(async {
         let seen = Seen::default();
         let near = before(&[seen.app(BUSY).await], "retry.attempts = 3").await;
@@ -344,7 +345,7 @@ fn a_call_whose_stream_was_refused_is_made_again_since_nobody_began_with_it() {
 }
 
 #[test]
-fn a_second_try_beside_a_silent_one_wins() {
+fn a_second_attempt_beside_a_silent_one_wins() {
     run(async {
         let silent = app(|_, mut wire| async move { while wire.request().await.is_some() {} }).await;
         let near = before(&[silent, answering(OK).await], "retry.hedge = '20ms'").await;

@@ -1,4 +1,5 @@
-//! What routes do to requests, over loopback: who gets them, what they ask for there, what the client hears.
+//! What routes do to requests, over loopback: who gets them, what they ask for there, what the
+//! client hears.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -368,7 +369,8 @@ fn a_copy_speaks_what_the_cluster_that_gets_it_speaks() {
             async move { drop(respond.send_response(http::Response::new(()), true)) }
         })
         .await;
-        // One that was HTTP/1 crosses a bridge as HTTP/2, and says so; one that was HTTP/2 stays what it is.
+        // One that was HTTP/1 crosses a bridge as HTTP/2, and says so; one that was HTTP/2 stays
+        // what it is.
         let near = outbound(TestNet::to(SERVICE), &(two(orders, next, routes) + "bridge = true\n")).await;
         let mut client = near.client().await;
         assert_eq!(client.ask(&get("/", "")).await.text(), "old");

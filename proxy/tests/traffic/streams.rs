@@ -1,4 +1,5 @@
-//! The account of HTTP/2's streams at an endpoint, and that nobody is held up by what others do not read.
+//! The account of HTTP/2's streams at an endpoint, and that nobody is held up by what others do not
+//! read.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -151,7 +152,8 @@ fn a_burst_of_calls_past_the_peers_limit_of_streams_is_carried_over_more_connect
     });
 }
 
-/// A sidecar before an app that allows two streams on its one connection and holds the calls that wait there.
+/// A sidecar before an app that allows two streams on its one connection and holds the calls that
+/// wait there.
 async fn two_at_a_time(connect: &str) -> (Side, watch::Sender<bool>) {
     let (go, gate) = watch::channel(false);
     let (app, _) = h2c::app(2, move |_, mut respond| {

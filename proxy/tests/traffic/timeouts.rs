@@ -1,4 +1,5 @@
-//! The time limits of requests: each ends what it is meant to end, with its own name, and lets go of the endpoint.
+//! The time limits of requests: each ends what it is meant to end, with its own name, and lets go
+//! of the endpoint.
 
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ fn is_timed_out(answer: &Message, words: &str) {
 }
 
 #[test]
-fn a_try_that_is_not_answered_in_time_goes_on_at_another_endpoint() {
+fn an_attempt_that_is_not_answered_in_time_goes_on_at_another_endpoint() {
     run(async {
         let silent = app(|_, mut wire| async move { while wire.request().await.is_some() {} }).await;
         let endpoints = [silent, answering(OK).await];

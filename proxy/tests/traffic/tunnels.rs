@@ -297,7 +297,7 @@ fn connect_over_http2_makes_a_tunnel_of_its_stream_while_others_go_on() {
 }
 
 #[test]
-fn an_http2_tunnel_that_is_refused_or_reset_or_left_alone_leaves_nothing_behind() {
+fn an_http2_tunnel_that_is_refused_or_reset_or_idle_leaves_nothing_behind() {
     run(async {
         let (app, _) = h2c::app(100, |request, mut respond| async move {
             let status = if request.uri().host() == Some("no") { 403 } else { 200 };

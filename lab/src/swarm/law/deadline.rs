@@ -25,7 +25,7 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         let Some(cluster) = facts.cluster_of(request) else { continue };
         // A timer may go off up to two steps late, and another one counts whole milliseconds.
         let room = 2 * facts.tick_us + 1_000;
-        if let Some(limit) = cluster.timeouts.tries.per_try
+        if let Some(limit) = cluster.timeouts.attempt_timeouts.per_try
             && facts.is_steady(&request.process)
         {
             tries(request, limit, room, breaches);

@@ -11,8 +11,8 @@ use std::time::Duration;
 use super::{Breach, Law, breach};
 use crate::swarm::endpoints::{Happening, Known, happenings};
 use crate::swarm::facts::{Change, Facts, Moment, Step};
-use proxy::config::Breaker;
-use proxy::config::defaults::{EJECTION_JITTER, PROBE_PATIENCE};
+use proxy::config::OutlierDetection;
+use proxy::config::defaults::{EJECTION_JITTER, PROBE_TIMEOUT};
 
 pub(super) const LAW: Law = Law {
     name: "ejection",
@@ -50,7 +50,7 @@ enum State {
 
 fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
     for (process, cluster) in facts.clusters() {
-        let (config, is_grpc) = (&cluster.breaker, facts.speaks_grpc(&cluster.name));
+        let (config, is_grpc) = (&cluster.outlier_detection, facts.speaks_grpc(&cluster.name));
         let mut known = Known::new(cluster);
         let mut seen: BTreeMap<&str, Seen> = BTreeMap::new();
         for (Moment { at, .. }, endpoint, what) in happenings(facts, process, &cluster.name) {
@@ -134,7 +134,7 @@ impl Seen {
     ///
     /// # Errors
     /// Why it cannot be.
-    fn step(&mut self, change: &Change, at: u64, config: &Breaker) -> Result<(), String> {
+    fn step(&mut self, change: &Change, at: u64, config: &OutlierDetection) -> Result<(), String> {
         let before = self.state;
         match change {
             Change::Ejected(time, reason) => {
@@ -160,7 +160,7 @@ impl Seen {
                 }
             }
             Change::Probing => {
-                self.state = State::HalfOpen { until: at + PROBE_PATIENCE.as_micros() as u64 };
+                self.state = State::HalfOpen { until: at + PROBE_TIMEOUT.as_micros() as u64 };
                 if before == State::Closed {
                     return Err("is probed, but was not ejected".into());
                 }
@@ -192,7 +192,7 @@ impl Seen {
 
     /// The shortest and the longest time for which it may be ejected now. Doubled each time, up to the longest; one doubling is
     /// forgotten for each window in which it did well.
-    fn times(&mut self, at: u64, config: &Breaker) -> [Duration; 2] {
+    fn times(&mut self, at: u64, config: &OutlierDetection) -> [Duration; 2] {
         if let Some(back) = self.back.take() {
             let windows = u128::from(at - back) * 1_000 / config.window.as_nanos().max(1);
             self.doublings = self.doublings.saturating_sub(u32::try_from(windows).unwrap_or(u32::MAX));

@@ -10,7 +10,7 @@ use crate::plan::{Action, Role};
 use crate::swarm::endpoints::{Happening, happenings};
 use crate::swarm::facts::{Change, Facts};
 use proxy::config::defaults::CHECK_JITTER;
-use proxy::config::{Ask, Health};
+use proxy::config::{Health, ProbeRequest};
 
 pub(super) const LAW: Law = Law {
     name: "health",
@@ -165,7 +165,7 @@ fn truth(facts: &Facts, endpoint: &str, health: &Health) -> Option<bool> {
             (None, Action::App { .. } | Action::Configure { .. }) => {}
             (None, Action::Kill { hard: true, processes, .. }) => {
                 changed = changed.max(facts.moment(entry.at));
-                is_well &= health.ask == Ask::Tcp && processes.iter().all(|p| p.role == Role::App);
+                is_well &= health.ask == ProbeRequest::Tcp && processes.iter().all(|p| p.role == Role::App);
             }
             // Its sidecar may still have connections to an app that takes no new ones.
             (None, Action::Refuse { processes }) if processes.iter().any(|p| p.role == Role::App) => {

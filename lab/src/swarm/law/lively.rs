@@ -74,7 +74,8 @@ fn tolerated(facts: &Facts) -> f64 {
     let replicas = facts.plan.instances.iter().filter(|i| i.app.as_ref().is_some_and(is_replica)).count();
     let tight = facts.clusters().any(|(_, cluster)| is_tight(&cluster.limits));
     let patient = facts.clusters().any(|(_, cluster)| {
-        cluster.breaker.consecutive_failures == 0 || cluster.timeouts.tries.per_try.is_none()
+        cluster.outlier_detection.consecutive_failures == 0
+            || cluster.timeouts.attempt_timeouts.per_try.is_none()
     });
     let held = facts.calls.keys().any(|id| facts.is_held(id));
     // Who fails only now and then looks well in between.

@@ -26,7 +26,8 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         let limits = [facts.limit_of(id), cluster.timeouts.request];
         let limit = limits.into_iter().flatten().min().map_or(u64::MAX, |limit| limit.as_micros() as u64);
         let is_in_time = |at: u64, limit: u64| at + AT_THE_END < sent.saturating_add(limit);
-        let per_try = cluster.timeouts.tries.per_try.map_or(u64::MAX, |limit| limit.as_micros() as u64);
+        let per_try =
+            cluster.timeouts.attempt_timeouts.per_try.map_or(u64::MAX, |limit| limit.as_micros() as u64);
         for (at, app) in once(call) {
             let is_harmless = |change: &Change| change.malformed.or(change.reset_streams).is_none();
             // A try beside it may win.

@@ -37,7 +37,7 @@ fn check(facts: &Facts, breaches: &mut Vec<Breach>) {
         if facts.speaks_grpc(&cluster.name) {
             continue;
         }
-        let most = cluster.breaker.consecutive_failures;
+        let most = cluster.outlier_detection.consecutive_failures;
         let mut known = Known::new(cluster);
         let mut counts: BTreeMap<&str, Count> = BTreeMap::new();
         let mut others_since = 0;

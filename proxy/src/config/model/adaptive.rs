@@ -31,7 +31,8 @@ pub struct AdaptiveTable {
     pub max: Option<Spanned<u32>>,
 }
 
-// By hand: a derived untagged enum loses the places of its words and says only "did not match any variant".
+// By hand: a derived untagged enum loses the places of its words and says only "did not match any
+// variant".
 impl<'de> Deserialize<'de> for Adaptive {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Words;

@@ -7,7 +7,8 @@ use serde_spanned::Spanned;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Balance {
-    /// `"p2c"` (default), `"least_request"`, `"round_robin"`, `"random"`, `"ring_hash"` or `"maglev"`.
+    /// `"p2c"` (default), `"least_request"`, `"round_robin"`, `"random"`, `"ring_hash"` or
+    /// `"maglev"`.
     #[serde(default)]
     pub policy: Option<Spanned<String>>,
     /// Of `least_request`: how many endpoints are compared. Default 2.
@@ -19,8 +20,8 @@ pub struct Balance {
     /// Of `maglev`: slots of the table, a prime number. Default 65537.
     #[serde(default)]
     pub table_size: Option<Spanned<u32>>,
-    /// Of `ring_hash` and `maglev`: what requests to one endpoint have in common: `"header:NAME"`, `"cookie:NAME"` or
-    /// `"source"`.
+    /// Of `ring_hash` and `maglev`: what requests to one endpoint have in common: `"header:NAME"`,
+    /// `"cookie:NAME"` or `"source"`.
     #[serde(default)]
     pub hash: Option<Spanned<String>>,
     /// Whether endpoints of the sidecar's own zone are preferred. Default: true.
@@ -29,7 +30,8 @@ pub struct Balance {
     /// How many times its share a zone or a priority can carry. Default 1.4.
     #[serde(default)]
     pub overprovisioning: Option<Spanned<f64>>,
-    /// Share of available endpoints below which availability counts for nothing. Default `"50%"`; `"0%"` switches it off.
+    /// Share of available endpoints below which availability counts for nothing. Default `"50%"`;
+    /// `"0%"` switches it off.
     #[serde(default)]
     pub panic: Option<Spanned<String>>,
     /// How endpoints that are new get to their share. Default: at once.

@@ -8,16 +8,18 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_spanned::Spanned;
 
-use super::{Adaptive, Balance, Breaker, ClusterLimits, Discovery, Health, Retry, RetryBudget, Route};
+use super::{
+    Adaptive, Balance, ClusterLimits, Discovery, Health, OutlierDetection, Retry, RetryBudget, Route,
+};
 
 /// `[cluster.timeouts]`; `"0s"` switches a limit off.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterTimeouts {
-    /// From a request's head to its response's end, with all tries.
+    /// From a request's head to its response's end, with all attempts.
     #[serde(default)]
     pub request: Option<Spanned<String>>,
-    /// From the beginning of a try to the response's head.
+    /// From the beginning of an attempt to the response's head.
     #[serde(default)]
     pub per_try: Option<Spanned<String>>,
     /// From the end of a request to the response's head.
@@ -31,50 +33,53 @@ pub struct ClusterTimeouts {
 pub struct Cluster {
     /// Its name.
     pub name: Spanned<String>,
-    /// The virtual addresses that apps dial, `"IP:PORT"`. May be left out if there is `sni`, or if a route leads here.
+    /// The virtual addresses that apps dial, `"IP:PORT"`. May be left out if there is `sni`, or if
+    /// a route leads here.
     #[serde(default)]
     pub addresses: Vec<Spanned<String>>,
-    /// Server names of TLS connections to addresses of no cluster that lead here: `"db.example"`, or `"*.example"` for every
-    /// name below it. The exact name goes before the longest wildcard. The app's TLS is passed through.
+    /// Server names of TLS connections to addresses of no cluster that lead here: `"db.example"`,
+    /// or `"*.example"` for every name below it. The exact name goes before the longest wildcard.
+    /// The app's TLS is passed through.
     #[serde(default)]
     pub sni: Vec<Spanned<String>>,
     /// `"detect"` (default, except on `opaque_ports`), `"http"` or `"tcp"`.
     #[serde(default)]
     pub protocol: Option<Spanned<String>>,
-    /// Where it really is: `"IP:PORT"`, or a table with more. Needed unless there is `discovery`; may
-    /// be empty if its routes lead elsewhere.
+    /// Where it really is: `"IP:PORT"`, or a table with more. Needed unless there is `discovery`;
+    /// may be empty if its routes lead elsewhere.
     #[serde(default)]
     pub endpoints: Option<Spanned<Vec<Spanned<Endpoint>>>>,
     /// Where its endpoints are learned.
     #[serde(default)]
     pub discovery: Option<Spanned<Discovery>>,
-    /// Carry HTTP/1 requests over shared HTTP/2 connections. Only where every endpoint has a sidecar of this kind, which
-    /// makes them HTTP/1 again. Default: false.
+    /// Carry HTTP/1 requests over shared HTTP/2 connections. Only where every endpoint has a
+    /// sidecar of this kind, which makes them HTTP/1 again. Default: false.
     #[serde(default)]
     pub bridge: Option<Spanned<bool>>,
     /// Time limits of requests to it.
     #[serde(default)]
     pub timeouts: ClusterTimeouts,
-    /// Tries after a failure.
+    /// Retries after a failure.
     #[serde(default)]
     pub retry: Option<Retry>,
     /// How many retries there may be.
     #[serde(default)]
     pub retry_budget: Option<RetryBudget>,
-    /// What becomes of requests to its addresses, tried in order. One that no route matches goes to its endpoints.
+    /// What becomes of requests to its addresses, tried in order. One that no route matches goes to
+    /// its endpoints.
     #[serde(default)]
     pub route: Vec<Spanned<Route>>,
-    /// When an endpoint is left alone.
+    /// When an endpoint is ejected.
     #[serde(default)]
-    pub breaker: Option<Breaker>,
+    pub outlier_detection: Option<OutlierDetection>,
     /// Active checks of its endpoints. Default: none.
     #[serde(default)]
     pub health: Option<Health>,
     /// How much it may take of this sidecar.
     #[serde(default)]
     pub limits: ClusterLimits,
-    /// Whether requests in flight are limited by a limit that follows latency: true, or a table with its bounds. Default:
-    /// false.
+    /// Whether requests in flight are limited by a adaptive concurrency limit: true, or a table
+    /// with its bounds. Default: false.
     #[serde(default)]
     pub adaptive_concurrency: Option<Spanned<Adaptive>>,
     /// Which endpoint gets a request.
@@ -85,7 +90,8 @@ pub struct Cluster {
     pub subset: BTreeMap<String, Spanned<String>>,
 }
 
-/// `"10.0.0.11:8080"`, or `{ address = "10.0.0.11:8080", zone = "a", priority = 1, weight = 3, labels = { version = "2" } }`.
+/// `"10.0.0.11:8080"`, or `{ address = "10.0.0.11:8080", zone = "a", priority = 1, weight = 3,
+/// labels = { version = "2" } }`.
 #[derive(Debug)]
 pub enum Endpoint {
     /// Only its address.
@@ -109,7 +115,8 @@ pub struct EndpointTable {
     /// Its share, relative to the others'. Default 1.
     #[serde(default)]
     pub weight: Option<Spanned<u32>>,
-    /// What it speaks: `"http"` or `"tcp"`. Counts if the cluster declares nothing and all endpoints that say so agree.
+    /// What it speaks: `"http"` or `"tcp"`. Counts if the cluster declares nothing and all
+    /// endpoints that say so agree.
     #[serde(default)]
     pub protocol: Option<Spanned<String>>,
     /// Who is expected there. Default: nobody in particular.
@@ -120,7 +127,8 @@ pub struct EndpointTable {
     pub labels: BTreeMap<String, String>,
 }
 
-// By hand: a derived untagged enum loses the places of its words and says only "did not match any variant".
+// By hand: a derived untagged enum loses the places of its words and says only "did not match any
+// variant".
 impl<'de> Deserialize<'de> for Endpoint {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Words;

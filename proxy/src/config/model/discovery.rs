@@ -7,7 +7,8 @@ use serde_spanned::Spanned;
 
 use super::EndpointTable;
 
-/// `[cluster.discovery]`: where a cluster's endpoints are learned. Exactly one of `file`, `etcd` and `dns`.
+/// `[cluster.discovery]`: where a cluster's endpoints are learned. Exactly one of `file`, `etcd`
+/// and `dns`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Discovery {
@@ -23,7 +24,8 @@ pub struct Discovery {
     /// How long endpoints are kept while the source cannot be asked. Default `"0s"`: for ever.
     #[serde(default)]
     pub stale_after: Option<Spanned<String>>,
-    /// How long endpoints are kept after the source says that there are none at all. Default `"0s"`: not at all.
+    /// How long endpoints are kept after the source says that there are none at all. Default
+    /// `"0s"`: not at all.
     #[serde(default)]
     pub empty_grace: Option<Spanned<String>>,
 }
@@ -48,7 +50,8 @@ pub struct Dns {
     /// The port of those.
     #[serde(default)]
     pub port: Option<Spanned<u16>>,
-    /// A service, `"_http._tcp.orders.example"`: its records say where it is, with priorities and weights.
+    /// A service, `"_http._tcp.orders.example"`: its records say where it is, with priorities and
+    /// weights.
     #[serde(default)]
     pub srv: Option<Spanned<String>>,
     /// Name servers, `"IP"` or `"IP:PORT"`, asked in turn. Default: those of /etc/resolv.conf.
@@ -82,7 +85,8 @@ pub struct Register {
     /// Its share, relative to the others'. Default 1.
     #[serde(default)]
     pub weight: Option<Spanned<u32>>,
-    /// What it speaks: `"http"` or `"tcp"`. Callers that declare nothing go by it. Default: they find out.
+    /// What it speaks: `"http"` or `"tcp"`. Callers that declare nothing go by it. Default: they
+    /// find out.
     #[serde(default)]
     pub protocol: Option<Spanned<String>>,
     /// Whom callers should expect there. Default: nobody in particular.

@@ -1,9 +1,11 @@
-//! `[cluster.health]` and `[app]`: questions that the sidecar asks, of endpoints and of its own app.
+//! `[cluster.health]` and `[app]`: questions that the sidecar asks, of endpoints and of its own
+//! app.
 
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
-/// `[cluster.health]`: active checks of the cluster's endpoints. One of `http`, `grpc` and `tcp` says what is asked.
+/// `[cluster.health]`: active checks of the cluster's endpoints. One of `http`, `grpc` and `tcp`
+/// says what is asked.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Health {
@@ -57,7 +59,8 @@ pub struct App {
     pub liveness: Option<Probe>,
 }
 
-/// `[app.startup]`, `[app.readiness]`, `[app.liveness]`. The fields mean what they mean in Kubernetes.
+/// `[app.startup]`, `[app.readiness]`, `[app.liveness]`. The fields mean what they mean in
+/// Kubernetes.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Probe {

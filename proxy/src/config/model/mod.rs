@@ -2,11 +2,11 @@
 
 mod adaptive;
 mod balance;
-mod breaker;
 mod cluster;
 mod discovery;
 mod health;
 mod limits;
+mod outlier_detection;
 mod retry;
 mod route;
 
@@ -15,11 +15,11 @@ use serde_spanned::Spanned;
 
 pub use adaptive::{Adaptive, AdaptiveTable};
 pub use balance::{Balance, SlowStart};
-pub use breaker::Breaker;
 pub use cluster::{Cluster, ClusterTimeouts, Endpoint, EndpointTable};
 pub use discovery::{Discovery, Dns, EndpointsFile, Etcd, Register};
 pub use health::{App, Health, Probe};
 pub use limits::ClusterLimits;
+pub use outlier_detection::OutlierDetection;
 pub use retry::{Retry, RetryBudget};
 pub use route::{
     Fault, HeaderEdits, Match, Mirror, Redirect, Respond, Rewrite, Route, Target, Value, ValueTable,
@@ -46,17 +46,21 @@ pub struct File {
     /// SO_MARK of outgoing connections; takes CAP_NET_ADMIN. Default: none.
     #[serde(default)]
     pub mark: Option<u32>,
-    /// Whether connections to addresses outside every cluster go where the app meant them to. Default: true.
+    /// Whether connections to addresses outside every cluster go where the app meant them to.
+    /// Default: true.
     #[serde(default)]
     pub passthrough: Option<bool>,
-    /// Whether header names keep their letters' case on the way through, over HTTP/1. Default: false.
+    /// Whether header names keep their letters' case on the way through, over HTTP/1. Default:
+    /// false.
     #[serde(default)]
     pub preserve_header_case: Option<bool>,
-    /// What outgoing requests say about who made them: `"append"`, `"replace"` or `"off"` (default).
+    /// What outgoing requests say about who made them: `"append"`, `"replace"` or `"off"`
+    /// (default).
     #[serde(default)]
     pub forwarded: Option<Spanned<String>>,
-    /// Ports that are opaque unless a `protocol` is given: of a cluster's virtual address or endpoints, or of the app.
-    /// Replaces the default 25, 587, 3306, 4444, 4567, 4568, 5432, 6379, 9300, 11211.
+    /// Ports that are opaque unless a `protocol` is given: of a cluster's virtual address or
+    /// endpoints, or of the app. Replaces the default 25, 587, 3306, 4444, 4567, 4568, 5432, 6379,
+    /// 9300, 11211.
     #[serde(default)]
     pub opaque_ports: Option<Vec<Spanned<u16>>>,
     /// Ports.
@@ -74,15 +78,15 @@ pub struct File {
     /// What a peer may send at once over HTTP/2.
     #[serde(default)]
     pub http2: Http2,
-    /// Tries after a failure, for every cluster that does not say otherwise.
+    /// Retries after a failure, for every cluster that does not say otherwise.
     #[serde(default)]
     pub retry: Option<Retry>,
     /// How many retries there may be, for every cluster that does not say otherwise.
     #[serde(default)]
     pub retry_budget: Option<RetryBudget>,
-    /// When an endpoint is left alone, for every cluster that does not say otherwise.
+    /// When an endpoint is ejected, for every cluster that does not say otherwise.
     #[serde(default)]
-    pub breaker: Option<Breaker>,
+    pub outlier_detection: Option<OutlierDetection>,
     /// What the sidecar asks its own app.
     #[serde(default)]
     pub app: App,
@@ -125,7 +129,8 @@ pub struct Listen {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
-    /// Whether each endpoint has series of its own. Default: as long as there are at most 1000 endpoints.
+    /// Whether each endpoint has series of its own. Default: as long as there are at most 1000
+    /// endpoints.
     #[serde(default)]
     pub per_endpoint: Option<bool>,
 }
@@ -143,16 +148,19 @@ pub struct Timeouts {
     /// Idle HTTP/1 connections to endpoints.
     #[serde(default)]
     pub pool_idle: Option<Spanned<String>>,
-    /// How old a connection to an endpoint may become, give or take a tenth. Default `"10m"`; `"0s"` switches it off.
+    /// How old a connection to an endpoint may become, give or take a tenth. Default `"10m"`;
+    /// `"0s"` switches it off.
     #[serde(default)]
     pub pool_age: Option<Spanned<String>>,
-    /// How long the sidecar still takes requests after it has stopped to be ready, because callers need time to notice.
+    /// How long the sidecar still takes requests after it has stopped to be ready, because callers
+    /// need time to notice.
     #[serde(default)]
     pub drain_min: Option<Spanned<String>>,
     /// Silence in a tunnel (WebSocket, CONNECT). Default `"1h"`.
     #[serde(default)]
     pub tunnel_idle: Option<Spanned<String>>,
-    /// An opaque TCP connection of which one side has said that it sends no more, and the other is silent. Default `"60s"`.
+    /// An opaque TCP connection of which one side has said that it sends no more, and the other is
+    /// silent. Default `"60s"`.
     #[serde(default)]
     pub half_close: Option<Spanned<String>>,
     /// An opaque TCP connection that moves nothing. Default `"1h"`.
@@ -161,23 +169,27 @@ pub struct Timeouts {
     /// A drain.
     #[serde(default)]
     pub drain: Option<Spanned<String>>,
-    /// How long nothing may move in either direction of a request. Default `"5m"`; `"0s"` switches it off.
+    /// How long nothing may move in either direction of a request. Default `"5m"`; `"0s"` switches
+    /// it off.
     #[serde(default)]
     pub stream_idle: Option<Spanned<String>>,
-    /// How long a client may take to send a request's head, and an HTTP/1 connection may idle between two. Default `"30s"`.
+    /// How long a client may take to send a request's head, and an HTTP/1 connection may idle
+    /// between two. Default `"30s"`.
     #[serde(default)]
     pub request_headers: Option<Spanned<String>>,
-    /// How long an accepted HTTP/2 connection may carry nothing. Default `"10m"`; `"0s"` switches it off.
+    /// How long an accepted HTTP/2 connection may carry nothing. Default `"10m"`; `"0s"` switches
+    /// it off.
     #[serde(default)]
     pub max_connection_idle: Option<Spanned<String>>,
-    /// How old an accepted HTTP/2 connection may become, give or take a tenth. Default `"1h"`; `"0s"` switches it off.
+    /// How old an accepted HTTP/2 connection may become, give or take a tenth. Default `"1h"`;
+    /// `"0s"` switches it off.
     #[serde(default)]
     pub max_connection_age: Option<Spanned<String>>,
-    /// From a request's head to its response's end, with all tries, for every cluster and every port of the app that does
-    /// not say otherwise. Off by default.
+    /// From a request's head to its response's end, with all attempts, for every cluster and every
+    /// port of the app that does not say otherwise. Off by default.
     #[serde(default)]
     pub request: Option<Spanned<String>>,
-    /// From the beginning of a try to the response's head. Off by default.
+    /// From the beginning of an attempt to the response's head. Off by default.
     #[serde(default)]
     pub per_try: Option<Spanned<String>>,
     /// From the end of a request to the response's head. Off by default.
@@ -198,7 +210,8 @@ pub struct Http2 {
     /// The same for a whole connection. Default `"256MiB"`.
     #[serde(default)]
     pub initial_connection_window_size: Option<Spanned<String>>,
-    /// How often an endpoint is pinged that has calls and is silent, and a client on another machine that is silent. Default `"5m"`.
+    /// How often an endpoint is pinged that has calls and is silent, and a client on another
+    /// machine that is silent. Default `"5m"`.
     #[serde(default)]
     pub connection_keepalive_interval: Option<Spanned<String>>,
 }
@@ -208,7 +221,8 @@ pub struct Http2 {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Accepted connections that are open, of each direction. Default 50000, or fewer if the process may not open so many files.
+    /// Accepted connections that are open, of each direction. Default 50000, or fewer if the
+    /// process may not open so many files.
     #[serde(default)]
     pub connections: Option<Spanned<usize>>,
     /// Requests in flight, of each direction. Default 10000.
@@ -217,15 +231,16 @@ pub struct Limits {
     /// HTTP/1 connections that one worker opens to one endpoint. Default 2048.
     #[serde(default)]
     pub endpoint_connections: Option<Spanned<usize>>,
-    /// Requests of one worker that may wait for a connection to, or a stream at, one endpoint. Default 1024.
+    /// Requests of one worker that may wait for a connection to, or a stream at, one endpoint.
+    /// Default 1024.
     #[serde(default)]
     pub pending: Option<Spanned<usize>>,
-    /// The share of connections and requests, and of a worker's HTTP/1 connections to the app, that one client of the app
-    /// may hold. Default `"75%"`.
+    /// The share of connections and requests, and of a worker's HTTP/1 connections to the app, that
+    /// one client of the app may hold. Default `"75%"`.
     #[serde(default)]
     pub client_share: Option<Spanned<String>>,
-    /// Resident size of the process, such as `"256MiB"`. Default: 80 % of the memory limit of its control group; without
-    /// such a limit, none.
+    /// Resident size of the process, such as `"256MiB"`. Default: 80 % of the memory limit of its
+    /// control group; without such a limit, none.
     #[serde(default)]
     pub memory: Option<Spanned<String>>,
     /// Connections to each of the admin, metrics and health ports. Default 32.
@@ -251,8 +266,8 @@ pub struct Inbound {
     /// What differs from `[timeouts]`.
     #[serde(default)]
     pub timeouts: InboundTimeouts,
-    /// Whether requests in flight are limited by a limit that follows the app's latency: true, or a table with its bounds.
-    /// Default: false.
+    /// Whether requests in flight are limited by a limit that follows the app's latency: true, or a
+    /// table with its bounds. Default: false.
     #[serde(default)]
     pub adaptive_concurrency: Option<Spanned<Adaptive>>,
 }
@@ -261,7 +276,8 @@ pub struct Inbound {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InboundTimeouts {
-    /// From a request's head to its response's end. Default: that of `[timeouts]`; `"0s"` switches it off.
+    /// From a request's head to its response's end. Default: that of `[timeouts]`; `"0s"` switches
+    /// it off.
     #[serde(default)]
     pub request: Option<Spanned<String>>,
 }

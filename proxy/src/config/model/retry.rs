@@ -1,4 +1,4 @@
-//! `[retry]` and `[retry_budget]`: tries after a failure, and how many there may be.
+//! `[retry]` and `[retry_budget]`: retries after a failure, and how many there may be.
 
 use serde::Deserialize;
 use serde_spanned::Spanned;
@@ -7,17 +7,18 @@ use serde_spanned::Spanned;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Retry {
-    /// Tries beyond the first. Default 2; 0 switches retries off.
+    /// Attempts beyond the first. Default 2; 0 switches retries off.
     #[serde(default)]
     pub attempts: Option<Spanned<u32>>,
-    /// After which failures, in Envoy's words. Default `["connect-failure", "refused-stream", "reset", "gateway-error",
-    /// "unavailable"]`.
+    /// After which failures, in Envoy's words. Default `["connect-failure", "refused-stream",
+    /// "reset", "gateway-error", "unavailable"]`.
     #[serde(default)]
     pub on: Option<Vec<Spanned<String>>>,
     /// The statuses that `"retriable-status-codes"` means. Default: none.
     #[serde(default)]
     pub status_codes: Option<Spanned<Vec<Spanned<u16>>>>,
-    /// Whether requests are repeated that may have had an effect: POST, PATCH, every gRPC call. Default: false.
+    /// Whether requests are repeated that may have had an effect: POST, PATCH, every gRPC call.
+    /// Default: false.
     #[serde(default)]
     pub unsafe_methods: Option<bool>,
     /// The first wait is drawn from zero to this, and later ones from more. Default `"25ms"`.
@@ -26,14 +27,15 @@ pub struct Retry {
     /// Longest wait of our own choice. Default `"250ms"`.
     #[serde(default)]
     pub max: Option<Spanned<String>>,
-    /// Longest wait that an answer may ask for (`Retry-After`, `grpc-retry-pushback-ms`) and still be tried again.
-    /// Default `"1s"`; `"0s"`: such an answer is always passed on.
+    /// Longest wait that an answer may ask for (`Retry-After`, `grpc-retry-pushback-ms`) and still
+    /// be tried again. Default `"1s"`; `"0s"`: such an answer is always passed on.
     #[serde(default)]
     pub retry_after: Option<Spanned<String>>,
     /// Bytes of a request's body that are kept to be sent again. Default `"64KiB"`; `"0KiB"`: none.
     #[serde(default)]
     pub body: Option<Spanned<String>>,
-    /// After how much silence a second try begins beside the first. Off by default, as is `"0s"`.
+    /// After how much silence a second attempt begins beside the first. Off by default, as is
+    /// `"0s"`.
     #[serde(default)]
     pub hedge: Option<Spanned<String>>,
 }

@@ -44,7 +44,7 @@ pub struct Route {
     /// Time limits. What is left out is as the cluster says that a request goes to.
     #[serde(default)]
     pub timeouts: ClusterTimeouts,
-    /// Tries after a failure. What is left out is as the cluster says that a request goes to.
+    /// Retries after a failure. What is left out is as the cluster says that a request goes to.
     #[serde(default)]
     pub retry: Option<Retry>,
     /// Failures that are made on purpose.
@@ -68,7 +68,8 @@ pub struct Match {
     /// One of these methods.
     #[serde(default)]
     pub methods: Vec<Spanned<String>>,
-    /// One of these hosts, of any port: `"orders.example"`, or `"*.example"` for every name below it.
+    /// One of these hosts, of any port: `"orders.example"`, or `"*.example"` for every name below
+    /// it.
     #[serde(default)]
     pub authorities: Vec<Spanned<String>>,
     /// Headers, by name.

@@ -12,8 +12,8 @@ use crate::config::{Balance, BalancePolicy, Endpoint, HashSource, Labels, SlowSt
 const POLICIES: [&str; 6] = ["p2c", "least_request", "round_robin", "random", "ring_hash", "maglev"];
 
 impl Check<'_> {
-    /// What `given` says, and where it is silent, `general`. What does nothing under a cluster's policy is a
-    /// mistake there only: general settings are for clusters of every policy.
+    /// What `given` says, and where it is silent, `general`. What does nothing under a cluster's
+    /// policy is a mistake there only: general settings are for clusters of every policy.
     pub(super) fn balance(&mut self, given: Option<&model::Balance>, general: Option<&Balance>) -> Balance {
         let defaults = Balance::default();
         let in_force = general.unwrap_or(&defaults);
@@ -48,7 +48,7 @@ impl Check<'_> {
             return balance;
         }
         if let (true, None, Some(asked)) = (policy.hashes(), &balance.hash, &given.policy) {
-            self.mistakes
+            self.diagnostics
                 .add(format!("`{}` needs to know what to hash", asked.get_ref()), asked.span(), "no `hash`")
                 .help(r#"add hash = "header:NAME", "cookie:NAME" or "source""#);
         }
@@ -64,7 +64,7 @@ impl Check<'_> {
         let mut vain = |key: &str, span: Option<std::ops::Range<usize>>, of: &[&str]| {
             let Some(span) = span else { return };
             let (owners, is) = (one_of(of, '"'), name(policy));
-            self.mistakes
+            self.diagnostics
                 .add(format!("`{key}` does nothing here"), span, format!("the policy is {is:?}"))
                 .help(format!("it is for the policy {owners}: change `policy`, or leave `{key}` out"));
         };
@@ -82,13 +82,14 @@ impl Check<'_> {
         }
         let window = given.slow_start.as_ref().and_then(|slow_start| slow_start.window.as_ref());
         if let (true, Some(window), Some(_)) = (policy.hashes(), window, balance.slow_start) {
-            self.mistakes
+            self.diagnostics
                 .add("a hash knows no slow start", window.span(), format!("the policy is {:?}", name(policy)))
                 .help("a key has one owner from the first moment: leave `slow_start` out, or choose another policy");
         }
     }
 
-    /// The policy that `given` names, or the `general` one with what `given` says of it; `None` if there is no such policy.
+    /// The policy that `given` names, or the `general` one with what `given` says of it; `None` if
+    /// there is no such policy.
     fn policy(&mut self, given: &model::Balance, general: BalancePolicy) -> Option<BalancePolicy> {
         let (choices, points, table_size) = match general {
             BalancePolicy::LeastRequest { choices } => {
@@ -107,7 +108,7 @@ impl Check<'_> {
             given.table_size.as_ref().filter(|_| sizes.contains(&table_size) && !is_prime(table_size))
         {
             let next = (table_size..).find(|n| is_prime(*n)).unwrap_or(defaults::MAGLEV_SIZE);
-            self.mistakes
+            self.diagnostics
                 .add("`table_size` is not a prime number", size.span(), "not prime")
                 .help(format!("with another number some endpoints could not reach every slot: write {next}"));
         }
@@ -128,7 +129,9 @@ impl Check<'_> {
                 Some(meant) => format!("did you mean {meant:?}? The policies are {all}"),
                 None => format!("the policies are {all}"),
             };
-            self.mistakes.add(format!("there is no policy {word:?}"), text.span(), "not a policy").help(help);
+            self.diagnostics
+                .add(format!("there is no policy {word:?}"), text.span(), "not a policy")
+                .help(help);
         }
         policy
     }
@@ -150,7 +153,7 @@ impl Check<'_> {
             _ if words == "source" => return Some(HashSource::Source),
             _ => ("not one of its values", r#"write "header:NAME", "cookie:NAME" or "source""#),
         };
-        self.mistakes.add(format!("`hash` cannot be {words:?}"), text.span(), label).help(help);
+        self.diagnostics.add(format!("`hash` cannot be {words:?}"), text.span(), label).help(help);
         // A stand-in, so that a missing hash is not a second mistake.
         Some(HashSource::Source)
     }
@@ -164,7 +167,7 @@ impl Check<'_> {
         let (message, given_least) = ("`min_weight` is not a share of the weight", given.min_weight.as_ref());
         let least = self.share(message, given_least, min_weight);
         if let Some(text) = given_least.filter(|_| least == 0.0) {
-            self.mistakes
+            self.diagnostics
                 .add("an endpoint that begins with nothing never begins", text.span(), "must be above 0%")
                 .help(format!("the default is \"{}%\"", defaults::SLOW_START_MIN * 100.0));
         }
@@ -184,14 +187,15 @@ impl Check<'_> {
     ) -> f64 {
         let factor = *given.get_ref();
         if !range.contains(&factor) {
-            self.mistakes
+            self.diagnostics
                 .add(format!("`{key}` is out of range"), given.span(), "out of range")
                 .help(format!("it goes from {} to {}; the default is {default}", range.start(), range.end()));
         }
         factor
     }
 
-    /// The labels that a cluster's endpoints must have. One that no endpoint has is a slip while all endpoints are known.
+    /// The labels that a cluster's endpoints must have. One that no endpoint has is a slip while
+    /// all endpoints are known.
     pub(super) fn subset(
         &mut self,
         given: &BTreeMap<String, Spanned<String>>,
@@ -219,7 +223,7 @@ impl Check<'_> {
             };
             let label =
                 if labels.len() == 1 { "no endpoint has it" } else { "no endpoint has it and all before it" };
-            self.mistakes.add("no endpoint is in this subset", value.span(), label).help(help);
+            self.diagnostics.add("no endpoint is in this subset", value.span(), label).help(help);
             break;
         }
         labels.into()

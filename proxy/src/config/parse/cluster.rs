@@ -28,69 +28,20 @@ impl Check<'_> {
         let name = self.name("name", &given.name);
         let what = format!("cluster {name:?}");
         if given.addresses.is_empty() && given.sni.is_empty() && !taken.led_to.contains(&name) {
-            self.mistakes
+            self.diagnostics
                 .add(format!("{what} has no address"), given.name.span(), "nothing can reach it")
                 .help(r#"name the address that apps dial: addresses = ["10.96.0.10:80"]; or let a route lead here"#);
         }
-        let mut addresses = Vec::with_capacity(given.addresses.len());
-        for text in &given.addresses {
-            let Some(address) = self.address(text) else { continue };
-            match taken.addresses.get(&address) {
-                Some((first, owner)) if *owner == name && addresses.contains(&address) => {
-                    self.mistakes
-                        .add(format!("{what} lists {address} twice"), text.span(), "again")
-                        .also(first.clone(), "first")
-                        .help("remove one of them");
-                }
-                Some((first, owner)) => {
-                    self.mistakes
-                        .add(format!("{address} belongs to two clusters"), text.span(), format!("of {name:?}"))
-                        .also(first.clone(), format!("of {owner:?}"))
-                        .help("a virtual address leads to one cluster: give one of them another address or port");
-                }
-                None => {
-                    taken.addresses.insert(address, (text.span(), name.clone()));
-                    addresses.push(address);
-                }
-            }
-        }
+        let addresses = self.addresses(&name, &given.addresses, taken);
         let serves_others = !given.route.is_empty() && !taken.led_to.contains(&name);
-        match (&given.endpoints, &given.discovery) {
-            (Some(listed), Some(discovery)) => {
-                self.mistakes
-                    .add(
-                        format!("{what} has both `endpoints` and `discovery`"),
-                        discovery.span(),
-                        "they would be learned here",
-                    )
-                    .also(listed.span(), "and they are listed here")
-                    .help("keep one of the two");
-            }
-            (Some(listed), None) if listed.get_ref().is_empty() && !serves_others => {
-                self.mistakes
-                    .add(
-                        format!("{what} has no endpoints"),
-                        given.name.span(),
-                        "every request to it would fail",
-                    )
-                    .help(r#"list where it really is: endpoints = ["10.0.0.11:8080"]"#);
-            }
-            (None, None) => {
-                self.mistakes
-                    .add(format!("{what} has no endpoints"), given.name.span(), "nothing says where it is")
-                    .help(
-                        r#"list where it really is: endpoints = ["10.0.0.11:8080"], or say where that is learned: [cluster.discovery]"#,
-                    );
-            }
-            _ => {}
-        }
+        self.origin(&what, given, serves_others);
         let listed = given.endpoints.as_ref().map_or(&[][..], |listed| listed.get_ref());
         let endpoints = self.endpoints(&what, listed, &addresses, taken);
         let discovery = given.discovery.as_ref().and_then(|discovery| self.discovery(discovery));
         let protocol = self.protocol(given.protocol.as_ref());
         let bridge = given.bridge.as_ref().filter(|bridge| *bridge.get_ref());
         if let (Some(bridge), Protocol::Tcp, Some(tcp)) = (bridge, protocol, &given.protocol) {
-            self.mistakes
+            self.diagnostics
                 .add("only HTTP can be bridged", bridge.span(), "carries HTTP/1 over HTTP/2")
                 .also(tcp.span(), "opaque bytes")
                 .help("leave `bridge` out, or say protocol = \"http\"");
@@ -119,7 +70,8 @@ impl Check<'_> {
             ),
             retry: self.retry(given.retry.as_ref(), Some(&general.retry)),
             retry_budget: self.retry_budget(given.retry_budget.as_ref(), Some(general.retry_budget)),
-            breaker: self.breaker(given.breaker.as_ref(), Some(general.breaker)),
+            outlier_detection: self
+                .outlier_detection(given.outlier_detection.as_ref(), Some(general.outlier_detection)),
             health: given.health.as_ref().map(|health| self.health(health, given.name.span()).into()),
             limits: self.cluster_limits(&given.limits),
             adaptive: self.adaptive(given.adaptive_concurrency.as_ref()),
@@ -127,6 +79,67 @@ impl Check<'_> {
             routes: Vec::new(),
             routes_only: serves_others
                 && given.endpoints.as_ref().is_some_and(|listed| listed.get_ref().is_empty()),
+        }
+    }
+
+    /// The virtual addresses of the cluster `name`, each of which belongs to one cluster.
+    fn addresses(&mut self, name: &str, given: &[Spanned<String>], taken: &mut Taken) -> Vec<SocketAddr> {
+        let what = format!("cluster {name:?}");
+        let mut addresses = Vec::with_capacity(given.len());
+        for text in given {
+            let Some(address) = self.address(text) else { continue };
+            match taken.addresses.get(&address) {
+                Some((first, owner)) if owner == name && addresses.contains(&address) => {
+                    self.diagnostics
+                        .add(format!("{what} lists {address} twice"), text.span(), "again")
+                        .also(first.clone(), "first")
+                        .help("remove one of them");
+                }
+                Some((first, owner)) => {
+                    self.diagnostics
+                        .add(format!("{address} belongs to two clusters"), text.span(), format!("of {name:?}"))
+                        .also(first.clone(), format!("of {owner:?}"))
+                        .help("a virtual address leads to one cluster: give one of them another address or port");
+                }
+                None => {
+                    taken.addresses.insert(address, (text.span(), name.to_owned()));
+                    addresses.push(address);
+                }
+            }
+        }
+        addresses
+    }
+
+    /// Endpoints are listed or learned, and there are some unless the cluster only routes.
+    fn origin(&mut self, what: &str, given: &model::Cluster, serves_others: bool) {
+        match (&given.endpoints, &given.discovery) {
+            (Some(listed), Some(discovery)) => {
+                self.diagnostics
+                    .add(
+                        format!("{what} has both `endpoints` and `discovery`"),
+                        discovery.span(),
+                        "they would be learned here",
+                    )
+                    .also(listed.span(), "and they are listed here")
+                    .help("keep one of the two");
+            }
+            (Some(listed), None) if listed.get_ref().is_empty() && !serves_others => {
+                self.diagnostics
+                    .add(
+                        format!("{what} has no endpoints"),
+                        given.name.span(),
+                        "every request to it would fail",
+                    )
+                    .help(r#"list where it really is: endpoints = ["10.0.0.11:8080"]"#);
+            }
+            (None, None) => {
+                self.diagnostics
+                    .add(format!("{what} has no endpoints"), given.name.span(), "nothing says where it is")
+                    .help(
+                        r#"list where it really is: endpoints = ["10.0.0.11:8080"], or say where that is learned: [cluster.discovery]"#,
+                    );
+            }
+            _ => {}
         }
     }
 
@@ -148,7 +161,7 @@ impl Check<'_> {
             let span = text.span();
             if addresses.contains(&address) {
                 let virtual_one = taken.addresses[&address].0.clone();
-                self.mistakes
+                self.diagnostics
                     .add(
                         format!("{what} has its own virtual address as an endpoint"),
                         span,
@@ -157,7 +170,7 @@ impl Check<'_> {
                     .also(virtual_one, "the virtual address")
                     .help("`addresses` is what apps dial, `endpoints` is where instances really listen");
             } else if let Some(first) = endpoints.iter().position(|other| other.address == address) {
-                self.mistakes
+                self.diagnostics
                     .add(format!("{what} lists the endpoint {address} twice"), span, "again")
                     .also(Range::clone(&spans[first]), "first")
                     .help("remove one of them: to give an endpoint a larger share, give it a `weight`");
@@ -189,13 +202,13 @@ impl Check<'_> {
         for text in given {
             let pattern = text.get_ref().trim_end_matches('.').to_ascii_lowercase();
             if let Err((label, help)) = check_server_name(&pattern) {
-                self.mistakes
+                self.diagnostics
                     .add(format!("{:?} is not a server name", text.get_ref()), text.span(), label)
                     .help(help);
                 continue;
             }
             if let Some((first, owner)) = taken.names.get(&pattern) {
-                self.mistakes
+                self.diagnostics
                     .add(
                         format!("the server name {pattern:?} leads to two places"),
                         text.span(),
@@ -225,14 +238,14 @@ impl Check<'_> {
                 ("this is not an address and a port", label, Some(help))
             }
         };
-        let note = self.mistakes.add(message, text.span(), label);
+        let note = self.diagnostics.add(message, text.span(), label);
         note.help(help.unwrap_or_else(|| format!("such as {:?}", words.replace(":0", ":80"))));
         None
     }
 }
 
-/// Whether `pattern`, in lower case, can be a server name (RFC 6066 section 3) or a wildcard for all below one: what is
-/// wrong, and what to write.
+/// Whether `pattern`, in lower case, can be a server name (RFC 6066 section 3) or a wildcard for
+/// all below one: what is wrong, and what to write.
 fn check_server_name(pattern: &str) -> Result<(), (&'static str, String)> {
     let name = pattern.strip_prefix("*.").unwrap_or(pattern);
     if name.is_empty() {

@@ -7,18 +7,18 @@ use std::sync::Arc;
 
 use serde_spanned::Spanned;
 
-use super::{Check, ConfigErrors, Mistakes, shape};
+use super::{Check, ConfigErrors, Diagnostics, shape};
 use crate::config::model::{self, EndpointsFile};
-use crate::config::{Discovery, Dns, Endpoint, Etcd, Register, Source, Wanted, defaults, names, units};
+use crate::config::{Discovery, Dns, DnsQuery, Endpoint, Etcd, Register, Source, defaults, names, units};
 
 /// The endpoints that the text of a `discovery.file` names. `path_name` is what errors call it.
 ///
 /// # Errors
 /// Every mistake in the text.
 pub fn parse_endpoints(path_name: &str, text: &str) -> Result<Vec<Endpoint>, ConfigErrors> {
-    let mut mistakes = Mistakes::new(path_name, text);
-    let file: Option<EndpointsFile> = shape::read(text, &mut mistakes);
-    let mut check = Check { mistakes: &mut mistakes };
+    let mut diagnostics = Diagnostics::new(path_name, text);
+    let file: Option<EndpointsFile> = shape::read(text, &mut diagnostics);
+    let mut check = Check { diagnostics: &mut diagnostics };
     let mut endpoints = Vec::new();
     let mut places: BTreeMap<SocketAddr, Range<usize>> = BTreeMap::new();
     for table in file.iter().flat_map(|file| &file.endpoint) {
@@ -26,14 +26,14 @@ pub fn parse_endpoints(path_name: &str, text: &str) -> Result<Vec<Endpoint>, Con
         let Some(address) = check.address(&table.address) else { continue };
         if let Some(first) = places.insert(address, table.address.span()) {
             check
-                .mistakes
+                .diagnostics
                 .add(format!("the endpoint {address} stands here twice"), table.address.span(), "again")
                 .also(first, "first")
                 .help("remove one of them: to give an endpoint a larger share, give it a `weight`");
         }
         endpoints.push(check.endpoint(address, table));
     }
-    mistakes.finish(endpoints)
+    diagnostics.finish(endpoints)
 }
 
 impl Check<'_> {
@@ -47,13 +47,13 @@ impl Check<'_> {
         ];
         let mut named = sources.into_iter().filter_map(|(key, span)| Some((key, span?)));
         let Some((first, first_span)) = named.next() else {
-            self.mistakes
+            self.diagnostics
                 .add("this discovery has no source", span, "nothing to learn endpoints from")
                 .help("give it a `file`, an `etcd` or a `dns`");
             return None;
         };
         if let Some((second, second_span)) = named.next() {
-            self.mistakes
+            self.diagnostics
                 .add(format!("`{first}` and `{second}` are two sources"), second_span, "the second")
                 .also(first_span, "the first")
                 .help("a cluster learns its endpoints from one source: keep one of the two");
@@ -61,7 +61,7 @@ impl Check<'_> {
         }
         let source = match (&given.file, &given.etcd, &given.dns) {
             (Some(file), ..) if file.get_ref().is_empty() => {
-                self.mistakes
+                self.diagnostics
                     .add("`file` is empty", file.span(), "a path is needed")
                     .help(r#"such as file = "/etc/sidelab/orders.toml""#);
                 None
@@ -84,33 +84,33 @@ impl Check<'_> {
         let wanted = match (&given.name, &given.srv, &given.port) {
             (Some(name), None, Some(port)) => {
                 if *port.get_ref() == 0 {
-                    self.mistakes
+                    self.diagnostics
                         .add("`port` is 0", port.span(), "nobody listens there")
                         .help("write the port that the endpoints listen on");
                 }
-                self.domain(name).map(|name| Wanted::Host { name, port: *port.get_ref() })
+                self.domain(name).map(|name| DnsQuery::Host { name, port: *port.get_ref() })
             }
-            (None, Some(srv), None) => self.domain(srv).map(Wanted::Service),
+            (None, Some(srv), None) => self.domain(srv).map(DnsQuery::Service),
             (Some(name), None, None) => {
-                self.mistakes
+                self.diagnostics
                     .add("this name has no `port`", name.span(), "addresses only")
                     .help("add `port`, or ask for a service by `srv`, whose records have ports");
                 None
             }
             (Some(_), Some(srv), _) => {
-                self.mistakes
+                self.diagnostics
                     .add("`name` and `srv` are two questions", srv.span(), "the second")
                     .help("a cluster learns its endpoints from one of them: keep one of the two");
                 None
             }
             (None, Some(_), Some(port)) => {
-                self.mistakes
+                self.diagnostics
                     .add("`port` stands beside `srv`", port.span(), "one port too many")
                     .help("the records of a service say what their ports are: remove it");
                 None
             }
             (None, None, _) => {
-                self.mistakes
+                self.diagnostics
                     .add("this `dns` asks for nothing", span, "which name?")
                     .help(r#"such as { name = "orders.example", port = 8080 } or { srv = "_http._tcp.orders.example" }"#);
                 None
@@ -123,7 +123,7 @@ impl Check<'_> {
         if max_ttl.value < min_ttl.value
             && let Some(span) = max_ttl.span
         {
-            self.mistakes
+            self.diagnostics
                 .add("`max_ttl` is shorter than `min_ttl`", span, "the longest is the shorter one")
                 .help(format!("it is at least {}", units::show(min_ttl.value)));
             return None;
@@ -131,7 +131,7 @@ impl Check<'_> {
         if min_ttl.value.is_zero()
             && let Some(span) = min_ttl.span
         {
-            self.mistakes
+            self.diagnostics
                 .add("`min_ttl` is 0", span, "asked without end")
                 .help("a name with a time to live of 0 would be asked again at once, for ever: write \"100ms\" or more");
             return None;
@@ -143,7 +143,7 @@ impl Check<'_> {
         match names::absolute(given.get_ref()) {
             Ok(_) => Some(given.get_ref().clone()),
             Err(_) => {
-                self.mistakes
+                self.diagnostics
                     .add("this is not a name", given.span(), "a part of it is empty, too long or odd")
                     .help("names are absolute: letters, digits, `-` and `_`, with dots between, such as orders.example");
                 None
@@ -157,7 +157,7 @@ impl Check<'_> {
         let address =
             address.or_else(|| Some(SocketAddr::new(words.parse::<IpAddr>().ok()?, defaults::DNS_PORT)));
         if address.is_none() {
-            self.mistakes
+            self.diagnostics
                 .add("this is not the address of a name server", given.span(), "not an address")
                 .help(r#"write it like "10.0.0.53", or "10.0.0.53:5353" for another port than 53"#);
         }
@@ -167,14 +167,14 @@ impl Check<'_> {
     fn etcd(&mut self, given: &model::Etcd) -> Option<Etcd> {
         let prefix = given.prefix.get_ref();
         if !prefix.ends_with('/') {
-            self.mistakes
+            self.diagnostics
                 .add("`prefix` does not end with a slash", given.prefix.span(), "where does the name end?")
                 .help(format!(
                     "write \"{prefix}/\": without the slash, keys of \"{prefix}2\" would count too"
                 ));
         }
         if given.endpoints.is_empty() {
-            self.mistakes
+            self.diagnostics
                 .add("etcd has no servers", given.prefix.span(), "stored where?")
                 .help(r#"list them: endpoints = ["http://10.0.0.5:2379"]"#);
         }
@@ -182,7 +182,7 @@ impl Check<'_> {
         for text in &given.endpoints {
             let words = text.get_ref().as_str();
             if words.starts_with("https://") {
-                self.mistakes
+                self.diagnostics
                     .add("etcd is not spoken to over TLS", text.span(), "TLS")
                     .help("give the address of a plain listener of etcd's, such as one on loopback");
                 continue;
@@ -192,7 +192,7 @@ impl Check<'_> {
             match bare.parse::<SocketAddr>() {
                 Ok(_) => servers.extend(self.address(&Spanned::new(text.span(), bare.to_owned()))),
                 Err(_) => {
-                    self.mistakes
+                    self.diagnostics
                         .add("this is not an address of etcd", text.span(), "not an address and a port")
                         .help(r#"write it like "http://10.0.0.5:2379"; names are not resolved here"#);
                 }
@@ -206,7 +206,7 @@ impl Check<'_> {
         let ttl = self.duration("ttl", given.ttl.as_ref(), defaults::REGISTER_TTL);
         if let Some(span) = ttl.span.filter(|_| ttl.value < defaults::REGISTER_TTL_LEAST) {
             let least = units::show(defaults::REGISTER_TTL_LEAST);
-            self.mistakes
+            self.diagnostics
                 .add("`ttl` is too short", span, "lost at the first hiccup")
                 .help(format!("it is at least {least}, as etcd's leases are; the default is 15s"));
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_spanned::Spanned;
 
 use super::Check;
-use crate::config::{App, Ask, Health, Probe, Thresholds, defaults, model};
+use crate::config::{App, Health, Probe, ProbeRequest, Thresholds, defaults, model};
 
 /// The words of a table that say what is asked.
 struct Words<'a> {
@@ -94,7 +94,7 @@ impl Check<'_> {
     }
 
     /// What is asked; a mistake without any of the three words is shown at `at`.
-    fn ask(&mut self, words: &Words<'_>, at: Range<usize>, what: &str) -> Ask {
+    fn ask(&mut self, words: &Words<'_>, at: Range<usize>, what: &str) -> ProbeRequest {
         let tcp = words.tcp.filter(|tcp| *tcp.get_ref());
         let places = [
             words.http.map(|word| (word.span(), "`http`")),
@@ -104,13 +104,13 @@ impl Check<'_> {
         let mut given = places.into_iter().flatten();
         let (first, second) = (given.next(), given.next());
         if let (Some((first, first_name)), Some((second, second_name))) = (&first, second) {
-            self.mistakes
+            self.diagnostics
                 .add(format!("{what} asks two things at once"), second, second_name)
                 .also(first.clone(), *first_name)
                 .help("keep one of `http`, `grpc` and `tcp`");
         }
         if first.is_none() {
-            self.mistakes
+            self.diagnostics
                 .add(format!("{what} does not say what to ask"), at, "of this one")
                 .help(r#"give a path, http = "/healthz", a gRPC service, grpc = "", or tcp = true"#);
         }
@@ -120,7 +120,7 @@ impl Check<'_> {
                 words.host.map(|host| (host.span(), "host")),
             ];
             for (span, key) in idle.into_iter().flatten() {
-                self.mistakes
+                self.diagnostics
                     .add(format!("`{key}` is for HTTP only"), span, "nothing is asked over HTTP")
                     .help(r#"add http = "/healthz", or leave it out"#);
             }
@@ -129,7 +129,7 @@ impl Check<'_> {
             self.check_path(path);
             let host = words.host.map(|host| {
                 if http::uri::Authority::try_from(host.get_ref().as_str()).is_err() {
-                    self.mistakes
+                    self.diagnostics
                         .add("`host` is not a host", host.span(), "cannot stand in a `Host` header")
                         .help(r#"write a name, such as host = "orders.example""#);
                 }
@@ -139,22 +139,22 @@ impl Check<'_> {
             if let (Some(wrong), Some(list)) =
                 (status.iter().find(|status| !(100..600).contains(*status)), words.status)
             {
-                self.mistakes
+                self.diagnostics
                     .add(format!("{wrong} is not a status"), list.span(), "not all of these are")
                     .help("statuses go from 100 to 599, such as status = [200, 204]");
             }
-            return Ask::Http { path: path.get_ref().clone(), host, status };
+            return ProbeRequest::Http { path: path.get_ref().clone(), host, status };
         }
         match words.grpc {
-            Some(service) => Ask::Grpc { service: service.get_ref().clone() },
-            None => Ask::Tcp,
+            Some(service) => ProbeRequest::Grpc { service: service.get_ref().clone() },
+            None => ProbeRequest::Tcp,
         }
     }
 
     fn check_path(&mut self, path: &Spanned<String>) {
         let words = path.get_ref();
         if !words.starts_with('/') || words.parse::<http::uri::PathAndQuery>().is_err() {
-            self.mistakes
+            self.diagnostics
                 .add("`http` is not a path", path.span(), "not a path")
                 .help(r#"a path begins with a slash and has no spaces: http = "/healthz""#);
         }
@@ -163,7 +163,7 @@ impl Check<'_> {
     fn positive(&mut self, key: &str, given: Option<&Spanned<String>>, default: Duration) -> Duration {
         let value = self.duration(key, given, default);
         if let Some(span) = value.span.filter(|_| value.value.is_zero()) {
-            self.mistakes
+            self.diagnostics
                 .add(format!("`{key}` of 0 would never rest"), span, "must be longer than 0")
                 .help(format!("the default is {:?}", super::units::show(default)));
         }

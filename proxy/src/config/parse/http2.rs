@@ -15,7 +15,7 @@ impl Check<'_> {
         let max_concurrent_streams =
             given.max_concurrent_streams.as_ref().map_or(default.max_concurrent_streams, |n| *n.get_ref());
         if let Some(given) = given.max_concurrent_streams.as_ref().filter(|n| *n.get_ref() == 0) {
-            self.mistakes
+            self.diagnostics
                 .add("a client that may open no stream can ask nothing", given.span(), "must be at least 1")
                 .help(format!("the default is {}", default.max_concurrent_streams));
         }
@@ -40,7 +40,7 @@ impl Check<'_> {
         let found = self.duration("connection_keepalive_interval", given, default);
         if let Some(span) = found.span.filter(|_| found.value.is_zero()) {
             let message = "`connection_keepalive_interval` leaves no time between two pings";
-            self.mistakes.add(message, span, "must be more than 0").help("the default is 5m");
+            self.diagnostics.add(message, span, "must be more than 0").help("the default is 5m");
         }
         found.value
     }
@@ -52,14 +52,14 @@ impl Check<'_> {
             Ok(bytes) => bytes,
             Err(hint) => {
                 let message = format!("`{key}` is not a size");
-                self.mistakes.add(message, given.span(), "not a size with a unit").help(hint);
+                self.diagnostics.add(message, given.span(), "not a size with a unit").help(hint);
                 return default;
             }
         };
         match u32::try_from(bytes).ok().filter(|bytes| RANGE.contains(bytes)) {
             Some(bytes) => bytes,
             None => {
-                self.mistakes
+                self.diagnostics
                     .add(format!("`{key}` is out of range"), given.span(), "out of range")
                     .help("it is at least 64KiB and less than 2GiB");
                 default

@@ -11,7 +11,7 @@ impl Check<'_> {
         let mut count = |key: &str, given: &Option<Spanned<u32>>, default| {
             let Some(count) = given else { return default };
             if *count.get_ref() == 0 {
-                self.mistakes
+                self.diagnostics
                     .add(format!("`{key}` of 0 would refuse everything"), count.span(), "must be at least 1")
                     .help("to send nothing to a service, remove its cluster");
             }
@@ -41,7 +41,7 @@ impl Check<'_> {
         let max = number(&table.max, default.max.max(min));
         let initial = number(&table.initial, default.initial.clamp(min, max.max(min)));
         if min == 0 || !(min..=max).contains(&initial) {
-            self.mistakes
+            self.diagnostics
                 .add(
                     "the bounds of `adaptive_concurrency` contradict each other",
                     given.span(),

@@ -17,7 +17,7 @@ impl Check<'_> {
         let mut said = paths.into_iter().filter_map(|(key, given)| Some((key, given.as_ref()?)));
         let first = said.next();
         if let (Some((key, first)), Some((other, second))) = (first, said.next()) {
-            self.mistakes
+            self.diagnostics
                 .add(format!("`{key}` and `{other}` both say which paths match"), second.span(), "the second")
                 .also(first.span(), "the first")
                 .help("keep one of the two");
@@ -40,7 +40,7 @@ impl Check<'_> {
         let mut headers = Vec::with_capacity(given.headers.len());
         for (name, value) in &given.headers {
             if name.get_ref().eq_ignore_ascii_case("host") {
-                self.mistakes
+                self.diagnostics
                     .add("`host` is not matched as a header", name.span(), "HTTP/2 has none")
                     .help("use `authorities`, which knows both");
             }
@@ -56,14 +56,16 @@ impl Check<'_> {
         let words = text.get_ref().as_str();
         if !words.starts_with('/') {
             let help = format!("write {:?}", format!("/{words}"));
-            self.mistakes
+            self.diagnostics
                 .add(format!("`{key}` is not a path"), text.span(), "a path begins with a slash")
                 .help(help);
         } else if words.contains(['?', '#']) {
             let help = "a path ends before its query; parameters are matched by `query`";
-            self.mistakes.add(format!("`{key}` is not a path"), text.span(), "more than a path").help(help);
+            self.diagnostics
+                .add(format!("`{key}` is not a path"), text.span(), "more than a path")
+                .help(help);
         } else if PathAndQuery::try_from(words).is_err() || !words.bytes().all(|b| b.is_ascii_graphic()) {
-            self.mistakes
+            self.diagnostics
                 .add(format!("`{key}` is not a path"), text.span(), "a character that no path has")
                 .help("paths are compared as they are sent: write %20 for a space");
         }
@@ -72,7 +74,7 @@ impl Check<'_> {
     fn pattern(&mut self, text: &str, span: Range<usize>) -> Option<Pattern> {
         Pattern::new(text)
             .map_err(|wrong| {
-                self.mistakes.add("this is not a regular expression", span, wrong).help(
+                self.diagnostics.add("this is not a regular expression", span, wrong).help(
                     "the syntax is that of RE2, without look-around and back-references; the whole text must match",
                 );
             })
@@ -86,13 +88,13 @@ impl Check<'_> {
             Ok(method) if words == upper => Some(method),
             Ok(_) => {
                 let help = format!("methods are upper case: write {upper:?}");
-                self.mistakes
+                self.diagnostics
                     .add(format!("nobody sends the method {words:?}"), text.span(), "lower case")
                     .help(help);
                 None
             }
             Err(_) => {
-                self.mistakes
+                self.diagnostics
                     .add(format!("{words:?} is not a method"), text.span(), "not a method")
                     .help(r#"such as methods = ["GET", "HEAD"]"#);
                 None
@@ -110,13 +112,13 @@ impl Check<'_> {
             !name.is_empty() && !name.contains(['@', '*']) && authority.host().len() <= 255
         });
         let Some(authority) = authority else {
-            self.mistakes
+            self.diagnostics
                 .add(format!("{:?} is not a host", text.get_ref()), text.span(), "not a host")
                 .help(r#"write a name such as "orders.example", or "*.example" for every name below"#);
             return None;
         };
         if authority.port().is_some() {
-            self.mistakes
+            self.diagnostics
                 .add("a host is matched without its port", text.span(), "names a port")
                 .help(format!("write {:?}", authority.host()));
             return None;
@@ -127,7 +129,7 @@ impl Check<'_> {
     pub(super) fn header_name(&mut self, name: &Spanned<String>) -> Option<HeaderName> {
         HeaderName::from_bytes(name.get_ref().as_bytes())
             .map_err(|_| {
-                self.mistakes
+                self.diagnostics
                     .add(
                         format!("{:?} is not the name of a header", name.get_ref()),
                         name.span(),
@@ -151,7 +153,7 @@ impl Check<'_> {
             (None, None, Some(present)) if *present.get_ref() => ValueMatch::Present,
             (None, None, Some(_)) => ValueMatch::Absent,
             _ => {
-                self.mistakes
+                self.diagnostics
                     .add(
                         format!("{:?} is matched in no way or in several", name.get_ref()),
                         name.span(),

@@ -1,8 +1,10 @@
-//! The second step of reading a configuration: what its values mean, and whether they contradict each other.
+//! The second step of reading a configuration: what its values mean, and whether they contradict
+//! each other.
 //!
-//! Takes the [`File`] that `shape` has read and fills in every default. A value with a mistake is noted and replaced by
-//! a stand-in so that the rest can be checked too; the stand-in never leaves this module, since a file with a mistake
-//! gives no [`Snapshot`]. Addresses are compared in their canonical form: `[::ffff:10.0.0.1]:80` is `10.0.0.1:80`.
+//! Takes the [`File`] that `shape` has read and fills in every default. A value with a mistake is
+//! noted and replaced by a stand-in so that the rest can be checked too; the stand-in never leaves
+//! this module, since a file with a mistake gives no [`Snapshot`]. Addresses are compared in their
+//! canonical form: `[::ffff:10.0.0.1]:80` is `10.0.0.1:80`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Range, RangeInclusive};
@@ -11,48 +13,50 @@ use std::time::Duration;
 
 use serde_spanned::Spanned;
 
-use super::diagnose::{ConfigErrors, Mistakes, did_you_mean, one_of};
+use super::diagnose::{ConfigErrors, Diagnostics, did_you_mean, one_of};
 use super::model::{self, File};
 use super::{
-    Balance, Breaker, Forwarded, Http1, InboundTimeouts, Limits, Listen, Protocol, RequestTimeouts, Retry,
-    RetryBudget, Snapshot, defaults, shape, units,
+    Adaptive, Balance, Cluster, Forwarded, Http1, InboundTimeouts, Limits, Listen, OutlierDetection,
+    Protocol, RequestTimeouts, Retry, RetryBudget, Snapshot, defaults, shape, units,
 };
 use cluster::Taken;
 
 pub use discovery::parse_endpoints;
 
 mod balance;
-mod breaker;
 mod cluster;
 mod discovery;
 mod health;
 mod http2;
 mod limits;
 mod matches;
+mod outlier_detection;
 mod retry;
 mod route;
 mod timeouts;
 
-/// The configuration that `text` describes, complete and checked. `path_name` is what errors call it.
+/// The configuration that `text` describes, complete and checked. `path_name` is what errors call
+/// it.
 ///
 /// # Errors
-/// Every mistake in the text: all of its shape (keys, types), or if there is none, all of its meaning.
+/// Every mistake in the text: all of its shape (keys, types), or if there is none, all of its
+/// meaning.
 pub fn parse(path_name: &str, text: &str) -> Result<Snapshot, ConfigErrors> {
-    let mut mistakes = Mistakes::new(path_name, text);
-    let snapshot =
-        shape::read(text, &mut mistakes).map(|file: File| Check { mistakes: &mut mistakes }.file(&file));
+    let mut diagnostics = Diagnostics::new(path_name, text);
+    let snapshot = shape::read(text, &mut diagnostics)
+        .map(|file: File| Check { diagnostics: &mut diagnostics }.file(&file));
     // Without a snapshot there is a mistake, so this unwraps only what was there all along.
-    mistakes.finish(snapshot).map(|snapshot| snapshot.expect("a file without mistakes gives a snapshot"))
+    diagnostics.finish(snapshot).map(|snapshot| snapshot.expect("a file without mistakes gives a snapshot"))
 }
 
 struct Check<'a> {
-    mistakes: &'a mut Mistakes,
+    diagnostics: &'a mut Diagnostics,
 }
 
 /// What holds for every cluster that does not say otherwise.
 struct General<'a> {
     /// As it was given, and what it means.
-    breaker: (Option<&'a model::Breaker>, Breaker),
+    outlier_detection: (Option<&'a model::OutlierDetection>, OutlierDetection),
     retry: Arc<Retry>,
     balance: Arc<Balance>,
     retry_budget: RetryBudget,
@@ -70,18 +74,7 @@ impl Check<'_> {
         let service = self.name("service", &file.service);
         let instance =
             file.instance.as_ref().map_or_else(|| service.clone(), |name| self.name("instance", name));
-        if let Some(workers) = &file.workers {
-            let help = "leave `workers` out to have one for each CPU that the process may use";
-            let most = format!("must be at most {}", defaults::MAX_WORKERS);
-            let wrong = match *workers.get_ref() {
-                0 => Some(("without a worker nothing is forwarded", "must be at least 1")),
-                1..=defaults::MAX_WORKERS => None,
-                _ => Some(("each worker is a thread of its own", &*most)),
-            };
-            if let Some((message, label)) = wrong {
-                self.mistakes.add(message, workers.span(), label).help(help);
-            }
-        }
+        let workers = file.workers.as_ref().map(|workers| self.workers(workers));
         let listen = self.listen(&file.listen);
         let timeouts = self.timeouts(&file.timeouts);
         let given = &file.timeouts;
@@ -90,72 +83,36 @@ impl Check<'_> {
             RequestTimeouts::default(),
         );
         let limits = self.limits(&file.limits);
-        let (bytes, bytes_range) = (file.limits.header_bytes.as_ref(), defaults::HEADER_BYTES_RANGE);
-        let (lines, lines_range) = (file.limits.headers.as_ref(), defaults::HEADERS_RANGE);
-        let http1 = Http1 {
-            header_bytes: self.ranged("header_bytes", bytes, defaults::HEADER_BYTES, bytes_range),
-            headers: self.ranged("headers", lines, defaults::HEADERS, lines_range),
-            preserve_header_case: file.preserve_header_case.unwrap_or(false),
-        };
+        let http1 = self.http1(file);
         let http2 = self.http2(&file.http2);
         let forwarded = self.forwarded(file.forwarded.as_ref());
         let general = General {
-            breaker: (file.breaker.as_ref(), self.breaker(file.breaker.as_ref(), None)),
+            outlier_detection: (
+                file.outlier_detection.as_ref(),
+                self.outlier_detection(file.outlier_detection.as_ref(), None),
+            ),
             retry: self.retry(file.retry.as_ref(), None),
             retry_budget: self.retry_budget(file.retry_budget.as_ref(), None),
             balance: Arc::new(self.balance(file.balance.as_ref(), None)),
             timeouts: requests,
         };
 
-        let mut names = BTreeMap::new();
         let opaque_ports: BTreeSet<u16> = match &file.opaque_ports {
             Some(ports) => ports.iter().map(|port| self.port("opaque_ports", port)).collect(),
             None => defaults::OPAQUE_PORTS.into(),
         };
-        let mut taken = Taken { led_to: route::led_to(&file.cluster), ..Taken::default() };
-        let mut clusters = Vec::with_capacity(file.cluster.len());
-        for cluster in &file.cluster {
-            let mut checked = self.cluster(cluster, &general, &mut taken);
-            checked.settle_protocol(&opaque_ports);
-            if let Some(first) = names.insert(checked.name.clone(), cluster.name.span()) {
-                self.mistakes
-                    .add(
-                        format!("two clusters are called {:?}", checked.name),
-                        cluster.name.span(),
-                        "the second",
-                    )
-                    .also(first, "the first")
-                    .help(
-                        "metrics and logs tell clusters apart by name: rename one, or merge their endpoints",
-                    );
-            }
-            clusters.push(checked);
-        }
-        let routes: Vec<_> =
-            file.cluster.iter().enumerate().map(|(own, given)| self.routes(given, own, &clusters)).collect();
-        for (cluster, routes) in clusters.iter_mut().zip(routes) {
-            cluster.routes = routes;
-        }
+        let clusters = self.clusters(file, &general, &opaque_ports);
         let register = file.register.as_ref().and_then(|register| self.register(register));
         let inbound = self.inbound(&file.inbound, &listen, &opaque_ports);
-        let adaptive = file.inbound.iter().filter_map(|entry| {
-            Some((*entry.port.get_ref(), self.adaptive(entry.adaptive_concurrency.as_ref())?))
-        });
-        let inbound_adaptive = adaptive.collect();
-        let differing =
-            file.inbound.iter().filter_map(|entry| Some((entry, entry.timeouts.request.as_ref()?)));
-        let inbound_port_timeouts = differing.map(|(entry, limit)| {
-            let request = self.limit("request", Some(limit), None);
-            (*entry.port.get_ref(), InboundTimeouts { request })
-        });
-        let inbound_port_timeouts = inbound_port_timeouts.collect();
+        let inbound_adaptive = self.inbound_adaptive(file);
+        let inbound_port_timeouts = self.inbound_port_timeouts(file);
         let app = self.app(&file.app);
         let zone = file.zone.as_ref().map(|zone| self.name("zone", zone).into());
         Snapshot {
             zone,
             service,
             instance,
-            workers: file.workers.as_ref().map(|workers| *workers.get_ref()),
+            workers,
             seed: file.seed,
             listen,
             mark: file.mark,
@@ -177,14 +134,84 @@ impl Check<'_> {
         }
     }
 
+    fn workers(&mut self, given: &Spanned<usize>) -> usize {
+        let help = "leave `workers` out to have one for each CPU that the process may use";
+        let most = format!("must be at most {}", defaults::MAX_WORKERS);
+        let wrong = match *given.get_ref() {
+            0 => Some(("without a worker nothing is forwarded", "must be at least 1")),
+            1..=defaults::MAX_WORKERS => None,
+            _ => Some(("each worker is a thread of its own", &*most)),
+        };
+        if let Some((message, label)) = wrong {
+            self.diagnostics.add(message, given.span(), label).help(help);
+        }
+        *given.get_ref()
+    }
+
+    fn http1(&mut self, file: &File) -> Http1 {
+        let (bytes, bytes_range) = (file.limits.header_bytes.as_ref(), defaults::HEADER_BYTES_RANGE);
+        let (lines, lines_range) = (file.limits.headers.as_ref(), defaults::HEADERS_RANGE);
+        Http1 {
+            header_bytes: self.ranged("header_bytes", bytes, defaults::HEADER_BYTES, bytes_range),
+            headers: self.ranged("headers", lines, defaults::HEADERS, lines_range),
+            preserve_header_case: file.preserve_header_case.unwrap_or(false),
+        }
+    }
+
+    /// All clusters with their routes.
+    fn clusters(&mut self, file: &File, general: &General<'_>, opaque_ports: &BTreeSet<u16>) -> Vec<Cluster> {
+        let mut names = BTreeMap::new();
+        let mut taken = Taken { led_to: route::led_to(&file.cluster), ..Taken::default() };
+        let mut clusters = Vec::with_capacity(file.cluster.len());
+        for cluster in &file.cluster {
+            let mut checked = self.cluster(cluster, general, &mut taken);
+            checked.settle_protocol(opaque_ports);
+            if let Some(first) = names.insert(checked.name.clone(), cluster.name.span()) {
+                let what = format!("two clusters are called {:?}", checked.name);
+                let help =
+                    "metrics and logs tell clusters apart by name: rename one, or merge their endpoints";
+                self.diagnostics
+                    .add(what, cluster.name.span(), "the second")
+                    .also(first, "the first")
+                    .help(help);
+            }
+            clusters.push(checked);
+        }
+        let routes: Vec<_> =
+            file.cluster.iter().enumerate().map(|(own, given)| self.routes(given, own, &clusters)).collect();
+        for (cluster, routes) in clusters.iter_mut().zip(routes) {
+            cluster.routes = routes;
+        }
+        clusters
+    }
+
+    /// The ports of the app with adaptive concurrency.
+    fn inbound_adaptive(&mut self, file: &File) -> BTreeMap<u16, Adaptive> {
+        let adaptive = file.inbound.iter().filter_map(|entry| {
+            Some((*entry.port.get_ref(), self.adaptive(entry.adaptive_concurrency.as_ref())?))
+        });
+        adaptive.collect()
+    }
+
+    /// The ports of the app with time limits of their own.
+    fn inbound_port_timeouts(&mut self, file: &File) -> BTreeMap<u16, InboundTimeouts> {
+        let differing =
+            file.inbound.iter().filter_map(|entry| Some((entry, entry.timeouts.request.as_ref()?)));
+        let timeouts = differing.map(|(entry, limit)| {
+            let request = self.limit("request", Some(limit), None);
+            (*entry.port.get_ref(), InboundTimeouts { request })
+        });
+        timeouts.collect()
+    }
+
     fn name(&mut self, key: &str, value: &Spanned<String>) -> String {
         let name = value.get_ref();
         if name.is_empty() {
-            self.mistakes
+            self.diagnostics
                 .add(format!("`{key}` is empty"), value.span(), "a name is needed")
                 .help("metrics and logs are told apart by it");
         } else if name.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            self.mistakes
+            self.diagnostics
                 .add(format!("`{key}` has a space in it"), value.span(), "not a name")
                 .help(format!("write {:?}", name.split_whitespace().collect::<Vec<_>>().join("-")));
         }
@@ -213,14 +240,14 @@ impl Check<'_> {
                 let help = "give one of them another port";
                 match (given, other) {
                     (Some(here), Some(there)) => {
-                        self.mistakes
+                        self.diagnostics
                             .add(message, here.span(), format!("`{name}`"))
                             .also(there.span(), format!("`{other_name}`"))
                             .help(help);
                     }
                     (Some(here), None) | (None, Some(here)) => {
                         let silent = if given.is_none() { name } else { other_name };
-                        self.mistakes
+                        self.diagnostics
                             .add(message, here.span(), format!("the default of `{silent}`"))
                             .help(help);
                     }
@@ -234,7 +261,7 @@ impl Check<'_> {
 
     fn port(&mut self, key: &str, port: &Spanned<u16>) -> u16 {
         if *port.get_ref() == 0 {
-            self.mistakes.add(format!("`{key}` cannot be port 0"), port.span(), "not a port").help(
+            self.diagnostics.add(format!("`{key}` cannot be port 0"), port.span(), "not a port").help(
                 "ports go from 1 to 65535; others have to know this one, so it cannot be left to the system",
             );
         }
@@ -245,7 +272,7 @@ impl Check<'_> {
         let mut count = |key: &str, given: &Option<Spanned<usize>>, default| {
             let Some(count) = given else { return default };
             if *count.get_ref() == 0 {
-                self.mistakes
+                self.diagnostics
                     .add(format!("`{key}` of 0 would refuse everything"), count.span(), "must be at least 1")
                     .help("to take a sidecar out of service, stop it: it drains");
             }
@@ -261,7 +288,7 @@ impl Check<'_> {
         let memory = given.memory.as_ref().and_then(|text| {
             units::bytes(text.get_ref())
                 .map_err(|hint| {
-                    self.mistakes
+                    self.diagnostics
                         .add("`memory` is not a size", text.span(), "not a size with a unit")
                         .help(hint);
                 })
@@ -289,7 +316,7 @@ impl Check<'_> {
     ) -> usize {
         let value = given.map_or(default, |given| *given.get_ref());
         if let Some(given) = given.filter(|_| !range.contains(&value)) {
-            self.mistakes
+            self.diagnostics
                 .add(format!("`{key}` is out of range"), given.span(), "out of range")
                 .help(format!("it goes from {} to {}; the default is {default}", range.start(), range.end()));
         }
@@ -308,7 +335,7 @@ impl Check<'_> {
                     || format!("it is {}", one_of(&KNOWN, '"')),
                     |meant| format!("did you mean {meant:?}?"),
                 );
-                self.mistakes
+                self.diagnostics
                     .add(format!("`forwarded` cannot be {other:?}"), text.span(), "not one of its values")
                     .help(help);
                 Forwarded::default()
@@ -319,7 +346,7 @@ impl Check<'_> {
     fn duration(&mut self, key: &str, given: Option<&Spanned<String>>, default: Duration) -> Given<Duration> {
         let Some(text) = given else { return Given { value: default, span: None } };
         let value = units::duration(text.get_ref()).unwrap_or_else(|hint| {
-            self.mistakes
+            self.diagnostics
                 .add(format!("`{key}` is not a length of time"), text.span(), "not a time with a unit")
                 .help(hint);
             default
@@ -344,7 +371,7 @@ impl Check<'_> {
                         one_of(&KNOWN, '"')
                     ),
                 };
-                self.mistakes
+                self.diagnostics
                     .add(format!("there is no protocol {other:?}"), text.span(), "not a protocol")
                     .help(help.replace("\" or \"", "\" and \""));
                 Protocol::default()
@@ -370,7 +397,7 @@ impl Check<'_> {
         for entry in given {
             let port = self.port("port", &entry.port);
             if let Some((name, _)) = own.iter().find(|(_, own)| *own == port && port != 0) {
-                self.mistakes
+                self.diagnostics
                     .add(
                         format!("port {port} is the sidecar's own"),
                         entry.port.span(),
@@ -381,7 +408,7 @@ impl Check<'_> {
                     );
             }
             if let Some(first) = spans.insert(port, entry.port.span()).filter(|_| port != 0) {
-                self.mistakes
+                self.diagnostics
                     .add(format!("port {port} is described twice"), entry.port.span(), "again")
                     .also(first, "first")
                     .help("keep one of the two");

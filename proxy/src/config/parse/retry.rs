@@ -66,7 +66,7 @@ impl Check<'_> {
                             one_of(&known, '"').replace("\" or \"", "\" and \"")
                         ),
                     };
-                    self.mistakes
+                    self.diagnostics
                         .add(
                             format!("there is no condition {:?}", word.get_ref()),
                             word.span(),
@@ -81,7 +81,7 @@ impl Check<'_> {
 
     fn status_codes(&mut self, given: &[Spanned<u16>]) -> Vec<u16> {
         for code in given.iter().filter(|code| !(400..=599).contains(code.get_ref())) {
-            self.mistakes
+            self.diagnostics
                 .add(format!("{} is no status of a failure", code.get_ref()), code.span(), "out of range")
                 .help("failures have statuses from 400 to 599");
         }
@@ -97,7 +97,9 @@ impl Check<'_> {
             }
         });
         size.unwrap_or_else(|hint| {
-            self.mistakes.add("`body` is not a size", text.span(), "not a size that can be kept").help(hint);
+            self.diagnostics
+                .add("`body` is not a size", text.span(), "not a size that can be kept")
+                .help(hint);
             defaults::RETRY_BODY
         })
     }
@@ -106,7 +108,7 @@ impl Check<'_> {
         let Some(span) = given.max.as_ref().or(given.base.as_ref()).map(Spanned::span) else { return };
         if retry.base > retry.max {
             let (base, max) = (units::show(retry.base), units::show(retry.max));
-            self.mistakes
+            self.diagnostics
                 .add(
                     "the first wait is longer than the longest",
                     span,
@@ -122,7 +124,7 @@ impl Check<'_> {
         if let Some(codes) = given.status_codes.as_ref()
             && !retry.on.contains(Condition::RetriableStatusCodes)
         {
-            self.mistakes
+            self.diagnostics
                 .add("nothing looks at `status_codes`", codes.span(), "without effect")
                 .help(r#"add "retriable-status-codes" to `on`"#);
         }
@@ -132,12 +134,12 @@ impl Check<'_> {
                 continue;
             };
             if *condition == Condition::RetriableStatusCodes && retry.status_codes.is_empty() {
-                self.mistakes
+                self.diagnostics
                     .add("no status is retriable", word.span(), "without effect")
                     .help("say which are: status_codes = [429, 503]");
             }
             if condition.grpc().is_some() && !retry.unsafe_methods {
-                self.mistakes
+                self.diagnostics
                     .add(
                         format!("a gRPC call that was answered {:?} may have had an effect", word.get_ref()),
                         word.span(),
@@ -162,7 +164,7 @@ impl Check<'_> {
         let Some(given) = given else { return general };
         let share = given.share.as_ref().map_or(general.share, |text| {
             units::percent(text.get_ref()).unwrap_or_else(|hint| {
-                self.mistakes
+                self.diagnostics
                     .add("`share` is not a share of the successes", text.span(), "out of range")
                     .help(hint);
                 general.share
@@ -175,7 +177,7 @@ impl Check<'_> {
         if let Some(span) =
             given.reserve.as_ref().filter(|reserve| *reserve.get_ref() == 0).map(Spanned::span)
         {
-            self.mistakes
+            self.diagnostics
                 .add("a reserve of 0 holds no retry", span, "must be at least 1")
                 .help("to switch retries off, say attempts = 0 in [retry]");
         }

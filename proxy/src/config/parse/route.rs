@@ -1,6 +1,8 @@
-//! `[[cluster.route]]`: what its words mean, which contradict each other, and which can never count.
+//! `[[cluster.route]]`: what its words mean, which contradict each other, and which can never
+//! count.
 //!
-//! Read after all clusters, because routes lead from one to another and take over what those say of retries and limits.
+//! Read after all clusters, because routes lead from one to another and take over what those say of
+//! retries and limits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -18,7 +20,8 @@ use crate::config::route::{
 };
 use crate::config::{Cluster, Protocol, defaults, model};
 
-/// Headers that say how a message is framed, who a connection belongs to, or what sidecars tell each other.
+/// Headers that say how a message is framed, who a connection belongs to, or what sidecars tell
+/// each other.
 const NOT_FOR_EDITING: [&str; 13] = [
     "connection",
     "content-length",
@@ -35,7 +38,8 @@ const NOT_FOR_EDITING: [&str; 13] = [
     "grpc-status",
 ];
 
-/// The names of the clusters that routes lead to, right or wrong. A route that names none leads to its own.
+/// The names of the clusters that routes lead to, right or wrong. A route that names none leads to
+/// its own.
 pub(super) fn led_to(clusters: &[model::Cluster]) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for cluster in clusters {
@@ -60,7 +64,7 @@ impl Check<'_> {
     pub(super) fn routes(&mut self, given: &model::Cluster, own: usize, clusters: &[Cluster]) -> Vec<Route> {
         let owner = &clusters[own];
         if let (Some(first), Protocol::Tcp) = (given.route.first(), owner.protocol) {
-            self.mistakes
+            self.diagnostics
                 .add(
                     format!("cluster {:?} has routes, but carries opaque bytes", owner.name),
                     first.span(),
@@ -77,7 +81,7 @@ impl Check<'_> {
                 route.name = (position + 1).to_string();
             }
             if let Some(first) = names.insert(route.name.clone(), span.clone()) {
-                self.mistakes
+                self.diagnostics
                     .add(
                         format!("two routes of {:?} are called {:?}", owner.name, route.name),
                         span,
@@ -88,7 +92,7 @@ impl Check<'_> {
             } else if let Some(first) =
                 routes.iter().position(|earlier| earlier.matches.covers(&route.matches))
             {
-                self.mistakes
+                self.diagnostics
                     .add(
                         format!("no request ever reaches route {:?}", route.name),
                         place(entry),
@@ -123,7 +127,7 @@ impl Check<'_> {
         let answer = said.next();
         let other = said.next().or_else(|| forwards.into_iter().flatten().next());
         if let (Some((answer, first)), Some((other, second))) = (answer, other) {
-            self.mistakes
+            self.diagnostics
                 .add(format!("`{answer}` and `{other}` exclude each other"), second, format!("`{other}`"))
                 .also(first, format!("`{answer}`: the request goes nowhere"))
                 .help("a route forwards, redirects or responds: make two routes of it");
@@ -174,7 +178,7 @@ impl Check<'_> {
             if targets.iter().any(|earlier| earlier.cluster == target.cluster) {
                 let all = given.to.as_ref().map_or(0..0, Spanned::span);
                 let span = entry.cluster.as_ref().map_or(all, Spanned::span);
-                self.mistakes
+                self.diagnostics
                     .add(format!("a route leads to {:?} twice", target.cluster), span, "again")
                     .help("add the weights up");
             }
@@ -182,7 +186,7 @@ impl Check<'_> {
         }
         if let (Some(to), 0) = (&given.to, total) {
             let label = if entries.is_empty() { "an empty list" } else { "all weights are 0" };
-            self.mistakes
+            self.diagnostics
                 .add("a route leads nowhere", to.span(), label)
                 .help("give a cluster a weight, or let the sidecar answer: respond = { status = 503 }");
         }
@@ -203,13 +207,13 @@ impl Check<'_> {
                 Some(meant) => format!("did you mean {meant:?}?"),
                 None => format!("the clusters are {}", known().collect::<Vec<_>>().join(", ")),
             };
-            self.mistakes
+            self.diagnostics
                 .add(format!("there is no cluster {:?}", name.get_ref()), name.span(), "not a cluster")
                 .help(help);
             return None;
         };
         if found.protocol == Protocol::Tcp {
-            self.mistakes
+            self.diagnostics
                 .add(
                     format!("cluster {:?} does not speak HTTP", found.name),
                     name.span(),
@@ -227,7 +231,7 @@ impl Check<'_> {
         matches: &Match,
     ) -> Option<PathRewrite> {
         if let (Some(whole), Some(prefix)) = (whole, prefix) {
-            self.mistakes
+            self.diagnostics
                 .add("`path` and `prefix` both say what the path becomes", prefix.span(), "a part of it")
                 .also(whole.span(), "all of it")
                 .help("keep one of the two");
@@ -239,7 +243,7 @@ impl Check<'_> {
         let prefix = prefix?;
         self.path("prefix", prefix);
         let PathMatch::Prefix(matched) = &matches.path else {
-            self.mistakes
+            self.diagnostics
                 .add("there is no prefix to replace", prefix.span(), "instead of which?")
                 .help("match by `prefix` too, or write the whole new path: path = \"/...\"");
             return None;
@@ -251,7 +255,7 @@ impl Check<'_> {
     fn rewrite(&mut self, given: &Spanned<model::Rewrite>, matches: &Match) -> Rewrite {
         let rewrite = given.get_ref();
         if rewrite.path.is_none() && rewrite.prefix.is_none() && rewrite.authority.is_none() {
-            self.mistakes
+            self.diagnostics
                 .add("`rewrite` changes nothing", given.span(), "empty")
                 .help(r#"such as rewrite = { prefix = "/" }, or leave it out"#);
         }
@@ -268,7 +272,7 @@ impl Check<'_> {
         let authority =
             authority.filter(|a| !words.contains('@') && (a.port_u16().is_some() || a.port().is_none()));
         if authority.is_none() {
-            self.mistakes
+            self.diagnostics
                 .add(format!("{words:?} is not a host"), text.span(), "not a host")
                 .help(r#"write a name, and a port if it is another one: "orders.example:8080""#);
         }
@@ -282,7 +286,7 @@ impl Check<'_> {
             && redirect.path.is_none()
             && redirect.prefix.is_none()
         {
-            self.mistakes
+            self.diagnostics
                 .add("this redirect leads back to where it came from", given.span(), "names no place")
                 .help(r#"such as redirect = { authority = "new.example" }"#);
         }
@@ -290,7 +294,7 @@ impl Check<'_> {
             "http" => Some(Scheme::HTTP),
             "https" => Some(Scheme::HTTPS),
             other => {
-                self.mistakes
+                self.diagnostics
                     .add(format!("a redirect cannot lead to {other:?}"), text.span(), "not a scheme of HTTP")
                     .help(r#"it is "http" or "https""#);
                 None
@@ -298,7 +302,7 @@ impl Check<'_> {
         });
         let status = redirect.status.as_ref().map_or(302, |status| *status.get_ref());
         if let (Some(given), false) = (&redirect.status, [301, 302, 303, 307, 308].contains(&status)) {
-            self.mistakes
+            self.diagnostics
                 .add(format!("{status} does not redirect"), given.span(), "not a redirect")
                 .help("it is 301 or 308 (for good), 302 or 307 (for now), or 303 (see other)");
         }
@@ -314,7 +318,7 @@ impl Check<'_> {
         let status = self.status("status", given.get_ref().status.as_ref(), 200..=599, given.span());
         let body = given.get_ref().body.as_ref();
         if let (Some(body), 204 | 304) = (body, status.as_u16()) {
-            self.mistakes
+            self.diagnostics
                 .add(
                     format!("an answer of {} has no body", status.as_u16()),
                     body.span(),
@@ -323,7 +327,7 @@ impl Check<'_> {
                 .help("leave `body` out");
         }
         if let Some(body) = body.filter(|body| body.get_ref().len() > defaults::RESPOND_BYTES) {
-            self.mistakes
+            self.diagnostics
                 .add("`body` is too long", body.span(), format!("{} bytes", body.get_ref().len()))
                 .help(format!("at most {} bytes; let an app serve larger ones", defaults::RESPOND_BYTES));
         }
@@ -338,13 +342,13 @@ impl Check<'_> {
         around: Range<usize>,
     ) -> StatusCode {
         let Some(status) = given else {
-            self.mistakes
+            self.diagnostics
                 .add(format!("`{key}` is missing"), around, "answers with which status?")
                 .help(format!("add for example {key} = 503"));
             return StatusCode::SERVICE_UNAVAILABLE;
         };
         if !range.contains(status.get_ref()) {
-            self.mistakes
+            self.diagnostics
                 .add(format!("`{key}` cannot be {}", status.get_ref()), status.span(), "out of range")
                 .help(format!("it goes from {} to {}", range.start(), range.end()));
         }
@@ -361,13 +365,13 @@ impl Check<'_> {
                     _ => "the sidecar sets it as the connection or the message needs it",
                 };
                 check
-                    .mistakes
+                    .diagnostics
                     .add(format!("`{name}` cannot be edited"), text.span(), "not an app's header")
                     .help(help);
             }
             if let Some(first) = seen.insert(name.as_str().to_owned(), text.span()) {
                 check
-                    .mistakes
+                    .diagnostics
                     .add(format!("`{name}` is edited twice"), text.span(), "again")
                     .also(first, "first")
                     .help("a header stands in one of `set`, `add` and `remove`");
@@ -381,7 +385,7 @@ impl Check<'_> {
                 let value = HeaderValue::from_str(text.get_ref()).ok();
                 if value.is_none() {
                     check
-                        .mistakes
+                        .diagnostics
                         .add(
                             "this is not the value of a header",
                             text.span(),
@@ -406,7 +410,7 @@ impl Check<'_> {
     ) -> Option<Mirror> {
         let mirror = given.get_ref();
         let Some(name) = &mirror.cluster else {
-            self.mistakes
+            self.diagnostics
                 .add("`mirror` names no cluster", given.span(), "who gets the copies?")
                 .help("add for example cluster = \"orders-next\"");
             return None;
@@ -423,7 +427,7 @@ impl Check<'_> {
             ("abort_share", "abort", fault.abort_share.as_ref().filter(|_| fault.abort.is_none())),
         ] {
             if let Some(share) = alone {
-                self.mistakes
+                self.diagnostics
                     .add(
                         format!("`{key}` is a share of nothing"),
                         share.span(),
@@ -433,7 +437,7 @@ impl Check<'_> {
             }
         }
         if fault.delay.is_none() && fault.abort.is_none() {
-            self.mistakes
+            self.diagnostics
                 .add("`fault` does nothing", given.span(), "neither delays nor aborts")
                 .help(r#"such as fault = { abort = 503, abort_share = "1%" }"#);
         }

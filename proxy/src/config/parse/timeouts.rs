@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_spanned::Spanned;
 
 use super::Check;
-use crate::config::{RequestTimeouts, Timeouts, TryTimeouts, defaults, model, units};
+use crate::config::{AttemptTimeouts, RequestTimeouts, Timeouts, defaults, model, units};
 
 impl Check<'_> {
     pub(super) fn timeouts(&mut self, given: &model::Timeouts) -> Timeouts {
@@ -39,22 +39,22 @@ impl Check<'_> {
             ),
         };
         if let Some(connect) = given.connect.as_ref().filter(|_| timeouts.connect.is_zero()) {
-            self.mistakes
+            self.diagnostics
                 .add("no connection opens in no time", connect.span(), "must be longer than 0")
                 .help(format!("the default is {:?}", units::show(defaults::CONNECT_TIMEOUT)));
         }
         if let Some(detect) = given.detect.as_ref().filter(|_| timeouts.detect.is_zero()) {
-            self.mistakes
+            self.diagnostics
                 .add("no protocol shows itself in no time", detect.span(), "must be longer than 0")
                 .help(r#"to look at nothing, set `protocol = "tcp"` on the cluster or the inbound port"#);
         }
         if let Some(headers) = given.request_headers.as_ref().filter(|_| timeouts.request_headers.is_zero()) {
-            self.mistakes
+            self.diagnostics
                 .add("no head arrives in no time", headers.span(), "must be longer than 0")
                 .help(format!("the default is {:?}", units::show(defaults::HEADER_TIMEOUT)));
         }
         if let Some(idle) = given.tunnel_idle.as_ref().filter(|_| timeouts.tunnel_idle.is_zero()) {
-            self.mistakes
+            self.diagnostics
                 .add("no tunnel is never silent", idle.span(), "must be longer than 0")
                 .help(format!("the default is {:?}", units::show(defaults::TUNNEL_IDLE)));
         }
@@ -63,7 +63,7 @@ impl Check<'_> {
             (&given.tcp_idle, timeouts.tcp_idle, defaults::TCP_IDLE_TIMEOUT),
         ] {
             if let Some(given) = given.as_ref().filter(|_| value.is_zero()) {
-                self.mistakes
+                self.diagnostics
                     .add(
                         "a connection that may never be silent carries nothing",
                         given.span(),
@@ -93,23 +93,23 @@ impl Check<'_> {
     ) -> RequestTimeouts {
         let timeouts = RequestTimeouts {
             request: self.limit("request", request, general.request),
-            tries: TryTimeouts {
-                per_try: self.limit("per_try", per_try, general.tries.per_try),
-                response: self.limit("response", response, general.tries.response),
+            attempt_timeouts: AttemptTimeouts {
+                per_try: self.limit("per_try", per_try, general.attempt_timeouts.per_try),
+                response: self.limit("response", response, general.attempt_timeouts.response),
             },
         };
         if let (Some(whole), Some(part), Some(span)) =
-            (timeouts.request, timeouts.tries.per_try, per_try.or(request).map(Spanned::span))
+            (timeouts.request, timeouts.attempt_timeouts.per_try, per_try.or(request).map(Spanned::span))
             && part >= whole
         {
             let (whole, part) = (units::show(whole), units::show(part));
-            self.mistakes
+            self.diagnostics
                 .add(
-                    "a try may take as long as the whole request",
+                    "an attempt may take as long as the whole request",
                     span,
                     format!("`per_try` is {part}, `request` is {whole}"),
                 )
-                .help("make `per_try` shorter, so that there is time for another try, or leave it out");
+                .help("make `per_try` shorter, so that there is time for another attempt, or leave it out");
         }
         timeouts
     }

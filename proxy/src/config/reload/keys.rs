@@ -1,5 +1,5 @@
-//! Every key of the file, changed by a reload: it is in the snapshot that comes into force, or it is named as one that is
-//! only read at start. A key without a row here fails the test.
+//! Every key of the file, changed by a reload: it is in the snapshot that comes into force, or it
+//! is named as one that is only read at start. A key without a row here fails the test.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +30,7 @@ const MODEL: [&str; 10] = [
     include_str!("../model/mod.rs"),
     include_str!("../model/adaptive.rs"),
     include_str!("../model/balance.rs"),
-    include_str!("../model/breaker.rs"),
+    include_str!("../model/outlier_detection.rs"),
     include_str!("../model/cluster.rs"),
     include_str!("../model/discovery.rs"),
     include_str!("../model/health.rs"),
@@ -39,8 +39,9 @@ const MODEL: [&str; 10] = [
     include_str!("../model/route.rs"),
 ];
 
-/// Keys of a table: what is written for `KEY` and for the value `V`, at which marks of [`BASE`], and one value after the
-/// other for each key. What a key needs beside it stands behind its second value.
+/// Keys of a table: what is written for `KEY` and for the value `V`, at which marks of [`BASE`],
+/// and one value after the other for each key. What a key needs beside it stands behind its second
+/// value.
 struct Keys {
     table: &'static str,
     at: &'static [&'static str],
@@ -184,9 +185,9 @@ const EVERY: &[Keys] = &[
         &[("share", "'10%'", "'20%'", ""), ("per_second", "1", "2", ""), ("reserve", "1", "2", "")],
     ),
     keys(
-        "Breaker",
+        "OutlierDetection",
         &["#top", "#cluster"],
-        "breaker.",
+        "outlier_detection.",
         &[
             ("consecutive_failures", "1", "2", ""),
             ("success_rate", "'10%'", "'20%'", ""),

@@ -19,7 +19,8 @@ pub struct Balance {
     pub zone_aware: bool,
     /// How many times its share a zone or a priority can carry.
     pub overprovisioning: f64,
-    /// Share of available endpoints, 0 to 1, below which availability counts for nothing; 0 switches panic off.
+    /// Share of available endpoints, 0 to 1, below which availability counts for nothing; 0
+    /// switches panic off.
     pub panic: f64,
     /// How new endpoints get to their share; `None`: at once. Policies that hash do not look at it.
     pub slow_start: Option<SlowStart>,
@@ -31,7 +32,7 @@ pub struct Balance {
 pub enum BalancePolicy {
     /// The better of two by peak-EWMA cost.
     P2c,
-    /// The one with the fewest requests in hand.
+    /// The one with the fewest active requests.
     LeastRequest {
         /// How many are compared, 2 to 16.
         choices: usize,

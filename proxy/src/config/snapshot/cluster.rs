@@ -9,21 +9,23 @@ use serde::Serialize;
 
 use super::dump;
 use super::route::Route;
-use super::{Adaptive, Balance, Breaker, ClusterLimits, Discovery, Health, Protocol, Retry, RetryBudget};
+use super::{
+    Adaptive, Balance, ClusterLimits, Discovery, Health, OutlierDetection, Protocol, Retry, RetryBudget,
+};
 
 /// Time limits of a request to a cluster; `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct RequestTimeouts {
-    /// From the request's head to the response's end, with all tries.
+    /// From the request's head to the response's end, with all attempts.
     #[serde(serialize_with = "dump::optional_duration")]
     pub request: Option<Duration>,
-    /// Of each try.
-    pub tries: TryTimeouts,
+    /// Of each attempt.
+    pub attempt_timeouts: AttemptTimeouts,
 }
 
-/// Time limits of one try; `None`: no limit.
+/// Time limits of one attempt; `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct TryTimeouts {
+pub struct AttemptTimeouts {
     /// From its beginning, connecting and sending included, to the response's head.
     #[serde(serialize_with = "dump::optional_duration")]
     pub per_try: Option<Duration>,
@@ -42,29 +44,32 @@ pub struct Cluster {
     pub name: String,
     /// The addresses that apps dial.
     pub addresses: Vec<SocketAddr>,
-    /// Server names of TLS connections to addresses of no cluster that lead here, in lower case; `*.` stands for every
-    /// name below.
+    /// Server names of TLS connections to addresses of no cluster that lead here, in lower case;
+    /// `*.` stands for every name below.
     pub sni: Vec<String>,
     /// What its endpoints speak.
     pub protocol: Protocol,
-    /// Ports of its addresses that are opaque although [`Cluster::protocol`] says to detect, since nobody declared it.
+    /// Ports of its addresses that are opaque although [`Cluster::protocol`] says to detect, since
+    /// nobody declared it.
     pub opaque_at: BTreeSet<u16>,
-    /// Whether [`Cluster::protocol`] is the configuration's, and not what the endpoints say or do not say.
+    /// Whether [`Cluster::protocol`] is the configuration's, and not what the endpoints say or do
+    /// not say.
     pub declared: bool,
     /// Where it really is: what the configuration lists, or what was discovered so far.
     pub endpoints: Arc<Vec<Endpoint>>,
     /// Where its endpoints are learned, if the configuration does not list them.
     pub discovery: Option<Discovery>,
-    /// Whether HTTP/1 requests go over shared HTTP/2 connections, because sidecars at the endpoints restore them.
+    /// Whether HTTP/1 requests go over shared HTTP/2 connections, because sidecars at the endpoints
+    /// restore them.
     pub bridge: bool,
     /// Time limits of requests to it.
     pub timeouts: RequestTimeouts,
-    /// Tries after a failure.
+    /// Retries after a failure.
     pub retry: Arc<Retry>,
     /// How many of them there may be.
     pub retry_budget: RetryBudget,
-    /// When an endpoint is left alone.
-    pub breaker: Breaker,
+    /// When an endpoint is ejected.
+    pub outlier_detection: OutlierDetection,
     /// Active checks of its endpoints.
     pub health: Option<Arc<Health>>,
     /// How much it may take of this sidecar.
@@ -75,12 +80,13 @@ pub struct Cluster {
     pub balance: Arc<Balance>,
     /// What an endpoint must have to be used at all.
     pub subset: Labels,
-    /// What an endpoint must have besides to be used by routes that choose a subset: the first of them is subset 1 of
-    /// `endpoint::Aim`, and so on.
+    /// What an endpoint must have besides to be used by routes that choose a subset: the first of
+    /// them is subset 1 of `endpoint::PickContext`, and so on.
     pub subsets: Vec<Labels>,
     /// What becomes of requests to its addresses; what none of them matches goes to its endpoints.
     pub routes: Vec<Route>,
-    /// Whether a request that no route matches has nowhere to go: it has routes, and no endpoints of its own.
+    /// Whether a request that no route matches has nowhere to go: it has routes, and no endpoints
+    /// of its own.
     pub routes_only: bool,
 }
 
@@ -117,9 +123,9 @@ impl Endpoint {
 }
 
 impl Cluster {
-    /// Settles what nobody declared: the protocol that the endpoints agree on, or else the ports that are opaque. Those
-    /// are the virtual ones that are named as such, or all of them if an endpoint's port is, since that is the port that
-    /// the service was given.
+    /// Settles what nobody declared: the protocol that the endpoints agree on, or else the ports
+    /// that are opaque. Those are the virtual ones that are named as such, or all of them if an
+    /// endpoint's port is, since that is the port that the service was given.
     pub fn settle_protocol(&mut self, opaque_ports: &BTreeSet<u16>) {
         if self.declared {
             return;

@@ -38,7 +38,7 @@ pub enum Source {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Dns {
     /// What is asked.
-    pub wanted: Wanted,
+    pub wanted: DnsQuery,
     /// Name servers; none: the machine's.
     pub servers: Vec<SocketAddr>,
     /// The shortest time after which it is asked again.
@@ -52,7 +52,7 @@ pub struct Dns {
 /// What is asked of a name server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Wanted {
+pub enum DnsQuery {
     /// The addresses of a host, all with this port.
     Host {
         /// Its name, absolute.

@@ -1,5 +1,5 @@
-//! How a snapshot is shown to people: as JSON, with values as the configuration file writes them, and without what must
-//! not be read by whoever may read the page.
+//! How a snapshot is shown to people: as JSON, with values as the configuration file writes them,
+//! and without what must not be read by whoever may read the page.
 
 use std::fmt::Display;
 use std::time::Duration;

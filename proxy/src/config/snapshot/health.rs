@@ -10,7 +10,7 @@ use super::dump;
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ask {
+pub enum ProbeRequest {
     /// `GET` over HTTP/1.1.
     Http {
         /// Path and query.
@@ -42,7 +42,7 @@ pub struct Thresholds {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Health {
     /// What is asked.
-    pub ask: Ask,
+    pub ask: ProbeRequest,
     /// Between two checks of an endpoint.
     #[serde(serialize_with = "dump::duration")]
     pub interval: Duration,
@@ -76,7 +76,7 @@ pub struct Probe {
     /// Where the app listens.
     pub address: SocketAddr,
     /// What is asked.
-    pub ask: Ask,
+    pub ask: ProbeRequest,
     /// Before the first one.
     #[serde(serialize_with = "dump::duration")]
     pub initial_delay: Duration,

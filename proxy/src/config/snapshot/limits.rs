@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use crate::config::defaults;
 
-/// Limits of a cluster, all workers together. Envoy's circuit breakers: `max_connections`, `max_pending_requests`,
-/// `max_requests`, `max_retries`.
+/// Limits of a cluster, all workers together. Envoy's circuit breakers: `max_connections`,
+/// `max_pending_requests`, `max_requests`, `max_retries`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ClusterLimits {
     /// Connections to its endpoints. An endpoint that has none from a worker gets one nevertheless.

@@ -1,4 +1,5 @@
-//! The configuration in force: immutable, complete, checked. A request takes one snapshot and keeps it to its end.
+//! The configuration in force: immutable, complete, checked. A request takes one snapshot and keeps
+//! it to its end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,21 +10,21 @@ use serde::Serialize;
 use super::defaults;
 
 mod balance;
-mod breaker;
 mod cluster;
 mod discovery;
 mod dump;
 mod health;
 mod limits;
+mod outlier_detection;
 mod retry;
 pub mod route;
 
 pub use balance::{Balance, BalancePolicy, HashSource, SlowStart};
-pub use breaker::Breaker;
-pub use cluster::{Cluster, Endpoint, Labels, RequestTimeouts, TryTimeouts};
-pub use discovery::{Discovery, Dns, Etcd, Register, Source, Wanted};
-pub use health::{App, Ask, Health, Probe, Thresholds};
+pub use cluster::{AttemptTimeouts, Cluster, Endpoint, Labels, RequestTimeouts};
+pub use discovery::{Discovery, Dns, DnsQuery, Etcd, Register, Source};
+pub use health::{App, Health, Probe, ProbeRequest, Thresholds};
 pub use limits::{Adaptive, ClusterLimits};
+pub use outlier_detection::OutlierDetection;
 pub use retry::{Condition, Conditions, Retry, RetryBudget};
 
 /// A configuration with every default filled in and every contradiction refused.
@@ -35,7 +36,8 @@ pub struct Snapshot {
     pub instance: String,
     /// The zone that it is in, if that is known.
     pub zone: Option<Arc<str>>,
-    /// Data-plane threads; `None`: as many as the CPUs that the process may use. Only read at start.
+    /// Data-plane threads; `None`: as many as the CPUs that the process may use. Only read at
+    /// start.
     pub workers: Option<usize>,
     /// Seed of every random choice; `None`: from the operating system. Only read at start.
     pub seed: Option<u64>,
@@ -57,19 +59,21 @@ pub struct Snapshot {
     pub timeouts: Timeouts,
     /// How much is taken on.
     pub limits: Limits,
-    /// Whether a scrape lists each endpoint; `None`: as long as there are at most [`defaults::LISTED_ENDPOINTS`].
+    /// Whether a scrape lists each endpoint; `None`: as long as there are at most
+    /// [`defaults::LISTED_ENDPOINTS`].
     pub per_endpoint_metrics: Option<bool>,
     /// What others are told of the app, if anything. Only read at start.
     pub register: Option<Register>,
     /// Clusters, in the order of the file.
     pub clusters: Vec<Arc<Cluster>>,
-    /// What the app speaks on its ports; of a port that is not named, [`Snapshot::inbound_protocol`] knows.
+    /// What the app speaks on its ports; of a port that is not named,
+    /// [`Snapshot::inbound_protocol`] knows.
     pub inbound: BTreeMap<u16, Protocol>,
     /// Time limits of requests to the app.
     pub inbound_timeouts: InboundTimeouts,
     /// The same for ports of the app where they differ.
     pub inbound_port_timeouts: BTreeMap<u16, InboundTimeouts>,
-    /// Ports of the app whose requests in flight are limited by a limit that follows latency.
+    /// Ports of the app whose requests in flight are limited by a adaptive concurrency limit.
     pub inbound_adaptive: BTreeMap<u16, Adaptive>,
     /// What the sidecar asks its app.
     pub app: App,
@@ -98,7 +102,8 @@ pub struct InboundTimeouts {
     pub request: Option<Duration>,
 }
 
-/// How large the head of a message may be, and how HTTP/1 is read, from clients and from endpoints. Defaults: [`super::defaults`].
+/// How large the head of a message may be, and how HTTP/1 is read, from clients and from endpoints.
+/// Defaults: [`super::defaults`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Http1 {
     /// Bytes of a message's head.
@@ -116,7 +121,8 @@ impl Http1 {
         Http1 { header_bytes, headers: self.headers + defaults::ADDED_HEADERS, ..self }
     }
 
-    /// HTTP/2's largest list of headers, bytes as RFC 9113 section 6.5.2 counts them: 32 more for each line.
+    /// HTTP/2's largest list of headers, bytes as RFC 9113 section 6.5.2 counts them: 32 more for
+    /// each line.
     pub fn header_list(self) -> u32 {
         let lines = 32 * (self.headers + defaults::ADDED_HEADERS);
         let bytes = defaults::H2_HEADER_LIST * self.header_bytes + defaults::ADDED_HEADER_BYTES + lines;
@@ -140,13 +146,14 @@ pub struct Http2 {
     pub initial_stream_window_size: u32,
     /// The same for a whole connection.
     pub initial_connection_window_size: u32,
-    /// How often an endpoint is pinged that has calls and is silent, and a client on another machine that is silent.
+    /// How often an endpoint is pinged that has calls and is silent, and a client on another
+    /// machine that is silent.
     pub connection_keepalive_interval: Duration,
 }
 
 impl Http2 {
-    /// Streams that one connection carries: no more than its window has room for, or what is left unread on some would stall the
-    /// others.
+    /// Streams that one connection carries: no more than its window has room for, or what is left
+    /// unread on some would stall the others.
     pub fn streams(self) -> u32 {
         let room = self.initial_connection_window_size / self.initial_stream_window_size;
         room.min(self.max_concurrent_streams).max(1)
@@ -195,7 +202,8 @@ pub struct Timeouts {
     /// Silence in a tunnel.
     #[serde(serialize_with = "dump::duration")]
     pub tunnel_idle: Duration,
-    /// How old a connection to an endpoint may become, give or take a tenth; `None`: as old as it likes.
+    /// How old a connection to an endpoint may become, give or take a tenth; `None`: as old as it
+    /// likes.
     #[serde(serialize_with = "dump::optional_duration")]
     pub pool_age: Option<Duration>,
     /// A half-closed TCP connection whose other half is silent.
@@ -210,7 +218,8 @@ pub struct Timeouts {
     /// How long nothing may move in either direction of a request; `None`: for ever.
     #[serde(serialize_with = "dump::optional_duration")]
     pub stream_idle: Option<Duration>,
-    /// How long a client may take to send a request's head, and an HTTP/1 connection may idle between two.
+    /// How long a client may take to send a request's head, and an HTTP/1 connection may idle
+    /// between two.
     #[serde(serialize_with = "dump::duration")]
     pub request_headers: Duration,
     /// How long an accepted HTTP/2 connection may carry nothing; `None`: for ever.
@@ -232,10 +241,11 @@ pub struct Limits {
     pub endpoint_connections: usize,
     /// Requests of one worker that may wait for a connection to one endpoint.
     pub pending: usize,
-    /// The share of connections and requests, and of a worker's HTTP/1 connections to the app, that one client may hold.
+    /// The share of connections and requests, and of a worker's HTTP/1 connections to the app, that
+    /// one client may hold.
     pub client_share: f64,
-    /// Resident bytes of the process past which it takes on nothing more; `None`: a share of what its control group
-    /// allows, if it allows so much and no more.
+    /// Resident bytes of the process past which it takes on nothing more; `None`: a share of what
+    /// its control group allows, if it allows so much and no more.
     pub memory: Option<u64>,
     /// Connections to each of the sidecar's own ports.
     pub admin_connections: usize,

@@ -1,4 +1,4 @@
-//! Tries after a failure, and how many there may be.
+//! Retries after a failure, and how many there may be.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::dump;
 
-/// Tries after a failure.
+/// Retries after a failure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Retry {
-    /// Tries beyond the first; 0 switches retries off.
+    /// Attempts beyond the first; 0 switches retries off.
     pub attempts: u32,
     /// After which failures.
     pub on: Conditions,
@@ -28,7 +28,7 @@ pub struct Retry {
     pub retry_after: Duration,
     /// Bytes of a request's body that are kept to be sent again.
     pub body: usize,
-    /// After how much silence a second try begins beside the first, if ever.
+    /// After how much silence a second attempt begins beside the first, if ever.
     #[serde(serialize_with = "dump::optional_duration")]
     pub hedge: Option<Duration>,
 }
@@ -44,15 +44,16 @@ pub struct RetryBudget {
     pub reserve: u32,
 }
 
-/// A kind of failure after which a request may be tried again. The names are Envoy's (`retry_on` and `retry_grpc_on` of
-/// its route configuration), and so is what they mean, but that no method is repeated that is not safe to repeat.
+/// A kind of failure after which a request may be tried again. The names are Envoy's (`retry_on`
+/// and `retry_grpc_on` of its route configuration), and so is what they mean, but that no method is
+/// repeated that is not safe to repeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Condition {
     /// No connection to the endpoint, or none from its sidecar to the app.
     ConnectFailure,
     /// The endpoint, or its sidecar, took no further request: nothing was processed.
     RefusedStream,
-    /// No answer at all: the connection ended, or a try took too long.
+    /// No answer at all: the connection ended, or an attempt took too long.
     Reset,
     /// The connection ended before a byte of the request was sent on it.
     ResetBeforeRequest,

@@ -117,13 +117,13 @@ pub struct Pattern {
     regex: regex::bytes::Regex,
 }
 
-/// How large a compiled expression may become, bytes: enough for what people write about paths, and too little for
-/// nested repetitions that would make a match slow.
+/// How large a compiled expression may become, bytes: enough for what people write about paths, and
+/// too little for nested repetitions that would make a match slow.
 const PATTERN_BYTES: usize = 256 << 10;
 
 impl Pattern {
-    /// The expression `text`, in the syntax of the `regex` crate (RE2's, so a match takes linear time). Letters, digits and
-    /// case are ASCII's.
+    /// The expression `text`, in the syntax of the `regex` crate (RE2's, so a match takes linear
+    /// time). Letters, digits and case are ASCII's.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -179,7 +179,7 @@ pub struct Target {
     pub weight: u32,
     /// Time limits of requests that go there by this route.
     pub timeouts: RequestTimeouts,
-    /// Their tries after a failure.
+    /// Their retries after a failure.
     pub retry: Arc<Retry>,
 }
 
@@ -269,8 +269,8 @@ pub struct Fault {
 }
 
 impl Match {
-    /// Whether every request that `other` matches is matched too, in the plain cases: paths under a prefix, hosts under a
-    /// wildcard, and everything else said in the same words.
+    /// Whether every request that `other` matches is matched too, in the plain cases: paths under a
+    /// prefix, hosts under a wildcard, and everything else said in the same words.
     pub fn covers(&self, other: &Match) -> bool {
         let path = match (&self.path, &other.path) {
             (PathMatch::Any, _) => true,

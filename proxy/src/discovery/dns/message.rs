@@ -1,5 +1,5 @@
-//! Questions and answers of DNS as far as discovery cares (RFC 1035; SRV: RFC 2782). hickory reads and writes the format;
-//! what an answer means is decided here. Pure.
+//! Questions and answers of DNS as far as discovery cares (RFC 1035; SRV: RFC 2782). hickory reads
+//! and writes the format; what an answer means is decided here. Pure.
 
 use std::net::IpAddr;
 
@@ -50,7 +50,8 @@ pub fn question(id: u16, name: &Name, kind: RecordType) -> Result<Vec<u8>, Strin
     message.to_vec().map_err(|error| error.to_string())
 }
 
-/// Reads the answer to a question. That a name does not exist is an answer; that the server could not find out is not.
+/// Reads the answer to a question. That a name does not exist is an answer; that the server could
+/// not find out is not.
 ///
 /// # Errors
 /// In words: what the server says, or why its answer is none to this question.
@@ -74,8 +75,8 @@ pub fn answer(bytes: &[u8], id: u16, name: &Name, kind: RecordType) -> Result<Me
     }
 }
 
-/// The addresses in an answer. A recursive server puts aliases (CNAME) before what they lead to; all that is there counts,
-/// and the shortest time to live of them.
+/// The addresses in an answer. A recursive server puts aliases (CNAME) before what they lead to;
+/// all that is there counts, and the shortest time to live of them.
 pub fn addresses(message: &Message) -> Addresses {
     let addresses = message.answers.iter().filter_map(address).map(|(_, address)| address).collect();
     Addresses { addresses, ttl: ttl(message) }
@@ -107,7 +108,8 @@ fn address(record: &Record) -> Option<(Name, IpAddr)> {
     }
 }
 
-/// The shortest time to live of what was answered; for nothing, what the zone says of nothing (RFC 2308 section 5).
+/// The shortest time to live of what was answered; for nothing, what the zone says of nothing (RFC
+/// 2308 section 5).
 fn ttl(message: &Message) -> Option<u32> {
     let nothing = message.authorities.iter().filter_map(|record| match &record.data {
         RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),

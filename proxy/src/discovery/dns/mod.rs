@@ -1,15 +1,18 @@
-//! Endpoints by name: all addresses of a host (A and AAAA), or the servers of a service (SRV) with their priorities,
-//! weights and ports. Asked again when their time to live is over.
+//! Endpoints by name: all addresses of a host (A and AAAA), or the servers of a service (SRV) with
+//! their priorities, weights and ports. Asked again when their time to live is over.
 //!
-//! Questions travel over TCP (RFC 7766: every server speaks it), because a connection of [`Net`] is all that this sidecar
-//! has of the network, on the kernel and in the simulator; nothing is ever truncated, and nobody off the path can forge an
-//! answer. A sidecar asks once in a time to live, so the handshake costs nothing worth mentioning.
+//! Questions travel over TCP (RFC 7766: every server speaks it), because a connection of [`Net`] is
+//! all that this sidecar has of the network, on the kernel and in the simulator; nothing is ever
+//! truncated, and nobody off the path can forge an answer. A sidecar asks once in a time to live,
+//! so the handshake costs nothing worth mentioning.
 //!
-//! A name without addresses, or that does not exist, is an answer: there are no endpoints (and `empty_grace` applies). A
-//! server that fails, refuses or is silent is not: the next one is asked, and what is known stays. One family that cannot
-//! be answered while the other can is waited for if it ever had an answer, or half of the endpoints would come and go.
+//! A name without addresses, or that does not exist, is an answer: there are no endpoints (and
+//! `empty_grace` applies). A server that fails, refuses or is silent is not: the next one is asked,
+//! and what is known stays. One family that cannot be answered while the other can is waited for if
+//! it ever had an answer, or half of the endpoints would come and go.
 //!
-//! What it leaves out: UDP, DNSSEC, search lists (names are absolute), and caching between clusters.
+//! What it leaves out: UDP, DNSSEC, search lists (names are absolute), and caching between
+//! clusters.
 
 pub mod message;
 
@@ -27,18 +30,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
-use super::{News, Teller};
+use super::{EndpointUpdate, UpdateSender};
 use crate::config::defaults::{DNS_EARLY, DNS_PORT, DNS_TIMEOUT};
 use crate::config::names;
-use crate::config::{Dns, Endpoint, Wanted};
+use crate::config::{Dns, DnsQuery, Endpoint};
 use crate::world::Net;
 use message::Target;
 
 /// Where the machine's own name servers stand (resolv.conf(5)).
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// Tells the endpoints of a name, now and whenever they were to be asked for again, for as long as it is polled.
-pub(super) async fn follow<N: Net>(net: N, dns: Dns, mut rng: StdRng, teller: Teller) {
+/// Tells the endpoints of a name, now and whenever they were to be asked for again, for as long as
+/// it is polled.
+pub(super) async fn follow<N: Net>(net: N, dns: Dns, mut rng: StdRng, updates: UpdateSender) {
     let mut resolver = Resolver { net, servers: Vec::new(), heard: [false; 2] };
     let mut backoff = Backoff::default();
     loop {
@@ -48,13 +52,13 @@ pub(super) async fn follow<N: Net>(net: N, dns: Dns, mut rng: StdRng, teller: Te
         let wait = match resolver.endpoints(&dns.wanted, &mut rng).await {
             Ok((endpoints, ttl)) => {
                 backoff.reset();
-                teller.tell(News::Endpoints(endpoints));
+                updates.tell(EndpointUpdate::Endpoints(endpoints));
                 let ttl = Duration::from_secs(ttl.unwrap_or(0).into()).clamp(dns.min_ttl, dns.max_ttl);
                 // A little early, and not all sidecars at once.
                 ttl.mul_f64(1.0 - rng.random_range(0.0..DNS_EARLY))
             }
             Err(why) => {
-                teller.tell(News::Lost(why));
+                updates.tell(EndpointUpdate::Lost(why));
                 backoff.next(&mut rng)
             }
         };
@@ -62,8 +66,8 @@ pub(super) async fn follow<N: Net>(net: N, dns: Dns, mut rng: StdRng, teller: Te
     }
 }
 
-/// The servers that a resolv.conf names; none if there is no such file. The zone of an IPv6 address (`%eth0`) is not
-/// understood.
+/// The servers that a resolv.conf names; none if there is no such file. The zone of an IPv6 address
+/// (`%eth0`) is not understood.
 fn named_in(file: &Path) -> Vec<SocketAddr> {
     let server = |line: &str| {
         let mut words = line.split_whitespace();
@@ -86,16 +90,16 @@ impl<N: Net> Resolver<N> {
     /// The endpoints there are, and for how many seconds that holds.
     async fn endpoints(
         &mut self,
-        wanted: &Wanted,
+        wanted: &DnsQuery,
         rng: &mut StdRng,
     ) -> Result<(Vec<Endpoint>, Option<u32>), String> {
         match wanted {
-            Wanted::Host { name, port } => {
+            DnsQuery::Host { name, port } => {
                 let (addresses, ttl) = self.addresses(&names::absolute(name)?, rng).await?;
                 let at = |address| Endpoint::at(SocketAddr::new(address, *port));
                 Ok((addresses.into_iter().map(at).collect(), ttl))
             }
-            Wanted::Service(name) => {
+            DnsQuery::Service(name) => {
                 let name = names::absolute(name)?;
                 let services = message::services(&self.ask(&name, RecordType::SRV, rng).await?);
                 let mut known: BTreeMap<Name, Vec<IpAddr>> = BTreeMap::new();
@@ -156,7 +160,8 @@ impl<N: Net> Resolver<N> {
     }
 }
 
-/// One question to one server. Over TCP a message has its length before it (RFC 1035 section 4.2.2).
+/// One question to one server. Over TCP a message has its length before it (RFC 1035 section
+/// 4.2.2).
 async fn ask<N: Net>(
     net: &N,
     server: SocketAddr,
@@ -180,8 +185,8 @@ async fn ask<N: Net>(
     message::answer(&answer, id, name, kind)
 }
 
-/// The endpoints of a service. Priorities are counted from 0 without gaps; a weight of 0, which RFC 2782 wants chosen
-/// next to never, counts as 1.
+/// The endpoints of a service. Priorities are counted from 0 without gaps; a weight of 0, which RFC
+/// 2782 wants chosen next to never, counts as 1.
 fn of_services(targets: &[Target], known: &BTreeMap<Name, Vec<IpAddr>>) -> Vec<Endpoint> {
     let priorities: BTreeSet<u16> = targets.iter().map(|target| target.priority).collect();
     let rank = |priority| priorities.iter().take_while(|other| **other < priority).count();
@@ -212,7 +217,8 @@ mod tests {
     /// How long an answer of the name server holds.
     const TTL: Duration = Duration::from_secs(60);
 
-    /// Answers the next question, which asks for addresses of this kind: with this one, or with a failure.
+    /// Answers the next question, which asks for addresses of this kind: with this one, or with a
+    /// failure.
     async fn answer(net: &FakeNet, kind: RecordType, address: Option<&str>) {
         let mut io = net.accept().await;
         let mut question = vec![0; io.read_u16().await.unwrap().into()];
@@ -240,12 +246,12 @@ mod tests {
     /// Follows the addresses of a host for as long as `story` goes on.
     async fn following(net: &FakeNet, story: impl AsyncFnOnce(Heard)) {
         let dns = Dns {
-            wanted: Wanted::Host { name: "orders.example".into(), port: 80 },
+            wanted: DnsQuery::Host { name: "orders.example".into(), port: 80 },
             servers: vec![([10, 0, 0, 53], DNS_PORT).into()],
             min_ttl: Duration::from_secs(1),
             max_ttl: TTL,
         };
-        followed(|teller| follow(net.clone(), dns, StdRng::seed_from_u64(1), teller), story).await;
+        followed(|updates| follow(net.clone(), dns, StdRng::seed_from_u64(1), updates), story).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -258,11 +264,13 @@ mod tests {
             {
                 answer(&net, RecordType::A, Some(four)).await;
                 answer(&net, RecordType::AAAA, found).await;
-                let news = heard.next().await;
+                let update = heard.next().await;
                 let at = |address: &&str| Endpoint::at(SocketAddr::new(address.parse().unwrap(), 80));
                 match told {
-                    Some(told) => assert_eq!(news, News::Endpoints(told.iter().map(at).collect())),
-                    None => assert!(matches!(news, News::Lost(_)), "{news:?}"),
+                    Some(told) => {
+                        assert_eq!(update, EndpointUpdate::Endpoints(told.iter().map(at).collect()))
+                    }
+                    None => assert!(matches!(update, EndpointUpdate::Lost(_)), "{update:?}"),
                 }
             }
         })

@@ -15,7 +15,7 @@ use crate::config::defaults::ETCD_ANSWER;
 use crate::world::Net;
 
 /// A response as it arrives. Dropping it closes the connection.
-pub struct Lines {
+pub struct LineStream {
     body: Incoming,
     buffer: Vec<u8>,
     _connection: oneshot::Sender<()>,
@@ -27,7 +27,7 @@ pub(super) async fn post<N: Net>(
     server: SocketAddr,
     path: &str,
     body: String,
-) -> Result<(u16, Lines), String> {
+) -> Result<(u16, LineStream), String> {
     let failed = |error: &dyn std::fmt::Display| format!("{server}: {error}");
     let io = net.connect(server, None).await.map_err(|error| failed(&error))?;
     let (mut send, driver) = http1::handshake(TokioIo::new(io)).await.map_err(|error| failed(&error))?;
@@ -46,10 +46,10 @@ pub(super) async fn post<N: Net>(
         .expect("a path and an address are fit for a request");
     let response = send.send_request(request).await.map_err(|error| failed(&error))?;
     let status = response.status().as_u16();
-    Ok((status, Lines { body: response.into_body(), buffer: Vec::new(), _connection: connection }))
+    Ok((status, LineStream { body: response.into_body(), buffer: Vec::new(), _connection: connection }))
 }
 
-impl Lines {
+impl LineStream {
     /// The next line, or `None` at the end. Loses nothing if it is dropped while it waits.
     ///
     /// # Errors

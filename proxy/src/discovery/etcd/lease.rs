@@ -1,8 +1,8 @@
 //! When to register, to renew and to withdraw: what a lease needs, one step at a time. Pure.
 //!
-//! Invariants: nothing is granted while a lease may still be alive, so no app stands in the registry under two leases;
-//! what is not wanted is withdrawn before anything else; a renewal is due after a third of the lease; failures wait as
-//! they are told to.
+//! Invariants: nothing is granted while a lease may still be alive, so no app stands in the
+//! registry under two leases; what is not wanted is withdrawn before anything else; a renewal is
+//! due after a third of the lease; failures wait as they are told to.
 
 use std::time::Duration;
 
@@ -29,13 +29,13 @@ pub enum Step {
 #[derive(Debug, Default)]
 pub struct Lease {
     wanted: bool,
-    held: Option<Held>,
+    held: Option<GrantedLease>,
     /// No step before this, since the last one failed.
     not_before: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct GrantedLease {
     id: LeaseId,
     ttl: Duration,
     published: bool,
@@ -43,7 +43,8 @@ struct Held {
 }
 
 impl Lease {
-    /// Whether the app should stand in the registry. A change of mind does not wait for a failure's time.
+    /// Whether the app should stand in the registry. A change of mind does not wait for a failure's
+    /// time.
     pub fn want(&mut self, wanted: bool) {
         if std::mem::replace(&mut self.wanted, wanted) != wanted {
             self.not_before = None;
@@ -68,7 +69,7 @@ impl Lease {
 
     /// A lease of this length was granted.
     pub fn granted(&mut self, id: LeaseId, ttl: Duration, now: Instant) {
-        self.held = Some(Held { id, ttl, published: false, renew_at: now + ttl / 3 });
+        self.held = Some(GrantedLease { id, ttl, published: false, renew_at: now + ttl / 3 });
         self.not_before = None;
     }
 
@@ -143,7 +144,8 @@ mod tests {
         lease.want(true);
         lease.granted(ID, TTL, now);
         lease.published();
-        // The registry is gone for longer than the lease lasts: it may still know it when it comes back.
+        // The registry is gone for longer than the lease lasts: it may still know it when it comes
+        // back.
         let late = now + TTL * 2;
         assert_eq!(lease.step(late), Step::Renew(ID));
         lease.failed(Duration::from_secs(1), late);

@@ -1,12 +1,14 @@
-//! A client for etcd version 3, by the HTTP and JSON that every server of it offers beside gRPC: ranges, puts, leases
-//! and watches are POST requests, keys and values are base64, and a watch is an endless response with one JSON object in
-//! a line. Speaking that over [`Net`] keeps the tree small and lets the same client run in the simulator.
+//! A client for etcd version 3, by the HTTP and JSON that every server of it offers beside gRPC:
+//! ranges, puts, leases and watches are POST requests, keys and values are base64, and a watch is
+//! an endless response with one JSON object in a line. Speaking that over [`Net`] keeps the tree
+//! small and lets the same client run in the simulator.
 //!
-//! Reads and writes go through consensus (no serializable reads), so a server that was cut off from its peers fails
-//! instead of answering with the past. A server that cannot be reached, or has no leader, is passed over for the next.
+//! Reads and writes go through consensus (no serializable reads), so a server that was cut off from
+//! its peers fails instead of answering with the past. A server that cannot be reached, or has no
+//! leader, is passed over for the next.
 //!
-//! What it leaves out: TLS, users and passwords, transactions, names of servers (addresses only), and keeping
-//! connections: a sidecar asks a few times a minute.
+//! What it leaves out: TLS, users and passwords, transactions, names of servers (addresses only),
+//! and keeping connections: a sidecar asks a few times a minute.
 //!
 //! Source: etcd's api_grpc_gateway and its rpc.proto, version 3.4.
 
@@ -28,11 +30,11 @@ use tokio::time::timeout;
 
 use crate::config::defaults::ETCD_TIMEOUT;
 use crate::world::Net;
-use wire::{Answer, Failure, Granted, Header, KeepAlive, LeaseId, Put, Range, Renewed, Span, Streamed};
+use wire::{Failure, Granted, Header, KeepAlive, LeaseId, Put, Range, Renewed, Reply, Span, Streamed};
 
 /// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum EtcdError {
     /// No server could be asked.
     #[error("{0}")]
     Unreachable(String),
@@ -45,31 +47,31 @@ pub enum Error {
 }
 
 /// Speaks to one etcd.
-pub struct Client<N> {
+pub struct EtcdClient<N> {
     net: N,
     servers: Vec<SocketAddr>,
     current: Cell<usize>,
     /// How long one call to one server may take.
-    patience: Duration,
+    timer: Duration,
 }
 
-impl<N: Net> Client<N> {
+impl<N: Net> EtcdClient<N> {
     /// A client of these servers, of which there must be one at least.
     pub fn new(net: N, servers: Vec<SocketAddr>) -> Self {
         assert!(!servers.is_empty(), "the configuration makes sure of a server");
-        Client { net, servers, current: Cell::new(0), patience: ETCD_TIMEOUT }
+        EtcdClient { net, servers, current: Cell::new(0), timer: ETCD_TIMEOUT }
     }
 
     /// The same with less patience, if this is less.
-    pub fn patient(self, patience: Duration) -> Self {
-        Client { patience: self.patience.min(patience), ..self }
+    pub fn patient(self, timer: Duration) -> Self {
+        EtcdClient { timer: self.timer.min(timer), ..self }
     }
 
     /// The keys that begin with `prefix`, and the revision at which they were read.
     ///
     /// # Errors
     /// If it cannot be read.
-    pub async fn list(&self, prefix: &str) -> Result<Range, Error> {
+    pub async fn list(&self, prefix: &str) -> Result<Range, EtcdError> {
         self.call("/v3/kv/range", &Span::of_prefix(prefix)).await
     }
 
@@ -77,7 +79,7 @@ impl<N: Net> Client<N> {
     ///
     /// # Errors
     /// If it gives none.
-    pub async fn probe(&self, prefix: &str) -> Result<(), Error> {
+    pub async fn probe(&self, prefix: &str) -> Result<(), EtcdError> {
         let span = Span { count_only: true, ..Span::of_prefix(prefix) };
         self.ask::<Range>(self.server(), "/v3/kv/range", &encode(&span)).await.map(|_| ())
     }
@@ -85,32 +87,32 @@ impl<N: Net> Client<N> {
     /// Puts a value, bound to a lease.
     ///
     /// # Errors
-    /// [`Error::NoLease`] if it has ended.
-    pub async fn put(&self, key: &str, value: &str, lease: LeaseId) -> Result<Header, Error> {
+    /// [`EtcdError::NoLease`] if it has ended.
+    pub async fn put(&self, key: &str, value: &str, lease: LeaseId) -> Result<Header, EtcdError> {
         let put = Put { key: wire::base64(key), value: wire::base64(value), lease };
-        Ok(self.call::<Answer>("/v3/kv/put", &put).await?.header)
+        Ok(self.call::<Reply>("/v3/kv/put", &put).await?.header)
     }
 
     /// A new lease of `ttl` seconds; etcd may give a longer one.
     ///
     /// # Errors
     /// If there is none to be had.
-    pub async fn grant(&self, ttl: u64) -> Result<Granted, Error> {
+    pub async fn grant(&self, ttl: u64) -> Result<Granted, EtcdError> {
         self.call("/v3/lease/grant", &wire::Grant { ttl: ttl.to_string() }).await
     }
 
     /// Renews a lease, and says for how many seconds.
     ///
     /// # Errors
-    /// [`Error::NoLease`] if it has ended.
-    pub async fn renew(&self, lease: LeaseId) -> Result<u64, Error> {
+    /// [`EtcdError::NoLease`] if it has ended.
+    pub async fn renew(&self, lease: LeaseId) -> Result<u64, EtcdError> {
         let body = encode(&KeepAlive { id: lease });
         let renew = async |server| {
             let renewed: Streamed<Renewed> = self.ask(server, "/v3/lease/keepalive", &body).await?;
             renewed.result.ok_or_else(|| refused(renewed.error.unwrap_or_default()))
         };
         match self.in_turn(renew).await? {
-            Renewed { ttl: 0 } => Err(Error::NoLease),
+            Renewed { ttl: 0 } => Err(EtcdError::NoLease),
             Renewed { ttl } => Ok(ttl),
         }
     }
@@ -118,25 +120,24 @@ impl<N: Net> Client<N> {
     /// Ends a lease, and with it the keys that are bound to it.
     ///
     /// # Errors
-    /// [`Error::NoLease`] if it has ended already.
-    pub async fn revoke(&self, lease: LeaseId) -> Result<(), Error> {
-        self.call::<Answer>("/v3/lease/revoke", &KeepAlive { id: lease }).await.map(|_| ())
+    /// [`EtcdError::NoLease`] if it has ended already.
+    pub async fn revoke(&self, lease: LeaseId) -> Result<(), EtcdError> {
+        self.call::<Reply>("/v3/lease/revoke", &KeepAlive { id: lease }).await.map(|_| ())
     }
 
-    /// Watches the keys that begin with `prefix`, from a revision on. A watch stays with its server: [`Client::next_server`]
-    /// before the next one leaves it.
+    /// Watches the keys that begin with `prefix`, from a revision on. A watch stays with its
+    /// server: [`EtcdClient::next_server`] before the next one leaves it.
     ///
     /// # Errors
     /// If it cannot begin.
-    pub async fn watch(&self, prefix: &str, from: i64) -> Result<http::Lines, Error> {
-        let request = wire::Watch::of_prefix(prefix, from);
+    pub async fn watch(&self, prefix: &str, from: i64) -> Result<http::LineStream, EtcdError> {
+        let request = wire::WatchRequest::of_prefix(prefix, from);
         let server = self.server();
-        let begun =
-            timeout(self.patience, http::post(&self.net, server, "/v3/watch", encode(&request))).await;
-        let (status, lines) = begun.map_err(|_| self.silent(server))?.map_err(Error::Unreachable)?;
+        let begun = timeout(self.timer, http::post(&self.net, server, "/v3/watch", encode(&request))).await;
+        let (status, lines) = begun.map_err(|_| self.silent(server))?.map_err(EtcdError::Unreachable)?;
         match status {
             200 => Ok(lines),
-            _ => Err(Error::Unreachable(format!("{server} answers a watch with {status}"))),
+            _ => Err(EtcdError::Unreachable(format!("{server} answers a watch with {status}"))),
         }
     }
 
@@ -149,17 +150,20 @@ impl<N: Net> Client<N> {
         self.servers[self.current.get()]
     }
 
-    async fn call<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
+    async fn call<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, EtcdError> {
         let body = encode(body);
         self.in_turn(async |server| self.ask(server, path, &body).await).await
     }
 
     /// Asks the servers in turn, beginning with the one that answered last, until one answers.
-    async fn in_turn<T>(&self, ask: impl AsyncFn(SocketAddr) -> Result<T, Error>) -> Result<T, Error> {
-        let mut result = Err(Error::Unreachable(String::new()));
+    async fn in_turn<T>(
+        &self,
+        ask: impl AsyncFn(SocketAddr) -> Result<T, EtcdError>,
+    ) -> Result<T, EtcdError> {
+        let mut result = Err(EtcdError::Unreachable(String::new()));
         for _ in 0..self.servers.len() {
             result = ask(self.server()).await;
-            if !matches!(result, Err(Error::Unreachable(_))) {
+            if !matches!(result, Err(EtcdError::Unreachable(_))) {
                 break;
             }
             self.next_server();
@@ -167,23 +171,28 @@ impl<N: Net> Client<N> {
         result
     }
 
-    async fn ask<T: DeserializeOwned>(&self, server: SocketAddr, path: &str, body: &str) -> Result<T, Error> {
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        server: SocketAddr,
+        path: &str,
+        body: &str,
+    ) -> Result<T, EtcdError> {
         let asking = async {
             let (status, lines) = http::post(&self.net, server, path, body.to_owned()).await?;
             Ok::<_, String>((status, lines.whole().await?))
         };
-        let answer = timeout(self.patience, asking).await.map_err(|_| self.silent(server))?;
-        let (status, answer) = answer.map_err(Error::Unreachable)?;
+        let answer = timeout(self.timer, asking).await.map_err(|_| self.silent(server))?;
+        let (status, answer) = answer.map_err(EtcdError::Unreachable)?;
         if status != 200 {
             let failure = serde_json::from_slice::<Failure>(&answer);
             return Err(refused(failure.unwrap_or_else(|_| Failure::of_status(status))));
         }
         serde_json::from_slice(&answer)
-            .map_err(|error| Error::Refused(format!("an answer that cannot be read ({error})")))
+            .map_err(|error| EtcdError::Refused(format!("an answer that cannot be read ({error})")))
     }
 
-    fn silent(&self, server: SocketAddr) -> Error {
-        Error::Unreachable(format!("{server} did not answer within {:?}", self.patience))
+    fn silent(&self, server: SocketAddr) -> EtcdError {
+        EtcdError::Unreachable(format!("{server} did not answer within {:?}", self.timer))
     }
 }
 
@@ -192,16 +201,16 @@ fn encode(body: &impl Serialize) -> String {
 }
 
 /// What a failure means for the caller.
-fn refused(failure: Failure) -> Error {
+fn refused(failure: Failure) -> EtcdError {
     /// gRPC's statuses for "not now": another server may do better.
     const NOT_NOW: [u32; 3] = [4, 14, 8];
     let said = failure.said();
     if said.contains("requested lease not found") {
-        Error::NoLease
+        EtcdError::NoLease
     } else if NOT_NOW.contains(&failure.grpc_status()) {
-        Error::Unreachable(said)
+        EtcdError::Unreachable(said)
     } else {
-        Error::Refused(said)
+        EtcdError::Refused(said)
     }
 }
 
@@ -214,8 +223,8 @@ mod tests {
     use crate::world::fake::{FakeNet, run};
     use fake::{FIRST, SECOND, asked};
 
-    fn client(net: &FakeNet) -> Client<FakeNet> {
-        Client::new(net.clone(), vec![FIRST, SECOND])
+    fn client(net: &FakeNet) -> EtcdClient<FakeNet> {
+        EtcdClient::new(net.clone(), vec![FIRST, SECOND])
     }
 
     #[tokio::test(start_paused = true)]
@@ -243,9 +252,9 @@ mod tests {
     async fn a_silent_server_is_given_up_after_the_shorter_patience() {
         run(async {
             let (short, long) = (ETCD_TIMEOUT / 3, ETCD_TIMEOUT * 3);
-            for (patience, takes) in [(short, short), (long, ETCD_TIMEOUT)] {
+            for (timer, takes) in [(short, short), (long, ETCD_TIMEOUT)] {
                 let net = FakeNet::default();
-                let (client, begun) = (client(&net).patient(patience), Instant::now());
+                let (client, begun) = (client(&net).patient(timer), Instant::now());
                 let etcd = async {
                     let silent = asked(&net).await;
                     asked(&net).await.answer(200, "{}").await;
@@ -280,7 +289,7 @@ mod tests {
                 life = client.probe("/a/") => life,
                 () = silence => unreachable!("it never ends"),
             };
-            assert!(matches!(dead, Err(Error::Unreachable(_))) && client.server() == FIRST);
+            assert!(matches!(dead, Err(EtcdError::Unreachable(_))) && client.server() == FIRST);
         })
         .await;
     }

@@ -1,8 +1,9 @@
 //! Where a watch stands in etcd's history, and how it goes on after a break. Pure.
 //!
-//! After a break it asks for everything since the last revision that it has seen, so nothing is missed and nothing is
-//! listed again. It lists anew if etcd has forgotten that part (compaction), and if etcd stands *before* it or is another
-//! one: then its data was lost, and a watch would wait in silence for a revision that may never come.
+//! After a break it asks for everything since the last revision that it has seen, so nothing is
+//! missed and nothing is listed again. It lists anew if etcd has forgotten that part (compaction),
+//! and if etcd stands *before* it or is another one: then its data was lost, and a watch would wait
+//! in silence for a revision that may never come.
 
 use super::wire::Header;
 
@@ -33,7 +34,8 @@ impl Position {
         self.seen = Some(header);
     }
 
-    /// A watch has begun; false if its history is not the one that was seen, so that all keys must be read again.
+    /// A watch has begun; false if its history is not the one that was seen, so that all keys must
+    /// be read again.
     pub fn begun(&mut self, header: Header) -> bool {
         let same = self
             .seen

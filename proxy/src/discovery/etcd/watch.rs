@@ -7,17 +7,17 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::position::{Next, Position};
 use super::wire::{EventKind, KeyValue, Streamed, WatchMessage};
-use super::{Client, Error, refused};
+use super::{EtcdClient, EtcdError, refused};
 use crate::config::Endpoint;
 use crate::config::defaults::{ETCD_PROBE, ETCD_TIMEOUT};
 use crate::discovery::backoff::Backoff;
-use crate::discovery::{News, Pace, Teller, document};
+use crate::discovery::{EndpointUpdate, Pace, UpdateSender, document};
 use crate::world::Net;
 
 /// Tells the endpoints below `prefix`, now and whenever they change, for as long as it is polled.
-pub async fn follow<N: Net>(client: Client<N>, prefix: String, mut rng: StdRng, teller: Teller) {
+pub async fn follow<N: Net>(client: EtcdClient<N>, prefix: String, mut rng: StdRng, updates: UpdateSender) {
     let (position, endpoints, pace) = (Position::default(), BTreeMap::new(), Pace::default());
-    let mut follower = Follower { client, prefix, teller, position, endpoints, pace };
+    let mut follower = Follower { client, prefix, updates, position, endpoints, pace };
     let mut backoff = Backoff::default();
     loop {
         let Err(error) = follower.session(&mut backoff).await;
@@ -25,16 +25,16 @@ pub async fn follow<N: Net>(client: Client<N>, prefix: String, mut rng: StdRng, 
         if follower.pace.due(Instant::now()).is_some() {
             follower.tell();
         }
-        follower.teller.tell(News::Lost(error.to_string()));
+        follower.updates.tell(EndpointUpdate::Lost(error.to_string()));
         follower.client.next_server();
         sleep(backoff.next(&mut rng)).await;
     }
 }
 
 struct Follower<N> {
-    client: Client<N>,
+    client: EtcdClient<N>,
     prefix: String,
-    teller: Teller,
+    updates: UpdateSender,
     position: Position,
     /// By key.
     endpoints: BTreeMap<Vec<u8>, Endpoint>,
@@ -44,7 +44,7 @@ struct Follower<N> {
 
 impl<N: Net> Follower<N> {
     /// Follows until something breaks.
-    async fn session(&mut self, backoff: &mut Backoff) -> Result<std::convert::Infallible, Error> {
+    async fn session(&mut self, backoff: &mut Backoff) -> Result<std::convert::Infallible, EtcdError> {
         loop {
             let from = match self.position.next() {
                 Next::Watch(from) => from,
@@ -62,12 +62,13 @@ impl<N: Net> Follower<N> {
     }
 
     /// Watches until something breaks, or returns if all keys have to be read again.
-    async fn watch(&mut self, from: i64, backoff: &mut Backoff) -> Result<(), Error> {
+    async fn watch(&mut self, from: i64, backoff: &mut Backoff) -> Result<(), EtcdError> {
         let mut lines = self.client.watch(&self.prefix, from).await?;
         let mut begun = false;
         loop {
-            // A watch that has not begun has a call's time; one that has may be silent for ever, if its server lives.
-            let patience = if begun { ETCD_PROBE } else { ETCD_TIMEOUT };
+            // A watch that has not begun has a call's time; one that has may be silent for ever, if
+            // its server lives.
+            let timer = if begun { ETCD_PROBE } else { ETCD_TIMEOUT };
             let due = self.pace.due(Instant::now());
             let line = tokio::select! {
                 biased;
@@ -76,18 +77,18 @@ impl<N: Net> Follower<N> {
                     continue;
                 }
                 line = lines.next() => line,
-                () = sleep(patience) => {
+                () = sleep(timer) => {
                     match begun {
                         true => self.client.probe(&self.prefix).await?,
-                        false => return Err(Error::Unreachable("the watch did not begin in time".into())),
+                        false => return Err(EtcdError::Unreachable("the watch did not begin in time".into())),
                     }
                     continue;
                 }
             };
-            let line = line.map_err(Error::Unreachable)?;
-            let line = line.ok_or_else(|| Error::Unreachable("the watch has ended".into()))?;
+            let line = line.map_err(EtcdError::Unreachable)?;
+            let line = line.ok_or_else(|| EtcdError::Unreachable("the watch has ended".into()))?;
             let message: Streamed<WatchMessage> = serde_json::from_slice(&line)
-                .map_err(|error| Error::Refused(format!("a message that cannot be read ({error})")))?;
+                .map_err(|error| EtcdError::Refused(format!("a message that cannot be read ({error})")))?;
             let Some(message) = message.result else {
                 return Err(refused(message.error.unwrap_or_default()));
             };
@@ -96,7 +97,10 @@ impl<N: Net> Follower<N> {
                     self.position.compacted();
                     return Ok(());
                 }
-                return Err(Error::Refused(format!("the watch was cancelled: {}", message.cancel_reason)));
+                return Err(EtcdError::Refused(format!(
+                    "the watch was cancelled: {}",
+                    message.cancel_reason
+                )));
             }
             if message.created {
                 if !self.position.begun(message.header) {
@@ -104,7 +108,7 @@ impl<N: Net> Follower<N> {
                 }
                 begun = true;
                 backoff.reset();
-                self.teller.tell(News::Confirmed);
+                self.updates.tell(EndpointUpdate::Confirmed);
                 continue;
             }
             let (changed, revision) = (!message.events.is_empty(), message.revision());
@@ -123,7 +127,8 @@ impl<N: Net> Follower<N> {
         }
     }
 
-    /// Takes a document. One that cannot be used is passed over and reported: it must not keep the others from changing.
+    /// Takes a document. One that cannot be used is passed over and reported: it must not keep the
+    /// others from changing.
     fn put(&mut self, kv: KeyValue) {
         match document::read(&kv.value) {
             Ok(endpoint) => {
@@ -131,7 +136,7 @@ impl<N: Net> Follower<N> {
             }
             Err(why) => {
                 let key = String::from_utf8_lossy(&kv.key);
-                self.teller.tell(News::Passed(format!("{key}: {why}")));
+                self.updates.tell(EndpointUpdate::Passed(format!("{key}: {why}")));
                 // What stood there before has been replaced.
                 self.endpoints.remove(&kv.key);
             }
@@ -140,7 +145,7 @@ impl<N: Net> Follower<N> {
 
     fn tell(&mut self) {
         let begun = Instant::now();
-        self.teller.tell(News::Endpoints(self.endpoints.values().cloned().collect()));
+        self.updates.tell(EndpointUpdate::Endpoints(self.endpoints.values().cloned().collect()));
         self.pace.applied(begun, Instant::now());
     }
 }
@@ -160,11 +165,12 @@ mod tests {
     }
 
     async fn watching(net: &FakeNet, story: impl AsyncFnOnce(Heard)) {
-        let (client, rng) = (Client::new(net.clone(), vec![FIRST]), StdRng::seed_from_u64(1));
-        followed(|teller| follow(client, "/a/".into(), rng, teller), story).await;
+        let (client, rng) = (EtcdClient::new(net.clone(), vec![FIRST]), StdRng::seed_from_u64(1));
+        followed(|updates| follow(client, "/a/".into(), rng, updates), story).await;
     }
 
-    /// Answers the next request, which is for a list: it stands at this revision, and has endpoints with these last bytes.
+    /// Answers the next request, which is for a list: it stands at this revision, and has endpoints
+    /// with these last bytes.
     async fn list(net: &FakeNet, revision: u64, last: &[u8]) {
         let asked = asked(net).await;
         assert_eq!(asked.path, "/v3/kv/range");
@@ -192,17 +198,17 @@ mod tests {
         let net = FakeNet::default();
         watching(&net, async |mut heard| {
             list(&net, 5, &[1]).await;
-            assert_eq!(heard.next().await, News::Endpoints(vec![endpoint(1)]));
+            assert_eq!(heard.next().await, EndpointUpdate::Endpoints(vec![endpoint(1)]));
             let mut first = watch(&net, "6").await;
-            assert_eq!(heard.next().await, News::Confirmed);
+            assert_eq!(heard.next().await, EndpointUpdate::Confirmed);
             first.tell(r#"{"canceled":true,"compact_revision":"8"}"#).await;
             list(&net, 9, &[1, 2]).await;
-            assert_eq!(heard.next().await, News::Endpoints(vec![endpoint(1), endpoint(2)]));
+            assert_eq!(heard.next().await, EndpointUpdate::Endpoints(vec![endpoint(1), endpoint(2)]));
             let mut second = watch(&net, "10").await;
-            assert_eq!(heard.next().await, News::Confirmed);
+            assert_eq!(heard.next().await, EndpointUpdate::Confirmed);
             second.tell(r#"{"canceled":true,"cancel_reason":"no permission"}"#).await;
             let why = "etcd says: the watch was cancelled: no permission";
-            assert_eq!(heard.next().await, News::Lost(why.into()));
+            assert_eq!(heard.next().await, EndpointUpdate::Lost(why.into()));
             watch(&net, "10").await;
         })
         .await;
@@ -221,9 +227,14 @@ mod tests {
             broken.end().await;
             watch(&net, "1006").await;
             let (two, one) = (vec![endpoint(1), endpoint(2)], vec![endpoint(2)]);
-            let lost = News::Lost("the watch has ended".into());
-            for news in [News::Endpoints(two), News::Confirmed, News::Endpoints(one), lost] {
-                assert_eq!(heard.next().await, news);
+            let lost = EndpointUpdate::Lost("the watch has ended".into());
+            for update in [
+                EndpointUpdate::Endpoints(two),
+                EndpointUpdate::Confirmed,
+                EndpointUpdate::Endpoints(one),
+                lost,
+            ] {
+                assert_eq!(heard.next().await, update);
             }
         })
         .await;

@@ -1,4 +1,5 @@
-//! The JSON of etcd's gateway. Numbers of 64 bits are text there, and what is zero or empty is left out.
+//! The JSON of etcd's gateway. Numbers of 64 bits are text there, and what is zero or empty is left
+//! out.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -65,7 +66,7 @@ pub struct Header {
 
 /// An answer of which only the head matters.
 #[derive(Debug, Deserialize)]
-pub struct Answer {
+pub struct Reply {
     /// The head.
     #[serde(default)]
     pub header: Header,
@@ -88,8 +89,8 @@ impl Span {
     }
 }
 
-/// The first key after all that begin with `prefix`; one zero byte, which stands for the end of the key space, if there is
-/// none.
+/// The first key after all that begin with `prefix`; one zero byte, which stands for the end of the
+/// key space, if there is none.
 fn end_of(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     while let Some(last) = end.pop() {
@@ -174,7 +175,7 @@ pub struct Streamed<T> {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Watch {
+pub(super) struct WatchRequest {
     create_request: Create,
 }
 
@@ -185,9 +186,11 @@ struct Create {
     start_revision: String,
 }
 
-impl Watch {
+impl WatchRequest {
     pub fn of_prefix(prefix: &str, from: i64) -> Self {
-        Watch { create_request: Create { span: Span::of_prefix(prefix), start_revision: from.to_string() } }
+        WatchRequest {
+            create_request: Create { span: Span::of_prefix(prefix), start_revision: from.to_string() },
+        }
     }
 }
 
@@ -215,8 +218,8 @@ pub struct WatchMessage {
 }
 
 impl WatchMessage {
-    /// Up to which revision nothing is missing. A watch that catches up is told a thousand revisions at a time, under a
-    /// head that stands at the newest one already.
+    /// Up to which revision nothing is missing. A watch that catches up is told a thousand
+    /// revisions at a time, under a head that stands at the newest one already.
     pub fn revision(&self) -> i64 {
         self.events.last().map_or(self.header.revision, |event| event.kv.mod_revision)
     }
@@ -343,7 +346,7 @@ mod tests {
 
     #[test]
     fn requests_are_written_as_etcd_reads_them() {
-        let watch = serde_json::to_string(&Watch::of_prefix("/a/", 7)).unwrap();
+        let watch = serde_json::to_string(&WatchRequest::of_prefix("/a/", 7)).unwrap();
         assert_eq!(watch, r#"{"create_request":{"key":"L2Ev","range_end":"L2Ew","start_revision":"7"}}"#);
         let put = Put { key: base64("/a/x"), value: base64("v"), lease: LeaseId(9) };
         let put = serde_json::to_string(&put).unwrap();

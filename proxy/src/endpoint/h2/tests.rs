@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_millis(1);
 
 fn streams(greeting: &'static [u8]) -> (FakeNet, Streams<FakeNet>) {
     let net = FakeNet { greeting, ..FakeNet::default() };
-    (net.clone(), Streams::new(net, |_| None, RngTree::new(1).rng()))
+    (net.clone(), Streams::new(Connector::new(net, |_| None), RngTree::new(1).rng()))
 }
 
 async fn checkout(streams: &Streams<FakeNet>) -> Stream {
@@ -38,7 +38,7 @@ fn is_called(called: std::pin::Pin<&mut impl Future>) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_a_connection_that_carries_something_and_was_silent_all_the_while_is_given_up_with_a_try() {
+async fn only_a_connection_that_carries_something_and_was_silent_all_the_while_is_given_up_with_an_attempt() {
     run(async {
         let (_net, streams) = streams(TEN);
         let stream = checkout(&streams).await;
@@ -68,25 +68,25 @@ async fn a_doubt_retires_what_has_not_been_heard_since_and_dials_that_are_not_yo
         let stream = checkout(&streams).await;
         let (connection, group) = (stream.connection.clone(), group(&streams));
         sleep(TICK * 10).await;
-        let mut doubted = Instant::now();
-        for heard in [doubted - TICK, doubted, doubted + TICK] {
-            doubted += TICK / 10;
-            let heard = heard + (doubted - Instant::now());
+        let mut stale_since = Instant::now();
+        for heard in [stale_since - TICK, stale_since, stale_since + TICK] {
+            stale_since += TICK / 10;
+            let heard = heard + (stale_since - Instant::now());
             connection.expires.set(None);
             connection.heard.set(heard);
-            group.hear(Some(doubted));
-            assert_eq!(connection.expires.get().is_none(), heard >= doubted);
+            group.hear(Some(stale_since));
+            assert_eq!(connection.expires.get().is_none(), heard >= stale_since);
         }
         for (since, stays) in [(-1, false), (0, false), (1, true)] {
-            doubted += TICK;
-            let since = if since < 0 { doubted - TICK } else { doubted + TICK * since as u32 };
-            *group.dial.borrow_mut() = Some((since, watch::channel(Dialled::Pending).1));
-            group.hear(Some(doubted));
+            stale_since += TICK;
+            let since = if since < 0 { stale_since - TICK } else { stale_since + TICK * since as u32 };
+            *group.dial.borrow_mut() = Some((since, watch::channel(DialOutcome::Pending).1));
+            group.hear(Some(stale_since));
             assert_eq!(group.dial.borrow().is_some(), stays);
         }
         // The same doubt, heard again, is no news: a dial that began in the same instant goes on.
-        *group.dial.borrow_mut() = Some((doubted, watch::channel(Dialled::Pending).1));
-        group.hear(Some(doubted));
+        *group.dial.borrow_mut() = Some((stale_since, watch::channel(DialOutcome::Pending).1));
+        group.hear(Some(stale_since));
         assert!(group.dial.borrow().is_some());
     })
     .await;
@@ -140,7 +140,7 @@ async fn another_connection_is_due_when_eight_in_ten_streams_are_taken_and_only_
         let _stream = streams.checkout(address(), None, limits(), &metrics).await.unwrap();
         let group = group(&streams);
         let may_open = |connections, of_cluster| {
-            let mut limits = Limits { connections, ..limits() };
+            let mut limits = PoolLimits { connections, ..limits() };
             limits.cluster.connections = of_cluster;
             group.may_open(limits, &metrics)
         };
@@ -172,7 +172,7 @@ async fn who_comes_later_does_not_overtake_those_who_wait_for_a_stream() {
 async fn who_dialled_and_finds_the_connection_over_does_not_dial_again() {
     run(async {
         let (net, streams) = streams(TEN);
-        let limits = Limits { max_age: Some(Duration::ZERO), ..limits() };
+        let limits = PoolLimits { max_age: Some(Duration::ZERO), ..limits() };
         let error = streams.checkout(address(), None, limits, &metrics()).await.err().unwrap();
         assert_eq!(error.kind, Kind::Connect);
         assert_eq!(net.servers.borrow().len(), 1);
@@ -213,7 +213,7 @@ async fn a_sweep_closes_what_has_idled_for_long_or_is_over_and_spares_the_rest()
 async fn those_who_wait_are_called_when_the_peer_is_seen_to_allow_more_streams_and_not_else() {
     run(async {
         let (net, streams) = streams(TWO);
-        let limits = Limits { connections: 1, ..limits() };
+        let limits = PoolLimits { connections: 1, ..limits() };
         let checkout = || async { streams.checkout(address(), None, limits, &metrics()).await.unwrap() };
         let (first, second) = (checkout().await, checkout().await);
         let queue = group(&streams).queue.clone();

@@ -8,13 +8,13 @@ const TICK: Duration = Duration::from_millis(1);
 
 #[test]
 fn a_slot_has_as_many_places_as_it_is_told_once_those_that_are_too_many_are_free() {
-    let slot = Slot::new(2);
-    let sizes = || (slot.size.get(), slot.places.available_permits());
+    let slot = EndpointPool::new(2);
+    let sizes = || (slot.size.get(), slot.permits.available_permits());
     slot.resize(5);
     assert_eq!(sizes(), (5, 5));
     slot.resize(3);
     assert_eq!(sizes(), (3, 3));
-    let held = slot.places.clone().try_acquire_many_owned(2).unwrap();
+    let held = slot.permits.clone().try_acquire_many_owned(2).unwrap();
     slot.resize(1);
     assert_eq!(sizes(), (2, 0), "two are in use");
     drop(held);
@@ -44,7 +44,7 @@ async fn connections_end_within_a_tenth_of_their_age_before_it_and_after() {
 
 fn pool() -> (FakeNet, Pool<FakeNet>) {
     let net = FakeNet::default();
-    (net.clone(), Pool::new(net, |_| None, RngTree::new(1).rng()))
+    (net.clone(), Pool::new(Connector::new(net, |_| None), RngTree::new(1).rng()))
 }
 
 /// Opens a connection, ready for a request.

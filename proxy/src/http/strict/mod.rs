@@ -1,30 +1,34 @@
-//! Refuses HTTP/1 requests that two readers could read in two ways (RFC 9112 sections 2.2, 5.1, 6.3 and 11.2).
+//! Refuses HTTP/1 requests that two readers could read in two ways (RFC 9112 sections 2.2, 5.1, 6.3
+//! and 11.2).
 //!
-//! hyper refuses most of them itself. Some it mends, and the evidence is gone before the service sees the request: a
-//! `Content-Length` beside a `Transfer-Encoding` is dropped, equal lengths become one, a bare LF ends a line, a fragment
-//! disappears. An app that does not mend in the same way would see another message, so [`Strict`] reads along: it looks
-//! at each byte of a head once, in hyper's own buffer, copies nothing and skips bodies by their length.
+//! hyper refuses most of them itself. Some it mends, and the evidence is gone before the service
+//! sees the request: a `Content-Length` beside a `Transfer-Encoding` is dropped, equal lengths
+//! become one, a bare LF ends a line, a fragment disappears. An app that does not mend in the same
+//! way would see another message, so [`Strict`] reads along: it looks at each byte of a head once,
+//! in hyper's own buffer, copies nothing and skips bodies by their length.
 //!
-//! hyper gets one request at a time. What a client sends behind a request that waits for its answer is kept back, up to
-//! [`READ_AHEAD`] bytes: hyper stops reading as soon as it has something left to read, and would never hear that the
-//! client has gone ([`super::closing`]).
+//! hyper gets one request at a time. What a client sends behind a request that waits for its answer
+//! is kept back, up to [`READ_AHEAD`] bytes: hyper stops reading as soon as it has something left
+//! to read, and would never hear that the client has gone ([`super::closing`]).
 //!
 //! A refusal never changes, loses or completes what came before it:
 //!
-//! - A head that is refused is the end of the stream for hyper, at a message's end. All earlier requests have been
-//!   answered by then, and [`super::serve`] writes the refusal ([`Strict::refusal`]).
-//! - If the head was handed over already, reading fails where the offence stands: the request's body breaks off, and whoever
-//!   handles the request answers it, if it has not been answered yet ([`broke_off`] tells why).
+//! - A head that is refused is the end of the stream for hyper, at a message's end. All earlier
+//!   requests have been answered by then, and [`super::serve`] writes the refusal
+//!   ([`Strict::refusal`]).
+//! - If the head was handed over already, reading fails where the error stands: the request's body
+//!   breaks off, and whoever handles the request answers it, if it has not been answered yet
+//!   ([`broke_off`] tells why).
 //!
-//! hyper reads what passes here. What it does not like it refuses too, so a mistake here can refuse too much but not
-//! smuggle; but every head that hyper would refuse is refused here first, because hyper's own refusals say neither who made
-//! them nor why.
+//! hyper reads what passes here. What it does not like it refuses too, so a mistake here can refuse
+//! too much but not smuggle; but every head that hyper would refuse is refused here first, because
+//! hyper's own refusals say neither who made them nor why.
 //!
 //! In the other direction it lets [`super::interim`] put its words between hyper's.
 //!
-//! What it leaves out: targets and hosts ([`super::target`]), responses ([`super::forward::check`]), and whatever follows a
-//! request that asks for a tunnel or has an unknown transfer coding. Such a connection never carries another request: see
-//! [`super::tunnel`].
+//! What it leaves out: targets and hosts ([`super::target`]), responses
+//! ([`super::forward::check`]), and whatever follows a request that asks for a tunnel or has an
+//! unknown transfer coding. Such a connection never carries another request: see [`super::tunnel`].
 
 mod reader;
 
@@ -42,9 +46,9 @@ use crate::config::Http1;
 use crate::config::defaults::READ_AHEAD;
 use crate::error::Kind;
 use crate::mutant;
-use crate::world::{Abort, BehindFin};
+use crate::world::{Abort, AfterFin};
 
-pub use reader::{Offence, Reader, Refused};
+pub use reader::{ParseError, Reader, Rejection};
 
 /// How much is read ahead at once, bytes.
 const PIECE: usize = 4096;
@@ -58,23 +62,23 @@ pub struct Strict<I> {
     end: ClientEnd,
     /// What the client has sent behind a request that waits for its answer.
     ahead: BytesMut,
-    offence: Option<Offence>,
+    error: Option<ParseError>,
     /// hyper knows the refused head as the end of the stream.
     ended: bool,
 }
 
 impl<I> Strict<I> {
-    /// Around the stream of a client that is about to send its first request, and hears `interim` between hyper's words.
-    /// `end` knows what is due to it. hyper must have the same `limits`.
+    /// Around the stream of a client that is about to send its first request, and hears `interim`
+    /// between hyper's words. `end` knows what is due to it. hyper must have the same `limits`.
     pub fn new(io: I, limits: Http1, interim: Interim, end: ClientEnd) -> Self {
         let (reader, ahead) = (Reader::new(limits), BytesMut::new());
-        Strict { io, reader, interim, end, ahead, offence: None, ended: false }
+        Strict { io, reader, interim, end, ahead, error: None, ended: false }
     }
 
-    /// What is to be refused now that hyper has ended: all that came before it has been answered, and nothing of its
-    /// answer was written.
-    pub fn refusal(&self) -> Option<Offence> {
-        self.offence.filter(|_| self.ended && !self.end.is_due())
+    /// What is to be refused now that hyper has ended: all that came before it has been answered,
+    /// and nothing of its answer was written.
+    pub fn refusal(&self) -> Option<ParseError> {
+        self.error.filter(|_| self.ended && !self.end.is_due())
     }
 
     /// Whether what was read ends with a request, or with one after which nothing is read.
@@ -82,9 +86,10 @@ impl<I> Strict<I> {
         self.reader.is_between_requests()
     }
 
-    /// Whether the client is in the middle of a request, or of one that was refused, or has sent another.
+    /// Whether the client is in the middle of a request, or of one that was refused, or has sent
+    /// another.
     pub fn is_mid_request(&self) -> bool {
-        self.offence.is_some() || !self.reader.is_between_requests() || self.is_ahead()
+        self.error.is_some() || !self.reader.is_between_requests() || self.is_ahead()
     }
 
     /// Whether the client has sent something that was kept back.
@@ -98,15 +103,16 @@ impl<I> Strict<I> {
     }
 
     /// A read of hyper's after a refusal.
-    fn refused(&mut self, offence: Offence) -> Poll<io::Result<()>> {
-        if offence.in_body {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, offence.what)));
+    fn refused(&mut self, error: ParseError) -> Poll<io::Result<()>> {
+        if error.in_body {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error.what)));
         }
         self.ended = true;
         Poll::Ready(Ok(()))
     }
 
-    /// Whether what comes now is for later: hyper reads again once the request in hand has been answered.
+    /// Whether what comes now is for later: hyper reads again once the active request has been
+    /// answered.
     fn is_early(&self) -> bool {
         self.end.is_due() && self.is_between_requests() && !mutant::is_planted("refuses-before-its-turn")
     }
@@ -129,10 +135,11 @@ impl<I> Strict<I> {
         Poll::Pending
     }
 
-    /// How many of `bytes`, which come next, are for hyper: all that is good, to the end of a message at most.
+    /// How many of `bytes`, which come next, are for hyper: all that is good, to the end of a
+    /// message at most.
     fn judge(&mut self, bytes: &[u8]) -> usize {
-        self.reader.read(bytes).unwrap_or_else(|Refused { good, offence }| {
-            self.offence = Some(offence);
+        self.reader.read(bytes).unwrap_or_else(|Rejection { good, error }| {
+            self.error = Some(error);
             good
         })
     }
@@ -158,7 +165,7 @@ impl<I: Abort> Abort for Strict<I> {
         self.io.abort();
     }
 
-    fn behind_fin(&self) -> BehindFin {
+    fn behind_fin(&self) -> AfterFin {
         self.io.behind_fin()
     }
 }
@@ -169,8 +176,8 @@ impl<I: AsyncRead + Unpin> AsyncRead for Strict<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(offence) = self.offence {
-            return self.refused(offence);
+        if let Some(error) = self.error {
+            return self.refused(error);
         }
         let this = &mut *self;
         if this.is_early() {
@@ -193,8 +200,8 @@ impl<I: AsyncRead + Unpin> AsyncRead for Strict<I> {
             }
             good
         };
-        match this.offence {
-            Some(offence) if good == 0 => this.refused(offence),
+        match this.error {
+            Some(error) if good == 0 => this.refused(error),
             _ => Poll::Ready(Ok(())),
         }
     }
@@ -233,8 +240,9 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Strict<I> {
     }
 }
 
-/// Whether the value of an `Upgrade` header is only an offer: to go on in a newer HTTP or in TLS, which a server may
-/// ignore (RFC 9110 section 7.8) and many clients make to everybody. Anything else is meant.
+/// Whether the value of an `Upgrade` header is only an offer: to go on in a newer HTTP or in TLS,
+/// which a server may ignore (RFC 9110 section 7.8) and many clients make to everybody. Anything
+/// else is meant.
 pub fn is_offer(value: &[u8]) -> bool {
     let begins = |with: &[u8]| value.get(..with.len()).is_some_and(|v| v.eq_ignore_ascii_case(with));
     value.len() <= reader::WORD
@@ -242,8 +250,8 @@ pub fn is_offer(value: &[u8]) -> bool {
         && (begins(b"h2c") || begins(b"http/") || begins(b"tls/"))
 }
 
-/// What it was that ended the body of a request before its time: it is [`Kind::Malformed`], or its client went away
-/// ([`Kind::Client`]).
+/// What it was that ended the body of a request before its time: it is [`Kind::Malformed`], or its
+/// client went away ([`Kind::Client`]).
 pub fn broke_off(error: &(dyn std::error::Error + 'static)) -> Kind {
     let mut errors = std::iter::successors(Some(error), |error| error.source());
     let is_malformed = errors.any(|error| {

@@ -1,6 +1,7 @@
-//! The reader of [`super::Strict`]: a state machine over the bytes of a connection's requests, without I/O. It knows where
-//! each message ends, refuses every head that hyper would refuse, and some that hyper would mend. Of bodies it checks
-//! the framing only; hyper checks more, and what it does not like breaks a body off as well.
+//! The reader of [`super::Strict`]: a state machine over the bytes of a connection's requests,
+//! without I/O. It knows where each message ends, refuses every head that hyper would refuse, and
+//! some that hyper would mend. Of bodies it checks the framing only; hyper checks more, and what it
+//! does not like breaks a body off as well.
 
 use http::Uri;
 
@@ -10,7 +11,7 @@ use crate::error::{Error, Kind};
 
 /// What is wrong with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Offence {
+pub struct ParseError {
     /// [`Kind::Malformed`] or [`Kind::HeadersTooLarge`].
     pub kind: Kind,
     /// In words.
@@ -21,19 +22,20 @@ pub struct Offence {
     pub is_head: bool,
 }
 
-impl From<Offence> for Error {
-    fn from(offence: Offence) -> Self {
-        Error { cause: Some(offence.what.into()), ..Error::new(offence.kind) }
+impl From<ParseError> for Error {
+    fn from(error: ParseError) -> Self {
+        Error { cause: Some(error.what.into()), ..Error::new(error.kind) }
     }
 }
 
 /// A request that is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused {
-    /// How many of the bytes at hand come before it: all that belongs to earlier messages, and to its own body.
+pub struct Rejection {
+    /// How many of the bytes at hand come before it: all that belongs to earlier messages, and to
+    /// its own body.
     pub good: usize,
     /// Why.
-    pub offence: Offence,
+    pub error: ParseError,
 }
 
 /// Where in a message the next byte belongs.
@@ -178,11 +180,12 @@ impl Reader {
         matches!(self.at, At::Start | At::Unread)
     }
 
-    /// Reads on to the end of a message at most; how many bytes that were. After a refusal there is nothing to read.
+    /// Reads on to the end of a message at most; how many bytes that were. After a refusal there is
+    /// nothing to read.
     ///
     /// # Errors
     /// What is refused, and what comes before it.
-    pub fn read(&mut self, bytes: &[u8]) -> Result<usize, Refused> {
+    pub fn read(&mut self, bytes: &[u8]) -> Result<usize, Rejection> {
         let was_in_body = !self.at.is_in_head();
         // Where the message at hand begins; `None` if it did so in an earlier read.
         let mut begin = None;
@@ -218,7 +221,7 @@ impl Reader {
             let in_body = begin.is_none() && was_in_body;
             // Before the head there can only be empty lines, which nobody needs.
             let good = if in_body { i } else { 0 };
-            Refused { good, offence: Offence { kind, what, in_body, is_head: self.message.is_head } }
+            Rejection { good, error: ParseError { kind, what, in_body, is_head: self.message.is_head } }
         })
     }
 
@@ -318,7 +321,8 @@ impl Message {
             (At::Version, b'\n') => return malformed(NO_CRLF),
             (At::Version, _) => {
                 self.push(byte);
-                // Byte by byte, as hyper's parser does it, or hyper would refuse the first part of one that is torn.
+                // Byte by byte, as hyper's parser does it, or hyper would refuse the first part of
+                // one that is torn.
                 if !VERSIONS.iter().any(|version| version.starts_with(self.word())) {
                     return malformed("a version other than 1.0 and 1.1");
                 }

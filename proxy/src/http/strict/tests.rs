@@ -2,10 +2,10 @@ use super::*;
 use proptest::prelude::*;
 
 /// Reads all of `bytes`, which may be several messages.
-fn read(reader: &mut Reader, bytes: &[u8]) -> Result<(), Refused> {
+fn read(reader: &mut Reader, bytes: &[u8]) -> Result<(), Rejection> {
     let mut at = 0;
     while at < bytes.len() {
-        let refused = |refused: Refused| Refused { good: at + refused.good, ..refused };
+        let refused = |refused: Rejection| Rejection { good: at + refused.good, ..refused };
         at += reader.read(&bytes[at..]).map_err(refused)?;
     }
     Ok(())
@@ -15,7 +15,7 @@ fn read(reader: &mut Reader, bytes: &[u8]) -> Result<(), Refused> {
 fn judge(bytes: &[u8], size: usize) -> Result<(), (Kind, &'static str)> {
     let mut reader = Reader::new(Http1::default());
     let judged = bytes.chunks(size).try_for_each(|piece| read(&mut reader, piece));
-    judged.map_err(|refused| (refused.offence.kind, refused.offence.what))
+    judged.map_err(|refused| (refused.error.kind, refused.error.what))
 }
 
 /// The whole of `bytes` in pieces of `size`; whether all of it passed.
@@ -93,7 +93,7 @@ fn what_comes_before_an_offence_is_handed_over_wherever_the_bytes_are_torn() {
         read(&mut reader, first).unwrap();
         let refused = read(&mut reader, second).unwrap_err();
         let head = chunks.find("5\r\n").unwrap();
-        assert_eq!(refused.offence.in_body, at >= head, "{at}");
+        assert_eq!(refused.error.in_body, at >= head, "{at}");
         assert_eq!(at + refused.good, if at >= head { chunks.len() } else { at }, "{at}");
     }
 }
@@ -112,7 +112,7 @@ fn a_head_is_as_large_as_it_may_be_and_no_larger() {
         for size in 1..bytes.len() {
             let mut reader = Reader::new(limits);
             let judged = bytes.as_bytes().chunks(size).try_for_each(|piece| read(&mut reader, piece));
-            assert_eq!(judged.err().map(|refused| refused.offence.kind), expected, "{bytes:?} {size}");
+            assert_eq!(judged.err().map(|refused| refused.error.kind), expected, "{bytes:?} {size}");
         }
         // What was counted for one does not count for the next.
         let mut reader = Reader::new(limits);
@@ -143,7 +143,7 @@ fn the_answer_to_what_is_no_request_has_a_body_whatever_was_asked_before() {
     for (bytes, is_head) in [("\n", false), ("\rX", false), ("HEAD\n", false), ("HEAD / HTTP/1.1\n", true)] {
         let mut reader = Reader::new(Http1::default());
         assert_eq!(reader.read(head), Ok(head.len()));
-        assert_eq!(reader.read(bytes.as_bytes()).unwrap_err().offence.is_head, is_head, "{bytes:?}");
+        assert_eq!(reader.read(bytes.as_bytes()).unwrap_err().error.is_head, is_head, "{bytes:?}");
     }
 }
 

@@ -3,9 +3,10 @@ use crate::world::{KernelNet, Listener};
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const LIMITS: Limits = Limits { half_close: Duration::from_secs(60), idle: Duration::from_secs(3600) };
+const LIMITS: CopyTimeouts =
+    CopyTimeouts { half_close: Duration::from_secs(60), idle: Duration::from_secs(3600) };
 
-fn ignore(_: Moved) {}
+fn ignore(_: BytesCopied) {}
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_still_arrives_after_the_question_was_closed() {
@@ -27,15 +28,15 @@ async fn an_answer_still_arrives_after_the_question_was_closed() {
         server.write_all(question.as_bytes()).await.unwrap();
         drop(server);
     };
-    let mut counted = Moved::default();
-    let count = |moved: Moved| {
+    let mut counted = BytesCopied::default();
+    let count = |moved: BytesCopied| {
         counted.forth += moved.forth;
         counted.back += moved.back;
     };
     let (moved, answer, ()) = tokio::join!(both_ways(&mut a, &mut b, LIMITS, count), client, server);
     assert_eq!(answer, "answer to question");
-    assert_eq!(moved.unwrap(), Moved { forth: 8, back: 18, spliced: 0 });
-    assert_eq!(counted, Moved { forth: 8, back: 18, spliced: 0 });
+    assert_eq!(moved.unwrap(), BytesCopied { forth: 8, back: 18, spliced: 0 });
+    assert_eq!(counted, BytesCopied { forth: 8, back: 18, spliced: 0 });
 }
 
 #[tokio::test(start_paused = true)]
@@ -93,7 +94,7 @@ async fn a_receiver_that_takes_a_byte_at_a_time_gets_every_byte_in_order() {
 }
 
 #[test]
-fn a_connection_without_bytes_in_hand_holds_no_buffer() {
+fn a_connection_that_holds_no_bytes_has_no_buffer() {
     let mut direction = Direction::default();
     let mut cx = Context::from_waker(std::task::Waker::noop());
     let (mut client, mut a) = tokio::io::duplex(64);

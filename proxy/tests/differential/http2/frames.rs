@@ -1,5 +1,6 @@
-//! Frames of HTTP/2 as a client's bytes (RFC 9113 sections 4 and 6, RFC 7541), written by hand because no library writes what is
-//! wrong; and what a server says to them, read as far as it tells an answer from a refusal.
+//! Frames of HTTP/2 as a client's bytes (RFC 9113 sections 4 and 6, RFC 7541), written by hand
+//! because no library writes what is wrong; and what a server says to them, read as far as it tells
+//! an answer from a refusal.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +11,8 @@ pub type Field = (Vec<u8>, Vec<u8>);
 /// What a frame holds.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Frame {
-    /// HEADERS. `style` says how the block is written: torn, padded, and each field in which of HPACK's forms.
+    /// HEADERS. `style` says how the block is written: torn, padded, and each field in which of
+    /// HPACK's forms.
     Headers { fields: Vec<Field>, is_end: bool, style: u64 },
     /// DATA, perhaps padded.
     Data { bytes: Vec<u8>, is_end: bool, padding: Option<u8> },
@@ -70,7 +72,8 @@ const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const WITH_PRIORITY: u8 = 0x20;
 
-/// What a client sends that sends these frames. It allows the server no dynamic table, which keeps [`answers`] simple.
+/// What a client sends that sends these frames. It allows the server no dynamic table, which keeps
+/// [`answers`] simple.
 pub fn bytes(sent: &[Sent]) -> Vec<u8> {
     const SETTINGS_HEADER_TABLE_SIZE: u16 = 1;
     let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();

@@ -62,7 +62,8 @@ const HOSTILE: &[(&str, &[u8])] = &[
     (":status", b"200"),
 ];
 
-/// Field lines that HPACK carries and no message may hold: whoever takes them for an offence of the connection may.
+/// Field lines that HPACK carries and no message may hold: whoever takes them for an error of the
+/// connection may.
 const FATAL: &[(&str, &[u8])] = &[
     ("X", b"y"),
     ("Content-Length", b"3"),

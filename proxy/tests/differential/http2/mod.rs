@@ -1,5 +1,6 @@
-//! Requests of HTTP/2 on their way through an app's sidecar to an app of HTTP/1, as the calling sidecar's bridge sends them and as
-//! nobody should: what the app reads, against [`reference::read`].
+//! Requests of HTTP/2 on their way through an app's sidecar to an app of HTTP/1, as the calling
+//! sidecar's bridge sends them and as nobody should: what the app reads, against
+//! [`reference::read`].
 
 mod frames;
 mod generate;
@@ -22,7 +23,7 @@ use proxy::balance::Table;
 use proxy::drain;
 use proxy::inbound::{self, Inbound};
 use proxy::telemetry::Metrics;
-use proxy::world::{Abort, BehindFin, KernelNet, Listener, Net, RngTree, SystemWall, World};
+use proxy::world::{Abort, AfterFin, KernelNet, Listener, Net, RngTree, SystemWall, World};
 use reference::{Fields, Request, Verdict};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::{Builder, LocalOptions};
@@ -157,7 +158,7 @@ fn run(bytes: &[u8], cuts: &[usize]) -> (Vec<Vec<u8>>, Vec<u8>) {
         let (_signal, watch) = drain::channel();
         let peer = SocketAddr::from(([10, 0, 0, 1], 40_000));
         tokio::select! {
-            () = inbound::connection(side, client, peer, watch) => {}
+            () = inbound::carry(side, client, peer, watch) => {}
             () = sleep(ENOUGH) => panic!("it goes on when its client has left"),
         }
         // What was begun ends.
@@ -249,8 +250,8 @@ impl App {
 impl Abort for Wire {
     fn abort(&mut self) {}
 
-    fn behind_fin(&self) -> BehindFin {
-        BehindFin::Unknown
+    fn behind_fin(&self) -> AfterFin {
+        AfterFin::Unknown
     }
 }
 

@@ -1,8 +1,9 @@
-//! The other reader: RFC 9113 section 8 written down once more, on the frames as they were meant, and what of a request must
-//! arrive at an app of HTTP/1 (sections 8.2.3 and 8.3.1, RFC 9112, RFC 9110 section 7.6.1).
+//! The other reader: RFC 9113 section 8 written down once more, on the frames as they were meant,
+//! and what of a request must arrive at an app of HTTP/1 (sections 8.2.3 and 8.3.1, RFC 9112, RFC
+//! 9110 section 7.6.1).
 //!
-//! Where the RFC leaves a choice, or a library takes one, it says so ([`Verdict::MayArrive`]): then a request may be refused, but
-//! what arrives is no other.
+//! Where the RFC leaves a choice, or a library takes one, it says so ([`Verdict::MayArrive`]): then
+//! a request may be refused, but what arrives is no other.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,8 +26,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// Whether it is the same but for how no body is framed: of a stream that fails right after its end, it is not known any more
-    /// that it had none.
+    /// Whether it is the same but for how no body is framed: of a stream that fails right after its
+    /// end, it is not known any more that it had none.
     pub fn says_the_same_as(&self, other: &Request) -> bool {
         let has_nothing = self.body.is_empty() && self.trailers.is_empty();
         let mut own = self.clone();
@@ -63,8 +64,8 @@ pub enum Verdict {
     Arrives(Request),
     /// It arrives so or not at all.
     MayArrive(Request),
-    /// It never arrives whole, and its client hears that it is refused, unless it has given it up itself or the connection may
-    /// have ended.
+    /// It never arrives whole, and its client hears that it is refused, unless it has given it up
+    /// itself or the connection may have ended.
     Refused { before_its_body: bool, is_told: bool },
     /// It has no end, and never arrives whole.
     Unfinished,
@@ -118,14 +119,14 @@ pub fn read(sent: &[Sent]) -> BTreeMap<u32, Verdict> {
         }
     }
     let verdicts = streams.into_iter().map(|(id, stream)| (id, stream.verdict()));
-    let doubted = |verdict| match verdict {
+    let stale_since = |verdict| match verdict {
         Verdict::Arrives(request) if is_in_doubt => Verdict::MayArrive(request),
         Verdict::Refused { before_its_body, .. } if is_in_doubt => {
             Verdict::Refused { before_its_body, is_told: false }
         }
         verdict => verdict,
     };
-    verdicts.map(|(id, verdict)| (id, doubted(verdict))).collect()
+    verdicts.map(|(id, verdict)| (id, stale_since(verdict))).collect()
 }
 
 impl Stream {
@@ -158,7 +159,8 @@ impl Stream {
         if self.is_refused {
             self.is_reset = matches!(frame, Frame::Reset(_));
             self.is_ended = frame.is_end();
-            // What follows the refusal of a stream is ignored, if it was on its way; but who reads on must keep HPACK's state.
+            // What follows the refusal of a stream is ignored, if it was on its way; but who reads
+            // on must keep HPACK's state.
             return frame.is_doubtful();
         }
         let could_be_whole = self.is_as_long_as_said() == Some(true);
@@ -217,7 +219,8 @@ impl Stream {
         let is_at_hand =
             self.is_ended && !self.is_refused || self.was_whole || is_satisfied && !self.is_refused;
         match (is_at_hand, self.is_refused) {
-            // An app of HTTP/1 takes it for whole when the length is reached, whatever becomes of the stream then.
+            // An app of HTTP/1 takes it for whole when the length is reached, whatever becomes of
+            // the stream then.
             (true, _) if is_certain => Verdict::Arrives(head.request(self.body, &self.trailers)),
             (true, _) => Verdict::MayArrive(head.request(self.body, &self.trailers)),
             (false, true) => Verdict::Refused { before_its_body: false, is_told },
@@ -266,8 +269,9 @@ impl Head {
         if head.is_ok() || !is_torn {
             return head;
         }
-        // The library forgets what is wrong with the part of a block that comes in a frame of its own (hyperium/h2#37), and
-        // passes on the rest without it. Nobody downstream sees anything else, so it does no harm; but it should be refused.
+        // The library forgets what is wrong with the part of a block that comes in a frame of its
+        // own (hyperium/h2#37), and passes on the rest without it. Nobody downstream sees anything
+        // else, so it does no harm; but it should be refused.
         Ok(Head { is_odd: true, ..Head::read_whole(&mend(fields), is_end)? })
     }
 
@@ -294,7 +298,8 @@ impl Head {
         };
         let host = match (of(b":authority"), &values(b"host")[..]) {
             (Some(b""), _) | (_, [_, _, ..]) | (None, [] | [b""]) => return Err(Wrong::Stream),
-            // Section 8.3.1: the authority counts. A sidecar of ours says by an empty field that there was none.
+            // Section 8.3.1: the authority counts. A sidecar of ours says by an empty field that
+            // there was none.
             (Some(_), [b""]) => b"",
             (Some(authority), [host]) if is_authority(host) => authority,
             (Some(authority), []) => authority,
@@ -350,8 +355,8 @@ impl Head {
         let announced =
             fields.get("trailer").into_iter().flatten().flat_map(|names| names.split(|b| *b == b','));
         let announced: Vec<_> = announced.map(|name| name.trim_ascii().to_ascii_lowercase()).collect();
-        // RFC 9112 section 7.1.2: without chunks there is no place for trailers. Those that nobody announced, and those that may
-        // not be any (RFC 9110 section 6.5.1), are dropped.
+        // RFC 9112 section 7.1.2: without chunks there is no place for trailers. Those that nobody
+        // announced, and those that may not be any (RFC 9110 section 6.5.1), are dropped.
         let mut trailers = by_name(trailers);
         trailers.retain(|name, _| {
             is_chunked && announced.iter().any(|a| a == name.as_bytes()) && may_trail(name)
@@ -405,7 +410,8 @@ fn is_fatal((name, value): &Field) -> bool {
     }
 }
 
-/// A name that is empty is for the library one that has not come yet, if more of its block is to come.
+/// A name that is empty is for the library one that has not come yet, if more of its block is to
+/// come.
 fn has_fatal(fields: &[Field], is_torn: bool) -> bool {
     fields.iter().any(|field| is_fatal(field) && !(is_torn && field.0.is_empty()))
 }
@@ -455,7 +461,8 @@ fn target(path: &[u8]) -> Option<(String, bool)> {
     is_target.then(|| (String::from_utf8(kept.to_vec()).expect("it is text"), is_cut))
 }
 
-/// RFC 3986 section 3.2 without what could be read in two ways: user information, percent-encoding, commas.
+/// RFC 3986 section 3.2 without what could be read in two ways: user information, percent-encoding,
+/// commas.
 fn is_authority(text: &[u8]) -> bool {
     let (name, port) = match text.iter().rposition(|b| *b == b':') {
         Some(at) if !text.ends_with(b"]") => (&text[..at], &text[at + 1..]),

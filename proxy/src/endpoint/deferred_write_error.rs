@@ -1,9 +1,11 @@
-//! A stream that hears a peer out. A server may refuse an upload with an answer and a close; the next write then fails
-//! while the answer still waits to be read, and hyper would give up at the failed write. Here a peer that takes no more
-//! bytes is no error: they are dropped, and reading tells what the peer had to say, or how the connection ended.
+//! A stream that hears a peer out. A server may refuse an upload with an answer and a close; the
+//! next write then fails while the answer still waits to be read, and hyper would give up at the
+//! failed write. Here a peer that takes no more bytes is no error: they are dropped, and reading
+//! tells what the peer had to say, or how the connection ended.
 //!
-//! In the other direction a server can tell how an exchange ended ([`ServerEnd`]): one that is given up ends with a reset.
-//! A FIN would mean that an answer is still wanted ([`closing`](crate::http::closing)), as it does when the client has closed its half.
+//! In the other direction a server can tell how an exchange ended ([`ServerEnd`]): one that is
+//! given up ends with a reset. A FIN would mean that an answer is still wanted
+//! ([`closing`](crate::http::closing)), as it does when the client has closed its half.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -16,7 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::mutant;
 use crate::world::Abort;
 
-/// What an exchange tells the stream under it. Cheap to clone. The atomics order nothing: hyper asks for `Send`.
+/// What an exchange tells the stream under it. Cheap to clone. The atomics order nothing: hyper
+/// asks for `Send`.
 #[derive(Debug, Clone, Default)]
 pub struct ServerEnd(Arc<AtomicU8>);
 
@@ -52,8 +55,8 @@ impl ServerEnd {
         self.set(IDLE);
     }
 
-    /// Nothing follows the request, of which hyper has the last byte: a FIN does, at the next flush. False: it does already, or
-    /// nothing has been written yet.
+    /// Nothing follows the request, of which hyper has the last byte: a FIN does, at the next
+    /// flush. False: it does already, or nothing has been written yet.
     pub fn half_close(&self) -> bool {
         let now = self.state() == BUSY;
         if now {
@@ -75,16 +78,16 @@ impl ServerEnd {
 
 /// A stream whose write failures are left to the reader to find out.
 #[derive(Debug)]
-pub struct LastWords<I: Abort> {
+pub struct DeferredWriteError<I: Abort> {
     io: I,
     deaf: bool,
     end: ServerEnd,
 }
 
-impl<I: Abort> LastWords<I> {
+impl<I: Abort> DeferredWriteError<I> {
     /// Around a stream, whose exchanges are told to `end`.
     pub fn new(io: I, end: ServerEnd) -> Self {
-        LastWords { io, deaf: false, end }
+        DeferredWriteError { io, deaf: false, end }
     }
 
     /// `all` bytes count as written once the peer takes no more.
@@ -108,7 +111,7 @@ fn is_deaf(error: &io::Error) -> bool {
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
 }
 
-impl<I: Abort> Drop for LastWords<I> {
+impl<I: Abort> Drop for DeferredWriteError<I> {
     fn drop(&mut self) {
         if self.end.state() != IDLE && !mutant::is_planted("gives-up-with-a-fin") {
             self.io.abort();
@@ -116,7 +119,7 @@ impl<I: Abort> Drop for LastWords<I> {
     }
 }
 
-impl<I: Abort + AsyncRead + Unpin> AsyncRead for LastWords<I> {
+impl<I: Abort + AsyncRead + Unpin> AsyncRead for DeferredWriteError<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -126,7 +129,7 @@ impl<I: Abort + AsyncRead + Unpin> AsyncRead for LastWords<I> {
     }
 }
 
-impl<I: Abort + AsyncWrite + Unpin> AsyncWrite for LastWords<I> {
+impl<I: Abort + AsyncWrite + Unpin> AsyncWrite for DeferredWriteError<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.deaf {
             return Poll::Ready(Ok(buf.len()));
@@ -190,8 +193,8 @@ mod tests {
             self.0.store(1, Ordering::Relaxed);
         }
 
-        fn behind_fin(&self) -> crate::world::BehindFin {
-            crate::world::BehindFin::Unknown
+        fn behind_fin(&self) -> crate::world::AfterFin {
+            crate::world::AfterFin::Unknown
         }
     }
 
@@ -212,7 +215,7 @@ mod tests {
     /// Whether the stream is reset if it is let go of after `act`.
     fn aborts(act: impl FnOnce(&ServerEnd)) -> bool {
         let (aborted, end) = (Arc::default(), ServerEnd::default());
-        let words = LastWords::new(Reset(Arc::clone(&aborted)), end.clone());
+        let words = DeferredWriteError::new(Reset(Arc::clone(&aborted)), end.clone());
         act(&end);
         drop(words);
         aborted.load(Ordering::Relaxed) == 1
@@ -231,7 +234,7 @@ mod tests {
     #[test]
     fn an_exchange_goes_on_reading_from_a_peer_that_takes_no_more_and_a_tunnel_hears_of_it() {
         let end = ServerEnd::default();
-        let mut words = LastWords::new(Reset(Arc::default()), end.clone());
+        let mut words = DeferredWriteError::new(Reset(Arc::default()), end.clone());
         let mut write =
             || Pin::new(&mut words).poll_write(&mut Context::from_waker(std::task::Waker::noop()), b"abc");
         end.tunnel();

@@ -1,4 +1,5 @@
-//! What an opaque connection counts while it is carried: it may last for days, and holds no more than it needs.
+//! What an opaque connection counts while it is carried: it may last for days, and holds no more
+//! than it needs.
 
 use prometheus_client::metrics::counter::Counter;
 
@@ -7,7 +8,7 @@ use crate::error::Kind;
 
 /// The part of a cluster's metrics that its opaque connections count in.
 #[derive(Debug, Clone)]
-pub struct Carried {
+pub struct OpaqueMetrics {
     sent: Counter,
     received: Counter,
     spliced: Counter,
@@ -16,8 +17,8 @@ pub struct Carried {
 
 impl ClusterMetrics {
     /// What its opaque connections count in.
-    pub fn carried(&self) -> Carried {
-        Carried {
+    pub fn opaque(&self) -> OpaqueMetrics {
+        OpaqueMetrics {
             sent: self.bytes_sent.clone(),
             received: self.bytes_received.clone(),
             spliced: self.bytes_spliced.clone(),
@@ -26,7 +27,7 @@ impl ClusterMetrics {
     }
 }
 
-impl Carried {
+impl OpaqueMetrics {
     /// Counts bytes: from the client, to it, and how many of both the kernel moved by splice.
     pub fn moved(&self, sent: u64, received: u64, spliced: u64) {
         self.sent.inc_by(sent);

@@ -1,11 +1,12 @@
-//! How long a request may take, in all and in silence; and how long one try of it.
+//! How long a request may take, in all and in silence; and how long one attempt of it.
 //!
-//! Most requests end long before any limit, so a limit costs them little: the next moment at which one could be passed
-//! is computed when somebody has to wait anyway, one timer runs until then, and bytes that move only note the time. A
-//! timer that goes off early, because something moved in the meantime, is set again.
+//! Most requests end long before any limit, so a limit costs them little: the next moment at which
+//! one could be passed is computed when somebody has to wait anyway, one timer runs until then, and
+//! bytes that move only note the time. A timer that goes off early, because something moved in the
+//! meantime, is set again.
 //!
-//! What is waited for is lent and not given: a future that passes through two functions by value would be stored, and
-//! copied, four times over, and every connection keeps room for one.
+//! What is waited for is lent and not given: a future that passes through two functions by value
+//! would be stored, and copied, four times over, and every connection keeps room for one.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,13 +15,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::body::Upload;
-use crate::config::TryTimeouts;
+use crate::config::AttemptTimeouts;
 use crate::error::{Error, Kind};
 use crate::mutant;
 
 /// The limits of one request.
 #[derive(Debug, Clone)]
-pub struct Patience {
+pub struct RequestTimer {
     /// The end of it all, and what passing it means.
     end: Option<(Instant, Kind)>,
     /// How long nothing may move.
@@ -30,10 +31,10 @@ pub struct Patience {
     upload: Upload,
 }
 
-impl Patience {
+impl RequestTimer {
     /// A request that begins now and may be silent for `idle`.
     pub fn new(now: Instant, idle: Option<Duration>, upload: Upload) -> Self {
-        Patience { end: None, idle, moved: now, upload }
+        RequestTimer { end: None, idle, moved: now, upload }
     }
 
     /// It must be over by `at`, or it failed with `kind`. The earliest such moment counts.
@@ -78,18 +79,18 @@ impl Patience {
         wait(|now| self.due(now), response).await.unwrap_or_else(|kind| Err(Error::new(kind)))
     }
 
-    /// Waits for one try, which began at `begun`, to be answered within its own limits.
+    /// Waits for one attempt, which began at `begun`, to be answered within its own limits.
     ///
     /// # Errors
     /// The limit that was passed.
     pub async fn wait_for_try<T>(
         &self,
         begun: Instant,
-        limits: TryTimeouts,
+        limits: AttemptTimeouts,
         answer: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Kind> {
-        let begun = if mutant::is_planted("times-tries-together") { self.moved } else { begun };
-        let per_try = limits.per_try.filter(|_| !mutant::is_planted("knows-no-try-limit"));
+        let begun = if mutant::is_planted("times-attempts-together") { self.moved } else { begun };
+        let per_try = limits.per_try.filter(|_| !mutant::is_planted("knows-no-attempt-limit"));
         let per_try = per_try.map(|limit| (begun + limit, Kind::TryTimeout));
         let due = |now: Instant| {
             let first_byte = limits.response.map(|limit| {
@@ -135,31 +136,31 @@ mod tests {
 
     const S: Duration = Duration::from_secs(1);
 
-    async fn kind_and_time(patience: Patience) -> (Option<Kind>, Duration) {
+    async fn kind_and_time(timer: RequestTimer) -> (Option<Kind>, Duration) {
         let begun = Instant::now();
-        let result = patience.wait(pin!(std::future::pending::<Result<(), Error>>())).await;
+        let result = timer.wait(pin!(std::future::pending::<Result<(), Error>>())).await;
         (result.err().map(|e| e.kind), begun.elapsed())
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_earliest_limit_is_the_one_that_ends_a_request() {
         let now = Instant::now();
-        let patience = Patience::new(now, Some(10 * S), Upload::default())
+        let timer = RequestTimer::new(now, Some(10 * S), Upload::default())
             .until(Some(now + 7 * S), Kind::RequestTimeout)
             .until(Some(now + 3 * S), Kind::Deadline)
             .until(Some(now + 5 * S), Kind::RequestTimeout)
             .until(None, Kind::RequestTimeout);
-        assert_eq!(kind_and_time(patience).await, (Some(Kind::Deadline), 3 * S));
+        assert_eq!(kind_and_time(timer).await, (Some(Kind::Deadline), 3 * S));
         let now = Instant::now();
-        let patience = Patience::new(now, Some(2 * S), Upload::default());
-        let patience = patience.until(Some(now + 7 * S), Kind::RequestTimeout);
-        assert_eq!(kind_and_time(patience).await, (Some(Kind::Idle), 2 * S));
+        let timer = RequestTimer::new(now, Some(2 * S), Upload::default());
+        let timer = timer.until(Some(now + 7 * S), Kind::RequestTimeout);
+        assert_eq!(kind_and_time(timer).await, (Some(Kind::Idle), 2 * S));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_whose_upload_moves_is_not_idle() {
         let progress = Rc::new(Progress::begin(Instant::now()));
-        let patience = Patience::new(Instant::now(), Some(2 * S), Upload::of(&progress));
+        let timer = RequestTimer::new(Instant::now(), Some(2 * S), Upload::of(&progress));
         let uploading = async {
             for _ in 0..5 {
                 sleep(S).await;
@@ -168,7 +169,7 @@ mod tests {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            ended = kind_and_time(patience) => assert_eq!(ended, (Some(Kind::Idle), 7 * S)),
+            ended = kind_and_time(timer) => assert_eq!(ended, (Some(Kind::Idle), 7 * S)),
             () = uploading => {}
         }
     }
@@ -177,8 +178,8 @@ mod tests {
     async fn the_wait_for_the_first_byte_begins_when_the_request_has_been_sent() {
         let begun = Instant::now();
         let progress = Rc::new(Progress::begin(begun));
-        let patience = Patience::new(begun, None, Upload::of(&progress));
-        let limits = TryTimeouts { per_try: Some(20 * S), response: Some(2 * S) };
+        let timer = RequestTimer::new(begun, None, Upload::of(&progress));
+        let limits = AttemptTimeouts { per_try: Some(20 * S), response: Some(2 * S) };
         let uploading = async {
             sleep(5 * S).await;
             progress.end(Instant::now());
@@ -186,14 +187,14 @@ mod tests {
         };
         let never = pin!(std::future::pending::<()>());
         tokio::select! {
-            ended = patience.wait_for_try(begun, limits, never) => {
+            ended = timer.wait_for_try(begun, limits, never) => {
                 assert_eq!((ended, begun.elapsed()), (Err(Kind::ResponseTimeout), 7 * S));
             }
             () = uploading => {}
         }
-        let limits = TryTimeouts { per_try: Some(S), response: Some(2 * S) };
+        let limits = AttemptTimeouts { per_try: Some(S), response: Some(2 * S) };
         let begun = Instant::now();
-        let ended = patience.wait_for_try(begun, limits, pin!(std::future::pending::<()>())).await;
+        let ended = timer.wait_for_try(begun, limits, pin!(std::future::pending::<()>())).await;
         assert_eq!((ended, begun.elapsed()), (Err(Kind::TryTimeout), S));
     }
 }

@@ -1,4 +1,4 @@
-//! When endpoints are left alone, over real connections: what counts against them, and what does not.
+//! When endpoints are ejected, over real connections: what counts against them, and what does not.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -31,11 +31,12 @@ async fn sick() -> std::net::SocketAddr {
 }
 
 #[test]
-fn an_endpoint_that_fails_two_requests_of_five_is_left_alone_and_the_healthy_one_gets_all() {
+fn an_endpoint_that_fails_two_requests_of_five_is_ejected_and_the_healthy_one_gets_all() {
     run(async {
         let endpoints = [sick().await, answering(OK).await];
-        // In turn: whoever looks at latency turns from it, perhaps before it has failed often enough.
-        let more = "breaker = { base = '60s' }\nbalance = { policy = 'round_robin' }";
+        // In turn: whoever looks at latency turns from it, perhaps before it has failed often
+        // enough.
+        let more = "outlier_detection = { base = '60s' }\nbalance = { policy = 'round_robin' }";
         let near = outbound(TestNet::to(SERVICE), &cluster("http", &endpoints, more)).await;
         let mut client = near.client().await;
         for _ in 0..200 {
@@ -92,14 +93,14 @@ fn clients_that_leave_are_not_held_against_an_endpoint() {
 }
 
 #[test]
-fn an_endpoint_that_lets_every_request_time_out_is_left_alone() {
+fn an_endpoint_that_lets_every_request_time_out_is_ejected() {
     run(async {
         let stuck = app(|_, mut wire| async move {
             wire.request().await;
             wire.closed().await;
         })
         .await;
-        let more = "timeouts.request = '20ms'\nbreaker = { consecutive_failures = 3 }";
+        let more = "timeouts.request = '20ms'\noutlier_detection = { consecutive_failures = 3 }";
         let near = outbound(TestNet::to(SERVICE), &cluster("http", &[stuck], more)).await;
         let mut client = near.client().await;
         for _ in 0..3 {
@@ -124,7 +125,7 @@ fn a_status_in_trailers_counts_and_the_answer_is_not_held_back_for_it() {
             }
         })
         .await;
-        let more = "breaker = { consecutive_failures = 3, success_rate = '0%' }";
+        let more = "outlier_detection = { consecutive_failures = 3, success_rate = '0%' }";
         let near = outbound(TestNet::to(SERVICE), &cluster("http", &[endpoint], more)).await;
         let client = h2c::connect(near.at).await;
         for answer in ["14", "14", "0", "14", "14", "14"] {
@@ -142,7 +143,7 @@ fn a_status_in_trailers_counts_and_the_answer_is_not_held_back_for_it() {
 fn an_answer_that_breaks_off_counts_against_its_endpoint() {
     run(async {
         let cut = answering_once_and_closing().await;
-        let more = "breaker = { min_requests = 4, window = '60s' }";
+        let more = "outlier_detection = { min_requests = 4, window = '60s' }";
         let near = outbound(TestNet::to(SERVICE), &cluster("http", &[cut], more)).await;
         for _ in 0..4 {
             let mut client = near.client().await;

@@ -7,18 +7,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Known, News, SourceStatus, State};
+use super::{EndpointUpdate, KnownEndpoints, SourceStatus, State};
 use crate::config::{Cluster, Discovery, Endpoint, Snapshot, Source};
 use crate::telemetry::{DiscoveryMetrics, Metrics};
 
 /// Which source of which cluster: another one, once the configuration names another source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Task {
+pub(super) struct SourceId {
     cluster: String,
     generation: u64,
 }
 
-impl Task {
+impl SourceId {
     /// A number for its stream of chance.
     pub(super) fn key(&self) -> u64 {
         self.cluster.bytes().fold(self.generation, |key, byte| key.wrapping_mul(31).wrapping_add(byte.into()))
@@ -27,7 +27,7 @@ impl Task {
 
 /// What is known of every cluster whose endpoints are learned.
 #[derive(Debug, Default)]
-pub struct Board {
+pub struct EndpointStore {
     entries: Mutex<BTreeMap<String, Entry>>,
     changed: Notify,
 }
@@ -36,7 +36,7 @@ pub struct Board {
 struct Entry {
     wanted: Discovery,
     generation: u64,
-    known: Known,
+    known: KnownEndpoints,
     /// The endpoints that are in force. Between them and what is known now several changes may lie.
     in_force: Arc<Vec<Endpoint>>,
     /// The cluster as it was given, and with these endpoints.
@@ -44,9 +44,9 @@ struct Entry {
     metrics: DiscoveryMetrics,
 }
 
-impl Board {
-    /// Wants the sources that `snapshot` names. What is known from a source that stays is kept, and so are the endpoints
-    /// of one that changes, until the new one has answered.
+impl EndpointStore {
+    /// Wants the sources that `snapshot` names. What is known from a source that stays is kept, and
+    /// so are the endpoints of one that changes, until the new one has answered.
     pub fn want(&self, snapshot: &Snapshot, metrics: &Metrics) {
         let mut entries = self.entries();
         let mut before = std::mem::take(&mut *entries);
@@ -56,13 +56,13 @@ impl Board {
             let entry = match kept {
                 Some(entry) if entry.wanted == wanted => entry,
                 other => {
-                    let mut known = Known::new(wanted.empty_grace, wanted.stale_after);
+                    let mut known = KnownEndpoints::new(wanted.empty_grace, wanted.stale_after);
                     let generation = other.as_ref().map_or(0, |entry| entry.generation + 1);
                     let in_force = other.as_ref().map(|entry| entry.in_force.clone()).unwrap_or_default();
                     if let Some(entry) = other.filter(|entry| entry.known.version() > 0) {
                         let now = Instant::now();
-                        known.hear(News::Endpoints(entry.known.endpoints().to_vec()), now);
-                        known.hear(News::Lost("the new source has not answered yet".into()), now);
+                        known.hear(EndpointUpdate::Endpoints(entry.known.endpoints().to_vec()), now);
+                        known.hear(EndpointUpdate::Lost("the new source has not answered yet".into()), now);
                     }
                     let metrics = metrics.discovery(&cluster.name);
                     Entry { wanted, generation, known, in_force, filled: None, metrics }
@@ -77,8 +77,8 @@ impl Board {
         self.changed.notify_one();
     }
 
-    /// `snapshot` with the endpoints that are known, for it to come into force. A cluster of which nothing has changed is
-    /// the same as the last time.
+    /// `snapshot` with the endpoints that are known, for it to come into force. A cluster of which
+    /// nothing has changed is the same as the last time.
     pub fn fill(&self, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
         let mut entries = self.entries();
         if entries.is_empty() {
@@ -109,11 +109,13 @@ impl Board {
         }
     }
 
-    /// Takes news of the source that `cluster` has now, as if it had told them; true if the cluster has other endpoints.
-    pub fn tell(&self, cluster: &str, news: News, now: Instant) -> bool {
+    /// Takes an update of the source that `cluster` has now, as if it had told them; true if the
+    /// cluster has other endpoints.
+    pub fn tell(&self, cluster: &str, update: EndpointUpdate, now: Instant) -> bool {
         let generation = self.entries().get(cluster).map(|entry| entry.generation);
-        generation
-            .is_some_and(|generation| self.hear(&Task { cluster: cluster.to_owned(), generation }, news, now))
+        generation.is_some_and(|generation| {
+            self.hear(&SourceId { cluster: cluster.to_owned(), generation }, update, now)
+        })
     }
 
     /// Waits until other sources are wanted.
@@ -122,28 +124,28 @@ impl Board {
     }
 
     /// Every source that should run.
-    pub(super) fn tasks(&self) -> Vec<(Task, Source)> {
+    pub(super) fn tasks(&self) -> Vec<(SourceId, Source)> {
         let entries = self.entries();
         let task = |(cluster, entry): (&String, &Entry)| {
-            let task = Task { cluster: cluster.clone(), generation: entry.generation };
+            let task = SourceId { cluster: cluster.clone(), generation: entry.generation };
             (task, entry.wanted.source.clone())
         };
         entries.iter().map(task).collect()
     }
 
-    /// Takes news; true if some cluster has other endpoints now.
-    pub(super) fn hear(&self, task: &Task, news: News, now: Instant) -> bool {
+    /// Takes an update; true if some cluster has other endpoints now.
+    pub(super) fn hear(&self, task: &SourceId, update: EndpointUpdate, now: Instant) -> bool {
         let mut entries = self.entries();
         let Some(entry) = entries.get_mut(&task.cluster).filter(|entry| entry.generation == task.generation)
         else {
             return false;
         };
-        if let News::Rejected(why) | News::Passed(why) = &news {
+        if let EndpointUpdate::Rejected(why) | EndpointUpdate::Passed(why) = &update {
             entry.metrics.rejected.inc();
             tracing::error!(cluster = %task.cluster, "what was discovered is not used: {why}");
         }
         let was_fresh = entry.known.state() == &State::Fresh;
-        let changed = entry.known.hear(news, now);
+        let changed = entry.known.hear(update, now);
         let is_fresh = entry.known.state() == &State::Fresh;
         if changed {
             entry.metrics.applied.inc();
@@ -236,40 +238,40 @@ mod tests {
         Arc::new(crate::config::parse("sidecar.toml", &format!("service = 'web'\n{clusters}")).unwrap())
     }
 
-    fn endpoints(text: &str) -> News {
-        News::Endpoints(crate::config::parse_endpoints("e.toml", text).unwrap())
+    fn endpoints(text: &str) -> EndpointUpdate {
+        EndpointUpdate::Endpoints(crate::config::parse_endpoints("e.toml", text).unwrap())
     }
 
     /// How many endpoints each cluster has once what is known is in force.
-    fn filled(board: &Board, snapshot: &Arc<Snapshot>) -> Vec<usize> {
-        board.fill(snapshot).clusters.iter().map(|cluster| cluster.endpoints.len()).collect()
+    fn filled(store: &EndpointStore, snapshot: &Arc<Snapshot>) -> Vec<usize> {
+        store.fill(snapshot).clusters.iter().map(|cluster| cluster.endpoints.len()).collect()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_source_that_stays_is_kept_and_one_that_changes_takes_over_what_was_known() {
-        let (board, metrics, now) = (Board::default(), Metrics::default(), Instant::now());
+        let (store, metrics, now) = (EndpointStore::default(), Metrics::default(), Instant::now());
         let both = snapshot(&[("a", "/a.toml"), ("b", "/b.toml")]);
-        board.want(&both, &metrics);
-        assert!(!board.has_heard_of_all());
-        let old = board.tasks();
-        assert!(board.hear(&old[0].0, endpoints(ONE), now) && board.hear(&old[1].0, endpoints(ONE), now));
-        assert!(board.has_heard_of_all());
-        assert_eq!(filled(&board, &both), [1, 1]);
+        store.want(&both, &metrics);
+        assert!(!store.has_heard_of_all());
+        let old = store.tasks();
+        assert!(store.hear(&old[0].0, endpoints(ONE), now) && store.hear(&old[1].0, endpoints(ONE), now));
+        assert!(store.has_heard_of_all());
+        assert_eq!(filled(&store, &both), [1, 1]);
 
         let moved = snapshot(&[("a", "/a.toml"), ("b", "/elsewhere.toml"), ("c", "/c.toml")]);
-        board.want(&moved, &metrics);
-        let new = board.tasks();
+        store.want(&moved, &metrics);
+        let new = store.tasks();
         assert_eq!(new[0], old[0]);
         assert!(new[1].0 != old[1].0 && new[2].0.generation == 0);
-        assert_eq!(filled(&board, &moved), [1, 1, 0], "the last endpoints hold until the new source answers");
+        assert_eq!(filled(&store, &moved), [1, 1, 0], "the last endpoints hold until the new source answers");
         let later = now + Duration::from_secs(9);
-        let stale = |cluster| board.status(cluster, later).unwrap().stale.as_secs();
+        let stale = |cluster| store.status(cluster, later).unwrap().stale.as_secs();
         assert_eq!((stale("a"), stale("b")), (0, 9));
-        assert!(!board.hear(&old[1].0, endpoints(TWO), now), "the old source has nothing to say any more");
-        assert!(board.hear(&new[1].0, endpoints(TWO), now));
-        assert_eq!(filled(&board, &moved), [1, 2, 0]);
-        assert!(board.tell("b", endpoints(ONE), now) && !board.tell("b", endpoints(ONE), now));
-        assert!(!board.tell("nobody", endpoints(ONE), now));
+        assert!(!store.hear(&old[1].0, endpoints(TWO), now), "the old source has nothing to say any more");
+        assert!(store.hear(&new[1].0, endpoints(TWO), now));
+        assert_eq!(filled(&store, &moved), [1, 2, 0]);
+        assert!(store.tell("b", endpoints(ONE), now) && !store.tell("b", endpoints(ONE), now));
+        assert!(!store.tell("nobody", endpoints(ONE), now));
     }
 
     const ONE: &str = "[[endpoint]]\naddress = '10.0.0.1:80'\n";
@@ -277,12 +279,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_cluster_of_which_nothing_has_changed_is_the_same_as_the_last_time() {
-        let (board, metrics, now) = (Board::default(), Metrics::default(), Instant::now());
+        let (store, metrics, now) = (EndpointStore::default(), Metrics::default(), Instant::now());
         let snapshot = snapshot(&[("a", "/a.toml"), ("b", "/b.toml")]);
-        board.want(&snapshot, &metrics);
-        let before = board.fill(&snapshot);
-        assert!(board.tell("b", endpoints(ONE), now));
-        let after = board.fill(&snapshot);
+        store.want(&snapshot, &metrics);
+        let before = store.fill(&snapshot);
+        assert!(store.tell("b", endpoints(ONE), now));
+        let after = store.fill(&snapshot);
         assert!(Arc::ptr_eq(&before.clusters[0], &after.clusters[0]));
         assert!(!Arc::ptr_eq(&before.clusters[1], &after.clusters[1]));
         let gauge = "proxy_discovery_endpoints{cluster=\"b\"} 1\n";
@@ -291,38 +293,38 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_source_that_is_replaced_before_it_has_answered_leaves_nothing_behind() {
-        let (board, metrics, now) = (Board::default(), Metrics::default(), Instant::now());
-        board.want(&snapshot(&[("a", "/a.toml")]), &metrics);
-        board.want(&snapshot(&[("a", "/elsewhere.toml")]), &metrics);
-        assert!(!board.has_heard_of_all());
-        assert_eq!(board.status("a", now).unwrap().state, "waiting");
+        let (store, metrics, now) = (EndpointStore::default(), Metrics::default(), Instant::now());
+        store.want(&snapshot(&[("a", "/a.toml")]), &metrics);
+        store.want(&snapshot(&[("a", "/elsewhere.toml")]), &metrics);
+        assert!(!store.has_heard_of_all());
+        assert_eq!(store.status("a", now).unwrap().state, "waiting");
     }
 
     #[test]
     fn every_source_draws_its_own_chance() {
-        let key = |cluster: &str, generation| Task { cluster: cluster.to_owned(), generation }.key();
+        let key = |cluster: &str, generation| SourceId { cluster: cluster.to_owned(), generation }.key();
         let keys = [key("a", 0), key("b", 0), key("ab", 0), key("ba", 0), key("a", 1)];
         assert_eq!(BTreeSet::from(keys).len(), keys.len(), "{keys:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn time_takes_endpoints_away_and_shows_how_stale_they_are() {
-        let (board, metrics, now) = (Board::default(), Metrics::default(), Instant::now());
+        let (store, metrics, now) = (EndpointStore::default(), Metrics::default(), Instant::now());
         let second = |n| now + Duration::from_secs(n);
         let snapshot = parsed(
             "[[cluster]]\nname = 'a'\naddresses = ['10.96.0.1:80']\n\
              discovery = { file = '/a.toml', empty_grace = '5s' }\n",
         );
-        board.want(&snapshot, &metrics);
-        assert!(board.tell("a", endpoints(ONE), now));
-        assert!(!board.tell("a", endpoints("endpoint = []"), now), "they have a grace");
-        assert!(!board.tick(second(4)));
-        assert_eq!(filled(&board, &snapshot), [1]);
+        store.want(&snapshot, &metrics);
+        assert!(store.tell("a", endpoints(ONE), now));
+        assert!(!store.tell("a", endpoints("endpoint = []"), now), "they have a grace");
+        assert!(!store.tick(second(4)));
+        assert_eq!(filled(&store, &snapshot), [1]);
         let stale = |seconds| format!("proxy_discovery_stale_seconds{{cluster=\"a\"}} {seconds}.0\n");
         assert!(metrics.text().contains(&stale(4)), "{}", metrics.text());
-        board.measure(second(5));
+        store.measure(second(5));
         assert!(metrics.text().contains(&stale(5)), "{}", metrics.text());
-        assert!(board.tick(second(5)));
-        assert_eq!(filled(&board, &snapshot), [0]);
+        assert!(store.tick(second(5)));
+        assert_eq!(filled(&store, &snapshot), [0]);
     }
 }

@@ -1,22 +1,24 @@
-//! `[breaker]`: when an endpoint is left alone.
+//! `[outlier_detection]`: when an endpoint is ejected.
 
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
-/// `[breaker]` and `[cluster.breaker]`
+/// `[outlier_detection]` and `[cluster.outlier_detection]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Breaker {
+pub struct OutlierDetection {
     /// Failures in a row that eject an endpoint. Default 5; 0 switches this off.
     #[serde(default)]
     pub consecutive_failures: Option<Spanned<u32>>,
-    /// Success rate below which an endpoint is ejected, if the others do better. Default `"80%"`; `"0%"` switches this off.
+    /// Success rate below which an endpoint is ejected, if the others do better. Default `"80%"`;
+    /// `"0%"` switches this off.
     #[serde(default)]
     pub success_rate: Option<Spanned<String>>,
     /// Requests in a window before its rate says anything. Default 10.
     #[serde(default)]
     pub min_requests: Option<Spanned<u32>>,
-    /// How far back the rate looks; an endpoint that does well for so long has its next ejection halved. Default `"10s"`.
+    /// How far back the rate looks; an endpoint that does well for so long has its next ejection
+    /// halved. Default `"10s"`.
     #[serde(default)]
     pub window: Option<Spanned<String>>,
     /// First ejection. Default `"1s"`.

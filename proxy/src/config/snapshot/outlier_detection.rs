@@ -1,4 +1,4 @@
-//! When an endpoint is left alone.
+//! When an endpoint is ejected.
 
 use std::time::Duration;
 
@@ -6,16 +6,17 @@ use serde::Serialize;
 
 use super::dump;
 
-/// When an endpoint is left alone.
+/// When an endpoint is ejected.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Breaker {
+pub struct OutlierDetection {
     /// Failures in a row that eject it; 0: any run is borne.
     pub consecutive_failures: u32,
     /// Success rate below which it is ejected, 0 to 1; 0: any rate is borne.
     pub success_rate: f64,
     /// Requests in a window before its rate says anything.
     pub min_requests: u32,
-    /// How far back the rate looks; an endpoint that does well for so long has its next ejection halved.
+    /// How far back the rate looks; an endpoint that does well for so long has its next ejection
+    /// halved.
     #[serde(serialize_with = "dump::duration")]
     pub window: Duration,
     /// First ejection; each further one doubles it.

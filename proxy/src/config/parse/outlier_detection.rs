@@ -1,30 +1,30 @@
-//! `[breaker]` and `[cluster.breaker]`.
+//! `[outlier_detection]` and `[cluster.outlier_detection]`.
 
 use std::time::Duration;
 
 use serde_spanned::Spanned;
 
 use super::Check;
-use crate::config::{Breaker, defaults, model, units};
+use crate::config::{OutlierDetection, defaults, model, units};
 
 /// A bucket of a shorter one would last less than a request.
 const MIN_WINDOW: Duration = Duration::from_millis(100);
 
 impl Check<'_> {
-    /// The breaker of `given`, and where that is silent, of `general`. A contradiction inside `general` is its own
-    /// mistake, and is not told once more for each cluster.
-    pub(super) fn breaker(
+    /// The outlier detection of `given`, and where that is silent, of `general`. A contradiction
+    /// inside `general` is its own mistake, and is not told once more for each cluster.
+    pub(super) fn outlier_detection(
         &mut self,
-        given: Option<&model::Breaker>,
-        general: Option<(Option<&model::Breaker>, Breaker)>,
-    ) -> Breaker {
+        given: Option<&model::OutlierDetection>,
+        general: Option<(Option<&model::OutlierDetection>, OutlierDetection)>,
+    ) -> OutlierDetection {
         let (general_file, general) = general.unwrap_or((
             None,
-            Breaker {
+            OutlierDetection {
                 consecutive_failures: defaults::CONSECUTIVE_FAILURES,
                 success_rate: defaults::SUCCESS_RATE,
                 min_requests: defaults::SUCCESS_RATE_REQUESTS,
-                window: defaults::BREAKER_WINDOW,
+                window: defaults::OUTLIER_WINDOW,
                 base: defaults::EJECTION_BASE,
                 max: defaults::EJECTION_MAX,
                 cap: defaults::EJECTION_CAP,
@@ -41,14 +41,16 @@ impl Check<'_> {
             let (shown_base, shown_max) = (units::show(base.value), units::show(max.value));
             let note = match (base.span, max.span) {
                 (Some(base), Some(max)) => {
-                    self.mistakes.add(message, base, "`base`, the first").also(max, "`max`, the longest")
+                    self.diagnostics.add(message, base, "`base`, the first").also(max, "`max`, the longest")
                 }
-                (Some(base), None) => {
-                    self.mistakes.add(message, base, format!("`max`, the longest, is {shown_max} by default"))
-                }
+                (Some(base), None) => self.diagnostics.add(
+                    message,
+                    base,
+                    format!("`max`, the longest, is {shown_max} by default"),
+                ),
                 (None, max) => {
                     let label = format!("`base`, the first, is {shown_base} by default");
-                    self.mistakes.add(message, max.unwrap_or(0..0), label)
+                    self.diagnostics.add(message, max.unwrap_or(0..0), label)
                 }
             };
             note.help(format!("set `max` to {shown_base} or more, or `base` to {shown_max} or less"));
@@ -61,15 +63,17 @@ impl Check<'_> {
         );
         let window = self.duration("window", given.window.as_ref(), general.window);
         if let Some(span) = window.span.filter(|_| window.value < MIN_WINDOW) {
-            self.mistakes.add("`window` is too short to see anything in", span, "too short").help(format!(
-                "it is {} or more; the default is {}",
-                units::show(MIN_WINDOW),
-                units::show(defaults::BREAKER_WINDOW)
-            ));
+            self.diagnostics.add("`window` is too short to see anything in", span, "too short").help(
+                format!(
+                    "it is {} or more; the default is {}",
+                    units::show(MIN_WINDOW),
+                    units::show(defaults::OUTLIER_WINDOW)
+                ),
+            );
         }
         let number =
             |given: Option<&Spanned<u32>>, general| given.map_or(general, |number| *number.get_ref());
-        Breaker {
+        OutlierDetection {
             consecutive_failures: number(given.consecutive_failures.as_ref(), general.consecutive_failures),
             success_rate,
             min_requests: number(given.min_requests.as_ref(), general.min_requests),
@@ -83,7 +87,7 @@ impl Check<'_> {
     pub(super) fn share(&mut self, message: &str, given: Option<&Spanned<String>>, default: f64) -> f64 {
         let Some(text) = given else { return default };
         units::percent(text.get_ref()).unwrap_or_else(|hint| {
-            self.mistakes.add(message, text.span(), "out of range").help(hint);
+            self.diagnostics.add(message, text.span(), "out of range").help(hint);
             default
         })
     }

@@ -1,9 +1,10 @@
-//! Whether an endpoint may be picked, and since when: the little that a balancer reads of every endpoint, in atomics, so
-//! that it need not lock a thousand of them.
+//! Whether an endpoint may be picked, and since when: the little that a balancer reads of every
+//! endpoint, in atomics, so that it need not lock a thousand of them.
 //!
-//! What decides (the breaker, a health check) stays where it is; whenever that has changed, the endpoint writes down the
-//! moment from which it may be picked, and [`Changes`] counts. A balancer that has seen this count before, and for whom no
-//! such moment has passed, knows that its picture of the cluster still holds.
+//! What decides (outlier detection, a health check) stays where it is; whenever that has changed,
+//! the endpoint writes down the moment from which it may be picked, and [`Changes`] counts. A
+//! balancer that has seen this count before, and for whom no such moment has passed, knows that its
+//! picture of the cluster still holds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,8 +12,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often the availability of any endpoint of a cluster has changed. Shared by the cluster's endpoints; outlives
-/// snapshots as they do.
+/// How often the availability of any endpoint of a cluster has changed. Shared by the cluster's
+/// endpoints; outlives snapshots as they do.
 #[derive(Debug, Clone, Default)]
 pub struct Changes(Arc<AtomicU64>);
 
@@ -25,7 +26,7 @@ impl Changes {
 
 /// From which moment requests may go somewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opens {
+pub enum AvailableFrom {
     /// They may.
     Open,
     /// One may at this moment, unless something happens before.
@@ -36,34 +37,34 @@ pub enum Opens {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Standing {
+pub(super) struct Availability {
     made: Instant,
     /// Nanoseconds from `made`; [`OPEN`] and [`NEVER`] are no moments.
     opens: AtomicU64,
-    /// Since when it takes requests again, or for the first time although its cluster is older: nanoseconds from `made`, and
-    /// one more. Zero: for as long as anybody knows.
+    /// Since when it takes requests again, or for the first time although its cluster is older:
+    /// nanoseconds from `made`, and one more. Zero: for as long as anybody knows.
     fresh: AtomicU64,
-    /// See [`Standing::doubted`]: nanoseconds from `made`, and one more. Zero: never.
-    doubted: AtomicU64,
+    /// See [`Availability::stale_since`]: nanoseconds from `made`, and one more. Zero: never.
+    stale_since: AtomicU64,
     changes: Changes,
 }
 
 const OPEN: u64 = 0;
 const NEVER: u64 = u64::MAX;
 
-impl Standing {
+impl Availability {
     pub(super) fn new(now: Instant, changes: Changes, added: bool) -> Self {
         let fresh = u64::from(added).into();
-        Standing { made: now, opens: OPEN.into(), fresh, doubted: 0.into(), changes }
+        Availability { made: now, opens: OPEN.into(), fresh, stale_since: 0.into(), changes }
     }
 
     /// Writes down what is true now. Must be called under the lock of what decides it.
-    pub(super) fn set(&self, opens: Opens, now: Instant) {
+    pub(super) fn set(&self, opens: AvailableFrom, now: Instant) {
         let opens = match opens {
-            Opens::Open => OPEN,
+            AvailableFrom::Open => OPEN,
             // A moment is not OPEN, even if it is the first.
-            Opens::At(at) => self.offset(at).clamp(OPEN + 1, NEVER - 1),
-            Opens::Never => NEVER,
+            AvailableFrom::At(at) => self.offset(at).clamp(OPEN + 1, NEVER - 1),
+            AvailableFrom::Never => NEVER,
         };
         if self.opens.load(Ordering::Relaxed) == opens {
             return;
@@ -94,12 +95,12 @@ impl Standing {
 
     /// What was open to it before `at` is not to be trusted any more.
     pub(super) fn doubt(&self, at: Instant) {
-        self.doubted.fetch_max(self.offset(at) + 1, Ordering::Relaxed);
+        self.stale_since.fetch_max(self.offset(at) + 1, Ordering::Relaxed);
     }
 
     /// Since when what is open to it can be trusted; `None`: it always could.
-    pub(super) fn doubted(&self) -> Option<Instant> {
-        let at = self.doubted.load(Ordering::Relaxed).checked_sub(1)?;
+    pub(super) fn stale_since(&self) -> Option<Instant> {
+        let at = self.stale_since.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.made + Duration::from_nanos(at))
     }
 
@@ -117,37 +118,40 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn every_change_is_counted_and_nothing_else() {
         let (now, changes) = (Instant::now(), Changes::default());
-        let standing = Standing::new(now, changes.clone(), false);
-        standing.set(Opens::Open, now);
-        assert_eq!((changes.count(), standing.is_open(now), standing.will_open(now)), (0, true, None));
-        standing.set(Opens::At(now + S), now);
-        standing.set(Opens::At(now + S), now);
-        assert_eq!((changes.count(), standing.is_open(now)), (1, false));
-        assert_eq!(standing.will_open(now), Some(now + S));
-        assert!(standing.is_open(now + S), "the moment needs no change");
-        assert_eq!((changes.count(), standing.will_open(now + S)), (1, None));
-        standing.set(Opens::At(now), now + S);
+        let availability = Availability::new(now, changes.clone(), false);
+        availability.set(AvailableFrom::Open, now);
+        assert_eq!(
+            (changes.count(), availability.is_open(now), availability.will_open(now)),
+            (0, true, None)
+        );
+        availability.set(AvailableFrom::At(now + S), now);
+        availability.set(AvailableFrom::At(now + S), now);
+        assert_eq!((changes.count(), availability.is_open(now)), (1, false));
+        assert_eq!(availability.will_open(now), Some(now + S));
+        assert!(availability.is_open(now + S), "the moment needs no change");
+        assert_eq!((changes.count(), availability.will_open(now + S)), (1, None));
+        availability.set(AvailableFrom::At(now), now + S);
         assert_eq!(changes.count(), 2, "a moment is a moment, even if it is the first");
         let far = now + Duration::from_secs(1_000_000_000_000);
-        standing.set(Opens::At(far), now + S);
-        assert!(standing.will_open(now).is_some(), "and even if it is beyond what can be counted");
-        let standing = Standing::new(now, changes.clone(), false);
+        availability.set(AvailableFrom::At(far), now + S);
+        assert!(availability.will_open(now).is_some(), "and even if it is beyond what can be counted");
+        let availability = Availability::new(now, changes.clone(), false);
         let before = changes.count();
-        standing.set(Opens::Never, now + S);
-        assert_eq!((changes.count(), standing.is_open(now + 60 * S)), (before + 1, false));
-        assert_eq!(standing.will_open(now), None);
+        availability.set(AvailableFrom::Never, now + S);
+        assert_eq!((changes.count(), availability.is_open(now + 60 * S)), (before + 1, false));
+        assert_eq!(availability.will_open(now), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_endpoint_is_fresh_when_it_was_added_or_is_back_and_not_when_it_was_always_there() {
         let now = Instant::now();
-        let always = Standing::new(now, Changes::default(), false);
+        let always = Availability::new(now, Changes::default(), false);
         assert_eq!(always.age(now + S), None);
-        let added = Standing::new(now, Changes::default(), true);
+        let added = Availability::new(now, Changes::default(), true);
         assert_eq!(added.age(now + S), Some(S));
-        always.set(Opens::At(now + S), now);
+        always.set(AvailableFrom::At(now + S), now);
         assert_eq!(always.age(now + S), None, "a probe is not a return");
-        always.set(Opens::Open, now + 2 * S);
+        always.set(AvailableFrom::Open, now + 2 * S);
         assert_eq!(always.age(now + 5 * S), Some(3 * S));
     }
 }

@@ -10,13 +10,13 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// Tells when the first bytes arrive, and notes when the last have.
-pub(super) struct Heard<I> {
+pub(super) struct ReadTracker<I> {
     pub(super) io: I,
     pub(super) tell: Option<oneshot::Sender<()>>,
     pub(super) at: Rc<Cell<Instant>>,
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
+impl<I: AsyncRead + Unpin> AsyncRead for ReadTracker<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -35,7 +35,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
+impl<I: AsyncWrite + Unpin> AsyncWrite for ReadTracker<I> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -78,7 +78,7 @@ mod tests {
     async fn bytes_are_heard_and_the_end_is_not_and_a_shutdown_is_passed_on() {
         let (io, mut peer) = duplex(64);
         let at = Rc::new(Cell::new(Instant::now()));
-        let mut heard = Heard { io, tell: None, at: at.clone() };
+        let mut heard = ReadTracker { io, tell: None, at: at.clone() };
         advance(Duration::from_secs(1)).await;
         peer.write_all(b"x").await.unwrap();
         assert_eq!(heard.read(&mut [0]).await.unwrap(), 1);

@@ -1,5 +1,6 @@
-//! The tries of an outbound request: at one endpoint, and if that fails and it is safe, at another. What is decided here
-//! is decided by [`crate::retry`]; this is the order in which it is asked.
+//! The attempts of an outbound request: at one endpoint, and if that fails and it is safe, at
+//! another. What is decided here is decided by [`crate::retry`]; this is the order in which it is
+//! asked.
 
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -12,45 +13,47 @@ use http_body::Body;
 use tokio::time::{Instant, sleep};
 
 use super::Outbound;
-use crate::balance::{Cluster, Picked, Tried};
-use crate::endpoint::{Call, Failed, Held, Outcome, ResponseBody};
+use crate::balance::{Attempted, Cluster, Picked};
+use crate::endpoint::{Call, Outcome, RequestGuard, ResponseBody, SendError};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::{RequestBody, forward, headers, reply};
 use crate::limit::concurrency::RetrySlot;
 use crate::mutant;
-use crate::retry::backoff::{self, Asked};
+use crate::retry::backoff::{self, RetryAfter};
 use crate::retry::condition::reason;
-use crate::retry::{self, Attempts, Ended};
+use crate::retry::{self, AttemptOutcome, Attempts};
 use crate::telemetry::RetryDenied;
 use crate::world::Net;
 
 /// Frames of an answer that nobody gets that are read to keep its connection.
 const DISCARDED: usize = 16;
 
-type Answer<N> = Response<ResponseBody<N>>;
+type AttemptResponse<N> = Response<ResponseBody<N>>;
 
-/// Sends a request to an endpoint, and to another one if that fails and it is safe. What the last try gave is the answer:
-/// a response with a bad status is passed on as it is. The last failure is the caller's to count.
+/// Sends a request to an endpoint, and to another one if that fails and it is safe. What the last
+/// attempt gave is the answer: a response with a bad status is passed on as it is. The last failure
+/// is the caller's to count.
 pub(super) async fn send<N: Net>(
     side: &Outbound<N>,
     cluster: &Cluster,
     call: &Call,
     mut request: Request<RequestBody>,
-) -> Result<Answer<N>, Error> {
+) -> Result<AttemptResponse<N>, Error> {
     let outer = retry::is_repeated(request.headers_mut());
     let upload = request.body().upload();
     let mut attempts = Attempts::new(&call.retry, &mut request, outer);
-    let mut tried = Tried::default();
+    let mut attempted = Attempted::default();
     let mut slot: Option<RetrySlot> = None;
     loop {
-        let picked = pick(side, cluster, call, &mut tried)?;
+        let picked = pick(side, cluster, call, &mut attempted)?;
         let position = picked.position;
         note(cluster, call, picked);
         let result = match call.retry.hedge {
             None => attempt(side, cluster, position, call, request).await,
             Some(after) => {
-                let hedged = hedged(side, cluster, call, after, &mut attempts, &mut tried, position, request);
+                let hedged =
+                    hedged(side, cluster, call, after, &mut attempts, &mut attempted, position, request);
                 // Boxed, because all requests would keep room for it.
                 Box::pin(hedged).await
             }
@@ -59,7 +62,7 @@ pub(super) async fn send<N: Net>(
             Ok(response) => (Ok(response), None),
             Err((error, unsent)) => (Err(error), unsent),
         };
-        let ended = Ended::of(&last, unsent.is_some(), call.is_grpc);
+        let ended = AttemptOutcome::of(&last, unsent.is_some(), call.is_grpc);
         if ended.is_success() {
             cluster.pay_for_retries();
         }
@@ -67,7 +70,7 @@ pub(super) async fn send<N: Net>(
         let others = cluster.endpoints.len() > attempts.nth() as usize;
         let permitted = attempts.permit(ended, upload.is_unfinished());
         let permitted = permitted.and_then(|()| when(side, call, attempts.nth(), ended, others, &last));
-        // The place of the try before, if that was a retry too, is free again.
+        // The permit of the attempt before, if that was a retry too, is free again.
         if !mutant::is_planted("holds-two-places") {
             drop(slot.take());
         }
@@ -114,12 +117,12 @@ fn pick<N: Net>(
     side: &Outbound<N>,
     cluster: &Cluster,
     call: &Call,
-    tried: &mut Tried,
+    attempted: &mut Attempted,
 ) -> Result<Picked, Error> {
-    let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), call.aim, *tried);
+    let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), call.context, *attempted);
     let picked = picked.ok_or_else(|| Error::new(Kind::NoEndpoint))?;
     if !mutant::is_planted("forgets-where-it-tried") {
-        tried.insert(picked.position);
+        attempted.insert(picked.position);
     }
     Ok(picked)
 }
@@ -131,21 +134,21 @@ fn note(cluster: &Cluster, call: &Call, picked: Picked) {
     tracing::debug!(request = call.number, cluster = %cluster.config.name, %endpoint, panic, "endpoint picked");
 }
 
-/// How long to wait before the next try. One that would come after the request's end is none: the caller gets what there
-/// is at once.
+/// How long to wait before the next attempt. One that would come after the request's end is none:
+/// the caller gets what there is at once.
 fn when<N: Net>(
     side: &Outbound<N>,
     call: &Call,
     nth: u32,
-    ended: Ended,
+    ended: AttemptOutcome,
     others: bool,
-    last: &Result<Answer<N>, Error>,
+    last: &Result<AttemptResponse<N>, Error>,
 ) -> Result<Duration, RetryDenied> {
-    let asked = last.as_ref().map_or(Asked::Nothing, |response| Asked::of(response.headers()));
+    let asked = last.as_ref().map_or(RetryAfter::Nothing, |response| RetryAfter::of(response.headers()));
     let elsewhere = others && ended.is_untouched();
     let wait = backoff::wait(&call.retry, nth, elsewhere, asked, &mut *side.rng.borrow_mut());
     let wait = wait.ok_or(RetryDenied::Wait)?;
-    let end = call.patience.end();
+    let end = call.timer.end();
     let comes_too_late = end.is_some_and(|end| Instant::now() + wait >= end);
     if comes_too_late && !mutant::is_planted("waits-past-the-end") {
         Err(RetryDenied::Wait)
@@ -154,9 +157,10 @@ fn when<N: Net>(
     }
 }
 
-/// A place among the cluster's retries, and the price of one. A try that takes the place of another that nobody had begun
-/// with costs nothing, as gRPC's transparent retries (A6): no endpoint works more for it.
-pub(super) fn afford(cluster: &Cluster, ended: Ended) -> Result<RetrySlot, RetryDenied> {
+/// A place among the cluster's retries, and the price of one. An attempt that takes the place of
+/// another that nobody had begun with costs nothing, as gRPC's transparent retries (A6): no
+/// endpoint works more for it.
+pub(super) fn afford(cluster: &Cluster, ended: AttemptOutcome) -> Result<RetrySlot, RetryDenied> {
     let slot = cluster.try_retry_slot().ok_or(RetryDenied::Limit)?;
     let paid = ended.is_untouched()
         || cluster.affords_retry(Instant::now())
@@ -164,8 +168,9 @@ pub(super) fn afford(cluster: &Cluster, ended: Ended) -> Result<RetrySlot, Retry
     if paid { Ok(slot) } else { Err(RetryDenied::Budget) }
 }
 
-/// A try, and if it is silent for `after`, another one beside it at another endpoint. The first good answer wins and
-/// the other try is cancelled; if the first to end has failed, the other has the last word.
+/// An attempt, and if it is silent for `after`, another one beside it at another endpoint. The
+/// first good answer wins and the other attempt is cancelled; if the first to end has failed, the
+/// other has the last word.
 #[allow(clippy::too_many_arguments, reason = "it is the middle of `send`, boxed")]
 async fn hedged<N: Net>(
     side: &Outbound<N>,
@@ -173,17 +178,17 @@ async fn hedged<N: Net>(
     call: &Call,
     after: Duration,
     attempts: &mut Attempts,
-    tried: &mut Tried,
+    attempted: &mut Attempted,
     position: usize,
     request: Request<RequestBody>,
-) -> Result<Answer<N>, Failed> {
+) -> Result<AttemptResponse<N>, SendError> {
     let mut first = pin!(attempt(side, cluster, position, call, request));
     tokio::select! {
         biased;
         done = first.as_mut() => return done,
         () = sleep(after) => {}
     }
-    let Some((other, request)) = hedge(side, cluster, call, attempts, tried) else { return first.await };
+    let Some((other, request)) = hedge(side, cluster, call, attempts, attempted) else { return first.await };
     cluster.metrics.hedges.inc();
     let mut second = pin!(attempt(side, cluster, other, call, request));
     let (done, first_ended) = tokio::select! {
@@ -191,9 +196,9 @@ async fn hedged<N: Net>(
         done = first.as_mut() => (done, true),
         done = second.as_mut() => (done, false),
     };
-    let good = done
-        .as_ref()
-        .is_ok_and(|response| reason(&call.retry, Ended::answered(response, call.is_grpc)).is_none());
+    let good = done.as_ref().is_ok_and(|response| {
+        reason(&call.retry, AttemptOutcome::answered(response, call.is_grpc)).is_none()
+    });
     match (good, first_ended) {
         (true, true) => done,
         (true, false) => {
@@ -206,26 +211,26 @@ async fn hedged<N: Net>(
     }
 }
 
-/// The endpoint and the request of a second try beside the first, if there may be one.
+/// The endpoint and the request of a second attempt beside the first, if there may be one.
 fn hedge<N: Net>(
     side: &Outbound<N>,
     cluster: &Cluster,
     call: &Call,
     attempts: &mut Attempts,
-    tried: &mut Tried,
+    attempted: &mut Attempted,
 ) -> Option<(usize, Request<RequestBody>)> {
     if !attempts.permits_hedge() {
         return None;
     }
-    let before = *tried;
-    let other = pick(side, cluster, call, tried).ok()?;
+    let before = *attempted;
+    let other = pick(side, cluster, call, attempted).ok()?;
     let is_new = !before.contains(other.position);
     if !is_new || !cluster.affords_retry(Instant::now()) {
         if is_new {
             cluster.metrics.denied(RetryDenied::Budget);
         }
         // It was not tried there, and a retry may well be.
-        *tried = before;
+        *attempted = before;
         return None;
     }
     let nth = attempts.nth();
@@ -235,21 +240,22 @@ fn hedge<N: Net>(
     Some((other.position, request))
 }
 
-/// A try without an answer, noted in the log.
+/// An attempt without an answer, noted in the log.
 fn failed(
     call: &Call,
     endpoint: SocketAddr,
     error: Error,
     unsent: Option<Box<Request<RequestBody>>>,
-) -> Failed {
+) -> SendError {
     let (kind, is_unsent) = (error.kind.label(), unsent.is_some());
     let reused = error.reused;
-    tracing::debug!(request = call.number, %endpoint, error = kind, unsent = is_unsent, reused, "try failed");
+    tracing::debug!(request = call.number, %endpoint, error = kind, unsent = is_unsent, reused, "attempt failed");
     (error, unsent)
 }
 
-/// Drops an answer that nobody gets. What has come of its body already is read, so that its connection can be used again.
-async fn discard<N: Net>(response: Answer<N>) {
+/// Drops an answer that nobody gets. What has come of its body already is read, so that its
+/// connection can be used again.
+async fn discard<N: Net>(response: AttemptResponse<N>) {
     let mut body = response.into_body();
     std::future::poll_fn(|cx| {
         for _ in 0..DISCARDED {
@@ -262,48 +268,49 @@ async fn discard<N: Net>(response: Answer<N>) {
     .await;
 }
 
-/// One try at one endpoint. On failure gives the request back if not a byte of it can have reached the app.
+/// One attempt at one endpoint. On failure gives the request back if not a byte of it can have
+/// reached the app.
 async fn attempt<N: Net>(
     side: &Outbound<N>,
     cluster: &Cluster,
     position: usize,
     call: &Call,
     request: Request<RequestBody>,
-) -> Result<Answer<N>, Failed> {
+) -> Result<AttemptResponse<N>, SendError> {
     let endpoint = &cluster.endpoints[position];
     let begun = Instant::now();
-    let mut trial = cluster.outliers.begin(position, begun, call.patience.end(), &side.rng);
-    let (address, doubted) = (endpoint.address, endpoint.doubted());
-    let sending = pin!(side.pool.send(address, doubted, call, &endpoint.metrics, request));
-    let sent = call.patience.wait_for_try(begun, call.tries, sending).await;
+    let mut attempt = cluster.outliers.begin(position, begun, call.timer.end(), &side.rng);
+    let (address, stale_since) = (endpoint.address, endpoint.stale_since());
+    let sending = pin!(side.pool.send(address, stale_since, call, &endpoint.metrics, request));
+    let sent = call.timer.wait_for_try(begun, call.attempt_timeouts, sending).await;
     let sent = sent.unwrap_or_else(|kind| {
         side.pool.gave_up(endpoint.address, begun);
         let error = Error { endpoint: Some(endpoint.address), ..Error::new(kind) };
         Err((error, None))
     });
-    let (response, carrier) = match sent {
+    let (response, lease) = match sent {
         Ok(answered) => answered,
         Err((error, unsent)) => {
-            trial.tell(Outcome::of_error(&error, unsent.is_some()), Instant::now());
+            attempt.tell(Outcome::of_error(&error, unsent.is_some()), Instant::now());
             return Err(failed(call, endpoint.address, error, unsent));
         }
     };
     let now = Instant::now();
     let failed_there = |kind, detail: &str| Error::at(kind, endpoint.address, detail);
     if let Some(kind) = reply::not_delivered(response.headers()) {
-        trial.tell(Outcome::of_refusal(kind, response.headers()), now);
+        attempt.tell(Outcome::of_refusal(kind, response.headers()), now);
         let error = failed_there(kind, "its sidecar could not reach the app");
         return Err(failed(call, endpoint.address, error, None));
     }
     if reply::terminated(response.headers()) {
-        trial.tell(Outcome::Failure(None), now);
+        attempt.tell(Outcome::Failure(None), now);
         let error = failed_there(Kind::Terminated, "the app closed without an answer");
         return Err(failed(call, endpoint.address, error, None));
     }
     let outcome = Outcome::of_head(response.status(), response.headers(), call.is_grpc);
     // A failure is often quick, and must not attract load.
     if matches!(outcome, None | Some(Outcome::Success)) || mutant::is_planted("failures-enter-the-latency") {
-        trial.answered(now);
+        attempt.answered(now);
     }
     tracing::debug!(
         request = call.number,
@@ -316,12 +323,12 @@ async fn attempt<N: Net>(
         "endpoint answered"
     );
     if let Some(outcome) = outcome {
-        trial.tell(outcome, now);
+        attempt.tell(outcome, now);
     }
-    let held = Held::new(call.place.clone(), Some(trial));
-    let (failures, patience) = (cluster.metrics.failures(), call.patience.clone());
+    let held = RequestGuard::new(call.permit.clone(), Some(attempt));
+    let (failures, timer) = (cluster.metrics.failures(), call.timer.clone());
     let mut response =
-        response.map(|body| ResponseBody::endpoint(body, carrier, held, failures, patience, call.is_grpc));
+        response.map(|body| ResponseBody::endpoint(body, lease, held, failures, timer, call.is_grpc));
     forward::response(&mut response);
     Ok(response)
 }

@@ -1,35 +1,36 @@
-//! When an endpoint is left alone: after a run of failures, or when too many of its requests fail; for a while that
-//! grows each time.
+//! When an endpoint is ejected: after a run of failures, or when too many of its requests fail; for
+//! a while that grows each time.
 //!
 //! ```text
 //! closed --run of failures, or low success rate--> ejected --time over--> half-open --success--> closed
 //!                                                     ^                       |
 //!                                                     +-------failure---------+
 //! ```
-//! One machine for both reasons, as in Linkerd's unified breaker. A run, because a dead process fails every request and
-//! need not be asked often; a rate, because a sick one fails every third and never three in a row. Half-open admits one
-//! request at a time as a probe. The time of an ejection doubles with each one, and what has doubled falls back by
-//! one step for every window without an ejection, as Envoy's does: an endpoint that flaps does not begin anew each time.
+//! One machine for both reasons, as in Linkerd's unified breaker. A run, because a dead process
+//! fails every request and need not be asked often; a rate, because a sick one fails every third
+//! and never three in a row. Half-open admits one request at a time as a probe. The time of an
+//! ejection doubles with each one, and what has doubled falls back by one step for every window
+//! without an ejection, as Envoy's does: an endpoint that flaps does not begin anew each time.
 //!
-//! The machine says that it is time ([`Step::Trips`]); whether the cluster can spare the endpoint, and whether the others
-//! do any better, is `outlier`'s business, which then calls [`Breaker::eject`]. Times and limits:
-//! [`crate::config::Breaker`].
+//! The machine says that it is time ([`Step::Trips`]); whether the cluster can spare the endpoint,
+//! and whether the others do any better, is `outlier`'s business, which then calls
+//! [`EjectionState::eject`]. Times and limits: [`crate::config::OutlierDetection`].
 
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
 use tokio::time::Instant;
 
-use super::Opens;
+use super::AvailableFrom;
 use super::outcome::Outcome;
 use super::window::{Tally, Window};
-use crate::config::Breaker as Config;
-use crate::config::defaults::{EJECTION_JITTER, PROBE_PATIENCE};
+use crate::config::OutlierDetection as Config;
+use crate::config::defaults::{EJECTION_JITTER, PROBE_TIMEOUT};
 use crate::mutant;
 
 /// The state machine of one endpoint.
 #[derive(Debug, Clone, Default)]
-pub struct Breaker {
+pub struct EjectionState {
     state: State,
     window: Window,
     /// How often the time of the next ejection is doubled.
@@ -42,7 +43,8 @@ pub struct Breaker {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// `since` is the end of the last ejection. What was sent before it says nothing about the time after it.
+    /// `since` is the end of the last ejection. What was sent before it says nothing about the time
+    /// after it.
     Closed {
         run: u32,
         since: Option<Instant>,
@@ -50,8 +52,8 @@ enum State {
     Ejected {
         until: Instant,
     },
-    /// Only what was sent `since` the probe counts. The probe may never come back (its client went away); after `until`
-    /// another one may go.
+    /// Only what was sent `since` the probe counts. The probe may never come back (its client went
+    /// away); after `until` another one may go.
     HalfOpen {
         since: Instant,
         until: Instant,
@@ -64,7 +66,7 @@ impl Default for State {
     }
 }
 
-/// Why an endpoint is left alone.
+/// Why an endpoint is ejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// A run of failures.
@@ -93,7 +95,8 @@ pub enum Step {
     Stay,
     /// The endpoint is back in use.
     Restored,
-    /// It is time to leave the endpoint alone. Without a call of [`Breaker::eject`] everything stays as it is.
+    /// It is time to eject the endpoint. Without a call of [`EjectionState::eject`] everything
+    /// stays as it is.
     Trips(Reason),
 }
 
@@ -102,13 +105,13 @@ pub enum Step {
 pub enum Phase {
     /// In use.
     Closed,
-    /// Left alone until then. A moment that has passed means that the next request will be its probe.
+    /// Ejected until then. A moment that has passed means that the next request will be its probe.
     Ejected(Instant, Reason),
     /// A probe is under way.
     HalfOpen(Reason),
 }
 
-impl Breaker {
+impl EjectionState {
     /// Whether a request may go to the endpoint.
     pub fn admits(&self, now: Instant) -> bool {
         match self.state {
@@ -123,10 +126,10 @@ impl Breaker {
     }
 
     /// From when a request may go to the endpoint, as things stand.
-    pub fn opens(&self) -> Opens {
+    pub fn opens(&self) -> AvailableFrom {
         match self.state {
-            State::Closed { .. } => Opens::Open,
-            State::Ejected { until } | State::HalfOpen { until, .. } => Opens::At(until),
+            State::Closed { .. } => AvailableFrom::Open,
+            State::Ejected { until } | State::HalfOpen { until, .. } => AvailableFrom::At(until),
         }
     }
 
@@ -152,15 +155,15 @@ impl Breaker {
     pub fn on_begin(&mut self, now: Instant) -> bool {
         match self.state {
             State::Ejected { until } | State::HalfOpen { until, .. } if now >= until => {
-                self.state = State::HalfOpen { since: now, until: now + PROBE_PATIENCE };
+                self.state = State::HalfOpen { since: now, until: now + PROBE_TIMEOUT };
                 true
             }
             _ => false,
         }
     }
 
-    /// Notes what came of a request that was sent at `begun`. Requests from before an ejection, or from before the end of
-    /// one, decide nothing.
+    /// Notes what came of a request that was sent at `begun`. Requests from before an ejection, or
+    /// from before the end of one, decide nothing.
     pub fn on_outcome(&mut self, outcome: Outcome, begun: Instant, now: Instant, config: &Config) -> Step {
         match self.state {
             State::Closed { since, .. } if since.is_some_and(|since| begun < since) => Step::Stay,
@@ -225,8 +228,9 @@ impl Breaker {
         self.window.tally(now, config.window)
     }
 
-    /// Leaves the endpoint alone, and says for how long: as long as `outcome` asks for, or else for the next time
-    /// in the row; half as much again at random, so that not all sidecars come back at once.
+    /// Leaves the endpoint alone, and says for how long: as long as `outcome` asks for, or else for
+    /// the next time in the row; half as much again at random, so that not all sidecars come back
+    /// at once.
     pub fn eject(
         &mut self,
         reason: Reason,

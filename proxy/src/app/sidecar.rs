@@ -1,0 +1,196 @@
+//! What all threads of a sidecar share: the configuration in force, what is known of endpoints and of
+//! the app, and whether the sidecar is ready.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use http::StatusCode;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::admin::{PageResponse, TEXT};
+use crate::balance::Table;
+use crate::config::{Snapshot, Timeouts, defaults};
+use crate::discovery::EndpointStore;
+use crate::endpoint::{Endpoint, Health};
+use crate::health::app::{AppHealth, ProbeKind};
+use crate::telemetry::Metrics;
+
+/// What all threads of a sidecar share.
+pub struct Sidecar {
+    pub(super) table: Arc<ArcSwap<Table>>,
+    /// The configuration as it was given; the table's has the endpoints that were discovered in it.
+    pub(super) given: Mutex<Arc<Snapshot>>,
+    pub(super) discovered: Arc<EndpointStore>,
+    /// Until when this sidecar is not ready unless every source of endpoints has answered.
+    pub(super) first_discovery: Instant,
+    /// Whether all workers listen and no drain has begun, and whether the app stands in the
+    /// registry.
+    pub(super) open: watch::Sender<bool>,
+    pub(super) registered: watch::Sender<bool>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Workers that do not listen yet; [`DRAINING`] once the sidecar is on its way out.
+    pub(super) unready: AtomicUsize,
+    pub(super) stop: Notify,
+    /// All workers listen.
+    pub(super) started: Notify,
+    /// What the probes of the local app say.
+    pub(super) app: watch::Sender<AppHealth>,
+}
+
+const DRAINING: usize = usize::MAX;
+
+impl Sidecar {
+    /// A sidecar with this configuration that will have `workers` workers. Call it on a tokio
+    /// runtime: endpoints remember when they were made.
+    pub fn new(snapshot: Snapshot, workers: usize) -> Arc<Self> {
+        let metrics = Arc::new(Metrics::default());
+        let (snapshot, now) = (Arc::new(snapshot), Instant::now());
+        let discovered = Arc::new(EndpointStore::default());
+        discovered.want(&snapshot, &metrics);
+        let (app, _) = watch::channel(AppHealth::beginning(&snapshot.app));
+        let table = Table::new(snapshot.clone(), None, &metrics, now);
+        Arc::new(Sidecar {
+            app,
+            given: Mutex::new(snapshot),
+            discovered,
+            first_discovery: now + defaults::FIRST_DISCOVERY,
+            open: watch::Sender::new(false),
+            registered: watch::Sender::new(false),
+            table: Arc::new(ArcSwap::from_pointee(table)),
+            metrics,
+            unready: AtomicUsize::new(workers),
+            stop: Notify::new(),
+            started: Notify::new(),
+        })
+    }
+
+    /// Puts a new configuration in force. Requests under way keep the one that they began with.
+    pub fn apply(&self, snapshot: Arc<Snapshot>) {
+        self.discovered.want(&snapshot, &self.metrics);
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        self.prepare();
+        self.metrics.reloaded(true);
+    }
+
+    /// Watches what the probes of the local app say.
+    pub fn app_health(&self) -> watch::Receiver<AppHealth> {
+        self.app.subscribe()
+    }
+
+    /// Time limits in force.
+    pub(super) fn timeouts(&self) -> Timeouts {
+        self.table.load().snapshot.timeouts
+    }
+
+    /// Puts the configuration in force with the endpoints that are known now.
+    pub(super) fn prepare(&self) {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let filled = self.discovered.fill(&given);
+        let table = Table::new(filled, Some(&self.table.load()), &self.metrics, Instant::now());
+        self.table.store(Arc::new(table));
+    }
+
+    pub(super) fn drain(&self) {
+        tracing::info!("draining");
+        self.unready.store(DRAINING, Ordering::Release);
+        self.open.send_replace(false);
+    }
+
+    /// Waits until the registry has forgotten the app, but not for long.
+    pub(super) async fn deregistered(&self) {
+        let mut registered = self.registered.subscribe();
+        let gone = registered.wait_for(|registered| !registered);
+        if tokio::time::timeout(defaults::DEREGISTER_TIMEOUT, gone).await.is_err() {
+            tracing::warn!("the registry does not answer; callers see this app until its lease ends");
+        }
+    }
+
+    pub(super) fn listening(&self) {
+        // Never counts up again after a drain has begun.
+        let before = self.unready.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
+            (n != DRAINING).then(|| n.saturating_sub(1))
+        });
+        if before == Ok(1) {
+            self.open.send_replace(true);
+            self.started.notify_one();
+        }
+    }
+
+    pub(super) fn readiness(&self) -> PageResponse {
+        match self.unready.load(Ordering::Acquire) {
+            0 if !self.discovered.has_heard_of_all() && Instant::now() < self.first_discovery => {
+                let text = "endpoints are not discovered yet; see /clusters\n";
+                (StatusCode::SERVICE_UNAVAILABLE, TEXT, text.into())
+            }
+            0 => match self.app.borrow().unready() {
+                None => (StatusCode::OK, TEXT, "ready\n".into()),
+                Some((kind, status)) => {
+                    let text = format!("the app's {} probe does not pass: {}\n", kind.label(), status.why);
+                    (StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
+                }
+            },
+            DRAINING => (StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n".into()),
+            n => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{n} workers do not listen yet\n")),
+        }
+    }
+
+    /// What a probe of the app said last.
+    pub(super) fn probe(&self, kind: ProbeKind) -> PageResponse {
+        match self.app.borrow().get(kind) {
+            None => (StatusCode::NOT_FOUND, TEXT, format!("there is no [app.{}]\n", kind.label())),
+            Some(status) if status.passes => (StatusCode::OK, TEXT, "passes\n".into()),
+            Some(status) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{}\n", status.why)),
+        }
+    }
+
+    /// Everything that is counted. What is read off a state and not counted up is brought up to
+    /// date first.
+    pub(super) fn scrape(&self) -> String {
+        let table = self.table.load();
+        for cluster in &table.clusters {
+            let name = &cluster.config.name;
+            let count = |wanted: &dyn Fn(&Endpoint) -> bool| {
+                cluster.endpoints.iter().filter(|endpoint| wanted(endpoint)).count()
+            };
+            let metrics = &self.metrics;
+            metrics.set_endpoints(name, "known", cluster.endpoints.len());
+            metrics.set_endpoints(name, "ejected", count(&Endpoint::is_ejected));
+            metrics.set_endpoints(name, "unhealthy", count(&|e| e.health() == Health::Unhealthy));
+            let (in_flight, limit) = (cluster.concurrency.in_flight(), cluster.concurrency.limit());
+            metrics.set_concurrency("outbound", name, in_flight, limit);
+        }
+        for (port, concurrency) in &table.app {
+            let (in_flight, limit) = (concurrency.in_flight(), concurrency.limit());
+            self.metrics.set_concurrency("inbound", &port.to_string(), in_flight, limit);
+        }
+        let app = self.app.borrow();
+        for kind in ProbeKind::ALL {
+            if let Some(status) = app.get(kind) {
+                self.metrics.set_probe(kind.label(), status.passes);
+            }
+        }
+        self.metrics.text()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sidecar_whose_app_is_not_ready_is_not_ready_and_says_why() {
+        let text = "service = 'web'\n[app.readiness]\naddress = '127.0.0.1:8080'\nhttp = '/ready'";
+        let sidecar = Sidecar::new(config::parse("sidecar.toml", text).unwrap(), 1);
+        sidecar.listening();
+        let (status, _, why) = sidecar.readiness();
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(why, "the app's readiness probe does not pass: it has not been asked yet\n");
+        assert_eq!(sidecar.probe(ProbeKind::Readiness).0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(sidecar.probe(ProbeKind::Liveness).0, StatusCode::NOT_FOUND);
+        assert!(!sidecar.app_health().borrow().is_ready());
+        assert!(sidecar.scrape().contains("proxy_app_probe{probe=\"readiness\"} 0"));
+    }
+}

@@ -1,0 +1,93 @@
+//! A worker: its listeners, its pools, and the connections that it carries.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{Sidecar, named};
+use crate::capture::listener::{accept, accept_always, bind_any};
+use crate::drain;
+use crate::inbound::{self, Inbound};
+use crate::mutant;
+use crate::outbound::{self, Outbound};
+use crate::world::{Net, World};
+
+/// How often idle connections are looked at. Also bounds how long one may overstay its idle limit.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Tells the two sides to drain.
+pub(super) struct Signals {
+    pub(super) inbound: drain::Signal,
+    pub(super) outbound: drain::Signal,
+}
+
+/// Learns that the sides drain.
+#[derive(Clone)]
+pub struct Watches {
+    inbound: drain::Watch,
+    /// A listener does not hold up the drain of the way out, because it is open until the end.
+    outbound: drain::Source,
+}
+
+/// One signal for each side.
+pub(super) fn drains() -> (Signals, Watches) {
+    let (inbound, inbound_watch) = drain::channel();
+    let (outbound, _) = drain::channel();
+    let watches = Watches { inbound: inbound_watch, outbound: outbound.source() };
+    (Signals { inbound, outbound }, watches)
+}
+
+/// Binds one worker's listeners and accepts connections: for the app until the drain begins, of the
+/// app for ever. The connections end in tasks of their own, each of which holds a watch of its
+/// side's drain.
+///
+/// # Errors
+/// If a listener cannot be bound.
+pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drains: Watches) -> io::Result<()> {
+    let listen = sidecar.table.load().snapshot.listen;
+    let bind = |at| world.net.bind(at);
+    let out = bind_any(bind, listen.outbound).await.map_err(named("outbound", listen.outbound))?;
+    let into = bind_any(bind, listen.inbound).await.map_err(named("inbound", listen.inbound))?;
+    let outbound = Outbound::new(&world, sidecar.table.clone(), sidecar.metrics.clone());
+    let inbound = Inbound::new(&world, sidecar.table.clone(), sidecar.metrics.clone());
+    sidecar.listening();
+
+    let (o, i) = (outbound.clone(), inbound.clone());
+    let accepting = async {
+        tokio::join!(
+            accept_always(world.net.clone(), out, drains.outbound, "outbound", move |io, peer, drain| {
+                outbound::carry(o.clone(), io, peer, drain)
+            }),
+            accept(world.net.clone(), into, drains.inbound, "inbound", move |io, peer, drain| {
+                inbound::carry(i.clone(), io, peer, drain)
+            }),
+        );
+    };
+    let sweeping = async {
+        let mut before = sidecar.table.load_full();
+        loop {
+            sleep(SWEEP).await;
+            let table = sidecar.table.load_full();
+            if !Arc::ptr_eq(&before, &table) {
+                for gone in table.gone_since(&before) {
+                    outbound.pool.forget(gone);
+                }
+                if mutant::is_planted("reload-forgets-connections") {
+                    outbound.pool.clear();
+                }
+                before = table;
+            }
+            let max_idle = before.snapshot.timeouts.pool_idle;
+            outbound.pool.sweep(max_idle);
+            inbound.pool.sweep(max_idle);
+        }
+    };
+    tokio::select! {
+        biased;
+        () = accepting => {}
+        () = sweeping => {}
+    }
+    Ok(())
+}

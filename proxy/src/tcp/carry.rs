@@ -1,0 +1,83 @@
+//! What both sides do with an opaque connection.
+
+use bytes::Bytes;
+
+use super::{CopyTimeouts, relay};
+use crate::connection::Connection;
+use crate::detect::Prefixed;
+use crate::telemetry::{OpaqueMetrics, RaceOutcome, SideMetrics};
+use crate::world::Net;
+
+/// What lasts as long as a connection to a server: `G`, and the question whether it was of use.
+pub struct Guard<G> {
+    _held: G,
+    /// Set while nobody uses the connection: who is told if that stays so.
+    unused: Option<SideMetrics>,
+}
+
+impl<G> Guard<G> {
+    /// Of a connection that was opened because it is needed.
+    pub fn new(held: G) -> Self {
+        Guard { _held: held, unused: None }
+    }
+
+    /// The same for one that was opened to hear whether the server speaks first. If it is dropped
+    /// before it is used, `metrics` count that.
+    pub fn of_race(mut self, metrics: &SideMetrics) -> Self {
+        self.unused = Some(metrics.clone());
+        self
+    }
+}
+
+impl<G> Drop for Guard<G> {
+    fn drop(&mut self) {
+        if let Some(metrics) = &self.unused {
+            metrics.raced(RaceOutcome::Unused);
+        }
+    }
+}
+
+/// A connection to a server that has not carried anything yet.
+pub struct FreshConnection<I, G> {
+    server: Prefixed<I>,
+    guard: Guard<G>,
+}
+
+impl<I, G> FreshConnection<I, G> {
+    /// One that was opened to hear whether the server speaks first.
+    pub fn of_race((server, guard): (Prefixed<I>, Guard<G>)) -> Self {
+        FreshConnection { server, guard }
+    }
+
+    /// One that was opened because it is needed.
+    pub fn new((server, guard): (I, Guard<G>)) -> Self {
+        FreshConnection { server: Prefixed::new(Bytes::new(), server), guard }
+    }
+
+    /// Notes that it is used; `server_first` says whether its server spoke first.
+    pub fn take_into_use(mut self, server_first: bool) -> Self {
+        if let Some(metrics) = self.guard.unused.take() {
+            metrics.raced(if server_first { RaceOutcome::ServerFirst } else { RaceOutcome::ClientFirst });
+        }
+        self
+    }
+}
+
+/// Carries bytes between a client and a server until both have closed, and counts them.
+pub async fn carry<N: Net, G>(
+    connection: Connection,
+    client: Prefixed<N::Io>,
+    server: FreshConnection<N::Io, G>,
+    timeouts: CopyTimeouts,
+    metrics: OpaqueMetrics,
+) {
+    let FreshConnection { server, guard: _guard } = server;
+    let count = |moved: super::BytesCopied| metrics.moved(moved.forth, moved.back, moved.spliced);
+    if let Err(error) = relay::<N>(client, server, timeouts, count).await {
+        if let Some(kind) = error.kind() {
+            metrics.failed(kind);
+        }
+        let Connection { peer, original_dst: dst, .. } = connection;
+        tracing::debug!(%peer, %dst, %error, "connection ended");
+    }
+}
