@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use proxy::telemetry::{ENDPOINT_STATES, Metrics};
+use regex::Regex;
 
 /// Labels whose values the configuration decides. Of every other label the page lists the values.
 const NAMES: [&str; 4] = ["cluster", "endpoint", "route", "le"];
@@ -151,9 +152,9 @@ fn page(families: &BTreeMap<String, Family>) -> String {
     page
 }
 
-/// The names in `family!("name", ...)`, `registry.register("name", ...)` and the like, in all sources
-/// that know a registry.
+/// The names that the sources register: a name and a help text, side by side.
 fn registered(folder: &Path) -> BTreeSet<String> {
+    let pair = Regex::new(r#""([a-z][a-z0-9_]*)",\s+"(?:[A-Z]|1 )"#).expect("a pattern");
     let mut names = BTreeSet::new();
     for entry in std::fs::read_dir(folder).expect("a folder of sources") {
         let path = entry.expect("an entry of it").path();
@@ -162,19 +163,9 @@ fn registered(folder: &Path) -> BTreeSet<String> {
             continue;
         }
         let text = std::fs::read_to_string(&path).expect("a source");
-        if !text.contains("prometheus_client") {
-            continue;
-        }
-        for call in ["family!(", "gauge!(", "counter!(", "histogram!(", ".register(", ".register_with_unit("]
-        {
-            names.extend(text.split(call).skip(1).filter_map(quoted));
+        if text.contains("prometheus_client") {
+            names.extend(pair.captures_iter(&text).map(|found| found[1].to_owned()));
         }
     }
     names
-}
-
-/// The name in quotes with which an argument list begins, if it does.
-fn quoted(arguments: &str) -> Option<String> {
-    let (name, _) = arguments.trim_start().strip_prefix('"')?.split_once('"')?;
-    name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_').then(|| name.to_owned())
 }
