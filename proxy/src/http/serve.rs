@@ -186,20 +186,8 @@ where
             Ok::<_, Infallible>(response.map(|body| end.answer(body, shape, status)))
         }
     });
-    let (limits, mut builder) = (settings.http1, http1::Builder::new());
-    if limits.headers != HEADERS as usize {
-        // Said, it makes hyper count what is its own default anyway.
-        builder.max_headers(limits.headers);
-    }
-    let strict = Strict::new(io, limits, interim.clone(), end.clone());
-    let mut connection = builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.request_headers)
-        .max_buf_size(limits.header_bytes)
-        .max_header_size(limits.header_bytes)
-        .preserve_header_case(limits.preserve_header_case)
-        // A proxy passes the app's own Date on; and hyper's clock is not the simulator's.
-        .auto_date_header(false)
+    let strict = Strict::new(io, settings.http1, interim.clone(), end.clone());
+    let mut connection = builder(&settings)
         .serve_connection(TokioIo::new(Closing::new(strict, end.clone())), service)
         .with_upgrades();
     // A connection that is idle may have a request on its way to it: whoever closes it loses that,
@@ -229,6 +217,24 @@ where
         Some((client, unread)) => finish(client, unread, served, refuse).await,
         None => served,
     }
+}
+
+/// hyper's settings.
+fn builder(settings: &Settings) -> http1::Builder {
+    let (limits, mut builder) = (settings.http1, http1::Builder::new());
+    if limits.headers != HEADERS as usize {
+        // Said, it makes hyper count what is its own default anyway.
+        builder.max_headers(limits.headers);
+    }
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.request_headers)
+        .max_buf_size(limits.header_bytes)
+        .max_header_size(limits.header_bytes)
+        .preserve_header_case(limits.preserve_header_case)
+        // A proxy passes the app's own Date on; and hyper's clock is not the simulator's.
+        .auto_date_header(false);
+    builder
 }
 
 /// The stream of a connection that has ended, and what was read of it and not used; `None` if it has

@@ -18,10 +18,21 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A name, and the bytes of a request that is refused with the status.
 type Row = (&'static str, u16, Vec<u8>);
 
+type Add<'a> = &'a mut dyn FnMut(&'static str, u16, &[u8]);
+
 fn table() -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
-    let mut add = |name, status, bytes: &[u8]| rows.push((name, status, bytes.to_vec()));
-    // Where a message ends.
+    let mut add: Add<'_> = &mut |name, status, bytes| rows.push((name, status, bytes.to_vec()));
+    lengths(&mut add);
+    chunks(&mut add);
+    fields(&mut add);
+    targets(&mut add);
+    limits(&mut add);
+    rows
+}
+
+/// Where a message ends.
+fn lengths(add: &mut Add<'_>) {
     for (name, fields) in [
         ("a length, then a coding", "Content-Length: 5\r\nTransfer-Encoding: chunked"),
         ("a coding, then a length", "Transfer-Encoding: chunked\r\nContent-Length: 5"),
@@ -74,7 +85,10 @@ fn table() -> Vec<Row> {
         501,
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: , chunked\r\n\r\n0\r\n\r\n",
     );
-    // Chunks.
+}
+
+/// Chunks.
+fn chunks(add: &mut Add<'_>) {
     for (name, body) in [
         ("an empty chunk size", "\r\nhello\r\n0\r\n\r\n"),
         ("a chunk size with 0x", "0x5\r\nhello\r\n0\r\n\r\n"),
@@ -101,7 +115,10 @@ fn table() -> Vec<Row> {
             format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}").as_bytes(),
         );
     }
-    // Header fields.
+}
+
+/// Header fields.
+fn fields(add: &mut Add<'_>) {
     for (name, field) in [
         ("obs-fold", "X: a\r\n b"),
         ("obs-fold with a tab", "X: a\r\n\tb"),
@@ -133,7 +150,10 @@ fn table() -> Vec<Row> {
     ] {
         add(name, 400, format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n").as_bytes());
     }
-    // Host and target.
+}
+
+/// Host and target.
+fn targets(add: &mut Add<'_>) {
     add("no Host", 400, b"GET / HTTP/1.1\r\n\r\n");
     add("an absolute target, but no Host", 400, b"GET http://a/ HTTP/1.1\r\n\r\n");
     for (name, host) in [
@@ -202,7 +222,10 @@ fn table() -> Vec<Row> {
     add("an empty line that is LF", 400, b"GET / HTTP/1.1\r\nHost: a\r\n\n");
     add("LF before the request", 400, b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n");
     add("binary", 400, b"\x80\x01\x02\r\n\r\n");
-    // Limits (RFC 6585 section 5, RFC 9110 section 15.5.15).
+}
+
+/// Limits (RFC 6585 section 5, RFC 9110 section 15.5.15).
+fn limits(add: &mut Add<'_>) {
     let many: String = (0..200).map(|n| format!("x-{n}: y\r\n")).collect();
     add("too many headers", 431, format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n").as_bytes());
     add(
@@ -215,7 +238,6 @@ fn table() -> Vec<Row> {
         431,
         format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(70_000)).as_bytes(),
     );
-    rows
 }
 
 /// What the client gets for `bytes`, to the end of the connection.

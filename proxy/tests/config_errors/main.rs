@@ -1,0 +1,106 @@
+//! What a user reads when a configuration is wrong, word for word, and what one that says little
+//! means.
+//!
+//! The messages are kept in `snapshots/`; after a deliberate change write them anew with
+//! `INSTA_UPDATE=always` and read each of them as the person would who has to act on it.
+
+mod clusters;
+mod defaults;
+mod every_key;
+mod file;
+mod policies;
+
+use std::net::SocketAddr;
+
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
+use proxy::config::{ConfigErrors, parse};
+
+/// A cluster without a mistake, to put mistakes around.
+const ORDERS: &str = r#"
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.10:80"]
+endpoints = ["10.0.0.11:8080", "10.0.0.12:8080"]
+"#;
+
+fn errors(text: &str) -> ConfigErrors {
+    parse("sidecar.toml", text).expect_err("this configuration is wrong")
+}
+
+/// As a terminal of 100 columns shows it, without colours.
+fn drawn(error: &dyn Diagnostic) -> String {
+    let mut out = String::new();
+    GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor())
+        .with_width(100)
+        .render_report(&mut out, error)
+        .expect("a string takes everything");
+    out
+}
+
+/// What is said of each text, as a snapshot of the test's name.
+macro_rules! says {
+    ($($test:ident: $text:expr;)*) => {$(
+        #[test]
+        fn $test() {
+            $crate::shows(stringify!($test), $text);
+        }
+    )*};
+}
+use says;
+
+fn shows(name: &str, text: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, drawn(&errors(text))));
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn what_is_not_utf_8_or_too_large_is_said_and_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sidecar.toml");
+    std::fs::write(&path, b"service = \"web\"\n# \xe9t\xe9\n").unwrap();
+    let said = proxy::config::load(&path).unwrap_err();
+    assert!(said.to_string().ends_with("byte 3 of line 2, 0xe9, is not UTF-8"), "{said}");
+    assert!(said.help().is_none(), "whoever reads it may");
+    std::fs::File::create(&path).unwrap().set_len((64 << 20) + 1).unwrap();
+    assert!(proxy::config::load(&path).unwrap_err().to_string().ends_with("larger than 64 MiB"));
+    let missing = proxy::config::load(&folder.path().join("missing")).unwrap_err();
+    assert!(missing.help().unwrap().to_string().contains("check the path"));
+}
+
+#[test]
+fn there_is_at_least_one_worker_and_no_more_than_threads_that_a_machine_can_use() {
+    for (workers, fine) in [(0, false), (1, true), (1024, true), (1025, false), (usize::MAX >> 1, false)] {
+        let parsed = parse("sidecar.toml", &format!("service = \"web\"\nworkers = {workers}\n"));
+        assert_eq!(parsed.is_ok(), fine, "{workers}");
+    }
+}
+
+#[test]
+fn every_mistake_is_also_one_line_for_the_log() {
+    let errors = errors("service = \"web\"\nworkers = 0\n\n[timeouts]\nconnect = \"soon\"\n");
+    assert_eq!(errors.to_string(), "sidecar.toml has 2 mistakes");
+    assert_eq!(
+        errors.lines().collect::<Vec<_>>(),
+        [
+            "sidecar.toml:2:11: without a worker nothing is forwarded \
+             (leave `workers` out to have one for each CPU that the process may use)",
+            "sidecar.toml:5:11: `connect` is not a length of time \
+             (write a number and a unit, such as \"250ms\", \"1.5s\" or \"2m\")",
+        ]
+    );
+}
+
+#[test]
+fn a_missing_file_is_named_in_the_error() {
+    let error = proxy::config::load("/nonexistent/sidecar.toml".as_ref()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot read /nonexistent/sidecar.toml: No such file or directory (os error 2)"
+    );
+}
