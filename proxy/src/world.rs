@@ -30,6 +30,7 @@ pub(crate) mod fake;
 mod kernel;
 mod recent;
 mod sock_diag;
+mod through;
 
 pub use kernel::{Alarm, KernelListener, KernelNet, raise_nofile};
 

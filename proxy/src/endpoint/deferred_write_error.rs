@@ -151,10 +151,6 @@ impl<I: Abort + AsyncWrite + Unpin> AsyncWrite for DeferredWriteError<I> {
         self.judge(written, all)
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.deaf {
             return Poll::Ready(Ok(()));
@@ -168,9 +164,7 @@ impl<I: Abort + AsyncWrite + Unpin> AsyncWrite for DeferredWriteError<I> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
+    crate::write_through! { vectored, shutdown }
 }
 
 #[cfg(test)]
