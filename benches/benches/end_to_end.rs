@@ -39,7 +39,7 @@ fn here<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
 
 fn generate(job: &str) -> io::Result<()> {
     let job = serde_json::from_str(job).map_err(io::Error::other)?;
-    let print = |outcome: &load::Outcome| println!("{}", serde_json::json!(outcome));
+    let print = |outcome: &load::LoadOutcome| println!("{}", serde_json::json!(outcome));
     let outcome = here(load::run(KernelNet::default(), job, print))?;
     print(&outcome);
     Ok(())

@@ -28,7 +28,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::load::{Job, Outcome};
+use crate::load::{Job, LoadOutcome};
 use crate::options::{Path, Protocol};
 use crate::usage::{self, Memory};
 use crate::{APP_PORT, envoy, haproxy};
@@ -114,7 +114,7 @@ impl Lane {
     /// Builds the path and waits until everything in it is ready.
     ///
     /// # Errors
-    /// What could not be made or did not become ready, with the last words of the process.
+    /// What could not be made or did not become ready, with the tail of its log.
     pub async fn up(path: Path, protocol: Protocol, programs: &Programs) -> io::Result<Lane> {
         let stage = Stage::new()?;
         let mounts = stage.mounts(programs)?;
@@ -200,7 +200,7 @@ impl Lane {
     ///
     /// # Errors
     /// If the load generator does not give an outcome. Failed requests are part of the outcome.
-    pub async fn measure(&self, concurrency: u16, seconds: f64) -> io::Result<Outcome> {
+    pub async fn measure(&self, concurrency: u16, seconds: f64) -> io::Result<LoadOutcome> {
         let mut watch: BTreeMap<String, i32> =
             self.sidecars.iter().map(|(l, p)| (l.clone(), p.pid())).collect();
         watch.insert("app".into(), self.app.pid());
@@ -258,14 +258,14 @@ impl Lane {
     }
 
     /// Starts a load generator and waits for the line that it prints.
-    async fn load(&self, job: Job, limit: Duration) -> io::Result<(Process, Outcome)> {
+    async fn load(&self, job: Job, limit: Duration) -> io::Result<(Process, LoadOutcome)> {
         let job = serde_json::to_string(&job).map_err(io::Error::other)?;
         let argv = vec![self.stage.path("bench").into_os_string(), "__load".into(), job.into()];
         let (lines, mut said) = mpsc::unbounded_channel();
         let load = start_with(&self.stage, &self.client, "load", argv, APP_UID, Output::Lines(lines))?;
         let line = timeout(limit, said.recv()).await;
         let failed =
-            |what: &str| io::Error::other(format!("the load generator {what}{}", load.log().last_words()));
+            |what: &str| io::Error::other(format!("the load generator {what}{}", load.log().log_tail()));
         let line =
             line.map_err(|_| failed("did not end"))?.ok_or_else(|| failed("ended without an outcome"))?;
         let outcome = serde_json::from_str(&line).map_err(io::Error::other)?;
@@ -293,10 +293,10 @@ impl Lane {
         Ok(Some("requests"))
     }
 
-    /// The last words of app and sidecars, for an error message.
-    pub fn last_words(&self) -> String {
+    /// The log tails of app and sidecars, for an error message.
+    pub fn log_tail(&self) -> String {
         let all = self.sidecars.values().chain([&self.app]);
-        all.map(|p| format!("\n{}{}", p.name(), p.log().last_words())).collect()
+        all.map(|p| format!("\n{}{}", p.name(), p.log().log_tail())).collect()
     }
 }
 
@@ -403,7 +403,7 @@ async fn ready(
     loop {
         let Err(error) = node.probe(is_ready.clone()).await? else { return Ok(()) };
         if Instant::now() > deadline || !process.is_running() {
-            let (name, words) = (process.name(), process.log().last_words());
+            let (name, words) = (process.name(), process.log().log_tail());
             return Err(io::Error::other(format!("{name} did not become ready: {error}{words}")));
         }
         sleep(Duration::from_millis(20)).await;

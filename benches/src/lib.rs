@@ -6,7 +6,7 @@
 //! used; [`report`] takes medians and prints. [`envoy`] and [`haproxy`] write the configurations of
 //! the peers that everything is compared with, [`relay`] is the floor under them all.
 //!
-//! Every lane of a protocol stands at the same time, and each round visits all of them in turn, so
+//! All lanes of a protocol are up at the same time, and each round visits all of them in turn, so
 //! that whatever else this machine does hits all alike. Compare ratios and CPU per request, never
 //! the throughput of two runs.
 //!

@@ -161,27 +161,27 @@ impl Path {
         }
     }
 
-    /// Whether Envoy stands in it.
+    /// Whether it has Envoy.
     pub fn is_envoy(self) -> bool {
         matches!(self, Path::EnvoyOne | Path::EnvoyTwo)
     }
 
-    /// Whether HAProxy stands in it.
+    /// Whether it has HAProxy.
     pub fn is_haproxy(self) -> bool {
         matches!(self, Path::HaproxyOne | Path::HaproxyTwo)
     }
 
-    /// Whether a sidecar of others stands in it.
+    /// Whether it has a sidecar of another project.
     pub fn is_peer(self) -> bool {
         self.is_envoy() || self.is_haproxy()
     }
 
-    /// Whether the smallest relay stands in it.
+    /// Whether it has the smallest relay.
     pub fn is_floor(self) -> bool {
         matches!(self, Path::FloorOne | Path::FloorTwo)
     }
 
-    /// Whether our sidecar stands in it.
+    /// Whether it has our sidecar.
     pub fn is_ours(self) -> bool {
         matches!(self, Path::One | Path::Two)
     }

@@ -217,8 +217,9 @@ fn row(results: &Results, protocol: Protocol, concurrency: u16, path: Path) -> O
     let of = |m: &&crate::run::Measured| (m.protocol, m.concurrency, m.path) == (protocol, concurrency, path);
     let outcomes: Vec<_> = results.measured.iter().filter(of).map(|m| &m.outcome).collect();
     let first = outcomes.first()?;
-    let over =
-        |value: &dyn Fn(&crate::load::Outcome) -> f64| median(outcomes.iter().map(|o| value(o)).collect());
+    let over = |value: &dyn Fn(&crate::load::LoadOutcome) -> f64| {
+        median(outcomes.iter().map(|o| value(o)).collect())
+    };
     let cpu = |label: &str| {
         first.cpu_ns.contains_key(label).then(|| {
             over(&|o| {

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde::Serialize;
 
 use crate::lane::{Lane, Programs};
-use crate::load::Outcome;
+use crate::load::LoadOutcome;
 use crate::options::{Path, Program, Protocol};
 use crate::usage::Memory;
 
@@ -23,7 +23,7 @@ pub struct Measured {
     /// From 0.
     pub round: u16,
     /// What came of it.
-    pub outcome: Outcome,
+    pub outcome: LoadOutcome,
 }
 
 /// What idle connections cost a sidecar.
@@ -110,7 +110,7 @@ fn concurrencies(program: &Program, protocol: Protocol) -> &[u16] {
     if protocol == Protocol::TcpBulk { &[1] } else { &program.concurrency }
 }
 
-async fn measure(lane: &Lane, protocol: Protocol, concurrency: u16, seconds: f64) -> io::Result<Outcome> {
+async fn measure(lane: &Lane, protocol: Protocol, concurrency: u16, seconds: f64) -> io::Result<LoadOutcome> {
     let outcome =
         lane.measure(concurrency, seconds).await.map_err(|e| failed(lane, protocol, &e.to_string()))?;
     match &outcome.first_error {
@@ -127,7 +127,7 @@ fn in_context(path: Path, protocol: Protocol, what: &dyn std::fmt::Display) -> i
 }
 
 fn failed(lane: &Lane, protocol: Protocol, what: &str) -> io::Error {
-    in_context(lane.path, protocol, &format!("{what}{}", lane.last_words()))
+    in_context(lane.path, protocol, &format!("{what}{}", lane.log_tail()))
 }
 
 /// Builds our sidecar in the profile of this bench and says where it is; `PROXY` names another one

@@ -1,8 +1,9 @@
 //! The log of a run: everything that happened, in order, for people and for the verdict.
 //!
-//! Its clock is that of the results: microseconds from the start of the measured part. When that is, is known only once the
-//! mesh is up, so a log that is being written counts from its own beginning until then; [`EventLog::finish`] sets all of
-//! it right. The time of day of each event is right from the first.
+//! Its clock is that of the results: microseconds from the start of the measured part. When that
+//! is, is known only once the mesh is up, so a log that is being written counts from its own
+//! beginning until then; [`EventLog::finish`] sets all of it right. The time of day of each event
+//! is right from the first.
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -19,7 +20,8 @@ use crate::readable;
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Event {
-    /// Microseconds from the start of the measured part; of a run that never got so far, from the beginning of the log.
+    /// Microseconds from the start of the measured part; of a run that never got so far, from the
+    /// beginning of the log.
     pub at_us: i64,
     /// The time of day.
     pub time: String,
@@ -58,8 +60,8 @@ impl Clock {
     }
 }
 
-/// A log that both keeps its events and, if asked, writes each to a file as one line of JSON at once, so that a crash
-/// loses nothing.
+/// A log that both keeps its events and, if asked, writes each to a file as one line of JSON at
+/// once, so that a crash loses nothing.
 #[derive(Clone)]
 pub struct EventLog {
     inner: Rc<Inner>,
@@ -108,7 +110,8 @@ impl EventLog {
         let time = readable::utc(self.inner.clock.at(now));
         let event = Event { at_us, time, kind, subject: subject.into(), detail: detail.into() };
         if let Some((file, _)) = &mut *self.inner.file.borrow_mut() {
-            // A full disk must not end a run: the events stay in memory, and who asks learns of it.
+            // A full disk must not end a run: the events stay in memory, and `finish` returns the
+            // error.
             if let Err(error) = file.write_all(self.inner.line(&event).as_bytes()) {
                 self.inner.missing.borrow_mut().get_or_insert(error);
             }

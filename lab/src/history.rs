@@ -1,9 +1,10 @@
 //! One history: a scenario, a seed, and everything that follows from the two in the simulator.
 //!
-//! The command line and the tests run the same histories by [`history`], so a seed that fails in a test can be replayed
-//! by the command that [`replay`] prints. The seed decides everything that is left to chance: the load's and the links'
-//! luck, the order in which hosts take turns, and when exactly faults strike ([`vary`]). [`History::text`] is all of
-//! it; two runs of one seed must give the same text, byte for byte.
+//! The command line and the tests run the same histories by [`history`], so a seed that fails in a
+//! test can be replayed by the command that [`replay`] prints. The seed decides everything that is
+//! left to chance: the load's and the links' luck, the order in which hosts take turns, and when
+//! exactly faults begin ([`vary`]). [`History::text`] is all of it; two runs of one seed must give
+//! the same text, byte for byte.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -14,7 +15,7 @@ use crate::plan::{Plan, SidecarKind};
 use crate::report::results;
 use crate::run::{self, Progress, Report, Seen, Silent, Verdict};
 use crate::scenario::Scenario;
-use crate::sim::{Mesh, Run, SimFailure, SimWorld, Simulation, Trace, vary};
+use crate::sim::{Mesh, SimFailure, SimRun, SimWorld, Simulation, Trace, vary};
 
 /// What came of one seed.
 #[derive(Debug)]
@@ -43,7 +44,8 @@ impl History {
         }
     }
 
-    /// Everything that happened, a line each: the log of events, every packet and process, the report.
+    /// Everything that happened, a line each: the log of events, every packet and process, the
+    /// report.
     pub fn text(&self) -> String {
         let json = |value: serde_json::Result<String>| value.expect("plain data can be written") + "\n";
         let mut text = String::new();
@@ -62,7 +64,8 @@ impl History {
     }
 }
 
-/// The plan of one history: every seed in it follows from `seed`, and faults strike at slightly other times.
+/// The plan of one history: every seed in it follows from `seed`, and faults begin at slightly
+/// other times.
 pub fn plan(scenario: &Scenario, kind: SidecarKind, seed: u64) -> Plan {
     vary(seeded(scenario, kind, seed), seed)
 }
@@ -74,7 +77,8 @@ pub(crate) fn seeded(scenario: &Scenario, kind: SidecarKind, seed: u64) -> Plan 
     scenario.plan(kind)
 }
 
-/// Runs one history. The trace costs more than the simulation itself; without it the same things happen.
+/// Runs one history. The trace costs more than the simulation itself; without it the same things
+/// happen.
 ///
 /// # Errors
 /// If the simulator cannot run the scenario, or the run did not come to its end.
@@ -99,7 +103,8 @@ pub fn history(
     Ok(History { result, events, trace: run.trace, simulated: run.simulated })
 }
 
-/// Runs a simulation of `plan` and gives what was seen, for those who judge it otherwise than by its expectations.
+/// Runs a simulation of `plan` and gives what was seen, for those who judge it otherwise than by
+/// its expectations.
 ///
 /// # Errors
 /// As [`history`], and if the mesh did not come up.
@@ -107,17 +112,18 @@ pub(crate) fn observe(
     simulation: Simulation,
     plan: &Plan,
     progress: Rc<dyn Progress>,
-) -> Result<Run<Seen>, SimFailure> {
+) -> Result<SimRun<Seen>, SimFailure> {
     let plan = plan.clone();
     let run = simulation.run(async move |world: Rc<SimWorld>| {
         let (events, never) = (EventLog::new(world.time_of_day()), std::future::pending());
         run::observe(&plan, &*world, &events, progress, never, None).await
     })?;
     let value = run.value.map_err(|error| SimFailure::Engine(error.to_string()))?;
-    Ok(Run { value, trace: run.trace, log: run.log, simulated: run.simulated })
+    Ok(SimRun { value, trace: run.trace, log: run.log, simulated: run.simulated })
 }
 
-/// The command that runs one history again. `kind` is what stands in the sidecar's place instead of what the file says.
+/// The command that runs one history again. `kind` is the kind of sidecar instead of what the file
+/// says.
 pub fn replay(scenario: &Path, kind: Option<SidecarKind>, seed: u64) -> String {
     let sidecar = match kind {
         Some(SidecarKind::Ours) => " --sidecar ours",

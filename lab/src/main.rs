@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-/// A simulated day allocates some thirty thousand times, mostly what it frees at once: a tenth of its time is saved.
+/// A simulated run allocates some thirty thousand times, mostly what it frees at once: a tenth of
+/// its time is saved.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

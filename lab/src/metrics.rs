@@ -1,14 +1,16 @@
-//! Measured values by name, in Prometheus' terms: the text that processes show, and what became of it over a run.
+//! Measured values by name, in Prometheus' terms: the text that processes show, and what became of
+//! it over a run.
 //!
-//! A counter is a name that ends in `_total`, `_count`, `_sum` or `_bucket`; everything else is a gauge. When a counter
-//! of a process goes down, the process was restarted: all its counters began again at 0, and what they had reached
-//! before is kept. A restart between two scrapes after which every counter has already passed its old value is not
-//! noticed; the counts then lack what happened before it. The world itself (a name without `/`) is many things at once,
-//! so there a counter that goes down speaks for itself alone.
+//! A counter is a name that ends in `_total`, `_count`, `_sum` or `_bucket`; everything else is a
+//! gauge. When a counter of a process goes down, the process was restarted: all its counters began
+//! again at 0, and what they had reached before is kept. A restart between two scrapes after which
+//! every counter has already passed its old value is not noticed; the counts then lack what
+//! happened before it. The world itself (a name without `/`) is many things at once, so there a
+//! counter that goes down speaks for itself alone.
 //!
-//! A scrape takes time: what it shows happened before its end and perhaps after its beginning. So a window counts from
-//! the first scrape that begins in it to the last that ends in it. What happened outside never counts; what happened
-//! between an edge and its scrape is missed.
+//! A scrape takes time: what it shows happened before its end and perhaps after its beginning. So a
+//! window counts from the first scrape that begins in it to the last that ends in it. What happened
+//! outside never counts; what happened between an edge and its scrape is missed.
 //!
 //! Left out: exemplars, timestamps of samples, and metric names in quotes.
 
@@ -33,8 +35,9 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// The labels of a sample as scrapes write them, `name="value",...`: there are thousands in one scrape, and hardly one
-/// is ever asked for its parts. A process writes a label set in the same order each time.
+/// The labels of a sample as scrapes write them, `name="value",...`: there are thousands in one
+/// scrape, and hardly one is ever asked for its parts. A process writes a label set in the same
+/// order each time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Labels(Box<str>);
 
@@ -59,7 +62,8 @@ impl<K: AsRef<str>, V: AsRef<str>> FromIterator<(K, V)> for Labels {
     }
 }
 
-/// Names and values, these still escaped, from the text between braces; ends early at what is no label.
+/// Names and values, these still escaped, from the text between braces; ends early at what is no
+/// label.
 struct Pairs<'a>(&'a str);
 
 impl<'a> Iterator for Pairs<'a> {
@@ -105,10 +109,12 @@ pub fn is_counter(name: &str) -> bool {
     ["_total", "_count", "_sum", "_bucket"].iter().any(|end| name.ends_with(end))
 }
 
-/// Reads a scrape in Prometheus' or OpenMetrics' text format. Lines that are neither are passed over.
+/// Reads a scrape in Prometheus' or OpenMetrics' text format. Lines that are neither are passed
+/// over.
 ///
-/// A counter that is announced (`# TYPE`) and has no sample yet is reported as 0 without labels: libraries show a
-/// labelled counter only from its first increment, and "none so far" is not "no such metric".
+/// A counter that is announced (`# TYPE`) and has no sample yet is reported as 0 without labels:
+/// libraries show a labelled counter only from its first increment, and "none so far" is not "no
+/// such metric".
 pub fn parse(process: &str, text: &str) -> Vec<Sample> {
     let process: Arc<str> = process.into();
     let mut samples: Vec<Sample> = Vec::new();
@@ -174,7 +180,8 @@ fn read_labels(text: &str) -> Option<(Labels, &str)> {
     }
 }
 
-/// Where the `}` is of labels as nearly everybody writes them: one comma between two, no spaces, nothing escaped.
+/// Where the `}` is of labels as nearly everybody writes them: one comma between two, no spaces,
+/// nothing escaped.
 fn plain_end(text: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
@@ -289,8 +296,8 @@ struct Point {
 }
 
 impl Series {
-    /// Adds what a process showed to a question that it was asked and had answered at these times. Calls for one process
-    /// come in the order of time.
+    /// Adds what a process showed to a question that it was asked and had answered at these times.
+    /// Calls for one process come in the order of time.
     pub fn push(&mut self, process: &Arc<str>, (asked_us, answered_us): (i64, i64), samples: Vec<Sample>) {
         let one_fate = process.contains('/');
         self.processes.entry(process.clone()).or_default().push((asked_us, answered_us), samples, one_fate);
@@ -303,12 +310,13 @@ impl Series {
         self.matching(process_glob).map(within).sum()
     }
 
-    /// By how much a counter grew from `from` to `to`, summed over every process and every label set that match
-    /// (`labels` are those that must be there; others may): from the first scrape that begins there to the last that
-    /// ends there.
+    /// By how much a counter grew from `from` to `to`, summed over every process and every label
+    /// set that match (`labels` are those that must be there; others may): from the first scrape
+    /// that begins there to the last that ends there.
     ///
-    /// A counter that first shows up between the two grew from 0, and so did all of a process that nobody had looked at
-    /// before. `None` if no process that matches ever showed the name up to `to`, or none was looked at twice.
+    /// A counter that first shows up between the two grew from 0, and so did all of a process that
+    /// nobody had looked at before. `None` if no process that matches ever showed the name up to
+    /// `to`, or none was looked at twice.
     pub fn increase(
         &self,
         process_glob: &str,
@@ -339,7 +347,8 @@ impl Series {
         sum
     }
 
-    /// The last value of a gauge from `from` to `to`, summed as in [`Series::increase`]. `None` if there is none.
+    /// The last value of a gauge from `from` to `to`, summed as in [`Series::increase`]. `None` if
+    /// there is none.
     pub fn last(
         &self,
         process_glob: &str,
@@ -361,7 +370,8 @@ impl Series {
         sum
     }
 
-    /// What each label set of each counter of a process grew by in all: name, labels as a condition writes them, growth.
+    /// What each label set of each counter of a process grew by in all: name, labels as a condition
+    /// writes them, growth.
     pub fn totals(&self, process: &str) -> impl Iterator<Item = (&str, &str, f64)> {
         let of = |process: &'_ Process| 0..process.scrapes.len();
         self.processes.get(process).into_iter().flat_map(move |process| {
@@ -418,8 +428,8 @@ impl Process {
         sum
     }
 
-    /// Whether some of the first value in a window may be from before it: the process was there then, and has not shown
-    /// in the window that it had not begun to count.
+    /// Whether some of the first value in a window may be from before it: the process was there
+    /// then, and has not shown in the window that it had not begun to count.
     fn may_be_older(&self, point: &Point, within: &Range<usize>) -> bool {
         let earlier = self.scrapes[..point.scrape].iter().rposition(|scrape| scrape.shown);
         within.start > 0
@@ -435,7 +445,8 @@ impl Process {
         }
         let (incarnation, scrape) = (self.incarnation, self.scrapes.len());
         self.scrapes.push(Look { asked_us, answered_us, incarnation, shown: !samples.is_empty() });
-        // Then all label sets are new, and looking for each among those before it would take the square of their number.
+        // Then all label sets are new, and looking for each among those before it would take the
+        // square of their number.
         let is_first = self.metrics.is_empty();
         for Sample { name, labels, value, .. } in samples {
             let metric = self.metrics.entry(name).or_default();

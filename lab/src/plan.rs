@@ -1,7 +1,8 @@
-//! What follows from a scenario: every name, address, sidecar configuration and time, with nothing left to decide.
+//! What follows from a scenario: every name, address, sidecar configuration and time, with nothing
+//! left to decide.
 //!
-//! A plan is plain data and making one is pure, so two runs of one file differ in nothing but what happens. Both worlds
-//! take the same plan.
+//! A plan is plain data and making one is pure, so two runs of one file differ in nothing but what
+//! happens. Both worlds take the same plan.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -42,7 +43,7 @@ pub struct Plan {
     /// The measured part.
     #[serde(with = "crate::readable")]
     pub duration: Duration,
-    /// What stands in the sidecar's place.
+    /// The kind of sidecar.
     pub sidecar: SidecarKind,
     /// Services, by name.
     pub services: Vec<Service>,
@@ -58,7 +59,7 @@ pub struct Plan {
     pub expectations: Vec<Expectation>,
 }
 
-/// What stands in the sidecar's place.
+/// The kind of sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SidecarKind {
@@ -84,16 +85,19 @@ pub struct Service {
     /// Whether HTTP/1 requests to it share HTTP/2 connections between sidecars.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub bridge: bool,
-    /// Keys for its cluster in every sidecar's configuration. They replace what the lab would write.
+    /// Keys for its cluster in every sidecar's configuration. They replace what the lab would
+    /// write.
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub policy: toml::Table,
-    /// Keys for its own sidecars' configuration. They replace what the lab would write, and add to its clusters.
+    /// Keys for its own sidecars' configuration. They replace what the lab would write, and add to
+    /// its clusters.
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub settings: toml::Table,
     /// What each of its processes may take of the machine.
     #[serde(skip_serializing_if = "is_zero")]
     pub limits: ServiceLimits,
-    /// Position of the service that its instances register with and callers learn them from; `None`: everybody knows them.
+    /// Position of the service that its instances register with and callers learn them from;
+    /// `None`: every sidecar is configured with them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registry: Option<usize>,
     /// Positions of its instances in [`Plan::instances`].
@@ -104,14 +108,14 @@ pub struct Service {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct ServiceLimits {
     /// Each app.
-    pub app: Limits,
+    pub app: ResourceLimits,
     /// Each sidecar.
-    pub sidecar: Limits,
+    pub sidecar: ResourceLimits,
 }
 
 /// What a process may take of the machine; `None`: what there is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Limits {
+pub struct ResourceLimits {
     /// CPUs.
     pub cpu: Option<f64>,
     /// Bytes.
@@ -197,10 +201,12 @@ pub struct HttpEcho {
     /// Whether it sends them in chunks, without saying beforehand how many there are.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub chunked: bool,
-    /// The longest that it keeps a connection without a request; it chooses anew each time. 0: for ever.
+    /// The longest that it keeps a connection without a request; it chooses anew each time. 0: for
+    /// ever.
     #[serde(with = "crate::readable", default, skip_serializing_if = "Duration::is_zero")]
     pub close_idle: Duration,
-    /// Requests that it works on at once; the others wait in the order in which they came. 0: as many as there are.
+    /// Requests that it works on at once; the others wait in the order in which they came. 0: as
+    /// many as there are.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub concurrency: u32,
     /// HTTP/2 streams that it lets a client open on one connection. 0: as many as it likes.
@@ -290,7 +296,7 @@ pub struct Load {
     pub name: String,
     /// Position of the instance that it runs in.
     pub from: usize,
-    /// Whom it calls.
+    /// What it calls.
     pub target: Target,
     /// Requests a second.
     pub rate: f64,
@@ -321,7 +327,7 @@ pub struct Part {
     pub to: Duration,
 }
 
-/// Whom a load generator calls.
+/// What a load generator calls.
 #[derive(Debug, Clone, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Target {
@@ -364,20 +370,20 @@ pub struct Entry {
     /// When it is reverted (for a kill: restarted) for good, if ever.
     #[serde(serialize_with = "crate::readable::option::serialize")]
     pub until: Option<Duration>,
-    /// Whether it strikes more than once until then.
+    /// Whether it is injected more than once until then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repeat: Option<Repeat>,
     /// What it does.
     pub action: Action,
 }
 
-/// A fault that strikes and is reverted several times.
+/// A fault that is injected and reverted several times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Repeat {
-    /// From one strike to the next.
+    /// From one injection to the next.
     #[serde(with = "crate::readable")]
     pub every: Duration,
-    /// Strikes, all in all.
+    /// Injections in total.
     pub times: u32,
 }
 
@@ -391,23 +397,24 @@ pub enum Action {
         processes: Vec<ProcessId>,
         /// SIGKILL, or else SIGTERM.
         hard: bool,
-        /// A rolling restart: instance after instance, with this much time in between; each is ended, sidecar first, and
-        /// started again. `None`: all at once.
+        /// A rolling restart: instance after instance, with this much time in between; each is
+        /// ended, sidecar first, and started again. `None`: all at once.
         #[serde(
             serialize_with = "crate::readable::option::serialize",
             skip_serializing_if = "Option::is_none"
         )]
         rolling: Option<Duration>,
     },
-    /// Machines lose power: their processes end and their links carry nothing, not even the news of it. The revert
-    /// starts them again, and they know nothing of their connections.
+    /// Machines lose power: their processes end and their links carry nothing, not even the news of
+    /// it. The revert starts them again, and they know nothing of their connections.
     Crash {
         /// All of the machines' processes.
         processes: Vec<ProcessId>,
         /// Both directions between the machines and all others, cut.
         links: Vec<Link>,
     },
-    /// New connections to processes are refused with a reset; those that are open stay. The revert lets them in again.
+    /// New connections to processes are refused with a reset; those that are open stay. The revert
+    /// lets them in again.
     Refuse {
         /// Which.
         processes: Vec<ProcessId>,
@@ -431,9 +438,10 @@ pub enum Action {
         /// Which.
         processes: Vec<ProcessId>,
         /// What changes.
-        change: Change,
+        change: BehaviourChange,
     },
-    /// Replaces the profile of some directions; the revert puts the base profile back. A partition is a loss of 100 %.
+    /// Replaces the profile of some directions; the revert puts the base profile back. A partition
+    /// is a loss of 100 %.
     Link {
         /// The new profile of each ordered pair.
         links: Vec<Link>,
@@ -442,7 +450,7 @@ pub enum Action {
 
 /// What becomes different of a [`Behaviour`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Change {
+pub struct BehaviourChange {
     /// See [`Behaviour::work`].
     #[serde(serialize_with = "crate::readable::option::serialize", skip_serializing_if = "Option::is_none")]
     pub work: Option<Duration>,
@@ -494,7 +502,8 @@ impl Action {
         }
     }
 
-    /// Whether it has to do with an instance, or with a link of it. To others, a machine that crashes is only silent.
+    /// Whether it has to do with an instance, or with a link of it. To others, a machine that
+    /// crashes is only silent.
     pub fn touches(&self, instance: usize) -> bool {
         match self {
             Action::Link { links } => links.iter().any(|link| [link.from, link.to].contains(&instance)),
@@ -508,7 +517,7 @@ impl Action {
     }
 }
 
-impl Change {
+impl BehaviourChange {
     /// The path and query of the app's control port that makes it.
     pub fn query(&self) -> String {
         let mut words = Vec::new();
@@ -550,7 +559,7 @@ pub struct Expectation {
     pub name: String,
     /// When they must hold.
     pub window: Window,
-    /// Judged only if this stands in the sidecar's place; `None`: always.
+    /// Judged only with this kind of sidecar; `None`: always.
     pub sidecar: Option<SidecarKind>,
     /// What must hold, all of it.
     pub conditions: Vec<Condition>,
@@ -612,7 +621,8 @@ pub enum Subject {
         /// Which statistic.
         stat: String,
     },
-    /// A metric of some processes, summed: its increase over the window for counters, its last value for gauges.
+    /// A metric of some processes, summed: its increase over the window for counters, its last
+    /// value for gauges.
     Metric {
         /// `web/sidecar`, `orders-*/app`.
         process: String,
@@ -669,7 +679,7 @@ impl Plan {
     }
 
     /// What a process may take of the machine.
-    pub fn limits(&self, id: ProcessId) -> Limits {
+    pub fn limits(&self, id: ProcessId) -> ResourceLimits {
         let limits = self.services[self.instances[id.instance].service].limits;
         match id.role {
             Role::App => limits.app,
@@ -686,17 +696,20 @@ impl Plan {
         })
     }
 
-    /// Whether any link or timeline entry asks for an impairment, so that a wire must stand between instances.
+    /// Whether any link or timeline entry asks for an impairment, so that a wire must stand between
+    /// instances.
     pub fn needs_wire(&self) -> bool {
         !self.links.is_empty() || self.timeline.iter().any(|e| !e.action.links().is_empty())
     }
 
-    /// The configuration file of each instance's sidecar, by position; empty if there are no sidecars.
+    /// The configuration file of each instance's sidecar, by position; empty if there are no
+    /// sidecars.
     pub fn configs(&self) -> Vec<String> {
         self.instances.iter().filter_map(|instance| instance.sidecar.clone()).collect()
     }
 
-    /// The port at which connections to a process come in: an app's own, or where interception leads others to a sidecar.
+    /// The port at which connections to a process come in: an app's own, or where interception
+    /// leads others to a sidecar.
     pub fn way_in(&self, id: ProcessId) -> Option<u16> {
         match id.role {
             Role::App => self.instances[id.instance].app.as_ref().map(|app| app.port),
@@ -704,7 +717,8 @@ impl Plan {
         }
     }
 
-    /// The text of every instance's /etc/hosts: services by their virtual addresses, instances by their own.
+    /// The text of every instance's /etc/hosts: services by their virtual addresses, instances by
+    /// their own.
     pub fn hosts(&self) -> String {
         let mut text = String::from("127.0.0.1 localhost\n::1 localhost\n");
         for service in self.services.iter().filter(|s| s.port.is_some()) {

@@ -1,4 +1,5 @@
-//! Durations in JSON as the scenario file writes them: `"250ms"`, in the longest unit that needs no fraction.
+//! Durations in JSON as the scenario file writes them: `"250ms"`, in the longest unit that needs no
+//! fraction.
 //!
 //! For `#[serde(with = "crate::readable")]`. Exact to the nanosecond in both directions.
 
@@ -7,7 +8,8 @@ use std::time::{Duration, SystemTime};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serializer};
 
-/// Units and their nanoseconds; "s" last, because every unit ends in it. No minutes: seconds compare more easily.
+/// Units and their nanoseconds; "s" last, because every unit ends in it. No minutes: seconds
+/// compare more easily.
 const UNITS: [(&str, u128); 4] = [("ms", 1_000_000), ("us", 1_000), ("ns", 1), ("s", 1_000_000_000)];
 
 /// `250ms`
@@ -33,8 +35,8 @@ pub fn utc(at: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{us:06}Z")
 }
 
-/// Year, month and day of a day since 1970. Howard Hinnant's `civil_from_days`: years begin with March, so that the day
-/// that leap years have is the last.
+/// Year, month and day of a day since 1970. Howard Hinnant's `civil_from_days`: years begin with
+/// March, so that the day that leap years have is the last.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);

@@ -1,9 +1,9 @@
-//! The story of one run, the same in both worlds: bring the mesh up, drive load, let faults strike, watch, take it down,
-//! judge.
+//! One run, the same in both worlds: bring the mesh up, drive load, inject faults, observe, take it
+//! down, judge.
 //!
-//! Nothing here may hang: a fault that never gets done is given up a while after the end, and `down` is called in every
-//! case. Each fault and its revert is a future of its own, so one that is slow delays no other. What a run came to is
-//! decided in `judge.rs`.
+//! Nothing here may hang: a fault that never gets done is given up a while after the end, and
+//! `down` is called in every case. Each fault and its revert is a future of its own, so one that is
+//! slow delays no other. What a run came to is decided in `judge.rs`.
 
 mod judge;
 mod sampling;
@@ -26,28 +26,29 @@ use crate::load::Record;
 use crate::metrics::{Scrape, Series};
 use crate::plan::{Action, Entry, Plan, ProcessId, Repeat, Role};
 use crate::verdict::{Impact, Judged, Summary};
-use crate::world::{Ended, Error, Fidelity, Kind, World};
+use crate::world::{Error, Fidelity, ProcessExit, World, WorldKind};
 
 /// How often every process is asked for its metrics, beside the edges of windows ([`sampling`]).
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 
-/// How long after the end of the measured part a fault may still be busy, for example with a process that takes its time
-/// to end; longer than the worlds' own limits for that.
+/// How long after the end of the measured part a fault may still be busy, for example with a
+/// process that takes its time to end; longer than the worlds' own limits for that.
 const FAULT_GRACE: Duration = Duration::from_secs(60);
 
 /// How this executable was built.
 pub const BUILD: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
 
-/// What came of a run. [`crate::report::results`] is its form for programs.
+/// The result of a run. [`crate::report::results`] is its form for programs.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// What was run.
     pub plan: Plan,
     /// Where.
-    pub world: Kind,
+    pub world: WorldKind,
     /// The time of day at which the measured part began.
     pub started: SystemTime,
-    /// How the lab was built: `debug` (dependencies and hot paths optimised all the same) or `release`.
+    /// How the lab was built: `debug` (dependencies and hot paths optimised all the same) or
+    /// `release`.
     pub build: &'static str,
     /// Pass, fail, or neither.
     pub verdict: Verdict,
@@ -58,9 +59,9 @@ pub struct Report {
     /// Each load generator over the measured part.
     pub loads: Vec<Summary>,
     /// Each fault: when it was really in force and what proves it.
-    pub faults: Vec<Struck>,
+    pub faults: Vec<AppliedFault>,
     /// Each process that ended although nothing asked it to.
-    pub unasked_ends: Vec<UnaskedEnd>,
+    pub unexpected_exits: Vec<UnexpectedExit>,
     /// Each process's counters over the whole run, restarts added up.
     pub totals: BTreeMap<String, BTreeMap<String, f64>>,
     /// How far the world can be trusted.
@@ -81,14 +82,15 @@ pub enum Verdict {
     Interrupted,
 }
 
-/// A fault as it really happened.
+/// A fault as it was really applied.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Struck {
+pub struct AppliedFault {
     /// Its name.
     pub name: String,
-    /// When it came into force and when it was fully taken back, microseconds from the start of the measured part.
+    /// When it came into force and when it was fully taken back, microseconds from the start of the
+    /// measured part.
     pub start_us: Option<i64>,
-    /// See [`Struck::start_us`].
+    /// See [`AppliedFault::start_us`].
     pub end_us: Option<i64>,
     /// Why it could not be applied or taken back.
     pub failed: Option<String>,
@@ -103,7 +105,7 @@ pub struct Struck {
 
 /// A process that ended although nothing asked it to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct UnaskedEnd {
+pub struct UnexpectedExit {
     /// `orders-1/app`
     pub process: String,
     /// When, microseconds from the start of the measured part, if known.
@@ -111,10 +113,10 @@ pub struct UnaskedEnd {
     /// How: `exit status: 7`.
     pub how: String,
     /// What it said last, oldest first.
-    pub last_words: Vec<String>,
+    pub log_tail: Vec<String>,
 }
 
-/// Who is told how a run is getting on.
+/// Observer of the progress of a run.
 pub trait Progress {
     /// A new phase has begun, in a few words.
     fn phase(&self, what: &str);
@@ -126,7 +128,7 @@ pub trait Progress {
     fn fault(&self, name: &str, in_force: bool);
 }
 
-/// Tells nobody.
+/// Ignores the progress.
 pub struct Silent;
 
 impl Progress for Silent {
@@ -136,7 +138,8 @@ impl Progress for Silent {
     fn fault(&self, _: &str, _: bool) {}
 }
 
-/// Runs a plan in a world. The world is taken down again in every case, also when `stop` ends the run early.
+/// Runs a plan in a world. The world is taken down again in every case, also when `stop` ends the
+/// run early.
 ///
 /// # Errors
 /// If the world could not be brought up.
@@ -152,7 +155,8 @@ pub async fn run<W: World>(
         .map(|seen| judge::judge(plan, seen))
 }
 
-/// The same without a judgement: what was seen. Metrics are sampled so often, and at the end; `None`: only then.
+/// The same without a judgement: what was seen. Metrics are sampled so often, and at the end;
+/// `None`: only then.
 pub(crate) async fn observe<W: World>(
     plan: &Plan,
     world: &W,
@@ -176,32 +180,32 @@ pub(crate) async fn observe<W: World>(
 
     let t0 = Instant::now() + plan.warmup;
     events.zero(t0);
-    let watch = Watch::new(plan);
+    let observations = Observations::new(plan);
     let interrupted = tokio::select! {
         biased;
         () = stop.as_mut() => Some(since(t0)),
-        () = live(plan, world, events, &watch, &progress, (t0, sample_every)) => None,
+        () = live(plan, world, events, &observations, &progress, (t0, sample_every)) => None,
     };
     progress.phase("taking the mesh down");
     let last = world.final_metrics().await;
-    watch.add(last, t0);
+    observations.add(last, t0);
     for (position, entry) in plan.timeline.iter().enumerate() {
         let evidence = world.evidence(entry).await;
-        watch.faults.borrow_mut()[position].evidence = evidence;
+        observations.faults.borrow_mut()[position].evidence = evidence;
     }
     // Before `down`: from then on every end is asked for.
-    let unasked_ends = world.ended().await.into_iter().map(|ended| unasked_end(ended, t0)).collect();
+    let unexpected_exits = world.ended().await.into_iter().map(|ended| unexpected_exit(ended, t0)).collect();
     let fidelity = world.fidelity().await;
     let down = world.down().await;
     events.note("down", "", down.as_ref().err().map(ToString::to_string).unwrap_or_default());
     Ok(Seen {
         world: world.kind(),
         started: events.clock().at(t0),
-        records: watch.records.take(),
-        series: watch.series.take(),
-        faults: watch.faults.take(),
-        load_failures: watch.failures.take(),
-        unasked_ends,
+        records: observations.records.take(),
+        series: observations.series.take(),
+        faults: observations.faults.take(),
+        load_failures: observations.failures.take(),
+        unexpected_exits,
         fidelity,
         interrupted,
         left_behind: down.err(),
@@ -224,22 +228,22 @@ fn also(error: Error, left: Option<Error>, events: &EventLog, progress: &dyn Pro
 }
 
 /// What is gathered while a run is live.
-struct Watch {
+struct Observations {
     duration: Duration,
     records: Rc<RefCell<Vec<Vec<Record>>>>,
     series: RefCell<Series>,
-    faults: RefCell<Vec<Struck>>,
+    faults: RefCell<Vec<AppliedFault>>,
     failures: RefCell<Vec<String>>,
 }
 
-impl Watch {
+impl Observations {
     fn new(plan: &Plan) -> Self {
-        let struck = |entry: &Entry| Struck { name: entry.name.clone(), ..Struck::default() };
-        Watch {
+        let applied = |entry: &Entry| AppliedFault { name: entry.name.clone(), ..AppliedFault::default() };
+        Observations {
             duration: plan.duration,
             records: Rc::new(RefCell::new(vec![Vec::new(); plan.loads.len()])),
             series: RefCell::default(),
-            faults: RefCell::new(plan.timeline.iter().map(struck).collect()),
+            faults: RefCell::new(plan.timeline.iter().map(applied).collect()),
             failures: RefCell::default(),
         }
     }
@@ -264,9 +268,9 @@ fn offset(now: Instant, t0: Instant) -> i64 {
     }
 }
 
-fn unasked_end(ended: Ended, t0: Instant) -> UnaskedEnd {
-    let Ended { process, at, how, last_words } = ended;
-    UnaskedEnd { process, at_us: at.map(|at| offset(at, t0)), how, last_words }
+fn unexpected_exit(ended: ProcessExit, t0: Instant) -> UnexpectedExit {
+    let ProcessExit { process, at, how, log_tail } = ended;
+    UnexpectedExit { process, at_us: at.map(|at| offset(at, t0)), how, log_tail }
 }
 
 /// Load, faults and sampling side by side, until the last request has ended.
@@ -274,17 +278,17 @@ async fn live<W: World>(
     plan: &Plan,
     world: &W,
     events: &EventLog,
-    watch: &Watch,
+    observations: &Observations,
     progress: &Rc<dyn Progress>,
     (t0, sample_every): (Instant, Option<Duration>),
 ) {
     let end = t0 + plan.duration;
     if sample_every.is_some() {
-        watch.add(world.metrics().await, t0);
+        observations.add(world.metrics().await, t0);
     }
     progress.phase("warming up");
     let loads = plan.loads.iter().enumerate().map(|(position, load)| {
-        let (records, progress) = (watch.records.clone(), progress.clone());
+        let (records, progress) = (observations.records.clone(), progress.clone());
         let sink = Rc::new(move |record: Record| {
             progress.request(position, &record);
             records.borrow_mut()[position].push(record);
@@ -292,23 +296,23 @@ async fn live<W: World>(
         async move {
             if let Err(error) = world.load(load, t0, end, sink).await {
                 events.note("failed", &load.name, error.to_string());
-                watch.failures.borrow_mut().push(format!("load {}: {error}", load.name));
+                observations.failures.borrow_mut().push(format!("load {}: {error}", load.name));
             }
         }
     });
     let faults = plan.timeline.iter().enumerate().map(|(position, entry)| async move {
-        let strike = strike(world, (position, entry), t0, events, watch, progress);
-        let failed = match timeout_at(end + FAULT_GRACE, strike).await {
+        let inject = inject(world, (position, entry), t0, events, observations, progress);
+        let failed = match timeout_at(end + FAULT_GRACE, inject).await {
             Ok(result) => result.err().map(|error| error.to_string()),
             Err(_) => {
                 let rolls = matches!(entry.action, Action::Kill { rolling: Some(_), .. });
-                watch.faults.borrow_mut()[position].outlasted = rolls;
+                observations.faults.borrow_mut()[position].outlasted = rolls;
                 Some(format!("still not done {} s after the end", FAULT_GRACE.as_secs()))
             }
         };
         if let Some(why) = failed {
             events.note("failed", &entry.name, &why);
-            watch.faults.borrow_mut()[position].failed = Some(why);
+            observations.faults.borrow_mut()[position].failed = Some(why);
         }
     });
     let sampling = async {
@@ -323,7 +327,7 @@ async fn live<W: World>(
             // One scrape serves all that was due when it began.
             while times.next_if(|at| *at <= Instant::now()).is_some() {}
             let scrapes = if rules { world.final_metrics().await } else { world.metrics().await };
-            watch.add(scrapes, t0);
+            observations.add(scrapes, t0);
             progress.tick(t0.elapsed().min(plan.duration), plan.duration);
         }
     };
@@ -337,31 +341,33 @@ async fn live<W: World>(
     }
 }
 
-/// One timeline entry, from its time to its revert. Each runs by itself: a revert never queues behind another fault.
-async fn strike<W: World>(
+/// One timeline entry, from its time to its revert. Each runs by itself: a revert never queues
+/// behind another fault.
+async fn inject<W: World>(
     world: &W,
     (position, entry): (usize, &Entry),
     t0: Instant,
     events: &EventLog,
-    watch: &Watch,
+    observations: &Observations,
     progress: &Rc<dyn Progress>,
 ) -> Result<(), Error> {
     sleep_until(t0 + entry.at).await;
     if let Action::Kill { processes, hard, rolling: Some(wait) } = &entry.action {
-        return roll(world, (position, entry), (processes, *hard, *wait), t0, events, watch, progress).await;
+        return roll(world, (position, entry), (processes, *hard, *wait), t0, events, observations, progress)
+            .await;
     }
     world.apply(entry).await?;
     let start = since(t0);
     events.note("fault", &entry.name, format!("in force {} us after its time", start - micros(entry.at)));
-    watch.faults.borrow_mut()[position].start_us = Some(start);
+    observations.faults.borrow_mut()[position].start_us = Some(start);
     progress.fault(&entry.name, true);
     let Some(until) = entry.until else { return Ok(()) };
     if let Some(Repeat { every, times }) = entry.repeat {
         let lasts = until - entry.at - every * (times - 1);
-        for strike in 1..times {
-            sleep_until(t0 + entry.at + every * (strike - 1) + lasts).await;
+        for inject in 1..times {
+            sleep_until(t0 + entry.at + every * (inject - 1) + lasts).await;
             world.revert(entry).await?;
-            sleep_until(t0 + entry.at + every * strike).await;
+            sleep_until(t0 + entry.at + every * inject).await;
             world.apply(entry).await?;
         }
     }
@@ -369,23 +375,24 @@ async fn strike<W: World>(
     world.revert(entry).await?;
     let end = since(t0);
     events.note("revert", &entry.name, format!("complete {} us after its time", end - micros(until)));
-    watch.faults.borrow_mut()[position].end_us = Some(end);
+    observations.faults.borrow_mut()[position].end_us = Some(end);
     progress.fault(&entry.name, false);
     Ok(())
 }
 
-/// A rolling restart: one instance after another is ended, its sidecar first so that it can still drain into its app, and
-/// started again; the next one's turn comes when it is ready and some time has passed.
+/// A rolling restart: one instance after another is ended, its sidecar first so that it can still
+/// drain into its app, and started again; the next one's turn comes when it is ready and some time
+/// has passed.
 async fn roll<W: World>(
     world: &W,
     (position, entry): (usize, &Entry),
     (processes, hard, wait): (&[ProcessId], bool, Duration),
     t0: Instant,
     events: &EventLog,
-    watch: &Watch,
+    observations: &Observations,
     progress: &Rc<dyn Progress>,
 ) -> Result<(), Error> {
-    watch.faults.borrow_mut()[position].start_us = Some(since(t0));
+    observations.faults.borrow_mut()[position].start_us = Some(since(t0));
     progress.fault(&entry.name, true);
     let mut instances: Vec<usize> = processes.iter().map(|p| p.instance).collect();
     instances.dedup();
@@ -406,10 +413,10 @@ async fn roll<W: World>(
         events.note("restart", &entry.name, format!("{} of {} are back", turn + 1, instances.len()));
     }
     let end = since(t0);
-    watch.faults.borrow_mut()[position].end_us = Some(end);
+    observations.faults.borrow_mut()[position].end_us = Some(end);
     progress.fault(&entry.name, false);
-    if end > micros(watch.duration) {
-        watch.faults.borrow_mut()[position].outlasted = true;
+    if end > micros(observations.duration) {
+        observations.faults.borrow_mut()[position].outlasted = true;
         return Err(Error::Failed(
             "the run was over before the last instance was back: lengthen `duration`".into(),
         ));

@@ -1,7 +1,9 @@
-//! What load, faults, verdict and report know of the world they act on: the kernel and the simulator alike.
+//! What load, faults, verdict and report know of the world they act on: the kernel and the
+//! simulator alike.
 //!
-//! Methods take `&self`: faults, their reverts, load and sampling run side by side, and a revert must never queue
-//! behind another fault. All of it happens on one thread, so nothing asks for `Send`.
+//! Methods take `&self`: faults, their reverts, load and sampling run side by side, and a revert
+//! must never queue behind another fault. All of it happens on one thread, so nothing asks for
+//! `Send`.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -17,22 +19,24 @@ use crate::plan::{Entry, Load};
 #[allow(async_fn_in_trait, reason = "every caller is generic and runs on one thread")]
 pub trait World {
     /// Which world this is.
-    fn kind(&self) -> Kind;
+    fn kind(&self) -> WorldKind;
 
-    /// Brings the plan up and returns when every process is ready and interception is proven to work.
+    /// Brings the plan up and returns when every process is ready and interception is proven to
+    /// work.
     async fn up(&self) -> Result<(), Error>;
 
     /// Puts a fault in force. Returns when it bites.
     async fn apply(&self, entry: &Entry) -> Result<(), Error>;
 
-    /// Takes a fault back. Returns when it no longer bites and, for a kill, when the processes are ready again.
+    /// Takes a fault back. Returns when it no longer bites and, for a kill, when the processes are
+    /// ready again.
     async fn revert(&self, entry: &Entry) -> Result<(), Error>;
 
     /// What proves that the fault really bit, as named counters (`killed`, `dropped_packets`, ...).
     async fn evidence(&self, entry: &Entry) -> BTreeMap<String, f64>;
 
-    /// Runs a load generator from now until `end`, hands every finished request to `sink`, and returns when the last
-    /// one has ended. `t0` is the start of the measured part.
+    /// Runs a load generator from now until `end`, hands every finished request to `sink`, and
+    /// returns when the last one has ended. `t0` is the start of the measured part.
     async fn load(
         &self,
         load: &Load,
@@ -41,7 +45,8 @@ pub trait World {
         sink: Rc<dyn Fn(Record)>,
     ) -> Result<(), Error>;
 
-    /// The metrics of every process, whether it runs or not, and of the world itself (packet counters, process starts).
+    /// The metrics of every process, whether it runs or not, and of the world itself (packet
+    /// counters, process starts).
     async fn metrics(&self) -> Vec<Scrape>;
 
     /// The same with nothing left out that is too costly to read often.
@@ -49,8 +54,9 @@ pub trait World {
         self.metrics().await
     }
 
-    /// The plan's processes that ended so far although nothing asked them to, in the order of their ends.
-    async fn ended(&self) -> Vec<Ended>;
+    /// The plan's processes that ended so far although nothing asked them to, in the order of their
+    /// ends.
+    async fn ended(&self) -> Vec<ProcessExit>;
 
     /// How far the world itself can be trusted.
     async fn fidelity(&self) -> Fidelity;
@@ -62,7 +68,7 @@ pub trait World {
 /// Which world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum WorldKind {
     /// Real processes and packets, real time.
     Kernel,
     /// The simulator, virtual time.
@@ -71,7 +77,7 @@ pub enum Kind {
 
 /// A process that ended although nothing asked it to.
 #[derive(Debug, Clone)]
-pub struct Ended {
+pub struct ProcessExit {
     /// `orders-1/app`
     pub process: String,
     /// When, if the world knows.
@@ -79,7 +85,7 @@ pub struct Ended {
     /// How: `exit status: 7`.
     pub how: String,
     /// What it said last, oldest first.
-    pub last_words: Vec<String>,
+    pub log_tail: Vec<String>,
 }
 
 /// How far the world itself can be trusted.
@@ -107,7 +113,7 @@ pub enum Error {
     /// The machine lacks something; says what and how to get it.
     #[error("{0}")]
     Machine(String),
-    /// Something of the plan failed to start or to answer; says what, with the last words of its log.
+    /// Something of the plan failed to start or to answer; says what, with the tail of its log.
     #[error("{0}")]
     Failed(String),
     /// The user asked to stop.

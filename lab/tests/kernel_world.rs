@@ -1,8 +1,10 @@
-//! The kernel world on real namespaces: what it brings up works, what it breaks breaks, what it leaves is nothing.
+//! The kernel world on real namespaces: what it brings up works, what it breaks breaks, what it
+//! leaves is nothing.
 //!
-//! Needs root and iptables; elsewhere each test says that it was skipped, or fails if LAB_REQUIRE_KERNEL=1. The apps,
-//! the stand-in for a sidecar and the lab that gets killed are this test binary itself, started again with one of the
-//! helpers at the end as its only job; in a normal run a helper finds nobody to help and ends at once.
+//! Needs root and iptables; elsewhere each test says that it was skipped, or fails if
+//! LAB_REQUIRE_KERNEL=1. The apps, the stand-in for a sidecar and the lab that gets killed are this
+//! test binary itself, started again with one of the helpers at the end as its only job; in a
+//! normal run a helper finds nobody to help and ends at once.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -46,18 +48,18 @@ fn can_run() -> bool {
 }
 
 /// A folder that other users may enter, with this binary in it.
-struct Bench {
+struct Testbed {
     dir: TempDir,
     run_id: String,
 }
 
-impl Bench {
-    fn new(test: &str) -> Bench {
+impl Testbed {
+    fn new(test: &str) -> Testbed {
         let base = std::env::var_os(VICTIM).map_or_else(std::env::temp_dir, PathBuf::from);
         let dir = tempfile::tempdir_in(base).unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::copy(std::env::current_exe().unwrap(), dir.path().join("helper")).unwrap();
-        Bench { dir, run_id: format!("test-{test}-{}", std::process::id()) }
+        Testbed { dir, run_id: format!("test-{test}-{}", std::process::id()) }
     }
 
     /// Arguments that start this binary as the test `helper`.
@@ -180,7 +182,7 @@ async fn a_virtual_address_reaches_every_replica_in_both_families_and_nothing_is
     if !can_run() {
         return;
     }
-    let bench = Bench::new("dnat");
+    let bench = Testbed::new("dnat");
     let (world, events) = bench.world(plan(bench.helper("helper_app")), bench.script("exit 1"));
     world.up().await.unwrap();
 
@@ -242,7 +244,7 @@ async fn a_killed_app_is_gone_until_it_is_started_again() {
     if !can_run() {
         return;
     }
-    let bench = Bench::new("kill");
+    let bench = Testbed::new("kill");
     let (world, events) = bench.world(plan(bench.helper("helper_app")), bench.script("exit 1"));
     world.up().await.unwrap();
     let app = ProcessId { instance: 1, role: Role::App };
@@ -290,7 +292,7 @@ async fn a_paused_app_is_stopped_and_answers_once_it_goes_on() {
     if !can_run() {
         return;
     }
-    let bench = Bench::new("pause");
+    let bench = Testbed::new("pause");
     let (world, _) = bench.world(plan(bench.helper("helper_app")), bench.script("exit 1"));
     world.up().await.unwrap();
     let app = ProcessId { instance: 1, role: Role::App };
@@ -321,19 +323,19 @@ async fn a_port_that_refuses_resets_new_connections_until_it_is_told_not_to() {
     if !can_run() {
         return;
     }
-    let bench = Bench::new("refuse");
+    let bench = Testbed::new("refuse");
     let (world, _) = bench.world(plan(bench.helper("helper_app")), bench.script("exit 1"));
     world.up().await.unwrap();
     let app = ProcessId { instance: 1, role: Role::App };
     let at = SocketAddr::from(([10, 20, 0, 2], 8080));
     let refuse = entry("refuse", Action::Refuse { processes: vec![app] });
-    for strike in 1..=2 {
+    for round in 1..=2 {
         world.apply(&refuse).await.unwrap();
         assert_eq!(dial(&world, 0, at).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
-        assert_eq!(world.evidence(&refuse).await["refused"], f64::from(strike));
+        assert_eq!(world.evidence(&refuse).await["refused"], f64::from(round));
         world.revert(&refuse).await.unwrap();
         assert_eq!(dial(&world, 0, at).await.unwrap(), "orders-1");
-        assert_eq!(world.evidence(&refuse).await["refused"], f64::from(strike));
+        assert_eq!(world.evidence(&refuse).await["refused"], f64::from(round));
     }
     world.down().await.unwrap();
     assert_eq!(bench.left_behind(), Vec::<String>::new());
@@ -344,7 +346,7 @@ async fn a_machine_that_crashes_tells_nobody_and_is_back_without_its_connections
     if !can_run() {
         return;
     }
-    let bench = Bench::new("crash");
+    let bench = Testbed::new("crash");
     let mut plan = plan(bench.helper("helper_app"));
     let cut = |from, to| Link { from, to, profile: LinkProfile::CUT };
     let crash = Action::Crash {
@@ -373,7 +375,7 @@ async fn a_bridge_refuses_what_it_cannot_do_and_dropping_the_world_is_enough() {
     if !can_run() {
         return;
     }
-    let bench = Bench::new("drop");
+    let bench = Testbed::new("drop");
     let options = Options {
         run_id: bench.run_id.clone(),
         run_dir: bench.dir.path().join("run"),
@@ -394,11 +396,11 @@ async fn a_bridge_refuses_what_it_cannot_do_and_dropping_the_world_is_enough() {
 }
 
 #[tokio::test]
-async fn an_app_that_dies_at_once_is_named_with_its_last_words() {
+async fn an_app_that_dies_at_once_is_named_with_the_tail_of_its_log() {
     if !can_run() {
         return;
     }
-    let bench = Bench::new("words");
+    let bench = Testbed::new("words");
     let command = ["/bin/sh", "-c", "echo no database; id -u >&2; exit 3"].map(str::to_owned).to_vec();
     let (world, _) = bench.world(plan(command), bench.script("exit 1"));
     let error = world.up().await.unwrap_err();
@@ -416,7 +418,7 @@ async fn a_load_hands_over_its_records_and_a_failed_one_says_why() {
     if !can_run() {
         return;
     }
-    let bench = Bench::new("load");
+    let bench = Testbed::new("load");
     let exe = bench.script(
         r#"[ "$1" = __load ] && [ "$2" = --spec ] && [ "$4" = --start ] && [ "$6" = --until ] || exit 9
 case "$3" in
@@ -459,7 +461,7 @@ esac"#,
 }
 
 /// The plan with a stand-in for a sidecar in every instance, and what starts it.
-fn with_sidecars(bench: &Bench, config: &str) -> (Plan, PathBuf) {
+fn with_sidecars(bench: &Testbed, config: &str) -> (Plan, PathBuf) {
     let mut plan = plan(bench.helper("helper_app"));
     plan.sidecar = SidecarKind::Ours;
     for instance in &mut plan.instances {
@@ -489,7 +491,7 @@ async fn with_sidecars_both_directions_are_redirected_but_not_the_sidecars_own()
     if !can_run() {
         return;
     }
-    let bench = Bench::new("sidecar");
+    let bench = Testbed::new("sidecar");
     let (plan, exe) = with_sidecars(&bench, "counts");
     let (world, events) = bench.world(plan, exe);
     world.up().await.unwrap();
@@ -524,7 +526,7 @@ async fn a_sidecar_that_does_not_see_its_connections_fails_the_self_test() {
     if !can_run() {
         return;
     }
-    let bench = Bench::new("blind");
+    let bench = Testbed::new("blind");
     let (plan, exe) = with_sidecars(&bench, "blind");
     let (world, _) = bench.world(plan, exe);
     let error = world.up().await.unwrap_err().to_string();
@@ -538,7 +540,7 @@ async fn after_a_lab_was_killed_the_next_one_clears_everything_away() {
     if !can_run() {
         return;
     }
-    let mut bench = Bench::new("killed");
+    let mut bench = Testbed::new("killed");
     let mut lab = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "helper_lab", "--nocapture"])
         .env(VICTIM, bench.dir.path())
@@ -614,7 +616,8 @@ fn helper_sidecar() {
             threads.spawn(move || {
                 for stream in dual_stack(port).incoming() {
                     let Ok(mut stream) = stream else { continue };
-                    // The whole request first: closing with unread bytes would reset the connection.
+                    // The whole request first: closing with unread bytes would reset the
+                    // connection.
                     let mut request = BufReader::new(&stream).lines().map_while(Result::ok);
                     while request.next().is_some_and(|l| !l.is_empty()) {}
                     let seen = seen.load(Ordering::Relaxed);
@@ -633,7 +636,7 @@ async fn helper_lab() {
     if std::env::var_os(VICTIM).is_none() {
         return;
     }
-    let bench = Bench::new("victim");
+    let bench = Testbed::new("victim");
     let (world, _) = bench.world(plan(bench.helper("helper_app")), bench.script("exit 1"));
     world.up().await.unwrap();
     let pids: Vec<String> = world.plan().processes().map(|p| world.pid(p).unwrap().to_string()).collect();

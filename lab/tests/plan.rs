@@ -1,4 +1,5 @@
-//! What a scenario becomes, for the scenarios that the repository ships and for the corners of the language.
+//! What a scenario becomes, for the scenarios that the repository ships and for the corners of the
+//! language.
 
 use std::time::Duration;
 
@@ -142,7 +143,7 @@ fn replicas_are_dealt_zones_weights_and_labels_in_turn() {
 }
 
 #[test]
-fn what_strikes_several_times_ends_with_the_last() {
+fn what_is_injected_several_times_ends_with_the_last() {
     let plan = mesh(
         "[[timeline]]\nname = \"flap\"\nat = \"1s\"\nfor = \"500ms\"\nevery = \"2s\"\ntimes = 3\n\
          partition = { between = [\"web\", \"orders-0\"] }\n\

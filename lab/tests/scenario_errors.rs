@@ -1,5 +1,5 @@
-//! Broken scenario files and what their authors read. Every snapshot is meant to be read by a person: it must point at
-//! the words and say what to write instead.
+//! Broken scenario files and what their authors read. Every snapshot is meant to be read by a
+//! person: it must point at the words and say what to write instead.
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use proptest::prelude::*;
@@ -556,7 +556,7 @@ app = { process = ["orders-1", "orders-7"], status = 1000 }
 }
 
 #[test]
-fn entries_that_cannot_strike_again() {
+fn entries_that_cannot_be_repeated() {
     insta::assert_snapshot!(message(&mesh(
         r#"
 [[timeline]]

@@ -1,4 +1,5 @@
-//! The simulated network, seen from programs on it: interception, links, loss, cuts, and the death of processes.
+//! The simulated network, seen from programs on it: interception, links, loss, cuts, and the death
+//! of processes.
 
 mod sim_kit;
 

@@ -1,4 +1,5 @@
-//! The simulated world as load, faults and verdict use it, and the promise that one seed is one history.
+//! The simulated world as load, faults and verdict use it, and the promise that one seed is one
+//! history.
 
 mod sim_kit;
 
@@ -11,7 +12,7 @@ use std::time::Duration;
 use lab::fabric::LinkProfile;
 use lab::load::{Outcome, Record};
 use lab::plan::{Action, AppKind, AppSpec, Load, ProcessId, Role, SidecarKind};
-use lab::sim::{Main, Programs, Run, SimFailure, SimNet, SimWorld, Simulation, Term, Who};
+use lab::sim::{Main, Programs, SimFailure, SimNet, SimRun, SimWorld, Simulation, Term, Who};
 use lab::world::World as _;
 use proxy::world::{Net, World};
 use sim_kit::*;
@@ -21,8 +22,9 @@ use tokio::time::Instant;
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A run in which much happens: load through sidecars over a slow and lossy link, a kill with a restart, a pause, a cut.
-fn eventful(seed: u64, trace: bool) -> Run<Vec<Record>> {
+/// A run in which much happens: load through sidecars over a slow and lossy link, a kill with a
+/// restart, a pause, a cut.
+fn eventful(seed: u64, trace: bool) -> SimRun<Vec<Record>> {
     let mut plan = plan(SidecarKind::Ours, 3);
     plan.links = both(LinkProfile { delay: 3 * MS, jitter: 2 * MS, loss: 0.05, bandwidth: 0 });
     let simulation = Simulation::new(&plan, seed, Kit).trace(trace);
@@ -189,7 +191,8 @@ fn overlapping_link_faults_uncover_each_other() {
                 _ => world.revert(&a).await,
             }
             .expect("done");
-            // Packets keep their order, so a faster link first lets out what a slower one still holds.
+            // Packets keep their order, so a faster link first lets out what a slower one still
+            // holds.
             tokio::time::sleep(200 * MS).await;
             let time = world.inside(0, Who::Load, "client", |world| async move {
                 let start = Instant::now();
@@ -274,7 +277,7 @@ fn a_panic_in_any_task_of_a_process_fails_the_run() {
 fn a_panic_of_the_driver_fails_the_run_with_its_words() {
     let simulation = Simulation::new(&plan(SidecarKind::None, 1), 1, Kit);
     let run = simulation.run(|_| async { panic!("expected {}", 42) });
-    match run.map(|run: Run<()>| run.value) {
+    match run.map(|run: SimRun<()>| run.value) {
         Err(SimFailure::Panic { process, message, .. }) => {
             assert_eq!((process.as_str(), message.as_str()), ("lab", "expected 42"));
         }

@@ -1,6 +1,6 @@
-//! What the wire does to real packets between real namespaces, against what it was asked to do. Run it with
-//! `--nocapture` to see what was measured. Needs root: else it says that it was skipped, and fails if LAB_REQUIRE_KERNEL
-//! is set.
+//! What the wire does to real packets between real namespaces, against what it was asked to do. Run
+//! it with `--nocapture` to see what was measured. Needs root: else it says that it was skipped,
+//! and fails if LAB_REQUIRE_KERNEL is set.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;

@@ -1,7 +1,8 @@
-//! What runs leave on a machine: everything that carries the id of a run, and everything that the lab must not touch.
+//! What runs leave on a machine: everything that carries the id of a run, and everything that the
+//! lab must not touch.
 //!
-//! Written without the lab's own way of cleaning up, because it judges that: it reads /proc, the control groups, the
-//! mounts, and what `iptables-save` says of the main namespace.
+//! Written without the lab's own way of cleaning up, because it judges that: it reads /proc, the
+//! control groups, the mounts, and what `iptables-save` says of the main namespace.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,8 +10,8 @@ use std::process::Command;
 
 use lab::kernel::cleanup::REGISTRY;
 
-/// Processes of a run: those whose control group is the run's, or that run the copy of the lab's executable that only
-/// exists for this run. One that is dead and not yet reaped does not count.
+/// Processes of a run: those whose control group is the run's, or that run the copy of the lab's
+/// executable that only exists for this run. One that is dead and not yet reaped does not count.
 pub fn processes(run: &str) -> Vec<String> {
     let group = format!("/lab-{run}/");
     let folder = format!("{REGISTRY}/{run}/");
@@ -48,7 +49,8 @@ pub fn of_run(run: &str) -> Vec<String> {
     left
 }
 
-/// The main namespace: its rules in both families, without counters and remarks, and its interfaces.
+/// The main namespace: its rules in both families, without counters and remarks, and its
+/// interfaces.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outside {
     rules: Vec<String>,

@@ -1,8 +1,8 @@
 //! Tests across both crates live in `tests/`; this library holds what they share.
 
-pub mod bench;
 pub mod left;
 pub mod server;
+pub mod testbed;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,11 +14,12 @@ pub fn scenario(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios").join(format!("{name}.toml"))
 }
 
-/// Leave to use the kernel, or `None` if this process may not. Tests that measure must not run side by side, so only
-/// one holds it at a time.
+/// Leave to use the kernel, or `None` if this process may not. Tests that measure must not run side
+/// by side, so only one holds it at a time.
 ///
 /// # Panics
-/// If kernel tests are required (`LAB_REQUIRE_KERNEL=1`) and cannot run: in CI nothing is skipped silently.
+/// If kernel tests are required (`LAB_REQUIRE_KERNEL=1`) and cannot run: in CI nothing is skipped
+/// silently.
 pub fn kernel() -> Option<Flock<File>> {
     if let Err(why) = lab::kernel::doctor::require() {
         assert!(std::env::var_os("LAB_REQUIRE_KERNEL").is_none(), "kernel tests are required: {why}");

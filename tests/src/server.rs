@@ -1,5 +1,5 @@
-//! Real servers on loopback, for tests that ask one: each is ended with the value that started it. The proxy's own tests
-//! include this file, so it names no part of the project.
+//! Real servers on loopback, for tests that ask one: each is ended with the value that started it.
+//! The proxy's own tests include this file, so it names no part of the project.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};

@@ -1,8 +1,8 @@
-//! In a program that logs by itself the swarm's laws would hear nothing, and nothing would ever be against a day. Alone in
-//! its file, because a program has one subscriber for good.
+//! In a program with a tracing subscriber of its own, the swarm would see no log lines and find no
+//! violation. This test is alone in its file, because a process has one subscriber for good.
 
 use lab::sim::SimFailure;
-use lab::swarm::{Drawn, Options, scheduled};
+use lab::swarm::{Drawn, SwarmOptions, run_schedule};
 
 struct Another;
 
@@ -21,9 +21,9 @@ impl tracing::Subscriber for Another {
 }
 
 #[test]
-fn a_day_that_nobody_can_hear_does_not_hold() {
+fn a_run_whose_log_cannot_be_read_fails() {
     tracing::subscriber::set_global_default(Another).expect("the first");
-    let failure = scheduled(&Drawn::new(1).schedule(), Options::default()).err().expect("no day");
+    let failure = run_schedule(&Drawn::new(1).schedule(), SwarmOptions::default()).err().expect("no run");
     assert!(
         matches!(&failure, SimFailure::Engine(why) if why.contains("another tracing subscriber")),
         "{failure}"

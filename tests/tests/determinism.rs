@@ -1,5 +1,5 @@
-//! One seed is one history: the full trace of a run, every packet and process and the report, is the same in one process
-//! whatever that process did before, and in two processes.
+//! One seed is one history: the full trace of a run, every packet and process and the report, is
+//! the same in one process whatever that process did before, and in two processes.
 
 mod sim_kit;
 
@@ -50,8 +50,8 @@ fn assert_same(what: &str, first: &str, second: &str) {
     }
 }
 
-/// Moves everything of this process that counts up or is drawn at random and could leak into a history: numbers of
-/// tasks and threads, the keys of hash maps, addresses on the heap.
+/// Moves everything of this process that counts up or is drawn at random and could leak into a
+/// history: numbers of tasks and threads, the keys of hash maps, addresses on the heap.
 #[allow(clippy::disallowed_methods, reason = "these tasks are the disturbance")]
 fn disturb(rounds: usize) -> Vec<Vec<u8>> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");

@@ -3,11 +3,12 @@
 mod sim_kit;
 
 use sim_kit::*;
-use tests::bench::Bench;
+use tests::testbed::Testbed;
 
 const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
 
-/// Every word of evidence that the page of scenarios promises, and an app that is killed after it was told to fail.
+/// Every word of evidence that the page of scenarios promises, and an app that is killed after it
+/// was told to fail.
 const STORY: &str = r#"
 [scenario]
 name = "evidence"
@@ -71,7 +72,7 @@ fn evidence_is_measured_and_outlives_the_process_that_it_came_from() {
 
 #[test]
 fn evidence_on_the_kernel_is_the_same() {
-    let Some(bench) = Bench::new(EXE) else { return };
-    let scenario = bench.write("evidence", STORY);
-    bench.run_conclusive(&scenario, &[]).expect(0);
+    let Some(testbed) = Testbed::new(EXE) else { return };
+    let scenario = testbed.write("evidence", STORY);
+    testbed.run_conclusive(&scenario, &[]).expect(0);
 }

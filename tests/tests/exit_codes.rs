@@ -8,7 +8,8 @@ use tempfile::TempDir;
 
 const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
 
-/// A scenario that ends soon; `app` is the app of `orders`, `rate` the load's, `that` what is expected.
+/// A scenario that ends soon; `app` is the app of `orders`, `rate` the load's, `that` what is
+/// expected.
 fn scenario(app: &str, rate: &str, that: &str) -> String {
     format!(
         r#"

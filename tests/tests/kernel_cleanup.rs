@@ -7,8 +7,8 @@ use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
-use tests::bench::{Bench, Ended, Lab, WITHIN, counter, load, number, total, wait_until};
 use tests::left::{self, Outside};
+use tests::testbed::{Ended, Lab, Testbed, WITHIN, counter, load, number, total, wait_until};
 use tokio::time::Instant;
 
 const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
@@ -17,8 +17,8 @@ const KILLED: usize = 5;
 /// Of the moments at which labs are killed.
 const SEED: u64 = 2;
 
-/// Short, but with everything that a run can leave behind: sidecars, the wire, a process that is killed and started
-/// again, one that is stopped, and a link that is cut.
+/// Short, but with everything that a run can leave behind: sidecars, the wire, a process that is
+/// killed and started again, one that is stopped, and a link that is cut.
 const SHORT: &str = r#"
 [scenario]
 name = "over in a second"
@@ -80,7 +80,8 @@ fn moments() -> Vec<Option<(Part, f64)>> {
     let parts = [Part::SetUp, Part::SetUp, Part::Load, Part::TearDown, Part::TearDown];
     let mut moments: Vec<_> = parts.iter().map(|part| Some((*part, rng.random()))).collect();
     assert_eq!(moments.len(), KILLED);
-    // The first run is timed, and the last one must clear away what the one before it may have left.
+    // The first run is timed, and the last one must clear away what the one before it may have
+    // left.
     moments.resize(RUNS - 2, None);
     moments.shuffle(&mut rng);
     moments.insert(0, None);
@@ -106,16 +107,16 @@ fn timed(lab: Lab) -> [Duration; 3] {
 
 #[test]
 fn of_twenty_runs_five_are_killed_at_any_moment_and_nothing_is_left_of_them() {
-    let Some(bench) = Bench::new(EXE) else { return };
-    bench.clean();
+    let Some(testbed) = Testbed::new(EXE) else { return };
+    testbed.clean();
     let before = Outside::now();
-    let scenario = bench.write("short", SHORT);
+    let scenario = testbed.write("short", SHORT);
     let mut lengths = None;
     let mut killed = Vec::new();
-    for moment in moments() {
-        let earlier = bench.runs();
-        let lab = bench.start(&scenario, &[]);
-        match (moment, lengths) {
+    for time_us in moments() {
+        let earlier = testbed.runs();
+        let lab = testbed.start(&scenario, &[]);
+        match (time_us, lengths) {
             (Some((part, share)), Some(lengths)) => {
                 let lengths: [Duration; 3] = lengths;
                 wait_until("the lab gets on", || part.begins(&lab));
@@ -142,11 +143,12 @@ fn of_twenty_runs_five_are_killed_at_any_moment_and_nothing_is_left_of_them() {
             }
         }
     }
-    // A lab that is killed in its first milliseconds has not made a run yet, and one may be over before its time.
+    // A lab that is killed in its first milliseconds has not made a run yet, and one may be over
+    // before its time.
     assert!(killed.len() >= KILLED - 2, "only {killed:?} were killed");
     assert!(killed.iter().any(|(left, _)| !left.is_empty()), "no lab left anything to clear away");
-    bench.clean();
-    for run in bench.runs() {
+    testbed.clean();
+    for run in testbed.runs() {
         assert_eq!(left::of_run(&run), Vec::<String>::new());
     }
     assert_eq!(Outside::now(), before);
@@ -159,10 +161,10 @@ fn id(dir: &Path) -> String {
 
 #[test]
 fn the_check_for_what_is_left_sees_a_run_that_is_up_and_clean_removes_a_dead_one() {
-    let Some(bench) = Bench::new(EXE) else { return };
+    let Some(testbed) = Testbed::new(EXE) else { return };
     let before = Outside::now();
     let text = SHORT.replace("duration = \"1s\"", "duration = \"60s\"");
-    let lab = bench.start(&bench.write("long", &text), &[]);
+    let lab = testbed.start(&testbed.write("long", &text), &[]);
     let run = id(&lab.under_load());
     let up = left::of_run(&run);
     for kind in ["process", "directory", "mount", "control group"] {
@@ -175,23 +177,23 @@ fn the_check_for_what_is_left_sees_a_run_that_is_up_and_clean_removes_a_dead_one
     assert_eq!(Outside::now(), before);
 
     // Cleaning spares it while it lives.
-    bench.clean();
+    testbed.clean();
     assert!(left::of_run(&run).len() >= up.len() - 2, "{:?}", left::of_run(&run));
 
     lab.kill();
     wait_until("its processes die with it", || left::processes(&run).is_empty());
-    bench.clean();
+    testbed.clean();
     assert_eq!(left::of_run(&run), Vec::<String>::new());
 }
 
 #[test]
 fn a_run_that_is_interrupted_still_reports_and_leaves_nothing() {
-    let Some(bench) = Bench::new(EXE) else { return };
+    let Some(testbed) = Testbed::new(EXE) else { return };
     let before = Outside::now();
     let text = std::fs::read_to_string(tests::scenario("hello")).unwrap();
     let text =
         text.replace("duration = \"5s\"", "duration = \"60s\"").replace("warmup = \"1s\"", "warmup = \"0s\"");
-    let lab = bench.start(&bench.write("hello", &text), &[]);
+    let lab = testbed.start(&testbed.write("hello", &text), &[]);
     let dir = lab.under_load();
     let run = id(&dir);
     wait_until("requests have crossed", || counter(&dir, "web", 15020, "proxy_requests_total", &[]) >= 100.0);

@@ -1,6 +1,6 @@
-//! Many connections through one sidecar, as a real process: ten thousand that are kept and say nothing, and a thousand
-//! that each have a request under way. All are held, and when they close nothing is left: no gauge, no descriptor, and
-//! the memory is the system's again.
+//! Many connections through one sidecar, as a real process: ten thousand that are kept and say
+//! nothing, and a thousand that each have a request under way. All are held, and when they close
+//! nothing is left: no gauge, no descriptor, and the memory is the system's again.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -9,17 +9,19 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use proxy::world::raise_nofile;
-use tests::bench::{Bench, WITHIN, counter, inside, pid_of, text, wait_until};
+use tests::testbed::{Testbed, WITHIN, counter, inside, pid_of, text, wait_until};
 
 const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
 const METRICS: u16 = 15020;
 const IDLE: usize = 10_000;
 const ACTIVE: usize = 1_000;
-/// Clients that ask at a time when idle connections are opened: fewer than any queue on the way holds. In batches, because
-/// a sidecar closes a connection on which nothing has been asked for 30 s.
+/// Clients that ask at a time when idle connections are opened: fewer than any queue on the way
+/// holds. In batches, because a sidecar closes a connection on which nothing has been asked for 30
+/// s.
 const BATCH: usize = 500;
 
-/// Nobody calls but the test. A request to `slow` is under way long enough for a thousand to be at once.
+/// Nobody calls but the test. A request to `slow` is under way long enough for a thousand to be at
+/// once.
 const SCENARIO: &str = r#"
 [scenario]
 name = "many connections"
@@ -106,7 +108,8 @@ fn files(pid: i32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
-/// Open files when nothing comes and goes any more: the scrape that found the sidecar at rest has a connection of its own.
+/// Open files when nothing comes and goes any more: the scrape that found the sidecar at rest has a
+/// connection of its own.
 fn settled_files(pid: i32) -> usize {
     let mut last = 0;
     wait_until("no file is opened or closed", || {
@@ -118,14 +121,14 @@ fn settled_files(pid: i32) -> usize {
 
 #[test]
 fn ten_thousand_idle_and_a_thousand_active_connections_are_held_and_leave_nothing_behind() {
-    let Some(bench) = Bench::new(EXE) else { return };
+    let Some(testbed) = Testbed::new(EXE) else { return };
     let descriptors = raise_nofile().unwrap();
     // One direction may take somewhat more than two thirds of them, and who is active takes two.
     if descriptors < ((IDLE + 2 * ACTIVE) * 3 / 2) as u64 {
         eprintln!("skipped: {descriptors} file descriptors are too few");
         return;
     }
-    let lab = bench.start(&bench.write("many", SCENARIO), &[]);
+    let lab = testbed.start(&testbed.write("many", SCENARIO), &[]);
     let run = &lab.up();
     let sidecar = pid_of(run, "web/sidecar");
     let (quick, slow) = (virtual_address(run, "quick"), virtual_address(run, "slow"));

@@ -1,4 +1,5 @@
-//! How connections end, on the kernel: the table of `ends` through two sidecars, as real processes behind real rules.
+//! How connections end, on the kernel: the table of `ends` through two sidecars, as real processes
+//! behind real rules.
 
 mod ends;
 
@@ -12,7 +13,7 @@ use ends::*;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proxy::world::{KernelNet, Listener, Net};
-use tests::bench::{Bench, inside, pid_of, text};
+use tests::testbed::{Testbed, inside, pid_of, text};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
@@ -35,7 +36,8 @@ fn run<T>(future: impl Future<Output = T>) -> T {
     runtime.expect("a runtime").block_on(future)
 }
 
-/// Stands in for the app of an instance until it is told to stop. The port is free once the app has been killed.
+/// Stands in for the app of an instance until it is told to stop. The port is free once the app has
+/// been killed.
 async fn stand_in(stage: Stage, port: u16, mut stop: watch::Receiver<bool>) {
     let net = KernelNet::default();
     let serve = async {
@@ -84,8 +86,8 @@ async fn until_replaced(stage: &Stage, dials: &impl Fn() -> Dialling) {
 
 #[test]
 fn every_connection_ends_through_real_sidecars_as_the_table_says() {
-    let Some(bench) = Bench::new(EXE) else { return };
-    let lab = bench.start(&bench.write("ends", &format!("{SCENARIO}{KILLS}")), &[]);
+    let Some(testbed) = Testbed::new(EXE) else { return };
+    let lab = testbed.start(&testbed.write("ends", &format!("{SCENARIO}{KILLS}")), &[]);
     let at = &lab.up();
     let (stop, stopped) = watch::channel(false);
     let (raw, site) = (Stage::default(), Stage::default());

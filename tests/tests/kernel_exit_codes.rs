@@ -5,7 +5,7 @@ use std::process::Command;
 
 use lab::kernel::cleanup::REGISTRY;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use tests::bench::{Bench, WITHIN, events, number, text};
+use tests::testbed::{Testbed, WITHIN, events, number, text};
 
 const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
 
@@ -50,11 +50,11 @@ impl Drop for Small<'_> {
 
 #[test]
 fn results_that_cannot_be_written_are_3_and_not_passed() {
-    let Some(bench) = Bench::new(EXE) else { return };
-    let scenario = bench.write("full", &scenario("{ http = {} }").replace("500ms", "2s"));
-    let out = bench.out();
+    let Some(testbed) = Testbed::new(EXE) else { return };
+    let scenario = testbed.write("full", &scenario("{ http = {} }").replace("500ms", "2s"));
+    let out = testbed.out();
     let _small = Small::mount(&out, 1 << 20);
-    let lab = bench.start(&scenario, &[]);
+    let lab = testbed.start(&scenario, &[]);
     lab.under_load();
     std::fs::write(out.join("filler"), vec![0; 2 << 20]).expect_err("a full disk");
     let ended = lab.end(WITHIN);
@@ -64,25 +64,26 @@ fn results_that_cannot_be_written_are_3_and_not_passed() {
 
 #[test]
 fn a_mesh_that_does_not_come_up_is_3() {
-    let Some(bench) = Bench::new(EXE) else { return };
-    let scenario = bench.write("exits", &scenario("{ cmd = [\"false\"] }"));
-    let ended = bench.run(&scenario, &[]);
+    let Some(testbed) = Testbed::new(EXE) else { return };
+    let scenario = testbed.write("exits", &scenario("{ cmd = [\"false\"] }"));
+    let ended = testbed.run(&scenario, &[]);
     ended.expect(3);
     assert!(ended.said.contains("orders/app ended before it was ready: exit status: 1"), "{}", ended.said);
 }
 
 #[test]
 fn a_program_that_is_missing_is_3_and_is_called_missing() {
-    let Some(bench) = Bench::new(EXE) else { return };
-    // A folder that only root may enter makes the kernel say "permission denied" of what is nowhere.
-    let closed = bench.dir().join("closed");
+    let Some(testbed) = Testbed::new(EXE) else { return };
+    // A folder that only root may enter makes the kernel say "permission denied" of what is
+    // nowhere.
+    let closed = testbed.dir().join("closed");
     std::fs::create_dir(&closed).expect("a folder");
     std::fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("closed");
     let path = format!("{}:{}", closed.display(), std::env::var("PATH").unwrap_or_default());
     for program in ["no-such-program", "/no/such/program"] {
-        let scenario = bench.write("missing", &scenario(&format!("{{ cmd = [\"{program}\"] }}")));
+        let scenario = testbed.write("missing", &scenario(&format!("{{ cmd = [\"{program}\"] }}")));
         let output =
-            Command::new(EXE).env("PATH", &path).arg(&scenario).arg("--out").arg(bench.out()).output();
+            Command::new(EXE).env("PATH", &path).arg(&scenario).arg("--out").arg(testbed.out()).output();
         let output = output.expect("the lab runs");
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{said}");
@@ -92,20 +93,20 @@ fn a_program_that_is_missing_is_3_and_is_called_missing() {
 
 #[test]
 fn what_is_interrupted_is_130() {
-    let Some(bench) = Bench::new(EXE) else { return };
+    let Some(testbed) = Testbed::new(EXE) else { return };
     let text = scenario("{ http = {} }").replace("500ms", "60s");
-    let scenario = bench.write("long", &text);
-    let lab = bench.start(&scenario, &[]);
+    let scenario = testbed.write("long", &text);
+    let lab = testbed.start(&scenario, &[]);
     lab.under_load();
     lab.signal(nix::sys::signal::Signal::SIGINT);
     lab.end(WITHIN).expect(130);
 }
 
 /// A run of a lab that is dead, which left a group with limits somewhere.
-fn dead_run(bench: &Bench, name: &str) -> (PathBuf, PathBuf) {
+fn dead_run(testbed: &Testbed, name: &str) -> (PathBuf, PathBuf) {
     let run = Path::new(REGISTRY).join(name);
     std::fs::create_dir_all(&run).expect("a run");
-    let group = bench.dir().join(format!("lab-{name}.web.sidecar"));
+    let group = testbed.dir().join(format!("lab-{name}.web.sidecar"));
     std::fs::create_dir(&group).expect("a group");
     std::fs::write(run.join("limited"), format!("{}\n", group.display())).expect("a note");
     (run, group)
@@ -113,8 +114,8 @@ fn dead_run(bench: &Bench, name: &str) -> (PathBuf, PathBuf) {
 
 #[test]
 fn clean_removes_groups_wherever_they_are_noted_and_says_by_3_that_it_could_not() {
-    let Some(bench) = Bench::new(EXE) else { return };
-    let (run, group) = dead_run(&bench, "test-clean");
+    let Some(testbed) = Testbed::new(EXE) else { return };
+    let (run, group) = dead_run(&testbed, "test-clean");
     // Something is in it that a group would not lose by itself.
     std::fs::write(group.join("kept"), "").expect("a file");
     let clean = || Command::new(EXE).arg("clean").output().expect("the lab runs");
@@ -129,21 +130,21 @@ fn clean_removes_groups_wherever_they_are_noted_and_says_by_3_that_it_could_not(
 
 #[test]
 fn a_bridge_that_is_asked_for_and_a_fault_of_links_are_2_before_anything_runs() {
-    let Some(bench) = Bench::new(EXE) else { return };
+    let Some(testbed) = Testbed::new(EXE) else { return };
     let cut =
         "\n[[timeline]]\nat = \"100ms\"\nfor = \"100ms\"\npartition = { between = [\"web\", \"orders\"] }\n";
-    let scenario = bench.write("cut", &(scenario("{ http = {} }") + cut));
-    let ended = bench.run(&scenario, &["--link", "bridge"]);
+    let scenario = testbed.write("cut", &(scenario("{ http = {} }") + cut));
+    let ended = testbed.run(&scenario, &["--link", "bridge"]);
     ended.expect(2);
     assert!(ended.said.contains("a bridge cannot") && ended.runs.is_empty(), "{}", ended.said);
 }
 
 #[test]
 fn all_files_of_a_run_have_the_time_of_day_and_events_the_clock_of_the_results() {
-    let Some(bench) = Bench::new(EXE) else { return };
+    let Some(testbed) = Testbed::new(EXE) else { return };
     let kill = "\n[[timeline]]\nname = \"end\"\nat = \"200ms\"\nkill = { process = \"orders/app\" }\n";
-    let scenario = bench.write("clock", &(scenario("{ http = {} }") + kill));
-    let ended = bench.run_conclusive(&scenario, &[]);
+    let scenario = testbed.write("clock", &(scenario("{ http = {} }") + kill));
+    let ended = testbed.run_conclusive(&scenario, &[]);
     ended.expect(0);
     let (results, run) = (ended.results(0), &ended.runs[0]);
     let started = text(&results["started"]).to_owned();

@@ -1,15 +1,15 @@
 //! Links and faults on the real kernel do what was asked of them, in numbers.
 //!
-//! Everything is run without sidecars where they would only add to what is measured, and over the userspace wire,
-//! because that is the emulator that is ours.
+//! Everything is run without sidecars where they would only add to what is measured, and over the
+//! userspace wire, because that is the emulator that is ours.
 
 use serde_json::Value;
-use tests::bench::{Bench, load, named, number, total};
+use tests::testbed::{Testbed, load, named, number, total};
 
 const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
 
-/// Three services that are the same but for their links: `near` is the control, `mid` is 10 ms away in both directions,
-/// `far` 30 ms on the way there only.
+/// Three services that are the same but for their links: `near` is the control, `mid` is 10 ms away
+/// in both directions, `far` 30 ms on the way there only.
 const DELAYS: &str = r#"
 [scenario]
 name = "three distances"
@@ -76,8 +76,8 @@ fn assert_fidelity_is_told(results: &Value, said: &str) {
 
 #[test]
 fn the_measured_delay_of_a_link_is_the_one_that_was_asked_for() {
-    let Some(bench) = Bench::new(EXE) else { return };
-    let ended = bench.run_conclusive(&bench.write("delays", DELAYS), &["--link", "wire"]);
+    let Some(testbed) = Testbed::new(EXE) else { return };
+    let ended = testbed.run_conclusive(&testbed.write("delays", DELAYS), &["--link", "wire"]);
     ended.expect(0);
     let results = ended.results(0);
     assert_fidelity_is_told(&results, &ended.said);
@@ -85,8 +85,9 @@ fn the_measured_delay_of_a_link_is_the_one_that_was_asked_for() {
     let p50 = |name: &str| number(&load(&results, name)["p50_us"]);
     let fidelity = &results["fidelity"];
     let late = number(&fidelity["lateness_p99_us"]);
-    // A request and its answer cross each direction once. What the wire is late by comes on top; what a packet without
-    // delay takes to cross it, far below a millisecond, is in the control only.
+    // A request and its answer cross each direction once. What the wire is late by comes on top;
+    // what a packet without delay takes to cross it, far below a millisecond, is in the control
+    // only.
     for (name, asked_us) in [("mid", 20_000.0), ("far", 30_000.0)] {
         let measured = p50(name) - p50("near");
         eprintln!("{name}: {measured} us of {asked_us} us, packets late by up to {late} us");
@@ -100,7 +101,8 @@ fn the_measured_delay_of_a_link_is_the_one_that_was_asked_for() {
     assert!(p50("near") < 5_000.0, "the control has no delay: {}", ended.said);
 }
 
-/// `lossy` loses packets on the way there and back, all the time; `dropping` only on the way there, by a fault.
+/// `lossy` loses packets on the way there and back, all the time; `dropping` only on the way there,
+/// by a fault.
 const LOSSES: &str = r#"
 [scenario]
 name = "two lossy links"
@@ -135,7 +137,8 @@ fault = "worse"
 that = ["lost_packets > 0", "delayed_packets > 0"]
 "#;
 
-/// Whether `lost` of `packets` is what a fair draw with this chance gives, within five standard deviations.
+/// Whether `lost` of `packets` is what a fair draw with this chance gives, within five standard
+/// deviations.
 fn assert_fair(what: &str, lost: f64, packets: f64, chance: f64) {
     assert!(packets > 500.0, "{what}: {packets} packets say little");
     let sigma = (packets * chance * (1.0 - chance)).sqrt();
@@ -146,8 +149,8 @@ fn assert_fair(what: &str, lost: f64, packets: f64, chance: f64) {
 
 #[test]
 fn the_share_of_packets_that_a_link_loses_is_the_one_that_was_asked_for() {
-    let Some(bench) = Bench::new(EXE) else { return };
-    let ended = bench.run_conclusive(&bench.write("losses", LOSSES), &["--link", "wire"]);
+    let Some(testbed) = Testbed::new(EXE) else { return };
+    let ended = testbed.run_conclusive(&testbed.write("losses", LOSSES), &["--link", "wire"]);
     ended.expect(0);
     let results = ended.results(0);
     assert_fidelity_is_told(&results, &ended.said);
@@ -160,8 +163,8 @@ fn the_share_of_packets_that_a_link_loses_is_the_one_that_was_asked_for() {
     let base_lost = total(&results, "fabric", "link_lost_packets_total") - lost;
     let base_packets = total(&results, "fabric", "link_packets_total") - packets;
     assert_fair("the base link", base_lost, base_packets, 0.10);
-    // Those that were lost were really missed: nobody can have received them, so somebody waited for a retransmission,
-    // which takes at least 200 ms.
+    // Those that were lost were really missed: nobody can have received them, so somebody waited
+    // for a retransmission, which takes at least 200 ms.
     assert!(number(&load(&results, "calls")["p99_us"]) > 200_000.0, "{}", ended.said);
 }
 
@@ -247,8 +250,8 @@ that = ["stock.errors == 0"]
 
 #[test]
 fn a_pause_and_a_partition_bite_and_callers_recover_from_them() {
-    let Some(bench) = Bench::new(EXE) else { return };
-    let ended = bench.run_conclusive(&bench.write("hard-times", HARD_TIMES), &["--link", "wire"]);
+    let Some(testbed) = Testbed::new(EXE) else { return };
+    let ended = testbed.run_conclusive(&testbed.write("hard-times", HARD_TIMES), &["--link", "wire"]);
     ended.expect(0);
     let results = ended.results(0);
     let evidence = |name: &str, what: &str| number(&named(&results["faults"], name)["evidence"][what]);

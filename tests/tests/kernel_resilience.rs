@@ -1,20 +1,21 @@
-//! The [`stories`] on the kernel with their features switched off: each must break, and break what it is said to break.
-//! That each holds with its feature is what CI shows by running every scenario on the kernel.
+//! The [`stories`] on the kernel with their features switched off: each must break, and break what
+//! it is said to break. That each holds with its feature is what CI shows by running every scenario
+//! on the kernel.
 
 mod stories;
 
 use stories::STORIES;
-use tests::bench::{Bench, named};
+use tests::testbed::{Testbed, named};
 
 const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
 
 #[test]
 fn every_story_breaks_on_the_kernel_too_when_its_feature_is_switched_off() {
-    let Some(bench) = Bench::new(EXE) else { return };
+    let Some(testbed) = Testbed::new(EXE) else { return };
     let mut held = Vec::new();
     for story in STORIES {
-        let file = bench.write(story.scenario, &story.without());
-        let ended = bench.run_conclusive(&file, &[]);
+        let file = testbed.write(story.scenario, &story.without());
+        let ended = testbed.run_conclusive(&file, &[]);
         ended.expect(1);
         let expectation = named(&ended.results(0)["expectations"], story.breaks).clone();
         println!("{}, {}: {}", story.scenario, story.off, shown(&expectation));

@@ -1,14 +1,16 @@
-//! The first scenarios on the real kernel, by the real binary: what they promise is true, and their results prove it.
+//! The first scenarios on the real kernel, by the real binary: what they promise is true, and their
+//! results prove it.
 
 use std::path::Path;
 
 use serde_json::Value;
-use tests::bench::{Bench, Ended, load, named, number, total};
 use tests::scenario;
+use tests::testbed::{Ended, Testbed, load, named, number, total};
 
 const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
 
-/// The cells of the one row of the table of costs: the load, then p50 with, without, cost, and p99 with, without, cost.
+/// The cells of the one row of the table of costs: the load, then p50 with, without, cost, and p99
+/// with, without, cost.
 fn cost(ended: &Ended) -> Vec<&str> {
     let (_, table) =
         ended.said.split_once("the sidecars' cost\n").unwrap_or_else(|| panic!("{}", ended.said));
@@ -24,12 +26,16 @@ fn shown(results: &Value, percentile: &str) -> String {
     lab::report::terminal::time(number(&load(results, "checkout")[percentile]))
 }
 
-/// Every account that a run keeps of its requests and connections, each from its own counters.
+/// The conservation check: every count that a run keeps of its requests and connections, each from
+/// its own counters.
 fn assert_accounts_agree(results: &Value) {
-    let accounts = named(&results["expectations"], "the accounts agree");
-    assert_eq!(accounts["passed"], true, "{accounts:#}");
-    let sent = number(&accounts["conditions"][0]["actual"]);
-    assert!(sent >= number(&load(results, "checkout")["requests"]), "the warm-up counts too: {accounts:#}");
+    let conservation = named(&results["expectations"], "the counts agree");
+    assert_eq!(conservation["passed"], true, "{conservation:#}");
+    let sent = number(&conservation["conditions"][0]["actual"]);
+    assert!(
+        sent >= number(&load(results, "checkout")["requests"]),
+        "the warm-up counts too: {conservation:#}"
+    );
 
     let orders = |role: &str, counter: &str| -> f64 {
         (0..3).map(|i| total(results, &format!("orders-{i}/{role}"), counter)).sum()
@@ -43,14 +49,15 @@ fn assert_accounts_agree(results: &Value) {
     let carried = total(results, "web/sidecar", "proxy_connections_total")
         + orders("sidecar", "proxy_connections_total");
     assert_eq!(redirected, carried);
-    // The self-test dials the service in both families, and each replica takes at least one connection.
+    // The self-test dials the service in both families, and each replica takes at least one
+    // connection.
     assert!(redirected >= 2.0 + 1.0 + 3.0, "{redirected}");
 }
 
 #[test]
 fn every_request_of_hello_crosses_both_sidecars_and_their_cost_is_told() {
-    let Some(bench) = Bench::new(EXE) else { return };
-    let ended = bench.run_conclusive(&scenario("hello"), &["--sidecar", "ours,none"]);
+    let Some(testbed) = Testbed::new(EXE) else { return };
+    let ended = testbed.run_conclusive(&scenario("hello"), &["--sidecar", "ours,none"]);
     ended.expect(0);
     let (ours, none) = (ended.results(0), ended.results(1));
     assert_eq!((&ours["plan"]["sidecar"], &none["plan"]["sidecar"]), (&"ours".into(), &"none".into()));
@@ -71,25 +78,25 @@ fn every_request_of_hello_crosses_both_sidecars_and_their_cost_is_told() {
 
 #[test]
 fn a_file_that_asks_for_no_sidecars_is_compared_with_its_earlier_run_with_them() {
-    let Some(bench) = Bench::new(EXE) else { return };
+    let Some(testbed) = Testbed::new(EXE) else { return };
     let text = std::fs::read_to_string(scenario("hello")).unwrap();
     let with_sidecars = text.replace("duration = \"5s\"", "duration = \"2s\"");
     let without_sidecars = with_sidecars.replace("seed = 1\n", "seed = 1\nsidecar = \"none\"\n");
-    let file = bench.write("hello", &without_sidecars);
+    let file = testbed.write("hello", &without_sidecars);
 
-    let first = bench.run_conclusive(&file, &[]);
+    let first = testbed.run_conclusive(&file, &[]);
     first.expect(0);
     assert_eq!(first.results(0)["plan"]["sidecar"], "none");
     assert!(first.said.contains("run it with sidecars too"), "{}", first.said);
 
-    let file = bench.write("hello", &with_sidecars);
-    let with = bench.run_conclusive(&file, &[]);
+    let file = testbed.write("hello", &with_sidecars);
+    let with = testbed.run_conclusive(&file, &[]);
     with.expect(0);
     assert!(!with.said.contains("the sidecars' cost"), "{}", with.said);
     assert_accounts_agree(&with.results(0));
 
-    let file = bench.write("hello", &without_sidecars);
-    let without = bench.run_conclusive(&file, &[]);
+    let file = testbed.write("hello", &without_sidecars);
+    let without = testbed.run_conclusive(&file, &[]);
     without.expect(0);
     let cells = cost(&without);
     let (with_results, results) = (with.results(0), without.results(0));
@@ -101,8 +108,8 @@ fn a_file_that_asks_for_no_sidecars_is_compared_with_its_earlier_run_with_them()
 
 #[test]
 fn callers_do_not_notice_that_a_replica_is_killed_and_the_report_shows_why() {
-    let Some(bench) = Bench::new(EXE) else { return };
-    let ended = bench.run_conclusive(&scenario("failover"), &[]);
+    let Some(testbed) = Testbed::new(EXE) else { return };
+    let ended = testbed.run_conclusive(&scenario("failover"), &[]);
     ended.expect(0);
     let results = ended.results(0);
     assert_eq!(results["verdict"], "passed");

@@ -1,5 +1,5 @@
-//! A sidecar on the real kernel, as a real process, under load: it takes a new configuration and it goes away without
-//! anybody noticing.
+//! A sidecar on the real kernel, as a real process, under load: it takes a new configuration and it
+//! goes away without anybody noticing.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tests::bench::{
-    Bench, Ended, Lab, WITHIN, conclusive, counter, events, inside, load, number, page, pid_of, text,
+use tests::testbed::{
+    Ended, Lab, Testbed, WITHIN, conclusive, counter, events, inside, load, number, page, pid_of, text,
     wait_until,
 };
 
@@ -82,11 +82,12 @@ fn change_endpoints(lab: Lab) -> Ended {
 
 #[test]
 fn a_sidecar_takes_a_new_configuration_under_load_without_dropping_a_request() {
-    let Some(bench) = Bench::new(EXE) else { return };
+    let Some(testbed) = Testbed::new(EXE) else { return };
     let hello = std::fs::read_to_string(tests::scenario("hello")).unwrap();
-    let hello = bench.write("hello", &hello.replace("duration = \"5s\"", "duration = \"8s\""));
-    let ended = conclusive(|| change_endpoints(bench.start(&hello, &[])));
-    // The verdict covers the accounts too: every request crossed both sidecars, whatever was changed.
+    let hello = testbed.write("hello", &hello.replace("duration = \"5s\"", "duration = \"8s\""));
+    let ended = conclusive(|| change_endpoints(testbed.start(&hello, &[])));
+    // The verdict covers the conservation check too: every request crossed both sidecars, whatever
+    // was changed.
     ended.expect(0);
     let results = ended.results(0);
     let checkout = load(&results, "checkout");
@@ -136,11 +137,11 @@ fn ask(to: SocketAddr) -> (String, TcpStream) {
 
 #[test]
 fn a_sidecar_that_is_told_to_end_finishes_what_it_carries() {
-    let Some(bench) = Bench::new(EXE) else { return };
-    let slow = bench.write("slow", SLOW);
+    let Some(testbed) = Testbed::new(EXE) else { return };
+    let slow = testbed.write("slow", SLOW);
     // The one beside the caller, and the one beside the app.
     for instance in ["web", "orders"] {
-        let lab = bench.start(&slow, &[]);
+        let lab = testbed.start(&slow, &[]);
         let run = &lab.under_load();
         let plan: serde_json::Value =
             serde_json::from_str(&std::fs::read_to_string(run.join("plan.json")).unwrap()).unwrap();

@@ -1,13 +1,14 @@
-//! Imports run one way: a folder of a crate imports only from those below it, so that it can be read, tested and replaced
-//! without what stands above.
+//! Imports run one way: a folder of a crate imports only from those below it, so that it can be
+//! read, tested and replaced without what stands above.
 //!
-//! The order is written down here, and the sources are read as text: `crate::name` and what `use crate::{...}` lists.
-//! What only tests import does not count.
+//! The order is written down here, and the sources are read as text: `crate::name` and what `use
+//! crate::{...}` lists. What only tests import does not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Folders of `proxy/src` (and files that stand for one), from the top. Those of one line know nothing of each other.
+/// Folders of `proxy/src` (and files that stand for one), from the top. Those of one line know
+/// nothing of each other.
 const PROXY: &[&[&str]] = &[
     &["cli"],
     &["app"],
@@ -27,7 +28,7 @@ const PROXY: &[&[&str]] = &[
 /// The same of `lab/src`.
 const LAB: &[&[&str]] = &[
     &["cli"],
-    &["hunt", "swarm"],
+    &["search", "swarm"],
     &["history", "kernel"],
     &["report", "scenario", "sim"],
     &["run", "sidecar"],

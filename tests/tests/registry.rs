@@ -1,5 +1,6 @@
-//! What a sidecar needs of a registry, asked of a real etcd (Debian's package) and of the simulator's built-in one by the
-//! same client: they must tell the same story, or a simulated run would prove nothing.
+//! What a sidecar needs of a registry, asked of a real etcd (Debian's package) and of the
+//! simulator's built-in one by the same client: they must tell the same story, or a simulated run
+//! would prove nothing.
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -20,7 +21,8 @@ const WITHIN: Duration = Duration::from_secs(30);
 /// The shortest lease that etcd gives.
 const TTL: u64 = 2;
 
-/// What a watch of the prefix tells from a revision on, until it has told `events` changes or has ended.
+/// What a watch of the prefix tells from a revision on, until it has told `events` changes or has
+/// ended.
 async fn told(client: &EtcdClient<KernelNet>, from: i64, events: usize) -> Vec<WatchMessage> {
     let mut lines = client.watch(PREFIX, from).await.expect("a watch");
     let (mut heard, mut changes) = (Vec::new(), 0);
@@ -54,7 +56,7 @@ fn words(messages: &[WatchMessage]) -> Vec<String> {
 
 /// The story. `restart` ends the registry as a crash does and starts it again on the same data.
 async fn story(server: SocketAddr, restart: impl AsyncFnOnce()) {
-    // Nobody listens at the first: the next one is asked.
+    // The first does not listen: the next one is asked.
     let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
     let client = EtcdClient::new(KernelNet::default(), vec![nobody, server]);
     let key = |name: &str| format!("{PREFIX}{name}");

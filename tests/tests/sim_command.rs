@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sim_kit::*;
 use tempfile::TempDir;
-use tests::bench::wait_until;
+use tests::testbed::wait_until;
 
 const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
 

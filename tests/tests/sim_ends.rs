@@ -1,5 +1,5 @@
-//! How connections end, in the simulator: the table of `ends`, without sidecars and through two. That the table can fail
-//! is shown by mistakes that are planted in the sidecars.
+//! How connections end, in the simulator: the table of `ends`, without sidecars and through two.
+//! That the table can fail is shown by mutants of the sidecars.
 
 mod ends;
 mod sim_kit;
@@ -104,7 +104,7 @@ fn every_connection_ends_as_the_table_says_with_and_without_sidecars() {
 }
 
 #[test]
-fn every_planted_mistake_about_ends_shows_in_the_table() {
+fn every_mutant_about_ends_shows_in_the_table() {
     for name in ["ends-what-was-reset", "gives-up-with-a-fin", "cancels-at-half-close"] {
         mutant::plant(Some(name));
         let wrong = wrong(SidecarKind::Ours);

@@ -1,5 +1,5 @@
-//! What callers notice of a replica that dies, hangs, is cut off or is asked to go: laws of the proxy, each for many
-//! seeds.
+//! What callers notice of a replica that dies, hangs, is cut off or is asked to go: invariants of
+//! the proxy, each for many seeds.
 
 mod sim_kit;
 
@@ -78,7 +78,8 @@ fn a_sidecar_that_is_asked_to_end_drains_without_an_error() {
 
 #[test]
 fn with_every_replica_dead_requests_fail_soon_with_a_status_and_succeed_again_when_one_is_back() {
-    // Before the second retry there is a wait of up to 75 ms, which is three times the base interval.
+    // Before the second retry there is a wait of up to 75 ms, which is three times the base
+    // interval.
     let rest = r#"
         [[timeline]]
         name = "all"
@@ -102,10 +103,11 @@ fn with_every_replica_dead_requests_fail_soon_with_a_status_and_succeed_again_wh
 
 #[test]
 fn a_paused_replica_costs_only_the_requests_it_holds_and_nothing_once_it_goes_on() {
-    // Nothing tells a replica that thinks for long from one that hangs, and there is no time limit for a try: who waits
-    // there waits until the caller gives up (1 s). But with one request in hand the replica already looks twice as
-    // expensive as the others, so the next ones go elsewhere; and what was given up counts as the second that it waited, so
-    // from then on only one request in 192 goes there to see.
+    // Nothing tells a replica that thinks for long from one that hangs, and there is no time limit
+    // for an attempt: who waits there waits until the caller gives up (1 s). But with one request
+    // in flight the replica already looks twice as expensive as the others, so the next ones go
+    // elsewhere; and what was given up counts as the second that it waited, so from then on only
+    // one request in 192 goes there to see.
     let rest = r#"
         [[timeline]]
         name = "hang"
@@ -131,9 +133,10 @@ fn a_paused_replica_costs_only_the_requests_it_holds_and_nothing_once_it_goes_on
 
 #[test]
 fn a_replica_that_is_cut_off_costs_patient_callers_nothing_and_works_again_once_it_was_tried_again() {
-    // What was under way waits until TCP sends it again, so callers must be patient. Its answer after three seconds or more
-    // counts as the replica's latency, and fading alone would take 10 s * ln(600) = 64 s from there to 5 ms. But after 128
-    // lost comparisons, two in three requests, it is tried again: 4 s at this rate.
+    // What was under way waits until TCP sends it again, so callers must be patient. Its answer
+    // after three seconds or more counts as the replica's latency, and fading alone would take 10 s
+    // * ln(600) = 64 s from there to 5 ms. But after 128 lost comparisons, two in three requests,
+    // it is tried again: 4 s at this rate.
     let rest = r#"
         timeout = "8s"
         [[timeline]]
@@ -160,7 +163,8 @@ fn a_replica_that_is_cut_off_costs_patient_callers_nothing_and_works_again_once_
 
 #[test]
 fn a_replica_that_is_cut_off_under_heavy_load_is_avoided_after_a_few_connect_time_outs() {
-    // A connection that did not open counts as a second of latency, so too few requests go there to make it a run of failures.
+    // A connection that did not open counts as a second of latency, so too few requests go there to
+    // make it a run of failures.
     let rest = r#"
         timeout = "8s"
         [[timeline]]

@@ -1,7 +1,7 @@
 //! At most once: what may have arrived is repeated only if repeating it is harmless.
 //!
-//! Sidecars are killed while requests are in their hands; the apps live on, so their counters are whole. What the apps
-//! counted beyond what the caller sent was sent twice.
+//! Sidecars are killed while requests are in their hands; the apps live on, so their counters are
+//! whole. What the apps counted beyond what the caller sent was sent twice.
 
 mod sim_kit;
 

@@ -6,8 +6,9 @@ use sim_kit::*;
 
 const SEEDS: u64 = 10;
 
-/// Every replica's app hangs for two of eight seconds under 200 requests a second, and a try is given 100 ms. So 400
-/// requests fail over and over for as long as anybody repeats them. `budget` is the cluster's.
+/// Every replica's app hangs for two of eight seconds under 200 requests a second, and an attempt
+/// is given 100 ms. So 400 requests fail over and over for as long as anybody repeats them.
+/// `budget` is the cluster's.
 fn storm(budget: &str, expected: &str) -> Story {
     let rest = format!(
         r#"

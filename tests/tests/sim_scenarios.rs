@@ -1,4 +1,5 @@
-//! Every scenario of the `scenarios` folder holds in the simulator, whatever the seed. A new file is covered by itself.
+//! Every scenario of the `scenarios` folder holds in the simulator, whatever the seed. A new file
+//! is covered by itself.
 
 mod sim_kit;
 

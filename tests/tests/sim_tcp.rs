@@ -40,8 +40,9 @@ fn a_declared_server_that_speaks_first_is_heard_at_once() {
 
 #[test]
 fn an_undeclared_server_that_speaks_first_is_heard_by_listening_to_it_and_at_once_after_that() {
-    // Each sidecar listens to the server after 100 ms of silence, one after the other, and remembers. The callers that came
-    // in the meantime wait for the first one's sidecar, and may be the first at another instance.
+    // Each sidecar listens to the server after 100 ms of silence, one after the other, and
+    // remembers. The callers that came in the meantime wait for the first one's sidecar, and may be
+    // the first at another instance.
     let rest = r#"
         [[expect]]
         that = ["lines.errors == 0", "lines.latency.p50 < 20ms", "lines.latency.max < 320ms"]

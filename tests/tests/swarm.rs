@@ -1,7 +1,7 @@
-//! Random bad days, judged by laws: see `lab::swarm`.
+//! Swarm runs, judged by invariants: see `lab::swarm`.
 //!
-//! That the laws hold is one half. The other is that they can fail: mistakes planted in the proxy must be found, and the
-//! days must be bad enough to bring about every situation that the laws are about.
+//! That the invariants hold is one half. The other is that they can fail: every mutant of the proxy
+//! must be found, and the runs must reach every coverage point.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -10,15 +10,16 @@ use std::process::Command;
 
 use lab::scenario;
 use lab::sim::{jobs, sweep};
-use lab::swarm::{Drawn, Options, day, scheduled, shrink, situation};
+use lab::swarm::{Drawn, SwarmOptions, coverage, run_scenario, run_schedule, shrink};
 
-/// Days that are swept for the laws and the situations.
-const DAYS: u64 = 600;
+/// Runs that are swept for violations and coverage points.
+const RUNS: u64 = 600;
 
-/// Days within which a planted mistake must be found.
+/// Runs within which a mutant must be found.
 const WITHIN: u64 = 100;
 
-/// Mistakes that `proxy` carries for these tests. A few more are too rare for so few days, and have a day of their own in the corpus.
+/// The mutants of `proxy`. A few more are too rare for so few runs, and have a run of their own in
+/// the corpus.
 const MUTANTS: [&str; 45] = [
     "one-retry-too-many",
     "repeats-what-is-not-idempotent",
@@ -68,17 +69,17 @@ const MUTANTS: [&str; 45] = [
 ];
 
 #[test]
-fn no_bad_day_breaks_a_law_and_together_they_reach_every_situation() {
-    let mut reached: BTreeMap<&str, u64> = situation::ALL.iter().map(|s| (s.name, 0)).collect();
+fn no_swarm_run_violates_an_invariant_and_together_they_reach_every_coverage_point() {
+    let mut reached: BTreeMap<&str, u64> = coverage::ALL.iter().map(|s| (s.name, 0)).collect();
     let mut complaints = Vec::new();
-    let run = |seed| match scheduled(&Drawn::new(seed).schedule(), Options::default()) {
-        Ok(day) => {
-            let seen = situation::ALL.iter().filter(|situation| situation.is_in(&day.facts));
-            (day.violations.iter().map(ToString::to_string).collect(), seen.map(|s| s.name).collect())
+    let run = |seed| match run_schedule(&Drawn::new(seed).schedule(), SwarmOptions::default()) {
+        Ok(run) => {
+            let seen = coverage::ALL.iter().filter(|point| point.is_in(&run.facts));
+            (run.violations.iter().map(ToString::to_string).collect(), seen.map(|s| s.name).collect())
         }
         Err(failure) => (vec![failure.to_string()], Vec::new()),
     };
-    sweep(0..DAYS, jobs(), run, |seed, (violations, seen): (Vec<String>, Vec<&str>)| {
+    sweep(0..RUNS, jobs(), run, |seed, (violations, seen): (Vec<String>, Vec<&str>)| {
         complaints.extend(violations.into_iter().map(|violation| format!("seed {seed}: {violation}")));
         seen.into_iter().for_each(|name| *reached.entry(name).or_default() += 1);
         ControlFlow::Continue(())
@@ -88,19 +89,19 @@ fn no_bad_day_breaks_a_law_and_together_they_reach_every_situation() {
         "{}\nshrink and replay: lab sim --faults swarm --replay SEED",
         complaints.join("\n")
     );
-    let missed: Vec<_> = reached.iter().filter(|(_, days)| **days == 0).map(|(name, _)| name).collect();
-    assert!(missed.is_empty(), "never reached in {DAYS} days: {missed:?}");
+    let missed: Vec<_> = reached.iter().filter(|(_, runs)| **runs == 0).map(|(name, _)| name).collect();
+    assert!(missed.is_empty(), "never reached in {RUNS} runs: {missed:?}");
 }
 
 #[test]
-fn every_planted_mistake_is_found() {
+fn every_mutant_is_found() {
     let mut missed = Vec::new();
     for mutant in MUTANTS {
         let mut found = None;
         let run = |seed| {
-            let options = Options { mutant: Some(mutant) };
-            match scheduled(&Drawn::new(seed).schedule(), options) {
-                Ok(day) => day.violations.first().map(ToString::to_string),
+            let options = SwarmOptions { mutant: Some(mutant) };
+            match run_schedule(&Drawn::new(seed).schedule(), options) {
+                Ok(run) => run.violations.first().map(ToString::to_string),
                 Err(failure) => Some(failure.to_string()),
             }
         };
@@ -116,46 +117,48 @@ fn every_planted_mistake_is_found() {
             None => missed.push(mutant),
         }
     }
-    assert!(missed.is_empty(), "not found within {WITHIN} days: {missed:?}");
+    assert!(missed.is_empty(), "not found within {WITHIN} runs: {missed:?}");
 }
 
 #[test]
-fn no_day_that_broke_a_law_once_breaks_one_again() {
+fn no_run_that_violated_an_invariant_once_violates_one_again() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let mut days = 0;
+    let mut runs = 0;
     for entry in std::fs::read_dir(&folder).expect("the corpus") {
         let path = entry.expect("an entry").path();
-        let text = std::fs::read_to_string(&path).expect("a kept day");
+        let text = std::fs::read_to_string(&path).expect("a kept run");
         let scenario = scenario::parse(&path.display().to_string(), &text)
             .unwrap_or_else(|errors| panic!("{errors:#?}"));
-        let day = day(&scenario, scenario.seed, Options::default())
+        let run = run_scenario(&scenario, scenario.seed, SwarmOptions::default())
             .unwrap_or_else(|failure| panic!("{}: {failure}", path.display()));
-        let violations: Vec<_> = day.violations.iter().map(ToString::to_string).collect();
+        let violations: Vec<_> = run.violations.iter().map(ToString::to_string).collect();
         assert!(violations.is_empty(), "{}: {}", path.display(), violations.join("\n"));
-        days += 1;
-        // Some mends can be taken back: then the day must break again, or it proves nothing.
+        runs += 1;
+        // Where a mutant takes the fix back, the run must fail again, or it proves nothing.
         if let Some(mutant) = text.lines().find_map(|line| line.strip_prefix("# With the mutant ")) {
             let mutant = mutant.split(' ').next().unwrap_or_default().to_owned();
-            let options = Options { mutant: Some(mutant.leak()) };
-            let day = self::day(&scenario, scenario.seed, options).expect("a day that ends");
-            assert!(!day.violations.is_empty(), "{}: holds without its mend", path.display());
+            let options = SwarmOptions { mutant: Some(mutant.leak()) };
+            let run = run_scenario(&scenario, scenario.seed, options).expect("a run that ends");
+            assert!(!run.violations.is_empty(), "{}: holds without its fix", path.display());
         }
     }
-    assert!(days > 0, "no day in {}", folder.display());
+    assert!(runs > 0, "no run in {}", folder.display());
 }
 
 #[test]
 fn one_seed_is_one_history_on_any_thread_and_after_any_other() {
     let history = |seed| {
-        let day = scheduled(&Drawn::new(seed).schedule(), Options::default()).expect("a day that ends");
-        let lines = day.facts.log.iter().map(|line| format!("{} {} {line}\n", line.at_us, line.process));
+        let run =
+            run_schedule(&Drawn::new(seed).schedule(), SwarmOptions::default()).expect("a run that ends");
+        let lines = run.facts.log.iter().map(|line| format!("{} {} {line}\n", line.at_us, line.process));
         lines.collect::<String>()
     };
     for seed in [3, 17, 201] {
         let first = history(seed);
         assert!(first.lines().count() > 100, "{first}");
         for other in [0, 5, 11] {
-            // What has gone on in this process before must not matter: tokio counts its tasks through it, for one.
+            // What has gone on in this process before must not matter: tokio counts its tasks
+            // through it, for one.
             history(other);
             assert_eq!(history(seed), first, "seed {seed}");
             let elsewhere = std::thread::spawn(move || history(seed)).join().expect("the other thread");
@@ -177,20 +180,20 @@ fn one_seed_is_one_history_in_every_process() {
 }
 
 #[test]
-fn a_day_that_breaks_a_law_is_made_smaller_and_still_breaks_it() {
-    let options = Options { mutant: Some("uncounted-retry") };
+fn a_run_that_violates_an_invariant_is_shrunk_and_still_violates_it() {
+    let options = SwarmOptions { mutant: Some("uncounted-retry") };
     let before = Drawn::new(1);
     let large = before.schedule().scenario();
-    let smallest = shrink(before, options).expect("the mistake is found");
+    let smallest = shrink(before, options).expect("the mutant is found");
     assert!(smallest.complaint.starts_with("metrics: "), "{}", smallest.complaint);
     let small = smallest.schedule.scenario();
     assert!(small.len() < large.len(), "{small}");
-    let again = scheduled(&smallest.schedule, options).expect("a day that ends");
+    let again = run_schedule(&smallest.schedule, options).expect("a run that ends");
     assert_eq!(again.violations[0].to_string(), smallest.complaint);
 }
 
 #[test]
-fn the_command_that_is_printed_replays_the_day_that_is_shown() {
+fn the_command_that_is_printed_replays_the_run_that_is_shown() {
     let folder = tempfile::tempdir().expect("a folder");
     let lab = |words: &[&str]| {
         let mut lab = Command::new(env!("CARGO_BIN_EXE_lab-under-test"));
@@ -214,7 +217,7 @@ fn the_command_that_is_printed_replays_the_day_that_is_shown() {
     assert_eq!(line(&again, "FAILED: "), sentence);
     let scenario =
         shown.split_once("[scenario]").expect("it is shown").1.split_once("\n\n  ").expect("a log").0;
-    assert!(again.contains(scenario), "another day:\n{scenario}\n{again}");
+    assert!(again.contains(scenario), "another run:\n{scenario}\n{again}");
     let told = shown.lines().filter(|line| line.contains(" s  "));
     for line in told {
         assert!(again.contains(line), "another history: {line}");
@@ -223,10 +226,10 @@ fn the_command_that_is_printed_replays_the_day_that_is_shown() {
 
 #[test]
 #[ignore = "ci/mutants runs it, for each change of the proxy that it tries"]
-fn two_hundred_days_break_no_law() {
+fn two_hundred_runs_violate_no_invariant() {
     let mut found = None;
-    let run = |seed| match scheduled(&Drawn::new(seed).schedule(), Options::default()) {
-        Ok(day) => day.violations.first().map(ToString::to_string),
+    let run = |seed| match run_schedule(&Drawn::new(seed).schedule(), SwarmOptions::default()) {
+        Ok(run) => run.violations.first().map(ToString::to_string),
         Err(failure) => Some(failure.to_string()),
     };
     sweep(0..200, jobs(), run, |seed, violation| match violation {

@@ -1,11 +1,12 @@
-//! What the sidecar does in one situation, told as its own log tells it. Each test directs a small day so that one thing happens,
-//! and keeps the lines about it; the snapshot is what a reader of the log would see. A change of behaviour shows here as a
-//! line that is new, gone or later.
+//! What the sidecar does in one situation, told as its own log tells it. Each test directs a small
+//! run so that one thing happens, and keeps the lines about it; the snapshot is what a reader of
+//! the log would see. A change of behaviour shows here as a line that is new, gone or later.
 
 use lab::scenario;
-use lab::swarm::{Options, day};
+use lab::swarm::{SwarmOptions, run_scenario};
 
-/// The same in every test: one caller, three replicas, and whatever a test adds to `orders` and the timeline.
+/// The same in every test: one caller, three replicas, and whatever a test adds to `orders` and the
+/// timeline.
 fn mesh(seed: u64, work: &str, method: &str, policy: &str, timeline: &str) -> String {
     format!(
         "[scenario]\nname = \"directed\"\nseed = {seed}\nwarmup = \"0s\"\nduration = \"2s\"\n\
@@ -17,12 +18,13 @@ fn mesh(seed: u64, work: &str, method: &str, policy: &str, timeline: &str) -> St
     )
 }
 
-/// The lines of the caller's sidecar, the apps and the lab between two moments (milliseconds) that say one of `words`.
+/// The lines of the caller's sidecar, the apps and the lab between two times (milliseconds) that
+/// contain one of `words`.
 fn told(text: &str, (from, to): (u64, u64), words: &[&str]) -> String {
     let scenario = scenario::parse("directed", text).unwrap_or_else(|errors| panic!("{errors:#?}"));
-    let day = day(&scenario, scenario.seed, Options::default()).expect("a day that ends");
-    assert_eq!(day.violations, [], "no law is broken");
-    let facts = &day.facts;
+    let run = run_scenario(&scenario, scenario.seed, SwarmOptions::default()).expect("a run that ends");
+    assert_eq!(run.violations, [], "no invariant is violated");
+    let facts = &run.facts;
     assert!(
         facts.chaos.resets == 0.0 && facts.chaos.most == 0,
         "another seed: streams misbehave with this one"
@@ -41,7 +43,7 @@ fn a_request_that_breaks_off_is_made_again_elsewhere() {
     insta::assert_snapshot!(told(
         &text,
         (400, 750),
-        &["strikes", "over", "failed", "again", "nth=1", "refused"]
+        &["applied", "reverted", "failed", "again", "nth=1", "refused"]
     ));
 }
 
@@ -53,7 +55,7 @@ fn what_is_not_idempotent_is_made_again_only_if_it_never_left() {
     insta::assert_snapshot!(told(
         &text,
         (400, 1500),
-        &["strikes", "over", "attempt failed", "again", "nth=1"]
+        &["applied", "reverted", "attempt failed", "again", "nth=1"]
     ));
 }
 
@@ -65,7 +67,7 @@ fn an_endpoint_is_ejected_probed_in_vain_and_let_in_again() {
     insta::assert_snapshot!(told(
         &text,
         (0, 2100),
-        &["strikes", "over", "ejected", "probing", "back in use", "again"]
+        &["applied", "reverted", "ejected", "probing", "back in use", "again"]
     ));
 }
 
@@ -76,28 +78,28 @@ fn a_sidecar_that_drains_finishes_what_it_has_and_gets_nothing_new() {
     insta::assert_snapshot!(told(
         &text,
         (420, 1000),
-        &["strikes", "over", "10.77.1.2", "orders-1", "failed"]
+        &["applied", "reverted", "10.77.1.2", "orders-1", "failed"]
     ));
 }
 
 #[test]
-fn a_machine_without_power_costs_a_try_and_is_probed_over_a_new_connection() {
+fn a_machine_without_power_costs_an_attempt_and_is_probed_over_a_new_connection() {
     let crash = "[[timeline]]\nat = \"300ms\"\ncrash = { instance = \"orders-1\", restart = \"500ms\" }\n";
     let policy = "timeouts.per_try = \"200ms\", outlier_detection = { consecutive_failures = 2, base = \"300ms\", max = \"600ms\" }";
     let text = mesh(1, "10ms", "GET", policy, crash);
     insta::assert_snapshot!(told(
         &text,
         (200, 2100),
-        &["strikes", "over", "failed", "ejected", "probing", "back in use"]
+        &["applied", "reverted", "failed", "ejected", "probing", "back in use"]
     ));
 }
 
 #[test]
-fn a_shared_connection_that_was_silent_for_a_whole_try_carries_no_other() {
+fn a_shared_connection_that_was_silent_for_a_whole_attempt_carries_no_other() {
     let crash = "[[timeline]]\nat = \"300ms\"\ncrash = { instance = \"orders-1\", restart = \"50ms\" }\n";
     let policy = "timeouts.per_try = \"100ms\", outlier_detection = { consecutive_failures = 0, success_rate = \"0%\" }";
     let text = mesh(1, "10ms", "GET", policy, crash).replace("app = {", "bridge = true\napp = {");
-    insta::assert_snapshot!(told(&text, (0, 1500), &["strikes", "over", "attempt failed", "connected"]));
+    insta::assert_snapshot!(told(&text, (0, 1500), &["applied", "reverted", "attempt failed", "connected"]));
 }
 
 #[test]
@@ -108,7 +110,7 @@ fn an_app_that_breaks_http_costs_its_callers_nothing_but_retries() {
     insta::assert_snapshot!(told(
         &text,
         (300, 1200),
-        &["strikes", "over", "breaks HTTP", "attempt failed", "status=502", "trying again"]
+        &["applied", "reverted", "breaks HTTP", "attempt failed", "status=502", "trying again"]
     ));
 }
 
@@ -119,7 +121,7 @@ fn retries_end_with_their_budget() {
     let policy = "outlier_detection.consecutive_failures = 0, retry = { on = [\"5xx\"], attempts = 1 }, \
                   retry_budget = { share = \"10%\", per_second = 0, reserve = 1 }";
     let text = mesh(1, "10ms", "GET", policy, fail);
-    insta::assert_snapshot!(told(&text, (450, 800), &["strikes", "over", "again", "status=503"]));
+    insta::assert_snapshot!(told(&text, (450, 800), &["applied", "reverted", "again", "status=503"]));
 }
 
 #[test]
@@ -136,6 +138,6 @@ fn endpoints_are_kept_while_their_registry_is_away() {
     insta::assert_snapshot!(told(
         &text,
         (0, 2100),
-        &["strikes", "over", "endpoint found", "endpoint gone", "endpoints"]
+        &["applied", "reverted", "endpoint found", "endpoint gone", "endpoints"]
     ));
 }

@@ -1,9 +1,11 @@
-//! Every scenario in both worlds: the simulator and the kernel must come to the same verdict, and what became of requests must be
-//! alike, as histograms and not as traces: how many ended how, and how many tries failed, were made again, and led to an ejection.
+//! Every scenario in both worlds: the simulator and the kernel must come to the same verdict, and
+//! what became of requests must be alike, as histograms and not as traces: how many ended how, and
+//! how many attempts failed, were retried, and led to an ejection.
 //!
-//! The kernel runs once and the simulator with several seeds. What the kernel counts must lie among what the seeds count,
-//! give or take what chance and a busy machine do ([`SHARE`]). One run is one sample, so a difference is one only if
-//! it is there in each of several runs of the kernel. docs/fidelity.md has the reasons of what remains.
+//! The kernel runs once and the simulator with several seeds. What the kernel counts must lie among
+//! what the seeds count, give or take what chance and a busy machine do ([`SHARE`]). One run is one
+//! sample, so a difference is one only if it is there in each of several runs of the kernel.
+//! docs/fidelity.md has the reasons of what remains.
 
 mod sim_kit;
 
@@ -16,20 +18,22 @@ use lab::report::results;
 use lab::sim::SimWorld;
 use serde_json::Value;
 use sim_kit::*;
-use tests::bench::Bench;
+use tests::testbed::Testbed;
 
 const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
 /// Seeds of each scenario in the simulator.
 const SEEDS: u64 = 10;
-/// Runs of the kernel in which a difference must be to be believed. A machine that stalls for a moment moves one run.
+/// Runs of the kernel in which a difference must be to be believed. A machine that stalls for a
+/// moment moves one run.
 const SAMPLES: usize = 3;
 
-/// Counters of sidecars that tell what became of tries, summed over all of a run's.
+/// Counters of sidecars that tell what became of attempts, summed over all of a run's.
 const COUNTERS: [&str; 4] =
     ["proxy_errors_total", "proxy_retries_total", "proxy_ejections_total", "proxy_retries_denied_total"];
 
-/// How far the kernel may lie outside of what the seeds span: this share of the larger end, for a few requests more or less in
-/// flight when a fault strikes make half as many retries more, and an app whose timers are late turns away half as many more ...
+/// How far the kernel may lie outside of what the seeds span: this share of the larger end, for a
+/// few requests more or less in flight when a fault begins make half as many retries more, and an
+/// app whose timers are late turns away half as many more ...
 const SHARE: f64 = 0.5;
 /// ... so many in any case ...
 const COUNT: f64 = 5.0;
@@ -41,13 +45,13 @@ type Counts = BTreeMap<String, f64>;
 
 #[test]
 fn both_worlds_agree_on_every_scenario() {
-    let Some(bench) = Bench::new(EXE) else { return };
+    let Some(testbed) = Testbed::new(EXE) else { return };
     let mut differences = Vec::new();
     println!("{:<20} {:<32} {:>17} {:>9}", "scenario", "what", "simulator", "kernel");
     for path in files() {
         let name = path.file_stem().and_then(|name| name.to_str()).expect("a plain name").to_owned();
         let sample = || {
-            let ended = bench.run_conclusive(&path, &[]);
+            let ended = testbed.run_conclusive(&path, &[]);
             ended.expect(0);
             counts(&ended.results(0))
         };

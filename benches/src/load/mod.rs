@@ -54,7 +54,7 @@ pub struct Job {
 
 /// What came of it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct LoadOutcome {
     /// Requests answered in the window; for bulk transfers, reads.
     pub requests: u64,
     /// Bytes of bodies received in the window.
@@ -78,7 +78,7 @@ struct Recorder {
     begun: Cell<Option<Instant>>,
     over: Cell<bool>,
     latency: RefCell<Histogram<u64>>,
-    outcome: RefCell<Outcome>,
+    outcome: RefCell<LoadOutcome>,
 }
 
 impl Recorder {
@@ -112,7 +112,7 @@ impl Recorder {
 ///
 /// # Errors
 /// If the processes to watch cannot be read. Failed requests are part of the outcome.
-pub async fn run(net: KernelNet, job: Job, held: impl FnOnce(&Outcome)) -> io::Result<Outcome> {
+pub async fn run(net: KernelNet, job: Job, held: impl FnOnce(&LoadOutcome)) -> io::Result<LoadOutcome> {
     let recorder = Rc::new(Recorder {
         begun: Cell::new(None),
         over: Cell::new(false),

@@ -24,7 +24,8 @@ const fn pattern() -> [u8; BLOCK] {
     block
 }
 
-/// A body of a known size, which HTTP/1 sends with a `Content-Length` unless it is to come in chunks.
+/// A body of a known size, which HTTP/1 sends with a `Content-Length` unless it is to come in
+/// chunks.
 #[derive(Debug, Clone, Copy)]
 pub struct Pattern {
     left: u64,

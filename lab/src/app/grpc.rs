@@ -1,15 +1,19 @@
-//! The echo over HTTP/2: gRPC calls with one message each way, each answered with its status in trailers.
+//! The echo over HTTP/2: gRPC calls with one message each way, each answered with its status in
+//! trailers.
 //!
-//! It waits for the end of a call before it answers. Two methods do not: `/lab.Echo/Stream` answers the message at once and ends
-//! when its caller does, as a stream of messages both ways; `/lab.Echo/Early` answers at once with all that there is to say, and
-//! reads on, so that the call stays half open.
+//! It waits for the end of a call before it answers. Two methods do not: `/lab.Echo/Stream` answers
+//! the message at once and ends when its caller does, as a stream of messages both ways;
+//! `/lab.Echo/Early` answers at once with all that there is to say, and reads on, so that the call
+//! stays half open.
 //!
-//! It works on a call as on any other request. A call that it is told to fail ends with UNAVAILABLE and without a message. Some
-//! streams it can be told to refuse before it looks at them (RST_STREAM with REFUSED_STREAM, RFC 9113 section 8.7), some
-//! connections to end with a GOAWAY, as a server does that limits the age of its connections: what was begun is finished.
-//! And some answers it can be told to break off after their message, by a reset that says nothing of an error.
+//! It works on a call as on any other request. A call that it is told to fail ends with UNAVAILABLE
+//! and without a message. Some streams it can be told to refuse before it looks at them (RST_STREAM
+//! with REFUSED_STREAM, RFC 9113 section 8.7), some connections to end with a GOAWAY, as a server
+//! does that limits the age of its connections: what was begun is finished. And some answers it can
+//! be told to break off after their message, by a reset that says nothing of an error.
 //!
-//! Left out: more than one message each way, compressed messages, and HTTP/2 that is not gRPC, which is answered with 415 (as the gRPC project asks).
+//! Left out: more than one message each way, compressed messages, and HTTP/2 that is not gRPC,
+//! which is answered with 415 (as the gRPC project asks).
 
 use std::future::poll_fn;
 use std::rc::Rc;

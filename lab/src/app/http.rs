@@ -1,16 +1,19 @@
-//! The HTTP echo: every request is answered with a body of fixed size and the name of the instance that answered.
+//! The HTTP echo: every request is answered with a body of fixed size and the name of the instance
+//! that answered.
 //!
-//! `x-served-by` says who answered, and so how load was spread. `x-request-id` and [`REQUEST`] come back unchanged, so
-//! that a caller notices an answer that was meant for another. The path `/status/503` answers with that status, and
-//! `/bytes/100000` with a body of that size.
+//! `x-served-by` says who answered, and so how load was spread. `x-request-id` and [`REQUEST`] come
+//! back unchanged, so that a caller notices an answer that was meant for another. The path
+//! `/status/503` answers with that status, and `/bytes/100000` with a body of that size.
 //!
-//! `/healthz` says yes, but for a share of the times that can be asked for, and `/ready` does so from `ready_after` on. How long
-//! it works on the others, which of them fail and which answers break HTTP can be changed while it runs. With a limit of concurrency the rest wait in a queue without an
-//! end, which is how real servers are overloaded. A caller that gives up takes its request with it, unless `finish_abandoned` says that work which
-//! has been accepted is done, as where each request has a thread of its own.
+//! `/healthz` says yes, but for a share of the times that can be asked for, and `/ready` does so
+//! from `ready_after` on. How long it works on the others, which of them fail and which answers
+//! break HTTP can be changed while it runs. With a limit of concurrency the rest wait in a queue
+//! without an end, which is how real servers are overloaded. A caller that gives up takes its
+//! request with it, unless `finish_abandoned` says that work which has been accepted is done, as
+//! where each request has a thread of its own.
 //!
-//! It may close connections that stay idle, at times that nobody can know beforehand: then a request may meet the close
-//! on its way, as with every real server that has a limit (RFC 9112 section 9.5).
+//! It may close connections that stay idle, at unpredictable times: then a request may meet the
+//! close on its way, as with every real server that has a limit (RFC 9112 section 9.5).
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -43,11 +46,12 @@ use tokio::time::{Instant, timeout_at};
 use super::body::Pattern;
 use super::bump;
 use super::grpc;
-use super::malformed::{Flaw, Instead, Mouth};
-use super::metrics::Counters;
+use super::malformed::{Malformation, MalformedWriter, ReplacementHandle};
+use super::metrics::AppCounters;
 use crate::plan::{Behaviour, HttpEcho};
 
-/// The load generator's own name for a request. Unlike `x-request-id`, no proxy makes or replaces it.
+/// The load generator's own name for a request. Unlike `x-request-id`, no proxy makes or replaces
+/// it.
 pub const REQUEST: HeaderName = HeaderName::from_static("x-lab-request");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Which instance has answered.
@@ -60,7 +64,7 @@ pub struct Echo {
     behaviour: Cell<Behaviour>,
     /// Places for requests that are worked on, if they are few.
     places: Option<Arc<Semaphore>>,
-    /// Begins work that nobody need wait for.
+    /// Starts work in the background.
     spawn: Box<dyn Fn(Work)>,
     started: Instant,
     close_idle: RefCell<StdRng>,
@@ -68,21 +72,21 @@ pub struct Echo {
     malformed: RefCell<StdRng>,
     unhealthy: RefCell<StdRng>,
     streams: RefCell<StdRng>,
-    counters: Rc<Counters>,
+    counters: Rc<AppCounters>,
 }
 
 /// What a request costs.
 pub(super) type Work = Pin<Box<dyn Future<Output = ()>>>;
 
 /// When a connection has been idle for long enough.
-struct Patience<'a> {
+struct IdleTimer<'a> {
     echo: &'a Echo,
     /// `None` while a request is answered, and where idle connections are kept.
     until: Cell<Option<Instant>>,
     changed: Notify,
 }
 
-impl Patience<'_> {
+impl IdleTimer<'_> {
     fn begin(&self) {
         self.until.set(None);
         self.changed.notify_one();
@@ -114,8 +118,8 @@ impl Patience<'_> {
 }
 
 impl Echo {
-    /// An echo that says `instance` and starts now. When it closes idle connections and which requests fail follows
-    /// from `rng`; `spawn` begins work that outlives its request.
+    /// An echo that says `instance` and starts now. When it closes idle connections and which
+    /// requests fail follows from `rng`; `spawn` begins work that outlives its request.
     ///
     /// # Errors
     /// If the instance's name cannot stand in a header.
@@ -124,7 +128,7 @@ impl Echo {
         spec: &HttpEcho,
         rng: &RngTree,
         spawn: impl Fn(Work) + 'static,
-        counters: Rc<Counters>,
+        counters: Rc<AppCounters>,
     ) -> io::Result<Self> {
         let instance = HeaderValue::from_str(instance).map_err(|_| {
             io::Error::new(io::ErrorKind::InvalidInput, "the instance's name is not printable")
@@ -145,8 +149,8 @@ impl Echo {
         })
     }
 
-    /// Changes how requests are answered from now on: the scenario's own behaviour, with what `query` says instead
-    /// (`work=200ms&fail=0.3&status=500`).
+    /// Changes how requests are answered from now on: the scenario's own behaviour, with what
+    /// `query` says instead (`work=200ms&fail=0.3&status=500`).
     ///
     /// # Errors
     /// If a word of it means nothing.
@@ -180,29 +184,30 @@ impl Echo {
     }
 
     async fn http1<I: AsyncRead + AsyncWrite + Unpin>(self: Rc<Self>, io: I) {
-        let patience = Patience { echo: &self, until: Cell::new(None), changed: Notify::new() };
-        let instead = Instead::default();
+        let idle_timer = IdleTimer { echo: &self, until: Cell::new(None), changed: Notify::new() };
+        let replacement = ReplacementHandle::default();
         let service = service_fn(|request| async {
-            patience.begin();
-            instead.listen();
-            let answer = self.answer(request, &instead).await;
-            patience.end();
+            idle_timer.begin();
+            replacement.pass_next();
+            let answer = self.answer(request, &replacement).await;
+            idle_timer.end();
             answer
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .auto_date_header(false)
-            // An idle connection stays open, unless the scenario asks for it to be closed: whoever keeps it in a pool
-            // decides, and no race of ours is measured.
+            // An idle connection stays open, unless the scenario asks for it to be closed: the
+            // pool that keeps it decides, and the lab adds no race of its own.
             .header_read_timeout(None)
-            .serve_connection(TokioIo::new(Mouth::new(io, instead.clone())), service);
+            .serve_connection(TokioIo::new(MalformedWriter::new(io, replacement.clone())), service);
         let mut connection = pin!(connection);
         let end = tokio::select! {
             biased;
             end = &mut connection => end,
-            () = patience.is_over() => {
+            () = idle_timer.is_over() => {
                 bump(&self.counters.closed_idle);
-                // As servers do: nothing is cut off, but what has not been read by now never will be.
+                // As servers do: nothing is cut off, but what has not been read by now never will
+                // be.
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -215,7 +220,7 @@ impl Echo {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        instead: &Instead,
+        replacement: &ReplacementHandle,
     ) -> hyper::Result<Response<Pattern>> {
         let (head, mut body) = request.into_parts();
         if let Some(response) = self.health(head.uri.path()) {
@@ -231,8 +236,8 @@ impl Echo {
         let behaviour = self.behaviour.get();
         self.works().await;
         let fails = self.draws(&self.fail, behaviour.fail);
-        let flaw = self.flaw(behaviour.malformed);
-        self.count_changed(behaviour, fails || flaw.is_some());
+        let malformation = self.malformation(behaviour.malformed);
+        self.count_changed(behaviour, fails || malformation.is_some());
         let asked = StatusCode::from_u16(behaviour.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
         let status = if fails { asked } else { status(head.uri.path()) };
         let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -249,17 +254,17 @@ impl Echo {
                 response.headers_mut().insert(name, value.clone());
             }
         }
-        if flaw.is_none_or(Flaw::is_answered) {
+        if malformation.is_none_or(Malformation::is_answered) {
             tracing::debug!(id, nth, status = status.as_u16(), "answers");
         }
-        if let Some(flaw) = flaw {
-            tracing::debug!(id, nth, ?flaw, "breaks HTTP");
-            instead.say(flaw, &response);
+        if let Some(malformation) = malformation {
+            tracing::debug!(id, nth, ?malformation, "breaks HTTP");
+            replacement.replace_next(malformation, &response);
         }
         Ok(response)
     }
 
-    /// Notes that a request has come, and says which try it is.
+    /// Notes that a request has come, and says which attempt it is.
     pub(super) fn hears<'a>(&self, head: &'a Parts, id: &str) -> &'a str {
         bump(&self.counters.requests);
         let nth = nth(&head.headers);
@@ -305,7 +310,8 @@ impl Echo {
         self.does_to_streams(self.behaviour.get().goaway)
     }
 
-    /// With which code the next answer breaks off, if it does: one of those that clients could take for its end.
+    /// With which code the next answer breaks off, if it does: one of those that clients could take
+    /// for its end.
     pub(super) fn resets_stream(&self) -> Option<Reason> {
         let resets = self.does_to_streams(self.behaviour.get().reset_streams);
         let codes = [Reason::NO_ERROR, Reason::CANCEL];
@@ -326,12 +332,12 @@ impl Echo {
         Some(self.spec.max_concurrent_streams).filter(|most| *most > 0)
     }
 
-    /// Begins work that nobody need wait for.
+    /// Starts work in the background.
     pub(super) fn spawn(&self, work: Work) {
         (self.spawn)(work);
     }
 
-    /// Who it is.
+    /// The name of the instance.
     pub(super) fn name(&self) -> HeaderValue {
         self.instance.clone()
     }
@@ -354,14 +360,15 @@ impl Echo {
     }
 
     /// What is wrong with the next answer, if anything is.
-    fn flaw(&self, share: f64) -> Option<Flaw> {
+    fn malformation(&self, share: f64) -> Option<Malformation> {
         let mut rng = self.malformed.borrow_mut();
-        (share > 0.0 && rng.random_bool(share.min(1.0))).then(|| Flaw::any(&mut rng))
+        (share > 0.0 && rng.random_bool(share.min(1.0))).then(|| Malformation::any(&mut rng))
     }
 }
 
 impl Echo {
-    /// The answer to a question after its health: at once, whatever else it does, and not counted as a request.
+    /// The answer to a question after its health: at once, whatever else it does, and not counted
+    /// as a request.
     fn health(&self, path: &str) -> Option<Response<Pattern>> {
         let well = match path {
             "/healthz" => !self.is_sick(),
@@ -384,7 +391,7 @@ impl Echo {
     }
 }
 
-/// Which try a request says that it is.
+/// Which attempt a request says that it is.
 pub(super) fn nth(headers: &HeaderMap) -> &str {
     headers.get(&X_RETRY_ATTEMPT).and_then(|nth| nth.to_str().ok()).unwrap_or("0")
 }
@@ -400,7 +407,8 @@ async fn work(places: Option<Arc<Semaphore>>, time: Duration) {
     }
 }
 
-/// 200, or what a path such as `/status/503` asks for; 400 if it asks for something that is no final status.
+/// 200, or what a path such as `/status/503` asks for; 400 if it asks for something that is no
+/// final status.
 fn status(path: &str) -> StatusCode {
     let Some(asked) = path.strip_prefix("/status/") else { return StatusCode::OK };
     match asked.parse::<u16>().ok().and_then(|code| StatusCode::from_u16(code).ok()) {

@@ -16,7 +16,7 @@ pub const CHANGED: &str = "app_changed_requests_total";
 
 /// An app's counters. An app runs on one thread, so plain cells do.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub struct AppCounters {
     /// Requests that arrived: of the HTTP echo the requests, of the line server the lines.
     pub requests: Cell<u64>,
     /// Connections accepted.
@@ -29,7 +29,7 @@ pub struct Counters {
     pub closed_idle: Cell<u64>,
 }
 
-impl Counters {
+impl AppCounters {
     /// Counts a connection, as open for as long as the result lives.
     pub fn connection(self: &Rc<Self>) -> Open {
         bump(&self.connections);
@@ -57,7 +57,7 @@ impl Counters {
 
 /// An open connection, counted.
 #[derive(Debug)]
-pub struct Open(Rc<Counters>);
+pub struct Open(Rc<AppCounters>);
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -65,18 +65,18 @@ impl Drop for Open {
     }
 }
 
-/// Answers `GET /metrics` on one connection, and `GET /behave?...`, by which the lab changes the HTTP echo: a query says
-/// what is to be different from the scenario's own behaviour, and none puts that back. (GET, because the lab's own
-/// client knows nothing else. The port is on loopback.)
+/// Answers `GET /metrics` on one connection, and `GET /behave?...`, by which the lab changes the
+/// HTTP echo: a query says what is to be different from the scenario's own behaviour, and none puts
+/// that back. (GET, because the lab's own client knows nothing else. The port is on loopback.)
 pub(super) async fn connection<I: AsyncRead + AsyncWrite + Unpin>(
     io: I,
-    counters: Rc<Counters>,
+    counters: Rc<AppCounters>,
     echo: Option<Rc<Echo>>,
 ) {
     side_port(io, |request| answer(request, &counters, echo.as_deref())).await;
 }
 
-fn answer<B>(request: &Request<B>, counters: &Counters, echo: Option<&Echo>) -> Response<String> {
+fn answer<B>(request: &Request<B>, counters: &AppCounters, echo: Option<&Echo>) -> Response<String> {
     let refuse = |status: StatusCode, why: String| {
         let mut response = Response::new(why);
         *response.status_mut() = status;
@@ -97,7 +97,8 @@ fn answer<B>(request: &Request<B>, counters: &Counters, echo: Option<&Echo>) -> 
     response
 }
 
-/// By how much a counter of a process that may end and begin again has grown since it was first looked at.
+/// By how much a counter of a process that may end and begin again has grown since it was first
+/// looked at.
 #[derive(Debug, Clone, Copy)]
 pub struct Growth {
     /// Of lives that are over.
@@ -112,7 +113,8 @@ impl Growth {
         Growth { earlier: 0.0, first: value, last: value }
     }
 
-    /// It shows `value` now. One that is lower than the last is that of a new life, which began at 0.
+    /// It shows `value` now. One that is lower than the last is that of a new life, which began at
+    /// 0.
     pub fn show(&mut self, value: f64) {
         if value < self.last {
             self.earlier = self.so_far();

@@ -1,14 +1,15 @@
 //! The built-in apps: what stands behind a sidecar when a scenario brings no program of its own.
 //!
-//! An HTTP echo, a line server that speaks first and a registry ([`registry`]), each with three plain counters on a metrics port of its own. They
-//! are generic over [`Net`], so the very same app serves a network namespace and a simulated host. They are kept dull:
-//! whatever a scenario measures should be the mesh and not the app. One thread, no allocation for a response's body, no
+//! An HTTP echo, a line server that speaks first and a registry ([`registry`]), each with three
+//! plain counters on a metrics port of its own. They are generic over [`Net`], so the very same app
+//! serves a network namespace and a simulated host. They are kept dull: whatever a scenario
+//! measures should be the mesh and not the app. One thread, no allocation for a response's body, no
 //! time-out of their own, no `Date` header (it would read the wall clock).
 //!
 //! The HTTP echo speaks gRPC as well.
 //!
-//! Left out: TLS, and a graceful stop; a killed app ends at once and its connections break, which is what
-//! faults are for.
+//! Left out: TLS, and a graceful stop; a killed app ends at once and its connections break, which
+//! is what faults are for.
 
 use std::cell::Cell;
 use std::io;
@@ -29,17 +30,19 @@ pub mod process;
 pub mod registry;
 pub mod tcp;
 
-use metrics::Counters;
+use metrics::AppCounters;
 pub use registry::Disk;
 
-/// How long to wait before accepting again when the process or the machine is out of descriptors or memory.
+/// How long to wait before accepting again when the process or the machine is out of descriptors or
+/// memory.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// Runs a built-in app until cancelled: on `spec.port` of every address, with its metrics on loopback at
-/// [`APP_METRICS_PORT`].
+/// Runs a built-in app until cancelled: on `spec.port` of every address, with its metrics on
+/// loopback at [`APP_METRICS_PORT`].
 ///
 /// # Errors
-/// If `spec` asks for a program ([`AppKind::Command`]), a port is taken, or the listening socket breaks.
+/// If `spec` asks for a program ([`AppKind::Command`]), a port is taken, or the listening socket
+/// breaks.
 pub async fn serve<N: Net>(world: World<N>, spec: AppSpec) -> io::Result<()> {
     serve_from(world, spec, Disk::default()).await
 }
@@ -85,7 +88,8 @@ pub async fn serve_on_disk<N: Net>(
 /// Listens on every address of both families, or of IPv4 alone where IPv6 is off.
 async fn bind_any<N: Net>(net: &N, port: u16) -> io::Result<N::Listener> {
     match net.bind(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)).await {
-        // A taken port stays taken: the fallback is for a machine without IPv6 and must not hide this.
+        // A taken port stays taken: the fallback is for a machine without IPv6 and must not hide
+        // this.
         Err(e) if e.kind() != io::ErrorKind::AddrInUse => {
             net.bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)).await
         }
@@ -95,11 +99,11 @@ async fn bind_any<N: Net>(net: &N, port: u16) -> io::Result<N::Listener> {
 
 /// An app with everything prepared that can be.
 struct App {
-    kind: Kind,
-    counters: Rc<Counters>,
+    server: AppServer,
+    counters: Rc<AppCounters>,
 }
 
-enum Kind {
+enum AppServer {
     Http(Rc<http::Echo>),
     Tcp(Rc<tcp::Lines>),
     Registry(Rc<registry::Registry>),
@@ -107,11 +111,11 @@ enum Kind {
 
 impl App {
     fn new<N: Net>(spec: &AppSpec, world: &World<N>, disk: Disk) -> io::Result<Self> {
-        let counters = Rc::new(Counters::default());
+        let counters = Rc::new(AppCounters::default());
         let net = world.net.clone();
         let spawn = move |work| net.spawn("app-work", work);
-        let kind = match &spec.kind {
-            AppKind::Http(echo) => Kind::Http(Rc::new(http::Echo::new(
+        let server = match &spec.kind {
+            AppKind::Http(echo) => AppServer::Http(Rc::new(http::Echo::new(
                 &spec.instance,
                 echo,
                 &world.rng,
@@ -119,15 +123,17 @@ impl App {
                 counters.clone(),
             )?)),
             AppKind::Tcp { greeting } => {
-                Kind::Tcp(Rc::new(tcp::Lines::new(&spec.instance, greeting, counters.clone())))
+                AppServer::Tcp(Rc::new(tcp::Lines::new(&spec.instance, greeting, counters.clone())))
             }
-            AppKind::Registry => Kind::Registry(Rc::new(registry::Registry::new(disk, counters.clone()))),
+            AppKind::Registry => {
+                AppServer::Registry(Rc::new(registry::Registry::new(disk, counters.clone())))
+            }
             AppKind::Command(words) => {
                 let message = format!("`{}` is a program of its own, not a built-in app", words.join(" "));
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
             }
         };
-        Ok(App { kind, counters })
+        Ok(App { server, counters })
     }
 
     async fn serve<N: Net>(
@@ -138,22 +144,22 @@ impl App {
     ) -> io::Result<()> {
         let app = accept(&mut listener, |io| {
             let open = self.counters.connection();
-            match &self.kind {
-                Kind::Http(echo) => {
+            match &self.server {
+                AppServer::Http(echo) => {
                     let echo = echo.clone();
                     net.spawn("app-http", async move {
                         let _open = open;
                         echo.connection(io).await;
                     });
                 }
-                Kind::Registry(registry) => {
+                AppServer::Registry(registry) => {
                     let registry = registry.clone();
                     net.spawn("app-registry", async move {
                         let _open = open;
                         registry.connection(io).await;
                     });
                 }
-                Kind::Tcp(lines) => {
+                AppServer::Tcp(lines) => {
                     let lines = lines.clone();
                     net.spawn("app-tcp", async move {
                         let _open = open;
@@ -163,16 +169,16 @@ impl App {
             }
         });
         let metrics = accept(&mut metrics, |io| {
-            let echo = match &self.kind {
-                Kind::Http(echo) => Some(echo.clone()),
-                Kind::Tcp(_) | Kind::Registry(_) => None,
+            let echo = match &self.server {
+                AppServer::Http(echo) => Some(echo.clone()),
+                AppServer::Tcp(_) | AppServer::Registry(_) => None,
             };
             net.spawn("app-metrics", metrics::connection(io, self.counters.clone(), echo));
         });
         let leases = async {
-            match &self.kind {
-                Kind::Registry(registry) => registry.keep_leases().await,
-                Kind::Http(_) | Kind::Tcp(_) => std::future::pending().await,
+            match &self.server {
+                AppServer::Registry(registry) => registry.keep_leases().await,
+                AppServer::Http(_) | AppServer::Tcp(_) => std::future::pending().await,
             }
         };
         tokio::select! {

@@ -8,10 +8,11 @@ use proxy::world::{KernelNet, RngTree, SystemWall, World, raise_nofile};
 use super::serve;
 use crate::plan::AppSpec;
 
-/// Runs the app of `spec_json` (an [`crate::plan::AppSpec`] as JSON) on real sockets, on this thread, until the process
-/// is ended from outside.
+/// Runs the app of `spec_json` (an [`crate::plan::AppSpec`] as JSON) on real sockets, on this
+/// thread, until the process is ended from outside.
 ///
-/// Ends with 1 and a message on standard error if the description makes no sense or a port is taken.
+/// Ends with 1 and a message on standard error if the description makes no sense or a port is
+/// taken.
 pub fn run(spec_json: &str, seed: u64) -> ExitCode {
     match start(spec_json, seed) {
         Ok(()) => ExitCode::SUCCESS,

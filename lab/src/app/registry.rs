@@ -1,12 +1,14 @@
-//! The built-in registry: as much of etcd's HTTP and JSON as a sidecar asks for, so that discovery and registration can be
-//! simulated. On the kernel a real etcd stands in its place.
+//! The built-in registry: as much of etcd's HTTP and JSON as a sidecar asks for, so that discovery
+//! and registration can be simulated. On the kernel a real etcd stands in its place.
 //!
-//! Ranges, puts, deletions, leases and watches of one prefix each, with one revision for every change, a history that
-//! watches resume from, and compaction. Its [`Disk`] outlives the process, as etcd's data does: after a restart keys and
-//! leases are there, and each lease has its whole time again (etcd's lessor does the same, because it cannot know how long
-//! it was gone). Answers have the same shape as those of etcd 3.4, numbers as text included.
+//! Ranges, puts, deletions, leases and watches of one prefix each, with one revision for every
+//! change, a history that watches resume from, and compaction. Its [`Disk`] outlives the process,
+//! as etcd's data does: after a restart keys and leases are there, and each lease has its whole
+//! time again (etcd's lessor does the same, because it cannot know how long it was gone). Answers
+//! have the same shape as those of etcd 3.4, numbers as text included.
 //!
-//! What it leaves out: transactions, several members, and everything else that a sidecar does not ask for.
+//! What it leaves out: transactions, several members, and everything else that a sidecar does not
+//! ask for.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -32,7 +34,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::bump;
-use super::metrics::Counters;
+use super::metrics::AppCounters;
 
 /// How often leases are looked at, as etcd's lessor does.
 const LEASE_CHECK: Duration = Duration::from_millis(500);
@@ -135,7 +137,7 @@ pub struct Registry {
     store: Rc<RefCell<Store>>,
     /// Its last revision, for watches.
     revision: watch::Sender<i64>,
-    counters: Rc<Counters>,
+    counters: Rc<AppCounters>,
 }
 
 type Endless = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>>>>;
@@ -143,7 +145,7 @@ type Body = Either<Full<Bytes>, StreamBody<Endless>>;
 
 impl Registry {
     /// A registry that starts on what `disk` holds.
-    pub fn new(disk: Disk, counters: Rc<Counters>) -> Self {
+    pub fn new(disk: Disk, counters: Rc<AppCounters>) -> Self {
         let mut store = disk.0.borrow_mut();
         // A new etcd has revision 1.
         store.revision = store.revision.max(1);
@@ -267,7 +269,8 @@ impl Registry {
             start => start,
         };
         let created = json!({ "result": { "header": store.header(), "created": true } });
-        // Watching from what was forgotten, or from the revision that the compaction kept, is a difference of one.
+        // Watching from what was forgotten, or from the revision that the compaction kept, is a
+        // difference of one.
         let compacted = (next <= store.compacted).then(|| {
             let compact_revision = store.compacted.to_string();
             json!({ "result": { "header": { "cluster_id": CLUSTER_ID }, "canceled": true, "compact_revision": compact_revision } })

@@ -1,13 +1,14 @@
-//! The line server: it speaks first, as mail servers and databases do, so that a sidecar cannot wait for the client's
-//! first bytes to learn the protocol. It says `GREETING INSTANCE` and then echoes every byte; a line is counted when its
-//! end arrives. When the client has ended its half, what is left is echoed and the server ends its own half.
+//! The line server: it speaks first, as mail servers and databases do, so that a sidecar cannot
+//! wait for the client's first bytes to learn the protocol. It says `GREETING INSTANCE` and then
+//! echoes every byte; a line is counted when its end arrives. When the client has ended its half,
+//! what is left is echoed and the server ends its own half.
 
 use std::io;
 use std::rc::Rc;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::metrics::Counters;
+use super::metrics::AppCounters;
 
 /// Bytes that a connection holds at most: a client that does not read stops being read.
 const BUFFER: usize = 8 * 1024;
@@ -15,12 +16,12 @@ const BUFFER: usize = 8 * 1024;
 /// The app, shared by its connections.
 pub struct Lines {
     greeting: String,
-    counters: Rc<Counters>,
+    counters: Rc<AppCounters>,
 }
 
 impl Lines {
     /// A server that says `greeting` and the instance's name.
-    pub fn new(instance: &str, greeting: &str, counters: Rc<Counters>) -> Self {
+    pub fn new(instance: &str, greeting: &str, counters: Rc<AppCounters>) -> Self {
         Lines { greeting: format!("{greeting} {instance}\n"), counters }
     }
 

@@ -1,4 +1,5 @@
-//! The apps on the kernel's loopback, spoken to in plain bytes so that no client library hides anything.
+//! The apps on the kernel's loopback, spoken to in plain bytes so that no client library hides
+//! anything.
 
 use proxy::world::{KernelNet, RngTree, SystemWall};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -101,7 +102,8 @@ async fn a_connection_is_kept_alive_and_the_counters_tell_requests_from_connecti
         let two = "GET /status/503 HTTP/1.1\r\nhost: o\r\n\r\nGET / HTTP/1.1\r\nhost: o\r\nconnection: close\r\n\r\n";
         let answer = talk(ports.app, two).await;
         let held = connect(ports.app).await;
-        // The answer to a request proves that the connection behind it was accepted, and accepts keep their order.
+        // The answer to a request proves that the connection behind it was accepted, and accepts
+        // keep their order.
         let close = "GET / HTTP/1.1\r\nhost: o\r\nconnection: close\r\n\r\n";
         talk(ports.app, close).await;
         let scrape =

@@ -10,8 +10,8 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::live::Line;
-use super::{INTERRUPTED, INVALID, Link, MACHINE, PASSED, Run};
+use super::live::ProgressLine;
+use super::{INTERRUPTED, INVALID, LinkChoice, MACHINE, PASSED, Run};
 use crate::events::EventLog;
 use crate::kernel::{self, Backend, KernelWorld, Options, doctor as check};
 use crate::plan::{Plan, SidecarKind};
@@ -38,7 +38,7 @@ pub(super) fn run(args: &Run) -> ExitCode {
     {
         return code;
     }
-    if args.link == Link::Bridge
+    if args.link == LinkChoice::Bridge
         && let Some((path, _)) = scenarios.iter().find(|(_, s)| s.plan(s.sidecars()[0]).needs_wire())
     {
         errln!(
@@ -97,8 +97,9 @@ fn kinds(args: &Run, path: &Path, scenario: &Scenario) -> u8 {
     worst
 }
 
-/// Prints what the sidecars cost: from this invocation if it ran both ways, else against the newest earlier run.
-fn cost(args: &Run, scenario: &Path, measured: &[(SidecarKind, compare::Latencies)]) {
+/// Prints what the sidecars cost: from this invocation if it ran both ways, else against the newest
+/// earlier run.
+fn cost(args: &Run, scenario: &Path, measured: &[(SidecarKind, compare::LatencyTable)]) {
     let of = |kind| measured.iter().find(|(k, _)| *k == kind).map(|(_, latencies)| latencies);
     match (of(SidecarKind::Ours), of(SidecarKind::None)) {
         (Some(with), Some(without)) => {
@@ -122,7 +123,8 @@ fn cost(args: &Run, scenario: &Path, measured: &[(SidecarKind, compare::Latencie
     }
 }
 
-/// One run of one plan, from its directory to its report, which is printed, as is an error. With the report, its code.
+/// One run of one plan, from its directory to its report, which is printed, as is an error. With
+/// the report, its code.
 fn one(args: &Run, scenario: &Path, plan: Plan) -> Result<(Report, u8), Error> {
     let run_id = run_id(scenario);
     let run_dir = args.out.join(&run_id);
@@ -174,19 +176,19 @@ fn live(args: &Run, plan: Plan, run_id: String, run_dir: &Path) -> Result<(Repor
             events: events.clone(),
         };
         let world = KernelWorld::new(plan.clone(), options)?;
-        let line = Rc::new(Line::new());
+        let line = Rc::new(ProgressLine::new());
         let stop = interrupted(line.clone())?;
         let report = run::run(&plan, &world, &events, line, stop).await?;
         Ok((report, events.finish()))
     })
 }
 
-fn backend(link: Link) -> Option<Backend> {
+fn backend(link: LinkChoice) -> Option<Backend> {
     match link {
-        Link::Auto => None,
-        Link::Bridge => Some(Backend::Bridge),
-        Link::Netem => Some(Backend::Netem),
-        Link::Wire => Some(Backend::Wire),
+        LinkChoice::Auto => None,
+        LinkChoice::Bridge => Some(Backend::Bridge),
+        LinkChoice::Netem => Some(Backend::Netem),
+        LinkChoice::Wire => Some(Backend::Wire),
     }
 }
 
@@ -222,9 +224,9 @@ fn give_to_caller(run_dir: &Path) {
     }
 }
 
-/// Ends when the user asks to stop; the second time the process ends at once. Listens from the call on until the process
-/// ends, also while the mesh is taken down.
-fn interrupted(line: Rc<Line>) -> Result<impl Future<Output = ()>, Error> {
+/// Ends when the user asks to stop; the second time the process ends at once. Listens from the call
+/// on until the process ends, also while the mesh is taken down.
+fn interrupted(line: Rc<ProgressLine>) -> Result<impl Future<Output = ()>, Error> {
     let failed = |e| Error::Machine(format!("cannot listen for signals: {e}"));
     let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;
@@ -239,7 +241,8 @@ fn interrupted(line: Rc<Line>) -> Result<impl Future<Output = ()>, Error> {
         };
         either().await;
         line.say("stopping; once more to stop at once");
-        // Nobody listens any more once the mesh is being taken down: then there is nothing left to stop.
+        // Nobody listens any more once the mesh is being taken down: then there is nothing left to
+        // stop.
         let _ = stop.send(());
         either().await;
         line.end();
@@ -247,7 +250,8 @@ fn interrupted(line: Rc<Line>) -> Result<impl Future<Output = ()>, Error> {
         std::process::exit(i32::from(INTERRUPTED));
     });
     Ok(async {
-        // Only a runtime that is shutting down drops the sender, and then this is never looked at again.
+        // Only a runtime that is shutting down drops the sender, and then this is never looked at
+        // again.
         if stopped.await.is_err() {
             std::future::pending::<()>().await;
         }

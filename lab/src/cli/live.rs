@@ -1,5 +1,5 @@
-//! How a run is getting on: one line that is rewritten on a terminal, one line for each phase and fault elsewhere. All
-//! of it goes to standard error, so that standard output is the report alone.
+//! How a run is getting on: one line that is rewritten on a terminal, one line for each phase and
+//! fault elsewhere. All of it goes to standard error, so that standard output is the report alone.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ use crate::run::Progress;
 const RECENT_US: i64 = 1_000_000;
 
 /// The line.
-pub(super) struct Line {
+pub(super) struct ProgressLine {
     bar: ProgressBar,
     terminal: bool,
     phase: RefCell<String>,
@@ -26,13 +26,13 @@ pub(super) struct Line {
     failed: Cell<u64>,
 }
 
-impl Line {
+impl ProgressLine {
     pub(super) fn new() -> Self {
         let terminal = io::stderr().is_terminal();
         let bar = if terminal { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         bar.set_style(ProgressStyle::with_template("{spinner} {wide_msg}").expect("the template is right"));
         bar.enable_steady_tick(Duration::from_millis(120));
-        Line {
+        ProgressLine {
             bar,
             terminal,
             phase: RefCell::default(),
@@ -57,7 +57,7 @@ impl Line {
     }
 }
 
-impl Progress for Line {
+impl Progress for ProgressLine {
     fn phase(&self, what: &str) {
         *self.phase.borrow_mut() = what.to_owned();
         self.bar.set_message(what.to_owned());
@@ -104,7 +104,7 @@ impl Progress for Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         self.end();
     }
@@ -142,7 +142,8 @@ mod tests {
             let outcome = if k == 199 { Outcome::Dropped } else { Outcome::Ok };
             recent.add(&Record { due_us: k * 10_000, latency_us: k as u64, late_us: 0, outcome });
         }
-        // Those that ended after 1 s: 100 to 198, all later than they were due by as many microseconds.
+        // Those that ended after 1 s: 100 to 198, all later than they were due by as many
+        // microseconds.
         assert_eq!(recent.look(2_000_000), (99, Some(198)));
         assert_eq!(recent.look(9_000_000), (0, None));
     }

@@ -1,12 +1,12 @@
 //! The command line.
 //!
-//! `lab SCENARIO` runs a scenario on the kernel. The hidden commands are how the lab starts sidecars, apps and load
-//! generators from its own executable, so that one build is enough.
+//! `lab SCENARIO` runs a scenario on the kernel. The hidden commands are how the lab starts
+//! sidecars, apps and load generators from its own executable, so that one build is enough.
 
 mod check;
-mod hunt;
 mod kernel;
 mod live;
+mod search;
 mod sim;
 mod stop;
 mod swarm;
@@ -40,7 +40,8 @@ pub const INCONCLUSIVE: u8 = 4;
 /// The user stopped it.
 pub const INTERRUPTED: u8 = 130;
 
-/// The last seed of a command: all that there are fit into a number of TOML, and so do those that follow it.
+/// The last seed of a command: all that there are fit into a number of TOML, and so do those that
+/// follow it.
 const LAST_SEED: u64 = i64::MAX as u64 - MOST_SEEDS;
 /// Seeds of one command.
 const MOST_SEEDS: u64 = 1_000_000_000_000;
@@ -106,13 +107,13 @@ struct Run {
     /// The scenario files, run one after the other.
     #[arg(required = true, value_name = "SCENARIO")]
     scenarios: Vec<PathBuf>,
-    /// What stands in the sidecar's place, instead of what the file says. Several, separated by commas, are run one
-    /// after the other and compared.
+    /// The kind of sidecar, instead of what the file says. Several, separated by commas, are run
+    /// one after the other and compared.
     #[arg(long, value_delimiter = ',')]
-    sidecar: Vec<Stand>,
+    sidecar: Vec<SidecarChoice>,
     /// What carries packets between instances.
-    #[arg(long, value_enum, default_value_t = Link::Auto)]
-    link: Link,
+    #[arg(long, value_enum, default_value_t = LinkChoice::Auto)]
+    link: LinkChoice,
     /// Where run directories are made.
     #[arg(long, value_name = "DIRECTORY", default_value = "lab-runs")]
     out: PathBuf,
@@ -124,9 +125,9 @@ struct Run {
 /// How to simulate.
 #[derive(Debug, Args)]
 struct Sim {
-    /// The scenario files, run one after the other. With `--faults swarm` there may be none: then the mesh is random too. So
-    /// may there be with `--hunt`, which has a mesh of its own.
-    #[arg(required_unless_present_any = ["faults", "hunt"], value_name = "SCENARIO")]
+    /// The scenario files, run one after the other. None is needed with `--faults swarm`, which
+    /// then draws the mesh too, nor with `--search`, which has a built-in scenario.
+    #[arg(required_unless_present_any = ["faults", "search"], value_name = "SCENARIO")]
     scenarios: Vec<PathBuf>,
     /// How many histories.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=MOST_SEEDS))]
@@ -135,25 +136,26 @@ struct Sim {
     #[arg(long, value_name = "SEED", value_parser = clap::value_parser!(u64).range(..=LAST_SEED))]
     from: Option<u64>,
     /// Go on after a seed that does not pass, and say at the end how many did not.
-    #[arg(long, conflicts_with_all = ["faults", "hunt"])]
+    #[arg(long, conflicts_with_all = ["faults", "search"])]
     keep_going: bool,
     /// How many at a time. Default: as many as there are CPUs.
     #[arg(long)]
     jobs: Option<NonZeroUsize>,
-    /// What stands in the sidecar's place, instead of what the file says.
+    /// The kind of sidecar, instead of what the file says.
     #[arg(long)]
-    sidecar: Option<Stand>,
+    sidecar: Option<SidecarChoice>,
     /// Write everything that happened, a line each, to this file (with one scenario and one seed).
     #[arg(long, value_name = "FILE", conflicts_with = "faults")]
     trace: Option<PathBuf>,
-    /// Judge histories by the laws that hold whatever goes wrong, instead of by the file's expectations; and let go wrong
-    /// what the file says, or what is drawn from the seed.
+    /// Judge histories by invariants that hold whatever fails, instead of by the file's
+    /// expectations. Faults are those of the file, or drawn from the seed.
     #[arg(long, value_enum, conflicts_with = "sidecar")]
     faults: Option<Faults>,
-    /// Run a scenario under many settings of load, retries, time limits and ejection, and draw the map of those that do not
-    /// recover when its faults are over. With `--seeds`, the worst of so many histories counts.
+    /// Search for settings of load, retries, time limits and ejection under which a scenario does
+    /// not recover after its faults, and print the map of all settings. With `--seeds`, the worst
+    /// of so many histories counts.
     #[arg(long, value_enum, conflicts_with_all = ["faults", "sidecar", "trace"])]
-    hunt: Option<Quarry>,
+    search: Option<SearchGoal>,
     /// Run one seed and print its log.
     #[arg(long, value_name = "SEED", requires = "faults", conflicts_with_all = ["from", "seeds"],
         value_parser = clap::value_parser!(u64).range(..=LAST_SEED))]
@@ -161,11 +163,12 @@ struct Sim {
     /// With `--replay`: write the timeline to this file.
     #[arg(long, value_name = "FILE", requires = "replay")]
     html: Option<PathBuf>,
-    /// Where the smallest day that breaks a law, or the smallest trigger that `--hunt` found, is kept. Default: the day in
-    /// `lab-runs`, and the trigger is only printed.
+    /// Where the smallest run that violates an invariant, or the smallest trigger that `--search`
+    /// found, is kept. Default: a run is kept in `lab-runs`, and a trigger is only printed.
     #[arg(long, value_name = "DIRECTORY")]
     corpus: Option<PathBuf>,
-    /// Plant a mistake in every sidecar, to see whether a law finds it (builds with debug assertions only).
+    /// Activate a mutant in every sidecar, to see whether an invariant finds it (builds with debug
+    /// assertions only).
     #[arg(long, value_name = "NAME", requires = "faults")]
     mutant: Option<String>,
 }
@@ -179,30 +182,30 @@ enum Faults {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Quarry {
+enum SearchGoal {
     /// Failures that outlast their cause.
     Metastable,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Stand {
+enum SidecarChoice {
     /// This project's sidecar.
     Ours,
     /// Nothing: a rule spreads connections at random, as kube-proxy does.
     None,
 }
 
-impl From<Stand> for SidecarKind {
-    fn from(stand: Stand) -> Self {
-        match stand {
-            Stand::Ours => SidecarKind::Ours,
-            Stand::None => SidecarKind::None,
+impl From<SidecarChoice> for SidecarKind {
+    fn from(choice: SidecarChoice) -> Self {
+        match choice {
+            SidecarChoice::Ours => SidecarKind::Ours,
+            SidecarChoice::None => SidecarKind::None,
         }
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Link {
+enum LinkChoice {
     /// A bridge if the scenario impairs no link, else netem where the kernel has it, else the wire.
     Auto,
     /// A bridge: nothing in the way, no impairment possible.
@@ -238,14 +241,15 @@ fn command() -> ExitCode {
     }
 }
 
-/// The code that counts of two: what is red whatever became of the other first, what is in doubt last.
+/// The code that counts of two: what is red whatever became of the other first, what is in doubt
+/// last.
 fn worst(one: u8, other: u8) -> u8 {
     const ORDER: [u8; 6] = [INTERRUPTED, FAILED, INVALID, MACHINE, INCONCLUSIVE, PASSED];
     ORDER.into_iter().find(|code| [one, other].contains(code)).unwrap_or(one)
 }
 
-/// Runs several things one after the other and, if there are several, says at the end what came of each. The code is the
-/// [`worst`] of theirs; an interruption ends it.
+/// Runs several things one after the other and, if there are several, says at the end what came of
+/// each. The code is the [`worst`] of theirs; an interruption ends it.
 fn each(scenarios: &[PathBuf], run: impl Fn(&Path) -> u8) -> ExitCode {
     let mut codes = Vec::new();
     for scenario in scenarios {

@@ -13,16 +13,17 @@ use crate::report::terminal;
 use crate::scenario::Scenario;
 use crate::sim::{SimFailure, jobs, sweep};
 
-/// Simulates every seed of every scenario; each stops at its first seed that does not pass, unless it shall keep going.
+/// Simulates every seed of every scenario; each stops at its first seed that does not pass, unless
+/// it shall keep going.
 pub(super) fn run(args: &Sim) -> ExitCode {
     if let Some(faults) = args.faults {
         return super::swarm::run(args, faults);
     }
-    if args.hunt.is_some() {
-        return super::hunt::run(args);
+    if args.search.is_some() {
+        return super::search::run(args);
     }
     if args.corpus.is_some() {
-        errln!("--corpus is for --faults and --hunt");
+        errln!("--corpus is for --faults and --search");
         return ExitCode::from(INVALID);
     }
     if args.trace.is_some() && (args.seeds != 1 || args.scenarios.len() != 1) {

@@ -1,4 +1,4 @@
-//! `lab sim --faults`: histories judged by laws.
+//! `lab sim --faults`: histories judged by invariants.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -12,35 +12,37 @@ use std::time::Duration;
 use super::tally::Tally;
 use super::{FAILED, Faults, INVALID, MACHINE, PASSED, Sim};
 use crate::scenario::Scenario;
-use crate::sim::{Line, SimFailure, jobs, sweep};
-use crate::swarm::schedule::Given;
+use crate::sim::{LogLine, SimFailure, jobs, sweep};
+use crate::swarm::schedule::GivenMesh;
 use crate::swarm::timeline;
-use crate::swarm::{self, Day, Drawn, Options, Violation, shrink, situation};
+use crate::swarm::{self, Drawn, InvariantViolation, SwarmOptions, SwarmRun, coverage, shrink};
 
-/// How much of the log before a breach is shown.
+/// How much of the log before a violation is shown.
 const BEFORE: Duration = Duration::from_millis(150);
 /// Lines of it, at most.
 const LINES: usize = 30;
-/// Lines about what the sentence speaks of, however long before, at most.
+/// The most lines about what the violation names, however long before.
 const NEWS: usize = 20;
-/// Where the smallest day that breaks a law is kept, unless the command line says.
+/// Where the smallest run that violates an invariant is kept, unless the command line says.
 const KEPT: &str = "lab-runs";
 
-/// What days are made of.
+/// Where runs come from.
 enum Source {
     /// Mesh and faults are drawn.
     Random,
     /// Faults are drawn for the mesh of a file.
-    Mesh(Arc<Given>),
+    Mesh(Arc<GivenMesh>),
     /// Everything is the file's, which has this text; only chance differs.
     File(Box<Scenario>, String),
 }
 
 impl Source {
-    fn run(&self, seed: u64, options: Options) -> Result<Day, SimFailure> {
+    fn run(&self, seed: u64, options: SwarmOptions) -> Result<SwarmRun, SimFailure> {
         match self {
-            Source::File(scenario, _) => swarm::day(scenario, seed, options),
-            _ => swarm::scheduled(&self.drawn(seed).expect("a day that is drawn").schedule(), options),
+            Source::File(scenario, _) => swarm::run_scenario(scenario, seed, options),
+            _ => {
+                swarm::run_schedule(&self.drawn(seed).expect("a schedule that is drawn").schedule(), options)
+            }
         }
     }
 
@@ -56,20 +58,20 @@ impl Source {
     fn text(&self, seed: u64) -> String {
         match self {
             Source::File(_, text) => text.clone(),
-            _ => self.drawn(seed).expect("a day that is drawn").schedule().scenario(),
+            _ => self.drawn(seed).expect("a schedule that is drawn").schedule().scenario(),
         }
     }
 }
 
-/// Simulates every seed of every scenario; each stops at the first seed that breaks a law.
+/// Simulates every seed of every scenario; each stops at the first seed that violates an invariant.
 pub(super) fn run(args: &Sim, faults: Faults) -> ExitCode {
     if args.mutant.is_some() && !cfg!(debug_assertions) {
-        errln!("--mutant needs a build with debug assertions; a release build has no mistakes to plant");
+        errln!("--mutant needs a build with debug assertions; a release build has no mutants");
         return ExitCode::from(MACHINE);
     }
     // There is one for the whole run, and it is needed as long.
     let mutant = args.mutant.clone().map(|name| &*name.leak());
-    let options = Options { mutant };
+    let options = SwarmOptions { mutant };
     if args.scenarios.is_empty() {
         return match faults {
             Faults::Swarm => ExitCode::from(one_source(args, None, &Source::Random, 0, options)),
@@ -87,7 +89,7 @@ pub(super) fn run(args: &Sim, faults: Faults) -> ExitCode {
         let first = scenario.seed;
         let source = match faults {
             Faults::Scenario => Source::File(Box::new(scenario), text),
-            Faults::Swarm => match Given::new(&scenario, &text) {
+            Faults::Swarm => match GivenMesh::new(&scenario, &text) {
                 Ok(given) => Source::Mesh(given),
                 Err(why) => {
                     errln!("{}: {why}", path.display());
@@ -99,54 +101,54 @@ pub(super) fn run(args: &Sim, faults: Faults) -> ExitCode {
     })
 }
 
-fn one_source(args: &Sim, path: Option<&Path>, source: &Source, first: u64, options: Options) -> u8 {
+fn one_source(args: &Sim, path: Option<&Path>, source: &Source, first: u64, options: SwarmOptions) -> u8 {
     match args.replay {
         Some(seed) => replay(args, path, source, seed, options),
-        None => search(args, path, source, args.from.unwrap_or(first), options),
+        None => sweep_seeds(args, path, source, args.from.unwrap_or(first), options),
     }
 }
 
-/// One day, with its whole log.
-fn replay(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options: Options) -> u8 {
+/// One run with its whole log.
+fn replay(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options: SwarmOptions) -> u8 {
     let text = source.text(seed);
     outln!("{text}");
-    let day = match source.run(seed, options) {
-        Ok(day) => day,
+    let run = match source.run(seed, options) {
+        Ok(run) => run,
         Err(failure) => return super::broken(&failure),
     };
-    for line in &day.facts.log {
+    for line in &run.facts.log {
         outln!("{}", shown(line));
     }
     if let Some(html) = &args.html
         && let Err(error) = std::fs::write(
             html,
-            timeline::html(&day.facts, &day.violations, &text, &command(args, path, seed)),
+            timeline::html(&run.facts, &run.violations, &text, &command(args, path, seed)),
         )
     {
         errln!("cannot write the timeline to {}: {error}", html.display());
         return MACHINE;
     }
     outln!();
-    if day.violations.is_empty() {
-        outln!("PASSED: seed {seed} breaks no law");
+    if run.violations.is_empty() {
+        outln!("PASSED: seed {seed} violates no invariant");
         return PASSED;
     }
-    for violation in &day.violations {
+    for violation in &run.violations {
         outln!("FAILED: {violation}");
     }
     FAILED
 }
 
-fn search(args: &Sim, path: Option<&Path>, source: &Source, from: u64, options: Options) -> u8 {
+fn sweep_seeds(args: &Sim, path: Option<&Path>, source: &Source, from: u64, options: SwarmOptions) -> u8 {
     super::stop::listen();
     let mut tally = Tally::new(args.seeds);
-    let mut reached = vec![0_u64; situation::ALL.len()];
+    let mut reached = vec![0_u64; coverage::ALL.len()];
     let mut failed = None;
-    // What is kept of a day is little, or a long sweep would fill the memory.
+    // Little is kept of a run, or a long sweep would fill the memory.
     let run = |seed| {
-        source.run(seed, options).map(|day| {
-            let seen: Vec<bool> = situation::ALL.iter().map(|s| s.is_in(&day.facts)).collect();
-            (day.violations.first().cloned(), seen, day.simulated, day.facts.calls.len() as u64)
+        source.run(seed, options).map(|run| {
+            let seen: Vec<bool> = coverage::ALL.iter().map(|s| s.is_in(&run.facts)).collect();
+            (run.violations.first().cloned(), seen, run.simulated, run.facts.calls.len() as u64)
         })
     };
     let jobs = args.jobs.map_or_else(jobs, NonZeroUsize::get);
@@ -172,17 +174,17 @@ fn search(args: &Sim, path: Option<&Path>, source: &Source, from: u64, options: 
         failed = Some((seed, None));
         ControlFlow::Break(())
     });
-    let done = tally.tell(&path.map_or("bad days".into(), |path| path.display().to_string()));
+    let done = tally.tell(&path.map_or("swarm".into(), |path| path.display().to_string()));
     match failed {
         None if super::stop::is_requested() && done < args.seeds => {
-            outln!("INTERRUPTED after {done} of {} seeds, of which none broke a law", args.seeds);
+            outln!("INTERRUPTED after {done} of {} seeds, of which none violated an invariant", args.seeds);
             super::INTERRUPTED
         }
         None => {
             if args.seeds > 1 && !matches!(source, Source::File(..)) {
-                outln!("days that have seen");
-                for (situation, days) in situation::ALL.iter().zip(reached) {
-                    outln!("  {days:>8}  {}", situation.name);
+                outln!("runs that reached");
+                for (point, runs) in coverage::ALL.iter().zip(reached) {
+                    outln!("  {runs:>8}  {}", point.name);
                 }
             }
             if let Some(mutant) = args.mutant.as_deref().filter(|_| !proxy::mutant::was_reached()) {
@@ -199,10 +201,10 @@ fn search(args: &Sim, path: Option<&Path>, source: &Source, from: u64, options: 
     }
 }
 
-/// Looks for the smallest day that breaks the same law and tells its story.
-fn explain(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options: Options) -> u8 {
-    outln!("seed {seed} breaks a law");
-    let (text, day, complaint) = match source.drawn(seed) {
+/// Shrinks the run of a seed and prints what led to its violation.
+fn explain(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options: SwarmOptions) -> u8 {
+    outln!("seed {seed} violates an invariant");
+    let (text, run, complaint) = match source.drawn(seed) {
         Some(drawn) => {
             let before = drawn.schedule().compatible().len();
             let Some(smallest) = shrink(drawn, options) else {
@@ -211,26 +213,27 @@ fn explain(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options:
             };
             let after = smallest.schedule.compatible().len();
             outln!("made smaller in {} runs: {before} faults, {after} of them needed", smallest.runs);
-            (smallest.schedule.scenario(), smallest.day, smallest.complaint)
+            (smallest.schedule.scenario(), smallest.run, smallest.complaint)
         }
         None => match source.run(seed, options) {
-            Ok(day) => {
-                let complaint = day.violations.first().map(ToString::to_string).unwrap_or_default();
-                (String::new(), Some(day), complaint)
+            Ok(run) => {
+                let complaint = run.violations.first().map(ToString::to_string).unwrap_or_default();
+                (String::new(), Some(run), complaint)
             }
             Err(failure) => return super::broken(&failure),
         },
     };
     out!("\n{text}");
-    if let Some(day) = &day {
-        out!("\n{}", story(day));
+    if let Some(run) = &run {
+        out!("\n{}", story(run));
     }
     outln!("\nFAILED: {complaint}");
     if text.is_empty() {
         outln!("replay: {}", command(args, path, seed));
         return FAILED;
     }
-    // What is shown is the smaller day, so that is what must be replayed, and a scenario file is its one lasting form.
+    // The smaller run is what is shown, so it is what must be replayed; a scenario file is the form
+    // in which it is kept.
     let folder = args.corpus.as_deref().unwrap_or(Path::new(KEPT));
     match keep(folder, seed, &complaint, args.mutant.as_deref(), &text) {
         Ok(file) => outln!("replay: {}", command_of(&file, args.mutant.as_deref(), seed)),
@@ -242,21 +245,21 @@ fn explain(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options:
     FAILED
 }
 
-/// What led to the first breach: all that was said shortly before, and whenever it was, what the lab did and what became of
-/// those that the sentence names.
-fn story(day: &Day) -> String {
+/// What led to the first violation: all lines shortly before, and from any time before, what the
+/// lab did and what happened to the endpoints, requests and processes that the violation names.
+fn story(run: &SwarmRun) -> String {
     let mut text = String::new();
-    let Some(Violation { breach, .. }) = day.violations.first() else { return text };
-    // A breach of the whole day has no moment.
-    let at = if breach.at == 0 { day.facts.end_us() } else { breach.at };
+    let Some(InvariantViolation { violation, .. }) = run.violations.first() else { return text };
+    // A violation by the whole run has no time.
+    let at = if violation.at == 0 { run.facts.end_us() } else { violation.at };
     let near = at.saturating_sub(BEFORE.as_micros() as u64);
-    let before: Vec<&Line> = day.facts.log.iter().take_while(|line| line.at_us <= at).collect();
-    let last = |most: usize, matters: &dyn Fn(&Line) -> bool| {
+    let before: Vec<&LogLine> = run.facts.log.iter().take_while(|line| line.at_us <= at).collect();
+    let last = |most: usize, matters: &dyn Fn(&LogLine) -> bool| {
         let found: Vec<usize> = (0..before.len()).filter(|&position| matters(before[position])).collect();
         found[found.len().saturating_sub(most)..].to_vec()
     };
     let mut chosen = BTreeSet::from_iter(last(LINES, &|line| line.at_us >= near));
-    chosen.extend(last(NEWS, &|line| is_news(line) && is_about(line, &breach.what)));
+    chosen.extend(last(NEWS, &|line| is_news(line) && is_about(line, &violation.what)));
     chosen.extend(last(NEWS, &|line| &*line.process == "lab"));
     let mut next = 0;
     for position in chosen {
@@ -269,15 +272,15 @@ fn story(day: &Day) -> String {
     text
 }
 
-/// Whether a line says that something has changed. That an endpoint was picked, and has answered, is said all the time.
-fn is_news(line: &Line) -> bool {
+/// Whether a line tells of a change. Picks and answers of endpoints are too frequent to count.
+fn is_news(line: &LogLine) -> bool {
     let is_usual = ["endpoint picked", "endpoint answered", "check passed"].contains(&line.text.as_str());
     !is_usual
         && (line.word("endpoint").is_some() || line.word("id").is_some() || line.text.starts_with("drain"))
 }
 
-/// Whether a line is about somebody that a sentence names: an endpoint, a request or a process.
-fn is_about(line: &Line, sentence: &str) -> bool {
+/// Whether a line is about an endpoint, a request or a process that a sentence names.
+fn is_about(line: &LogLine, sentence: &str) -> bool {
     let names = |name: &str| {
         sentence.match_indices(name).any(|(at, _)| {
             !sentence[at + name.len()..].starts_with(|next: char| next.is_ascii_digit())
@@ -288,11 +291,11 @@ fn is_about(line: &Line, sentence: &str) -> bool {
     who.into_iter().flatten().any(names)
 }
 
-fn shown(line: &Line) -> String {
+fn shown(line: &LogLine) -> String {
     format!("  {:>9.3} s  {:<16} {line}", line.at_us as f64 / 1e6, line.process)
 }
 
-/// Writes a day where the tests find it.
+/// Writes a run to where the tests find it.
 fn keep(
     folder: &Path,
     seed: u64,
@@ -301,14 +304,14 @@ fn keep(
     text: &str,
 ) -> std::io::Result<String> {
     std::fs::create_dir_all(folder)?;
-    let law = complaint.split(':').next().unwrap_or("end");
-    let file = folder.join(format!("{law}-{seed}.toml"));
-    let mutant = mutant.map(|mutant| format!("# With the mutant {mutant} it breaks.\n")).unwrap_or_default();
+    let invariant = complaint.split(':').next().unwrap_or("end");
+    let file = folder.join(format!("{invariant}-{seed}.toml"));
+    let mutant = mutant.map(|mutant| format!("# With the mutant {mutant} it fails.\n")).unwrap_or_default();
     std::fs::write(&file, format!("# Found by seed {seed}.\n# {complaint}\n{mutant}\n{text}"))?;
     Ok(file.display().to_string())
 }
 
-/// The command that runs a day again of which everything is in a file.
+/// The command that replays a run from its scenario file.
 fn command_of(file: &str, mutant: Option<&str>, seed: u64) -> String {
     let mutant = mutant.map(|mutant| format!(" --mutant {mutant}")).unwrap_or_default();
     format!("lab sim {file} --faults scenario --replay {seed}{mutant}")

@@ -1,17 +1,21 @@
-//! What happens to a packet on one direction of a link: a pure function of its arrival, the profile and a seed.
+//! What happens to a packet on one direction of a link: a pure function of its arrival, the profile
+//! and a seed.
 //!
-//! There is no clock and no I/O here, so the engine on the kernel and the simulator get the same fates from the same
-//! seed. Invariants, each with a test:
+//! There is no clock and no I/O here, so the engine on the kernel and the simulator get the same
+//! decisions from the same seed. Invariants, each with a test:
 //!
-//! - packets of one direction keep their order, whatever the jitter and however the profile changes;
-//! - a due time is computed once, when the packet arrives: a later change of profile never touches it;
-//! - loss is drawn for every segment and jitter for every packet, always, from two separate streams. So the n-th
-//!   segment has the same luck under every profile (more loss loses a superset) and a change of loss shifts no due
-//!   time;
-//! - a link of limited bandwidth passes no more than that over any stretch of time. A packet leaves when those before it
-//!   have left, lost ones too: they are lost further on.
+//! - packets of one direction keep their order, whatever the jitter and however the profile
+//!   changes;
+//! - a due time is computed once, when the packet arrives: a later change of profile never touches
+//!   it;
+//! - loss is drawn for every segment and jitter for every packet, always, from two separate
+//!   streams. So the n-th segment has the same luck under every profile (more loss loses a
+//!   superset) and a change of loss shifts no due time;
+//! - a link of limited bandwidth passes no more than that over any stretch of time. A packet leaves
+//!   when those before it have left, lost ones too: they are lost further on.
 //!
-//! On a real machine the arrivals differ from run to run, so there a seed gives the same statistics, not the same run.
+//! On a real machine the arrivals differ from run to run, so there a seed gives the same
+//! statistics, not the same run.
 
 use std::time::Duration;
 
@@ -21,7 +25,7 @@ use rand::rngs::StdRng;
 
 use super::LinkProfile;
 
-/// One direction between two instances: the state that the fates of its packets depend on.
+/// One direction between two instances: the state that decides about its packets.
 #[derive(Debug)]
 pub struct Direction {
     loss: StdRng,
@@ -29,12 +33,12 @@ pub struct Direction {
     /// When the last byte of all packets so far has left, if the bandwidth is limited.
     free_ns: u64,
     last_due_ns: u64,
-    counters: Counters,
+    counters: WireCounters,
 }
 
-/// The fate of one packet.
+/// What happens to one packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct PacketVerdict {
     /// When to hand it on, on the clock of the arrival. Nanoseconds.
     pub due_ns: u64,
     /// Which of its segments never arrive.
@@ -54,7 +58,7 @@ pub enum LostSet {
 
 /// What one direction has decided so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct WireCounters {
     /// Packets, large ones counted once.
     pub packets: u64,
     /// MTU-sized segments.
@@ -73,18 +77,26 @@ impl Direction {
             jitter: rng.child("jitter", 0).rng(),
             free_ns: 0,
             last_due_ns: 0,
-            counters: Counters::default(),
+            counters: WireCounters::default(),
         }
     }
 
-    /// The direction from one instance to another (positions in the plan), in the tree of a whole run.
+    /// The direction from one instance to another (positions in the plan), in the tree of a whole
+    /// run.
     pub fn between(rng: RngTree, from: usize, to: usize) -> Direction {
         Direction::new(rng.child("link from", from as u64).child("to", to as u64))
     }
 
-    /// Decides about a packet of so many bytes, `segments` MTU-sized segments (0 counts as 1), that arrives at `now_ns`. The
-    /// clock is the caller's, in nanoseconds, and must not run backwards by much: order is kept in the order of calls.
-    pub fn decide(&mut self, now_ns: u64, profile: &LinkProfile, segments: usize, bytes: usize) -> Verdict {
+    /// Decides about a packet of so many bytes, `segments` MTU-sized segments (0 counts as 1), that
+    /// arrives at `now_ns`. The clock is the caller's, in nanoseconds, and must not run backwards
+    /// by much: order is kept in the order of calls.
+    pub fn decide(
+        &mut self,
+        now_ns: u64,
+        profile: &LinkProfile,
+        segments: usize,
+        bytes: usize,
+    ) -> PacketVerdict {
         let segments = segments.max(1);
         let gone_ns = self.serialise(now_ns, profile.bandwidth, bytes);
         let due_ns = gone_ns.saturating_add(self.draw_delay(profile)).max(self.last_due_ns);
@@ -94,11 +106,11 @@ impl Direction {
         self.counters.segments += segments as u64;
         self.counters.lost_segments += lost.count(segments) as u64;
         self.counters.delayed_packets += u64::from(due_ns > now_ns && lost != LostSet::All);
-        Verdict { due_ns, lost }
+        PacketVerdict { due_ns, lost }
     }
 
     /// What was decided so far.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> WireCounters {
         self.counters
     }
 
@@ -172,7 +184,7 @@ mod tests {
         vec((0..5_000_000_u64, profile(), 1..46_usize), 1..60)
     }
 
-    fn run(seed: u64, packets: &[(u64, LinkProfile, usize)]) -> (Vec<(u64, Verdict)>, Counters) {
+    fn run(seed: u64, packets: &[(u64, LinkProfile, usize)]) -> (Vec<(u64, PacketVerdict)>, WireCounters) {
         let mut direction = Direction::between(RngTree::new(seed), 0, 1);
         let mut now = 0;
         let verdicts = packets
@@ -212,8 +224,8 @@ mod tests {
             let narrowed = |p: &LinkProfile| LinkProfile { bandwidth, jitter: Duration::ZERO, ..*p };
             let narrow: Vec<_> = packets.iter().map(|(gap, p, n)| (*gap, narrowed(p), *n)).collect();
             let (verdicts, _) = run(seed, &narrow);
-            // Whatever has come out by some moment fits in the time since the first packet came in; each packet's own time is
-            // rounded down to a nanosecond.
+            // Whatever has come out by some moment fits in the time since the first packet came in;
+            // each packet's own time is rounded down to a nanosecond.
             let (first, mut bytes) = (verdicts[0].0, 0);
             for ((_, verdict), (_, profile, segments)) in verdicts.iter().zip(&narrow) {
                 bytes += 1500 * segments;
@@ -224,7 +236,7 @@ mod tests {
         }
 
         #[test]
-        fn the_same_seed_gives_the_same_fates(seed: u64, packets in packets()) {
+        fn the_same_seed_gives_the_same_decisions(seed: u64, packets in packets()) {
             prop_assert_eq!(run(seed, &packets), run(seed, &packets));
         }
 
@@ -288,7 +300,7 @@ mod tests {
             for now in 0..200_000 / segments {
                 direction.decide(now as u64, &profile, segments, 1500);
             }
-            let Counters { segments: drawn, lost_segments, .. } = direction.counters();
+            let WireCounters { segments: drawn, lost_segments, .. } = direction.counters();
             let sigma = (drawn as f64 * loss * (1.0 - loss)).sqrt();
             let error = lost_segments as f64 - drawn as f64 * loss;
             assert!(error.abs() < 4.0 * sigma, "{lost_segments} of {drawn} lost, asked for {loss}");
@@ -314,12 +326,12 @@ mod tests {
     #[test]
     fn directions_do_not_share_their_luck() {
         let profile = LinkProfile { loss: 0.5, ..LinkProfile::default() };
-        let fates = |from, to| {
+        let decisions = |from, to| {
             let mut direction = Direction::between(RngTree::new(1), from, to);
             (0..64).map(|now| direction.decide(now, &profile, 1, 1500).lost).collect::<Vec<_>>()
         };
-        assert_ne!(fates(0, 1), fates(1, 0));
-        assert_ne!(fates(0, 1), fates(0, 2));
-        assert_eq!(fates(2, 1), fates(2, 1));
+        assert_ne!(decisions(0, 1), decisions(1, 0));
+        assert_ne!(decisions(0, 1), decisions(0, 2));
+        assert_eq!(decisions(2, 1), decisions(2, 1));
     }
 }

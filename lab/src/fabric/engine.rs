@@ -1,12 +1,13 @@
-//! The userspace wire: one thread that reads the outer end of every instance's veth pair and hands each frame on to
-//! the outer end of its receiver, when and if [`Direction::decide`] says so.
+//! The userspace wire: one thread that reads the outer end of every instance's veth pair and hands
+//! each frame on to the outer end of its receiver, when and if [`Direction::decide`] says so.
 //!
-//! One thread and one heap of (due, sequence) keep order simple. A frame of an undelayed direction is passed on without
-//! the heap and without a copy. A frame's due time counts from the kernel's stamp of its arrival, so the wire's own
-//! wake-up does not add to the delay. A change of profile holds for frames read after it was acknowledged and touches
-//! none in flight.
+//! One thread and one heap of (due, sequence) keep order simple. A frame of an undelayed direction
+//! is passed on without the heap and without a copy. A frame's due time counts from the kernel's
+//! stamp of its arrival, so the wire's own wake-up does not add to the delay. A change of profile
+//! holds for frames read after it was acknowledged and touches none in flight.
 //!
-//! Left out: learning addresses (the table is given), VLANs, rate limits. Dropping a [`Wire`] loses what is in flight.
+//! Left out: learning addresses (the table is given), VLANs, rate limits. Dropping a [`Wire`] loses
+//! what is in flight.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -28,7 +29,8 @@ use super::{Direction, LinkProfile, LostSet};
 
 /// Frames taken from one port before other ports get their turn.
 const BATCH: usize = 32;
-/// Bytes in flight beyond which frames are dropped and counted as overflow: a limit to memory, not a model of a queue.
+/// Bytes in flight beyond which frames are dropped and counted as overflow: a limit to memory, not
+/// a model of a queue.
 const MAX_IN_FLIGHT: usize = 512 * 1024 * 1024;
 /// Real-time priority of the thread, low in its class.
 const PRIORITY: i32 = 10;
@@ -49,21 +51,21 @@ pub struct PortSpec {
 /// A running wire. Dropping it ends its thread.
 #[derive(Debug)]
 pub struct Wire {
-    commands: Sender<Command>,
+    commands: Sender<WireCommand>,
     wake: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-enum Command {
+enum WireCommand {
     Profiles(Vec<(usize, usize, LinkProfile)>, Sender<()>),
     Stats(Sender<WireStats>),
     Stop,
 }
 
 impl Wire {
-    /// Joins all ports in the network namespace `netns` with perfect links. Returns when frames flow. Randomness
-    /// follows from `seed`; positions in `ports` name instances from then on.
+    /// Joins all ports in the network namespace `netns` with perfect links. Returns when frames
+    /// flow. Randomness follows from `seed`; positions in `ports` name instances from then on.
     pub fn start(netns: OwnedFd, ports: Vec<PortSpec>, seed: u64) -> io::Result<Wire> {
         let (commands, inbox) = mpsc::channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
@@ -93,22 +95,22 @@ impl Wire {
         self.set_profiles(vec![(from, to, profile)])
     }
 
-    /// Puts several profiles, each `(from, to, profile)`, in force at once, with no frame between them. Returns when
-    /// they are. Positions without a port are ignored.
+    /// Puts several profiles, each `(from, to, profile)`, in force at once, with no frame between
+    /// them. Returns when they are. Positions without a port are ignored.
     pub fn set_profiles(&self, profiles: Vec<(usize, usize, LinkProfile)>) -> io::Result<()> {
         let (done, wait) = mpsc::channel();
-        self.send(Command::Profiles(profiles, done))?;
+        self.send(WireCommand::Profiles(profiles, done))?;
         wait.recv().map_err(|_| ended())
     }
 
     /// All counters up to now.
     pub fn stats(&self) -> io::Result<WireStats> {
         let (answer, wait) = mpsc::channel();
-        self.send(Command::Stats(answer))?;
+        self.send(WireCommand::Stats(answer))?;
         wait.recv().map_err(|_| ended())
     }
 
-    fn send(&self, command: Command) -> io::Result<()> {
+    fn send(&self, command: WireCommand) -> io::Result<()> {
         self.commands.send(command).map_err(|_| ended())?;
         self.wake.write(1)?;
         Ok(())
@@ -117,7 +119,7 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        let _ = self.send(Command::Stop);
+        let _ = self.send(WireCommand::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -133,7 +135,8 @@ fn ended() -> io::Error {
 struct Pair {
     profile: LinkProfile,
     unicast: Direction,
-    /// Neighbour discovery and the like draw apart, so that they shift nobody's luck and count as nobody's loss.
+    /// Neighbour discovery and the like have random numbers of their own, so that they do not
+    /// change what happens to others, and do not count as losses.
     flood: Direction,
     in_flight: usize,
 }
@@ -156,7 +159,7 @@ struct Engine {
     pairs: Vec<Option<Box<Pair>>>,
     rng: RngTree,
     poller: Poller,
-    inbox: Receiver<Command>,
+    inbox: Receiver<WireCommand>,
     wake: Arc<EventFd>,
     queue: BinaryHeap<Reverse<Queued>>,
     queued_bytes: usize,
@@ -177,7 +180,7 @@ impl Engine {
         netns: OwnedFd,
         specs: Vec<PortSpec>,
         seed: u64,
-        inbox: Receiver<Command>,
+        inbox: Receiver<WireCommand>,
         wake: Arc<EventFd>,
     ) -> io::Result<Engine> {
         // Affects this thread only, and sockets stay where they were made.
@@ -255,7 +258,8 @@ impl Engine {
     fn timeout(&mut self, now: u64) -> Option<u64> {
         let due = self.queue.peek()?.0.due_ns;
         let wait = due.saturating_sub(now);
-        // The kernel stretches long sleeps of an ordinary thread by a thousandth, whatever the timer slack.
+        // The kernel stretches long sleeps of an ordinary thread by a thousandth, whatever the
+        // timer slack.
         let stretch = if self.fifo { 0 } else { wait / 1000 };
         Some(wait.saturating_sub(self.spin.lead(now, due).max(stretch)))
     }
@@ -265,7 +269,7 @@ impl Engine {
         let _ = self.wake.read();
         while let Ok(command) = self.inbox.try_recv() {
             match command {
-                Command::Profiles(profiles, done) => {
+                WireCommand::Profiles(profiles, done) => {
                     for (from, to, profile) in profiles {
                         if from < self.ports.len() && to < self.ports.len() {
                             self.pair(from, to).profile = profile;
@@ -273,10 +277,10 @@ impl Engine {
                     }
                     let _ = done.send(());
                 }
-                Command::Stats(answer) => {
+                WireCommand::Stats(answer) => {
                     let _ = answer.send(self.stats());
                 }
-                Command::Stop => return Next::Stop,
+                WireCommand::Stop => return Next::Stop,
             }
         }
         Next::Continue

@@ -1,4 +1,5 @@
-//! The frames that survive are compared with segments cut by hand, as RFC 793, 791 and 8200 would have them.
+//! The frames that survive are compared with segments cut by hand, as RFC 793, 791 and 8200 would
+//! have them.
 
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
@@ -28,7 +29,8 @@ fn made() -> impl Strategy<Value = Made> {
 }
 
 impl Made {
-    /// One frame from these parts that carries `payload`. `complete`: with a full checksum, else with the partial one.
+    /// One frame from these parts that carries `payload`. `complete`: with a full checksum, else
+    /// with the partial one.
     fn frame(&self, payload: &[u8], id: u16, sequence: u32, flags: u8, gso: bool, complete: bool) -> Vec<u8> {
         let l4 = self.l4(payload, sequence, flags, complete);
         let l3 = if self.v6 { 40 } else { 20 };
@@ -103,7 +105,8 @@ impl Made {
         self.frame(&self.payload, self.id, self.sequence, self.flags, true, false)
     }
 
-    /// What a network card would send for the segment `index`: the truth that runs are compared with.
+    /// What a network card would send for the segment `index`: the truth that runs are compared
+    /// with.
     fn by_hand(&self, index: usize) -> Vec<u8> {
         let from = index * self.mss;
         let to = (from + self.mss).min(self.payload.len());
@@ -119,8 +122,8 @@ impl Made {
     }
 }
 
-/// Cuts one surviving frame into wire frames the way the kernel does: the partial checksum is adjusted to the length
-/// of the segment and then completed over the bytes that `csum_start` names.
+/// Cuts one surviving frame into wire frames the way the kernel does: the partial checksum is
+/// adjusted to the length of the segment and then completed over the bytes that `csum_start` names.
 fn wire_frames(run: &[u8]) -> Vec<Vec<u8>> {
     let singles = match Super::parse(run) {
         None => vec![run.to_vec()],
@@ -129,7 +132,8 @@ fn wire_frames(run: &[u8]) -> Vec<Vec<u8>> {
     singles.into_iter().map(complete).collect()
 }
 
-/// Completes the checksum as the receiving kernel would, and clears what the wire does not carry: the virtio header.
+/// Completes the checksum as the receiving kernel would, and clears what the wire does not carry:
+/// the virtio header.
 fn complete(mut frame: Vec<u8>) -> Vec<u8> {
     let start = VNET_LEN + usize::from(native16(&frame, 6).expect("a header"));
     let at = start + usize::from(native16(&frame, 8).expect("a header"));
@@ -139,7 +143,8 @@ fn complete(mut frame: Vec<u8>) -> Vec<u8> {
     frame[VNET_LEN..].to_vec()
 }
 
-/// All zeros and all ones are the same number to the Internet checksum, so compare frames up to that.
+/// All zeros and all ones are the same number to the Internet checksum, so compare frames up to
+/// that.
 fn same(one: &[u8], other: &[u8], checksum_at: usize) -> bool {
     let normal = |frame: &[u8]| {
         let mut frame = frame.to_vec();

@@ -1,18 +1,21 @@
 //! The same links as a script for `tc -batch`: the kernel's own netem, where it exists.
 //!
-//! Each outer veth end gets an HTB root whose default class does nothing, and one class with a netem leaf for each
-//! instance whose packets to this receiver any base link or timeline entry ever touches; u32 filters choose it by
-//! source address, IPv4 and IPv6. A change is `qdisc change` on the leaf, so nothing in flight is lost.
+//! Each outer veth end gets an HTB root whose default class does nothing, and one class with a
+//! netem leaf for each instance whose packets to this receiver any base link or timeline entry ever
+//! touches; u32 filters choose it by source address, IPv4 and IPv6. A change is `qdisc change` on
+//! the leaf, so nothing in flight is lost.
 //!
 //! Where netem differs from [`super::decide`], and what the script does about it:
 //!
-//! - netem drops a large frame whole, which is far too kind to TCP; [`without_large_frames`] keeps senders from making
-//!   them;
-//! - jitter reorders packets unless a rate is set, so a leaf with jitter has a rate that is never reached;
+//! - netem drops a large frame whole, which is far too kind to TCP; [`without_large_frames`] keeps
+//!   senders from making them;
+//! - jitter reorders packets unless a rate is set, so a leaf with jitter has a rate that is never
+//!   reached;
 //! - its queue holds 1000 packets unless told otherwise, so a limit is always given;
 //! - it takes no seed here, so its luck is its own.
 //!
-//! The text is tested everywhere. What netem makes of it can be tested only where the kernel has `sch_netem`.
+//! The text is tested everywhere. What netem makes of it can be tested only where the kernel has
+//! `sch_netem`.
 
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -20,7 +23,8 @@ use std::time::Duration;
 
 use super::LinkProfile;
 
-/// Packets that a leaf can hold: a second of 100 000 small packets, so that the limit is never part of the model.
+/// Packets that a leaf can hold: a second of 100 000 small packets, so that the limit is never part
+/// of the model.
 const LIMIT: u32 = 100_000;
 /// A rate that no veth pair reaches, for what must have a rate.
 const UNREACHED: &str = "100gbit";
@@ -38,8 +42,8 @@ pub struct Sender {
     pub profile: LinkProfile,
 }
 
-/// The script that prepares `dev`, the outer end of a receiver's veth pair. At most 65 000 senders: positions become
-/// class numbers of 16 bits.
+/// The script that prepares `dev`, the outer end of a receiver's veth pair. At most 65 000 senders:
+/// positions become class numbers of 16 bits.
 pub fn setup(dev: &str, senders: &[Sender]) -> String {
     let mut script = format!(
         "qdisc replace dev {dev} root handle 1: htb default {UNTOUCHED}\n\
@@ -60,13 +64,15 @@ pub fn setup(dev: &str, senders: &[Sender]) -> String {
     script
 }
 
-/// The script that gives the packets of the sender at `position` (in [`setup`]'s list) a new profile.
+/// The script that gives the packets of the sender at `position` (in [`setup`]'s list) a new
+/// profile.
 pub fn change(dev: &str, position: usize, profile: &LinkProfile) -> String {
     let minor = minor(position);
     format!("qdisc change dev {dev} parent 1:{minor:x} handle {minor:x}: {}\n", leaf(profile))
 }
 
-/// The script for `ip -batch` that keeps the inner end `dev` of an instance's veth pair from sending large frames.
+/// The script for `ip -batch` that keeps the inner end `dev` of an instance's veth pair from
+/// sending large frames.
 pub fn without_large_frames(dev: &str) -> String {
     format!("link set dev {dev} gso_max_segs 1\n")
 }

@@ -1,10 +1,13 @@
-//! The kernel-facing part of the wire: a raw socket on a network interface, and a wait with nanoseconds.
+//! The kernel-facing part of the wire: a raw socket on a network interface, and a wait with
+//! nanoseconds.
 //!
-//! A [`PacketPort`] takes and gives whole Ethernet frames with the virtio header in front (`PACKET_VNET_HDR`): without
-//! it the checksums that the kernel leaves unfinished would arrive as garbage, and large frames could not be sent at
-//! all. Frames that the port itself sends are not seen again (`PACKET_IGNORE_OUTGOING`).
+//! A [`PacketPort`] takes and gives whole Ethernet frames with the virtio header in front
+//! (`PACKET_VNET_HDR`): without it the checksums that the kernel leaves unfinished would arrive as
+//! garbage, and large frames could not be sent at all. Frames that the port itself sends are not
+//! seen again (`PACKET_IGNORE_OUTGOING`).
 //!
-//! This file is the only one of the fabric with `unsafe`: options and a system call that no safe wrapper offers.
+//! This file is the only one of the fabric with `unsafe`: options and a system call that no safe
+//! wrapper offers.
 
 #![allow(
     unsafe_code,
@@ -23,11 +26,12 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send, setsockopt,
 use nix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// Bytes that a frame can have, virtio header included: 64 KiB of IP packet and its headers, with room to spare.
+/// Bytes that a frame can have, virtio header included: 64 KiB of IP packet and its headers, with
+/// room to spare.
 pub const MAX_FRAME: usize = 66 * 1024;
 
-/// Receive buffer of each port, bytes as the kernel counts them (about twice the payload): some tens of milliseconds of
-/// a TCP flow at full speed.
+/// Receive buffer of each port, bytes as the kernel counts them (about twice the payload): some
+/// tens of milliseconds of a TCP flow at full speed.
 const RECEIVE_BUFFER: usize = 32 * 1024 * 1024;
 
 /// Monotonic time in nanoseconds: the clock of the wire.
@@ -61,10 +65,12 @@ pub struct Received {
 }
 
 impl PacketPort {
-    /// Opens the interface `ifname` of the calling thread's network namespace. Needs CAP_NET_RAW there.
+    /// Opens the interface `ifname` of the calling thread's network namespace. Needs CAP_NET_RAW
+    /// there.
     pub fn open(ifname: &str) -> io::Result<PacketPort> {
         let index = if_nametoindex(ifname)?;
-        // Protocol 0 receives nothing until the socket is bound, so no frame of another interface slips in.
+        // Protocol 0 receives nothing until the socket is bound, so no frame of another interface
+        // slips in.
         let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), Some(Protocol::from(0)))?;
         set_packet_option(&socket, libc::PACKET_VNET_HDR)?;
         set_packet_option(&socket, libc::PACKET_IGNORE_OUTGOING)?;
@@ -94,7 +100,8 @@ impl PacketPort {
             ControlMessageOwned::ScmTimestampns(stamp) => Some(Duration::from(stamp).as_nanos() as u64),
             _ => None,
         });
-        // The stamp is wall time. Only its distance from now is used, so a step of that clock moves one frame at most.
+        // The stamp is wall time. Only its distance from now is used, so a step of that clock moves
+        // one frame at most.
         let now = now_ns();
         let age = stamp.map_or(0, |stamp| nanos(ClockId::CLOCK_REALTIME).saturating_sub(stamp));
         let age = if age > MAX_AGE_NS { 0 } else { age };
@@ -111,7 +118,8 @@ impl PacketPort {
     pub fn take_drops(&self) -> u64 {
         let mut stats = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
         let mut len = mem::size_of_val(&stats) as libc::socklen_t;
-        // SAFETY: the option writes at most `len` bytes to a live struct of plain integers of that size.
+        // SAFETY: the option writes at most `len` bytes to a live struct of plain integers of that
+        // size.
         let result = unsafe {
             libc::getsockopt(
                 self.socket.as_raw_fd(),
@@ -147,8 +155,9 @@ fn set_packet_option(socket: &Socket, option: libc::c_int) -> io::Result<()> {
 
 /// All protocols of the interface with this index.
 fn link_address(index: u32) -> SockAddr {
-    // SAFETY: `sockaddr_ll` is plain integers, for which all zeros is a value; it is smaller than the storage that it
-    // is written to, which is aligned for every kind of address, and the length told is its own.
+    // SAFETY: `sockaddr_ll` is plain integers, for which all zeros is a value; it is smaller than
+    // the storage that it is written to, which is aligned for every kind of address, and the length
+    // told is its own.
     let (_, address) = unsafe {
         SockAddr::try_init(|storage, len| {
             let mut address: libc::sockaddr_ll = mem::zeroed();
@@ -164,7 +173,8 @@ fn link_address(index: u32) -> SockAddr {
     address
 }
 
-/// Waits for several file descriptors at once, or until a time that is exact to the kernel's timers.
+/// Waits for several file descriptors at once, or until a time that is exact to the kernel's
+/// timers.
 #[derive(Debug)]
 pub struct Poller {
     epoll: Epoll,
@@ -191,8 +201,8 @@ impl Poller {
             tv_nsec: (ns % 1_000_000_000) as libc::c_long,
         });
         let timeout = timeout.as_ref().map_or(std::ptr::null(), |timeout| timeout as *const libc::timespec);
-        // SAFETY: `EpollEvent` is `repr(transparent)` over `epoll_event`, the kernel writes at most as many as the
-        // vector holds, the timeout lives in this frame and no signal mask is given.
+        // SAFETY: `EpollEvent` is `repr(transparent)` over `epoll_event`, the kernel writes at most
+        // as many as the vector holds, the timeout lives in this frame and no signal mask is given.
         let count = unsafe {
             libc::syscall(
                 libc::SYS_epoll_pwait2,

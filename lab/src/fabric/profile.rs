@@ -15,7 +15,8 @@ pub struct LinkProfile {
     pub jitter: Duration,
     /// Chance of each packet (each segment of a large one) to be lost, 0 to 1.
     pub loss: f64,
-    /// Bits per second; 0 is without limit. Packets wait for those before them in a queue that has no end.
+    /// Bits per second; 0 is without limit. Packets wait for those before them in a queue that has
+    /// no end.
     #[serde(default, skip_serializing_if = "is_unlimited")]
     pub bandwidth: u64,
 }

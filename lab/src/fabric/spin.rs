@@ -1,8 +1,9 @@
 //! How long before the next packet is due the engine stops sleeping and starts to watch the clock.
 //!
-//! A sleep of the kernel ends tens of microseconds late, so the last stretch is spun. But a thread that spins for
-//! every packet of a busy queue never sleeps, and under SCHED_FIFO the kernel then stops it for 50 ms. So it spins
-//! only for a packet that stands alone, and out of a budget that refills at a fixed share of time. Pure.
+//! A sleep of the kernel ends tens of microseconds late, so the last stretch is spun. But a thread
+//! that spins for every packet of a busy queue never sleeps, and under SCHED_FIFO the kernel then
+//! stops it for 50 ms. So it spins only for a packet that stands alone, and out of a budget that
+//! refills at a fixed share of time. Pure.
 
 /// The stretch that is spun, nanoseconds: about what a sleep overshoots on an idle machine.
 pub const LEAD_NS: u64 = 60_000;

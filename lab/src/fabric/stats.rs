@@ -1,7 +1,7 @@
 //! What the wire did and how well: the numbers that a report's fidelity section is made of.
 //!
-//! Nothing is subtracted or smoothed. Times count from the kernel's own timestamp of the arriving frame, so a frame
-//! that waited in a socket because the engine was not running counts as late.
+//! Nothing is subtracted or smoothed. Times count from the kernel's own timestamp of the arriving
+//! frame, so a frame that waited in a socket because the engine was not running counts as late.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -9,7 +9,8 @@ use serde::Serialize;
 /// A snapshot of all counters since the wire was started.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct WireStats {
-    /// Unicast packets that the wire took from an instance for another, lost ones included. A large frame is one.
+    /// Unicast packets that the wire took from an instance for another, lost ones included. A large
+    /// frame is one.
     pub packets: u64,
     /// The MTU-sized segments that those packets stood for.
     pub segments: u64,
@@ -21,7 +22,7 @@ pub struct WireStats {
     pub overflow: u64,
     /// Frames for a hardware address that no port has.
     pub unroutable: u64,
-    /// Broadcast and multicast frames. Their fates are drawn apart and counted in no other number.
+    /// Broadcast and multicast frames. They are drawn apart and counted in no other number.
     pub flooded: u64,
     /// How late delayed frames were handed on, microseconds: median.
     pub lateness_p50_us: f64,

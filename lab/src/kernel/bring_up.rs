@@ -24,7 +24,8 @@ use super::wire::Wire;
 use super::{Cgroup, KernelWorld, Registration, cleanup, doctor, probe, sysctl};
 use crate::fabric::LinkProfile;
 use crate::plan::{
-    APP_UID, AppKind, HEALTH_PORT, Limits, METRICS_PORT, ProcessId, Role, SIDECAR_UID, Service, SidecarKind,
+    APP_UID, AppKind, HEALTH_PORT, METRICS_PORT, ProcessId, ResourceLimits, Role, SIDECAR_UID, Service,
+    SidecarKind,
 };
 use crate::world::Error;
 
@@ -127,7 +128,8 @@ impl KernelWorld {
             self.nodes.borrow_mut().push(Rc::new(node));
         }
 
-        // Only after the last node: a namespace mounted earlier would be copied into every later mount namespace.
+        // Only after the last node: a namespace mounted earlier would be copied into every later
+        // mount namespace.
         let registration = self.registration.borrow();
         if let Some(registration) = &*registration {
             let nodes = self.nodes.borrow();
@@ -150,7 +152,8 @@ impl KernelWorld {
         std::fs::read_to_string(path).ok().as_deref() != Some(text)
     }
 
-    /// Writes the configuration of an instance's sidecar in one step: who watches it never sees half of it.
+    /// Writes the configuration of an instance's sidecar in one step, so that a watcher never reads
+    /// half of it.
     pub(super) fn write_config(&self, instance: &str, text: &str) -> io::Result<()> {
         let path = self.config_path(instance);
         let new = path.with_extension("new");
@@ -159,8 +162,9 @@ impl KernelWorld {
         std::fs::rename(&new, &path)
     }
 
-    /// Writes what children read. They see it below the run's directory, which every user may enter, even if the
-    /// executable and the run's own folder lie in a home directory that only its owner may.
+    /// Writes what children read. They see it below the run's directory, which every user may
+    /// enter, even if the executable and the run's own folder lie in a home directory that only its
+    /// owner may.
     fn prepare_files(&self, run: &Path) -> io::Result<Mounts> {
         let config = self.options.run_dir.join("config");
         std::fs::create_dir_all(&config)?;
@@ -243,7 +247,8 @@ impl KernelWorld {
         Ok(())
     }
 
-    /// Starts a process; it is not ready yet. Blocks for the fork, so that no half-started process can get lost.
+    /// Starts a process; it is not ready yet. Blocks for the fork, so that no half-started process
+    /// can get lost.
     pub(super) fn start(&self, id: ProcessId) -> Result<(), Error> {
         let run = self.run_path()?;
         let instance = &self.plan.instances[id.instance];
@@ -286,7 +291,7 @@ impl KernelWorld {
     /// The entrances of the groups that limit a process, made when it is first started.
     fn limit(&self, id: ProcessId, role: &str) -> Result<Vec<File>, Error> {
         let limits = self.plan.limits(id);
-        if limits == Limits::default() {
+        if limits == ResourceLimits::default() {
             return Ok(Vec::new());
         }
         let name = self.plan.process_name(id);
@@ -353,14 +358,14 @@ impl KernelWorld {
             let answer = tokio::select! {
                 exit = process.ended() => {
                     self.note_exits();
-                    let words = process.log().last_words();
+                    let words = process.log().log_tail();
                     return Err(Error::Failed(format!("{name} ended before it was ready: {}{words}", exit.status)));
                 }
                 answer = probe => answer.and_then(|r| r),
             };
             let Err(error) = answer else { break };
             if started.elapsed() + pause >= READY_WITHIN {
-                let words = process.log().last_words();
+                let words = process.log().log_tail();
                 let within = READY_WITHIN.as_secs();
                 return Err(Error::Failed(format!("{name} was not ready within {within} s: {error}{words}")));
             }
@@ -371,8 +376,8 @@ impl KernelWorld {
         Ok(())
     }
 
-    /// Connects to every service's virtual address, in both families, and sees by the rules' counters and by the
-    /// sidecar's own whether the connection took the way that the plan says.
+    /// Connects to every service's virtual address, in both families, and sees by the rules'
+    /// counters and by the sidecar's own whether the connection took the way that the plan says.
     async fn test_interception(&self) -> Result<(), Error> {
         let Some(instance) = self.self_test_instance() else { return Ok(()) };
         let Some(node) = self.node(instance) else { return Ok(()) };
@@ -450,7 +455,8 @@ impl KernelWorld {
         Ok(ours.filter(|s| s.labels.has("side", "outbound")).map(|s| s.value).sum())
     }
 
-    /// Waits until all of `processes` are ready; the first error wins, but all have been waited for.
+    /// Waits until all of `processes` are ready; the first error wins, but all have been waited
+    /// for.
     pub(super) async fn all_ready(&self, processes: &[ProcessId]) -> Result<(), Error> {
         join_all(processes.iter().map(|&p| self.ready(p))).await.into_iter().collect()
     }

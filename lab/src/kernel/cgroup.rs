@@ -1,8 +1,9 @@
 //! Control groups: the sure way to end a process with everything that it started.
 //!
-//! Each process of the world gets a group `lab-<run>/<instance>.<role>` in the unified hierarchy, wherever that is mounted.
-//! A child joins before it drops its privileges, so nothing it starts can be outside. They are
-//! for killing and counting; limits are the matter of [`limits`](super::limits). Machines without cgroup2 work without; the caller notes it.
+//! Each process of the world gets a group `lab-<run>/<instance>.<role>` in the unified hierarchy,
+//! wherever that is mounted. A child joins before it drops its privileges, so nothing it starts can
+//! be outside. They are for killing and counting; limits are the matter of
+//! [`limits`](super::limits). Machines without cgroup2 work without; the caller notes it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -70,8 +71,9 @@ impl Cgroup {
         OpenOptions::new().write(true).open(self.path.join("cgroup.procs"))
     }
 
-    /// Kills everything in the group and in the groups below, and waits until it is empty. Kernels before 5.14 have no
-    /// `cgroup.kill`; there every process is killed one by one until none is left.
+    /// Kills everything in the group and in the groups below, and waits until it is empty. Kernels
+    /// before 5.14 have no `cgroup.kill`; there every process is killed one by one until none is
+    /// left.
     pub fn kill(&self) -> io::Result<()> {
         let deadline = Instant::now() + EMPTY_WITHIN;
         let at_once = std::fs::write(self.path.join("cgroup.kill"), "1").is_ok();

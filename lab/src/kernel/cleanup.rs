@@ -1,10 +1,12 @@
-//! What a run leaves on the machine outside its own memory, and the certainty that it goes away again.
+//! What a run leaves on the machine outside its own memory, and the certainty that it goes away
+//! again.
 //!
-//! Namespaces, interfaces, rules and faults die with the lab's threads. Three things do not: bind mounts of the
-//! namespaces (kept so that `nsenter --net=/run/lab/<run>/ns/<instance>` works), a control group, and the directory that
-//! names them. All three carry the run's id and are listed under `/run/lab/<run>`, with a lock that the lab holds for as
-//! long as it lives. A free lock therefore means a dead run, and whoever starts next clears it away: no process ids that
-//! could be recycled, no names that could be someone else's.
+//! Namespaces, interfaces, rules and faults die with the lab's threads. Three things do not: bind
+//! mounts of the namespaces (kept so that `nsenter --net=/run/lab/<run>/ns/<instance>` works), a
+//! control group, and the directory that names them. All three carry the run's id and are listed
+//! under `/run/lab/<run>`, with a lock that the lab holds for as long as it lives. A free lock
+//! therefore means a dead run, and whoever starts next clears it away: no process ids that could be
+//! recycled, no names that could be someone else's.
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
@@ -36,7 +38,8 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Registers `run_id`, which must be new. Everyone may read the directory, because children run as other users.
+    /// Registers `run_id`, which must be new. Everyone may read the directory, because children run
+    /// as other users.
     pub fn new(run_id: &str) -> io::Result<Registration> {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if run_id.is_empty() || run_id.starts_with('.') || !run_id.chars().all(plain) {
@@ -58,8 +61,9 @@ impl Registration {
         &self.path
     }
 
-    /// Notes where the control group will be, so that a later run can kill what is in it. To be called before the group
-    /// is made: a lab that is killed in between would otherwise leave a group that nobody knows of.
+    /// Notes where the control group will be, so that a later run can kill what is in it. To be
+    /// called before the group is made: a lab that is killed in between would otherwise leave a
+    /// group that nobody knows of.
     pub fn note_cgroup(&self, path: &Path) -> io::Result<()> {
         std::fs::write(self.path.join(CGROUP_NOTE), path.as_os_str().as_encoded_bytes())
     }
@@ -81,13 +85,15 @@ impl Registration {
 
     /// Unmounts and removes everything of this run.
     pub fn remove(&self) -> io::Result<()> {
-        // Once the lock's file is gone the rest looks like a dead run: another lab must not clear it away beside us.
+        // Once the lock's file is gone the rest looks like a dead run: another lab must not clear
+        // it away beside us.
         let _registry = registry_lock()?;
         remove_run(&self.path).map(drop)
     }
 }
 
-/// Serialises registering and sweeping: between making a run's directory and locking it, it looks dead.
+/// Serialises registering and sweeping: between making a run's directory and locking it, it looks
+/// dead.
 fn registry_lock() -> io::Result<Flock<File>> {
     DirBuilder::new().recursive(true).mode(0o755).create(REGISTRY)?;
     Flock::lock(File::open(REGISTRY)?, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
@@ -141,7 +147,8 @@ fn is_dead(run: &Path) -> io::Result<bool> {
             Err((_, Errno::EWOULDBLOCK)) => Ok(false),
             Err((_, e)) => Err(e.into()),
         },
-        // Directories are registered under the registry's lock, which we hold: nobody is about to make the file.
+        // Directories are registered under the registry's lock, which we hold: nobody is about to
+        // make the file.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(e) => Err(e),
     }
@@ -160,8 +167,8 @@ fn remove_run(run: &Path) -> io::Result<String> {
             groups = 1;
         }
     }
-    // Groups with limits, of version 1. Whatever was in them has just been killed. Where they are, the run has noted: that
-    // depends on the group that its lab was in, which is not ours.
+    // Groups with limits, of version 1. Whatever was in them has just been killed. Where they are,
+    // the run has noted: that depends on the group that its lab was in, which is not ours.
     for path in std::fs::read_to_string(run.join(LIMITED_NOTE)).unwrap_or_default().lines().map(Path::new) {
         let is_own = |file: &OsStr| file.to_string_lossy().starts_with(&format!("lab-{name}."));
         if path.file_name().is_some_and(is_own) && path.exists() {
@@ -192,7 +199,8 @@ fn remove_run(run: &Path) -> io::Result<String> {
     Ok(format!("removed run {name}: {}, {}", count(namespaces, "namespace"), count(groups, "control group")))
 }
 
-/// What of a run is still on the machine, from the directory, the mounts and the control group; empty if nothing is.
+/// What of a run is still on the machine, from the directory, the mounts and the control group;
+/// empty if nothing is.
 pub fn leftovers(run: &Path, cgroup: Option<&Cgroup>) -> Vec<String> {
     let mut left = Vec::new();
     if run.exists() {

@@ -1,8 +1,9 @@
-//! What the machine can do, found out by doing it: every kernel feature is tried in a throwaway namespace, because a
-//! module list or a version number says little about a container or a distribution's kernel.
+//! What the machine can do, found out by doing it: every kernel feature is tried in a throwaway
+//! namespace, because a module list or a version number says little about a container or a
+//! distribution's kernel.
 //!
-//! Each check that fails names the command that mends it. `setup` runs that command where it is a Debian package;
-//! everything else is left to the owner of the machine.
+//! Each check that fails names the command that mends it. `setup` runs that command where it is a
+//! Debian package; everything else is left to the owner of the machine.
 #![allow(unsafe_code, reason = "sched_setscheduler has no safe wrapper; see the one block below")]
 
 use std::io;
@@ -56,7 +57,8 @@ pub struct Check {
     pub fix: Option<String>,
 }
 
-/// Tries everything that the lab needs or likes to have. Takes about a second; leaves nothing behind.
+/// Tries everything that the lab needs or likes to have. Takes about a second; leaves nothing
+/// behind.
 pub fn doctor() -> Vec<Check> {
     let mut checks = Vec::new();
     let mut check = |name, needed: bool, result: Result<String, String>, fix: &str| {
@@ -146,8 +148,8 @@ pub fn require_programs(plan: &Plan) -> Result<(), Error> {
     for (instance, kind) in apps {
         let AppKind::Command(argv) = kind else { continue };
         let program = argv.first().map_or("", String::as_str);
-        // Started by an ordinary user, who may not enter every folder of root's PATH: the kernel would say "permission
-        // denied" of what is nowhere.
+        // Started by an ordinary user, who may not enter every folder of root's PATH: the kernel
+        // would say "permission denied" of what is nowhere.
         if !exists(program) {
             return Err(Error::Machine(format!(
                 "the program of {instance}/app, `{program}` was not found: install it, or write its whole path"
@@ -157,7 +159,8 @@ pub fn require_programs(plan: &Plan) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether there is such a program: at its path, which counts from `/` as for the app itself, or in PATH.
+/// Whether there is such a program: at its path, which counts from `/` as for the app itself, or in
+/// PATH.
 fn exists(program: &str) -> bool {
     match program.contains('/') {
         true => Path::new("/").join(program).exists(),
@@ -295,8 +298,9 @@ fn netem() -> io::Result<String> {
 
 fn fifo_priority() -> io::Result<String> {
     let lowest = libc::sched_param { sched_priority: 1 };
-    // SAFETY: a system call that only reads the struct, which lives across the call. It changes the calling thread
-    // alone, which is a throwaway node's; its previous policy is restored below all the same.
+    // SAFETY: a system call that only reads the struct, which lives across the call. It changes the
+    // calling thread alone, which is a throwaway node's; its previous policy is restored below all
+    // the same.
     let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &lowest) };
     if result != 0 {
         return Err(io::Error::last_os_error());

@@ -1,7 +1,9 @@
-//! Faults on the kernel: signals for processes, profiles for links, and the proof that each one bit.
+//! Faults on the kernel: signals for processes, profiles for links, and the proof that each one
+//! bit.
 //!
-//! A fault is in force when its method returns: a killed process is reaped, a paused one is seen stopped in /proc. Link
-//! faults may overlap: the newest that names a pair decides, and a revert uncovers what lies below it.
+//! A fault is in force when its method returns: a killed process is reaped, a paused one is seen
+//! stopped in /proc. Link faults may overlap: the newest that names a pair decides, and a revert
+//! uncovers what lies below it.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -12,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::KernelWorld;
 use super::bring_up::{failed, local};
-use super::link::PairStats;
+use super::link::PairCounts;
 use super::process::Process;
 use super::{intercept, probe, sysctl};
 use crate::app::metrics::{CHANGED, Growth};
@@ -20,21 +22,22 @@ use crate::metrics;
 use crate::plan::{APP_METRICS_PORT, Action, Entry, Link, METRICS_PORT, ProcessId, Role};
 use crate::world::Error;
 
-/// How long a process may take to obey SIGTERM before it is killed; what Kubernetes grants by default.
+/// How long a process may take to obey SIGTERM before it is killed; what Kubernetes grants by
+/// default.
 const TERMINATION_GRACE: Duration = Duration::from_secs(30);
 /// How long the kernel may take to stop or continue a process.
 const SIGNAL_WITHIN: Duration = Duration::from_secs(5);
 
 /// What is known of a fault.
 #[derive(Debug, Default)]
-pub(super) struct Evidence {
+pub(super) struct FaultState {
     counted: BTreeMap<String, f64>,
     /// Counters of the links when the fault began.
-    before: Vec<PairStats>,
+    before: Vec<PairCounts>,
     /// What they had grown by when it ended.
-    total: Option<PairStats>,
-    /// The same of the strikes before this one.
-    earlier: PairStats,
+    total: Option<PairCounts>,
+    /// The same of earlier injections.
+    earlier: PairCounts,
     /// Of each app the requests that it has answered otherwise than usual since the fault began.
     changed: BTreeMap<ProcessId, Growth>,
 }
@@ -114,16 +117,17 @@ impl KernelWorld {
 
     async fn kill(&self, entry: &str, ids: &[ProcessId], hard: bool) -> Result<(), Error> {
         let signal = if hard { Signal::SIGKILL } else { Signal::SIGTERM };
-        let mut struck: Vec<Rc<Process>> = Vec::new();
+        let mut signalled: Vec<Rc<Process>> = Vec::new();
         for &id in ids {
             let Some(process) = self.process(id) else { continue };
-            // One that had ended by itself was not killed by this fault, and the evidence must not say so.
+            // One that had ended by itself was not killed by this fault, and the evidence must not
+            // say so.
             if process.signal(signal).map_err(failed(format!("cannot kill {}", process.name())))? {
-                struck.push(process);
+                signalled.push(process);
             }
         }
         let deadline = Instant::now() + TERMINATION_GRACE;
-        for process in struck {
+        for process in signalled {
             let left = deadline.saturating_duration_since(Instant::now());
             if !hard && timeout(left, process.ended()).await.is_err() {
                 let after = TERMINATION_GRACE.as_secs();
@@ -159,7 +163,7 @@ impl KernelWorld {
         Ok(())
     }
 
-    /// Links first, so that nobody hears of the end of the processes.
+    /// Cuts the links first, so that no peer is told of the end of the processes.
     async fn crash(&self, entry: &str, ids: &[ProcessId], links: &[Link]) -> Result<(), Error> {
         self.impair(entry, links).await?;
         self.each_remembers_the_dead(ids, false).await?;
@@ -175,7 +179,8 @@ impl KernelWorld {
         Ok(())
     }
 
-    /// Refuses new connections to processes, or lets them in again and counts those that were refused.
+    /// Refuses new connections to processes, or lets them in again and counts those that were
+    /// refused.
     async fn refuse(&self, entry: &str, ids: &[ProcessId], on: bool) -> Result<(), Error> {
         let refused = if on { 0 } else { self.refusals(ids).await };
         for &id in ids {
@@ -301,7 +306,8 @@ impl KernelWorld {
         Ok(())
     }
 
-    /// Counts the requests that apps have answered otherwise than usual since the first time that this was asked.
+    /// Counts the requests that apps have answered otherwise than usual since the first time that
+    /// this was asked.
     async fn note_changed(&self, entry: &str, ids: &[ProcessId]) {
         for &id in ids {
             let Some(node) = self.node(id.instance) else { continue };
@@ -320,8 +326,8 @@ impl KernelWorld {
         evidence.counted.insert("changed_requests".into(), sum);
     }
 
-    /// Counts begin when it is in force, and end before it is not ([`heal`](Self::heal)): a packet that crosses in between
-    /// has met no fault.
+    /// Counts begin when it is in force, and end before it is not ([`heal`](Self::heal)): a packet
+    /// that crosses in between has met no fault.
     async fn impair(&self, entry: &str, links: &[Link]) -> Result<(), Error> {
         self.link_faults.borrow_mut().push((entry.to_owned(), links.to_vec()));
         let impaired = self.set_links(links).await;
@@ -366,7 +372,7 @@ impl KernelWorld {
     }
 
     /// What the links have counted.
-    pub(super) async fn pairs(&self) -> Vec<PairStats> {
+    pub(super) async fn pairs(&self) -> Vec<PairCounts> {
         let backend = self.backend.borrow().clone();
         match backend {
             Some(backend) => backend.pairs().await,
@@ -393,8 +399,8 @@ async fn wait_for_state(process: &Process, wanted: impl Fn(char) -> bool) -> Res
 }
 
 /// What the pairs of `links` counted from `before` to `now`.
-fn growth(before: &[PairStats], now: &[PairStats], links: &[Link]) -> PairStats {
-    let mut total = PairStats::default();
+fn growth(before: &[PairCounts], now: &[PairCounts], links: &[Link]) -> PairCounts {
+    let mut total = PairCounts::default();
     for pair in now.iter().filter(|p| links.iter().any(|l| (l.from, l.to) == (p.from, p.to))) {
         let was = before.iter().find(|b| (b.from, b.to) == (pair.from, pair.to));
         let was = was.copied().unwrap_or_default();

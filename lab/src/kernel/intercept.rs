@@ -1,10 +1,12 @@
-//! How connections reach a sidecar, or, without one, an instance: the rules of the nat table, as text.
+//! How connections reach a sidecar, or, without one, an instance: the rules of the nat table, as
+//! text.
 //!
-//! With a sidecar: the rules that the sidecar itself would write ([`proxy::capture::rules`]), in both families. Outgoing
-//! connections of everyone but the sidecar go to its outbound port, incoming ones to its inbound port. Without: what
-//! kube-proxy does, a random DNAT from the service's virtual
-//! address to one of its instances. Each family's rules are loaded by one `iptables-restore --noflush`, which is
-//! atomic. The counters of the rules are the proof that interception happened.
+//! With a sidecar: the rules that the sidecar itself would write ([`proxy::capture::rules`]), in
+//! both families. Outgoing connections of everyone but the sidecar go to its outbound port,
+//! incoming ones to its inbound port. Without: what kube-proxy does, a random DNAT from the
+//! service's virtual address to one of its instances. Each family's rules are loaded by one
+//! `iptables-restore --noflush`, which is atomic. The counters of the rules are the proof that
+//! interception happened.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -69,7 +71,8 @@ pub fn spread_rules(plan: &Plan, family: Family) -> String {
                 Family::V4 => instance.v4.into(),
                 Family::V6 => instance.v6.into(),
             };
-            // The first of n rules takes 1/n, the next 1/(n-1) of the rest, the last all that is left.
+            // The first of n rules takes 1/n, the next 1/(n-1) of the rest, the last all that is
+            // left.
             let chance = match left {
                 1 => String::new(),
                 n => format!(" -m statistic --mode random --probability {:.9}", 1.0 / n as f64),
@@ -84,8 +87,8 @@ pub fn spread_rules(plan: &Plan, family: Family) -> String {
     text + "COMMIT\n"
 }
 
-/// Loads rules into the calling thread's namespace, and adds the address from which an IPv6 app is dialled. Errors carry
-/// what the tool said.
+/// Loads rules into the calling thread's namespace, and adds the address from which an IPv6 app is
+/// dialled. Errors carry what the tool said.
 pub fn load(family: Family, text: &str) -> io::Result<()> {
     rules::restore(family, text).map_err(io::Error::other)?;
     if family == Family::V6 {
@@ -105,8 +108,8 @@ pub fn counters() -> io::Result<Redirected> {
     Ok(sum)
 }
 
-/// Adds up what the rules took, from the text of `iptables-save -c -t nat`. The nat table sees the first packet of each
-/// connection only, so packets are connections.
+/// Adds up what the rules took, from the text of `iptables-save -c -t nat`. The nat table sees the
+/// first packet of each connection only, so packets are connections.
 pub fn parse_counters(text: &str) -> Redirected {
     let sidecar = rules::parse_counters(text);
     let spread = text.lines().filter(|line| line.contains(" -j DNAT ")).filter_map(packets);
@@ -121,8 +124,8 @@ fn packets(line: &str) -> Option<u64> {
     line.strip_prefix('[')?.split_once(':')?.0.parse().ok()
 }
 
-/// Refuses new connections to a port in the calling thread's namespace, in both families, or lets them in again. A reset is
-/// what a port without a listener answers.
+/// Refuses new connections to a port in the calling thread's namespace, in both families, or lets
+/// them in again. A reset is what a port without a listener answers.
 pub fn refuse(port: u16, on: bool) -> io::Result<()> {
     let change = if on { "-A" } else { "-D" };
     let rule = format!(

@@ -1,19 +1,21 @@
-//! What a process may take of the machine: its control group's limits of CPU and memory, and what came of them.
+//! What a process may take of the machine: its control group's limits of CPU and memory, and what
+//! came of them.
 //!
-//! A machine has its controllers in the unified hierarchy (version 2) or each in one of its own (version 1); both are
-//! common, so both are used, each where it is. In version 2 the limits stand on the group that the process has anyway; in
-//! version 1 it joins one more group for each controller, beside the lab's own. Where a controller is missing the world
-//! does not come up and says which, because a run without its limits would measure something else.
+//! A machine has its controllers in the unified hierarchy (version 2) or each in one of its own
+//! (version 1); both are common, so both are used, each where it is. In version 2 the limits stand
+//! on the group that the process has anyway; in version 1 it joins one more group for each
+//! controller, beside the lab's own. Where a controller is missing the world does not come up and
+//! says which, because a run without its limits would measure something else.
 //!
-//! A limit of memory is hard: past it the kernel kills. The sidecar is told four fifths of it as its budget, as it would
-//! choose itself if it could see its group from inside a namespace.
+//! A limit of memory is hard: past it the kernel kills. The sidecar is told four fifths of it as
+//! its budget, as it would choose itself if it could see its group from inside a namespace.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::cgroup::{Cgroup, remove_dir};
-use crate::plan::Limits;
+use crate::plan::ResourceLimits;
 
 /// The scheduler's window, microseconds: the kernel's default.
 const PERIOD_US: f64 = 100_000.0;
@@ -51,13 +53,14 @@ pub struct Usage {
 }
 
 impl Limited {
-    /// Makes the groups for `limits` of a process whose own group is `own`, a child of the run's `run`. Version 1's are
-    /// called `name`, which must be unique on this machine, and each is told to `note` before it is made.
+    /// Makes the groups for `limits` of a process whose own group is `own`, a child of the run's
+    /// `run`. Version 1's are called `name`, which must be unique on this machine, and each is told
+    /// to `note` before it is made.
     pub fn create(
         run: &Cgroup,
         own: &Cgroup,
         name: &str,
-        limits: Limits,
+        limits: ResourceLimits,
         note: impl Fn(&Path) -> io::Result<()>,
     ) -> io::Result<Limited> {
         let (mounts, groups) =
@@ -105,7 +108,8 @@ impl Limited {
         usage
     }
 
-    /// Removes the groups that are not the process's own. Whatever was in them must have been killed.
+    /// Removes the groups that are not the process's own. Whatever was in them must have been
+    /// killed.
     pub fn remove(&self) -> io::Result<()> {
         self.extra().try_for_each(|path| remove_dir(path))
     }

@@ -1,11 +1,13 @@
 //! Interfaces, addresses, routes and neighbours, and what joins the instances.
 //!
-//! Every instance has a veth pair: `eth0` inside, `v<position>` in the fabric namespace. All that a neighbour would have
-//! to be asked for is entered beforehand (permanent neighbour entries for both families, no address detection), so the
-//! first packet on a link is the first packet of an app. Virtual addresses have no neighbour: the default route only
-//! makes them routable, and the rules in OUTPUT rewrite them before a frame is made.
+//! Every instance has a veth pair: `eth0` inside, `v<position>` in the fabric namespace. All that a
+//! neighbour would have to be asked for is entered beforehand (permanent neighbour entries for both
+//! families, no address detection), so the first packet on a link is the first packet of an app.
+//! Virtual addresses have no neighbour: the default route only makes them routable, and the rules
+//! in OUTPUT rewrite them before a frame is made.
 //!
-//! What joins the outer ends is a [`LinkBackend`]: a Linux bridge here, the userspace wire or netem elsewhere.
+//! What joins the outer ends is a [`LinkBackend`]: a Linux bridge here, the userspace wire or netem
+//! elsewhere.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -24,10 +26,11 @@ use crate::fabric::LinkProfile;
 use crate::plan::{Instance, Plan};
 use crate::world::Fidelity;
 
-/// Congestion control of every connection that leaves an instance: bbr, some machines' default, hides loss.
+/// Congestion control of every connection that leaves an instance: bbr, some machines' default,
+/// hides loss.
 ///
-/// It is a property of the routes, because a namespace's own default (a sysctl) can only be what the machine's owner
-/// allows everyone.
+/// It is a property of the routes, because a namespace's own default (a sysctl) can only be what
+/// the machine's owner allows everyone.
 pub const CONGESTION_CONTROL: &str = "cubic";
 /// Name of the bridge in the fabric namespace.
 const BRIDGE: &str = "br0";
@@ -44,8 +47,8 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// What to use for `plan`: `asked` if given, otherwise nothing where nothing is asked of the links, otherwise the
-    /// kernel's emulator where it exists.
+    /// What to use for `plan`: `asked` if given, otherwise nothing where nothing is asked of the
+    /// links, otherwise the kernel's emulator where it exists.
     pub fn choose(plan: &Plan, asked: Option<Backend>, netem_works: impl FnOnce() -> bool) -> Backend {
         match asked {
             Some(backend) => backend,
@@ -67,7 +70,7 @@ impl Backend {
 
 /// What one direction of a link did since the world came up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PairStats {
+pub struct PairCounts {
     /// Position of the sender.
     pub from: usize,
     /// Position of the receiver.
@@ -82,18 +85,19 @@ pub struct PairStats {
 
 /// What joins the instances. Dropping it stops it.
 pub trait LinkBackend {
-    /// Puts profiles in force, each `(from, to, profile)` for one direction, together if it can; packets under way keep
-    /// theirs.
+    /// Puts profiles in force, each `(from, to, profile)` for one direction, together if it can;
+    /// packets under way keep theirs.
     fn set_profiles(&self, profiles: Vec<(usize, usize, LinkProfile)>) -> LocalBoxFuture<'_, io::Result<()>>;
     /// Counters of every direction that it can tell apart; empty if it cannot.
-    fn pairs(&self) -> LocalBoxFuture<'_, Vec<PairStats>>;
+    fn pairs(&self) -> LocalBoxFuture<'_, Vec<PairCounts>>;
     /// How far it can be trusted.
     fn fidelity(&self) -> Fidelity;
 }
 
 /// Runs `work` with a route-netlink handle of the calling thread's namespace.
 ///
-/// The socket belongs to the namespace of the thread that makes it, so this runs on a node's worker.
+/// The socket belongs to the namespace of the thread that makes it, so this runs on a node's
+/// worker.
 pub fn with_netlink<T>(work: impl AsyncFnOnce(Handle) -> Result<T, Error>) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
@@ -113,7 +117,8 @@ pub fn outer_name(instance: usize) -> String {
     format!("v{instance}")
 }
 
-/// Makes the veth pair of each instance, configures the inner ends completely and sets the outer ends up. Blocks.
+/// Makes the veth pair of each instance, configures the inner ends completely and sets the outer
+/// ends up. Blocks.
 pub fn connect_instances(plan: &Plan, nodes: &[std::rc::Rc<Node>], fabric: &Node) -> io::Result<()> {
     for (position, node) in nodes.iter().enumerate() {
         let own = plan.instances[position].clone();
@@ -254,7 +259,7 @@ impl LinkBackend for Bridge {
         ready(result).boxed_local()
     }
 
-    fn pairs(&self) -> LocalBoxFuture<'_, Vec<PairStats>> {
+    fn pairs(&self) -> LocalBoxFuture<'_, Vec<PairCounts>> {
         ready(Vec::new()).boxed_local()
     }
 
@@ -268,7 +273,8 @@ impl LinkBackend for Bridge {
     }
 }
 
-/// Packets that came out of the instances, and packets dropped in either direction at the outer ends. Blocks.
+/// Packets that came out of the instances, and packets dropped in either direction at the outer
+/// ends. Blocks.
 pub fn port_counters(fabric: &Node) -> io::Result<(u64, u64)> {
     fabric.run(|| {
         with_netlink(async |handle| {

@@ -1,13 +1,16 @@
 //! The kernel world: the plan on real network namespaces, with real processes.
 //!
-//! Each instance is a [`node::Node`]: a namespace with the threads that live in it. Veth pairs lead from every instance
-//! into one fabric namespace ([`link`]), rules bring connections to the sidecars ([`intercept`]), processes run under
-//! their own users and control groups ([`process`], [`cgroup`]). `up` reads like the list of these steps.
+//! Each instance is a [`node::Node`]: a namespace with the threads that live in it. Veth pairs lead
+//! from every instance into one fabric namespace ([`link`]), rules bring connections to the
+//! sidecars ([`intercept`]), processes run under their own users and control groups ([`process`],
+//! [`cgroup`]). `up` reads like the list of these steps.
 //!
-//! Everything lives in this process's memory or in namespaces that die with its threads. The little that does not is
-//! registered ([`cleanup`]) and goes away in `down`, in `Drop`, or, after a SIGKILL, when the next run starts.
+//! Everything lives in this process's memory or in namespaces that die with its threads. The little
+//! that does not is registered ([`cleanup`]) and goes away in `down`, in `Drop`, or, after a
+//! SIGKILL, when the next run starts.
 //!
-//! Invariant: every method may be dropped half-way, and `down` (or dropping the world) still ends and removes all.
+//! Invariant: every method may be dropped half-way, and `down` (or dropping the world) still ends
+//! and removes all.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +28,7 @@ use crate::load::Record;
 use crate::metrics::Scrape;
 use crate::plan::{Entry, Link, Load, Plan, ProcessId};
 use crate::readable;
-use crate::world::{Ended, Error, Fidelity, Kind, World};
+use crate::world::{Error, Fidelity, ProcessExit, World, WorldKind};
 
 pub mod cgroup;
 pub mod cleanup;
@@ -68,7 +71,8 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// What joins the instances; `None` leaves the choice to the lab.
     pub backend: Option<Backend>,
-    /// The executable with the hidden subcommands `__app`, `__sidecar` and `__load`; normally the lab itself.
+    /// The executable with the hidden subcommands `__app`, `__sidecar` and `__load`; normally the
+    /// lab itself.
     pub exe: PathBuf,
     /// Where events go.
     pub events: EventLog,
@@ -80,7 +84,7 @@ pub struct KernelWorld {
     options: Options,
     exits: (mpsc::UnboundedSender<Exit>, RefCell<mpsc::UnboundedReceiver<Exit>>),
     /// Ends that nothing asked for, of processes of the plan.
-    unasked: RefCell<Vec<Exit>>,
+    unexpected: RefCell<Vec<Exit>>,
     registration: RefCell<Option<Rc<Registration>>>,
     cgroup: RefCell<Option<Cgroup>>,
     /// Of each process that has limits.
@@ -94,7 +98,7 @@ pub struct KernelWorld {
     paused: RefCell<BTreeSet<ProcessId>>,
     /// Link faults in force, oldest first; the newest that names a pair decides.
     link_faults: RefCell<Vec<(String, Vec<Link>)>>,
-    evidence: RefCell<BTreeMap<String, faults::Evidence>>,
+    evidence: RefCell<BTreeMap<String, faults::FaultState>>,
     redirected: RefCell<Vec<Redirected>>,
     /// Whose rule counters are read next.
     next_read: Cell<usize>,
@@ -111,7 +115,7 @@ impl KernelWorld {
             plan,
             options,
             exits: (tell, RefCell::new(hear)),
-            unasked: RefCell::default(),
+            unexpected: RefCell::default(),
             registration: RefCell::default(),
             cgroup: RefCell::default(),
             limited: RefCell::default(),
@@ -157,12 +161,13 @@ impl KernelWorld {
             self.options.events.note("exit", &exit.name, detail);
             // A load generator ends by itself when its time is over.
             if !exit.expected && self.plan.processes().any(|id| self.plan.process_name(id) == exit.name) {
-                self.unasked.borrow_mut().push(exit);
+                self.unexpected.borrow_mut().push(exit);
             }
         }
     }
 
-    /// Ends and removes everything, and says what is left. Blocks until the kernel confirmed every end.
+    /// Ends and removes everything, and says what is left. Blocks until the kernel confirmed every
+    /// end.
     fn tear_down(&self) -> Vec<String> {
         let mut complaints = Vec::new();
         let mut complain = |what: &str, result: std::io::Result<()>| {
@@ -194,8 +199,8 @@ impl KernelWorld {
 }
 
 impl World for KernelWorld {
-    fn kind(&self) -> Kind {
-        Kind::Kernel
+    fn kind(&self) -> WorldKind {
+        WorldKind::Kernel
     }
 
     async fn up(&self) -> Result<(), Error> {
@@ -235,15 +240,15 @@ impl World for KernelWorld {
         self.sample().await
     }
 
-    async fn ended(&self) -> Vec<Ended> {
+    async fn ended(&self) -> Vec<ProcessExit> {
         self.note_exits();
-        let ended = |exit: &Exit| Ended {
+        let ended = |exit: &Exit| ProcessExit {
             process: exit.name.clone(),
             at: Some(exit.at),
             how: exit.status.to_string(),
-            last_words: exit.log.last_lines(),
+            log_tail: exit.log.last_lines(),
         };
-        self.unasked.borrow().iter().map(ended).collect()
+        self.unexpected.borrow().iter().map(ended).collect()
     }
 
     async fn fidelity(&self) -> Fidelity {

@@ -1,8 +1,9 @@
-//! The kernel's netem as a backend, where the kernel has it: a bridge, and on each outer end a class with a netem leaf for
-//! every sender that any base link or timeline entry ever touches ([`crate::fabric::netem`] writes the scripts).
+//! The kernel's netem as a backend, where the kernel has it: a bridge, and on each outer end a
+//! class with a netem leaf for every sender that any base link or timeline entry ever touches
+//! ([`crate::fabric::netem`] writes the scripts).
 //!
-//! Counters come from `tc -s -j qdisc show`. netem does not count the packets that it delayed; all that passed a leaf
-//! while its profile had a delay are taken for delayed.
+//! Counters come from `tc -s -j qdisc show`. netem does not count the packets that it delayed; all
+//! that passed a leaf while its profile had a delay are taken for delayed.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,7 @@ use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use serde::Deserialize;
 
-use super::link::{Backend, Bridge, LinkBackend, PairStats, outer_name};
+use super::link::{Backend, Bridge, LinkBackend, PairCounts, outer_name};
 use super::node::Node;
 use crate::fabric::LinkProfile;
 use crate::fabric::netem::{Sender, change, setup, without_large_frames};
@@ -33,7 +34,8 @@ struct Leaf {
     /// Position among the receiver's senders.
     position: usize,
     profile: LinkProfile,
-    /// Packets delayed under earlier profiles, and how many had passed when the present one came into force.
+    /// Packets delayed under earlier profiles, and how many had passed when the present one came
+    /// into force.
     delayed: u64,
     since: u64,
 }
@@ -43,8 +45,8 @@ impl Netem {
     pub fn start(plan: &Plan, fabric: Rc<Node>, nodes: &[Rc<Node>]) -> io::Result<Netem> {
         let bridge = Bridge::start(fabric.clone(), nodes.len())?;
         let mut senders: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        let struck = plan.timeline.iter().flat_map(|entry| entry.action.links());
-        for link in plan.links.iter().chain(struck) {
+        let impaired = plan.timeline.iter().flat_map(|entry| entry.action.links());
+        for link in plan.links.iter().chain(impaired) {
             let senders = senders.entry(link.to).or_default();
             if !senders.contains(&link.from) {
                 senders.push(link.from);
@@ -136,14 +138,14 @@ impl LinkBackend for Netem {
         self.change(profiles).boxed_local()
     }
 
-    fn pairs(&self) -> LocalBoxFuture<'_, Vec<PairStats>> {
+    fn pairs(&self) -> LocalBoxFuture<'_, Vec<PairCounts>> {
         async {
             let Ok(counts) = self.counts().await else { return Vec::new() };
             let leaves = self.leaves.borrow();
             let pair = |(&(from, to), leaf): (&(usize, usize), &Leaf)| {
                 let Counts { passed, lost } = counts.get(&(from, to)).copied().unwrap_or_default();
                 let now = if leaf.profile.delay.is_zero() { 0 } else { passed - leaf.since };
-                PairStats { from, to, packets: passed + lost, lost, delayed: leaf.delayed + now }
+                PairCounts { from, to, packets: passed + lost, lost, delayed: leaf.delayed + now }
             };
             leaves.iter().map(pair).collect()
         }

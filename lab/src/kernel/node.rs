@@ -1,13 +1,14 @@
 //! One namespace per instance, and the threads that live in it.
 //!
-//! A namespace belongs to a thread, not to a process, so each node owns two threads for as long as the world lives:
-//! the *worker* unshares the network and mount namespaces, starts processes and configures the network; the *prober*
-//! makes blocking connections, so that a probe that hangs never holds up the worker. Everything that must happen
-//! inside the namespace is a closure sent to one of them. A child inherits both namespaces from the worker.
+//! A namespace belongs to a thread, not to a process, so each node owns two threads for as long as
+//! the world lives: the *worker* unshares the network and mount namespaces, starts processes and
+//! configures the network; the *prober* makes blocking connections, so that a probe that hangs
+//! never holds up the worker. Everything that must happen inside the namespace is a closure sent to
+//! one of them. A child inherits both namespaces from the worker.
 //!
-//! Invariants: the worker outlives every process it started, because PR_SET_PDEATHSIG fires when the *thread* that
-//! forked ends, not the process; nobody else calls setns or unshare. A panic in a closure is an error for the caller
-//! and does not end the thread.
+//! Invariants: the worker outlives every process it started, because PR_SET_PDEATHSIG fires when
+//! the *thread* that forked ends, not the process; nobody else calls setns or unshare. A panic in a
+//! closure is an error for the caller and does not end the thread.
 
 use std::fs::File;
 use std::io;
@@ -35,7 +36,8 @@ impl Worker {
         let (jobs, queue) = mpsc::channel::<Job>();
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             while let Ok(job) = queue.recv() {
-                // The caller sees the panic as a closed channel; the thread must go on, see the module's invariants.
+                // The caller sees the panic as a closed channel; the thread must go on, see the
+                // module's invariants.
                 let _ = catch_unwind(AssertUnwindSafe(job));
             }
         })?;
@@ -44,7 +46,8 @@ impl Worker {
 
     fn submit(&self, job: Job) {
         if let Some(jobs) = &self.jobs {
-            // A dead thread drops the job and with it the answer's sender, which is how the caller learns of it.
+            // A dead thread drops the job and with it the answer's sender, which is how the caller
+            // learns of it.
             let _ = jobs.send(job);
         }
     }
@@ -77,8 +80,8 @@ pub struct Mounts {
     pub optional: Vec<Bind>,
 }
 
-/// A network namespace (and a mount namespace) with the threads that live in it. Dropping it ends both threads, which
-/// kills every process that was started from it.
+/// A network namespace (and a mount namespace) with the threads that live in it. Dropping it ends
+/// both threads, which kills every process that was started from it.
 pub struct Node {
     name: String,
     netns: OwnedFd,
@@ -120,7 +123,8 @@ impl Node {
         call_blocking(&self.worker, &self.name, f)
     }
 
-    /// Runs a blocking probe inside the network namespace, apart from everything that [`Node::call`] runs.
+    /// Runs a blocking probe inside the network namespace, apart from everything that
+    /// [`Node::call`] runs.
     pub fn probe<T: Send + 'static>(
         &self,
         f: impl FnOnce() -> T + Send + 'static,
@@ -170,8 +174,9 @@ fn enter_new_namespaces(mounts: &Mounts) -> io::Result<OwnedFd> {
     // Without this, every mount below would appear on the machine itself.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .map_err(step("cannot make the mounts private".into()))?;
-    // /sys shows the namespace that it was mounted in: remounting makes /sys/class/net tell the truth to apps. Where
-    // it is refused (some containers), apps see the machine's interfaces there and nothing else changes.
+    // /sys shows the namespace that it was mounted in: remounting makes /sys/class/net tell the
+    // truth to apps. Where it is refused (some containers), apps see the machine's interfaces there
+    // and nothing else changes.
     let _ = mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>);
     let bind = |b: &Bind| -> io::Result<()> {
         mount(Some(&b.source), &b.target, None::<&str>, MsFlags::MS_BIND, None::<&str>)

@@ -1,4 +1,5 @@
-//! What the world shows of itself while it runs: the metrics of its processes, its own counters, and its loads.
+//! What the world shows of itself while it runs: the metrics of its processes, its own counters,
+//! and its loads.
 
 use std::ffi::OsString;
 use std::rc::Rc;
@@ -18,7 +19,8 @@ use crate::metrics::{self, Sample, Scrape};
 use crate::plan::{APP_METRICS_PORT, APP_UID, AppKind, Load, METRICS_PORT, ProcessId, Role};
 use crate::world::Error;
 
-/// How long a process may take to show its metrics; a busy one must not hold up the sampling of the others.
+/// How long a process may take to show its metrics; a busy one must not hold up the sampling of the
+/// others.
 const SCRAPE_WITHIN: Duration = Duration::from_millis(500);
 /// How long a load generator may outlive its last request's time-out.
 const LOAD_GRACE: Duration = Duration::from_secs(10);
@@ -35,8 +37,9 @@ impl Drop for KillOnDrop {
 }
 
 impl KernelWorld {
-    /// Every process's metrics and the world's own. The rules' counters are read from one instance in turn each time,
-    /// because reading starts two processes; the others' are those of their last turn.
+    /// Every process's metrics and the world's own. The rules' counters are read from one instance
+    /// in turn each time, because reading starts two processes; the others' are those of their last
+    /// turn.
     pub(super) async fn sample(&self) -> Vec<Scrape> {
         self.note_exits();
         let asked = Instant::now();
@@ -71,7 +74,8 @@ impl KernelWorld {
         scraped
     }
 
-    /// What came of limits. The world's own samples, because they outlive the process that has them.
+    /// What came of limits. The world's own samples, because they outlive the process that has
+    /// them.
     fn usage(&self, samples: &mut Vec<Sample>) {
         for (&id, limited) in &*self.limited.borrow() {
             let usage = limited.usage();
@@ -173,9 +177,8 @@ impl KernelWorld {
         });
         let exit = ran.await;
         self.note_exits();
-        let failed = |why: String| {
-            Error::Failed(format!("{}: {why}{}", process.0.name(), process.0.log().last_words()))
-        };
+        let failed =
+            |why: String| Error::Failed(format!("{}: {why}{}", process.0.name(), process.0.log().log_tail()));
         match (exit, complaint) {
             (Err(_), _) => Err(failed(format!("still ran {} s after its end", LOAD_GRACE.as_secs()))),
             (Ok(_), Some(complaint)) => Err(failed(complaint)),

@@ -1,7 +1,8 @@
-//! Small blocking probes, run on a node's prober: is it listening, is it ready, what does it measure.
+//! Small blocking probes, run on a node's prober: is it listening, is it ready, what does it
+//! measure.
 //!
-//! A client of its own and not the proxy's, because it must not share a bug with what it judges: HTTP/1.0, one request
-//! per connection, a limit on size and on time.
+//! A client of its own and not the proxy's, because it must not share a bug with what it judges:
+//! HTTP/1.0, one request per connection, a limit on size and on time.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};

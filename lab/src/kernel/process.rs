@@ -1,11 +1,13 @@
-//! Real processes: started inside a node, watched until the kernel says that they ended, their words kept.
+//! Real processes: started inside a node, watched until the kernel says that they ended, their
+//! words kept.
 //!
-//! A child joins its control group, starts its own session, drops to its own user and asks to be killed when the lab
-//! dies, all before it runs a line of its own code. Its output goes through one pipe to a log file, each line with the
-//! time of day, and the last lines are kept for error messages.
+//! A child joins its control group, starts its own session, drops to its own user and asks to be
+//! killed when the lab dies, all before it runs a line of its own code. Its output goes through one
+//! pipe to a log file, each line with the time of day, and the last lines are kept for error
+//! messages.
 //!
-//! Invariants: a signal never reaches a recycled process id, because the waiting thread reaps under the same lock under
-//! which signals are sent; nothing inherits the lab's terminal or environment.
+//! Invariants: a signal never reaches a recycled process id, because the waiting thread reaps under
+//! the same lock under which signals are sent; nothing inherits the lab's terminal or environment.
 #![allow(unsafe_code, reason = "pre_exec is unsafe by nature; see the one block below")]
 
 use std::collections::VecDeque;
@@ -81,10 +83,10 @@ impl Log {
     }
 
     /// The end of an error message: what the process said last.
-    pub fn last_words(&self) -> String {
+    pub fn log_tail(&self) -> String {
         match self.last_lines() {
             lines if lines.is_empty() => String::from("; it said nothing"),
-            lines => format!("; its last words:\n    {}", lines.join("\n    ")),
+            lines => format!("; its log tail:\n    {}", lines.join("\n    ")),
         }
     }
 }
@@ -109,7 +111,8 @@ pub struct Launch {
     pub env: Vec<(String, String)>,
     /// User and group.
     pub uid: u32,
-    /// Joined first, through the entrance; opened beforehand, because the node's own /sys shows no groups.
+    /// Joined first, through the entrance; opened beforehand, because the node's own /sys shows no
+    /// groups.
     pub cgroup: Option<(Cgroup, File)>,
     /// The entrances of groups with limits.
     pub limits: Vec<File>,
@@ -155,7 +158,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `launch` in the calling thread's namespaces; `exits` hears of its end. The calling thread must outlive it.
+    /// Starts `launch` in the calling thread's namespaces; `exits` hears of its end. The calling
+    /// thread must outlive it.
     pub fn spawn(launch: Launch, exits: mpsc::UnboundedSender<Exit>) -> io::Result<Process> {
         let Launch { name, argv, env, uid, cgroup, limits, log, output } = launch;
         let (program, arguments) =
@@ -186,8 +190,8 @@ impl Process {
         let (cgroup, entrance) = cgroup.unzip();
         let lab = nix::unistd::getpid();
         let (_, allowed) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        // SAFETY: between fork and exec only async-signal-safe calls are allowed; every call below is a bare system
-        // call on values prepared beforehand, and allocates nothing.
+        // SAFETY: between fork and exec only async-signal-safe calls are allowed; every call below
+        // is a bare system call on values prepared beforehand, and allocates nothing.
         unsafe {
             command.pre_exec(move || {
                 for entrance in entrance.iter().chain(&limits) {
@@ -213,7 +217,8 @@ impl Process {
             let program = program.display();
             io::Error::new(e.kind(), format!("{program} as user {uid}: {e}"))
         })?;
-        // The command holds the pipes' write ends; with them open the readers would never see the end.
+        // The command holds the pipes' write ends; with them open the readers would never see the
+        // end.
         drop(command);
 
         let pid = Pid::from_raw(child.id() as i32);
@@ -268,7 +273,8 @@ impl Process {
     /// Waits until it has ended.
     pub async fn ended(&self) -> Exit {
         let mut exit = self.exit.clone();
-        // The waiter tells before it drops its sender; should it have died, the process is unknown and thus gone.
+        // The waiter tells before it drops its sender; should it have died, the process is unknown
+        // and thus gone.
         match exit.wait_for(Option::is_some).await.ok().and_then(|e| e.clone()) {
             Some(exit) => exit,
             None => std::future::pending().await,
@@ -331,7 +337,8 @@ fn wait(
     tell: &watch::Sender<Option<Exit>>,
     exits: &mpsc::UnboundedSender<Exit>,
 ) {
-    // Without reaping: until the lock is held the id must stay taken, or a signal could hit a stranger.
+    // Without reaping: until the lock is held the id must stay taken, or a signal could hit a
+    // stranger.
     while let Err(Errno::EINTR) = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {}
     let at = Instant::now();
     let (status, expected) = {
@@ -340,7 +347,8 @@ fn wait(
         (status, shared.expected)
     };
     let status = status.and_then(Result::ok).unwrap_or_else(|| ExitStatus::from_raw(0));
-    // Its last words may still be in the pipe. What it left running may hold the pipe open for ever.
+    // The tail of its log may still be in the pipe. What it left running may hold the pipe open for
+    // ever.
     let _ = said_all.recv_timeout(LAST_WORDS_WITHIN);
     let exit = Exit { name, status, at, expected, log };
     // Before the watch: whoever saw the end there must find it in the channel too.

@@ -1,9 +1,10 @@
 //! A lock on a file that ends with this process, at once.
 //!
-//! A lock belongs to an open file, and a child that was forked and has not yet begun its program has all open files of
-//! its parent. The kernel needs a while to close them if the parent is killed just then, so a lock that children share
-//! may outlive the process that whoever wants it has already seen die. So the file is opened where no child gets it:
-//! by a thread with a table of open files of its own.
+//! A lock belongs to an open file, and a child that was forked and has not yet begun its program
+//! has all open files of its parent. The kernel needs a while to close them if the parent is killed
+//! just then, so a lock that children share may outlive the process that whoever wants it has
+//! already seen die. So the file is opened where no child gets it: by a thread with a table of open
+//! files of its own.
 
 use std::fs::File;
 use std::io;
@@ -56,8 +57,8 @@ impl Drop for RunLock {
     }
 }
 
-/// Locks the file in a table of open files that only this thread has, and that holds nothing else: copies of the
-/// process's pipes would keep their readers from ever seeing the end.
+/// Locks the file in a table of open files that only this thread has, and that holds nothing else:
+/// copies of the process's pipes would keep their readers from ever seeing the end.
 fn lock_alone(path: &Path) -> io::Result<Flock<File>> {
     unshare(CloneFlags::CLONE_FILES)?;
     let open = std::fs::read_dir("/proc/thread-self/fd")?;

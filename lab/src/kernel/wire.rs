@@ -1,11 +1,12 @@
-//! The userspace wire as a backend: [`crate::fabric::Wire`] on the outer ends of the instances' veth pairs.
+//! The userspace wire as a backend: [`crate::fabric::Wire`] on the outer ends of the instances'
+//! veth pairs.
 
 use std::io;
 
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, ready};
 
-use super::link::{Backend, LinkBackend, PairStats, outer_name};
+use super::link::{Backend, LinkBackend, PairCounts, outer_name};
 use super::node::Node;
 use crate::fabric::{self, LinkProfile, PortSpec};
 use crate::plan::Plan;
@@ -32,8 +33,8 @@ impl LinkBackend for Wire {
         ready(self.0.set_profiles(profiles)).boxed_local()
     }
 
-    fn pairs(&self) -> LocalBoxFuture<'_, Vec<PairStats>> {
-        let pair = |p: &fabric::PairStats| PairStats {
+    fn pairs(&self) -> LocalBoxFuture<'_, Vec<PairCounts>> {
+        let pair = |p: &fabric::PairStats| PairCounts {
             from: p.from,
             to: p.to,
             packets: p.packets,

@@ -1,11 +1,13 @@
-//! The schedule of an open-loop generator, and the account of every request on it.
+//! The schedule of an open-loop generator, and the record of every request on it.
 //!
-//! Request k is due at `t0 + k / rate`, for negative k too, so a window of the measured part holds the same requests in
-//! every run, whenever the generator was started. Each request is a task of its own: none waits for another. Its
-//! latency counts from the due time, and what the generator itself adds to it (`late_us`) is told apart.
+//! Request k is due at `t0 + k / rate`, for negative k too, so a window of the measured part holds
+//! the same requests in every run, whenever the generator was started. Each request is a task of
+//! its own: none waits for another. Its latency counts from the due time, and what the generator
+//! itself adds to it (`late_us`) is told apart.
 //!
-//! A failure is counted when it happens, so it may be quicker than any answer: judge latency together with success.
-//! Every due request yields exactly one record. Left out: ramps, closed loops and Poisson arrival.
+//! A failure is counted when it happens, so it may be quicker than any answer: judge latency
+//! together with success. Every due request yields exactly one record. Left out: ramps, closed
+//! loops and Poisson arrival.
 
 use std::cell::Cell;
 use std::fmt;
@@ -22,16 +24,18 @@ use super::pace::{Pace, TokioPace};
 use super::{Outcome, Record, grpc, http, tcp};
 use crate::plan::{Load, Target};
 
-/// Requests under way at once, at most; above it a request is [`Outcome::Dropped`]. It bounds memory and descriptors
-/// when nothing answers: 5 000 requests a second that all time out after 2 s just fit.
+/// Requests under way at once, at most; above it a request is [`Outcome::Dropped`]. It bounds
+/// memory and descriptors when nothing answers: 5 000 requests a second that all time out after 2 s
+/// just fit.
 pub const MAX_IN_FLIGHT: usize = 10_000;
 
-/// Sends the requests of `load` to `target` that are due from now until `end`, and returns when the last one has ended.
-/// `t0` is the start of the measured part; `sink` gets every record, in the order in which requests end.
+/// Sends the requests of `load` to `target` that are due from now until `end`, and returns when the
+/// last one has ended. `t0` is the start of the measured part; `sink` gets every record, in the
+/// order in which requests end.
 ///
 /// # Errors
-/// If the load itself makes no sense (a method or path that HTTP cannot carry, a rate that is not positive). A target
-/// that does not answer is no error but what the records tell.
+/// If the load itself makes no sense (a method or path that HTTP cannot carry, a rate that is not
+/// positive). A target that does not answer is no error but what the records tell.
 pub async fn generate<N: Net>(
     world: World<N>,
     load: Load,
@@ -56,12 +60,12 @@ pub async fn generate_paced<N: Net>(
     sink: impl Fn(Record) + 'static,
     mut pace: impl Pace,
 ) -> io::Result<()> {
-    let schedule = Schedule::new(t0, load.rate)?;
+    let schedule = SendSchedule::new(t0, load.rate)?;
     let now = Instant::now();
     let begin = load.part.map_or(now, |part| now.max(t0 + part.from));
     let end = load.part.map_or(end, |part| end.min(t0 + part.to));
-    let run = Rc::new(Run {
-        caller: Caller::new(world.net.clone(), &load, target)?,
+    let run = Rc::new(Generator {
+        caller: ProtocolCaller::new(world.net.clone(), &load, target)?,
         name: load.name,
         timeout: load.timeout,
         in_flight: Cell::new(0),
@@ -75,8 +79,8 @@ pub async fn generate_paced<N: Net>(
             break;
         }
         pace.until(due.at).await;
-        match UnderWay::begin(&run) {
-            Some(under_way) => world.net.spawn("load", one(under_way, k, due)),
+        match InFlight::begin(&run) {
+            Some(in_flight_guard) => world.net.spawn("load", one(in_flight_guard, k, due)),
             None => run.record(due, due.at, due.at, Outcome::Dropped),
         }
         k += 1;
@@ -88,8 +92,8 @@ pub async fn generate_paced<N: Net>(
 }
 
 /// One request from its due time to its record.
-async fn one<N: Net>(under_way: UnderWay<N>, k: i64, due: Due) {
-    let run = &under_way.0;
+async fn one<N: Net>(in_flight_guard: InFlight<N>, k: i64, due: Due) {
+    let run = &in_flight_guard.0;
     let sent = Instant::now();
     let id = Id { load: &run.name, k };
     tracing::debug!(%id, "request sent");
@@ -99,8 +103,8 @@ async fn one<N: Net>(under_way: UnderWay<N>, k: i64, due: Due) {
 }
 
 /// What the requests of one generator share.
-struct Run<N> {
-    caller: Caller<N>,
+struct Generator<N> {
+    caller: ProtocolCaller<N>,
     name: String,
     timeout: Duration,
     in_flight: Cell<usize>,
@@ -109,7 +113,7 @@ struct Run<N> {
     sink: Box<dyn Fn(Record)>,
 }
 
-impl<N> Run<N> {
+impl<N> Generator<N> {
     fn record(&self, due: Due, sent: Instant, ended: Instant, outcome: Outcome) {
         let since = |at: Instant| at.saturating_duration_since(due.at).as_micros() as u64;
         (self.sink)(Record { due_us: due.us, latency_us: since(ended), late_us: since(sent), outcome });
@@ -117,20 +121,20 @@ impl<N> Run<N> {
 }
 
 /// A place among the requests under way, given back on drop, also if the task is aborted.
-struct UnderWay<N>(Rc<Run<N>>);
+struct InFlight<N>(Rc<Generator<N>>);
 
-impl<N> UnderWay<N> {
-    fn begin(run: &Rc<Run<N>>) -> Option<Self> {
+impl<N> InFlight<N> {
+    fn begin(run: &Rc<Generator<N>>) -> Option<Self> {
         let now = run.in_flight.get();
         if now >= MAX_IN_FLIGHT {
             return None;
         }
         run.in_flight.set(now + 1);
-        Some(UnderWay(run.clone()))
+        Some(InFlight(run.clone()))
     }
 }
 
-impl<N> Drop for UnderWay<N> {
+impl<N> Drop for InFlight<N> {
     fn drop(&mut self) {
         let left = self.0.in_flight.get() - 1;
         self.0.in_flight.set(left);
@@ -154,40 +158,45 @@ impl fmt::Display for Id<'_> {
 }
 
 /// How a request is made.
-enum Caller<N> {
-    Http(Box<http::Caller<N>>),
-    Grpc(Box<grpc::Caller<N>>),
-    Tcp(tcp::Caller<N>),
+enum ProtocolCaller<N> {
+    Http(Box<http::HttpCaller<N>>),
+    Grpc(Box<grpc::GrpcCaller<N>>),
+    Tcp(tcp::TcpCaller<N>),
 }
 
-impl<N: Net> Caller<N> {
+impl<N: Net> ProtocolCaller<N> {
     fn new(net: N, load: &Load, target: SocketAddr) -> io::Result<Self> {
         Ok(match &load.target {
             Target::Http { host, port, path, body, grpc: true, headers, .. } => {
-                let caller =
-                    grpc::Caller::new(net, target, (host, *port, path), (*body, load.end_delay), headers)?;
-                Caller::Grpc(Box::new(caller))
+                let caller = grpc::GrpcCaller::new(
+                    net,
+                    target,
+                    (host, *port, path),
+                    (*body, load.end_delay),
+                    headers,
+                )?;
+                ProtocolCaller::Grpc(Box::new(caller))
             }
             Target::Http { host, port, path, method, body, headers, .. } => {
                 let template = http::Template::new(host, *port, path, method, *body, headers)?;
-                Caller::Http(Box::new(http::Caller::new(net, target, load, template)))
+                ProtocolCaller::Http(Box::new(http::HttpCaller::new(net, target, load, template)))
             }
-            Target::Tcp { .. } => Caller::Tcp(tcp::Caller::new(net, target)),
+            Target::Tcp { .. } => ProtocolCaller::Tcp(tcp::TcpCaller::new(net, target)),
         })
     }
 
     async fn call(&self, id: Id<'_>) -> Outcome {
         match self {
-            Caller::Http(caller) => caller.call(id).await,
-            Caller::Grpc(caller) => caller.call(id).await,
-            Caller::Tcp(caller) => caller.call(id).await,
+            ProtocolCaller::Http(caller) => caller.call(id).await,
+            ProtocolCaller::Grpc(caller) => caller.call(id).await,
+            ProtocolCaller::Tcp(caller) => caller.call(id).await,
         }
     }
 }
 
 /// When requests are due.
 #[derive(Debug, Clone, Copy)]
-struct Schedule {
+struct SendSchedule {
     t0: Instant,
     rate: f64,
 }
@@ -200,10 +209,10 @@ struct Due {
     us: i64,
 }
 
-impl Schedule {
+impl SendSchedule {
     fn new(t0: Instant, rate: f64) -> io::Result<Self> {
         if rate.is_finite() && rate > 0.0 {
-            Ok(Schedule { t0, rate })
+            Ok(SendSchedule { t0, rate })
         } else {
             Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a rate of {rate}/s")))
         }

@@ -1,9 +1,10 @@
 //! gRPC calls with one message each way, as many at once over one HTTP/2 connection as there are.
 //!
-//! A client may leave its half of a call open for a while after its message, as one does that may have more to say.
+//! A client may leave its half of a call open for a while after its message, as one does that may
+//! have more to say.
 //!
-//! As the gRPC project's clients do, a call that its server has not begun with (REFUSED_STREAM, or a GOAWAY that leaves it out)
-//! is made once more, over another connection if that one has ended.
+//! As the gRPC project's clients do, a call that its server has not begun with (REFUSED_STREAM, or
+//! a GOAWAY that leaves it out) is made once more, over another connection if that one has ended.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ use crate::app::grpc::{PREFIX, message};
 use crate::app::http::{REQUEST, SERVED_BY};
 
 /// Makes calls of one method at one address.
-pub(super) struct Caller<N> {
+pub(super) struct GrpcCaller<N> {
     net: N,
     target: SocketAddr,
     uri: Uri,
@@ -45,8 +46,9 @@ enum Failed {
     Otherwise(Outcome),
 }
 
-impl<N: Net> Caller<N> {
-    /// Of `path` at `host`, with a message of `body` bytes and `more` headers, and an end that comes `end_delay` later.
+impl<N: Net> GrpcCaller<N> {
+    /// Of `path` at `host`, with a message of `body` bytes and `more` headers, and an end that
+    /// comes `end_delay` later.
     ///
     /// # Errors
     /// If they cannot stand in a request.
@@ -70,7 +72,7 @@ impl<N: Net> Caller<N> {
             headers.insert(name, HeaderValue::from_str(value).map_err(|_| words())?);
         }
         let connection = RefCell::default();
-        Ok(Caller { net, target, uri, headers, message: message(body), end_delay, connection })
+        Ok(GrpcCaller { net, target, uri, headers, message: message(body), end_delay, connection })
     }
 
     /// Makes one call and reads its answer to the end. The caller bounds the time.

@@ -1,14 +1,16 @@
 //! One HTTP/1.1 request over a kept-alive connection.
 //!
-//! The pool is a stack: the connection used last is used next, so that as few as possible stay warm and the others age
-//! out. A reused connection that turns out closed before the request left is replaced by a fresh one, once, as Go's
-//! client and curl do; once any byte of the request may have left, a broken connection is an error, because whether the
-//! server acted is unknown.
+//! The pool is a stack: the connection used last is used next, so that as few as possible stay warm
+//! and the others age out. A reused connection that turns out closed before the request left is
+//! replaced by a fresh one, once, as Go's client and curl do; once any byte of the request may have
+//! left, a broken connection is an error, because whether the server acted is unknown.
 //!
-//! A client may be slow to read: it takes the head of an answer and leaves the rest for a while to whoever is in between.
+//! A client may be slow to read: it takes the head of an answer and leaves the rest for a while in
+//! the buffers in between.
 //!
-//! The length of an answer is checked by hyper against its `Content-Length`: a short one counts as a reset. An app
-//! that returns [`REQUEST`] also proves that the answer belongs to the request; if not, it is a mismatch.
+//! The length of an answer is checked by hyper against its `Content-Length`: a short one counts as
+//! a reset. An app that returns [`REQUEST`] also proves that the answer belongs to the request; if
+//! not, it is a mismatch.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -32,8 +34,8 @@ use crate::app::body::Pattern;
 use crate::app::http::{REQUEST, SERVED_BY};
 use crate::plan::Load;
 
-/// How long a connection may lie idle. Shorter than servers' limits (5 s is the shortest in common use, Node.js'), so
-/// that a server's closing of idle connections is not mistaken for a fault.
+/// How long a connection may lie idle. Shorter than servers' limits (5 s is the shortest in common
+/// use, Node.js'), so that a server's closing of idle connections is not mistaken for a fault.
 const IDLE: Duration = Duration::from_secs(2);
 
 /// A request with everything but its id.
@@ -81,7 +83,7 @@ impl Template {
 }
 
 /// Makes requests of one template to one address.
-pub(super) struct Caller<N> {
+pub(super) struct HttpCaller<N> {
     net: N,
     target: SocketAddr,
     timeout: Duration,
@@ -90,10 +92,10 @@ pub(super) struct Caller<N> {
     pool: Rc<Pool>,
 }
 
-impl<N: Net> Caller<N> {
+impl<N: Net> HttpCaller<N> {
     pub(super) fn new(net: N, target: SocketAddr, load: &Load, template: Template) -> Self {
         let (timeout, read_delay) = (load.timeout, load.read_delay);
-        Caller { net, target, timeout, read_delay, template, pool: Rc::default() }
+        HttpCaller { net, target, timeout, read_delay, template, pool: Rc::default() }
     }
 
     /// Makes one request and reads its answer to the end. The caller bounds the time.

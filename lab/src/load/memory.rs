@@ -1,4 +1,5 @@
-//! A network in memory, for tests: with tokio's paused clock, what takes no time takes none, so latencies are exact.
+//! A network in memory, for tests: with tokio's paused clock, what takes no time takes none, so
+//! latencies are exact.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,9 +1,10 @@
-//! Open-loop load: requests leave on time whether or not earlier ones were answered, and latency counts from the
-//! intended start, so that a stall is seen by every request that it held up (Tene's "coordinated omission").
+//! Open-loop load: requests leave on time whether or not earlier ones were answered, and latency
+//! counts from the intended start, so that a stall is seen by every request that it held up (Tene's
+//! "coordinated omission").
 //!
-//! [`generate()`] keeps the schedule and is generic over the network, so both worlds run the same generator; `http` and
-//! `tcp` make one request each; [`pace`] waits for the next due time; [`process`] is the generator as a process of its
-//! own inside a network namespace.
+//! [`generate()`] keeps the schedule and is generic over the network, so both worlds run the same
+//! generator; `http` and `tcp` make one request each; [`pace`] waits for the next due time;
+//! [`process`] is the generator as a process of its own inside a network namespace.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +23,8 @@ pub use generate::{MAX_IN_FLIGHT, generate};
 /// One request that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Intended start, microseconds from the start of the measured part; negative during the warm-up.
+    /// Intended start, microseconds from the start of the measured part; negative during the
+    /// warm-up.
     pub due_us: i64,
     /// From the intended start to the last byte, microseconds.
     pub latency_us: u64,

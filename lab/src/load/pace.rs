@@ -1,8 +1,9 @@
 //! Waiting for the next due time.
 //!
-//! tokio's timers tick in milliseconds, so they are one to two milliseconds late: enough to hide what a sidecar costs,
-//! because latency counts from the intended start. On the kernel a timerfd takes their place, which is late by tens of
-//! microseconds; in the simulator tokio's virtual clock is the only one there is.
+//! tokio's timers tick in milliseconds, so they are one to two milliseconds late: enough to hide
+//! what a sidecar costs, because latency counts from the intended start. On the kernel a timerfd
+//! takes their place, which is late by tens of microseconds; in the simulator tokio's virtual clock
+//! is the only one there is.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -60,8 +61,9 @@ impl TimerPace {
     async fn wait(&self, at: Instant) -> io::Result<()> {
         let left = at.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            // Catching up. The requests under way get their turn between any two new ones: a burst of new ones would
-            // each open a connection, and the catching up would be an overload of its own.
+            // Catching up. The requests under way get their turn between any two new ones: a burst
+            // of new ones would each open a connection, and the catching up would be an overload of
+            // its own.
             tokio::task::yield_now().await;
             return Ok(());
         }

@@ -1,10 +1,12 @@
 //! The load generator as a process of its own, inside an instance's network namespace.
 //!
-//! It resolves the target's name the way any program there would, so that the namespace's `/etc/hosts` is part of what
-//! is tested, runs [`generate_paced`] on real sockets, and writes each record as a line to its standard output. Times
-//! cross the process border as CLOCK_MONOTONIC nanoseconds, which every process of a machine shares.
+//! It resolves the target's name the way any program there would, so that the namespace's
+//! `/etc/hosts` is part of what is tested, runs [`generate_paced`] on real sockets, and writes each
+//! record as a line to its standard output. Times cross the process border as CLOCK_MONOTONIC
+//! nanoseconds, which every process of a machine shares.
 //!
-//! A thread of its own writes: if the reader falls behind, memory grows instead of the schedule slipping.
+//! A thread of its own writes: if the reader falls behind, memory grows instead of the schedule
+//! slipping.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -26,11 +28,12 @@ use crate::plan::{Load, Target};
 /// How often records are handed to the reader.
 const FLUSH: Duration = Duration::from_millis(50);
 
-/// Runs the load of `spec_json` (a [`Load`] as JSON): the measured part starts at `start_ns` and the load ends at
-/// `until_ns`, both CLOCK_MONOTONIC. Requests are due from now on; those before `start_ns` are the warm-up.
+/// Runs the load of `spec_json` (a [`Load`] as JSON): the measured part starts at `start_ns` and
+/// the load ends at `until_ns`, both CLOCK_MONOTONIC. Requests are due from now on; those before
+/// `start_ns` are the warm-up.
 ///
-/// Ends with 1 and a message on standard error if the load or the name of its target makes no sense, or if nobody reads
-/// the records.
+/// Ends with 1 and a message on standard error if the load or the name of its target makes no
+/// sense, or if nobody reads the records.
 pub fn run(spec_json: &str, start_ns: u64, until_ns: u64) -> ExitCode {
     let outcome = serde_json::from_str(spec_json)
         .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, format!("not a load: {e}")))

@@ -1,4 +1,5 @@
-//! One exchange with a server that speaks first: connect, read the greeting, send a line, read it back, close.
+//! One exchange with a server that speaks first: connect, read the greeting, send a line, read it
+//! back, close.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,14 +14,14 @@ use super::generate::Id;
 const MAX_LINE: u64 = 4 * 1024;
 
 /// Makes exchanges with one address, each over a connection of its own.
-pub(super) struct Caller<N> {
+pub(super) struct TcpCaller<N> {
     net: N,
     target: SocketAddr,
 }
 
-impl<N: Net> Caller<N> {
+impl<N: Net> TcpCaller<N> {
     pub(super) fn new(net: N, target: SocketAddr) -> Self {
-        Caller { net, target }
+        TcpCaller { net, target }
     }
 
     /// Makes one exchange. The caller bounds the time.

@@ -79,7 +79,8 @@ fn a_star_stands_for_any_characters() {
     }
 }
 
-/// Scrapes of one process every 10 us from 0; `None` if it did not answer. Each is `n_total`, `m_total{k="v"}`.
+/// Scrapes of one process every 10 us from 0; `None` if it did not answer. Each is `n_total`,
+/// `m_total{k="v"}`.
 fn series(scrapes: &[Option<(f64, f64)>]) -> Series {
     let mut series = Series::default();
     for (at, scrape) in (0..).step_by(10).zip(scrapes) {

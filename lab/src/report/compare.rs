@@ -19,20 +19,21 @@ pub struct Latency {
 }
 
 /// The latencies of a run, by load.
-pub type Latencies = BTreeMap<String, Latency>;
+pub type LatencyTable = BTreeMap<String, Latency>;
 
 /// The latencies of a report, of the loads that sent anything.
-pub fn latencies(report: &Report) -> Latencies {
+pub fn latencies(report: &Report) -> LatencyTable {
     let of = |(load, summary): (&crate::plan::Load, &crate::verdict::Summary)| {
         (load.name.clone(), Latency { p50_us: summary.p50_us, p99_us: summary.p99_us })
     };
     report.plan.loads.iter().zip(&report.loads).filter(|(_, summary)| summary.requests > 0).map(of).collect()
 }
 
-/// The newest earlier run of a scenario with the other kind of sidecar, to compare with: its directory and latencies.
-/// Runs that were interrupted or made by another build do not count, nor does a scenario that says anything else but for its `sidecar` line.
-pub fn earlier(runs: &Path, scenario: &str, sidecar: &str) -> Option<(PathBuf, Latencies)> {
-    let mut newest: Option<(SystemTime, PathBuf, Latencies)> = None;
+/// The newest earlier run of a scenario with the other kind of sidecar, to compare with: its
+/// directory and latencies. Runs that were interrupted or made by another build do not count, nor
+/// does a scenario that says anything else but for its `sidecar` line.
+pub fn earlier(runs: &Path, scenario: &str, sidecar: &str) -> Option<(PathBuf, LatencyTable)> {
+    let mut newest: Option<(SystemTime, PathBuf, LatencyTable)> = None;
     let scenario = but_for_sidecar(scenario)?;
     for entry in std::fs::read_dir(runs).ok()?.flatten() {
         let dir = entry.path();
@@ -65,16 +66,16 @@ pub fn earlier(runs: &Path, scenario: &str, sidecar: &str) -> Option<(PathBuf, L
     newest.map(|(_, dir, latencies)| (dir, latencies))
 }
 
-/// A scenario file without the line that says what stands in the sidecar's place.
+/// A scenario file without the line that says the kind of sidecar.
 fn but_for_sidecar(text: &str) -> Option<toml::Table> {
     let mut file: toml::Table = text.parse().ok()?;
     file.get_mut("scenario")?.as_table_mut()?.remove("sidecar");
     Some(file)
 }
 
-/// A table: with sidecars, without, and the difference, which is what two sidecars cost. `None` if no load was measured
-/// both ways.
-pub fn table(with: &Latencies, without: &Latencies) -> Option<String> {
+/// A table: with sidecars, without, and the difference, which is what two sidecars cost. `None` if
+/// no load was measured both ways.
+pub fn table(with: &LatencyTable, without: &LatencyTable) -> Option<String> {
     if !with.keys().any(|load| without.contains_key(load)) {
         return None;
     }
@@ -101,7 +102,7 @@ mod tests {
 
     #[test]
     fn there_is_no_table_of_nothing_and_no_comparison_with_another_build() {
-        assert_eq!(table(&Latencies::new(), &Latencies::new()), None);
+        assert_eq!(table(&LatencyTable::new(), &LatencyTable::new()), None);
         let runs = tempfile::tempdir().expect("a folder");
         let scenario = "[scenario]\nname = \"x\"\nduration = \"1s\"\n";
         let run = |name: &str, build: &str| {
@@ -121,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_cost_is_the_difference() {
-        let run = |p50_us, p99_us| Latencies::from([("checkout".to_owned(), Latency { p50_us, p99_us })]);
+        let run = |p50_us, p99_us| LatencyTable::from([("checkout".to_owned(), Latency { p50_us, p99_us })]);
         let table = table(&run(900.0, 4000.0), &run(300.0, 1500.0)).expect("a load");
         let row = table.lines().last().unwrap();
         let words: Vec<_> = row.split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();

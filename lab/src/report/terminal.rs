@@ -1,18 +1,18 @@
 //! A run in one screen of text.
 //!
-//! The order is that of an eye which stays where a command ends: first what was run and what was measured, then the
-//! expectations, and last the verdict with its reasons. A number is shown with its unit, and a broken expectation with
-//! what was expected, what it was, and how far off that is.
+//! The order is that of an eye which stays where a command ends: first what was run and what was
+//! measured, then the expectations, and last the verdict with its reasons. A number is shown with
+//! its unit, and a broken expectation with what was expected, what it was, and how far off that is.
 
 use std::fmt::Write;
 
 use crate::plan::{Plan, SidecarKind};
 use crate::readable;
-use crate::run::{Report, Struck, UnaskedEnd, Verdict};
+use crate::run::{AppliedFault, Report, UnexpectedExit, Verdict};
 use crate::verdict::{Judged, JudgedCondition, Phase, Summary, found};
-use crate::world::Kind;
+use crate::world::WorldKind;
 
-/// Lines of a process's last words that are shown; all that were kept stand in the results.
+/// Lines of a process's log tail that are shown; the results have all that were kept.
 const LAST_WORDS: usize = 6;
 
 /// How the text is dressed.
@@ -69,8 +69,8 @@ pub fn render(report: &Report, style: Style) -> String {
 fn what_ran(report: &Report) -> String {
     let plan = &report.plan;
     let (world, links) = match report.world {
-        Kind::Kernel => ("kernel world", format!("links by {}, ", report.fidelity.link_backend)),
-        Kind::Simulator => ("simulator (virtual time)", String::new()),
+        WorldKind::Kernel => ("kernel world", format!("links by {}, ", report.fidelity.link_backend)),
+        WorldKind::Simulator => ("simulator (virtual time)", String::new()),
     };
     let sidecars = match plan.sidecar {
         SidecarKind::Ours => "with sidecars",
@@ -80,8 +80,8 @@ fn what_ran(report: &Report) -> String {
     let (seed, build) = (plan.seed, report.build);
     let began = match report.world {
         // To the second; the results have all of it.
-        Kind::Kernel => format!("\n  measured from {:.19}Z on", readable::utc(report.started)),
-        Kind::Simulator => String::new(),
+        WorldKind::Kernel => format!("\n  measured from {:.19}Z on", readable::utc(report.started)),
+        WorldKind::Simulator => String::new(),
     };
     format!(
         "{world}, {sidecars}, {links}seed {seed}, {build} build; {measured} measured after {warmup} of warm-up{began}"
@@ -178,7 +178,7 @@ fn faults(out: &mut String, report: &Report, style: Style) {
 }
 
 /// `2.00 s to 4.03 s; killed 2, restarted 2`
-fn in_force(fault: &Struck, plan: &Plan) -> String {
+fn in_force(fault: &AppliedFault, plan: &Plan) -> String {
     let at = |us: i64| format!("{:.2} s", us as f64 / 1e6);
     let when = match (fault.start_us, fault.end_us) {
         (None, _) => "never in force".to_owned(),
@@ -298,12 +298,12 @@ fn verdict(out: &mut String, report: &Report, style: Style) {
     for reason in &report.reasons {
         let _ = writeln!(out, "  {reason}");
     }
-    for UnaskedEnd { process, last_words, .. } in &report.unasked_ends {
-        if last_words.is_empty() {
+    for UnexpectedExit { process, log_tail, .. } in &report.unexpected_exits {
+        if log_tail.is_empty() {
             continue;
         }
-        let _ = writeln!(out, "  the last words of {process}:");
-        for line in &last_words[last_words.len().saturating_sub(LAST_WORDS)..] {
+        let _ = writeln!(out, "  the log tail of {process}:");
+        for line in &log_tail[log_tail.len().saturating_sub(LAST_WORDS)..] {
             let _ = writeln!(out, "    {}", style.faint(line));
         }
     }

@@ -1,30 +1,31 @@
 //! What a run came to.
 //!
-//! A process that ended by itself, or did not come back after a kill, is a failure whatever else is wrong: no slow machine
-//! explains it. For everything else the world's shortcomings come first: a fault that never struck, a generator that
-//! died, a late wire make the numbers worthless, and then neither red nor green would be true.
+//! A process that ended by itself, or did not come back after a kill, is a failure whatever else is
+//! wrong: no slow machine explains it. For everything else the world's shortcomings come first: a
+//! fault that never took effect, a generator that died, a late wire make the numbers worthless, and
+//! then neither red nor green would be true.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use super::{BUILD, Report, Struck, UnaskedEnd, Verdict, micros};
+use super::{AppliedFault, BUILD, Report, UnexpectedExit, Verdict, micros};
 use crate::load::Record;
 use crate::metrics::{Series, is_counter};
 use crate::plan::{Action, Plan};
 use crate::verdict::{self, Evidence, Summary};
-use crate::world::{Error, Fidelity, Kind};
+use crate::world::{Error, Fidelity, WorldKind};
 
 /// Everything that was seen of a run.
 pub(crate) struct Seen {
-    pub world: Kind,
+    pub world: WorldKind,
     /// The time of day at which the measured part began.
     pub started: SystemTime,
     pub records: Vec<Vec<Record>>,
     pub series: Series,
-    pub faults: Vec<Struck>,
+    pub faults: Vec<AppliedFault>,
     /// Load generators that could not do their work, one sentence each.
     pub load_failures: Vec<String>,
-    pub unasked_ends: Vec<UnaskedEnd>,
+    pub unexpected_exits: Vec<UnexpectedExit>,
     pub fidelity: Fidelity,
     /// When the user stopped it.
     pub interrupted: Option<i64>,
@@ -33,7 +34,7 @@ pub(crate) struct Seen {
 }
 
 pub(super) fn judge(plan: &Plan, seen: Seen) -> Report {
-    let Seen { world, records, series, mut faults, unasked_ends, fidelity, .. } = seen;
+    let Seen { world, records, series, mut faults, unexpected_exits, fidelity, .. } = seen;
     let loads: Vec<Summary> = records.iter().map(|records| verdict::summary(records)).collect();
     let evidence: Vec<_> = faults.iter().map(|f| f.evidence.clone()).collect();
     let last = micros(plan.duration);
@@ -49,28 +50,30 @@ pub(super) fn judge(plan: &Plan, seen: Seen) -> Report {
         faults: &evidence,
         actual: &actual,
     });
-    expectations.extend(verdict::account(plan, &records, &series));
+    expectations.extend(verdict::conservation(plan, &records, &series));
 
-    let mut crashes: Vec<String> = unasked_ends.iter().map(crash).collect();
-    let mut doubts = seen.load_failures;
+    let mut crashes: Vec<String> = unexpected_exits.iter().map(crash).collect();
+    let mut shortcomings = seen.load_failures;
     for (entry, fault) in plan.timeline.iter().zip(&faults) {
         match (&fault.failed, fault.start_us) {
             (Some(why), Some(_)) if fault.outlasted => {
-                doubts.push(format!("{} outlasted the run: {why}", fault.name));
+                shortcomings.push(format!("{} outlasted the run: {why}", fault.name));
             }
             // The kill worked, the restart did not: that is the mesh's doing.
             (Some(why), Some(_)) if matches!(entry.action, Action::Kill { .. } | Action::Crash { .. }) => {
                 crashes.push(format!("not everything came back after {}: {why}", fault.name));
             }
             (Some(why), Some(_)) => {
-                doubts.push(format!("fault {} could not be taken back: {why}", fault.name))
+                shortcomings.push(format!("fault {} could not be taken back: {why}", fault.name))
             }
-            (Some(why), None) => doubts.push(format!("fault {} could not be carried out: {why}", fault.name)),
-            (None, None) => doubts.push(format!("fault {} never came into force", fault.name)),
+            (Some(why), None) => {
+                shortcomings.push(format!("fault {} could not be carried out: {why}", fault.name))
+            }
+            (None, None) => shortcomings.push(format!("fault {} never came into force", fault.name)),
             (None, Some(_)) => {}
         }
     }
-    doubts.extend(verdict::trustworthy(&fidelity, plan, &loads).err().into_iter().flatten());
+    shortcomings.extend(verdict::trustworthy(&fidelity, plan, &loads).err().into_iter().flatten());
     let mut broken = verdict::broken(plan, &expectations);
     let left_behind = seen.left_behind.map(|e| format!("not everything could be taken down: {e}"));
 
@@ -84,12 +87,12 @@ pub(super) fn judge(plan: &Plan, seen: Seen) -> Report {
         // What was expected of the whole run is not said of a part of it.
         (Verdict::Interrupted, [vec![words], crashes].concat())
     } else if !crashes.is_empty() {
-        crashes.extend(doubts);
+        crashes.extend(shortcomings);
         crashes.append(&mut broken);
         (Verdict::Failed, crashes)
-    } else if !doubts.is_empty() {
-        doubts.append(&mut broken);
-        (Verdict::Inconclusive, doubts)
+    } else if !shortcomings.is_empty() {
+        shortcomings.append(&mut broken);
+        (Verdict::Inconclusive, shortcomings)
     } else if !broken.is_empty() || left_behind.is_some() {
         (Verdict::Failed, broken)
     } else {
@@ -107,13 +110,13 @@ pub(super) fn judge(plan: &Plan, seen: Seen) -> Report {
         expectations,
         loads,
         faults,
-        unasked_ends,
+        unexpected_exits,
         totals,
         fidelity,
     }
 }
 
-fn crash(end: &UnaskedEnd) -> String {
+fn crash(end: &UnexpectedExit) -> String {
     let at = end.at_us.map(|us| format!(" at {:.2} s", us as f64 / 1e6)).unwrap_or_default();
     format!("{} ended{at} although nothing asked it to: {}", end.process, end.how)
 }

@@ -1,21 +1,23 @@
 //! When processes are asked for their metrics.
 //!
-//! At an even pace, which shows gauges and restarts, and at the edges of every window that a condition over metrics
-//! has. A window counts from the first scrape that begins in it to the last that ends in it ([`crate::metrics`]), so it
-//! is asked at its beginning, and shortly before its end: a little earlier too, because a busy process takes its time.
+//! At an even pace, which shows gauges and restarts, and at the edges of every window that a
+//! condition over metrics has. A window counts from the first scrape that begins in it to the last
+//! that ends in it ([`crate::metrics`]), so it is asked at its beginning, and shortly before its
+//! end: a little earlier too, because a busy process takes its time.
 
 use std::time::Duration;
 
 use crate::plan::{Condition, Expectation, Plan, Subject, Window};
 
-/// How long before the end of a window its last scrapes begin. A process that answers at once shows all but the last
-/// 10 ms; one that takes up to 50 ms, all but those.
+/// How long before the end of a window its last scrapes begin. A process that answers at once shows
+/// all but the last 10 ms; one that takes up to 50 ms, all but those.
 const LEADS: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(10)];
 
 /// The pace while the beginning of a recovery is sought, which is at one of its steps.
 const STEP: Duration = crate::verdict::STEP;
 
-/// When to ask within the measured part, in order, each once: every `every`, and at the edges of windows.
+/// When to ask within the measured part, in order, each once: every `every`, and at the edges of
+/// windows.
 pub(super) fn times(plan: &Plan, every: Duration) -> Vec<Duration> {
     let paces = |from: Duration, to: Duration, pace: Duration| {
         std::iter::successors(Some(from), move |at| Some(*at + pace)).take_while(move |at| *at <= to)
@@ -39,7 +41,8 @@ pub(super) fn times(plan: &Plan, every: Duration) -> Vec<Duration> {
     times
 }
 
-/// Whether a condition asks for counters of the kernel's rules, which are too costly to read as often as others.
+/// Whether a condition asks for counters of the kernel's rules, which are too costly to read as
+/// often as others.
 pub(super) fn asks_rules(plan: &Plan) -> bool {
     plan.expectations.iter().flat_map(metrics).any(|name| name.starts_with("iptables_"))
 }

@@ -19,7 +19,7 @@ struct Fake {
     hangs: &'static [&'static str],
     apply: Option<fn() -> Error>,
     revert: Option<fn() -> Error>,
-    ended: RefCell<Vec<Ended>>,
+    ended: RefCell<Vec<ProcessExit>>,
     fidelity: Fidelity,
     left_behind: Option<fn() -> Error>,
     said: RefCell<Vec<String>>,
@@ -37,8 +37,8 @@ fn or(error: Option<fn() -> Error>) -> Result<(), Error> {
 }
 
 impl World for Fake {
-    fn kind(&self) -> Kind {
-        Kind::Simulator
+    fn kind(&self) -> WorldKind {
+        WorldKind::Simulator
     }
 
     async fn up(&self) -> Result<(), Error> {
@@ -82,7 +82,7 @@ impl World for Fake {
         Vec::new()
     }
 
-    async fn ended(&self) -> Vec<Ended> {
+    async fn ended(&self) -> Vec<ProcessExit> {
         assert_eq!(self.downs.get(), 0, "afterwards every process has ended");
         self.ended.take()
     }
@@ -97,7 +97,8 @@ impl World for Fake {
     }
 }
 
-/// A caller, a server, 50 requests a second for 10 s, a pause and a kill, and the expectation `that`.
+/// A caller, a server, 50 requests a second for 10 s, a pause and a kill, and the expectation
+/// `that`.
 fn plan(that: &str) -> Plan {
     let text = format!(
         r#"
@@ -158,12 +159,12 @@ fn broken() -> Error {
     Error::Failed("something broke".into())
 }
 
-fn crash() -> Ended {
-    Ended {
+fn crash() -> ProcessExit {
+    ProcessExit {
         process: "orders/app".into(),
         at: None,
         how: "exit status: 7".into(),
-        last_words: vec!["oh no".into()],
+        log_tail: vec!["oh no".into()],
     }
 }
 
@@ -187,7 +188,7 @@ fn a_mesh_that_does_not_come_up_is_taken_down_and_is_an_error() {
     let world = Fake { up: Some(broken), ..Fake::default() };
     let error = run_it(&plan(TRUE), &world, std::future::pending()).expect_err("an error");
     assert_eq!(error.to_string(), "something broke");
-    assert!(world.said.borrow().is_empty(), "nothing strikes a mesh that is not up");
+    assert!(world.said.borrow().is_empty(), "no fault is injected into a mesh that is not up");
 }
 
 #[test]
@@ -212,7 +213,7 @@ fn a_process_that_ends_by_itself_fails_the_run_whatever_else_is_wrong() {
     let report = undisturbed(&plan(TRUE), &world);
     assert_eq!(report.verdict, Verdict::Failed);
     assert_eq!(report.reasons, ["orders/app ended although nothing asked it to: exit status: 7"]);
-    assert_eq!(report.unasked_ends[0].last_words, ["oh no"]);
+    assert_eq!(report.unexpected_exits[0].log_tail, ["oh no"]);
 
     let late = Fidelity { packets: 1, lateness_p99_us: 1e6, ..Fidelity::default() };
     let world = Fake { ended: RefCell::new(vec![crash()]), fidelity: late, ..Fake::default() };

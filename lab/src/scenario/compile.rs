@@ -1,8 +1,9 @@
-//! A scenario to a plan: addresses, seeds and sidecar configurations, none of which is anybody's choice.
+//! A scenario to a plan: addresses, seeds and sidecar configurations, none of which is anybody's
+//! choice.
 //!
-//! Everything follows from names and positions, so two runs of one file give the same plan, and logs of different runs
-//! can be laid side by side. Random seeds hang on names, not on positions: adding a replica does not change the choices
-//! of the others.
+//! Everything follows from names and positions, so two runs of one file give the same plan, and
+//! logs of different runs can be laid side by side. Random seeds hang on names, not on positions:
+//! adding a replica does not change the choices of the others.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -22,8 +23,9 @@ use crate::sidecar;
 impl Scenario {
     /// The plan with this in the sidecar's place.
     ///
-    /// Without sidecars, kills and pauses of sidecars are left out, and so is every condition that only a sidecar can
-    /// meet: over a sidecar's metrics, or over the evidence of a fault that touched one.
+    /// Without sidecars, kills and pauses of sidecars are left out, and so is every condition that
+    /// only a sidecar can meet: over a sidecar's metrics, or over the evidence of a fault that
+    /// touched one.
     pub fn plan(&self, sidecar: SidecarKind) -> Plan {
         let (services, instances) = self.instances();
         let mut plan = Plan {

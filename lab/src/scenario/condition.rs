@@ -13,14 +13,17 @@
 //! | `PROCESS.METRIC{label="x"}` | `3`, `25%` | as exported | `web/sidecar`, `orders-*/app`, `fabric`; summed over the processes that match |
 //! | `killed` `restarted` `refused` `reloaded` `stopped` `continued` `changed_requests` `packets` `lost_packets` `delayed_packets` | `1` | a count | evidence of a fault, under `fault = "entry"` only |
 //!
-//! Two of them may be divided: `orders-*/app.app_requests_total / checkout.requests <= 1.2`, spaces around the stroke.
+//! Two of them may be divided: `orders-*/app.app_requests_total / checkout.requests <= 1.2`, spaces
+//! around the stroke.
 //!
-//! Operators: `<` `<=` `>` `>=` `==` `!=`. [`Subject::Load::stat`] holds the second column's name without the load:
-//! `latency.p50`, `latency.p90`, `latency.p99`, `latency.p999`, `latency.max`, `latency.mean`, `errors`, `errors.share`,
-//! `success`, `requests`, `ok`, `throughput`, `dropped`; nothing else ever stands there.
+//! Operators: `<` `<=` `>` `>=` `==` `!=`. [`Subject::Load::stat`] holds the second column's name
+//! without the load: `latency.p50`, `latency.p90`, `latency.p99`, `latency.p999`, `latency.max`,
+//! `latency.mean`, `errors`, `errors.share`, `success`, `requests`, `ok`, `throughput`, `dropped`;
+//! nothing else ever stands there.
 //!
-//! Parsing checks every name against what the plan has, so that a condition that can be measured is the only kind that
-//! gets further. What it cannot know is which metrics a process exports: a metric without samples fails the condition.
+//! Parsing checks every name against what the plan has, so that a condition that can be measured is
+//! the only kind that gets further. What it cannot know is which metrics a process exports: a
+//! metric without samples fails the condition.
 
 use std::ops::Range;
 
@@ -38,7 +41,7 @@ pub const FABRIC: &str = "fabric";
 
 /// What a condition may speak of.
 #[derive(Debug, Clone, Copy)]
-pub struct Names<'a> {
+pub struct ConditionNames<'a> {
     /// Load generators, in the order of the plan.
     pub loads: &'a [String],
     /// Processes, such as `orders-0/app`.
@@ -68,7 +71,7 @@ impl Malformed {
 ///
 /// # Errors
 /// If it is not of the grammar above, or names what does not exist.
-pub fn parse(text: &str, names: Names<'_>) -> Result<Condition, Malformed> {
+pub fn parse(text: &str, names: ConditionNames<'_>) -> Result<Condition, Malformed> {
     let Some((at, op)) = operator(text) else {
         return Err(Malformed::new(
             0..text.len(),
@@ -172,7 +175,7 @@ fn trimmed(text: &str, range: Range<usize>) -> Range<usize> {
 }
 
 /// A condition that would be right here.
-fn example(names: Names<'_>) -> String {
+fn example(names: ConditionNames<'_>) -> String {
     match (names.evidence, names.loads) {
         (Some(evidence), _) => format!("\"{} >= 1\"", evidence.first().unwrap_or(&"killed")),
         (None, [load, ..]) => format!("\"{load}.latency.p99 < 20ms\" or \"{load}.errors == 0\""),
@@ -184,7 +187,7 @@ fn example(names: Names<'_>) -> String {
 }
 
 /// A subject, or one divided by another: `A / B`, with spaces around the stroke.
-fn read_ratio(text: &str, at: Range<usize>, names: Names<'_>) -> Result<(Subject, Unit), Malformed> {
+fn read_ratio(text: &str, at: Range<usize>, names: ConditionNames<'_>) -> Result<(Subject, Unit), Malformed> {
     let Some(stroke) = text[at.clone()].find(" / ").filter(|_| names.evidence.is_none()) else {
         return read_subject(text, at, names);
     };
@@ -204,7 +207,11 @@ fn read_ratio(text: &str, at: Range<usize>, names: Names<'_>) -> Result<(Subject
     Ok((Subject::Ratio { of: Box::new(of), to: Box::new(to) }, Unit::Plain))
 }
 
-fn read_subject(text: &str, at: Range<usize>, names: Names<'_>) -> Result<(Subject, Unit), Malformed> {
+fn read_subject(
+    text: &str,
+    at: Range<usize>,
+    names: ConditionNames<'_>,
+) -> Result<(Subject, Unit), Malformed> {
     let words = &text[at.clone()];
     // A metric's labels may hold dots and slashes of their own.
     let head = &words[..words.find('{').unwrap_or(words.len())];
@@ -283,7 +290,11 @@ fn read_subject(text: &str, at: Range<usize>, names: Names<'_>) -> Result<(Subje
     Ok((Subject::Load { load: position, stat: stat.into() }, unit))
 }
 
-fn read_metric(text: &str, at: Range<usize>, names: Names<'_>) -> Result<(Subject, Unit), Malformed> {
+fn read_metric(
+    text: &str,
+    at: Range<usize>,
+    names: ConditionNames<'_>,
+) -> Result<(Subject, Unit), Malformed> {
     let words = &text[at.clone()];
     let Some((process, metric)) = words.split_once('.') else {
         let help = format!("add the name of a metric, such as `{words}.NAME`");
@@ -292,7 +303,8 @@ fn read_metric(text: &str, at: Range<usize>, names: Names<'_>) -> Result<(Subjec
     let after_process = at.start + process.len() + 1;
     if process != FABRIC && !names.processes.iter().any(|p| glob(process, p)) {
         let at = at.start..at.start + process.len();
-        // A service's name stands for all its instances in a list of instances, but a metric's process is a pattern.
+        // A service's name stands for all its instances in a list of instances, but a metric's
+        // process is a pattern.
         let all = process.split_once('/').map(|(node, role)| format!("{node}-*/{role}"));
         if let Some(all) = all.filter(|all| names.processes.iter().any(|p| glob(all, p))) {
             let message = format!("`{process}` is not one process but several");
@@ -417,11 +429,11 @@ mod tests {
     fn read(text: &str) -> Result<Condition, Malformed> {
         let loads = ["checkout".to_owned(), "pay".to_owned()];
         let processes = ["orders-0/app", "orders-0/sidecar", "orders-1/app", "web/sidecar"].map(String::from);
-        parse(text, Names { loads: &loads, processes: &processes, evidence: None })
+        parse(text, ConditionNames { loads: &loads, processes: &processes, evidence: None })
     }
 
     fn evidence(text: &str) -> Result<Condition, Malformed> {
-        parse(text, Names { loads: &[], processes: &[], evidence: Some(&["killed", "restarted"]) })
+        parse(text, ConditionNames { loads: &[], processes: &[], evidence: Some(&["killed", "restarted"]) })
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Mistakes in a scenario file, each with its place, what is wrong and what to write instead.
 //!
-//! All mistakes of a file are collected and told in the order of the file, so that one run of `lab check` is enough. A
-//! lone mistake is rendered as itself; several hang under one headline.
+//! All mistakes of a file are collected and told in the order of the file, so that one run of `lab
+//! check` is enough. A lone mistake is rendered as itself; several hang under one headline.
 
 use std::fmt;
 use std::ops::Range;

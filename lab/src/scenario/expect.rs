@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_spanned::Spanned;
 
-use super::condition::{self, Names};
+use super::condition::{self, ConditionNames};
 use super::diagnose::{Mistake, inside};
 use super::faults;
 use super::model::{self, File};
@@ -35,7 +35,7 @@ pub(super) fn expectations(
             None if expect.get_ref().fault.is_some() => continue,
             _ => None,
         };
-        let names = Names { loads: &loads, processes: &processes, evidence };
+        let names = ConditionNames { loads: &loads, processes: &processes, evidence };
         let conditions = conditions(expect, window.as_ref(), names, file, context, mistakes);
         let Some(window) = window else { continue };
         let name = match &expect.get_ref().name {
@@ -61,7 +61,7 @@ fn describe(expect: &model::Expect) -> String {
 fn conditions(
     expect: &Spanned<model::Expect>,
     window: Option<&Window>,
-    names: Names<'_>,
+    names: ConditionNames<'_>,
     file: &File,
     context: &Context<'_>,
     mistakes: &mut Vec<Mistake>,

@@ -1,8 +1,9 @@
-//! The timeline: each entry's time and its one action, with every process and every pair of instances resolved.
+//! The timeline: each entry's time and its one action, with every process and every pair of
+//! instances resolved.
 //!
-//! Two entries may not hold the same process or the same direction of a link at one time, nor may one begin at the very
-//! instant at which the other ends: a revert puts the base state back whatever else is in force, so the result would
-//! depend on which of the two comes first.
+//! Two entries may not hold the same process or the same direction of a link at one time, nor may
+//! one begin at the very instant at which the other ends: a revert puts the base state back
+//! whatever else is in force, so the result would depend on which of the two comes first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -17,11 +18,12 @@ use super::settings;
 use super::units::Span;
 use super::validate::{Context, status};
 use crate::fabric::LinkProfile;
-use crate::plan::{Action, Change, Entry, Link, ProcessId, Repeat, Role};
+use crate::plan::{Action, BehaviourChange, Entry, Link, ProcessId, Repeat, Role};
 
 /// Resolves the timeline.
 ///
-/// Gives one entry for each of the file's, even for a wrong one, so that positions stay those of the file.
+/// Gives one entry for each of the file's, even for a wrong one, so that positions stay those of
+/// the file.
 pub(super) fn timeline(
     entries: &[Spanned<model::Entry>],
     base: &Profiles,
@@ -288,7 +290,7 @@ fn behave(app: &Spanned<model::Behave>, context: &Context<'_>, mistakes: &mut Ve
         let mistake = Mistake::new(asked.process.span(), "a sidecar is no app", "names no app");
         mistakes.push(mistake.help("name an app, such as \"orders-1/app\""));
     }
-    let change = Change {
+    let change = BehaviourChange {
         work: asked.work.as_ref().map(|work| work.get_ref().0),
         fail: asked.fail.as_ref().map(|fail| fail.get_ref().0),
         status: asked.status.as_ref().map(|word| status(word, mistakes)),
@@ -298,7 +300,7 @@ fn behave(app: &Spanned<model::Behave>, context: &Context<'_>, mistakes: &mut Ve
         goaway: asked.goaway.as_ref().map(|share| share.get_ref().0),
         reset_streams: asked.reset_streams.as_ref().map(|share| share.get_ref().0),
     };
-    if (Change { status: None, ..change }) == Change::default() {
+    if (BehaviourChange { status: None, ..change }) == BehaviourChange::default() {
         let missing =
             "no `work`, `fail`, `malformed`, `unhealthy`, `refuse_streams`, `goaway` or `reset_streams`";
         let mistake = Mistake::new(app.span(), "nothing changes", missing);
@@ -307,7 +309,7 @@ fn behave(app: &Spanned<model::Behave>, context: &Context<'_>, mistakes: &mut Ve
     Action::App { processes, change }
 }
 
-/// How often an entry strikes, and when it is reverted for the last time.
+/// How often an entry is injected, and when it is reverted for the last time.
 fn repeat(
     entry: &model::Entry,
     until: Option<Duration>,
@@ -329,27 +331,28 @@ fn repeat(
         }
     };
     let Some(end) = until else {
-        let mistake = Mistake::new(every.span(), "only what ends can strike again", "this entry has no end");
+        let mistake =
+            Mistake::new(every.span(), "only a fault that ends can be repeated", "this entry has no end");
         mistakes.push(
-            mistake.help("add `for` (to a kill or a crash: `restart`); a `restart` entry strikes once"),
+            mistake.help("add `for` (to a kill or a crash: `restart`); a `restart` entry is injected once"),
         );
         return (until, None);
     };
     let at = entry.at.get_ref().0;
     let apart = every.get_ref().0;
     if apart <= end.saturating_sub(at) {
-        let message = format!("it would strike again before it has ended: every {}", Span(apart));
+        let message = format!("it would be injected again before it has ended: every {}", Span(apart));
         let mistake = Mistake::new(every.span(), message, format!("lasts {}", Span(end - at)));
         mistakes.push(mistake.help("`every` counts from one beginning to the next: make it longer"));
     }
     if *times.get_ref() == 0 {
-        let mistake = Mistake::new(times.span(), "this entry never strikes", "must be at least 1");
-        mistakes.push(mistake.help("leave `every` and `times` out to let it strike once"));
+        let mistake = Mistake::new(times.span(), "this entry is never injected", "must be at least 1");
+        mistakes.push(mistake.help("leave `every` and `times` out to inject it once"));
     }
     let last = end.saturating_add(apart.saturating_mul(times.get_ref().saturating_sub(1)));
     if last > context.duration && end <= context.duration {
         let message = format!(
-            "the last strike would end after the run is over: {} of {}",
+            "the last injection would end after the run is over: {} of {}",
             Span(last),
             Span(context.duration)
         );

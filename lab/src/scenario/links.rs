@@ -1,7 +1,8 @@
 //! Links: which ordered pairs of instances a table means, and what it makes of their profile.
 //!
-//! A `[[link]]` sets the values that it names and keeps the others, so that a general link can be followed by an
-//! exception. The `link` action of a timeline entry does the same to the base profile for a while.
+//! A `[[link]]` sets the values that it names and keeps the others, so that a general link can be
+//! followed by an exception. The `link` action of a timeline entry does the same to the base
+//! profile for a while.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

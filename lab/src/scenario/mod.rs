@@ -1,12 +1,13 @@
 //! What a scenario file says, and every way in which it can be wrong.
 //!
-//! [`model`] mirrors the file key for key, `parse` turns text into it with the place of every word kept, `validate`
-//! (with `links`, `faults` and `expect` for the larger tables) resolves every name and collects all mistakes at once,
-//! each pointing at its words and suggesting the fix. What comes out is a [`Scenario`]: checked, without names or texts
-//! left to resolve. `settings` lets the sidecar itself check what is meant for it. `compile` adds what is nobody's choice (addresses, seeds, sidecar configurations) and makes a
-//! [`Plan`](crate::plan::Plan) of it.
+//! [`model`] mirrors the file key for key, `parse` turns text into it with the place of every word
+//! kept, `validate` (with `links`, `faults` and `expect` for the larger tables) resolves every name
+//! and collects all mistakes at once, each pointing at its words and suggesting the fix. What comes
+//! out is a [`Scenario`]: checked, without names or texts left to resolve. `settings` lets the
+//! sidecar itself check what is meant for it. `compile` adds what the file does not choose
+//! (addresses, seeds, sidecar configurations) and makes a [`Plan`](crate::plan::Plan) of it.
 //!
-//! It leaves out all I/O: who calls [`parse`] has read the file.
+//! It leaves out all I/O: the caller of [`parse`] reads the file.
 
 mod compile;
 mod condition;
@@ -29,7 +30,8 @@ pub use diagnose::{Mistake, ScenarioErrors};
 
 use crate::plan::{AppKind, Entry, Expectation, Link, Part, Protocol, ServiceLimits, SidecarKind, Target};
 
-/// A scenario in which everything that is named exists. Instances, loads and entries are known by their position.
+/// A scenario in which everything that is named exists. Instances, loads and entries are known by
+/// their position.
 #[derive(Debug, Clone)]
 pub struct Scenario {
     /// One line for people.
@@ -79,10 +81,11 @@ struct Load {
     part: Option<Part>,
 }
 
-/// Reads and checks a scenario. `file_name` only stands in messages.
+/// Reads and checks a scenario. `file_name` is used in messages only.
 ///
 /// # Errors
-/// Everything that is wrong with it: all mistakes of shape if there are any, otherwise all mistakes of meaning.
+/// Everything that is wrong with it: all mistakes of shape if there are any, otherwise all mistakes
+/// of meaning.
 pub fn parse(file_name: &str, text: &str) -> Result<Scenario, ScenarioErrors> {
     let scenario = |file: model::File| {
         let scenario = validate::validate(&file, text)?;
@@ -93,7 +96,8 @@ pub fn parse(file_name: &str, text: &str) -> Result<Scenario, ScenarioErrors> {
 }
 
 impl Scenario {
-    /// What shall stand in the sidecar's place, one run each: the header's `sidecar`, ours by default.
+    /// What shall stand in the sidecar's place, one run each: the header's `sidecar`, ours by
+    /// default.
     pub fn sidecars(&self) -> Vec<SidecarKind> {
         self.sidecars.clone()
     }

@@ -1,8 +1,9 @@
-//! The scenario file, key for key. Nothing here is resolved: names are names, and every value remembers its place in
-//! the text so that a mistake can be pointed at.
+//! The scenario file, key for key. Nothing here is resolved: names are names, and every value
+//! remembers its place in the text so that a mistake can be pointed at.
 //!
-//! One noun a table: `[scenario]`, `[service.NAME]`, `[[link]]`, `[load.NAME]`, `[[timeline]]`, `[[expect]]`. Durations,
-//! rates and percentages are strings with units (`"250ms"`, `"400/s"`, `"1%"`); a bare number is refused with a hint.
+//! One noun a table: `[scenario]`, `[service.NAME]`, `[[link]]`, `[load.NAME]`, `[[timeline]]`,
+//! `[[expect]]`. Durations, rates and percentages are strings with units (`"250ms"`, `"400/s"`,
+//! `"1%"`); a bare number is refused with a hint.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,7 +48,7 @@ pub struct Header {
     pub warmup: Option<Spanned<Span>>,
     /// The measured part; the timeline's clock starts after the warm-up.
     pub duration: Spanned<Span>,
-    /// What stands in the sidecar's place: `"ours"` (default), `"none"`, or a list of both to compare.
+    /// The kind of sidecar: `"ours"` (default), `"none"`, or a list of both to compare.
     #[serde(default)]
     pub sidecar: Option<Spanned<OneOrMany>>,
 }
@@ -71,7 +72,8 @@ impl OneOrMany {
     }
 }
 
-// By hand: a derived untagged enum loses the places of its words and says only "did not match any variant".
+// By hand: a derived untagged enum loses the places of its words and says only "did not match any
+// variant".
 impl<'de> Deserialize<'de> for OneOrMany {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Words;
@@ -107,8 +109,8 @@ pub struct Service {
     /// HTTP/1 requests to it share HTTP/2 connections between sidecars. Default false.
     #[serde(default)]
     pub bridge: Option<Spanned<bool>>,
-    /// The service that its instances register with, and that callers learn them from: one with `app = { registry = {} }`.
-    /// Without it, every sidecar is told where they are.
+    /// The service that its instances register with, and that callers learn them from: one with
+    /// `app = { registry = {} }`. Without it, every sidecar is told where they are.
     #[serde(default)]
     pub registry: Option<Spanned<String>>,
     /// Keys for this service's `[[cluster]]` in every sidecar's configuration: how it is called.
@@ -140,16 +142,16 @@ pub struct Service {
 pub struct ServiceLimits {
     /// Of each of its sidecars.
     #[serde(default)]
-    pub sidecar: Limits,
+    pub sidecar: ResourceLimits,
     /// Of each of its apps.
     #[serde(default)]
-    pub app: Limits,
+    pub app: ResourceLimits,
 }
 
 /// `sidecar = { cpu = "200m", memory = "64MiB" }`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Limits {
+pub struct ResourceLimits {
     /// `"200m"` or `"20%"` of a CPU.
     #[serde(default)]
     pub cpu: Option<Spanned<Cores>>,
@@ -210,7 +212,8 @@ pub struct HttpApp {
     /// Requests that it works on at once; the others queue. Default: all that come.
     #[serde(default)]
     pub concurrency: Option<Spanned<u32>>,
-    /// Whether it works on requests to the end although their callers have given up. Default: it drops them.
+    /// Whether it works on requests to the end although their callers have given up. Default: it
+    /// drops them.
     #[serde(default)]
     pub finish_abandoned: bool,
     /// How long after its start `/ready` begins to answer 200. Default 0.
@@ -219,11 +222,12 @@ pub struct HttpApp {
     /// Bytes in a response body. Default 128.
     #[serde(default)]
     pub size: Option<Spanned<u32>>,
-    /// Whether it sends them in chunks, without saying beforehand how many there are. Default: it says so.
+    /// Whether it sends them in chunks, without saying beforehand how many there are. Default: it
+    /// says so.
     #[serde(default)]
     pub chunked: bool,
-    /// The longest that it keeps a connection without a request, chosen at random up to this each time. Default: it
-    /// never closes one.
+    /// The longest that it keeps a connection without a request, chosen at random up to this each
+    /// time. Default: it never closes one.
     #[serde(default)]
     pub close_idle: Option<Spanned<Span>>,
 }
@@ -275,7 +279,8 @@ pub struct Link {
 pub struct Load {
     /// The instance or service that it runs in (on the first instance of a service).
     pub from: Spanned<String>,
-    /// `"http://SERVICE:PORT/path"`, `"grpc://SERVICE:PORT/package.Service/Method"` or `"tcp://SERVICE:PORT"`.
+    /// `"http://SERVICE:PORT/path"`, `"grpc://SERVICE:PORT/package.Service/Method"` or
+    /// `"tcp://SERVICE:PORT"`.
     pub url: Spanned<String>,
     /// Requests a second, sent on time whether or not earlier ones were answered.
     pub rate: Spanned<Rate>,
@@ -288,10 +293,12 @@ pub struct Load {
     /// When a request counts as failed. Default 1 s.
     #[serde(default)]
     pub timeout: Option<Spanned<Span>>,
-    /// How long a client waits after the head of an answer before it reads the body. Default: not at all.
+    /// How long a client waits after the head of an answer before it reads the body. Default: not
+    /// at all.
     #[serde(default)]
     pub read_delay: Option<Spanned<Span>>,
-    /// How long a gRPC client waits after its message before it ends its half of the call. Default: not at all.
+    /// How long a gRPC client waits after its message before it ends its half of the call. Default:
+    /// not at all.
     #[serde(default)]
     pub end_delay: Option<Spanned<Span>>,
     /// When it begins, from the start of the measured part. Default: with the warm-up.
@@ -314,13 +321,14 @@ pub struct Entry {
     pub name: Option<Spanned<String>>,
     /// When, from the start of the measured part.
     pub at: Spanned<Span>,
-    /// How long; afterwards it is reverted. Not for `kill` and `crash`, which have `restart`, nor for `restart`.
+    /// How long; afterwards it is reverted. Not for `kill` and `crash`, which have `restart`, nor
+    /// for `restart`.
     #[serde(default, rename = "for")]
     pub lasts: Option<Spanned<Span>>,
-    /// From one strike to the next, with `times`.
+    /// From one injection to the next, with `times`.
     #[serde(default)]
     pub every: Option<Spanned<Span>>,
-    /// How often it strikes. Default once.
+    /// How often it is injected. Default once.
     #[serde(default)]
     pub times: Option<Spanned<u32>>,
     /// Ends processes with a signal.
@@ -372,7 +380,8 @@ pub struct Kill {
 pub struct Crash {
     /// `"orders-2"`, or a list of such; each instance is a machine of its own.
     pub instance: Spanned<OneOrMany>,
-    /// How long afterwards the machine is back and its processes are started. Without it, it stays away.
+    /// How long afterwards the machine is back and its processes are started. Without it, it stays
+    /// away.
     #[serde(default)]
     pub restart: Option<Spanned<Span>>,
 }
@@ -474,8 +483,8 @@ pub struct Expect {
     /// `"10s..20s"` or the name of a timeline entry. Without any window: the whole measured part.
     #[serde(default)]
     pub during: Option<Spanned<String>>,
-    /// Recovery: within [`Expect::within`] of this entry (or `"entry.end"`) the conditions come true and stay so
-    /// for [`Expect::hold`].
+    /// Recovery: within [`Expect::within`] of this entry (or `"entry.end"`) the conditions come
+    /// true and stay so for [`Expect::hold`].
     #[serde(default)]
     pub after: Option<Spanned<String>>,
     /// See [`Expect::after`].
@@ -487,7 +496,7 @@ pub struct Expect {
     /// Did this entry really bite? Conditions over its evidence.
     #[serde(default)]
     pub fault: Option<Spanned<String>>,
-    /// Judged only if this stands in the sidecar's place: `"ours"` or `"none"`. Default: always.
+    /// Judged only with this kind of sidecar: `"ours"` or `"none"`. Default: always.
     #[serde(default)]
     pub sidecar: Option<Spanned<String>>,
     /// `"subject.statistic op value"`, all of which must hold.

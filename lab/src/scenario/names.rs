@@ -1,7 +1,8 @@
-//! Who is there: services and their instances by name, and what the patterns of a file mean.
+//! The services and instances of a scenario by name, and the patterns that select them.
 //!
-//! Instances are numbered by service name and replica, the same numbers that the plan uses. A pattern is an instance
-//! (`orders-1`), a service (`orders`: all its instances) or a glob (`orders-*`, `*`).
+//! Instances are numbered by service name and replica, the same numbers that the plan uses. A
+//! pattern is an instance (`orders-1`), a service (`orders`: all its instances) or a glob
+//! (`orders-*`, `*`).
 
 use std::ops::Range;
 
@@ -63,8 +64,8 @@ impl Names {
         found
     }
 
-    /// The processes that `orders-2/app`, `orders-2/sidecar` or `orders-2` means. A whole instance counts with its
-    /// sidecar; a plan without sidecars leaves it out.
+    /// The processes that `orders-2/app`, `orders-2/sidecar` or `orders-2` means. A whole instance
+    /// counts with its sidecar; a plan without sidecars leaves it out.
     pub fn processes(
         &self,
         pattern: &Spanned<String>,
@@ -160,7 +161,8 @@ impl Names {
         if known.is_empty() {
             return mistake.help("the file has no service: add [service.NAME]");
         }
-        // `orders-3` of three replicas, or `web-0` of one: the service is right and the number is not.
+        // `orders-3` of three replicas, or `web-0` of one: the service is right and the number is
+        // not.
         let numbered = node.rsplit_once('-').filter(|(_, n)| n.parse::<u32>().is_ok());
         let of = numbered.and_then(|(name, _)| self.services.iter().find(|s| s.name == name));
         if let Some(service) = of {

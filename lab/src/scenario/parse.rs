@@ -1,8 +1,8 @@
 //! Text to [`File`], table by table.
 //!
-//! Each table of the file is read on its own, so that a wrong key in one service does not hide a missing unit in a
-//! link. Serde stops at the first problem of a table; what it says is turned into our own words here, which is the only
-//! place that knows how serde phrases things.
+//! Each table of the file is read on its own, so that a wrong key in one service does not hide a
+//! missing unit in a link. Serde stops at the first problem of a table; what it says is turned into
+//! our own words here, which is the only place that knows how serde phrases things.
 
 use serde::de::DeserializeOwned;
 use serde_spanned::Spanned;

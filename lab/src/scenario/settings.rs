@@ -1,9 +1,9 @@
 //! Keys of the sidecar's own configuration that a scenario passes on: `[service.NAME.policy]` and
 //! `[service.NAME.sidecar]`.
 //!
-//! The lab does not know what they mean, and need not: `check` lets the sidecar read the very file that it would be
-//! given and tells its complaints in the scenario's own words, at the scenario's own lines. So a key that the sidecar
-//! learns tomorrow can be used without a change here.
+//! The lab does not know what they mean, and need not: `check` lets the sidecar read the very file
+//! that it would be given and tells its complaints in the scenario's own words, at the scenario's
+//! own lines. So a key that the sidecar learns tomorrow can be used without a change here.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -196,7 +196,8 @@ pub(super) fn check(file: &File, plan: &Plan) -> Result<(), Vec<Mistake>> {
     if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
 }
 
-/// Lets the sidecar of each service read its file, which has a `change` of one service's policy in it.
+/// Lets the sidecar of each service read its file, which has a `change` of one service's policy in
+/// it.
 fn read(
     file: &File,
     plan: &Plan,

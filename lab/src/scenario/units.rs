@@ -1,8 +1,10 @@
-//! Values with units: durations, rates and percentages are strings, so that a file can be read aloud.
+//! Values with units: durations, rates and percentages are strings, so that a file can be read
+//! aloud.
 //!
-//! A value without its unit is refused, because `timeout = 250` and `loss = 0.01` mean something else to every reader.
-//! Each error is one sentence of the form `what is wrong; what to write`: the part after the semicolon becomes the help
-//! line of the rendered message. Every type prints in a form that parses back to the same value.
+//! A value without its unit is refused, because `timeout = 250` and `loss = 0.01` mean something
+//! else to every reader. Each error is one sentence of the form `what is wrong; what to write`: the
+//! part after the semicolon becomes the help line of the rendered message. Every type prints in a
+//! form that parses back to the same value.
 
 use std::fmt;
 use std::str::FromStr;
@@ -32,7 +34,8 @@ pub struct Rate(pub f64);
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Percent(pub f64);
 
-/// A share of the machine's CPUs: `"200m"` is 0.2 of one, as Kubernetes writes it, and so is `"20%"`.
+/// A share of the machine's CPUs: `"200m"` is 0.2 of one, as Kubernetes writes it, and so is
+/// `"20%"`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cores(pub f64);
 
@@ -40,7 +43,8 @@ pub struct Cores(pub f64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size(pub u64);
 
-/// A bandwidth in bits per second: `"10Mbit/s"`. Units: kbit/s, Mbit/s, Gbit/s, in powers of a thousand as networks count.
+/// A bandwidth in bits per second: `"10Mbit/s"`. Units: kbit/s, Mbit/s, Gbit/s, in powers of a
+/// thousand as networks count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bandwidth(pub u64);
 
@@ -245,7 +249,8 @@ impl fmt::Display for Rate {
 }
 
 impl fmt::Display for Percent {
-    /// With as few digits as give the same value back; close to it for a value that no percentage gives exactly.
+    /// With as few digits as give the same value back; close to it for a value that no percentage
+    /// gives exactly.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |digits: usize| format!("{:.digits$}%", self.0 * 100.0);
         let near = |t: &String| t.parse().is_ok_and(|p: Percent| (p.0 - self.0).abs() < 1e-12);
@@ -283,7 +288,7 @@ fn no_rate_unit(number: impl fmt::Display) -> String {
 }
 
 fn no_percent_sign(value: f64) -> String {
-    // Whoever writes 0.01 thinks of a fraction; whoever writes 5 thinks of percent.
+    // 0.01 was probably meant as a fraction, and 5 as percent.
     let meant = if value < 1.0 { Percent(value) } else { Percent(value / 100.0) };
     format!("`{value}` has no percent sign; did you mean \"{meant}\"?")
 }

@@ -1,7 +1,8 @@
-//! A file's meaning: header, services and load generators; the other tables have modules of their own.
+//! A file's meaning: header, services and load generators; the other tables have modules of their
+//! own.
 //!
-//! Nothing stops at the first mistake. Where a value is wrong, a harmless one takes its place, so that one mistake does
-//! not breed others.
+//! Nothing stops at the first mistake. Where a value is wrong, a harmless one takes its place, so
+//! that one mistake does not breed others.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,13 +17,14 @@ use super::settings::{self, Settings};
 use super::units::Span;
 use super::{Load, Scenario, Service, expect, faults, links};
 use crate::plan::{
-    APP_METRICS_PORT, AppKind, Behaviour, HttpEcho, Limits, Link, Part, Protocol, ServiceLimits, SidecarKind,
-    Target, unavailable,
+    APP_METRICS_PORT, AppKind, Behaviour, HttpEcho, Link, Part, Protocol, ResourceLimits, ServiceLimits,
+    SidecarKind, Target, unavailable,
 };
 
 /// Instances of one service, and services: the address plan numbers them in one byte each.
 const MOST: usize = 250;
-/// Requests a second that one generator is allowed to be asked for; far more than one machine carries.
+/// Requests a second that one generator is allowed to be asked for; far more than one machine
+/// carries.
 const MOST_RATE: f64 = 1e6;
 /// Ports that belong to sidecars.
 const SIDECAR_PORTS: std::ops::RangeInclusive<u16> = 15000..=15099;
@@ -258,7 +260,7 @@ const LEAST_MEMORY: u64 = 16 << 20;
 
 /// What the processes of a service may take.
 fn limits(service: &model::Service, mistakes: &mut Vec<Mistake>) -> ServiceLimits {
-    let mut of = |given: &model::Limits| {
+    let mut of = |given: &model::ResourceLimits| {
         if let Some(none) = given.cpu.as_ref().filter(|cpu| cpu.get_ref().0 < 0.01) {
             let mistake = Mistake::new(none.span(), "a process cannot live on so little CPU", "this much");
             mistakes.push(mistake.help("at least \"10m\", a hundredth of a CPU"));
@@ -268,7 +270,7 @@ fn limits(service: &model::Service, mistakes: &mut Vec<Mistake>) -> ServiceLimit
                 Mistake::new(little.span(), "a process cannot live in so little memory", "this much");
             mistakes.push(mistake.help("at least \"16MiB\""));
         }
-        Limits {
+        ResourceLimits {
             cpu: given.cpu.as_ref().map(|cpu| cpu.get_ref().0),
             memory: given.memory.as_ref().map(|size| size.get_ref().0),
         }

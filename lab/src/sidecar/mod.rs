@@ -1,4 +1,4 @@
-//! What stands in the sidecar's place, and the configuration that it is given.
+//! The kind of sidecar, and the configuration that it is given.
 //!
 //! One module for each kind. A kind that has no process (`none`) has no module either.
 

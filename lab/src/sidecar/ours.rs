@@ -1,12 +1,13 @@
 //! The configuration of the `proxy` crate for one instance.
 //!
-//! Every sidecar knows every service that can be called, itself included, and one worker serves it: a lab has many
-//! sidecars on few cores, and in the simulator a sidecar is one thread anyway. What it leaves out takes the proxy's
-//! defaults, so that a scenario measures what a user would get; a protocol that is to be detected is left out too, because
-//! the sidecar has its own idea of some ports that nobody declared. Endpoints are IPv4 only; callers may dial either family.
+//! Every sidecar knows every service that can be called, itself included, and one worker serves it:
+//! a lab has many sidecars on few cores, and in the simulator a sidecar is one thread anyway. What
+//! it leaves out takes the proxy's defaults, so that a scenario measures what a user would get; a
+//! protocol that is to be detected is left out too, because the sidecar has its own idea of some
+//! ports that nobody declared. Endpoints are IPv4 only; callers may dial either family.
 //!
-//! A scenario may say more: a service's `policy` goes into its cluster, in every file, and its `sidecar` keys into the files of
-//! its own instances. Both replace what the lab would write.
+//! A scenario may say more: a service's `policy` goes into its cluster, in every file, and its
+//! `sidecar` keys into the files of its own instances. Both replace what the lab would write.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,7 +17,8 @@ use toml::{Table, Value};
 
 use crate::plan::{Instance, Plan, Protocol, Service};
 
-/// The keys that the lab sets, in the order of the file. `proxy::config::model` says what they mean.
+/// The keys that the lab sets, in the order of the file. `proxy::config::model` says what they
+/// mean.
 #[derive(Serialize)]
 struct File<'a> {
     service: &'a str,
@@ -100,8 +102,8 @@ pub fn config(plan: &Plan, instance: usize, seed: u64) -> String {
     if let Some(zone) = &this.zone {
         settings.insert("zone".into(), zone.as_str().into());
     }
-    // Callers that were told of their endpoints once for all do not look at readiness, so there is nobody to wait for.
-    // Those that learn them take a moment to hear of an end.
+    // Callers that were told of their endpoints once for all do not look at readiness, so there is
+    // nothing to wait for. Those that learn them take a moment to hear of an end.
     let drain_min = if service.registry.is_some() { DRAIN_MIN } else { "0s" };
     settings.insert("timeouts".into(), Table::from_iter([("drain_min".to_owned(), drain_min.into())]).into());
     if let (Some(etcd), Some(port)) = (registry(plan, service), service.port) {
@@ -174,7 +176,7 @@ fn endpoint(instance: &Instance, port: u16) -> Endpoint<'_> {
     }
 }
 
-/// Where a service stands in its registry, if it has one.
+/// The key of a service in its registry, if it has one.
 fn registry(plan: &Plan, service: &Service) -> Option<Table> {
     let registry = &plan.services[service.registry?];
     let at = |i: &usize| Some(Value::from(format!("http://{}:{}", plan.instances[*i].v4, registry.port?)));

@@ -1,15 +1,18 @@
-//! One simulated TCP connection, from the handshake on: what the two kernels do between `write` and `read`.
+//! One simulated TCP connection, from the handshake on: what the two kernels do between `write` and
+//! `read`.
 //!
-//! Modelled after Linux, as far as an application can tell: bytes written survive the writer, whom a FIN or (if it left
-//! bytes unread, or aborts) a RST follows; a lost segment is sent again after a round trip if three later ones arrived, otherwise
-//! after RTT + 200 ms (Linux's floor of the variance term), doubling up to 120 s; everything behind it waits. After a
-//! first time-out new bytes wait too, as with a congestion window of one; once the head gets through, all that is missing
-//! goes out one round trip later. A closed socket answers data with a RST, which takes the link's time like any packet.
+//! Modelled after Linux, as far as an application can tell: bytes written survive the writer, whom
+//! a FIN or (if it left bytes unread, or aborts) a RST follows; a lost segment is sent again after
+//! a round trip if three later ones arrived, otherwise after RTT + 200 ms (Linux's floor of the
+//! variance term), doubling up to 120 s; everything behind it waits. After a first time-out new
+//! bytes wait too, as with a congestion window of one; once the head gets through, all that is
+//! missing goes out one round trip later. A closed socket answers data with a RST, which takes the
+//! link's time like any packet.
 //!
-//! Left out: congestion control (a link without loss takes a full buffer at once), acknowledgements as
-//! packets (a cut way back does not stop the way there until the buffer is full), tail-loss probes, keep-alive, the
-//! 15 minutes after which Linux gives a connection up. Invariant: bytes are read in the order they were written, each
-//! exactly once, or the reader is told of a reset.
+//! Left out: congestion control (a link without loss takes a full buffer at once), acknowledgements
+//! as packets (a cut way back does not stop the way there until the buffer is full), tail-loss
+//! probes, keep-alive, the 15 minutes after which Linux gives a connection up. Invariant: bytes are
+//! read in the order they were written, each exactly once, or the reader is told of a reset.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -21,12 +24,13 @@ use bytes::{Buf, Bytes};
 use tokio::io::ReadBuf;
 use tokio::sync::Notify;
 
-use super::chaos::Fate;
+use super::chaos::ConnectionFaults;
 use super::link::Links;
 use super::trace::{FNV_START, Trace, fnv};
 
-/// Bytes of one direction that were written and not yet read: the send and the receive buffer together. Linux starts
-/// with less and grows to 6 MiB; 256 KiB is what a busy proxy's sockets typically reach.
+/// Bytes of one direction that were written and not yet read: the send and the receive buffer
+/// together. Linux starts with less and grows to 6 MiB; 256 KiB is what a busy proxy's sockets
+/// typically reach.
 const BUFFER: usize = 256 * 1024;
 /// Payload of a full segment: an MTU of 1500 less 40 bytes of headers and 12 of timestamps.
 const MSS: usize = 1448;
@@ -129,7 +133,7 @@ struct Flow {
     /// Segments that got through since the first loss.
     later: u32,
     backoff: u32,
-    /// A time-out struck and the head has not got through yet.
+    /// The timer has expired and the head has not got through yet.
     collapsed: bool,
     /// The next retransmission sends all that is missing, not only the head.
     recovering: bool,
@@ -197,7 +201,7 @@ pub(super) struct Conn {
     /// The listener in whose queue it still is.
     pub queued: Option<u64>,
     /// How it misbehaves, if it does.
-    pub fate: Option<Box<Fate>>,
+    pub faults: Option<Box<ConnectionFaults>>,
 }
 
 impl Conn {
@@ -220,7 +224,7 @@ impl Conn {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let room = data.len().min(BUFFER - end.out.bytes);
-        let n = self.fate.as_mut().map_or(room, |fate| fate.portion(room));
+        let n = self.faults.as_mut().map_or(room, |faults| faults.portion(room));
         if n == 0 {
             return Ok(0);
         }
@@ -229,14 +233,15 @@ impl Conn {
         let id = self.id;
         ctx.trace.note(ctx.now, || format!("c{id}.{side} write {n} {:016x}", fnv(FNV_START, &data[..n])));
         let mut data = Bytes::copy_from_slice(&data[..n]);
-        // A link without loss treats a burst as the kernel's wire treats a large segment: as one packet.
+        // A link without loss treats a burst as the kernel's wire treats a large segment: as one
+        // packet.
         let whole = self.local || (ctx.links.profile(pair).loss == 0.0 && !self.ends[side].out.collapsed);
         let cut = if whole { n } else { MSS };
         while data.len() > cut {
             self.transmit(side, Body::Data(data.split_to(cut)), ctx);
         }
         self.transmit(side, Body::Data(data), ctx);
-        if self.fate.as_mut().is_some_and(|fate| fate.passed(side, n, ctx.now)) {
+        if self.faults.as_mut().is_some_and(|faults| faults.passed(side, n, ctx.now)) {
             ctx.trace.note(ctx.now, || format!("c{id} torn apart"));
             self.send_reset(CLIENT, ctx);
             self.send_reset(SERVER, ctx);
@@ -269,7 +274,7 @@ impl Conn {
         let before = buf.filled().len();
         let flow = &mut peer.out;
         let room = buf.remaining();
-        let mut most = self.fate.as_mut().map_or(room, |fate| fate.portion(room));
+        let mut most = self.faults.as_mut().map_or(room, |faults| faults.portion(room));
         while most > 0 {
             let Some(head) = flow.queue.front_mut() else { break };
             let arrived =
@@ -312,8 +317,8 @@ impl Conn {
         Ok(Read::Wait([head, me.reset_at].into_iter().flatten().min()))
     }
 
-    /// The process lets this end go: a FIN follows its bytes, or a RST if it left some unread. If it `aborts` (SO_LINGER at
-    /// zero), a RST follows what has been sent.
+    /// The process lets this end go: a FIN follows its bytes, or a RST if it left some unread. If
+    /// it `aborts` (SO_LINGER at zero), a RST follows what has been sent.
     pub fn close(&mut self, side: usize, aborts: bool, ctx: &mut Ctx<'_>) {
         if !self.ends[side].open {
             // Its machine has lost its power.
@@ -347,8 +352,9 @@ impl Conn {
         }
     }
 
-    /// The machine of an end has lost its power: that end is gone without a FIN, and what it had not sent yet with it. Data
-    /// that reaches the machine later finds no connection and is answered with a RST.
+    /// The machine of an end has lost its power: that end is gone without a FIN, and what it had
+    /// not sent yet with it. Data that reaches the machine later finds no connection and is
+    /// answered with a RST.
     pub fn power_off(&mut self, host: usize, wakes: &mut Vec<Waker>) {
         for end in self.ends.iter_mut().filter(|end| end.host == host) {
             // Its tasks are about to end, but must not do so while the stack is locked.

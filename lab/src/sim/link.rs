@@ -1,10 +1,12 @@
-//! The links between instances: which profile holds for each ordered pair now, and what it does to each packet.
+//! The links between instances: which profile holds for each ordered pair now, and what it does to
+//! each packet.
 //!
-//! What a link does is decided by the same pure `fabric` model as on the kernel. A profile is looked up when a packet
-//! leaves, so a change touches only later packets. Traffic inside an instance never comes here.
+//! What a link does is decided by the same pure `fabric` model as on the kernel. A profile is
+//! looked up when a packet leaves, so a change touches only later packets. Traffic inside an
+//! instance never comes here.
 //!
-//! turmoil's own partition, hold and latency are not used: its partition refuses connections at once instead of
-//! swallowing them, and its streams never retransmit.
+//! turmoil's own partition, hold and latency are not used: its partition refuses connections at
+//! once instead of swallowing them, and its streams never retransmit.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +25,7 @@ pub(super) type Pair = (usize, usize);
 
 /// What some directions did to packets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Counters {
+pub(super) struct LinkCounters {
     /// Packets (segments) handed to the link.
     pub packets: u64,
     /// Of these, swallowed.
@@ -32,9 +34,9 @@ pub(super) struct Counters {
     pub delayed: u64,
 }
 
-impl Counters {
-    pub fn since(self, earlier: Counters) -> Counters {
-        Counters {
+impl LinkCounters {
+    pub fn since(self, earlier: LinkCounters) -> LinkCounters {
+        LinkCounters {
             packets: self.packets - earlier.packets,
             lost: self.lost - earlier.lost,
             delayed: self.delayed - earlier.delayed,
@@ -45,8 +47,9 @@ impl Counters {
 struct State {
     direction: Direction,
     profile: LinkProfile,
-    counters: Counters,
-    /// Hosts take turns within a tick, so a packet may claim a time a little before its predecessor's.
+    counters: LinkCounters,
+    /// Hosts take turns within a tick, so a packet may claim a time a little before its
+    /// predecessor's.
     last: u64,
 }
 
@@ -65,8 +68,9 @@ impl Links {
         Links { rng, base, faults: Vec::new(), states: BTreeMap::new() }
     }
 
-    /// Sends `bytes` in `segments` segments from one instance to another at `now`. Returns when they arrive, or `None` if
-    /// the link swallows any of them: callers send several at once only over a link without loss.
+    /// Sends `bytes` in `segments` segments from one instance to another at `now`. Returns when
+    /// they arrive, or `None` if the link swallows any of them: callers send several at once only
+    /// over a link without loss.
     pub fn send(&mut self, pair: Pair, now: u64, segments: u32, bytes: usize) -> Option<u64> {
         let profile = self.profile(pair);
         let state = self.state(pair);
@@ -125,23 +129,24 @@ impl Links {
         let base = self.base.get(&pair).copied().unwrap_or_default();
         self.states.entry(pair).or_insert_with(|| {
             let direction = Direction::between(rng, pair.0, pair.1);
-            State { direction, profile: base, counters: Counters::default(), last: 0 }
+            State { direction, profile: base, counters: LinkCounters::default(), last: 0 }
         })
     }
 
     /// What some directions did so far, summed.
-    pub fn counters(&self, pairs: impl IntoIterator<Item = Pair>) -> Counters {
-        pairs.into_iter().filter_map(|pair| self.states.get(&pair)).fold(Counters::default(), |sum, state| {
-            Counters {
+    pub fn counters(&self, pairs: impl IntoIterator<Item = Pair>) -> LinkCounters {
+        pairs.into_iter().filter_map(|pair| self.states.get(&pair)).fold(
+            LinkCounters::default(),
+            |sum, state| LinkCounters {
                 packets: sum.packets + state.counters.packets,
                 lost: sum.lost + state.counters.lost,
                 delayed: sum.delayed + state.counters.delayed,
-            }
-        })
+            },
+        )
     }
 
     /// Every direction that carried a packet or was changed.
-    pub fn used(&self) -> impl Iterator<Item = (Pair, Counters)> + '_ {
+    pub fn used(&self) -> impl Iterator<Item = (Pair, LinkCounters)> + '_ {
         self.states.iter().map(|(&pair, state)| (pair, state.counters))
     }
 }
@@ -168,6 +173,6 @@ mod tests {
         links.heal("slow", &[link(0.0, 50)]);
         assert_eq!(links.profile((0, 1)), link(0.0, 5).profile);
         assert_eq!(links.profile((1, 0)), LinkProfile::default());
-        assert_eq!(links.counters([(0, 1)]), Counters { packets: 3, lost: 1, delayed: 2 });
+        assert_eq!(links.counters([(0, 1)]), LinkCounters { packets: 3, lost: 1, delayed: 2 });
     }
 }

@@ -1,10 +1,11 @@
-//! What the processes of a simulation say: every line of log of the sidecars, apps and load generators, with its fields
-//! as they were and not as text.
+//! What the processes of a simulation say: every line of log of the sidecars, apps and load
+//! generators, with its fields as they were and not as text.
 //!
-//! The log that operators read (`RUST_LOG=debug`) is also what the simulator's laws are judged by, so there is nothing
-//! that only tests can see. One subscriber serves the whole operating-system process, because a subscriber for each
-//! simulation would lose lines while another thread changes its own (tracing's cache of interest is global); where a line
-//! goes is each thread's own affair. A line belongs to the simulated process whose task is being polled.
+//! The log that operators read (`RUST_LOG=debug`) is also what the simulator's invariants are
+//! judged by, so there is nothing that only tests can see. One subscriber serves the whole
+//! operating-system process, because a subscriber for each simulation would lose lines while
+//! another thread changes its own (tracing's cache of interest is global); where a line goes is
+//! each thread's own affair. A line belongs to the simulated process whose task is being polled.
 
 use std::cell::RefCell;
 use std::fmt::{self, Debug, Write};
@@ -23,7 +24,7 @@ const SPEAKERS: [&str; 2] = ["proxy", "lab"];
 
 /// One line of log.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Line {
+pub struct LogLine {
     /// Virtual time, microseconds since the simulation began.
     pub at_us: u64,
     /// Who says it: `web/sidecar`.
@@ -42,7 +43,7 @@ enum Value {
     Text(String),
 }
 
-impl Line {
+impl LogLine {
     /// A field that is a whole number.
     pub fn number(&self, field: &str) -> Option<u64> {
         match self.value(field)? {
@@ -70,7 +71,7 @@ impl Line {
 }
 
 /// As the sidecar's own log writes it: the message, then the fields.
-impl fmt::Display for Line {
+impl fmt::Display for LogLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.text)?;
         for (name, value) in &self.fields {
@@ -86,12 +87,12 @@ impl fmt::Display for Line {
 
 thread_local! {
     /// Where lines go; `None`: nowhere.
-    static LINES: RefCell<Option<Vec<Line>>> = const { RefCell::new(None) };
+    static LINES: RefCell<Option<Vec<LogLine>>> = const { RefCell::new(None) };
     static SPEAKING: RefCell<Option<Rc<str>>> = const { RefCell::new(None) };
 }
 
-/// Begins to keep what is said on this thread. False: in this program somebody else hears all that is said, and nothing
-/// would come of it.
+/// Begins to keep what is said on this thread. False: in this program somebody else hears all that
+/// is said, and nothing would come of it.
 pub(super) fn listen() -> bool {
     static INSTALLED: OnceLock<bool> = OnceLock::new();
     let hears = *INSTALLED.get_or_init(|| tracing::subscriber::set_global_default(Listener).is_ok());
@@ -100,14 +101,14 @@ pub(super) fn listen() -> bool {
 }
 
 /// What was said on this thread since [`listen`].
-pub(super) fn take() -> Vec<Line> {
+pub(super) fn take() -> Vec<LogLine> {
     LINES.take().unwrap_or_default()
 }
 
 /// Adds what the lab itself has to say. Must be called inside the simulation.
 pub(crate) fn note(text: String) {
     let at_us = now().unwrap_or_default() / 1000;
-    let line = Line { at_us, process: "lab".into(), level: Level::INFO, text, fields: Vec::new() };
+    let line = LogLine { at_us, process: "lab".into(), level: Level::INFO, text, fields: Vec::new() };
     LINES.with_borrow_mut(|lines| lines.iter_mut().for_each(|lines| lines.push(line.clone())));
 }
 
@@ -147,7 +148,7 @@ impl Subscriber for Listener {
         let Some(process) = SPEAKING.with_borrow(Clone::clone) else { return };
         let at_us = now().unwrap_or_default() / 1000;
         let (level, text) = (*event.metadata().level(), String::new());
-        let mut line = Line { at_us, process, level, text, fields: Vec::new() };
+        let mut line = LogLine { at_us, process, level, text, fields: Vec::new() };
         event.record(&mut line);
         LINES.with_borrow_mut(|lines| lines.get_or_insert_default().push(line));
     }
@@ -162,7 +163,7 @@ impl Subscriber for Listener {
     fn exit(&self, _: &Id) {}
 }
 
-impl Visit for Line {
+impl Visit for LogLine {
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.fields.push((field.name(), Value::Number(value)));
     }

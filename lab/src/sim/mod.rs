@@ -1,13 +1,15 @@
-//! The same plan in virtual time: every instance a host of turmoil, with the same proxy, app and load code.
+//! The same plan in virtual time: every instance a host of turmoil, with the same proxy, app and
+//! load code.
 //!
-//! One seed is one history: [`Simulation::run`] gives the same result and the same [`Trace`] wherever and however often
-//! it runs. turmoil provides hosts, clocks and the order in which they take turns; the network between and inside them
-//! is ours (`stack.rs` says why), with links that obey the same pure model as the kernel's wire. [`SimWorld`] is the
-//! world that load, faults and verdict see.
+//! One seed is one history: [`Simulation::run`] gives the same result and the same [`Trace`]
+//! wherever and however often it runs. turmoil provides hosts, clocks and the order in which they
+//! take turns; the network between and inside them is ours (`stack.rs` says why), with links that
+//! obey the same pure model as the kernel's wire. [`SimWorld`] is the world that load, faults and
+//! verdict see.
 //!
-//! Read `route` (who reaches whom), `conn` (one TCP connection), `stack` (all of them), `net` (the seam), `process`,
-//! `world`. Left out: CPU time (work takes none), files, and anything below a millisecond: two hosts that
-//! exchange bytes over a link without delay see them within one tick.
+//! Read `route` (who reaches whom), `conn` (one TCP connection), `stack` (all of them), `net` (the
+//! seam), `process`, `world`. Left out: CPU time (work takes none), files, and anything below a
+//! millisecond: two hosts that exchange bytes over a link without delay see them within one tick.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -39,7 +41,7 @@ mod world;
 
 pub use chaos::Chaos;
 pub(crate) use conn::RTO_MIN;
-pub use log::Line;
+pub use log::LogLine;
 pub(crate) use log::note;
 pub use net::{SimIo, SimListener, SimNet, SimWall};
 pub use process::Term;
@@ -54,7 +56,8 @@ pub const EPOCH: Duration = Duration::from_secs(1_767_225_600);
 /// The step of virtual time. tokio's timers know nothing shorter.
 pub const TICK: Duration = Duration::from_millis(1);
 
-/// What a run may take beyond warm-up and duration: starts, restarts, requests in flight, retransmissions.
+/// What a run may take beyond warm-up and duration: starts, restarts, requests in flight,
+/// retransmissions.
 const SLACK: Duration = Duration::from_secs(120);
 
 /// turmoil's name for the driver's host; no instance can be called so.
@@ -88,13 +91,13 @@ pub enum SimFailure {
 
 /// A simulation that came to its end.
 #[derive(Debug)]
-pub struct Run<T> {
+pub struct SimRun<T> {
     /// What the driver returned.
     pub value: T,
     /// The history, if it was asked for.
     pub trace: Trace,
     /// What was said, if it was asked for.
-    pub log: Vec<Line>,
+    pub log: Vec<LogLine>,
     /// Virtual time that passed.
     pub simulated: Duration,
 }
@@ -134,8 +137,8 @@ impl Simulation {
         self
     }
 
-    /// The step of virtual time, in whole milliseconds. Hosts that exchange bytes see them a step later at most, so a
-    /// larger one is coarser and quicker. Default: [`TICK`].
+    /// The step of virtual time, in whole milliseconds. Hosts that exchange bytes see them a step
+    /// later at most, so a larger one is coarser and quicker. Default: [`TICK`].
     pub fn tick(mut self, tick: Duration) -> Self {
         self.tick = tick;
         self
@@ -153,7 +156,8 @@ impl Simulation {
         self
     }
 
-    /// Virtual time after which the run counts as stuck. Default: warm-up, duration and two minutes.
+    /// Virtual time after which the run counts as stuck. Default: warm-up, duration and two
+    /// minutes.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -162,9 +166,10 @@ impl Simulation {
     /// Runs until `drive` ends. It runs inside the simulation, so its `tokio::time` is virtual.
     ///
     /// # Errors
-    /// If the plan is not for the simulator, anything panics, or the time is up. What the driver returns is its own.
+    /// If the plan is not for the simulator, anything panics, or the time is up. What the driver
+    /// returns is its own.
     #[allow(clippy::disallowed_methods, reason = "the timers of all simulated kernels belong to no process")]
-    pub fn run<T, F>(self, drive: impl FnOnce(Rc<SimWorld>) -> F + 'static) -> Result<Run<T>, SimFailure>
+    pub fn run<T, F>(self, drive: impl FnOnce(Rc<SimWorld>) -> F + 'static) -> Result<SimRun<T>, SimFailure>
     where
         T: 'static,
         F: Future<Output = T> + 'static,
@@ -250,7 +255,7 @@ impl Simulation {
         ended?;
         let value =
             value.take().ok_or_else(|| SimFailure::Engine("the driver ended without a result".into()))?;
-        Ok(Run { value, trace, log, simulated })
+        Ok(SimRun { value, trace, log, simulated })
     }
 }
 
@@ -261,19 +266,23 @@ fn builder(seed: u64, tick: Duration, limit: Duration) -> turmoil::Builder {
         .epoch(SystemTime::UNIX_EPOCH + EPOCH)
         .tick_duration(tick)
         .simulation_duration(limit)
-        // Hosts take turns in an order that differs in every tick: races between them are part of the history.
+        // Hosts take turns in an order that differs in every tick: races between them are part of
+        // the history.
         .enable_random_order();
     builder
 }
 
-/// By how much a fault may strike later in one history than in another: a few requests' time at any usual rate.
+/// By how much a fault may begin later in one history than in another: a few requests' time at any
+/// usual rate.
 const SHIFT: Duration = Duration::from_millis(50);
 
-/// The plan of one history: its story begins up to 50 ms later, so that faults meet requests in different states.
+/// The plan of one history: its story begins up to 50 ms later, so that faults meet requests in
+/// different states.
 ///
-/// All of the story moves together, faults, windows and loads that send for a part of the run: what comes before what, and
-/// how long after, is what the scenario says. Only what lasts from the beginning of the run or to its end is that much
-/// longer or shorter. A story that begins with the run, or has no room before its end, stays where it is.
+/// All of the story moves together, faults, windows and loads that send for a part of the run: what
+/// comes before what, and how long after, is what the scenario says. Only what lasts from the
+/// beginning of the run or to its end is that much longer or shorter. A story that begins with the
+/// run, or has no room before its end, stays where it is.
 pub fn vary(mut plan: Plan, seed: u64) -> Plan {
     let end = plan.duration;
     let begins = plan.timeline.iter().map(|entry| entry.at).min();
@@ -314,7 +323,8 @@ fn moments(plan: &mut Plan) -> Vec<&mut Duration> {
     times
 }
 
-/// The same for a plan of which nothing is expected at any time: each fault by itself up to 50 ms later.
+/// The same for a plan of which nothing is expected at any time: each fault by itself up to 50 ms
+/// later.
 pub(crate) fn scatter(mut plan: Plan, seed: u64) -> Plan {
     let tree = proxy::world::RngTree::new(seed);
     for (position, entry) in (0..).zip(&mut plan.timeline) {
@@ -330,8 +340,9 @@ pub fn jobs() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
-/// Runs `f` for every seed on `jobs` threads and hands the results to `done` in the order of the seeds, each as soon as
-/// all before it are there. Stops early when `done` breaks; runs under way are finished and dropped.
+/// Runs `f` for every seed on `jobs` threads and hands the results to `done` in the order of the
+/// seeds, each as soon as all before it are there. Stops early when `done` breaks; runs under way
+/// are finished and dropped.
 ///
 /// # Panics
 /// If `f` does.
@@ -376,7 +387,8 @@ pub fn sweep<R: Send>(
 mod tests {
     use super::*;
 
-    /// Two faults that follow each other closely, a load that surges with the first, and windows of all kinds.
+    /// Two faults that follow each other closely, a load that surges with the first, and windows of
+    /// all kinds.
     const STORY: &str = r#"
 [scenario]
 name = "test"

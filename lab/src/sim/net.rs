@@ -1,12 +1,14 @@
-//! The simulator's side of the seam: sockets whose other end is in the same thread, for one process of one instance.
+//! The simulator's side of the seam: sockets whose other end is in the same thread, for one process
+//! of one instance.
 //!
-//! [`SimNet`] translates between the `async` world of the proxy, the apps and the load generators and the [`Stack`],
-//! which holds all state. Original destinations need no preface on the wire: the connection carries them.
+//! [`SimNet`] translates between the `async` world of the proxy, the apps and the load generators
+//! and the [`Stack`], which holds all state. Original destinations need no preface on the wire: the
+//! connection carries them.
 //!
-//! A handshake takes one packet each way, decided by the links like any other; a lost one is repeated after 1, 2, 4 ...
-//! seconds up to Linux's 127 s, so a cut link swallows connections and does not refuse them. A process that is stopped
-//! still has connections completed by its accept queue. Left out: a *client* stopped in mid-handshake completes it only
-//! when it goes on.
+//! A handshake takes one packet each way, decided by the links like any other; a lost one is
+//! repeated after 1, 2, 4 ... seconds up to Linux's 127 s, so a cut link swallows connections and
+//! does not refuse them. A process that is stopped still has connections completed by its accept
+//! queue. Left out: a *client* stopped in mid-handshake completes it only when it goes on.
 //!
 //! [`Stack`]: super::stack::Stack
 
@@ -25,7 +27,7 @@ use tokio::time::{Instant, Sleep};
 use super::conn::{CLIENT, Read, SERVER};
 use super::process::Group;
 use super::route::{Route, Who};
-use super::stack::{Door, Shared};
+use super::stack::{Shared, SynOutcome};
 
 /// Linux's TCP_TIMEOUT_INIT: how long a first SYN may stay unanswered.
 const SYN_TIMEOUT: u64 = 1_000_000_000;
@@ -55,8 +57,8 @@ impl SimNet {
             let sent = self.stack.with(|s, _| s.now());
             if let Some(due) = send(pair) {
                 sleep_until(&self.stack, due).await;
-                match self.stack.with(|s, _| s.door(route.host, route.dst)) {
-                    Door::Open(listener) => {
+                match self.stack.with(|s, _| s.syn_outcome(route.host, route.dst)) {
+                    SynOutcome::Open(listener) => {
                         if let Some(due) = send((pair.1, pair.0)) {
                             sleep_until(&self.stack, due).await;
                             let conn = self.stack.with(|s, wakes| {
@@ -66,13 +68,13 @@ impl SimNet {
                             return Ok(SimIo::new(self.stack.clone(), conn, CLIENT));
                         }
                     }
-                    Door::Closed => {
+                    SynOutcome::Closed => {
                         if let Some(due) = send((pair.1, pair.0)) {
                             sleep_until(&self.stack, due).await;
                             return Err(io::ErrorKind::ConnectionRefused.into());
                         }
                     }
-                    Door::Full => {}
+                    SynOutcome::Full => {}
                 }
             }
             sleep_until(&self.stack, sent + (SYN_TIMEOUT << attempt)).await;

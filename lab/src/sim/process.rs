@@ -1,10 +1,13 @@
-//! A simulated process: tasks that live, stop and die together, as the threads of a real process do.
+//! A simulated process: tasks that live, stop and die together, as the threads of a real process
+//! do.
 //!
-//! A process is started on the runtime of its instance. SIGKILL drops every task at once in the order in which they were
-//! spawned, and with them their sockets; SIGSTOP keeps tasks from being polled while time, kernel and peers go on;
-//! SIGTERM is a future that a program may await. Dropping tasks ourselves instead of aborting them on tokio's side makes
-//! the order of the FINs, and so everything after, independent of task numbers that count up through the whole
-//! operating-system process. A panic ends the process and fails the run. When the main task ends, so does the process.
+//! A process is started on the runtime of its instance. SIGKILL drops every task at once in the
+//! order in which they were spawned, and with them their sockets; SIGSTOP keeps tasks from being
+//! polled while time, kernel and peers go on; SIGTERM is a future that a program may await.
+//! Dropping tasks ourselves instead of aborting them on tokio's side makes the order of the FINs,
+//! and so everything after, independent of task numbers that count up through the whole
+//! operating-system process. A panic ends the process and fails the run. When the main task ends,
+//! so does the process.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -22,7 +25,7 @@ use tokio::task::AbortHandle;
 
 use super::SimFailure;
 use super::log::Speaking;
-use super::stack::{HostClock, Moment, Shared};
+use super::stack::{FrozenTime, HostClock, Shared};
 
 /// Something to do on an instance, inside its runtime.
 pub(super) type Command = Box<dyn FnOnce()>;
@@ -94,7 +97,8 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// A process that does nothing yet. `id` differs for each incarnation; `changed` is told of its end.
+    /// A process that does nothing yet. `id` differs for each incarnation; `changed` is told of its
+    /// end.
     pub fn new(name: String, id: u64, stack: Shared, failure: Failure, changed: Arc<Notify>) -> Rc<Self> {
         Rc::new(Group {
             name: name.into(),
@@ -148,8 +152,8 @@ impl Group {
         });
     }
 
-    /// Adds a task. Must be called inside the instance's runtime; does nothing for a process that has ended, because
-    /// then the call comes from a destructor.
+    /// Adds a task. Must be called inside the instance's runtime; does nothing for a process that
+    /// has ended, because then the call comes from a destructor.
     #[allow(clippy::disallowed_methods, reason = "this is the seam")]
     pub fn spawn(group: &Rc<Self>, task: &'static str, future: impl Future<Output = ()> + 'static) {
         if group.state.get() == State::Dead {
@@ -187,7 +191,7 @@ impl Group {
         }
     }
 
-    /// Whether it has been stopped, so that it answers nobody.
+    /// Whether it is stopped and answers nothing.
     pub fn is_stopped(&self) -> bool {
         self.state.get() == State::Stopped
     }
@@ -258,7 +262,7 @@ impl Future for Task {
         }
         let Some(mut future) = slot.future.take() else { return Poll::Ready(()) };
         let clock = *group.clock.get_or_init(HostClock::here);
-        let (_moment, _speaking) = (Moment::begin(clock), Speaking::begin(&group.name));
+        let (_frozen, _speaking) = (FrozenTime::begin(clock), Speaking::begin(&group.name));
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
             Ok(Poll::Pending) if group.state.get() != State::Dead => {
                 slot.future.replace(Some(future));

@@ -1,6 +1,7 @@
 //! What runs in the simulated processes: the same app, sidecar and load generator as on the kernel.
 //!
-//! The only file of the simulator that names them: [`Mesh`]. Tests of the simulator itself bring programs of their own.
+//! The only file of the simulator that names them: [`Mesh`]. Tests of the simulator itself bring
+//! programs of their own.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -68,7 +69,8 @@ impl Programs for Mesh {
                 if config.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
-                // The scenario's check has read it before; one that is wrong all the same changes nothing.
+                // The scenario's check has read it before; one that is wrong all the same changes
+                // nothing.
                 if let Ok(snapshot) = read(&config.borrow_and_update()) {
                     break snapshot;
                 }

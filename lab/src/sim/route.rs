@@ -1,7 +1,8 @@
-//! Where a connection goes: what the kernel world does by addresses, iptables rules and DNAT, as one pure function.
+//! Where a connection goes: what the kernel world does by addresses, iptables rules and DNAT, as
+//! one pure function.
 //!
-//! The order of the cases is the order of the rules in `proxy::capture::rules`. What it leaves out: anything that the
-//! rules let pass untouched behaves as without rules, so there is no case for it.
+//! The order of the cases is the order of the rules in `proxy::capture::rules`. What it leaves out:
+//! anything that the rules let pass untouched behaves as without rules, so there is no case for it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -84,11 +85,12 @@ impl Map {
         ip.is_unspecified() || ip.is_loopback() || ip == source || ip == self.address(host, ip)
     }
 
-    /// Where a connection of process `who` on `host` to `to` leads. `from` is the source address asked for; `pick`
-    /// chooses one of n for DNAT.
+    /// Where a connection of process `who` on `host` to `to` leads. `from` is the source address
+    /// asked for; `pick` chooses one of n for DNAT.
     ///
     /// # Errors
-    /// What the kernel says: the source address is not the instance's, or nothing routes to the destination.
+    /// What the kernel says: the source address is not the instance's, or nothing routes to the
+    /// destination.
     pub fn route(
         &self,
         host: usize,
@@ -109,14 +111,16 @@ impl Map {
         let me = &self.instances[host];
         let src = from.unwrap_or(self.address(host, to.ip()));
         if me.intercepted && matches!(who, Who::App | Who::Load) {
-            // REDIRECT in the OUTPUT chain sends the packet to loopback and leaves its source alone.
+            // REDIRECT in the OUTPUT chain sends the packet to loopback and leaves its source
+            // alone.
             let loopback: IpAddr =
                 if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
             return Ok(Route { host, dst: SocketAddr::new(loopback, OUTBOUND_PORT), src, orig: Some(to) });
         }
         if to.ip() == self.address(host, to.ip()) {
-            // The sidecar's way to its own app is marked by its source address; without the mark, a sidecar that dials
-            // its own instance (the balancer picked it) goes through its own inbound side.
+            // The sidecar's way to its own app is marked by its source address; without the mark, a
+            // sidecar that dials its own instance (the balancer picked it) goes through its own
+            // inbound side.
             let inner = from.is_some_and(|ip| ip.is_loopback() || ip == IpAddr::from(INBOUND_SOURCE_V6));
             if me.intercepted && who == Who::Sidecar && !inner {
                 let dst = SocketAddr::new(to.ip(), INBOUND_PORT);

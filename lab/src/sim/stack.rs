@@ -1,11 +1,14 @@
-//! The kernels of all simulated instances in one place: listeners, accept queues, connections and their timers.
+//! The kernels of all simulated instances in one place: listeners, accept queues, connections and
+//! their timers.
 //!
-//! turmoil gives each instance its own runtime and its own virtual clock and decides who runs when; the sockets are
-//! ours, because turmoil's cannot lose and retransmit a segment, have no accept queue while a process is stopped, refuse
-//! instead of swallowing, and take a whole tick inside one host. State is shared between hosts by one lock, which is
-//! never contended: a simulation runs on one thread. Wakers are called and dropped only after the lock is released.
+//! turmoil gives each instance its own runtime and its own virtual clock and decides who runs when;
+//! the sockets are ours, because turmoil's cannot lose and retransmit a segment, have no accept
+//! queue while a process is stopped, refuse instead of swallowing, and take a whole tick inside one
+//! host. State is shared between hosts by one lock, which is never contended: a simulation runs on
+//! one thread. Wakers are called and dropped only after the lock is released.
 //!
-//! Time is turmoil's (`sim_elapsed`), the same for every host to within the tick in which each of them takes its turn.
+//! Time is turmoil's (`sim_elapsed`), the same for every host to within the tick in which each of
+//! them takes its turn.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
@@ -28,11 +31,13 @@ use super::link::Links;
 use super::route::{Map, Route, Who};
 use super::trace::Trace;
 
-/// Length of an accept queue, as of the proxy's listeners on the kernel; a SYN beyond it is dropped.
+/// Length of an accept queue, as of the proxy's listeners on the kernel; a SYN beyond it is
+/// dropped.
 const BACKLOG: usize = 4096;
 /// Linux's default range of ephemeral ports.
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 32768..=60999;
-/// What a lost last packet of a handshake costs: the acceptor repeats its answer after Linux's TCP_TIMEOUT_INIT.
+/// What a lost last packet of a handshake costs: the acceptor repeats its answer after Linux's
+/// TCP_TIMEOUT_INIT.
 const SYN_ACK_AGAIN: u64 = 1_000_000_000;
 
 /// A socket that listens.
@@ -47,8 +52,8 @@ pub(super) struct Listening {
 }
 
 /// What an arriving SYN finds.
-pub(super) enum Door {
-    /// Nobody listens.
+pub(super) enum SynOutcome {
+    /// No listener: a reset.
     Closed,
     /// The accept queue is full.
     Full,
@@ -130,7 +135,8 @@ impl Shared {
         });
     }
 
-    /// The task that makes timers fire: retransmissions and resets, which outlive the processes that caused them.
+    /// The task that makes timers fire: retransmissions and resets, which outlive the processes
+    /// that caused them.
     pub async fn run_timers(self) {
         let wake = self.with(|stack, _| stack.timers.wake.clone());
         loop {
@@ -158,13 +164,15 @@ impl Shared {
 enum Clock {
     /// It may pass at any moment.
     Runs,
-    /// A task is being polled on an instance that has this clock, and nobody has asked for the time yet.
+    /// A task is being polled on an instance that has this clock, and nobody has asked for the time
+    /// yet.
     Stands(HostClock),
     /// A task is being polled, and this is the time.
     Read(u64),
 }
 
-/// What an instance's runtime calls now, and what time that is: both go on alike, so it is known for ever after.
+/// What an instance's runtime calls now, and what time that is: both go on alike, so it is known
+/// for ever after.
 #[derive(Clone, Copy)]
 pub(super) struct HostClock {
     here: Instant,
@@ -205,18 +213,18 @@ thread_local! {
     static CLOCK: Cell<Clock> = const { Cell::new(Clock::Runs) };
 }
 
-/// While this lives, virtual time stands still, as it does while a task is polled, and turmoil, which finds the time by
-/// looking hosts up, is not asked.
-pub(super) struct Moment(());
+/// While this lives, virtual time stands still, as it does while a task is polled, and turmoil,
+/// which finds the time by looking hosts up, is not asked.
+pub(super) struct FrozenTime(());
 
-impl Moment {
+impl FrozenTime {
     pub fn begin(clock: HostClock) -> Self {
         CLOCK.set(Clock::Stands(clock));
-        Moment(())
+        FrozenTime(())
     }
 }
 
-impl Drop for Moment {
+impl Drop for FrozenTime {
     fn drop(&mut self) {
         CLOCK.set(Clock::Runs);
     }
@@ -236,7 +244,8 @@ impl Stack {
         self.next
     }
 
-    /// Lets a connection act at `now`; `None` if it is gone. Removes it when nobody holds either end.
+    /// Lets a connection act at `now`; `None` if it is gone. Removes it when nobody holds either
+    /// end.
     pub fn act<R>(
         &mut self,
         id: u64,
@@ -260,7 +269,8 @@ impl Stack {
         Some(result)
     }
 
-    /// A port for the next connection of `host`. It only tells connections apart, so reuse is harmless.
+    /// A port for the next connection of `host`. It only tells connections apart, so reuse is
+    /// harmless.
     pub fn port(&mut self, host: usize) -> u16 {
         let port = self.ports[host];
         self.ports[host] = if port == *EPHEMERAL.end() { *EPHEMERAL.start() } else { port + 1 };
@@ -306,7 +316,7 @@ impl Stack {
         Ok((id, at))
     }
 
-    /// Closes a listener; whoever waits in its queue is reset.
+    /// Closes a listener; connections in its queue are reset.
     pub fn unbind(&mut self, id: u64, now: u64, wakes: &mut Vec<Waker>) {
         let Some(listener) = self.listeners.remove(&id) else { return };
         wakes.extend(listener.waker);
@@ -330,7 +340,8 @@ impl Stack {
         self.refused.get(&(host, port)).copied().unwrap_or_default()
     }
 
-    /// Forgets every connection of `host`, which has lost its power: nothing follows the bytes that have left.
+    /// Forgets every connection of `host`, which has lost its power: nothing follows the bytes that
+    /// have left.
     pub fn power_off(&mut self, host: usize, wakes: &mut Vec<Waker>) {
         for conn in self.conns.values_mut() {
             conn.power_off(host, wakes);
@@ -339,10 +350,10 @@ impl Stack {
     }
 
     /// What a SYN for `dst` finds on `host`.
-    pub fn door(&mut self, host: usize, dst: SocketAddr) -> Door {
+    pub fn syn_outcome(&mut self, host: usize, dst: SocketAddr) -> SynOutcome {
         if let Some(refused) = self.refused.get_mut(&(host, dst.port())) {
             *refused += 1;
-            return Door::Closed;
+            return SynOutcome::Closed;
         }
         let reaches = |at: SocketAddr, exact: bool| {
             let any = at.ip().is_unspecified() && (at.is_ipv6() || dst.is_ipv4());
@@ -360,9 +371,9 @@ impl Stack {
                 _ => open[choose(self.rng.child("listener", host as u64), &mut self.picks[host], open.len())],
             };
             let full = self.listeners[&chosen].queue.len() >= BACKLOG;
-            return if full { Door::Full } else { Door::Open(chosen) };
+            return if full { SynOutcome::Full } else { SynOutcome::Open(chosen) };
         }
-        Door::Closed
+        SynOutcome::Closed
     }
 
     /// Whether anybody listens on this port of `host`, on whatever address.
@@ -375,7 +386,8 @@ impl Stack {
         self.listeners.len()
     }
 
-    /// Completes a handshake for the opener: the connection enters the listener's queue. Returns its id.
+    /// Completes a handshake for the opener: the connection enters the listener's queue. Returns
+    /// its id.
     pub fn open(
         &mut self,
         from: usize,
@@ -394,8 +406,8 @@ impl Stack {
         };
         let ends = [End::new(from, src), End::new(route.host, route.dst)];
         let (orig, queued) = (route.orig, Some(listener));
-        let fate = self.chaos.fate(self.rng, id, local, now);
-        self.conns.insert(id, Conn { id, local, ends, orig, ready_at, queued, fate });
+        let faults = self.chaos.faults(self.rng, id, local, now);
+        self.conns.insert(id, Conn { id, local, ends, orig, ready_at, queued, faults });
         let listens = self.listeners.get_mut(&listener).map(|listener| {
             listener.queue.push_back(id);
             wakes.extend(listener.waker.take());
@@ -406,13 +418,15 @@ impl Stack {
             format!("c{id} open {from} {src} -> {to} {}{orig}", route.dst)
         });
         if listens.is_none() {
-            // It closed while the handshake was under way: Linux forgets such a connection and resets it when it hears of it.
+            // It closed while the handshake was under way: Linux forgets such a connection and
+            // resets it when it hears of it.
             self.act(id, now, wakes, turn_away);
         }
         id
     }
 
-    /// The next connection whose handshake is complete. Otherwise says when the first will be, if that is known.
+    /// The next connection whose handshake is complete. Otherwise says when the first will be, if
+    /// that is known.
     pub fn accept(&mut self, listener: u64, now: u64) -> Result<u64, Option<u64>> {
         let Some(listening) = self.listeners.get_mut(&listener) else { return Err(None) };
         let conns = &mut self.conns;
@@ -440,7 +454,8 @@ fn turn_away(conn: &mut Conn, ctx: &mut Ctx<'_>) {
     conn.ends[super::conn::SERVER].open = false;
 }
 
-/// One of `n`. Each choice has a stream of its own, so that what happens elsewhere does not change it.
+/// One of `n`. Each choice has a stream of its own, so that what happens elsewhere does not change
+/// it.
 fn choose(rng: RngTree, picks: &mut u64, n: usize) -> usize {
     *picks += 1;
     rng.child("pick", *picks).rng().random_range(0..n)

@@ -1,8 +1,9 @@
-//! The full history of a simulated run as text: one line for every connection, payload, segment and process event.
+//! The full history of a simulated run as text: one line for every connection, payload, segment and
+//! process event.
 //!
-//! Two runs of one seed must give the same lines, in one process, in two, and on any thread; the trace is how that is
-//! tested and how a difference is found. Payloads appear as length and hash. Collecting is off unless asked for, since
-//! formatting costs more than the simulation itself.
+//! Two runs of one seed must give the same lines, in one process, in two, and on any thread; the
+//! trace is how that is tested and how a difference is found. Payloads appear as length and hash.
+//! Collecting is off unless asked for, since formatting costs more than the simulation itself.
 
 use std::fmt::Write;
 
@@ -25,7 +26,8 @@ impl Trace {
         }
     }
 
-    /// The lines: virtual time in seconds, then what happened. Empty unless collecting was asked for.
+    /// The lines: virtual time in seconds, then what happened. Empty unless collecting was asked
+    /// for.
     pub fn lines(&self) -> &[String] {
         &self.lines
     }
@@ -35,7 +37,8 @@ impl Trace {
         self.lines.iter().fold(FNV_START, |hash, line| fnv(fnv(hash, line.as_bytes()), b"\n"))
     }
 
-    /// The first place where two histories part, with the lines before it, or `None` if they are equal.
+    /// The first place where two histories part, with the lines before it, or `None` if they are
+    /// equal.
     pub fn first_difference(&self, other: &Trace) -> Option<String> {
         let same = self.lines.iter().zip(&other.lines).take_while(|(a, b)| a == b).count();
         if same == self.lines.len() && same == other.lines.len() {
@@ -54,7 +57,8 @@ impl Trace {
 
 pub(super) const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// FNV-1a, continued from `hash`: stable across releases, which the standard library's hasher does not promise.
+/// FNV-1a, continued from `hash`: stable across releases, which the standard library's hasher does
+/// not promise.
 pub(super) fn fnv(hash: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(hash, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }

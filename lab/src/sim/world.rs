@@ -1,9 +1,10 @@
 //! The simulated [`World`]: the plan's processes on turmoil's hosts, its faults on our network.
 //!
-//! Everything that a driver asks happens in virtual time, so waiting costs nothing. Commands to an instance travel by a
-//! channel to the task that runs on it, because a task can be started only inside the runtime that will run it; killing
-//! and stopping act at once. What the kernel proves by a self-test, that interception works, holds here by construction
-//! (`route.rs`), so `up` only waits for readiness.
+//! Everything that a driver asks happens in virtual time, so waiting costs nothing. Commands to an
+//! instance travel by a channel to the task that runs on it, because a task can be started only
+//! inside the runtime that will run it; killing and stopping act at once. What the kernel proves by
+//! a self-test, that interception works, holds here by construction (`route.rs`), so `up` only
+//! waits for readiness.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,10 +22,10 @@ use tokio::time::Instant;
 use crate::load::Record;
 use crate::metrics::{self, Sample, Scrape};
 use crate::plan::{
-    APP_METRICS_PORT, Action, AppKind, Entry, HEALTH_PORT, Limits, Load, METRICS_PORT, Plan, ProcessId, Role,
-    Target,
+    APP_METRICS_PORT, Action, AppKind, Entry, HEALTH_PORT, Load, METRICS_PORT, Plan, ProcessId,
+    ResourceLimits, Role, Target,
 };
-use crate::world::{Ended, Error, Fidelity, Kind, World};
+use crate::world::{Error, Fidelity, ProcessExit, World, WorldKind};
 
 use super::net::{SimNet, SimWall};
 use super::probe;
@@ -35,11 +36,12 @@ use super::stack::{Shared, now};
 
 mod faults;
 
-use faults::Evidence;
+use faults::FaultState;
 
 /// How long a scrape may take; a stopped process never answers.
 const SCRAPE_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a process may take to obey SIGTERM before it is killed; what Kubernetes grants by default.
+/// How long a process may take to obey SIGTERM before it is killed; what Kubernetes grants by
+/// default.
 const TERMINATION_GRACE: Duration = Duration::from_secs(30);
 /// How often a sidecar that listens but is not ready is asked again.
 const READY_INTERVAL: Duration = Duration::from_millis(10);
@@ -62,10 +64,12 @@ pub struct SimWorld {
     /// How often each name was started.
     incarnations: RefCell<BTreeMap<String, u64>>,
     next: Cell<u64>,
-    evidence: RefCell<BTreeMap<String, Evidence>>,
-    /// Sidecars that were told something new, and by which fault, until it was seen whether they took it.
+    evidence: RefCell<BTreeMap<String, FaultState>>,
+    /// Sidecars that were told something new, and by which fault, until it was seen whether they
+    /// took it.
     reloading: RefCell<BTreeMap<ProcessId, String>>,
-    /// How often each sidecar had taken something new when it was last asked, and which of its starts that was.
+    /// How often each sidecar had taken something new when it was last asked, and which of its
+    /// starts that was.
     reloads: RefCell<BTreeMap<ProcessId, (u64, f64)>>,
 }
 
@@ -131,7 +135,7 @@ impl SimWorld {
             AppKind::Http(_) | AppKind::Tcp { .. } | AppKind::Registry => None,
         };
         let limited = |id: ProcessId| {
-            (plan.limits(id) != Limits::default()).then(|| {
+            (plan.limits(id) != ResourceLimits::default()).then(|| {
                 format!(
                     "{} has limits of CPU or memory; in the simulator work takes no time and memory is shared",
                     plan.process_name(id)
@@ -158,9 +162,9 @@ impl SimWorld {
         std::time::SystemTime::UNIX_EPOCH + super::EPOCH + self.elapsed()
     }
 
-    /// Runs a piece of code as a process of its own on an instance, with the network that a process of kind `who` has
-    /// there, and returns its result. For checks and tests. The process ends when it is done or when nobody waits for
-    /// it any more.
+    /// Runs a piece of code as a process of its own on an instance, with the network that a process
+    /// of kind `who` has there, and returns its result. For checks and tests. The process ends when
+    /// it is done or when nobody waits for it any more.
     ///
     /// # Errors
     /// If it panicked or was taken down.
@@ -201,7 +205,8 @@ impl SimWorld {
         F: Future<Output = std::io::Result<()>> + 'static,
     {
         let id = self.next.replace(self.next.get() + 1);
-        // Keyed by name and not by number, so that one more scrape does not change the luck of everybody after it.
+        // Keyed by name and not by number, so that one more scrape does not change the random
+        // numbers of those after it.
         let incarnation = {
             let mut incarnations = self.incarnations.borrow_mut();
             let count = incarnations.entry(name.clone()).or_default();
@@ -318,7 +323,8 @@ impl SimWorld {
 
     async fn restart(&self, entry: &Entry, processes: &[ProcessId]) -> Result<(), Error> {
         for group in self.living(processes) {
-            // Asked to end and still here: a process manager loses patience before it starts the next one.
+            // Asked to end and still here: a process manager loses patience before it starts the
+            // next one.
             group.kill();
         }
         for &id in processes {
@@ -341,7 +347,8 @@ impl SimWorld {
         groups.filter(|group| group.exit().is_none()).collect()
     }
 
-    /// Virtual time of an instant of the driver's clock. Each host has a clock of its own, so instants do not travel.
+    /// Virtual time of an instant of the driver's clock. Each host has a clock of its own, so
+    /// instants do not travel.
     fn virtual_ns(&self, at: Instant) -> i128 {
         let now = Instant::now();
         let ahead = at.saturating_duration_since(now).as_nanos() as i128;
@@ -358,7 +365,8 @@ impl SimWorld {
             .ok_or_else(|| Error::Failed(format!("no service or instance is called {host}")))
     }
 
-    /// Drops every task, so that nothing keeps anything alive. Nothing of it happens in the simulated world.
+    /// Drops every task, so that nothing keeps anything alive. Nothing of it happens in the
+    /// simulated world.
     pub(super) fn bury(&self) {
         for group in self.groups.take().into_values() {
             group.kill();
@@ -376,8 +384,8 @@ fn local_instant(at: i128) -> Instant {
 }
 
 impl World for SimWorld {
-    fn kind(&self) -> Kind {
-        Kind::Simulator
+    fn kind(&self) -> WorldKind {
+        WorldKind::Simulator
     }
 
     async fn up(&self) -> Result<(), Error> {
@@ -476,7 +484,7 @@ impl World for SimWorld {
             self.count_reloads().await;
         }
         let evidence = self.evidence.borrow();
-        let unknown = Evidence::default();
+        let unknown = FaultState::default();
         let evidence = evidence.get(&entry.name).unwrap_or(&unknown);
         let mut counts = evidence.counts.clone();
         if let Action::Refuse { processes } = &entry.action {
@@ -550,13 +558,13 @@ impl World for SimWorld {
         scraped
     }
 
-    async fn ended(&self) -> Vec<Ended> {
+    async fn ended(&self) -> Vec<ProcessExit> {
         let names: Vec<String> = self.plan.processes().map(|id| self.plan.process_name(id)).collect();
         let groups = self.groups.borrow();
         let of_the_plan = groups.values().filter(|group| names.iter().any(|name| name == group.name()));
         let ended = |group: &Rc<Group>| {
             let process = group.name().to_owned();
-            group.ended_by_itself().map(|how| Ended { process, at: None, how, last_words: Vec::new() })
+            group.ended_by_itself().map(|how| ProcessExit { process, at: None, how, log_tail: Vec::new() })
         };
         of_the_plan.filter_map(ended).collect()
     }

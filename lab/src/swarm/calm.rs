@@ -1,16 +1,17 @@
-//! When nothing goes wrong that a law would have to allow for.
+//! Periods without a fault that an invariant would have to allow for.
 
 use super::facts::Facts;
-use crate::plan::{Action, Change, Entry};
+use crate::plan::{Action, BehaviourChange, Entry};
 
-/// How long a fault is felt when it is over, microseconds.
+/// How long the effects of a fault outlast it, microseconds.
 const AFTERMATH: u64 = 500_000;
 
 impl Facts {
-    /// Whether nothing goes wrong with an instance between two moments that could hold up or tear what is on its way to or from
-    /// it. How an app answers is no such thing, if it answers as HTTP has it.
+    /// Whether nothing goes wrong with an instance between two moments that could hold up or tear
+    /// what is on its way to or from it. How an app answers is no such thing, if it answers as HTTP
+    /// has it.
     pub fn is_undisturbed(&self, instance: usize, from: u64, to: u64) -> bool {
-        let is_harmless = |change: &Change| {
+        let is_harmless = |change: &BehaviourChange| {
             change.malformed.is_none()
                 && change.refuse_streams.is_none()
                 && change.goaway.is_none()
@@ -22,7 +23,7 @@ impl Facts {
     /// The same, where it is for the caller to say which changes of an app's answers do no harm.
     pub fn is_undisturbed_but(
         &self,
-        is_harmless: impl Fn(&Change) -> bool,
+        is_harmless: impl Fn(&BehaviourChange) -> bool,
         instance: usize,
         from: u64,
         to: u64,
@@ -37,26 +38,27 @@ impl Facts {
                     // What queues at a slow link is there for as long as it takes.
                     _ if is_narrow => u64::MAX,
                     Some(over) => over + AFTERMATH,
-                    None if ends => self.moment(entry.at) + AFTERMATH,
+                    None if ends => self.time_us(entry.at) + AFTERMATH,
                     None => u64::MAX,
                 };
                 let is_harmless = match &entry.action {
                     Action::App { change, .. } => is_harmless(change),
                     _ => false,
                 };
-                is_harmless || to < self.moment(entry.at) || from > over
+                is_harmless || to < self.time_us(entry.at) || from > over
             })
     }
 
-    /// Whether nothing at all goes wrong between two moments, nor anything that went wrong before is still felt: connections may
-    /// have been lost without a word, or packets and be sent again late.
-    pub fn is_calm(&self, is_harmless: impl Fn(&Change) -> bool, from: u64, to: u64) -> bool {
+    /// Whether nothing at all goes wrong between two moments, nor anything that went wrong before
+    /// is still felt: connections may have been lost without a word, or packets and be sent again
+    /// late.
+    pub fn is_calm(&self, is_harmless: impl Fn(&BehaviourChange) -> bool, from: u64, to: u64) -> bool {
         let lasts = |entry: &Entry| match &entry.action {
             Action::Configure { .. } => true,
             Action::App { .. } => false,
             action => entry.until.is_none() || !action.links().is_empty(),
         };
-        let mut before = self.plan.timeline.iter().filter(|entry| self.moment(entry.at) <= to);
+        let mut before = self.plan.timeline.iter().filter(|entry| self.time_us(entry.at) <= to);
         !before.any(lasts)
             && (0..self.plan.instances.len())
                 .all(|instance| self.is_undisturbed_but(&is_harmless, instance, from, to))

@@ -1,34 +1,35 @@
-//! What happens at a cluster's endpoints in the eyes of one sidecar, in the order of its log; and who can be picked there.
+//! The events at a cluster's endpoints as one sidecar sees them, in the order of its log; and which
+//! endpoints can be picked.
 
 use std::collections::BTreeMap;
 
 use proxy::config::Cluster;
 
-use super::facts::{Change, Facts, Moment, Step};
+use super::facts::{EndpointChange, Facts, LogPosition, RequestStep};
 
-/// What happens at an endpoint.
-pub enum Happening<'a> {
-    /// It is seen otherwise.
-    Changed(&'a Change),
+/// An event at an endpoint.
+pub enum EndpointEvent<'a> {
+    /// Its availability changes.
+    Changed(&'a EndpointChange),
     /// It is picked for a request.
     Picked {
         /// When that began.
         begun: u64,
         /// Whether nobody was picked for it before.
         is_first: bool,
-        /// Whether availability counted for nothing.
+        /// Whether the cluster was in panic mode.
         panic: bool,
     },
-    /// It answers a try.
+    /// It answers an attempt.
     Answered {
         /// The status.
         status: u64,
-        /// When the try began.
+        /// When the attempt began.
         begun: u64,
         /// When its request began.
         asked: u64,
     },
-    /// A try fails there.
+    /// An attempt at it fails.
     Failed {
         /// The kind of error.
         error: &'a str,
@@ -36,83 +37,83 @@ pub enum Happening<'a> {
         unsent: bool,
         /// Whether it went over a connection that had carried others.
         reused: bool,
-        /// When the try began.
+        /// When the attempt began.
         begun: u64,
         /// When its request began.
         asked: u64,
     },
 }
 
-/// All that happens at the endpoints of a cluster, in order.
-pub fn happenings<'a>(
+/// All events at the endpoints of a cluster, in order.
+pub fn endpoint_events<'a>(
     facts: &'a Facts,
     process: &'a str,
     cluster: &'a str,
-) -> Vec<(Moment, &'a str, Happening<'a>)> {
-    let standings = facts.standings_of(process, cluster);
+) -> Vec<(LogPosition, &'a str, EndpointEvent<'a>)> {
+    let availability = facts.availability_of(process, cluster);
     let mut all: Vec<_> =
-        standings.map(|s| (s.when, s.endpoint.as_str(), Happening::Changed(&s.change))).collect();
+        availability.map(|s| (s.when, s.endpoint.as_str(), EndpointEvent::Changed(&s.change))).collect();
     for request in facts.requests_to(process, cluster) {
         let mut is_first = true;
         for (when, step) in &request.steps {
             let begun = |endpoint: &str| request.tried(endpoint, *when).unwrap_or(request.begun);
-            let (endpoint, happening) = match step {
-                Step::Picked { endpoint, panic } => {
+            let (endpoint, event) = match step {
+                RequestStep::Picked { endpoint, panic } => {
                     let is_first = std::mem::take(&mut is_first);
-                    (endpoint, Happening::Picked { begun: request.begun, is_first, panic: *panic })
+                    (endpoint, EndpointEvent::Picked { begun: request.begun, is_first, panic: *panic })
                 }
-                Step::Answered { endpoint, status, .. } => (
+                RequestStep::Answered { endpoint, status, .. } => (
                     endpoint,
-                    Happening::Answered { status: *status, begun: begun(endpoint), asked: request.begun },
+                    EndpointEvent::Answered { status: *status, begun: begun(endpoint), asked: request.begun },
                 ),
-                Step::Failed { endpoint, error, unsent, reused } => {
+                RequestStep::Failed { endpoint, error, unsent, reused } => {
                     let (unsent, reused, begun) = (*unsent, *reused, begun(endpoint));
-                    (endpoint, Happening::Failed { error, unsent, reused, begun, asked: request.begun })
+                    (endpoint, EndpointEvent::Failed { error, unsent, reused, begun, asked: request.begun })
                 }
-                Step::Again { .. } | Step::GivenUp(_) | Step::Done(_) => continue,
+                RequestStep::Again { .. } | RequestStep::GivenUp(_) | RequestStep::Done(_) => continue,
             };
-            all.push((*when, endpoint.as_str(), happening));
+            all.push((*when, endpoint.as_str(), event));
         }
     }
     all.sort_by_key(|(when, ..)| *when);
     all
 }
 
-/// The endpoints that a sidecar knows of, and which it leaves alone.
-pub struct Known {
-    endpoints: BTreeMap<String, Left>,
+/// The endpoints that a sidecar knows, and which of them are unavailable.
+pub struct KnownEndpoints {
+    endpoints: BTreeMap<String, EndpointStatus>,
 }
 
-/// Why an endpoint is left alone.
+/// Why an endpoint is unavailable.
 #[derive(Default)]
-struct Left {
+struct EndpointStatus {
     ejected: bool,
     unhealthy: bool,
 }
 
-impl Known {
+impl KnownEndpoints {
     /// Those of the configuration. A registry's are found later.
     pub fn new(cluster: &Cluster) -> Self {
-        let endpoints = cluster.endpoints.iter().map(|e| (e.address.to_string(), Left::default()));
-        Known { endpoints: endpoints.collect() }
+        let endpoints = cluster.endpoints.iter().map(|e| (e.address.to_string(), EndpointStatus::default()));
+        KnownEndpoints { endpoints: endpoints.collect() }
     }
 
     /// Takes a change.
-    pub fn hear(&mut self, endpoint: &str, change: &Change) {
+    pub fn hear(&mut self, endpoint: &str, change: &EndpointChange) {
         match change {
-            Change::Found => {
-                self.endpoints.insert(endpoint.to_owned(), Left::default());
+            EndpointChange::Found => {
+                self.endpoints.insert(endpoint.to_owned(), EndpointStatus::default());
             }
-            Change::Gone => {
+            EndpointChange::Gone => {
                 self.endpoints.remove(endpoint);
             }
             _ => {
                 // Of one that is gone, a request that began before may still say something.
-                let Some(left) = self.endpoints.get_mut(endpoint) else { return };
+                let Some(status) = self.endpoints.get_mut(endpoint) else { return };
                 match change {
-                    Change::Ejected(..) => left.ejected = true,
-                    Change::Restored(_) => left.ejected = false,
-                    Change::Healthy(healthy) => left.unhealthy = !healthy,
+                    EndpointChange::Ejected(..) => status.ejected = true,
+                    EndpointChange::Restored(_) => status.ejected = false,
+                    EndpointChange::Healthy(healthy) => status.unhealthy = !healthy,
                     _ => {}
                 }
             }
@@ -131,17 +132,17 @@ impl Known {
 
     /// Whether it is ejected, or being probed.
     pub fn is_ejected(&self, endpoint: &str) -> bool {
-        self.endpoints.get(endpoint).is_some_and(|left| left.ejected)
+        self.endpoints.get(endpoint).is_some_and(|status| status.ejected)
     }
 
-    /// Whether it is ejected and nothing else speaks against it.
+    /// Whether it is ejected and otherwise available.
     pub fn awaits_probe(&self, endpoint: &str) -> bool {
-        self.endpoints.get(endpoint).is_some_and(|left| left.ejected && !left.unhealthy)
+        self.endpoints.get(endpoint).is_some_and(|status| status.ejected && !status.unhealthy)
     }
 
     /// How many are.
     pub fn ejected(&self) -> usize {
-        self.endpoints.values().filter(|left| left.ejected).count()
+        self.endpoints.values().filter(|status| status.ejected).count()
     }
 
     /// How many may be at once.
@@ -150,8 +151,8 @@ impl Known {
         ((self.count() as f64 * cluster.outlier_detection.cap) as usize).max(1)
     }
 
-    /// Of how many nothing speaks against being picked.
+    /// How many can be picked.
     pub fn available(&self) -> usize {
-        self.endpoints.values().filter(|left| !left.ejected && !left.unhealthy).count()
+        self.endpoints.values().filter(|status| !status.ejected && !status.unhealthy).count()
     }
 }

@@ -1,5 +1,6 @@
-//! What happened on a bad day, read off the log once: every request as its caller, the sidecars and the apps saw it, and
-//! every change of an endpoint's standing. The laws ask this and do not read lines themselves.
+//! What happened in a run, read from the log once: every request as its caller, the sidecars and
+//! the apps saw it, and every change of an endpoint's availability. Invariants use this and do not
+//! read lines themselves.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,20 +17,20 @@ use proxy::http::deadline::X_REQUEST_TIMEOUT;
 use proxy::retry::AttemptOutcome;
 
 use crate::app::http::size;
-use crate::app::malformed::Flaw;
+use crate::app::malformed::Malformation;
 use crate::plan::{Action, AppKind, Entry, HttpEcho, Load, Plan, ProcessId, Target};
 use crate::run::Seen;
-use crate::sim::{Chaos, Line};
+use crate::sim::{Chaos, LogLine};
 
 use super::lines::{change, number, step, word};
 use super::schedule::LIVELY_MS;
 
-/// Everything that is known of a day.
+/// All facts of a run.
 pub struct Facts {
     /// The plan that was run.
     pub plan: Plan,
-    /// What everybody said, in order.
-    pub log: Vec<Line>,
+    /// All lines of the log, in order.
+    pub log: Vec<LogLine>,
     pub(crate) seen: Seen,
     /// Virtual time at which the measured part began, microseconds.
     pub t0_us: u64,
@@ -41,15 +42,15 @@ pub struct Facts {
     pub calls: BTreeMap<String, Call>,
     /// What sidecars carried for their apps, in order.
     pub requests: Vec<Request>,
-    /// What became of endpoints, in order.
-    pub standings: Vec<Standing>,
+    /// Changes of the availability of endpoints, in order.
+    pub availability: Vec<AvailabilityChange>,
     /// The configurations that a sidecar has had, and since when.
     snapshots: BTreeMap<Rc<str>, Vec<(u64, Snapshot)>>,
 }
 
-/// A place in the log. What happens at one virtual time has an order too.
+/// A position in the log. Events at one virtual time have an order too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment {
+pub struct LogPosition {
     /// Virtual time, microseconds.
     pub at: u64,
     /// Which line.
@@ -65,9 +66,9 @@ pub struct Call {
     pub ended: Vec<(u64, String)>,
     /// When it reached which app.
     pub arrived: Vec<(u64, Rc<str>)>,
-    /// Which try it was then, as it said itself.
+    /// Which attempt it was then, by its own header.
     pub nths: Vec<String>,
-    /// When which app refused it before it looked at it, and as which try.
+    /// When which app refused it unprocessed, and as which attempt.
     pub refused: Vec<(u64, Rc<str>, String)>,
     /// How long its caller would still wait then, if it was told.
     pub left: Vec<Option<Duration>>,
@@ -75,10 +76,10 @@ pub struct Call {
     pub method: Option<String>,
     /// Bytes of its body, each time that one came to its end at an app.
     pub lengths: Vec<u64>,
-    /// When an app answered it as HTTP has it, with which status.
+    /// When an app answered it with valid HTTP, and with which status.
     pub answered: Vec<(u64, u64)>,
     /// What was wrong with answers that broke HTTP.
-    pub(crate) flaws: Vec<Flaw>,
+    pub(crate) malformations: Vec<Malformation>,
     /// The answer that its caller got in full: bytes of the body, and who says to have sent it.
     pub got: Option<(u64, String)>,
 }
@@ -93,17 +94,17 @@ pub struct Request {
     /// When it began.
     pub begun: u64,
     /// Everything that was done for it, in order.
-    pub steps: Vec<(Moment, Step)>,
+    pub steps: Vec<(LogPosition, RequestStep)>,
 }
 
 /// What a sidecar did for a request.
 #[derive(Debug, PartialEq)]
-pub enum Step {
-    /// Chose an endpoint, for want of an available one if `panic`.
+pub enum RequestStep {
+    /// Picked an endpoint; with `panic`, regardless of its availability.
     Picked {
         /// Its address.
         endpoint: String,
-        /// Whether availability counted for nothing.
+        /// Whether the cluster was in panic mode.
         panic: bool,
     },
     /// The endpoint answered so.
@@ -112,7 +113,7 @@ pub enum Step {
         endpoint: String,
         /// The status.
         status: u64,
-        /// Whether it says that nothing more may be asked over its connection.
+        /// Whether it is the last response of its connection.
         last: bool,
         /// The gRPC status, if its head has one.
         grpc: Option<u64>,
@@ -121,7 +122,7 @@ pub enum Step {
         /// Its average latency then, microseconds.
         average: u64,
     },
-    /// A attempt failed.
+    /// An attempt failed.
     Failed {
         /// Its address.
         endpoint: String,
@@ -132,7 +133,7 @@ pub enum Step {
         /// Whether it went over a connection that had carried others.
         reused: bool,
     },
-    /// There will be another try after a while.
+    /// There will be another attempt after a while.
     Again {
         /// Condition.
         reason: String,
@@ -147,14 +148,14 @@ pub enum Step {
     Done(u64),
 }
 
-impl Step {
-    /// How a try ended, if this is the end of one.
+impl RequestStep {
+    /// How an attempt ended, if this is the end of one.
     pub fn ended(&self) -> Option<AttemptOutcome> {
         match self {
-            Step::Answered { status, .. } => {
+            RequestStep::Answered { status, .. } => {
                 Some(AttemptOutcome::Answered { status: *status as u16, grpc: None })
             }
-            Step::Failed { error, unsent, .. } => {
+            RequestStep::Failed { error, unsent, .. } => {
                 let kind = Kind::ALL.into_iter().find(|kind| kind.label() == error);
                 Some(AttemptOutcome::Failed { kind: kind.unwrap_or(Kind::Connect), unsent: *unsent })
             }
@@ -163,11 +164,11 @@ impl Step {
     }
 }
 
-/// A change of an endpoint's standing in the eyes of a sidecar.
+/// A change of an endpoint's availability as a sidecar sees it.
 #[derive(Debug)]
-pub struct Standing {
+pub struct AvailabilityChange {
     /// When.
-    pub when: Moment,
+    pub when: LogPosition,
     /// Whose sidecar.
     pub process: Rc<str>,
     /// Which cluster.
@@ -175,17 +176,17 @@ pub struct Standing {
     /// Which endpoint.
     pub endpoint: String,
     /// What changed.
-    pub change: Change,
+    pub change: EndpointChange,
 }
 
 /// What changed.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Change {
-    /// It is left alone for so long.
+pub enum EndpointChange {
+    /// It is ejected for so long.
     Ejected(Duration, String),
-    /// It is asked whether it is back.
+    /// A request probes whether it is back.
     Probing,
-    /// Its probe came to nothing that says anything about it.
+    /// Its probe ended without a result that says anything about it.
     Unanswered,
     /// It is back in use; `true` because an active check passed.
     Restored(bool),
@@ -201,24 +202,25 @@ pub enum Change {
     Gone,
 }
 
-/// What a sidecar says when it has another configuration.
+/// What a sidecar logs when it has another configuration.
 pub(super) const IN_FORCE: &str = "the new configuration is in force";
 
-/// The configurations that an instance's sidecar was told, one after another. An entry of the timeline may be late, so what
-/// counts is the order in which the lab says that they strike and are over.
-fn configurations<'a>(plan: &'a Plan, log: &[Line], instance: usize) -> Vec<&'a str> {
+/// The configurations that an instance's sidecar was given, one after another. An entry of the
+/// timeline may be late, so the order is that in which the lab logs that they are applied and
+/// reverted.
+fn configurations<'a>(plan: &'a Plan, log: &[LogLine], instance: usize) -> Vec<&'a str> {
     let base = plan.instances[instance].sidecar.as_deref().unwrap_or_default();
     let mut all = vec![base];
     for line in log.iter().filter(|line| &*line.process == "lab") {
         let told = plan.timeline.iter().find_map(|entry| {
             let Action::Configure { configs, .. } = &entry.action else { return None };
             match line.text.strip_prefix(&entry.name)? {
-                " strikes" => configs.get(instance).map(String::as_str),
-                " is over" => Some(base),
+                " applied" => configs.get(instance).map(String::as_str),
+                " reverted" => Some(base),
                 _ => None,
             }
         });
-        // Who is told what it was told before has nothing to take.
+        // A sidecar that gets the configuration that it has logs no change.
         all.extend(told.filter(|told| all.last() != Some(told)));
     }
     all
@@ -226,14 +228,14 @@ fn configurations<'a>(plan: &'a Plan, log: &[Line], instance: usize) -> Vec<&'a 
 
 impl Facts {
     /// Reads the log of a run.
-    pub(crate) fn new(plan: Plan, log: Vec<Line>, seen: Seen, tick: Duration, chaos: Chaos) -> Self {
+    pub(crate) fn new(plan: Plan, log: Vec<LogLine>, seen: Seen, tick: Duration, chaos: Chaos) -> Self {
         let mut calls: BTreeMap<String, Call> = BTreeMap::new();
         let mut requests: Vec<Request> = Vec::new();
-        let mut standings = Vec::new();
+        let mut availability = Vec::new();
         let mut latest: BTreeMap<(Rc<str>, u64), usize> = BTreeMap::new();
         let mut t0_us = 0;
         for (position, line) in log.iter().enumerate() {
-            let when = Moment { at: line.at_us, line: position };
+            let when = LogPosition { at: line.at_us, line: position };
             let process = || line.process.clone();
             match line.text.as_str() {
                 "measuring" => t0_us = when.at,
@@ -247,7 +249,13 @@ impl Facts {
                         calls.entry(id.to_owned()).or_default().hear(line);
                     } else if let Some(change) = change(line) {
                         let (cluster, endpoint) = (word(line, "cluster"), word(line, "endpoint"));
-                        standings.push(Standing { when, process: process(), cluster, endpoint, change });
+                        availability.push(AvailabilityChange {
+                            when,
+                            process: process(),
+                            cluster,
+                            endpoint,
+                            change,
+                        });
                     } else if let Some(step) = step(line)
                         && let Some(&request) = latest.get(&(process(), number(line, "request")))
                     {
@@ -262,7 +270,7 @@ impl Facts {
             if instance.sidecar.is_none() || !requests.iter().any(|request| request.process == process) {
                 continue;
             }
-            let in_force = |line: &&Line| line.process == process && line.text == IN_FORCE;
+            let in_force = |line: &&LogLine| line.process == process && line.text == IN_FORCE;
             let since = std::iter::once(0).chain(log.iter().filter(in_force).map(|line| line.at_us));
             let configs = configurations(&plan, &log, position);
             let parsed = configs.iter().filter_map(|text| proxy::config::parse("sidecar.toml", text).ok());
@@ -270,10 +278,10 @@ impl Facts {
             snapshots.insert(process, in_turn);
         }
         let tick_us = tick.as_micros() as u64;
-        Facts { plan, log, seen, t0_us, tick_us, chaos, calls, requests, standings, snapshots }
+        Facts { plan, log, seen, t0_us, tick_us, chaos, calls, requests, availability, snapshots }
     }
 
-    /// The configuration of a request's cluster when it began; `None` in the moment in which that changes.
+    /// The configuration of a request's cluster when it began; `None` while that changes.
     pub fn cluster_of(&self, request: &Request) -> Option<&Cluster> {
         let snapshots = self.snapshots.get(&request.process)?;
         let changes = |since: u64| since > 0 && since.abs_diff(request.begun) <= 2 * self.tick_us;
@@ -284,7 +292,8 @@ impl Facts {
         snapshot.clusters.iter().find(|c| c.name == request.cluster).map(|c| &**c)
     }
 
-    /// The clusters of every sidecar that carried requests, each with that sidecar, as they are when the day begins.
+    /// The clusters of every sidecar that carried requests, each with that sidecar, as they are
+    /// when the run begins.
     pub fn clusters(&self) -> impl Iterator<Item = (&Rc<str>, &Cluster)> {
         self.snapshots.iter().flat_map(|(process, snapshots)| {
             let first = snapshots.first().into_iter();
@@ -292,7 +301,7 @@ impl Facts {
         })
     }
 
-    /// Whether a part of a cluster's configuration is the same all day.
+    /// Whether a part of a cluster's configuration is the same throughout the run.
     pub fn keeps<T: PartialEq>(&self, process: &str, cluster: &str, part: impl Fn(&Cluster) -> &T) -> bool {
         let snapshots = self.snapshots.get(process).into_iter().flatten();
         let clusters = snapshots.flat_map(|(_, snapshot)| &snapshot.clusters);
@@ -305,25 +314,25 @@ impl Facts {
         self.requests.iter().filter(move |r| &*r.process == process && r.cluster == cluster)
     }
 
-    /// The tries of one sidecar at an endpoint, in order: when each began, and what came of it.
-    pub fn tries_at(
+    /// The attempts of one sidecar at an endpoint, in order: when each began, and how it ended.
+    pub fn attempts_at(
         &self,
         process: &str,
         cluster: &str,
         endpoint: &str,
-    ) -> Vec<(Moment, Option<(Moment, &Step)>)> {
-        let mut tries = Vec::new();
+    ) -> Vec<(LogPosition, Option<(LogPosition, &RequestStep)>)> {
+        let mut attempts = Vec::new();
         for request in self.requests_to(process, cluster) {
             let picks = request.picks().filter(|(_, other, _)| *other == endpoint);
-            tries.extend(picks.map(|(when, ..)| (when, request.end_of_try(endpoint, when))));
+            attempts.extend(picks.map(|(when, ..)| (when, request.end_of_attempt(endpoint, when))));
         }
-        tries.sort_by_key(|(when, _)| *when);
-        tries
+        attempts.sort_by_key(|(when, _)| *when);
+        attempts
     }
 
-    /// The changes of standing of the endpoints of one cluster in the eyes of one sidecar.
-    pub fn standings_of(&self, process: &str, cluster: &str) -> impl Iterator<Item = &Standing> {
-        self.standings.iter().filter(move |s| &*s.process == process && s.cluster == cluster)
+    /// The availability changes of the endpoints of one cluster, as one sidecar sees them.
+    pub fn availability_of(&self, process: &str, cluster: &str) -> impl Iterator<Item = &AvailabilityChange> {
+        self.availability.iter().filter(move |s| &*s.process == process && s.cluster == cluster)
     }
 
     /// The instance that an endpoint's address belongs to.
@@ -332,7 +341,7 @@ impl Facts {
         self.plan.instances.iter().position(|instance| address.ip() == instance.v4)
     }
 
-    /// Whether the machine of an endpoint loses its power on this day.
+    /// Whether the machine of an endpoint loses its power in this run.
     pub fn crashes(&self, endpoint: &str) -> bool {
         let of = |entry: &Entry, instance| {
             matches!(entry.action, Action::Crash { .. }) && entry.action.touches(instance)
@@ -341,27 +350,28 @@ impl Facts {
         instance.is_some_and(|instance| self.plan.timeline.iter().any(|entry| of(entry, instance)))
     }
 
-    /// A moment of the plan, virtual microseconds.
-    pub fn moment(&self, at: Duration) -> u64 {
+    /// A time of the plan, virtual microseconds.
+    pub fn time_us(&self, at: Duration) -> u64 {
         self.t0_us + at.as_micros() as u64
     }
 
-    /// When a fault was over, virtual microseconds: a process that is asked to end and started again takes its time; `None`
-    /// if it stays.
+    /// When a fault was over, virtual microseconds: a process that is asked to end and started
+    /// again takes its time; `None` if it stays.
     pub fn over(&self, entry: &Entry) -> Option<u64> {
-        let until = self.moment(entry.until?);
-        let words = format!("{} is over", entry.name);
+        let until = self.time_us(entry.until?);
+        let words = format!("{} reverted", entry.name);
         let told = self.log.iter().rev().find(|line| &*line.process == "lab" && line.text == words);
         Some(told.map_or(until, |line| line.at_us.max(until)))
     }
 
-    /// When the last line was said, virtual microseconds.
+    /// When the last line was logged, virtual microseconds.
     pub fn end_us(&self) -> u64 {
         self.log.last().map_or(0, |line| line.at_us)
     }
 
-    /// How many requests were given up so late that a sidecar may not have heard of it when it was asked. Who waits for a
-    /// connection has not read the body yet, and hears of its client's end when it does or the dial has failed.
+    /// How many requests were given up so late that a sidecar may not have noticed it when its
+    /// metrics were read. A request that waits for a connection notices the end of its client when
+    /// it reads the body or when the dial has failed.
     pub fn given_up_at_last(&self) -> usize {
         let late = CONNECT_TIMEOUT.as_micros() as u64 + 3 * self.tick_us;
         let heard = self.end_us().saturating_sub(late);
@@ -369,12 +379,13 @@ impl Facts {
         ended.filter(|(at, outcome)| *at >= heard && outcome == "Timeout").count()
     }
 
-    /// When the last part of the day begins, in which all must be well again. Microseconds.
+    /// When the last part of the run begins, in which all requests must succeed again.
+    /// Microseconds.
     pub fn lively_from(&self) -> u64 {
         self.t0_us + (self.plan.duration.as_micros() as u64).saturating_sub(LIVELY_MS * 1000)
     }
 
-    /// Whether faults end early enough for that: those that end late leave no time to recover.
+    /// Whether faults end early enough to leave time to recover.
     pub fn is_settled(&self) -> bool {
         let over = self.plan.timeline.iter().filter_map(|entry| entry.until).max().unwrap_or_default();
         let settled = over.as_micros() as u64 + 1_000 * (LIVELY_MS + 300);
@@ -405,7 +416,7 @@ impl Facts {
         }
     }
 
-    /// Whether a load's callers leave answers unread or calls open for a while.
+    /// Whether a load's callers leave responses unread or calls open for a while.
     pub fn is_held(&self, call: &str) -> bool {
         self.load_of(call).is_some_and(|load| !load.read_delay.is_zero() || !load.end_delay.is_zero())
     }
@@ -418,7 +429,8 @@ impl Facts {
         }
     }
 
-    /// The cluster that a load's requests go to, as the sidecar of its callers has it when the day begins.
+    /// The cluster that a load's requests go to, as the sidecar of its callers has it when the run
+    /// begins.
     pub fn called_by(&self, call: &str) -> Option<&Cluster> {
         let load = self.load_of(call)?;
         let (Target::Http { host, .. } | Target::Tcp { host, .. }) = &load.target;
@@ -427,7 +439,7 @@ impl Facts {
         clusters.find(|(_, cluster)| cluster.name == *host).map(|(_, cluster)| cluster)
     }
 
-    /// How long a load's callers say that they will wait, if they do.
+    /// The deadline that a load's callers send, if they do.
     pub fn limit_of(&self, call: &str) -> Option<Duration> {
         let Target::Http { headers, .. } = &self.load_of(call)?.target else { return None };
         match headers.get(grpc::TIMEOUT.as_str()) {
@@ -459,16 +471,16 @@ impl Facts {
         self.plan.loads.iter().find(|load| load.name == name)
     }
 
-    /// A counter or gauge of a process when the day was over, summed over all label sets that have `labels`; `None` if there
-    /// is none.
+    /// A counter or gauge of a process when the run was over, summed over all label sets that have
+    /// `labels`; `None` if there is none.
     pub fn last(&self, process: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let labels: Vec<_> =
             labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         self.seen.series.last(process, name, &labels, i64::MIN, i64::MAX)
     }
 
-    /// Whether a process runs from the beginning of the day to its end without being held up, so that it knows all that it ever
-    /// knew.
+    /// Whether a process runs undisturbed from the beginning of the run to its end, so that its
+    /// counters are complete.
     pub fn is_steady(&self, process: &str) -> bool {
         !self.meets(process, |action, id| match action {
             Action::Pause { processes } => processes.contains(&id),
@@ -476,12 +488,12 @@ impl Facts {
         })
     }
 
-    /// Whether a process is ended on this day, for a while or for ever.
+    /// Whether a process is ended in this run, for a while or for ever.
     pub fn is_ended(&self, process: &str) -> bool {
         self.meets(process, Action::ends)
     }
 
-    /// Whether any fault of the day does something to a process.
+    /// Whether any fault of the run concerns a process.
     fn meets(&self, process: &str, what: impl Fn(&Action, ProcessId) -> bool) -> bool {
         let mut of_it = self.plan.processes().filter(|id| self.plan.process_name(*id) == process);
         of_it.any(|id| self.plan.timeline.iter().any(|entry| what(&entry.action, id)))
@@ -489,8 +501,8 @@ impl Facts {
 }
 
 impl Call {
-    /// Takes what a load generator or an app says of it.
-    fn hear(&mut self, line: &Line) {
+    /// Takes a line of a load generator or an app.
+    fn hear(&mut self, line: &LogLine) {
         let at = line.at_us;
         match line.text.as_str() {
             "request sent" => self.sent.push(at),
@@ -505,7 +517,9 @@ impl Call {
             "request is complete" => self.lengths.push(number(line, "length")),
             "answers" => self.answered.push((at, number(line, "status"))),
             "answer is complete" => self.got = Some((number(line, "length"), word(line, "by"))),
-            "breaks HTTP" => self.flaws.extend(line.word("flaw").and_then(Flaw::named)),
+            "breaks HTTP" => {
+                self.malformations.extend(line.word("malformation").and_then(Malformation::named))
+            }
             _ => {}
         }
     }
@@ -513,24 +527,24 @@ impl Call {
 
 impl Request {
     /// The endpoints that were picked for it, in order.
-    pub fn picks(&self) -> impl DoubleEndedIterator<Item = (Moment, &str, bool)> {
+    pub fn picks(&self) -> impl DoubleEndedIterator<Item = (LogPosition, &str, bool)> {
         self.steps.iter().filter_map(|(when, step)| match step {
-            Step::Picked { endpoint, panic } => Some((*when, endpoint.as_str(), *panic)),
+            RequestStep::Picked { endpoint, panic } => Some((*when, endpoint.as_str(), *panic)),
             _ => None,
         })
     }
 
-    /// When the try began at `endpoint` of which something is known at `when`.
-    pub fn tried(&self, endpoint: &str, when: Moment) -> Option<u64> {
+    /// When the attempt began at `endpoint` of which something is known at `when`.
+    pub fn tried(&self, endpoint: &str, when: LogPosition) -> Option<u64> {
         let pick = self.picks().rev().find(|(pick, other, _)| *pick < when && *other == endpoint);
         pick.map(|(pick, ..)| pick.at)
     }
 
-    /// What came of the try that began at `endpoint` at `begun`; `None` if that was given up.
-    pub fn end_of_try(&self, endpoint: &str, begun: Moment) -> Option<(Moment, &Step)> {
+    /// The end of the attempt that began at `endpoint` at `begun`; `None` if that was given up.
+    pub fn end_of_attempt(&self, endpoint: &str, begun: LogPosition) -> Option<(LogPosition, &RequestStep)> {
         let mut later = self.steps.iter().filter(|(when, _)| *when > begun);
         let end = later.find(|(_, step)| match step {
-            Step::Answered { endpoint: other, .. } | Step::Failed { endpoint: other, .. } => {
+            RequestStep::Answered { endpoint: other, .. } | RequestStep::Failed { endpoint: other, .. } => {
                 other == endpoint
             }
             _ => false,
@@ -540,6 +554,6 @@ impl Request {
 
     /// When its caller was answered.
     pub fn done(&self) -> Option<u64> {
-        self.steps.iter().find(|(_, step)| matches!(step, Step::Done(_))).map(|(when, _)| when.at)
+        self.steps.iter().find(|(_, step)| matches!(step, RequestStep::Done(_))).map(|(when, _)| when.at)
     }
 }

@@ -1,15 +1,15 @@
-//! What can go wrong on a bad day, one thing at a time.
+//! The kinds of fault that a swarm run can have, and what each of them holds.
 
-/// What can go wrong.
+/// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum FaultKind {
     /// SIGKILL of an app.
     KillApp,
     /// SIGKILL of a sidecar.
     KillSidecar,
     /// SIGKILL of both at once.
     KillBoth,
-    /// The power fails: both end, and nobody hears of it.
+    /// A power failure: both end silently.
     Crash,
     /// SIGTERM to a sidecar, which drains.
     Drain,
@@ -17,31 +17,31 @@ pub enum Kind {
     PauseApp,
     /// SIGSTOP of a whole instance.
     PauseBoth,
-    /// Nothing passes between the caller and an instance.
+    /// No packet passes between the caller and an instance.
     Partition,
-    /// Nothing passes in one direction.
+    /// No packet passes in one direction.
     OneWay,
     /// Some packets are lost.
     Loss,
     /// Packets take longer.
     Delay,
-    /// They queue for a slow link.
+    /// Packets queue for a slow link.
     Narrow,
     /// An app takes no new connection.
     RefuseApp,
-    /// A sidecar takes none.
+    /// A sidecar takes no new connection.
     RefuseSidecar,
     /// Sidecars take another configuration, in which requests have very little time.
     Reload,
     /// An app answers 503 to a share of its requests.
     Errors,
-    /// An app takes its time.
+    /// An app is slow.
     Slow,
     /// An app breaks HTTP in a share of its answers.
     Malformed,
-    /// An app says that it is not well in a share of its answers to checks.
+    /// An app fails a share of its health checks.
     Unhealthy,
-    /// An app refuses a share of HTTP/2 streams before it looks at them.
+    /// An app refuses a share of HTTP/2 streams unprocessed.
     RefuseStreams,
     /// An app ends connections by a GOAWAY, with a share of the calls that come over them.
     Goaway,
@@ -49,71 +49,76 @@ pub enum Kind {
     ResetStreams,
 }
 
-impl Kind {
-    /// Those of which some are chosen for a day. What was thought of later is drawn after everything else.
-    pub(super) const FIRST: [Kind; 21] = [
-        Kind::KillApp,
-        Kind::KillSidecar,
-        Kind::KillBoth,
-        Kind::Crash,
-        Kind::Drain,
-        Kind::PauseApp,
-        Kind::PauseBoth,
-        Kind::Partition,
-        Kind::OneWay,
-        Kind::Loss,
-        Kind::Delay,
-        Kind::Narrow,
-        Kind::RefuseApp,
-        Kind::RefuseSidecar,
-        Kind::Reload,
-        Kind::Errors,
-        Kind::Slow,
-        Kind::Malformed,
-        Kind::Unhealthy,
-        Kind::RefuseStreams,
-        Kind::Goaway,
+impl FaultKind {
+    /// Those of which some are chosen for a run. Kinds that were added later are drawn after
+    /// everything else.
+    pub(super) const FIRST: [FaultKind; 21] = [
+        FaultKind::KillApp,
+        FaultKind::KillSidecar,
+        FaultKind::KillBoth,
+        FaultKind::Crash,
+        FaultKind::Drain,
+        FaultKind::PauseApp,
+        FaultKind::PauseBoth,
+        FaultKind::Partition,
+        FaultKind::OneWay,
+        FaultKind::Loss,
+        FaultKind::Delay,
+        FaultKind::Narrow,
+        FaultKind::RefuseApp,
+        FaultKind::RefuseSidecar,
+        FaultKind::Reload,
+        FaultKind::Errors,
+        FaultKind::Slow,
+        FaultKind::Malformed,
+        FaultKind::Unhealthy,
+        FaultKind::RefuseStreams,
+        FaultKind::Goaway,
     ];
 
-    /// Whether a fault of this kind may stay for ever, with the mesh expected to live with it.
+    /// Whether a fault of this kind may be permanent, and the mesh must cope with it.
     pub(super) fn may_stay(self) -> bool {
         matches!(
             self,
-            Kind::KillApp
-                | Kind::KillSidecar
-                | Kind::KillBoth
-                | Kind::Crash
-                | Kind::RefuseApp
-                | Kind::RefuseSidecar
-                | Kind::Errors
-                | Kind::Malformed
+            FaultKind::KillApp
+                | FaultKind::KillSidecar
+                | FaultKind::KillBoth
+                | FaultKind::Crash
+                | FaultKind::RefuseApp
+                | FaultKind::RefuseSidecar
+                | FaultKind::Errors
+                | FaultKind::Malformed
         )
     }
 
-    /// How often it is drawn. Processes end and links fail in many ways, each of them a kind; but there is one way only to lose a
-    /// machine, to drain and to reload.
+    /// How often it is drawn. Processes end and links fail in many ways, each of them a kind; but
+    /// there is one way only to lose a machine, to drain and to reload.
     pub(super) fn weight(self) -> usize {
-        if matches!(self, Kind::Crash | Kind::Drain | Kind::Reload) { 3 } else { 1 }
+        if matches!(self, FaultKind::Crash | FaultKind::Drain | FaultKind::Reload) { 3 } else { 1 }
     }
 
     /// What it holds while it is in force.
     pub(super) fn holds(self) -> u8 {
         match self {
-            Kind::KillApp
-            | Kind::PauseApp
-            | Kind::RefuseApp
-            | Kind::Errors
-            | Kind::Slow
-            | Kind::Malformed
-            | Kind::Unhealthy
-            | Kind::RefuseStreams
-            | Kind::Goaway
-            | Kind::ResetStreams => APP,
-            Kind::KillSidecar | Kind::RefuseSidecar | Kind::Drain => SIDECAR,
-            Kind::KillBoth | Kind::PauseBoth => APP | SIDECAR,
-            Kind::Partition | Kind::OneWay | Kind::Loss | Kind::Delay | Kind::Narrow => LINK,
-            Kind::Crash => APP | SIDECAR | LINK,
-            Kind::Reload => CONFIGURATION,
+            FaultKind::KillApp
+            | FaultKind::PauseApp
+            | FaultKind::RefuseApp
+            | FaultKind::Errors
+            | FaultKind::Slow
+            | FaultKind::Malformed
+            | FaultKind::Unhealthy
+            | FaultKind::RefuseStreams
+            | FaultKind::Goaway
+            | FaultKind::ResetStreams => APP,
+            FaultKind::KillSidecar | FaultKind::RefuseSidecar | FaultKind::Drain => SIDECAR,
+            FaultKind::KillBoth | FaultKind::PauseBoth => APP | SIDECAR,
+            FaultKind::Partition
+            | FaultKind::OneWay
+            | FaultKind::Loss
+            | FaultKind::Delay
+            | FaultKind::Narrow => LINK,
+            FaultKind::Crash => APP | SIDECAR | LINK,
+            FaultKind::Reload => CONFIGURATION,
         }
     }
 }
@@ -125,19 +130,19 @@ pub(super) const LINK: u8 = 4;
 /// Of all sidecars.
 pub(super) const CONFIGURATION: u8 = 8;
 
-/// One thing that goes wrong.
+/// One fault of a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
     /// What.
-    pub kind: Kind,
+    pub kind: FaultKind,
     /// Where: which replica, modulo their number.
     pub replica: u8,
     /// When, milliseconds from the start.
     pub at: u16,
     /// For how long, milliseconds.
     pub lasts: u16,
-    /// How bad, 1 to 100; what that means depends on the kind.
+    /// Severity, 1 to 100; its meaning depends on the kind.
     pub strength: u8,
-    /// Whether it is never taken back.
+    /// Whether it is never reverted.
     pub stays: bool,
 }

@@ -1,5 +1,5 @@
-//! How the mesh of a bad day is configured: each choice is a row of a table, and most rows are written as a scenario file has
-//! them.
+//! How the mesh of a run is configured: each choice is a row of a table, and most rows are written
+//! as a scenario file has them.
 
 use std::fmt::Write;
 
@@ -35,9 +35,10 @@ pub struct Knobs {
     streams: usize,
 }
 
-/// What was thought of later, and is drawn after everything else: what was drawn before it stays what it was.
+/// Knobs that were added later. They are drawn after everything else, so that older seeds keep
+/// their other choices.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Late {
+pub(super) struct LateKnobs {
     protocol: usize,
     patience: usize,
     calls: bool,
@@ -48,7 +49,7 @@ const REPLICAS: [u8; 3] = [3, 2, 4];
 const REGISTRY: &str = "[service.registry]\nport = 2379\nprotocol = \"tcp\"\napp = { registry = {} }\n\n";
 const REGISTERED: &str = "register = { ttl = \"2s\" }";
 const DELAY: [&str; 3] = ["", "2ms", "10ms"];
-// A request over a connection that is opened for it must fit into the shortest try, or nothing can be promised.
+// A request over a connection that is opened for it must fit into the shortest attempt.
 const WORK: [&str; 4] = ["20ms", "0s", "50ms", "120ms"];
 const ANSWER: [&str; 4] = ["", "chunked = true", "size = 3000", "size = 3000, chunked = true"];
 const RATE: [u32; 3] = [7, 14, 4];
@@ -62,7 +63,7 @@ const RETRIES: [&str; 6] = [
 ];
 const BUDGET: [&str; 3] =
     ["", "share = \"10%\"\nper_second = 0\nreserve = 1", "share = \"50%\"\nper_second = 5\nreserve = 1"];
-// Ejections that end before the day does: with 1 s and more there would be nothing left to see.
+// Ejections that end before the run does: with 1 s and more there would be nothing left to see.
 const OUTLIER_DETECTION: [&str; 4] = [
     "base = \"200ms\"\nmax = \"400ms\"",
     "base = \"100ms\"\nmax = \"400ms\"\nconsecutive_failures = 1",
@@ -91,7 +92,7 @@ const BALANCE: [&str; 8] = [
 const PER_TRY: [&str; 3] = ["250ms", "200ms", "0s"];
 const REQUEST: [&str; 3] = ["0s", "800ms", "300ms"];
 const HEDGE: [&str; 3] = ["", "", "hedge = \"60ms\""];
-/// How long callers say that they will wait.
+/// The deadlines that callers send.
 const PATIENCE: [&str; 4] = ["", "", "700ms", "400ms"];
 /// Without it, sidecars look at the first bytes.
 const PROTOCOL: [&str; 2] = ["protocol = \"http\"\n", ""];
@@ -103,30 +104,30 @@ const LIMITS: [[&str; 2]; 4] = [
     ["pending = 1", "sidecar = { limits = { endpoint_connections = 3 } }\n"],
 ];
 
-/// Callers that leave answers unread or calls open, and how few streams there are then.
-const STREAMS: [Streams; 6] = [
-    Streams { app: "", sidecar: "", loads: &[] },
-    Streams { app: "", sidecar: "", loads: &[SLOW] },
-    Streams { app: FEW, sidecar: "", loads: &[EARLY] },
-    Streams { app: FEW, sidecar: "", loads: &[STREAM] },
-    Streams { app: "", sidecar: "http2 = { max_concurrent_streams = 4 }", loads: &[SLOW, STREAM] },
-    Streams { app: "", sidecar: "http2 = { max_concurrent_streams = 3 }", loads: &[SLOW, EARLY] },
+/// Callers that leave responses unread or calls open, and the limit of streams with them.
+const STREAMS: [StreamKnobs; 6] = [
+    StreamKnobs { app: "", sidecar: "", loads: &[] },
+    StreamKnobs { app: "", sidecar: "", loads: &[SLOW] },
+    StreamKnobs { app: FEW, sidecar: "", loads: &[EARLY] },
+    StreamKnobs { app: FEW, sidecar: "", loads: &[STREAM] },
+    StreamKnobs { app: "", sidecar: "http2 = { max_concurrent_streams = 4 }", loads: &[SLOW, STREAM] },
+    StreamKnobs { app: "", sidecar: "http2 = { max_concurrent_streams = 3 }", loads: &[SLOW, EARLY] },
 ];
 
 /// A row of those.
-struct Streams {
+struct StreamKnobs {
     /// Keys of the apps.
     app: &'static str,
     /// Keys of their sidecars.
     sidecar: &'static str,
-    /// The loads: never so many that nobody else could be served.
+    /// The loads: few enough that others can still be served.
     loads: &'static [[&'static str; 2]],
 }
 
 /// The fewest streams that an app can allow.
 const FEW: &str = "max_concurrent_streams = 1";
-/// More than buffers and windows on the way hold, read late, when faults are over: where a few bytes move at a time it would take
-/// for ever.
+/// More than the buffers and windows on the way hold, read late, after the faults: where a few
+/// bytes move at a time it would take too long.
 const SLOW: [&str; 2] = [
     "slow",
     "url = \"http://orders:8080/bytes/500000\"\nread_delay = \"700ms\"\nat = \"1600ms\"\nfor = \"500ms\"",
@@ -187,11 +188,11 @@ pub(super) fn any() -> impl Strategy<Value = Knobs> {
     })
 }
 
-/// Draws those that were thought of later.
-pub(super) fn late() -> impl Strategy<Value = Late> {
+/// Draws the knobs that were added later.
+pub(super) fn late() -> impl Strategy<Value = LateKnobs> {
     let streams = prop_oneof![5 => Just(0), 2 => 1..STREAMS.len()];
     let all = (row(PROTOCOL.len()), row(PATIENCE.len()), proptest::bool::weighted(0.2), streams);
-    all.prop_map(|(protocol, patience, calls, streams)| Late { protocol, patience, calls, streams })
+    all.prop_map(|(protocol, patience, calls, streams)| LateKnobs { protocol, patience, calls, streams })
 }
 
 impl Knobs {
@@ -201,13 +202,13 @@ impl Knobs {
     }
 
     /// The same with what was drawn late.
-    pub(super) fn with(self, late: Late) -> Self {
-        let Late { protocol, patience, calls, streams } = late;
+    pub(super) fn with(self, late: LateKnobs) -> Self {
+        let LateKnobs { protocol, patience, calls, streams } = late;
         let knobs = Knobs { protocol, patience, calls, streams, ..self };
         match STREAMS[streams] {
-            Streams { loads: [], .. } => knobs,
+            StreamKnobs { loads: [], .. } => knobs,
             // Only calls reach the app over HTTP/2.
-            Streams { app: FEW, .. } => knobs.calling(),
+            StreamKnobs { app: FEW, .. } => knobs.calling(),
             // Between sidecars all of them do if they are bridged.
             _ => Knobs { bridge: true, ..knobs },
         }
@@ -225,7 +226,7 @@ impl Knobs {
 
     /// The mesh as a scenario file.
     pub(super) fn scenario(&self, seed: u64) -> String {
-        let Streams { app, sidecar, loads } = STREAMS[self.streams];
+        let StreamKnobs { app, sidecar, loads } = STREAMS[self.streams];
         let list = |keys: &[&str]| {
             let keys: Vec<_> = keys.iter().filter(|key| !key.is_empty()).copied().collect();
             keys.join(", ")
@@ -236,7 +237,7 @@ impl Knobs {
             keys => format!("sidecar = {{ {keys} }}\n"),
         };
         let mut text = format!(
-            "[scenario]\nname = \"bad day {seed}\"\nseed = {seed}\nwarmup = \"0s\"\nduration = \"{DURATION_MS}ms\"\n\n\
+            "[scenario]\nname = \"bad run {seed}\"\nseed = {seed}\nwarmup = \"0s\"\nduration = \"{DURATION_MS}ms\"\n\n\
              [service.web]\n{limits}\n{service}[service.orders]\nreplicas = {replicas}\nport = 8080\n{protocol}\
              bridge = {bridge}\napp = {{ http = {{ {app} }} }}\n{registry}{sidecar}",
             limits = LIMITS[self.limits][1],
@@ -284,7 +285,7 @@ impl Knobs {
                 "\n[load.call]\nfrom = \"web\"\nurl = \"grpc://orders:8080/lab.Echo/Call\"\nbody = 300\n\
                  rate = \"{rate}/s\"\n"
             );
-            // In gRPC's own words: a number and a letter.
+            // As gRPC writes it: a number and a letter.
             if let Some(limit) = PATIENCE[self.patience].strip_suffix('s') {
                 let _ = writeln!(text, "headers = {{ grpc-timeout = \"{limit}\" }}");
             }

@@ -1,65 +1,72 @@
-//! What single lines of the log say.
+//! Reads single lines of the log.
 
 use std::time::Duration;
 
-use super::facts::{Change, Step};
+use super::facts::{EndpointChange, RequestStep};
 use crate::readable;
-use crate::sim::Line;
+use crate::sim::LogLine;
 
 /// A field that is text; empty if it is missing.
-pub(super) fn word(line: &Line, field: &str) -> String {
+pub(super) fn word(line: &LogLine, field: &str) -> String {
     line.word(field).unwrap_or_default().to_owned()
 }
 
 /// A field that is a number; 0 if it is missing.
-pub(super) fn number(line: &Line, field: &str) -> u64 {
+pub(super) fn number(line: &LogLine, field: &str) -> u64 {
     line.number(field).unwrap_or_default()
 }
 
-/// What a line says of an endpoint's standing, if it does.
-pub(super) fn change(line: &Line) -> Option<Change> {
+/// The change of an endpoint's availability that a line tells of, if it does.
+pub(super) fn change(line: &LogLine) -> Option<EndpointChange> {
     Some(match line.text.as_str() {
-        "endpoint ejected" => Change::Ejected(duration(&word(line, "time")), word(line, "reason")),
-        "probing" => Change::Probing,
-        "the probe has taught nothing" => Change::Unanswered,
-        "endpoint back in use" => Change::Restored(false),
-        "endpoint back in use: its check passed" => Change::Restored(true),
-        "endpoint unhealthy" => Change::Healthy(false),
-        "endpoint healthy" => Change::Healthy(true),
-        "check failed" => Change::CheckFailed,
-        "check passed" => Change::CheckPassed,
-        "endpoint found" => Change::Found,
-        "endpoint gone" => Change::Gone,
+        "endpoint ejected" => EndpointChange::Ejected(duration(&word(line, "time")), word(line, "reason")),
+        "probing" => EndpointChange::Probing,
+        "the probe has taught nothing" => EndpointChange::Unanswered,
+        "endpoint back in use" => EndpointChange::Restored(false),
+        "endpoint back in use: its check passed" => EndpointChange::Restored(true),
+        "endpoint unhealthy" => EndpointChange::Healthy(false),
+        "endpoint healthy" => EndpointChange::Healthy(true),
+        "check failed" => EndpointChange::CheckFailed,
+        "check passed" => EndpointChange::CheckPassed,
+        "endpoint found" => EndpointChange::Found,
+        "endpoint gone" => EndpointChange::Gone,
         _ => return None,
     })
 }
 
-/// What a line says was done for a request, if it does.
-pub(super) fn step(line: &Line) -> Option<Step> {
+/// The step of a request that a line tells of, if it does.
+pub(super) fn step(line: &LogLine) -> Option<RequestStep> {
     let endpoint = || word(line, "endpoint");
     Some(match line.text.as_str() {
-        "endpoint picked" => Step::Picked { endpoint: endpoint(), panic: line.flag("panic") },
+        "endpoint picked" => RequestStep::Picked { endpoint: endpoint(), panic: line.flag("panic") },
         "endpoint answered" => {
             let (status, average) = (number(line, "status"), number(line, "average_us"));
             let grpc = line.word("grpc").and_then(|code| code.parse().ok());
             // UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE, DATA_LOSS
             let failed = [2, 4, 8, 13, 14, 15].map(Some).contains(&grpc);
             let succeeded = status < 500 && status != 429 && !failed;
-            Step::Answered { endpoint: endpoint(), status, last: line.flag("last"), grpc, succeeded, average }
+            RequestStep::Answered {
+                endpoint: endpoint(),
+                status,
+                last: line.flag("last"),
+                grpc,
+                succeeded,
+                average,
+            }
         }
-        "attempt failed" => Step::Failed {
+        "attempt failed" => RequestStep::Failed {
             endpoint: endpoint(),
             error: word(line, "error"),
             unsent: line.flag("unsent"),
             reused: line.flag("reused"),
         },
-        "trying again" => Step::Again {
+        "trying again" => RequestStep::Again {
             reason: word(line, "reason"),
             wait: duration(&word(line, "wait")),
             budget: number(line, "budget"),
         },
-        "not trying again" => Step::GivenUp(word(line, "why")),
-        "request answered" => Step::Done(number(line, "status")),
+        "not trying again" => RequestStep::GivenUp(word(line, "why")),
+        "request answered" => RequestStep::Done(number(line, "status")),
         _ => return None,
     })
 }

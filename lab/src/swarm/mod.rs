@@ -1,8 +1,10 @@
-//! Ten thousand different bad days: random histories of a small mesh, each judged by the same laws.
+//! Swarm testing: random histories of a small mesh, all judged by the same invariants.
 //!
-//! A [`Schedule`] is drawn from a seed and becomes a scenario; [`day`] runs it in the simulator and reads the log into
-//! [`Facts`]; [`law`] holds what must be true of every day; [`situation`] tells what a sweep has seen at all, because a law
-//! that nothing tests is no law. When a day breaks one, [`shrink()`] looks for the smallest day that does too.
+//! A [`Schedule`] is drawn from a seed and becomes a scenario. [`run_scenario`] runs it in the
+//! simulator and reads the log into [`Facts`]. [`invariant`] holds what must be true of every run.
+//! [`coverage`] tells which rare states a sweep has reached, because an invariant that is never
+//! exercised proves nothing. When a run violates an invariant, [`shrink()`] looks for the smallest
+//! run that violates the same one.
 //!
 //! Left out: what only the kernel can show (CPU, memory, real packets).
 
@@ -22,44 +24,45 @@ use crate::scenario::{self, Scenario};
 use crate::sim::{Chaos, Mesh, SimFailure, Simulation, note, scatter};
 
 mod calm;
+pub mod coverage;
 mod endpoints;
 pub mod facts;
 pub mod fault;
+pub mod invariant;
 mod knobs;
-pub mod law;
 mod lines;
 pub mod schedule;
 pub mod shrink;
-pub mod situation;
 pub mod timeline;
 
 pub use facts::Facts;
-pub use law::{Breach, Violation};
+pub use invariant::{InvariantViolation, Violation};
 pub use schedule::{Drawn, Schedule};
 pub use shrink::{Shrunk, shrink};
 
-/// A day that came to its end, whatever it was like.
-pub struct Day {
+/// A run that came to its end, whether or not it violated an invariant.
+pub struct SwarmRun {
     /// What happened.
     pub facts: Facts,
-    /// What is against it.
-    pub violations: Vec<Violation>,
+    /// The invariants that it violated.
+    pub violations: Vec<InvariantViolation>,
     /// Virtual time that passed.
     pub simulated: Duration,
 }
 
-/// How a day is run.
+/// Options of a run.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Options {
-    /// A mistake to plant: see [`proxy::mutant`].
+pub struct SwarmOptions {
+    /// A mutant to activate: see [`proxy::mutant`].
     pub mutant: Option<&'static str>,
 }
 
-/// Runs the day that a scenario tells of.
+/// Runs a scenario once.
 ///
 /// # Errors
-/// If the simulator cannot run it, or it did not come to its end; a panic is one of the reasons.
-pub fn day(scenario: &Scenario, seed: u64, options: Options) -> Result<Day, SimFailure> {
+/// If the simulator cannot run it, or the run did not come to its end, for example because of a
+/// panic.
+pub fn run_scenario(scenario: &Scenario, seed: u64, options: SwarmOptions) -> Result<SwarmRun, SimFailure> {
     let plan = scatter(history::seeded(scenario, SidecarKind::Ours, seed), seed);
     let (tick, chaos) = (tick(seed), chaos(seed, plan.duration));
     mutant::plant(options.mutant);
@@ -68,33 +71,34 @@ pub fn day(scenario: &Scenario, seed: u64, options: Options) -> Result<Day, SimF
     mutant::plant(None);
     let run = run?;
     let facts = Facts::new(plan, run.log, run.value, tick, chaos);
-    let violations = law::judge(&facts);
-    Ok(Day { facts, violations, simulated: run.simulated })
+    let violations = invariant::judge(&facts);
+    Ok(SwarmRun { facts, violations, simulated: run.simulated })
 }
 
-/// Runs the day of a schedule.
+/// Runs a schedule once.
 ///
 /// # Errors
-/// As [`day`].
+/// As [`run_scenario`].
 ///
 /// # Panics
-/// If the schedule is no scenario, which would be a mistake of its generator.
-pub fn scheduled(schedule: &Schedule, options: Options) -> Result<Day, SimFailure> {
+/// If the schedule is not a valid scenario, which would be a mistake of its generator.
+pub fn run_schedule(schedule: &Schedule, options: SwarmOptions) -> Result<SwarmRun, SimFailure> {
     let text = schedule.scenario();
-    let scenario = scenario::parse("a bad day", &text)
+    let scenario = scenario::parse("a swarm run", &text)
         .unwrap_or_else(|errors| panic!("{:?}\n{text}", miette::Report::new(errors)));
-    day(&scenario, schedule.seed, options)
+    run_scenario(&scenario, schedule.seed, options)
 }
 
-/// The step of time in the history of a seed. Small ones tell more apart, large ones bring more together and cost less.
+/// The step of time in the history of a seed. Small ones tell more apart, large ones bring more
+/// together and cost less.
 fn tick(seed: u64) -> Duration {
     let steps = [5, 5, 10, 10, 10, 10, 5, 5, 10, 10, 10, 10, 5, 5, 10, 10, 10, 10, 10, 2];
     let mut rng = RngTree::new(seed).child("tick", 0).rng();
     Duration::from_millis(steps[rng.random_range(0..steps.len())])
 }
 
-/// How streams behave in the history of a seed, for the first half of it: in one of three a few bytes move at a time, and in
-/// one of four some are torn apart.
+/// How streams behave in the first half of the history of a seed. In one of three, a few bytes move
+/// at a time; in one of four, some connections are reset.
 fn chaos(seed: u64, duration: Duration) -> Chaos {
     let mut rng = RngTree::new(seed).child("streams", 0).rng();
     let most = if rng.random_range(0..3) == 0 { rng.random_range(40..2000) } else { 0 };
@@ -115,6 +119,6 @@ impl Progress for Notes {
     fn tick(&self, _: Duration, _: Duration) {}
 
     fn fault(&self, name: &str, in_force: bool) {
-        note(format!("{name} {}", if in_force { "strikes" } else { "is over" }));
+        note(format!("{name} {}", if in_force { "applied" } else { "reverted" }));
     }
 }

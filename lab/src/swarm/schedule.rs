@@ -1,13 +1,14 @@
-//! A bad day: a small mesh, how it is configured, what is asked of it and what goes wrong, all drawn from one seed.
+//! The schedule of a swarm run: a small mesh, its configuration, its load and its faults, all drawn
+//! from one seed.
 //!
-//! Swarm testing (Groce et al., ISSTA 2012): which kinds of fault may happen at all is drawn first, so that some days
-//! have nothing but partitions and others everything at once; a uniform mix would hide what only many faults of one kind
-//! bring to light. The rest is drawn by proptest, which can then make a day that ends badly smaller: fewer faults,
-//! shorter, and every knob at its default.
+//! Swarm testing (Groce et al., ISSTA 2012): which kinds of fault may happen at all is drawn first,
+//! so that some runs have nothing but partitions and others everything at once; a uniform mix would
+//! hide what only many faults of one kind bring to light. The rest is drawn by proptest, which can
+//! then shrink a run that fails: fewer faults, shorter, and every knob at its default.
 //!
-//! A schedule's one lasting form is a scenario file, the same that people write: it can be read, kept, replayed here and
-//! run on the kernel. Faults that would hold the same process or link at one time are left out of it, the later one of
-//! each two, because scenario files do not allow that.
+//! A schedule is kept as a scenario file, like those that people write: it can be read, stored,
+//! replayed here and run on the kernel. Of two faults that would hold the same process or link at
+//! one time, the later one is left out, because scenario files do not allow that.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,32 +21,32 @@ use rand::RngExt;
 use proxy::world::RngTree;
 use toml::{Table, Value};
 
-use super::fault::{CONFIGURATION, Fault, Kind, LINK};
+use super::fault::{CONFIGURATION, Fault, FaultKind, LINK};
 use super::knobs::{self, Knobs};
 use crate::plan::{AppKind, Instance, Service, SidecarKind};
 use crate::scenario::Scenario;
 
-/// When load begins to be judged for nothing but being answered: faults strike before.
+/// No fault begins later than this; from here on, load is judged only by whether it is answered.
 pub const QUIESCE_MS: u64 = 1600;
-/// The length of a day.
+/// The length of a run.
 pub const DURATION_MS: u64 = 3200;
-/// The last part of it, in which all must be well again.
+/// The last part of it, in which all requests must succeed again.
 pub const LIVELY_MS: u64 = 500;
-/// Faults in a day, at most.
+/// Faults in a run, at most.
 const MOST_FAULTS: usize = 9;
 
-/// The mesh of a day.
+/// The mesh of a run.
 #[derive(Debug, Clone)]
-pub enum Mesh {
+pub enum MeshSource {
     /// One that is drawn too.
     Drawn(Knobs),
     /// That of a scenario.
-    Given(Arc<Given>),
+    Given(Arc<GivenMesh>),
 }
 
 /// A scenario whose own faults are left out.
 #[derive(Debug)]
-pub struct Given {
+pub struct GivenMesh {
     file: Table,
     /// Its instances that have an app, and whether that can be told how to answer.
     instances: Vec<(String, bool)>,
@@ -59,7 +60,7 @@ pub struct Given {
     duration: u64,
 }
 
-impl Given {
+impl GivenMesh {
     /// Takes the faults out of a scenario, whose file has this `text`, and what it expects of them.
     ///
     /// # Errors
@@ -90,68 +91,70 @@ impl Given {
         };
         let called = &plan.services.iter().find(callable).expect("an instance with an app").name;
         let callers = callers.into_iter().collect();
-        Ok(Arc::new(Given { file, instances, callers, everybody, called: called.clone(), duration }))
+        Ok(Arc::new(GivenMesh { file, instances, callers, everybody, called: called.clone(), duration }))
     }
 
-    /// Those between whom and an instance links are broken: who sends load, or if only it does itself, everybody else.
+    /// The other ends of the links of an instance that a fault breaks: the senders of load, or all
+    /// others if only the instance itself sends load.
     fn others(&self, there: &str) -> Vec<String> {
         let others = |of: &[String]| of.iter().filter(|name| *name != there).cloned().collect::<Vec<_>>();
         Some(others(&self.callers)).filter(|callers| !callers.is_empty()).unwrap_or(others(&self.everybody))
     }
 }
 
-/// A day.
+/// What a run is made of.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     /// What it was drawn from; also the seed of everything else that is left to chance in it.
     pub seed: u64,
     /// The mesh.
-    pub mesh: Mesh,
-    /// What goes wrong.
+    pub mesh: MeshSource,
+    /// The faults.
     pub faults: Vec<Fault>,
 }
 
-/// The day of a seed, and all the smaller days below it.
+/// The schedule of a seed, and all the smaller ones that it can shrink to.
 pub struct Drawn {
     seed: u64,
-    given: Option<Arc<Given>>,
+    given: Option<Arc<GivenMesh>>,
     tree: Box<dyn ValueTree<Value = (Knobs, Vec<Fault>)>>,
 }
 
 impl Drawn {
-    /// Draws the day of `seed`, mesh and all.
+    /// Draws mesh and faults of `seed`.
     pub fn new(seed: u64) -> Self {
         Drawn::over(None, seed)
     }
 
-    /// Draws what goes wrong in the mesh of a scenario.
-    pub fn over(given: Option<&Arc<Given>>, seed: u64) -> Self {
+    /// Draws faults for the mesh of a scenario.
+    pub fn over(given: Option<&Arc<GivenMesh>>, seed: u64) -> Self {
         let tree = RngTree::new(seed);
         let mut rng = tree.child("kinds", 0).rng();
         let share = [0.1, 0.3, 0.5][rng.random_range(0..3)];
-        let mut kinds: Vec<Kind> = Kind::FIRST.into_iter().filter(|_| rng.random_bool(share)).collect();
+        let mut kinds: Vec<FaultKind> =
+            FaultKind::FIRST.into_iter().filter(|_| rng.random_bool(share)).collect();
         if kinds.is_empty() {
-            kinds.push(Kind::FIRST[rng.random_range(0..Kind::FIRST.len())]);
+            kinds.push(FaultKind::FIRST[rng.random_range(0..FaultKind::FIRST.len())]);
         }
         let kinds = kinds.into_iter().flat_map(|kind| std::iter::repeat_n(kind, kind.weight())).collect();
         let bytes: [u8; 32] = std::array::from_fn(|i| tree.child("draw", i as u64).seed() as u8);
         let chance = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
         let mut runner = TestRunner::new_with_rng(Config::default(), chance);
-        let tree = days(kinds).new_tree(&mut runner).expect("nothing is filtered");
+        let tree = runs(kinds).new_tree(&mut runner).expect("nothing is filtered");
         Drawn { seed, given: given.cloned(), tree: Box::new(tree) }
     }
 
-    /// The day as it stands.
+    /// The current schedule.
     pub fn schedule(&self) -> Schedule {
         let (knobs, faults) = self.tree.current();
         let mesh = match &self.given {
-            Some(given) => Mesh::Given(given.clone()),
-            None => Mesh::Drawn(knobs),
+            Some(given) => MeshSource::Given(given.clone()),
+            None => MeshSource::Drawn(knobs),
         };
         Schedule { seed: self.seed, mesh, faults }
     }
 
-    /// Makes it smaller. False: it cannot be.
+    /// Makes it smaller. False: it cannot be made smaller.
     pub fn simplify(&mut self) -> bool {
         self.tree.simplify()
     }
@@ -162,7 +165,7 @@ impl Drawn {
     }
 }
 
-fn days(kinds: Vec<Kind>) -> impl Strategy<Value = (Knobs, Vec<Fault>)> {
+fn runs(kinds: Vec<FaultKind>) -> impl Strategy<Value = (Knobs, Vec<Fault>)> {
     let fault = (
         0..kinds.len(),
         any::<u8>(),
@@ -178,7 +181,7 @@ fn days(kinds: Vec<Kind>) -> impl Strategy<Value = (Knobs, Vec<Fault>)> {
     // Longer than others: calls are few.
     let reset = (any::<u8>(), 100..QUIESCE_MS as u16 - 600, 200..800_u16, 30..=100_u8);
     let reset = reset.prop_map(|(replica, at, lasts, strength)| {
-        let kind = Kind::ResetStreams;
+        let kind = FaultKind::ResetStreams;
         Fault { kind, replica, at, lasts, strength, stays: false }
     });
     let late = (knobs::late(), proptest::option::weighted(0.15, reset));
@@ -192,18 +195,18 @@ fn days(kinds: Vec<Kind>) -> impl Strategy<Value = (Knobs, Vec<Fault>)> {
 }
 
 impl Schedule {
-    /// The day as a scenario file.
+    /// The run as a scenario file.
     pub fn scenario(&self) -> String {
         let mut text = match &self.mesh {
-            Mesh::Drawn(knobs) => {
-                // What apps say to checks would not be heard without any, nor what they do to HTTP/2.
-                let any = |kinds: &[Kind]| self.faults.iter().any(|fault| kinds.contains(&fault.kind));
-                let knobs = if any(&[Kind::Unhealthy]) { knobs.asking() } else { *knobs };
-                let calls = any(&[Kind::RefuseStreams, Kind::Goaway, Kind::ResetStreams]);
+            MeshSource::Drawn(knobs) => {
+                // Without checks or HTTP/2, faults of these kinds would have no effect.
+                let any = |kinds: &[FaultKind]| self.faults.iter().any(|fault| kinds.contains(&fault.kind));
+                let knobs = if any(&[FaultKind::Unhealthy]) { knobs.asking() } else { *knobs };
+                let calls = any(&[FaultKind::RefuseStreams, FaultKind::Goaway, FaultKind::ResetStreams]);
                 let knobs = if calls { knobs.calling() } else { knobs };
                 knobs.scenario(self.seed)
             }
-            Mesh::Given(given) => {
+            MeshSource::Given(given) => {
                 let mut file = given.file.clone();
                 if let Some(Value::Table(header)) = file.get_mut("scenario") {
                     header.insert("seed".into(), (self.seed as i64).into());
@@ -225,19 +228,20 @@ impl Schedule {
             let replica = (usize::from(fault.replica) % count) as u8;
             let may_stay = self.may_lose(replica);
             let kind = match fault.kind {
-                // It would drain for longer than the day lasts, since who follows it never lets go of it; and who follows it asks
-                // only every 10 s whether it is still there.
-                Kind::Drain if self.is_registry(replica) => Kind::KillSidecar,
-                Kind::Crash if self.is_registry(replica) => Kind::KillBoth,
+                // It would drain for longer than the run lasts, because a watcher never closes its
+                // stream; and a watcher checks only every 10 s whether it is still there.
+                FaultKind::Drain if self.is_registry(replica) => FaultKind::KillSidecar,
+                FaultKind::Crash if self.is_registry(replica) => FaultKind::KillBoth,
                 // It has no link.
-                kind if kind.holds() == LINK && self.is_alone() => Kind::PauseApp,
+                kind if kind.holds() == LINK && self.is_alone() => FaultKind::PauseApp,
                 kind => kind,
             };
             let fault = Fault { kind, replica, stays: fault.stays && may_stay, ..*fault };
             let free = kept.iter().all(|other| {
                 let shared = other.kind.holds() & fault.kind.holds();
-                // A machine's links lead to the registry too, and where replicas call each other, to the others.
-                let crashes = [other, &fault].iter().filter(|f| f.kind == Kind::Crash).count();
+                // A machine's links lead to the registry too, and where replicas call each other,
+                // to the others.
+                let crashes = [other, &fault].iter().filter(|f| f.kind == FaultKind::Crash).count();
                 let strangers = self.may_lose(other.replica) && self.may_lose(fault.replica);
                 let meet = crashes == 1 && shared & LINK != 0 && !strangers;
                 let joined = shared & LINK != 0 && self.are_joined(other.replica, fault.replica);
@@ -247,7 +251,8 @@ impl Schedule {
                     || self.end(other) < u32::from(fault.at)
                     || self.end(&fault) < u32::from(other.at)
             });
-            // One replica at least is left alone after the end, or nothing could be asked of the mesh.
+            // At least one replica is free of faults after the end, or nothing could be asked of
+            // the mesh.
             let staying = kept.iter().filter(|other| other.stays).map(|other| other.replica);
             let staying: BTreeSet<u8> = staying.chain(fault.stays.then_some(fault.replica)).collect();
             if free
@@ -262,19 +267,21 @@ impl Schedule {
 
     /// The end of a fault, with room for a process that takes its time to go or to come back.
     fn end(&self, fault: &Fault) -> u32 {
-        // A sidecar that drains waits for its requests, and if it is registered for its callers to hear of it.
-        let room = if fault.kind == Kind::Drain { 1200 } else { 100 };
+        // A sidecar that drains waits for its requests, and if it is registered for its callers to
+        // hear of it.
+        let room = if fault.kind == FaultKind::Drain { 1200 } else { 100 };
         if fault.stays { u32::MAX } else { u32::from(fault.at) + u32::from(fault.lasts) + room }
     }
 
-    /// Whether an instance may be broken for ever: a replica, not the registry, and nothing of a scenario's own.
+    /// Whether a fault of an instance may be permanent: a drawn replica, neither the registry nor
+    /// an instance of a scenario.
     fn may_lose(&self, instance: u8) -> bool {
-        matches!(&self.mesh, Mesh::Drawn(knobs) if instance < knobs.replicas())
+        matches!(&self.mesh, MeshSource::Drawn(knobs) if instance < knobs.replicas())
     }
 
     /// Whether a fault of the links of one of two instances would hold some of the other's.
     fn are_joined(&self, one: u8, other: u8) -> bool {
-        let Mesh::Given(given) = &self.mesh else { return false };
+        let MeshSource::Given(given) = &self.mesh else { return false };
         let name = |replica: u8| &given.instances[usize::from(replica)].0;
         let among = |one: &String, other| given.others(other).contains(one);
         among(name(one), name(other)) || among(name(other), name(one))
@@ -282,27 +289,27 @@ impl Schedule {
 
     /// Whether there is one instance, and nothing to be linked to.
     fn is_alone(&self) -> bool {
-        matches!(&self.mesh, Mesh::Given(given) if given.everybody.len() == 1)
+        matches!(&self.mesh, MeshSource::Given(given) if given.everybody.len() == 1)
     }
 
     /// Whether an instance is the registry of a mesh that is drawn, the last one.
     fn is_registry(&self, instance: u8) -> bool {
-        matches!(&self.mesh, Mesh::Drawn(knobs) if instance >= knobs.replicas())
+        matches!(&self.mesh, MeshSource::Drawn(knobs) if instance >= knobs.replicas())
     }
 
     /// A service that is called.
     fn called(&self) -> &str {
         match &self.mesh {
-            Mesh::Drawn(_) => "orders",
-            Mesh::Given(given) => &given.called,
+            MeshSource::Drawn(_) => "orders",
+            MeshSource::Given(given) => &given.called,
         }
     }
 
     /// How many instances faults choose from.
     fn instances(&self) -> usize {
         match &self.mesh {
-            Mesh::Drawn(knobs) => usize::from(knobs.replicas()) + usize::from(knobs.registry),
-            Mesh::Given(given) => given.instances.len(),
+            MeshSource::Drawn(knobs) => usize::from(knobs.replicas()) + usize::from(knobs.registry),
+            MeshSource::Given(given) => given.instances.len(),
         }
     }
 
@@ -310,12 +317,12 @@ impl Schedule {
         let Fault { kind, replica, at, lasts, strength, stays } = fault;
         let mut obeys = true;
         let (there, callers, duration) = match &self.mesh {
-            Mesh::Drawn(_) if self.is_registry(replica) => {
+            MeshSource::Drawn(_) if self.is_registry(replica) => {
                 obeys = false;
                 ("registry".to_owned(), vec!["web".to_owned(), "orders".to_owned()], DURATION_MS)
             }
-            Mesh::Drawn(_) => (format!("orders-{replica}"), vec!["web".to_owned()], DURATION_MS),
-            Mesh::Given(given) => {
+            MeshSource::Drawn(_) => (format!("orders-{replica}"), vec!["web".to_owned()], DURATION_MS),
+            MeshSource::Given(given) => {
                 let (there, is_http) = given.instances[usize::from(replica)].clone();
                 obeys = is_http;
                 let others = given.others(&there);
@@ -335,58 +342,67 @@ impl Schedule {
             _ => format!("link = {{ from = {callers:?}, to = [\"{there}\"], {keys} }}"),
         };
         let action = match kind {
-            Kind::KillApp => kill(&app, "KILL"),
-            Kind::KillSidecar => kill(&sidecar, "KILL"),
-            Kind::KillBoth => kill(&there, "KILL"),
-            Kind::Crash => format!("crash = {{ instance = \"{there}\"{restart} }}"),
-            Kind::RefuseApp => format!("refuse = {{ process = \"{app}\" }}"),
-            Kind::RefuseSidecar => format!("refuse = {{ process = \"{sidecar}\" }}"),
-            Kind::Drain => kill(&sidecar, "TERM"),
-            Kind::Errors
-            | Kind::Slow
-            | Kind::Malformed
-            | Kind::Unhealthy
-            | Kind::RefuseStreams
-            | Kind::Goaway
-            | Kind::ResetStreams
+            FaultKind::KillApp => kill(&app, "KILL"),
+            FaultKind::KillSidecar => kill(&sidecar, "KILL"),
+            FaultKind::KillBoth => kill(&there, "KILL"),
+            FaultKind::Crash => format!("crash = {{ instance = \"{there}\"{restart} }}"),
+            FaultKind::RefuseApp => format!("refuse = {{ process = \"{app}\" }}"),
+            FaultKind::RefuseSidecar => format!("refuse = {{ process = \"{sidecar}\" }}"),
+            FaultKind::Drain => kill(&sidecar, "TERM"),
+            FaultKind::Errors
+            | FaultKind::Slow
+            | FaultKind::Malformed
+            | FaultKind::Unhealthy
+            | FaultKind::RefuseStreams
+            | FaultKind::Goaway
+            | FaultKind::ResetStreams
                 if !obeys =>
             {
                 format!("pause = {{ process = \"{app}\" }}")
             }
-            Kind::PauseApp => format!("pause = {{ process = \"{app}\" }}"),
-            Kind::PauseBoth => format!("pause = {{ process = \"{there}\" }}"),
-            Kind::Partition => format!("partition = {{ from = {callers:?}, to = [\"{there}\"] }}"),
-            Kind::OneWay => format!("partition = {{ from = [\"{there}\"], to = {callers:?} }}"),
-            Kind::Loss => ways(&format!("loss = \"{}%\"", strength.div_ceil(3))),
-            Kind::Delay => ways(&format!("delay = \"+{strength}ms\"")),
-            Kind::Narrow => ways(&format!("bandwidth = \"{}kbit/s\"", 200 * u32::from(strength))),
-            // Every other one leaves requests all their time. No mesh has this longest wait already.
-            Kind::Reload if strength % 2 == 0 => {
+            FaultKind::PauseApp => format!("pause = {{ process = \"{app}\" }}"),
+            FaultKind::PauseBoth => format!("pause = {{ process = \"{there}\" }}"),
+            FaultKind::Partition => format!("partition = {{ from = {callers:?}, to = [\"{there}\"] }}"),
+            FaultKind::OneWay => format!("partition = {{ from = [\"{there}\"], to = {callers:?} }}"),
+            FaultKind::Loss => ways(&format!("loss = \"{}%\"", strength.div_ceil(3))),
+            FaultKind::Delay => ways(&format!("delay = \"+{strength}ms\"")),
+            FaultKind::Narrow => ways(&format!("bandwidth = \"{}kbit/s\"", 200 * u32::from(strength))),
+            // Every other one leaves requests all their time. No mesh has this back-off already, so
+            // the reload changes something.
+            FaultKind::Reload if strength % 2 == 0 => {
                 let (called, attempts, max) = (self.called(), 1 + strength % 3, 900 + u32::from(strength));
                 format!(
                     "configure = {{ service = \"{called}\", policy = {{ retry = {{ attempts = {attempts}, max = \"{max}ms\" }} }} }}"
                 )
             }
-            Kind::Reload => {
+            FaultKind::Reload => {
                 let (called, limit) = (self.called(), 20 + 2 * u32::from(strength));
                 format!(
                     "configure = {{ service = \"{called}\", policy = {{ timeouts = {{ request = \"{limit}ms\", per_try = \"0s\" }} }} }}"
                 )
             }
-            Kind::Errors => format!("app = {{ process = \"{app}\", fail = \"{strength}%\" }}"),
-            Kind::Malformed => format!("app = {{ process = \"{app}\", malformed = \"{strength}%\" }}"),
-            Kind::Unhealthy => format!("app = {{ process = \"{app}\", unhealthy = \"{strength}%\" }}"),
-            Kind::RefuseStreams => {
+            FaultKind::Errors => format!("app = {{ process = \"{app}\", fail = \"{strength}%\" }}"),
+            FaultKind::Malformed => format!("app = {{ process = \"{app}\", malformed = \"{strength}%\" }}"),
+            FaultKind::Unhealthy => format!("app = {{ process = \"{app}\", unhealthy = \"{strength}%\" }}"),
+            FaultKind::RefuseStreams => {
                 format!("app = {{ process = \"{app}\", refuse_streams = \"{strength}%\" }}")
             }
-            Kind::Goaway => format!("app = {{ process = \"{app}\", goaway = \"{strength}%\" }}"),
-            Kind::ResetStreams => format!("app = {{ process = \"{app}\", reset_streams = \"{strength}%\" }}"),
-            Kind::Slow => {
+            FaultKind::Goaway => format!("app = {{ process = \"{app}\", goaway = \"{strength}%\" }}"),
+            FaultKind::ResetStreams => {
+                format!("app = {{ process = \"{app}\", reset_streams = \"{strength}%\" }}")
+            }
+            FaultKind::Slow => {
                 format!("app = {{ process = \"{app}\", work = \"{}ms\" }}", 3 * u32::from(strength))
             }
         };
-        let is_kill =
-            matches!(kind, Kind::KillApp | Kind::KillSidecar | Kind::KillBoth | Kind::Crash | Kind::Drain);
+        let is_kill = matches!(
+            kind,
+            FaultKind::KillApp
+                | FaultKind::KillSidecar
+                | FaultKind::KillBoth
+                | FaultKind::Crash
+                | FaultKind::Drain
+        );
         let lasts = if is_kill || stays { String::new() } else { format!("for = \"{lasts}ms\"\n") };
         format!("\n[[timeline]]\nat = \"{at}ms\"\n{lasts}{action}\n")
     }
@@ -398,7 +414,7 @@ mod tests {
     use crate::scenario;
 
     #[test]
-    fn every_day_is_a_scenario_without_a_mistake() {
+    fn every_schedule_is_a_scenario_without_a_mistake() {
         for seed in 0..300 {
             let text = Drawn::new(seed).schedule().scenario();
             if let Err(errors) = scenario::parse(&format!("seed {seed}"), &text) {
@@ -408,27 +424,27 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_one_day_and_another_seed_another_day() {
-        let day = |seed| Drawn::new(seed).schedule().scenario();
-        assert_eq!(day(7), day(7));
-        assert_ne!(day(7), day(8).replace('8', "7"));
+    fn a_seed_gives_one_schedule_and_another_seed_another_one() {
+        let text = |seed| Drawn::new(seed).schedule().scenario();
+        assert_eq!(text(7), text(7));
+        assert_ne!(text(7), text(8).replace('8', "7"));
     }
 
     #[test]
     fn a_scenario_keeps_its_mesh_and_gets_other_faults() {
         let text = Drawn::new(3).schedule().scenario();
-        days_are_scenarios(&text);
+        draws_are_scenarios(&text);
     }
 
-    /// Whatever is drawn for this scenario's mesh is a scenario.
-    fn days_are_scenarios(text: &str) {
+    /// Asserts that whatever is drawn for this mesh is a valid scenario.
+    fn draws_are_scenarios(text: &str) {
         let scenario =
             scenario::parse("given", text).unwrap_or_else(|e| panic!("{:?}", miette::Report::new(e)));
-        let given = Given::new(&scenario, text).expect("something can fail");
+        let given = GivenMesh::new(&scenario, text).expect("something can fail");
         for seed in 0..100 {
-            let day = Drawn::over(Some(&given), seed).schedule().scenario();
-            if let Err(errors) = scenario::parse(&format!("seed {seed}"), &day) {
-                panic!("{:?}\n{day}", miette::Report::new(errors));
+            let drawn = Drawn::over(Some(&given), seed).schedule().scenario();
+            if let Err(errors) = scenario::parse(&format!("seed {seed}"), &drawn) {
+                panic!("{:?}\n{drawn}", miette::Report::new(errors));
             }
         }
     }
@@ -439,7 +455,8 @@ mod tests {
         let registry = "[service.names]\nport = 2379\napp = { registry = {} }\n";
         let load = "[load.calls]\nfrom = \"web\"\nurl = \"http://web:80/\"\nrate = \"10/s\"\n";
         let web = |more: &str| format!("[service.web]\nport = 80\napp = {{ http = {{}} }}\n{more}");
-        // A caller that calls itself, alone and with another, a registry before the app that is called, no load at all.
+        // A caller that calls itself, alone and with another, a registry before the app that is
+        // called, no load at all.
         for mesh in [
             web("") + load,
             web("replicas = 2\n") + load,
@@ -447,12 +464,12 @@ mod tests {
             web(""),
             web("") + "[service.talk]\nport = 81\napp = { tcp = {} }\n" + load,
         ] {
-            days_are_scenarios(&format!("{header}{mesh}"));
+            draws_are_scenarios(&format!("{header}{mesh}"));
         }
         let text = format!("{header}{registry}");
         let scenario = scenario::parse("given", &text).expect("a scenario");
         assert!(
-            Given::new(&scenario, &text).expect_err("nothing to break").contains("no service has an app")
+            GivenMesh::new(&scenario, &text).expect_err("nothing to break").contains("no service has an app")
         );
     }
 
@@ -461,16 +478,16 @@ mod tests {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
         for entry in std::fs::read_dir(folder).expect("the folder of scenarios") {
             let path = entry.expect("an entry").path();
-            days_are_scenarios(&std::fs::read_to_string(path).expect("a scenario"));
+            draws_are_scenarios(&std::fs::read_to_string(path).expect("a scenario"));
         }
     }
 
     #[test]
-    fn a_day_can_be_made_smaller_until_nothing_is_left_of_it() {
-        let mut drawn = (0..).map(Drawn::new).find(|d| d.schedule().faults.len() > 3).expect("a bad day");
+    fn a_schedule_can_be_shrunk_until_no_fault_is_left() {
+        let mut drawn = (0..).map(Drawn::new).find(|d| d.schedule().faults.len() > 3).expect("a swarm run");
         while drawn.simplify() {}
         let least = drawn.schedule();
-        assert!(matches!(least.mesh, Mesh::Drawn(knobs) if knobs == Knobs::default()));
+        assert!(matches!(least.mesh, MeshSource::Drawn(knobs) if knobs == Knobs::default()));
         assert_eq!(least.faults, []);
     }
 }

@@ -1,48 +1,51 @@
-//! From a day that breaks a law to the smallest one that does: proptest's search over the same tree that the day was
-//! drawn from. Every random choice in a day hangs on an entity and not on a position in a stream, so what is left when a
-//! fault is taken out happens as before, and the search is not led astray.
+//! Shrinks a run that violates an invariant, by proptest's search over the tree that the run was
+//! drawn from.
+//!
+//! Every random choice in a run is keyed by an entity and not by a position in a stream. What is
+//! left when a fault is removed therefore happens as before, and the search is not misled.
 
-use super::{Day, Drawn, Options, Schedule, Violation, scheduled};
+use super::{Drawn, InvariantViolation, Schedule, SwarmOptions, SwarmRun, run_schedule};
 
-/// Days to try at most; a search takes a few dozen.
+/// The most runs that a search may take; a usual one takes a few dozen.
 const RUNS: u32 = 400;
 
-/// The smallest day found, and what it breaks.
+/// The smallest run found, and what it violates.
 pub struct Shrunk {
-    /// The day.
+    /// The schedule of the run.
     pub schedule: Schedule,
-    /// What it was like; `None` if it did not come to its end.
-    pub day: Option<Day>,
-    /// What is against it.
+    /// The run; `None` if it did not come to its end.
+    pub run: Option<SwarmRun>,
+    /// The first violation, or why the run did not end.
     pub complaint: String,
-    /// How many days were tried.
+    /// How many runs were tried.
     pub runs: u32,
 }
 
-/// What is wrong with a day: the law that it breaks first, or that it did not come to its end.
-fn wrong(schedule: &Schedule, options: Options) -> Option<(&'static str, String, Option<Day>)> {
-    match scheduled(schedule, options) {
-        Ok(day) => {
-            let Violation { law, .. } = day.violations.first()?;
-            let complaint = day.violations[0].to_string();
-            Some((law, complaint, Some(day)))
+/// What is wrong with a run: the first invariant that it violates, or that it did not end.
+fn wrong(schedule: &Schedule, options: SwarmOptions) -> Option<(&'static str, String, Option<SwarmRun>)> {
+    match run_schedule(schedule, options) {
+        Ok(run) => {
+            let InvariantViolation { invariant, .. } = run.violations.first()?;
+            let complaint = run.violations[0].to_string();
+            Some((invariant, complaint, Some(run)))
         }
         Err(failure) => Some(("end", failure.to_string(), None)),
     }
 }
 
-/// Makes a day as small as it can be while it breaks the same law. `None` if it breaks none.
-pub fn shrink(mut drawn: Drawn, options: Options) -> Option<Shrunk> {
+/// Makes a run as small as possible while it violates the same invariant. `None` if it violates
+/// none.
+pub fn shrink(mut drawn: Drawn, options: SwarmOptions) -> Option<Shrunk> {
     let schedule = drawn.schedule();
-    let (law, complaint, day) = wrong(&schedule, options)?;
-    let mut best = Shrunk { schedule, day, complaint, runs: 0 };
+    let (invariant, complaint, run) = wrong(&schedule, options)?;
+    let mut best = Shrunk { schedule, run, complaint, runs: 0 };
     let mut more = drawn.simplify();
     while more && best.runs < RUNS {
         let schedule = drawn.schedule();
         best.runs += 1;
         match wrong(&schedule, options) {
-            Some((same, complaint, day)) if same == law => {
-                best = Shrunk { schedule, day, complaint, runs: best.runs };
+            Some((same, complaint, run)) if same == invariant => {
+                best = Shrunk { schedule, run, complaint, runs: best.runs };
                 more = drawn.simplify();
             }
             _ => more = drawn.complicate(),

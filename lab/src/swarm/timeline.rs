@@ -1,15 +1,17 @@
-//! One simulated history as a page: faults, what sidecars thought of endpoints, every request with its tries, and the log.
+//! One simulated history as a page: faults, the sidecars' view of endpoints, every request with its
+//! attempts, and the log.
 //!
-//! One file without scripts and without anything from elsewhere, so that it can be attached to a bug. Colours are those of
-//! Okabe and Ito, which people with colour-blindness tell apart; whatever a colour says, hovering says in words.
+//! One file without scripts and without anything from elsewhere, so that it can be attached to a
+//! bug. Colours are those of Okabe and Ito, which people with colour-blindness tell apart; whatever
+//! a colour says, hovering says in words.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::facts::{Change, Facts, Request, Step};
-use super::law::Violation;
+use super::facts::{EndpointChange, Facts, Request, RequestStep};
+use super::invariant::InvariantViolation;
 use crate::plan::Entry;
-use crate::sim::Line;
+use crate::sim::LogLine;
 
 /// Pixels of the time axis, and of the names left of it.
 const WIDTH: f64 = 1000.0;
@@ -17,7 +19,7 @@ const LEFT: f64 = 190.0;
 /// Pixels of a lane, and of a request.
 const LANE: f64 = 18.0;
 const ROW: f64 = 7.0;
-/// How much of the log around a breach is shown at once, microseconds before and after.
+/// How much of the log around a violation is shown at once, microseconds before and after.
 const AROUND: (u64, u64) = (200_000, 50_000);
 
 const STYLE: &str = "
@@ -28,16 +30,17 @@ h1 { font-size: 20px; margin: 0 } h2 { font-size: 15px; margin: 24px 0 6px }
 code, pre, td { font: 12px/1.4 ui-monospace, monospace } pre { overflow-x: auto }
 .bad { color: #d55e00; font-weight: 600 } .good { color: #009e73; font-weight: 600 }
 svg { display: block } text { fill: var(--ink); font: 11px ui-monospace, monospace }
-.grid { stroke: var(--faint) } .fault { fill: var(--band) } .breach { stroke: #d55e00; stroke-width: 2 }
+.grid { stroke: var(--faint) } .fault { fill: var(--band) } .violation { stroke: #d55e00; stroke-width: 2 }
 .ok { fill: #009e73 } .failed { fill: #d55e00 } .wait { fill: none; stroke: var(--ink); stroke-dasharray: 2 2 }
-.try { fill: #0072b2 } .ejected { fill: #cc79a7 } .probing { fill: #f0e442 } .unhealthy { fill: #56b4e9 } .gone { fill: #999 }
+.attempt { fill: #0072b2 } .ejected { fill: #cc79a7 } .probing { fill: #f0e442 } .unhealthy { fill: #56b4e9 } .gone { fill: #999 }
 .legend span { display: inline-block; width: 11px; height: 11px; margin: 0 4px 0 14px; vertical-align: -1px }
 table { border-collapse: collapse } td { padding: 0 12px 0 0; vertical-align: top; white-space: pre-wrap } .at { text-align: right }
 tr.here td { background: #d55e0033 }
 ";
 
-/// The page. `replay` is the command that makes this history again, `scenario` the text of what was run.
-pub fn html(facts: &Facts, violations: &[Violation], scenario: &str, replay: &str) -> String {
+/// The page. `replay` is the command that makes this history again, `scenario` the text of what was
+/// run.
+pub fn html(facts: &Facts, violations: &[InvariantViolation], scenario: &str, replay: &str) -> String {
     let name = escaped(&facts.plan.name);
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>{name}</title>\n<style>{STYLE}</style>\n\
@@ -48,21 +51,21 @@ pub fn html(facts: &Facts, violations: &[Violation], scenario: &str, replay: &st
         escaped(replay),
     );
     if violations.is_empty() {
-        page += "<p class=\"good\">No law is broken.</p>\n";
+        page += "<p class=\"good\">No invariant is violated.</p>\n";
     }
     for violation in violations {
-        let at = violation.breach.at as f64 / 1e6;
-        let (says, what) = (escaped(violation.says), escaped(&violation.breach.what));
+        let at = violation.violation.at as f64 / 1e6;
+        let (says, what) = (escaped(violation.says), escaped(&violation.violation.what));
         let _ = writeln!(
             page,
             "<p><span class=\"bad\">{}</span>: {says}; but at {at:.3} s {what}</p>",
-            violation.law
+            violation.invariant
         );
     }
     page += &drawing(facts, violations);
     for violation in violations.iter().take(3) {
-        let at = violation.breach.at;
-        let near = |line: &&Line| (at.saturating_sub(AROUND.0)..=at + AROUND.1).contains(&line.at_us);
+        let at = violation.violation.at;
+        let near = |line: &&LogLine| (at.saturating_sub(AROUND.0)..=at + AROUND.1).contains(&line.at_us);
         let _ = writeln!(page, "<h2>Around {:.3} s</h2>", at as f64 / 1e6);
         page += &table(facts.log.iter().filter(near), at);
     }
@@ -78,7 +81,7 @@ fn end(facts: &Facts) -> u64 {
 }
 
 /// Everything on one time axis.
-fn drawing(facts: &Facts, violations: &[Violation]) -> String {
+fn drawing(facts: &Facts, violations: &[InvariantViolation]) -> String {
     let end = end(facts);
     let x = |at: u64| LEFT + at.min(end) as f64 / end as f64 * WIDTH;
     let mut body = String::new();
@@ -108,7 +111,7 @@ fn drawing(facts: &Facts, violations: &[Violation]) -> String {
             band(&mut body, "fault", (x(from), x(to)), (top, LANE - 4.0), &words);
         }
     }
-    for ((process, endpoint), bands) in standings(facts, end) {
+    for ((process, endpoint), bands) in availability(facts, end) {
         let top = lane(&mut body, &format!("{process} {endpoint}"), LANE);
         for (from, to, class, words) in bands {
             band(&mut body, class, (x(from), x(to)), (top, LANE - 4.0), &words);
@@ -131,16 +134,16 @@ fn drawing(facts: &Facts, violations: &[Violation]) -> String {
         let _ = writeln!(grid, "<text x=\"{:.1}\" y=\"11\">{seconds:.2} s</text>", place - 12.0);
     }
     for violation in violations {
-        let (place, words) = (x(violation.breach.at), escaped(&violation.to_string()));
+        let (place, words) = (x(violation.violation.at), escaped(&violation.to_string()));
         let _ = writeln!(
             body,
-            "<line class=\"breach\" x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"16\" y2=\"{height:.0}\"><title>{words}</title></line>"
+            "<line class=\"violation\" x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"16\" y2=\"{height:.0}\"><title>{words}</title></line>"
         );
     }
     let legend: String = [
         ("009e73", "answered"),
         ("d55e00", "failed"),
-        ("0072b2", "a try that was not the last"),
+        ("0072b2", "an attempt that was not the last"),
         ("cc79a7", "ejected"),
         ("f0e442", "half-open"),
         ("56b4e9", "unhealthy"),
@@ -164,9 +167,10 @@ fn band(body: &mut String, class: &str, (from, to): (f64, f64), (top, height): (
     );
 }
 
-/// A request: each try from its pick to its end, and the waits between.
+/// A request: each attempt from its pick to its end, and the waits between.
 fn draw(body: &mut String, request: &Request, top: f64, end: u64, x: impl Fn(u64) -> f64) {
-    let good = request.steps.iter().any(|(_, step)| matches!(step, Step::Done(status) if *status < 500));
+    let good =
+        request.steps.iter().any(|(_, step)| matches!(step, RequestStep::Done(status) if *status < 500));
     let over = request.done().unwrap_or(end);
     let mut words = format!("to {} at {:.3} s", request.cluster, request.begun as f64 / 1e6);
     for (when, step) in &request.steps {
@@ -175,14 +179,15 @@ fn draw(body: &mut String, request: &Request, top: f64, end: u64, x: impl Fn(u64
     let _ = writeln!(body, "<g><title>{}</title>", escaped(&words));
     let picks: Vec<u64> = request.picks().map(|(when, ..)| when.at).collect();
     for (nth, &from) in picks.iter().enumerate() {
-        let ended = |step: &Step| matches!(step, Step::Answered { .. } | Step::Failed { .. });
+        let ended =
+            |step: &RequestStep| matches!(step, RequestStep::Answered { .. } | RequestStep::Failed { .. });
         let to = request
             .steps
             .iter()
             .find(|(when, step)| when.at >= from && ended(step))
             .map_or(over, |(w, _)| w.at);
         let class = match (nth + 1 == picks.len(), good) {
-            (false, _) => "try",
+            (false, _) => "attempt",
             (true, true) => "ok",
             (true, false) => "failed",
         };
@@ -204,25 +209,29 @@ fn draw(body: &mut String, request: &Request, top: f64, end: u64, x: impl Fn(u64
 
 type Band = (u64, u64, &'static str, String);
 
-/// What each sidecar thought of each endpoint that ever was in doubt.
-fn standings(facts: &Facts, end: u64) -> BTreeMap<(String, String), Vec<Band>> {
+/// Each sidecar's view of each endpoint that was ever unavailable.
+fn availability(facts: &Facts, end: u64) -> BTreeMap<(String, String), Vec<Band>> {
     let mut bands: BTreeMap<(String, String), Vec<Band>> = BTreeMap::new();
-    for standing in &facts.standings {
-        let (class, words) = match &standing.change {
-            Change::Ejected(time, reason) => ("ejected", format!("ejected for {time:?}: {reason}")),
-            Change::Probing => ("probing", "a request asks whether it is back".to_owned()),
-            Change::Healthy(false) => ("unhealthy", "active checks fail".to_owned()),
-            Change::Gone => ("gone", "the registry does not have it".to_owned()),
-            Change::Restored(_) | Change::Healthy(true) | Change::Found => ("", String::new()),
-            Change::Unanswered | Change::CheckFailed | Change::CheckPassed => continue,
+    for update in &facts.availability {
+        let (class, words) = match &update.change {
+            EndpointChange::Ejected(time, reason) => ("ejected", format!("ejected for {time:?}: {reason}")),
+            EndpointChange::Probing => ("probing", "a request probes whether it is back".to_owned()),
+            EndpointChange::Healthy(false) => ("unhealthy", "active checks fail".to_owned()),
+            EndpointChange::Gone => ("gone", "the registry does not have it".to_owned()),
+            EndpointChange::Restored(_) | EndpointChange::Healthy(true) | EndpointChange::Found => {
+                ("", String::new())
+            }
+            EndpointChange::Unanswered | EndpointChange::CheckFailed | EndpointChange::CheckPassed => {
+                continue;
+            }
         };
-        let key = (standing.process.to_string(), standing.endpoint.clone());
+        let key = (update.process.to_string(), update.endpoint.clone());
         let lane = bands.entry(key).or_default();
         if let Some(last) = lane.last_mut() {
-            last.1 = last.1.min(standing.when.at);
+            last.1 = last.1.min(update.when.at);
         }
         if !class.is_empty() {
-            lane.push((standing.when.at, end, class, words));
+            lane.push((update.when.at, end, class, words));
         }
     }
     bands.retain(|_, lane| !lane.is_empty());
@@ -235,11 +244,11 @@ fn in_force(facts: &Facts, entry: &Entry, end: u64) -> (u64, u64) {
         let words = format!("{} {what}", entry.name);
         facts.log.iter().find(|line| &*line.process == "lab" && line.text == words).map(|line| line.at_us)
     };
-    let from = noted("strikes").unwrap_or(facts.t0_us + entry.at.as_micros() as u64);
-    (from, noted("is over").unwrap_or(end))
+    let from = noted("applied").unwrap_or(facts.t0_us + entry.at.as_micros() as u64);
+    (from, noted("reverted").unwrap_or(end))
 }
 
-fn table<'a>(lines: impl Iterator<Item = &'a Line>, here: u64) -> String {
+fn table<'a>(lines: impl Iterator<Item = &'a LogLine>, here: u64) -> String {
     let mut text = String::from("<table>\n");
     for line in lines {
         let class = if line.at_us == here { " class=\"here\"" } else { "" };
@@ -257,21 +266,21 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::swarm::{Drawn, Options, scheduled};
+    use crate::swarm::{Drawn, SwarmOptions, run_schedule};
 
     #[test]
-    fn every_request_and_every_fault_is_on_the_page_and_a_breach_is_told_in_words() {
-        let options = Options { mutant: Some("uncounted-retry") };
+    fn every_request_and_every_fault_is_on_the_page_and_a_violation_is_told_in_words() {
+        let options = SwarmOptions { mutant: Some("uncounted-retry") };
         let schedule = Drawn::new(1).schedule();
-        let day = scheduled(&schedule, options).expect("a day that ends");
-        let page = html(&day.facts, &day.violations, &schedule.scenario(), "lab sim --replay 1");
-        assert_eq!(page.matches("<g><title>").count(), day.facts.requests.len());
-        for entry in &day.facts.plan.timeline {
+        let run = run_schedule(&schedule, options).expect("a run that ends");
+        let page = html(&run.facts, &run.violations, &schedule.scenario(), "lab sim --replay 1");
+        assert_eq!(page.matches("<g><title>").count(), run.facts.requests.len());
+        for entry in &run.facts.plan.timeline {
             assert!(page.contains(&format!("<title>{}, ", entry.name)), "{}", entry.name);
         }
         assert!(page.contains("counters equal what happened; but at"));
         assert!(
-            page.matches("class=\"breach\"").count() == day.violations.len() && !day.violations.is_empty()
+            page.matches("class=\"violation\"").count() == run.violations.len() && !run.violations.is_empty()
         );
         assert!(!page.contains("<script") && !page.contains("http://www"));
     }

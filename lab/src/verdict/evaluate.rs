@@ -1,13 +1,14 @@
 //! The judgement: each expectation's conditions over its window of time.
 //!
-//! Rules: a window without a single sample fails, whatever is asked, because silence proves nothing. A request belongs
-//! to the window in which it was due. A counter counts by its increase over the window, a gauge by its last value in it;
-//! what lies outside the window never counts ([`crate::metrics`]).
-//! A window that comes from the scenario's clock is judged by that clock, and a note says where a fault was off it; a
-//! recovery is counted from when the fault really began or ended, because "2 s after it" means the event.
+//! Rules: a window without a single sample fails, whatever is asked, because silence proves
+//! nothing. A request belongs to the window in which it was due. A counter counts by its increase
+//! over the window, a gauge by its last value in it; what lies outside the window never counts
+//! ([`crate::metrics`]). A window that comes from the scenario's clock is judged by that clock, and
+//! a note says where a fault was off it; a recovery is counted from when the fault really began or
+//! ended, because "2 s after it" means the event.
 //!
-//! A recovery window tries every start from the event on in steps of 100 ms, up to its limit, and passes with the first
-//! stretch in which all conditions hold; that start is the time to recover.
+//! A recovery window tries every start from the event on in steps of 100 ms, up to its limit, and
+//! passes with the first stretch in which all conditions hold; that start is the time to recover.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -35,8 +36,8 @@ pub struct Evidence<'a> {
     pub series: &'a Series,
     /// What proves that each timeline entry bit.
     pub faults: &'a [BTreeMap<String, f64>],
-    /// When each timeline entry began and ended to bite; `None` if it never did. One that is never reverted ends with
-    /// the measured part.
+    /// When each timeline entry began and ended to bite; `None` if it never did. One that is never
+    /// reverted ends with the measured part.
     pub actual: &'a [Option<(i64, i64)>],
 }
 
@@ -47,7 +48,8 @@ pub struct Judged {
     pub name: String,
     /// Its window, for people: `10s..20s`.
     pub window: String,
-    /// The stretch of time that the values below were measured over, microseconds from the start of the measured part.
+    /// The stretch of time that the values below were measured over, microseconds from the start of
+    /// the measured part.
     pub span: (i64, i64),
     /// Whether all of it holds.
     pub passed: bool,
@@ -76,24 +78,24 @@ pub struct JudgedCondition {
 
 /// Judges every expectation of the plan, in order.
 pub fn judge(evidence: &Evidence<'_>) -> Vec<Judged> {
-    let court = Court::new(*evidence);
-    evidence.plan.expectations.iter().map(|expectation| court.judge(expectation)).collect()
+    let index = EvidenceIndex::new(*evidence);
+    evidence.plan.expectations.iter().map(|expectation| index.judge(expectation)).collect()
 }
 
 /// The evidence, prepared: records in the order of their due times.
-struct Court<'a> {
+struct EvidenceIndex<'a> {
     evidence: Evidence<'a>,
     loads: Vec<Vec<&'a Record>>,
 }
 
-impl<'a> Court<'a> {
+impl<'a> EvidenceIndex<'a> {
     fn new(evidence: Evidence<'a>) -> Self {
         let sorted = |records: &'a Vec<Record>| {
             let mut sorted: Vec<&Record> = records.iter().collect();
             sorted.sort_by_key(|r| r.due_us);
             sorted
         };
-        Court { evidence, loads: evidence.loads.iter().map(sorted).collect() }
+        EvidenceIndex { evidence, loads: evidence.loads.iter().map(sorted).collect() }
     }
 
     fn judge(&self, expectation: &Expectation) -> Judged {
@@ -139,7 +141,8 @@ impl<'a> Court<'a> {
             recovered_after_us: None,
             note: moved.then(|| format!("counted from {}, when it really happened", clock(from))),
         };
-        // A stretch that reaches beyond the measured part would be judged by the part that is there.
+        // A stretch that reaches beyond the measured part would be judged by the part that is
+        // there.
         let last = (from + within).min(us(self.evidence.plan.duration) - hold);
         let mut at = from;
         loop {
@@ -180,8 +183,8 @@ impl<'a> Court<'a> {
         }
     }
 
-    /// When the event at `planned` on the scenario's clock really happened, and whether that is worth a note. If several
-    /// entries begin or end then, the last of them counts.
+    /// When the event at `planned` on the scenario's clock really happened, and whether that is
+    /// worth a note. If several entries begin or end then, the last of them counts.
     fn event(&self, planned: Duration) -> (i64, bool) {
         let entries = self.evidence.plan.timeline.iter().zip(self.evidence.actual);
         let happened = entries.filter_map(|(entry, actual)| {

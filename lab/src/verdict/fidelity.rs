@@ -1,25 +1,30 @@
-//! Whether the testbed itself was good enough for its numbers to mean anything. Past a limit a run is inconclusive,
-//! never failed: the fault would be ours and not the mesh's.
+//! Whether the testbed itself was good enough for its numbers to mean anything. Past a limit a run
+//! is inconclusive, never failed: the fault would be ours and not the mesh's.
 //!
-//! The limits are what a virtual machine with two shared cores keeps on a good day; a better machine passes easily.
+//! The limits are what a virtual machine with two shared cores keeps on a good day; a better
+//! machine passes easily.
 
 use crate::load::MAX_IN_FLIGHT;
 use crate::plan::Plan;
 use crate::verdict::Summary;
 use crate::world::Fidelity;
 
-/// How late the wire may release packets (99th percentile), microseconds, if no configured delay allows more. The
-/// userspace wire on two busy shared cores was measured at 0.6 to 4.4 ms.
+/// How late the wire may release packets (99th percentile), microseconds, if no configured delay
+/// allows more. The userspace wire on two busy shared cores was measured at 0.6 to 4.4 ms.
 pub const WIRE_LATE_P99_US: f64 = 5_000.0;
-/// ... or this share of the shortest delay that is configured: a larger error would blur the delays themselves.
+/// ... or this share of the shortest delay that is configured: a larger error would blur the delays
+/// themselves.
 pub const WIRE_LATE_SHARE: f64 = 0.10;
-/// How late a load generator may send (99th percentile), microseconds. It is part of every latency, and a generator
-/// later than this was starved of processor time, so the apps and sidecars beside it were too.
+/// How late a load generator may send (99th percentile), microseconds. It is part of every latency,
+/// and a generator later than this was starved of processor time, so the apps and sidecars beside
+/// it were too.
 pub const LOAD_LATE_P99_US: f64 = 10_000.0;
-/// Which share of the packets may get lost outside the model: beyond it, TCP's answer to the losses shows.
+/// Which share of the packets may get lost outside the model: beyond it, TCP's answer to the losses
+/// shows.
 pub const OVERFLOW_SHARE: f64 = 0.001;
 
-/// Judges the run's own quality from what the world says of itself and from one summary for each load of the plan.
+/// Judges the run's own quality from what the world says of itself and from one summary for each
+/// load of the plan.
 ///
 /// # Errors
 /// The reasons why the run is inconclusive, one sentence each.

@@ -1,8 +1,9 @@
 //! What each fault did to each load: the same few numbers before, during and after it.
 //!
-//! The stretches reach to the nearest other change of the run (its ends, or another fault's beginning or end), so what
-//! they show is this fault's doing as far as the timeline lets it be told apart. A request belongs to the stretch in
-//! which it was due; one that was due just before a kill and hit by it counts as "before".
+//! The stretches reach to the nearest other change of the run (its ends, or another fault's
+//! beginning or end), so what they show is this fault's doing as far as the timeline lets it be
+//! told apart. A request belongs to the stretch in which it was due; one that was due just before a
+//! kill and hit by it counts as "before".
 
 use serde::Serialize;
 
@@ -21,7 +22,8 @@ pub struct Impact {
     pub during: Option<Phase>,
     /// From its end on.
     pub after: Option<Phase>,
-    /// How long after the fault began the first and the last request was due that failed, microseconds.
+    /// How long after the fault began the first and the last request was due that failed,
+    /// microseconds.
     pub failing_us: Option<(i64, i64)>,
 }
 
@@ -40,8 +42,8 @@ pub struct Phase {
     pub p99_us: f64,
 }
 
-/// For each fault of the plan the impact on each load. `actual` says when each fault began and ended to bite; one that
-/// never did has none.
+/// For each fault of the plan the impact on each load. `actual` says when each fault began and
+/// ended to bite; one that never did has none.
 pub fn impacts(plan: &Plan, records: &[Vec<Record>], actual: &[Option<(i64, i64)>]) -> Vec<Vec<Impact>> {
     let last = plan.duration.as_micros() as i64;
     let mut changes: Vec<i64> = actual.iter().flatten().flat_map(|(start, end)| [*start, *end]).collect();

@@ -21,8 +21,8 @@ pub fn broken(plan: &Plan, judged: &[Judged]) -> Vec<String> {
     sentences
 }
 
-/// `was 61.2 ms (11.2 ms over)`, or why there is no value. `asked` is the condition as the plan has it; accounts have
-/// none.
+/// `was 61.2 ms (11.2 ms over)`, or why there is no value. `asked` is the condition as the plan has
+/// it; the conservation check has none.
 pub fn found(judged: &JudgedCondition, asked: Option<&Condition>) -> String {
     let Some(asked) = asked else { return format!("but {}", judged.shown) };
     let Some((_, value)) = judged.shown.split_once(" = ").filter(|_| judged.samples > 0) else {

@@ -1,18 +1,19 @@
 //! Expectations, judged: pass or fail, with the number that decided.
 //!
-//! [`evaluate`] compares what was measured with the conditions of the plan, [`statistics`] says what a load's numbers
-//! mean, and [`fidelity`] says whether the run was good enough to judge anything by it.
-//! [`impact`] says what each fault did to each load, [`margin`] by how much an expectation was missed, and
-//! [`account`](mod@account) compares the counts of everybody that a request passed.
+//! [`evaluate`] compares what was measured with the conditions of the plan, [`statistics`] says
+//! what a load's numbers mean, and [`fidelity`] says whether the run was good enough to judge
+//! anything by it. [`impact`] says what each fault did to each load, [`margin`] by how much an
+//! expectation was missed, and [`conservation`](mod@conservation) compares the counts of every
+//! component that requests pass.
 
-pub mod account;
+pub mod conservation;
 pub mod evaluate;
 pub mod fidelity;
 pub mod impact;
 pub mod margin;
 pub mod statistics;
 
-pub use account::account;
+pub use conservation::conservation;
 pub use evaluate::{Evidence, Judged, JudgedCondition, STEP, judge};
 pub use fidelity::trustworthy;
 pub use impact::{Impact, Phase, impacts};

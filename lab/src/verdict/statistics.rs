@@ -1,9 +1,10 @@
 //! Statistics of the requests of one load generator.
 //!
-//! Percentiles are exact (nearest rank), not read from a histogram: all records of a run are in memory anyway. They
-//! cover every request that was sent, and a failed one counts with the time at which it failed. Leaving failures out
-//! would make a mesh look quicker the more it fails; counting them in still flatters one that fails fast, so a
-//! condition on latency belongs beside one on success. A dropped request was never sent: it is an error with no latency.
+//! Percentiles are exact (nearest rank), not read from a histogram: all records of a run are in
+//! memory anyway. They cover every request that was sent, and a failed one counts with the time at
+//! which it failed. Leaving failures out would make a mesh look quicker the more it fails; counting
+//! them in still flatters one that fails fast, so a condition on latency belongs beside one on
+//! success. A dropped request was never sent: it is an error with no latency.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +12,9 @@ use serde::Serialize;
 
 use crate::load::{Outcome, Record};
 
-/// Every statistic, as [`crate::plan::Subject::Load`] names it. Latencies are in microseconds; `success` and
-/// `errors.share` are fractions; `throughput` is good answers a second; the others are counts.
+/// Every statistic, as [`crate::plan::Subject::Load`] names it. Latencies are in microseconds;
+/// `success` and `errors.share` are fractions; `throughput` is good answers a second; the others
+/// are counts.
 pub const STATISTICS: &[&str] = &[
     "latency.p50",
     "latency.p90",
@@ -29,8 +31,8 @@ pub const STATISTICS: &[&str] = &[
     "dropped",
 ];
 
-/// One statistic of `records`, all that were due within `seconds`. `None` if there are none to take it from, or the
-/// name is unknown.
+/// One statistic of `records`, all that were due within `seconds`. `None` if there are none to take
+/// it from, or the name is unknown.
 pub(super) fn statistic<'a>(
     records: impl Iterator<Item = &'a Record> + Clone,
     seconds: f64,
@@ -101,7 +103,8 @@ impl Latencies {
     }
 }
 
-/// The whole measured part of one load generator, for reports. Times are microseconds, 0 if nothing was sent.
+/// The whole measured part of one load generator, for reports. Times are microseconds, 0 if nothing
+/// was sent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Summary {
     /// Requests that were due.
@@ -158,7 +161,8 @@ pub fn summary(records: &[Record]) -> Summary {
     }
 }
 
-/// How long a stretch `records` fill: n of them at a constant rate lie n - 1 intervals apart and fill n.
+/// How long a stretch `records` fill: n of them at a constant rate lie n - 1 intervals apart and
+/// fill n.
 fn seconds<'a>(records: impl Iterator<Item = &'a Record> + Clone) -> Option<f64> {
     let due = records.map(|r| r.due_us);
     let (n, first, last) = (due.clone().count(), due.clone().min()?, due.max()?);

@@ -1,4 +1,5 @@
-//! A few network namespaces around a wire, and work to do inside them. Everything is removed on drop.
+//! A few network namespaces around a wire, and work to do inside them. Everything is removed on
+//! drop.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -26,7 +27,8 @@ pub struct Net {
 }
 
 impl Net {
-    /// A fabric and this many nodes, or `None` (with the reason on the terminal) where that is impossible.
+    /// A fabric and this many nodes, or `None` (with the reason on the terminal) where that is
+    /// impossible.
     pub fn new(nodes: usize) -> Option<Net> {
         if !nix::unistd::geteuid().is_root() {
             assert!(
@@ -66,7 +68,8 @@ impl Net {
                 script += &format!("link set dev bare up\naddress add 10.78.0.{}/24 dev bare\n", node + 1);
             }
             ip(&["-n", &net.name(node), "-batch", "-"], &script);
-            // Feels loss, which bbr does not, and is allowed in every namespace, which cubic is not.
+            // Feels loss, which bbr does not, and is allowed in every namespace, which cubic is
+            // not.
             let reno = || std::fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "reno");
             join(net.inside(node, reno)).expect("reno is always there");
         }
@@ -124,8 +127,8 @@ impl Net {
         values.split(' ').nth(position).and_then(|value| value.parse().ok()).expect("a number")
     }
 
-    /// Makes the kernel finish the checksums of (and cut) what the wire sends to a node, so that the node checks them.
-    /// Between veth ends it otherwise trusts unfinished ones.
+    /// Makes the kernel finish the checksums of (and cut) what the wire sends to a node, so that
+    /// the node checks them. Between veth ends it otherwise trusts unfinished ones.
     #[allow(unsafe_code, reason = "the ethtool request has no safe wrapper")]
     pub fn without_checksum_offload(&self, node: usize) {
         /// `struct ethtool_value`.
@@ -137,8 +140,8 @@ impl Net {
         const ETHTOOL_STXCSUM: u32 = 0x17;
         let socket = join(self.inside(self.nodes, || UdpSocket::bind("0.0.0.0:0").expect("any port")));
         let mut value = Value { command: ETHTOOL_STXCSUM, data: 0 };
-        // SAFETY: all zeros is a request without a name; the name written is shorter than its field; the kernel reads
-        // and writes one `Value`, which outlives the call.
+        // SAFETY: all zeros is a request without a name; the name written is shorter than its
+        // field; the kernel reads and writes one `Value`, which outlives the call.
         let result = unsafe {
             let mut request: libc::ifreq = std::mem::zeroed();
             for (to, from) in request.ifr_name.iter_mut().zip(format!("w{node}").bytes()) {
@@ -204,7 +207,8 @@ pub fn now() -> Duration {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("the clock runs").into()
 }
 
-/// Sends `count` datagrams one after the other from node 0 to an echo on node 1; returns the round trips in order.
+/// Sends `count` datagrams one after the other from node 0 to an echo on node 1; returns the round
+/// trips in order.
 pub fn ping_pong(net: &Net, to: SocketAddr, count: usize) -> Vec<Duration> {
     let server = net.udp(1, PORT);
     let echo = net.inside(1, move || {
@@ -237,8 +241,8 @@ pub fn ping_pong(net: &Net, to: SocketAddr, count: usize) -> Vec<Duration> {
     times
 }
 
-/// Sends `len` bytes that follow from a formula over TCP from node 0 to `to` on node 1, checks every one of them, and
-/// returns how long it took.
+/// Sends `len` bytes that follow from a formula over TCP from node 0 to `to` on node 1, checks
+/// every one of them, and returns how long it took.
 pub fn bulk(net: &Net, to: SocketAddr, len: usize) -> Duration {
     let (listening, ready) = mpsc::channel();
     let server = net.inside(1, move || {

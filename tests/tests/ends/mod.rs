@@ -1,5 +1,6 @@
-//! How connections end, as a table: the one of `docs/sidecar.md`. Each row says what each side does, and what it hears of the other.
-//! It is played over loopback without any rules (`proxy/tests/traffic/ends.rs`), in the simulator and on the kernel.
+//! How connections end, as a table: the one of `docs/sidecar.md`. Each row says what each side
+//! does, and what it hears of the other. It is played over loopback without any rules
+//! (`proxy/tests/traffic/ends.rs`), in the simulator and on the kernel.
 
 #![allow(dead_code, unused_imports, reason = "each test uses its part")]
 
@@ -39,7 +40,8 @@ pub enum Step {
 }
 pub use Step::*;
 
-/// What one side heard since it last looked for something, and how the stream then ended; or what it did not expect.
+/// What one side heard since it last looked for something, and how the stream then ended; or what
+/// it did not expect.
 pub type Heard = Result<Option<(String, End)>, String>;
 
 /// Reads to the end, and says which it was.
@@ -163,7 +165,8 @@ pub fn same(heard: &[Heard; 2], expected: [Option<(&str, End)>; 2]) -> bool {
     })
 }
 
-/// All rows of opaque bytes behind a beginning of each side, by the client and by the server: what went wrong.
+/// All rows of opaque bytes behind a beginning of each side, by the client and by the server: what
+/// went wrong.
 pub async fn opaque_rows<I, F>(
     stage: &Stage,
     connect: impl Fn() -> F,
@@ -242,8 +245,8 @@ pub const WHOLE: Step = Say("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalfhal
 /// Its end is that of the connection.
 pub const OPEN: Step = Say("HTTP/1.0 200 OK\r\n\r\nhalf");
 
-/// A client's part after its request and the server's after that; what they hear directly, and through sidecars if that is
-/// something else.
+/// A client's part after its request and the server's after that; what they hear directly, and
+/// through sidecars if that is something else.
 pub type HttpRow = (
     &'static str,
     &'static [Step],

@@ -82,7 +82,8 @@ fn curl_sees_heads_ranges_errors_and_unchanged_pages_as_the_server_sent_them() {
 #[test]
 fn curls_get_pages_over_http_2_with_prior_knowledge_side_by_side() {
     let Some(mesh) = turn() else { return };
-    // One page each: with prior knowledge curl 7.88 fails at the second one by itself, without any sidecar.
+    // One page each: with prior knowledge curl 7.88 fails at the second one by itself, without any
+    // sidecar.
     let line = "for i in {1..20}; do curl --fail -sS --http2-prior-knowledge --compressed -o /dev/null \
                 --write-out '%{http_version} %{http_code}\n' \"$1\" & done; wait";
     let (said, passed) = mesh.watch("multi", || {

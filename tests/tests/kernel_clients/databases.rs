@@ -1,5 +1,5 @@
-//! psql, pgbench and redis-cli against PostgreSQL and Redis: neither may be taken for HTTP, and nothing may wait for
-//! detection.
+//! psql, pgbench and redis-cli against PostgreSQL and Redis: neither may be taken for HTTP, and
+//! nothing may wait for detection.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -147,7 +147,8 @@ fn a_redis_subscriber_hears_what_another_client_publishes() {
         assert_eq!(redis(&mesh, &["publish", "news", "it works"]), "1\n");
         let message: String = (0..3).map(|_| line()).collect();
         assert_eq!(message, "message\nnews\nit works\n");
-        // Ends the subscriber from the server's side: what it is given as an end, it must see as one.
+        // Ends the subscriber from the server's side: what it is given as an end, it must see as
+        // one.
         redis(&mesh, &["client", "kill", "type", "pubsub"]);
         subscriber.wait().expect("it ends");
     });

@@ -1,4 +1,5 @@
-//! Python's grpcio, client and server, and grpc-js: `tests/clients/grpc_client.py` asserts, this file looks at the sidecars.
+//! Python's grpcio, client and server, and grpc-js: `tests/clients/grpc_client.py` asserts, this
+//! file looks at the sidecars.
 
 use crate::mesh::{PYTHON, Passed, turn};
 
@@ -67,8 +68,8 @@ fn a_thousand_grpc_calls_at_once_are_all_answered() {
     passed.as_http("http2", 1, 1000);
 }
 
-/// Connections that the server ends under load, with no more than the client's own wish for success: directly there are no
-/// failures either.
+/// Connections that the server ends under load, with no more than the client's own wish for
+/// success: directly there are no failures either.
 fn ages(service: &str, port: u16) {
     let Some(mesh) = turn() else { return };
     let program = mesh.dir().join("grpc_client.py").display().to_string();

@@ -1,5 +1,5 @@
-//! curl and Python's smtplib against an SMTP server: the server speaks first, so whoever waits for the client's first
-//! bytes waits in vain.
+//! curl and Python's smtplib against an SMTP server: the server speaks first, so whoever waits for
+//! the client's first bytes waits in vain.
 
 use std::path::Path;
 

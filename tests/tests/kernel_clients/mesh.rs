@@ -1,9 +1,11 @@
-//! One lab with a real server behind each sidecar, shared by all tests of this file, and real clients inside it.
+//! One lab with a real server behind each sidecar, shared by all tests of this file, and real
+//! clients inside it.
 //!
-//! The lab comes up with the first test that needs it and ends with the last: each test holds an `Arc`, and one that
-//! finds none makes a new one. Tests take turns, because what a test asks of the sidecars' counters is what happened
-//! during its own turn. A client is started the way a person would do it, by `nsenter` beside web's sidecar, so it has
-//! web's network and its /etc/hosts, and runs as an ordinary user whose connections the rules redirect.
+//! The lab comes up with the first test that needs it and ends with the last: each test holds an
+//! `Arc`, and one that finds none makes a new one. Tests take turns, because what a test asks of
+//! the sidecars' counters is what happened during its own turn. A client is started the way a
+//! person would do it, by `nsenter` beside web's sidecar, so it has web's network and its
+//! /etc/hosts, and runs as an ordinary user whose connections the rules redirect.
 //!
 //! It leaves out what the servers are asked: that is in the other files of this folder.
 
@@ -19,10 +21,11 @@ use lab::plan::{APP_UID, METRICS_PORT};
 use nix::sys::signal::Signal;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tests::bench::{Bench, Lab, page, pid_of, sum, wait_until};
+use tests::testbed::{Lab, Testbed, page, pid_of, sum, wait_until};
 
 const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
-/// Debian's own Python: its modules come as Debian packages, whatever other Python stands first in PATH.
+/// Debian's own Python: its modules come as Debian packages, whatever other Python stands first in
+/// PATH.
 pub const PYTHON: &str = "/usr/bin/python3";
 /// The file that goes up and down.
 pub const PAYLOAD_BYTES: u64 = 1 << 30;
@@ -36,7 +39,8 @@ macro_rules! node_path {
     };
 }
 
-/// What is looked for before anything starts: a command that must succeed, and the package that brings it.
+/// What is looked for before anything starts: a command that must succeed, and the package that
+/// brings it.
 const NEEDS: [(&[&str], &str); 13] = [
     (&["curl", "--version"], "curl"),
     (&["nginx", "-v"], "nginx-light"),
@@ -71,7 +75,7 @@ pub struct Mesh {
     // The mutex is for the compiler: only `drop` asks the lab anything.
     lab: Mutex<Lab>,
     run: PathBuf,
-    bench: Bench,
+    testbed: Testbed,
     payload: Once,
 }
 
@@ -87,7 +91,8 @@ static TURNS: Mutex<()> = Mutex::new(());
 /// A turn in the shared lab, or `None` where the kernel or one of the programs is missing.
 ///
 /// # Panics
-/// If something is missing and kernel tests are required (`LAB_REQUIRE_KERNEL=1`), or the lab does not come up.
+/// If something is missing and kernel tests are required (`LAB_REQUIRE_KERNEL=1`), or the lab does
+/// not come up.
 pub fn turn() -> Option<Turn> {
     let mesh = {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,23 +157,24 @@ fn every_package_that_the_tests_ask_for_is_installed_by_ci() {
 
 impl Mesh {
     fn start() -> Option<Mesh> {
-        let bench = Bench::new(EXE)?;
+        let testbed = Testbed::new(EXE)?;
         if !programs() {
             return None;
         }
-        prepare(bench.dir());
-        let scenario = bench.write("clients", &scenario(bench.dir()));
-        let lab = bench.start(&scenario, &[]);
+        prepare(testbed.dir());
+        let scenario = testbed.write("clients", &scenario(testbed.dir()));
+        let lab = testbed.start(&scenario, &[]);
         let run = lab.up();
-        Some(Mesh { lab: Mutex::new(lab), run, bench, payload: Once::new() })
+        Some(Mesh { lab: Mutex::new(lab), run, testbed, payload: Once::new() })
     }
 
     /// Where the servers live, and what clients leave.
     pub fn dir(&self) -> &Path {
-        self.bench.dir()
+        self.testbed.dir()
     }
 
-    /// A file of [`PAYLOAD_BYTES`] that nothing can compress or guess, made when it is first asked for.
+    /// A file of [`PAYLOAD_BYTES`] that nothing can compress or guess, made when it is first asked
+    /// for.
     pub fn payload(&self) -> PathBuf {
         let path = self.dir().join("files/payload");
         self.payload.call_once(|| {
@@ -210,7 +216,8 @@ impl Mesh {
         said(argv, self.output(argv))
     }
 
-    /// The same for a line of shell, where clients are joined by pipes. `$1` and so on are `arguments`.
+    /// The same for a line of shell, where clients are joined by pipes. `$1` and so on are
+    /// `arguments`.
     pub fn shell(&self, line: &str, arguments: &[&str]) -> String {
         let mut argv = vec!["bash", "-o", "pipefail", "-euc", line, "bash"];
         argv.extend(arguments);
@@ -233,9 +240,9 @@ impl Mesh {
         (result, Passed { before, after: self.counted(service) })
     }
 
-    /// Waits until both sidecars have nothing in hand for a service that is idle.
+    /// Waits until both sidecars have no request in flight for a service that is idle.
     pub fn wait_until_idle(&self, service: &str) {
-        wait_until("both sidecars have no request in hand", || {
+        wait_until("both sidecars have no request in flight", || {
             let now = self.counted(service);
             [&now.web, &now.far].iter().all(|side| sum(side, "proxy_load_requests", &[]) == 0.0)
         });
@@ -279,8 +286,8 @@ impl Passed {
         sum(&self.after.far, name, labels) - sum(&self.before.far, name, labels)
     }
 
-    /// That `requests` passed both sidecars as HTTP of the version that detection calls `version`, on `connections` of
-    /// the client's.
+    /// That `requests` passed both sidecars as HTTP of the version that detection calls `version`,
+    /// on `connections` of the client's.
     ///
     /// # Panics
     /// If not.
@@ -375,7 +382,8 @@ fn openssl_certificate(dir: &Path) {
     chown(dir.join("key.pem"), Some(APP_UID), Some(APP_UID)).expect("the app's key");
 }
 
-/// A database cluster. `initdb` insists on a user with a name, which apps do not have; the server does not.
+/// A database cluster. `initdb` insists on a user with a name, which apps do not have; the server
+/// does not.
 fn postgresql_cluster(dir: &Path) {
     let data = dir.join("postgres");
     std::fs::create_dir(&data).expect("a folder");
@@ -396,7 +404,8 @@ fn postgresql_cluster(dir: &Path) {
     assert!(owned.is_ok_and(|s| s.success()), "the app owns the database");
 }
 
-/// Options of a gRPC server that ends its connections when they are half a second old, and 200 ms later what is on them.
+/// Options of a gRPC server that ends its connections when they are half a second old, and 200 ms
+/// later what is on them.
 const AGE: &str = "\"grpc.max_connection_age_ms=500\", \"grpc.max_connection_age_grace_ms=200\"";
 
 /// One service for each server; nobody calls but the tests.

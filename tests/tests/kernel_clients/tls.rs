@@ -1,5 +1,5 @@
-//! An app that speaks TLS by itself: the sidecars see a ClientHello and carry bytes; the certificate that the client
-//! checks is the app's own.
+//! An app that speaks TLS by itself: the sidecars see a ClientHello and carry bytes; the
+//! certificate that the client checks is the app's own.
 
 use crate::mesh::{POEM, turn};
 

@@ -33,10 +33,12 @@ pub fn parse(name: &str, text: &str) -> Scenario {
     scenario::parse(name, text).unwrap_or_else(|errors| panic!("{errors:#?}"))
 }
 
-/// Runs `count` seeds from the scenario's own on, on every CPU, and hands each history to `each` in the order of seeds.
+/// Runs `count` seeds from the scenario's own on, on every CPU, and hands each history to `each` in
+/// the order of seeds.
 ///
 /// # Panics
-/// With the command that replays it, at the first history that does not come to its end or of which `each` complains.
+/// With the command that replays it, at the first history that does not come to its end or of which
+/// `each` complains.
 pub fn for_seeds(
     path: &Path,
     scenario: &Scenario,
@@ -87,7 +89,8 @@ pub fn passed(history: &History) -> Result<(), String> {
     if history.passed() { Ok(()) } else { Err(history.reasons().join("; ")) }
 }
 
-/// A scenario that is written to a file only if it fails, so that the replay command has something to read.
+/// A scenario that is written to a file only if it fails, so that the replay command has something
+/// to read.
 pub struct Story {
     name: &'static str,
     text: String,
@@ -95,7 +98,8 @@ pub struct Story {
 }
 
 impl Story {
-    /// `web` calls three `orders` by HTTP; `rest` adds what is special: first keys of `[load.calls]`, then tables.
+    /// `web` calls three `orders` by HTTP; `rest` adds what is special: first keys of
+    /// `[load.calls]`, then tables.
     pub fn http(name: &'static str, rate: &str, duration: &str, rest: &str) -> Self {
         Story::new(
             name,

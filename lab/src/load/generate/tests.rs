@@ -156,7 +156,7 @@ fn due_times_do_not_drift() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     start.block_on(&runtime, async move {
         let t0 = Instant::now() + base;
-        let schedule = Schedule::new(t0, 3.0).unwrap();
+        let schedule = SendSchedule::new(t0, 3.0).unwrap();
         assert_eq!(schedule.due(3_000_000).at, t0 + Duration::from_secs(1_000_000));
         assert_eq!(schedule.due(-3).at, t0 - Duration::from_secs(1));
         assert_eq!(schedule.due(-1).us, -333_334);
@@ -165,7 +165,7 @@ fn due_times_do_not_drift() {
             assert_eq!(schedule.first(schedule.due(k).at + Duration::from_nanos(1)), k + 1);
         }
         for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            assert!(Schedule::new(t0, rate).is_err(), "{rate}");
+            assert!(SendSchedule::new(t0, rate).is_err(), "{rate}");
         }
     });
 }
@@ -219,7 +219,7 @@ async fn a_port_that_refuses_is_a_failed_connect() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_is_counted_when_it_strikes() {
+async fn a_timeout_is_counted_when_it_expires() {
     let test = async {
         let net = MemoryNet::default();
         server(&net, silent).await;

@@ -82,7 +82,7 @@ fn passing() -> Report {
     Report {
         started: std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_767_225_600),
         plan: scenario.plan(SidecarKind::Ours),
-        world: Kind::Kernel,
+        world: WorldKind::Kernel,
         build: "release",
         verdict: Verdict::Passed,
         reasons: vec![],
@@ -99,7 +99,7 @@ fn passing() -> Report {
             recovery,
         ],
         loads: vec![summary(3200, 850.0), summary(80, 1_200_000.0)],
-        faults: vec![Struck {
+        faults: vec![AppliedFault {
             name: "lose-one".into(),
             start_us: Some(2_001_000),
             end_us: Some(4_030_000),
@@ -114,7 +114,7 @@ fn passing() -> Report {
                 failing_us: None,
             }],
         }],
-        unasked_ends: vec![],
+        unexpected_exits: vec![],
         totals: BTreeMap::from([
             ("orders-0/app".into(), counters(&[("app_requests_total", 1270.0), ("app_bytes_total", 9.0)])),
             ("orders-1/app".into(), BTreeMap::new()),
@@ -159,11 +159,11 @@ fn failing() -> Report {
     report.faults[0].impact[0].during = phase(2400, 46, 910.0, 61_200.0);
     report.faults[0].impact[0].after = None;
     report.faults[0].impact[0].failing_us = Some((10_000, 310_000));
-    report.unasked_ends = vec![UnaskedEnd {
+    report.unexpected_exits = vec![UnexpectedExit {
         process: "orders-1/app".into(),
         at_us: Some(2_130_000),
         how: "exit status: 101".into(),
-        last_words: (1..=9).map(|n| format!("line {n}")).collect(),
+        log_tail: (1..=9).map(|n| format!("line {n}")).collect(),
     }];
     report.verdict = Verdict::Failed;
     report.reasons =
@@ -185,10 +185,10 @@ fn a_run_that_failed_says_what_was_expected_and_what_it_was() {
 #[test]
 fn a_run_that_is_inconclusive_says_why_first() {
     let mut report = passing();
-    report.world = Kind::Simulator;
+    report.world = WorldKind::Simulator;
     report.fidelity.link_backend = "simulated".into();
     report.verdict = Verdict::Inconclusive;
-    report.faults[0] = Struck { name: "lose-one".into(), ..Struck::default() };
+    report.faults[0] = AppliedFault { name: "lose-one".into(), ..AppliedFault::default() };
     report.reasons = vec![
         "fault lose-one never came into force".into(),
         "load `checkout` sent 1 % of its requests more than 25.5 ms late (limit 10 ms)".into(),

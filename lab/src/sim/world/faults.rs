@@ -6,17 +6,17 @@ use super::SimWorld;
 use crate::app::metrics::{CHANGED, Growth};
 use crate::metrics;
 use crate::plan::{APP_METRICS_PORT, Entry, Link, METRICS_PORT, ProcessId, Role};
-use crate::sim::link::{Counters, Pair};
+use crate::sim::link::{LinkCounters, Pair};
 use crate::world::Error;
 
 /// What is known of a fault.
 #[derive(Default)]
-pub(super) struct Evidence {
+pub(super) struct FaultState {
     pub counts: BTreeMap<String, f64>,
     /// The directions concerned, and what they had done when the fault began and when it ended.
-    pub links: Option<(Vec<Pair>, Counters, Option<Counters>)>,
-    /// What they did in the strikes before this one.
-    pub earlier: Counters,
+    pub links: Option<(Vec<Pair>, LinkCounters, Option<LinkCounters>)>,
+    /// What they did in earlier injections.
+    pub earlier: LinkCounters,
     /// Of each app the requests that it has answered otherwise than usual since the fault began.
     pub changed: BTreeMap<ProcessId, Growth>,
 }
@@ -38,7 +38,8 @@ impl SimWorld {
         Ok(())
     }
 
-    /// Counts the requests that apps have answered otherwise than usual since the first time that this was asked.
+    /// Counts the requests that apps have answered otherwise than usual since the first time that
+    /// this was asked.
     pub(super) async fn note_changed(&self, entry: &str, ids: &[ProcessId]) {
         for &id in ids {
             // What was seen of an app that does not answer any more stays as it is.
@@ -73,9 +74,10 @@ impl SimWorld {
         }
     }
 
-    /// Counts the sidecars that have taken what they were last told, by their own word. That is asked when it matters and
-    /// not when they are told: asking takes time, and the fault is in force already. One that is stopped has taken nothing
-    /// and is asked when it goes on: waiting for its answer would hold up the next entries of the timeline.
+    /// Counts the sidecars that have taken what they were last told, by their own word. That is
+    /// asked when it matters and not when they are told: asking takes time, and the fault is in
+    /// force already. One that is stopped has taken nothing and is asked when it goes on: waiting
+    /// for its answer would hold up the next entries of the timeline.
     pub(super) async fn count_reloads(&self) {
         let reloading = self.reloading.take();
         for (id, entry) in reloading {

@@ -57,8 +57,8 @@ fn kill(at_ms: u64, until_ms: Option<u64>) -> Entry {
     }
 }
 
-/// 100 requests a second for 20 s, 1 ms each; those due in [5 s, 8 s) fail after 500 ms. Latest first: order must not
-/// matter.
+/// 100 requests a second for 20 s, 1 ms each; those due in [5 s, 8 s) fail after 500 ms. Latest
+/// first: order must not matter.
 fn outage() -> Vec<Record> {
     let record = |k: i64| {
         let bad = (500..800).contains(&k);

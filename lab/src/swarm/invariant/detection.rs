@@ -1,0 +1,33 @@
+//! HTTP is never taken for another protocol, however few bytes arrive at a time. (A client that is
+//! silent for too long is another matter: it may be waiting for the server to speak first.)
+
+use super::{Invariant, Violation, violation};
+use crate::plan::{AppKind, Target};
+use crate::swarm::facts::Facts;
+
+pub(super) const INVARIANT: Invariant =
+    Invariant { name: "detection", says: "HTTP is not taken for another protocol", check };
+
+fn check(facts: &Facts, violations: &mut Vec<Violation>) {
+    let plan = &facts.plan;
+    let is_http = plan.loads.iter().all(|load| matches!(load.target, Target::Http { .. }));
+    // A registry's port is declared.
+    let answers = plan
+        .instances
+        .iter()
+        .filter_map(|instance| instance.app.as_ref())
+        .all(|app| matches!(app.kind, AppKind::Http(_) | AppKind::Registry));
+    if !(is_http && answers) {
+        return;
+    }
+    for instance in plan.instances.iter().filter(|instance| instance.sidecar.is_some()) {
+        let process = format!("{}/sidecar", instance.name);
+        for wrong in ["opaque", "tls", "server_first"] {
+            let times = facts.last(&process, "proxy_detections_total", &[("result", wrong)]);
+            if let Some(times) = times.filter(|times| *times > 0.0) {
+                let what = format!("{process} took HTTP for {wrong}, {times} times");
+                violation(violations, facts.end_us(), what);
+            }
+        }
+    }
+}
