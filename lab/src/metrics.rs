@@ -14,6 +14,7 @@
 //!
 //! Left out: exemplars, timestamps of samples, and metric names in quotes.
 
+use crate::glob::glob;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -194,29 +195,6 @@ fn plain_end(text: &[u8]) -> Option<usize> {
             _ => return None,
         }
     }
-}
-
-/// Whether `pattern`, in which `*` stands for any characters but `/`, describes all of `text`.
-pub fn glob(pattern: &str, text: &str) -> bool {
-    let (mut patterns, mut parts) = (pattern.split('/'), text.split('/'));
-    loop {
-        match (patterns.next(), parts.next()) {
-            (Some(pattern), Some(part)) if glob_part(pattern, part) => {}
-            (None, None) => return true,
-            _ => return false,
-        }
-    }
-}
-
-fn glob_part(pattern: &str, text: &str) -> bool {
-    let Some((head, mut pattern)) = pattern.split_once('*') else { return pattern == text };
-    let Some(mut text) = text.strip_prefix(head) else { return false };
-    while let Some((part, rest)) = pattern.split_once('*') {
-        let Some(at) = text.find(part) else { return false };
-        text = &text[at + part.len()..];
-        pattern = rest;
-    }
-    text.ends_with(pattern)
 }
 
 /// One look at one process.

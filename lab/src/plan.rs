@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::fabric::LinkProfile;
+use crate::fault::Entry;
+use crate::mesh::{Link, ProcessId, Role};
 
 /// Where a sidecar takes outgoing connections.
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -278,17 +279,6 @@ fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// The base profile of one direction between two instances.
-#[derive(Debug, Clone, Serialize)]
-pub struct Link {
-    /// Position of the sender.
-    pub from: usize,
-    /// Position of the receiver.
-    pub to: usize,
-    /// Delay, jitter, loss.
-    pub profile: LinkProfile,
-}
-
 /// An open-loop load generator.
 #[derive(Debug, Clone, Serialize, serde::Deserialize)]
 pub struct Load {
@@ -357,199 +347,6 @@ pub enum Target {
         /// Port.
         port: u16,
     },
-}
-
-/// A fault and its time.
-#[derive(Debug, Clone, Serialize)]
-pub struct Entry {
-    /// The name from the file, or `kill-1` and the like.
-    pub name: String,
-    /// When, from the start of the measured part.
-    #[serde(with = "crate::readable")]
-    pub at: Duration,
-    /// When it is reverted (for a kill: restarted) for good, if ever.
-    #[serde(serialize_with = "crate::readable::option::serialize")]
-    pub until: Option<Duration>,
-    /// Whether it is injected more than once until then.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub repeat: Option<Repeat>,
-    /// What it does.
-    pub action: Action,
-}
-
-/// A fault that is injected and reverted several times.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Repeat {
-    /// From one injection to the next.
-    #[serde(with = "crate::readable")]
-    pub every: Duration,
-    /// Injections in total.
-    pub times: u32,
-}
-
-/// What a fault does.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Action {
-    /// Ends processes; the revert starts them again.
-    Kill {
-        /// Which.
-        processes: Vec<ProcessId>,
-        /// SIGKILL, or else SIGTERM.
-        hard: bool,
-        /// A rolling restart: instance after instance, with this much time in between; each is
-        /// ended, sidecar first, and started again. `None`: all at once.
-        #[serde(
-            serialize_with = "crate::readable::option::serialize",
-            skip_serializing_if = "Option::is_none"
-        )]
-        rolling: Option<Duration>,
-    },
-    /// Machines lose power: their processes end and their links carry nothing, not even the news of
-    /// it. The revert starts them again, and they know nothing of their connections.
-    Crash {
-        /// All of the machines' processes.
-        processes: Vec<ProcessId>,
-        /// Both directions between the machines and all others, cut.
-        links: Vec<Link>,
-    },
-    /// New connections to processes are refused with a reset; those that are open stay. The revert
-    /// lets them in again.
-    Refuse {
-        /// Which.
-        processes: Vec<ProcessId>,
-    },
-    /// Stops processes; the revert lets them go on.
-    Pause {
-        /// Which.
-        processes: Vec<ProcessId>,
-    },
-    /// Gives sidecars another configuration while they run; the revert gives them their own back.
-    Configure {
-        /// Position of the service that is called otherwise.
-        service: usize,
-        /// Keys for its cluster, on top of [`Service::policy`].
-        policy: toml::Table,
-        /// The whole file of each instance's sidecar, by position; empty if there are no sidecars.
-        configs: Vec<String>,
-    },
-    /// Changes how built-in apps answer; the revert puts back what the scenario says of them.
-    App {
-        /// Which.
-        processes: Vec<ProcessId>,
-        /// What changes.
-        change: BehaviourChange,
-    },
-    /// Replaces the profile of some directions; the revert puts the base profile back. A partition
-    /// is a loss of 100 %.
-    Link {
-        /// The new profile of each ordered pair.
-        links: Vec<Link>,
-    },
-}
-
-/// What becomes different of a [`Behaviour`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct BehaviourChange {
-    /// See [`Behaviour::work`].
-    #[serde(serialize_with = "crate::readable::option::serialize", skip_serializing_if = "Option::is_none")]
-    pub work: Option<Duration>,
-    /// See [`Behaviour::fail`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fail: Option<f64>,
-    /// See [`Behaviour::status`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<u16>,
-    /// See [`Behaviour::malformed`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub malformed: Option<f64>,
-    /// See [`Behaviour::unhealthy`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub unhealthy: Option<f64>,
-    /// See [`Behaviour::refuse_streams`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub refuse_streams: Option<f64>,
-    /// See [`Behaviour::goaway`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub goaway: Option<f64>,
-    /// See [`Behaviour::reset_streams`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reset_streams: Option<f64>,
-}
-
-impl Action {
-    /// The processes that it holds.
-    pub fn processes(&self) -> &[ProcessId] {
-        match self {
-            Action::Kill { processes, .. }
-            | Action::Crash { processes, .. }
-            | Action::Refuse { processes }
-            | Action::Pause { processes }
-            | Action::App { processes, .. } => processes,
-            Action::Link { .. } | Action::Configure { .. } => &[],
-        }
-    }
-
-    /// The directions that it holds, with their profiles.
-    pub fn links(&self) -> &[Link] {
-        match self {
-            Action::Link { links } | Action::Crash { links, .. } => links,
-            Action::Kill { .. }
-            | Action::Refuse { .. }
-            | Action::Pause { .. }
-            | Action::Configure { .. }
-            | Action::App { .. } => &[],
-        }
-    }
-
-    /// Whether it has to do with an instance, or with a link of it. To others, a machine that
-    /// crashes is only silent.
-    pub fn touches(&self, instance: usize) -> bool {
-        match self {
-            Action::Link { links } => links.iter().any(|link| [link.from, link.to].contains(&instance)),
-            _ => self.processes().iter().any(|process| process.instance == instance),
-        }
-    }
-
-    /// Whether it ends a process, for a while or for ever.
-    pub fn ends(&self, process: ProcessId) -> bool {
-        matches!(self, Action::Kill { .. } | Action::Crash { .. }) && self.processes().contains(&process)
-    }
-}
-
-impl BehaviourChange {
-    /// The path and query of the app's control port that makes it.
-    pub fn query(&self) -> String {
-        let mut words = Vec::new();
-        words.extend(self.work.map(|work| format!("work={}", crate::readable::text(work))));
-        words.extend(self.fail.map(|fail| format!("fail={fail}")));
-        words.extend(self.status.map(|status| format!("status={status}")));
-        words.extend(self.malformed.map(|malformed| format!("malformed={malformed}")));
-        words.extend(self.unhealthy.map(|unhealthy| format!("unhealthy={unhealthy}")));
-        words.extend(self.refuse_streams.map(|share| format!("refuse_streams={share}")));
-        words.extend(self.goaway.map(|share| format!("goaway={share}")));
-        words.extend(self.reset_streams.map(|share| format!("reset_streams={share}")));
-        format!("/behave?{}", words.join("&"))
-    }
-}
-
-/// A process of an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct ProcessId {
-    /// Position of the instance.
-    pub instance: usize,
-    /// Which of its processes.
-    pub role: Role,
-}
-
-/// Which of an instance's processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// The app.
-    App,
-    /// The sidecar.
-    Sidecar,
 }
 
 /// Conditions over a window of time.

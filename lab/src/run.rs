@@ -22,9 +22,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 pub(crate) use judge::Seen;
 
 use crate::events::EventLog;
+use crate::fault::{Action, Entry, Repeat, Restart};
 use crate::load::Record;
+use crate::mesh::Role;
 use crate::metrics::{Scrape, Series};
-use crate::plan::{Action, Entry, Plan, ProcessId, Repeat, Role};
+use crate::plan::Plan;
 use crate::verdict::{Impact, Judged, Summary};
 use crate::world::{Error, Fidelity, ProcessExit, World, WorldKind};
 
@@ -305,7 +307,7 @@ async fn live<W: World>(
         let failed = match timeout_at(end + FAULT_GRACE, inject).await {
             Ok(result) => result.err().map(|error| error.to_string()),
             Err(_) => {
-                let rolls = matches!(entry.action, Action::Kill { rolling: Some(_), .. });
+                let rolls = matches!(entry.action, Action::Restart(_));
                 observations.faults.borrow_mut()[position].outlasted = rolls;
                 Some(format!("still not done {} s after the end", FAULT_GRACE.as_secs()))
             }
@@ -352,9 +354,8 @@ async fn inject<W: World>(
     progress: &Rc<dyn Progress>,
 ) -> Result<(), Error> {
     sleep_until(t0 + entry.at).await;
-    if let Action::Kill { processes, hard, rolling: Some(wait) } = &entry.action {
-        return roll(world, (position, entry), (processes, *hard, *wait), t0, events, observations, progress)
-            .await;
+    if let Action::Restart(restart) = &entry.action {
+        return roll(world, (position, entry), restart, t0, events, observations, progress).await;
     }
     world.apply(entry).await?;
     let start = since(t0);
@@ -364,10 +365,10 @@ async fn inject<W: World>(
     let Some(until) = entry.until else { return Ok(()) };
     if let Some(Repeat { every, times }) = entry.repeat {
         let lasts = until - entry.at - every * (times - 1);
-        for inject in 1..times {
-            sleep_until(t0 + entry.at + every * (inject - 1) + lasts).await;
+        for round in 1..times {
+            sleep_until(t0 + entry.at + every * (round - 1) + lasts).await;
             world.revert(entry).await?;
-            sleep_until(t0 + entry.at + every * inject).await;
+            sleep_until(t0 + entry.at + every * round).await;
             world.apply(entry).await?;
         }
     }
@@ -386,7 +387,7 @@ async fn inject<W: World>(
 async fn roll<W: World>(
     world: &W,
     (position, entry): (usize, &Entry),
-    (processes, hard, wait): (&[ProcessId], bool, Duration),
+    restart: &Restart,
     t0: Instant,
     events: &EventLog,
     observations: &Observations,
@@ -394,22 +395,18 @@ async fn roll<W: World>(
 ) -> Result<(), Error> {
     observations.faults.borrow_mut()[position].start_us = Some(since(t0));
     progress.fault(&entry.name, true);
-    let mut instances: Vec<usize> = processes.iter().map(|p| p.instance).collect();
-    instances.dedup();
+    let instances = restart.instances();
     for (turn, &instance) in instances.iter().enumerate() {
         if turn > 0 {
-            sleep(wait).await;
+            sleep(restart.wait).await;
         }
-        let of_instance = |role| {
-            let of = processes.iter().filter(move |p| p.instance == instance && p.role == role);
-            of.copied().collect::<Vec<_>>()
+        let kill = |roles: &[Role]| {
+            let action = Action::Kill(restart.kill(instance, roles));
+            Entry { action, ..entry.clone() }
         };
-        let kill =
-            |processes| Entry { action: Action::Kill { processes, hard, rolling: None }, ..entry.clone() };
-        let (sidecar, app) = (of_instance(Role::Sidecar), of_instance(Role::App));
-        world.apply(&kill(sidecar.clone())).await?;
-        world.apply(&kill(app.clone())).await?;
-        world.revert(&kill([app, sidecar].concat())).await?;
+        world.apply(&kill(&[Role::Sidecar])).await?;
+        world.apply(&kill(&[Role::App])).await?;
+        world.revert(&kill(&[Role::App, Role::Sidecar])).await?;
         events.note("restart", &entry.name, format!("{} of {} are back", turn + 1, instances.len()));
     }
     let end = since(t0);

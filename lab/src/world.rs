@@ -11,9 +11,10 @@ use std::rc::Rc;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::fault::Entry;
 use crate::load::Record;
 use crate::metrics::Scrape;
-use crate::plan::{Entry, Load};
+use crate::plan::Load;
 
 /// A place where a plan can be brought to life.
 #[allow(async_fn_in_trait, reason = "every caller is generic and runs on one thread")]

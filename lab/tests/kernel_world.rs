@@ -20,13 +20,12 @@ use std::time::Duration;
 
 use lab::events::EventLog;
 use lab::fabric::LinkProfile;
+use lab::fault::{Action, Crash, Entry, Impair, Kill, Pause, Refuse};
 use lab::kernel::cgroup::Cgroup;
 use lab::kernel::{Backend, KernelWorld, Options, cleanup, doctor};
 use lab::load::{Outcome, Record};
-use lab::plan::{
-    Action, AppKind, AppSpec, Entry, Instance, Link, Load, Plan, ProcessId, Protocol, Role, Service,
-    SidecarKind, Target,
-};
+use lab::mesh::{Link, ProcessId, Role};
+use lab::plan::{AppKind, AppSpec, Instance, Load, Plan, Protocol, Service, SidecarKind, Target};
 use lab::world::{Error, World};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
@@ -250,7 +249,7 @@ async fn a_killed_app_is_gone_until_it_is_started_again() {
     let app = ProcessId { instance: 1, role: Role::App };
     let at = SocketAddr::from(([10, 20, 0, 2], 8080));
     for (name, hard) in [("hard", true), ("soft", false)] {
-        let kill = entry(name, Action::Kill { processes: vec![app], hard, rolling: None });
+        let kill = entry(name, Action::Kill(Kill { processes: vec![app], hard }));
         let before = world.pid(app).unwrap();
         world.apply(&kill).await.unwrap();
         assert!(!Path::new(&format!("/proc/{before}")).exists());
@@ -277,7 +276,7 @@ async fn a_killed_app_is_gone_until_it_is_started_again() {
     let pid = nix::unistd::Pid::from_raw(world.pid(app).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     wait_until("its death is noticed", || world.pid(app).is_none()).await;
-    let late = entry("late", Action::Kill { processes: vec![app], hard: true, rolling: None });
+    let late = entry("late", Action::Kill(Kill { processes: vec![app], hard: true }));
     world.apply(&late).await.unwrap();
     assert_eq!(world.evidence(&late).await.get("killed"), None);
     let last = events.events().into_iter().rfind(|e| e.kind == "exit").unwrap();
@@ -296,7 +295,7 @@ async fn a_paused_app_is_stopped_and_answers_once_it_goes_on() {
     let (world, _) = bench.world(plan(bench.helper("helper_app")), bench.script("exit 1"));
     world.up().await.unwrap();
     let app = ProcessId { instance: 1, role: Role::App };
-    let pause = entry("pause", Action::Pause { processes: vec![app] });
+    let pause = entry("pause", Action::Pause(Pause { processes: vec![app] }));
     let state = || {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", world.pid(app).unwrap())).unwrap();
         stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
@@ -328,7 +327,7 @@ async fn a_port_that_refuses_resets_new_connections_until_it_is_told_not_to() {
     world.up().await.unwrap();
     let app = ProcessId { instance: 1, role: Role::App };
     let at = SocketAddr::from(([10, 20, 0, 2], 8080));
-    let refuse = entry("refuse", Action::Refuse { processes: vec![app] });
+    let refuse = entry("refuse", Action::Refuse(Refuse { processes: vec![app] }));
     for round in 1..=2 {
         world.apply(&refuse).await.unwrap();
         assert_eq!(dial(&world, 0, at).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
@@ -349,10 +348,10 @@ async fn a_machine_that_crashes_tells_nobody_and_is_back_without_its_connections
     let bench = Testbed::new("crash");
     let mut plan = plan(bench.helper("helper_app"));
     let cut = |from, to| Link { from, to, profile: LinkProfile::CUT };
-    let crash = Action::Crash {
+    let crash = Action::Crash(Crash {
         processes: vec![ProcessId { instance: 1, role: Role::App }],
         links: vec![cut(0, 1), cut(1, 0), cut(1, 2), cut(2, 1)],
-    };
+    });
     plan.timeline = vec![entry("crash", crash)];
     let crash = plan.timeline[0].clone();
     let (world, _) = bench.world(plan, bench.script("exit 1"));
@@ -386,7 +385,10 @@ async fn a_bridge_refuses_what_it_cannot_do_and_dropping_the_world_is_enough() {
     let world = KernelWorld::new(plan(bench.helper("helper_app")), options).unwrap();
     world.up().await.unwrap();
     assert!(!bench.left_behind().is_empty(), "the check for what is left must see a world that is up");
-    let cut = entry("cut", Action::Link { links: vec![Link { from: 0, to: 1, profile: LinkProfile::CUT }] });
+    let cut = entry(
+        "cut",
+        Action::Impair(Impair { links: vec![Link { from: 0, to: 1, profile: LinkProfile::CUT }] }),
+    );
     let error = world.apply(&cut).await.unwrap_err().to_string();
     assert!(error.contains("from web to orders-1") && error.contains("bridge"), "{error}");
     let pid = world.pid(ProcessId { instance: 2, role: Role::App }).unwrap();

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use lab::fabric::LinkProfile;
-use lab::plan::{Action, Plan, SidecarKind, Window};
+use lab::fault::{Action, Restart};
+use lab::plan::{Plan, SidecarKind, Window};
 use lab::scenario::{Scenario, parse};
 
 fn shipped(name: &str) -> Scenario {
@@ -28,7 +29,7 @@ fn mesh(more: &str) -> Plan {
     ))
 }
 
-fn profile(links: &[lab::plan::Link], from: usize, to: usize) -> Option<LinkProfile> {
+fn profile(links: &[lab::mesh::Link], from: usize, to: usize) -> Option<LinkProfile> {
     links.iter().find(|l| (l.from, l.to) == (from, to)).map(|l| l.profile)
 }
 
@@ -81,7 +82,7 @@ fn without_sidecars_nothing_is_asked_of_them() {
     let scenario = shipped("failover.toml");
     let (ours, none) = (scenario.plan(SidecarKind::Ours), scenario.plan(SidecarKind::None));
     let killed = |plan: &Plan| match &plan.timeline[0].action {
-        Action::Kill { processes, .. } => processes.iter().map(|p| plan.process_name(*p)).collect::<Vec<_>>(),
+        Action::Kill(kill) => kill.processes.iter().map(|p| plan.process_name(*p)).collect::<Vec<_>>(),
         other => panic!("{other:?}"),
     };
     assert_eq!(killed(&ours), ["orders-1/app", "orders-1/sidecar"]);
@@ -152,7 +153,7 @@ fn what_is_injected_several_times_ends_with_the_last() {
     );
     assert_eq!(plan.timeline[0].until, Some(ms(5500)));
     assert_eq!(plan.expectations[0].window, Window::During { from: ms(1000), to: ms(5500) });
-    let Action::Kill { processes, hard: false, rolling: Some(wait) } = &plan.timeline[1].action else {
+    let Action::Restart(Restart { processes, hard: false, wait }) = &plan.timeline[1].action else {
         panic!("{:?}", plan.timeline[1].action)
     };
     assert_eq!((processes.len(), *wait), (3, ms(1000)));
@@ -190,10 +191,7 @@ fn a_fault_on_a_link_adds_or_replaces_and_keeps_what_it_does_not_name() {
          [[timeline]]\nat = \"3s\"\nfor = \"1s\"\nlink = { from = [\"orders-*\"], to = [\"web\"], delay = \"5ms\", loss = \"0%\" }\n\
          [[timeline]]\nat = \"6s\"\npartition = { between = [\"orders-0\", \"orders-1\"] }\n",
     );
-    let links = |entry: usize| match &plan.timeline[entry].action {
-        Action::Link { links } => links.clone(),
-        other => panic!("{other:?}"),
-    };
+    let links = |entry: usize| plan.timeline[entry].action.links().to_vec();
     assert_eq!(
         profile(&links(0), 3, 0),
         Some(LinkProfile { delay: ms(7), jitter: ms(0), loss: 0.01, bandwidth: 0 })

@@ -9,7 +9,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use lab::fabric::LinkProfile;
-use lab::plan::{Action, Plan, SidecarKind};
+use lab::fault::{Action, Crash, Impair, Kill, Pause, Refuse};
+use lab::plan::{Plan, SidecarKind};
 use lab::sim::{SimNet, SimWorld, Simulation, Who};
 use lab::world::World as _;
 use proxy::world::{Listener, Net, World};
@@ -179,7 +180,8 @@ fn three_later_arrivals_repair_a_loss_without_a_time_out() {
     let mut plan = plan(SidecarKind::None, 1);
     plan.links = both(delayed(5));
     let took = run(&plan, 1, |world| async move {
-        let cut = entry("cut", Action::Link { links: both(LinkProfile { loss: 1.0, ..delayed(5) }) });
+        let cut =
+            entry("cut", Action::Impair(Impair { links: both(LinkProfile { loss: 1.0, ..delayed(5) }) }));
         let (go, gone) = tokio::sync::oneshot::channel();
         let (tell, told) = tokio::sync::oneshot::channel();
         let client = world.inside(0, Who::Load, "client", |world| async move {
@@ -213,7 +215,7 @@ fn three_later_arrivals_repair_a_loss_without_a_time_out() {
 #[test]
 fn a_cut_link_swallows_connections_and_healing_lets_the_next_syn_through() {
     let took = run(&plan(SidecarKind::None, 1), 1, |world| async move {
-        let cut = entry("cut", Action::Link { links: both(LinkProfile::CUT) });
+        let cut = entry("cut", Action::Impair(Impair { links: both(LinkProfile::CUT) }));
         world.apply(&cut).await.expect("applied");
         let refused = on_web(&world, |world| async move {
             timeout(500 * MS, world.net.connect(at(1), None)).await.map(drop)
@@ -238,7 +240,8 @@ fn a_cut_link_swallows_connections_and_healing_lets_the_next_syn_through() {
 #[test]
 fn a_machine_that_crashes_is_silent_and_answers_with_a_reset_when_it_is_back() {
     let (silent, told, again, evidence) = run(&plan(SidecarKind::None, 1), 1, |world| async move {
-        let crash = entry("crash", Action::Crash { processes: vec![app(1)], links: both(LinkProfile::CUT) });
+        let crash =
+            entry("crash", Action::Crash(Crash { processes: vec![app(1)], links: both(LinkProfile::CUT) }));
         let client = on_web(&world, |world| async move {
             let mut io = world.net.connect(at(1), None).await?;
             io.write_all(b"x").await?;
@@ -271,7 +274,7 @@ fn a_machine_that_crashes_is_silent_and_answers_with_a_reset_when_it_is_back() {
 #[test]
 fn a_port_that_refuses_resets_new_connections_and_keeps_the_old() {
     run(&plan(SidecarKind::None, 1), 1, |world| async move {
-        let refuse = entry("refuse", Action::Refuse { processes: vec![app(1)] });
+        let refuse = entry("refuse", Action::Refuse(Refuse { processes: vec![app(1)] }));
         let client = on_web(&world, |world| async move {
             let mut io = world.net.connect(at(1), None).await?;
             tokio::time::sleep(50 * MS).await;
@@ -317,7 +320,7 @@ fn a_narrow_link_takes_the_time_that_its_bandwidth_says() {
 #[test]
 fn an_established_connection_survives_a_cut_link() {
     let took = run(&plan(SidecarKind::None, 1), 1, |world| async move {
-        let cut = entry("cut", Action::Link { links: both(LinkProfile::CUT) });
+        let cut = entry("cut", Action::Impair(Impair { links: both(LinkProfile::CUT) }));
         let client = on_web(&world, |world| async move {
             let mut io = world.net.connect(at(1), None).await?;
             tokio::time::sleep(10 * MS).await;
@@ -361,7 +364,7 @@ fn a_connection_into_a_link_that_stays_cut_times_out_like_linux() {
 #[test]
 fn after_a_kill_peers_see_the_end_new_connections_are_refused_and_a_restart_serves_again() {
     run(&plan(SidecarKind::None, 1), 1, |world| async move {
-        let kill = entry("kill", Action::Kill { processes: vec![app(1)], hard: true, rolling: None });
+        let kill = entry("kill", Action::Kill(Kill { processes: vec![app(1)], hard: true }));
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         let client = world.inside(0, Who::Load, "client", |world| async move {
             let mut io = world.net.connect(at(1), None).await.expect("connects");
@@ -444,7 +447,7 @@ fn bytes_written_before_a_kill_still_arrive() {
 #[test]
 fn a_stopped_process_gets_connections_from_its_backlog_and_answers_when_it_goes_on() {
     run(&plan(SidecarKind::None, 1), 1, |world| async move {
-        let pause = entry("pause", Action::Pause { processes: vec![app(1)] });
+        let pause = entry("pause", Action::Pause(Pause { processes: vec![app(1)] }));
         world.apply(&pause).await.expect("applied");
         let client = on_web(&world, |world| async move {
             let start = Instant::now();

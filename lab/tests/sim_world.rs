@@ -10,8 +10,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use lab::fabric::LinkProfile;
+use lab::fault::{Action, Impair, Kill, Pause};
 use lab::load::{Outcome, Record};
-use lab::plan::{Action, AppKind, AppSpec, Load, ProcessId, Role, SidecarKind};
+use lab::mesh::{ProcessId, Role};
+use lab::plan::{AppKind, AppSpec, Load, SidecarKind};
 use lab::sim::{Main, Programs, SimFailure, SimNet, SimRun, SimWorld, Simulation, Term, Who};
 use lab::world::World as _;
 use proxy::world::{Net, World};
@@ -39,9 +41,9 @@ fn eventful(seed: u64, trace: bool) -> SimRun<Vec<Record>> {
         let calls = load(100.0);
         let load = world.load(&calls, t0, t0 + 4 * SECOND, sink);
         let faults = async {
-            let kill = entry("kill", Action::Kill { processes: vec![app(2)], hard: true, rolling: None });
-            let pause = entry("pause", Action::Pause { processes: vec![app(3)] });
-            let cut = entry("cut", Action::Link { links: both(LinkProfile::CUT) });
+            let kill = entry("kill", Action::Kill(Kill { processes: vec![app(2)], hard: true }));
+            let pause = entry("pause", Action::Pause(Pause { processes: vec![app(3)] }));
+            let cut = entry("cut", Action::Impair(Impair { links: both(LinkProfile::CUT) }));
             for fault in [kill, pause, cut] {
                 tokio::time::sleep(SECOND).await;
                 world.apply(&fault).await.expect("applied");
@@ -129,8 +131,8 @@ fn load_keeps_its_pace_and_times_count_from_the_drivers_t0() {
 fn metrics_come_from_every_living_process_and_from_the_world() {
     let run = Simulation::new(&plan(SidecarKind::Ours, 2), 1, Kit).run(|world| async move {
         world.up().await.expect("up");
-        let pause = entry("pause", Action::Pause { processes: vec![app(1)] });
-        let kill = entry("kill", Action::Kill { processes: vec![app(2)], hard: true, rolling: None });
+        let pause = entry("pause", Action::Pause(Pause { processes: vec![app(1)] }));
+        let kill = entry("kill", Action::Kill(Kill { processes: vec![app(2)], hard: true }));
         world.apply(&pause).await.expect("applied");
         world.apply(&kill).await.expect("applied");
         let names = |samples: Vec<lab::metrics::Sample>| {
@@ -162,8 +164,7 @@ fn sigterm_ends_an_app_at_once_and_a_sidecar_by_its_own_hand() {
     let run = Simulation::new(&plan(SidecarKind::Ours, 1), 1, Kit).trace(true).run(|world| async move {
         world.up().await.expect("up");
         let sidecar = ProcessId { instance: 1, role: Role::Sidecar };
-        let term =
-            entry("term", Action::Kill { processes: vec![app(1), sidecar], hard: false, rolling: None });
+        let term = entry("term", Action::Kill(Kill { processes: vec![app(1), sidecar], hard: false }));
         world.apply(&term).await.expect("applied");
         tokio::time::sleep(5 * MS).await;
         world.evidence(&term).await["killed"]
@@ -180,8 +181,10 @@ fn overlapping_link_faults_uncover_each_other() {
     let run = Simulation::new(&plan(SidecarKind::None, 1), 1, Kit).run(|world| async move {
         world.up().await.expect("up");
         let slow = |ms: u32| both(LinkProfile { delay: MS * ms, ..LinkProfile::default() });
-        let (a, b) =
-            (entry("a", Action::Link { links: slow(20) }), entry("b", Action::Link { links: slow(50) }));
+        let (a, b) = (
+            entry("a", Action::Impair(Impair { links: slow(20) })),
+            entry("b", Action::Impair(Impair { links: slow(50) })),
+        );
         let mut times = Vec::new();
         for step in 0..4 {
             match step {

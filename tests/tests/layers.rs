@@ -37,8 +37,11 @@ const LAB: &[&[&str]] = &[
     &["load", "metrics"],
     &["app"],
     &["plan"],
+    &["fault"],
+    &["syntax"],
+    &["mesh"],
     &["fabric"],
-    &["readable"],
+    &["glob", "readable"],
 ];
 
 #[test]

@@ -26,6 +26,7 @@ use crate::report::terminal::Style;
 use crate::run::Verdict;
 use crate::scenario::{self, Scenario};
 use crate::sim::SimFailure;
+use crate::syntax::diagnose::closest;
 
 /// Everything held.
 pub const PASSED: u8 = 0;
@@ -319,7 +320,7 @@ fn mistyped(word: &str) -> Option<String> {
     }
     let cli = Cli::command();
     let commands = cli.get_subcommands().filter(|command| !command.is_hide_set());
-    let near = scenario::closest(word, commands.map(clap::Command::get_name))?;
+    let near = closest(word, commands.map(clap::Command::get_name))?;
     Some(format!("; did you mean `lab {near}`?"))
 }
 

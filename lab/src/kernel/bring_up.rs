@@ -23,9 +23,9 @@ use super::process::{Launch, Log, Output, Process};
 use super::wire::Wire;
 use super::{Cgroup, KernelWorld, Registration, cleanup, doctor, probe, sysctl};
 use crate::fabric::LinkProfile;
+use crate::mesh::{ProcessId, Role};
 use crate::plan::{
-    APP_UID, AppKind, HEALTH_PORT, METRICS_PORT, ProcessId, ResourceLimits, Role, SIDECAR_UID, Service,
-    SidecarKind,
+    APP_UID, AppKind, HEALTH_PORT, METRICS_PORT, ResourceLimits, SIDECAR_UID, Service, SidecarKind,
 };
 use crate::world::Error;
 

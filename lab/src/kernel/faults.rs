@@ -1,7 +1,7 @@
-//! Faults on the kernel: signals for processes, profiles for links, and the proof that each one
-//! bit.
+//! What the kernel's world offers to faults: signals for processes, profiles for links, and the
+//! evidence of both.
 //!
-//! A fault is in force when its method returns: a killed process is reaped, a paused one is seen
+//! A fault is in force when its primitive returns: a killed process is reaped, a paused one is seen
 //! stopped in /proc. Link faults may overlap: the newest that names a pair decides, and a revert
 //! uncovers what lies below it.
 
@@ -18,8 +18,10 @@ use super::link::PairCounts;
 use super::process::Process;
 use super::{intercept, probe, sysctl};
 use crate::app::metrics::{CHANGED, Growth};
+use crate::fault::Primitives;
+use crate::mesh::{Link, ProcessId, Role};
 use crate::metrics;
-use crate::plan::{APP_METRICS_PORT, Action, Entry, Link, METRICS_PORT, ProcessId, Role};
+use crate::plan::{APP_METRICS_PORT, METRICS_PORT};
 use crate::world::Error;
 
 /// How long a process may take to obey SIGTERM before it is killed; what Kubernetes grants by
@@ -42,80 +44,10 @@ pub(super) struct FaultState {
     changed: BTreeMap<ProcessId, Growth>,
 }
 
-impl KernelWorld {
-    pub(super) async fn apply_fault(&self, entry: &Entry) -> Result<(), Error> {
-        match &entry.action {
-            Action::Kill { processes, hard, .. } => self.kill(&entry.name, processes, *hard).await?,
-            Action::Crash { processes, links } => self.crash(&entry.name, processes, links).await?,
-            Action::Refuse { processes } => self.refuse(&entry.name, processes, true).await?,
-            Action::Configure { configs, .. } => self.configure(&entry.name, configs).await?,
-            Action::Pause { processes } => self.pause(&entry.name, processes).await?,
-            Action::App { processes, change } => {
-                self.note_changed(&entry.name, processes).await;
-                self.behave(processes, &change.query()).await?;
-            }
-            Action::Link { links } => self.impair(&entry.name, links).await?,
-        }
-        self.note_exits();
-        self.options.events.note("fault", &entry.name, "in force");
-        Ok(())
-    }
+impl Primitives for KernelWorld {
+    type Error = Error;
 
-    pub(super) async fn revert_fault(&self, entry: &Entry) -> Result<(), Error> {
-        match &entry.action {
-            Action::Kill { processes, .. } => self.restart(&entry.name, processes).await?,
-            Action::Crash { processes, links } => {
-                self.each_remembers_the_dead(processes, true).await?;
-                self.heal(&entry.name, links).await?;
-                self.restart(&entry.name, processes).await?;
-            }
-            Action::Refuse { processes } => self.refuse(&entry.name, processes, false).await?,
-            Action::Configure { .. } => self.configure(&entry.name, &self.plan.configs()).await?,
-            Action::Pause { processes } => self.go_on(&entry.name, processes).await?,
-            Action::App { processes, .. } => {
-                self.behave(processes, "/behave").await?;
-                self.note_changed(&entry.name, processes).await;
-            }
-            Action::Link { links } => self.heal(&entry.name, links).await?,
-        }
-        self.note_exits();
-        self.options.events.note("revert", &entry.name, "no longer in force");
-        Ok(())
-    }
-
-    pub(super) async fn fault_evidence(&self, entry: &Entry) -> BTreeMap<String, f64> {
-        self.note_exits();
-        if let Action::App { processes, .. } = &entry.action {
-            self.note_changed(&entry.name, processes).await;
-        }
-        let refusing = match &entry.action {
-            Action::Refuse { processes } => self.refusals(processes).await,
-            _ => 0,
-        };
-        let links = entry.action.links();
-        let now = if links.is_empty() { Vec::new() } else { self.pairs().await };
-        let evidence = self.evidence.borrow();
-        let Some(known) = evidence.get(&entry.name) else { return BTreeMap::new() };
-        let mut counted = known.counted.clone();
-        if let Action::Refuse { .. } = &entry.action {
-            *counted.entry("refused".into()).or_default() += refusing as f64;
-        }
-        if !links.is_empty() {
-            let total = known.total.unwrap_or_else(|| growth(&known.before, &now, links));
-            let earlier = known.earlier;
-            counted.insert("packets".into(), (total.packets + earlier.packets) as f64);
-            counted.insert("lost_packets".into(), (total.lost + earlier.lost) as f64);
-            counted.insert("delayed_packets".into(), (total.delayed + earlier.delayed) as f64);
-        }
-        counted
-    }
-
-    fn count(&self, entry: &str, what: &str) {
-        let mut evidence = self.evidence.borrow_mut();
-        *evidence.entry(entry.to_owned()).or_default().counted.entry(what.to_owned()).or_default() += 1.0;
-    }
-
-    async fn kill(&self, entry: &str, ids: &[ProcessId], hard: bool) -> Result<(), Error> {
+    async fn end(&self, fault: &str, ids: &[ProcessId], hard: bool) -> Result<(), Error> {
         let signal = if hard { Signal::SIGKILL } else { Signal::SIGTERM };
         let mut signalled: Vec<Rc<Process>> = Vec::new();
         for &id in ids {
@@ -140,14 +72,14 @@ impl KernelWorld {
             }
             process.ended().await;
             process.kill_rest().map_err(failed(format!("cannot end all of {}", process.name())))?;
-            self.count(entry, "killed");
+            self.count(fault, "killed");
         }
         let mut paused = self.paused.borrow_mut();
         paused.retain(|id| !ids.contains(id));
         Ok(())
     }
 
-    async fn restart(&self, entry: &str, ids: &[ProcessId]) -> Result<(), Error> {
+    async fn start_again(&self, fault: &str, ids: &[ProcessId]) -> Result<(), Error> {
         // Apps first, as at the start of the world.
         for role in [Role::App, Role::Sidecar] {
             let mut started = Vec::new();
@@ -158,44 +90,61 @@ impl KernelWorld {
                 }
             }
             self.all_ready(&started).await?;
-            started.iter().for_each(|_| self.count(entry, "restarted"));
+            started.iter().for_each(|_| self.count(fault, "restarted"));
         }
         Ok(())
     }
 
-    /// Cuts the links first, so that no peer is told of the end of the processes.
-    async fn crash(&self, entry: &str, ids: &[ProcessId], links: &[Link]) -> Result<(), Error> {
-        self.impair(entry, links).await?;
-        self.each_remembers_the_dead(ids, false).await?;
-        self.kill(entry, ids, true).await
-    }
-
-    async fn each_remembers_the_dead(&self, ids: &[ProcessId], yes: bool) -> Result<(), Error> {
-        for id in ids {
-            let Some(node) = self.node(id.instance) else { continue };
-            let set = node.call(move || sysctl::remembers_the_dead(yes)).await.and_then(|r| r);
-            set.map_err(failed(format!("cannot take the power from {}", node.name())))?;
-        }
-        Ok(())
-    }
-
-    /// Refuses new connections to processes, or lets them in again and counts those that were
-    /// refused.
-    async fn refuse(&self, entry: &str, ids: &[ProcessId], on: bool) -> Result<(), Error> {
-        let refused = if on { 0 } else { self.refusals(ids).await };
+    async fn stop(&self, fault: &str, ids: &[ProcessId]) -> Result<(), Error> {
         for &id in ids {
-            let (Some(node), Some(port)) = (self.node(id.instance), self.plan.way_in(id)) else { continue };
-            let done = node.call(move || intercept::refuse(port, on)).await.and_then(|r| r);
-            let name = self.plan.process_name(id);
-            done.map_err(failed(format!("cannot change who may connect to {name}")))?;
+            let Some(process) = self.process(id) else { continue };
+            let cannot = || failed(format!("cannot pause {}", process.name()));
+            if !process.signal(Signal::SIGSTOP).map_err(cannot())? {
+                continue;
+            }
+            self.paused.borrow_mut().insert(id);
+            if wait_for_state(&process, |s| s == 'T').await? {
+                self.count(fault, "stopped");
+            }
         }
-        let mut evidence = self.evidence.borrow_mut();
-        let counted = &mut evidence.entry(entry.to_owned()).or_default().counted;
-        *counted.entry("refused".into()).or_default() += refused as f64;
         Ok(())
     }
 
-    /// Connections that were refused to processes since that began, if it is in force.
+    async fn resume(&self, fault: &str, ids: &[ProcessId]) -> Result<(), Error> {
+        for &id in ids {
+            self.paused.borrow_mut().remove(&id);
+            let Some(process) = self.process(id) else { continue };
+            let cannot = failed(format!("cannot continue {}", process.name()));
+            if process.signal(Signal::SIGCONT).map_err(cannot)?
+                && wait_for_state(&process, |s| s != 'T').await?
+            {
+                self.count(fault, "continued");
+            }
+        }
+        Ok(())
+    }
+
+    async fn power_off(&self, ids: &[ProcessId]) -> Result<(), Error> {
+        self.each_remembers_the_dead(ids, false).await
+    }
+
+    async fn power_on(&self, ids: &[ProcessId]) -> Result<(), Error> {
+        self.each_remembers_the_dead(ids, true).await
+    }
+
+    async fn refuse(&self, fault: &str, ids: &[ProcessId]) -> Result<(), Error> {
+        self.let_in(ids, false).await?;
+        self.count_by(fault, "refused", 0.0);
+        Ok(())
+    }
+
+    async fn accept(&self, fault: &str, ids: &[ProcessId]) -> Result<(), Error> {
+        let refused = self.refusals(ids).await;
+        self.let_in(ids, true).await?;
+        self.count_by(fault, "refused", refused as f64);
+        Ok(())
+    }
+
     async fn refusals(&self, ids: &[ProcessId]) -> u64 {
         let mut sum = 0;
         for &id in ids {
@@ -206,19 +155,13 @@ impl KernelWorld {
     }
 
     /// Writes the sidecars' files and waits until those that can have read them.
-    async fn configure(&self, entry: &str, configs: &[String]) -> Result<(), Error> {
+    async fn configure(&self, fault: &str, configs: &[String]) -> Result<(), Error> {
         let sidecar = |instance| ProcessId { instance, role: Role::Sidecar };
         let can_read = |id: &ProcessId| {
             self.process(*id).is_some_and(|process| process.is_running())
                 && !self.paused.borrow().contains(id)
         };
-        self.evidence
-            .borrow_mut()
-            .entry(entry.to_owned())
-            .or_default()
-            .counted
-            .entry("reloaded".into())
-            .or_default();
+        self.count_by(fault, "reloaded", 0.0);
         // A sidecar whose file says what it said before has nothing to take.
         let changed: Vec<usize> =
             (0..configs.len()).filter(|&i| self.has_other_config(i, &configs[i])).collect();
@@ -235,7 +178,7 @@ impl KernelWorld {
         for (id, before) in before {
             while can_read(&id) {
                 if self.reloads(id).await > before {
-                    self.count(entry, "reloaded");
+                    self.count(fault, "reloaded");
                     break;
                 }
                 if Instant::now() >= deadline {
@@ -248,48 +191,14 @@ impl KernelWorld {
         Ok(())
     }
 
-    /// How often a sidecar has taken a new configuration. One that does not say has not.
-    async fn reloads(&self, id: ProcessId) -> f64 {
-        let Some(node) = self.node(id.instance) else { return 0.0 };
-        let answer = node.probe(|| probe::get(local(METRICS_PORT), "/metrics", SIGNAL_WITHIN)).await;
-        let Ok(Ok((200, text))) = answer else { return 0.0 };
-        let applied = metrics::parse("", &text).into_iter().filter(|sample| {
-            &*sample.name == "proxy_config_reloads_total" && sample.labels.has("result", "applied")
-        });
-        applied.map(|sample| sample.value).sum()
+    async fn configure_as_planned(&self, fault: &str) -> Result<(), Error> {
+        self.configure(fault, &self.plan.configs()).await
     }
 
-    async fn pause(&self, entry: &str, ids: &[ProcessId]) -> Result<(), Error> {
-        for &id in ids {
-            let Some(process) = self.process(id) else { continue };
-            let cannot = || failed(format!("cannot pause {}", process.name()));
-            if !process.signal(Signal::SIGSTOP).map_err(cannot())? {
-                continue;
-            }
-            self.paused.borrow_mut().insert(id);
-            if wait_for_state(&process, |s| s == 'T').await? {
-                self.count(entry, "stopped");
-            }
-        }
-        Ok(())
-    }
+    /// They are counted when the sidecars take them.
+    async fn note_reloads(&self) {}
 
-    async fn go_on(&self, entry: &str, ids: &[ProcessId]) -> Result<(), Error> {
-        for &id in ids {
-            self.paused.borrow_mut().remove(&id);
-            let Some(process) = self.process(id) else { continue };
-            let cannot = failed(format!("cannot continue {}", process.name()));
-            if process.signal(Signal::SIGCONT).map_err(cannot)?
-                && wait_for_state(&process, |s| s != 'T').await?
-            {
-                self.count(entry, "continued");
-            }
-        }
-        Ok(())
-    }
-
-    /// Tells apps how to answer.
-    async fn behave(&self, ids: &[ProcessId], query: &str) -> Result<(), Error> {
+    async fn control_apps(&self, ids: &[ProcessId], query: &str) -> Result<(), Error> {
         for &id in ids {
             let Some(node) = self.node(id.instance) else { continue };
             let query = query.to_owned();
@@ -308,7 +217,7 @@ impl KernelWorld {
 
     /// Counts the requests that apps have answered otherwise than usual since the first time that
     /// this was asked.
-    async fn note_changed(&self, entry: &str, ids: &[ProcessId]) {
+    async fn note_changed_requests(&self, fault: &str, ids: &[ProcessId]) {
         for &id in ids {
             let Some(node) = self.node(id.instance) else { continue };
             let answer = node.probe(|| probe::get(local(APP_METRICS_PORT), "/metrics", SIGNAL_WITHIN)).await;
@@ -316,40 +225,102 @@ impl KernelWorld {
             let Ok(Ok((200, text))) = answer else { continue };
             let samples = metrics::parse("", &text);
             let changed = samples.iter().find(|s| &*s.name == CHANGED).map_or(0.0, |s| s.value);
-            let mut evidence = self.evidence.borrow_mut();
-            let known = &mut evidence.entry(entry.to_owned()).or_default().changed;
-            known.entry(id).or_insert_with(|| Growth::from(changed)).show(changed);
+            let mut faults = self.faults.borrow_mut();
+            let changes = &mut faults.entry(fault.to_owned()).or_default().changed;
+            changes.entry(id).or_insert_with(|| Growth::from(changed)).show(changed);
         }
-        let mut evidence = self.evidence.borrow_mut();
-        let evidence = evidence.entry(entry.to_owned()).or_default();
-        let sum = evidence.changed.values().map(Growth::so_far).sum();
-        evidence.counted.insert("changed_requests".into(), sum);
+        let mut faults = self.faults.borrow_mut();
+        let state = faults.entry(fault.to_owned()).or_default();
+        let sum = state.changed.values().map(Growth::so_far).sum();
+        state.counted.insert("changed_requests".into(), sum);
     }
 
     /// Counts begin when it is in force, and end before it is not ([`heal`](Self::heal)): a packet
     /// that crosses in between has met no fault.
-    async fn impair(&self, entry: &str, links: &[Link]) -> Result<(), Error> {
-        self.link_faults.borrow_mut().push((entry.to_owned(), links.to_vec()));
+    async fn impair(&self, fault: &str, links: &[Link]) -> Result<(), Error> {
+        self.link_faults.borrow_mut().push((fault.to_owned(), links.to_vec()));
         let impaired = self.set_links(links).await;
         let before = self.pairs().await;
-        let mut evidence = self.evidence.borrow_mut();
-        let known = evidence.entry(entry.to_owned()).or_default();
-        known.before = before;
-        if let Some(total) = known.total.take() {
-            known.earlier.packets += total.packets;
-            known.earlier.lost += total.lost;
-            known.earlier.delayed += total.delayed;
+        let mut faults = self.faults.borrow_mut();
+        let state = faults.entry(fault.to_owned()).or_default();
+        state.before = before;
+        if let Some(total) = state.total.take() {
+            state.earlier.packets += total.packets;
+            state.earlier.lost += total.lost;
+            state.earlier.delayed += total.delayed;
         }
         impaired
     }
 
-    async fn heal(&self, entry: &str, links: &[Link]) -> Result<(), Error> {
+    async fn heal(&self, fault: &str, links: &[Link]) -> Result<(), Error> {
         let now = self.pairs().await;
-        if let Some(evidence) = self.evidence.borrow_mut().get_mut(entry) {
-            evidence.total = Some(growth(&evidence.before, &now, links));
+        if let Some(state) = self.faults.borrow_mut().get_mut(fault) {
+            state.total = Some(growth(&state.before, &now, links));
         }
-        self.link_faults.borrow_mut().retain(|(name, _)| name != entry);
+        self.link_faults.borrow_mut().retain(|(name, _)| name != fault);
         self.set_links(links).await
+    }
+
+    async fn packets(&self, fault: &str, links: &[Link]) -> BTreeMap<String, f64> {
+        let now = self.pairs().await;
+        let states = self.faults.borrow();
+        let Some(state) = states.get(fault) else { return BTreeMap::new() };
+        let total = state.total.unwrap_or_else(|| growth(&state.before, &now, links));
+        let earlier = state.earlier;
+        [
+            ("packets", total.packets + earlier.packets),
+            ("lost_packets", total.lost + earlier.lost),
+            ("delayed_packets", total.delayed + earlier.delayed),
+        ]
+        .map(|(name, count)| (name.to_owned(), count as f64))
+        .into()
+    }
+
+    async fn counted(&self, fault: &str) -> BTreeMap<String, f64> {
+        self.note_exits();
+        self.faults.borrow().get(fault).map(|state| state.counted.clone()).unwrap_or_default()
+    }
+}
+
+impl KernelWorld {
+    fn count(&self, fault: &str, what: &str) {
+        self.count_by(fault, what, 1.0);
+    }
+
+    fn count_by(&self, fault: &str, what: &str, by: f64) {
+        let mut faults = self.faults.borrow_mut();
+        *faults.entry(fault.to_owned()).or_default().counted.entry(what.to_owned()).or_default() += by;
+    }
+
+    /// Lets new connections to processes in, or refuses them.
+    async fn let_in(&self, ids: &[ProcessId], yes: bool) -> Result<(), Error> {
+        for &id in ids {
+            let (Some(node), Some(port)) = (self.node(id.instance), self.plan.way_in(id)) else { continue };
+            let done = node.call(move || intercept::refuse(port, !yes)).await.and_then(|r| r);
+            let name = self.plan.process_name(id);
+            done.map_err(failed(format!("cannot change who may connect to {name}")))?;
+        }
+        Ok(())
+    }
+
+    async fn each_remembers_the_dead(&self, ids: &[ProcessId], yes: bool) -> Result<(), Error> {
+        for id in ids {
+            let Some(node) = self.node(id.instance) else { continue };
+            let set = node.call(move || sysctl::remembers_the_dead(yes)).await.and_then(|r| r);
+            set.map_err(failed(format!("cannot take the power from {}", node.name())))?;
+        }
+        Ok(())
+    }
+
+    /// How often a sidecar has taken a new configuration. One that does not say has not.
+    async fn reloads(&self, id: ProcessId) -> f64 {
+        let Some(node) = self.node(id.instance) else { return 0.0 };
+        let answer = node.probe(|| probe::get(local(METRICS_PORT), "/metrics", SIGNAL_WITHIN)).await;
+        let Ok(Ok((200, text))) = answer else { return 0.0 };
+        let applied = metrics::parse("", &text).into_iter().filter(|sample| {
+            &*sample.name == "proxy_config_reloads_total" && sample.labels.has("result", "applied")
+        });
+        applied.map(|sample| sample.value).sum()
     }
 
     /// Puts in force what the base profiles and the faults of now say of the pairs of `links`.

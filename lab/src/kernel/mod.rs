@@ -24,9 +24,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use crate::events::EventLog;
+use crate::fault::Entry;
 use crate::load::Record;
+use crate::mesh::{Link, ProcessId};
 use crate::metrics::Scrape;
-use crate::plan::{Entry, Link, Load, Plan, ProcessId};
+use crate::plan::{Load, Plan};
 use crate::readable;
 use crate::world::{Error, Fidelity, ProcessExit, World, WorldKind};
 
@@ -98,7 +100,8 @@ pub struct KernelWorld {
     paused: RefCell<BTreeSet<ProcessId>>,
     /// Link faults in force, oldest first; the newest that names a pair decides.
     link_faults: RefCell<Vec<(String, Vec<Link>)>>,
-    evidence: RefCell<BTreeMap<String, faults::FaultState>>,
+    /// What is known of each fault that was applied, by its name.
+    faults: RefCell<BTreeMap<String, faults::FaultState>>,
     redirected: RefCell<Vec<Redirected>>,
     /// Whose rule counters are read next.
     next_read: Cell<usize>,
@@ -127,7 +130,7 @@ impl KernelWorld {
             starts: RefCell::default(),
             paused: RefCell::default(),
             link_faults: RefCell::default(),
-            evidence: RefCell::default(),
+            faults: RefCell::default(),
             next_read: Cell::new(0),
             notes: RefCell::default(),
         })
@@ -208,15 +211,21 @@ impl World for KernelWorld {
     }
 
     async fn apply(&self, entry: &Entry) -> Result<(), Error> {
-        self.apply_fault(entry).await
+        entry.action.apply(&entry.name, self).await?;
+        self.note_exits();
+        self.options.events.note("fault", &entry.name, "in force");
+        Ok(())
     }
 
     async fn revert(&self, entry: &Entry) -> Result<(), Error> {
-        self.revert_fault(entry).await
+        entry.action.revert(&entry.name, self).await?;
+        self.note_exits();
+        self.options.events.note("revert", &entry.name, "no longer in force");
+        Ok(())
     }
 
     async fn evidence(&self, entry: &Entry) -> BTreeMap<String, f64> {
-        self.fault_evidence(entry).await
+        entry.action.evidence(&entry.name, self).await
     }
 
     async fn load(

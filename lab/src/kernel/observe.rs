@@ -15,8 +15,9 @@ use super::bring_up::{failed, local};
 use super::process::{Output, Process};
 use super::{KernelWorld, intercept, probe};
 use crate::load::Record;
+use crate::mesh::{ProcessId, Role};
 use crate::metrics::{self, Sample, Scrape};
-use crate::plan::{APP_METRICS_PORT, APP_UID, AppKind, Load, METRICS_PORT, ProcessId, Role};
+use crate::plan::{APP_METRICS_PORT, APP_UID, AppKind, Load, METRICS_PORT};
 use crate::world::Error;
 
 /// How long a process may take to show its metrics; a busy one must not hold up the sampling of the

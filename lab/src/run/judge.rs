@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use super::{AppliedFault, BUILD, Report, UnexpectedExit, Verdict, micros};
 use crate::load::Record;
 use crate::metrics::{Series, is_counter};
-use crate::plan::{Action, Plan};
+use crate::plan::Plan;
 use crate::verdict::{self, Evidence, Summary};
 use crate::world::{Error, Fidelity, WorldKind};
 
@@ -60,7 +60,7 @@ pub(super) fn judge(plan: &Plan, seen: Seen) -> Report {
                 shortcomings.push(format!("{} outlasted the run: {why}", fault.name));
             }
             // The kill worked, the restart did not: that is the mesh's doing.
-            (Some(why), Some(_)) if matches!(entry.action, Action::Kill { .. } | Action::Crash { .. }) => {
+            (Some(why), Some(_)) if entry.action.ends_processes() => {
                 crashes.push(format!("not everything came back after {}: {why}", fault.name));
             }
             (Some(why), Some(_)) => {

@@ -6,9 +6,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::*;
+use crate::fault::{Action, Restart};
 use crate::load::{Outcome, Record};
+use crate::mesh::ProcessId;
 use crate::metrics::Scrape;
-use crate::plan::{Action, Load};
+use crate::plan::Load;
 
 /// A world that does as it is told, and writes down what it was asked.
 #[derive(Default)]
@@ -249,7 +251,7 @@ fn a_process_that_does_not_come_back_fails_the_run_and_one_that_cannot_go_on_is_
         ]
     );
     let mut only_the_pause = plan(TRUE);
-    only_the_pause.timeline.retain(|entry| matches!(entry.action, Action::Pause { .. }));
+    only_the_pause.timeline.retain(|entry| matches!(entry.action, Action::Pause(_)));
     let report = undisturbed(&only_the_pause, &Fake { revert: Some(broken), ..Fake::default() });
     assert_eq!(report.verdict, Verdict::Inconclusive);
 }
@@ -272,7 +274,7 @@ fn a_rollout_that_outlasts_the_run_is_in_doubt_and_one_that_fails_is_not() {
         plan.timeline.truncate(1);
         let id = |role| ProcessId { instance: 0, role };
         let processes = vec![id(Role::App), id(Role::Sidecar), ProcessId { instance: 1, role: Role::App }];
-        let action = Action::Kill { processes, hard: false, rolling: Some(Duration::from_secs(2)) };
+        let action = Action::Restart(Restart { processes, hard: false, wait: Duration::from_secs(2) });
         plan.timeline[0] =
             Entry { at: Duration::from_secs(at), until: None, action, ..plan.timeline[0].clone() };
         plan

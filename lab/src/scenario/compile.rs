@@ -11,14 +11,14 @@ use proxy::world::RngTree;
 
 use super::Scenario;
 use super::condition::FABRIC;
-use super::names::instance_name;
-use super::settings;
-use crate::metrics::glob;
+use crate::fault::{Action, Entry};
+use crate::glob::glob;
+use crate::mesh::Role;
 use crate::plan::Subject;
-use crate::plan::{
-    Action, AppSpec, Entry, Expectation, Instance, Load, Plan, Role, Service, SidecarKind, Window,
-};
+use crate::plan::{AppSpec, Expectation, Instance, Load, Plan, Service, SidecarKind, Window};
 use crate::sidecar;
+use crate::syntax::names::instance_name;
+use crate::syntax::settings;
 
 impl Scenario {
     /// The plan with this in the sidecar's place.
@@ -51,12 +51,15 @@ impl Scenario {
                 };
                 let own = configs(&plan);
                 for position in 0..plan.timeline.len() {
-                    if let Action::Configure { service, policy, .. } = &plan.timeline[position].action {
+                    if let Action::Configure(configure) = &plan.timeline[position].action {
                         let mut other = plan.clone();
-                        settings::merge(&mut other.services[*service].policy, policy.clone());
+                        settings::merge(
+                            &mut other.services[configure.service].policy,
+                            configure.policy.clone(),
+                        );
                         let changed = configs(&other);
-                        if let Action::Configure { configs, .. } = &mut plan.timeline[position].action {
-                            *configs = changed;
+                        if let Action::Configure(configure) = &mut plan.timeline[position].action {
+                            configure.configs = changed;
                         }
                     }
                 }
@@ -136,13 +139,7 @@ fn turn<T>(values: &[T], index: u32) -> Option<&T> {
 fn without_sidecars(plan: &mut Plan) {
     let touches: Vec<bool> = plan.timeline.iter().map(touches_sidecar).collect();
     for entry in &mut plan.timeline {
-        if let Action::Kill { processes, .. }
-        | Action::Crash { processes, .. }
-        | Action::Refuse { processes }
-        | Action::Pause { processes } = &mut entry.action
-        {
-            processes.retain(|p| p.role != Role::Sidecar);
-        }
+        entry.action.retain_processes(|process| process.role != Role::Sidecar);
     }
     let there: Vec<String> = plan.processes().map(|p| plan.process_name(p)).collect();
     for expectation in &mut plan.expectations {
@@ -167,6 +164,6 @@ fn measurable(subject: &Subject, there: &[String], evidence_of_sidecar: bool) ->
 }
 
 fn touches_sidecar(entry: &Entry) -> bool {
-    matches!(entry.action, Action::Configure { .. })
+    matches!(entry.action, Action::Configure(_))
         || entry.action.processes().iter().any(|p| p.role == Role::Sidecar)
 }

@@ -27,9 +27,10 @@
 
 use std::ops::Range;
 
-use super::units::{Percent, Rate, Span};
-use crate::metrics::glob;
+use crate::glob::glob;
 use crate::plan::{Condition, Op, Subject};
+use crate::syntax::diagnose::closest;
+use crate::syntax::units::{Percent, Rate, Span};
 
 /// Latency statistics, after `latency.`.
 const LATENCIES: [&str; 6] = ["p50", "p90", "p99", "p999", "max", "mean"];
@@ -114,14 +115,6 @@ pub fn parse(text: &str, names: ConditionNames<'_>) -> Result<Condition, Malform
         other => other,
     };
     Ok(Condition { text: text.trim().to_owned(), subject, op, value })
-}
-
-/// The name that the user most likely meant: at most a third of its letters differ.
-pub fn closest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let word = word.to_lowercase();
-    let distance = |name: &str| strsim::osa_distance(&word, &name.to_lowercase());
-    let near = names.into_iter().map(|name| (distance(name), name)).min_by_key(|(d, _)| *d);
-    near.filter(|(d, name)| *d <= name.chars().count().max(3) / 3).map(|(_, name)| name)
 }
 
 /// What a value must look like.

@@ -5,14 +5,13 @@ use std::time::Duration;
 use serde_spanned::Spanned;
 
 use super::condition::{self, ConditionNames};
-use super::diagnose::{Mistake, inside};
-use super::faults;
+use super::context::{Context, sidecar_kind};
 use super::model::{self, File};
-use super::units::Span;
-use super::validate::Context;
-use super::validate::sidecar_kind;
+use crate::fault::Entry;
 use crate::plan::Subject;
-use crate::plan::{Entry, Expectation, Window};
+use crate::plan::{Expectation, Window};
+use crate::syntax::diagnose::{Mistake, inside};
+use crate::syntax::units::Span;
 
 /// Resolves all expectations.
 pub(super) fn expectations(
@@ -28,8 +27,8 @@ pub(super) fn expectations(
         let window = window(expect, timeline, context, mistakes);
         let evidence = match window {
             Some(Window::Evidence { entry }) => {
-                let is_partition = file.timeline[entry].get_ref().partition.is_some();
-                Some(faults::evidence(&timeline[entry], is_partition))
+                let entry = &timeline[entry];
+                Some(entry.action.evidence_names(entry.until.is_some()))
             }
             // Which fault is meant is not known, so nothing can be said about its evidence.
             None if expect.get_ref().fault.is_some() => continue,

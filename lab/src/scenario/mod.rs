@@ -1,7 +1,7 @@
 //! What a scenario file says, and every way in which it can be wrong.
 //!
 //! [`model`] mirrors the file key for key, `parse` turns text into it with the place of every word
-//! kept, `validate` (with `links`, `faults` and `expect` for the larger tables) resolves every name
+//! kept, `validate` (with `load`, `timeline` and `expect` for the larger tables) resolves every name
 //! and collects all mistakes at once, each pointing at its words and suggesting the fix. What comes
 //! out is a [`Scenario`]: checked, without names or texts left to resolve. `settings` lets the
 //! sidecar itself check what is meant for it. `compile` adds what the file does not choose
@@ -11,24 +11,23 @@
 
 mod compile;
 mod condition;
-mod diagnose;
+mod context;
 mod expect;
-mod faults;
-mod links;
+mod load;
 pub mod model;
-mod names;
 mod parse;
-pub mod settings;
-pub mod units;
+mod settings;
+mod timeline;
 mod validate;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub use condition::closest;
-pub use diagnose::{Mistake, ScenarioErrors};
+use crate::syntax::diagnose::ScenarioErrors;
 
-use crate::plan::{AppKind, Entry, Expectation, Link, Part, Protocol, ServiceLimits, SidecarKind, Target};
+use crate::fault::Entry;
+use crate::mesh::Link;
+use crate::plan::{AppKind, Expectation, Part, Protocol, ServiceLimits, SidecarKind, Target};
 
 /// A scenario in which everything that is named exists. Instances, loads and entries are known by
 /// their position.

@@ -6,16 +6,16 @@
 //! `"1%"`); a bare number is refused with a hint.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
-use serde::de::value::SeqAccessDeserializer;
-use serde::de::{SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_spanned::Spanned;
 
-use super::settings::Settings;
-use super::units::{Bandwidth, Cores, Delay, Percent, Rate, Size, Span};
+use crate::fault::EntryTable;
+use crate::syntax::links::LinkTable;
+use crate::syntax::one_or_many::OneOrMany;
+use crate::syntax::settings::Settings;
+use crate::syntax::units::{Cores, Percent, Rate, Size, Span};
 
 /// A whole scenario file. `parse` puts it together table by table.
 #[derive(Debug)]
@@ -25,11 +25,11 @@ pub struct File {
     /// Services by name.
     pub service: BTreeMap<Spanned<String>, Service>,
     /// Base links between instances; what is not named here has no delay and no loss.
-    pub link: Vec<Spanned<Link>>,
+    pub link: Vec<Spanned<LinkTable>>,
     /// Load generators by name.
     pub load: BTreeMap<Spanned<String>, Load>,
     /// Faults, each with its time.
-    pub timeline: Vec<Spanned<Entry>>,
+    pub timeline: Vec<Spanned<EntryTable>>,
     /// What must hold.
     pub expect: Vec<Spanned<Expect>>,
 }
@@ -51,46 +51,6 @@ pub struct Header {
     /// The kind of sidecar: `"ours"` (default), `"none"`, or a list of both to compare.
     #[serde(default)]
     pub sidecar: Option<Spanned<OneOrMany>>,
-}
-
-/// One word or a list of words.
-#[derive(Debug)]
-pub enum OneOrMany {
-    /// `"ours"`
-    One(String),
-    /// `["ours", "none"]`
-    Many(Vec<Spanned<String>>),
-}
-
-impl OneOrMany {
-    /// The words; `at` is where all of it stands.
-    pub fn words(&self, at: std::ops::Range<usize>) -> Vec<Spanned<String>> {
-        match self {
-            OneOrMany::One(word) => vec![Spanned::new(at, word.clone())],
-            OneOrMany::Many(words) => words.clone(),
-        }
-    }
-}
-
-// By hand: a derived untagged enum loses the places of its words and says only "did not match any
-// variant".
-impl<'de> Deserialize<'de> for OneOrMany {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Words;
-        impl<'de> Visitor<'de> for Words {
-            type Value = OneOrMany;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a word or a list of words, such as \"ours\" or [\"ours\", \"none\"]")
-            }
-            fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<OneOrMany, E> {
-                Ok(OneOrMany::One(word.to_owned()))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, words: A) -> Result<OneOrMany, A::Error> {
-                Deserialize::deserialize(SeqAccessDeserializer::new(words)).map(OneOrMany::Many)
-            }
-        }
-        deserializer.deserialize_any(Words)
-    }
 }
 
 /// `[service.NAME]`
@@ -246,33 +206,6 @@ pub struct TcpApp {
 #[serde(deny_unknown_fields)]
 pub struct RegistryApp {}
 
-/// `[[link]]`, and the `link` action of a timeline entry.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Link {
-    /// Both directions between two sets of instances (globs allowed).
-    #[serde(default)]
-    pub between: Option<Vec<Spanned<String>>>,
-    /// One direction: packets from these ...
-    #[serde(default)]
-    pub from: Option<Vec<Spanned<String>>>,
-    /// ... to these.
-    #[serde(default)]
-    pub to: Option<Vec<Spanned<String>>>,
-    /// One-way delay. In a timeline entry `"+5ms"` adds to the base link.
-    #[serde(default)]
-    pub delay: Option<Spanned<Delay>>,
-    /// Half-width of the uniform variation around the delay. Never reorders packets.
-    #[serde(default)]
-    pub jitter: Option<Spanned<Span>>,
-    /// Chance for each packet (each segment of a large one) to be lost.
-    #[serde(default)]
-    pub loss: Option<Spanned<Percent>>,
-    /// Bits a second, with a queue in front of it that has no end.
-    #[serde(default)]
-    pub bandwidth: Option<Spanned<Bandwidth>>,
-}
-
 /// `[load.NAME]`: an open-loop generator.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -312,167 +245,6 @@ pub struct Load {
     pub headers: BTreeMap<Spanned<String>, Spanned<String>>,
 }
 
-/// `[[timeline]]`: a time and exactly one action.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Entry {
-    /// How expectations refer to it.
-    #[serde(default)]
-    pub name: Option<Spanned<String>>,
-    /// When, from the start of the measured part.
-    pub at: Spanned<Span>,
-    /// How long; afterwards it is reverted. Not for `kill` and `crash`, which have `restart`, nor
-    /// for `restart`.
-    #[serde(default, rename = "for")]
-    pub lasts: Option<Spanned<Span>>,
-    /// From one injection to the next, with `times`.
-    #[serde(default)]
-    pub every: Option<Spanned<Span>>,
-    /// How often it is injected. Default once.
-    #[serde(default)]
-    pub times: Option<Spanned<u32>>,
-    /// Ends processes with a signal.
-    #[serde(default)]
-    pub kill: Option<Spanned<Kill>>,
-    /// Takes the power from machines: no process and no packet is left of them.
-    #[serde(default)]
-    pub crash: Option<Spanned<Crash>>,
-    /// Refuses new connections to processes.
-    #[serde(default)]
-    pub refuse: Option<Spanned<Refuse>>,
-    /// Ends instances one after another and starts each again.
-    #[serde(default)]
-    pub restart: Option<Spanned<Restart>>,
-    /// Changes how a service is called, in the configuration of sidecars that run.
-    #[serde(default)]
-    pub configure: Option<Spanned<Configure>>,
-    /// Changes how built-in HTTP apps answer.
-    #[serde(default)]
-    pub app: Option<Spanned<Behave>>,
-    /// Stops processes (SIGSTOP) and lets them go on afterwards.
-    #[serde(default)]
-    pub pause: Option<Spanned<Pause>>,
-    /// Drops every packet between two sets of instances.
-    #[serde(default)]
-    pub partition: Option<Spanned<Partition>>,
-    /// Changes links.
-    #[serde(default)]
-    pub link: Option<Spanned<Link>>,
-}
-
-/// `kill = { .. }`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Kill {
-    /// `"orders-2/app"`, `"orders-2/sidecar"`, or `"orders-2"` for both; or a list of such.
-    pub process: Spanned<OneOrMany>,
-    /// `"KILL"` (default) or `"TERM"`.
-    #[serde(default)]
-    pub signal: Option<Spanned<String>>,
-    /// How long afterwards it is started again. Without it, it stays away.
-    #[serde(default)]
-    pub restart: Option<Spanned<Span>>,
-}
-
-/// `crash = { .. }`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Crash {
-    /// `"orders-2"`, or a list of such; each instance is a machine of its own.
-    pub instance: Spanned<OneOrMany>,
-    /// How long afterwards the machine is back and its processes are started. Without it, it stays
-    /// away.
-    #[serde(default)]
-    pub restart: Option<Spanned<Span>>,
-}
-
-/// `refuse = { .. }`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Refuse {
-    /// As in [`Kill::process`]. An app refuses its sidecar, a sidecar refuses other instances.
-    pub process: Spanned<OneOrMany>,
-}
-
-/// `pause = { .. }`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pause {
-    /// As in [`Kill::process`].
-    pub process: Spanned<OneOrMany>,
-}
-
-/// `restart = { .. }`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Restart {
-    /// As in [`Kill::process`].
-    pub process: Spanned<OneOrMany>,
-    /// `"TERM"` (default) or `"KILL"`.
-    #[serde(default)]
-    pub signal: Option<Spanned<String>>,
-    /// Time between one instance that is ready again and the next. Default 1 s.
-    #[serde(default)]
-    pub wait: Option<Spanned<Span>>,
-}
-
-/// `configure = { .. }`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Configure {
-    /// The service that is called.
-    pub service: Spanned<String>,
-    /// Keys for its cluster in every sidecar's configuration, on top of the service's own `policy`.
-    pub policy: Spanned<Settings>,
-}
-
-/// `app = { .. }` of a timeline entry.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Behave {
-    /// As in [`Kill::process`]; the role is always `app`.
-    pub process: Spanned<OneOrMany>,
-    /// As in [`HttpApp::work`].
-    #[serde(default)]
-    pub work: Option<Spanned<Span>>,
-    /// As in [`HttpApp::fail`].
-    #[serde(default)]
-    pub fail: Option<Spanned<Percent>>,
-    /// As in [`HttpApp::status`].
-    #[serde(default)]
-    pub status: Option<Spanned<u16>>,
-    /// As in [`HttpApp::malformed`].
-    #[serde(default)]
-    pub malformed: Option<Spanned<Percent>>,
-    /// As in [`HttpApp::unhealthy`].
-    #[serde(default)]
-    pub unhealthy: Option<Spanned<Percent>>,
-    /// As in [`HttpApp::refuse_streams`].
-    #[serde(default)]
-    pub refuse_streams: Option<Spanned<Percent>>,
-    /// As in [`HttpApp::goaway`].
-    #[serde(default)]
-    pub goaway: Option<Spanned<Percent>>,
-    /// As in [`HttpApp::reset_streams`].
-    #[serde(default)]
-    pub reset_streams: Option<Spanned<Percent>>,
-}
-
-/// `partition = { .. }`: the same words as a [`Link`].
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Partition {
-    /// Both directions.
-    #[serde(default)]
-    pub between: Option<Vec<Spanned<String>>>,
-    /// One direction: packets from these ...
-    #[serde(default)]
-    pub from: Option<Vec<Spanned<String>>>,
-    /// ... to these vanish.
-    #[serde(default)]
-    pub to: Option<Vec<Spanned<String>>>,
-}
-
 /// `[[expect]]`: conditions over a window of time.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -507,7 +279,5 @@ pub struct Expect {
 pub const WARMUP: Duration = Duration::from_secs(1);
 /// Default of [`Load::timeout`].
 pub const LOAD_TIMEOUT: Duration = Duration::from_secs(1);
-/// Default of [`Restart::wait`].
-pub const RESTART_WAIT: Duration = Duration::from_secs(1);
 /// Default of [`Expect::hold`].
 pub const HOLD: Duration = Duration::from_secs(1);

@@ -8,9 +8,11 @@ use serde::de::DeserializeOwned;
 use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::condition::closest;
-use super::diagnose::Mistake;
 use super::model::File;
+use crate::fault::EntryTable;
+use crate::syntax::diagnose::Mistake;
+use crate::syntax::diagnose::closest;
+use crate::syntax::links::LinkTable;
 
 /// The tables of a scenario.
 const TABLES: [&str; 6] = ["scenario", "service", "link", "load", "timeline", "expect"];
@@ -63,9 +65,9 @@ pub(super) fn parse(text: &str) -> Result<File, Vec<Mistake>> {
 #[derive(Default)]
 struct Tables {
     service: Vec<(Spanned<String>, super::model::Service)>,
-    link: Vec<Spanned<super::model::Link>>,
+    link: Vec<Spanned<LinkTable>>,
     load: Vec<(Spanned<String>, super::model::Load)>,
-    timeline: Vec<Spanned<super::model::Entry>>,
+    timeline: Vec<Spanned<EntryTable>>,
     expect: Vec<Spanned<super::model::Expect>>,
 }
 

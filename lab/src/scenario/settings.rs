@@ -5,169 +5,25 @@
 //! that it would be given and tells its complaints in the scenario's own words, at the scenario's
 //! own lines. So a key that the sidecar learns tomorrow can be used without a change here.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Range;
 
 use miette::Diagnostic;
-use serde::de::{MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
 use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnose::Mistake;
 use super::model::File;
-use crate::plan::{Action, Plan};
+use crate::fault::{Action, Configure};
+use crate::plan::Plan;
+use crate::syntax::diagnose::Mistake;
+use crate::syntax::settings::{Settings, Step, refuse, reserved_of_cluster};
 
 /// Keys of a sidecar that follow from the scenario.
 const OURS_OF_SIDECAR: [&str; 4] = ["service", "instance", "seed", "listen"];
-/// Keys of a cluster that follow from the scenario.
-const OURS_OF_CLUSTER: [&str; 2] = ["name", "addresses"];
-
-/// A table of anything, each word with its place.
-#[derive(Debug, Clone, Default)]
-pub struct Settings(BTreeMap<Spanned<String>, Spanned<Setting>>);
-
-#[derive(Debug, Clone)]
-enum Setting {
-    Plain(toml::Value),
-    List(Vec<Spanned<Setting>>),
-    Table(Settings),
-}
-
-impl Settings {
-    /// The same without places.
-    pub(super) fn plain(&self) -> toml::Table {
-        self.0.iter().map(|(key, value)| (key.get_ref().clone(), value.get_ref().plain())).collect()
-    }
-
-    fn get(&self, key: &str) -> Option<(&Spanned<String>, &Spanned<Setting>)> {
-        self.0.iter().find(|(k, _)| k.get_ref() == key)
-    }
-
-    /// Where the words of a path stand, or those of as much of it as is written here.
-    fn place(&self, path: &[Step], of_key: bool) -> Option<Range<usize>> {
-        let [Step::Key(key), rest @ ..] = path else { return None };
-        let (key, value) = self.get(key)?;
-        match rest {
-            [] if of_key => Some(key.span()),
-            [] => Some(value.span()),
-            _ => Some(value.get_ref().place(rest, of_key).unwrap_or(key.span())),
-        }
-    }
-}
-
-impl Setting {
-    fn plain(&self) -> toml::Value {
-        match self {
-            Setting::Plain(value) => value.clone(),
-            Setting::List(items) => {
-                items.iter().map(|item| item.get_ref().plain()).collect::<Vec<_>>().into()
-            }
-            Setting::Table(table) => table.plain().into(),
-        }
-    }
-
-    fn place(&self, path: &[Step], of_key: bool) -> Option<Range<usize>> {
-        match (self, path) {
-            (Setting::Table(table), _) => table.place(path, of_key),
-            (Setting::List(items), [Step::Item(item), rest @ ..]) => {
-                let item = items.get(*item)?;
-                Some(item.get_ref().place(rest, of_key).unwrap_or(item.span()))
-            }
-            _ => None,
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Settings {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Keys;
-        impl<'de> Visitor<'de> for Keys {
-            type Value = Settings;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a table of the sidecar's keys, such as { retry = { attempts = 0 } }")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Settings, A::Error> {
-                let mut settings = Settings::default();
-                while let Some((key, value)) = map.next_entry()? {
-                    settings.0.insert(key, value);
-                }
-                Ok(settings)
-            }
-        }
-        deserializer.deserialize_map(Keys)
-    }
-}
-
-impl<'de> Deserialize<'de> for Setting {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl<'de> Visitor<'de> for Any {
-            type Value = Setting;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value that the sidecar knows")
-            }
-            fn visit_bool<E>(self, value: bool) -> Result<Setting, E> {
-                Ok(Setting::Plain(value.into()))
-            }
-            fn visit_i64<E>(self, value: i64) -> Result<Setting, E> {
-                Ok(Setting::Plain(value.into()))
-            }
-            fn visit_f64<E>(self, value: f64) -> Result<Setting, E> {
-                Ok(Setting::Plain(value.into()))
-            }
-            fn visit_str<E>(self, value: &str) -> Result<Setting, E> {
-                Ok(Setting::Plain(value.into()))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Setting, A::Error> {
-                let mut list = Vec::new();
-                while let Some(item) = items.next_element()? {
-                    list.push(item);
-                }
-                Ok(Setting::List(list))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Setting, A::Error> {
-                let mut table = Settings::default();
-                while let Some((key, value)) = map.next_entry()? {
-                    table.0.insert(key, value);
-                }
-                Ok(Setting::Table(table))
-            }
-        }
-        deserializer.deserialize_any(Any)
-    }
-}
-
-/// Puts the keys of a table into another, table by table; what both have is the former's.
-pub fn merge(table: &mut toml::Table, more: toml::Table) {
-    for (key, value) in more {
-        match (table.get_mut(&key), value) {
-            (Some(toml::Value::Table(inner)), toml::Value::Table(more)) => merge(inner, more),
-            (_, value) => drop(table.insert(key, value)),
-        }
-    }
-}
 
 /// Refuses keys that are the lab's to decide.
 pub(super) fn reserved(service: &super::model::Service, mistakes: &mut Vec<Mistake>) {
-    let tables = [(&service.policy, &OURS_OF_CLUSTER[..]), (&service.sidecar, &OURS_OF_SIDECAR[..])];
-    for (given, ours) in tables {
-        given.iter().for_each(|given| refuse(given, ours, mistakes));
-    }
-}
-
-/// The same for keys of a cluster alone.
-pub(super) fn reserved_of_cluster(policy: &Spanned<Settings>, mistakes: &mut Vec<Mistake>) {
-    refuse(policy, &OURS_OF_CLUSTER, mistakes);
-}
-
-fn refuse(given: &Spanned<Settings>, ours: &[&str], mistakes: &mut Vec<Mistake>) {
-    for (key, _) in ours.iter().filter_map(|key| given.get_ref().get(key)) {
-        let message = format!("`{key}` is for the lab to decide");
-        let mistake = Mistake::new(key.span(), message, "follows from the scenario");
-        mistakes.push(mistake.help("leave it out"));
-    }
+    service.policy.iter().for_each(|given| reserved_of_cluster(given, mistakes));
+    service.sidecar.iter().for_each(|given| refuse(given, &OURS_OF_SIDECAR, mistakes));
 }
 
 /// Lets the sidecar read what it would be given. `plan` is one with sidecars.
@@ -176,7 +32,7 @@ pub(super) fn check(file: &File, plan: &Plan) -> Result<(), Vec<Mistake>> {
     let own: Vec<Option<&String>> = plan.instances.iter().map(|instance| instance.sidecar.as_ref()).collect();
     read(file, plan, &own, None, &mut mistakes);
     for (entry, written) in plan.timeline.iter().zip(&file.timeline) {
-        if let (Action::Configure { service, configs, .. }, Some(asked)) =
+        if let (Action::Configure(Configure { service, configs, .. }), Some(asked)) =
             (&entry.action, &written.get_ref().configure)
         {
             let configs: Vec<_> = configs.iter().map(Some).collect();
@@ -218,13 +74,6 @@ fn read(
             }
         }
     }
-}
-
-/// A step from a table or list into it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
-    Key(String),
-    Item(usize),
 }
 
 /// A word of a generated file: where it is, by bytes and by keys.

@@ -18,14 +18,15 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
+use crate::fault;
 use crate::history;
 use crate::load::{Outcome, Record};
 use crate::plan::{Plan, SidecarKind, Target};
 use crate::run::Silent;
-use crate::scenario::settings::merge;
-use crate::scenario::units::{Rate, Span};
 use crate::scenario::{self, Scenario};
 use crate::sim::{Mesh, SimFailure, Simulation};
+use crate::syntax::settings::merge;
+use crate::syntax::units::{Rate, Span};
 
 pub mod map;
 
@@ -205,9 +206,11 @@ impl Search {
             if let Some(lasts) = entry.get_mut("for") {
                 scale(lasts, shorter);
             }
-            for kind in ["kill", "crash"] {
-                if let Some(restart) = entry.get_mut(kind).and_then(|kill| kill.get_mut("restart")) {
-                    scale(restart, shorter);
+            for (kind, times) in fault::KINDS {
+                for key in *times {
+                    if let Some(time) = entry.get_mut(*kind).and_then(|table| table.get_mut(*key)) {
+                        scale(time, shorter);
+                    }
                 }
             }
         }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use proxy::world::RngTree;
 
 use crate::fabric::LinkProfile;
-use crate::plan::Link;
+use crate::mesh::Link;
 
 use crate::fabric::{Direction, LostSet};
 

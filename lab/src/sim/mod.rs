@@ -444,7 +444,7 @@ that = ["calls.requests > 0"]
             assert!(shift < SHIFT);
             shifts.insert(shift);
             let after = |seconds| Duration::from_secs(seconds) + shift;
-            let ends = |entry: &crate::plan::Entry| (entry.at, entry.until);
+            let ends = |entry: &crate::fault::Entry| (entry.at, entry.until);
             assert_eq!(ends(&varied.timeline[0]), (after(1), Some(after(2))));
             // 10 ms after the first has ended, whatever the shift.
             assert_eq!(ends(&varied.timeline[1]), (after(2) + Duration::from_millis(10), Some(after(3))));

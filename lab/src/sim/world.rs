@@ -7,7 +7,7 @@
 //! waits for readiness.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -19,12 +19,11 @@ use proxy::world::RngTree;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::fault::Entry;
 use crate::load::Record;
+use crate::mesh::{ProcessId, Role};
 use crate::metrics::{self, Sample, Scrape};
-use crate::plan::{
-    APP_METRICS_PORT, Action, AppKind, Entry, HEALTH_PORT, Load, METRICS_PORT, Plan, ProcessId,
-    ResourceLimits, Role, Target,
-};
+use crate::plan::{APP_METRICS_PORT, AppKind, HEALTH_PORT, Load, METRICS_PORT, Plan, ResourceLimits, Target};
 use crate::world::{Error, Fidelity, ProcessExit, World, WorldKind};
 
 use super::net::{SimNet, SimWall};
@@ -64,7 +63,8 @@ pub struct SimWorld {
     /// How often each name was started.
     incarnations: RefCell<BTreeMap<String, u64>>,
     next: Cell<u64>,
-    evidence: RefCell<BTreeMap<String, FaultState>>,
+    /// What is known of each fault that was applied, by its name.
+    faults: RefCell<BTreeMap<String, FaultState>>,
     /// Sidecars that were told something new, and by which fault, until it was seen whether they
     /// took it.
     reloading: RefCell<BTreeMap<ProcessId, String>>,
@@ -115,7 +115,7 @@ impl SimWorld {
             groups: RefCell::default(),
             incarnations: RefCell::default(),
             next: Cell::new(0),
-            evidence: RefCell::default(),
+            faults: RefCell::default(),
             reloading: RefCell::default(),
             reloads: RefCell::default(),
         }
@@ -321,22 +321,6 @@ impl SimWorld {
         }
     }
 
-    async fn restart(&self, entry: &Entry, processes: &[ProcessId]) -> Result<(), Error> {
-        for group in self.living(processes) {
-            // Asked to end and still here: a process manager loses patience before it starts the
-            // next one.
-            group.kill();
-        }
-        for &id in processes {
-            self.start(id);
-        }
-        for &id in processes {
-            self.ready(id).await?;
-        }
-        self.prove(entry, "restarted", processes.len());
-        Ok(())
-    }
-
     /// Where connections to processes come in: instance and port.
     fn ways_in(&self, ids: &[ProcessId]) -> Vec<(usize, u16)> {
         ids.iter().filter_map(|&id| Some((id.instance, self.plan.way_in(id)?))).collect()
@@ -404,104 +388,16 @@ impl World for SimWorld {
 
     async fn apply(&self, entry: &Entry) -> Result<(), Error> {
         self.stack.note(|| format!("apply {}", entry.name));
-        match &entry.action {
-            Action::Kill { processes, hard, .. } => {
-                let living = self.living(processes);
-                for group in &living {
-                    if *hard { group.kill() } else { group.terminate() }
-                }
-                // As long as the kernel's world waits.
-                if tokio::time::timeout(TERMINATION_GRACE, self.all_ended(&living)).await.is_err() {
-                    living.iter().for_each(|group| group.kill());
-                }
-                self.prove(entry, "killed", living.len());
-            }
-            Action::App { processes, change } => {
-                self.note_changed(&entry.name, processes).await;
-                self.behave(processes, &change.query()).await?;
-            }
-            Action::Crash { processes, links } => {
-                self.impair(entry, links);
-                let hosts: BTreeSet<usize> = processes.iter().map(|id| id.instance).collect();
-                self.stack.with(|s, wakes| hosts.iter().for_each(|&host| s.power_off(host, wakes)));
-                let living = self.living(processes);
-                living.iter().for_each(|group| group.kill());
-                self.prove(entry, "killed", living.len());
-            }
-            Action::Refuse { processes } => {
-                let ways = self.ways_in(processes);
-                self.stack.with(|s, _| ways.iter().for_each(|&(host, port)| s.refuse(host, port)));
-            }
-            Action::Configure { configs, .. } => self.configure(entry, configs.clone()).await,
-            Action::Pause { processes } => {
-                let living = self.living(processes);
-                for group in &living {
-                    group.stop();
-                }
-                self.prove(entry, "stopped", living.len());
-            }
-            Action::Link { links } => self.impair(entry, links),
-        }
-        Ok(())
+        entry.action.apply(&entry.name, self).await
     }
 
     async fn revert(&self, entry: &Entry) -> Result<(), Error> {
         self.stack.note(|| format!("revert {}", entry.name));
-        match &entry.action {
-            Action::Kill { processes, .. } => self.restart(entry, processes).await?,
-            Action::Crash { processes, links } => {
-                self.heal(entry, links);
-                self.restart(entry, processes).await?;
-            }
-            Action::Refuse { processes } => {
-                let ways = self.ways_in(processes);
-                let refused: u64 =
-                    self.stack.with(|s, _| ways.iter().map(|&(host, port)| s.admit(host, port)).sum());
-                self.prove(entry, "refused", refused as usize);
-            }
-            Action::Configure { .. } => self.configure(entry, self.plan.configs()).await,
-            Action::App { processes, .. } => {
-                self.behave(processes, "/behave").await?;
-                self.note_changed(&entry.name, processes).await;
-            }
-            Action::Pause { processes } => {
-                let living = self.living(processes);
-                for group in &living {
-                    group.go_on();
-                }
-                self.prove(entry, "continued", living.len());
-            }
-            Action::Link { links } => self.heal(entry, links),
-        }
-        Ok(())
+        entry.action.revert(&entry.name, self).await
     }
 
     async fn evidence(&self, entry: &Entry) -> BTreeMap<String, f64> {
-        if let Action::App { processes, .. } = &entry.action {
-            self.note_changed(&entry.name, processes).await;
-        }
-        if let Action::Configure { .. } = &entry.action {
-            self.count_reloads().await;
-        }
-        let evidence = self.evidence.borrow();
-        let unknown = FaultState::default();
-        let evidence = evidence.get(&entry.name).unwrap_or(&unknown);
-        let mut counts = evidence.counts.clone();
-        if let Action::Refuse { processes } = &entry.action {
-            let ways = self.ways_in(processes);
-            let so_far: u64 =
-                self.stack.with(|s, _| ways.iter().map(|&(host, port)| s.refusals(host, port)).sum());
-            *counts.entry("refused".into()).or_default() += so_far as f64;
-        }
-        if let Some((pairs, before, after)) = &evidence.links {
-            let now = || self.stack.with(|s, _| s.links.counters(pairs.iter().copied()));
-            let did = after.unwrap_or_else(now).since(*before);
-            let earlier = evidence.earlier;
-            counts.insert("packets".into(), (did.packets + earlier.packets) as f64);
-            counts.insert("lost_packets".into(), (did.lost + earlier.lost) as f64);
-            counts.insert("delayed_packets".into(), (did.delayed + earlier.delayed) as f64);
-        }
-        counts
+        entry.action.evidence(&entry.name, self).await
     }
 
     async fn load(

@@ -1,7 +1,7 @@
 //! Periods without a fault that an invariant would have to allow for.
 
 use super::facts::Facts;
-use crate::plan::{Action, BehaviourChange, Entry};
+use crate::fault::{Action, BehaviourChange, Entry};
 
 /// How long the effects of a fault outlast it, microseconds.
 const AFTERMATH: u64 = 500_000;
@@ -33,7 +33,7 @@ impl Facts {
             && !torn
             && self.plan.timeline.iter().filter(|entry| entry.action.touches(instance)).all(|entry| {
                 let is_narrow = entry.action.links().iter().any(|link| link.profile.bandwidth > 0);
-                let ends = matches!(entry.action, Action::Kill { .. } | Action::Crash { .. });
+                let ends = entry.action.ends_processes();
                 let over = match self.over(entry) {
                     // What queues at a slow link is there for as long as it takes.
                     _ if is_narrow => u64::MAX,
@@ -42,7 +42,7 @@ impl Facts {
                     None => u64::MAX,
                 };
                 let is_harmless = match &entry.action {
-                    Action::App { change, .. } => is_harmless(change),
+                    Action::Behave(behave) => is_harmless(&behave.change),
                     _ => false,
                 };
                 is_harmless || to < self.time_us(entry.at) || from > over
@@ -54,8 +54,8 @@ impl Facts {
     /// late.
     pub fn is_calm(&self, is_harmless: impl Fn(&BehaviourChange) -> bool, from: u64, to: u64) -> bool {
         let lasts = |entry: &Entry| match &entry.action {
-            Action::Configure { .. } => true,
-            Action::App { .. } => false,
+            Action::Configure(_) => true,
+            Action::Behave(_) => false,
             action => entry.until.is_none() || !action.links().is_empty(),
         };
         let mut before = self.plan.timeline.iter().filter(|entry| self.time_us(entry.at) <= to);

@@ -18,7 +18,9 @@ use proxy::retry::AttemptOutcome;
 
 use crate::app::http::size;
 use crate::app::malformed::Malformation;
-use crate::plan::{Action, AppKind, Entry, HttpEcho, Load, Plan, ProcessId, Target};
+use crate::fault::{Action, Configure, Entry};
+use crate::mesh::ProcessId;
+use crate::plan::{AppKind, HttpEcho, Load, Plan, Target};
 use crate::run::Seen;
 use crate::sim::{Chaos, LogLine};
 
@@ -213,7 +215,7 @@ fn configurations<'a>(plan: &'a Plan, log: &[LogLine], instance: usize) -> Vec<&
     let mut all = vec![base];
     for line in log.iter().filter(|line| &*line.process == "lab") {
         let told = plan.timeline.iter().find_map(|entry| {
-            let Action::Configure { configs, .. } = &entry.action else { return None };
+            let Action::Configure(Configure { configs, .. }) = &entry.action else { return None };
             match line.text.strip_prefix(&entry.name)? {
                 " applied" => configs.get(instance).map(String::as_str),
                 " reverted" => Some(base),
@@ -344,7 +346,7 @@ impl Facts {
     /// Whether the machine of an endpoint loses its power in this run.
     pub fn crashes(&self, endpoint: &str) -> bool {
         let of = |entry: &Entry, instance| {
-            matches!(entry.action, Action::Crash { .. }) && entry.action.touches(instance)
+            matches!(entry.action, Action::Crash(_)) && entry.action.touches(instance)
         };
         let instance = self.instance_of(endpoint);
         instance.is_some_and(|instance| self.plan.timeline.iter().any(|entry| of(entry, instance)))
@@ -483,7 +485,7 @@ impl Facts {
     /// counters are complete.
     pub fn is_steady(&self, process: &str) -> bool {
         !self.meets(process, |action, id| match action {
-            Action::Pause { processes } => processes.contains(&id),
+            Action::Pause(pause) => pause.processes.contains(&id),
             action => action.ends(id),
         })
     }

@@ -10,7 +10,7 @@ use std::fmt::Write;
 
 use super::facts::{EndpointChange, Facts, Request, RequestStep};
 use super::invariant::InvariantViolation;
-use crate::plan::Entry;
+use crate::fault::Entry;
 use crate::sim::LogLine;
 
 /// Pixels of the time axis, and of the names left of it.

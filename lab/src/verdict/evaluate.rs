@@ -16,9 +16,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::statistics::{quantile, statistic};
+use crate::fault::Entry;
 use crate::load::Record;
 use crate::metrics::{Series, is_counter};
-use crate::plan::{Condition, Entry, Expectation, Op, Plan, Subject, Window};
+use crate::plan::{Condition, Expectation, Op, Plan, Subject, Window};
 
 /// How far apart the starts of a recovery's stretches are.
 pub const STEP: Duration = Duration::from_millis(100);

@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
     use crate::fabric::LinkProfile;
-    use crate::plan::Link;
+    use crate::mesh::Link;
     use crate::verdict::evaluate::tests::plan;
 
     fn with_delays(delays_ms: &[u64]) -> Plan {

@@ -8,7 +8,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use lab::fabric::LinkProfile;
+use lab::fault::{Action, Entry};
 use lab::load::{Outcome, Record};
+use lab::mesh::{Link, ProcessId, Role};
 use lab::plan::*;
 use lab::sim::{Main, Programs, SimIo, SimNet, Term};
 use proxy::world::{Listener, Net, World};

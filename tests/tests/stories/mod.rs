@@ -1,7 +1,7 @@
 //! What the sidecar does against failures, as scenarios that hold and that must not hold when the
 //! feature behind them is switched off. A scenario that passes either way would prove nothing.
 
-use lab::scenario::settings::merge;
+use lab::syntax::settings::merge;
 use toml::Table;
 
 /// One of them.

@@ -1,29 +1,156 @@
-//! Faults that take more than a signal, and the proof that each one bit.
+//! What the simulator offers to faults, and the evidence of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::SimWorld;
+use super::{SimWorld, TERMINATION_GRACE};
 use crate::app::metrics::{CHANGED, Growth};
+use crate::fault::Primitives;
+use crate::mesh::{Link, ProcessId, Role};
 use crate::metrics;
-use crate::plan::{APP_METRICS_PORT, Entry, Link, METRICS_PORT, ProcessId, Role};
+use crate::plan::{APP_METRICS_PORT, METRICS_PORT};
 use crate::sim::link::{LinkCounters, Pair};
 use crate::world::Error;
 
 /// What is known of a fault.
 #[derive(Default)]
 pub(super) struct FaultState {
-    pub counts: BTreeMap<String, f64>,
+    counts: BTreeMap<String, f64>,
     /// The directions concerned, and what they had done when the fault began and when it ended.
-    pub links: Option<(Vec<Pair>, LinkCounters, Option<LinkCounters>)>,
+    links: Option<(Vec<Pair>, LinkCounters, Option<LinkCounters>)>,
     /// What they did in earlier injections.
-    pub earlier: LinkCounters,
+    earlier: LinkCounters,
     /// Of each app the requests that it has answered otherwise than usual since the fault began.
-    pub changed: BTreeMap<ProcessId, Growth>,
+    changed: BTreeMap<ProcessId, Growth>,
 }
 
-impl SimWorld {
-    /// Tells apps how to answer.
-    pub(super) async fn behave(&self, ids: &[ProcessId], query: &str) -> Result<(), Error> {
+impl Primitives for SimWorld {
+    type Error = Error;
+
+    async fn end(&self, fault: &str, ids: &[ProcessId], hard: bool) -> Result<(), Error> {
+        let living = self.living(ids);
+        for group in &living {
+            if hard { group.kill() } else { group.terminate() }
+        }
+        // As long as the kernel's world waits.
+        if tokio::time::timeout(TERMINATION_GRACE, self.all_ended(&living)).await.is_err() {
+            living.iter().for_each(|group| group.kill());
+        }
+        self.count(fault, "killed", living.len());
+        Ok(())
+    }
+
+    async fn start_again(&self, fault: &str, ids: &[ProcessId]) -> Result<(), Error> {
+        for group in self.living(ids) {
+            // Asked to end and still here: a process manager loses patience before it starts the
+            // next one.
+            group.kill();
+        }
+        for &id in ids {
+            self.start(id);
+        }
+        for &id in ids {
+            self.ready(id).await?;
+        }
+        self.count(fault, "restarted", ids.len());
+        Ok(())
+    }
+
+    async fn stop(&self, fault: &str, ids: &[ProcessId]) -> Result<(), Error> {
+        let living = self.living(ids);
+        for group in &living {
+            group.stop();
+        }
+        self.count(fault, "stopped", living.len());
+        Ok(())
+    }
+
+    async fn resume(&self, fault: &str, ids: &[ProcessId]) -> Result<(), Error> {
+        let living = self.living(ids);
+        for group in &living {
+            group.go_on();
+        }
+        self.count(fault, "continued", living.len());
+        Ok(())
+    }
+
+    async fn power_off(&self, ids: &[ProcessId]) -> Result<(), Error> {
+        let hosts: BTreeSet<usize> = ids.iter().map(|id| id.instance).collect();
+        self.stack.with(|s, wakes| hosts.iter().for_each(|&host| s.power_off(host, wakes)));
+        Ok(())
+    }
+
+    async fn power_on(&self, _: &[ProcessId]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn refuse(&self, fault: &str, ids: &[ProcessId]) -> Result<(), Error> {
+        let ways = self.ways_in(ids);
+        self.stack.with(|s, _| ways.iter().for_each(|&(host, port)| s.refuse(host, port)));
+        self.count(fault, "refused", 0);
+        Ok(())
+    }
+
+    async fn accept(&self, fault: &str, ids: &[ProcessId]) -> Result<(), Error> {
+        let ways = self.ways_in(ids);
+        let refused: u64 = self.stack.with(|s, _| ways.iter().map(|&(host, port)| s.admit(host, port)).sum());
+        self.count(fault, "refused", refused as usize);
+        Ok(())
+    }
+
+    async fn refusals(&self, ids: &[ProcessId]) -> u64 {
+        let ways = self.ways_in(ids);
+        self.stack.with(|s, _| ways.iter().map(|&(host, port)| s.refusals(host, port)).sum())
+    }
+
+    async fn configure(&self, fault: &str, configs: &[String]) -> Result<(), Error> {
+        self.note_reloads().await;
+        self.count(fault, "reloaded", 0);
+        for (instance, (config, now)) in configs.iter().zip(&self.configs).enumerate() {
+            // A sidecar that gets the configuration that it has has nothing to take.
+            if *now.borrow() == *config {
+                continue;
+            }
+            now.send_replace(config.clone());
+            let id = ProcessId { instance, role: Role::Sidecar };
+            if !self.living(&[id]).is_empty() {
+                self.reloading.borrow_mut().insert(id, fault.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    async fn configure_as_planned(&self, fault: &str) -> Result<(), Error> {
+        self.configure(fault, &self.plan.configs()).await
+    }
+
+    /// Counts the sidecars that have taken what they were last given, by their own metrics. They are
+    /// asked when it matters and not when they are given it: asking takes time, and the fault is in
+    /// force already. One that is stopped has taken nothing and is asked when it goes on: waiting
+    /// for its answer would hold up the next entries of the timeline.
+    async fn note_reloads(&self) {
+        let reloading = self.reloading.take();
+        for (id, fault) in reloading {
+            if self.group(id).is_some_and(|group| group.is_stopped()) {
+                self.reloading.borrow_mut().insert(id, fault);
+                continue;
+            }
+            let Ok(Some((200, text))) = self.get(id.instance, METRICS_PORT, "/metrics").await else {
+                continue;
+            };
+            let applied = metrics::parse("", &text).into_iter().filter(|sample| {
+                &*sample.name == "proxy_config_reloads_total" && sample.labels.has("result", "applied")
+            });
+            let now = (self.starts(id), applied.map(|sample| sample.value).sum::<f64>());
+            let before = self.reloads.borrow_mut().insert(id, now);
+            // A new process begins at 0.
+            let before = before.filter(|(start, _)| *start == now.0).map_or(0.0, |(_, count)| count);
+            if now.1 > before {
+                self.count(&fault, "reloaded", 1);
+            }
+        }
+    }
+
+    async fn control_apps(&self, ids: &[ProcessId], query: &str) -> Result<(), Error> {
         for &id in ids {
             let name = self.plan.process_name(id);
             match self.get(id.instance, APP_METRICS_PORT, query).await? {
@@ -38,9 +165,7 @@ impl SimWorld {
         Ok(())
     }
 
-    /// Counts the requests that apps have answered otherwise than usual since the first time that
-    /// this was asked.
-    pub(super) async fn note_changed(&self, entry: &str, ids: &[ProcessId]) {
+    async fn note_changed_requests(&self, fault: &str, ids: &[ProcessId]) {
         for &id in ids {
             // What was seen of an app that does not answer any more stays as it is.
             let Ok(Some((200, text))) = self.get(id.instance, APP_METRICS_PORT, "/metrics").await else {
@@ -48,95 +173,73 @@ impl SimWorld {
             };
             let samples = metrics::parse("", &text);
             let changed = samples.iter().find(|s| &*s.name == CHANGED).map_or(0.0, |s| s.value);
-            let mut evidence = self.evidence.borrow_mut();
-            let known = &mut evidence.entry(entry.to_owned()).or_default().changed;
-            known.entry(id).or_insert_with(|| Growth::from(changed)).show(changed);
+            let mut faults = self.faults.borrow_mut();
+            let changes = &mut faults.entry(fault.to_owned()).or_default().changed;
+            changes.entry(id).or_insert_with(|| Growth::from(changed)).show(changed);
         }
-        let mut evidence = self.evidence.borrow_mut();
-        let evidence = evidence.entry(entry.to_owned()).or_default();
-        let sum = evidence.changed.values().map(Growth::so_far).sum();
-        evidence.counts.insert("changed_requests".into(), sum);
+        let mut faults = self.faults.borrow_mut();
+        let state = faults.entry(fault.to_owned()).or_default();
+        let sum = state.changed.values().map(Growth::so_far).sum();
+        state.counts.insert("changed_requests".into(), sum);
     }
 
-    pub(super) async fn configure(&self, entry: &Entry, configs: Vec<String>) {
-        self.count_reloads().await;
-        self.prove(entry, "reloaded", 0);
-        for (instance, (config, now)) in configs.into_iter().zip(&self.configs).enumerate() {
-            // A sidecar that is told what it was told before has nothing to take.
-            if *now.borrow() == config {
-                continue;
-            }
-            now.send_replace(config);
-            let id = ProcessId { instance, role: Role::Sidecar };
-            if !self.living(&[id]).is_empty() {
-                self.reloading.borrow_mut().insert(id, entry.name.clone());
-            }
+    async fn impair(&self, fault: &str, links: &[Link]) -> Result<(), Error> {
+        let pairs: Vec<Pair> = links.iter().map(|l: &Link| (l.from, l.to)).collect();
+        let before = self.stack.with(|s, _| {
+            s.links.fault(fault, links);
+            s.links.counters(pairs.iter().copied())
+        });
+        let mut faults = self.faults.borrow_mut();
+        let state = faults.entry(fault.to_owned()).or_default();
+        if let Some((_, before, Some(after))) = state.links.take() {
+            let did = after.since(before);
+            state.earlier.packets += did.packets;
+            state.earlier.lost += did.lost;
+            state.earlier.delayed += did.delayed;
         }
+        state.links = Some((pairs, before, None));
+        Ok(())
     }
 
-    /// Counts the sidecars that have taken what they were last told, by their own word. That is
-    /// asked when it matters and not when they are told: asking takes time, and the fault is in
-    /// force already. One that is stopped has taken nothing and is asked when it goes on: waiting
-    /// for its answer would hold up the next entries of the timeline.
-    pub(super) async fn count_reloads(&self) {
-        let reloading = self.reloading.take();
-        for (id, entry) in reloading {
-            if self.group(id).is_some_and(|group| group.is_stopped()) {
-                self.reloading.borrow_mut().insert(id, entry);
-                continue;
+    async fn heal(&self, fault: &str, links: &[Link]) -> Result<(), Error> {
+        let mut faults = self.faults.borrow_mut();
+        self.stack.with(|s, _| {
+            s.links.heal(fault, links);
+            if let Some((pairs, _, after)) = faults.get_mut(fault).and_then(|state| state.links.as_mut()) {
+                *after = Some(s.links.counters(pairs.iter().copied()));
             }
-            let Ok(Some((200, text))) = self.get(id.instance, METRICS_PORT, "/metrics").await else {
-                continue;
-            };
-            let applied = metrics::parse("", &text).into_iter().filter(|sample| {
-                &*sample.name == "proxy_config_reloads_total" && sample.labels.has("result", "applied")
-            });
-            let now = (self.starts(id), applied.map(|sample| sample.value).sum::<f64>());
-            let before = self.reloads.borrow_mut().insert(id, now);
-            // A new process begins at 0.
-            let before = before.filter(|(start, _)| *start == now.0).map_or(0.0, |(_, count)| count);
-            if now.1 > before {
-                let mut evidence = self.evidence.borrow_mut();
-                let counts = &mut evidence.entry(entry).or_default().counts;
-                *counts.entry("reloaded".into()).or_default() += 1.0;
-            }
-        }
+        });
+        Ok(())
     }
 
+    async fn packets(&self, fault: &str, _: &[Link]) -> BTreeMap<String, f64> {
+        let faults = self.faults.borrow();
+        let Some(state) = faults.get(fault) else { return BTreeMap::new() };
+        let Some((pairs, before, after)) = &state.links else { return BTreeMap::new() };
+        let now = || self.stack.with(|s, _| s.links.counters(pairs.iter().copied()));
+        let (did, earlier) = (after.unwrap_or_else(now).since(*before), state.earlier);
+        [
+            ("packets", did.packets + earlier.packets),
+            ("lost_packets", did.lost + earlier.lost),
+            ("delayed_packets", did.delayed + earlier.delayed),
+        ]
+        .map(|(name, count)| (name.to_owned(), count as f64))
+        .into()
+    }
+
+    async fn counted(&self, fault: &str) -> BTreeMap<String, f64> {
+        self.faults.borrow().get(fault).map(|state| state.counts.clone()).unwrap_or_default()
+    }
+}
+
+impl SimWorld {
     fn starts(&self, id: ProcessId) -> u64 {
         self.processes.borrow().get(&id).map_or(0, |process| process.starts)
     }
 
-    pub(super) fn impair(&self, entry: &Entry, links: &[Link]) {
-        let pairs: Vec<Pair> = links.iter().map(|l: &Link| (l.from, l.to)).collect();
-        let before = self.stack.with(|s, _| {
-            s.links.fault(&entry.name, links);
-            s.links.counters(pairs.iter().copied())
-        });
-        let mut evidence = self.evidence.borrow_mut();
-        let known = evidence.entry(entry.name.clone()).or_default();
-        if let Some((_, before, Some(after))) = known.links.take() {
-            let did = after.since(before);
-            known.earlier.packets += did.packets;
-            known.earlier.lost += did.lost;
-            known.earlier.delayed += did.delayed;
-        }
-        known.links = Some((pairs, before, None));
-    }
-
-    pub(super) fn heal(&self, entry: &Entry, links: &[Link]) {
-        let mut evidence = self.evidence.borrow_mut();
-        self.stack.with(|s, _| {
-            s.links.heal(&entry.name, links);
-            if let Some((pairs, _, after)) = evidence.get_mut(&entry.name).and_then(|e| e.links.as_mut()) {
-                *after = Some(s.links.counters(pairs.iter().copied()));
-            }
-        });
-    }
-
-    pub(super) fn prove(&self, entry: &Entry, what: &str, count: usize) {
-        let mut evidence = self.evidence.borrow_mut();
-        let evidence = evidence.entry(entry.name.clone()).or_default();
-        *evidence.counts.entry(what.to_owned()).or_default() += count as f64;
+    fn count(&self, fault: &str, what: &str, by: usize) {
+        let mut faults = self.faults.borrow_mut();
+        let counts = &mut faults.entry(fault.to_owned()).or_default().counts;
+        *counts.entry(what.to_owned()).or_default() += by as f64;
     }
 }

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Invariant, Violation, longest_run, violation};
-use crate::plan::{Action, BehaviourChange, Entry};
+use crate::fault::{Action, Behave, BehaviourChange, Entry};
 use crate::swarm::endpoints::{EndpointEvent, KnownEndpoints, endpoint_events};
 use crate::swarm::facts::{Facts, LogPosition, Request, RequestStep};
 use proxy::config::{BalancePolicy, Cluster, HashSource};
@@ -77,7 +77,7 @@ fn avoids_the_bad(facts: &Facts, process: &Rc<str>, cluster: &Cluster, violation
     }
     let members = facts.members(&cluster.name);
     let bad = |entry: &Entry| {
-        let Action::App { processes, change } = &entry.action else { return None };
+        let Action::Behave(Behave { processes, change }) = &entry.action else { return None };
         let [app] = processes[..] else { return None };
         let usual = facts.app_of(&facts.plan.instances[app.instance].name)?.behaviour.work;
         let is_bad = match *change {

@@ -5,7 +5,7 @@
 //! connection that is reused before its last response was read to the end would cause exactly that.
 
 use super::{Invariant, Violation, violation};
-use crate::plan::Action;
+use crate::fault::Action;
 use crate::swarm::facts::Facts;
 
 pub(super) const INVARIANT: Invariant = Invariant {
@@ -70,7 +70,7 @@ fn is_for_nothing(facts: &Facts, id: &str, sent: u64, ended: u64) -> bool {
     let limit = [facts.limit_of(id), cluster.timeouts.request].into_iter().flatten().min();
     let is_out_of_time = limit.is_some_and(|limit| ended + AT_THE_END >= sent + limit.as_micros() as u64);
     // A reload may give it less.
-    let reloads = facts.plan.timeline.iter().any(|entry| matches!(entry.action, Action::Configure { .. }));
+    let reloads = facts.plan.timeline.iter().any(|entry| matches!(entry.action, Action::Configure(_)));
     let members = facts.members(&cluster.name).iter().chain([&caller]);
     !is_out_of_time
         && !reloads

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::drain::drains;
 use super::{Invariant, Violation, violation};
-use crate::plan::Action;
+use crate::fault::Action;
 use crate::swarm::facts::{EndpointChange, Facts};
 
 pub(super) const INVARIANT: Invariant = Invariant {
@@ -99,7 +99,7 @@ fn withdrawn(facts: &Facts, violations: &mut Vec<Violation>) {
     // Any other fault could be what delays it.
     let is_quiet = facts.chaos.most == 0
         && facts.chaos.resets == 0.0
-        && facts.plan.timeline.iter().all(|e| drains(e) || matches!(e.action, Action::App { .. }));
+        && facts.plan.timeline.iter().all(|e| drains(e) || matches!(e.action, Action::Behave(_)));
     for (process, since) in draining.into_iter().filter(|_| is_quiet) {
         if facts.end_us() > since + LEAVES.as_micros() as u64 {
             violation(violations, since, format!("{process} drains, and has not deregistered"));

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::pools::BODY;
 use super::{Invariant, Violation, violation};
-use crate::plan::{Action, Entry, Role};
+use crate::fault::{Action, Entry};
+use crate::mesh::Role;
 use crate::swarm::facts::{EndpointChange, Facts, LogPosition, RequestStep};
 use proxy::config::Cluster;
 
@@ -40,11 +41,11 @@ fn check(facts: &Facts, violations: &mut Vec<Violation>) {
         others.all(|entry| {
             let since = facts.time_us(entry.at);
             let until = entry.until.map_or(u64::MAX, |until| facts.time_us(until + AFTERMATH));
-            match entry.action {
+            match &entry.action {
                 // It answers otherwise, and to its end.
-                Action::App { ref change, .. } if change.malformed.is_none() => true,
+                Action::Behave(behave) if behave.change.malformed.is_none() => true,
                 // A closed connection may be noticed at any time.
-                Action::Crash { .. } | Action::Link { .. } => to < since,
+                Action::Crash(_) | Action::Impair(_) | Action::Partition(_) => to < since,
                 _ => to < since || until < from,
             }
         })
@@ -139,8 +140,10 @@ fn drains_of(facts: &Facts, sidecar: &str) -> Vec<(u64, u64)> {
 
 /// Whether a fault only asks sidecars to end.
 pub(super) fn drains(entry: &Entry) -> bool {
-    match &entry.action {
-        Action::Kill { processes, hard: false, .. } => processes.iter().all(|p| p.role == Role::Sidecar),
+    let is_soft = match &entry.action {
+        Action::Kill(kill) => !kill.hard,
+        Action::Restart(restart) => !restart.hard,
         _ => false,
-    }
+    };
+    is_soft && entry.action.processes().iter().all(|process| process.role == Role::Sidecar)
 }

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Invariant, Violation, violation};
-use crate::plan::{Action, Role};
+use crate::fault::{Action, Kill, Restart};
+use crate::mesh::Role;
 use crate::swarm::endpoints::{EndpointEvent, endpoint_events};
 use crate::swarm::facts::{EndpointChange, Facts};
 use proxy::config::defaults::CHECK_JITTER;
@@ -167,22 +168,26 @@ fn truth(facts: &Facts, endpoint: &str, health: &Health) -> Option<bool> {
         match (facts.over(entry), &entry.action) {
             // What queues at a slow link is there for as long as it takes, also when the link is
             // fast again.
-            (_, Action::Link { links }) if links.iter().any(|link| link.profile.bandwidth > 0) => {
+            (_, Action::Impair(impair)) if impair.links.iter().any(|link| link.profile.bandwidth > 0) => {
                 return None;
             }
             (Some(over), _) => changed = changed.max(over),
-            (None, Action::App { change, .. }) if change.unhealthy.is_some() => return None,
+            (None, Action::Behave(behave)) if behave.change.unhealthy.is_some() => return None,
             // Other changes of an app's responses do not concern its health.
-            (None, Action::App { .. } | Action::Configure { .. }) => {}
-            (None, Action::Kill { hard: true, processes, .. }) => {
+            (None, Action::Behave(_) | Action::Configure(_)) => {}
+            (
+                None,
+                Action::Kill(Kill { hard: true, processes })
+                | Action::Restart(Restart { hard: true, processes, .. }),
+            ) => {
                 changed = changed.max(facts.time_us(entry.at));
                 is_well &= health.ask == ProbeRequest::Tcp && processes.iter().all(|p| p.role == Role::App);
             }
             // Its sidecar may still have connections to an app that takes no new ones.
-            (None, Action::Refuse { processes }) if processes.iter().any(|p| p.role == Role::App) => {
+            (None, Action::Refuse(refuse)) if refuse.processes.iter().any(|p| p.role == Role::App) => {
                 return None;
             }
-            (None, Action::Refuse { .. } | Action::Crash { .. }) => {
+            (None, Action::Refuse(_) | Action::Crash(_)) => {
                 changed = changed.max(facts.time_us(entry.at));
                 is_well = false;
             }

@@ -8,7 +8,8 @@
 use std::collections::BTreeSet;
 
 use super::{Invariant, Violation, violation};
-use crate::plan::{Action, AppKind, AppSpec, Entry};
+use crate::fault::{Action, Entry};
+use crate::plan::{AppKind, AppSpec};
 use crate::swarm::facts::{Facts, RequestStep};
 use proxy::config::{BalancePolicy, ClusterLimits};
 
@@ -81,7 +82,7 @@ fn tolerated(facts: &Facts) -> f64 {
     });
     let held = facts.calls.keys().any(|id| facts.is_held(id));
     // An endpoint that fails only at times looks well in between.
-    let fitful = |entry: &Entry| entry.until.is_none() && matches!(entry.action, Action::App { .. });
+    let fitful = |entry: &Entry| entry.until.is_none() && matches!(entry.action, Action::Behave(_));
     let avoids = !facts.plan.timeline.iter().any(fitful)
         && facts.clusters().all(|(_, cluster)| cluster.balance.policy == BalancePolicy::P2c);
     match broken.len() {
@@ -99,7 +100,7 @@ fn tolerated(facts: &Facts) -> f64 {
 fn broken_for_ever(entry: &Entry) -> Vec<usize> {
     match &entry.action {
         _ if entry.until.is_some() => Vec::new(),
-        Action::Link { links } => links.iter().map(|link| link.to).collect(),
+        Action::Impair(_) | Action::Partition(_) => entry.action.links().iter().map(|link| link.to).collect(),
         action => action.processes().iter().map(|process| process.instance).collect(),
     }
 }

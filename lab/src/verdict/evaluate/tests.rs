@@ -1,7 +1,8 @@
 use super::*;
+use crate::fault::{Action, Kill};
 use crate::load::Outcome;
 use crate::metrics::parse;
-use crate::plan::{Action, Load, SidecarKind, Target};
+use crate::plan::{Load, SidecarKind, Target};
 
 /// A plan of 20 s with one load and nothing else.
 pub(in crate::verdict) fn plan() -> Plan {
@@ -53,7 +54,7 @@ fn kill(at_ms: u64, until_ms: Option<u64>) -> Entry {
         at: Duration::from_millis(at_ms),
         until: until_ms.map(Duration::from_millis),
         repeat: None,
-        action: Action::Kill { processes: vec![], hard: true, rolling: None },
+        action: Action::Kill(Kill { processes: vec![], hard: true }),
     }
 }
 

@@ -8,40 +8,45 @@ use std::ops::Range;
 
 use serde_spanned::Spanned;
 
-use super::condition::closest;
-use super::diagnose::Mistake;
-use super::model::OneOrMany;
-use crate::metrics::glob;
-use crate::plan::{ProcessId, Role};
+use super::diagnose::{Mistake, closest};
+use super::one_or_many::OneOrMany;
+use crate::glob::glob;
+use crate::mesh::{ProcessId, Role};
 
 /// A service, as far as names go.
-pub(super) struct Service {
+pub struct Service {
+    /// Its name.
     pub name: String,
     /// Where its table begins.
     pub at: Range<usize>,
     /// Positions of its instances.
     pub instances: Range<usize>,
+    /// Whether it has an app.
     pub has_app: bool,
     /// Whether that is the built-in HTTP echo.
     pub has_echo: bool,
 }
 
 /// An instance, as far as names go.
-pub(super) struct Instance {
+pub struct Instance {
+    /// Its name.
     pub name: String,
+    /// Position of its service.
     pub service: usize,
 }
 
 /// All services and instances.
 #[derive(Default)]
-pub(super) struct Names {
+pub struct Names {
+    /// By name.
     pub services: Vec<Service>,
+    /// By service and replica.
     pub instances: Vec<Instance>,
 }
 
 impl Names {
     /// Adds a service and its instances. Services must come in the order of their names.
-    pub fn add(&mut self, name: &Spanned<String>, replicas: u32, app: Option<&super::model::App>) {
+    pub fn add(&mut self, name: &Spanned<String>, replicas: u32, (has_app, has_echo): (bool, bool)) {
         let first = self.instances.len();
         let service = self.services.len();
         let names = (0..replicas).map(|index| instance_name(name.get_ref(), index, replicas));
@@ -50,8 +55,8 @@ impl Names {
             name: name.get_ref().clone(),
             at: name.span(),
             instances: first..self.instances.len(),
-            has_app: app.is_some(),
-            has_echo: app.is_some_and(|app| app.http.is_some()),
+            has_app,
+            has_echo,
         });
     }
 
@@ -199,6 +204,6 @@ impl Names {
 }
 
 /// `orders-1`, or the service's name if it is the only replica.
-pub(super) fn instance_name(service: &str, index: u32, replicas: u32) -> String {
+pub fn instance_name(service: &str, index: u32, replicas: u32) -> String {
     if replicas == 1 { service.to_owned() } else { format!("{service}-{index}") }
 }

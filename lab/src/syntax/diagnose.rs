@@ -10,8 +10,6 @@ use miette::{Diagnostic, LabeledSpan, SourceCode};
 use proxy::config::excerpt::Excerpt;
 use serde_spanned::Spanned;
 
-use super::condition::closest;
-
 /// One mistake.
 #[derive(Debug, Clone)]
 pub struct Mistake {
@@ -22,17 +20,13 @@ pub struct Mistake {
 
 impl Mistake {
     /// A mistake in these bytes of the file; `label` stands under them.
-    pub(super) fn new(at: Range<usize>, message: impl Into<String>, label: impl Into<String>) -> Self {
+    pub fn new(at: Range<usize>, message: impl Into<String>, label: impl Into<String>) -> Self {
         let label = LabeledSpan::new_primary_with_span(Some(label.into()), at);
         Mistake { message: message.into(), labels: vec![label], help: None }
     }
 
     /// A name that means nothing here, with the names that would.
-    pub(super) fn unknown<'a>(
-        what: &str,
-        word: &Spanned<String>,
-        known: impl IntoIterator<Item = &'a str>,
-    ) -> Self {
+    pub fn unknown<'a>(what: &str, word: &Spanned<String>, known: impl IntoIterator<Item = &'a str>) -> Self {
         let known: Vec<&str> = known.into_iter().collect();
         let message = format!("unknown {what} `{word}`");
         let mistake = Mistake::new(word.span(), message, format!("there is no such {what}"));
@@ -45,13 +39,13 @@ impl Mistake {
     }
 
     /// Points at a second place that belongs to the mistake.
-    pub(super) fn also(mut self, at: Range<usize>, label: impl Into<String>) -> Self {
+    pub fn also(mut self, at: Range<usize>, label: impl Into<String>) -> Self {
         self.labels.push(LabeledSpan::new_with_span(Some(label.into()), at));
         self
     }
 
     /// Says what to write instead.
-    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+    pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
@@ -85,8 +79,25 @@ impl Diagnostic for Mistake {
     }
 }
 
+/// The name that the user most likely meant: at most a third of its letters differ.
+pub fn closest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_lowercase();
+    let distance = |name: &str| strsim::osa_distance(&word, &name.to_lowercase());
+    let near = names.into_iter().map(|name| (distance(name), name)).min_by_key(|(d, _)| *d);
+    near.filter(|(d, name)| *d <= name.chars().count().max(3) / 3).map(|(_, name)| name)
+}
+
+/// The status of requests that an app is to fail.
+pub fn status(word: &Spanned<u16>, mistakes: &mut Vec<Mistake>) -> u16 {
+    if !(200..=599).contains(word.get_ref()) {
+        let mistake = Mistake::new(word.span(), format!("{word} is no final HTTP status"), "this status");
+        mistakes.push(mistake.help("from 200 to 599, such as 503, which is the default"));
+    }
+    *word.get_ref()
+}
+
 /// Where a part of a string stands in the file; the whole string if it is written with escapes.
-pub(super) fn inside(string: &Spanned<String>, part: Range<usize>, text: &str) -> Range<usize> {
+pub fn inside(string: &Spanned<String>, part: Range<usize>, text: &str) -> Range<usize> {
     let span = string.span();
     let plain = text.get(span.start + 1..span.end.saturating_sub(1));
     match plain == Some(string.get_ref()) && !part.is_empty() {
@@ -103,7 +114,8 @@ pub struct ScenarioErrors {
 }
 
 impl ScenarioErrors {
-    pub(super) fn new(file: &str, text: &str, mut mistakes: Vec<Mistake>) -> Self {
+    /// Collects the mistakes of a file.
+    pub fn new(file: &str, text: &str, mut mistakes: Vec<Mistake>) -> Self {
         mistakes.sort_by_key(Mistake::offset);
         let source = Excerpt::new(file, text);
         for label in mistakes.iter_mut().flat_map(|mistake| &mut mistake.labels) {

@@ -7,21 +7,51 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use serde::Deserialize;
 use serde_spanned::Spanned;
 
 use super::diagnose::Mistake;
-use super::model;
 use super::names::Names;
-use super::units::{Delay, Span};
+use super::units::{Bandwidth, Delay, Percent, Span};
 use crate::fabric::LinkProfile;
 
 /// Profiles of the ordered pairs that have one.
-pub(super) type Profiles = BTreeMap<(usize, usize), LinkProfile>;
+pub type Profiles = BTreeMap<(usize, usize), LinkProfile>;
+
+/// `[[link]]`, and the `link` action of a timeline entry.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkTable {
+    /// Both directions between two sets of instances (globs allowed).
+    #[serde(default)]
+    pub between: Option<Vec<Spanned<String>>>,
+    /// One direction: packets from these ...
+    #[serde(default)]
+    pub from: Option<Vec<Spanned<String>>>,
+    /// ... to these.
+    #[serde(default)]
+    pub to: Option<Vec<Spanned<String>>>,
+    /// One-way delay. In a timeline entry `"+5ms"` adds to the base link.
+    #[serde(default)]
+    pub delay: Option<Spanned<Delay>>,
+    /// Half-width of the uniform variation around the delay. Never reorders packets.
+    #[serde(default)]
+    pub jitter: Option<Spanned<Span>>,
+    /// Chance for each packet (each segment of a large one) to be lost.
+    #[serde(default)]
+    pub loss: Option<Spanned<Percent>>,
+    /// Bits a second, with a queue in front of it that has no end.
+    #[serde(default)]
+    pub bandwidth: Option<Spanned<Bandwidth>>,
+}
 
 /// The two sides of a link or a partition.
-pub(super) struct Sides<'a> {
+pub struct Sides<'a> {
+    /// Both directions.
     pub between: Option<&'a Vec<Spanned<String>>>,
+    /// One direction, from these.
     pub from: Option<&'a Vec<Spanned<String>>>,
+    /// One direction, to these.
     pub to: Option<&'a Vec<Spanned<String>>>,
     /// The table that says so.
     pub at: Range<usize>,
@@ -30,19 +60,12 @@ pub(super) struct Sides<'a> {
 }
 
 impl<'a> Sides<'a> {
-    pub fn of_link(link: &'a Spanned<model::Link>) -> Self {
+    /// Those of a link.
+    pub fn of_link(link: &'a Spanned<LinkTable>) -> Self {
         let at = link.span();
         let link = link.get_ref();
         let (between, from, to) = (link.between.as_ref(), link.from.as_ref(), link.to.as_ref());
         Sides { between, from, to, at, what: "link" }
-    }
-
-    pub fn of_partition(partition: &'a Spanned<model::Partition>) -> Self {
-        let at = partition.span();
-        let partition = partition.get_ref();
-        let (between, from, to) =
-            (partition.between.as_ref(), partition.from.as_ref(), partition.to.as_ref());
-        Sides { between, from, to, at, what: "partition" }
     }
 
     /// The ordered pairs that are meant, without an instance's link to itself.
@@ -106,7 +129,7 @@ fn product(left: &[usize], right: &[usize]) -> Vec<(usize, usize)> {
 }
 
 /// The base profiles of all pairs that have one.
-pub(super) fn base(links: &[Spanned<model::Link>], names: &Names, mistakes: &mut Vec<Mistake>) -> Profiles {
+pub fn base(links: &[Spanned<LinkTable>], names: &Names, mistakes: &mut Vec<Mistake>) -> Profiles {
     let mut profiles = Profiles::new();
     for link in links {
         let pairs = Sides::of_link(link).pairs(names, mistakes);
@@ -118,8 +141,8 @@ pub(super) fn base(links: &[Spanned<model::Link>], names: &Names, mistakes: &mut
 }
 
 /// What a link makes of these pairs. `fault` allows a delay of `"+5ms"`, which adds.
-pub(super) fn change(
-    link: &Spanned<model::Link>,
+pub fn change(
+    link: &Spanned<LinkTable>,
     pairs: &[(usize, usize)],
     base: &Profiles,
     fault: bool,

@@ -1,0 +1,108 @@
+//! `crash = { .. }`: machines lose their power.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use serde_spanned::Spanned;
+
+use super::{Context, Fault, Lasts, Primitives, Resource};
+use crate::fabric::LinkProfile;
+use crate::mesh::{Link, ProcessId, Role};
+use crate::syntax::diagnose::Mistake;
+use crate::syntax::one_or_many::OneOrMany;
+use crate::syntax::units::Span;
+
+/// Machines lose power: their processes end and their links carry nothing, not even the news of it.
+/// The revert starts them again, and they know nothing of their connections.
+#[derive(Debug, Clone, Serialize)]
+pub struct Crash {
+    /// All of the machines' processes.
+    pub processes: Vec<ProcessId>,
+    /// Both directions between the machines and all others, cut.
+    pub links: Vec<Link>,
+}
+
+/// `crash = { .. }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CrashTable {
+    /// `"orders-2"`, or a list of such; each instance is a machine of its own.
+    pub instance: Spanned<OneOrMany>,
+    /// How long afterwards the machine is back and its processes are started. Without it, it stays
+    /// away.
+    #[serde(default)]
+    pub restart: Option<Spanned<Span>>,
+}
+
+impl Fault for Crash {
+    type Table = CrashTable;
+
+    const TIMES: &'static [&'static str] = &["restart"];
+
+    fn resolve(table: &Spanned<CrashTable>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Self {
+        let names = context.names;
+        let asked = &table.get_ref().instance;
+        let words = asked.get_ref().words(asked.span());
+        if words.is_empty() {
+            let mistake = Mistake::new(asked.span(), "no instance is named", "empty");
+            mistakes.push(mistake.help("name one, such as \"orders-1\""));
+        }
+        let machines: BTreeSet<usize> =
+            words.iter().flat_map(|word| names.instances(word, mistakes)).collect();
+        let app = |instance: &usize| names.services[names.instances[*instance].service].has_app;
+        let processes = machines.iter().flat_map(|instance| {
+            let of = |role, is_there: bool| is_there.then_some(ProcessId { instance: *instance, role });
+            [of(Role::App, app(instance)), of(Role::Sidecar, context.has_sidecars)].into_iter().flatten()
+        });
+        let all = 0..names.instances.len();
+        let pairs = all.clone().flat_map(|from| all.clone().map(move |to| (from, to)));
+        let cut = pairs.filter(|(from, to)| from != to && (machines.contains(from) || machines.contains(to)));
+        let links = cut.map(|(from, to)| Link { from, to, profile: LinkProfile::CUT }).collect();
+        Crash { processes: processes.collect(), links }
+    }
+
+    fn lasts(table: &CrashTable) -> Lasts<'_> {
+        Lasts::Restart(table.restart.as_ref())
+    }
+
+    fn processes(&self) -> &[ProcessId] {
+        &self.processes
+    }
+
+    fn retain_processes(&mut self, wanted: &dyn Fn(&ProcessId) -> bool) {
+        self.processes.retain(wanted);
+    }
+
+    fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    fn holds(&self) -> Vec<Resource> {
+        let links = self.links.iter().map(|link| Resource::DeadLink(link.from, link.to));
+        links.chain(self.processes.iter().copied().map(Resource::Process)).collect()
+    }
+
+    fn ends_processes(&self) -> bool {
+        true
+    }
+
+    fn evidence_names(&self, is_reverted: bool) -> &'static [&'static str] {
+        match is_reverted {
+            true => &["killed", "restarted", "packets", "lost_packets"],
+            false => &["killed", "packets", "lost_packets"],
+        }
+    }
+
+    async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
+        // The links first, so that no peer is told of the end of the processes.
+        world.impair(fault, &self.links).await?;
+        world.power_off(&self.processes).await?;
+        world.end(fault, &self.processes, true).await
+    }
+
+    async fn revert<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
+        world.power_on(&self.processes).await?;
+        world.heal(fault, &self.links).await?;
+        world.start_again(fault, &self.processes).await
+    }
+}

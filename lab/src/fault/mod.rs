@@ -1,0 +1,361 @@
+//! Faults: what a timeline entry can do to a mesh, one kind a file.
+//!
+//! The file of a kind owns everything about it: its table in a scenario, what can be wrong with
+//! that, what the fault holds while it is in force, how it is applied and reverted, and the evidence
+//! that it took effect. A kind acts only through the [`Primitives`] that a world offers, so it is the
+//! same on the kernel and in the simulator.
+//!
+//! To add a kind, write its file (an implementation of [`Fault`]) and register it in [`kinds!`]. Only
+//! a kind that needs a new primitive touches the worlds. Left out: when entries begin, repeat and
+//! end, which is the timeline's (`scenario/timeline.rs`, `run.rs`).
+
+mod behave;
+mod configure;
+mod crash;
+mod impair;
+mod kill;
+mod partition;
+mod pause;
+mod primitives;
+mod refuse;
+mod restart;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_spanned::Spanned;
+
+pub use behave::{Behave, BehaviourChange};
+pub use configure::{Configure, ConfigureTable};
+pub use crash::Crash;
+pub use impair::Impair;
+pub use kill::Kill;
+pub use partition::Partition;
+pub use pause::Pause;
+pub use primitives::Primitives;
+pub use refuse::Refuse;
+pub use restart::Restart;
+
+use crate::mesh::{Link, ProcessId};
+use crate::syntax::diagnose::Mistake;
+use crate::syntax::links::Profiles;
+use crate::syntax::names::Names;
+use crate::syntax::one_or_many::OneOrMany;
+use crate::syntax::units::Span;
+
+/// A fault and its time.
+#[derive(Debug, Clone, Serialize)]
+pub struct Entry {
+    /// The name from the file, or `kill-1` and the like.
+    pub name: String,
+    /// When, from the start of the measured part.
+    #[serde(with = "crate::readable")]
+    pub at: Duration,
+    /// When it is reverted (for a kill: restarted) for good, if ever.
+    #[serde(serialize_with = "crate::readable::option::serialize")]
+    pub until: Option<Duration>,
+    /// Whether it is injected more than once until then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<Repeat>,
+    /// What it does.
+    pub action: Action,
+}
+
+/// A fault that is injected and reverted several times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Repeat {
+    /// From one injection to the next.
+    #[serde(with = "crate::readable")]
+    pub every: Duration,
+    /// Injections in total.
+    pub times: u32,
+}
+
+/// What a kind needs to know of the scenario to resolve its table.
+pub struct Context<'a> {
+    /// Services and instances.
+    pub names: &'a Names,
+    /// The base profiles of links.
+    pub base: &'a Profiles,
+    /// Whether the scenario runs with sidecars at all.
+    pub has_sidecars: bool,
+}
+
+impl Context<'_> {
+    /// The processes that several patterns name.
+    fn processes(&self, patterns: &Spanned<OneOrMany>, mistakes: &mut Vec<Mistake>) -> Vec<ProcessId> {
+        self.names.all_processes(patterns, self.has_sidecars, mistakes)
+    }
+}
+
+/// What decides how long a fault lasts.
+pub enum Lasts<'a> {
+    /// The entry's `for`.
+    For,
+    /// The `restart` of its own table.
+    Restart(Option<&'a Spanned<Span>>),
+    /// It ends by itself.
+    UntilDone,
+}
+
+/// Something that a fault holds while it is in force. Two faults may not hold the same thing at one
+/// time: the end of one would undo the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// A process.
+    Process(ProcessId),
+    /// One direction between two instances, whose profile is replaced.
+    Link(usize, usize),
+    /// One direction that is cut because the machine at one end is gone.
+    DeadLink(usize, usize),
+    /// The configuration of the sidecars.
+    Configuration,
+}
+
+impl Resource {
+    /// Whether two faults that hold these may not overlap.
+    fn conflicts(self, other: Resource) -> bool {
+        match (self, other) {
+            // Two crashes cut the links between their machines alike, so either may end first.
+            (Resource::DeadLink(..), Resource::DeadLink(..)) => false,
+            (
+                Resource::Link(from, to) | Resource::DeadLink(from, to),
+                Resource::Link(other_from, other_to) | Resource::DeadLink(other_from, other_to),
+            ) => (from, to) == (other_from, other_to),
+            (one, other) => one == other,
+        }
+    }
+
+    /// In words, for a message.
+    fn describe(self, names: &Names) -> String {
+        let name = |instance: usize| &names.instances[instance].name;
+        match self {
+            Resource::Process(process) => format!("a process of {}", name(process.instance)),
+            Resource::Link(from, to) | Resource::DeadLink(from, to) => {
+                format!("the link from {} to {}", name(from), name(to))
+            }
+            Resource::Configuration => "the configuration of the sidecars".into(),
+        }
+    }
+}
+
+/// A kind of fault, resolved: what it does and to what.
+#[allow(async_fn_in_trait, reason = "every caller is generic and runs on one thread")]
+pub trait Fault: Sized {
+    /// Its table in a timeline entry.
+    type Table;
+
+    /// Keys of its table whose times scale with the length of the fault.
+    const TIMES: &'static [&'static str] = &[];
+
+    /// Resolves its table. Where that is wrong, notes the mistakes and returns something harmless.
+    fn resolve(table: &Spanned<Self::Table>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Self;
+
+    /// What decides how long it lasts.
+    fn lasts(_: &Self::Table) -> Lasts<'_> {
+        Lasts::For
+    }
+
+    /// The processes that it holds.
+    fn processes(&self) -> &[ProcessId] {
+        &[]
+    }
+
+    /// Leaves out the processes that are not `wanted`.
+    fn retain_processes(&mut self, _wanted: &dyn Fn(&ProcessId) -> bool) {}
+
+    /// The directions whose profile it replaces.
+    fn links(&self) -> &[Link] {
+        &[]
+    }
+
+    /// Everything that it holds.
+    fn holds(&self) -> Vec<Resource> {
+        let links = self.links().iter().map(|link| Resource::Link(link.from, link.to));
+        links.chain(self.processes().iter().copied().map(Resource::Process)).collect()
+    }
+
+    /// Whether it ends its processes, for a while or for ever.
+    fn ends_processes(&self) -> bool {
+        false
+    }
+
+    /// The names of its evidence. `is_reverted`: whether it ends before the run does.
+    fn evidence_names(&self, is_reverted: bool) -> &'static [&'static str];
+
+    /// Applies it; returns when it is in force. Evidence is counted for the entry called `fault`.
+    async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error>;
+
+    /// Reverts it; returns when it is no longer in force.
+    async fn revert<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error>;
+
+    /// What proves that it took effect, by name.
+    async fn evidence<W: Primitives>(&self, fault: &str, world: &W) -> BTreeMap<String, f64> {
+        let mut counted = world.counted(fault).await;
+        if !self.links().is_empty() {
+            counted.extend(world.packets(fault, self.links()).await);
+        }
+        counted
+    }
+}
+
+/// Registers the kinds: the key of each in a timeline entry, and its type.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $field:ident ($key:literal): $kind:ident,)*) => {
+        /// `[[timeline]]`: a time and exactly one action.
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct EntryTable {
+            /// How expectations refer to it.
+            #[serde(default)]
+            pub name: Option<Spanned<String>>,
+            /// When, from the start of the measured part.
+            pub at: Spanned<Span>,
+            /// How long; afterwards it is reverted. Not for `kill` and `crash`, which have
+            /// `restart`, nor for `restart`.
+            #[serde(default, rename = "for")]
+            pub lasts: Option<Spanned<Span>>,
+            /// From one injection to the next, with `times`.
+            #[serde(default)]
+            pub every: Option<Spanned<Span>>,
+            /// How often it is injected. Default once.
+            #[serde(default)]
+            pub times: Option<Spanned<u32>>,
+            $($(#[$doc])* #[serde(default)] pub $field: Option<Spanned<<$kind as Fault>::Table>>,)*
+        }
+
+        /// What a fault does.
+        #[derive(Debug, Clone, Serialize)]
+        pub enum Action {
+            $($(#[$doc])* #[serde(rename = $key)] $kind($kind),)*
+        }
+
+        /// The kinds by their keys, and the keys of the table of each whose times scale with the
+        /// length of the fault.
+        pub const KINDS: &[(&str, &[&str])] = &[$(($key, <$kind as Fault>::TIMES)),*];
+
+        impl EntryTable {
+            /// The actions that it has, and where each is written.
+            pub fn actions(&self) -> Vec<(&'static str, Range<usize>)> {
+                let all = [$(($key, self.$field.as_ref().map(Spanned::span))),*];
+                all.into_iter().filter_map(|(key, at)| at.map(|at| (key, at))).collect()
+            }
+
+            /// What decides how long its fault lasts.
+            pub fn how_long(&self) -> Lasts<'_> {
+                $(if let Some(table) = &self.$field {
+                    return $kind::lasts(table.get_ref());
+                })*
+                Lasts::For
+            }
+
+            /// Resolves its action; without one, to something harmless.
+            pub fn resolve(&self, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Action {
+                $(if let Some(table) = &self.$field {
+                    return Action::$kind($kind::resolve(table, context, mistakes));
+                })*
+                Action::Impair(Impair { links: Vec::new() })
+            }
+        }
+
+        impl Action {
+            /// The processes that it holds.
+            pub fn processes(&self) -> &[ProcessId] {
+                match self { $(Action::$kind(fault) => fault.processes(),)* }
+            }
+
+            /// Leaves out the processes that are not `wanted`.
+            pub fn retain_processes(&mut self, wanted: impl Fn(&ProcessId) -> bool) {
+                match self { $(Action::$kind(fault) => fault.retain_processes(&wanted),)* }
+            }
+
+            /// The directions that it holds, with their profiles.
+            pub fn links(&self) -> &[Link] {
+                match self { $(Action::$kind(fault) => fault.links(),)* }
+            }
+
+            /// Everything that it holds.
+            pub fn holds(&self) -> Vec<Resource> {
+                match self { $(Action::$kind(fault) => fault.holds(),)* }
+            }
+
+            /// Whether it ends its processes, for a while or for ever.
+            pub fn ends_processes(&self) -> bool {
+                match self { $(Action::$kind(fault) => fault.ends_processes(),)* }
+            }
+
+            /// The names of its evidence. `is_reverted`: whether it ends before the run does.
+            pub fn evidence_names(&self, is_reverted: bool) -> &'static [&'static str] {
+                match self { $(Action::$kind(fault) => fault.evidence_names(is_reverted),)* }
+            }
+
+            /// Applies it for the entry called `fault`; returns when it is in force.
+            ///
+            /// # Errors
+            /// If the world cannot do it.
+            pub async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
+                match self { $(Action::$kind(action) => action.apply(fault, world).await,)* }
+            }
+
+            /// Reverts it; returns when it is no longer in force.
+            ///
+            /// # Errors
+            /// If the world cannot do it.
+            pub async fn revert<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
+                match self { $(Action::$kind(action) => action.revert(fault, world).await,)* }
+            }
+
+            /// What proves that it took effect, by name.
+            pub async fn evidence<W: Primitives>(&self, fault: &str, world: &W) -> BTreeMap<String, f64> {
+                match self { $(Action::$kind(action) => action.evidence(fault, world).await,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Ends processes with a signal; the revert starts them again.
+    kill ("kill"): Kill,
+    /// Takes the power from machines: their processes end and their links carry nothing, not even
+    /// the news of it. The revert starts them again, and they know nothing of their connections.
+    crash ("crash"): Crash,
+    /// Refuses new connections to processes with a reset; those that are open stay.
+    refuse ("refuse"): Refuse,
+    /// Ends instances one after another and starts each again.
+    restart ("restart"): Restart,
+    /// Changes how a service is called, in the configuration of sidecars that run; the revert gives
+    /// them their own back.
+    configure ("configure"): Configure,
+    /// Changes how built-in HTTP apps answer; the revert puts back what the scenario says of them.
+    app ("app"): Behave,
+    /// Stops processes (SIGSTOP); the revert lets them go on.
+    pause ("pause"): Pause,
+    /// Drops every packet between two sets of instances.
+    partition ("partition"): Partition,
+    /// Replaces the profile of some directions; the revert puts the base profile back.
+    link ("link"): Impair,
+}
+
+impl Action {
+    /// Whether it has to do with an instance, or with a link of it. To others, a machine that
+    /// crashes is only silent.
+    pub fn touches(&self, instance: usize) -> bool {
+        let links = if self.ends_processes() { &[] } else { self.links() };
+        self.processes().iter().any(|process| process.instance == instance)
+            || links.iter().any(|link| [link.from, link.to].contains(&instance))
+    }
+
+    /// Whether it ends a process, for a while or for ever.
+    pub fn ends(&self, process: ProcessId) -> bool {
+        self.ends_processes() && self.processes().contains(&process)
+    }
+
+    /// Something that both actions hold, in words.
+    pub fn conflict(&self, other: &Action, names: &Names) -> Option<String> {
+        let others = other.holds();
+        let both = self.holds().into_iter().find(|own| others.iter().any(|other| own.conflicts(*other)))?;
+        Some(both.describe(names))
+    }
+}

@@ -1,0 +1,62 @@
+//! `partition = { .. }`: no packet passes between two sets of instances.
+
+use serde::{Deserialize, Serialize};
+use serde_spanned::Spanned;
+
+use super::{Context, Fault, Primitives};
+use crate::fabric::LinkProfile;
+use crate::mesh::Link;
+use crate::syntax::diagnose::Mistake;
+use crate::syntax::links::Sides;
+
+/// Cuts some directions; the revert puts the base profile back.
+#[derive(Debug, Clone, Serialize)]
+pub struct Partition {
+    /// Each ordered pair, with a loss of 100 %.
+    pub links: Vec<Link>,
+}
+
+/// `partition = { .. }`: the same words as a link.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartitionTable {
+    /// Both directions.
+    #[serde(default)]
+    pub between: Option<Vec<Spanned<String>>>,
+    /// One direction: packets from these ...
+    #[serde(default)]
+    pub from: Option<Vec<Spanned<String>>>,
+    /// ... to these vanish.
+    #[serde(default)]
+    pub to: Option<Vec<Spanned<String>>>,
+}
+
+impl Fault for Partition {
+    type Table = PartitionTable;
+
+    fn resolve(table: &Spanned<PartitionTable>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Self {
+        let at = table.span();
+        let table = table.get_ref();
+        let (between, from, to) = (table.between.as_ref(), table.from.as_ref(), table.to.as_ref());
+        let sides = Sides { between, from, to, at, what: "partition" };
+        let pairs = sides.pairs(context.names, mistakes);
+        let links = pairs.into_iter().map(|(from, to)| Link { from, to, profile: LinkProfile::CUT });
+        Partition { links: links.collect() }
+    }
+
+    fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    fn evidence_names(&self, _: bool) -> &'static [&'static str] {
+        &["packets", "lost_packets"]
+    }
+
+    async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
+        world.impair(fault, &self.links).await
+    }
+
+    async fn revert<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
+        world.heal(fault, &self.links).await
+    }
+}

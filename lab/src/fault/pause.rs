@@ -1,0 +1,52 @@
+//! `pause = { .. }`: processes are stopped for a while.
+
+use serde::{Deserialize, Serialize};
+use serde_spanned::Spanned;
+
+use super::{Context, Fault, Primitives};
+use crate::mesh::ProcessId;
+use crate::syntax::diagnose::Mistake;
+use crate::syntax::one_or_many::OneOrMany;
+
+/// Stops processes; the revert lets them go on.
+#[derive(Debug, Clone, Serialize)]
+pub struct Pause {
+    /// Which.
+    pub processes: Vec<ProcessId>,
+}
+
+/// `pause = { .. }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PauseTable {
+    /// As in [`KillTable::process`](super::kill::KillTable::process).
+    pub process: Spanned<OneOrMany>,
+}
+
+impl Fault for Pause {
+    type Table = PauseTable;
+
+    fn resolve(table: &Spanned<PauseTable>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Self {
+        Pause { processes: context.processes(&table.get_ref().process, mistakes) }
+    }
+
+    fn processes(&self) -> &[ProcessId] {
+        &self.processes
+    }
+
+    fn retain_processes(&mut self, wanted: &dyn Fn(&ProcessId) -> bool) {
+        self.processes.retain(wanted);
+    }
+
+    fn evidence_names(&self, is_reverted: bool) -> &'static [&'static str] {
+        if is_reverted { &["stopped", "continued"] } else { &["stopped"] }
+    }
+
+    async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
+        world.stop(fault, &self.processes).await
+    }
+
+    async fn revert<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
+        world.resume(fault, &self.processes).await
+    }
+}

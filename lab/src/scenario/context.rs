@@ -1,0 +1,29 @@
+//! What the parts of validation share.
+
+use std::time::Duration;
+
+use serde_spanned::Spanned;
+
+use crate::plan::SidecarKind;
+use crate::syntax::diagnose::Mistake;
+use crate::syntax::names::Names;
+
+/// Everything that the parts of validation need to know of the rest of the file.
+pub(super) struct Context<'a> {
+    pub text: &'a str,
+    pub names: Names,
+    pub duration: Duration,
+    pub has_sidecars: bool,
+}
+
+/// What a word for the sidecar's place means.
+pub(super) fn sidecar_kind(word: &Spanned<String>, mistakes: &mut Vec<Mistake>) -> Option<SidecarKind> {
+    match &word.get_ref()[..] {
+        "ours" => Some(SidecarKind::Ours),
+        "none" => Some(SidecarKind::None),
+        _ => {
+            mistakes.push(Mistake::unknown("sidecar", word, ["ours", "none"]));
+            None
+        }
+    }
+}
