@@ -17,7 +17,7 @@ use crate::verdict::{Judged, Summary};
 use crate::world::{Fidelity, WorldKind};
 
 /// Counts up when a reader of the last format would misunderstand the next one.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// What is written. See the fields of [`Report`] for what the parts mean.
 #[derive(Debug, Serialize)]
