@@ -36,6 +36,7 @@ pub mod scenario;
 pub mod search;
 pub mod sidecar;
 pub mod sim;
+pub mod statistic;
 pub mod swarm;
 pub mod syntax;
 pub mod verdict;

@@ -1,4 +1,5 @@
-//! How the parts of a mesh are referred to: processes and links, by the position of their instances.
+//! How the parts of a mesh are referred to: processes and links, by the position of their
+//! instances.
 
 use serde::Serialize;
 

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::fault::Entry;
 use crate::mesh::{Link, ProcessId, Role};
+use crate::statistic::Statistic;
 
 /// Where a sidecar takes outgoing connections.
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -411,12 +412,12 @@ pub struct Condition {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Subject {
-    /// Of a load generator: `latency.p99`, `errors`, `success`, ...
+    /// Of a load generator.
     Load {
         /// Position in the plan.
         load: usize,
         /// Which statistic.
-        stat: String,
+        stat: Statistic,
     },
     /// A metric of some processes, summed: its increase over the window for counters, its last
     /// value for gauges.

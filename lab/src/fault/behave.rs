@@ -104,6 +104,8 @@ impl BehaviourChange {
 impl Fault for Behave {
     type Table = BehaveTable;
 
+    const EVIDENCE: &'static [&'static str] = &["changed_requests"];
+
     fn resolve(table: &Spanned<BehaveTable>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Self {
         let asked = table.get_ref();
         let processes = apps(asked, context, mistakes);
@@ -133,10 +135,6 @@ impl Fault for Behave {
 
     fn retain_processes(&mut self, wanted: &dyn Fn(&ProcessId) -> bool) {
         self.processes.retain(wanted);
-    }
-
-    fn evidence_names(&self, _: bool) -> &'static [&'static str] {
-        &["changed_requests"]
     }
 
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {

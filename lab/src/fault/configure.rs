@@ -34,6 +34,8 @@ pub struct ConfigureTable {
 impl Fault for Configure {
     type Table = ConfigureTable;
 
+    const EVIDENCE: &'static [&'static str] = &["reloaded"];
+
     fn resolve(table: &Spanned<ConfigureTable>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Self {
         let table = table.get_ref();
         settings::reserved_of_cluster(&table.policy, mistakes);
@@ -49,10 +51,6 @@ impl Fault for Configure {
 
     fn holds(&self) -> Vec<Resource> {
         vec![Resource::Configuration]
-    }
-
-    fn evidence_names(&self, _: bool) -> &'static [&'static str] {
-        &["reloaded"]
     }
 
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {

@@ -39,6 +39,10 @@ impl Fault for Crash {
 
     const TIMES: &'static [&'static str] = &["restart"];
 
+    const EVIDENCE: &'static [&'static str] = &["killed", "restarted", "packets", "lost_packets"];
+
+    const EVIDENCE_OF_REVERT: &'static [&'static str] = &["restarted"];
+
     fn resolve(table: &Spanned<CrashTable>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Self {
         let names = context.names;
         let asked = &table.get_ref().instance;
@@ -84,13 +88,6 @@ impl Fault for Crash {
 
     fn ends_processes(&self) -> bool {
         true
-    }
-
-    fn evidence_names(&self, is_reverted: bool) -> &'static [&'static str] {
-        match is_reverted {
-            true => &["killed", "restarted", "packets", "lost_packets"],
-            false => &["killed", "packets", "lost_packets"],
-        }
     }
 
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {

@@ -18,6 +18,8 @@ pub struct Impair {
 impl Fault for Impair {
     type Table = LinkTable;
 
+    const EVIDENCE: &'static [&'static str] = &["packets", "lost_packets", "delayed_packets"];
+
     fn resolve(table: &Spanned<LinkTable>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Self {
         let pairs = Sides::of_link(table).pairs(context.names, mistakes);
         let profiles = change(table, &pairs, context.base, true, mistakes);
@@ -27,10 +29,6 @@ impl Fault for Impair {
 
     fn links(&self) -> &[Link] {
         &self.links
-    }
-
-    fn evidence_names(&self, _: bool) -> &'static [&'static str] {
-        &["packets", "lost_packets", "delayed_packets"]
     }
 
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {

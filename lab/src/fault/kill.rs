@@ -37,6 +37,10 @@ impl Fault for Kill {
 
     const TIMES: &'static [&'static str] = &["restart"];
 
+    const EVIDENCE: &'static [&'static str] = &["killed", "restarted"];
+
+    const EVIDENCE_OF_REVERT: &'static [&'static str] = &["restarted"];
+
     fn resolve(table: &Spanned<KillTable>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Self {
         let table = table.get_ref();
         let hard = is_hard(table.signal.as_ref(), true, mistakes);
@@ -57,10 +61,6 @@ impl Fault for Kill {
 
     fn ends_processes(&self) -> bool {
         true
-    }
-
-    fn evidence_names(&self, is_reverted: bool) -> &'static [&'static str] {
-        if is_reverted { &["killed", "restarted"] } else { &["killed"] }
     }
 
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {

@@ -1,13 +1,13 @@
 //! Faults: what a timeline entry can do to a mesh, one kind a file.
 //!
 //! The file of a kind owns everything about it: its table in a scenario, what can be wrong with
-//! that, what the fault holds while it is in force, how it is applied and reverted, and the evidence
-//! that it took effect. A kind acts only through the [`Primitives`] that a world offers, so it is the
-//! same on the kernel and in the simulator.
+//! that, what the fault holds while it is in force, how it is applied and reverted, and the
+//! evidence that it took effect. A kind acts only through the [`Primitives`] that a world offers,
+//! so it is the same on the kernel and in the simulator.
 //!
-//! To add a kind, write its file (an implementation of [`Fault`]) and register it in [`kinds!`]. Only
-//! a kind that needs a new primitive touches the worlds. Left out: when entries begin, repeat and
-//! end, which is the timeline's (`scenario/timeline.rs`, `run.rs`).
+//! To add a kind, write its file (an implementation of [`Fault`]) and register it in [`kinds!`].
+//! Only a kind that needs a new primitive touches the worlds. Left out: when entries begin, repeat
+//! and end, which is the timeline's (`scenario/timeline.rs`, `run.rs`).
 
 mod behave;
 mod configure;
@@ -150,6 +150,12 @@ pub trait Fault: Sized {
     /// Keys of its table whose times scale with the length of the fault.
     const TIMES: &'static [&'static str] = &[];
 
+    /// The names of its evidence.
+    const EVIDENCE: &'static [&'static str];
+
+    /// Those that only its revert counts.
+    const EVIDENCE_OF_REVERT: &'static [&'static str] = &[];
+
     /// Resolves its table. Where that is wrong, notes the mistakes and returns something harmless.
     fn resolve(table: &Spanned<Self::Table>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Self;
 
@@ -182,9 +188,6 @@ pub trait Fault: Sized {
         false
     }
 
-    /// The names of its evidence. `is_reverted`: whether it ends before the run does.
-    fn evidence_names(&self, is_reverted: bool) -> &'static [&'static str];
-
     /// Applies it; returns when it is in force. Evidence is counted for the entry called `fault`.
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error>;
 
@@ -198,6 +201,32 @@ pub trait Fault: Sized {
             counted.extend(world.packets(fault, self.links()).await);
         }
         counted
+    }
+}
+
+/// What is known of a kind of fault.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    /// Its key in a timeline entry.
+    pub key: &'static str,
+    /// Keys of its table whose times scale with the length of the fault.
+    pub times: &'static [&'static str],
+    /// The names of its evidence.
+    pub evidence: &'static [&'static str],
+    evidence_of_revert: &'static [&'static str],
+}
+
+impl Kind {
+    const fn of<F: Fault>(key: &'static str) -> Self {
+        let (times, evidence, evidence_of_revert) = (F::TIMES, F::EVIDENCE, F::EVIDENCE_OF_REVERT);
+        Kind { key, times, evidence, evidence_of_revert }
+    }
+
+    /// The names of the evidence that it leaves. `is_reverted`: whether it ends before the run
+    /// does.
+    pub fn leaves(&self, is_reverted: bool) -> Vec<&'static str> {
+        let names = self.evidence.iter().copied();
+        names.filter(|name| is_reverted || !self.evidence_of_revert.contains(name)).collect()
     }
 }
 
@@ -232,9 +261,8 @@ macro_rules! kinds {
             $($(#[$doc])* #[serde(rename = $key)] $kind($kind),)*
         }
 
-        /// The kinds by their keys, and the keys of the table of each whose times scale with the
-        /// length of the fault.
-        pub const KINDS: &[(&str, &[&str])] = &[$(($key, <$kind as Fault>::TIMES)),*];
+        /// All kinds.
+        pub const KINDS: &[Kind] = &[$(Kind::of::<$kind>($key)),*];
 
         impl EntryTable {
             /// The actions that it has, and where each is written.
@@ -286,9 +314,9 @@ macro_rules! kinds {
                 match self { $(Action::$kind(fault) => fault.ends_processes(),)* }
             }
 
-            /// The names of its evidence. `is_reverted`: whether it ends before the run does.
-            pub fn evidence_names(&self, is_reverted: bool) -> &'static [&'static str] {
-                match self { $(Action::$kind(fault) => fault.evidence_names(is_reverted),)* }
+            /// What is known of its kind.
+            pub fn kind(&self) -> Kind {
+                match self { $(Action::$kind(_) => Kind::of::<$kind>($key),)* }
             }
 
             /// Applies it for the entry called `fault`; returns when it is in force.

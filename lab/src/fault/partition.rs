@@ -34,6 +34,8 @@ pub struct PartitionTable {
 impl Fault for Partition {
     type Table = PartitionTable;
 
+    const EVIDENCE: &'static [&'static str] = &["packets", "lost_packets"];
+
     fn resolve(table: &Spanned<PartitionTable>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Self {
         let at = table.span();
         let table = table.get_ref();
@@ -46,10 +48,6 @@ impl Fault for Partition {
 
     fn links(&self) -> &[Link] {
         &self.links
-    }
-
-    fn evidence_names(&self, _: bool) -> &'static [&'static str] {
-        &["packets", "lost_packets"]
     }
 
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {

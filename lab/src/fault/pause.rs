@@ -26,6 +26,10 @@ pub struct PauseTable {
 impl Fault for Pause {
     type Table = PauseTable;
 
+    const EVIDENCE: &'static [&'static str] = &["stopped", "continued"];
+
+    const EVIDENCE_OF_REVERT: &'static [&'static str] = &["continued"];
+
     fn resolve(table: &Spanned<PauseTable>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Self {
         Pause { processes: context.processes(&table.get_ref().process, mistakes) }
     }
@@ -36,10 +40,6 @@ impl Fault for Pause {
 
     fn retain_processes(&mut self, wanted: &dyn Fn(&ProcessId) -> bool) {
         self.processes.retain(wanted);
-    }
-
-    fn evidence_names(&self, is_reverted: bool) -> &'static [&'static str] {
-        if is_reverted { &["stopped", "continued"] } else { &["stopped"] }
     }
 
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {

@@ -30,6 +30,8 @@ pub struct RefuseTable {
 impl Fault for Refuse {
     type Table = RefuseTable;
 
+    const EVIDENCE: &'static [&'static str] = &["refused"];
+
     fn resolve(table: &Spanned<RefuseTable>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Self {
         Refuse { processes: context.processes(&table.get_ref().process, mistakes) }
     }
@@ -40,10 +42,6 @@ impl Fault for Refuse {
 
     fn retain_processes(&mut self, wanted: &dyn Fn(&ProcessId) -> bool) {
         self.processes.retain(wanted);
-    }
-
-    fn evidence_names(&self, _: bool) -> &'static [&'static str] {
-        &["refused"]
     }
 
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {

@@ -65,6 +65,8 @@ impl Restart {
 impl Fault for Restart {
     type Table = RestartTable;
 
+    const EVIDENCE: &'static [&'static str] = &["killed", "restarted"];
+
     fn resolve(table: &Spanned<RestartTable>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Self {
         let table = table.get_ref();
         let hard = is_hard(table.signal.as_ref(), false, mistakes);
@@ -86,10 +88,6 @@ impl Fault for Restart {
 
     fn ends_processes(&self) -> bool {
         true
-    }
-
-    fn evidence_names(&self, _: bool) -> &'static [&'static str] {
-        &["killed", "restarted"]
     }
 
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {

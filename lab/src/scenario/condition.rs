@@ -2,24 +2,24 @@
 //!
 //! | subject and statistic | value | [`Condition::value`] | meaning |
 //! |---|---|---|---|
-//! | `LOAD.latency.p50` `.p90` `.p99` `.p999` `.max` `.mean` | `"20ms"` | microseconds | of all requests that were sent, from the intended start; a failure counts with its time |
-//! | `LOAD.errors` | `0` | a count | requests that failed; the statistic becomes `errors` |
-//! | `LOAD.errors` | `0.1%` | a fraction, 0 to 1 | their share of all requests; the statistic becomes `errors.share` |
-//! | `LOAD.success` | `99.9%` | a fraction, 0 to 1 | share of all requests that were answered as they should be |
+//! | `LOAD.latency.pN` `.max` `.mean` | `"20ms"` | microseconds | from the intended start |
+//! | `LOAD.errors` | `0` | a count | requests that failed |
+//! | `LOAD.errors` | `0.1%` | a fraction | their share: `errors.share` |
+//! | `LOAD.success` | `99.9%` | a fraction | share of all requests that succeeded |
 //! | `LOAD.requests` | `1000` | a count | requests that were due |
-//! | `LOAD.ok` | `1000` | a count | requests that were answered as they should be |
+//! | `LOAD.ok` | `1000` | a count | requests that succeeded |
 //! | `LOAD.throughput` | `390/s` | per second | `ok` over the length of the window |
-//! | `LOAD.dropped` | `0` | a count | requests that the generator never sent |
-//! | `PROCESS.METRIC{label="x"}` | `3`, `25%` | as exported | `web/sidecar`, `orders-*/app`, `fabric`; summed over the processes that match |
-//! | `killed` `restarted` `refused` `reloaded` `stopped` `continued` `changed_requests` `packets` `lost_packets` `delayed_packets` | `1` | a count | evidence of a fault, under `fault = "entry"` only |
+//! | `LOAD.dropped` | `0` | a count | requests that were never sent |
+//! | `PROCESS.METRIC{label="x"}` | `3`, `25%` | as exported | summed over processes |
+//! | `killed` and the like | `1` | a count | evidence, under `fault = "entry"` only |
+//!
+//! The statistics of a load are a table in [`crate::statistic`]; the names of evidence belong to
+//! the kinds of [`crate::fault`].
 //!
 //! Two of them may be divided: `orders-*/app.app_requests_total / checkout.requests <= 1.2`, spaces
 //! around the stroke.
 //!
-//! Operators: `<` `<=` `>` `>=` `==` `!=`. [`Subject::Load::stat`] holds the second column's name
-//! without the load: `latency.p50`, `latency.p90`, `latency.p99`, `latency.p999`, `latency.max`,
-//! `latency.mean`, `errors`, `errors.share`, `success`, `requests`, `ok`, `throughput`, `dropped`;
-//! nothing else ever stands there.
+//! Operators: `<` `<=` `>` `>=` `==` `!=`.
 //!
 //! Parsing checks every name against what the plan has, so that a condition that can be measured is
 //! the only kind that gets further. What it cannot know is which metrics a process exports: a
@@ -27,16 +27,13 @@
 
 use std::ops::Range;
 
+use crate::fault;
 use crate::glob::glob;
 use crate::plan::{Condition, Op, Subject};
+use crate::statistic::{Statistic, Unit};
 use crate::syntax::diagnose::closest;
 use crate::syntax::units::{Percent, Rate, Span};
 
-/// Latency statistics, after `latency.`.
-const LATENCIES: [&str; 6] = ["p50", "p90", "p99", "p999", "max", "mean"];
-/// Every statistic of a load generator, as a scenario writes it.
-const STATISTICS: &str = "latency.p50, latency.p90, latency.p99, latency.p999, latency.max, latency.mean, errors, \
-                          success, requests, ok, throughput, dropped";
 /// The process that stands for the world itself in a metric's subject.
 pub const FABRIC: &str = "fabric";
 
@@ -109,8 +106,8 @@ pub fn parse(text: &str, names: ConditionNames<'_>) -> Result<Condition, Malform
     let (subject, unit) = read_ratio(text, subject, names)?;
     let (value, share) = read_value(text, value, unit)?;
     let subject = match subject {
-        Subject::Load { load, stat } if share && stat == "errors" => {
-            Subject::Load { load, stat: "errors.share".into() }
+        Subject::Load { load, stat } if share => {
+            Subject::Load { load, stat: stat.as_share().unwrap_or(stat) }
         }
         other => other,
     };
@@ -119,7 +116,7 @@ pub fn parse(text: &str, names: ConditionNames<'_>) -> Result<Condition, Malform
 
 /// What a value must look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unit {
+enum Form {
     Duration,
     Count,
     CountOrShare,
@@ -180,7 +177,7 @@ fn example(names: ConditionNames<'_>) -> String {
 }
 
 /// A subject, or one divided by another: `A / B`, with spaces around the stroke.
-fn read_ratio(text: &str, at: Range<usize>, names: ConditionNames<'_>) -> Result<(Subject, Unit), Malformed> {
+fn read_ratio(text: &str, at: Range<usize>, names: ConditionNames<'_>) -> Result<(Subject, Form), Malformed> {
     let Some(stroke) = text[at.clone()].find(" / ").filter(|_| names.evidence.is_none()) else {
         return read_subject(text, at, names);
     };
@@ -190,28 +187,28 @@ fn read_ratio(text: &str, at: Range<usize>, names: ConditionNames<'_>) -> Result
     let (to, to_unit) = read_subject(text, to_at.clone(), names)?;
     let kind = |unit| match unit {
         // What a process exports may be anything, seconds as well as counts.
-        Unit::CountOrShare | Unit::Plain => Unit::Count,
+        Form::CountOrShare | Form::Plain => Form::Count,
         other => other,
     };
     if kind(of_unit) != kind(to_unit) {
         let help = "divide a count by a count, or a latency by a latency";
         return Err(Malformed::new(to_at, "these two are not of one kind", help));
     }
-    Ok((Subject::Ratio { of: Box::new(of), to: Box::new(to) }, Unit::Plain))
+    Ok((Subject::Ratio { of: Box::new(of), to: Box::new(to) }, Form::Plain))
 }
 
 fn read_subject(
     text: &str,
     at: Range<usize>,
     names: ConditionNames<'_>,
-) -> Result<(Subject, Unit), Malformed> {
+) -> Result<(Subject, Form), Malformed> {
     let words = &text[at.clone()];
     // A metric's labels may hold dots and slashes of their own.
     let head = &words[..words.find('{').unwrap_or(words.len())];
     let first = head.split(['.', '/']).next().unwrap_or(head);
     if let Some(evidence) = names.evidence {
         return match evidence.contains(&words) {
-            true => Ok((Subject::Evidence { name: words.into() }, Unit::Count)),
+            true => Ok((Subject::Evidence { name: words.into() }, Form::Count)),
             false => Err(unknown(at, "evidence", words, evidence.iter().copied(), "this fault leaves")),
         };
     }
@@ -219,19 +216,7 @@ fn read_subject(
         return read_metric(text, at, names);
     }
     let Some((load, stat)) = words.split_once('.') else {
-        let known = [
-            "killed",
-            "restarted",
-            "refused",
-            "reloaded",
-            "stopped",
-            "continued",
-            "changed_requests",
-            "packets",
-            "lost_packets",
-            "delayed_packets",
-        ]
-        .contains(&words);
+        let known = fault::KINDS.iter().any(|kind| kind.evidence.contains(&words));
         return Err(match known {
             true => Malformed::new(
                 at,
@@ -241,7 +226,7 @@ fn read_subject(
             false if names.loads.iter().any(|l| l == words) => Malformed::new(
                 at,
                 format!("nothing is said about `{words}`"),
-                format!("add a statistic, such as `{words}.errors`; there are {STATISTICS}"),
+                format!("add a statistic, such as `{words}.errors`; there are {}", statistics()),
             ),
             false => Malformed::new(
                 at,
@@ -265,29 +250,29 @@ fn read_subject(
         });
     };
     let at = at.start + load.len() + 1..at.end;
-    let unit = match stat {
-        "errors" => Unit::CountOrShare,
-        "errors.share" | "success" => Unit::Share,
-        "requests" | "ok" | "dropped" => Unit::Count,
-        "throughput" => Unit::Rate,
-        _ if stat.strip_prefix("latency.").is_some_and(|s| LATENCIES.contains(&s)) => Unit::Duration,
-        _ => {
-            let known = STATISTICS.split(", ");
-            let near = closest(stat, known.clone())
-                .or_else(|| known.clone().find(|k| k.rsplit('.').next() == Some(stat)));
-            let hint = near.map(|n| format!("did you mean `{load}.{n}`? ")).unwrap_or_default();
-            let help = format!("{hint}statistics: {STATISTICS}");
-            return Err(Malformed::new(at, format!("a load has no statistic `{stat}`"), help));
-        }
+    let Ok(stat) = stat.parse::<Statistic>() else {
+        let known = Statistic::names();
+        let near = closest(stat, known.clone())
+            .or_else(|| known.clone().find(|k| k.rsplit('.').next() == Some(stat)));
+        let hint = near.map(|n| format!("did you mean `{load}.{n}`? ")).unwrap_or_default();
+        let help = format!("{hint}statistics: {}", statistics());
+        return Err(Malformed::new(at, format!("a load has no statistic `{stat}`"), help));
     };
-    Ok((Subject::Load { load: position, stat: stat.into() }, unit))
+    let form = match stat.unit() {
+        Unit::Latency => Form::Duration,
+        Unit::Share => Form::Share,
+        Unit::Rate => Form::Rate,
+        Unit::Count if stat.as_share().is_some() => Form::CountOrShare,
+        Unit::Count => Form::Count,
+    };
+    Ok((Subject::Load { load: position, stat }, form))
 }
 
 fn read_metric(
     text: &str,
     at: Range<usize>,
     names: ConditionNames<'_>,
-) -> Result<(Subject, Unit), Malformed> {
+) -> Result<(Subject, Form), Malformed> {
     let words = &text[at.clone()];
     let Some((process, metric)) = words.split_once('.') else {
         let help = format!("add the name of a metric, such as `{words}.NAME`");
@@ -326,7 +311,7 @@ fn read_metric(
     }
     let labels = labels.map_or(Ok(Vec::new()), |at| read_labels(text, at))?;
     let subject = Subject::Metric { process: process.into(), name: name.into(), labels };
-    Ok((subject, Unit::Plain))
+    Ok((subject, Form::Plain))
 }
 
 /// `{a="b",c="d"}`
@@ -359,7 +344,7 @@ fn read_labels(text: &str, at: Range<usize>) -> Result<Vec<(String, String)>, Ma
 }
 
 /// The value in the subject's own unit, and whether it was written as a share.
-fn read_value(text: &str, at: Range<usize>, unit: Unit) -> Result<(f64, bool), Malformed> {
+fn read_value(text: &str, at: Range<usize>, unit: Form) -> Result<(f64, bool), Malformed> {
     let words = &text[at.clone()];
     let number = words.parse::<f64>().ok().filter(|n| n.is_finite());
     let wrong = |message: String, help: String| Malformed::new(at.clone(), message, help);
@@ -370,26 +355,26 @@ fn read_value(text: &str, at: Range<usize>, unit: Unit) -> Result<(f64, bool), M
     };
     let share = || words.parse::<Percent>().map(|p| (p.0, true)).map_err(of_unit);
     match unit {
-        Unit::Duration => {
+        Form::Duration => {
             words.parse::<Span>().map(|s| (s.0.as_nanos() as f64 / 1000.0, false)).map_err(of_unit)
         }
-        Unit::Rate => words.parse::<Rate>().map(|r| (r.0, false)).map_err(of_unit),
-        Unit::Share => share(),
-        Unit::CountOrShare if words.ends_with('%') => share(),
-        Unit::CountOrShare if number.is_some_and(|n| n > 0.0 && n < 1.0) => share(),
-        Unit::Plain if words.ends_with('%') => share(),
-        Unit::Count | Unit::CountOrShare => match number {
+        Form::Rate => words.parse::<Rate>().map(|r| (r.0, false)).map_err(of_unit),
+        Form::Share => share(),
+        Form::CountOrShare if words.ends_with('%') => share(),
+        Form::CountOrShare if number.is_some_and(|n| n > 0.0 && n < 1.0) => share(),
+        Form::Plain if words.ends_with('%') => share(),
+        Form::Count | Form::CountOrShare => match number {
             Some(n) if n >= 0.0 && n.fract() == 0.0 => Ok((n, false)),
             _ if words.ends_with("/s") => Err(wrong(
                 format!("`{words}` is a rate, and this is a count"),
                 "compare `LOAD.throughput` with a rate, or write a whole number".into(),
             )),
-            _ if unit == Unit::CountOrShare => {
+            _ if unit == Form::CountOrShare => {
                 Err(wrong(format!("`{words}` is neither a count nor a share"), "write `0` or `0.1%`".into()))
             }
             _ => Err(wrong(format!("`{words}` is not a count"), "write a whole number, such as `0`".into())),
         },
-        Unit::Plain => number.map(|n| (n, false)).ok_or_else(|| {
+        Form::Plain => number.map(|n| (n, false)).ok_or_else(|| {
             wrong(
                 format!("`{words}` is not a plain number"),
                 "a metric is compared in the unit that it is exported in (Prometheus counts time in seconds)"
@@ -397,6 +382,11 @@ fn read_value(text: &str, at: Range<usize>, unit: Unit) -> Result<(f64, bool), M
             )
         }),
     }
+}
+
+/// The statistics of a load, as a message lists them.
+fn statistics() -> String {
+    Statistic::names().collect::<Vec<_>>().join(", ")
 }
 
 fn unknown<'a>(
@@ -444,7 +434,7 @@ mod tests {
     }
 
     fn load(stat: &str, load: usize) -> Subject {
-        Subject::Load { load, stat: stat.into() }
+        Subject::Load { load, stat: stat.parse().unwrap() }
     }
 
     #[test]
@@ -496,7 +486,7 @@ mod tests {
     fn a_mistake_is_pointed_at_and_answered() {
         for (text, words, message, help) in [
             ("chekout.errors == 0", "chekout", "unknown load", "did you mean `checkout`?"),
-            ("checkout.latency.p95 < 1s", "latency.p95", "no statistic", "statistics: latency.p50"),
+            ("checkout.latency.p0 < 1s", "latency.p0", "no statistic", "statistics: latency.p50"),
             ("checkout.p99 < 1s", "p99", "no statistic", "did you mean `checkout.latency.p99`?"),
             ("checkout < 1s", "checkout", "nothing is said", "checkout.errors"),
             ("checkout.errors = 0", "=", "not an operator", "did you mean `==`?"),

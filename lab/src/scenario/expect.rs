@@ -28,13 +28,13 @@ pub(super) fn expectations(
         let evidence = match window {
             Some(Window::Evidence { entry }) => {
                 let entry = &timeline[entry];
-                Some(entry.action.evidence_names(entry.until.is_some()))
+                Some(entry.action.kind().leaves(entry.until.is_some()))
             }
             // Which fault is meant is not known, so nothing can be said about its evidence.
             None if expect.get_ref().fault.is_some() => continue,
             _ => None,
         };
-        let names = ConditionNames { loads: &loads, processes: &processes, evidence };
+        let names = ConditionNames { loads: &loads, processes: &processes, evidence: evidence.as_deref() };
         let conditions = conditions(expect, window.as_ref(), names, file, context, mistakes);
         let Some(window) = window else { continue };
         let name = match &expect.get_ref().name {

@@ -1,10 +1,10 @@
 //! What a scenario file says, and every way in which it can be wrong.
 //!
 //! [`model`] mirrors the file key for key, `parse` turns text into it with the place of every word
-//! kept, `validate` (with `load`, `timeline` and `expect` for the larger tables) resolves every name
-//! and collects all mistakes at once, each pointing at its words and suggesting the fix. What comes
-//! out is a [`Scenario`]: checked, without names or texts left to resolve. `settings` lets the
-//! sidecar itself check what is meant for it. `compile` adds what the file does not choose
+//! kept, `validate` (with `load`, `timeline` and `expect` for the larger tables) resolves every
+//! name and collects all mistakes at once, each pointing at its words and suggesting the fix. What
+//! comes out is a [`Scenario`]: checked, without names or texts left to resolve. `settings` lets
+//! the sidecar itself check what is meant for it. `compile` adds what the file does not choose
 //! (addresses, seeds, sidecar configurations) and makes a [`Plan`](crate::plan::Plan) of it.
 //!
 //! It leaves out all I/O: the caller of [`parse`] reads the file.

@@ -63,7 +63,7 @@ fn kind(entry: &Spanned<EntryTable>, mistakes: &mut Vec<Mistake>) -> (&'static s
     let Some(first) = present.next() else {
         let at = e.name.as_ref().map_or(e.at.span(), Spanned::span);
         let mistake = Mistake::new(at, "this entry does nothing", "no action");
-        let kinds: Vec<&str> = fault::KINDS.iter().map(|(kind, _)| *kind).collect();
+        let kinds: Vec<&str> = fault::KINDS.iter().map(|kind| kind.key).collect();
         let (last, others) = kinds.split_last().expect("there are kinds");
         mistakes.push(mistake.help(format!("add one action: {} or {last}", others.join(", "))));
         return ("entry", entry.span());

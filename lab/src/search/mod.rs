@@ -206,9 +206,9 @@ impl Search {
             if let Some(lasts) = entry.get_mut("for") {
                 scale(lasts, shorter);
             }
-            for (kind, times) in fault::KINDS {
-                for key in *times {
-                    if let Some(time) = entry.get_mut(*kind).and_then(|table| table.get_mut(*key)) {
+            for kind in fault::KINDS {
+                for key in kind.times {
+                    if let Some(time) = entry.get_mut(kind.key).and_then(|table| table.get_mut(*key)) {
                         scale(time, shorter);
                     }
                 }

@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::statistics::{quantile, statistic};
+use super::statistics::measure;
 use crate::fault::Entry;
 use crate::load::Record;
 use crate::metrics::{Series, is_counter};
 use crate::plan::{Condition, Expectation, Op, Plan, Subject, Window};
+use crate::statistic::{Statistic, number};
 
 /// How far apart the starts of a recovery's stretches are.
 pub const STEP: Duration = Duration::from_millis(100);
@@ -244,7 +245,7 @@ impl<'a> EvidenceIndex<'a> {
 
     fn measure(&self, subject: &Subject, span: (i64, i64), entry: Option<usize>) -> Measured {
         match subject {
-            Subject::Load { load, stat } => self.load(*load, stat, span),
+            Subject::Load { load, stat } => self.load(*load, *stat, span),
             Subject::Metric { process, name, labels } => self.metric(process, name, labels, span),
             Subject::Evidence { name } => self.fault(name, entry),
             Subject::Ratio { of, to } => {
@@ -263,7 +264,7 @@ impl<'a> EvidenceIndex<'a> {
         }
     }
 
-    fn load(&self, load: usize, stat: &str, (from, to): (i64, i64)) -> Measured {
+    fn load(&self, load: usize, stat: Statistic, (from, to): (i64, i64)) -> Measured {
         let Some(records) = self.loads.get(load) else { return Measured::nothing("no such load".into()) };
         let first = records.partition_point(|r| r.due_us < from);
         let records = &records[first..first.max(records.partition_point(|r| r.due_us < to))];
@@ -271,12 +272,12 @@ impl<'a> EvidenceIndex<'a> {
             return Measured::nothing("no requests in this window".into());
         }
         let seconds = (to - from) as f64 / 1e6;
-        let Some(value) = statistic(records.iter().copied(), seconds, stat) else {
+        let Some(value) = measure(stat, records.iter().copied(), seconds) else {
             return Measured::nothing(format!("`{stat}` cannot be measured here"));
         };
         let samples = records.len() as u64;
-        let mut shown = show_load(stat, value);
-        if quantile(stat).is_some_and(|q| samples as f64 * (1.0 - q) < 1.0) {
+        let mut shown = stat.show(value);
+        if stat.is_the_worst_of(samples) {
             shown += &format!(" (the worst of only {samples})");
         }
         Measured { value: Some(value), shown, samples }
@@ -355,31 +356,6 @@ fn alike<'a>(name: &str, there: impl Iterator<Item = &'a str>) -> String {
 
 fn us(duration: Duration) -> i64 {
     duration.as_micros() as i64
-}
-
-fn show_load(stat: &str, value: f64) -> String {
-    let value = match stat {
-        "success" | "errors.share" => format!("{} %", (value * 100_000.0).round() / 1_000.0),
-        "throughput" => format!("{}/s", number(value)),
-        _ if stat.starts_with("latency.") => latency(value),
-        _ => number(value),
-    };
-    format!("{} = {value}", stat.strip_prefix("latency.").unwrap_or(stat))
-}
-
-/// Whole numbers as they are, others with three decimals at most.
-pub(super) fn number(value: f64) -> String {
-    format!("{}", (value * 1_000.0).round() / 1_000.0)
-}
-
-/// A latency of microseconds with three or four digits.
-pub(super) fn latency(us: f64) -> String {
-    match us {
-        _ if us < 1_000.0 => format!("{us:.0} us"),
-        _ if us < 100_000.0 => format!("{:.1} ms", us / 1e3),
-        _ if us < 1_000_000.0 => format!("{:.0} ms", us / 1e3),
-        _ => format!("{:.2} s", us / 1e6),
-    }
 }
 
 /// A point of the scenario's clock: `10s`, `2.5s`, `250ms`.

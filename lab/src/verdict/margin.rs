@@ -1,7 +1,8 @@
 //! Broken expectations in words: what was expected, what was measured, and how far off that is.
 
-use super::evaluate::{Judged, JudgedCondition, latency, number};
+use super::evaluate::{Judged, JudgedCondition};
 use crate::plan::{Condition, Op, Plan, Subject};
+use crate::statistic::number;
 
 /// Every condition that did not hold, one sentence each.
 pub fn broken(plan: &Plan, judged: &[Judged]) -> Vec<String> {
@@ -38,11 +39,7 @@ pub fn found(judged: &JudgedCondition, asked: Option<&Condition>) -> String {
         return format!("was {value}");
     }
     let off = match &asked.subject {
-        Subject::Load { stat, .. } if stat.starts_with("latency.") => latency(off),
-        Subject::Load { stat, .. } if stat == "success" || stat == "errors.share" => {
-            format!("{} points", number(off * 100.0))
-        }
-        Subject::Load { stat, .. } if stat == "throughput" => format!("{}/s", number(off)),
+        Subject::Load { stat, .. } => stat.unit().show_difference(off),
         _ => number(off),
     };
     format!("was {value} ({off} {word})")
@@ -53,7 +50,7 @@ mod tests {
     use super::*;
 
     fn told(stat: &str, op: Op, limit: f64, actual: f64, shown: &str) -> String {
-        let subject = Subject::Load { load: 0, stat: stat.into() };
+        let subject = Subject::Load { load: 0, stat: stat.parse().unwrap() };
         let asked = Condition { text: String::new(), subject, op, value: limit };
         let samples = if actual.is_nan() { 0 } else { 100 };
         let judged =

@@ -18,4 +18,4 @@ pub use evaluate::{Evidence, Judged, JudgedCondition, STEP, judge};
 pub use fidelity::trustworthy;
 pub use impact::{Impact, Phase, impacts};
 pub use margin::{broken, found};
-pub use statistics::{STATISTICS, Summary, summary};
+pub use statistics::{Summary, summary};

@@ -1,106 +1,33 @@
-//! Statistics of the requests of one load generator.
-//!
-//! Percentiles are exact (nearest rank), not read from a histogram: all records of a run are in
-//! memory anyway. They cover every request that was sent, and a failed one counts with the time at
-//! which it failed. Leaving failures out would make a mesh look quicker the more it fails; counting
-//! them in still flatters one that fails fast, so a condition on latency belongs beside one on
-//! success. A dropped request was never sent: it is an error with no latency.
+//! The requests of one load generator in numbers: what [`Statistic`](crate::statistic::Statistic)s
+//! are taken from, and the summary of a whole run.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use crate::load::{Outcome, Record};
+use crate::statistic::{Latencies, Requests, Statistic};
 
-/// Every statistic, as [`crate::plan::Subject::Load`] names it. Latencies are in microseconds;
-/// `success` and `errors.share` are fractions; `throughput` is good answers a second; the others
-/// are counts.
-pub const STATISTICS: &[&str] = &[
-    "latency.p50",
-    "latency.p90",
-    "latency.p99",
-    "latency.p999",
-    "latency.max",
-    "latency.mean",
-    "requests",
-    "ok",
-    "errors",
-    "errors.share",
-    "success",
-    "throughput",
-    "dropped",
-];
-
-/// One statistic of `records`, all that were due within `seconds`. `None` if there are none to take
-/// it from, or the name is unknown.
-pub(super) fn statistic<'a>(
+/// Takes a statistic of `records`, all that were due within `seconds`. `None` if there are none to
+/// take it from.
+pub(super) fn measure<'a>(
+    statistic: Statistic,
     records: impl Iterator<Item = &'a Record> + Clone,
     seconds: f64,
-    stat: &str,
 ) -> Option<f64> {
-    let requests = records.clone().count() as f64;
-    if requests == 0.0 {
-        return None;
-    }
     let count = |outcome: Outcome| records.clone().filter(|r| r.outcome == outcome).count() as f64;
-    let ok = count(Outcome::Ok);
-    let value = match stat {
-        "requests" => requests,
-        "ok" => ok,
-        "errors" => requests - ok,
-        "errors.share" => (requests - ok) / requests,
-        "success" => ok / requests,
-        "throughput" => ok / seconds,
-        "dropped" => count(Outcome::Dropped),
-        _ => return Latencies::of(records).named(stat.strip_prefix("latency.")?),
-    };
-    Some(value)
-}
-
-/// The share of requests below a percentile, if `stat` is one.
-pub(super) fn quantile(stat: &str) -> Option<f64> {
-    Some(match stat.strip_prefix("latency.").unwrap_or(stat) {
-        "p50" => 0.5,
-        "p90" => 0.9,
-        "p99" => 0.99,
-        "p999" => 0.999,
-        _ => return None,
+    statistic.of(&Requests {
+        due: records.clone().count() as f64,
+        ok: count(Outcome::Ok),
+        dropped: count(Outcome::Dropped),
+        seconds,
+        latencies: &|| latencies(records.clone()),
     })
 }
 
-/// Times in order, microseconds.
-struct Latencies(Vec<u64>);
-
-impl Latencies {
-    fn of<'a>(records: impl Iterator<Item = &'a Record>) -> Self {
-        Self::sorted(records.filter(|r| r.outcome != Outcome::Dropped).map(|r| r.latency_us))
-    }
-
-    fn sorted(times: impl Iterator<Item = u64>) -> Self {
-        let mut times: Vec<u64> = times.collect();
-        times.sort_unstable();
-        Latencies(times)
-    }
-
-    /// The smallest time that at least a share `q` of all does not exceed.
-    fn quantile(&self, q: f64) -> Option<f64> {
-        // 0.999 * 1000 is a little more than 999 in floating point, and must not become 1000.
-        let rank = (q * self.0.len() as f64 - 1e-6).ceil().max(1.0) as usize;
-        self.0.get(rank - 1).map(|us| *us as f64)
-    }
-
-    fn mean(&self) -> Option<f64> {
-        let sum: u128 = self.0.iter().map(|us| u128::from(*us)).sum();
-        (!self.0.is_empty()).then(|| sum as f64 / self.0.len() as f64)
-    }
-
-    fn named(&self, name: &str) -> Option<f64> {
-        match name {
-            "max" => self.quantile(1.0),
-            "mean" => self.mean(),
-            other => self.quantile(quantile(other)?),
-        }
-    }
+/// The latencies of the requests that were sent.
+fn latencies<'a>(records: impl Iterator<Item = &'a Record>) -> Latencies {
+    records.filter(|r| r.outcome != Outcome::Dropped).map(|r| r.latency_us).collect()
 }
 
 /// The whole measured part of one load generator, for reports. Times are microseconds, 0 if nothing
@@ -136,28 +63,28 @@ pub struct Summary {
 /// Sums up the measured part of `records`; those of the warm-up (due before 0) are left out.
 pub fn summary(records: &[Record]) -> Summary {
     let measured = || records.iter().filter(|r| r.due_us >= 0);
-    let latencies = Latencies::of(measured());
-    let late = Latencies::sorted(measured().filter(|r| r.outcome != Outcome::Dropped).map(|r| r.late_us));
+    let latencies = latencies(measured());
+    let late: Latencies = measured().filter(|r| r.outcome != Outcome::Dropped).map(|r| r.late_us).collect();
     let mut errors = BTreeMap::new();
     for record in measured().filter(|r| r.outcome != Outcome::Ok) {
         *errors.entry(record.outcome.to_string()).or_insert(0) += 1;
     }
     let ok = measured().filter(|r| r.outcome == Outcome::Ok).count() as u64;
     let requests = measured().count() as u64;
-    let value = |name| latencies.named(name).unwrap_or(0.0);
+    let percentile = |share| latencies.quantile(share).unwrap_or(0.0);
     Summary {
         requests,
         ok,
         dropped: errors.get("dropped").copied().unwrap_or(0),
         errors,
-        p50_us: value("p50"),
-        p90_us: value("p90"),
-        p99_us: value("p99"),
-        p999_us: value("p999"),
-        max_us: value("max"),
-        mean_us: value("mean"),
+        p50_us: percentile(0.5),
+        p90_us: percentile(0.9),
+        p99_us: percentile(0.99),
+        p999_us: percentile(0.999),
+        max_us: percentile(1.0),
+        mean_us: latencies.mean().unwrap_or(0.0),
         throughput: seconds(measured()).map_or(0.0, |s| ok as f64 / s),
-        late_p99_us: late.named("p99").unwrap_or(0.0),
+        late_p99_us: late.quantile(0.99).unwrap_or(0.0),
     }
 }
 
@@ -194,9 +121,11 @@ mod tests {
     #[test]
     fn each_statistic_is_what_its_name_says() {
         let records = thousand();
+        let parse = |stat: &str| stat.parse::<Statistic>().expect("a statistic");
         for (stat, expected) in [
             ("latency.p50", 500.0),
             ("latency.p90", 900.0),
+            ("latency.p95", 950.0),
             ("latency.p99", 990.0),
             ("latency.p999", 999.0),
             ("latency.max", 1000.0),
@@ -209,32 +138,12 @@ mod tests {
             ("throughput", 495.0),
             ("dropped", 10.0),
         ] {
-            assert!(STATISTICS.contains(&stat), "{stat}");
-            assert_eq!(statistic(records.iter(), 2.0, stat), Some(expected), "{stat}");
+            assert_eq!(measure(parse(stat), records.iter(), 2.0), Some(expected), "{stat}");
         }
-        for stat in STATISTICS {
-            assert!(statistic(records.iter(), 2.0, stat).is_some(), "{stat}");
-            assert_eq!(statistic([].iter(), 2.0, stat), None, "{stat} of nothing");
+        for stat in Statistic::names() {
+            assert!(measure(parse(stat), records.iter(), 2.0).is_some(), "{stat}");
+            assert_eq!(measure(parse(stat), [].iter(), 2.0), None, "{stat} of nothing");
         }
-        for stat in ["latency", "latency.p42", "p99", "errors.rate", ""] {
-            assert_eq!(statistic(records.iter(), 2.0, stat), None, "{stat}");
-        }
-    }
-
-    #[test]
-    fn a_percentile_of_few_values_is_one_of_them() {
-        let latencies = |n: u64| Latencies::sorted((1..=n).rev());
-        for (n, q, expected) in [
-            (1, 0.5, 1.0),
-            (1, 0.999, 1.0),
-            (2, 0.5, 1.0),
-            (3, 0.5, 2.0),
-            (99, 0.99, 99.0),
-            (100, 0.99, 99.0),
-        ] {
-            assert_eq!(latencies(n).quantile(q), Some(expected), "{q} of {n}");
-        }
-        assert_eq!(latencies(0).quantile(0.5), None);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(in crate::verdict) fn plan() -> Plan {
 }
 
 fn stat(stat: &str, op: Op, value: f64) -> Condition {
-    let subject = Subject::Load { load: 0, stat: stat.into() };
+    let subject = Subject::Load { load: 0, stat: stat.parse().unwrap() };
     Condition { text: format!("calls.{stat} {op:?} {value}"), subject, op, value }
 }
 
@@ -317,7 +317,7 @@ fn values_are_shown_with_units_that_people_read() {
         ("throughput", 399.6667, "throughput = 399.667/s"),
         ("errors", 3.0, "errors = 3"),
     ] {
-        assert_eq!(show_load(stat, value), expected);
+        assert_eq!(stat.parse::<Statistic>().unwrap().show(value), expected);
     }
     for (us, expected) in
         [(0, "0s"), (250_000, "250ms"), (2_500_000, "2.5s"), (20_000_000, "20s"), (1_000, "1ms")]
