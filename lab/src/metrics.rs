@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use proxy::mutant;
+use proxy::mutant::Mutant;
 use tokio::time::Instant;
 
 /// One value of one process at one time.
@@ -306,7 +306,7 @@ impl Series {
         let mut sum = None;
         for process in self.matching(process_glob) {
             let mut within = process.within(from, to);
-            if mutant::is_planted("counts-from-before-the-window") {
+            if Mutant::CountsFromBeforeTheWindow.is_planted() {
                 within.start = within.start.saturating_sub(1);
             }
             if within.len() < 2 && within.start > 0 {

@@ -27,7 +27,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::config::Snapshot;
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::world::{Net, World};
 use control::control;
 pub use kernel::{Options, run};
@@ -66,7 +66,7 @@ pub async fn serve_and_reload<N: Net>(
     let reloading = async {
         loop {
             let next = Arc::new(next().await);
-            if !mutant::is_planted("ignores-reloads") {
+            if !Mutant::IgnoresReloads.is_planted() {
                 sidecar.apply(next);
             }
             tracing::info!("the new configuration is in force");

@@ -128,7 +128,8 @@ fn a_mutant_that_no_seed_comes_to_is_4() {
     let kept = folder.0.path().to_str().expect("a path in text");
     let swarm =
         |mutant| sim(&[], &["--faults", "swarm", "--seeds", "2", "--corpus", kept, "--mutant", mutant]);
-    expect(&swarm("nosuch"), 4, "called \"nosuch\"");
+    expect(&swarm("nosuch"), 2, "nosuch");
+    expect(&swarm("counts-from-before-the-window"), 4, "no seed came to where");
     assert_ne!(swarm("always-the-first").status.code(), Some(4));
 }
 

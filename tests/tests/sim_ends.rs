@@ -13,7 +13,7 @@ use lab::load::Record;
 use lab::plan::{APP_METRICS_PORT, AppSpec, Load, SidecarKind};
 use lab::sim::{Main, Mesh, Programs, SimIo, SimNet, SimWorld, Simulation, Term, Who};
 use lab::world::World as _;
-use proxy::mutant;
+use proxy::mutant::{self, Mutant};
 use proxy::world::{Listener, Net, World};
 use sim_kit::*;
 use tokio::sync::watch;
@@ -105,11 +105,11 @@ fn every_connection_ends_as_the_table_says_with_and_without_sidecars() {
 
 #[test]
 fn every_mutant_about_ends_shows_in_the_table() {
-    for name in ["ends-what-was-reset", "gives-up-with-a-fin", "cancels-at-half-close"] {
-        mutant::plant(Some(name));
+    for planted in [Mutant::EndsWhatWasReset, Mutant::GivesUpWithAFin, Mutant::CancelsAtHalfClose] {
+        mutant::plant(Some(planted));
         let wrong = wrong(SidecarKind::Ours);
         mutant::plant(None);
-        println!("{name}: {wrong:?}");
-        assert!(!wrong.is_empty(), "{name} is not found");
+        println!("{}: {wrong:?}", planted.name());
+        assert!(!wrong.is_empty(), "{} is not found", planted.name());
     }
 }

@@ -11,6 +11,7 @@ use std::process::Command;
 use lab::scenario;
 use lab::sim::{jobs, sweep};
 use lab::swarm::{Drawn, SwarmOptions, coverage, run_scenario, run_schedule, shrink};
+use proxy::mutant::Mutant;
 
 /// Runs that are swept for violations and coverage points.
 const RUNS: u64 = 600;
@@ -20,52 +21,52 @@ const WITHIN: u64 = 100;
 
 /// The mutants of `proxy`. A few more are too rare for so few runs, and have a run of their own in
 /// the corpus.
-const MUTANTS: [&str; 45] = [
-    "one-retry-too-many",
-    "repeats-what-is-not-idempotent",
-    "retries-on-credit",
-    "uncounted-retry",
-    "forgets-where-it-tried",
-    "ejects-past-the-cap",
-    "lets-the-ejected-back-early",
-    "stale-success-restores",
-    "picks-the-ejected",
-    "leaks-a-request-in-hand",
-    "knows-no-deadline",
-    "drains-in-no-time",
-    "always-the-first",
-    "one-request-too-many",
-    "ejects-one-late",
-    "checks-until-one-fails",
-    "knows-no-attempt-limit",
-    "tunnels-unasked",
-    "ignores-reloads",
-    "uses-nothing-again",
-    "reload-fills-the-budget",
-    "checks-take-their-time",
-    "drains-without-a-word",
-    "closes-at-once",
-    "sniffs-one-portion",
-    "does-not-back-off",
-    "waits-past-the-end",
-    "holds-two-places",
-    "lets-any-check-restore",
-    "does-not-hurry-in-doubt",
-    "passes-on-the-whole-deadline",
-    "times-attempts-together",
-    "anything-ends-a-probe",
-    "counts-half-the-latency",
-    "failures-enter-the-latency",
-    "counts-checks-not-in-a-row",
-    "one-check-makes-healthy",
-    "reload-forgets-endpoints",
-    "reload-forgets-connections",
-    "keeps-what-is-half-read",
-    "shares-one-window",
-    "repeats-nothing-refused",
-    "takes-a-reset-for-an-end",
-    "frees-a-stream-with-its-answer",
-    "binds-where-there-is-no-room",
+const MUTANTS: [Mutant; 45] = [
+    Mutant::OneRetryTooMany,
+    Mutant::RepeatsWhatIsNotIdempotent,
+    Mutant::RetriesOnCredit,
+    Mutant::UncountedRetry,
+    Mutant::ForgetsWhereItTried,
+    Mutant::EjectsPastTheCap,
+    Mutant::LetsTheEjectedBackEarly,
+    Mutant::StaleSuccessRestores,
+    Mutant::PicksTheEjected,
+    Mutant::LeaksAnActiveRequest,
+    Mutant::KnowsNoDeadline,
+    Mutant::DrainsInNoTime,
+    Mutant::AlwaysTheFirst,
+    Mutant::OneRequestTooMany,
+    Mutant::EjectsOneLate,
+    Mutant::ChecksUntilOneFails,
+    Mutant::KnowsNoAttemptLimit,
+    Mutant::TunnelsUnasked,
+    Mutant::IgnoresReloads,
+    Mutant::UsesNothingAgain,
+    Mutant::ReloadFillsTheBudget,
+    Mutant::ChecksTakeTheirTime,
+    Mutant::DrainsWithoutAWord,
+    Mutant::ClosesAtOnce,
+    Mutant::SniffsOnePortion,
+    Mutant::DoesNotBackOff,
+    Mutant::WaitsPastTheEnd,
+    Mutant::HoldsTwoSlots,
+    Mutant::LetsAnyCheckRestore,
+    Mutant::DoesNotHurryInDoubt,
+    Mutant::PassesOnTheWholeDeadline,
+    Mutant::TimesAttemptsTogether,
+    Mutant::AnythingEndsAProbe,
+    Mutant::CountsHalfTheLatency,
+    Mutant::FailuresEnterTheLatency,
+    Mutant::CountsChecksNotInARow,
+    Mutant::OneCheckMakesHealthy,
+    Mutant::ReloadForgetsEndpoints,
+    Mutant::ReloadForgetsConnections,
+    Mutant::KeepsWhatIsHalfRead,
+    Mutant::SharesOneWindow,
+    Mutant::RepeatsNothingRefused,
+    Mutant::TakesAResetForAnEnd,
+    Mutant::FreesAStreamWithItsAnswer,
+    Mutant::BindsWhereThereIsNoRoom,
 ];
 
 #[test]
@@ -113,8 +114,8 @@ fn every_mutant_is_found() {
             }
         });
         match found {
-            Some((seed, violation)) => println!("{mutant}: seed {seed}: {violation}"),
-            None => missed.push(mutant),
+            Some((seed, violation)) => println!("{}: seed {seed}: {violation}", mutant.name()),
+            None => missed.push(mutant.name()),
         }
     }
     assert!(missed.is_empty(), "not found within {WITHIN} runs: {missed:?}");
@@ -136,8 +137,9 @@ fn no_run_that_violated_an_invariant_once_violates_one_again() {
         runs += 1;
         // Where a mutant takes the fix back, the run must fail again, or it proves nothing.
         if let Some(mutant) = text.lines().find_map(|line| line.strip_prefix("# With the mutant ")) {
-            let mutant = mutant.split(' ').next().unwrap_or_default().to_owned();
-            let options = SwarmOptions { mutant: Some(mutant.leak()) };
+            let name = mutant.split(' ').next().unwrap_or_default();
+            let mutant = Mutant::named(name).unwrap_or_else(|| panic!("no mutant is called {name:?}"));
+            let options = SwarmOptions { mutant: Some(mutant) };
             let run = run_scenario(&scenario, scenario.seed, options).expect("a run that ends");
             assert!(!run.violations.is_empty(), "{}: holds without its fix", path.display());
         }
@@ -181,7 +183,7 @@ fn one_seed_is_one_history_in_every_process() {
 
 #[test]
 fn a_run_that_violates_an_invariant_is_shrunk_and_still_violates_it() {
-    let options = SwarmOptions { mutant: Some("uncounted-retry") };
+    let options = SwarmOptions { mutant: Some(Mutant::UncountedRetry) };
     let before = Drawn::new(1);
     let large = before.schedule().scenario();
     let smallest = shrink(before, options).expect("the mutant is found");

@@ -4,7 +4,7 @@ mod sim_kit;
 
 use lab::history::history;
 use lab::plan::SidecarKind;
-use proxy::mutant;
+use proxy::mutant::{self, Mutant};
 use sim_kit::*;
 
 /// A warm-up of many requests, and two windows whose counts are known.
@@ -38,7 +38,7 @@ fn a_window_counts_what_happens_in_it_and_not_the_warm_up() {
 #[test]
 fn a_window_that_reaches_back_before_its_beginning_is_found() {
     let scenario = parse("windows", STORY);
-    mutant::plant(Some("counts-from-before-the-window"));
+    mutant::plant(Some(Mutant::CountsFromBeforeTheWindow));
     let history = history(&scenario, SidecarKind::Ours, 1, false);
     mutant::plant(None);
     let reasons = history.expect("a run that ends").reasons();

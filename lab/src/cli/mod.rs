@@ -17,7 +17,10 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use proxy::mutant::Mutant;
 
 use crate::app;
 use crate::load;
@@ -168,10 +171,16 @@ struct Sim {
     /// found, is kept. Default: a run is kept in `lab-runs`, and a trigger is only printed.
     #[arg(long, value_name = "DIRECTORY")]
     corpus: Option<PathBuf>,
-    /// Activate a mutant in every sidecar, to see whether an invariant finds it (builds with debug
-    /// assertions only).
-    #[arg(long, value_name = "NAME", requires = "faults")]
-    mutant: Option<String>,
+    /// Activate a mutant in every sidecar, to see whether an invariant finds it (development builds
+    /// with the feature `mutants` only; proxy/src/mutant.rs lists them).
+    #[arg(long, value_name = "NAME", requires = "faults", value_parser = mutants(), hide_possible_values = true)]
+    mutant: Option<Mutant>,
+}
+
+/// The names of mutants.
+fn mutants() -> impl TypedValueParser<Value = Mutant> {
+    let names = PossibleValuesParser::new(Mutant::ALL.iter().map(|mutant| mutant.name()));
+    names.map(|name| Mutant::named(&name).expect("a possible value"))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

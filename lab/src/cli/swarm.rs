@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proxy::mutant::{self, Mutant};
+
 use super::tally::Tally;
 use super::{FAILED, Faults, INVALID, MACHINE, PASSED, Sim};
 use crate::scenario::Scenario;
@@ -65,13 +67,11 @@ impl Source {
 
 /// Simulates every seed of every scenario; each stops at the first seed that violates an invariant.
 pub(super) fn run(args: &Sim, faults: Faults) -> ExitCode {
-    if args.mutant.is_some() && !cfg!(debug_assertions) {
-        errln!("--mutant needs a build with debug assertions; a release build has no mutants");
+    if args.mutant.is_some() && !mutant::AVAILABLE {
+        errln!("--mutant needs a development build with the feature `mutants`");
         return ExitCode::from(MACHINE);
     }
-    // There is one for the whole run, and it is needed as long.
-    let mutant = args.mutant.clone().map(|name| &*name.leak());
-    let options = SwarmOptions { mutant };
+    let options = SwarmOptions { mutant: args.mutant };
     if args.scenarios.is_empty() {
         return match faults {
             Faults::Swarm => ExitCode::from(one_source(args, None, &Source::Random, 0, options)),
@@ -187,10 +187,8 @@ fn sweep_seeds(args: &Sim, path: Option<&Path>, source: &Source, from: u64, opti
                     outln!("  {runs:>8}  {}", point.name);
                 }
             }
-            if let Some(mutant) = args.mutant.as_deref().filter(|_| !proxy::mutant::was_reached()) {
-                outln!(
-                    "INCONCLUSIVE: no seed came to where a mutant called {mutant:?} does harm, if there is one"
-                );
+            if let Some(mutant) = args.mutant.filter(|_| !mutant::was_reached()) {
+                outln!("INCONCLUSIVE: no seed came to where {} does its harm", mutant.name());
                 return super::INCONCLUSIVE;
             }
             outln!("PASSED for every seed from {from} to {}", from.saturating_add(args.seeds) - 1);
@@ -235,8 +233,8 @@ fn explain(args: &Sim, path: Option<&Path>, source: &Source, seed: u64, options:
     // The smaller run is what is shown, so it is what must be replayed; a scenario file is the form
     // in which it is kept.
     let folder = args.corpus.as_deref().unwrap_or(Path::new(KEPT));
-    match keep(folder, seed, &complaint, args.mutant.as_deref(), &text) {
-        Ok(file) => outln!("replay: {}", command_of(&file, args.mutant.as_deref(), seed)),
+    match keep(folder, seed, &complaint, args.mutant, &text) {
+        Ok(file) => outln!("replay: {}", command_of(&file, args.mutant, seed)),
         Err(error) => {
             errln!("cannot keep it in {}: {error}", folder.display());
             outln!("replay, before it was made smaller: {}", command(args, path, seed));
@@ -300,20 +298,21 @@ fn keep(
     folder: &Path,
     seed: u64,
     complaint: &str,
-    mutant: Option<&str>,
+    mutant: Option<Mutant>,
     text: &str,
 ) -> std::io::Result<String> {
     std::fs::create_dir_all(folder)?;
     let invariant = complaint.split(':').next().unwrap_or("end");
     let file = folder.join(format!("{invariant}-{seed}.toml"));
-    let mutant = mutant.map(|mutant| format!("# With the mutant {mutant} it fails.\n")).unwrap_or_default();
+    let mutant =
+        mutant.map(|mutant| format!("# With the mutant {} it fails.\n", mutant.name())).unwrap_or_default();
     std::fs::write(&file, format!("# Found by seed {seed}.\n# {complaint}\n{mutant}\n{text}"))?;
     Ok(file.display().to_string())
 }
 
 /// The command that replays a run from its scenario file.
-fn command_of(file: &str, mutant: Option<&str>, seed: u64) -> String {
-    let mutant = mutant.map(|mutant| format!(" --mutant {mutant}")).unwrap_or_default();
+fn command_of(file: &str, mutant: Option<Mutant>, seed: u64) -> String {
+    let mutant = mutant.map(|mutant| format!(" --mutant {}", mutant.name())).unwrap_or_default();
     format!("lab sim {file} --faults scenario --replay {seed}{mutant}")
 }
 
@@ -325,7 +324,7 @@ fn command(args: &Sim, path: Option<&Path>, seed: u64) -> String {
     let faults = if args.faults == Some(Faults::Scenario) { "scenario" } else { "swarm" };
     let _ = write!(command, " --faults {faults} --replay {seed}");
     if let Some(mutant) = &args.mutant {
-        let _ = write!(command, " --mutant {mutant}");
+        let _ = write!(command, " --mutant {}", mutant.name());
     }
     command
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-use proxy::mutant;
+use proxy::mutant::{self, Mutant};
 use proxy::world::RngTree;
 
 use crate::history;
@@ -54,7 +54,7 @@ pub struct SwarmRun {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SwarmOptions {
     /// A mutant to activate: see [`proxy::mutant`].
-    pub mutant: Option<&'static str>,
+    pub mutant: Option<Mutant>,
 }
 
 /// Runs a scenario once.

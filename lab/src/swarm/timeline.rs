@@ -265,12 +265,14 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proxy::mutant::Mutant;
+
     use super::*;
     use crate::swarm::{Drawn, SwarmOptions, run_schedule};
 
     #[test]
     fn every_request_and_every_fault_is_on_the_page_and_a_violation_is_told_in_words() {
-        let options = SwarmOptions { mutant: Some("uncounted-retry") };
+        let options = SwarmOptions { mutant: Some(Mutant::UncountedRetry) };
         let schedule = Drawn::new(1).schedule();
         let run = run_schedule(&schedule, options).expect("a run that ends");
         let page = html(&run.facts, &run.violations, &schedule.scenario(), "lab sim --replay 1");

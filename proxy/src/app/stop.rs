@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Sidecar;
 use super::worker::Signals;
-use crate::mutant;
+use crate::mutant::Mutant;
 
 /// What had ended when the sidecar did.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ pub(super) async fn stop(
 ) -> io::Result<Stopped> {
     let timeouts = sidecar.timeouts();
     tokio::join!(sleep(timeouts.drain_min), sidecar.deregistered());
-    let limit = if mutant::is_planted("drains-in-no-time") { Duration::ZERO } else { timeouts.drain };
+    let limit = if Mutant::DrainsInNoTime.is_planted() { Duration::ZERO } else { timeouts.drain };
     let deadline = Instant::now() + limit;
     let mut left = signals.inbound.drain(deadline).await;
     let code = stop_app(deadline.saturating_duration_since(Instant::now())).await?;

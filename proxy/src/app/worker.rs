@@ -10,7 +10,7 @@ use super::{Sidecar, named};
 use crate::capture::listener::{accept, accept_always, bind_any};
 use crate::drain;
 use crate::inbound::{self, Inbound};
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::outbound::{self, Outbound};
 use crate::world::{Net, World};
 
@@ -74,7 +74,7 @@ pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drains: Watche
                 for gone in table.gone_since(&before) {
                     outbound.pool.forget(gone);
                 }
-                if mutant::is_planted("reload-forgets-connections") {
+                if Mutant::ReloadForgetsConnections.is_planted() {
                     outbound.pool.clear();
                 }
                 before = table;

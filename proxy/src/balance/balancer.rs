@@ -25,7 +25,7 @@ use super::level::{self, Count};
 use super::{Attempted, Shares, hash};
 use crate::config::{self, Balance};
 use crate::endpoint::{Changes, Endpoint};
-use crate::mutant;
+use crate::mutant::Mutant;
 
 /// The members of a cluster, or of a subset of it, ready to be picked.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ impl Balancer {
         attempted: Attempted,
     ) -> Option<Picked> {
         let outlook = self.outlook(endpoints, now);
-        if mutant::is_planted("always-the-first") && attempted.is_empty() && endpoints[0].is_available(now) {
+        if Mutant::AlwaysTheFirst.is_planted() && attempted.is_empty() && endpoints[0].is_available(now) {
             return Some(self.picked(0, 0, false, false));
         }
         let first = match &outlook.groups[..] {

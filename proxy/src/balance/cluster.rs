@@ -15,7 +15,7 @@ use crate::config;
 use crate::endpoint::{Changes, Endpoint, Outliers};
 use crate::error::{Error, Kind};
 use crate::limit::concurrency::{Concurrency, InFlight, RequestLimit, RetrySlot};
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::retry::Budget;
 use crate::route::Routes;
 use crate::telemetry::{ClusterMetrics, LimitReason, Metrics};
@@ -82,7 +82,7 @@ impl Cluster {
         // Hash tables are not cheap to make, and taking turns goes on where it was.
         let kept = known.filter(|c| same_zone && balanced_alike(&c.config, config));
         let balancers = kept.map(|c| c.balancers.clone());
-        let paid = known.filter(|_| !mutant::is_planted("reload-fills-the-budget"));
+        let paid = known.filter(|_| !Mutant::ReloadFillsTheBudget.is_planted());
         let budget = || Arc::new(Budget::new(&config.retry_budget, with.now));
         let retry_budget = paid.map_or_else(budget, |cluster| cluster.retry_budget.clone());
         own.retry_budget.set(retry_budget.tokens() as i64);
@@ -188,7 +188,7 @@ fn endpoints_of(
         let address = config.endpoints[position as usize].address;
         while before.next_if(|known| known.address < address).is_some() {}
         let kept = before.peek().filter(|known| known.address == address).map(|known| Arc::clone(known));
-        let kept = kept.filter(|_| !mutant::is_planted("reload-forgets-endpoints"));
+        let kept = kept.filter(|_| !Mutant::ReloadForgetsEndpoints.is_planted());
         let new = || {
             let counted = with.metrics.endpoint("outbound", &config.name, address, own);
             Arc::new(Endpoint::of(address, with.now, changes.clone(), added).counted(counted))

@@ -18,7 +18,7 @@ use crate::config::{self, Snapshot};
 use crate::error::{Error, Kind};
 use crate::limit::Load;
 use crate::limit::concurrency::{Concurrency, InFlight};
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::telemetry::{ClusterMetrics, LimitReason, Metrics};
 
 /// A snapshot and what was prepared for it. Requests take it once and keep it.
@@ -72,7 +72,7 @@ impl Table {
             now,
         };
         // Routes know clusters by their positions, and balancers the zone.
-        let may_stay = kept_index.is_some() && same_zone && !mutant::is_planted("reload-fills-the-budget");
+        let may_stay = kept_index.is_some() && same_zone && !Mutant::ReloadFillsTheBudget.is_planted();
         let cluster = |config: &Arc<config::Cluster>| {
             let known = previous.and_then(|t| t.cluster(&config.name));
             match known.filter(|known| may_stay && same(&known.config, config)) {

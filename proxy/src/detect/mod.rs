@@ -22,7 +22,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
 
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::telemetry::DetectionResult;
 pub use prefixed::Prefixed;
 use tls::{ClientHello, Hello};
@@ -111,7 +111,7 @@ pub fn sniff(bytes: &[u8]) -> Option<Sniffed> {
     }
     let method = bytes.iter().take_while(|b| is_token(**b)).count();
     match bytes.get(method) {
-        None if method <= METHOD_LIMIT && !mutant::is_planted("sniffs-one-portion") => None,
+        None if method <= METHOD_LIMIT && !Mutant::SniffsOnePortion.is_planted() => None,
         Some(b' ') if (1..=METHOD_LIMIT).contains(&method) => sniff_target(&bytes[method + 1..]),
         _ => Some(Sniffed::Opaque),
     }

@@ -17,7 +17,7 @@ use super::document;
 use super::etcd::lease::{Lease, Step};
 use super::etcd::{EtcdClient, EtcdError};
 use crate::config::Register;
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::world::{Net, World};
 
 /// Registers the app while `wanted` says so, for ever. The key is the prefix and `instance`. `tell`
@@ -32,7 +32,7 @@ pub async fn run<N: Net>(
     let mut rng = world.rng.child("register", 0).rng();
     // A renewal is due after a third of the lease. One that hangs, or waits after a failure, must
     // leave time for another.
-    let third = if mutant::is_planted("lets-its-lease-run-out") { Duration::MAX } else { register.ttl / 3 };
+    let third = if Mutant::LetsItsLeaseRunOut.is_planted() { Duration::MAX } else { register.ttl / 3 };
     let client = EtcdClient::new(world.net, register.etcd.servers).patient(third);
     let key = format!("{}{instance}", register.etcd.prefix);
     let text = document::write(&register.endpoint);

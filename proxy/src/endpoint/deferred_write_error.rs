@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::world::Abort;
 
 /// What an exchange tells the stream under it. Cheap to clone. The atomics order nothing: hyper
@@ -113,7 +113,7 @@ fn is_deaf(error: &io::Error) -> bool {
 
 impl<I: Abort> Drop for DeferredWriteError<I> {
     fn drop(&mut self) {
-        if self.end.state() != IDLE && !mutant::is_planted("gives-up-with-a-fin") {
+        if self.end.state() != IDLE && !Mutant::GivesUpWithAFin.is_planted() {
             self.io.abort();
         }
     }

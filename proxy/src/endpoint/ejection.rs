@@ -26,7 +26,7 @@ use super::outcome::Outcome;
 use super::window::{Tally, Window};
 use crate::config::OutlierDetection as Config;
 use crate::config::defaults::{EJECTION_JITTER, PROBE_TIMEOUT};
-use crate::mutant;
+use crate::mutant::Mutant;
 
 /// The state machine of one endpoint.
 #[derive(Debug, Clone, Default)]
@@ -179,7 +179,7 @@ impl EjectionState {
                 self.state = State::Closed { run, since };
                 self.window.add(now, config.window, outcome.failed());
                 let is_failure = matches!(outcome, Outcome::Failure(_));
-                let allowed = config.consecutive_failures + u32::from(mutant::is_planted("ejects-one-late"));
+                let allowed = config.consecutive_failures + u32::from(Mutant::EjectsOneLate.is_planted());
                 if is_failure && config.consecutive_failures > 0 && run >= allowed {
                     return Step::Trips(Reason::Consecutive);
                 }
@@ -188,9 +188,7 @@ impl EjectionState {
                 }
                 Step::Stay
             }
-            State::HalfOpen { since, .. }
-                if begun >= since || mutant::is_planted("anything-ends-a-probe") =>
-            {
+            State::HalfOpen { since, .. } if begun >= since || Mutant::AnythingEndsAProbe.is_planted() => {
                 match outcome {
                     Outcome::Success => {
                         self.restore(now);
@@ -205,7 +203,7 @@ impl EjectionState {
                 }
             }
             State::Ejected { .. } | State::HalfOpen { .. } => {
-                if outcome == Outcome::Success && mutant::is_planted("stale-success-restores") {
+                if outcome == Outcome::Success && Mutant::StaleSuccessRestores.is_planted() {
                     self.restore(now);
                     return Step::Restored;
                 }
@@ -251,7 +249,7 @@ impl EjectionState {
         if doubled < config.max {
             self.doublings += 1;
         }
-        let kept = if mutant::is_planted("lets-the-ejected-back-early") { time / 4 } else { time };
+        let kept = if Mutant::LetsTheEjectedBackEarly.is_planted() { time / 4 } else { time };
         self.state = State::Ejected { until: now + kept };
         self.window = Window::default();
         self.for_its_rate = reason == Reason::SuccessRate || self.for_its_rate && reason == Reason::Probe;

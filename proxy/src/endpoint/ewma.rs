@@ -42,7 +42,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::defaults::{EWMA_DECAY, EWMA_START, FORGIVEN_AFTER, MOST_FAILURES};
-use crate::mutant;
+use crate::mutant::Mutant;
 
 const START_NS: f64 = EWMA_START.as_nanos() as f64;
 
@@ -133,7 +133,7 @@ impl PeakEwma {
 
     /// A request has failed.
     pub fn failed(&mut self, now: Instant) {
-        if mutant::is_planted("sinkhole") {
+        if Mutant::Sinkhole.is_planted() {
             return;
         }
         self.fade(now);

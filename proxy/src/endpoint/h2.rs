@@ -58,7 +58,7 @@ use crate::error::{BoxError, Error, Kind};
 use crate::http::preface::FirstFrame;
 use crate::http::resets::{self, Resets};
 use crate::http::{RequestBody, tunnel};
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::telemetry::{EndpointMetrics, Open, OpenConnection};
 use crate::world::Net;
 
@@ -399,7 +399,7 @@ impl Group {
             let connections = self.connections.borrow();
             let old = connections.iter().filter(|connection| Some(connection.heard.get()) < stale_since);
             old.for_each(|connection| connection.expires.set(stale_since));
-            if !mutant::is_planted("waits-for-an-old-dial") {
+            if !Mutant::WaitsForAnOldDial.is_planted() {
                 self.dial.borrow_mut().take_if(|(since, _)| Some(*since) <= stale_since);
             }
         }
@@ -413,7 +413,7 @@ impl Group {
         if young.peek().is_none() {
             return Choice::Nothing;
         }
-        match young.find(|c| c.has_room() || mutant::is_planted("binds-where-there-is-no-room")) {
+        match young.find(|c| c.has_room() || Mutant::BindsWhereThereIsNoRoom.is_planted()) {
             Some(connection) => Choice::Room(connection.clone()),
             None => Choice::Full,
         }
@@ -454,7 +454,7 @@ async fn open_connection<N: Net>(
     let (send, driver) = http2::Builder::new(tasks)
         .timer(TokioTimer::new())
         .initial_stream_window_size(window)
-        .initial_connection_window_size(if mutant::is_planted("shares-one-window") {
+        .initial_connection_window_size(if Mutant::SharesOneWindow.is_planted() {
             window
         } else {
             limits.http2.initial_connection_window_size

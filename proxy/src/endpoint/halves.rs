@@ -24,7 +24,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::error::{BoxError, Kind};
 use crate::http::{RequestBody, strict};
-use crate::mutant;
+use crate::mutant::Mutant;
 
 /// How far the answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl<S> AnswerHalf<S> {
 
     /// The answer has been read to its end.
     pub(super) fn finish(&self) {
-        if mutant::is_planted("frees-a-stream-with-its-answer") {
+        if Mutant::FreesAStreamWithItsAnswer.is_planted() {
             self.0.slot.take();
         }
         self.0.ended(AnswerState::Read);

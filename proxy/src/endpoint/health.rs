@@ -7,7 +7,7 @@
 //! until all have been checked).
 
 use crate::config::Thresholds;
-use crate::mutant;
+use crate::mutant::Mutant;
 
 /// What checks say of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -63,13 +63,13 @@ impl Checks {
             false => (Health::Unhealthy, thresholds.unhealthy),
         };
         if said == self.state {
-            if !mutant::is_planted("counts-checks-not-in-a-row") {
+            if !Mutant::CountsChecksNotInARow.is_planted() {
                 self.against = 0;
             }
             return false;
         }
         self.against += 1;
-        let needed = if passed && mutant::is_planted("one-check-makes-healthy") { 1 } else { needed };
+        let needed = if passed && Mutant::OneCheckMakesHealthy.is_planted() { 1 } else { needed };
         if self.state == Health::Unknown || self.against >= needed {
             *self = Checks { state: said, against: 0 };
             return true;

@@ -42,7 +42,7 @@ pub use window::Tally;
 
 use crate::config;
 use crate::config::defaults::EXPLORE_AFTER;
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::telemetry::{EndpointMetrics, Open};
 use availability::Availability;
 use health::Checks;
@@ -109,7 +109,7 @@ impl Endpoint {
     /// Whether it may be picked: active checks do not say otherwise, and it is not ejected, or its
     /// ejection has lapsed and nobody is probing it yet.
     pub fn is_available(&self, now: Instant) -> bool {
-        self.availability.is_open(now) || mutant::is_planted("picks-the-ejected")
+        self.availability.is_open(now) || Mutant::PicksTheEjected.is_planted()
     }
 
     /// When it will be available although nothing happens until then; `None` if it is, or if
@@ -124,7 +124,7 @@ impl Endpoint {
     /// for that probe may carry the next one, or who needs all of an attempt's time would never be
     /// back, because each probe had to connect first. `None`: it always did well.
     pub fn stale_since(&self) -> Option<Instant> {
-        if mutant::is_planted("trusts-old-connections") { None } else { self.availability.stale_since() }
+        if Mutant::TrustsOldConnections.is_planted() { None } else { self.availability.stale_since() }
     }
 
     /// How long it has taken requests since it was added to its cluster or was restored; `None` if
@@ -236,8 +236,7 @@ impl Endpoint {
             if turned == Some(Health::Unhealthy) {
                 self.availability.doubt(now);
             }
-            let may_end =
-                !state.ejection.is_out_for_its_rate() || mutant::is_planted("lets-any-check-restore");
+            let may_end = !state.ejection.is_out_for_its_rate() || Mutant::LetsAnyCheckRestore.is_planted();
             let restored = passed && may_end && state.ejection.restore(now);
             if restored {
                 state.latency.renew();

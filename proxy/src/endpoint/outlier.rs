@@ -24,7 +24,7 @@ use super::ejection::{Phase, Reason, Step};
 use super::window::Tally;
 use super::{ActiveRequest, Endpoint, Outcome};
 use crate::config::OutlierDetection as Config;
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::telemetry::Ejections;
 
 /// The endpoints of a cluster as their judge sees them.
@@ -137,7 +137,7 @@ impl Outliers {
                 out += 1;
             }
         }
-        out < allowed || mutant::is_planted("ejects-past-the-cap")
+        out < allowed || Mutant::EjectsPastTheCap.is_planted()
     }
 
     /// Whether the success rate of the endpoint at `position` is as far below that of the others as
@@ -189,11 +189,8 @@ impl Attempt {
     /// question.
     pub fn answered(&mut self, now: Instant) {
         self.arrived();
-        let begun = if mutant::is_planted("counts-half-the-latency") {
-            now - (now - self.begun) / 2
-        } else {
-            self.begun
-        };
+        let begun =
+            if Mutant::CountsHalfTheLatency.is_planted() { now - (now - self.begun) / 2 } else { self.begun };
         self.outliers.endpoints[self.position].observe(begun, now);
     }
 
@@ -219,7 +216,7 @@ impl Attempt {
             let (cluster, endpoint) = self.outliers.named(self.position);
             tracing::debug!(%cluster, %endpoint, "the probe has taught nothing");
         }
-        if matches!(outcome, Outcome::Failure(_)) && mutant::is_planted("leaks-a-request-in-hand") {
+        if matches!(outcome, Outcome::Failure(_)) && Mutant::LeaksAnActiveRequest.is_planted() {
             std::mem::forget(self.outliers.endpoints[self.position].metrics.pending());
         }
         let rng = &mut *self.rng.borrow_mut();

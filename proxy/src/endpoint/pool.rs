@@ -40,7 +40,7 @@ use crate::error::{BoxError, Error, Kind};
 use crate::http::closing::ClientEnd;
 use crate::http::informational::BodyUnread;
 use crate::http::{RequestBody, Upload, forward, header_limits, strict, tunnel};
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::telemetry::{EndpointMetrics, LimitReason, Open, OpenConnection};
 use crate::world::Net;
 
@@ -450,8 +450,7 @@ impl<N: Net> Checkout<N> {
                 }
                 // hyper would speak HTTP/1.0 to it from now on, and drop request bodies of unknown
                 // length.
-                self.spent =
-                    response.version() == Version::HTTP_10 || mutant::is_planted("uses-nothing-again");
+                self.spent = response.version() == Version::HTTP_10 || Mutant::UsesNothingAgain.is_planted();
                 if (connect || upgrade_asked) && tunnel::is_agreed(connect, response.status()) {
                     self.connection.end.tunnel();
                     // HTTP is over: the stream goes into the response, and nothing is left to
@@ -514,7 +513,7 @@ impl<N: Net> Checkout<N> {
 
     fn give_back(self) {
         let now = Instant::now();
-        let is_usable = self.connection.is_usable(now) || mutant::is_planted("keeps-what-is-half-read");
+        let is_usable = self.connection.is_usable(now) || Mutant::KeepsWhatIsHalfRead.is_planted();
         if !self.spent && is_usable {
             self.slot.put(self.connection, now);
         }

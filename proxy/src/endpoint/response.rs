@@ -21,7 +21,7 @@ use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::timer::RequestTimer;
 use crate::http::{poll_cleaned, resets};
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::telemetry::Failures;
 use crate::world::Net;
 
@@ -114,7 +114,7 @@ impl<N: Net> ResponseBody<N> {
         timer.moved(Instant::now());
         let (lease, held) = (Some(lease), Some(held));
         let mut lease = lease;
-        if mutant::is_planted("keeps-what-is-half-read")
+        if Mutant::KeepsWhatIsHalfRead.is_planted()
             && let Some(ConnectionLease::Http1(exchange)) = &mut lease
         {
             exchange.finish();

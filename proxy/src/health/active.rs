@@ -23,7 +23,7 @@ use crate::config::defaults::CHECK_JITTER;
 use crate::connect::Connector;
 use crate::endpoint::health::Health;
 use crate::endpoint::{Checked, Endpoint};
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::world::{Net, RngTree};
 
 /// How often to look for endpoints that came with a new configuration. Also spreads the first
@@ -77,12 +77,12 @@ async fn check<N: Net>(
     sleep(LOOK.mul_f64(rng.random())).await;
     let mut seen = None;
     while let Some((cluster, config)) = find(&table, &name, &endpoint) {
-        let timer = if mutant::is_planted("checks-take-their-time") { 20 } else { 1 };
+        let timer = if Mutant::ChecksTakeTheirTime.is_planted() { 20 } else { 1 };
         let result = ask(&connector, endpoint.address, &config.ask, config.timeout * timer).await;
         let checked = endpoint.on_check(result.is_ok(), config.thresholds, Instant::now());
         cluster.metrics.checked(result.is_ok());
         tell(&name, &endpoint, checked, &result);
-        if mutant::is_planted("checks-until-one-fails") && result.is_err() {
+        if Mutant::ChecksUntilOneFails.is_planted() && result.is_err() {
             return std::future::pending().await;
         }
         let now = cluster.metrics.traffic();
@@ -112,7 +112,7 @@ fn find(table: &ArcSwap<Table>, name: &str, endpoint: &Arc<Endpoint>) -> Option<
 /// How long until the next check. A cluster that nobody used since the last one need not be known
 /// so exactly.
 fn interval(config: &Config, checked: Checked, traffic: bool) -> Duration {
-    if checked.in_doubt && !mutant::is_planted("does-not-hurry-in-doubt") {
+    if checked.in_doubt && !Mutant::DoesNotHurryInDoubt.is_planted() {
         config.edge_interval
     } else if traffic {
         config.interval

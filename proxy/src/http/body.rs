@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 use super::replay::{ReplayBody, ReplayBuffer};
 use super::{headers, resets};
 use crate::error::BoxError;
-use crate::mutant;
+use crate::mutant::Mutant;
 
 /// The body of a request on its way to an endpoint.
 #[derive(Debug)]
@@ -226,7 +226,7 @@ impl RequestBody {
     /// is longer than that, or if it waits to be wanted: it is not known then whether it ever
     /// comes.
     pub fn record(&mut self, limit: usize) -> Option<ReplayBuffer> {
-        let limit = if mutant::is_planted("keeps-any-body") { usize::MAX } else { limit };
+        let limit = if Mutant::KeepsAnyBody.is_planted() { usize::MAX } else { limit };
         match std::mem::replace(self, RequestBody::Empty) {
             RequestBody::Client(body, sending) if body.size_hint().lower() <= limit as u64 && limit > 0 => {
                 let (replay, playing) = ReplayBuffer::begin(body, sending, limit);

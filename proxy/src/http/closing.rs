@@ -45,7 +45,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::strict::Strict;
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::world::{Abort, AfterFin};
 
 /// How soon after its FIN a client is looked at again, and twice as late each time up to
@@ -157,7 +157,7 @@ impl ClientEnd {
             AfterFin::HalfClose => false,
             AfterFin::Unknown => self.0.cancels.load(Ordering::Relaxed),
         };
-        if shown || mutant::is_planted("cancels-at-half-close") {
+        if shown || Mutant::CancelsAtHalfClose.is_planted() {
             return false;
         }
         self.0.half_closed.store(true, Ordering::Relaxed);
@@ -191,7 +191,7 @@ impl ClientEnd {
     /// Whether the end of the stream now would look like that of something whole, which it is not.
     fn is_cut(&self) -> bool {
         matches!(self.state(), ANSWERING | ANSWERED | TUNNEL | FAILING | FAILED)
-            && !mutant::is_planted("ends-what-was-reset")
+            && !Mutant::EndsWhatWasReset.is_planted()
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::config::units;
 use crate::grpc;
-use crate::mutant;
+use crate::mutant::Mutant;
 
 /// How long the caller will wait, counted from the moment that the request is received.
 pub const X_REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
@@ -31,7 +31,7 @@ pub fn of(headers: &HeaderMap, is_grpc: bool) -> Option<Instant> {
 
 /// Says to the next hop what is `left`, rounded down.
 pub fn forward(headers: &mut HeaderMap, is_grpc: bool, left: Duration) {
-    if mutant::is_planted("passes-on-the-whole-deadline") {
+    if Mutant::PassesOnTheWholeDeadline.is_planted() {
         return;
     }
     if is_grpc {

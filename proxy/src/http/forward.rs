@@ -24,7 +24,7 @@ use rand::Rng;
 
 use super::{RequestBody, headers, informational, target, tunnel};
 use crate::error::{Error, Kind};
-use crate::mutant;
+use crate::mutant::Mutant;
 
 /// Makes a request that was meant for `dst` fit for the next hop.
 ///
@@ -120,7 +120,7 @@ pub fn to_client<B: Body>(version: Version, response: &mut Response<B>, not_modi
 /// # Errors
 /// Says what is wrong with it.
 pub fn check<B>(response: &Response<B>, upgrade_asked: bool) -> Result<(), &'static str> {
-    let upgrade_asked = upgrade_asked || mutant::is_planted("tunnels-unasked");
+    let upgrade_asked = upgrade_asked || Mutant::TunnelsUnasked.is_planted();
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrade_asked {
         return Err("switched protocols without being asked");
     }

@@ -23,7 +23,7 @@ use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::error::BoxError;
-use crate::mutant;
+use crate::mutant::Mutant;
 
 /// Bytes of the client's preface.
 const PREFACE: usize = 24;
@@ -158,7 +158,7 @@ impl Frames {
         let stream = u32::from_be_bytes([a, b, c, d]) & (u32::MAX >> 1);
         match kind {
             DATA | HEADERS if flags & END_STREAM != 0 && !self.is_client => self.end(stream),
-            RST_STREAM if self.skip == 4 && !mutant::is_planted("takes-a-reset-for-an-end") => {
+            RST_STREAM if self.skip == 4 && !Mutant::TakesAResetForAnEnd.is_planted() => {
                 self.cuts = !self.ended.contains(&stream);
             }
             _ => {}

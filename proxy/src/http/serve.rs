@@ -32,7 +32,7 @@ use crate::config::{Http1, Http2, Snapshot};
 use crate::connection::{Connection, WireProtocol};
 use crate::drain;
 use crate::error::{BoxError, Error};
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::world::{Abort, Net};
 
 /// How a client's connection is served.
@@ -178,7 +178,7 @@ where
         async move {
             let mut response = response.await;
             drop(turn);
-            let says_so = draining.get() && !mutant::is_planted("drains-without-a-word");
+            let says_so = draining.get() && !Mutant::DrainsWithoutAWord.is_planted();
             if says_so && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -196,7 +196,7 @@ where
     let told = async {
         drain.signaled().await;
         draining.set(true);
-        if !mutant::is_planted("closes-at-once") {
+        if !Mutant::ClosesAtOnce.is_planted() {
             sleep(LAST_REQUEST).await;
         }
     };

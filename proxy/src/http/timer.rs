@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use super::body::Upload;
 use crate::config::AttemptTimeouts;
 use crate::error::{Error, Kind};
-use crate::mutant;
+use crate::mutant::Mutant;
 
 /// The limits of one request.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ impl RequestTimer {
 
     /// It must be over by `at`, or it failed with `kind`. The earliest such moment counts.
     pub fn until(mut self, at: Option<Instant>, kind: Kind) -> Self {
-        if mutant::is_planted("knows-no-deadline") {
+        if Mutant::KnowsNoDeadline.is_planted() {
             return self;
         }
         if let Some(at) = at.filter(|at| self.end.is_none_or(|(end, _)| *at < end)) {
@@ -89,8 +89,8 @@ impl RequestTimer {
         limits: AttemptTimeouts,
         answer: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Kind> {
-        let begun = if mutant::is_planted("times-attempts-together") { self.moved } else { begun };
-        let per_try = limits.per_try.filter(|_| !mutant::is_planted("knows-no-attempt-limit"));
+        let begun = if Mutant::TimesAttemptsTogether.is_planted() { self.moved } else { begun };
+        let per_try = limits.per_try.filter(|_| !Mutant::KnowsNoAttemptLimit.is_planted());
         let per_try = per_try.map(|limit| (begun + limit, Kind::TryTimeout));
         let due = |now: Instant| {
             let first_byte = limits.response.map(|limit| {

@@ -26,7 +26,7 @@ use crate::http::timer::RequestTimer;
 use crate::http::tunnel::UpgradeRequest;
 use crate::http::{RequestBody, bridge, deadline, forward, header_limits, reply};
 use crate::limit::client::share_of;
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::retry::{AttemptOutcome, Attempts, condition};
 use crate::tcp::CopyTimeouts;
 use crate::telemetry::{Direction, SingleEndpointMetrics};
@@ -160,7 +160,7 @@ async fn send<N: Net>(
         // one, too.
         let stale =
             error.reused && error.reset.is_none() && (unsent.is_some() || error.kind == Kind::Terminated);
-        let refused = error.kind == Kind::Refused && !mutant::is_planted("repeats-nothing-refused");
+        let refused = error.kind == Kind::Refused && !Mutant::RepeatsNothingRefused.is_planted();
         let reason = condition::reason(&call.retry, ended).filter(|_| stale || refused);
         let reason = reason.filter(|_| attempts.permit(ended, false).is_ok());
         let again = reason.and_then(|_| attempts.again(unsent.map(|request| *request)));

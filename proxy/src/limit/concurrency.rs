@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::adaptive::{Gradient, Sample};
 use crate::config::Adaptive;
 use crate::error::{Error, Kind};
-use crate::mutant;
+use crate::mutant::Mutant;
 
 /// Requests in flight.
 #[derive(Debug, Default)]
@@ -56,7 +56,7 @@ impl Concurrency {
         // Counted first: two workers that look before they count would both find the last permit.
         let count = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         let in_flight = InFlight { of: self.clone(), begun: now, adaptive: Cell::default(), count };
-        let requests = requests.saturating_add(u32::from(mutant::is_planted("one-request-too-many")));
+        let requests = requests.saturating_add(u32::from(Mutant::OneRequestTooMany.is_planted()));
         if count > requests {
             return Err(RequestLimit::Requests);
         }

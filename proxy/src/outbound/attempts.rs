@@ -19,7 +19,7 @@ use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::{RequestBody, forward, headers, reply};
 use crate::limit::concurrency::RetrySlot;
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::retry::backoff::{self, RetryAfter};
 use crate::retry::condition::reason;
 use crate::retry::{self, AttemptOutcome, Attempts};
@@ -71,7 +71,7 @@ pub(super) async fn send<N: Net>(
         let permitted = attempts.permit(ended, upload.is_unfinished());
         let permitted = permitted.and_then(|()| when(side, call, attempts.nth(), ended, others, &last));
         // The permit of the attempt before, if that was a retry too, is free again.
-        if !mutant::is_planted("holds-two-places") {
+        if !Mutant::HoldsTwoSlots.is_planted() {
             drop(slot.take());
         }
         let wait = match permitted.and_then(|wait| Ok((wait, afford(cluster, ended)?))) {
@@ -99,7 +99,7 @@ pub(super) async fn send<N: Net>(
             budget = cluster.retry_budget.tokens(),
             "trying again"
         );
-        if !mutant::is_planted("uncounted-retry") {
+        if !Mutant::UncountedRetry.is_planted() {
             cluster.metrics.retried(reason);
         }
         match last {
@@ -121,7 +121,7 @@ fn pick<N: Net>(
 ) -> Result<Picked, Error> {
     let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), call.context, *attempted);
     let picked = picked.ok_or_else(|| Error::new(Kind::NoEndpoint))?;
-    if !mutant::is_planted("forgets-where-it-tried") {
+    if !Mutant::ForgetsWhereItTried.is_planted() {
         attempted.insert(picked.position);
     }
     Ok(picked)
@@ -150,11 +150,7 @@ fn when<N: Net>(
     let wait = wait.ok_or(RetryDenied::Wait)?;
     let end = call.timer.end();
     let comes_too_late = end.is_some_and(|end| Instant::now() + wait >= end);
-    if comes_too_late && !mutant::is_planted("waits-past-the-end") {
-        Err(RetryDenied::Wait)
-    } else {
-        Ok(wait)
-    }
+    if comes_too_late && !Mutant::WaitsPastTheEnd.is_planted() { Err(RetryDenied::Wait) } else { Ok(wait) }
 }
 
 /// A place among the cluster's retries, and the price of one. An attempt that takes the place of
@@ -162,9 +158,8 @@ fn when<N: Net>(
 /// endpoint works more for it.
 pub(super) fn afford(cluster: &Cluster, ended: AttemptOutcome) -> Result<RetrySlot, RetryDenied> {
     let slot = cluster.try_retry_slot().ok_or(RetryDenied::Limit)?;
-    let paid = ended.is_untouched()
-        || cluster.affords_retry(Instant::now())
-        || mutant::is_planted("retries-on-credit");
+    let paid =
+        ended.is_untouched() || cluster.affords_retry(Instant::now()) || Mutant::RetriesOnCredit.is_planted();
     if paid { Ok(slot) } else { Err(RetryDenied::Budget) }
 }
 
@@ -309,7 +304,7 @@ async fn attempt<N: Net>(
     }
     let outcome = Outcome::of_head(response.status(), response.headers(), call.is_grpc);
     // A failure is often quick, and must not attract load.
-    if matches!(outcome, None | Some(Outcome::Success)) || mutant::is_planted("failures-enter-the-latency") {
+    if matches!(outcome, None | Some(Outcome::Success)) || Mutant::FailuresEnterTheLatency.is_planted() {
         attempt.answered(now);
     }
     tracing::debug!(

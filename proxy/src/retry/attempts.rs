@@ -12,7 +12,7 @@ use crate::config::Retry;
 use crate::http::RequestBody;
 use crate::http::headers::X_RETRY_ATTEMPT;
 use crate::http::replay::ReplayBuffer;
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::telemetry::RetryDenied;
 
 /// Whether an outer hop repeats this request already. Takes the mark out if it is not one.
@@ -62,8 +62,8 @@ impl Attempts {
     pub fn new(retry: &Retry, request: &mut Request<RequestBody>, outer: bool) -> Self {
         let safe =
             retry.unsafe_methods && request.method() != Method::CONNECT || request.method().is_idempotent();
-        let safe = safe || mutant::is_planted("repeats-what-is-not-idempotent");
-        let most = retry.attempts + u32::from(mutant::is_planted("one-retry-too-many"));
+        let safe = safe || Mutant::RepeatsWhatIsNotIdempotent.is_planted();
+        let most = retry.attempts + u32::from(Mutant::OneRetryTooMany.is_planted());
         let mut attempts = Attempts { most, made: 0, outer, safe, copy: None, replay: None };
         // Over HTTP/2 a request that was sent can still be one that nobody has begun with.
         if outer || retry.attempts == 0 || !(safe || request.version() == Version::HTTP_2) {

@@ -20,7 +20,7 @@ use http::header::{HeaderMap, HeaderName, RETRY_AFTER};
 use rand::{Rng, RngExt};
 
 use crate::config::Retry;
-use crate::mutant;
+use crate::mutant::Mutant;
 
 /// gRPC's way to say when, in milliseconds; something negative, or no number: never.
 pub const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
@@ -71,7 +71,7 @@ pub fn wait(
 }
 
 fn backoff(retry: &Retry, nth: u32, rng: &mut impl Rng) -> Duration {
-    if mutant::is_planted("does-not-back-off") {
+    if Mutant::DoesNotBackOff.is_planted() {
         return Duration::ZERO;
     }
     let steps = 1_u32.checked_shl(nth).unwrap_or(0).wrapping_sub(1);

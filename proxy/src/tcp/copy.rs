@@ -33,7 +33,7 @@ use super::splice::Pipe;
 use crate::config::Timeouts;
 use crate::detect::Prefixed;
 use crate::error::Kind;
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::world::{Abort, Net};
 
 /// What is read at once, and so at most kept for a receiver that does not keep up, by what a
@@ -166,7 +166,7 @@ impl<I: Abort> Aborting<I> {
 
 impl<I: Abort> Drop for Aborting<I> {
     fn drop(&mut self) {
-        if !self.ended && !mutant::is_planted("ends-what-was-reset") {
+        if !self.ended && !Mutant::EndsWhatWasReset.is_planted() {
             self.io.abort();
         }
     }

@@ -76,7 +76,7 @@ fn a_refusal_changes_loses_and_completes_nothing_wherever_the_bytes_are_torn() {
 /// That the test above can fail.
 #[test]
 fn a_refusal_before_its_turn_is_noticed() {
-    proxy::mutant::plant(Some("refuses-before-its-turn"));
+    proxy::mutant::plant(Some(proxy::mutant::Mutant::RefusesBeforeItsTurn));
     let noticed = std::panic::catch_unwind(|| {
         for example in EXAMPLES {
             request::check_slow(example.as_bytes(), &[]);

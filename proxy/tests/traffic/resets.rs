@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
-use proxy::mutant;
+use proxy::mutant::{self, Mutant};
 use tokio::runtime::{Builder, LocalOptions};
 
 use crate::common::frames::{self, END_STREAM, PING, RST_STREAM, answer, data, go_away, head, reset};
@@ -249,7 +249,7 @@ fn the_local_app_is_not_pinged() {
 #[test]
 fn mistakes_about_refusals_and_resets_would_be_seen() {
     run(async {
-        mutant::plant(Some("repeats-nothing-refused"));
+        mutant::plant(Some(Mutant::RepeatsNothingRefused));
         let (app, _) = frames::app(|turn| match turn.nth {
             1 => reset(turn.stream, REFUSED_STREAM),
             _ => answer(turn.stream),
@@ -261,7 +261,7 @@ fn mistakes_about_refusals_and_resets_would_be_seen() {
         assert_eq!(far.count("proxy_retries_total", &[]), 0);
         assert_eq!(near.count("proxy_retries_total", &["refused-stream"]), 1, "the caller's hears of it");
 
-        mutant::plant(Some("takes-a-reset-for-an-end"));
+        mutant::plant(Some(Mutant::TakesAResetForAnEnd));
         let (app, _) = frames::app(|_| [head(1), data(1, 0, b"half"), reset(1, 0)].concat()).await;
         let (near, _far) = pair(app).await;
         let client = h2c::connect(near.at).await;

@@ -45,7 +45,7 @@ use super::interim::Interim;
 use crate::config::Http1;
 use crate::config::defaults::READ_AHEAD;
 use crate::error::Kind;
-use crate::mutant;
+use crate::mutant::Mutant;
 use crate::world::{Abort, AfterFin};
 
 pub use reader::{ParseError, Reader, Rejection};
@@ -114,7 +114,7 @@ impl<I> Strict<I> {
     /// Whether what comes now is for later: hyper reads again once the active request has been
     /// answered.
     fn is_early(&self) -> bool {
-        self.end.is_due() && self.is_between_requests() && !mutant::is_planted("refuses-before-its-turn")
+        self.end.is_due() && self.is_between_requests() && !Mutant::RefusesBeforeItsTurn.is_planted()
     }
 
     /// Keeps what the client sends. Ready when its stream ends.
