@@ -125,10 +125,6 @@ pub(crate) fn observe(
 /// The command that runs one history again. `kind` is the kind of sidecar instead of what the file
 /// says.
 pub fn replay(scenario: &Path, kind: Option<SidecarKind>, seed: u64) -> String {
-    let sidecar = match kind {
-        Some(SidecarKind::Ours) => " --sidecar ours",
-        Some(SidecarKind::None) => " --sidecar none",
-        None => "",
-    };
+    let sidecar = kind.map(|kind| format!(" --sidecar {}", kind.name())).unwrap_or_default();
     format!("lab sim {} --from {seed}{sidecar}", scenario.display())
 }

@@ -62,13 +62,26 @@ pub struct Plan {
 }
 
 /// The kind of sidecar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum SidecarKind {
-    /// The `proxy` crate.
+    /// This project's sidecar.
     Ours,
-    /// Nothing; a DNAT rule spreads connections at random, as kube-proxy does.
+    /// Nothing: a rule spreads connections at random, as kube-proxy does.
     None,
+}
+
+impl SidecarKind {
+    /// All kinds.
+    pub const ALL: [SidecarKind; 2] = [SidecarKind::Ours, SidecarKind::None];
+
+    /// As a scenario and the command line have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            SidecarKind::Ours => "ours",
+            SidecarKind::None => "none",
+        }
+    }
 }
 
 /// A name that callers dial.

@@ -69,7 +69,7 @@ pub(super) fn run(args: &Run) -> ExitCode {
 fn kinds(args: &Run, path: &Path, scenario: &Scenario) -> u8 {
     let kinds: Vec<SidecarKind> = match args.sidecar.is_empty() {
         true => scenario.sidecars(),
-        false => args.sidecar.iter().map(|stand| (*stand).into()).collect(),
+        false => args.sidecar.clone(),
     };
     let mut worst = PASSED;
     let mut measured = Vec::new();

@@ -114,7 +114,7 @@ struct Run {
     /// The kind of sidecar, instead of what the file says. Several, separated by commas, are run
     /// one after the other and compared.
     #[arg(long, value_delimiter = ',')]
-    sidecar: Vec<SidecarChoice>,
+    sidecar: Vec<SidecarKind>,
     /// What carries packets between instances.
     #[arg(long, value_enum, default_value_t = LinkChoice::Auto)]
     link: LinkChoice,
@@ -147,7 +147,7 @@ struct Sim {
     jobs: Option<NonZeroUsize>,
     /// The kind of sidecar, instead of what the file says.
     #[arg(long)]
-    sidecar: Option<SidecarChoice>,
+    sidecar: Option<SidecarKind>,
     /// Write everything that happened, a line each, to this file (with one scenario and one seed).
     #[arg(long, value_name = "FILE", conflicts_with = "faults")]
     trace: Option<PathBuf>,
@@ -195,23 +195,6 @@ enum Faults {
 enum SearchGoal {
     /// Failures that outlast their cause.
     Metastable,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum SidecarChoice {
-    /// This project's sidecar.
-    Ours,
-    /// Nothing: a rule spreads connections at random, as kube-proxy does.
-    None,
-}
-
-impl From<SidecarChoice> for SidecarKind {
-    fn from(choice: SidecarChoice) -> Self {
-        match choice {
-            SidecarChoice::Ours => SidecarKind::Ours,
-            SidecarChoice::None => SidecarKind::None,
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

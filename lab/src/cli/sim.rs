@@ -35,7 +35,7 @@ pub(super) fn run(args: &Sim) -> ExitCode {
             Ok(scenario) => scenario,
             Err(code) => return code,
         };
-        let kind = args.sidecar.map_or_else(|| scenario.sidecars()[0], SidecarKind::from);
+        let kind = args.sidecar.unwrap_or_else(|| scenario.sidecars()[0]);
         let from = args.from.unwrap_or(scenario.seed);
         match args.seeds {
             1 => one(args, &scenario, kind, from),
@@ -104,8 +104,7 @@ fn many(args: &Sim, path: &Path, scenario: &Scenario, kind: SidecarKind, from: u
         },
     );
     let done = tally.tell(&path.display().to_string());
-    let kind = args.sidecar.map(SidecarKind::from);
-    let code = failures.tell(done, |seed| replay(path, kind, seed));
+    let code = failures.tell(done, |seed| replay(path, args.sidecar, seed));
     if stopped && done < args.seeds {
         outln!("INTERRUPTED after {done} of {} seeds", args.seeds);
         return INTERRUPTED;

@@ -206,7 +206,7 @@ pub trait Fault: Sized {
 
 /// What is known of a kind of fault.
 #[derive(Debug, Clone, Copy)]
-pub struct Kind {
+pub struct KindInfo {
     /// Its key in a timeline entry.
     pub key: &'static str,
     /// Keys of its table whose times scale with the length of the fault.
@@ -216,10 +216,10 @@ pub struct Kind {
     evidence_of_revert: &'static [&'static str],
 }
 
-impl Kind {
+impl KindInfo {
     const fn of<F: Fault>(key: &'static str) -> Self {
         let (times, evidence, evidence_of_revert) = (F::TIMES, F::EVIDENCE, F::EVIDENCE_OF_REVERT);
-        Kind { key, times, evidence, evidence_of_revert }
+        KindInfo { key, times, evidence, evidence_of_revert }
     }
 
     /// The names of the evidence that it leaves. `is_reverted`: whether it ends before the run
@@ -262,7 +262,7 @@ macro_rules! kinds {
         }
 
         /// All kinds.
-        pub const KINDS: &[Kind] = &[$(Kind::of::<$kind>($key)),*];
+        pub const KINDS: &[KindInfo] = &[$(KindInfo::of::<$kind>($key)),*];
 
         impl EntryTable {
             /// The actions that it has, and where each is written.
@@ -315,8 +315,8 @@ macro_rules! kinds {
             }
 
             /// What is known of its kind.
-            pub fn kind(&self) -> Kind {
-                match self { $(Action::$kind(_) => Kind::of::<$kind>($key),)* }
+            pub fn kind(&self) -> KindInfo {
+                match self { $(Action::$kind(_) => KindInfo::of::<$kind>($key),)* }
             }
 
             /// Applies it for the entry called `fault`; returns when it is in force.

@@ -24,9 +24,8 @@ use super::wire::Wire;
 use super::{Cgroup, KernelWorld, Registration, cleanup, doctor, probe, sysctl};
 use crate::fabric::LinkProfile;
 use crate::mesh::{ProcessId, Role};
-use crate::plan::{
-    APP_UID, AppKind, HEALTH_PORT, METRICS_PORT, ResourceLimits, SIDECAR_UID, Service, SidecarKind,
-};
+use crate::plan::{APP_UID, AppKind, ResourceLimits, SIDECAR_UID, Service};
+use crate::sidecar::{self, Page, SidecarProgram};
 use crate::world::Error;
 
 /// How long a process may take to become ready.
@@ -276,7 +275,7 @@ impl KernelWorld {
             },
             (Role::Sidecar, _) => {
                 let config = run.join("config").join(format!("{}.toml", instance.name));
-                vec![exe, "__sidecar".into(), "--config".into(), config.into()]
+                self.sidecar()?.argv(Path::new(&exe), &config)
             }
         };
         let name = self.plan.process_name(id);
@@ -346,13 +345,14 @@ impl KernelWorld {
         };
         let name = process.name().to_owned();
         let app_port = self.plan.instances[id.instance].app.as_ref().map_or(0, |a| a.port);
+        let readiness = sidecar::program(self.plan.sidecar).map(|program| program.readiness());
         let mut pause = BACK_OFF.0;
         loop {
-            let probe = node.probe(move || match id.role {
-                Role::App => probe::connect(local(app_port), PROBE_WITHIN),
-                Role::Sidecar => match probe::get(local(HEALTH_PORT), "/ready", PROBE_WITHIN)? {
+            let probe = node.probe(move || match readiness.filter(|_| id.role == Role::Sidecar) {
+                None => probe::connect(local(app_port), PROBE_WITHIN),
+                Some(Page { port, path }) => match probe::get(local(port), path, PROBE_WITHIN)? {
                     (200, _) => Ok(()),
-                    (status, body) => Err(io::Error::other(format!("/ready says {status}: {}", body.trim()))),
+                    (status, body) => Err(io::Error::other(format!("{path} says {status}: {}", body.trim()))),
                 },
             });
             let answer = tokio::select! {
@@ -385,7 +385,7 @@ impl KernelWorld {
         let read = || node.call(intercept::counters);
         let cannot = || failed(format!("cannot read the rules' counters of {name}"));
 
-        let has_sidecar = self.plan.sidecar == SidecarKind::Ours;
+        let has_sidecar = sidecar::program(self.plan.sidecar).is_some();
         let seen_before = if has_sidecar { self.outbound_seen(&node).await? } else { 0.0 };
         let mut connected = 0;
         let mut before = read().await.and_then(|r| r).map_err(cannot())?;
@@ -446,13 +446,20 @@ impl KernelWorld {
         all.clone().find(|&i| calls(i)).or(all.clone().next())
     }
 
+    /// The program of the plan's sidecars.
+    pub(super) fn sidecar(&self) -> Result<&'static dyn SidecarProgram, Error> {
+        let program = sidecar::program(self.plan.sidecar);
+        program.ok_or_else(|| Error::Failed("this plan has no sidecars".into()))
+    }
+
     async fn outbound_seen(&self, node: &Node) -> Result<f64, Error> {
-        let answer = node.probe(|| probe::get(local(METRICS_PORT), "/metrics", PROBE_WITHIN)).await;
+        let program = self.sidecar()?;
+        let Page { port, path } = program.metrics();
+        let answer = node.probe(move || probe::get(local(port), path, PROBE_WITHIN)).await;
         let (_, text) =
             answer.and_then(|r| r).map_err(failed(format!("metrics of {}/sidecar", node.name())))?;
         let samples = crate::metrics::parse(&format!("{}/sidecar", node.name()), &text);
-        let ours = samples.iter().filter(|s| &*s.name == "proxy_connections_total");
-        Ok(ours.filter(|s| s.labels.has("side", "outbound")).map(|s| s.value).sum())
+        Ok(program.outbound_connections(&samples))
     }
 
     /// Waits until all of `processes` are ready; the first error wins, but all have been waited

@@ -21,7 +21,8 @@ use crate::app::metrics::{CHANGED, Growth};
 use crate::fault::Primitives;
 use crate::mesh::{Link, ProcessId, Role};
 use crate::metrics;
-use crate::plan::{APP_METRICS_PORT, METRICS_PORT};
+use crate::plan::APP_METRICS_PORT;
+use crate::sidecar::Page;
 use crate::world::Error;
 
 /// How long a process may take to obey SIGTERM before it is killed; what Kubernetes grants by
@@ -314,13 +315,11 @@ impl KernelWorld {
 
     /// How often a sidecar has taken a new configuration. One that does not say has not.
     async fn reloads(&self, id: ProcessId) -> f64 {
-        let Some(node) = self.node(id.instance) else { return 0.0 };
-        let answer = node.probe(|| probe::get(local(METRICS_PORT), "/metrics", SIGNAL_WITHIN)).await;
+        let (Some(node), Ok(program)) = (self.node(id.instance), self.sidecar()) else { return 0.0 };
+        let Page { port, path } = program.metrics();
+        let answer = node.probe(move || probe::get(local(port), path, SIGNAL_WITHIN)).await;
         let Ok(Ok((200, text))) = answer else { return 0.0 };
-        let applied = metrics::parse("", &text).into_iter().filter(|sample| {
-            &*sample.name == "proxy_config_reloads_total" && sample.labels.has("result", "applied")
-        });
-        applied.map(|sample| sample.value).sum()
+        program.reloads(&metrics::parse("", &text))
     }
 
     /// Puts in force what the base profiles and the faults of now say of the pairs of `links`.

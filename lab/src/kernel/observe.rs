@@ -17,7 +17,8 @@ use super::{KernelWorld, intercept, probe};
 use crate::load::Record;
 use crate::mesh::{ProcessId, Role};
 use crate::metrics::{self, Sample, Scrape};
-use crate::plan::{APP_METRICS_PORT, APP_UID, AppKind, Load, METRICS_PORT};
+use crate::plan::{APP_METRICS_PORT, APP_UID, AppKind, Load};
+use crate::sidecar;
 use crate::world::Error;
 
 /// How long a process may take to show its metrics; a busy one must not hold up the sampling of the
@@ -94,7 +95,7 @@ impl KernelWorld {
 
     fn metrics_port(&self, id: ProcessId) -> Option<u16> {
         match (id.role, &self.plan.instances[id.instance].app) {
-            (Role::Sidecar, _) => Some(METRICS_PORT),
+            (Role::Sidecar, _) => sidecar::program(self.plan.sidecar).map(|program| program.metrics().port),
             (Role::App, Some(app)) if !matches!(app.kind, AppKind::Command(_) | AppKind::Registry) => {
                 Some(APP_METRICS_PORT)
             }

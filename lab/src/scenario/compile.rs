@@ -42,12 +42,12 @@ impl Scenario {
             expectations: self.expectations.clone(),
         };
         plan.expectations.retain(|e| e.sidecar.is_none_or(|kind| kind == sidecar));
-        match sidecar {
-            SidecarKind::Ours => {
+        match sidecar::program(sidecar) {
+            Some(program) => {
                 let seeds = RngTree::new(self.seed).child("sidecar", 0);
                 let configs = |plan: &Plan| -> Vec<String> {
                     let seed = |i: usize| seeds.child(&plan.instances[i].name, 0).seed();
-                    (0..plan.instances.len()).map(|i| sidecar::ours::config(plan, i, seed(i))).collect()
+                    (0..plan.instances.len()).map(|i| program.config(plan, i, seed(i))).collect()
                 };
                 let own = configs(&plan);
                 for position in 0..plan.timeline.len() {
@@ -67,7 +67,7 @@ impl Scenario {
                     instance.sidecar = Some(config);
                 }
             }
-            SidecarKind::None => without_sidecars(&mut plan),
+            None => without_sidecars(&mut plan),
         }
         plan
     }

@@ -18,12 +18,9 @@ pub(super) struct Context<'a> {
 
 /// What a word for the sidecar's place means.
 pub(super) fn sidecar_kind(word: &Spanned<String>, mistakes: &mut Vec<Mistake>) -> Option<SidecarKind> {
-    match &word.get_ref()[..] {
-        "ours" => Some(SidecarKind::Ours),
-        "none" => Some(SidecarKind::None),
-        _ => {
-            mistakes.push(Mistake::unknown("sidecar", word, ["ours", "none"]));
-            None
-        }
+    let kind = SidecarKind::ALL.into_iter().find(|kind| kind.name() == word.get_ref());
+    if kind.is_none() {
+        mistakes.push(Mistake::unknown("sidecar", word, SidecarKind::ALL.map(SidecarKind::name)));
     }
+    kind
 }

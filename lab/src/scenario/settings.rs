@@ -14,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 use super::model::File;
 use crate::fault::{Action, Configure};
 use crate::plan::Plan;
+use crate::sidecar;
 use crate::syntax::diagnose::Mistake;
 use crate::syntax::settings::{Settings, Step, refuse, reserved_of_cluster};
 
@@ -61,10 +62,11 @@ fn read(
     change: Option<(usize, &Settings)>,
     mistakes: &mut Vec<Mistake>,
 ) {
+    let Some(program) = sidecar::program(plan.sidecar) else { return };
     // Replicas of one service have the same keys.
     for (position, service) in plan.services.iter().enumerate() {
         let Some(config) = service.instances.first().and_then(|&i| configs[i]) else { continue };
-        let Err(errors) = proxy::config::parse("sidecar.toml", config) else { continue };
+        let Err(errors) = program.check(config) else { continue };
         let origin = Origin { file, plan, service: position, change, nodes: nodes(config) };
         for mistake in errors.iter().map(|error| origin.mistake(error)) {
             // A policy is part of every caller's file.

@@ -1,4 +1,4 @@
-//! The configuration of the `proxy` crate for one instance.
+//! The `proxy` crate: how it is configured for an instance, started and observed.
 //!
 //! Every sidecar knows every service that can be called, itself included, and one worker serves it:
 //! a lab has many sidecars on few cores, and in the simulator a sidecar is one thread anyway. What
@@ -10,12 +10,61 @@
 //! `sidecar` keys into the files of its own instances. Both replace what the lab would write.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::Path;
 
+use proxy::config::ConfigErrors;
 use serde::Serialize;
 use toml::{Table, Value};
 
-use crate::plan::{Instance, Plan, Protocol, Service};
+use super::{Page, SidecarProgram};
+use crate::metrics::Sample;
+use crate::plan::{HEALTH_PORT, Instance, METRICS_PORT, Plan, Protocol, Service};
+use crate::world::WorldKind;
+
+/// This project's sidecar.
+pub(super) struct Ours;
+
+impl SidecarProgram for Ours {
+    fn config(&self, plan: &Plan, instance: usize, seed: u64) -> String {
+        config(plan, instance, seed)
+    }
+
+    fn check(&self, config: &str) -> Result<(), ConfigErrors> {
+        proxy::config::parse("sidecar.toml", config).map(drop)
+    }
+
+    fn argv(&self, exe: &Path, config: &Path) -> Vec<OsString> {
+        vec![exe.into(), "__sidecar".into(), "--config".into(), config.into()]
+    }
+
+    fn readiness(&self) -> Page {
+        Page { port: HEALTH_PORT, path: "/ready" }
+    }
+
+    fn metrics(&self) -> Page {
+        Page { port: METRICS_PORT, path: "/metrics" }
+    }
+
+    fn outbound_connections(&self, samples: &[Sample]) -> f64 {
+        sum(samples, "proxy_connections_total", ("side", "outbound"))
+    }
+
+    fn reloads(&self, samples: &[Sample]) -> f64 {
+        sum(samples, "proxy_config_reloads_total", ("result", "applied"))
+    }
+
+    fn supports(&self, world: WorldKind) -> bool {
+        matches!(world, WorldKind::Kernel | WorldKind::Simulator)
+    }
+}
+
+/// The sum of a metric over all label sets with this label.
+fn sum(samples: &[Sample], name: &str, (label, value): (&str, &str)) -> f64 {
+    let all = samples.iter().filter(|s| &*s.name == name && s.labels.has(label, value));
+    all.map(|sample| sample.value).sum()
+}
 
 /// The keys that the lab sets, in the order of the file. `proxy::config::model` says what they
 /// mean.
@@ -94,7 +143,7 @@ const SOURCES: [&str; 3] = ["file", "etcd", "dns"];
 const DRAIN_MIN: &str = "1s";
 
 /// The text of the configuration file of the sidecar of `plan.instances[instance]`.
-pub fn config(plan: &Plan, instance: usize, seed: u64) -> String {
+fn config(plan: &Plan, instance: usize, seed: u64) -> String {
     let this = &plan.instances[instance];
     let service = &plan.services[this.service];
     let mut settings = Table::new();

@@ -23,7 +23,8 @@ use crate::fault::Entry;
 use crate::load::Record;
 use crate::mesh::{ProcessId, Role};
 use crate::metrics::{self, Sample, Scrape};
-use crate::plan::{APP_METRICS_PORT, AppKind, HEALTH_PORT, Load, METRICS_PORT, Plan, ResourceLimits, Target};
+use crate::plan::{APP_METRICS_PORT, AppKind, Load, Plan, ResourceLimits, Target};
+use crate::sidecar;
 use crate::world::{Error, Fidelity, ProcessExit, World, WorldKind};
 
 use super::net::{SimNet, SimWall};
@@ -143,7 +144,11 @@ impl SimWorld {
             })
         };
         let programs = plan.instances.iter().filter_map(command);
-        let missing: Vec<String> = programs.chain(plan.processes().filter_map(limited)).collect();
+        let sidecar = sidecar::program(plan.sidecar).filter(|s| !s.supports(WorldKind::Simulator));
+        let sidecar =
+            sidecar.map(|_| format!("sidecars of the kind `{}` are real programs", plan.sidecar.name()));
+        let missing: Vec<String> =
+            programs.chain(plan.processes().filter_map(limited)).chain(sidecar).collect();
         if missing.is_empty() { Ok(()) } else { Err(missing) }
     }
 
@@ -255,9 +260,10 @@ impl SimWorld {
     /// Waits until a process takes work.
     async fn ready(&self, id: ProcessId) -> Result<(), Error> {
         let name = self.plan.process_name(id);
+        let readiness = sidecar::program(self.plan.sidecar).map(|program| program.readiness());
         let port = match (id.role, &self.plan.instances[id.instance].app) {
             (Role::App, Some(spec)) => spec.port,
-            _ => HEALTH_PORT,
+            _ => readiness.map_or(0, |page| page.port),
         };
         let alive = || match self.group(id).and_then(|group| group.exit()) {
             Some(exit) => Err(Error::Failed(format!("{name} {exit} before it was ready"))),
@@ -274,11 +280,9 @@ impl SimWorld {
                 }
                 changed.await;
             }
-            if id.role == Role::App {
-                return Ok(());
-            }
+            let Some(page) = readiness.filter(|_| id.role == Role::Sidecar) else { return Ok(()) };
             loop {
-                if let Some((200, _)) = self.get(id.instance, HEALTH_PORT, "/ready").await? {
+                if let Some((200, _)) = self.get(id.instance, page.port, page.path).await? {
                     return Ok(());
                 }
                 alive()?;
@@ -422,7 +426,8 @@ impl World for SimWorld {
         let ids: Vec<ProcessId> = self.processes.borrow().keys().copied().collect();
         let scrapes = ids.iter().map(|&id| async move {
             let (asked, name) = (Instant::now(), self.plan.process_name(id));
-            let port = if id.role == Role::App { APP_METRICS_PORT } else { METRICS_PORT };
+            let sidecar = sidecar::program(self.plan.sidecar).filter(|_| id.role == Role::Sidecar);
+            let port = sidecar.map_or(APP_METRICS_PORT, |program| program.metrics().port);
             let answer = match self.living(&[id]).is_empty() {
                 true => None,
                 false => self.get(id.instance, port, "/metrics").await.ok().flatten(),

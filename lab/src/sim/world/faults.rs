@@ -7,7 +7,8 @@ use crate::app::metrics::{CHANGED, Growth};
 use crate::fault::Primitives;
 use crate::mesh::{Link, ProcessId, Role};
 use crate::metrics;
-use crate::plan::{APP_METRICS_PORT, METRICS_PORT};
+use crate::plan::APP_METRICS_PORT;
+use crate::sidecar;
 use crate::sim::link::{LinkCounters, Pair};
 use crate::world::Error;
 
@@ -134,13 +135,12 @@ impl Primitives for SimWorld {
                 self.reloading.borrow_mut().insert(id, fault);
                 continue;
             }
-            let Ok(Some((200, text))) = self.get(id.instance, METRICS_PORT, "/metrics").await else {
+            let Some(program) = sidecar::program(self.plan.sidecar) else { continue };
+            let page = program.metrics();
+            let Ok(Some((200, text))) = self.get(id.instance, page.port, page.path).await else {
                 continue;
             };
-            let applied = metrics::parse("", &text).into_iter().filter(|sample| {
-                &*sample.name == "proxy_config_reloads_total" && sample.labels.has("result", "applied")
-            });
-            let now = (self.starts(id), applied.map(|sample| sample.value).sum::<f64>());
+            let now = (self.starts(id), program.reloads(&metrics::parse("", &text)));
             let before = self.reloads.borrow_mut().insert(id, now);
             // A new process begins at 0.
             let before = before.filter(|(start, _)| *start == now.0).map_or(0.0, |(_, count)| count);
