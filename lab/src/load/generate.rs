@@ -10,7 +10,6 @@
 //! loops and Poisson arrival.
 
 use std::cell::Cell;
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -20,8 +19,10 @@ use proxy::world::{Net, World};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use super::id::Id;
 use super::pace::{Pace, TokioPace};
-use super::{Outcome, Record, grpc, http, tcp};
+use super::record::{Outcome, Record};
+use super::{grpc, http, tcp};
 use crate::plan::{Load, Target};
 
 /// Requests under way at once, at most; above it a request is [`Outcome::Dropped`]. It bounds
@@ -141,19 +142,6 @@ impl<N> Drop for InFlight<N> {
         if left == 0 {
             self.0.idle.notify_one();
         }
-    }
-}
-
-/// What sets a request apart from all others of the run.
-#[derive(Clone, Copy)]
-pub(super) struct Id<'a> {
-    load: &'a str,
-    k: i64,
-}
-
-impl fmt::Display for Id<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.load, self.k)
     }
 }
 

@@ -22,8 +22,8 @@ use proxy::grpc;
 use proxy::world::Net;
 use tokio::time::sleep;
 
-use super::Outcome;
-use super::generate::Id;
+use super::id::Id;
+use super::record::Outcome;
 use crate::app::grpc::{PREFIX, message};
 use crate::app::http::{REQUEST, SERVED_BY};
 

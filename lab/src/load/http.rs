@@ -28,8 +28,8 @@ use hyper_util::rt::TokioIo;
 use proxy::world::Net;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Outcome;
-use super::generate::Id;
+use super::id::Id;
+use super::record::Outcome;
 use crate::app::body::Pattern;
 use crate::app::http::{REQUEST, SERVED_BY};
 use crate::plan::Load;

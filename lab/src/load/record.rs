@@ -1,10 +1,44 @@
-//! Records as lines of text, for the pipe from a load generator's process: `due latency late
+//! Records of requests; and as lines of text, for the pipe from a load generator's process: `due latency late
 //! outcome`, times in microseconds, the outcome a word or an HTTP status.
 
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-use super::{Outcome, Record};
+use serde::{Deserialize, Serialize};
+
+/// One request that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Intended start, microseconds from the start of the measured part; negative during the
+    /// warm-up.
+    pub due_us: i64,
+    /// From the intended start to the last byte, microseconds.
+    pub latency_us: u64,
+    /// How late the generator itself was in sending it, microseconds.
+    pub late_us: u64,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Answered as it should be.
+    Ok,
+    /// An HTTP status of 400 or more.
+    Status(u16),
+    /// The connection could not be opened.
+    Connect,
+    /// The connection broke before the answer was complete.
+    Reset,
+    /// No answer in time.
+    Timeout,
+    /// An answer that is not what was asked for.
+    Mismatch,
+    /// Never sent: too many requests were already under way.
+    Dropped,
+}
 
 impl Record {
     /// One line, without its end.

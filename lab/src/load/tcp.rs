@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use proxy::world::Net;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
-use super::Outcome;
-use super::generate::Id;
+use super::id::Id;
+use super::record::Outcome;
 
 /// Bytes of a line, at most; a longer one is not what was asked for.
 const MAX_LINE: u64 = 4 * 1024;
