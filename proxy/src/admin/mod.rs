@@ -18,8 +18,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use crate::capture::listener;
-use crate::config::defaults::{ADMIN_AGE, ADMIN_IDLE};
+use crate::config::defaults::{ACCEPT_REST, ADMIN_AGE, ADMIN_IDLE};
 use crate::drain;
 use crate::error::Error;
 use crate::http::closing::ClientEnd;
@@ -103,7 +102,7 @@ pub async fn serve<N: Net>(net: N, mut listener: N::Listener, limit: impl Fn() -
                     }
                 });
             }
-            Err(_) => sleep(listener::REST).await,
+            Err(_) => sleep(ACCEPT_REST).await,
         }
     }
 }

@@ -132,6 +132,6 @@ async fn watch_memory<N: Net>(net: N, sidecar: &Sidecar) {
             net.give_memory_back();
         }
         drop(table);
-        sleep(limit::memory::INTERVAL).await;
+        sleep(defaults::MEMORY_INTERVAL).await;
     }
 }

@@ -9,13 +9,9 @@ use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
 
-/// Lines that may wait. A burst of ten thousand warnings a second is limited elsewhere; these are
-/// some 300 KiB.
-const WAITING: usize = 2048;
-/// How long the end of the process waits for lines that have not been written.
-const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+use crate::config::defaults::LOG_FLUSH;
+use crate::config::defaults::LOG_QUEUE;
 
 /// A line, or somebody who waits until all lines before have been written.
 enum Entry {
@@ -40,7 +36,7 @@ impl Log {
     /// # Errors
     /// If there cannot be another thread.
     pub(super) fn detach(&'static self, out: impl Write + Send + 'static) -> io::Result<()> {
-        let (queue, lines) = sync_channel(WAITING);
+        let (queue, lines) = sync_channel(LOG_QUEUE);
         if self.queue.set(queue).is_ok() {
             std::thread::Builder::new().name("log".into()).spawn(move || self.copy(&lines, out))?;
         }
@@ -84,7 +80,7 @@ impl Log {
         let Some(queue) = self.queue.get() else { return };
         let (done, written) = sync_channel(1);
         if queue.try_send(Entry::Flush(done)).is_ok() {
-            let _ = written.recv_timeout(FLUSH_WITHIN);
+            let _ = written.recv_timeout(LOG_FLUSH);
         }
     }
 }

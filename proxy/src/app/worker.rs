@@ -2,20 +2,17 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::sleep;
 
 use super::{Sidecar, named};
 use crate::capture::listener::{accept, accept_always, bind_any};
+use crate::config::defaults::POOL_SWEEP;
 use crate::drain;
 use crate::inbound::{self, Inbound};
 use crate::mutant::Mutant;
 use crate::outbound::{self, Outbound};
 use crate::world::{Net, World};
-
-/// How often idle connections are looked at. Also bounds how long one may overstay its idle limit.
-const SWEEP: Duration = Duration::from_secs(1);
 
 /// Tells the two sides to drain.
 pub(super) struct Signals {
@@ -68,7 +65,7 @@ pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drains: Watche
     let sweeping = async {
         let mut before = sidecar.table.load_full();
         loop {
-            sleep(SWEEP).await;
+            sleep(POOL_SWEEP).await;
             let table = sidecar.table.load_full();
             if !Arc::ptr_eq(&before, &table) {
                 for gone in table.gone_since(&before) {

@@ -5,19 +5,14 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Duration;
 
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
+use crate::config::defaults::ACCEPT_REST;
 use crate::drain;
 use crate::telemetry::Throttle;
 use crate::world::{Listener, Net};
-
-/// How long accepting rests after a failure. A process out of file descriptors would otherwise spin
-/// on EMFILE, since the connection that it cannot accept stays in the queue; in this time some
-/// descriptor may be freed.
-pub const REST: Duration = Duration::from_millis(50);
 
 /// Listens on all addresses of both families, or of IPv4 alone where the machine has no IPv6.
 ///
@@ -86,7 +81,7 @@ async fn take_all<L: Listener>(listener: &mut L, name: &'static str, start: impl
                 if let Some(withheld) = failures.admit(Instant::now()) {
                     tracing::warn!(%error, listener = name, withheld, "cannot accept; resting");
                 }
-                sleep(REST).await;
+                sleep(ACCEPT_REST).await;
             }
         }
     }

@@ -4,12 +4,12 @@
 //! What is watched is the directory and not the file, because editors and Kubernetes replace files
 //! and symbolic links instead of writing into them; if the file is a link, so is the directory that
 //! it leads to. Events only say *look again*: they are gathered until the directory has been quiet
-//! for [`QUIET`], and then the content decides. SIGHUP asks for the same look, at once, and is
+//! for [`RELOAD_QUIET`], and then the content decides. SIGHUP asks for the same look, at once, and is
 //! always answered. If nothing can be watched (no inotify instances left), SIGHUP still works and
 //! the caller is told.
 //!
 //! Invariants: what was in force stays in force until a valid file replaces it; a file that is
-//! missing or half-written for a moment is never reported if it is whole again within [`QUIET`];
+//! missing or half-written for a moment is never reported if it is whole again within [`RELOAD_QUIET`];
 //! values that are only read at start keep the value they started with, so a snapshot never claims
 //! what is not so. With `discovery::file`, which watches in the same way, this is the only part of
 //! the proxy that reads the file system while it runs; it belongs on the control thread.
@@ -18,7 +18,6 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -28,11 +27,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{LoadError, Snapshot, parse, read};
 
-/// How long a directory must be quiet before the file is read: an editor writes, syncs and renames
-/// within it.
-pub const QUIET: Duration = Duration::from_millis(100);
-/// How long events may put reading off altogether, in a directory that is never quiet.
-pub const PATIENCE: Duration = Duration::from_secs(1);
+use crate::config::defaults::RELOAD_QUIET;
+use crate::config::defaults::RELOAD_WAIT;
 
 /// What a look at the file led to.
 #[derive(Debug)]
@@ -92,11 +88,11 @@ async fn hangup(hangups: &mut Option<tokio::signal::unix::Signal>) {
     }
 }
 
-/// Returns once there was no event for [`QUIET`], or after [`PATIENCE`].
+/// Returns once there was no event for [`RELOAD_QUIET`], or after [`RELOAD_WAIT`].
 pub(crate) async fn quiet(look: &Notify) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + RELOAD_WAIT;
     loop {
-        let until = (Instant::now() + QUIET).min(deadline);
+        let until = (Instant::now() + RELOAD_QUIET).min(deadline);
         tokio::select! {
             () = sleep_until(until) => return,
             () = look.notified() => {}
@@ -284,6 +280,8 @@ mod tests {
 
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
     use tokio::time::timeout;
+
+    use std::time::Duration;
 
     use super::*;
     use crate::config::defaults::CONFIG_BYTES;

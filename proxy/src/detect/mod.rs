@@ -22,6 +22,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
 
+use crate::config::defaults::DETECT_BYTES;
 use crate::mutant::Mutant;
 use crate::telemetry::DetectionResult;
 pub use prefixed::Prefixed;
@@ -30,10 +31,6 @@ use tls::{ClientHello, Hello};
 /// The client connection preface of RFC 9113 section 3.4, up to where it differs from every HTTP/1
 /// request.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// How much is read at most to decide. An HTTP/1 request line whose method and target do not end
-/// within this is carried as opaque bytes; Linkerd's detector looks at 1024 bytes.
-const LIMIT: usize = 1024;
 
 /// The longest method that is waited for. The longest registered one is `UPDATEREDIRECTREF` with 17
 /// letters.
@@ -124,7 +121,7 @@ fn sniff_target(rest: &[u8]) -> Option<Sniffed> {
         return Some(Sniffed::Opaque);
     }
     let Some((b' ', version)) = rest[target..].split_first().map(|(b, rest)| (*b, rest)) else {
-        return if rest.len() > target || rest.len() >= LIMIT { Some(Sniffed::Opaque) } else { None };
+        return if rest.len() > target || rest.len() >= DETECT_BYTES { Some(Sniffed::Opaque) } else { None };
     };
     const VERSION: &[u8] = b"HTTP/1.";
     let known = version.len().min(VERSION.len());
@@ -172,7 +169,7 @@ impl<I: AsyncRead + Unpin> Reader<I> {
 
     /// Reads once. Nothing is lost if the future is dropped.
     async fn fill(&mut self) -> io::Result<()> {
-        self.read.reserve(LIMIT);
+        self.read.reserve(DETECT_BYTES);
         self.closed = self.io.read_buf(&mut self.read).await? == 0;
         Ok(())
     }
@@ -193,7 +190,7 @@ impl<I: AsyncRead + Unpin> Reader<I> {
     /// A read may bring more than the limit; without the cut the answer would depend on how the
     /// bytes came in pieces.
     fn sniff(&self) -> Option<Sniffed> {
-        sniff(&self.read[..self.read.len().min(LIMIT)])
+        sniff(&self.read[..self.read.len().min(DETECT_BYTES)])
     }
 
     /// What is known from what was read.
@@ -210,7 +207,9 @@ impl<I: AsyncRead + Unpin> Reader<I> {
             Some(sniffed) => Some(Detection::Sniffed(sniffed)),
             None if self.closed && self.read.is_empty() => Some(Detection::Closed),
             // What it did say is for the server, which may still answer: only this half is closed.
-            None if self.closed || self.read.len() >= LIMIT => Some(Detection::Sniffed(Sniffed::Opaque)),
+            None if self.closed || self.read.len() >= DETECT_BYTES => {
+                Some(Detection::Sniffed(Sniffed::Opaque))
+            }
             None => None,
         }
     }

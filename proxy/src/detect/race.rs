@@ -27,10 +27,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Detected, Detection, Prefixed, Reader};
+use crate::config::defaults::SERVER_FIRST_BYTES;
 use crate::config::defaults::{SERVER_FIRST_CAPACITY, SERVER_FIRST_DELAY, SERVER_FIRST_TTL};
-
-/// How much of the server's first words is read to tell that there are some.
-const FIRST_WORDS: usize = 1024;
 
 /// The addresses whose servers were heard to speak first, for a limited time.
 #[derive(Debug)]
@@ -179,7 +177,7 @@ where
         return Ok((reader.end_or_time_out(outcome), None));
     };
     let mut words = BytesMut::new();
-    words.reserve(FIRST_WORDS);
+    words.reserve(SERVER_FIRST_BYTES);
     let outcome = tokio::select! {
         biased;
         heard = reader.fill() => { heard?; reader.decide_until(deadline).await? }

@@ -28,7 +28,6 @@ mod status;
 mod store;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
@@ -39,11 +38,9 @@ pub use status::SourceStatus;
 pub use store::EndpointStore;
 
 use crate::config::Source;
+use crate::config::defaults::DISCOVERY_TICK;
 use crate::world::{Net, World};
 use store::SourceId;
-
-/// How often the ages of what is known are looked at.
-const TICK: Duration = Duration::from_secs(1);
 
 /// Tells the store what a source has found.
 pub struct UpdateSender {
@@ -65,7 +62,8 @@ pub async fn run<N: Net>(world: World<N>, store: Arc<EndpointStore>, apply: impl
     let (update, mut heard) = mpsc::unbounded_channel();
     // A task ends when the sender beside it is dropped.
     let mut running: Vec<(SourceId, oneshot::Sender<()>)> = Vec::new();
-    let (mut pace, mut ticks) = (Pace::default(), interval_at(Instant::now() + TICK, TICK));
+    let (mut pace, mut ticks) =
+        (Pace::default(), interval_at(Instant::now() + DISCOVERY_TICK, DISCOVERY_TICK));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let wanted = store.tasks();
@@ -127,6 +125,8 @@ async fn follow<N: Net>(world: World<N>, source: Source, updates: UpdateSender) 
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::config::defaults::DISCOVERY_INTERVAL;
     use crate::telemetry::Metrics;

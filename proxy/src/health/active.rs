@@ -20,15 +20,12 @@ use super::ask::ask;
 use crate::balance::{Cluster, Table};
 use crate::config::Health as Config;
 use crate::config::defaults::CHECK_JITTER;
+use crate::config::defaults::CHECK_LOOK;
 use crate::connect::Connector;
 use crate::endpoint::health::Health;
 use crate::endpoint::{Checked, Endpoint};
 use crate::mutant::Mutant;
 use crate::world::{Net, RngTree};
-
-/// How often to look for endpoints that came with a new configuration. Also spreads the first
-/// checks of those that came together.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// The endpoints that are checked, by cluster and address. An address that left and came back is
 /// another endpoint: it gets a task of its own at once, while the one of its predecessor may still
@@ -62,7 +59,7 @@ pub async fn run<N: Net>(connector: Connector<N>, rng: RngTree, table: Arc<ArcSw
             }
         }
         drop(clusters);
-        sleep(LOOK).await;
+        sleep(CHECK_LOOK).await;
     }
 }
 
@@ -74,7 +71,7 @@ async fn check<N: Net>(
     name: String,
     endpoint: Arc<Endpoint>,
 ) {
-    sleep(LOOK.mul_f64(rng.random())).await;
+    sleep(CHECK_LOOK.mul_f64(rng.random())).await;
     let mut seen = None;
     while let Some((cluster, config)) = find(&table, &name, &endpoint) {
         let timer = if Mutant::ChecksTakeTheirTime.is_planted() { 20 } else { 1 };
@@ -164,7 +161,7 @@ mod tests {
     async fn endpoints_that_came_together_are_not_checked_together() {
         fake::run(async {
             let (net, _, checks) = checking("'10.0.0.1:80', '10.0.0.2:80', '10.0.0.3:80'");
-            let _ = tokio::time::timeout(LOOK, checks).await;
+            let _ = tokio::time::timeout(CHECK_LOOK, checks).await;
             let asked = net.asked.borrow();
             let [first, second, third] = asked[..] else { panic!("{asked:?}") };
             assert!(first < second && second < third);

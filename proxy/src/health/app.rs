@@ -10,7 +10,6 @@
 //! orchestrator to restart.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -18,13 +17,11 @@ use tokio::time::sleep;
 
 use super::ask::ask;
 use crate::balance::Table;
+use crate::config::defaults::PROBE_LOOK;
 use crate::config::{self, Probe};
 use crate::connect::Connector;
 use crate::endpoint::health::{Checks, Health};
 use crate::world::Net;
-
-/// How often to look whether the configuration has another probe now.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// The probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +124,7 @@ async fn probe<N: Net>(
     loop {
         let Some(probe) = in_force() else {
             say(None);
-            sleep(LOOK).await;
+            sleep(PROBE_LOOK).await;
             continue;
         };
         // Another probe of the same app begins with what the last one said.

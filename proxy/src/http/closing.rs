@@ -45,16 +45,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::strict::Strict;
+use crate::config::defaults::FIN_LOOK_FIRST;
+use crate::config::defaults::FIN_LOOK_LAST;
 use crate::mutant::Mutant;
 use crate::world::{Abort, AfterFin};
-
-/// How soon after its FIN a client is looked at again, and twice as late each time up to
-/// [`LOOK_LAST`]. The kernel sends the FIN of a close a moment before it lets the socket go, so the
-/// first look may come too early.
-const LOOK_FIRST: Duration = Duration::from_millis(10);
-/// The longest time between two looks: a few system calls a second for each client that sent its
-/// FIN and waits.
-const LOOK_LAST: Duration = Duration::from_secs(1);
 
 /// What the stream of a client and the handlers of its requests tell each other about its end.
 /// Cheap to clone.
@@ -292,14 +286,14 @@ struct Look {
 
 impl Look {
     fn new(fin: AfterFin) -> Self {
-        Look { fin, every: LOOK_FIRST, at: Box::pin(sleep(LOOK_FIRST)) }
+        Look { fin, every: FIN_LOOK_FIRST, at: Box::pin(sleep(FIN_LOOK_FIRST)) }
     }
 
     /// Looks again if it is time.
     fn poll(&mut self, look: impl Fn() -> AfterFin, cx: &mut Context<'_>) -> AfterFin {
         while self.fin != AfterFin::Close && self.at.as_mut().poll(cx).is_ready() {
             self.fin = look();
-            self.every = LOOK_LAST.min(self.every * 2);
+            self.every = FIN_LOOK_LAST.min(self.every * 2);
             self.at.set(sleep(self.every));
         }
         self.fin

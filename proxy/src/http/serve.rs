@@ -25,9 +25,10 @@ use super::closing::{ClientEnd, Closing, Shape};
 use super::interim::{Interim, InterimSender};
 use super::strict::Strict;
 use super::tunnel::{self, TunnelSlot};
-use super::version::LAST_REQUEST;
 use super::{refusal, serve_h2};
-use crate::config::defaults::{AGE_JITTER, HEADER_TIMEOUT, HEADERS, MAX_CONNECTION_AGE, MAX_CONNECTION_IDLE};
+use crate::config::defaults::{
+    AGE_JITTER, HEADER_TIMEOUT, HEADERS, LAST_REQUEST, MAX_CONNECTION_AGE, MAX_CONNECTION_IDLE,
+};
 use crate::config::{Http1, Http2, Snapshot};
 use crate::connection::{Connection, WireProtocol};
 use crate::drain;

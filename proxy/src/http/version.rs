@@ -7,13 +7,9 @@ use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::time::sleep;
 
+use crate::config::defaults::LAST_REQUEST;
 use crate::detect::{Detected, Detection, Prefixed, Sniffed, detect};
 use crate::drain;
-
-/// How long a client may still take to begin with a request once a drain has begun. It has just
-/// connected and is about to send, or keeps a connection in its pool, and one that is in use is
-/// used again within moments.
-pub const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Waits for the first bytes and says whether they are HTTP/2's. `None` if the client closes, is
 /// silent for longer than `limit`, or the sidecar drains.

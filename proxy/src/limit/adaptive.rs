@@ -21,6 +21,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::Adaptive as Config;
+use crate::config::defaults::ADAPTIVE_DOWN;
+use crate::config::defaults::ADAPTIVE_REACHED;
 use crate::config::defaults::{
     ADAPTIVE_LONG, ADAPTIVE_SAMPLES, ADAPTIVE_SMOOTHING, ADAPTIVE_TOLERANCE, ADAPTIVE_WINDOW,
 };
@@ -127,7 +129,7 @@ impl Gradient {
             return;
         }
         let busiest = f64::from(window.busiest);
-        let is_reached = busiest >= self.limit.floor() * REACHED;
+        let is_reached = busiest >= self.limit.floor() * ADAPTIVE_REACHED;
         self.reached = if is_reached { self.reached + 1 } else { 0 };
         if self.reached >= ADAPTIVE_LONG {
             self.reached = 0;
@@ -154,7 +156,7 @@ impl Gradient {
         self.windows = (self.windows + 1).min(ADAPTIVE_LONG);
         let usual = self.usual.unwrap_or(latency);
         let share = if latency < usual {
-            1.0 / f64::from(self.windows.min(DOWN))
+            1.0 / f64::from(self.windows.min(ADAPTIVE_DOWN))
         } else if is_reached {
             0.0
         } else {
@@ -165,11 +167,6 @@ impl Gradient {
         usual
     }
 }
-
-/// How close to the limit counts as reached.
-const REACHED: f64 = 0.9;
-/// Windows that a fall of usual latency is averaged over.
-const DOWN: u32 = 10;
 
 #[cfg(test)]
 mod tests {

@@ -3,27 +3,17 @@
 //! the allocator keeps: glibc's keeps nearly all of what a burst of connections took, which looks
 //! like a leak (linkerd2#11430) and would let a sidecar shed load for ever.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
-/// How often to look. A sidecar that takes on 10 000 connections a second at 64 KiB each grows by
-/// 64 MiB in between.
-pub const INTERVAL: Duration = Duration::from_millis(100);
-
-/// Once load is shed, how far below its budget the size must fall before it is taken on again: less
-/// would flutter.
-const RELIEF: f64 = 0.95;
+use crate::config::defaults::MEMORY_RELEASE_INTERVAL;
+use crate::config::defaults::MEMORY_RELIEF;
 
 /// Whether load must be shed at a resident size of `used` bytes, given that it was (`shedding`) or
 /// was not before.
 pub fn is_short(used: u64, budget: u64, shedding: bool) -> bool {
-    if shedding { used as f64 > budget as f64 * RELIEF } else { used > budget }
+    if shedding { used as f64 > budget as f64 * MEMORY_RELIEF } else { used > budget }
 }
 
-/// Shortest time between two times that memory is given back. Ours: workers that allocate wait for
-/// it, some milliseconds after a burst.
-const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(2);
 /// By how much load must have fallen to make it worth while, connections and requests. Ours: some
 /// megabytes.
 const GIVE_BACK_FALL: i64 = 500;
@@ -41,7 +31,7 @@ impl MemoryRelease {
     pub fn is_due(&mut self, now: Instant, carried: i64, short: bool) -> bool {
         self.most = self.most.max(carried);
         let fallen = self.most - carried >= GIVE_BACK_FALL && carried <= self.most / 2;
-        let early = self.last.is_some_and(|last| now.duration_since(last) < GIVE_BACK_INTERVAL);
+        let early = self.last.is_some_and(|last| now.duration_since(last) < MEMORY_RELEASE_INTERVAL);
         if early || !(fallen || short) {
             return false;
         }
@@ -52,6 +42,8 @@ impl MemoryRelease {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Outbound;
 use crate::balance::{Attempted, Cluster, Picked};
+use crate::config::defaults::DISCARDED_FRAMES;
 use crate::endpoint::{Call, Outcome, RequestGuard, ResponseBody, SendError};
 use crate::error::{Error, Kind};
 use crate::grpc;
@@ -25,9 +26,6 @@ use crate::retry::condition::reason;
 use crate::retry::{self, AttemptOutcome, Attempts};
 use crate::telemetry::RetryDenied;
 use crate::world::Net;
-
-/// Frames of an answer that nobody gets that are read to keep its connection.
-const DISCARDED: usize = 16;
 
 type AttemptResponse<N> = Response<ResponseBody<N>>;
 
@@ -253,7 +251,7 @@ fn failed(
 async fn discard<N: Net>(response: AttemptResponse<N>) {
     let mut body = response.into_body();
     std::future::poll_fn(|cx| {
-        for _ in 0..DISCARDED {
+        for _ in 0..DISCARDED_FRAMES {
             if !matches!(Pin::new(&mut body).poll_frame(cx), Poll::Ready(Some(Ok(_)))) {
                 break;
             }

@@ -31,28 +31,17 @@ use tokio::time::{Instant, sleep_until};
 
 use super::splice::Pipe;
 use crate::config::Timeouts;
+use crate::config::defaults::COPY_BULK;
+use crate::config::defaults::COPY_STEPS;
+use crate::config::defaults::SPLICE_AFTER;
+use crate::config::defaults::SPLICE_SMALL_MOVES;
 use crate::detect::Prefixed;
 use crate::error::Kind;
 use crate::mutant::Mutant;
 use crate::world::{Abort, Net};
 
-/// What is read at once, and so at most kept for a receiver that does not keep up, by what a
-/// direction has moved: ztunnel's steps. Its first step of 1 KiB keeps idle connections small; here
-/// they hold nothing, so the first is what a TLS record holds.
-const STEPS: [(u64, usize); 3] = [(10 << 20, 256 << 10), (128 << 10, 64 << 10), (0, 16 << 10)];
 /// The largest step.
-const LARGEST: usize = STEPS[0].1;
-
-/// A read of at least this many bytes is bulk: the smallest step, full.
-const BULK: usize = 16 << 10;
-/// Bytes moved by bulk reads in a row after which a direction is spliced. Enough that making a pipe
-/// is lost among the system calls that copying has taken by then, and that a response of ordinary
-/// size never takes descriptors. Over loopback, 3 GiB at a time, splicing and copying could not be
-/// told apart from the noise; what splicing saves is the memory traffic of copying, so expect a
-/// gain only where that is short.
-const SPLICE_AFTER: u64 = 512 << 10;
-/// Moves below [`BULK`] in a row after which a spliced direction is copied again.
-const SMALL_MOVES: u32 = 8;
+const LARGEST: usize = COPY_STEPS[0].1;
 
 /// Time limits of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -327,7 +316,8 @@ impl Direction {
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<io::Result<()>> {
-        let step = STEPS.iter().find(|(moved, _)| self.moved >= *moved).map_or(BULK, |(_, step)| *step);
+        let step =
+            COPY_STEPS.iter().find(|(moved, _)| self.moved >= *moved).map_or(COPY_BULK, |(_, step)| *step);
         let polled = with_shared(|shared| {
             let mut read = ReadBuf::uninit(&mut shared.spare_capacity_mut()[..step]);
             ready!(Pin::new(from).poll_read(cx, &mut read))?;
@@ -349,7 +339,7 @@ impl Direction {
             Poll::Ready(0) => self.state = State::Closing,
             Poll::Ready(n) => {
                 self.flush = true;
-                self.run = if n >= BULK { self.run + n as u64 } else { 0 };
+                self.run = if n >= COPY_BULK { self.run + n as u64 } else { 0 };
             }
             Poll::Pending => {
                 // A stream that gathers what is written must not sit on it while nothing more
@@ -401,7 +391,7 @@ impl Direction {
                 }
                 continue;
             }
-            if self.small >= SMALL_MOVES {
+            if self.small >= SPLICE_SMALL_MOVES {
                 self.leave_pipe();
                 self.splices = false;
                 break;
@@ -426,7 +416,7 @@ impl Direction {
                     (self.state, self.splices) = (State::Closing, false);
                     break;
                 }
-                Ok(n) => self.small = if n < BULK { self.small + 1 } else { 0 },
+                Ok(n) => self.small = if n < COPY_BULK { self.small + 1 } else { 0 },
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) if cannot_splice(&e) => {
                     (self.never_splice, self.splices) = (true, false);

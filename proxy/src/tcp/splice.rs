@@ -13,13 +13,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::{pipe2, read};
 
-/// What a pipe may hold, bytes. Four times the kernel's default, and a quarter of what an
-/// unprivileged process may ask for (fs.pipe-max-size): as much as the largest read of a copy.
-pub(super) const PIPE_SIZE: usize = 256 * 1024;
-
-/// Pipes that a worker keeps for later. An empty pipe holds two descriptors and a few KiB of the
-/// kernel's memory.
-const KEPT: usize = 16;
+use crate::config::defaults::SPLICE_PIPE;
+use crate::config::defaults::SPLICE_PIPES_KEPT;
 
 thread_local! {
     // A worker is a thread; a pipe that one connection has given back serves the next.
@@ -45,7 +40,7 @@ impl Pipe {
         }
         let (out, into) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
         // A user with many pipes may not enlarge more of them; then it has the default of 64 KiB.
-        let _ = fcntl(&into, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE as i32));
+        let _ = fcntl(&into, FcntlArg::F_SETPIPE_SZ(SPLICE_PIPE as i32));
         Ok(Pipe { out, into, held: 0 })
     }
 
@@ -53,7 +48,7 @@ impl Pipe {
     pub(super) fn give_back(self) {
         debug_assert_eq!(self.held, 0, "what is left would reach another connection");
         POOL.with_borrow_mut(|pool| {
-            if self.held == 0 && pool.len() < KEPT {
+            if self.held == 0 && pool.len() < SPLICE_PIPES_KEPT {
                 pool.push(self);
             }
         });
@@ -72,7 +67,7 @@ impl Pipe {
     pub(super) fn fill(&mut self, socket: &impl AsFd) -> io::Result<usize> {
         // A pipe that is not empty could be full, and the same error would mean two things.
         debug_assert_eq!(self.held, 0);
-        self.held = between(socket, &self.into, PIPE_SIZE)?;
+        self.held = between(socket, &self.into, SPLICE_PIPE)?;
         Ok(self.held)
     }
 

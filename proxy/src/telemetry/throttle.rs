@@ -2,12 +2,10 @@
 //! how many more there were. Metrics count all of them.
 
 use std::cell::Cell;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long one line stands for all like it.
-const QUIET: Duration = Duration::from_secs(1);
+use crate::config::defaults::LOG_THROTTLE;
 
 /// Lets one log line through per second.
 #[derive(Debug, Default)]
@@ -23,7 +21,7 @@ impl Throttle {
             self.withheld.set(self.withheld.get() + 1);
             return None;
         }
-        self.quiet_until.set(Some(now + QUIET));
+        self.quiet_until.set(Some(now + LOG_THROTTLE));
         Some(self.withheld.take())
     }
 }
@@ -37,9 +35,9 @@ mod tests {
         let (throttle, now) = (Throttle::default(), Instant::now());
         assert_eq!(throttle.admit(now), Some(0));
         for _ in 0..5 {
-            assert_eq!(throttle.admit(now + QUIET / 2), None);
+            assert_eq!(throttle.admit(now + LOG_THROTTLE / 2), None);
         }
-        assert_eq!(throttle.admit(now + QUIET), Some(5));
-        assert_eq!(throttle.admit(now + 2 * QUIET), Some(0));
+        assert_eq!(throttle.admit(now + LOG_THROTTLE), Some(5));
+        assert_eq!(throttle.admit(now + 2 * LOG_THROTTLE), Some(0));
     }
 }

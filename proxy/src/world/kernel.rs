@@ -15,11 +15,8 @@ use tokio::sync::mpsc;
 
 use super::recent::{Recent, canonical};
 use super::{Abort, AfterFin, Listener, Net, sock_diag};
+use crate::config::defaults::ACCEPT_BACKLOG;
 use crate::config::defaults::{KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES, KEEPALIVE_TIME, TCP_USER_TIMEOUT};
-
-/// Accept queue of a listener. The kernel caps it at `net.core.somaxconn` (4096 on current
-/// kernels).
-const BACKLOG: u32 = 4096;
 
 /// What this process has dialled. Not a part of [`KernelNet`], whose clones would then share a
 /// count.
@@ -86,7 +83,7 @@ impl KernelNet {
         tune(&SockRef::from(&socket))?;
         socket.set_nonblocking(true)?;
         socket.bind(&at.into())?;
-        socket.listen(BACKLOG as i32)?;
+        socket.listen(ACCEPT_BACKLOG as i32)?;
         Ok(KernelListener(TcpListener::from_std(socket.into())?))
     }
 }

@@ -2,7 +2,7 @@
 //! to its own listener.
 //!
 //! A table of a fixed size: a slot keeps a check sum of both addresses and the time. An entry
-//! counts for [`REMEMBERED`], which is ample for a connection that never leaves the host, and too
+//! counts for [`OWN_CONNECTIONS_KEPT`], which is ample for a connection that never leaves the host, and too
 //! short for its port to be somebody else's. A later one may push it out; then a circle is found
 //! out one round later.
 //!
@@ -16,12 +16,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a connection that was dialled may take to be accepted.
-const REMEMBERED: Duration = Duration::from_secs(1);
+use crate::config::defaults::OWN_CONNECTIONS_KEPT;
+
 /// At 4096 new connections each second one of them is remembered for a second.
 const SLOTS: usize = 4096;
 
@@ -77,7 +76,7 @@ impl Recent {
         let (slot, sum) = self.find(from, to);
         let found = slot.load(Relaxed);
         let age = self.now().wrapping_sub(found as u32);
-        found & !u64::from(u32::MAX) == sum && u128::from(age) <= REMEMBERED.as_millis()
+        found & !u64::from(u32::MAX) == sum && u128::from(age) <= OWN_CONNECTIONS_KEPT.as_millis()
     }
 
     fn begin(&self, to: SocketAddr) -> u64 {
@@ -121,6 +120,8 @@ pub(super) fn canonical(at: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -132,7 +133,7 @@ mod tests {
         recent.note(to, || Ok(Some(from))).unwrap();
         assert!(recent.has(at("[::ffff:10.0.0.5]:40000"), to));
         assert!(!recent.has(from, at("10.0.0.9:81")) && !recent.has(at("10.0.0.5:40001"), to));
-        tokio::time::advance(REMEMBERED).await;
+        tokio::time::advance(OWN_CONNECTIONS_KEPT).await;
         assert!(recent.has(from, to));
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(!recent.has(from, to));

@@ -1,14 +1,10 @@
 //! `[outlier_detection]` and `[cluster.outlier_detection]`.
 
-use std::time::Duration;
-
 use serde_spanned::Spanned;
 
 use super::Check;
+use crate::config::defaults::OUTLIER_WINDOW_MIN;
 use crate::config::{OutlierDetection, defaults, model, units};
-
-/// A bucket of a shorter one would last less than a request.
-const MIN_WINDOW: Duration = Duration::from_millis(100);
 
 impl Check<'_> {
     /// The outlier detection of `given`, and where that is silent, of `general`. A contradiction
@@ -62,11 +58,11 @@ impl Check<'_> {
             general.success_rate,
         );
         let window = self.duration("window", given.window.as_ref(), general.window);
-        if let Some(span) = window.span.filter(|_| window.value < MIN_WINDOW) {
+        if let Some(span) = window.span.filter(|_| window.value < OUTLIER_WINDOW_MIN) {
             self.diagnostics.add("`window` is too short to see anything in", span, "too short").help(
                 format!(
                     "it is {} or more; the default is {}",
-                    units::show(MIN_WINDOW),
+                    units::show(OUTLIER_WINDOW_MIN),
                     units::show(defaults::OUTLIER_WINDOW)
                 ),
             );

@@ -212,8 +212,8 @@ async fn a_spliced_direction_that_is_idle_holds_no_pipe_and_takes_one_again() {
     let (mut b, mut server) = connection().await;
     let socket: Socket<TcpStream> = |io| Some(io);
     let mut direction = Direction::default();
-    const BULK: usize = 4 << 20;
-    let (sent, mut received) = (vec![7; BULK], vec![0; BULK]);
+    const COPY_BULK: usize = 4 << 20;
+    let (sent, mut received) = (vec![7; COPY_BULK], vec![0; COPY_BULK]);
     let mut spliced = 0;
     for _ in 0..2 {
         let talk = async {
