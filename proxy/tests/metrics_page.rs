@@ -3,8 +3,8 @@
 //! page anew.
 //!
 //! A family without a sample does not appear in a scrape, so the test uses everything that the
-//! sidecar counts. That nothing was forgotten follows from the sources: each name that they register
-//! must be on the page.
+//! sidecar counts. That nothing was forgotten follows from the sources: each name that they
+//! register must be on the page.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

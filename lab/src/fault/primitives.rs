@@ -39,8 +39,8 @@ pub trait Primitives {
     /// Accepts new connections again. Counts those that were `refused`.
     async fn accept(&self, fault: &str, processes: &[ProcessId]) -> Result<(), Self::Error>;
 
-    /// Connections to processes that have been refused since [`refuse`](Self::refuse), if that is in
-    /// force.
+    /// Connections to processes that have been refused since [`refuse`](Self::refuse), if that is
+    /// in force.
     async fn refusals(&self, processes: &[ProcessId]) -> u64;
 
     /// Gives the sidecars these configurations, by position of the instance. Counts `reloaded`.

@@ -1,5 +1,5 @@
-//! Records of requests; and as lines of text, for the pipe from a load generator's process: `due latency late
-//! outcome`, times in microseconds, the outcome a word or an HTTP status.
+//! Records of requests; and as lines of text, for the pipe from a load generator's process: `due
+//! latency late outcome`, times in microseconds, the outcome a word or an HTTP status.
 
 use std::fmt::{self, Display};
 use std::str::FromStr;

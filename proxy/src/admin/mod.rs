@@ -40,8 +40,8 @@ pub struct Page {
 }
 
 impl Page {
-    /// A page that is answered at once. `method` says how it is asked for: `GET` for those that only
-    /// look, `POST` for those that change something. `about` is its line in the index.
+    /// A page that is answered at once. `method` says how it is asked for: `GET` for those that
+    /// only look, `POST` for those that change something. `about` is its line in the index.
     pub fn new(
         method: Method,
         path: &'static str,

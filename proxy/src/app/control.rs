@@ -1,5 +1,5 @@
-//! The control thread: it serves the pages of the admin, health and metrics ports, and does all that
-//! is done beside the data plane.
+//! The control thread: it serves the pages of the admin, health and metrics ports, and does all
+//! that is done beside the data plane.
 
 use std::io;
 use std::net::Ipv4Addr;

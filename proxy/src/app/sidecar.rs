@@ -1,5 +1,5 @@
-//! What all threads of a sidecar share: the configuration in force, what is known of endpoints and of
-//! the app, and whether the sidecar is ready.
+//! What all threads of a sidecar share: the configuration in force, what is known of endpoints and
+//! of the app, and whether the sidecar is ready.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -18,9 +18,9 @@ pub(super) struct Stopped {
     pub(super) code: u8,
 }
 
-/// Ends everything, once the sidecar is not ready any more ([`Sidecar::drain`]). `stop_app` ends the
-/// app within the time that it gets, and says its exit code. Without a child nobody knows when the
-/// app is done, so the way out takes connections until the end in any case; it is only told to
+/// Ends everything, once the sidecar is not ready any more ([`Sidecar::drain`]). `stop_app` ends
+/// the app within the time that it gets, and says its exit code. Without a child nobody knows when
+/// the app is done, so the way out takes connections until the end in any case; it is only told to
 /// finish.
 ///
 /// # Errors

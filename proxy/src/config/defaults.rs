@@ -465,17 +465,17 @@ pub const CUT_WITHIN: Duration = Duration::from_secs(1);
 
 // What no configuration sets stands here as well, so that every number has one place.
 
-/// What a pipe for splice may hold, bytes. Four times the kernel's default, and a quarter of what an
-/// unprivileged process may ask for (fs.pipe-max-size): as much as the largest read of a copy.
+/// What a pipe for splice may hold, bytes. Four times the kernel's default, and a quarter of what
+/// an unprivileged process may ask for (fs.pipe-max-size): as much as the largest read of a copy.
 pub const SPLICE_PIPE: usize = 256 * 1024;
 
-/// Pipes for splice that a worker keeps for later. An empty pipe holds two descriptors and a few KiB of the
-/// kernel's memory.
+/// Pipes for splice that a worker keeps for later. An empty pipe holds two descriptors and a few
+/// KiB of the kernel's memory.
 pub const SPLICE_PIPES_KEPT: usize = 16;
 
-/// What is read at once from an opaque connection, and so at most kept for a receiver that does not keep up, by what a
-/// direction has moved: ztunnel's steps. Its first step of 1 KiB keeps idle connections small; here
-/// they hold nothing, so the first is what a TLS record holds.
+/// What is read at once from an opaque connection, and so at most kept for a receiver that does not
+/// keep up, by what a direction has moved: ztunnel's steps. Its first step of 1 KiB keeps idle
+/// connections small; here they hold nothing, so the first is what a TLS record holds.
 pub const COPY_STEPS: [(u64, usize); 3] = [(10 << 20, 256 << 10), (128 << 10, 64 << 10), (0, 16 << 10)];
 
 /// A read of at least this many bytes is bulk: the smallest step, full.
@@ -497,8 +497,8 @@ pub const LOG_THROTTLE: Duration = Duration::from_secs(1);
 /// Shortest `outlier_detection.window`: a bucket of a shorter one would last less than a request.
 pub const OUTLIER_WINDOW_MIN: Duration = Duration::from_millis(100);
 
-/// How long a directory must be quiet before a watched file is read: an editor writes, syncs and renames
-/// within it.
+/// How long a directory must be quiet before a watched file is read: an editor writes, syncs and
+/// renames within it.
 pub const RELOAD_QUIET: Duration = Duration::from_millis(100);
 
 /// How long events may put reading off altogether, in a directory that is never quiet.
@@ -510,18 +510,20 @@ pub const DISCOVERY_TICK: Duration = Duration::from_secs(1);
 /// How much of the server's first words is read to tell that there are some.
 pub const SERVER_FIRST_BYTES: usize = 1024;
 
-/// How much is read at most to decide what a connection speaks. An HTTP/1 request line whose method and target do not end
-/// within this is carried as opaque bytes; Linkerd's detector looks at 1024 bytes.
+/// How much is read at most to decide what a connection speaks. An HTTP/1 request line whose method
+/// and target do not end within this is carried as opaque bytes; Linkerd's detector looks at 1024
+/// bytes.
 pub const DETECT_BYTES: usize = 1024;
 
-/// Lines of the log that may wait to be written. A burst of ten thousand warnings a second is limited elsewhere; these are
-/// some 300 KiB.
+/// Lines of the log that may wait to be written. A burst of ten thousand warnings a second is
+/// limited elsewhere; these are some 300 KiB.
 pub const LOG_QUEUE: usize = 2048;
 
 /// How long the end of the process waits for lines that have not been written.
 pub const LOG_FLUSH: Duration = Duration::from_secs(1);
 
-/// How often idle connections of the pools are looked at. Also bounds how long one may overstay its idle limit.
+/// How often idle connections of the pools are looked at. Also bounds how long one may overstay its
+/// idle limit.
 pub const POOL_SWEEP: Duration = Duration::from_secs(1);
 
 /// How long a connection that was dialled may take to be accepted.
@@ -537,8 +539,8 @@ pub const ACCEPT_BACKLOG: u32 = 4096;
 pub const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 /// How soon after its FIN a client is looked at again, and twice as late each time up to
-/// [`FIN_LOOK_LAST`]. The kernel sends the FIN of a close a moment before it lets the socket go, so the
-/// first look may come too early.
+/// [`FIN_LOOK_LAST`]. The kernel sends the FIN of a close a moment before it lets the socket go, so
+/// the first look may come too early.
 pub const FIN_LOOK_FIRST: Duration = Duration::from_millis(10);
 
 /// The longest time between two looks: a few system calls a second for each client that sent its
@@ -566,8 +568,8 @@ pub const ADAPTIVE_REACHED: f64 = 0.9;
 /// Windows that a fall of usual latency is averaged over, for adaptive concurrency.
 pub const ADAPTIVE_DOWN: u32 = 10;
 
-/// How often the size of the process is looked at. A sidecar that takes on 10 000 connections a second at 64 KiB each grows by
-/// 64 MiB in between.
+/// How often the size of the process is looked at. A sidecar that takes on 10 000 connections a
+/// second at 64 KiB each grows by 64 MiB in between.
 pub const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Once load is shed, how far below its budget the size must fall before it is taken on again: less

@@ -4,15 +4,16 @@
 //! What is watched is the directory and not the file, because editors and Kubernetes replace files
 //! and symbolic links instead of writing into them; if the file is a link, so is the directory that
 //! it leads to. Events only say *look again*: they are gathered until the directory has been quiet
-//! for [`RELOAD_QUIET`], and then the content decides. SIGHUP asks for the same look, at once, and is
-//! always answered. If nothing can be watched (no inotify instances left), SIGHUP still works and
-//! the caller is told.
+//! for [`RELOAD_QUIET`], and then the content decides. SIGHUP asks for the same look, at once, and
+//! is always answered. If nothing can be watched (no inotify instances left), SIGHUP still works
+//! and the caller is told.
 //!
 //! Invariants: what was in force stays in force until a valid file replaces it; a file that is
-//! missing or half-written for a moment is never reported if it is whole again within [`RELOAD_QUIET`];
-//! values that are only read at start keep the value they started with, so a snapshot never claims
-//! what is not so. With `discovery::file`, which watches in the same way, this is the only part of
-//! the proxy that reads the file system while it runs; it belongs on the control thread.
+//! missing or half-written for a moment is never reported if it is whole again within
+//! [`RELOAD_QUIET`]; values that are only read at start keep the value they started with, so a
+//! snapshot never claims what is not so. With `discovery::file`, which watches in the same way,
+//! this is the only part of the proxy that reads the file system while it runs; it belongs on the
+//! control thread.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;

@@ -6,30 +6,27 @@
 //! share its result, and one that gives up does not take the others' connection along. (After a
 //! probe that came to nothing there may be two.)
 //!
-//! There is one account of streams for each connection: a request is bound to one only if the peer
-//! allows it another stream, and counts there until both of its halves are done (`halves`), as it
-//! does for the peer. hyper would queue what is too much behind a limit that may never be free
-//! again, on one connection while another has room. So who finds no room waits here (`queue`), in
-//! turn, for a limited time, for whichever connection has room first.
+//! Streams are counted here, once for each connection. A request is bound to a connection only if
+//! the peer allows it another stream, and counts there until both of its halves are done
+//! (`halves`), as it does for the peer. hyper would queue a surplus request behind a limit of one
+//! connection although another has room. So a request that finds no room waits here (`queue`), in
+//! turn and for a limited time, for the first connection that has room.
 //!
 //! A connection counts as open once the peer's first bytes are there, which are its SETTINGS (RFC
-//! 9113 section 3.4): so one time limit covers TCP and the protocol's handshake, a server that does
-//! not speak HTTP/2 is found out before a request is risked, and the peer's limit of streams is
-//! known from the start.
+//! 9113 section 3.4). So one time limit covers TCP and the handshake, a server that does not speak
+//! HTTP/2 is found before a request is risked, and the peer's limit of streams is known at once.
 //!
 //! PING frames find a peer that has vanished. That takes seconds, so a connection that was silent
-//! for the whole time of a try carries nothing more. (Go's client asks such a peer for a sign of
-//! life first; hyper cannot be told to, and the price of a mistake is one new connection.)
+//! for the whole time of an attempt carries nothing more. (Go's client sends a PING first; hyper
+//! cannot be told to, and the price of a mistake is one new connection.)
 //!
 //! A connection that has come of age carries what it has begun and nothing more.
 //!
 //! What one reader leaves unread must not hold up the others of its connection. h2 gives a
-//! connection's credit back only when a stream's bytes are read, so a window of a connection that a
-//! few streams can fill stalls all of them. Here it is larger than the windows of all its streams
-//! together ([`crate::config::Http2::streams`]): it never holds anybody up, and what is held in
-//! memory is bounded by each stream's own window. The other ways were to read ahead into buffers of
-//! our own, which is the same memory and a copy more, and to move requests away from a connection
-//! with unread bytes, which helps only those that come later.
+//! connection's credit back only when a stream's bytes are read, so a connection window that a few
+//! streams can fill stalls all of them. Here it is larger than the windows of all its streams
+//! together ([`crate::config::Http2::streams`]), and what is held in memory is bounded by each
+//! stream's own window. To read ahead into buffers of our own would cost the same memory and a copy.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -506,8 +503,8 @@ async fn open_connection<N: Net>(
 type Driver<N> =
     http2::Connection<TokioIo<Resets<FirstFrame<ReadTracker<<N as Net>::Io>>>>, UploadHalf<Slot>, Tasks<N>>;
 
-/// Drives a connection to its end. `waker` gets what wakes it; `queue` is called when the peer allows
-/// more streams.
+/// Drives a connection to its end. `waker` gets what wakes it; `queue` is called when the peer
+/// allows more streams.
 async fn drive<N: Net>(
     endpoint: SocketAddr,
     driver: Rc<RefCell<Pin<Box<Driver<N>>>>>,

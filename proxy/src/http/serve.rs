@@ -238,8 +238,8 @@ fn builder(settings: &Settings) -> http1::Builder {
     builder
 }
 
-/// The stream of a connection that has ended, and what was read of it and not used; `None` if it has
-/// become a tunnel.
+/// The stream of a connection that has ended, and what was read of it and not used; `None` if it
+/// has become a tunnel.
 async fn given_back<I>(
     parts: Option<(Closing<I>, Bytes)>,
     offered: Option<OnUpgrade>,
@@ -257,7 +257,8 @@ where
     }
 }
 
-/// Answers what could not be read, or lets the client read the last answer before its stream closes.
+/// Answers what could not be read, or lets the client read the last answer before its stream
+/// closes.
 async fn finish<I>(
     mut client: Closing<I>,
     unread: Bytes,

@@ -30,8 +30,8 @@ impl Caller {
         self.client.request(most)
     }
 
-    /// A permit to use an app that takes one request on a connection. Waits for one, but no longer than
-    /// `limit`; `None` if there was none.
+    /// A permit to use an app that takes one request on a connection. Waits for one, but no longer
+    /// than `limit`; `None` if there was none.
     pub(super) async fn permit(&self, limit: Duration) -> Option<OwnedSemaphorePermit> {
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
             return Some(permit);

@@ -1,8 +1,8 @@
 //! The story of an inbound request.
 //!
-//! The phases are those of an outbound request ([`crate::outbound`]), without a choice: admit, route
-//! (there is one app), authorize, limit, forward, attempt, respond, log. Authorization has its place
-//! between route and limit, and lets everything pass as long as there is no policy.
+//! The phases are those of an outbound request ([`crate::outbound`]), without a choice: admit,
+//! route (there is one app), authorize, limit, forward, attempt, respond, log. Authorization has
+//! its place between route and limit, and lets everything pass as long as there is no policy.
 
 use std::net::SocketAddr;
 use std::pin::pin;

@@ -68,8 +68,8 @@ pub(super) async fn handle<N: Net>(
     response
 }
 
-/// The answer if a reload took the cluster away that was dialled. A new connection is looked up anew,
-/// so this one ends.
+/// The answer if a reload took the cluster away that was dialled. A new connection is looked up
+/// anew, so this one ends.
 fn gone<N: Net>(side: &Outbound<N>, table: &Table, request: &Request<Incoming>) -> Response<ResponseBody<N>> {
     side.metrics.refused(Kind::NoRoute);
     let is_grpc = grpc::is_grpc(request.headers());

@@ -18,8 +18,8 @@ pub struct RequestLog<'a> {
 }
 
 impl ClusterMetrics {
-    /// Begins the log of a request to the cluster, which is the `number`-th of its worker; 0 for one
-    /// that leaves no lines.
+    /// Begins the log of a request to the cluster, which is the `number`-th of its worker; 0 for
+    /// one that leaves no lines.
     pub fn request_log(&self, number: u64) -> RequestLog<'_> {
         self.requests.inc();
         RequestLog { metrics: self, number, begun: Instant::now(), answered: false }

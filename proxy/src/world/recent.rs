@@ -2,9 +2,9 @@
 //! to its own listener.
 //!
 //! A table of a fixed size: a slot keeps a check sum of both addresses and the time. An entry
-//! counts for [`OWN_CONNECTIONS_KEPT`], which is ample for a connection that never leaves the host, and too
-//! short for its port to be somebody else's. A later one may push it out; then a circle is found
-//! out one round later.
+//! counts for [`OWN_CONNECTIONS_KEPT`], which is ample for a connection that never leaves the host,
+//! and too short for its port to be somebody else's. A later one may push it out; then a circle is
+//! found out one round later.
 //!
 //! The kernel chooses the port while it connects, and within a host the connection can be accepted
 //! before `connect(2)` has returned. So whoever asks about a connection to an address waits for the

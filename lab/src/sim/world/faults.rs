@@ -124,10 +124,10 @@ impl Primitives for SimWorld {
         self.configure(fault, &self.plan.configs()).await
     }
 
-    /// Counts the sidecars that have taken what they were last given, by their own metrics. They are
-    /// asked when it matters and not when they are given it: asking takes time, and the fault is in
-    /// force already. One that is stopped has taken nothing and is asked when it goes on: waiting
-    /// for its answer would hold up the next entries of the timeline.
+    /// Counts the sidecars that have taken what they were last given, by their own metrics. They
+    /// are asked when it matters and not when they are given it: asking takes time, and the fault
+    /// is in force already. One that is stopped has taken nothing and is asked when it goes on:
+    /// waiting for its answer would hold up the next entries of the timeline.
     async fn note_reloads(&self) {
         let reloading = self.reloading.take();
         for (id, fault) in reloading {
