@@ -1,8 +1,8 @@
 //! The sidecar's own pages: readiness, metrics, what is in force, and the way to stop it.
 //!
-//! A page is a path and a closure; who owns the state behind a page makes the closure, so nothing
-//! here knows more than HTTP. Pages are served by the control thread, so they answer when the data
-//! plane is busy.
+//! A page is a path and a closure. The owner of the state behind a page makes the closure, so
+//! nothing here knows more than HTTP. Pages are served by the control thread, so they answer when
+//! the data plane is busy.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -84,8 +84,8 @@ pub fn json(value: &impl Serialize) -> PageResponse {
 }
 
 /// Serves pages on a listener for ever: also during a drain, which does not wait for these
-/// connections. Each port has a small number of connections of its own, `limit`, so that whoever
-/// can reach it takes nothing from the data plane.
+/// connections. Each port has a small number of connections of its own, `limit`, so that its
+/// clients take nothing from the data plane.
 pub async fn serve<N: Net>(net: N, mut listener: N::Listener, limit: impl Fn() -> usize, pages: Vec<Page>) {
     use crate::world::Listener as _;
     let pages = Rc::new(pages);
@@ -127,8 +127,8 @@ async fn connection<N: Net>(io: N::Io, pages: &[Page]) {
     }
 }
 
-/// The connections of one port, the oldest first. Who comes when all slots are taken gets that of
-/// the oldest: connections that do nothing cannot keep a probe or a scrape out.
+/// The connections of one port, the oldest first. When all slots are taken, a new connection gets
+/// that of the oldest: connections that do nothing cannot keep a probe or a scrape out.
 #[derive(Default)]
 struct ConnectionSlots(VecDeque<oneshot::Sender<()>>);
 

@@ -1,8 +1,8 @@
 //! The log: lines on standard error, written by a thread of its own.
 //!
-//! Who reads the log may be slow or have stopped reading. A pipe that is full then blocks whoever
-//! writes, and that must not be a worker, nor who answers probes and signals. So lines wait in a
-//! queue; past its end they are lost, and how many is said in the log as soon as it is read again.
+//! The reader of the log may be slow or have stopped reading. A full pipe blocks its writer, and
+//! that must not be a worker, nor the thread that answers probes and signals. So lines wait in a
+//! queue. Lines beyond its end are lost; the log says how many as soon as it is read again.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};

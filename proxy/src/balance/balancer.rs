@@ -1,15 +1,15 @@
-//! Which member gets a request: first which priority and zone, then which member of it.
+//! Which member gets a request: first its priority and zone, then one of their members.
 //!
-//! How requests are shared out ([`level`]) and who may be drawn follow from who is available. Both
-//! are computed when that has changed and kept until it changes again ([`Outlook`]): a pick looks
-//! at one counter and one moment, not at a thousand members. So a pick allocates nothing, except
-//! for the one that first notices a change, which takes some microseconds for a thousand members.
+//! How requests are shared out ([`level`]) and which members may be drawn follow from which are
+//! available. Both are computed when that has changed and kept until it changes again
+//! ([`Outlook`]): a pick looks at one counter and one moment, not at a thousand members. So a pick
+//! allocates nothing, except for the one that first notices a change, which takes some microseconds
+//! for a thousand members.
 //!
-//! If the request was already tried on everyone who is available where it belongs, it goes to
-//! another zone or priority. If it was tried on everyone who is available anywhere, nobody is for
-//! this request, and that is panic too: it goes to somebody who is not available, and only then
-//! once more to where it was. With panic switched off it goes to available ones only, and nowhere
-//! if there is none.
+//! A request that was already tried on all available members of its priority and zone goes to
+//! another zone or priority. One that was tried on all available members is in panic too: it goes
+//! to a member that is not available, and only then once more to one that it was tried on. With
+//! panic switched off it goes to available members only, and nowhere if there is none.
 //!
 //! Chance: one draw for priority and zone if there are several, none under a hash; then those of
 //! the algorithm.

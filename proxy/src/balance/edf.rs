@@ -1,11 +1,11 @@
 //! Taking turns by weight: earliest deadline first, Envoy's scheduler of weighted round robin and
-//! of weighted least request. Whoever had its turn gets the next one `1 / weight` later, so one of
-//! weight 3 comes three times as often as one of weight 1, evenly spread and not in runs.
+//! of weighted least request. The next turn of a member comes `1 / weight` after its last one. So a
+//! member of weight 3 comes three times as often as one of weight 1, evenly spread and not in runs.
 //!
-//! The first turns are spread at random, or all sidecars that learn of a member at the same time
-//! would begin with the same one. Who cannot be picked when its turn comes loses it. So much
-//! randomness as there are members at the first pick, and none later. A pick takes `O(log n)` for
-//! each turn that is taken or lost.
+//! The first turns are spread at random; otherwise all sidecars that learn of a member at the same
+//! time would begin with the same one. A member that cannot be picked when its turn comes loses the
+//! turn. The first pick draws as many random numbers as there are members, later ones none. A pick
+//! takes `O(log n)` for each turn that is taken or lost.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;

@@ -2,13 +2,13 @@
 //! Finagle's and Linkerd's balancer.
 //!
 //! Two different members are drawn by weight and the cheaper one is picked, so the worst of three
-//! is picked against nobody, whatever its latency was. That would make a verdict final; so who
-//! loses often enough in a row while it is idle is picked all the same
+//! loses every comparison, whatever its latency is now. That would make a verdict final. So a
+//! member that loses often enough in a row while it is idle is picked all the same
 //! ([`Endpoint::pass_over`](crate::endpoint::Endpoint::pass_over)).
 //!
-//! A round is two draws, and one round is the rule. Who was tried already, or is not warm enough
-//! this time, is nobody to compare with: then further rounds look for another one, or the replica
-//! that only beats nobody would profit from it.
+//! A round is two draws, and one round is the rule. A member that was tried already, or is not warm
+//! enough this time, is no comparison. Then further rounds look for another one; otherwise its
+//! partner would win without a comparison.
 
 use rand::Rng;
 

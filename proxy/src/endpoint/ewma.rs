@@ -5,10 +5,10 @@
 //! tried again. From Twitter's Finagle (`PeakEwma.scala`), also used by Linkerd and tower.
 //!
 //! Fading alone is not enough: after one answer that took 3 s, an endpoint among others that take 5
-//! ms would see no request for `10 s * ln(600)`, a minute. So whoever is picked after it was long
-//! unused ([`defaults::EXPLORE_AFTER`]) starts anew: its next answer replaces the average, whatever
-//! it is. And a request that never was answered counts for as long as it had waited, since it would
-//! have taken longer still: a process that hangs gives no samples at all.
+//! ms would see no request for `10 s * ln(600)`, a minute. So an endpoint that is picked after it
+//! was long unused ([`defaults::EXPLORE_AFTER`]) starts anew: its next answer replaces the average,
+//! whatever it is. And a request that never was answered counts for as long as it had waited, since
+//! it would have taken longer still: a process that hangs gives no samples at all.
 //!
 //! An endpoint that was never heard from is tried at once, by one request at a time, as in Finagle.
 //! Linkerd assumes 30 ms from the start instead: beside replicas that answer in one millisecond a
@@ -22,16 +22,17 @@
 //! or the one that fails quickest of several would keep the load for long. The average does not
 //! fade while they go on.
 //!
-//! They count as [`defaults::MOST_FAILURES`] at most. Where all are so busy that requests run out
-//! of time, all fail, and who did so the longest by chance would get nothing and leave its load to
-//! the others, which stay busy by that. Who fails more often in a row than it takes to get there
-//! has an average of [`EWMA_START`] at least, for its answers are quick but not worth it.
+//! They count as [`defaults::MOST_FAILURES`] at most. Where all endpoints are so busy that requests
+//! run out of time, all of them fail. The one with the longest run by chance would get nothing and
+//! leave its load to the others, which would keep them busy. An endpoint with a longer run than
+//! that has an average of [`EWMA_START`] at least: its answers are quick but worth nothing.
 //!
 //! Successes take failures away, each more of them than the one before
-//! ([`defaults::FORGIVEN_AFTER`]), and not the first one all: who fails three requests in ten
-//! succeeds after most failures. Forgiven each time, it got half of the load of three replicas
-//! while the others' averages kept one pause of 30 ms, for twice the decay time. But whoever starts
-//! anew, after a time without use or an ejection, owes nothing once that has gone well.
+//! ([`defaults::FORGIVEN_AFTER`]), and the first one not all: an endpoint that fails three requests
+//! in ten succeeds after most failures. Forgiven each time, it got half of the load of three
+//! replicas while the others' averages kept one pause of 30 ms, for twice the decay time. But an
+//! endpoint that starts anew, after a time without use or an ejection, owes nothing after one
+//! success.
 //!
 //! [`defaults::EXPLORE_AFTER`]: crate::config::defaults::EXPLORE_AFTER
 //! [`defaults::FORGIVEN_AFTER`]: crate::config::defaults::FORGIVEN_AFTER

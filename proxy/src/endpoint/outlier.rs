@@ -7,7 +7,7 @@
 //! fault is behind them, and fewer endpoints would not mend it. A run of failures needs no such
 //! comparison, since it costs every caller an attempt.
 //!
-//! Whoever sends a request gets an [`Attempt`], which keeps the endpoint's count of active requests
+//! The sender of a request gets an [`Attempt`], which keeps the endpoint's count of active requests
 //! up and owes an outcome.
 
 use std::cell::RefCell;

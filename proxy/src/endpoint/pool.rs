@@ -1,7 +1,7 @@
 //! HTTP/1 connections of one worker to endpoints: kept alive, last in first out, checked before
 //! they are used again.
 //!
-//! A connection has no task of its own. Whoever uses it polls it together with the response
+//! A connection has no task of its own. Its user polls it together with the response
 //! ([`Exchange`]), and a body that is read to its end puts it back; an idle one is polled when it
 //! is taken out, which shows an end of file or stray bytes from the server before a request is
 //! risked on it, and by [`Pool::sweep`]. That saves a task, its wake-ups and its channel for each
@@ -58,7 +58,7 @@ struct Inner<N: Net> {
 /// What there is for one endpoint.
 struct EndpointPool {
     idle: RefCell<Vec<Idle>>,
-    /// One for each connection that may be in use. Whoever waits for one is served in turn.
+    /// One for each connection that may be in use. Requests that wait for one are served in turn.
     permits: Arc<Semaphore>,
     size: Cell<usize>,
     waiting: Cell<usize>,
@@ -247,7 +247,7 @@ impl<N: Net> Pool<N> {
                 idle.connection.drive(&mut cx);
                 idle.since > oldest && idle.connection.is_usable(now)
             });
-            // Whoever has a connection out still counts against this slot.
+            // A connection that is in use still counts against this slot.
             !idle.is_empty() || Rc::strong_count(slot) > 1
         });
     }

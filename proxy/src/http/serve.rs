@@ -141,7 +141,7 @@ pub async fn connection<N, I, B, F>(
 }
 
 /// Serves one connection until it closes, a drain has ended its last request, or it has become a
-/// tunnel. With each request comes who may send interim responses, if its client may get them.
+/// tunnel. With each request comes a sender of interim responses, if its client may get them.
 /// `end` knows what is due to the client. What cannot be read `refuse` answers, after the answers
 /// to all that came before.
 ///
@@ -164,8 +164,8 @@ where
     // Asked of the watch once and not for each request: that would take a lock which all workers
     // share.
     let (interim, draining) = (Interim::default(), Cell::new(drain.is_draining()));
-    // For whoever takes up a mere offer to upgrade, which nobody here does, hyper keeps the stream
-    // when it has ended.
+    // hyper keeps the stream of a request that offers an upgrade, in case a handler accepts the
+    // offer. None here does.
     let offered = RefCell::new(None);
     let service = service_fn(|mut request: Request<Incoming>| {
         if tunnel::is_only_offered(&request) {
@@ -191,9 +191,9 @@ where
     let mut connection = builder(&settings)
         .serve_connection(TokioIo::new(Closing::new(strict, end.clone())), service)
         .with_upgrades();
-    // A connection that is idle may have a request on its way to it: whoever closes it loses that,
-    // and one that is not idempotent for good. So the next answer says that it is the last, and
-    // only who asks nothing for a while is closed.
+    // A request may be on its way to an idle connection. To close that would lose the request, for
+    // good if it is not idempotent. So the next answer says that it is the last one, and only a
+    // connection without a request for a while is closed.
     let told = async {
         drain.signaled().await;
         draining.set(true);

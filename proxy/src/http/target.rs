@@ -1,6 +1,6 @@
-//! Whom a request is for: its target, its `:authority` and its `Host`, judged by one rule whatever
-//! version it came in (RFC 9110 sections 4.2 and 7.2, RFC 9112 section 3.2, RFC 9113 section
-//! 8.3.1).
+//! The host that a request is for: its target, its `:authority` and its `Host`, judged by one rule
+//! whatever version it came in (RFC 9110 sections 4.2 and 7.2, RFC 9112 section 3.2, RFC 9113
+//! section 8.3.1).
 //!
 //! A route goes by the authority, and so does the app. What one of them could take for another host
 //! than the other is refused: a port that is none, user information, a list, a second `Host`. Where

@@ -54,7 +54,7 @@ pub struct Inbound<N: Net> {
 /// A request is tried again only to hide the race in which the app closes a kept connection just as
 /// the request is sent on it, as Istio does with `reset-before-request`, and once if the app has
 /// refused it unprocessed (REFUSED_STREAM, or GOAWAY); an app that is down, or refuses again, is
-/// the caller's business, who has other replicas.
+/// the business of the caller, which has other replicas.
 ///
 /// Such a retry has no back-off and no mark: the app has seen nothing, and nobody else repeats it
 /// for that.

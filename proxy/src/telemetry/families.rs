@@ -1,4 +1,4 @@
-//! Tables of metrics. Whoever counts something lists it once: field, type, name and help.
+//! Tables of metrics. The owner of a metric lists it once: field, type, name and help.
 
 use prometheus_client::registry::{Metric, Registry};
 
