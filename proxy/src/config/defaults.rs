@@ -119,7 +119,7 @@ pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection is silent before the first keep-alive probe. Linux alone waits 2 h; below
 /// the 350 s after which cloud load balancers forget a connection.
 pub const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
-/// Time between probes. With [`KEEPALIVE_REtries`] a dead peer is known 90 s after its last word.
+/// Time between probes. With [`KEEPALIVE_RETRIES`] a dead peer is known 90 s after its last word.
 /// Linux alone: 75 s.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Unanswered probes that end a connection. Linux alone: 9.

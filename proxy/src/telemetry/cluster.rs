@@ -25,7 +25,7 @@ pub(super) const LIMITS: [&str; 5] = ["connections", "pending", "requests", "ret
 const REASONS: [&str; 3] = ["consecutive_failures", "success_rate", "failed_probe"];
 const PICKS: [&str; 4] = ["panic", "failover", "other_zone", "exploration"];
 
-/// What [`ClusterFamilies::set_endpoints`] counts.
+/// The states in which endpoints are counted.
 pub const ENDPOINT_STATES: [&str; 3] = ["known", "ejected", "unhealthy"];
 
 /// Upper bounds of the request duration buckets, seconds: 100 us to 10 s, two or three a decade.
