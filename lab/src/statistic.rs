@@ -1,6 +1,6 @@
 //! Statistics of the requests of one load generator: name, unit and formula, in one table.
 //!
-//! To add a statistic, add a row to [`TABLE`]. A scenario can name it from then on
+//! To add a statistic, add a row to `TABLE`. A scenario can name it from then on
 //! (`LOAD.NAME op value`), and verdicts and reports show it in its unit. Percentiles have no row
 //! each: any `latency.pN` is one.
 //!

@@ -5,7 +5,7 @@
 //! evidence that it took effect. A kind acts only through the [`Primitives`] that a world offers,
 //! so it is the same on the kernel and in the simulator.
 //!
-//! To add a kind, write its file (an implementation of [`Fault`]) and register it in [`kinds!`].
+//! To add a kind, write its file (an implementation of [`Fault`]) and register it in `kinds!`.
 //! Only a kind that needs a new primitive touches the worlds. Left out: when entries begin, repeat
 //! and end, which is the timeline's (`scenario/timeline.rs`, `run.rs`).
 

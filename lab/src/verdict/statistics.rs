@@ -1,4 +1,4 @@
-//! The requests of one load generator in numbers: what [`Statistic`](crate::statistic::Statistic)s
+//! The requests of one load generator in numbers: what [`Statistic`]s
 //! are taken from, and the summary of a whole run.
 
 use std::collections::BTreeMap;
