@@ -224,8 +224,9 @@ pub const EXPLORE_AFTER: u32 = 128;
 /// long.
 pub const FORGIVEN_AFTER: u32 = 32;
 /// Peak-EWMA: what an endpoint's failures count as at most, in active requests. Ours: without a
-/// limit the hunt for metastable failures found an outage that stays wherever a full queue exceeds
-/// the limit of an attempt; with 64 it found some, with 16 and 8 none while nobody is ejected.
+/// limit the search for metastable failures found an outage that stays wherever a full queue
+/// exceeds the limit of an attempt; with 64 it found some, with 16 and 8 none while nobody is
+/// ejected.
 pub const MOST_FAILURES: f64 = 16.0;
 /// Least request: endpoints compared for one pick. Envoy's choice_count; two are enough
 /// (Mitzenmacher 2001).

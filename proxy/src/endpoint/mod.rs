@@ -97,7 +97,7 @@ impl Endpoint {
     }
 
     /// What one more request would cost there if its weight is `weight` times the average: latency
-    /// times the requests in hand, as in Finagle's and Linkerd's peak-EWMA. Nanoseconds. Nothing if
+    /// times the active requests, as in Finagle's and Linkerd's peak-EWMA. Nanoseconds. Nothing if
     /// it waits for its probe: what it cost before its ejection says nothing about now, and as long
     /// as nobody asks it keeps another one from being ejected.
     pub fn cost(&self, now: Instant, weight: f64) -> f64 {
