@@ -188,31 +188,7 @@ impl Process {
         command.stderr(to_log);
 
         let (cgroup, entrance) = cgroup.unzip();
-        let lab = nix::unistd::getpid();
-        let (_, allowed) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        // SAFETY: between fork and exec only async-signal-safe calls are allowed; every call below
-        // is a bare system call on values prepared beforehand, and allocates nothing.
-        unsafe {
-            command.pre_exec(move || {
-                for entrance in entrance.iter().chain(&limits) {
-                    nix::unistd::write(entrance, b"0")?;
-                }
-                setsid()?;
-                // Raising the hard limit takes a capability that a container's root may lack.
-                setrlimit(Resource::RLIMIT_NOFILE, NOFILE, NOFILE)
-                    .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, allowed.min(NOFILE), allowed))?;
-                setgroups(&[])?;
-                setgid(Gid::from_raw(uid))?;
-                setuid(Uid::from_raw(uid))?;
-                // After setuid, which clears it.
-                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-                if getppid() != lab {
-                    // The lab died before the line above.
-                    return Err(Errno::ESRCH.into());
-                }
-                Ok(())
-            });
-        }
+        prepare(&mut command, entrance.into_iter().chain(limits).collect(), uid)?;
         let child = command.spawn().map_err(|e| {
             let program = program.display();
             io::Error::new(e.kind(), format!("{program} as user {uid}: {e}"))
@@ -327,6 +303,37 @@ fn read_lines(from: impl io::Read, mut line: impl FnMut(String)) {
         line(String::from_utf8_lossy(&buffer).trim_end().to_owned());
         buffer.clear();
     }
+}
+
+/// Has the child, before it runs a line of its own code, join the control groups behind `entrances`,
+/// start a session, become user `uid` and die with the lab.
+fn prepare(command: &mut Command, entrances: Vec<File>, uid: u32) -> io::Result<()> {
+    let lab = nix::unistd::getpid();
+    let (_, allowed) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; every call below is a
+    // bare system call on values prepared beforehand, and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            for entrance in &entrances {
+                nix::unistd::write(entrance, b"0")?;
+            }
+            setsid()?;
+            // Raising the hard limit takes a capability that a container's root may lack.
+            setrlimit(Resource::RLIMIT_NOFILE, NOFILE, NOFILE)
+                .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, allowed.min(NOFILE), allowed))?;
+            setgroups(&[])?;
+            setgid(Gid::from_raw(uid))?;
+            setuid(Uid::from_raw(uid))?;
+            // After setuid, which clears it.
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            if getppid() != lab {
+                // The lab died before the line above.
+                return Err(Errno::ESRCH.into());
+            }
+            Ok(())
+        });
+    }
+    Ok(())
 }
 
 fn wait(

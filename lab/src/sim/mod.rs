@@ -24,7 +24,7 @@ use futures_util::FutureExt;
 use rand::RngExt;
 use tokio::sync::{Notify, mpsc};
 
-use crate::plan::{Plan, Window};
+use crate::plan::{Instance, Plan, Window};
 
 mod chaos;
 mod conn;
@@ -185,21 +185,7 @@ impl Simulation {
         stack.with(|s, _| s.chaos = self.chaos);
         let failure: process::Failure = Rc::default();
 
-        let mut hosts = Vec::new();
-        for instance in &self.plan.instances {
-            let (tx, rx) = mpsc::unbounded_channel();
-            hosts.push(tx);
-            let rx = RefCell::new(Some(rx));
-            sim.host(instance.name.as_str(), move || {
-                let commands = rx.take();
-                async move {
-                    if let Some(commands) = commands {
-                        process::supervise(commands).await;
-                    }
-                    Ok(())
-                }
-            });
-        }
+        let hosts = hosts(&mut sim, &self.plan);
         let world = SimWorld::new(
             self.plan.clone(),
             self.seed,
@@ -232,18 +218,7 @@ impl Simulation {
             }
         });
 
-        let ended = loop {
-            let step = sim.step();
-            if let Some(failure) = failure.take() {
-                break Err(failure);
-            }
-            match step {
-                Ok(true) => break Ok(()),
-                Ok(false) => {}
-                Err(_) if sim.elapsed() > self.limit => break Err(SimFailure::Stuck(self.limit)),
-                Err(e) => break Err(SimFailure::Engine(e.to_string())),
-            }
-        };
+        let ended = steps(&mut sim, &failure, self.limit);
         let simulated = sim.elapsed();
         let trace = stack.with(|s, _| {
             s.over = true;
@@ -256,6 +231,41 @@ impl Simulation {
         let value =
             value.take().ok_or_else(|| SimFailure::Engine("the driver ended without a result".into()))?;
         Ok(SimRun { value, trace, log, simulated })
+    }
+}
+
+/// A host for each instance, and where what it has to do is sent.
+fn hosts(sim: &mut turmoil::Sim<'_>, plan: &Plan) -> Vec<mpsc::UnboundedSender<process::Command>> {
+    let host = |instance: &Instance| {
+        let (tx, rx) = mpsc::unbounded_channel();
+        let rx = RefCell::new(Some(rx));
+        sim.host(instance.name.as_str(), move || {
+            let commands = rx.take();
+            async move {
+                if let Some(commands) = commands {
+                    process::supervise(commands).await;
+                }
+                Ok(())
+            }
+        });
+        tx
+    };
+    plan.instances.iter().map(host).collect()
+}
+
+/// Lets time pass until the driver has ended, something has failed or the time is up.
+fn steps(sim: &mut turmoil::Sim<'_>, failure: &process::Failure, limit: Duration) -> Result<(), SimFailure> {
+    loop {
+        let step = sim.step();
+        if let Some(failure) = failure.take() {
+            return Err(failure);
+        }
+        match step {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(_) if sim.elapsed() > limit => return Err(SimFailure::Stuck(limit)),
+            Err(e) => return Err(SimFailure::Engine(e.to_string())),
+        }
     }
 }
 

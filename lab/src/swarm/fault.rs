@@ -97,6 +97,32 @@ impl FaultKind {
         if matches!(self, FaultKind::Crash | FaultKind::Drain | FaultKind::Reload) { 3 } else { 1 }
     }
 
+    /// Whether it changes how an app answers, which only a built-in HTTP app does.
+    pub(super) fn is_of_http_app(self) -> bool {
+        matches!(
+            self,
+            FaultKind::Errors
+                | FaultKind::Slow
+                | FaultKind::Malformed
+                | FaultKind::Unhealthy
+                | FaultKind::RefuseStreams
+                | FaultKind::Goaway
+                | FaultKind::ResetStreams
+        )
+    }
+
+    /// Whether it ends processes, which a restart may bring back.
+    pub(super) fn ends_processes(self) -> bool {
+        matches!(
+            self,
+            FaultKind::KillApp
+                | FaultKind::KillSidecar
+                | FaultKind::KillBoth
+                | FaultKind::Crash
+                | FaultKind::Drain
+        )
+    }
+
     /// What it holds while it is in force.
     pub(super) fn holds(self) -> u8 {
         match self {

@@ -331,81 +331,74 @@ impl Schedule {
         };
         let scaled = |time: u16| u64::from(time) * duration / DURATION_MS;
         let (at, lasts) = (scaled(at), scaled(lasts));
-        let (app, sidecar) = (format!("{there}/app"), format!("{there}/sidecar"));
         let restart = if stays { String::new() } else { format!(", restart = \"{lasts}ms\"") };
-        let kill = |process: &str, signal: &str| {
-            format!("kill = {{ process = \"{process}\", signal = \"{signal}\"{restart} }}")
+        let action = match kind.is_of_http_app() && !obeys {
+            true => format!("pause = {{ process = \"{there}/app\" }}"),
+            false => action(kind, strength, (&there, &callers, self.called()), &restart),
         };
-        // Both ways, from one entry: `between` takes no more than two names.
-        let ways = |keys: &str| match &callers[..] {
-            [caller] => format!("link = {{ between = [\"{caller}\", \"{there}\"], {keys} }}"),
-            _ => format!("link = {{ from = {callers:?}, to = [\"{there}\"], {keys} }}"),
-        };
-        let action = match kind {
-            FaultKind::KillApp => kill(&app, "KILL"),
-            FaultKind::KillSidecar => kill(&sidecar, "KILL"),
-            FaultKind::KillBoth => kill(&there, "KILL"),
-            FaultKind::Crash => format!("crash = {{ instance = \"{there}\"{restart} }}"),
-            FaultKind::RefuseApp => format!("refuse = {{ process = \"{app}\" }}"),
-            FaultKind::RefuseSidecar => format!("refuse = {{ process = \"{sidecar}\" }}"),
-            FaultKind::Drain => kill(&sidecar, "TERM"),
-            FaultKind::Errors
-            | FaultKind::Slow
-            | FaultKind::Malformed
-            | FaultKind::Unhealthy
-            | FaultKind::RefuseStreams
-            | FaultKind::Goaway
-            | FaultKind::ResetStreams
-                if !obeys =>
-            {
-                format!("pause = {{ process = \"{app}\" }}")
-            }
-            FaultKind::PauseApp => format!("pause = {{ process = \"{app}\" }}"),
-            FaultKind::PauseBoth => format!("pause = {{ process = \"{there}\" }}"),
-            FaultKind::Partition => format!("partition = {{ from = {callers:?}, to = [\"{there}\"] }}"),
-            FaultKind::OneWay => format!("partition = {{ from = [\"{there}\"], to = {callers:?} }}"),
-            FaultKind::Loss => ways(&format!("loss = \"{}%\"", strength.div_ceil(3))),
-            FaultKind::Delay => ways(&format!("delay = \"+{strength}ms\"")),
-            FaultKind::Narrow => ways(&format!("bandwidth = \"{}kbit/s\"", 200 * u32::from(strength))),
-            // Every other one leaves requests all their time. No mesh has this back-off already, so
-            // the reload changes something.
-            FaultKind::Reload if strength % 2 == 0 => {
-                let (called, attempts, max) = (self.called(), 1 + strength % 3, 900 + u32::from(strength));
-                format!(
-                    "configure = {{ service = \"{called}\", policy = {{ retry = {{ attempts = {attempts}, max = \"{max}ms\" }} }} }}"
-                )
-            }
-            FaultKind::Reload => {
-                let (called, limit) = (self.called(), 20 + 2 * u32::from(strength));
-                format!(
-                    "configure = {{ service = \"{called}\", policy = {{ timeouts = {{ request = \"{limit}ms\", per_try = \"0s\" }} }} }}"
-                )
-            }
-            FaultKind::Errors => format!("app = {{ process = \"{app}\", fail = \"{strength}%\" }}"),
-            FaultKind::Malformed => format!("app = {{ process = \"{app}\", malformed = \"{strength}%\" }}"),
-            FaultKind::Unhealthy => format!("app = {{ process = \"{app}\", unhealthy = \"{strength}%\" }}"),
-            FaultKind::RefuseStreams => {
-                format!("app = {{ process = \"{app}\", refuse_streams = \"{strength}%\" }}")
-            }
-            FaultKind::Goaway => format!("app = {{ process = \"{app}\", goaway = \"{strength}%\" }}"),
-            FaultKind::ResetStreams => {
-                format!("app = {{ process = \"{app}\", reset_streams = \"{strength}%\" }}")
-            }
-            FaultKind::Slow => {
-                format!("app = {{ process = \"{app}\", work = \"{}ms\" }}", 3 * u32::from(strength))
-            }
-        };
-        let is_kill = matches!(
-            kind,
-            FaultKind::KillApp
-                | FaultKind::KillSidecar
-                | FaultKind::KillBoth
-                | FaultKind::Crash
-                | FaultKind::Drain
-        );
-        let lasts = if is_kill || stays { String::new() } else { format!("for = \"{lasts}ms\"\n") };
+        let lasts =
+            if kind.ends_processes() || stays { String::new() } else { format!("for = \"{lasts}ms\"\n") };
         format!("\n[[timeline]]\nat = \"{at}ms\"\n{lasts}{action}\n")
     }
+}
+
+/// What a fault does, as a key of its entry: to the instance `there`, to its links with `callers`, or
+/// to how the service `called` is called. `restart` stands in the tables of faults that end processes.
+fn action(
+    kind: FaultKind,
+    strength: u8,
+    (there, callers, called): (&str, &[String], &str),
+    restart: &str,
+) -> String {
+    let kill = |process: &str, signal: &str| {
+        format!("kill = {{ process = \"{there}{process}\", signal = \"{signal}\"{restart} }}")
+    };
+    let on = |key: &str, process: &str| format!("{key} = {{ process = \"{there}{process}\" }}");
+    let behaves =
+        |key: &str, value: &str| format!("app = {{ process = \"{there}/app\", {key} = \"{value}\" }}");
+    let share = |key: &str| behaves(key, &format!("{strength}%"));
+    // Both ways, from one entry: `between` takes no more than two names.
+    let ways = |keys: &str| match callers {
+        [caller] => format!("link = {{ between = [\"{caller}\", \"{there}\"], {keys} }}"),
+        _ => format!("link = {{ from = {callers:?}, to = [\"{there}\"], {keys} }}"),
+    };
+    match kind {
+        FaultKind::KillApp => kill("/app", "KILL"),
+        FaultKind::KillSidecar => kill("/sidecar", "KILL"),
+        FaultKind::KillBoth => kill("", "KILL"),
+        FaultKind::Drain => kill("/sidecar", "TERM"),
+        FaultKind::Crash => format!("crash = {{ instance = \"{there}\"{restart} }}"),
+        FaultKind::RefuseApp => on("refuse", "/app"),
+        FaultKind::RefuseSidecar => on("refuse", "/sidecar"),
+        FaultKind::PauseApp => on("pause", "/app"),
+        FaultKind::PauseBoth => on("pause", ""),
+        FaultKind::Partition => format!("partition = {{ from = {callers:?}, to = [\"{there}\"] }}"),
+        FaultKind::OneWay => format!("partition = {{ from = [\"{there}\"], to = {callers:?} }}"),
+        FaultKind::Loss => ways(&format!("loss = \"{}%\"", strength.div_ceil(3))),
+        FaultKind::Delay => ways(&format!("delay = \"+{strength}ms\"")),
+        FaultKind::Narrow => ways(&format!("bandwidth = \"{}kbit/s\"", 200 * u32::from(strength))),
+        FaultKind::Reload => reload(called, strength),
+        FaultKind::Errors => share("fail"),
+        FaultKind::Malformed => share("malformed"),
+        FaultKind::Unhealthy => share("unhealthy"),
+        FaultKind::RefuseStreams => share("refuse_streams"),
+        FaultKind::Goaway => share("goaway"),
+        FaultKind::ResetStreams => share("reset_streams"),
+        FaultKind::Slow => behaves("work", &format!("{}ms", 3 * u32::from(strength))),
+    }
+}
+
+/// Another configuration for the sidecars. Every other one leaves requests all their time. No mesh has
+/// this back-off already, so the reload changes something.
+fn reload(called: &str, strength: u8) -> String {
+    let policy = if strength.is_multiple_of(2) {
+        let (attempts, max) = (1 + strength % 3, 900 + u32::from(strength));
+        format!("retry = {{ attempts = {attempts}, max = \"{max}ms\" }}")
+    } else {
+        let limit = 20 + 2 * u32::from(strength);
+        format!("timeouts = {{ request = \"{limit}ms\", per_try = \"0s\" }}")
+    };
+    format!("configure = {{ service = \"{called}\", policy = {{ {policy} }} }}")
 }
 
 #[cfg(test)]

@@ -38,93 +38,132 @@ fn check(facts: &Facts, violations: &mut Vec<Violation>) {
         if facts.speaks_grpc(&cluster.name) {
             continue;
         }
-        let most = cluster.outlier_detection.consecutive_failures;
-        let mut known = KnownEndpoints::new(cluster);
-        let mut counts: BTreeMap<&str, FailureCount> = BTreeMap::new();
-        let mut others_since = 0;
-        for (when, endpoint, what) in endpoint_events(facts, process, &cluster.name) {
-            let at = when.at;
-            if let EndpointEvent::Changed(change) = what {
-                known.hear(endpoint, change);
-                if matches!(change, EndpointChange::Found | EndpointChange::Gone) {
-                    others_since = at;
-                    counts.values_mut().for_each(|count| count.passed_over = 0);
+        let (known, counts) = (KnownEndpoints::new(cluster), BTreeMap::new());
+        let mut detection = Detection { facts, process, cluster, known, counts, others_since: 0 };
+        for (when, endpoint, event) in endpoint_events(facts, process, &cluster.name) {
+            detection.hear(when.at, endpoint, &event, violations);
+        }
+    }
+}
+
+/// Outlier detection of one cluster in one sidecar, as far as the log has been read.
+struct Detection<'a> {
+    facts: &'a Facts,
+    process: &'a str,
+    cluster: &'a Cluster,
+    known: KnownEndpoints,
+    counts: BTreeMap<&'a str, FailureCount>,
+    /// Since when there are the endpoints that there are now.
+    others_since: u64,
+}
+
+impl<'a> Detection<'a> {
+    fn hear(
+        &mut self,
+        at: u64,
+        endpoint: &'a str,
+        event: &EndpointEvent<'a>,
+        violations: &mut Vec<Violation>,
+    ) {
+        match event {
+            EndpointEvent::Changed(change) => self.changed(at, endpoint, change),
+            EndpointEvent::Picked { is_first, panic, .. } => {
+                if *is_first && !panic {
+                    self.picked(at, endpoint, violations);
                 }
-                let count = counts.entry(endpoint).or_default();
-                match change {
-                    EndpointChange::Found | EndpointChange::Restored(_) => {
-                        *count = FailureCount { since: at, ..FailureCount::default() }
-                    }
-                    EndpointChange::Ejected(time, _) => {
-                        let waits_from = Some(at + time.as_micros() as u64 + facts.tick_us);
-                        *count = FailureCount { waits_from, ..FailureCount::default() };
-                    }
-                    EndpointChange::Probing => (count.probed, count.waits_from) = (Some(at), None),
-                    // It will not be asked while its checks fail.
-                    EndpointChange::Healthy(_) | EndpointChange::CheckFailed => count.passed_over = 0,
-                    _ => {}
+            }
+            EndpointEvent::Answered { status, begun, asked } => {
+                self.ended(at, endpoint, (*begun, *asked, *status >= 500), violations);
+            }
+            EndpointEvent::Failed { error, unsent, reused, begun, asked } => {
+                if blames(error, *unsent, *reused) {
+                    self.ended(at, endpoint, (*begun, *asked, true), violations);
                 }
+            }
+        }
+    }
+
+    fn changed(&mut self, at: u64, endpoint: &'a str, change: &EndpointChange) {
+        self.known.hear(endpoint, change);
+        if matches!(change, EndpointChange::Found | EndpointChange::Gone) {
+            self.others_since = at;
+            self.counts.values_mut().for_each(|count| count.passed_over = 0);
+        }
+        let count = self.counts.entry(endpoint).or_default();
+        match change {
+            EndpointChange::Found | EndpointChange::Restored(_) => {
+                *count = FailureCount { since: at, ..FailureCount::default() }
+            }
+            EndpointChange::Ejected(time, _) => {
+                let waits_from = Some(at + time.as_micros() as u64 + self.facts.tick_us);
+                *count = FailureCount { waits_from, ..FailureCount::default() };
+            }
+            EndpointChange::Probing => (count.probed, count.waits_from) = (Some(at), None),
+            // It will not be asked while its checks fail.
+            EndpointChange::Healthy(_) | EndpointChange::CheckFailed => count.passed_over = 0,
+            _ => {}
+        }
+    }
+
+    /// An endpoint is picked, and so those are passed over that wait for their probe.
+    fn picked(&mut self, at: u64, endpoint: &str, violations: &mut Vec<Violation>) {
+        let known = &self.known;
+        let most = most_passed_over(self.cluster, known.count());
+        for (other, count) in self.counts.iter_mut().filter(|(other, _)| known.awaits_probe(other)) {
+            if count.waits_from.is_none_or(|from| at <= from) || *other == endpoint {
                 continue;
             }
-            if let EndpointEvent::Picked { is_first: true, panic: false, .. } = what {
-                let most = most_passed_over(cluster, known.count());
-                for (other, count) in counts.iter_mut().filter(|(other, _)| known.awaits_probe(other)) {
-                    if count.waits_from.is_none_or(|from| at <= from) || *other == endpoint {
-                        continue;
-                    }
-                    count.passed_over += 1;
-                    if most.is_some_and(|most| count.passed_over > most) {
-                        let what = format!("{other} has been out for its time, and is not probed");
-                        violation(violations, at, what);
-                        count.waits_from = None;
-                        count.passed_over = 0;
-                    }
-                }
+            count.passed_over += 1;
+            if most.is_some_and(|most| count.passed_over > most) {
+                let what = format!("{other} has been out for its time, and is not probed");
+                violation(violations, at, what);
+                count.waits_from = None;
+                count.passed_over = 0;
             }
-            if !known.has(endpoint) {
-                continue;
-            }
-            let (begun, asked, failed) = match what {
-                EndpointEvent::Answered { status, begun, asked } => (begun, asked, status >= 500),
-                EndpointEvent::Failed { error, unsent, reused, begun, asked }
-                    if blames(error, unsent, reused) =>
+        }
+    }
+
+    /// An attempt that began at `begun`, for a request that began at `asked`, has ended.
+    fn ended(
+        &mut self,
+        at: u64,
+        endpoint: &'a str,
+        (begun, asked, failed): (u64, u64, bool),
+        violations: &mut Vec<Violation>,
+    ) {
+        // A request counts for the cluster that it began with, in which others may be out or
+        // another endpoint has the address.
+        let is_of_others = asked < self.others_since || failed && asked == self.others_since;
+        if !self.known.has(endpoint) || is_of_others {
+            return;
+        }
+        let count = self.counts.entry(endpoint).or_default();
+        let has_become = |is: fn(&EndpointChange) -> bool| {
+            let mut changes = self.facts.availability_of(self.process, &self.cluster.name);
+            changes.any(|s| s.when.at == at && s.endpoint == endpoint && is(&s.change))
+        };
+        match (self.known.is_ejected(endpoint), failed) {
+            (true, false) => {
+                if count.probed.is_some_and(|since| begun >= since)
+                    && !has_become(|change| matches!(change, EndpointChange::Restored(_)))
                 {
-                    (begun, asked, true)
+                    let what = format!("the probe of {endpoint} succeeded, and it is still out");
+                    violation(violations, at, what);
                 }
-                _ => continue,
-            };
-            // A request counts for the cluster that it began with, in which others may be out or
-            // another endpoint has the address.
-            if asked < others_since || failed && asked == others_since {
-                continue;
             }
-            let count = counts.entry(endpoint).or_default();
-            let has_become = |is: fn(&EndpointChange) -> bool| {
-                let mut changes = facts.availability_of(process, &cluster.name);
-                changes.any(|s| s.when.at == at && s.endpoint == endpoint && is(&s.change))
-            };
-            match (known.is_ejected(endpoint), failed) {
-                (true, false) => {
-                    if count.probed.is_some_and(|since| begun >= since)
-                        && !has_become(|change| matches!(change, EndpointChange::Restored(_)))
-                    {
-                        let what = format!("the probe of {endpoint} succeeded, and it is still out");
-                        violation(violations, at, what);
-                    }
-                }
-                (true, true) => {}
-                (false, _) if begun < count.since => {}
-                (false, false) => count.run = 0,
-                (false, true) => {
-                    count.run += 1;
-                    let (run, has_room) = (count.run, known.ejected() < known.cap(cluster));
-                    if (1..=run).contains(&most)
-                        && has_room
-                        && !has_become(|change| matches!(change, EndpointChange::Ejected(..)))
-                    {
-                        let what = format!("{endpoint} failed {run} times in a row and is not ejected");
-                        violation(violations, at, what);
-                    }
+            (true, true) => {}
+            (false, _) if begun < count.since => {}
+            (false, false) => count.run = 0,
+            (false, true) => {
+                count.run += 1;
+                let most = self.cluster.outlier_detection.consecutive_failures;
+                let (run, has_room) = (count.run, self.known.ejected() < self.known.cap(self.cluster));
+                if (1..=run).contains(&most)
+                    && has_room
+                    && !has_become(|change| matches!(change, EndpointChange::Ejected(..)))
+                {
+                    let what = format!("{endpoint} failed {run} times in a row and is not ejected");
+                    violation(violations, at, what);
                 }
             }
         }
