@@ -39,5 +39,6 @@ pub mod sim;
 pub mod statistic;
 pub mod swarm;
 pub mod syntax;
+pub mod traffic;
 pub mod verdict;
 pub mod world;

@@ -37,6 +37,11 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 /// process that takes its time to end; longer than the worlds' own limits for that.
 const FAULT_GRACE: Duration = Duration::from_secs(60);
 
+/// What the measured part is called in the progress of a run.
+pub(crate) const MEASURING: &str = "measuring";
+/// What comes after it.
+pub(crate) const TAKING_DOWN: &str = "taking the mesh down";
+
 /// How this executable was built.
 pub const BUILD: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
 
@@ -188,7 +193,7 @@ pub(crate) async fn observe<W: World>(
         () = stop.as_mut() => Some(since(t0)),
         () = live(plan, world, events, &observations, &progress, (t0, sample_every)) => None,
     };
-    progress.phase("taking the mesh down");
+    progress.phase(TAKING_DOWN);
     let last = world.final_metrics().await;
     observations.add(last, t0);
     for (position, entry) in plan.timeline.iter().enumerate() {
@@ -319,7 +324,7 @@ async fn live<W: World>(
     });
     let sampling = async {
         sleep_until(t0).await;
-        progress.phase("measuring");
+        progress.phase(MEASURING);
         let Some(every) = sample_every else { return std::future::pending().await };
         let rules = sampling::asks_rules(plan);
         let mut times = sampling::times(plan, every).into_iter().map(|at| t0 + at).peekable();

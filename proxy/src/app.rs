@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 use crate::config::Snapshot;
 use crate::mutant::Mutant;
+use crate::telemetry::emit;
 use crate::world::{Net, World};
 use control::control;
 pub use kernel::{Options, run};
@@ -69,7 +70,7 @@ pub async fn serve_and_reload<N: Net>(
             if !Mutant::IgnoresReloads.is_planted() {
                 sidecar.apply(next);
             }
-            tracing::info!("the new configuration is in force");
+            emit!(ConfigurationInForce);
         }
     };
     let running = async {
@@ -83,7 +84,7 @@ pub async fn serve_and_reload<N: Net>(
         stop.await;
         sidecar.drain();
         stop::stop(&sidecar, &signals, async |_| Ok(0)).await?;
-        tracing::info!("drained");
+        emit!(Drained);
         Ok(())
     };
     tokio::select! {

@@ -41,7 +41,7 @@ const LAB: &[&[&str]] = &[
     &["syntax"],
     &["mesh"],
     &["fabric"],
-    &["glob", "readable", "statistic"],
+    &["glob", "readable", "statistic", "traffic"],
 ];
 
 #[test]

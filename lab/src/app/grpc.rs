@@ -31,6 +31,7 @@ use tokio::time::sleep;
 
 use super::body::Pattern;
 use super::http::{Echo, REQUEST, SERVED_BY, nth};
+use crate::traffic::emit;
 
 /// How an HTTP/2 connection begins (RFC 9113 section 3.4), and no HTTP/1 request does.
 const PREFACE: &[u8] = b"PRI * HTTP/2";
@@ -65,12 +66,12 @@ pub(super) async fn connection<I: AsyncRead + AsyncWrite + Unpin>(echo: Rc<Echo>
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         if echo.refuses_stream() {
             let nth = nth(request.headers());
-            tracing::debug!(id = id(request.headers()), nth, "refuses a stream");
+            emit!(RefusesStream { id: id(request.headers()), nth });
             respond.send_reset(Reason::REFUSED_STREAM);
             continue;
         }
         if echo.ends_connection() {
-            tracing::debug!(id = id(request.headers()), "says GOAWAY");
+            emit!(SaysGoaway { id: id(request.headers()) });
             connection.graceful_shutdown();
         }
         let call = call(echo.clone(), request, respond);
@@ -123,7 +124,7 @@ async fn call(
     let id = id(&head.headers);
     let nth = echo.hears(&head, id);
     let is_complete = |length: u64| {
-        tracing::debug!(id, nth, length = length.saturating_sub(PREFIX as u64), "request is complete");
+        emit!(RequestComplete { id, nth, length: length.saturating_sub(PREFIX as u64) });
     };
     let method = Method::of(head.uri.path());
     let mut length = 0;
@@ -143,17 +144,17 @@ async fn call(
     headers.insert(SERVED_BY, echo.name());
     headers.extend(head.headers.get(&REQUEST).map(|id| (REQUEST, id.clone())));
     if echo.fails() {
-        tracing::debug!(id, nth, status = StatusCode::SERVICE_UNAVAILABLE.as_u16(), "answers");
+        emit!(Answers { id, nth, status: StatusCode::SERVICE_UNAVAILABLE.as_u16() });
         headers.insert(grpc::STATUS, UNAVAILABLE);
         return respond.send_response(response, true).map(drop);
     }
-    tracing::debug!(id, nth, status = StatusCode::OK.as_u16(), "answers");
+    emit!(Answers { id, nth, status: StatusCode::OK.as_u16() });
     let mut stream = respond.send_response(response, false)?;
     stream.send_data(message(echo.size()), false)?;
     if let Some(code) = echo.resets_stream() {
         // What has not left by then never would.
         sleep(BEFORE_RESET).await;
-        tracing::debug!(id, nth, ?code, "resets a stream");
+        emit!(ResetsStream { id, nth, code });
         stream.send_reset(code);
         return Ok(());
     }

@@ -49,6 +49,7 @@ use super::grpc;
 use super::malformed::{Malformation, MalformedWriter, ReplacementHandle};
 use super::metrics::AppCounters;
 use crate::plan::{Behaviour, HttpEcho};
+use crate::traffic::emit;
 
 /// The load generator's own name for a request. Unlike `x-request-id`, no proxy makes or replaces
 /// it.
@@ -232,7 +233,7 @@ impl Echo {
         while let Some(frame) = body.frame().await {
             length += frame?.data_ref().map_or(0, |data| data.len() as u64);
         }
-        tracing::debug!(id, nth, length, "request is complete");
+        emit!(RequestComplete { id, nth, length });
         let behaviour = self.behaviour.get();
         self.works().await;
         let fails = self.draws(&self.fail, behaviour.fail);
@@ -255,10 +256,10 @@ impl Echo {
             }
         }
         if malformation.is_none_or(Malformation::is_answered) {
-            tracing::debug!(id, nth, status = status.as_u16(), "answers");
+            emit!(Answers { id, nth, status: status.as_u16() });
         }
         if let Some(malformation) = malformation {
-            tracing::debug!(id, nth, ?malformation, "breaks HTTP");
+            emit!(BreaksHttp { id, nth, malformation });
             replacement.replace_next(malformation, &response);
         }
         Ok(response)
@@ -271,7 +272,7 @@ impl Echo {
         // How long its caller still waits, microseconds.
         let of_any = || units::duration(head.headers.get(X_REQUEST_TIMEOUT)?.to_str().ok()?).ok();
         let left = grpc_timeout(&head.headers).or_else(of_any).map(|left| left.as_micros() as u64);
-        tracing::debug!(id, nth, method = head.method.as_str(), left, "request arrived");
+        emit!(RequestArrived { id, nth, method: head.method.as_str(), left });
         nth
     }
 

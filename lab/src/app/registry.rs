@@ -35,6 +35,7 @@ use tokio::time::{Instant, sleep};
 
 use super::bump;
 use super::metrics::AppCounters;
+use crate::traffic::emit;
 
 /// How often leases are looked at, as etcd's lessor does.
 const LEASE_CHECK: Duration = Duration::from_millis(500);
@@ -109,7 +110,7 @@ impl Store {
     }
 
     fn change(&mut self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) {
-        tracing::debug!(keys = self.keys.len(), "registry changed");
+        emit!(RegistryChanged { keys: self.keys.len() });
         self.revision += 1;
         let revision = self.revision;
         self.history.extend(changes.into_iter().map(|(key, value)| Change { revision, key, value }));

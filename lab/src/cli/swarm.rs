@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy::mutant::{self, Mutant};
+use proxy::telemetry::LogEvent;
 
 use super::tally::Tally;
 use super::{FAILED, Faults, INVALID, MACHINE, PASSED, Sim};
 use crate::scenario::Scenario;
 use crate::sim::{LogLine, SimFailure, jobs, sweep};
+use crate::swarm::facts::RunEvent;
 use crate::swarm::schedule::GivenMesh;
 use crate::swarm::timeline;
 use crate::swarm::{self, Drawn, InvariantViolation, SwarmOptions, SwarmRun, coverage, shrink};
@@ -272,9 +274,15 @@ fn story(run: &SwarmRun) -> String {
 
 /// Whether a line tells of a change. Picks and answers of endpoints are too frequent to count.
 fn is_news(line: &LogLine) -> bool {
-    let is_usual = ["endpoint picked", "endpoint answered", "check passed"].contains(&line.text.as_str());
-    !is_usual
-        && (line.word("endpoint").is_some() || line.word("id").is_some() || line.text.starts_with("drain"))
+    match RunEvent::read(line) {
+        Some(RunEvent::Sidecar(
+            LogEvent::EndpointPicked { .. }
+            | LogEvent::EndpointAnswered { .. }
+            | LogEvent::CheckPassed { .. },
+        )) => false,
+        Some(RunEvent::Sidecar(LogEvent::Draining | LogEvent::Drained)) => true,
+        event => event.is_some_and(|event| event.subject().is_some()),
+    }
 }
 
 /// Whether a line is about an endpoint, a request or a process that a sentence names.
@@ -285,8 +293,9 @@ fn is_about(line: &LogLine, sentence: &str) -> bool {
                 && !sentence[..at].ends_with(|before: char| before.is_ascii_alphanumeric())
         })
     };
-    let who = [line.word("endpoint"), line.word("id"), Some(&*line.process)];
-    who.into_iter().flatten().any(names)
+    let event = RunEvent::read(line);
+    let subject = event.as_ref().and_then(RunEvent::subject);
+    subject.into_iter().chain([&*line.process]).any(names)
 }
 
 fn shown(line: &LogLine) -> String {

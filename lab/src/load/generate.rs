@@ -24,6 +24,7 @@ use super::pace::{Pace, TokioPace};
 use super::record::{Outcome, Record};
 use super::{grpc, http, tcp};
 use crate::plan::{Load, Target};
+use crate::traffic::emit;
 
 /// Requests under way at once, at most; above it a request is [`Outcome::Dropped`]. It bounds
 /// memory and descriptors when nothing answers: 5 000 requests a second that all time out after 2 s
@@ -97,9 +98,9 @@ async fn one<N: Net>(in_flight_guard: InFlight<N>, k: i64, due: Due) {
     let run = &in_flight_guard.0;
     let sent = Instant::now();
     let id = Id { load: &run.name, k };
-    tracing::debug!(%id, "request sent");
+    emit!(RequestSent { id });
     let outcome = timeout_at(sent + run.timeout, run.caller.call(id)).await.unwrap_or(Outcome::Timeout);
-    tracing::debug!(%id, ?outcome, "request ended");
+    emit!(RequestEnded { id, outcome });
     run.record(due, sent, Instant::now(), outcome);
 }
 

@@ -26,6 +26,7 @@ use super::id::Id;
 use super::record::Outcome;
 use crate::app::grpc::{PREFIX, message};
 use crate::app::http::{REQUEST, SERVED_BY};
+use crate::traffic::emit;
 
 /// Makes calls of one method at one address.
 pub(super) struct GrpcCaller<N> {
@@ -151,7 +152,7 @@ async fn answer(id: &HeaderValue, response: ResponseFuture) -> Result<Outcome, F
     let trailers = body.trailers().await.map_err(failed)?;
     let by = head.headers.get(SERVED_BY).and_then(|by| by.to_str().ok()).unwrap_or_default();
     let length = length.saturating_sub(PREFIX as u64);
-    tracing::debug!(id = id.to_str().unwrap_or_default(), length, by, "answer is complete");
+    emit!(AnswerComplete { id: id.to_str().unwrap_or_default(), length, by });
     if head.headers.get(REQUEST).is_some_and(|echoed| echoed != id) {
         return Ok(Outcome::Mismatch);
     }

@@ -33,6 +33,7 @@ use super::record::Outcome;
 use crate::app::body::Pattern;
 use crate::app::http::{REQUEST, SERVED_BY};
 use crate::plan::Load;
+use crate::traffic::emit;
 
 /// How long a connection may lie idle. Shorter than servers' limits (5 s is the shortest in common
 /// use, Node.js'), so that a server's closing of idle connections is not mistaken for a fault.
@@ -151,7 +152,7 @@ impl<N: Net> HttpCaller<N> {
             }
         }
         let by = head.headers.get(SERVED_BY);
-        tracing::debug!(id = words(Some(id)), length, by = words(by), "answer is complete");
+        emit!(AnswerComplete { id: words(Some(id)), length, by: words(by) });
         if other {
             // The connection is out of step: its next answer would be wrong too.
             return Outcome::Mismatch;

@@ -12,6 +12,7 @@ use std::fmt::{self, Debug, Write};
 use std::rc::Rc;
 use std::sync::OnceLock;
 
+use proxy::telemetry::event::Fields;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
@@ -43,28 +44,30 @@ enum Value {
     Text(String),
 }
 
-impl LogLine {
-    /// A field that is a whole number.
-    pub fn number(&self, field: &str) -> Option<u64> {
-        match self.value(field)? {
+impl Fields for LogLine {
+    fn number(&self, name: &str) -> Option<u64> {
+        match self.value(name)? {
             Value::Number(number) => Some(*number),
             _ => None,
         }
     }
 
-    /// Whether a field is there and true.
-    pub fn flag(&self, field: &str) -> bool {
-        matches!(self.value(field), Some(Value::Flag(true)))
-    }
-
-    /// A field that is text.
-    pub fn word(&self, field: &str) -> Option<&str> {
-        match self.value(field)? {
-            Value::Text(text) => Some(text),
+    fn flag(&self, name: &str) -> Option<bool> {
+        match self.value(name)? {
+            Value::Flag(flag) => Some(*flag),
             _ => None,
         }
     }
 
+    fn text(&self, name: &str) -> Option<&str> {
+        match self.value(name)? {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+impl LogLine {
     fn value(&self, field: &str) -> Option<&Value> {
         self.fields.iter().find(|(name, _)| *name == field).map(|(_, value)| value)
     }
@@ -190,5 +193,26 @@ impl Visit for LogLine {
         } else {
             self.fields.push((field.name(), Value::Text(format!("{value:?}"))));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::discriminant;
+
+    use super::*;
+    use crate::traffic::TrafficEvent;
+
+    #[test]
+    fn events_of_the_traffic_are_read_from_their_lines() {
+        assert!(listen());
+        let _speaking = Speaking::begin(&"orders-1/app".into());
+        let emitted = TrafficEvent::emit_each();
+        let read: Vec<_> = take().iter().filter_map(|line| TrafficEvent::read(&line.text, line)).collect();
+        // What is logged with `{:?}` is read with its quotation marks.
+        assert_eq!(
+            read.iter().map(discriminant).collect::<Vec<_>>(),
+            emitted.iter().map(discriminant).collect::<Vec<_>>()
+        );
     }
 }

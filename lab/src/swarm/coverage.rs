@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
-use crate::plan::Load;
+use proxy::telemetry::LogEvent;
 
-use super::facts::{EndpointChange, Facts, IN_FORCE, LogPosition, RequestStep};
+use crate::plan::Load;
+use crate::traffic::TrafficEvent;
+
+use super::facts::{EndpointChange, Facts, LogPosition, RequestStep};
 
 /// A state that some run of a sweep must reach.
 pub struct CoveragePoint {
@@ -27,6 +30,14 @@ fn steps(facts: &Facts) -> impl Iterator<Item = &RequestStep> {
 
 fn changes(facts: &Facts) -> impl Iterator<Item = &EndpointChange> {
     facts.availability.iter().map(|update| &update.change)
+}
+
+fn sidecars(facts: &Facts, say: fn(&LogEvent) -> bool) -> bool {
+    facts.sidecar_events().any(|(_, _, event)| say(event))
+}
+
+fn traffic(facts: &Facts, says: fn(&TrafficEvent) -> bool) -> bool {
+    facts.traffic_events().any(|(_, event)| says(event))
 }
 
 fn failed(facts: &Facts, kind: &str) -> bool {
@@ -87,7 +98,7 @@ coverage_points! {
     "a connection ends before the answer": |facts| failed(facts, "terminated"),
     "an attempt times out": |facts| failed(facts, "try_timeout"),
     "a request times out": |facts| {
-        facts.log.iter().any(|line| line.text == "no answer" && line.word("error") == Some("request_timeout"))
+        sidecars(facts, |event| matches!(event, LogEvent::NoAnswer { error, .. } if error == "request_timeout"))
     },
     "a request that was never sent is retried": |facts| {
         facts.requests.iter().any(|request| {
@@ -150,14 +161,14 @@ coverage_points! {
     "a check turns an endpoint unhealthy": |facts| changes(facts).any(|c| *c == EndpointChange::Healthy(false)),
     "a check turns an endpoint healthy again": |facts| changes(facts).any(|c| *c == EndpointChange::Healthy(true)),
     "a sidecar drains with a request in flight": |facts| {
-        facts.log.iter().any(|line| {
-            line.text == "draining"
+        facts.sidecar_events().any(|(when, process, event)| {
+            *event == LogEvent::Draining
                 && facts.calls.values().any(|call| {
-                    let instance = line.process.split('/').next().unwrap_or_default();
+                    let instance = process.split('/').next().unwrap_or_default();
                     let there = |(at, app): &(u64, std::rc::Rc<str>)| {
-                        *at < line.at_us && app.split('/').next() == Some(instance)
+                        *at < when.at && app.split('/').next() == Some(instance)
                     };
-                    call.arrived.iter().any(there) && call.answered.iter().any(|(at, _)| *at > line.at_us)
+                    call.arrived.iter().any(there) && call.answered.iter().any(|(at, _)| *at > when.at)
                 })
         })
     },
@@ -176,34 +187,35 @@ coverage_points! {
         facts.calls.values().any(|call| call.left.len() > 1 && call.left.iter().all(Option::is_some))
     },
     "time is up for a caller that said how long it would wait": |facts| {
-        facts.log.iter().any(|line| line.text == "no answer" && line.word("error") == Some("deadline"))
+        sidecars(facts, |event| matches!(event, LogEvent::NoAnswer { error, .. } if error == "deadline"))
     },
     "an app refuses a stream before it looks at it": |facts| {
-        facts.log.iter().any(|line| line.text == "refuses a stream")
+        traffic(facts, |event| matches!(event, TrafficEvent::RefusesStream { .. }))
     },
     "an app says that it takes no more calls over a connection": |facts| {
-        facts.log.iter().any(|line| line.text == "says GOAWAY")
+        traffic(facts, |event| matches!(event, TrafficEvent::SaysGoaway { .. }))
     },
     "an app breaks off its answer to a call by a reset": |facts| {
-        facts.log.iter().any(|line| line.text == "resets a stream")
+        traffic(facts, |event| matches!(event, TrafficEvent::ResetsStream { .. }))
     },
     "a caller leaves an answer unread": |facts| held(facts, |load| load.read_delay),
     "a caller leaves a call open": |facts| held(facts, |load| load.end_delay),
-    "a request waits for a stream": |facts| facts.log.iter().any(|line| line.text == "waiting for a stream"),
+    "a request waits for a stream": |facts| {
+        sidecars(facts, |event| matches!(event, LogEvent::WaitingForStream { .. }))
+    },
     "an endpoint leaves the registry": |facts| changes(facts).any(|change| *change == EndpointChange::Gone),
     "the registry is away": |facts| {
-        facts.log.iter().any(|line| line.text == "endpoints may be stale; the last ones are kept")
+        sidecars(facts, |event| matches!(event, LogEvent::EndpointsStale { .. }))
     },
     "a machine that lost its power is back in use": |facts| {
         facts.availability.iter().any(|s| s.change == EndpointChange::Restored(false) && facts.crashes(&s.endpoint))
     },
     "a new configuration comes into force with requests in flight": |facts| {
-        let mut reloads =
-            facts.log.iter().filter(|line| line.text == IN_FORCE);
-        reloads.any(|line| {
-            let mut own = facts.requests.iter().filter(|request| request.process == line.process);
+        let reloads = facts.sidecar_events().filter(|(_, _, event)| **event == LogEvent::ConfigurationInForce);
+        reloads.into_iter().any(|(when, process, _)| {
+            let mut own = facts.requests.iter().filter(|request| request.process == *process);
             own.any(|request| {
-                request.begun < line.at_us && request.done().is_some_and(|done| done > line.at_us)
+                request.begun < when.at && request.done().is_some_and(|done| done > when.at)
             })
         })
     },

@@ -1,6 +1,6 @@
 //! What happened in a run, read from the log once: every request as its caller, the sidecars and
-//! the apps saw it, and every change of an endpoint's availability. Invariants use this and do not
-//! read lines themselves.
+//! the apps saw it, every change of an endpoint's availability, and all other events. Invariants use
+//! this and do not read lines themselves; `lines.rs` does.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,16 +15,18 @@ use proxy::error::Kind;
 use proxy::grpc;
 use proxy::http::deadline::X_REQUEST_TIMEOUT;
 use proxy::retry::AttemptOutcome;
+use proxy::telemetry::LogEvent;
 
 use crate::app::http::size;
 use crate::app::malformed::Malformation;
-use crate::fault::{Action, Configure, Entry};
+use crate::fault::{Action, Entry};
 use crate::mesh::ProcessId;
 use crate::plan::{AppKind, HttpEcho, Load, Plan, Target};
 use crate::run::Seen;
 use crate::sim::{Chaos, LogLine};
+use crate::traffic::TrafficEvent;
 
-use super::lines::{change, number, step, word};
+use super::lines::Note;
 use super::schedule::LIVELY_MS;
 
 /// All facts of a run.
@@ -33,6 +35,8 @@ pub struct Facts {
     pub plan: Plan,
     /// All lines of the log, in order.
     pub log: Vec<LogLine>,
+    /// What programs read in it, in order.
+    pub events: Vec<LoggedEvent>,
     pub(crate) seen: Seen,
     /// Virtual time at which the measured part began, microseconds.
     pub t0_us: u64,
@@ -47,7 +51,7 @@ pub struct Facts {
     /// Changes of the availability of endpoints, in order.
     pub availability: Vec<AvailabilityChange>,
     /// The configurations that a sidecar has had, and since when.
-    snapshots: BTreeMap<Rc<str>, Vec<(u64, Snapshot)>>,
+    pub(super) snapshots: BTreeMap<Rc<str>, Vec<(u64, Snapshot)>>,
 }
 
 /// A position in the log. Events at one virtual time have an order too.
@@ -204,83 +208,51 @@ pub enum EndpointChange {
     Gone,
 }
 
-/// What a sidecar logs when it has another configuration.
-pub(super) const IN_FORCE: &str = "the new configuration is in force";
+/// Something that was logged and that programs read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoggedEvent {
+    /// When.
+    pub when: LogPosition,
+    /// By which process: `web/sidecar`.
+    pub process: Rc<str>,
+    /// What.
+    pub event: RunEvent,
+}
 
-/// The configurations that an instance's sidecar was given, one after another. An entry of the
-/// timeline may be late, so the order is that in which the lab logs that they are applied and
-/// reverted.
-fn configurations<'a>(plan: &'a Plan, log: &[LogLine], instance: usize) -> Vec<&'a str> {
-    let base = plan.instances[instance].sidecar.as_deref().unwrap_or_default();
-    let mut all = vec![base];
-    for line in log.iter().filter(|line| &*line.process == "lab") {
-        let told = plan.timeline.iter().find_map(|entry| {
-            let Action::Configure(Configure { configs, .. }) = &entry.action else { return None };
-            match line.text.strip_prefix(&entry.name)? {
-                " applied" => configs.get(instance).map(String::as_str),
-                " reverted" => Some(base),
-                _ => None,
-            }
-        });
-        // A sidecar that gets the configuration that it has logs no change.
-        all.extend(told.filter(|told| all.last() != Some(told)));
-    }
-    all
+/// What was logged, by whom it is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RunEvent {
+    /// A sidecar's.
+    Sidecar(LogEvent),
+    /// A load generator's or an app's.
+    Traffic(TrafficEvent),
+    /// The lab's own.
+    Lab(Note),
 }
 
 impl Facts {
-    /// Reads the log of a run.
-    pub(crate) fn new(plan: Plan, log: Vec<LogLine>, seen: Seen, tick: Duration, chaos: Chaos) -> Self {
-        let mut calls: BTreeMap<String, Call> = BTreeMap::new();
-        let mut requests: Vec<Request> = Vec::new();
-        let mut availability = Vec::new();
-        let mut latest: BTreeMap<(Rc<str>, u64), usize> = BTreeMap::new();
-        let mut t0_us = 0;
-        for (position, line) in log.iter().enumerate() {
-            let when = LogPosition { at: line.at_us, line: position };
-            let process = || line.process.clone();
-            match line.text.as_str() {
-                "measuring" => t0_us = when.at,
-                "request begins" => {
-                    latest.insert((process(), number(line, "request")), requests.len());
-                    let (cluster, begun) = (word(line, "cluster"), when.at);
-                    requests.push(Request { process: process(), cluster, begun, steps: Vec::new() });
-                }
-                _ => {
-                    if let Some(id) = line.word("id") {
-                        calls.entry(id.to_owned()).or_default().hear(line);
-                    } else if let Some(change) = change(line) {
-                        let (cluster, endpoint) = (word(line, "cluster"), word(line, "endpoint"));
-                        availability.push(AvailabilityChange {
-                            when,
-                            process: process(),
-                            cluster,
-                            endpoint,
-                            change,
-                        });
-                    } else if let Some(step) = step(line)
-                        && let Some(&request) = latest.get(&(process(), number(line, "request")))
-                    {
-                        requests[request].steps.push((when, step));
-                    }
-                }
-            }
-        }
-        let mut snapshots = BTreeMap::new();
-        for (position, instance) in plan.instances.iter().enumerate() {
-            let process: Rc<str> = format!("{}/sidecar", instance.name).into();
-            if instance.sidecar.is_none() || !requests.iter().any(|request| request.process == process) {
-                continue;
-            }
-            let in_force = |line: &&LogLine| line.process == process && line.text == IN_FORCE;
-            let since = std::iter::once(0).chain(log.iter().filter(in_force).map(|line| line.at_us));
-            let configs = configurations(&plan, &log, position);
-            let parsed = configs.iter().filter_map(|text| proxy::config::parse("sidecar.toml", text).ok());
-            let in_turn: Vec<_> = since.zip(parsed).collect();
-            snapshots.insert(process, in_turn);
-        }
-        let tick_us = tick.as_micros() as u64;
-        Facts { plan, log, seen, t0_us, tick_us, chaos, calls, requests, availability, snapshots }
+    /// What sidecars logged, in order.
+    pub fn sidecar_events(&self) -> impl DoubleEndedIterator<Item = (LogPosition, &Rc<str>, &LogEvent)> {
+        self.events.iter().filter_map(|logged| match &logged.event {
+            RunEvent::Sidecar(event) => Some((logged.when, &logged.process, event)),
+            _ => None,
+        })
+    }
+
+    /// What load generators and apps logged, in order, and when.
+    pub fn traffic_events(&self) -> impl DoubleEndedIterator<Item = (u64, &TrafficEvent)> {
+        self.events.iter().filter_map(|logged| match &logged.event {
+            RunEvent::Traffic(event) => Some((logged.when.at, event)),
+            _ => None,
+        })
+    }
+
+    /// What the lab noted, in order.
+    pub fn notes(&self) -> impl DoubleEndedIterator<Item = (LogPosition, &Note)> {
+        self.events.iter().filter_map(|logged| match &logged.event {
+            RunEvent::Lab(note) => Some((logged.when, note)),
+            _ => None,
+        })
     }
 
     /// The configuration of a request's cluster when it began; `None` while that changes.
@@ -361,9 +333,9 @@ impl Facts {
     /// again takes its time; `None` if it stays.
     pub fn over(&self, entry: &Entry) -> Option<u64> {
         let until = self.time_us(entry.until?);
-        let words = format!("{} reverted", entry.name);
-        let told = self.log.iter().rev().find(|line| &*line.process == "lab" && line.text == words);
-        Some(told.map_or(until, |line| line.at_us.max(until)))
+        let is_told =
+            |(_, note): &(LogPosition, &Note)| matches!(note, Note::Reverted(fault) if *fault == entry.name);
+        Some(self.notes().rfind(is_told).map_or(until, |(when, _)| when.at.max(until)))
     }
 
     /// When the last line was logged, virtual microseconds.
@@ -499,31 +471,6 @@ impl Facts {
     fn meets(&self, process: &str, what: impl Fn(&Action, ProcessId) -> bool) -> bool {
         let mut of_it = self.plan.processes().filter(|id| self.plan.process_name(*id) == process);
         of_it.any(|id| self.plan.timeline.iter().any(|entry| what(&entry.action, id)))
-    }
-}
-
-impl Call {
-    /// Takes a line of a load generator or an app.
-    fn hear(&mut self, line: &LogLine) {
-        let at = line.at_us;
-        match line.text.as_str() {
-            "request sent" => self.sent.push(at),
-            "request ended" => self.ended.push((at, word(line, "outcome"))),
-            "request arrived" => {
-                self.arrived.push((at, line.process.clone()));
-                self.nths.push(word(line, "nth"));
-                self.left.push(line.number("left").map(Duration::from_micros));
-                self.method = Some(word(line, "method"));
-            }
-            "refuses a stream" => self.refused.push((at, line.process.clone(), word(line, "nth"))),
-            "request is complete" => self.lengths.push(number(line, "length")),
-            "answers" => self.answered.push((at, number(line, "status"))),
-            "answer is complete" => self.got = Some((number(line, "length"), word(line, "by"))),
-            "breaks HTTP" => {
-                self.malformations.extend(line.word("malformation").and_then(Malformation::named))
-            }
-            _ => {}
-        }
     }
 }
 

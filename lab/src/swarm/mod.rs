@@ -37,6 +37,7 @@ pub mod timeline;
 
 pub use facts::Facts;
 pub use invariant::{InvariantViolation, Violation};
+pub use lines::Note;
 pub use schedule::{Drawn, Schedule};
 pub use shrink::{Shrunk, shrink};
 
@@ -111,7 +112,7 @@ struct Notes;
 
 impl Progress for Notes {
     fn phase(&self, what: &str) {
-        note(what.to_owned());
+        note(Note::Phase(what.to_owned()).to_string());
     }
 
     fn request(&self, _: usize, _: &Record) {}
@@ -119,6 +120,7 @@ impl Progress for Notes {
     fn tick(&self, _: Duration, _: Duration) {}
 
     fn fault(&self, name: &str, in_force: bool) {
-        note(format!("{name} {}", if in_force { "applied" } else { "reverted" }));
+        let note_of = if in_force { Note::Applied } else { Note::Reverted };
+        note(note_of(name.to_owned()).to_string());
     }
 }

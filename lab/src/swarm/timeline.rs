@@ -10,6 +10,7 @@ use std::fmt::Write;
 
 use super::facts::{EndpointChange, Facts, Request, RequestStep};
 use super::invariant::InvariantViolation;
+use super::lines::Note;
 use crate::fault::Entry;
 use crate::sim::LogLine;
 
@@ -240,12 +241,10 @@ fn availability(facts: &Facts, end: u64) -> BTreeMap<(String, String), Vec<Band>
 
 /// When a fault came into force and when it was taken back, as the lab noted it.
 fn in_force(facts: &Facts, entry: &Entry, end: u64) -> (u64, u64) {
-    let noted = |what: &str| {
-        let words = format!("{} {what}", entry.name);
-        facts.log.iter().find(|line| &*line.process == "lab" && line.text == words).map(|line| line.at_us)
-    };
-    let from = noted("applied").unwrap_or(facts.t0_us + entry.at.as_micros() as u64);
-    (from, noted("reverted").unwrap_or(end))
+    let noted = |what: Note| facts.notes().find(|(_, note)| **note == what).map(|(when, _)| when.at);
+    let from = noted(Note::Applied(entry.name.clone()));
+    let to = noted(Note::Reverted(entry.name.clone()));
+    (from.unwrap_or_else(|| facts.time_us(entry.at)), to.unwrap_or(end))
 }
 
 fn table<'a>(lines: impl Iterator<Item = &'a LogLine>, here: u64) -> String {

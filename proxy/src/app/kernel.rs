@@ -25,6 +25,7 @@ use super::{FAILED, Sidecar, ports};
 use crate::command::{self, Inherited};
 use crate::config::{self, Snapshot, defaults, reload};
 use crate::errln;
+use crate::telemetry::emit;
 use crate::world::{Alarm, KernelNet, Net, RngTree, SystemWall, World, raise_nofile};
 
 /// How a sidecar is started, beside its configuration.
@@ -231,7 +232,7 @@ async fn follow(path: &Path, current: Arc<Snapshot>, sidecar: &Sidecar) {
     reload::follow(path.to_owned(), current, |outcome| match outcome {
         reload::ReloadOutcome::Applied { snapshot, ignored } => {
             sidecar.apply(snapshot);
-            tracing::info!("the new configuration is in force");
+            emit!(ConfigurationInForce);
             if !ignored.is_empty() {
                 tracing::warn!(keys = ?ignored, "these are only read at start; restart to change them");
             }

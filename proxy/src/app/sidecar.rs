@@ -15,7 +15,7 @@ use crate::config::{Snapshot, Timeouts, defaults};
 use crate::discovery::EndpointStore;
 use crate::endpoint::{Endpoint, Health};
 use crate::health::app::{AppHealth, ProbeKind};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, emit};
 
 /// What all threads of a sidecar share.
 pub struct Sidecar {
@@ -93,7 +93,7 @@ impl Sidecar {
     }
 
     pub(super) fn drain(&self) {
-        tracing::info!("draining");
+        emit!(Draining);
         self.unready.store(DRAINING, Ordering::Release);
         self.open.send_replace(false);
     }

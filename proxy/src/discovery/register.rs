@@ -18,6 +18,7 @@ use super::etcd::lease::{Lease, Step};
 use super::etcd::{EtcdClient, EtcdError};
 use crate::config::Register;
 use crate::mutant::Mutant;
+use crate::telemetry::emit;
 use crate::world::{Net, World};
 
 /// Registers the app while `wanted` says so, for ever. The key is the prefix and `instance`. `tell`
@@ -79,8 +80,10 @@ pub async fn run<N: Net>(
             }
         }
         if was_published != lease.is_published() {
-            let words = if was_published { "not registered any more" } else { "registered" };
-            tracing::info!(%key, "{words}");
+            match was_published {
+                true => emit!(NotRegistered { key }),
+                false => emit!(Registered { key }),
+            }
         }
         tell(lease.is_published());
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{EndpointUpdate, KnownEndpoints, SourceStatus, State};
 use crate::config::{Cluster, Discovery, Endpoint, Snapshot, Source};
-use crate::telemetry::{DiscoveryMetrics, Metrics};
+use crate::telemetry::{DiscoveryMetrics, Metrics, emit};
 
 /// Which source of which cluster: another one, once the configuration names another source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -150,12 +150,12 @@ impl EndpointStore {
         if changed {
             entry.metrics.applied.inc();
             let (count, version) = (entry.known.endpoints().len(), entry.known.version());
-            tracing::info!(cluster = %task.cluster, count, version, "endpoints discovered");
+            emit!(EndpointsDiscovered { cluster: task.cluster, count, version });
         }
         if let (true, State::Stale { why, .. }) = (was_fresh, entry.known.state()) {
-            tracing::warn!(cluster = %task.cluster, %why, "endpoints may be stale; the last ones are kept");
+            emit!(EndpointsStale { cluster: task.cluster, why });
         } else if !was_fresh && is_fresh && !changed {
-            tracing::info!(cluster = %task.cluster, "endpoints are fresh again");
+            emit!(EndpointsFresh { cluster: task.cluster });
         }
         entry.measure(now);
         changed
@@ -187,8 +187,8 @@ fn tell(cluster: &str, before: &[Endpoint], after: &[Endpoint]) {
             }
         }
     };
-    missing(before, after, &|endpoint| tracing::debug!(cluster, %endpoint, "endpoint gone"));
-    missing(after, before, &|endpoint| tracing::debug!(cluster, %endpoint, "endpoint found"));
+    missing(before, after, &|endpoint| emit!(EndpointGone { cluster, endpoint }));
+    missing(after, before, &|endpoint| emit!(EndpointFound { cluster, endpoint }));
 }
 
 impl Entry {

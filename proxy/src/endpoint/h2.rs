@@ -56,7 +56,7 @@ use crate::http::preface::FirstFrame;
 use crate::http::resets::{self, Resets};
 use crate::http::{RequestBody, tunnel};
 use crate::mutant::Mutant;
-use crate::telemetry::{EndpointMetrics, Open, OpenConnection};
+use crate::telemetry::{EndpointMetrics, Open, OpenConnection, emit};
 use crate::world::Net;
 
 /// Connections by endpoint. Cheap to clone; one for each worker.
@@ -481,7 +481,7 @@ async fn open_connection<N: Net>(
     let asked = Rc::downgrade(&driver);
     let most = limits.http2.streams() as usize;
     let open = metrics.connected();
-    tracing::debug!(%endpoint, open = metrics.open_in_cluster(), "connected");
+    emit!(Connected { endpoint, open: metrics.open_in_cluster() });
     let connection = Rc::new(Connection {
         send: RefCell::new(send),
         in_use: Cell::new(0),
@@ -527,7 +527,7 @@ async fn drive<N: Net>(
     })
     .await;
     if let Err(error) = ended {
-        tracing::debug!(%endpoint, %error, "connection ended");
+        emit!(ConnectionEnded { endpoint, error });
     }
 }
 

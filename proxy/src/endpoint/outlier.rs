@@ -25,7 +25,7 @@ use super::window::Tally;
 use super::{ActiveRequest, Endpoint, Outcome};
 use crate::config::OutlierDetection as Config;
 use crate::mutant::Mutant;
-use crate::telemetry::Ejections;
+use crate::telemetry::{Ejections, emit};
 
 /// The endpoints of a cluster as their judge sees them.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl Outliers {
         if is_probe {
             self.metrics.probes.inc();
             let (cluster, endpoint) = self.named(position);
-            tracing::debug!(%cluster, %endpoint, "probing");
+            emit!(Probing { cluster, endpoint });
         }
         Attempt {
             outliers: self.clone(),
@@ -162,9 +162,9 @@ impl Outliers {
             Transition::Ejected(time, reason) => {
                 let reason = reason.label();
                 self.metrics.ejected(reason);
-                tracing::warn!(%cluster, %endpoint, ?time, reason, "endpoint ejected");
+                emit!(EndpointEjected { cluster, endpoint, time, reason });
             }
-            Transition::Restored => tracing::info!(%cluster, %endpoint, "endpoint back in use"),
+            Transition::Restored => emit!(EndpointRestored { cluster, endpoint }),
         }
     }
 }
@@ -214,7 +214,7 @@ impl Attempt {
                 return;
             }
             let (cluster, endpoint) = self.outliers.named(self.position);
-            tracing::debug!(%cluster, %endpoint, "the probe has taught nothing");
+            emit!(ProbeTaughtNothing { cluster, endpoint });
         }
         if matches!(outcome, Outcome::Failure(_)) && Mutant::LeaksAnActiveRequest.is_planted() {
             std::mem::forget(self.outliers.endpoints[self.position].metrics.pending());

@@ -41,7 +41,7 @@ use crate::http::closing::ClientEnd;
 use crate::http::informational::BodyUnread;
 use crate::http::{RequestBody, Upload, forward, header_limits, strict, tunnel};
 use crate::mutant::Mutant;
-use crate::telemetry::{EndpointMetrics, LimitReason, Open, OpenConnection};
+use crate::telemetry::{EndpointMetrics, LimitReason, Open, OpenConnection, emit};
 use crate::world::Net;
 
 /// Idle connections by endpoint. Cheap to clone; one for each worker.
@@ -226,7 +226,7 @@ impl<N: Net> Pool<N> {
             .await
             .map_err(|e| Error::at(Kind::Connect, endpoint, e))?;
         let open = metrics.connected();
-        tracing::debug!(%endpoint, open = metrics.open_in_cluster(), "connected");
+        emit!(Connected { endpoint, open: metrics.open_in_cluster() });
         Ok(Connection {
             send,
             driver: Some(Box::pin(driver.with_upgrades())),
@@ -310,7 +310,7 @@ impl EndpointPool {
             return Err(Error::at(Kind::PoolFull, endpoint, "as many requests wait as may"));
         }
         let _waiting = (Waiting::new(&self.waiting), metrics.waiting());
-        tracing::debug!(%endpoint, waiting = metrics.waiting_in_cluster(), "waiting for a connection");
+        emit!(WaitingForConnection { endpoint, waiting: metrics.waiting_in_cluster() });
         match tokio::time::timeout(limits.connect, self.permits.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => {

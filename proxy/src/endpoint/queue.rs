@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::pool::PoolLimits;
 use crate::error::{Error, Kind};
-use crate::telemetry::{EndpointMetrics, LimitReason, Open};
+use crate::telemetry::{EndpointMetrics, LimitReason, Open, emit};
 
 /// Those that wait at one endpoint.
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ impl Queue {
         }
         self.waiting.set(self.waiting.get() + 1);
         let _counted = metrics.waiting();
-        tracing::debug!(%endpoint, waiting = metrics.waiting_in_cluster(), "waiting for a stream");
+        emit!(WaitingForStream { endpoint, waiting: metrics.waiting_in_cluster() });
         let limit = limits.connect;
         Ok(QueuedRequest { queue: self.clone(), endpoint, until: Instant::now() + limit, limit, _counted })
     }

@@ -25,6 +25,7 @@ use crate::connect::Connector;
 use crate::endpoint::health::Health;
 use crate::endpoint::{Checked, Endpoint};
 use crate::mutant::Mutant;
+use crate::telemetry::emit;
 use crate::world::{Net, RngTree};
 
 /// The endpoints that are checked, by cluster and address. An address that left and came back is
@@ -121,15 +122,15 @@ fn interval(config: &Config, checked: Checked, traffic: bool) -> Duration {
 fn tell(cluster: &str, endpoint: &Endpoint, checked: Checked, result: &Result<(), String>) {
     let address = endpoint.address;
     if checked.restored {
-        tracing::info!(%cluster, endpoint = %address, "endpoint back in use: its check passed");
+        emit!(EndpointRestoredByCheck { cluster, endpoint: address });
     }
     match (checked.turned, result) {
         (Some(Health::Unhealthy), Err(why)) => {
-            tracing::warn!(%cluster, endpoint = %address, %why, "endpoint unhealthy");
+            emit!(EndpointUnhealthy { cluster, endpoint: address, why });
         }
-        (Some(_), _) => tracing::info!(%cluster, endpoint = %address, "endpoint healthy"),
-        (None, Err(why)) => tracing::debug!(%cluster, endpoint = %address, %why, "check failed"),
-        (None, Ok(())) => tracing::debug!(%cluster, endpoint = %address, "check passed"),
+        (Some(_), _) => emit!(EndpointHealthy { cluster, endpoint: address }),
+        (None, Err(why)) => emit!(CheckFailed { cluster, endpoint: address, why }),
+        (None, Ok(())) => emit!(CheckPassed { cluster, endpoint: address }),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::mutant::Mutant;
 use crate::retry::backoff::{self, RetryAfter};
 use crate::retry::condition::reason;
 use crate::retry::{self, AttemptOutcome, Attempts};
-use crate::telemetry::RetryDenied;
+use crate::telemetry::{RetryDenied, emit};
 use crate::world::Net;
 
 type AttemptResponse<N> = Response<ResponseBody<N>>;
@@ -80,7 +80,7 @@ pub(super) async fn send<N: Net>(
             Err(denied) => {
                 if call.retry.attempts > 0 {
                     cluster.metrics.denied(denied);
-                    tracing::debug!(request = call.number, why = denied.label(), "not trying again");
+                    emit!(NotTryingAgain { request: call.number, why: denied.label() });
                 }
                 return last;
             }
@@ -89,14 +89,13 @@ pub(super) async fn send<N: Net>(
         let Some(again) = attempts.again(unsent.map(|request| *request)) else { return last };
         request = again;
         retry::mark(request.headers_mut(), nth);
-        tracing::debug!(
-            request = call.number,
-            reason = reason.name(),
-            ?wait,
+        emit!(TryingAgain {
+            request: call.number,
+            reason: reason.name(),
+            wait,
             nth,
-            budget = cluster.retry_budget.tokens(),
-            "trying again"
-        );
+            budget: cluster.retry_budget.tokens(),
+        });
         if !Mutant::UncountedRetry.is_planted() {
             cluster.metrics.retried(reason);
         }
@@ -128,8 +127,12 @@ fn pick<N: Net>(
 /// Counts a choice that is made use of, and notes it in the log.
 fn note(cluster: &Cluster, call: &Call, picked: Picked) {
     cluster.count(picked);
-    let (endpoint, panic) = (cluster.endpoints[picked.position].address, picked.panic);
-    tracing::debug!(request = call.number, cluster = %cluster.config.name, %endpoint, panic, "endpoint picked");
+    emit!(EndpointPicked {
+        request: call.number,
+        cluster: cluster.config.name,
+        endpoint: cluster.endpoints[picked.position].address,
+        panic: picked.panic,
+    });
 }
 
 /// How long to wait before the next attempt. One that would come after the request's end is none:
@@ -240,9 +243,13 @@ fn failed(
     error: Error,
     unsent: Option<Box<Request<RequestBody>>>,
 ) -> SendError {
-    let (kind, is_unsent) = (error.kind.label(), unsent.is_some());
-    let reused = error.reused;
-    tracing::debug!(request = call.number, %endpoint, error = kind, unsent = is_unsent, reused, "attempt failed");
+    emit!(AttemptFailed {
+        request: call.number,
+        endpoint,
+        error: error.kind.label(),
+        unsent: unsent.is_some(),
+        reused: error.reused,
+    });
     (error, unsent)
 }
 
@@ -305,16 +312,15 @@ async fn attempt<N: Net>(
     if matches!(outcome, None | Some(Outcome::Success)) || Mutant::FailuresEnterTheLatency.is_planted() {
         attempt.answered(now);
     }
-    tracing::debug!(
-        request = call.number,
-        endpoint = %endpoint.address,
-        status = response.status().as_u16(),
+    emit!(EndpointAnswered {
+        request: call.number,
+        endpoint: endpoint.address,
+        status: response.status().as_u16(),
         // Over HTTP/1 an endpoint can say that it takes no more on this connection.
-        last = headers::lists(response.headers(), CONNECTION, "close"),
-        grpc = response.headers().get(grpc::STATUS).and_then(|status| status.to_str().ok()),
-        average_us = endpoint.latency(now).as_micros() as u64,
-        "endpoint answered"
-    );
+        last: headers::lists(response.headers(), CONNECTION, "close"),
+        grpc: response.headers().get(grpc::STATUS).and_then(|status| status.to_str().ok()),
+        average_us: endpoint.latency(now).as_micros() as u64,
+    });
     if let Some(outcome) = outcome {
         attempt.tell(outcome, now);
     }

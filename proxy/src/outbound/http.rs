@@ -28,7 +28,7 @@ use crate::http::timer::RequestTimer;
 use crate::http::tunnel::UpgradeRequest;
 use crate::http::{RequestBody, bridge, deadline, forward, header_limits, headers, reply};
 use crate::tcp::CopyTimeouts;
-use crate::telemetry::{Direction, RequestLog};
+use crate::telemetry::{Direction, RequestLog, emit};
 use crate::world::Net;
 
 /// Answers a request of the app: from an endpoint of the cluster that it dialled or that a route
@@ -111,7 +111,7 @@ impl<'t, N: Net> Story<'t, N> {
         let deadline = deadline::of(request.headers(), is_grpc);
         let number = side.number();
         let (cluster, peer) = (&route.cluster.config.name, connection.peer);
-        tracing::debug!(request = number, %cluster, %peer, "request begins");
+        emit!(RequestBegins { request: number, cluster, peer });
         Story { side, table, connection, route, number, is_grpc, was_http1, context, deadline }
     }
 

@@ -4,6 +4,7 @@
 mod cluster;
 mod discovery;
 mod endpoint;
+pub mod event;
 mod families;
 mod format;
 mod labels;
@@ -23,6 +24,8 @@ use prometheus_client::registry::Registry;
 pub use cluster::{ClusterMetrics, ENDPOINT_STATES, Ejections, Failures, LimitReason, Picks, RetryDenied};
 pub use discovery::DiscoveryMetrics;
 pub use endpoint::{EndpointMetrics, OpenConnection};
+pub use event::LogEvent;
+pub(crate) use event::emit;
 pub use format::{Format, prometheus_text};
 pub use load::{Direction, DirectionGauges, LoadGauges, Open, Sockets};
 pub use opaque::OpaqueMetrics;

@@ -4,7 +4,7 @@
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::ClusterMetrics;
+use super::{ClusterMetrics, emit};
 use crate::error::Kind;
 
 /// A request of a client. If it is dropped before it was answered, the client has abandoned it.
@@ -30,7 +30,7 @@ impl RequestLog<'_> {
     /// Counts the failure that the request is answered with.
     pub fn failed(&self, kind: Kind) {
         if self.number > 0 {
-            tracing::debug!(request = self.number, error = kind.label(), "no answer");
+            emit!(NoAnswer { request: self.number, error: kind.label() });
         }
         self.metrics.failed(kind);
     }
@@ -38,7 +38,7 @@ impl RequestLog<'_> {
     /// Counts the response.
     pub fn answered(mut self, status: StatusCode) {
         if self.number > 0 {
-            tracing::debug!(request = self.number, status = status.as_u16(), "request answered");
+            emit!(RequestAnswered { request: self.number, status: status.as_u16() });
         }
         let class = usize::from(status.as_u16() / 100);
         self.metrics.responses[class.clamp(1, 5) - 1].inc();

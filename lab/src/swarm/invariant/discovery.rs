@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::drain::drains;
 use super::{Invariant, Violation, violation};
 use crate::fault::Action;
-use crate::swarm::facts::{EndpointChange, Facts};
+use crate::swarm::facts::{EndpointChange, Facts, LoggedEvent, RunEvent};
+use crate::traffic::TrafficEvent;
+use proxy::telemetry::LogEvent;
 
 pub(super) const INVARIANT: Invariant = Invariant {
     name: "discovery",
@@ -56,19 +58,17 @@ fn check(facts: &Facts, violations: &mut Vec<Violation>) {
 /// Stale is better than empty.
 fn kept_while_stale(facts: &Facts, process: &Rc<str>, cluster: &str, violations: &mut Vec<Violation>) {
     let mut stale = false;
-    for line in
-        facts.log.iter().filter(|line| line.process == *process && line.word("cluster") == Some(cluster))
-    {
-        match line.text.as_str() {
-            "endpoints may be stale; the last ones are kept" => stale = true,
-            "endpoints are fresh again" | "endpoints discovered" => stale = false,
-            "endpoint gone" if stale => {
-                let endpoint = line.word("endpoint").unwrap_or_default();
-                violation(
-                    violations,
-                    line.at_us,
-                    format!("{endpoint} was dropped while the registry was away"),
-                );
+    for (when, _, event) in facts.sidecar_events().filter(|(_, speaker, _)| *speaker == process) {
+        match event {
+            LogEvent::EndpointsStale { cluster: of, .. } if of == cluster => stale = true,
+            LogEvent::EndpointsFresh { cluster: of } | LogEvent::EndpointsDiscovered { cluster: of, .. }
+                if of == cluster =>
+            {
+                stale = false;
+            }
+            LogEvent::EndpointGone { cluster: of, endpoint } if of == cluster && stale => {
+                let what = format!("{endpoint} was dropped while the registry was away");
+                violation(violations, when.at, what);
             }
             _ => {}
         }
@@ -80,18 +80,18 @@ fn withdrawn(facts: &Facts, violations: &mut Vec<Violation>) {
     let mut registered: BTreeSet<&Rc<str>> = BTreeSet::new();
     let mut draining: BTreeMap<&Rc<str>, u64> = BTreeMap::new();
     let mut changed = 0;
-    for line in &facts.log {
-        match line.text.as_str() {
-            "registered" => drop(registered.insert(&line.process)),
-            "draining" if registered.remove(&line.process) => {
-                draining.insert(&line.process, line.at_us);
+    for LoggedEvent { when, process, event } in &facts.events {
+        match event {
+            RunEvent::Sidecar(LogEvent::Registered { .. }) => drop(registered.insert(process)),
+            RunEvent::Sidecar(LogEvent::Draining) if registered.remove(process) => {
+                draining.insert(process, when.at);
             }
-            "registry changed" => changed = line.at_us,
-            "not registered any more"
-                if draining.remove(&line.process).is_some_and(|since| changed < since) =>
+            RunEvent::Traffic(TrafficEvent::RegistryChanged { .. }) => changed = when.at,
+            RunEvent::Sidecar(LogEvent::NotRegistered { .. })
+                if draining.remove(process).is_some_and(|since| changed < since) =>
             {
-                let what = format!("{} has deregistered, and the registry still has it", line.process);
-                violation(violations, line.at_us, what);
+                let what = format!("{process} has deregistered, and the registry still has it");
+                violation(violations, when.at, what);
             }
             _ => {}
         }
@@ -124,10 +124,14 @@ fn all_are_known(facts: &Facts, process: &str, violations: &mut Vec<Violation>) 
         );
     }
     // What the registry itself has, unless that has just changed.
-    let last = facts.log.iter().rev().find(|line| line.text == "registry changed");
-    let settled = last.filter(|line| line.at_us + SETTLES.as_micros() as u64 <= end);
+    let keys = |(at, event): (u64, &TrafficEvent)| match event {
+        TrafficEvent::RegistryChanged { keys } => Some((at, *keys)),
+        _ => None,
+    };
+    let last = facts.traffic_events().rev().find_map(keys);
+    let settled = last.filter(|(at, _)| at + SETTLES.as_micros() as u64 <= end);
     let services = plan.services.iter().filter(|service| service.registry.is_some()).count();
-    if let Some(keys) = settled.and_then(|line| line.number("keys")).filter(|_| services == 1)
+    if let Some((_, keys)) = settled.filter(|_| services == 1)
         && known > keys as f64
     {
         violation(

@@ -13,6 +13,7 @@ use crate::fault::{Action, Entry};
 use crate::mesh::Role;
 use crate::swarm::facts::{EndpointChange, Facts, LogPosition, RequestStep};
 use proxy::config::Cluster;
+use proxy::telemetry::LogEvent;
 
 pub(super) const INVARIANT: Invariant =
     Invariant { name: "drain", says: "a sidecar that drains finishes its requests", check };
@@ -128,10 +129,10 @@ fn last_answers(
 fn drains_of(facts: &Facts, sidecar: &str) -> Vec<(u64, u64)> {
     let mut since = None;
     let mut drains = Vec::new();
-    for line in facts.log.iter().filter(|line| &*line.process == sidecar) {
-        match line.text.as_str() {
-            "draining" => since = Some(line.at_us),
-            "drained" => drains.extend(since.take().map(|since| (since, line.at_us))),
+    for (when, _, event) in facts.sidecar_events().filter(|(_, process, _)| ***process == *sidecar) {
+        match event {
+            LogEvent::Draining => since = Some(when.at),
+            LogEvent::Drained => drains.extend(since.take().map(|since| (since, when.at))),
             _ => {}
         }
     }

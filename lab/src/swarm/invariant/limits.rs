@@ -5,15 +5,32 @@
 //! log never shows more than there are.
 
 use super::{Invariant, Violation, violation};
-use crate::sim::LogLine;
 use crate::swarm::facts::{Facts, LogPosition, Request, RequestStep};
 use proxy::config::Cluster;
+use proxy::telemetry::LogEvent;
 
 pub(super) const INVARIANT: Invariant = Invariant {
     name: "limits",
     says: "a cluster never exceeds its limits, and refuses nothing below them",
     check,
 };
+
+/// What an event says of how many there are at an endpoint's cluster.
+type Count = fn(&LogEvent) -> Option<(&str, u64)>;
+
+fn open(event: &LogEvent) -> Option<(&str, u64)> {
+    match event {
+        LogEvent::Connected { endpoint, open } => Some((endpoint, *open)),
+        _ => None,
+    }
+}
+
+fn waiting(event: &LogEvent) -> Option<(&str, u64)> {
+    match event {
+        LogEvent::WaitingForConnection { endpoint, waiting } => Some((endpoint, *waiting)),
+        _ => None,
+    }
+}
 
 fn check(facts: &Facts, violations: &mut Vec<Violation>) {
     for (process, cluster) in facts.clusters().filter(|(process, _)| facts.is_steady(process)) {
@@ -24,28 +41,21 @@ fn check(facts: &Facts, violations: &mut Vec<Violation>) {
         let shared = if cluster.bridge || facts.speaks_grpc(&cluster.name) { 2 } else { 0 };
         let each = if cluster.bridge { shared } else { 1 + shared };
         let connections = u64::from(limits.connections) + each * members.len() as u64;
-        for (what, field, most) in [
-            ("connected", "open", connections),
-            ("waiting for a connection", "waiting", limits.pending.into()),
-        ] {
-            let of_it = |line: &&LogLine| {
-                line.process == *process
-                    && line.text == what
-                    && line
-                        .word("endpoint")
-                        .and_then(|endpoint| facts.instance_of(endpoint))
-                        .is_some_and(|instance| members.contains(&instance))
-            };
-            let mut counts = facts
-                .log
-                .iter()
-                .filter(of_it)
-                .map(|line| (line.at_us, line.number(field).unwrap_or_default()));
+        let is_member =
+            |endpoint: &str| facts.instance_of(endpoint).is_some_and(|instance| members.contains(&instance));
+        for (what, of, most) in
+            [("open", open as Count, connections), ("waiting", waiting, limits.pending.into())]
+        {
+            let own = facts.sidecar_events().filter(|(_, speaker, _)| *speaker == process);
+            let mut counts = own.filter_map(|(when, _, event)| {
+                let (endpoint, now) = of(event)?;
+                is_member(endpoint).then_some((when.at, now))
+            });
             if let Some((at, now)) = counts.find(|(_, now)| *now > most) {
                 violation(
                     violations,
                     at,
-                    format!("{process} has {now} {field} connections, and {most} are allowed"),
+                    format!("{process} has {now} {what} connections, and {most} are allowed"),
                 );
             }
         }

@@ -1,6 +1,8 @@
 //! The counters of a sidecar equal what its log tells.
 
 use super::{Invariant, Violation, violation};
+use crate::run::TAKING_DOWN;
+use crate::swarm::Note;
 use crate::swarm::facts::{EndpointChange, Facts, RequestStep};
 
 pub(super) const INVARIANT: Invariant =
@@ -10,7 +12,10 @@ const OUTBOUND: (&str, &str) = ("side", "outbound");
 
 fn check(facts: &Facts, violations: &mut Vec<Violation>) {
     let end = facts.end_us();
-    let read = facts.log.iter().position(|line| line.text == "taking the mesh down").unwrap_or_default();
+    let read = facts
+        .notes()
+        .find(|(_, note)| matches!(note, Note::Phase(what) if what == TAKING_DOWN))
+        .map_or(0, |(when, _)| when.line);
     let mut processes: Vec<_> = facts.clusters().map(|(process, _)| process).collect();
     processes.dedup();
     for process in processes {

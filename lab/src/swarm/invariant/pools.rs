@@ -12,6 +12,7 @@ use crate::sim::RTO_MIN;
 use crate::swarm::facts::{EndpointChange, Facts, RequestStep};
 use proxy::config::Cluster;
 use proxy::config::defaults::POOL_IDLE;
+use proxy::telemetry::LogEvent;
 
 pub(super) const INVARIANT: Invariant = Invariant {
     name: "pools",
@@ -51,8 +52,10 @@ fn check(facts: &Facts, violations: &mut Vec<Violation>) {
 
 /// When a sidecar opened a connection, and to which endpoint.
 fn opened<'a>(facts: &'a Facts, process: &'a str) -> impl Iterator<Item = (u64, &'a str)> {
-    let lines = facts.log.iter().filter(move |line| &*line.process == process && line.text == "connected");
-    lines.filter_map(|line| Some((line.at_us, line.word("endpoint")?)))
+    facts.sidecar_events().filter_map(move |(when, speaker, event)| match event {
+        LogEvent::Connected { endpoint, .. } if **speaker == *process => Some((when.at, endpoint.as_str())),
+        _ => None,
+    })
 }
 
 /// Nothing goes over a connection that was idle when its endpoint was ejected, or when a probe
