@@ -18,69 +18,10 @@ use crate::grpc::{self, Code};
 /// Boxed error of a body or a connection.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What went wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// The cluster has no endpoint at all.
-    NoEndpoint,
-    /// An endpoint refused the connection or could not be reached.
-    Connect,
-    /// An endpoint did not answer the connection attempt in time.
-    ConnectTimeout,
-    /// This sidecar has no file descriptors, ports or memory left for a connection. Says nothing
-    /// about the endpoint.
-    NoSocket,
-    /// The endpoint refused to begin with the request on a connection that it shares with others:
-    /// nothing was processed.
-    Refused,
-    /// The endpoint closed or reset the connection before its response head was complete.
-    Terminated,
-    /// One attempt was not answered in its time.
-    TryTimeout,
-    /// The response did not begin in time after the request had been sent.
-    ResponseTimeout,
-    /// The whole request took too long.
-    RequestTimeout,
-    /// Nothing moved in either direction of a request or an opaque connection for too long.
-    Idle,
-    /// The caller's deadline (`grpc-timeout`) passed.
-    Deadline,
-    /// The endpoint's response is not HTTP.
-    Protocol,
-    /// The response broke off after its head.
-    Incomplete,
-    /// As many requests are at the endpoint, and wait for it, as may.
-    PoolFull,
-    /// No connection and no stream to the endpoint became free in time.
-    PoolTimeout,
-    /// The cluster has as many requests in flight as it may.
-    ClusterFull,
-    /// The sidecar carries as much as it can: a limit on connections, requests or memory was
-    /// reached.
-    Overload,
-    /// The request needs something that this sidecar does not carry.
-    Unsupported,
-    /// The client's request is malformed, or two readers could read it in two ways.
-    Malformed,
-    /// The head of the client's request is larger than it may be.
-    HeadersTooLarge,
-    /// The client went away, or its request body broke off.
-    Client,
-    /// Nothing passed through a tunnel for too long.
-    TunnelIdle,
-    /// The connection would come back to this sidecar for ever.
-    Loop,
-    /// The connection was not redirected here, so nobody knows where it should go.
-    NotIntercepted,
-    /// One side of a TCP connection had closed, and the other was silent for too long.
-    HalfClosed,
-    /// No cluster has the address, and passing through is switched off; or a cluster only has
-    /// routes, and none matches.
-    NoRoute,
-}
-
 /// One row of the table.
 struct Row {
+    label: &'static str,
+    words: &'static str,
     status: StatusCode,
     /// RFC 9209 section 2.3.
     rfc9209: &'static str,
@@ -92,94 +33,124 @@ struct Row {
     may_have_arrived: bool,
 }
 
-impl Kind {
-    /// Every kind, for metrics.
-    pub const ALL: [Kind; 26] = [
-        Kind::NoEndpoint,
-        Kind::Connect,
-        Kind::ConnectTimeout,
-        Kind::NoSocket,
-        Kind::Refused,
-        Kind::Terminated,
-        Kind::TryTimeout,
-        Kind::ResponseTimeout,
-        Kind::RequestTimeout,
-        Kind::Idle,
-        Kind::Deadline,
-        Kind::Protocol,
-        Kind::Incomplete,
-        Kind::PoolFull,
-        Kind::PoolTimeout,
-        Kind::ClusterFull,
-        Kind::Overload,
-        Kind::Unsupported,
-        Kind::Malformed,
-        Kind::HeadersTooLarge,
-        Kind::Client,
-        Kind::TunnelIdle,
-        Kind::Loop,
-        Kind::NotIntercepted,
-        Kind::NoRoute,
-        Kind::HalfClosed,
-    ];
-
-    fn row(self) -> Row {
-        let row = |status, rfc9209, flag, grpc, may_have_arrived| Row {
-            status,
-            rfc9209,
-            flag,
-            grpc,
-            may_have_arrived,
-        };
-        use Code::{Cancelled, DeadlineExceeded, Internal, ResourceExhausted, Unavailable, Unimplemented};
-        use StatusCode as S;
-        match self {
-            Kind::NoEndpoint => {
-                row(S::SERVICE_UNAVAILABLE, "destination_unavailable", "UH", Unavailable, false)
-            }
-            Kind::Connect => row(S::BAD_GATEWAY, "connection_refused", "UF", Unavailable, false),
-            Kind::ConnectTimeout => row(S::GATEWAY_TIMEOUT, "connection_timeout", "UF", Unavailable, false),
-            Kind::NoSocket => row(S::SERVICE_UNAVAILABLE, "proxy_internal_error", "UO", Unavailable, false),
-            Kind::Refused => {
-                row(S::SERVICE_UNAVAILABLE, "connection_limit_reached", "UR", Unavailable, false)
-            }
-            Kind::Terminated => row(S::BAD_GATEWAY, "connection_terminated", "UC", Unavailable, true),
-            Kind::TryTimeout => {
-                row(S::GATEWAY_TIMEOUT, "http_response_timeout", "UT", DeadlineExceeded, true)
-            }
-            Kind::ResponseTimeout => {
-                row(S::GATEWAY_TIMEOUT, "http_response_timeout", "UT", DeadlineExceeded, true)
-            }
-            Kind::RequestTimeout => {
-                row(S::GATEWAY_TIMEOUT, "http_response_timeout", "UT", DeadlineExceeded, true)
-            }
-            Kind::Idle => row(S::GATEWAY_TIMEOUT, "connection_read_timeout", "SI", DeadlineExceeded, true),
-            Kind::Deadline => row(S::GATEWAY_TIMEOUT, "http_response_timeout", "DT", DeadlineExceeded, true),
-            Kind::Protocol => row(S::BAD_GATEWAY, "http_protocol_error", "UPE", Internal, true),
-            Kind::Incomplete => row(S::BAD_GATEWAY, "http_response_incomplete", "UC", Unavailable, true),
-            Kind::PoolFull | Kind::PoolTimeout => {
-                row(S::SERVICE_UNAVAILABLE, "connection_limit_reached", "UO", Unavailable, false)
-            }
-            Kind::ClusterFull => {
-                row(S::SERVICE_UNAVAILABLE, "connection_limit_reached", "UO", Unavailable, false)
-            }
-            Kind::Overload => {
-                row(S::SERVICE_UNAVAILABLE, "connection_limit_reached", "UO", Unavailable, false)
-            }
-            Kind::Unsupported => row(S::NOT_IMPLEMENTED, "http_request_denied", "DPE", Unimplemented, false),
-            Kind::Malformed => row(S::BAD_REQUEST, "http_request_error", "DPE", Internal, false),
-            Kind::HeadersTooLarge => {
-                row(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "http_request_error", "DPE", ResourceExhausted, false)
-            }
-            Kind::Client => row(S::BAD_REQUEST, "http_request_error", "DC", Cancelled, true),
-            Kind::TunnelIdle => row(S::GATEWAY_TIMEOUT, "connection_timeout", "SI", DeadlineExceeded, true),
-            Kind::HalfClosed => {
-                row(S::GATEWAY_TIMEOUT, "connection_read_timeout", "SI", DeadlineExceeded, true)
-            }
-            Kind::Loop => row(S::LOOP_DETECTED, "proxy_loop_detected", "LR", Internal, false),
-            Kind::NotIntercepted => row(S::NOT_FOUND, "destination_not_found", "NR", Unimplemented, false),
-            Kind::NoRoute => row(S::NOT_FOUND, "destination_not_found", "NR", Unimplemented, false),
+/// Makes the kinds out of the table.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident: $label:literal, $words:literal, $status:ident, $rfc9209:literal,
+       $flag:literal, $grpc:ident, $may_have_arrived:literal;)*) => {
+        /// What went wrong.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind {
+            $($(#[$doc])* $kind,)*
         }
+
+        impl Kind {
+            /// Every kind, for metrics.
+            pub const ALL: [Kind; ROWS.len()] = [$(Kind::$kind),*];
+        }
+
+        /// In the order of [`Kind`].
+        const ROWS: &[Row] = &[$(Row {
+            label: $label,
+            words: $words,
+            status: StatusCode::$status,
+            rfc9209: $rfc9209,
+            flag: $flag,
+            grpc: Code::$grpc,
+            may_have_arrived: $may_have_arrived,
+        }),*];
+    };
+}
+
+// Kind: label in metrics, words, HTTP status, RFC 9209 error type, Envoy's response flag, gRPC
+// status, whether the app may have seen (a part of) the request.
+kinds! {
+    /// The cluster has no endpoint at all.
+    NoEndpoint: "no_endpoint", "the cluster has no endpoint",
+        SERVICE_UNAVAILABLE, "destination_unavailable", "UH", Unavailable, false;
+    /// An endpoint refused the connection or could not be reached.
+    Connect: "connect", "cannot connect",
+        BAD_GATEWAY, "connection_refused", "UF", Unavailable, false;
+    /// An endpoint did not answer the connection attempt in time.
+    ConnectTimeout: "connect_timeout", "connection attempt timed out",
+        GATEWAY_TIMEOUT, "connection_timeout", "UF", Unavailable, false;
+    /// This sidecar has no file descriptors, ports or memory left for a connection. Says nothing
+    /// about the endpoint.
+    NoSocket: "no_socket", "this sidecar can open no connection",
+        SERVICE_UNAVAILABLE, "proxy_internal_error", "UO", Unavailable, false;
+    /// The endpoint refused to begin with the request on a connection that it shares with others:
+    /// nothing was processed.
+    Refused: "refused", "the endpoint takes no further request on this connection",
+        SERVICE_UNAVAILABLE, "connection_limit_reached", "UR", Unavailable, false;
+    /// The endpoint closed or reset the connection before its response head was complete.
+    Terminated: "terminated", "connection closed before the response",
+        BAD_GATEWAY, "connection_terminated", "UC", Unavailable, true;
+    /// One attempt was not answered in its time.
+    TryTimeout: "try_timeout", "the attempt was not answered in time",
+        GATEWAY_TIMEOUT, "http_response_timeout", "UT", DeadlineExceeded, true;
+    /// The response did not begin in time after the request had been sent.
+    ResponseTimeout: "response_timeout", "the response did not begin in time",
+        GATEWAY_TIMEOUT, "http_response_timeout", "UT", DeadlineExceeded, true;
+    /// The whole request took too long.
+    RequestTimeout: "request_timeout", "the request took too long",
+        GATEWAY_TIMEOUT, "http_response_timeout", "UT", DeadlineExceeded, true;
+    /// Nothing moved in either direction of a request or an opaque connection for too long.
+    Idle: "idle", "nothing moved for too long",
+        GATEWAY_TIMEOUT, "connection_read_timeout", "SI", DeadlineExceeded, true;
+    /// The caller's deadline (`grpc-timeout`) passed.
+    Deadline: "deadline", "the caller's deadline passed",
+        GATEWAY_TIMEOUT, "http_response_timeout", "DT", DeadlineExceeded, true;
+    /// The endpoint's response is not HTTP.
+    Protocol: "protocol", "the response is not valid HTTP",
+        BAD_GATEWAY, "http_protocol_error", "UPE", Internal, true;
+    /// The response broke off after its head.
+    Incomplete: "incomplete", "the response broke off",
+        BAD_GATEWAY, "http_response_incomplete", "UC", Unavailable, true;
+    /// As many requests are at the endpoint, and wait for it, as may.
+    PoolFull: "pool_full", "the endpoint has as many requests as it may",
+        SERVICE_UNAVAILABLE, "connection_limit_reached", "UO", Unavailable, false;
+    /// No connection and no stream to the endpoint became free in time.
+    PoolTimeout: "pool_timeout", "no connection or stream to the endpoint was free in time",
+        SERVICE_UNAVAILABLE, "connection_limit_reached", "UO", Unavailable, false;
+    /// The cluster has as many requests in flight as it may.
+    ClusterFull: "cluster_full", "the cluster has as many requests as it may",
+        SERVICE_UNAVAILABLE, "connection_limit_reached", "UO", Unavailable, false;
+    /// The sidecar carries as much as it can: a limit on connections, requests or memory was
+    /// reached.
+    Overload: "overload", "the sidecar carries as much as it can",
+        SERVICE_UNAVAILABLE, "connection_limit_reached", "UO", Unavailable, false;
+    /// The request needs something that this sidecar does not carry.
+    Unsupported: "unsupported", "this sidecar does not carry",
+        NOT_IMPLEMENTED, "http_request_denied", "DPE", Unimplemented, false;
+    /// The client's request is malformed, or two readers could read it in two ways.
+    Malformed: "malformed", "the request is malformed",
+        BAD_REQUEST, "http_request_error", "DPE", Internal, false;
+    /// The head of the client's request is larger than it may be.
+    HeadersTooLarge: "headers_too_large", "the head of the request is too large",
+        REQUEST_HEADER_FIELDS_TOO_LARGE, "http_request_error", "DPE", ResourceExhausted, false;
+    /// The client went away, or its request body broke off.
+    Client: "client", "the client went away",
+        BAD_REQUEST, "http_request_error", "DC", Cancelled, true;
+    /// Nothing passed through a tunnel for too long.
+    TunnelIdle: "tunnel_idle", "nothing passed through the tunnel for too long",
+        GATEWAY_TIMEOUT, "connection_timeout", "SI", DeadlineExceeded, true;
+    /// The connection would come back to this sidecar for ever.
+    Loop: "loop", "the connection would come back to this sidecar",
+        LOOP_DETECTED, "proxy_loop_detected", "LR", Internal, false;
+    /// The connection was not redirected here, so nobody knows where it should go.
+    NotIntercepted: "not_intercepted", "the connection was not redirected here by interception rules",
+        NOT_FOUND, "destination_not_found", "NR", Unimplemented, false;
+    /// One side of a TCP connection had closed, and the other was silent for too long.
+    HalfClosed: "half_closed", "the connection was half closed and silent for too long",
+        GATEWAY_TIMEOUT, "connection_read_timeout", "SI", DeadlineExceeded, true;
+    /// No cluster has the address, and passing through is switched off; or a cluster only has
+    /// routes, and none matches.
+    NoRoute: "no_route", "no cluster or route is for this",
+        NOT_FOUND, "destination_not_found", "NR", Unimplemented, false;
+}
+
+impl Kind {
+    fn row(self) -> &'static Row {
+        &ROWS[self as usize]
     }
 
     /// The status that the client gets.
@@ -220,34 +191,7 @@ impl Kind {
 
     /// Label in metrics.
     pub fn label(self) -> &'static str {
-        match self {
-            Kind::NoEndpoint => "no_endpoint",
-            Kind::Connect => "connect",
-            Kind::ConnectTimeout => "connect_timeout",
-            Kind::NoSocket => "no_socket",
-            Kind::Refused => "refused",
-            Kind::Terminated => "terminated",
-            Kind::TryTimeout => "try_timeout",
-            Kind::ResponseTimeout => "response_timeout",
-            Kind::RequestTimeout => "request_timeout",
-            Kind::Idle => "idle",
-            Kind::Deadline => "deadline",
-            Kind::Protocol => "protocol",
-            Kind::Incomplete => "incomplete",
-            Kind::PoolFull => "pool_full",
-            Kind::PoolTimeout => "pool_timeout",
-            Kind::ClusterFull => "cluster_full",
-            Kind::Overload => "overload",
-            Kind::Unsupported => "unsupported",
-            Kind::Malformed => "malformed",
-            Kind::HeadersTooLarge => "headers_too_large",
-            Kind::Client => "client",
-            Kind::TunnelIdle => "tunnel_idle",
-            Kind::Loop => "loop",
-            Kind::NotIntercepted => "not_intercepted",
-            Kind::NoRoute => "no_route",
-            Kind::HalfClosed => "half_closed",
-        }
+        self.row().label
     }
 }
 
@@ -304,34 +248,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
-            Kind::NoEndpoint => "the cluster has no endpoint",
-            Kind::Connect => "cannot connect",
-            Kind::ConnectTimeout => "connection attempt timed out",
-            Kind::NoSocket => "this sidecar can open no connection",
-            Kind::Refused => "the endpoint takes no further request on this connection",
-            Kind::Terminated => "connection closed before the response",
-            Kind::TryTimeout => "the attempt was not answered in time",
-            Kind::ResponseTimeout => "the response did not begin in time",
-            Kind::RequestTimeout => "the request took too long",
-            Kind::Idle => "nothing moved for too long",
-            Kind::Deadline => "the caller's deadline passed",
-            Kind::Protocol => "the response is not valid HTTP",
-            Kind::Incomplete => "the response broke off",
-            Kind::PoolFull => "the endpoint has as many requests as it may",
-            Kind::PoolTimeout => "no connection or stream to the endpoint was free in time",
-            Kind::ClusterFull => "the cluster has as many requests as it may",
-            Kind::Overload => "the sidecar carries as much as it can",
-            Kind::Unsupported => "this sidecar does not carry",
-            Kind::Malformed => "the request is malformed",
-            Kind::HeadersTooLarge => "the head of the request is too large",
-            Kind::Client => "the client went away",
-            Kind::TunnelIdle => "nothing passed through the tunnel for too long",
-            Kind::Loop => "the connection would come back to this sidecar",
-            Kind::NotIntercepted => "the connection was not redirected here by interception rules",
-            Kind::NoRoute => "no cluster or route is for this",
-            Kind::HalfClosed => "the connection was half closed and silent for too long",
-        })?;
+        f.write_str(self.kind.row().words)?;
         if let Some(endpoint) = self.endpoint {
             write!(f, " at {endpoint}")?;
         }
