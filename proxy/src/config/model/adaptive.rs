@@ -21,13 +21,10 @@ pub enum Adaptive {
 #[serde(deny_unknown_fields)]
 pub struct AdaptiveTable {
     /// Where it begins. Default 20.
-    #[serde(default)]
     pub initial: Option<Spanned<u32>>,
     /// Lowest. Default 3.
-    #[serde(default)]
     pub min: Option<Spanned<u32>>,
     /// Highest. Default 1000.
-    #[serde(default)]
     pub max: Option<Spanned<u32>>,
 }
 

@@ -9,33 +9,24 @@ use serde_spanned::Spanned;
 pub struct Balance {
     /// `"p2c"` (default), `"least_request"`, `"round_robin"`, `"random"`, `"ring_hash"` or
     /// `"maglev"`.
-    #[serde(default)]
     pub policy: Option<Spanned<String>>,
     /// Of `least_request`: how many endpoints are compared. Default 2.
-    #[serde(default)]
     pub choices: Option<Spanned<u32>>,
     /// Of `ring_hash`: at how many points of the ring the heaviest endpoint stands. Default 160.
-    #[serde(default)]
     pub ring_points: Option<Spanned<u32>>,
     /// Of `maglev`: slots of the table, a prime number. Default 65537.
-    #[serde(default)]
     pub table_size: Option<Spanned<u32>>,
     /// Of `ring_hash` and `maglev`: what requests to one endpoint have in common: `"header:NAME"`,
     /// `"cookie:NAME"` or `"source"`.
-    #[serde(default)]
     pub hash: Option<Spanned<String>>,
     /// Whether endpoints of the sidecar's own zone are preferred. Default: true.
-    #[serde(default)]
     pub zone_aware: Option<bool>,
     /// How many times its share a zone or a priority can carry. Default 1.4.
-    #[serde(default)]
     pub overprovisioning: Option<Spanned<f64>>,
     /// Share of available endpoints below which availability counts for nothing. Default `"50%"`;
     /// `"0%"` switches it off.
-    #[serde(default)]
     pub panic: Option<Spanned<String>>,
     /// How endpoints that are new get to their share. Default: at once.
-    #[serde(default)]
     pub slow_start: Option<SlowStart>,
 }
 
@@ -44,12 +35,9 @@ pub struct Balance {
 #[serde(deny_unknown_fields)]
 pub struct SlowStart {
     /// How long it takes; `"0s"` switches it off.
-    #[serde(default)]
     pub window: Option<Spanned<String>>,
     /// With what share of its weight an endpoint begins. Default `"10%"`.
-    #[serde(default)]
     pub min_weight: Option<Spanned<String>>,
     /// Above 1 the share grows faster in the beginning, below 1 slower. Default 1: evenly.
-    #[serde(default)]
     pub aggression: Option<Spanned<f64>>,
 }

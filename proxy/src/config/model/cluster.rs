@@ -17,13 +17,10 @@ use super::{
 #[serde(deny_unknown_fields)]
 pub struct ClusterTimeouts {
     /// From a request's head to its response's end, with all attempts.
-    #[serde(default)]
     pub request: Option<Spanned<String>>,
     /// From the beginning of an attempt to the response's head.
-    #[serde(default)]
     pub per_try: Option<Spanned<String>>,
     /// From the end of a request to the response's head.
-    #[serde(default)]
     pub response: Option<Spanned<String>>,
 }
 
@@ -43,47 +40,37 @@ pub struct Cluster {
     #[serde(default)]
     pub sni: Vec<Spanned<String>>,
     /// `"detect"` (default, except on `opaque_ports`), `"http"` or `"tcp"`.
-    #[serde(default)]
     pub protocol: Option<Spanned<String>>,
     /// Where it really is: `"IP:PORT"`, or a table with more. Needed unless there is `discovery`;
     /// may be empty if its routes lead elsewhere.
-    #[serde(default)]
     pub endpoints: Option<Spanned<Vec<Spanned<Endpoint>>>>,
     /// Where its endpoints are learned.
-    #[serde(default)]
     pub discovery: Option<Spanned<Discovery>>,
     /// Carry HTTP/1 requests over shared HTTP/2 connections. Only where every endpoint has a
     /// sidecar of this kind, which makes them HTTP/1 again. Default: false.
-    #[serde(default)]
     pub bridge: Option<Spanned<bool>>,
     /// Time limits of requests to it.
     #[serde(default)]
     pub timeouts: ClusterTimeouts,
     /// Retries after a failure.
-    #[serde(default)]
     pub retry: Option<Retry>,
     /// How many retries there may be.
-    #[serde(default)]
     pub retry_budget: Option<RetryBudget>,
     /// What becomes of requests to its addresses, tried in order. One that no route matches goes to
     /// its endpoints.
     #[serde(default)]
     pub route: Vec<Spanned<Route>>,
     /// When an endpoint is ejected.
-    #[serde(default)]
     pub outlier_detection: Option<OutlierDetection>,
     /// Active checks of its endpoints. Default: none.
-    #[serde(default)]
     pub health: Option<Health>,
     /// How much it may take of this sidecar.
     #[serde(default)]
     pub limits: ClusterLimits,
     /// Whether requests in flight are limited by a adaptive concurrency limit: true, or a table
     /// with its bounds. Default: false.
-    #[serde(default)]
     pub adaptive_concurrency: Option<Spanned<Adaptive>>,
     /// Which endpoint gets a request.
-    #[serde(default)]
     pub balance: Option<Balance>,
     /// Labels that an endpoint must have to be used. Default: none, so all are.
     #[serde(default)]
@@ -107,20 +94,15 @@ pub struct EndpointTable {
     /// `"IP:PORT"`.
     pub address: Spanned<String>,
     /// The zone it is in. Default: none.
-    #[serde(default)]
     pub zone: Option<Spanned<String>>,
     /// Which are used first: those with the lowest. Default 0.
-    #[serde(default)]
     pub priority: Option<Spanned<u32>>,
     /// Its share, relative to the others'. Default 1.
-    #[serde(default)]
     pub weight: Option<Spanned<u32>>,
     /// What it speaks: `"http"` or `"tcp"`. Counts if the cluster declares nothing and all
     /// endpoints that say so agree.
-    #[serde(default)]
     pub protocol: Option<Spanned<String>>,
     /// Who is expected there. Default: nobody in particular.
-    #[serde(default)]
     pub identity: Option<Spanned<String>>,
     /// What tells it apart, for subsets.
     #[serde(default)]

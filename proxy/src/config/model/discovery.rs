@@ -13,20 +13,15 @@ use super::EndpointTable;
 #[serde(deny_unknown_fields)]
 pub struct Discovery {
     /// A file of `[[endpoint]]` tables, which is followed.
-    #[serde(default)]
     pub file: Option<Spanned<String>>,
     /// A prefix of keys in etcd.
-    #[serde(default)]
     pub etcd: Option<Spanned<Etcd>>,
     /// A name.
-    #[serde(default)]
     pub dns: Option<Spanned<Dns>>,
     /// How long endpoints are kept while the source cannot be asked. Default `"0s"`: for ever.
-    #[serde(default)]
     pub stale_after: Option<Spanned<String>>,
     /// How long endpoints are kept after the source says that there are none at all. Default
     /// `"0s"`: not at all.
-    #[serde(default)]
     pub empty_grace: Option<Spanned<String>>,
 }
 
@@ -45,23 +40,18 @@ pub struct Etcd {
 #[serde(deny_unknown_fields)]
 pub struct Dns {
     /// A host: all of its addresses are endpoints.
-    #[serde(default)]
     pub name: Option<Spanned<String>>,
     /// The port of those.
-    #[serde(default)]
     pub port: Option<Spanned<u16>>,
     /// A service, `"_http._tcp.orders.example"`: its records say where it is, with priorities and
     /// weights.
-    #[serde(default)]
     pub srv: Option<Spanned<String>>,
     /// Name servers, `"IP"` or `"IP:PORT"`, asked in turn. Default: those of /etc/resolv.conf.
     #[serde(default)]
     pub servers: Vec<Spanned<String>>,
     /// The shortest time after which it is asked again. Default `"1s"`.
-    #[serde(default)]
     pub min_ttl: Option<Spanned<String>>,
     /// The longest. Default `"5m"`.
-    #[serde(default)]
     pub max_ttl: Option<Spanned<String>>,
 }
 
@@ -74,23 +64,17 @@ pub struct Register {
     /// The address at which others reach the app, `"IP:PORT"`.
     pub address: Spanned<String>,
     /// How long others still see it after this sidecar has vanished. Default `"15s"`.
-    #[serde(default)]
     pub ttl: Option<Spanned<String>>,
     /// The zone it is in. Default: none.
-    #[serde(default)]
     pub zone: Option<Spanned<String>>,
     /// Which are used first: those with the lowest. Default 0.
-    #[serde(default)]
     pub priority: Option<Spanned<u32>>,
     /// Its share, relative to the others'. Default 1.
-    #[serde(default)]
     pub weight: Option<Spanned<u32>>,
     /// What it speaks: `"http"` or `"tcp"`. Callers that declare nothing go by it. Default: they
     /// find out.
-    #[serde(default)]
     pub protocol: Option<Spanned<String>>,
     /// Whom callers should expect there. Default: nobody in particular.
-    #[serde(default)]
     pub identity: Option<Spanned<String>>,
     /// What tells it apart, for subsets.
     #[serde(default)]

@@ -10,37 +10,26 @@ use serde_spanned::Spanned;
 #[serde(deny_unknown_fields)]
 pub struct Health {
     /// A path: `"/healthz"`.
-    #[serde(default)]
     pub http: Option<Spanned<String>>,
     /// A service of the gRPC health protocol; `""` for the whole server.
-    #[serde(default)]
     pub grpc: Option<Spanned<String>>,
     /// Whether a connection opens.
-    #[serde(default)]
     pub tcp: Option<Spanned<bool>>,
     /// Statuses that pass. Default: 200 to 399.
-    #[serde(default)]
     pub status: Option<Spanned<Vec<u16>>>,
     /// `Host` of the HTTP request. Default: the endpoint's address.
-    #[serde(default)]
     pub host: Option<Spanned<String>>,
     /// Between two checks of an endpoint. Default `"5s"`.
-    #[serde(default)]
     pub interval: Option<Spanned<String>>,
     /// The same while the last results contradict what the endpoint counts as. Default `"1s"`.
-    #[serde(default)]
     pub edge_interval: Option<Spanned<String>>,
     /// The same while nobody uses the cluster. Default `"60s"`.
-    #[serde(default)]
     pub no_traffic_interval: Option<Spanned<String>>,
     /// How long an answer may take. Default `"1s"`.
-    #[serde(default)]
     pub timeout: Option<Spanned<String>>,
     /// Failures in a row that make a healthy endpoint unhealthy. Default 3.
-    #[serde(default)]
     pub unhealthy_threshold: Option<Spanned<u32>>,
     /// Successes in a row that make it healthy again. Default 2.
-    #[serde(default)]
     pub healthy_threshold: Option<Spanned<u32>>,
 }
 
@@ -49,13 +38,10 @@ pub struct Health {
 #[serde(deny_unknown_fields)]
 pub struct App {
     /// Whether it has started. The other two wait for it.
-    #[serde(default)]
     pub startup: Option<Probe>,
     /// Whether it takes requests.
-    #[serde(default)]
     pub readiness: Option<Probe>,
     /// Whether it is alive.
-    #[serde(default)]
     pub liveness: Option<Probe>,
 }
 
@@ -67,33 +53,23 @@ pub struct Probe {
     /// Where the app listens: `"127.0.0.1:8080"`.
     pub address: Spanned<String>,
     /// A path: `"/ready"`.
-    #[serde(default)]
     pub http: Option<Spanned<String>>,
     /// A service of the gRPC health protocol; `""` for the whole server.
-    #[serde(default)]
     pub grpc: Option<Spanned<String>>,
     /// Whether a connection opens.
-    #[serde(default)]
     pub tcp: Option<Spanned<bool>>,
     /// Statuses that pass. Default: 200 to 399.
-    #[serde(default)]
     pub status: Option<Spanned<Vec<u16>>>,
     /// `Host` of the HTTP request. Default: the address.
-    #[serde(default)]
     pub host: Option<Spanned<String>>,
     /// Before the first one. Default `"0s"`.
-    #[serde(default)]
     pub initial_delay: Option<Spanned<String>>,
     /// Between two of them. Default `"10s"`.
-    #[serde(default)]
     pub period: Option<Spanned<String>>,
     /// How long an answer may take. Default `"1s"`.
-    #[serde(default)]
     pub timeout: Option<Spanned<String>>,
     /// Successes in a row that make it pass. Default 1.
-    #[serde(default)]
     pub success_threshold: Option<Spanned<u32>>,
     /// Failures in a row that make it fail. Default 3.
-    #[serde(default)]
     pub failure_threshold: Option<Spanned<u32>>,
 }

@@ -8,15 +8,11 @@ use serde_spanned::Spanned;
 #[serde(deny_unknown_fields)]
 pub struct ClusterLimits {
     /// Connections to its endpoints. Default 10000.
-    #[serde(default)]
     pub connections: Option<Spanned<u32>>,
     /// Requests that wait for a connection. Default 1024.
-    #[serde(default)]
     pub pending: Option<Spanned<u32>>,
     /// Requests in flight. Default 10000.
-    #[serde(default)]
     pub requests: Option<Spanned<u32>>,
     /// Retries in flight. Default 100.
-    #[serde(default)]
     pub retries: Option<Spanned<u32>>,
 }

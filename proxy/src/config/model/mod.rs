@@ -32,36 +32,27 @@ pub struct File {
     /// Name of the local app's service, for telemetry.
     pub service: Spanned<String>,
     /// Name of this instance. Default: the service's.
-    #[serde(default)]
     pub instance: Option<Spanned<String>>,
     /// The zone that it is in, to prefer endpoints there. Default: none.
-    #[serde(default)]
     pub zone: Option<Spanned<String>>,
     /// Data-plane threads. Default: as many as the CPUs that the process may use.
-    #[serde(default)]
     pub workers: Option<Spanned<usize>>,
     /// Seed of every random choice. Default: from the operating system.
-    #[serde(default)]
     pub seed: Option<u64>,
     /// SO_MARK of outgoing connections; takes CAP_NET_ADMIN. Default: none.
-    #[serde(default)]
     pub mark: Option<u32>,
     /// Whether connections to addresses outside every cluster go where the app meant them to.
     /// Default: true.
-    #[serde(default)]
     pub passthrough: Option<bool>,
     /// Whether header names keep their letters' case on the way through, over HTTP/1. Default:
     /// false.
-    #[serde(default)]
     pub preserve_header_case: Option<bool>,
     /// What outgoing requests say about who made them: `"append"`, `"replace"` or `"off"`
     /// (default).
-    #[serde(default)]
     pub forwarded: Option<Spanned<String>>,
     /// Ports that are opaque unless a `protocol` is given: of a cluster's virtual address or
     /// endpoints, or of the app. Replaces the default 25, 587, 3306, 4444, 4567, 4568, 5432, 6379,
     /// 9300, 11211.
-    #[serde(default)]
     pub opaque_ports: Option<Vec<Spanned<u16>>>,
     /// Ports.
     #[serde(default)]
@@ -79,22 +70,17 @@ pub struct File {
     #[serde(default)]
     pub http2: Http2,
     /// Retries after a failure, for every cluster that does not say otherwise.
-    #[serde(default)]
     pub retry: Option<Retry>,
     /// How many retries there may be, for every cluster that does not say otherwise.
-    #[serde(default)]
     pub retry_budget: Option<RetryBudget>,
     /// When an endpoint is ejected, for every cluster that does not say otherwise.
-    #[serde(default)]
     pub outlier_detection: Option<OutlierDetection>,
     /// What the sidecar asks its own app.
     #[serde(default)]
     pub app: App,
     /// Which endpoint gets a request, for every cluster that does not say otherwise.
-    #[serde(default)]
     pub balance: Option<Balance>,
     /// Tells others where the app is. Default: nobody is told.
-    #[serde(default)]
     pub register: Option<Register>,
     /// Clusters.
     #[serde(default)]
@@ -109,19 +95,14 @@ pub struct File {
 #[serde(deny_unknown_fields)]
 pub struct Listen {
     /// Intercepted outgoing connections.
-    #[serde(default)]
     pub outbound: Option<Spanned<u16>>,
     /// Intercepted incoming connections.
-    #[serde(default)]
     pub inbound: Option<Spanned<u16>>,
     /// Admin, on loopback.
-    #[serde(default)]
     pub admin: Option<Spanned<u16>>,
     /// Metrics.
-    #[serde(default)]
     pub metrics: Option<Spanned<u16>>,
     /// Readiness and liveness.
-    #[serde(default)]
     pub health: Option<Spanned<u16>>,
 }
 
@@ -131,7 +112,6 @@ pub struct Listen {
 pub struct Metrics {
     /// Whether each endpoint has series of its own. Default: as long as there are at most 1000
     /// endpoints.
-    #[serde(default)]
     pub per_endpoint: Option<bool>,
 }
 
@@ -140,60 +120,44 @@ pub struct Metrics {
 #[serde(deny_unknown_fields)]
 pub struct Timeouts {
     /// From SYN to a usable connection.
-    #[serde(default)]
     pub connect: Option<Spanned<String>>,
     /// For the first bytes of an undeclared protocol.
-    #[serde(default)]
     pub detect: Option<Spanned<String>>,
     /// Idle HTTP/1 connections to endpoints.
-    #[serde(default)]
     pub pool_idle: Option<Spanned<String>>,
     /// How old a connection to an endpoint may become, give or take a tenth. Default `"10m"`;
     /// `"0s"` switches it off.
-    #[serde(default)]
     pub pool_age: Option<Spanned<String>>,
     /// How long the sidecar still takes requests after it has stopped to be ready, because callers
     /// need time to notice.
-    #[serde(default)]
     pub drain_min: Option<Spanned<String>>,
     /// Silence in a tunnel (WebSocket, CONNECT). Default `"1h"`.
-    #[serde(default)]
     pub tunnel_idle: Option<Spanned<String>>,
     /// An opaque TCP connection of which one side has said that it sends no more, and the other is
     /// silent. Default `"60s"`.
-    #[serde(default)]
     pub half_close: Option<Spanned<String>>,
     /// An opaque TCP connection that moves nothing. Default `"1h"`.
-    #[serde(default)]
     pub tcp_idle: Option<Spanned<String>>,
     /// A drain.
-    #[serde(default)]
     pub drain: Option<Spanned<String>>,
     /// How long nothing may move in either direction of a request. Default `"5m"`; `"0s"` switches
     /// it off.
-    #[serde(default)]
     pub stream_idle: Option<Spanned<String>>,
     /// How long a client may take to send a request's head, and an HTTP/1 connection may idle
     /// between two. Default `"30s"`.
-    #[serde(default)]
     pub request_headers: Option<Spanned<String>>,
     /// How long an accepted HTTP/2 connection may carry nothing. Default `"10m"`; `"0s"` switches
     /// it off.
-    #[serde(default)]
     pub max_connection_idle: Option<Spanned<String>>,
     /// How old an accepted HTTP/2 connection may become, give or take a tenth. Default `"1h"`;
     /// `"0s"` switches it off.
-    #[serde(default)]
     pub max_connection_age: Option<Spanned<String>>,
     /// From a request's head to its response's end, with all attempts, for every cluster and every
     /// port of the app that does not say otherwise. Off by default.
-    #[serde(default)]
     pub request: Option<Spanned<String>>,
     /// From the beginning of an attempt to the response's head. Off by default.
-    #[serde(default)]
     pub per_try: Option<Spanned<String>>,
     /// From the end of a request to the response's head. Off by default.
-    #[serde(default)]
     pub response: Option<Spanned<String>>,
 }
 
@@ -202,17 +166,13 @@ pub struct Timeouts {
 #[serde(deny_unknown_fields)]
 pub struct Http2 {
     /// Streams that a client may have open on one connection. Default 200.
-    #[serde(default)]
     pub max_concurrent_streams: Option<Spanned<u32>>,
     /// Bytes that a peer may send on one stream unread. Default `"64KiB"`.
-    #[serde(default)]
     pub initial_stream_window_size: Option<Spanned<String>>,
     /// The same for a whole connection. Default `"256MiB"`.
-    #[serde(default)]
     pub initial_connection_window_size: Option<Spanned<String>>,
     /// How often an endpoint is pinged that has calls and is silent, and a client on another
     /// machine that is silent. Default `"5m"`.
-    #[serde(default)]
     pub connection_keepalive_interval: Option<Spanned<String>>,
 }
 
@@ -223,34 +183,25 @@ pub struct Http2 {
 pub struct Limits {
     /// Accepted connections that are open, of each direction. Default 50000, or fewer if the
     /// process may not open so many files.
-    #[serde(default)]
     pub connections: Option<Spanned<usize>>,
     /// Requests in flight, of each direction. Default 10000.
-    #[serde(default)]
     pub requests: Option<Spanned<usize>>,
     /// HTTP/1 connections that one worker opens to one endpoint. Default 2048.
-    #[serde(default)]
     pub endpoint_connections: Option<Spanned<usize>>,
     /// Requests of one worker that may wait for a connection to, or a stream at, one endpoint.
     /// Default 1024.
-    #[serde(default)]
     pub pending: Option<Spanned<usize>>,
     /// The share of connections and requests, and of a worker's HTTP/1 connections to the app, that
     /// one client of the app may hold. Default `"75%"`.
-    #[serde(default)]
     pub client_share: Option<Spanned<String>>,
     /// Resident size of the process, such as `"256MiB"`. Default: 80 % of the memory limit of its
     /// control group; without such a limit, none.
-    #[serde(default)]
     pub memory: Option<Spanned<String>>,
     /// Connections to each of the admin, metrics and health ports. Default 32.
-    #[serde(default)]
     pub admin_connections: Option<Spanned<usize>>,
     /// Bytes of the head of a message: request line or status line and headers. Default 65536.
-    #[serde(default)]
     pub header_bytes: Option<Spanned<u32>>,
     /// Header lines of a message. Default 100.
-    #[serde(default)]
     pub headers: Option<Spanned<u32>>,
 }
 
@@ -261,14 +212,12 @@ pub struct Inbound {
     /// The app's port.
     pub port: Spanned<u16>,
     /// `"detect"` (default, except on `opaque_ports`), `"http"` or `"tcp"`.
-    #[serde(default)]
     pub protocol: Option<Spanned<String>>,
     /// What differs from `[timeouts]`.
     #[serde(default)]
     pub timeouts: InboundTimeouts,
     /// Whether requests in flight are limited by a limit that follows the app's latency: true, or a
     /// table with its bounds. Default: false.
-    #[serde(default)]
     pub adaptive_concurrency: Option<Spanned<Adaptive>>,
 }
 
@@ -278,6 +227,5 @@ pub struct Inbound {
 pub struct InboundTimeouts {
     /// From a request's head to its response's end. Default: that of `[timeouts]`; `"0s"` switches
     /// it off.
-    #[serde(default)]
     pub request: Option<Spanned<String>>,
 }

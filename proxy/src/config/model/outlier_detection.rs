@@ -8,26 +8,19 @@ use serde_spanned::Spanned;
 #[serde(deny_unknown_fields)]
 pub struct OutlierDetection {
     /// Failures in a row that eject an endpoint. Default 5; 0 switches this off.
-    #[serde(default)]
     pub consecutive_failures: Option<Spanned<u32>>,
     /// Success rate below which an endpoint is ejected, if the others do better. Default `"80%"`;
     /// `"0%"` switches this off.
-    #[serde(default)]
     pub success_rate: Option<Spanned<String>>,
     /// Requests in a window before its rate says anything. Default 10.
-    #[serde(default)]
     pub min_requests: Option<Spanned<u32>>,
     /// How far back the rate looks; an endpoint that does well for so long has its next ejection
     /// halved. Default `"10s"`.
-    #[serde(default)]
     pub window: Option<Spanned<String>>,
     /// First ejection. Default `"1s"`.
-    #[serde(default)]
     pub base: Option<Spanned<String>>,
     /// Longest ejection. Default `"60s"`.
-    #[serde(default)]
     pub max: Option<Spanned<String>>,
     /// Share of the cluster that may be ejected at once. Default `"50%"`.
-    #[serde(default)]
     pub cap: Option<Spanned<String>>,
 }

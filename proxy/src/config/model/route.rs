@@ -15,22 +15,17 @@ use super::{ClusterTimeouts, Retry};
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Its name in metrics. Default: its place among the cluster's routes, from 1.
-    #[serde(default)]
     pub name: Option<Spanned<String>>,
     /// Which requests. Default: all.
     #[serde(default, rename = "match")]
     pub matches: Match,
     /// Where they go. Default: to the cluster itself.
-    #[serde(default)]
     pub to: Option<Spanned<Vec<Target>>>,
     /// What they ask for instead.
-    #[serde(default)]
     pub rewrite: Option<Spanned<Rewrite>>,
     /// Where the client is sent.
-    #[serde(default)]
     pub redirect: Option<Spanned<Redirect>>,
     /// The sidecar's own answer.
-    #[serde(default)]
     pub respond: Option<Spanned<Respond>>,
     /// Changes of the requests' headers.
     #[serde(default)]
@@ -39,16 +34,13 @@ pub struct Route {
     #[serde(default)]
     pub response_headers: HeaderEdits,
     /// Who gets a copy.
-    #[serde(default)]
     pub mirror: Option<Spanned<Mirror>>,
     /// Time limits. What is left out is as the cluster says that a request goes to.
     #[serde(default)]
     pub timeouts: ClusterTimeouts,
     /// Retries after a failure. What is left out is as the cluster says that a request goes to.
-    #[serde(default)]
     pub retry: Option<Retry>,
     /// Failures that are made on purpose.
-    #[serde(default)]
     pub fault: Option<Spanned<Fault>>,
 }
 
@@ -57,13 +49,10 @@ pub struct Route {
 #[serde(deny_unknown_fields)]
 pub struct Match {
     /// The whole path, without the query.
-    #[serde(default)]
     pub path: Option<Spanned<String>>,
     /// What the path begins with, in whole segments: `"/api"` is not the beginning of `/apis`.
-    #[serde(default)]
     pub prefix: Option<Spanned<String>>,
     /// A regular expression for the whole path.
-    #[serde(default)]
     pub regex: Option<Spanned<String>>,
     /// One of these methods.
     #[serde(default)]
@@ -94,13 +83,10 @@ pub enum Value {
 #[serde(deny_unknown_fields)]
 pub struct ValueTable {
     /// It begins so.
-    #[serde(default)]
     pub prefix: Option<Spanned<String>>,
     /// A regular expression for the whole of it.
-    #[serde(default)]
     pub regex: Option<Spanned<String>>,
     /// Whether there is one, whatever it is.
-    #[serde(default)]
     pub present: Option<Spanned<bool>>,
 }
 
@@ -129,10 +115,8 @@ impl<'de> Deserialize<'de> for Value {
 #[serde(deny_unknown_fields)]
 pub struct Target {
     /// Its name. Default: the cluster that the route belongs to.
-    #[serde(default)]
     pub cluster: Option<Spanned<String>>,
     /// Its share, relative to the others'. Default 1.
-    #[serde(default)]
     pub weight: Option<Spanned<u32>>,
 }
 
@@ -141,13 +125,10 @@ pub struct Target {
 #[serde(deny_unknown_fields)]
 pub struct Rewrite {
     /// The path. The query stays.
-    #[serde(default)]
     pub path: Option<Spanned<String>>,
     /// What stands in place of the prefix that was matched.
-    #[serde(default)]
     pub prefix: Option<Spanned<String>>,
     /// The host, with a port if it has one.
-    #[serde(default)]
     pub authority: Option<Spanned<String>>,
 }
 
@@ -156,19 +137,14 @@ pub struct Rewrite {
 #[serde(deny_unknown_fields)]
 pub struct Redirect {
     /// `"http"` or `"https"`.
-    #[serde(default)]
     pub scheme: Option<Spanned<String>>,
     /// The host, with a port if it has one.
-    #[serde(default)]
     pub authority: Option<Spanned<String>>,
     /// The path. The query stays.
-    #[serde(default)]
     pub path: Option<Spanned<String>>,
     /// What stands in place of the prefix that was matched.
-    #[serde(default)]
     pub prefix: Option<Spanned<String>>,
     /// 301, 302 (default), 303, 307 or 308.
-    #[serde(default)]
     pub status: Option<Spanned<u16>>,
 }
 
@@ -177,10 +153,8 @@ pub struct Redirect {
 #[serde(deny_unknown_fields)]
 pub struct Respond {
     /// From 200 to 599.
-    #[serde(default)]
     pub status: Option<Spanned<u16>>,
     /// Its text. Default: none.
-    #[serde(default)]
     pub body: Option<Spanned<String>>,
 }
 
@@ -204,10 +178,8 @@ pub struct HeaderEdits {
 #[serde(deny_unknown_fields)]
 pub struct Mirror {
     /// The cluster.
-    #[serde(default)]
     pub cluster: Option<Spanned<String>>,
     /// How many of the requests. Default `"100%"`.
-    #[serde(default)]
     pub share: Option<Spanned<String>>,
 }
 
@@ -216,15 +188,11 @@ pub struct Mirror {
 #[serde(deny_unknown_fields)]
 pub struct Fault {
     /// How long a request waits before anything else happens to it.
-    #[serde(default)]
     pub delay: Option<Spanned<String>>,
     /// How many of them do. Default `"100%"`.
-    #[serde(default)]
     pub delay_share: Option<Spanned<String>>,
     /// The status that a request is answered with instead, 400 to 599.
-    #[serde(default)]
     pub abort: Option<Spanned<u16>>,
     /// How many of them are. Default `"100%"`.
-    #[serde(default)]
     pub abort_share: Option<Spanned<String>>,
 }

@@ -17,16 +17,23 @@ struct Words<'a> {
     host: Option<&'a Spanned<String>>,
 }
 
+/// Those of a check or a probe, whose tables share these keys.
+macro_rules! words_of {
+    ($given:ident) => {
+        Words {
+            http: $given.http.as_ref(),
+            grpc: $given.grpc.as_ref(),
+            tcp: $given.tcp.as_ref(),
+            status: $given.status.as_ref(),
+            host: $given.host.as_ref(),
+        }
+    };
+}
+
 impl Check<'_> {
     /// The checks of a cluster whose name stands at `name`.
     pub(super) fn health(&mut self, given: &model::Health, name: Range<usize>) -> Health {
-        let words = Words {
-            http: given.http.as_ref(),
-            grpc: given.grpc.as_ref(),
-            tcp: given.tcp.as_ref(),
-            status: given.status.as_ref(),
-            host: given.host.as_ref(),
-        };
+        let words = words_of!(given);
         Health {
             ask: self.ask(&words, name, "`health`"),
             interval: self.positive("interval", given.interval.as_ref(), defaults::CHECK_INTERVAL),
@@ -65,13 +72,7 @@ impl Check<'_> {
     }
 
     fn probe(&mut self, what: &str, given: &model::Probe) -> Option<Probe> {
-        let words = Words {
-            http: given.http.as_ref(),
-            grpc: given.grpc.as_ref(),
-            tcp: given.tcp.as_ref(),
-            status: given.status.as_ref(),
-            host: given.host.as_ref(),
-        };
+        let words = words_of!(given);
         let ask = self.ask(&words, given.address.span(), what);
         let initial_delay =
             self.duration("initial_delay", given.initial_delay.as_ref(), Duration::ZERO).value;
