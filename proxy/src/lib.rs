@@ -57,6 +57,7 @@ pub mod outbound;
 pub mod output;
 pub mod retry;
 pub mod route;
+pub mod side;
 pub mod tcp;
 pub mod telemetry;
 pub mod world;

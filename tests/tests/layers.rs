@@ -13,6 +13,7 @@ const PROXY: &[&[&str]] = &[
     &["cli"],
     &["app"],
     &["command", "inbound", "outbound"],
+    &["side"],
     &["discovery", "health"],
     &["balance"],
     &["admin", "endpoint", "retry", "route"],

@@ -257,7 +257,7 @@ fn step(event: &LogEvent) -> Option<(u64, RequestStep)> {
             (*request, RequestStep::Again { reason: reason.clone(), wait: *wait, budget: *budget })
         }
         LogEvent::NotTryingAgain { request, why } => (*request, RequestStep::GivenUp(why.clone())),
-        LogEvent::RequestAnswered { request, status } => (*request, RequestStep::Done(*status)),
+        LogEvent::RequestAnswered { request, status, .. } => (*request, RequestStep::Done(*status)),
         _ => return None,
     })
 }

@@ -69,16 +69,16 @@ pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drains: Watche
             let table = sidecar.table.load_full();
             if !Arc::ptr_eq(&before, &table) {
                 for gone in table.gone_since(&before) {
-                    outbound.pool.forget(gone);
+                    outbound.side.pool.forget(&gone);
                 }
                 if Mutant::ReloadForgetsConnections.is_planted() {
-                    outbound.pool.clear();
+                    outbound.side.pool.clear();
                 }
                 before = table;
             }
             let max_idle = before.snapshot.timeouts.pool_idle;
-            outbound.pool.sweep(max_idle);
-            inbound.pool.sweep(max_idle);
+            outbound.side.pool.sweep(max_idle);
+            inbound.side.pool.sweep(max_idle);
         }
     };
     tokio::select! {

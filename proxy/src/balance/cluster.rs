@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{Attempted, Balancer, PickContext, Picked, hash};
 use crate::config;
+use crate::connect::Target;
 use crate::endpoint::{Changes, Endpoint, Outliers};
 use crate::error::{Error, Kind};
 use crate::limit::concurrency::{Concurrency, InFlight, RequestLimit, RetrySlot};
@@ -56,7 +57,7 @@ pub(super) struct BuildContext<'a> {
 }
 
 impl Cluster {
-    /// Prepares a cluster. Endpoints that `known`, its predecessor, had at the same address are
+    /// Prepares a cluster. Endpoints that `known`, its predecessor, had at the same address, and with the same identity, are
     /// kept, with all that is known about them.
     pub(super) fn new(
         config: &Arc<config::Cluster>,
@@ -167,7 +168,7 @@ impl Cluster {
 }
 
 /// The endpoints of a cluster in its order, those that `known` has among them. Both are walked
-/// once, by address: a cluster of ten thousand whose source names another one each time must not
+/// once, by target: a cluster of ten thousand whose source names another one each time must not
 /// cost ten thousand searches.
 fn endpoints_of(
     config: &config::Cluster,
@@ -177,21 +178,25 @@ fn endpoints_of(
     with: &BuildContext<'_>,
 ) -> Arc<[Arc<Endpoint>]> {
     let mut before: Vec<&Arc<Endpoint>> = known.map(|c| c.endpoints.iter().collect()).unwrap_or_default();
-    before.sort_unstable_by_key(|endpoint| endpoint.address);
+    before.sort_unstable_by(|a, b| a.target.cmp(&b.target));
     let mut before = before.into_iter().peekable();
     // Where nobody was before, nobody is new.
     let added = before.peek().is_some();
     let mut order: Vec<u32> = (0..).take(config.endpoints.len()).collect();
-    order.sort_by_key(|position| config.endpoints[*position as usize].address);
+    let order_of = |position: &u32| {
+        let endpoint = &config.endpoints[*position as usize];
+        (endpoint.address, endpoint.identity.as_deref())
+    };
+    order.sort_by(|a, b| order_of(a).cmp(&order_of(b)));
     let mut placed: Vec<(u32, Arc<Endpoint>)> = Vec::with_capacity(order.len());
     for position in order {
-        let address = config.endpoints[position as usize].address;
-        while before.next_if(|known| known.address < address).is_some() {}
-        let kept = before.peek().filter(|known| known.address == address).map(|known| Arc::clone(known));
+        let target = Target::from(&config.endpoints[position as usize]);
+        while before.next_if(|known| known.target < target).is_some() {}
+        let kept = before.peek().filter(|known| known.target == target).map(|known| Arc::clone(known));
         let kept = kept.filter(|_| !Mutant::ReloadForgetsEndpoints.is_planted());
         let new = || {
-            let counted = with.metrics.endpoint("outbound", &config.name, address, own);
-            Arc::new(Endpoint::of(address, with.now, changes.clone(), added).counted(counted))
+            let counted = with.metrics.endpoint("outbound", &config.name, target.address, own);
+            Arc::new(Endpoint::of(target.clone(), with.now, changes.clone(), added).counted(counted))
         };
         placed.push((position, kept.unwrap_or_else(new)));
     }

@@ -100,7 +100,7 @@ impl EndpointStatus {
             }
         };
         EndpointStatus {
-            address: endpoint.address,
+            address: endpoint.address(),
             state,
             health: endpoint.health().label(),
             pending: endpoint.pending(),

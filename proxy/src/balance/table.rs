@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::Cluster;
 use super::cluster::BuildContext;
 use crate::config::{self, Snapshot};
+use crate::connect::Target;
 use crate::error::{Error, Kind};
 use crate::limit::Load;
 use crate::limit::concurrency::{Concurrency, InFlight};
@@ -58,8 +59,8 @@ impl Index {
 }
 
 impl Table {
-    /// Prepares a snapshot. Endpoints that `previous` had under the same cluster and address are
-    /// kept, with all that is known about them.
+    /// Prepares a snapshot. Endpoints that `previous` had under the same cluster, address and
+    /// identity are kept, with all that is known about them.
     pub fn new(snapshot: Arc<Snapshot>, previous: Option<&Table>, metrics: &Metrics, now: Instant) -> Self {
         let kept_index = previous.filter(|t| indexed_alike(&t.snapshot.clusters, &snapshot.clusters));
         let index = kept_index.map(|t| t.index.clone());
@@ -134,8 +135,8 @@ impl Table {
         position.map(|position| &self.clusters[*position])
     }
 
-    /// Addresses of endpoints that `before` has and this table has not, in any cluster.
-    pub fn gone_since(&self, before: &Table) -> BTreeSet<SocketAddr> {
+    /// Endpoints that `before` has and this table has not, in any cluster.
+    pub fn gone_since(&self, before: &Table) -> BTreeSet<Target> {
         let mut gone = BTreeSet::new();
         for cluster in &before.clusters {
             let now = self.cluster(&cluster.config.name);
@@ -143,14 +144,14 @@ impl Table {
                 continue;
             }
             let mut there: Vec<_> =
-                now.iter().flat_map(|now| now.endpoints.iter().map(|e| e.address)).collect();
+                now.iter().flat_map(|now| now.endpoints.iter().map(|e| &e.target)).collect();
             there.sort_unstable();
-            let addresses = cluster.endpoints.iter().map(|endpoint| endpoint.address);
-            gone.extend(addresses.filter(|address| there.binary_search(address).is_err()));
+            let targets = cluster.endpoints.iter().map(|endpoint| &endpoint.target);
+            gone.extend(targets.filter(|target| there.binary_search(target).is_err()).cloned());
         }
         if !gone.is_empty() {
             for endpoint in self.clusters.iter().flat_map(|cluster| cluster.endpoints.iter()) {
-                gone.remove(&endpoint.address);
+                gone.remove(&endpoint.target);
             }
         }
         gone
@@ -234,7 +235,7 @@ mod tests {
         assert!(!Arc::ptr_eq(&before.clusters[1], &after.clusters[1]));
         let (old, new) = (&before.clusters[1].endpoints, &after.clusters[1].endpoints);
         assert!(Arc::ptr_eq(&old[0], &new[1]), "an endpoint is known by its address, wherever it stands");
-        assert_eq!(new[0].address, "10.0.0.2:80".parse().unwrap());
+        assert_eq!(new[0].address(), "10.0.0.2:80".parse().unwrap());
         let elsewhere = Table::new(snapshot([one, one], "zone = 'z'\n"), Some(&after), &metrics, now);
         assert!(!Arc::ptr_eq(&elsewhere.clusters[0], &after.clusters[0]), "balancers know the zone");
     }
@@ -260,12 +261,28 @@ mod tests {
         let gone = |before: [&str; 2], after: [&str; 2]| {
             let before = Table::new(snapshot(before, ""), None, &metrics, now);
             let gone = Table::new(snapshot(after, ""), Some(&before), &metrics, now).gone_since(&before);
-            gone.into_iter().map(|address| address.to_string()).collect::<Vec<_>>()
+            gone.into_iter().map(|target| target.address.to_string()).collect::<Vec<_>>()
         };
         let (one, two, both) = ("['10.0.0.1:80']", "['10.0.0.2:80']", "['10.0.0.2:80', '10.0.0.1:80']");
         assert_eq!(gone([both, two], [one, two]), Vec::<String>::new());
         assert_eq!(gone([both, one], [one, one]), ["10.0.0.2:80"]);
         assert_eq!(gone([one, two], [two, one]), Vec::<String>::new());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_passes_to_another_workload_inherits_nothing() {
+        let (metrics, now) = (Metrics::default(), Instant::now());
+        let owned_by = |identity: &str| format!("[{{ address = '10.0.0.1:80', identity = '{identity}' }}]");
+        let (orders, billing) = (owned_by("orders"), owned_by("billing"));
+        let other = "['10.0.0.2:80']";
+        let before = Table::new(snapshot([&orders, other], ""), None, &metrics, now);
+        let same = Table::new(snapshot([&orders, other], "zone = 'z'\n"), Some(&before), &metrics, now);
+        assert!(Arc::ptr_eq(&before.clusters[0].endpoints[0], &same.clusters[0].endpoints[0]));
+        assert!(same.gone_since(&before).is_empty());
+        let after = Table::new(snapshot([&billing, other], ""), Some(&same), &metrics, now);
+        assert!(!Arc::ptr_eq(&same.clusters[0].endpoints[0], &after.clusters[0].endpoints[0]));
+        let gone = after.gone_since(&same).into_iter().map(|target| target.identity);
+        assert_eq!(gone.collect::<Vec<_>>(), [Some("orders".into())], "its connections end");
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,11 +5,16 @@ use std::time::Duration;
 
 use super::pool::PoolLimits;
 use crate::config::{ClusterLimits, Http1, Http2};
+use crate::connect::Target;
 use crate::telemetry::{EndpointMetrics, Metrics};
 pub(super) use crate::world::fake::{FakeNet, run};
 
 pub(super) fn address() -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 1], 80))
+}
+
+pub(super) fn target() -> Target {
+    address().into()
 }
 
 pub(super) fn metrics() -> EndpointMetrics {

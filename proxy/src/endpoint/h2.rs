@@ -28,35 +28,30 @@
 //! together ([`crate::config::Http2::streams`]), and what is held in memory is bounded by each
 //! stream's own window. To read ahead into buffers of our own would cost the same memory and a copy.
 
+mod connection;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use rand::rngs::StdRng;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::connection::{Connection, Slot};
 use super::halves::{AnswerHalf, UploadHalf};
 use super::pool::{PoolLimits, expiry};
 use super::queue::Queue;
-use super::read_tracker::ReadTracker;
-use crate::config::defaults::{H2_FULL, H2_IDLE, H2_PING_TIMEOUT};
-use crate::connect::{Connector, no_answer_within};
-use crate::error::{BoxError, Error, Kind};
-use crate::http::preface::FirstFrame;
-use crate::http::resets::{self, Resets};
-use crate::http::{RequestBody, tunnel};
+use crate::config::defaults::H2_IDLE;
+use crate::connect::{Connector, Target, no_answer_within};
+use crate::error::{Error, Kind};
+use crate::http::{RequestBody, resets, tunnel};
 use crate::mutant::Mutant;
-use crate::telemetry::{EndpointMetrics, Open, OpenConnection, emit};
+use crate::telemetry::EndpointMetrics;
 use crate::world::Net;
 
 /// Connections by endpoint. Cheap to clone; one for each worker.
@@ -67,12 +62,12 @@ pub struct Streams<N> {
 struct Inner<N> {
     connector: Connector<N>,
     ages: RefCell<StdRng>,
-    groups: RefCell<BTreeMap<SocketAddr, Rc<Group>>>,
+    groups: RefCell<BTreeMap<Target, Rc<Group>>>,
 }
 
 /// The connections to one endpoint.
-#[derive(Default)]
 struct Group {
+    target: Target,
     connections: RefCell<Vec<Rc<Connection>>>,
     /// The dial that is under way, and since when.
     dial: RefCell<Option<(Instant, watch::Receiver<DialOutcome>)>>,
@@ -80,35 +75,6 @@ struct Group {
     stale_since: Cell<Option<Instant>>,
     /// Those that wait for a stream.
     queue: Rc<Queue>,
-}
-
-/// Runs hyper's tasks for one connection. In one of them the peer's settings arrive. The driver,
-/// which knows the limit, is another, and hyper wakes it only for requests; so it is woken here
-/// while any wait for room.
-#[derive(Clone)]
-struct Tasks<N> {
-    net: N,
-    queue: Rc<Queue>,
-    driver: Rc<RefCell<Option<Waker>>>,
-}
-
-impl<N: Net, F: Future + 'static> hyper::rt::Executor<F> for Tasks<N> {
-    fn execute(&self, task: F) {
-        let Tasks { queue, driver, .. } = self.clone();
-        self.net.spawn("http", async move {
-            let mut task = pin!(task);
-            poll_fn(|cx| {
-                let polled = task.as_mut().poll(cx);
-                if !queue.is_empty()
-                    && let Some(driver) = &*driver.borrow()
-                {
-                    driver.wake_by_ref();
-                }
-                polled
-            })
-            .await;
-        });
-    }
 }
 
 /// What became of a dial.
@@ -122,78 +88,6 @@ enum DialOutcome {
     Failed(Kind, Rc<str>),
 }
 
-/// An open connection.
-struct Connection {
-    send: RefCell<SendRequest<UploadHalf<Slot>>>,
-    /// Streams of which one half or both are open.
-    in_use: Cell<usize>,
-    /// How many streams it carries at most: what the peer's SETTINGS_MAX_CONCURRENT_STREAMS allows
-    /// now, or less.
-    limit: Box<dyn Fn() -> usize>,
-    /// Hears when a stream ends.
-    queue: Rc<Queue>,
-    /// If no stream is open.
-    idle: RefCell<Option<Idle>>,
-    carried: Cell<bool>,
-    /// When the peer said something last.
-    heard: Rc<Cell<Instant>>,
-    /// When it is too old to carry another request.
-    expires: Cell<Option<Instant>>,
-    open: OpenConnection,
-}
-
-/// That a connection carries nothing, and since when.
-struct Idle {
-    since: Instant,
-    _counted: Open,
-}
-
-impl Connection {
-    fn is_open(&self) -> bool {
-        !self.send.borrow().is_closed()
-    }
-
-    /// Whether it may carry another request.
-    fn is_young(&self) -> bool {
-        self.expires.get().is_none_or(|expires| Instant::now() < expires)
-    }
-
-    /// Whether it carries nothing and never will again.
-    fn is_over(&self) -> bool {
-        !self.is_open() || self.in_use.get() == 0 && !self.is_young()
-    }
-
-    /// Since when no stream is open, if none is.
-    fn idle_since(&self) -> Option<Instant> {
-        self.idle.borrow().as_ref().map(|idle| idle.since)
-    }
-
-    /// Lets it carry what it has begun and nothing more.
-    fn retire(&self) {
-        self.expires.set(Some(Instant::now()));
-    }
-
-    fn rest(&self) {
-        *self.idle.borrow_mut() = Some(Idle { since: Instant::now(), _counted: self.open.idle() });
-    }
-
-    /// Whether the peer allows it another stream.
-    fn has_room(&self) -> bool {
-        self.in_use.get() < (self.limit)()
-    }
-
-    /// Whether it is time to open another connection.
-    fn is_nearly_full(&self) -> bool {
-        self.in_use.get() >= (((self.limit)() as f64 * H2_FULL) as usize).max(1)
-    }
-
-    fn take(self: &Rc<Self>) -> Slot {
-        self.in_use.set(self.in_use.get() + 1);
-        *self.idle.borrow_mut() = None;
-        Slot(self.clone())
-    }
-}
-
 /// A slot for one request on a connection. While it lives, its stream counts as open.
 pub struct Stream {
     half: AnswerHalf<Slot>,
@@ -202,20 +96,6 @@ pub struct Stream {
     /// How long its upload may be silent after the answer.
     silence: Duration,
     tunnel: bool,
-}
-
-/// A stream in the account of its connection.
-struct Slot(Rc<Connection>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let left = self.0.in_use.get() - 1;
-        self.0.in_use.set(left);
-        if left == 0 {
-            self.0.rest();
-        }
-        self.0.queue.call();
-    }
 }
 
 impl<N> Clone for Streams<N> {
@@ -231,7 +111,7 @@ impl<N: Net> Streams<N> {
         Streams { inner: Rc::new(Inner { connector, ages: ages.into(), groups: RefCell::default() }) }
     }
 
-    /// A slot for one request on a connection to `endpoint`, which is opened if need be, or if all
+    /// A slot for one request on a connection to `target`, which is opened if need be, or if all
     /// were open when the endpoint was last `stale_since`.
     ///
     /// # Errors
@@ -240,12 +120,12 @@ impl<N: Net> Streams<N> {
     /// [`Kind::PoolTimeout`] if none was free in time.
     pub async fn checkout(
         &self,
-        endpoint: SocketAddr,
+        target: &Target,
         stale_since: Option<Instant>,
         limits: PoolLimits,
         metrics: &EndpointMetrics,
     ) -> Result<Stream, Error> {
-        let group = self.inner.groups.borrow_mut().entry(endpoint).or_default().clone();
+        let (group, endpoint) = (self.group(target), target.address);
         group.hear(stale_since);
         let mut turn = None;
         let mut dialled = false;
@@ -254,7 +134,7 @@ impl<N: Net> Streams<N> {
                 // Nobody overtakes those who wait.
                 Choice::Room(connection) if turn.is_some() || group.queue.is_empty() => {
                     if group.is_nearly_full() && group.may_open(limits, metrics) {
-                        self.dial(&group, endpoint, limits, metrics);
+                        self.dial(&group, limits, metrics);
                     }
                     let slot = connection.take();
                     drop(turn);
@@ -275,13 +155,13 @@ impl<N: Net> Streams<N> {
                 }
                 Choice::Nothing => {
                     dialled = true;
-                    dial_ended(self.dial(&group, endpoint, limits, metrics), endpoint).await?;
+                    dial_ended(self.dial(&group, limits, metrics), endpoint).await?;
                     continue;
                 }
                 Choice::Room(_) | Choice::Full => {}
             }
             if group.may_open(limits, metrics) {
-                self.dial(&group, endpoint, limits, metrics);
+                self.dial(&group, limits, metrics);
             }
             let waiting = match &mut turn {
                 Some(waiting) => waiting,
@@ -292,11 +172,20 @@ impl<N: Net> Streams<N> {
         }
     }
 
+    fn group(&self, target: &Target) -> Rc<Group> {
+        let mut groups = self.inner.groups.borrow_mut();
+        if let Some(group) = groups.get(target) {
+            return group.clone();
+        }
+        let group = Rc::new(Group::new(target.clone()));
+        groups.insert(target.clone(), group.clone());
+        group
+    }
+
     /// Begins a dial, or joins the one that is under way.
     fn dial(
         &self,
         group: &Rc<Group>,
-        endpoint: SocketAddr,
         limits: PoolLimits,
         metrics: &EndpointMetrics,
     ) -> watch::Receiver<DialOutcome> {
@@ -309,7 +198,8 @@ impl<N: Net> Streams<N> {
         let expires = expiry(limits.max_age, &mut self.inner.ages.borrow_mut());
         let (metrics, own) = (metrics.clone(), dial.clone());
         self.inner.connector.net().spawn("dial", async move {
-            let opening = open_connection(&connector, endpoint, limits, expires, &group.queue, &metrics);
+            let opening =
+                connection::open(&connector, &group.target, limits, expires, &group.queue, &metrics);
             let opened = tokio::time::timeout(limit, opening).await;
             let dialled = match opened {
                 Ok(Ok(connection)) => {
@@ -333,9 +223,9 @@ impl<N: Net> Streams<N> {
 
     /// An attempt that began at `begun` was not answered in its time. Connections that carry
     /// requests and have been silent since then carry no others.
-    pub fn gave_up(&self, endpoint: SocketAddr, begun: Instant) {
+    pub fn gave_up(&self, target: &Target, begun: Instant) {
         let groups = self.inner.groups.borrow();
-        let Some(group) = groups.get(&endpoint) else { return };
+        let Some(group) = groups.get(target) else { return };
         let connections = group.connections.borrow();
         let silent = connections.iter().filter(|c| c.in_use.get() > 0 && c.heard.get() < begun);
         silent.for_each(|connection| connection.expires.set(Some(begun)));
@@ -351,8 +241,8 @@ impl<N: Net> Streams<N> {
     }
 
     /// Forgets an endpoint. What is under way there ends, and its connections with it.
-    pub fn forget(&self, endpoint: SocketAddr) {
-        self.inner.groups.borrow_mut().remove(&endpoint);
+    pub fn forget(&self, target: &Target) {
+        self.inner.groups.borrow_mut().remove(target);
     }
 
     /// Closes all idle connections.
@@ -388,6 +278,16 @@ async fn dial_ended(mut dial: watch::Receiver<DialOutcome>, endpoint: SocketAddr
 }
 
 impl Group {
+    fn new(target: Target) -> Self {
+        Group {
+            target,
+            connections: RefCell::default(),
+            dial: RefCell::default(),
+            stale_since: Cell::default(),
+            queue: Rc::default(),
+        }
+    }
+
     /// Lets no connection carry another request on which nothing was heard since the endpoint was
     /// last in doubt, and none wait for a dial from before: the machine may be back, and what was
     /// sent while it was away is sent again only after a second.
@@ -429,105 +329,6 @@ impl Group {
     fn may_open(&self, limits: PoolLimits, metrics: &EndpointMetrics) -> bool {
         let young = self.connections.borrow().iter().filter(|c| c.is_young()).count();
         young < limits.connections && metrics.open_in_cluster() < limits.cluster.connections.into()
-    }
-}
-
-async fn open_connection<N: Net>(
-    connector: &Connector<N>,
-    endpoint: SocketAddr,
-    limits: PoolLimits,
-    expires: Option<Instant>,
-    queue: &Rc<Queue>,
-    metrics: &EndpointMetrics,
-) -> Result<Rc<Connection>, (Kind, BoxError)> {
-    let io = connector.connect(endpoint).await.map_err(|e| (Kind::of_connect(&e), e.into()))?;
-    let window = limits.http2.initial_stream_window_size;
-    let (tell, first_bytes) = oneshot::channel();
-    let heard = Rc::new(Cell::new(Instant::now()));
-    let io = ReadTracker { io, tell: Some(tell), at: heard.clone() };
-    let io = Resets::of_a_server(FirstFrame::of_a_server(io));
-    let tasks = Tasks { net: connector.net().clone(), queue: queue.clone(), driver: Rc::default() };
-    let driven = tasks.driver.clone();
-    let (send, driver) = http2::Builder::new(tasks)
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(window)
-        .initial_connection_window_size(if Mutant::SharesOneWindow.is_planted() {
-            window
-        } else {
-            limits.http2.initial_connection_window_size
-        })
-        .max_header_list_size(limits.http1.header_list())
-        .keep_alive_interval(limits.ping.map(|ping| ping.interval))
-        .keep_alive_timeout(H2_PING_TIMEOUT)
-        .keep_alive_while_idle(limits.ping.is_some_and(|ping| ping.while_idle))
-        .handshake(TokioIo::new(io))
-        .await
-        .map_err(|e| (Kind::Connect, e.into()))?;
-    let mut driver = Box::pin(driver);
-    let mut first_bytes = pin!(first_bytes);
-    // The driver's own end comes first: it says what is wrong.
-    poll_fn(|cx| match driver.as_mut().poll(cx) {
-        Poll::Ready(ended) => {
-            let cause = ended.err().map_or_else(|| "closed at once".into(), BoxError::from);
-            Poll::Ready(Err((Kind::Protocol, cause)))
-        }
-        Poll::Pending => match ready!(first_bytes.as_mut().poll(cx)) {
-            Ok(()) => Poll::Ready(Ok(())),
-            Err(_) => Poll::Ready(Err((Kind::Protocol, "closed before it said anything".into()))),
-        },
-    })
-    .await?;
-    let driver = Rc::new(RefCell::new(driver));
-    let asked = Rc::downgrade(&driver);
-    let most = limits.http2.streams() as usize;
-    let open = metrics.connected();
-    emit!(Connected { endpoint, open: metrics.open_in_cluster() });
-    let connection = Rc::new(Connection {
-        send: RefCell::new(send),
-        in_use: Cell::new(0),
-        limit: Box::new(move || {
-            asked.upgrade().map_or(0, |driver| driver.borrow().current_max_send_streams().min(most))
-        }),
-        queue: queue.clone(),
-        idle: RefCell::default(),
-        carried: Cell::new(false),
-        heard,
-        expires: expires.into(),
-        open,
-    });
-    connection.rest();
-    connector.net().spawn("http2", drive(endpoint, driver, driven, queue.clone()));
-    Ok(connection)
-}
-
-type Driver<N> =
-    http2::Connection<TokioIo<Resets<FirstFrame<ReadTracker<<N as Net>::Io>>>>, UploadHalf<Slot>, Tasks<N>>;
-
-/// Drives a connection to its end. `waker` gets what wakes it; `queue` is called when the peer
-/// allows more streams.
-async fn drive<N: Net>(
-    endpoint: SocketAddr,
-    driver: Rc<RefCell<Pin<Box<Driver<N>>>>>,
-    waker: Rc<RefCell<Option<Waker>>>,
-    queue: Rc<Queue>,
-) {
-    let mut before = 0;
-    let ended = poll_fn(|cx| {
-        match &mut *waker.borrow_mut() {
-            Some(waker) => waker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
-        let mut driver = driver.borrow_mut();
-        let polled = driver.as_mut().poll(cx);
-        let limit = driver.current_max_send_streams();
-        if std::mem::replace(&mut before, limit) < limit {
-            queue.call();
-        }
-        polled
-    })
-    .await;
-    if let Err(error) = ended {
-        emit!(ConnectionEnded { endpoint, error });
     }
 }
 

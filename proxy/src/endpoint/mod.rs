@@ -2,7 +2,7 @@
 //! takes, how many requests it has active, whether it is ejected.
 //!
 //! An [`Endpoint`] is shared by all workers and survives configuration changes for as long as its
-//! cluster and address stay. Connections are not here: each worker has its own, HTTP/1 in [`pool`]
+//! cluster, address and identity stay. Connections are not here: each worker has its own, HTTP/1 in [`pool`]
 //! and HTTP/2 in [`h2`].
 
 mod availability;
@@ -42,6 +42,7 @@ pub use window::Tally;
 
 use crate::config;
 use crate::config::defaults::EXPLORE_AFTER;
+use crate::connect::Target;
 use crate::mutant::Mutant;
 use crate::telemetry::{EndpointMetrics, Open};
 use availability::Availability;
@@ -50,8 +51,8 @@ use health::Checks;
 /// One address of a cluster.
 #[derive(Debug)]
 pub struct Endpoint {
-    /// Where it is.
-    pub address: SocketAddr,
+    /// Where it is, and whose.
+    pub target: Target,
     /// What is counted there now, active requests among it.
     pub metrics: EndpointMetrics,
     /// How often in a row it was drawn while idle and another one was picked.
@@ -70,25 +71,30 @@ struct State {
 
 impl Endpoint {
     /// An endpoint about which nothing is known.
-    pub fn new(address: SocketAddr, now: Instant) -> Self {
-        Endpoint::of(address, now, Changes::default(), false)
+    pub fn new(target: impl Into<Target>, now: Instant) -> Self {
+        Endpoint::of(target.into(), now, Changes::default(), false)
     }
 
     /// An endpoint of a cluster whose availability `changes` counts. `added` says that the cluster
     /// was there before it, so that it may have to warm up.
-    pub fn of(address: SocketAddr, now: Instant, changes: Changes, added: bool) -> Self {
+    pub fn of(target: Target, now: Instant, changes: Changes, added: bool) -> Self {
         let state = State {
             latency: PeakEwma::new(now),
             ejection: EjectionState::default(),
             checks: Checks::default(),
         };
         Endpoint {
-            address,
+            target,
             metrics: EndpointMetrics::default(),
             passed_over: AtomicU32::new(0),
             availability: Availability::new(now, changes, added),
             state: Mutex::new(state),
         }
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.target.address
     }
 
     /// The same, counted in `metrics`.

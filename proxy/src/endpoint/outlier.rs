@@ -153,7 +153,7 @@ impl Outliers {
 
     /// What the log calls the endpoint at `position`.
     fn named(&self, position: usize) -> (&str, SocketAddr) {
-        (&self.cluster, self.endpoints[position].address)
+        (&self.cluster, self.endpoints[position].address())
     }
 
     fn note(&self, position: usize, transition: Transition) {
@@ -258,7 +258,8 @@ mod tests {
     }
 
     fn counted(n: u16, config: Config, now: Instant, metrics: &Metrics) -> Arc<Outliers> {
-        let endpoints = (0..n).map(|p| Arc::new(Endpoint::new(([10, 0, 0, 1], 1000 + p).into(), now)));
+        let at = |p| SocketAddr::from(([10, 0, 0, 1], 1000 + p));
+        let endpoints = (0..n).map(|p| Arc::new(Endpoint::new(at(p), now)));
         let ejections = metrics.cluster("outbound", "orders").ejections;
         Outliers::new("orders", endpoints.collect(), config, ejections, None)
     }

@@ -35,7 +35,7 @@ use tokio::time::Instant;
 use super::deferred_write_error::{DeferredWriteError, ServerEnd};
 use crate::config::defaults::{AGE_JITTER, H2_PING_INTERVAL, HEADERS, POOL_MAX_IDLE};
 use crate::config::{ClusterLimits, Http1, Http2, Snapshot};
-use crate::connect::Connector;
+use crate::connect::{Connector, Target};
 use crate::error::{BoxError, Error, Kind};
 use crate::http::closing::ClientEnd;
 use crate::http::informational::BodyUnread;
@@ -52,7 +52,7 @@ pub struct Pool<N: Net> {
 struct Inner<N: Net> {
     connector: Connector<N>,
     ages: RefCell<StdRng>,
-    slots: RefCell<BTreeMap<SocketAddr, Rc<EndpointPool>>>,
+    slots: RefCell<BTreeMap<Target, Rc<EndpointPool>>>,
 }
 
 /// What there is for one endpoint.
@@ -142,7 +142,7 @@ impl<N: Net> Pool<N> {
         Pool { inner: Rc::new(Inner { connector, ages: ages.into(), slots: RefCell::default() }) }
     }
 
-    /// A connection to `endpoint`: the one used last, if it is still good and has not idled for
+    /// A connection to `target`: the one used last, if it is still good and has not idled for
     /// `max_idle` nor since before the endpoint was `stale_since`, or else a new one. If as many
     /// are in use as may be, waits for one to come back, but no longer than connecting may take.
     ///
@@ -150,12 +150,13 @@ impl<N: Net> Pool<N> {
     /// [`Kind::Connect`], [`Kind::ConnectTimeout`], [`Kind::PoolFull`] or [`Kind::PoolTimeout`].
     pub async fn checkout(
         &self,
-        endpoint: SocketAddr,
+        target: &Target,
         stale_since: Option<Instant>,
         limits: PoolLimits,
         metrics: &EndpointMetrics,
     ) -> Result<Checkout<N>, Error> {
-        let slot = self.slot(endpoint, limits);
+        let slot = self.slot(target, limits);
+        let endpoint = target.address;
         let permit = match slot.permits.clone().try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => slot.wait(endpoint, limits, metrics).await?,
@@ -193,26 +194,31 @@ impl<N: Net> Pool<N> {
             let cause = "the cluster has as many connections as it may (limits.connections)";
             return Err(Error::at(Kind::PoolFull, endpoint, cause));
         }
-        let connection = self.open(endpoint, limits, metrics).await.inspect_err(|_| {
+        let connection = self.open(target, limits, metrics).await.inspect_err(|_| {
             metrics.connect_failed();
         })?;
         Ok(checkout(connection, false))
     }
 
-    fn slot(&self, endpoint: SocketAddr, limits: PoolLimits) -> Rc<EndpointPool> {
+    fn slot(&self, target: &Target, limits: PoolLimits) -> Rc<EndpointPool> {
         let mut slots = self.inner.slots.borrow_mut();
-        let slot = slots.entry(endpoint).or_insert_with(|| Rc::new(EndpointPool::new(limits.connections)));
-        slot.resize(limits.connections);
-        slot.clone()
+        if let Some(slot) = slots.get(target) {
+            slot.resize(limits.connections);
+            return slot.clone();
+        }
+        let slot = Rc::new(EndpointPool::new(limits.connections));
+        slots.insert(target.clone(), slot.clone());
+        slot
     }
 
     async fn open(
         &self,
-        endpoint: SocketAddr,
+        target: &Target,
         limits: PoolLimits,
         metrics: &EndpointMetrics,
     ) -> Result<Connection, Error> {
-        let io = self.inner.connector.connect_within(endpoint, limits.connect).await?;
+        let endpoint = target.address;
+        let io = self.inner.connector.connect_within(target, limits.connect).await?;
         let mut builder = http1::Builder::new();
         let Http1 { header_bytes, headers, preserve_header_case } = limits.read;
         builder.max_buf_size(header_bytes).max_header_size(header_bytes);
@@ -254,8 +260,8 @@ impl<N: Net> Pool<N> {
 
     /// Forgets an endpoint. What is under way there ends, and its connections are not kept
     /// afterwards.
-    pub fn forget(&self, endpoint: SocketAddr) {
-        self.inner.slots.borrow_mut().remove(&endpoint);
+    pub fn forget(&self, target: &Target) {
+        self.inner.slots.borrow_mut().remove(target);
     }
 
     /// Closes all idle connections.

@@ -1,6 +1,7 @@
 //! All connections of one worker to endpoints, whatever they speak.
 
-use std::net::SocketAddr;
+use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::ConnectionLease;
 use super::h2::Streams;
 use super::pool::{Pool, PoolLimits};
 use crate::config::{AttemptTimeouts, Retry};
-use crate::connect::Connector;
+use crate::connect::{Connector, Target};
 use crate::error::{Error, Kind};
 use crate::http::closing::ClientEnd;
 use crate::http::interim::InterimSender;
@@ -21,7 +22,7 @@ use crate::http::timer::RequestTimer;
 use crate::http::{RequestBody, deadline, forward, header_limits, informational};
 use crate::limit::client::ClientRequest;
 use crate::limit::concurrency::InFlight;
-use crate::telemetry::{EndpointMetrics, Open};
+use crate::telemetry::{EndpointMetrics, Open, RequestLog};
 use crate::world::{Net, RngTree};
 
 /// The permit of a request to be in flight, for as long as its response is under way. Shared by its
@@ -66,7 +67,9 @@ pub struct PickContext {
 }
 
 /// What a call asks of every attempt.
-pub struct Call {
+pub struct Call<'a> {
+    /// Where its attempts are noted.
+    pub log: &'a RequestLog<'a>,
     /// Which request of its worker it is, so that the lines of the log that belong together can be
     /// found; 0 for one that is not followed.
     pub number: u64,
@@ -92,7 +95,20 @@ pub struct Call {
     pub client: Option<ClientEnd>,
 }
 
-impl Call {
+impl Call<'_> {
+    /// Waits for the head of the response, which `sending` gets, for as long as the call may take.
+    ///
+    /// # Errors
+    /// Why there is none. It is the caller's to count.
+    pub async fn answer<B>(
+        &self,
+        sending: impl Future<Output = Result<Response<B>, Error>>,
+    ) -> Result<Response<B>, Error> {
+        let result = self.timer.wait(pin!(sending)).await;
+        self.permit.ended(&result);
+        result
+    }
+
     /// Says to the next hop what is left of the caller's time.
     fn pass_deadline_on(&self, request: &mut Request<RequestBody>) {
         if let Some(deadline) = self.deadline {
@@ -120,7 +136,7 @@ impl<N: Net> Pools<N> {
         Pools { http1: Pool::new(connector.clone(), ages1), http2: Streams::new(connector, ages2) }
     }
 
-    /// Sends a request of `call` to `endpoint` in the version that it is written for, and waits for
+    /// Sends a request of `call` to `target` in the version that it is written for, and waits for
     /// the head of the response. What is left of the caller's time is passed on, counted when there
     /// is a connection: waiting for one took a part of it. Over no connection that was open before
     /// the endpoint was last `stale_since`: else a probe of one that is well again could fail as
@@ -130,9 +146,9 @@ impl<N: Net> Pools<N> {
     /// If there is no connection, or it ends before the response begins.
     pub async fn send(
         &self,
-        endpoint: SocketAddr,
+        target: &Target,
         stale_since: Option<Instant>,
-        call: &Call,
+        call: &Call<'_>,
         metrics: &EndpointMetrics,
         mut request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, ConnectionLease<N>), SendError> {
@@ -140,7 +156,7 @@ impl<N: Net> Pools<N> {
             if let Some(client) = &call.client {
                 client.cancel_at_fin();
             }
-            let stream = match self.http2.checkout(endpoint, stale_since, call.limits, metrics).await {
+            let stream = match self.http2.checkout(target, stale_since, call.limits, metrics).await {
                 Ok(stream) => stream,
                 Err(error) => return Err((error, Some(Box::new(request)))),
             };
@@ -150,10 +166,10 @@ impl<N: Net> Pools<N> {
             let checked = checked.and_then(|()| header_limits::response(&response, call.limits.http1));
             return match checked {
                 Ok(()) => Ok((response, ConnectionLease::Http2(stream))),
-                Err(wrong) => Err((Error::at(Kind::Protocol, endpoint, wrong), None)),
+                Err(wrong) => Err((Error::at(Kind::Protocol, target.address, wrong), None)),
             };
         }
-        let checkout = match self.http1.checkout(endpoint, stale_since, call.limits, metrics).await {
+        let checkout = match self.http1.checkout(target, stale_since, call.limits, metrics).await {
             Ok(checkout) => checkout,
             Err(error) => return Err((error, Some(Box::new(request)))),
         };
@@ -163,11 +179,11 @@ impl<N: Net> Pools<N> {
         Ok((response, ConnectionLease::Http1(exchange)))
     }
 
-    /// An attempt at `endpoint` that began at `begun` was not answered in its time, and is about to
+    /// An attempt at `target` that began at `begun` was not answered in its time, and is about to
     /// be dropped. Over HTTP/1 that ends its connection, over HTTP/2 only if that was silent all
     /// the while.
-    pub fn gave_up(&self, endpoint: SocketAddr, begun: Instant) {
-        self.http2.gave_up(endpoint, begun);
+    pub fn gave_up(&self, target: &Target, begun: Instant) {
+        self.http2.gave_up(target, begun);
     }
 
     /// Closes connections that have been idle for too long (`max_idle` for HTTP/1) and forgets
@@ -178,9 +194,9 @@ impl<N: Net> Pools<N> {
     }
 
     /// Forgets an endpoint: its idle connections close, and what is under way there ends.
-    pub fn forget(&self, endpoint: SocketAddr) {
-        self.http1.forget(endpoint);
-        self.http2.forget(endpoint);
+    pub fn forget(&self, target: &Target) {
+        self.http1.forget(target);
+        self.http2.forget(target);
     }
 
     /// Closes all idle connections.
@@ -192,7 +208,7 @@ impl<N: Net> Pools<N> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::{FakeNet, address, limits, metrics, run};
+    use super::super::fake::{FakeNet, limits, metrics, run, target};
     use super::*;
     use crate::config::defaults::H2_IDLE;
 
@@ -206,15 +222,15 @@ mod tests {
             let pools = Pools::new(Connector::new(net.clone(), |_| None), RngTree::new(1));
             let dials = || net.servers.borrow().len();
             let checkout =
-                || async { pools.http2.checkout(address(), None, limits(), &metrics()).await.unwrap() };
+                || async { pools.http2.checkout(&target(), None, limits(), &metrics()).await.unwrap() };
             let held = checkout().await;
             drop(checkout().await);
             assert_eq!(dials(), 1);
             tokio::time::sleep(Duration::from_secs(1)).await;
-            pools.gave_up(address(), Instant::now());
+            pools.gave_up(&target(), Instant::now());
             drop(checkout().await);
             assert_eq!(dials(), 2, "the first was silent");
-            pools.forget(address());
+            pools.forget(&target());
             drop(checkout().await);
             assert_eq!(dials(), 3, "the second was forgotten");
             tokio::time::advance(H2_IDLE).await;

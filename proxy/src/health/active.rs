@@ -6,7 +6,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,17 +20,17 @@ use crate::balance::{Cluster, Table};
 use crate::config::Health as Config;
 use crate::config::defaults::CHECK_JITTER;
 use crate::config::defaults::CHECK_LOOK;
-use crate::connect::Connector;
+use crate::connect::{Connector, Target};
 use crate::endpoint::health::Health;
 use crate::endpoint::{Checked, Endpoint};
 use crate::mutant::Mutant;
 use crate::telemetry::emit;
 use crate::world::{Net, RngTree};
 
-/// The endpoints that are checked, by cluster and address. An address that left and came back is
+/// The endpoints that are checked, by cluster and target. One that left and came back is
 /// another endpoint: it gets a task of its own at once, while the one of its predecessor may still
 /// sleep.
-type Running = Rc<RefCell<BTreeMap<(String, SocketAddr), Arc<Endpoint>>>>;
+type Running = Rc<RefCell<BTreeMap<(String, Target), Arc<Endpoint>>>>;
 
 /// Checks endpoints for ever, on this thread.
 pub async fn run<N: Net>(connector: Connector<N>, rng: RngTree, table: Arc<ArcSwap<Table>>) {
@@ -41,7 +40,7 @@ pub async fn run<N: Net>(connector: Connector<N>, rng: RngTree, table: Arc<ArcSw
         let clusters = table.load().clusters.clone();
         for cluster in clusters.iter().filter(|cluster| cluster.config.health.is_some()) {
             for endpoint in cluster.endpoints.iter() {
-                let key = (cluster.config.name.clone(), endpoint.address);
+                let key = (cluster.config.name.clone(), endpoint.target.clone());
                 let before = running.borrow_mut().insert(key.clone(), endpoint.clone());
                 if before.is_some_and(|before| Arc::ptr_eq(&before, endpoint)) {
                     continue;
@@ -76,7 +75,7 @@ async fn check<N: Net>(
     let mut seen = None;
     while let Some((cluster, config)) = find(&table, &name, &endpoint) {
         let timer = if Mutant::ChecksTakeTheirTime.is_planted() { 20 } else { 1 };
-        let result = ask(&connector, endpoint.address, &config.ask, config.timeout * timer).await;
+        let result = ask(&connector, &endpoint.target, &config.ask, config.timeout * timer).await;
         let checked = endpoint.on_check(result.is_ok(), config.thresholds, Instant::now());
         cluster.metrics.checked(result.is_ok());
         tell(&name, &endpoint, checked, &result);
@@ -120,7 +119,7 @@ fn interval(config: &Config, checked: Checked, traffic: bool) -> Duration {
 }
 
 fn tell(cluster: &str, endpoint: &Endpoint, checked: Checked, result: &Result<(), String>) {
-    let address = endpoint.address;
+    let address = endpoint.address();
     if checked.restored {
         emit!(EndpointRestoredByCheck { cluster, endpoint: address });
     }

@@ -141,7 +141,7 @@ async fn probe<N: Net>(
         sleep(probe.initial_delay).await;
         let mut checks = Checks::starting(beginning);
         while in_force().as_ref() == Some(&probe) {
-            let result = ask(connector, probe.address, &probe.ask, probe.timeout).await;
+            let result = ask(connector, &probe.address.into(), &probe.ask, probe.timeout).await;
             let turned = checks.on_result(result.is_ok(), probe.thresholds);
             let passes = checks.state() == Health::Healthy;
             let why = result.err().unwrap_or_default();

@@ -14,25 +14,26 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::grpc;
 use crate::config::ProbeRequest;
-use crate::connect::{Connector, no_answer_within};
+use crate::connect::{Connector, Target, no_answer_within};
 use crate::grpc::{CONTENT_TYPE as GRPC, STATUS};
 use crate::world::{Exec, Net};
 
 /// Who asks.
 const AGENT: &str = "sidelab-check";
 
-/// Asks the app at `address`.
+/// Asks the app at `target`.
 ///
 /// # Errors
 /// Why it did not pass, in words for the log.
 pub(super) async fn ask<N: Net>(
     connector: &Connector<N>,
-    address: SocketAddr,
+    target: &Target,
     what: &ProbeRequest,
     limit: Duration,
 ) -> Result<(), String> {
     let asking = async {
-        let io = connector.connect(address).await.map_err(|error| format!("cannot connect: {error}"))?;
+        let address = target.address;
+        let io = connector.connect(target).await.map_err(|error| format!("cannot connect: {error}"))?;
         match what {
             ProbeRequest::Tcp => Ok(()),
             ProbeRequest::Http { path, host, status } => {

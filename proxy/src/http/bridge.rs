@@ -5,7 +5,7 @@
 //! writes it for an HTTP/2 connection, where RFC 9113 section 8 wants pseudo-headers and no header
 //! of the connection. A request that came in HTTP/1 goes out so only if the cluster is bridged,
 //! which means that the endpoints have a sidecar like this one: a marker tells it that its app must
-//! see HTTP/1, and [`restore`] makes it so. As in Linkerd (`orig_proto.rs`), but without a marker
+//! see HTTP/1, and [`restore_marked`] makes it so. As in Linkerd (`orig_proto.rs`), but without a marker
 //! on the way back: the calling sidecar knows what its client speaks.
 //!
 //! What is not restored: the case of header names, and the words after a response's status.
@@ -18,6 +18,7 @@ use http::{Method, Request, Uri, Version};
 use http_body::Body;
 
 use super::{RequestBody, target};
+use crate::error::{Error, Kind};
 
 /// Marks a request that was HTTP/1 and must be HTTP/1 again for the app.
 pub const ORIGINAL: HeaderName = HeaderName::from_static("sidelab-orig-proto");
@@ -62,13 +63,28 @@ pub fn take_marker(headers: &mut HeaderMap) -> bool {
     headers.remove(ORIGINAL).is_some()
 }
 
+/// Takes the marker out of a request of another sidecar, and if it was there, makes the request
+/// what it was. Says whether it did.
+///
+/// # Errors
+/// [`Kind::Malformed`], with what is wrong.
+pub fn restore_marked<B: Body>(request: &mut Request<B>) -> Result<bool, Error> {
+    let is_bridged = take_marker(request.headers_mut()) && request.version() == Version::HTTP_2;
+    if is_bridged {
+        let malformed =
+            |wrong: &'static str| Error { cause: Some(wrong.into()), ..Error::new(Kind::Malformed) };
+        restore(request).map_err(malformed)?;
+    }
+    Ok(is_bridged)
+}
+
 /// Makes a marked request what it was. Its authority is its `Host` (RFC 9113 section 8.3.1): one
 /// that says something else goes, unless it is empty, which [`to_http2`] leaves where there was no
 /// host.
 ///
 /// # Errors
 /// Says what is wrong with its target or `Host`, before there is only one of them left.
-pub fn restore<B: Body>(request: &mut Request<B>) -> Result<(), &'static str> {
+fn restore<B: Body>(request: &mut Request<B>) -> Result<(), &'static str> {
     target::check(request)?;
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     let authority = parts.authority.take();

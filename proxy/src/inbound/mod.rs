@@ -10,44 +10,27 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::Response;
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use caller::Callers;
-use rand::rngs::StdRng;
-use tokio::time::Instant;
 
 use crate::balance::Table;
 use crate::capture::rules::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6};
-use crate::config::{Condition, Conditions, Protocol, Retry, defaults};
-use crate::connect::Connector;
+use crate::config::{Condition, Conditions, Retry, defaults};
 use crate::connection::{Connection, WireProtocol};
-use crate::detect::race::Races;
-use crate::detect::{Detected, Detection, Prefixed, Sniffed};
 use crate::drain;
-use crate::endpoint::Pools;
 use crate::error::{Error, Kind};
-use crate::http::{reply, serve, version};
+use crate::http::serve;
 use crate::limit::client::share_of;
-use crate::telemetry::{Direction, Metrics, Open, SideMetrics, SingleEndpointMetrics, Throttle};
+use crate::side::{Begun, Side};
+use crate::telemetry::{Direction, Metrics, Open, SingleEndpointMetrics};
 use crate::world::{Net, World};
 
 /// The inbound side of one worker.
 pub struct Inbound<N: Net> {
-    net: N,
-    connector: Connector<N>,
-    table: Arc<ArcSwap<Table>>,
-    /// Connections to the app.
-    pub pool: Pools<N>,
-    rng: RefCell<StdRng>,
-    metrics: SideMetrics,
-    all_metrics: Arc<Metrics>,
+    /// What it has in common with the outbound one. Its pool connects to the app.
+    pub side: Side<N>,
     app: RefCell<Option<(String, Rc<SingleEndpointMetrics>)>>,
-    races: Races,
-    /// Spreads the ends of accepted connections.
-    ages: RefCell<StdRng>,
     callers: Callers,
-    failures: Throttle,
     retry: Arc<Retry>,
 }
 
@@ -83,20 +66,10 @@ pub fn source_for(app: SocketAddr) -> Option<IpAddr> {
 impl<N: Net> Inbound<N> {
     /// A side with an empty pool.
     pub fn new(world: &World<N>, table: Arc<ArcSwap<Table>>, all_metrics: Arc<Metrics>) -> Rc<Self> {
-        let connector = Connector::new(world.net.clone(), source_for);
         Rc::new(Inbound {
-            net: world.net.clone(),
-            table,
-            pool: Pools::new(connector.clone(), world.rng.child("inbound pool", 0)),
-            connector,
-            rng: RefCell::new(world.rng.child("inbound", 0).rng()),
-            metrics: all_metrics.side("inbound"),
-            all_metrics,
+            side: Side::new(world, Direction::Inbound, source_for, table, all_metrics),
             app: RefCell::default(),
-            races: Races::default(),
-            ages: RefCell::new(world.rng.child("inbound ages", 0).rng()),
             callers: Callers::default(),
-            failures: Throttle::default(),
             retry: Arc::new(RETRY),
         })
     }
@@ -107,91 +80,61 @@ impl<N: Net> Inbound<N> {
         match &*app {
             Some((name, metrics)) if name == service => metrics.clone(),
             _ => {
-                let metrics = Rc::new(self.all_metrics.single("inbound", service, "app"));
+                let metrics = Rc::new(self.side.all_metrics.single("inbound", service, "app"));
                 *app = Some((service.to_owned(), metrics.clone()));
                 metrics
             }
-        }
-    }
-
-    /// The answer to what is no HTTP.
-    fn refusal(&self, error: &Error) -> Response<Bytes> {
-        self.metrics.refused(error.kind);
-        reply::failure(error, &self.table.load().snapshot.instance, false)
-    }
-
-    fn refuse(&self, kind: Kind, peer: SocketAddr, dst: Option<SocketAddr>) {
-        self.metrics.refused(kind);
-        if let Some(withheld) = self.failures.admit(Instant::now()) {
-            tracing::warn!(%peer, ?dst, reason = kind.label(), withheld, "inbound connection refused");
         }
     }
 }
 
 /// Carries one connection to its end. What it does not always need is boxed: an idle connection
 /// keeps room for the largest of all that it might do.
-pub async fn carry<N: Net>(side: Rc<Inbound<N>>, mut io: N::Io, peer: SocketAddr, drain: drain::Watch) {
+pub async fn carry<N: Net>(inbound: Rc<Inbound<N>>, mut io: N::Io, peer: SocketAddr, drain: drain::Watch) {
+    let side = &inbound.side;
     side.metrics.connections.inc();
     let _open = Open::new(&side.metrics.open);
     let Some(dst) = side.net.orig_dst(&mut io).await else {
         return side.refuse(Kind::NotIntercepted, peer, None);
     };
     let table = side.table.load_full();
-    let _permit = match table.load.connection(Direction::Inbound, &table.snapshot.limits) {
+    let snapshot = &table.snapshot;
+    let limits = &snapshot.limits;
+    let _permit = match table.load.connection(Direction::Inbound, limits) {
         Ok(permit) => permit,
         Err(kind) => return side.refuse(kind, peer, Some(dst)),
     };
-    let limits = &table.snapshot.limits;
     let most = share_of(table.load.connection_limit(Direction::Inbound, limits), limits.client_share);
     let client = match table.load.clients.connection(peer.ip(), most) {
         Ok(client) => client,
         Err(kind) => return side.refuse(kind, peer, Some(dst)),
     };
-    let listen = &table.snapshot.listen;
+    let listen = &snapshot.listen;
     // Going on to one of the sidecar's own ports would come back here, or open the admin port to
     // the outside.
     if [listen.outbound, listen.inbound, listen.admin].contains(&dst.port()) {
         return side.refuse(Kind::Loop, peer, Some(dst));
     }
-    let snapshot = &table.snapshot;
+    let protocol = snapshot.inbound_protocol(dst.port());
+    let dial = || tcp::dial(&inbound, snapshot, dst);
+    let begun = side.begin(protocol, dst, io, &snapshot.timeouts, drain.clone(), dial).await;
     let accepted = |protocol| Connection { peer, original_dst: dst, protocol };
-    let (is_http2, io) = match snapshot.inbound_protocol(dst.port()) {
-        Protocol::Tcp => {
-            let io = Prefixed::new(Bytes::new(), io);
-            return Box::pin(tcp::forward(&side, table, accepted(WireProtocol::Opaque), io, None, None))
-                .await;
+    let (is_http2, io) = match begun {
+        Some(Begun::Http { is_http2, client }) => (is_http2, client),
+        Some(Begun::Opaque(opaque)) => {
+            return Box::pin(tcp::forward(&inbound, table, accepted(WireProtocol::Opaque), *opaque)).await;
         }
-        Protocol::Http => match version::is_http2(io, snapshot.timeouts.request_headers, drain.clone()).await
-        {
-            Some(begun) => begun,
-            None => return,
-        },
-        Protocol::Detect => {
-            let opening = Box::pin(tcp::opening(&side, snapshot, dst, io)).await;
-            let Ok((Detected { outcome, client, .. }, fresh)) = opening else { return };
-            match outcome {
-                Detection::Sniffed(Sniffed::Http1) => (false, client),
-                Detection::Sniffed(Sniffed::Http2) => (true, client),
-                Detection::Closed => return,
-                _ => {
-                    let connection = accepted(WireProtocol::Opaque);
-                    let forward = tcp::forward(&side, table, connection, client, fresh, Some(outcome));
-                    return Box::pin(forward).await;
-                }
-            }
-        }
+        None => return,
     };
-    let settings = serve::Settings::of_remote(
-        &table.snapshot,
-        table.snapshot.http1.with_added(),
-        &mut side.ages.borrow_mut(),
-    );
+    let http1 = snapshot.http1.with_added();
+    let settings = serve::Settings::of_remote(snapshot, http1, &mut side.ages.borrow_mut());
     let permits = share_of(limits.endpoint_connections, limits.client_share);
-    let caller = Rc::new(side.callers.caller(client, peer.ip(), permits));
+    let caller = Rc::new(inbound.callers.caller(client, peer.ip(), permits));
     drop(table);
     let connection = accepted(WireProtocol::http(is_http2));
-    let handle =
-        |request, client| Box::pin(http::handle(side.clone(), connection, caller.clone(), request, client));
+    let handle = |request, client| {
+        Box::pin(http::handle(inbound.clone(), connection, caller.clone(), request, client))
+    };
     let refuse = |error: &Error| side.refusal(error);
     serve::connection(&side.net, connection, io, settings, drain, refuse, handle).await;
 }

@@ -33,9 +33,9 @@ type AttemptResponse<N> = Response<ResponseBody<N>>;
 /// attempt gave is the answer: a response with a bad status is passed on as it is. The last failure
 /// is the caller's to count.
 pub(super) async fn send<N: Net>(
-    side: &Outbound<N>,
+    outbound: &Outbound<N>,
     cluster: &Cluster,
-    call: &Call,
+    call: &Call<'_>,
     mut request: Request<RequestBody>,
 ) -> Result<AttemptResponse<N>, Error> {
     let outer = retry::is_repeated(request.headers_mut());
@@ -44,14 +44,14 @@ pub(super) async fn send<N: Net>(
     let mut attempted = Attempted::default();
     let mut slot: Option<RetrySlot> = None;
     loop {
-        let picked = pick(side, cluster, call, &mut attempted)?;
+        let picked = pick(outbound, cluster, call, &mut attempted)?;
         let position = picked.position;
         note(cluster, call, picked);
         let result = match call.retry.hedge {
-            None => attempt(side, cluster, position, call, request).await,
+            None => attempt(outbound, cluster, position, call, request).await,
             Some(after) => {
                 let hedged =
-                    hedged(side, cluster, call, after, &mut attempts, &mut attempted, position, request);
+                    hedged(outbound, cluster, call, after, &mut attempts, &mut attempted, position, request);
                 // Boxed, because all requests would keep room for it.
                 Box::pin(hedged).await
             }
@@ -67,7 +67,7 @@ pub(super) async fn send<N: Net>(
         let Some(reason) = reason(&call.retry, ended) else { return last };
         let others = cluster.endpoints.len() > attempts.nth() as usize;
         let permitted = attempts.permit(ended, upload.is_unfinished());
-        let permitted = permitted.and_then(|()| when(side, call, attempts.nth(), ended, others, &last));
+        let permitted = permitted.and_then(|()| when(outbound, call, attempts.nth(), ended, others, &last));
         // The permit of the attempt before, if that was a retry too, is free again.
         if !Mutant::HoldsTwoSlots.is_planted() {
             drop(slot.take());
@@ -111,12 +111,12 @@ pub(super) async fn send<N: Net>(
 
 /// Where to try next.
 fn pick<N: Net>(
-    side: &Outbound<N>,
+    outbound: &Outbound<N>,
     cluster: &Cluster,
-    call: &Call,
+    call: &Call<'_>,
     attempted: &mut Attempted,
 ) -> Result<Picked, Error> {
-    let picked = cluster.pick(Instant::now(), &mut *side.rng.borrow_mut(), call.context, *attempted);
+    let picked = cluster.pick(Instant::now(), &mut *outbound.side.rng.borrow_mut(), call.context, *attempted);
     let picked = picked.ok_or_else(|| Error::new(Kind::NoEndpoint))?;
     if !Mutant::ForgetsWhereItTried.is_planted() {
         attempted.insert(picked.position);
@@ -125,12 +125,12 @@ fn pick<N: Net>(
 }
 
 /// Counts a choice that is made use of, and notes it in the log.
-fn note(cluster: &Cluster, call: &Call, picked: Picked) {
+fn note(cluster: &Cluster, call: &Call<'_>, picked: Picked) {
     cluster.count(picked);
     emit!(EndpointPicked {
         request: call.number,
         cluster: cluster.config.name,
-        endpoint: cluster.endpoints[picked.position].address,
+        endpoint: cluster.endpoints[picked.position].address(),
         panic: picked.panic,
     });
 }
@@ -138,8 +138,8 @@ fn note(cluster: &Cluster, call: &Call, picked: Picked) {
 /// How long to wait before the next attempt. One that would come after the request's end is none:
 /// the caller gets what there is at once.
 fn when<N: Net>(
-    side: &Outbound<N>,
-    call: &Call,
+    outbound: &Outbound<N>,
+    call: &Call<'_>,
     nth: u32,
     ended: AttemptOutcome,
     others: bool,
@@ -147,7 +147,7 @@ fn when<N: Net>(
 ) -> Result<Duration, RetryDenied> {
     let asked = last.as_ref().map_or(RetryAfter::Nothing, |response| RetryAfter::of(response.headers()));
     let elsewhere = others && ended.is_untouched();
-    let wait = backoff::wait(&call.retry, nth, elsewhere, asked, &mut *side.rng.borrow_mut());
+    let wait = backoff::wait(&call.retry, nth, elsewhere, asked, &mut *outbound.side.rng.borrow_mut());
     let wait = wait.ok_or(RetryDenied::Wait)?;
     let end = call.timer.end();
     let comes_too_late = end.is_some_and(|end| Instant::now() + wait >= end);
@@ -169,24 +169,26 @@ pub(super) fn afford(cluster: &Cluster, ended: AttemptOutcome) -> Result<RetrySl
 /// other has the last word.
 #[allow(clippy::too_many_arguments, reason = "it is the middle of `send`, boxed")]
 async fn hedged<N: Net>(
-    side: &Outbound<N>,
+    outbound: &Outbound<N>,
     cluster: &Cluster,
-    call: &Call,
+    call: &Call<'_>,
     after: Duration,
     attempts: &mut Attempts,
     attempted: &mut Attempted,
     position: usize,
     request: Request<RequestBody>,
 ) -> Result<AttemptResponse<N>, SendError> {
-    let mut first = pin!(attempt(side, cluster, position, call, request));
+    let mut first = pin!(attempt(outbound, cluster, position, call, request));
     tokio::select! {
         biased;
         done = first.as_mut() => return done,
         () = sleep(after) => {}
     }
-    let Some((other, request)) = hedge(side, cluster, call, attempts, attempted) else { return first.await };
+    let Some((other, request)) = hedge(outbound, cluster, call, attempts, attempted) else {
+        return first.await;
+    };
     cluster.metrics.hedges.inc();
-    let mut second = pin!(attempt(side, cluster, other, call, request));
+    let mut second = pin!(attempt(outbound, cluster, other, call, request));
     let (done, first_ended) = tokio::select! {
         biased;
         done = first.as_mut() => (done, true),
@@ -209,9 +211,9 @@ async fn hedged<N: Net>(
 
 /// The endpoint and the request of a second attempt beside the first, if there may be one.
 fn hedge<N: Net>(
-    side: &Outbound<N>,
+    outbound: &Outbound<N>,
     cluster: &Cluster,
-    call: &Call,
+    call: &Call<'_>,
     attempts: &mut Attempts,
     attempted: &mut Attempted,
 ) -> Option<(usize, Request<RequestBody>)> {
@@ -219,7 +221,7 @@ fn hedge<N: Net>(
         return None;
     }
     let before = *attempted;
-    let other = pick(side, cluster, call, attempted).ok()?;
+    let other = pick(outbound, cluster, call, attempted).ok()?;
     let is_new = !before.contains(other.position);
     if !is_new || !cluster.affords_retry(Instant::now()) {
         if is_new {
@@ -238,7 +240,7 @@ fn hedge<N: Net>(
 
 /// An attempt without an answer, noted in the log.
 fn failed(
-    call: &Call,
+    call: &Call<'_>,
     endpoint: SocketAddr,
     error: Error,
     unsent: Option<Box<Request<RequestBody>>>,
@@ -271,41 +273,42 @@ async fn discard<N: Net>(response: AttemptResponse<N>) {
 /// One attempt at one endpoint. On failure gives the request back if not a byte of it can have
 /// reached the app.
 async fn attempt<N: Net>(
-    side: &Outbound<N>,
+    outbound: &Outbound<N>,
     cluster: &Cluster,
     position: usize,
-    call: &Call,
+    call: &Call<'_>,
     request: Request<RequestBody>,
 ) -> Result<AttemptResponse<N>, SendError> {
     let endpoint = &cluster.endpoints[position];
     let begun = Instant::now();
-    let mut attempt = cluster.outliers.begin(position, begun, call.timer.end(), &side.rng);
-    let (address, stale_since) = (endpoint.address, endpoint.stale_since());
-    let sending = pin!(side.pool.send(address, stale_since, call, &endpoint.metrics, request));
+    call.log.attempt(endpoint.address(), begun);
+    let mut attempt = cluster.outliers.begin(position, begun, call.timer.end(), &outbound.side.rng);
+    let (target, stale_since) = (&endpoint.target, endpoint.stale_since());
+    let sending = pin!(outbound.side.pool.send(target, stale_since, call, &endpoint.metrics, request));
     let sent = call.timer.wait_for_try(begun, call.attempt_timeouts, sending).await;
     let sent = sent.unwrap_or_else(|kind| {
-        side.pool.gave_up(endpoint.address, begun);
-        let error = Error { endpoint: Some(endpoint.address), ..Error::new(kind) };
+        outbound.side.pool.gave_up(target, begun);
+        let error = Error { endpoint: Some(endpoint.address()), ..Error::new(kind) };
         Err((error, None))
     });
     let (response, lease) = match sent {
         Ok(answered) => answered,
         Err((error, unsent)) => {
             attempt.tell(Outcome::of_error(&error, unsent.is_some()), Instant::now());
-            return Err(failed(call, endpoint.address, error, unsent));
+            return Err(failed(call, endpoint.address(), error, unsent));
         }
     };
     let now = Instant::now();
-    let failed_there = |kind, detail: &str| Error::at(kind, endpoint.address, detail);
+    let failed_there = |kind, detail: &str| Error::at(kind, endpoint.address(), detail);
     if let Some(kind) = reply::not_delivered(response.headers()) {
         attempt.tell(Outcome::of_refusal(kind, response.headers()), now);
         let error = failed_there(kind, "its sidecar could not reach the app");
-        return Err(failed(call, endpoint.address, error, None));
+        return Err(failed(call, endpoint.address(), error, None));
     }
     if reply::terminated(response.headers()) {
         attempt.tell(Outcome::Failure(None), now);
         let error = failed_there(Kind::Terminated, "the app closed without an answer");
-        return Err(failed(call, endpoint.address, error, None));
+        return Err(failed(call, endpoint.address(), error, None));
     }
     let outcome = Outcome::of_head(response.status(), response.headers(), call.is_grpc);
     // A failure is often quick, and must not attract load.
@@ -314,7 +317,7 @@ async fn attempt<N: Net>(
     }
     emit!(EndpointAnswered {
         request: call.number,
-        endpoint: endpoint.address,
+        endpoint: endpoint.address(),
         status: response.status().as_u16(),
         // Over HTTP/1 an endpoint can say that it takes no more on this connection.
         last: headers::lists(response.headers(), CONNECTION, "close"),

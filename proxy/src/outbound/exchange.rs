@@ -1,7 +1,5 @@
 //! One request to a cluster and its answer, whoever sends it: a client, or a mirror.
 
-use std::pin::pin;
-
 use http::{Request, Response};
 
 use super::{Outbound, attempts};
@@ -17,13 +15,10 @@ use crate::world::Net;
 /// # Errors
 /// Why there is no response.
 pub(super) async fn exchange<N: Net>(
-    side: &Outbound<N>,
+    outbound: &Outbound<N>,
     cluster: &Cluster,
-    call: Call,
+    call: Call<'_>,
     request: Request<RequestBody>,
 ) -> Result<Response<ResponseBody<N>>, Error> {
-    let sending = pin!(attempts::send(side, cluster, &call, request));
-    let result = call.timer.wait(sending).await;
-    call.permit.ended(&result);
-    result
+    call.answer(attempts::send(outbound, cluster, &call, request)).await
 }

@@ -27,24 +27,25 @@ use crate::http::serve::Client;
 use crate::http::timer::RequestTimer;
 use crate::http::tunnel::UpgradeRequest;
 use crate::http::{RequestBody, bridge, deadline, forward, header_limits, headers, reply};
-use crate::tcp::CopyTimeouts;
+use crate::side::respond;
 use crate::telemetry::{Direction, RequestLog, emit};
 use crate::world::Net;
 
 /// Answers a request of the app: from an endpoint of the cluster that it dialled or that a route
 /// leads to, or with the reason why none could.
 pub(super) async fn handle<N: Net>(
-    side: Rc<Outbound<N>>,
+    outbound: Rc<Outbound<N>>,
     connection: Connection,
     mut request: Request<Incoming>,
     client: Client,
 ) -> Response<ResponseBody<N>> {
-    let table = side.table.load_full();
+    let table = outbound.side.table.load_full();
     let Some(dialled) = table.cluster_at(connection.original_dst) else {
-        return gone(&side, &table, &request);
+        return gone(&outbound, &table, &request);
     };
-    let story = Story::route(&side, &table, dialled, connection, &request);
-    let log = story.route.cluster.metrics.request_log(story.number);
+    let story = Story::route(&outbound, &table, dialled, connection, &request);
+    let metrics = &story.route.cluster.metrics;
+    let log = metrics.request_log(story.number);
     // Only another sidecar may say what a request was.
     bridge::take_marker(request.headers_mut());
     let upgrade = UpgradeRequest::of(&mut request);
@@ -53,25 +54,23 @@ pub(super) async fn handle<N: Net>(
     let result = match admitted {
         Ok((permit, request)) => {
             let sender = (client.interim, client.end);
-            story.attempt(permit, request, upgrade.is_for_a_tunnel(), sender).await
+            story.attempt(permit, request, upgrade.is_for_a_tunnel(), sender, &log).await
         }
         Err(error) => Err(error),
     };
     let mut response = result.unwrap_or_else(|error| story.failed(error, &log));
     story.route.change_answer(&mut response);
-    let (timeouts, metrics) =
-        (CopyTimeouts::of_tunnel(&table.snapshot.timeouts), &story.route.cluster.metrics);
-    let held = (ResponseBody::take_passing, ResponseBody::end_tunnel);
-    upgrade.answer(&mut response, held, &client.tunnel, timeouts, metrics);
-    forward::to_client(version, &mut response, || ResponseBody::NotModified);
-    log.answered(response.status());
-    response
+    respond(response, upgrade, version, &client.tunnel, &table.snapshot.timeouts, (metrics, log))
 }
 
 /// The answer if a reload took the cluster away that was dialled. A new connection is looked up
 /// anew, so this one ends.
-fn gone<N: Net>(side: &Outbound<N>, table: &Table, request: &Request<Incoming>) -> Response<ResponseBody<N>> {
-    side.metrics.refused(Kind::NoRoute);
+fn gone<N: Net>(
+    outbound: &Outbound<N>,
+    table: &Table,
+    request: &Request<Incoming>,
+) -> Response<ResponseBody<N>> {
+    outbound.side.metrics.refused(Kind::NoRoute);
     let is_grpc = grpc::is_grpc(request.headers());
     let mut response = reply::failure(&Error::new(Kind::NoRoute), &table.snapshot.instance, is_grpc);
     if request.version() != Version::HTTP_2 {
@@ -82,7 +81,7 @@ fn gone<N: Net>(side: &Outbound<N>, table: &Table, request: &Request<Incoming>) 
 
 /// What the phases of one request know.
 struct Story<'t, N: Net> {
-    side: &'t Rc<Outbound<N>>,
+    outbound: &'t Rc<Outbound<N>>,
     table: &'t Arc<Table>,
     connection: Connection,
     route: ResolvedRoute<'t>,
@@ -99,20 +98,20 @@ struct Story<'t, N: Net> {
 impl<'t, N: Net> Story<'t, N> {
     /// Finds where the routes of the cluster that was dialled send the request.
     fn route(
-        side: &'t Rc<Outbound<N>>,
+        outbound: &'t Rc<Outbound<N>>,
         table: &'t Arc<Table>,
         dialled: &'t Arc<Cluster>,
         connection: Connection,
         request: &Request<Incoming>,
     ) -> Self {
         let (is_grpc, was_http1) = (grpc::is_grpc(request.headers()), request.version() != Version::HTTP_2);
-        let route = ResolvedRoute::of(table, dialled, request, &mut *side.rng.borrow_mut());
+        let route = ResolvedRoute::of(table, dialled, request, &mut *outbound.side.rng.borrow_mut());
         let context = route.cluster.context(Some(request.headers()), connection.peer.ip());
         let deadline = deadline::of(request.headers(), is_grpc);
-        let number = side.number();
+        let number = outbound.number();
         let (cluster, peer) = (&route.cluster.config.name, connection.peer);
         emit!(RequestBegins { request: number, cluster, peer });
-        Story { side, table, connection, route, number, is_grpc, was_http1, context, deadline }
+        Story { outbound, table, connection, route, number, is_grpc, was_http1, context, deadline }
     }
 
     /// Takes a permit of the sidecar and of the cluster.
@@ -125,7 +124,7 @@ impl<'t, N: Net> Story<'t, N> {
     /// Makes the request fit for the next hop.
     fn forward(&self, request: Request<Incoming>) -> Result<Request<RequestBody>, Error> {
         let (snapshot, dst) = (&self.table.snapshot, self.connection.original_dst);
-        let mut request = forward::request(request, dst, &mut *self.side.rng.borrow_mut())?;
+        let mut request = forward::request(request, dst, &mut *self.outbound.side.rng.borrow_mut())?;
         headers::forwarded(snapshot.forwarded, self.connection.peer.ip(), request.headers_mut());
         self.route.change(&mut request)?;
         header_limits::request(&request, snapshot.http1)?;
@@ -139,6 +138,7 @@ impl<'t, N: Net> Story<'t, N> {
         mut request: Request<RequestBody>,
         is_for_a_tunnel: bool,
         (interim, client): (Option<InterimSender>, Option<ClientEnd>),
+        log: &RequestLog<'_>,
     ) -> Result<Response<ResponseBody<N>>, Error> {
         let (dst, cluster) = (self.connection.original_dst, self.route.cluster);
         let (snapshot, instance) = (&self.table.snapshot, self.table.snapshot.instance.as_str());
@@ -149,17 +149,18 @@ impl<'t, N: Net> Story<'t, N> {
         let timer = RequestTimer::new(now, snapshot.timeouts.stream_idle, request.body().upload())
             .until(self.route.timeouts.request.map(|limit| now + limit), Kind::RequestTimeout)
             .until(self.deadline, Kind::Deadline);
-        if let Some(failure) = self.route.inject_fault(self.side, &timer, instance, self.is_grpc).await? {
+        if let Some(failure) = self.route.inject_fault(self.outbound, &timer, instance, self.is_grpc).await? {
             return Ok(failure.map(ResponseBody::own));
         }
         if !is_for_a_tunnel {
             let (connection, was_http1) = (self.connection, self.was_http1);
-            mirror::copy(self.side, self.table, &self.route, connection, was_http1, &request);
+            mirror::copy(self.outbound, self.table, &self.route, connection, was_http1, &request);
         }
         if !self.was_http1 || cluster.config.bridge && !is_for_a_tunnel {
             bridge::to_http2(&mut request, dst, self.was_http1);
         }
         let call = Call {
+            log,
             number: self.number,
             context: self.context,
             permit: Rc::new(permit),
@@ -172,12 +173,12 @@ impl<'t, N: Net> Story<'t, N> {
             interim,
             client,
         };
-        exchange(self.side, cluster, call, request).await
+        exchange(self.outbound, cluster, call, request).await
     }
 
     /// Logs a failure, and answers with its reason.
     fn failed(&self, error: Error, log: &RequestLog<'_>) -> Response<ResponseBody<N>> {
-        if let Some(withheld) = self.side.failures.admit(Instant::now()) {
+        if let Some(withheld) = self.outbound.side.failures.admit(Instant::now()) {
             tracing::warn!(cluster = %self.route.cluster.config.name, %error, withheld, "request failed");
         }
         log.failed(error.kind);

@@ -33,7 +33,7 @@ use crate::world::Net;
 
 /// Copies a request in the form of HTTP/1 if its way says so.
 pub(super) fn copy<N: Net>(
-    side: &Rc<Outbound<N>>,
+    outbound: &Rc<Outbound<N>>,
     table: &Arc<Table>,
     resolved: &ResolvedRoute<'_>,
     connection: Connection,
@@ -41,9 +41,9 @@ pub(super) fn copy<N: Net>(
     request: &Request<RequestBody>,
 ) {
     let Some(route) = resolved.route else { return };
-    let Some(position) = route.mirror(&mut *side.rng.borrow_mut()) else { return };
+    let Some(position) = route.mirror(&mut *outbound.side.rng.borrow_mut()) else { return };
     let metrics = route.metrics.clone();
-    let may = Rc::strong_count(&side.mirrors) <= defaults::MIRRORS;
+    let may = Rc::strong_count(&outbound.mirrors) <= defaults::MIRRORS;
     let all = table.load.request(Direction::Outbound, &table.snapshot.limits).ok().filter(|_| may);
     let permit = all.zip(table.clusters[position].take(Instant::now()).ok());
     let Some((all, of_cluster)) = permit else { return metrics.mirrored(MirrorOutcome::TooMany) };
@@ -56,8 +56,8 @@ pub(super) fn copy<N: Net>(
     *head.headers_mut() = request.headers().clone();
     become_copy(head.headers_mut());
     let body = request.body().copy(defaults::MIRROR_BYTES);
-    let (side, table, counted) = (side.clone(), table.clone(), side.mirrors.clone());
-    side.net.clone().spawn("mirror", async move {
+    let (outbound, table, counted) = (outbound.clone(), table.clone(), outbound.mirrors.clone());
+    outbound.side.net.clone().spawn("mirror", async move {
         let body = match body {
             None => RequestBody::Empty,
             Some(body) => match body.await {
@@ -67,14 +67,14 @@ pub(super) fn copy<N: Net>(
             },
         };
         let dst = connection.original_dst;
-        let mirror = Mirror { side, table, position, context, dst, was_http1 };
+        let mirror = Mirror { outbound, table, position, context, dst, was_http1 };
         mirror.send(permit, head.map(|()| body), &metrics).await;
         drop(counted);
     });
 }
 
 struct Mirror<N: Net> {
-    side: Rc<Outbound<N>>,
+    outbound: Rc<Outbound<N>>,
     table: Arc<Table>,
     /// Of its cluster.
     position: usize,
@@ -98,8 +98,9 @@ impl<N: Net> Mirror<N> {
             .until(Some(now + limit), Kind::RequestTimeout)
             .until(deadline, Kind::Deadline);
         let call = Call {
+            log: &log,
             client: None,
-            number: self.side.number(),
+            number: self.outbound.number(),
             context: self.context,
             permit: Rc::new(permit),
             limits: PoolLimits::of(&self.table.snapshot).within(cluster.config.limits, cluster.config.bridge),
@@ -111,7 +112,7 @@ impl<N: Net> Mirror<N> {
             // A copy is sent once.
             retry: Arc::new(Retry { attempts: 0, hedge: None, ..(*cluster.config.retry).clone() }),
         };
-        let end = match exchange(&self.side, cluster, call, request).await {
+        let end = match exchange(&self.outbound, cluster, call, request).await {
             Ok(response) => {
                 log.answered(response.status());
                 read_to_end(response).await

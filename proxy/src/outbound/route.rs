@@ -106,14 +106,14 @@ impl<'t> ResolvedRoute<'t> {
     /// If the request's time is over before the delay is.
     pub(super) async fn inject_fault<N: Net>(
         &self,
-        side: &Outbound<N>,
+        outbound: &Outbound<N>,
         timer: &RequestTimer,
         instance: &str,
         is_grpc: bool,
     ) -> Result<Option<Response<Bytes>>, Error> {
         let Some(route) = self.route else { return Ok(None) };
         let Some(forward) = route.forward() else { return Ok(None) };
-        let fault = forward.fault.draw(&mut *side.rng.borrow_mut());
+        let fault = forward.fault.draw(&mut *outbound.side.rng.borrow_mut());
         if let Some(delay) = fault.delay {
             route.metrics.delays.inc();
             // Boxed, because every request keeps room for the largest thing that it may do.

@@ -217,6 +217,25 @@ impl FieldKind for Shown {
     }
 }
 
+/// [`Shown`], or no field.
+#[derive(Debug)]
+pub struct OptionalShown;
+
+impl OptionalShown {
+    /// As a value of `tracing`.
+    pub fn logged<T: Display>(value: &Option<T>) -> Option<DisplayValue<&T>> {
+        value.as_ref().map(field::display)
+    }
+}
+
+impl FieldKind for OptionalShown {
+    type Read = Option<String>;
+
+    fn read(fields: &impl Fields, name: &str) -> Option<Option<String>> {
+        OptionalText::read(fields, name)
+    }
+}
+
 /// Anything that is written with `{:?}`.
 #[derive(Debug)]
 pub struct Debugged;
@@ -298,8 +317,17 @@ log_events! {
     debug NotTryingAgain = "not trying again" { request: Number, why: Text };
     /// The sidecar answers the request itself, with a failure.
     debug NoAnswer = "no answer" { request: Number, error: Text };
-    /// The app got a response.
-    debug RequestAnswered = "request answered" { request: Number, status: Number };
+    /// The app gets a response. `endpoint`: where the last attempt went. Before the first attempt
+    /// it was routed, limited and held up on purpose.
+    debug RequestAnswered = "request answered" {
+        request: Number,
+        status: Number,
+        attempts: Number,
+        endpoint: OptionalShown,
+        duration_us: Number,
+        since_first_attempt_us: OptionalNumber,
+        since_last_attempt_us: OptionalNumber,
+    };
 
     /// A connection to an endpoint is open; `open`: how many of the cluster are.
     debug Connected = "connected" { endpoint: Shown, open: Number };

@@ -1,6 +1,9 @@
 //! The log of one request: begun before anything is done with it, and finished when it is dropped.
 //! What is counted of requests is counted here.
 
+use std::cell::Cell;
+use std::net::SocketAddr;
+
 use http::StatusCode;
 use tokio::time::Instant;
 
@@ -14,7 +17,18 @@ pub struct RequestLog<'a> {
     /// Which request of its worker it is; 0 for one whose lines are not followed.
     number: u64,
     begun: Instant,
+    attempts: Cell<Attempts>,
     answered: bool,
+}
+
+/// What is known of the attempts of a request.
+#[derive(Debug, Clone, Copy, Default)]
+struct Attempts {
+    count: u32,
+    /// When the first began: until then the request was routed, limited and held up on purpose.
+    first: Option<Instant>,
+    /// When the last began, and where it went.
+    last: Option<(Instant, SocketAddr)>,
 }
 
 impl ClusterMetrics {
@@ -22,11 +36,24 @@ impl ClusterMetrics {
     /// one that leaves no lines.
     pub fn request_log(&self, number: u64) -> RequestLog<'_> {
         self.requests.inc();
-        RequestLog { metrics: self, number, begun: Instant::now(), answered: false }
+        let (begun, attempts) = (Instant::now(), Cell::default());
+        RequestLog { metrics: self, number, begun, attempts, answered: false }
     }
 }
 
 impl RequestLog<'_> {
+    /// When the request began.
+    pub fn begun(&self) -> Instant {
+        self.begun
+    }
+
+    /// Notes that an attempt begins now, at `endpoint`.
+    pub fn attempt(&self, endpoint: SocketAddr, now: Instant) {
+        let Attempts { count, first, .. } = self.attempts.get();
+        let first = first.or(Some(now));
+        self.attempts.set(Attempts { count: count + 1, first, last: Some((now, endpoint)) });
+    }
+
     /// Counts the failure that the request is answered with.
     pub fn failed(&self, kind: Kind) {
         if self.number > 0 {
@@ -35,14 +62,25 @@ impl RequestLog<'_> {
         self.metrics.failed(kind);
     }
 
-    /// Counts the response.
+    /// Counts the response, whose head is about to be sent.
     pub fn answered(mut self, status: StatusCode) {
+        let now = Instant::now();
         if self.number > 0 {
-            emit!(RequestAnswered { request: self.number, status: status.as_u16() });
+            let Attempts { count, first, last } = self.attempts.get();
+            let micros = |from: Instant| now.saturating_duration_since(from).as_micros() as u64;
+            emit!(RequestAnswered {
+                request: self.number,
+                status: status.as_u16(),
+                attempts: count,
+                endpoint: last.map(|(_, endpoint)| endpoint),
+                duration_us: micros(self.begun),
+                since_first_attempt_us: first.map(micros),
+                since_last_attempt_us: last.map(|(begun, _)| micros(begun)),
+            });
         }
         let class = usize::from(status.as_u16() / 100);
         self.metrics.responses[class.clamp(1, 5) - 1].inc();
-        self.metrics.duration.observe(self.begun.elapsed().as_secs_f64());
+        self.metrics.duration.observe(now.saturating_duration_since(self.begun).as_secs_f64());
         self.answered = true;
     }
 }

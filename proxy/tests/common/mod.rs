@@ -341,26 +341,26 @@ async fn listen(net: &TestNet) -> (TestListener, SocketAddr) {
 pub async fn outbound(net: TestNet, config: &str) -> Side {
     let (table, metrics) = table(config);
     let world = World::new(net.clone(), SystemWall, RngTree::new(1));
-    let side = Outbound::new(&world, table.clone(), metrics.clone());
+    let worker = Outbound::new(&world, table.clone(), metrics.clone());
     let (listener, at) = listen(&net).await;
     let (drain, watch) = drain::channel();
-    let each = side.clone();
+    let each = worker.clone();
     let serve = move |io, peer, drain| outbound::carry(each.clone(), io, peer, drain);
     spawn(accept(net, listener, watch, "outbound", serve));
-    Side { at, metrics, table, clear: Box::new(move || side.pool.clear()), drain }
+    Side { at, metrics, table, clear: Box::new(move || worker.side.pool.clear()), drain }
 }
 
 /// Starts the inbound side of a sidecar.
 pub async fn inbound(net: TestNet, config: &str) -> Side {
     let (table, metrics) = table(config);
     let world = World::new(net.clone(), SystemWall, RngTree::new(2));
-    let side = Inbound::new(&world, table.clone(), metrics.clone());
+    let worker = Inbound::new(&world, table.clone(), metrics.clone());
     let (listener, at) = listen(&net).await;
     let (drain, watch) = drain::channel();
-    let each = side.clone();
+    let each = worker.clone();
     let serve = move |io, peer, drain| inbound::carry(each.clone(), io, peer, drain);
     spawn(accept(net, listener, watch, "inbound", serve));
-    Side { at, metrics, table, clear: Box::new(move || side.pool.clear()), drain }
+    Side { at, metrics, table, clear: Box::new(move || worker.side.pool.clear()), drain }
 }
 
 /// Two sidecars between a client and the app at `app`: the client's, and the app's.

@@ -64,7 +64,7 @@ fn an_endpoint_that_asks_for_less_is_ejected_by_rate_for_as_long_as_it_says() {
         }
         assert_eq!((ejections(&near, "success_rate"), ejections(&near, "consecutive_failures")), (1, 0));
         let table = near.table.load();
-        let endpoint = table.clusters[0].endpoints.iter().find(|e| e.address == busy).unwrap();
+        let endpoint = table.clusters[0].endpoints.iter().find(|e| e.address() == busy).unwrap();
         let proxy::endpoint::Phase::Ejected(until, _) = endpoint.phase() else { panic!("it is ejected") };
         let left = until - tokio::time::Instant::now();
         assert!(left > std::time::Duration::from_secs(1), "two seconds were asked for: {left:?}");

@@ -57,7 +57,7 @@ fn a_client_hears_which_endpoint_did_not_answer_in_time() {
     run(async {
         let near = before_an_app_that_says("", "{ per_try = '30ms' }").await;
         let answer = near.client().await.ask(GET).await;
-        let endpoint = near.table.load().clusters[0].endpoints[0].address;
+        let endpoint = near.table.load().clusters[0].endpoints[0].address();
         is_timed_out(&answer, &format!("next-hop=\"{endpoint}\""));
         near.at_rest().await;
     });

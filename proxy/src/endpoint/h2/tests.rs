@@ -1,9 +1,11 @@
+use std::future::Future;
+use std::pin::pin;
 use std::task::{Context, Waker};
 
 use tokio::io::AsyncWriteExt;
 use tokio::time::{advance, sleep};
 
-use super::super::fake::{FakeNet, address, limits, metrics, run};
+use super::super::fake::{FakeNet, address, limits, metrics, run, target};
 use super::*;
 use crate::world::RngTree;
 
@@ -26,11 +28,11 @@ fn streams(greeting: &'static [u8]) -> (FakeNet, Streams<FakeNet>) {
 }
 
 async fn checkout(streams: &Streams<FakeNet>) -> Stream {
-    streams.checkout(address(), None, limits(), &metrics()).await.unwrap()
+    streams.checkout(&target(), None, limits(), &metrics()).await.unwrap()
 }
 
 fn group(streams: &Streams<FakeNet>) -> Rc<Group> {
-    streams.inner.groups.borrow()[&address()].clone()
+    streams.inner.groups.borrow()[&target()].clone()
 }
 
 fn is_called(called: std::pin::Pin<&mut impl Future>) -> bool {
@@ -49,13 +51,13 @@ async fn only_a_connection_that_carries_something_and_was_silent_all_the_while_i
         for heard in [begun - TICK, begun, begun + TICK] {
             connection.expires.set(None);
             connection.heard.set(heard);
-            streams.gave_up(address(), begun);
+            streams.gave_up(&target(), begun);
             assert_eq!(connection.is_young(), heard >= begun);
         }
         drop(stream);
         connection.expires.set(None);
         connection.heard.set(begun - TICK);
-        streams.gave_up(address(), begun);
+        streams.gave_up(&target(), begun);
         assert!(connection.is_young(), "it carried nothing, so nobody asked it anything");
     })
     .await;
@@ -133,11 +135,11 @@ async fn another_connection_is_due_when_eight_in_ten_streams_are_taken_and_only_
             assert_eq!([connection.has_room(), group.has_room()], [room; 2]);
             connection.in_use.set(1);
         }
-        assert!(!Group::default().has_room());
+        assert!(!Group::new(target()).has_room());
 
         let (_net, streams) = streams(TEN);
         let metrics = metrics();
-        let _stream = streams.checkout(address(), None, limits(), &metrics).await.unwrap();
+        let _stream = streams.checkout(&target(), None, limits(), &metrics).await.unwrap();
         let group = group(&streams);
         let may_open = |connections, of_cluster| {
             let mut limits = PoolLimits { connections, ..limits() };
@@ -155,14 +157,14 @@ async fn who_comes_later_does_not_overtake_those_who_wait_for_a_stream() {
         let (_net, streams) = streams(TEN);
         let _stream = checkout(&streams).await;
         let group = group(&streams);
-        let metrics = metrics();
+        let (at, metrics) = (target(), metrics());
         let turn = group.queue.join(address(), limits(), &metrics).unwrap();
         {
-            let later = pin!(streams.checkout(address(), None, limits(), &metrics));
+            let later = pin!(streams.checkout(&at, None, limits(), &metrics));
             assert!(!is_called(later));
         }
         drop(turn);
-        let alone = pin!(streams.checkout(address(), None, limits(), &metrics));
+        let alone = pin!(streams.checkout(&at, None, limits(), &metrics));
         assert!(is_called(alone));
     })
     .await;
@@ -173,7 +175,7 @@ async fn who_dialled_and_finds_the_connection_over_does_not_dial_again() {
     run(async {
         let (net, streams) = streams(TEN);
         let limits = PoolLimits { max_age: Some(Duration::ZERO), ..limits() };
-        let error = streams.checkout(address(), None, limits, &metrics()).await.err().unwrap();
+        let error = streams.checkout(&target(), None, limits, &metrics()).await.err().unwrap();
         assert_eq!(error.kind, Kind::Connect);
         assert_eq!(net.servers.borrow().len(), 1);
     })
@@ -203,7 +205,7 @@ async fn a_sweep_closes_what_has_idled_for_long_or_is_over_and_spares_the_rest()
         assert_eq!(open(), 0, "it is over");
 
         let _stream = checkout(&streams).await;
-        streams.forget(address());
+        streams.forget(&target());
         assert_eq!(open(), 0);
     })
     .await;
@@ -214,7 +216,7 @@ async fn those_who_wait_are_called_when_the_peer_is_seen_to_allow_more_streams_a
     run(async {
         let (net, streams) = streams(TWO);
         let limits = PoolLimits { connections: 1, ..limits() };
-        let checkout = || async { streams.checkout(address(), None, limits, &metrics()).await.unwrap() };
+        let checkout = || async { streams.checkout(&target(), None, limits, &metrics()).await.unwrap() };
         let (first, second) = (checkout().await, checkout().await);
         let queue = group(&streams).queue.clone();
         let turn = queue.join(address(), limits, &metrics()).unwrap();

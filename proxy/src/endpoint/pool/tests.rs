@@ -1,6 +1,6 @@
 use tokio::time::advance;
 
-use super::super::fake::{FakeNet, address, limits, metrics, run};
+use super::super::fake::{FakeNet, limits, metrics, run, target};
 use super::*;
 use crate::world::RngTree;
 
@@ -49,7 +49,7 @@ fn pool() -> (FakeNet, Pool<FakeNet>) {
 
 /// Opens a connection, ready for a request.
 async fn open(pool: &Pool<FakeNet>) -> Connection {
-    let mut connection = pool.open(address(), limits(), &metrics()).await.unwrap();
+    let mut connection = pool.open(&target(), limits(), &metrics()).await.unwrap();
     connection.drive(&mut Context::from_waker(Waker::noop()));
     connection
 }
@@ -75,11 +75,28 @@ async fn a_connection_is_used_again_until_it_has_idled_for_longer_than_it_may() 
         let oldest = now - limits().max_idle;
         for (since, reused) in [(oldest - TICK, false), (oldest, true), (now, true)] {
             let connection = open(&pool).await;
-            pool.slot(address(), limits()).put(connection, since);
-            let checkout = pool.checkout(address(), None, limits(), &metrics()).await.unwrap();
+            pool.slot(&target(), limits()).put(connection, since);
+            let checkout = pool.checkout(&target(), None, limits(), &metrics()).await.unwrap();
             assert_eq!(checkout.reused, reused);
         }
         drop(net);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_to_one_workload_is_not_used_for_another_at_the_same_address() {
+    run(async {
+        let (_net, pool) = pool();
+        let owned_by = |identity: &str| Target { identity: Some(identity.into()), ..target() };
+        let now = Instant::now();
+        pool.slot(&owned_by("spiffe://mesh/orders"), limits()).put(open(&pool).await, now);
+        for (target, reused) in [(target(), false), (owned_by("spiffe://mesh/billing"), false)] {
+            let checkout = pool.checkout(&target, None, limits(), &metrics()).await.unwrap();
+            assert_eq!(checkout.reused, reused, "{target:?}");
+        }
+        let orders = owned_by("spiffe://mesh/orders");
+        assert!(pool.checkout(&orders, None, limits(), &metrics()).await.unwrap().reused);
     })
     .await;
 }
@@ -93,10 +110,10 @@ async fn a_sweep_closes_what_has_idled_for_long_or_is_unusable_and_forgets_a_slo
             let slots = pool.inner.slots.borrow();
             slots.values().map(|slot| slot.idle.borrow().len()).collect::<Vec<_>>()
         };
-        pool.slot(address(), limits()).put(open(&pool).await, Instant::now());
+        pool.slot(&target(), limits()).put(open(&pool).await, Instant::now());
         let mut old = open(&pool).await;
         old.expires = Some(Instant::now() + TICK);
-        pool.slot(address(), limits()).put(old, Instant::now() + TICK * 2);
+        pool.slot(&target(), limits()).put(old, Instant::now() + TICK * 2);
         advance(TICK).await;
         assert_eq!(left(&pool), [2]);
         pool.sweep(max_idle);
@@ -105,15 +122,15 @@ async fn a_sweep_closes_what_has_idled_for_long_or_is_unusable_and_forgets_a_slo
         pool.sweep(max_idle);
         assert_eq!(left(&pool), [1]);
         advance(TICK).await;
-        let held = pool.slot(address(), limits());
+        let held = pool.slot(&target(), limits());
         pool.sweep(max_idle);
         assert_eq!(left(&pool), [0], "somebody holds the slot");
         drop(held);
         pool.sweep(max_idle);
         assert!(left(&pool).is_empty());
 
-        pool.slot(address(), limits());
-        pool.forget(address());
+        pool.slot(&target(), limits());
+        pool.forget(&target());
         assert!(left(&pool).is_empty());
     })
     .await;

@@ -1,0 +1,241 @@
+//! What the way in and the way out of a worker have in common: connections begin, are refused and
+//! fail to be carried on alike.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{Response, Version};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use tokio::time::Instant;
+
+use crate::balance::Table;
+use crate::config::{Protocol, Timeouts};
+use crate::connect::Connector;
+use crate::detect::race::{self, Races};
+use crate::detect::{Detected, Detection, Prefixed, Sniffed};
+use crate::drain;
+use crate::endpoint::{Pools, ResponseBody};
+use crate::error::{Error, Kind};
+use crate::http::tunnel::{TunnelSlot, UpgradeRequest};
+use crate::http::{forward, reply, version};
+use crate::tcp::{CopyTimeouts, FreshConnection, Guard};
+use crate::telemetry::{
+    ClusterMetrics, Direction, Metrics, RequestLog, SideMetrics, SingleEndpointMetrics, Throttle,
+};
+use crate::world::{Net, World};
+
+/// One of the two directions of one worker.
+pub struct Side<N: Net> {
+    /// Which one.
+    direction: Direction,
+    /// The network.
+    pub net: N,
+    /// Opens connections to servers.
+    pub connector: Connector<N>,
+    /// The clusters in force.
+    pub table: Arc<ArcSwap<Table>>,
+    /// Connections to servers that carry requests.
+    pub pool: Pools<N>,
+    /// What is left to chance in a request.
+    pub rng: Rc<RefCell<StdRng>>,
+    /// What is counted of its connections.
+    pub metrics: SideMetrics,
+    /// Where further metrics are made.
+    pub all_metrics: Arc<Metrics>,
+    /// Thins out what the log says of failures.
+    pub failures: Throttle,
+    /// Spreads the ends of accepted connections.
+    pub ages: RefCell<StdRng>,
+    races: Races,
+}
+
+/// What a client turned out to speak.
+pub enum Begun<I, G> {
+    /// HTTP, on which requests are served.
+    Http {
+        /// Whether it is HTTP/2.
+        is_http2: bool,
+        /// The client.
+        client: Prefixed<I>,
+    },
+    /// Bytes that the sidecar does not look into. Boxed: an idle connection of HTTP keeps room for
+    /// it otherwise.
+    Opaque(Box<OpaqueBegun<I, G>>),
+}
+
+/// An opaque connection that has just begun.
+pub struct OpaqueBegun<I, G> {
+    /// The client.
+    pub client: Prefixed<I>,
+    /// The connection that was opened to hear whether the server speaks first, if one was.
+    pub fresh: Option<FreshConnection<I, G>>,
+    /// Whether the server spoke first.
+    pub server_first: bool,
+}
+
+impl<I, G> OpaqueBegun<I, G> {
+    /// One of which nothing was read yet.
+    pub fn unread(client: I) -> Self {
+        OpaqueBegun { client: Prefixed::new(Bytes::new(), client), fresh: None, server_first: false }
+    }
+}
+
+/// What was heard of a client, and the connection that was opened to hear its server.
+pub type Heard<I, G> = (Detected<I>, Option<FreshConnection<I, G>>);
+
+impl<N: Net> Side<N> {
+    /// A side with an empty pool, which connects from the addresses that `from` gives.
+    pub fn new(
+        world: &World<N>,
+        direction: Direction,
+        from: fn(SocketAddr) -> Option<IpAddr>,
+        table: Arc<ArcSwap<Table>>,
+        all_metrics: Arc<Metrics>,
+    ) -> Self {
+        let name = direction.label();
+        let connector = Connector::new(world.net.clone(), from);
+        Side {
+            direction,
+            net: world.net.clone(),
+            pool: Pools::new(connector.clone(), world.rng.child(&format!("{name} pool"), 0)),
+            connector,
+            table,
+            rng: Rc::new(RefCell::new(world.rng.child(name, 0).rng())),
+            metrics: all_metrics.side(name),
+            all_metrics,
+            failures: Throttle::default(),
+            ages: RefCell::new(world.rng.child(&format!("{name} ages"), 0).rng()),
+            races: Races::default(),
+        }
+    }
+
+    /// Counts a connection that is not carried, and logs it.
+    pub fn refuse(&self, kind: Kind, peer: SocketAddr, dst: Option<SocketAddr>) {
+        self.metrics.refused(kind);
+        if let Some(withheld) = self.failures.admit(Instant::now()) {
+            let (direction, reason) = (self.direction.label(), kind.label());
+            tracing::warn!(%peer, ?dst, reason, withheld, "{direction} connection refused");
+        }
+    }
+
+    /// The answer to what is no HTTP.
+    pub fn refusal(&self, error: &Error) -> Response<Bytes> {
+        self.metrics.refused(error.kind);
+        reply::failure(error, &self.table.load().snapshot.instance, false)
+    }
+
+    /// Finds out what a client of `dst` speaks, if `protocol` does not say so. `dial` opens a
+    /// connection to its server, to hear whether that speaks first. `None`: the client is gone.
+    ///
+    /// What it does not always need is boxed: an idle connection keeps room for the largest of all
+    /// that it might do.
+    pub async fn begin<G, D>(
+        &self,
+        protocol: Protocol,
+        dst: SocketAddr,
+        io: N::Io,
+        timeouts: &Timeouts,
+        drain: drain::Watch,
+        dial: impl FnOnce() -> D,
+    ) -> Option<Begun<N::Io, G>>
+    where
+        D: Future<Output = Option<(N::Io, Guard<G>)>>,
+    {
+        match protocol {
+            Protocol::Tcp => Some(Begun::Opaque(Box::new(OpaqueBegun::unread(io)))),
+            Protocol::Http => {
+                let (is_http2, client) = version::is_http2(io, timeouts.request_headers, drain).await?;
+                Some(Begun::Http { is_http2, client })
+            }
+            Protocol::Detect => {
+                let (found, fresh) = Box::pin(self.detect(dst, io, timeouts.detect, dial)).await?;
+                let Detected { outcome, client, .. } = found;
+                Some(match outcome {
+                    Detection::Sniffed(Sniffed::Http1) => Begun::Http { is_http2: false, client },
+                    Detection::Sniffed(Sniffed::Http2) => Begun::Http { is_http2: true, client },
+                    Detection::Closed => return None,
+                    _ => {
+                        let server_first = outcome == Detection::ServerFirst;
+                        Begun::Opaque(Box::new(OpaqueBegun { client, fresh, server_first }))
+                    }
+                })
+            }
+        }
+    }
+
+    /// Looks at the first bytes of a client of `dst`, and listens to the server too. A connection
+    /// that was opened to hear the server is given back; if it is dropped, that is counted. `None`:
+    /// reading from the client failed.
+    pub async fn detect<G, D>(
+        &self,
+        dst: SocketAddr,
+        io: N::Io,
+        limit: Duration,
+        dial: impl FnOnce() -> D,
+    ) -> Option<Heard<N::Io, G>>
+    where
+        D: Future<Output = Option<(N::Io, Guard<G>)>>,
+    {
+        let dial = || async {
+            let (server, guard) = dial().await?;
+            Some((server, guard.of_race(&self.metrics)))
+        };
+        let (found, dialled) = race::detect_both(io, limit, &self.races, dst, dial).await.ok()?;
+        self.detected(dst, &found);
+        Some((found, dialled.map(FreshConnection::of_race)))
+    }
+
+    /// Counts what was detected, and logs what an app's own TLS tells.
+    pub fn detected(&self, dst: SocketAddr, found: &Detected<N::Io>) {
+        self.metrics.detected(found.outcome.result());
+        if found.outcome == Detection::Sniffed(Sniffed::Tls) {
+            self.metrics.greeted(found.hello.as_ref().map(|hello| hello.server_name.is_some()));
+            let name = found.hello.as_ref().and_then(|hello| hello.server_name.as_deref());
+            let direction = self.direction.label();
+            tracing::debug!(%dst, direction, server_name = name, "TLS of the app is passed through");
+        }
+    }
+
+    /// Connects to the one endpoint of `to` at `address`; a failure is counted and logged.
+    pub async fn dial(
+        &self,
+        to: &SingleEndpointMetrics,
+        address: SocketAddr,
+        timeouts: &Timeouts,
+    ) -> Option<N::Io> {
+        match self.connector.connect_within(&address.into(), timeouts.connect).await {
+            Ok(server) => Some(server),
+            Err(error) => {
+                to.endpoint.connect_failed();
+                self.metrics.refused(error.kind);
+                if let Some(withheld) = self.failures.admit(Instant::now()) {
+                    tracing::warn!(%error, withheld, "cannot connect");
+                }
+                None
+            }
+        }
+    }
+}
+
+/// The last phases of a request, respond and log: what both sides do with an answer on its way to
+/// the client, wherever it comes from.
+pub fn respond<N: Net>(
+    mut response: Response<ResponseBody<N>>,
+    upgrade: UpgradeRequest,
+    version: Version,
+    tunnel: &TunnelSlot,
+    timeouts: &Timeouts,
+    (metrics, log): (&ClusterMetrics, RequestLog<'_>),
+) -> Response<ResponseBody<N>> {
+    let held = (ResponseBody::take_passing, ResponseBody::end_tunnel);
+    upgrade.answer(&mut response, held, tunnel, CopyTimeouts::of_tunnel(timeouts), metrics);
+    forward::to_client(version, &mut response, || ResponseBody::NotModified);
+    log.answered(response.status());
+    response
+}
