@@ -71,8 +71,8 @@ struct State {
 
 impl Endpoint {
     /// An endpoint about which nothing is known.
-    pub fn new(target: impl Into<Target>, now: Instant) -> Self {
-        Endpoint::of(target.into(), now, Changes::default(), false)
+    pub fn new(address: SocketAddr, now: Instant) -> Self {
+        Endpoint::of(address.into(), now, Changes::default(), false)
     }
 
     /// An endpoint of a cluster whose availability `changes` counts. `added` says that the cluster

@@ -258,8 +258,7 @@ mod tests {
     }
 
     fn counted(n: u16, config: Config, now: Instant, metrics: &Metrics) -> Arc<Outliers> {
-        let at = |p| SocketAddr::from(([10, 0, 0, 1], 1000 + p));
-        let endpoints = (0..n).map(|p| Arc::new(Endpoint::new(at(p), now)));
+        let endpoints = (0..n).map(|p| Arc::new(Endpoint::new(([10, 0, 0, 1], 1000 + p).into(), now)));
         let ejections = metrics.cluster("outbound", "orders").ejections;
         Outliers::new("orders", endpoints.collect(), config, ejections, None)
     }
