@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::app::AppSpec;
 use crate::fault::Entry;
+use crate::load::Load;
 use crate::mesh::{Link, ProcessId, Role};
 use crate::statistic::Statistic;
 
@@ -25,8 +27,6 @@ pub const ADMIN_PORT: u16 = 15000;
 pub const METRICS_PORT: u16 = 15020;
 /// A sidecar's readiness.
 pub const HEALTH_PORT: u16 = 15021;
-/// The metrics of a built-in app, on loopback.
-pub const APP_METRICS_PORT: u16 = 9100;
 /// The user and group of every sidecar; interception exempts it.
 pub const SIDECAR_UID: u32 = 1337;
 /// The user and group of every app and load generator.
@@ -98,7 +98,7 @@ pub struct Service {
     /// What the sidecar is told about the port.
     pub protocol: Protocol,
     /// Whether HTTP/1 requests to it share HTTP/2 connections between sidecars.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "crate::readable::is_default")]
     pub bridge: bool,
     /// Keys for its cluster in every sidecar's configuration. They replace what the lab would
     /// write.
@@ -109,7 +109,7 @@ pub struct Service {
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub settings: toml::Table,
     /// What each of its processes may take of the machine.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "crate::readable::is_default")]
     pub limits: ServiceLimits,
     /// Position of the service that its instances register with and callers learn them from;
     /// `None`: every sidecar is configured with them.
@@ -175,192 +175,6 @@ pub struct Instance {
     pub app: Option<AppSpec>,
     /// The sidecar's configuration file, if it has a sidecar.
     pub sidecar: Option<String>,
-}
-
-/// An app to start.
-#[derive(Debug, Clone, Serialize, serde::Deserialize)]
-pub struct AppSpec {
-    /// The instance's name; the built-in apps say it in their answers.
-    pub instance: String,
-    /// The port that it listens on.
-    pub port: u16,
-    /// Which app.
-    pub kind: AppKind,
-}
-
-/// Which app.
-#[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AppKind {
-    /// The built-in HTTP echo.
-    Http(HttpEcho),
-    /// The built-in line server that greets first.
-    Tcp {
-        /// What it says before the client does, without the line end.
-        greeting: String,
-    },
-    /// A registry: etcd on the kernel, a built-in one that speaks the same in the simulator.
-    Registry,
-    /// Any program, with its arguments (kernel only).
-    Command(Vec<String>),
-}
-
-/// The built-in HTTP echo.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, serde::Deserialize)]
-pub struct HttpEcho {
-    /// How it answers, unless the timeline says otherwise.
-    #[serde(flatten)]
-    pub behaviour: Behaviour,
-    /// Bytes in a response body.
-    pub size: u32,
-    /// Whether it sends them in chunks, without saying beforehand how many there are.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub chunked: bool,
-    /// The longest that it keeps a connection without a request; it chooses anew each time. 0: for
-    /// ever.
-    #[serde(with = "crate::readable", default, skip_serializing_if = "Duration::is_zero")]
-    pub close_idle: Duration,
-    /// Requests that it works on at once; the others wait in the order in which they came. 0: as
-    /// many as there are.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub concurrency: u32,
-    /// HTTP/2 streams that it lets a client open on one connection. 0: as many as it likes.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub max_concurrent_streams: u32,
-    /// Whether it works on requests to the end although their callers have given up.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub finish_abandoned: bool,
-    /// How long after its start `/ready` begins to say yes.
-    #[serde(with = "crate::readable", default, skip_serializing_if = "Duration::is_zero")]
-    pub ready_after: Duration,
-}
-
-/// How the HTTP echo answers.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, serde::Deserialize)]
-pub struct Behaviour {
-    /// How long it works on a request.
-    #[serde(with = "crate::readable")]
-    pub work: Duration,
-    /// Share of requests that fail, 0 to 1.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub fail: f64,
-    /// The status of those.
-    #[serde(default = "unavailable", skip_serializing_if = "is_unavailable")]
-    pub status: u16,
-    /// Share of answers that break HTTP, 0 to 1.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub malformed: f64,
-    /// Share of questions after its health that it answers with 503, 0 to 1.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub unhealthy: f64,
-    /// Share of HTTP/2 streams that it refuses, 0 to 1.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub refuse_streams: f64,
-    /// Share of gRPC calls with which it ends their connection by a GOAWAY, 0 to 1.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub goaway: f64,
-    /// Share of gRPC calls whose answer it breaks off by RST_STREAM, 0 to 1.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub reset_streams: f64,
-}
-
-impl Default for Behaviour {
-    fn default() -> Self {
-        Behaviour {
-            work: Duration::ZERO,
-            fail: 0.0,
-            status: unavailable(),
-            malformed: 0.0,
-            unhealthy: 0.0,
-            refuse_streams: 0.0,
-            goaway: 0.0,
-            reset_streams: 0.0,
-        }
-    }
-}
-
-/// Default of [`Behaviour::status`].
-pub const fn unavailable() -> u16 {
-    503
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
-fn is_unavailable(status: &u16) -> bool {
-    *status == unavailable()
-}
-
-fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
-/// An open-loop load generator.
-#[derive(Debug, Clone, Serialize, serde::Deserialize)]
-pub struct Load {
-    /// Its name.
-    pub name: String,
-    /// Position of the instance that it runs in.
-    pub from: usize,
-    /// What it calls.
-    pub target: Target,
-    /// Requests a second.
-    pub rate: f64,
-    /// When a request counts as failed.
-    #[serde(with = "crate::readable")]
-    pub timeout: Duration,
-    /// How long a client waits after the head of an answer before it reads the body.
-    #[serde(default, skip_serializing_if = "Duration::is_zero", with = "crate::readable")]
-    pub read_delay: Duration,
-    /// How long a gRPC client waits after its message before it ends its half of the call.
-    #[serde(default, skip_serializing_if = "Duration::is_zero", with = "crate::readable")]
-    pub end_delay: Duration,
-    /// The part of the run in which it sends; `None`: all of it, and the warm-up too.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub part: Option<Part>,
-    /// Seed of its random choices.
-    pub seed: u64,
-}
-
-/// A part of the measured part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
-pub struct Part {
-    /// From its start.
-    #[serde(with = "crate::readable")]
-    pub from: Duration,
-    /// First instant after.
-    #[serde(with = "crate::readable")]
-    pub to: Duration,
-}
-
-/// What a load generator calls.
-#[derive(Debug, Clone, Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Target {
-    /// HTTP/1.1 requests over kept-alive connections.
-    Http {
-        /// Service name, for /etc/hosts and the Host header.
-        host: String,
-        /// Port.
-        port: u16,
-        /// Path and query.
-        path: String,
-        /// Method.
-        method: String,
-        /// Bytes in each request body.
-        body: u32,
-        /// Whether they are gRPC calls, over one shared HTTP/2 connection.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        grpc: bool,
-        /// Headers of each request, beside those that HTTP needs.
-        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-        headers: BTreeMap<String, String>,
-    },
-    /// One connection for each request: read the greeting line, send a line, read it back, close.
-    Tcp {
-        /// Service name, for /etc/hosts.
-        host: String,
-        /// Port.
-        port: u16,
-    },
 }
 
 /// Conditions over a window of time.

@@ -12,9 +12,9 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::fault::Entry;
+use crate::load::Load;
 use crate::load::Record;
 use crate::metrics::Scrape;
-use crate::plan::Load;
 
 /// A place where a plan can be brought to life.
 #[allow(async_fn_in_trait, reason = "every caller is generic and runs on one thread")]

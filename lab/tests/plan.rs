@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lab::fabric::LinkProfile;
 use lab::fault::{Action, Restart};
+use lab::load::CallKind;
 use lab::plan::{Plan, SidecarKind, Window};
 use lab::scenario::{Scenario, parse};
 
@@ -230,7 +231,8 @@ fn windows_are_times_of_the_run() {
         ]
     );
     assert!(
-        matches!(&plan.loads[0].target, lab::plan::Target::Http { host, path, .. } if host == "orders" && path == "/?x=1")
+        plan.loads[0].target.host == "orders"
+            && matches!(&plan.loads[0].target.call, CallKind::Http(call) if call.path == "/?x=1")
     );
     assert_eq!(plan.loads[0].from, 3);
 }

@@ -9,11 +9,13 @@ use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
 
+use lab::app::{AppKind, AppSpec, CommandApp};
 use lab::fabric::LinkProfile;
 use lab::fault::{Action, Impair, Kill, Pause};
+use lab::load::Load;
 use lab::load::{Outcome, Record};
 use lab::mesh::{ProcessId, Role};
-use lab::plan::{AppKind, AppSpec, Load, SidecarKind};
+use lab::plan::SidecarKind;
 use lab::sim::{Main, Programs, SimFailure, SimNet, SimRun, SimWorld, Simulation, Term, Who};
 use lab::world::World as _;
 use proxy::world::{Net, World};
@@ -299,7 +301,7 @@ fn a_driver_that_never_ends_is_stopped() {
 fn what_only_the_kernel_can_run_is_named() {
     let mut plan = plan(SidecarKind::None, 1);
     plan.instances[1].app.as_mut().expect("an app").kind =
-        AppKind::Command(vec!["nginx".into(), "-g".into()]);
+        AppKind::Command(CommandApp(vec!["nginx".into(), "-g".into()]));
     let reasons = SimWorld::supports(&plan).expect_err("a program");
     assert_eq!(reasons, ["orders-0 runs the program `nginx`; the simulator has only the built-in apps"]);
     let run = Simulation::new(&plan, 1, Kit).run(|_| async {});

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use lab::app;
-use lab::plan::{AppKind, AppSpec};
+use lab::app::{AppKind, AppSpec, Registry};
 use proxy::discovery::etcd::wire::{EventKind, LeaseId, Streamed, WatchMessage};
 use proxy::discovery::etcd::{EtcdClient, EtcdError, position::Next, position::Position};
 use proxy::world::{KernelNet, Listener, Net, RngTree, SystemWall, World};
@@ -142,10 +142,10 @@ async fn the_built_in_registry_tells_the_story() {
             let listener = net.bind(at(port)).await.expect("a port");
             let metrics = net.bind(at(0)).await.expect("a port");
             let address = listener.local_addr().unwrap();
-            let spec = AppSpec { instance: "registry".into(), port, kind: AppKind::Registry };
+            let spec = AppSpec { instance: "registry".into(), port, kind: AppKind::Registry(Registry {}) };
             let world = World::new(KernelNet::default(), SystemWall, RngTree::new(1));
             let (end, ended) = tokio::sync::oneshot::channel::<()>();
-            let serving = app::serve_on_disk(world, spec, disk.clone(), listener, metrics);
+            let serving = app::serve_on(world, spec, disk.clone(), listener, metrics);
             net.spawn("registry", async move {
                 tokio::select! {
                     _ = ended => {}

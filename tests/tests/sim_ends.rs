@@ -9,8 +9,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 use ends::*;
+use lab::app::{APP_METRICS_PORT, AppSpec};
+use lab::load::Load;
 use lab::load::Record;
-use lab::plan::{APP_METRICS_PORT, AppSpec, Load, SidecarKind};
+use lab::plan::SidecarKind;
 use lab::sim::{Main, Mesh, Programs, SimIo, SimNet, SimWorld, Simulation, Term, Who};
 use lab::world::World as _;
 use proxy::mutant::{self, Mutant};

@@ -1,15 +1,16 @@
 //! What a built-in app counts, in Prometheus' text format.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::fmt::Write;
 use std::rc::Rc;
 
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response, StatusCode};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-
-use super::bump;
-use super::http::{Echo, side_port};
 
 /// Requests that were answered otherwise than usual, because the timeline asked for it.
 pub const CHANGED: &str = "app_changed_requests_total";
@@ -65,36 +66,61 @@ impl Drop for Open {
     }
 }
 
-/// Answers `GET /metrics` on one connection, and `GET /behave?...`, by which the lab changes the
-/// HTTP echo: a query says what is to be different from the scenario's own behaviour, and none puts
-/// that back. (GET, because the lab's own client knows nothing else. The port is on loopback.)
+/// Serves one connection of a built-in app's own page, on loopback: `GET /metrics`, and `GET
+/// /behave?...`, by which the lab changes how an app answers. A query says what is to be different
+/// from the scenario's own words, and none puts these back. (GET, because the lab's own client
+/// knows nothing else.)
+///
+/// `control` makes such a change; it returns `None` if the app knows none.
 pub(super) async fn connection<I: AsyncRead + AsyncWrite + Unpin>(
     io: I,
     counters: Rc<AppCounters>,
-    echo: Option<Rc<Echo>>,
+    control: impl Fn(&str) -> Option<Result<(), String>>,
 ) {
-    side_port(io, |request| answer(request, &counters, echo.as_deref())).await;
+    let service = service_fn(|request| {
+        let response = answer(&request, &counters, &control);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let end = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(io), service)
+        .await;
+    if let Err(e) = end {
+        tracing::debug!("connection ended: {e}");
+    }
 }
 
-fn answer<B>(request: &Request<B>, counters: &AppCounters, echo: Option<&Echo>) -> Response<String> {
+fn answer<B>(
+    request: &Request<B>,
+    counters: &AppCounters,
+    control: impl Fn(&str) -> Option<Result<(), String>>,
+) -> Response<String> {
     let refuse = |status: StatusCode, why: String| {
         let mut response = Response::new(why);
         *response.status_mut() = status;
         response
     };
-    match (request.uri().path(), echo) {
-        ("/metrics", _) => {}
-        ("/behave", Some(echo)) => {
-            return match echo.behave(request.uri().query().unwrap_or_default()) {
-                Ok(()) => Response::new(String::new()),
-                Err(why) => refuse(StatusCode::BAD_REQUEST, why),
-            };
+    let changed = match request.uri().path() {
+        "/metrics" => {
+            let mut response = Response::new(counters.text());
+            let format = HeaderValue::from_static("text/plain; version=0.0.4");
+            response.headers_mut().insert(CONTENT_TYPE, format);
+            return response;
         }
-        _ => return refuse(StatusCode::NOT_FOUND, String::new()),
+        "/behave" => control(request.uri().query().unwrap_or_default()),
+        _ => None,
+    };
+    match changed {
+        Some(Ok(())) => Response::new(String::new()),
+        Some(Err(why)) => refuse(StatusCode::BAD_REQUEST, why),
+        None => refuse(StatusCode::NOT_FOUND, String::new()),
     }
-    let mut response = Response::new(counters.text());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
-    response
+}
+
+/// Adds one to a counter of this thread.
+pub(super) fn bump(counter: &Cell<u64>) {
+    counter.set(counter.get() + 1);
 }
 
 /// By how much a counter of a process that may end and begin again has grown since it was first

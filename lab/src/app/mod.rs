@@ -1,61 +1,68 @@
-//! The built-in apps: what stands behind a sidecar when a scenario brings no program of its own.
+//! Apps: what stands behind a sidecar, one kind a file or folder.
 //!
-//! An HTTP echo, a line server that speaks first and a registry ([`registry`]), each with three
+//! The file of a kind owns everything about it: its table in a scenario, what can be wrong with
+//! that, what loads may speak to it, how it is served, and what the kernel world runs in its place.
+//! To add a kind, write its file (an implementation of [`App`]) and register it in `kinds!`.
+//!
+//! The built-in apps are an HTTP echo, a line server that speaks first and a registry, each with
 //! plain counters on a metrics port of its own. They are generic over [`Net`], so the very same app
 //! serves a network namespace and a simulated host. They are kept dull: whatever a scenario
 //! measures should be the mesh and not the app. One thread, no allocation for a response's body, no
 //! time-out of their own, no `Date` header (it would read the wall clock).
 //!
-//! The HTTP echo speaks gRPC as well.
-//!
 //! Left out: TLS, and a graceful stop; a killed app ends at once and its connections break, which
 //! is what faults are for.
 
-use std::cell::Cell;
+mod command;
+mod disk;
+pub mod http;
+mod kind;
+pub mod metrics;
+pub mod process;
+pub mod registry;
+mod tcp;
+
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use proxy::world::{Listener, Net, World};
+use serde::{Deserialize, Serialize};
+use serde_spanned::Spanned;
 
-use crate::plan::{APP_METRICS_PORT, AppKind, AppSpec};
-
-pub mod body;
-pub(crate) mod grpc;
-pub mod http;
-pub(crate) mod malformed;
-pub mod metrics;
-pub mod process;
-pub mod registry;
-pub mod tcp;
-
+pub use command::CommandApp;
+pub use disk::Disk;
+pub use http::HttpEcho;
+pub use kind::{App, ForeignCommand, ForeignProgram, Place, Server, Start};
 use metrics::AppCounters;
-pub use registry::Disk;
+pub use registry::Registry;
+pub use tcp::LineServer;
+
+use crate::syntax::diagnose::Mistake;
+
+/// The metrics of a built-in app, on loopback.
+pub const APP_METRICS_PORT: u16 = 9100;
 
 /// How long to wait before accepting again when the process or the machine is out of descriptors or
 /// memory.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
 /// Runs a built-in app until cancelled: on `spec.port` of every address, with its metrics on
-/// loopback at [`APP_METRICS_PORT`].
+/// loopback at [`APP_METRICS_PORT`]. `disk` holds what an earlier process of the instance has left.
 ///
 /// # Errors
-/// If `spec` asks for a program ([`AppKind::Command`]), a port is taken, or the listening socket
-/// breaks.
-pub async fn serve<N: Net>(world: World<N>, spec: AppSpec) -> io::Result<()> {
-    serve_from(world, spec, Disk::default()).await
-}
-
-/// The same, with what an earlier process of the instance has left on its disk.
-///
-/// # Errors
-/// As [`serve`].
-pub async fn serve_from<N: Net>(world: World<N>, spec: AppSpec, disk: Disk) -> io::Result<()> {
-    let app = App::new(&spec, &world, disk)?;
-    let listener = bind_any(&world.net, spec.port).await?;
-    let metrics = world.net.bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), APP_METRICS_PORT)).await?;
-    app.serve(world.net, listener, metrics).await
+/// If the app is not built in, a port is taken, or the listening socket breaks.
+pub async fn serve<N: Net>(world: World<N>, spec: AppSpec, disk: Disk) -> io::Result<()> {
+    let counters = Rc::new(AppCounters::default());
+    let start = Start { instance: &spec.instance, world: &world, disk, counters };
+    let bind = async || {
+        let listener = bind_any(&world.net, spec.port).await?;
+        let metrics = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), APP_METRICS_PORT);
+        Ok((listener, world.net.bind(metrics).await?))
+    };
+    spec.kind.serve(start, bind).await
 }
 
 /// The same on listening sockets that the caller made, for callers that want other ports.
@@ -65,24 +72,13 @@ pub async fn serve_from<N: Net>(world: World<N>, spec: AppSpec, disk: Disk) -> i
 pub async fn serve_on<N: Net>(
     world: World<N>,
     spec: AppSpec,
-    listener: N::Listener,
-    metrics: N::Listener,
-) -> io::Result<()> {
-    serve_on_disk(world, spec, Disk::default(), listener, metrics).await
-}
-
-/// The same, with what an earlier process of the instance has left on its disk.
-///
-/// # Errors
-/// As [`serve_on`].
-pub async fn serve_on_disk<N: Net>(
-    world: World<N>,
-    spec: AppSpec,
     disk: Disk,
     listener: N::Listener,
     metrics: N::Listener,
 ) -> io::Result<()> {
-    App::new(&spec, &world, disk)?.serve(world.net, listener, metrics).await
+    let counters = Rc::new(AppCounters::default());
+    let start = Start { instance: &spec.instance, world: &world, disk, counters };
+    spec.kind.serve(start, async || Ok((listener, metrics))).await
 }
 
 /// Listens on every address of both families, or of IPv4 alone where IPv6 is off.
@@ -97,96 +93,152 @@ async fn bind_any<N: Net>(net: &N, port: u16) -> io::Result<N::Listener> {
     }
 }
 
-/// An app with everything prepared that can be.
-struct App {
-    server: AppServer,
-    counters: Rc<AppCounters>,
+/// An app to start.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AppSpec {
+    /// The instance's name; the built-in apps say it in their answers.
+    pub instance: String,
+    /// The port that it listens on.
+    pub port: u16,
+    /// Which app.
+    pub kind: AppKind,
 }
 
-enum AppServer {
-    Http(Rc<http::Echo>),
-    Tcp(Rc<tcp::Lines>),
-    Registry(Rc<registry::Registry>),
-}
-
-impl App {
-    fn new<N: Net>(spec: &AppSpec, world: &World<N>, disk: Disk) -> io::Result<Self> {
-        let counters = Rc::new(AppCounters::default());
-        let net = world.net.clone();
-        let spawn = move |work| net.spawn("app-work", work);
-        let server = match &spec.kind {
-            AppKind::Http(echo) => AppServer::Http(Rc::new(http::Echo::new(
-                &spec.instance,
-                echo,
-                &world.rng,
-                spawn,
-                counters.clone(),
-            )?)),
-            AppKind::Tcp { greeting } => {
-                AppServer::Tcp(Rc::new(tcp::Lines::new(&spec.instance, greeting, counters.clone())))
-            }
-            AppKind::Registry => {
-                AppServer::Registry(Rc::new(registry::Registry::new(disk, counters.clone())))
-            }
-            AppKind::Command(words) => {
-                let message = format!("`{}` is a program of its own, not a built-in app", words.join(" "));
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-            }
-        };
-        Ok(App { server, counters })
-    }
-
-    async fn serve<N: Net>(
-        self,
-        net: N,
-        mut listener: N::Listener,
-        mut metrics: N::Listener,
-    ) -> io::Result<()> {
-        let app = accept(&mut listener, |io| {
-            let open = self.counters.connection();
-            match &self.server {
-                AppServer::Http(echo) => {
-                    let echo = echo.clone();
-                    net.spawn("app-http", async move {
-                        let _open = open;
-                        echo.connection(io).await;
-                    });
-                }
-                AppServer::Registry(registry) => {
-                    let registry = registry.clone();
-                    net.spawn("app-registry", async move {
-                        let _open = open;
-                        registry.connection(io).await;
-                    });
-                }
-                AppServer::Tcp(lines) => {
-                    let lines = lines.clone();
-                    net.spawn("app-tcp", async move {
-                        let _open = open;
-                        lines.connection(io).await;
-                    });
-                }
-            }
-        });
-        let metrics = accept(&mut metrics, |io| {
-            let echo = match &self.server {
-                AppServer::Http(echo) => Some(echo.clone()),
-                AppServer::Tcp(_) | AppServer::Registry(_) => None,
-            };
-            net.spawn("app-metrics", metrics::connection(io, self.counters.clone(), echo));
-        });
-        let leases = async {
-            match &self.server {
-                AppServer::Registry(registry) => registry.keep_leases().await,
-                AppServer::Http(_) | AppServer::Tcp(_) => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            () = leases => Ok(()),
-            end = app => end,
-            end = metrics => end,
+/// Registers the kinds: the key of each in `app = { .. }`, and its type.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $field:ident ($key:literal): $kind:ident($app:ty),)*) => {
+        /// `app = { .. }`: exactly one of the kinds.
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct AppTable {
+            $($(#[$doc])* #[serde(default)] pub $field: Option<Spanned<<$app as App>::Table>>,)*
         }
+
+        /// Which app.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        pub enum AppKind {
+            $($(#[$doc])* #[serde(rename = $key)] $kind($app),)*
+        }
+
+        /// How a scenario writes each, in the fewest words.
+        const EXAMPLES: &[&str] = &[$(<$app as App>::EXAMPLE),*];
+
+        impl AppTable {
+            /// The kinds that it has, and where each is written.
+            fn kinds(&self) -> Vec<(&'static str, Range<usize>)> {
+                let all = [$(($key, self.$field.as_ref().map(Spanned::span))),*];
+                all.into_iter().filter_map(|(key, at)| at.map(|at| (key, at))).collect()
+            }
+
+            /// Whether the timeline can change how the app answers.
+            pub fn is_controlled(&self) -> bool {
+                $((self.$field.is_some() && <$app as App>::IS_CONTROLLED))||*
+            }
+
+            fn resolve_first(&self, mistakes: &mut Vec<Mistake>) -> Option<AppKind> {
+                $(if let Some(table) = &self.$field {
+                    return <$app as App>::resolve(table, mistakes).map(AppKind::$kind);
+                })*
+                None
+            }
+        }
+
+        impl AppKind {
+            /// Its key in a scenario.
+            pub fn key(&self) -> &'static str {
+                match self { $(AppKind::$kind(_) => $key,)* }
+            }
+
+            /// The schemes of the loads that it answers; empty if that cannot be known.
+            pub fn speaks(&self) -> &'static [&'static str] {
+                match self { $(AppKind::$kind(_) => <$app as App>::SPEAKS,)* }
+            }
+
+            /// Whether it speaks before its clients do.
+            pub fn speaks_first(&self) -> bool {
+                match self { $(AppKind::$kind(_) => <$app as App>::SPEAKS_FIRST,)* }
+            }
+
+            /// Whether the lab brings it, and the simulator can run it.
+            pub fn is_built_in(&self) -> bool {
+                match self { $(AppKind::$kind(_) => <$app as App>::IS_BUILT_IN,)* }
+            }
+
+            /// What the kernel world runs in place of the built-in app, if it does.
+            pub fn foreign(&self) -> Option<&dyn ForeignProgram> {
+                match self { $(AppKind::$kind(app) => app.foreign(),)* }
+            }
+
+            async fn serve<N: Net>(
+                &self,
+                start: Start<'_, N>,
+                listener: impl AsyncFnOnce() -> io::Result<(N::Listener, N::Listener)>,
+            ) -> io::Result<()> {
+                let (net, counters) = (start.world.net.clone(), start.counters.clone());
+                match self {
+                    $(AppKind::$kind(app) => {
+                        let server = Rc::new(app.server(start)?);
+                        let (listener, metrics) = listener().await?;
+                        run(server, net, counters, listener, metrics).await
+                    })*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The built-in HTTP echo.
+    http ("http"): Http(HttpEcho),
+    /// The built-in line server that greets first.
+    tcp ("tcp"): Tcp(LineServer),
+    /// A registry: etcd on the kernel, a built-in one that speaks the same in the simulator.
+    registry ("registry"): Registry(Registry),
+    /// Any program, with its arguments (kernel only).
+    cmd ("cmd"): Command(CommandApp),
+}
+
+/// Resolves `app = { .. }`.
+pub fn resolve(table: &Spanned<AppTable>, mistakes: &mut Vec<Mistake>) -> Option<AppKind> {
+    let mut kinds = table.get_ref().kinds().into_iter().map(|(_, at)| at);
+    let mistake = match (kinds.next(), kinds.next()) {
+        (Some(_), None) => return table.get_ref().resolve_first(mistakes),
+        (None, _) => Mistake::new(table.span(), "this app is of no kind", "which app?"),
+        (Some(first), Some(second)) => {
+            let mistake = Mistake::new(first, "this app is of several kinds at once", "one kind");
+            kinds.fold(mistake.also(second, "another"), |mistake, at| mistake.also(at, "another"))
+        }
+    };
+    let (last, others) = EXAMPLES.split_last().expect("there are kinds");
+    mistakes.push(mistake.help(format!("exactly one: {} or {last}", others.join(", "))));
+    None
+}
+
+/// Serves a built-in app, for as long as its sockets work.
+async fn run<N: Net, S: Server>(
+    server: Rc<S>,
+    net: N,
+    counters: Rc<AppCounters>,
+    mut listener: N::Listener,
+    mut metrics: N::Listener,
+) -> io::Result<()> {
+    let app = accept(&mut listener, |io| {
+        let (server, open) = (server.clone(), counters.connection());
+        net.spawn(S::TASK, async move {
+            let _open = open;
+            server.connection(io).await;
+        });
+    });
+    let metrics = accept(&mut metrics, |io| {
+        let (server, counters) = (server.clone(), counters.clone());
+        let control = move |query: &str| server.control(query);
+        net.spawn("app-metrics", metrics::connection(io, counters, control));
+    });
+    tokio::select! {
+        biased;
+        () = server.background() => Ok(()),
+        end = app => end,
+        end = metrics => end,
     }
 }
 
@@ -209,11 +261,6 @@ async fn accept<L: Listener>(listener: &mut L, mut each: impl FnMut(L::Io)) -> i
             Err(e) => return Err(e),
         }
     }
-}
-
-/// Adds one to a counter of this thread.
-fn bump(counter: &Cell<u64>) {
-    counter.set(counter.get() + 1);
 }
 
 #[cfg(test)]

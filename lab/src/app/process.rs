@@ -5,10 +5,9 @@ use std::process::ExitCode;
 
 use proxy::world::{KernelNet, RngTree, SystemWall, World, raise_nofile};
 
-use super::serve;
-use crate::plan::AppSpec;
+use super::{AppSpec, Disk, serve};
 
-/// Runs the app of `spec_json` (an [`crate::plan::AppSpec`] as JSON) on real sockets, on this
+/// Runs the app of `spec_json` (an [`AppSpec`] as JSON) on real sockets, on this
 /// thread, until the process is ended from outside.
 ///
 /// Ends with 1 and a message on standard error if the description makes no sense or a port is
@@ -33,7 +32,7 @@ fn start(spec_json: &str, seed: u64) -> io::Result<()> {
     // Which choices race is the kernel's choice anyway.
     let rng = RngTree::new(seed).child(&spec.instance, 0);
     let world = World::new(KernelNet::default(), SystemWall, rng);
-    tokio::task::LocalSet::new().block_on(&runtime, serve(world, spec))
+    tokio::task::LocalSet::new().block_on(&runtime, serve(world, spec, Disk::default()))
 }
 
 #[cfg(test)]
@@ -43,7 +42,7 @@ mod tests {
     #[test]
     fn a_description_that_makes_no_sense_ends_with_an_error_that_says_so() {
         assert!(start("{}", 1).unwrap_err().to_string().starts_with("not an app: missing field `instance`"));
-        let program = r#"{"instance": "x", "port": 80, "kind": {"command": ["nginx"]}}"#;
+        let program = r#"{"instance": "x", "port": 80, "kind": {"cmd": ["nginx"]}}"#;
         assert!(start(program, 1).unwrap_err().to_string().contains("`nginx`"));
     }
 }

@@ -1,5 +1,6 @@
-//! The built-in registry: as much of etcd's HTTP and JSON as a sidecar asks for, so that discovery
-//! and registration can be simulated. On the kernel a real etcd stands in its place.
+//! `app = { registry = {} }`: the built-in registry. It has as much of etcd's HTTP and JSON as a
+//! sidecar asks for, so that discovery and registration can be simulated. On the kernel a real etcd
+//! stands in its place.
 //!
 //! Ranges, puts, deletions, leases and watches of one prefix each, with one revision for every
 //! change, a history that watches resume from, and compaction. Its [`Disk`] outlives the process,
@@ -11,8 +12,9 @@
 //! ask for.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::ffi::OsString;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -28,113 +30,93 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use proxy::world::Net;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use serde_spanned::Spanned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::bump;
-use super::metrics::AppCounters;
-use crate::traffic::emit;
+use super::disk::{CLUSTER_ID, Change, Disk, Lease, NONSENSE, Refusal, Store, Stored};
+use super::kind::{App, ForeignCommand, ForeignProgram, Place, Server, Start};
+use super::metrics::{AppCounters, bump};
+use crate::syntax::diagnose::Mistake;
 
 /// How often leases are looked at, as etcd's lessor does.
 const LEASE_CHECK: Duration = Duration::from_millis(500);
-/// Changes that are kept for watches to resume from; older ones are compacted away.
-const HISTORY: usize = 10_000;
-/// Any number: which etcd this is.
-const CLUSTER_ID: &str = "7";
+/// The program that is a registry on the kernel.
+pub const ETCD: &str = "etcd";
+/// Its Debian package.
+pub const ETCD_PACKAGE: &str = "etcd-server";
+/// Where it would listen for other members.
+const ETCD_PEER_PORT: u16 = 2380;
 
-/// What outlives the process.
-#[derive(Clone, Default)]
-pub struct Disk(Rc<RefCell<Store>>);
+/// `registry = {}`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryTable {}
 
-#[derive(Default)]
-struct Store {
-    revision: i64,
-    keys: BTreeMap<Vec<u8>, Stored>,
-    leases: BTreeMap<i64, Lease>,
-    last_lease: i64,
-    /// Every change since [`Store::compacted`], oldest first.
-    history: Vec<Change>,
-    compacted: i64,
-}
+/// A registry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Registry {}
 
-struct Stored {
-    value: Vec<u8>,
-    lease: i64,
-}
+impl App for Registry {
+    type Table = RegistryTable;
+    type Server = RegistryServer;
 
-struct Lease {
-    ttl: u64,
-    ends: Instant,
-}
+    const EXAMPLE: &'static str = "{ registry = {} }";
 
-#[derive(Clone)]
-struct Change {
-    revision: i64,
-    key: Vec<u8>,
-    /// `None`: it is gone.
-    value: Option<Vec<u8>>,
-}
-
-/// Why a request is not answered with 200.
-type Refusal = (StatusCode, u32, &'static str);
-const NO_LEASE: Refusal = (StatusCode::NOT_FOUND, 5, "etcdserver: requested lease not found");
-const NONSENSE: Refusal = (StatusCode::BAD_REQUEST, 3, "the request makes no sense");
-
-impl Store {
-    fn put(&mut self, key: Vec<u8>, value: Vec<u8>, lease: i64) -> Result<(), Refusal> {
-        if lease != 0 && !self.leases.contains_key(&lease) {
-            return Err(NO_LEASE);
-        }
-        self.keys.insert(key.clone(), Stored { value: value.clone(), lease });
-        self.change(vec![(key, Some(value))]);
-        Ok(())
+    fn resolve(_: &Spanned<RegistryTable>, _: &mut Vec<Mistake>) -> Option<Self> {
+        Some(Registry {})
     }
 
-    /// Deletes keys, all in one revision, as etcd does.
-    fn delete(&mut self, gone: impl Fn(&[u8], &Stored) -> bool) -> usize {
-        let mut changes = Vec::new();
-        self.keys.retain(|key, stored| {
-            let gone = gone(key, stored);
-            if gone {
-                changes.push((key.clone(), None));
-            }
-            !gone
-        });
-        let count = changes.len();
-        if count > 0 {
-            self.change(changes);
-        }
-        count
+    fn server<N: Net>(&self, start: Start<'_, N>) -> io::Result<RegistryServer> {
+        Ok(RegistryServer::new(start.disk, start.counters))
     }
 
-    fn change(&mut self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) {
-        emit!(RegistryChanged { keys: self.keys.len() });
-        self.revision += 1;
-        let revision = self.revision;
-        self.history.extend(changes.into_iter().map(|(key, value)| Change { revision, key, value }));
-        if self.history.len() > HISTORY {
-            let forgotten = self.history.len() - HISTORY;
-            let last = self.history[forgotten - 1].revision;
-            self.history.retain(|change| change.revision > last);
-            self.compacted = last;
-        }
+    fn foreign(&self) -> Option<&dyn ForeignProgram> {
+        Some(self)
+    }
+}
+
+impl ForeignProgram for Registry {
+    fn name(&self) -> &str {
+        ETCD
     }
 
-    fn end_lease(&mut self, lease: i64) -> Result<(), Refusal> {
-        self.leases.remove(&lease).ok_or(NO_LEASE)?;
-        self.delete(|_, stored| stored.lease == lease);
-        Ok(())
+    fn package(&self) -> Option<&'static str> {
+        Some(ETCD_PACKAGE)
     }
 
-    fn header(&self) -> Value {
-        json!({ "cluster_id": CLUSTER_ID, "member_id": "1", "revision": self.revision.to_string(), "raft_term": "2" })
+    fn keeps_data(&self) -> bool {
+        true
+    }
+
+    fn command(&self, place: &Place<'_>) -> ForeignCommand {
+        let &Place { instance, address, port, data } = place;
+        let listen = format!("http://0.0.0.0:{port}");
+        let reach = format!("http://{address}:{port}");
+        // For other members, of which there are none: out of the way, on loopback.
+        let peers = format!("http://127.0.0.1:{ETCD_PEER_PORT}");
+        let cluster = format!("{instance}={peers}");
+        let arguments = [
+            ("--name", instance),
+            ("--listen-client-urls", &listen),
+            ("--advertise-client-urls", &reach),
+            ("--listen-peer-urls", &peers),
+            ("--initial-advertise-peer-urls", &peers),
+            ("--initial-cluster", &cluster),
+            ("--log-level", "warn"),
+        ];
+        let mut argv: Vec<OsString> = vec![ETCD.into(), "--data-dir".into(), data.into()];
+        argv.extend(arguments.iter().flat_map(|(option, value)| [option.into(), value.into()]));
+        ForeignCommand { argv, env: Vec::new() }
     }
 }
 
 /// The registry, shared by its connections.
-pub struct Registry {
+pub struct RegistryServer {
     store: Rc<RefCell<Store>>,
     /// Its last revision, for watches.
     revision: watch::Sender<i64>,
@@ -144,23 +126,24 @@ pub struct Registry {
 type Endless = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>>>>;
 type Body = Either<Full<Bytes>, StreamBody<Endless>>;
 
-impl Registry {
-    /// A registry that starts on what `disk` holds.
-    pub fn new(disk: Disk, counters: Rc<AppCounters>) -> Self {
-        let mut store = disk.0.borrow_mut();
-        // A new etcd has revision 1.
-        store.revision = store.revision.max(1);
-        let now = Instant::now();
-        for lease in store.leases.values_mut() {
-            lease.ends = now + Duration::from_secs(lease.ttl);
-        }
-        let revision = watch::Sender::new(store.revision);
-        drop(store);
-        Registry { store: disk.0, revision, counters }
+impl Server for RegistryServer {
+    const TASK: &'static str = "app-registry";
+
+    async fn connection<I: AsyncRead + AsyncWrite + Unpin + 'static>(self: Rc<Self>, io: I) {
+        let service = service_fn(|request| async {
+            bump(&self.counters.requests);
+            Ok::<_, Infallible>(self.answer(request).await)
+        });
+        let _ = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .header_read_timeout(None)
+            .serve_connection(TokioIo::new(io), service)
+            .await;
     }
 
-    /// Ends leases when their time is over, for ever.
-    pub(super) async fn keep_leases(&self) {
+    /// Ends leases when their time is over.
+    async fn background(&self) {
         loop {
             sleep(LEASE_CHECK).await;
             let now = Instant::now();
@@ -173,19 +156,21 @@ impl Registry {
             self.tell(&store);
         }
     }
+}
 
-    /// Serves one connection until it ends.
-    pub(super) async fn connection<I: AsyncRead + AsyncWrite + Unpin>(self: Rc<Self>, io: I) {
-        let service = service_fn(|request| async {
-            bump(&self.counters.requests);
-            Ok::<_, Infallible>(self.answer(request).await)
-        });
-        let _ = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .auto_date_header(false)
-            .header_read_timeout(None)
-            .serve_connection(TokioIo::new(io), service)
-            .await;
+impl RegistryServer {
+    /// A registry that starts on what `disk` holds.
+    fn new(disk: Disk, counters: Rc<AppCounters>) -> Self {
+        let mut store = disk.0.borrow_mut();
+        // A new etcd has revision 1.
+        store.revision = store.revision.max(1);
+        let now = Instant::now();
+        for lease in store.leases.values_mut() {
+            lease.ends = now + Duration::from_secs(lease.ttl);
+        }
+        let revision = watch::Sender::new(store.revision);
+        drop(store);
+        RegistryServer { store: disk.0, revision, counters }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {

@@ -6,8 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 
+use super::http::behaviour::Behaviour;
 use super::*;
-use crate::plan::{Behaviour, HttpEcho};
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -23,7 +23,7 @@ async fn start(kind: AppKind) -> Ports {
     let metrics = net.bind(LOOPBACK).await.unwrap();
     let ports = Ports { app: listener.local_addr().unwrap(), metrics: metrics.local_addr().unwrap() };
     let spec = AppSpec { instance: "orders-1".into(), port: ports.app.port(), kind };
-    net.spawn("app", async move { serve_on(world, spec, listener, metrics).await.unwrap() });
+    net.spawn("app", async move { serve_on(world, spec, Disk::default(), listener, metrics).await.unwrap() });
     ports
 }
 
@@ -124,7 +124,7 @@ async fn a_connection_is_kept_alive_and_the_counters_tell_requests_from_connecti
 #[tokio::test]
 async fn the_line_server_greets_first_and_answers_what_was_sent_before_a_half_close() {
     let talk = async {
-        let ports = start(AppKind::Tcp { greeting: "220 hello".into() }).await;
+        let ports = start(AppKind::Tcp(LineServer { greeting: "220 hello".into() })).await;
         let mut io = connect(ports.app).await;
         let mut greeting = [0; "220 hello orders-1\n".len()];
         io.read_exact(&mut greeting).await.unwrap();
@@ -146,8 +146,9 @@ async fn the_line_server_greets_first_and_answers_what_was_sent_before_a_half_cl
 async fn a_program_is_refused() {
     let net = KernelNet::default();
     let world = World::new(net, SystemWall, RngTree::new(1));
-    let spec = AppSpec { instance: "x".into(), port: 0, kind: AppKind::Command(vec!["nginx".into()]) };
-    let error = serve(world, spec).await.unwrap_err();
+    let spec =
+        AppSpec { instance: "x".into(), port: 0, kind: AppKind::Command(CommandApp(vec!["nginx".into()])) };
+    let error = serve(world, spec, Disk::default()).await.unwrap_err();
     assert!(error.to_string().contains("nginx"), "{error}");
 }
 
@@ -219,7 +220,7 @@ async fn the_echo_answers_grpc_calls_refuses_streams_and_ends_connections_if_it_
                 .unwrap();
             poll_fn(|cx| sender.poll_ready(cx)).await?;
             let (response, mut body) = sender.send_request(request, false)?;
-            body.send_data(super::grpc::message(3), true)?;
+            body.send_data(http::grpc::message(3), true)?;
             let mut body = response.await?.into_body();
             let mut length = 0;
             while let Some(data) = body.data().await {
@@ -269,7 +270,7 @@ async fn the_echo_may_answer_a_call_before_its_end_and_allow_few_at_a_time() {
                 .body(())
                 .unwrap();
             let (response, mut body) = sender.send_request(request, false).unwrap();
-            body.send_data(super::grpc::message(3), false).unwrap();
+            body.send_data(http::grpc::message(3), false).unwrap();
             (response, body)
         };
         let status = async |response: h2::client::ResponseFuture| {

@@ -27,7 +27,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_spanned::Spanned;
 
-pub use behave::{Behave, BehaviourChange};
+pub use behave::Behave;
 pub use configure::{Configure, ConfigureTable};
 pub use crash::Crash;
 pub use impair::Impair;

@@ -22,9 +22,10 @@ use super::node::{Bind, Mounts, Node, name_files};
 use super::process::{Launch, Log, Output, Process};
 use super::wire::Wire;
 use super::{Cgroup, KernelWorld, Registration, cleanup, doctor, probe, sysctl};
+use crate::app::{ForeignProgram, Place};
 use crate::fabric::LinkProfile;
 use crate::mesh::{ProcessId, Role};
-use crate::plan::{APP_UID, AppKind, ResourceLimits, SIDECAR_UID, Service};
+use crate::plan::{APP_UID, ResourceLimits, SIDECAR_UID, Service};
 use crate::sidecar::{self, Page, SidecarProgram};
 use crate::world::Error;
 
@@ -36,10 +37,6 @@ const PROBE_WITHIN: Duration = Duration::from_secs(1);
 const SELF_TEST_WITHIN: Duration = Duration::from_secs(2);
 /// Name of the namespace between the instances; no service can have it.
 const FABRIC: &str = "@fabric";
-/// The program of a registry.
-const ETCD: &str = "etcd";
-/// Where a registry would listen for other members.
-const ETCD_PEER_PORT: u16 = 2380;
 /// Wait between probes: short at first, because most processes are ready at once.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
@@ -175,7 +172,8 @@ impl KernelWorld {
             }
         }
         for instance in &self.plan.instances {
-            if instance.app.as_ref().is_some_and(|app| app.kind == AppKind::Registry) {
+            let program = instance.app.as_ref().and_then(|app| app.kind.foreign());
+            if program.is_some_and(ForeignProgram::keeps_data) {
                 let data = data(run, &instance.name);
                 std::fs::create_dir_all(&data)?;
                 std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700))?;
@@ -261,13 +259,16 @@ impl KernelWorld {
             (Role::App, None) => {
                 return Err(Error::Failed(format!("{} has no app to start", instance.name)));
             }
-            (Role::App, Some(app)) => match &app.kind {
-                AppKind::Command(argv) => {
-                    env.push(("PORT".to_owned(), app.port.to_string()));
-                    argv.iter().map(OsString::from).collect()
+            (Role::App, Some(app)) => match app.kind.foreign() {
+                Some(program) => {
+                    let data = data(&run, &instance.name);
+                    let (address, port) = (instance.v4, app.port);
+                    let place = Place { instance: &instance.name, address, port, data: &data };
+                    let command = program.command(&place);
+                    env.extend(command.env);
+                    command.argv
                 }
-                AppKind::Registry => etcd(&run, &instance.name, instance.v4, app.port),
-                AppKind::Http(_) | AppKind::Tcp { .. } => {
+                None => {
                     let spec = serde_json::to_string(app).expect("an app's description is plain data");
                     let seed = self.plan.seed.to_string();
                     vec![exe, "__app".into(), "--spec".into(), spec.into(), "--seed".into(), seed.into()]
@@ -473,27 +474,6 @@ impl KernelWorld {
         let link = self.plan.links.iter().find(|l| l.from == from && l.to == to);
         link.map(|l| l.profile).unwrap_or_default()
     }
-}
-
-/// The command of a registry. Its data outlives the process, as it would on a machine of its own.
-fn etcd(run: &Path, instance: &str, v4: Ipv4Addr, port: u16) -> Vec<OsString> {
-    let listen = format!("http://0.0.0.0:{port}");
-    let reach = format!("http://{v4}:{port}");
-    // For other members, of which there are none: out of the way, on loopback.
-    let peers = format!("http://127.0.0.1:{ETCD_PEER_PORT}");
-    let cluster = format!("{instance}={peers}");
-    let arguments = [
-        ("--name", instance),
-        ("--listen-client-urls", &listen),
-        ("--advertise-client-urls", &reach),
-        ("--listen-peer-urls", &peers),
-        ("--initial-advertise-peer-urls", &peers),
-        ("--initial-cluster", &cluster),
-        ("--log-level", "warn"),
-    ];
-    let mut command: Vec<OsString> = vec![ETCD.into(), "--data-dir".into(), data(run, instance).into()];
-    command.extend(arguments.iter().flat_map(|(option, value)| [option.into(), value.into()]));
-    command
 }
 
 /// Where an app keeps what must outlive its process.

@@ -19,13 +19,12 @@ use super::cgroup::Cgroup;
 use super::intercept;
 use super::link::{with_congestion_control, with_netlink};
 use super::node::{Mounts, Node};
-use crate::plan::{AppKind, Instance, Plan, SIDECAR_UID};
+use crate::app::registry::{ETCD, ETCD_PACKAGE};
+use crate::plan::{Plan, SIDECAR_UID};
 use crate::world::Error;
 
 /// Tools that the lab runs, all from one Debian package.
 const TOOLS: [&str; 4] = ["iptables-restore", "iptables-save", "ip6tables-restore", "ip6tables-save"];
-/// What scenarios with a registry run, and its Debian package.
-const ETCD: (&str, &str) = ("etcd", "etcd-server");
 const INSTALL_ETCD: &str = "apt-get install etcd-server (only scenarios with a registry need it)";
 const INSTALL_IPTABLES: &str = "apt-get install iptables";
 /// Index of the loopback interface, the same in every namespace.
@@ -75,8 +74,8 @@ pub fn doctor() -> Vec<Check> {
         let found = find(tool).map(|p| p.display().to_string()).ok_or_else(|| "not found in PATH".to_owned());
         check(tool, true, found, INSTALL_IPTABLES);
     }
-    let etcd = find(ETCD.0).map(|p| p.display().to_string()).ok_or_else(|| "not found in PATH".to_owned());
-    check(ETCD.0, false, etcd, INSTALL_ETCD);
+    let etcd = find(ETCD).map(|p| p.display().to_string()).ok_or_else(|| "not found in PATH".to_owned());
+    check(ETCD, false, etcd, INSTALL_ETCD);
     match Node::new("doctor", Mounts::default()) {
         Err(e) => {
             check("namespaces", true, Err(e.to_string()), "a kernel with CONFIG_NET_NS, and CAP_SYS_ADMIN");
@@ -137,24 +136,24 @@ pub fn require() -> Result<(), Error> {
 
 /// The programs that only some plans need.
 pub fn require_programs(plan: &Plan) -> Result<(), Error> {
-    let is_registry = |i: &Instance| i.app.as_ref().is_some_and(|app| app.kind == AppKind::Registry);
-    if plan.instances.iter().any(is_registry) && find(ETCD.0).is_none() {
-        let (program, package) = ETCD;
-        return Err(Error::Machine(format!(
-            "{program} not found in PATH, and this scenario has a registry; install with: apt-get install {package}"
-        )));
-    }
-    let apps = plan.instances.iter().filter_map(|i| Some((&i.name, &i.app.as_ref()?.kind)));
-    for (instance, kind) in apps {
-        let AppKind::Command(argv) = kind else { continue };
-        let program = argv.first().map_or("", String::as_str);
+    for instance in &plan.instances {
+        let Some(app) = &instance.app else { continue };
+        let Some(program) = app.kind.foreign() else { continue };
+        let (name, key) = (program.name(), app.kind.key());
         // Started by an ordinary user, who may not enter every folder of root's PATH: the kernel
         // would say "permission denied" of what is nowhere.
-        if !exists(program) {
-            return Err(Error::Machine(format!(
-                "the program of {instance}/app, `{program}` was not found: install it, or write its whole path"
-            )));
+        if exists(name) {
+            continue;
         }
+        return Err(Error::Machine(match program.package() {
+            Some(package) => format!(
+                "{name} not found in PATH, and this scenario has a {key}; install with: apt-get install {package}"
+            ),
+            None => format!(
+                "the program of {}/app, `{name}` was not found: install it, or write its whole path",
+                instance.name
+            ),
+        }));
     }
     Ok(())
 }
@@ -171,7 +170,7 @@ fn exists(program: &str) -> bool {
 /// Installs the Debian packages that are missing, and says what it did, one sentence each.
 pub fn setup() -> Result<Vec<String>, Error> {
     let iptables = TOOLS.into_iter().all(|t| find(t).is_some());
-    let wanted = [("iptables", iptables), (ETCD.1, find(ETCD.0).is_some())];
+    let wanted = [("iptables", iptables), (ETCD_PACKAGE, find(ETCD).is_some())];
     let missing: Vec<&str> = wanted.into_iter().filter(|(_, there)| !there).map(|(name, _)| name).collect();
     if missing.is_empty() {
         return Ok(vec!["iptables and etcd are there already".into()]);

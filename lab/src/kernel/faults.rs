@@ -17,11 +17,11 @@ use super::bring_up::{failed, local};
 use super::link::PairCounts;
 use super::process::Process;
 use super::{intercept, probe, sysctl};
+use crate::app::APP_METRICS_PORT;
 use crate::app::metrics::{CHANGED, Growth};
 use crate::fault::Primitives;
 use crate::mesh::{Link, ProcessId, Role};
 use crate::metrics;
-use crate::plan::APP_METRICS_PORT;
 use crate::sidecar::Page;
 use crate::world::Error;
 

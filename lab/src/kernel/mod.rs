@@ -25,10 +25,11 @@ use tokio::time::{Instant, timeout};
 
 use crate::events::EventLog;
 use crate::fault::Entry;
+use crate::load::Load;
 use crate::load::Record;
 use crate::mesh::{Link, ProcessId};
 use crate::metrics::Scrape;
-use crate::plan::{Load, Plan};
+use crate::plan::Plan;
 use crate::readable;
 use crate::world::{Error, Fidelity, ProcessExit, World, WorldKind};
 

@@ -14,10 +14,12 @@ use tokio::time::{Instant, timeout_at};
 use super::bring_up::{failed, local};
 use super::process::{Output, Process};
 use super::{KernelWorld, intercept, probe};
+use crate::app::APP_METRICS_PORT;
+use crate::load::Load;
 use crate::load::Record;
 use crate::mesh::{ProcessId, Role};
 use crate::metrics::{self, Sample, Scrape};
-use crate::plan::{APP_METRICS_PORT, APP_UID, AppKind, Load};
+use crate::plan::APP_UID;
 use crate::sidecar;
 use crate::world::Error;
 
@@ -96,9 +98,7 @@ impl KernelWorld {
     fn metrics_port(&self, id: ProcessId) -> Option<u16> {
         match (id.role, &self.plan.instances[id.instance].app) {
             (Role::Sidecar, _) => sidecar::program(self.plan.sidecar).map(|program| program.metrics().port),
-            (Role::App, Some(app)) if !matches!(app.kind, AppKind::Command(_) | AppKind::Registry) => {
-                Some(APP_METRICS_PORT)
-            }
+            (Role::App, Some(app)) if app.kind.foreign().is_none() => Some(APP_METRICS_PORT),
             (Role::App, _) => None,
         }
     }

@@ -305,8 +305,8 @@ fn read_lines(from: impl io::Read, mut line: impl FnMut(String)) {
     }
 }
 
-/// Has the child, before it runs a line of its own code, join the control groups behind `entrances`,
-/// start a session, become user `uid` and die with the lab.
+/// Has the child, before it runs a line of its own code, join the control groups behind
+/// `entrances`, start a session, become user `uid` and die with the lab.
 fn prepare(command: &mut Command, entrances: Vec<File>, uid: u32) -> io::Result<()> {
     let lab = nix::unistd::getpid();
     let (_, allowed) = getrlimit(Resource::RLIMIT_NOFILE)?;

@@ -22,8 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use super::id::Id;
 use super::pace::{Pace, TokioPace};
 use super::record::{Outcome, Record};
-use super::{grpc, http, tcp};
-use crate::plan::{Load, Target};
+use super::{AnyCaller, Callee, Load};
 use crate::traffic::emit;
 
 /// Requests under way at once, at most; above it a request is [`Outcome::Dropped`]. It bounds
@@ -31,8 +30,8 @@ use crate::traffic::emit;
 /// just fit.
 pub const MAX_IN_FLIGHT: usize = 10_000;
 
-/// Sends the requests of `load` to `target` that are due from now until `end`, and returns when the
-/// last one has ended. `t0` is the start of the measured part; `sink` gets every record, in the
+/// Sends the requests of `load` to `address` that are due from now until `end`, and returns when
+/// the last one has ended. `t0` is the start of the measured part; `sink` gets every record, in the
 /// order in which requests end.
 ///
 /// # Errors
@@ -41,12 +40,12 @@ pub const MAX_IN_FLIGHT: usize = 10_000;
 pub async fn generate<N: Net>(
     world: World<N>,
     load: Load,
-    target: SocketAddr,
+    address: SocketAddr,
     t0: Instant,
     end: Instant,
     sink: impl Fn(Record) + 'static,
 ) -> io::Result<()> {
-    generate_paced(world, load, target, t0, end, sink, TokioPace).await
+    generate_paced(world, load, address, t0, end, sink, TokioPace).await
 }
 
 /// [`generate`] with a timer of the caller's choice.
@@ -56,7 +55,7 @@ pub async fn generate<N: Net>(
 pub async fn generate_paced<N: Net>(
     world: World<N>,
     load: Load,
-    target: SocketAddr,
+    address: SocketAddr,
     t0: Instant,
     end: Instant,
     sink: impl Fn(Record) + 'static,
@@ -66,10 +65,12 @@ pub async fn generate_paced<N: Net>(
     let now = Instant::now();
     let begin = load.part.map_or(now, |part| now.max(t0 + part.from));
     let end = load.part.map_or(end, |part| end.min(t0 + part.to));
+    let (target, timeout) = (&load.target, load.timeout);
+    let callee = Callee { address, host: &target.host, port: target.port, timeout };
     let run = Rc::new(Generator {
-        caller: ProtocolCaller::new(world.net.clone(), &load, target)?,
+        caller: AnyCaller::new(&target.call, world.net.clone(), callee)?,
         name: load.name,
-        timeout: load.timeout,
+        timeout,
         in_flight: Cell::new(0),
         idle: Notify::new(),
         sink: Box::new(sink),
@@ -105,8 +106,8 @@ async fn one<N: Net>(in_flight_guard: InFlight<N>, k: i64, due: Due) {
 }
 
 /// What the requests of one generator share.
-struct Generator<N> {
-    caller: ProtocolCaller<N>,
+struct Generator<N: Net> {
+    caller: AnyCaller<N>,
     name: String,
     timeout: Duration,
     in_flight: Cell<usize>,
@@ -115,7 +116,7 @@ struct Generator<N> {
     sink: Box<dyn Fn(Record)>,
 }
 
-impl<N> Generator<N> {
+impl<N: Net> Generator<N> {
     fn record(&self, due: Due, sent: Instant, ended: Instant, outcome: Outcome) {
         let since = |at: Instant| at.saturating_duration_since(due.at).as_micros() as u64;
         (self.sink)(Record { due_us: due.us, latency_us: since(ended), late_us: since(sent), outcome });
@@ -123,9 +124,9 @@ impl<N> Generator<N> {
 }
 
 /// A place among the requests under way, given back on drop, also if the task is aborted.
-struct InFlight<N>(Rc<Generator<N>>);
+struct InFlight<N: Net>(Rc<Generator<N>>);
 
-impl<N> InFlight<N> {
+impl<N: Net> InFlight<N> {
     fn begin(run: &Rc<Generator<N>>) -> Option<Self> {
         let now = run.in_flight.get();
         if now >= MAX_IN_FLIGHT {
@@ -136,49 +137,12 @@ impl<N> InFlight<N> {
     }
 }
 
-impl<N> Drop for InFlight<N> {
+impl<N: Net> Drop for InFlight<N> {
     fn drop(&mut self) {
         let left = self.0.in_flight.get() - 1;
         self.0.in_flight.set(left);
         if left == 0 {
             self.0.idle.notify_one();
-        }
-    }
-}
-
-/// How a request is made.
-enum ProtocolCaller<N> {
-    Http(Box<http::HttpCaller<N>>),
-    Grpc(Box<grpc::GrpcCaller<N>>),
-    Tcp(tcp::TcpCaller<N>),
-}
-
-impl<N: Net> ProtocolCaller<N> {
-    fn new(net: N, load: &Load, target: SocketAddr) -> io::Result<Self> {
-        Ok(match &load.target {
-            Target::Http { host, port, path, body, grpc: true, headers, .. } => {
-                let caller = grpc::GrpcCaller::new(
-                    net,
-                    target,
-                    (host, *port, path),
-                    (*body, load.end_delay),
-                    headers,
-                )?;
-                ProtocolCaller::Grpc(Box::new(caller))
-            }
-            Target::Http { host, port, path, method, body, headers, .. } => {
-                let template = http::Template::new(host, *port, path, method, *body, headers)?;
-                ProtocolCaller::Http(Box::new(http::HttpCaller::new(net, target, load, template)))
-            }
-            Target::Tcp { .. } => ProtocolCaller::Tcp(tcp::TcpCaller::new(net, target)),
-        })
-    }
-
-    async fn call(&self, id: Id<'_>) -> Outcome {
-        match self {
-            ProtocolCaller::Http(caller) => caller.call(id).await,
-            ProtocolCaller::Grpc(caller) => caller.call(id).await,
-            ProtocolCaller::Tcp(caller) => caller.call(id).await,
         }
     }
 }

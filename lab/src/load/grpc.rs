@@ -16,22 +16,73 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::Reason;
 use h2::client::{ResponseFuture, SendRequest};
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, USER_AGENT};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, TE, USER_AGENT};
 use http::{Method, Request, Uri};
 use proxy::grpc;
 use proxy::world::Net;
+use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use super::id::Id;
+use super::protocol::{Callee, Caller, LoadProtocol, LoadUrl, add_headers, invalid};
 use super::record::Outcome;
-use crate::app::grpc::{PREFIX, message};
-use crate::app::http::{REQUEST, SERVED_BY};
+use super::table::LoadTable;
+use crate::app::http::echo::{REQUEST, SERVED_BY};
+use crate::app::http::grpc::{PREFIX, message};
+use crate::syntax::diagnose::Mistake;
 use crate::traffic::emit;
 
+/// gRPC calls, over one shared HTTP/2 connection.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GrpcCall {
+    /// `/package.Service/Method`
+    pub path: String,
+    /// Bytes in each message.
+    pub body: u32,
+    /// Headers of each call, beside those that gRPC needs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// How long a client waits after its message before it ends its half of the call.
+    #[serde(default, skip_serializing_if = "Duration::is_zero", with = "crate::readable")]
+    pub end_delay: Duration,
+}
+
+impl LoadProtocol for GrpcCall {
+    type Caller<N: Net> = GrpcCaller<N>;
+
+    const KEYS: &'static [&'static str] = &["method", "body", "headers", "end_delay"];
+
+    fn resolve(table: &LoadTable, url: &LoadUrl<'_>, mistakes: &mut Vec<Mistake>) -> Self {
+        if let Some(method) = table.method.as_ref().filter(|method| *method.get_ref() != "POST") {
+            let mistake = Mistake::new(method.span(), "every gRPC call is a POST", "another method");
+            mistakes.push(mistake.help("leave it out"));
+        }
+        GrpcCall {
+            path: url.path(mistakes),
+            body: table.body(),
+            headers: table.headers(mistakes),
+            end_delay: table.end_delay.as_ref().map_or(Duration::ZERO, |delay| delay.get_ref().0),
+        }
+    }
+
+    fn caller<N: Net>(&self, net: N, callee: Callee<'_>) -> io::Result<GrpcCaller<N>> {
+        let Callee { address, host, port, .. } = callee;
+        let uri = format!("http://{host}:{port}{}", self.path);
+        let uri = uri.parse().map_err(|e| invalid(format!("`{uri}` is not a URL: {e}")))?;
+        let mut headers = HeaderMap::with_capacity(4);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(grpc::CONTENT_TYPE));
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(USER_AGENT, HeaderValue::from_static("lab"));
+        add_headers(&mut headers, &self.headers)?;
+        let (message, end_delay) = (message(self.body), self.end_delay);
+        Ok(GrpcCaller { net, address, uri, headers, message, end_delay, connection: RefCell::default() })
+    }
+}
+
 /// Makes calls of one method at one address.
-pub(super) struct GrpcCaller<N> {
+pub struct GrpcCaller<N> {
     net: N,
-    target: SocketAddr,
+    address: SocketAddr,
     uri: Uri,
     headers: HeaderMap,
     message: Bytes,
@@ -47,37 +98,8 @@ enum Failed {
     Otherwise(Outcome),
 }
 
-impl<N: Net> GrpcCaller<N> {
-    /// Of `path` at `host`, with a message of `body` bytes and `more` headers, and an end that
-    /// comes `end_delay` later.
-    ///
-    /// # Errors
-    /// If they cannot stand in a request.
-    pub(super) fn new(
-        net: N,
-        target: SocketAddr,
-        (host, port, path): (&str, u16, &str),
-        (body, end_delay): (u32, Duration),
-        more: &BTreeMap<String, String>,
-    ) -> io::Result<Self> {
-        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
-        let uri = format!("http://{host}:{port}{path}");
-        let uri = uri.parse().map_err(|e| invalid(format!("`{uri}` is not a URL: {e}")))?;
-        let mut headers = HeaderMap::with_capacity(4);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(grpc::CONTENT_TYPE));
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-        headers.insert(USER_AGENT, HeaderValue::from_static("lab"));
-        for (name, value) in more {
-            let words = || invalid(format!("`{name}: {value}` is not a header"));
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| words())?;
-            headers.insert(name, HeaderValue::from_str(value).map_err(|_| words())?);
-        }
-        let connection = RefCell::default();
-        Ok(GrpcCaller { net, target, uri, headers, message: message(body), end_delay, connection })
-    }
-
-    /// Makes one call and reads its answer to the end. The caller bounds the time.
-    pub(super) async fn call(&self, id: Id<'_>) -> Outcome {
+impl<N: Net> Caller for GrpcCaller<N> {
+    async fn call(&self, id: Id<'_>) -> Outcome {
         let Ok(id) = HeaderValue::try_from(id.to_string()) else { return Outcome::Mismatch };
         match self.once(&id).await {
             Ok(outcome) | Err(Failed::Otherwise(outcome)) => return outcome,
@@ -88,7 +110,9 @@ impl<N: Net> GrpcCaller<N> {
             Err(Failed::Unprocessed) => Outcome::Reset,
         }
     }
+}
 
+impl<N: Net> GrpcCaller<N> {
     async fn once(&self, id: &HeaderValue) -> Result<Outcome, Failed> {
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
@@ -129,7 +153,7 @@ impl<N: Net> GrpcCaller<N> {
             return Ok(ready);
         }
         let io =
-            self.net.connect(self.target, None).await.map_err(|_| Failed::Otherwise(Outcome::Connect))?;
+            self.net.connect(self.address, None).await.map_err(|_| Failed::Otherwise(Outcome::Connect))?;
         let (sender, connection) = h2::client::handshake(io).await.map_err(failed)?;
         self.net.spawn("load-connection", async move {
             // What went wrong reaches the calls that it happened to.

@@ -19,28 +19,76 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::header::{HOST, HeaderMap, HeaderValue, USER_AGENT};
 use http::{Method, Request, Response, Uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use proxy::world::Net;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::id::Id;
+use super::protocol::{Callee, Caller, LoadProtocol, LoadUrl, add_headers, invalid};
 use super::record::Outcome;
-use crate::app::body::Pattern;
-use crate::app::http::{REQUEST, SERVED_BY};
-use crate::plan::Load;
+use super::table::LoadTable;
+use crate::app::http::body::Pattern;
+use crate::app::http::echo::{REQUEST, SERVED_BY};
+use crate::syntax::diagnose::Mistake;
 use crate::traffic::emit;
 
 /// How long a connection may lie idle. Shorter than servers' limits (5 s is the shortest in common
 /// use, Node.js'), so that a server's closing of idle connections is not mistaken for a fault.
 const IDLE: Duration = Duration::from_secs(2);
 
+/// HTTP methods that a generator sends.
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
+/// HTTP/1.1 requests over kept-alive connections.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HttpCall {
+    /// Path and query.
+    pub path: String,
+    /// Method.
+    pub method: String,
+    /// Bytes in each request body.
+    pub body: u32,
+    /// Headers of each request, beside those that HTTP needs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// How long a client waits after the head of an answer before it reads the body.
+    #[serde(default, skip_serializing_if = "Duration::is_zero", with = "crate::readable")]
+    pub read_delay: Duration,
+}
+
+impl LoadProtocol for HttpCall {
+    type Caller<N: Net> = HttpCaller<N>;
+
+    const KEYS: &'static [&'static str] = &["method", "body", "headers", "read_delay"];
+
+    fn resolve(table: &LoadTable, url: &LoadUrl<'_>, mistakes: &mut Vec<Mistake>) -> Self {
+        if let Some(word) = table.method.as_ref().filter(|m| !METHODS.contains(&&m.get_ref()[..])) {
+            mistakes.push(Mistake::unknown("method", word, METHODS));
+        }
+        HttpCall {
+            path: url.path(mistakes),
+            method: table.method.as_ref().map_or("GET", |method| method.get_ref()).to_owned(),
+            body: table.body(),
+            headers: table.headers(mistakes),
+            read_delay: table.read_delay.as_ref().map_or(Duration::ZERO, |delay| delay.get_ref().0),
+        }
+    }
+
+    fn caller<N: Net>(&self, net: N, callee: Callee<'_>) -> io::Result<HttpCaller<N>> {
+        let template = Template::new(self, callee.host, callee.port)?;
+        let Callee { address, timeout, .. } = callee;
+        Ok(HttpCaller { net, address, timeout, read_delay: self.read_delay, template, pool: Rc::default() })
+    }
+}
+
 /// A request with everything but its id.
-pub(super) struct Template {
+struct Template {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -48,15 +96,8 @@ pub(super) struct Template {
 }
 
 impl Template {
-    pub(super) fn new(
-        host: &str,
-        port: u16,
-        path: &str,
-        method: &str,
-        body: u32,
-        more: &BTreeMap<String, String>,
-    ) -> io::Result<Self> {
-        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
+    fn new(call: &HttpCall, host: &str, port: u16) -> io::Result<Self> {
+        let HttpCall { path, method, body, headers: more, .. } = call;
         let method = Method::from_bytes(method.as_bytes())
             .map_err(|_| invalid(format!("`{method}` is not an HTTP method")))?;
         let uri = path.parse().map_err(|e| invalid(format!("`{path}` is not a path: {e}")))?;
@@ -65,12 +106,8 @@ impl Template {
         let mut headers = HeaderMap::with_capacity(4);
         headers.insert(HOST, host);
         headers.insert(USER_AGENT, HeaderValue::from_static("lab"));
-        for (name, value) in more {
-            let words = || invalid(format!("`{name}: {value}` is not a header"));
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| words())?;
-            headers.insert(name, HeaderValue::from_str(value).map_err(|_| words())?);
-        }
-        Ok(Template { method, uri, headers, body })
+        add_headers(&mut headers, more)?;
+        Ok(Template { method, uri, headers, body: *body })
     }
 
     fn request(&self, id: &HeaderValue) -> Request<Pattern> {
@@ -84,23 +121,17 @@ impl Template {
 }
 
 /// Makes requests of one template to one address.
-pub(super) struct HttpCaller<N> {
+pub struct HttpCaller<N> {
     net: N,
-    target: SocketAddr,
+    address: SocketAddr,
     timeout: Duration,
     read_delay: Duration,
     template: Template,
     pool: Rc<Pool>,
 }
 
-impl<N: Net> HttpCaller<N> {
-    pub(super) fn new(net: N, target: SocketAddr, load: &Load, template: Template) -> Self {
-        let (timeout, read_delay) = (load.timeout, load.read_delay);
-        HttpCaller { net, target, timeout, read_delay, template, pool: Rc::default() }
-    }
-
-    /// Makes one request and reads its answer to the end. The caller bounds the time.
-    pub(super) async fn call(&self, id: Id<'_>) -> Outcome {
+impl<N: Net> Caller for HttpCaller<N> {
+    async fn call(&self, id: Id<'_>) -> Outcome {
         let Ok(id) = HeaderValue::try_from(id.to_string()) else { return Outcome::Mismatch };
         let mut request = self.template.request(&id);
         if let Some(mut sender) = self.pool.take() {
@@ -121,9 +152,11 @@ impl<N: Net> HttpCaller<N> {
             Err(failed) => classify(failed.error()),
         }
     }
+}
 
+impl<N: Net> HttpCaller<N> {
     async fn open(&self) -> Result<SendRequest<Pattern>, Outcome> {
-        let io = self.net.connect(self.target, None).await.map_err(|_| Outcome::Connect)?;
+        let io = self.net.connect(self.address, None).await.map_err(|_| Outcome::Connect)?;
         let (sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(|_| Outcome::Reset)?;
         self.net.spawn("load-connection", async move {
             // What went wrong reaches the request that it happened to.

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// What sets a request apart from all others of the run.
 #[derive(Clone, Copy)]
-pub(super) struct Id<'a> {
+pub struct Id<'a> {
     /// The load's name.
     pub load: &'a str,
     /// Its number; negative before the measured part.

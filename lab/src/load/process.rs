@@ -21,9 +21,9 @@ use nix::time::{ClockId, clock_gettime};
 use proxy::world::{KernelNet, RngTree, SystemWall, World, raise_nofile};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::Load;
 use super::generate::generate_paced;
 use super::pace::TimerPace;
-use crate::plan::{Load, Target};
 
 /// How often records are handed to the reader.
 const FLUSH: Duration = Duration::from_millis(50);
@@ -57,8 +57,7 @@ pub fn monotonic_ns() -> io::Result<u64> {
 }
 
 fn drive(load: Load, start_ns: u64, until_ns: u64, out: impl Write + Send + 'static) -> io::Result<()> {
-    let (Target::Http { host, port, .. } | Target::Tcp { host, port }) = &load.target;
-    let target = resolve(host, *port)?;
+    let target = resolve(&load.target.host, load.target.port)?;
     if let Err(e) = raise_nofile() {
         tracing::warn!("cannot raise the limit of open files: {e}");
     }
@@ -137,7 +136,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::load::{Outcome, Record};
+    use crate::load::{CallKind, Outcome, Record, Target, TcpCall};
 
     #[derive(Clone, Default)]
     struct Out(Arc<Mutex<Vec<u8>>>);
@@ -173,11 +172,9 @@ mod tests {
         let load = Load {
             name: "calls".into(),
             from: 0,
-            target: Target::Tcp { host: "localhost".into(), port },
+            target: Target { host: "localhost".into(), port, call: CallKind::Tcp(TcpCall {}) },
             rate: 100.0,
             timeout: Duration::from_secs(1),
-            read_delay: Duration::ZERO,
-            end_delay: Duration::ZERO,
             part: None,
             seed: 1,
         };
@@ -210,7 +207,7 @@ mod tests {
     fn a_name_that_does_not_resolve_is_an_error_that_says_so() {
         let (mut load, _socket) = refused();
         // A label of more than 63 characters cannot be looked up, whatever resolver there is.
-        load.target = Target::Tcp { host: "x".repeat(64), port: 80 };
+        load.target.host = "x".repeat(64);
         let error = drive(load, 0, 0, Out::default()).unwrap_err();
         assert!(error.to_string().contains("does not resolve"), "{error}");
     }

@@ -5,28 +5,48 @@ use std::io;
 use std::net::SocketAddr;
 
 use proxy::world::Net;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use super::id::Id;
+use super::protocol::{Callee, Caller, LoadProtocol, LoadUrl};
 use super::record::Outcome;
+use super::table::LoadTable;
+use crate::syntax::diagnose::Mistake;
 
 /// Bytes of a line, at most; a longer one is not what was asked for.
 const MAX_LINE: u64 = 4 * 1024;
 
-/// Makes exchanges with one address, each over a connection of its own.
-pub(super) struct TcpCaller<N> {
-    net: N,
-    target: SocketAddr,
-}
+/// One connection for each request: read the greeting line, send a line, read it back, close.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TcpCall {}
 
-impl<N: Net> TcpCaller<N> {
-    pub(super) fn new(net: N, target: SocketAddr) -> Self {
-        TcpCaller { net, target }
+impl LoadProtocol for TcpCall {
+    type Caller<N: Net> = TcpCaller<N>;
+
+    fn resolve(_: &LoadTable, url: &LoadUrl<'_>, mistakes: &mut Vec<Mistake>) -> Self {
+        let LoadUrl { whole, authority, path } = url;
+        if !path.is_empty() && *path != "/" {
+            let mistake = Mistake::new(whole.span(), "a TCP connection has no path", format!("`{path}`"));
+            mistakes.push(mistake.help(format!("write \"tcp://{authority}\"")));
+        }
+        TcpCall {}
     }
 
-    /// Makes one exchange. The caller bounds the time.
-    pub(super) async fn call(&self, id: Id<'_>) -> Outcome {
-        let Ok(io) = self.net.connect(self.target, None).await else { return Outcome::Connect };
+    fn caller<N: Net>(&self, net: N, callee: Callee<'_>) -> io::Result<TcpCaller<N>> {
+        Ok(TcpCaller { net, address: callee.address })
+    }
+}
+
+/// Makes exchanges with one address, each over a connection of its own.
+pub struct TcpCaller<N> {
+    net: N,
+    address: SocketAddr,
+}
+
+impl<N: Net> Caller for TcpCaller<N> {
+    async fn call(&self, id: Id<'_>) -> Outcome {
+        let Ok(io) = self.net.connect(self.address, None).await else { return Outcome::Connect };
         let mut io = BufReader::with_capacity(512, io);
         exchange(&mut io, &format!("{id}\n")).await.unwrap_or(Outcome::Reset)
     }

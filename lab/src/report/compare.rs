@@ -23,7 +23,7 @@ pub type LatencyTable = BTreeMap<String, Latency>;
 
 /// The latencies of a report, of the loads that sent anything.
 pub fn latencies(report: &Report) -> LatencyTable {
-    let of = |(load, summary): (&crate::plan::Load, &crate::verdict::Summary)| {
+    let of = |(load, summary): (&crate::load::Load, &crate::verdict::Summary)| {
         (load.name.clone(), Latency { p50_us: summary.p50_us, p99_us: summary.p99_us })
     };
     report.plan.loads.iter().zip(&report.loads).filter(|(_, summary)| summary.requests > 0).map(of).collect()

@@ -7,10 +7,10 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::fault::{Action, Restart};
+use crate::load::Load;
 use crate::load::{Outcome, Record};
 use crate::mesh::ProcessId;
 use crate::metrics::Scrape;
-use crate::plan::Load;
 
 /// A world that does as it is told, and writes down what it was asked.
 #[derive(Default)]

@@ -11,11 +11,13 @@ use proxy::world::RngTree;
 
 use super::Scenario;
 use super::condition::FABRIC;
+use crate::app::AppSpec;
 use crate::fault::{Action, Entry};
 use crate::glob::glob;
+use crate::load::Load;
 use crate::mesh::Role;
 use crate::plan::Subject;
-use crate::plan::{AppSpec, Expectation, Instance, Load, Plan, Service, SidecarKind, Window};
+use crate::plan::{Expectation, Instance, Plan, Service, SidecarKind, Window};
 use crate::sidecar;
 use crate::syntax::names::instance_name;
 use crate::syntax::settings;
@@ -122,8 +124,6 @@ impl Scenario {
             target: l.target.clone(),
             rate: l.rate,
             timeout: l.timeout,
-            read_delay: l.read_delay,
-            end_delay: l.end_delay,
             part: l.part,
             seed: seeds.child(&l.name, 0).seed(),
         };

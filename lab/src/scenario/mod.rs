@@ -25,9 +25,11 @@ use std::time::Duration;
 
 use crate::syntax::diagnose::ScenarioErrors;
 
+use crate::app::AppKind;
 use crate::fault::Entry;
+use crate::load::{Part, Target};
 use crate::mesh::Link;
-use crate::plan::{AppKind, Expectation, Part, Protocol, ServiceLimits, SidecarKind, Target};
+use crate::plan::{Expectation, Protocol, ServiceLimits, SidecarKind};
 
 /// A scenario in which everything that is named exists. Instances, loads and entries are known by
 /// their position.
@@ -75,8 +77,6 @@ struct Load {
     target: Target,
     rate: f64,
     timeout: Duration,
-    read_delay: Duration,
-    end_delay: Duration,
     part: Option<Part>,
 }
 

@@ -11,11 +11,13 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
+use crate::app::AppTable;
 use crate::fault::EntryTable;
+use crate::load::LoadTable;
 use crate::syntax::links::LinkTable;
 use crate::syntax::one_or_many::OneOrMany;
 use crate::syntax::settings::Settings;
-use crate::syntax::units::{Cores, Percent, Rate, Size, Span};
+use crate::syntax::units::{Cores, Size, Span};
 
 /// A whole scenario file. `parse` puts it together table by table.
 #[derive(Debug)]
@@ -27,7 +29,7 @@ pub struct File {
     /// Base links between instances; what is not named here has no delay and no loss.
     pub link: Vec<Spanned<LinkTable>>,
     /// Load generators by name.
-    pub load: BTreeMap<Spanned<String>, Load>,
+    pub load: BTreeMap<Spanned<String>, LoadTable>,
     /// Faults, each with its time.
     pub timeline: Vec<Spanned<EntryTable>>,
     /// What must hold.
@@ -93,7 +95,7 @@ pub struct Service {
     pub limits: Option<ServiceLimits>,
     /// The app. A service without one only sends load.
     #[serde(default)]
-    pub app: Option<Spanned<App>>,
+    pub app: Option<Spanned<AppTable>>,
 }
 
 /// `limits = { .. }`
@@ -118,131 +120,6 @@ pub struct ResourceLimits {
     /// Past it the kernel kills. A sidecar is told four fifths of it as its own limit.
     #[serde(default)]
     pub memory: Option<Spanned<Size>>,
-}
-
-/// `app = { .. }`: exactly one of the kinds.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct App {
-    /// The built-in HTTP echo.
-    #[serde(default)]
-    pub http: Option<Spanned<HttpApp>>,
-    /// The built-in line server that greets first.
-    #[serde(default)]
-    pub tcp: Option<Spanned<TcpApp>>,
-    /// A registry: etcd on the kernel, a built-in one that speaks the same in the simulator.
-    #[serde(default)]
-    pub registry: Option<Spanned<RegistryApp>>,
-    /// Any program, with its arguments (kernel only).
-    #[serde(default)]
-    pub cmd: Option<Spanned<Vec<String>>>,
-}
-
-/// `http = { .. }`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HttpApp {
-    /// How long it works on a request. Default 0.
-    #[serde(default)]
-    pub work: Option<Spanned<Span>>,
-    /// Share of requests that it fails. Default 0.
-    #[serde(default)]
-    pub fail: Option<Spanned<Percent>>,
-    /// With which status. Default 503.
-    #[serde(default)]
-    pub status: Option<Spanned<u16>>,
-    /// Share of its answers that break HTTP. Default 0.
-    #[serde(default)]
-    pub malformed: Option<Spanned<Percent>>,
-    /// Share of questions after its health (`/healthz`) that it answers with 503. Default 0.
-    #[serde(default)]
-    pub unhealthy: Option<Spanned<Percent>>,
-    /// Share of HTTP/2 streams that it refuses without a look at them. Default 0.
-    #[serde(default)]
-    pub refuse_streams: Option<Spanned<Percent>>,
-    /// Share of gRPC calls with which it ends their connection by a GOAWAY. Default 0.
-    #[serde(default)]
-    pub goaway: Option<Spanned<Percent>>,
-    /// Share of gRPC calls whose answer it breaks off by RST_STREAM. Default 0.
-    #[serde(default)]
-    pub reset_streams: Option<Spanned<Percent>>,
-    /// HTTP/2 streams that it lets a client open on one connection. Default: as many as it likes.
-    #[serde(default)]
-    pub max_concurrent_streams: Option<Spanned<u32>>,
-    /// Requests that it works on at once; the others queue. Default: all that come.
-    #[serde(default)]
-    pub concurrency: Option<Spanned<u32>>,
-    /// Whether it works on requests to the end although their callers have given up. Default: it
-    /// drops them.
-    #[serde(default)]
-    pub finish_abandoned: bool,
-    /// How long after its start `/ready` begins to answer 200. Default 0.
-    #[serde(default)]
-    pub ready_after: Option<Spanned<Span>>,
-    /// Bytes in a response body. Default 128.
-    #[serde(default)]
-    pub size: Option<Spanned<u32>>,
-    /// Whether it sends them in chunks, without saying beforehand how many there are. Default: it
-    /// says so.
-    #[serde(default)]
-    pub chunked: bool,
-    /// The longest that it keeps a connection without a request, chosen at random up to this each
-    /// time. Default: it never closes one.
-    #[serde(default)]
-    pub close_idle: Option<Spanned<Span>>,
-}
-
-/// `tcp = { .. }`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TcpApp {
-    /// What it says before the client does. Default `"hello"`.
-    #[serde(default)]
-    pub greeting: Option<Spanned<String>>,
-}
-
-/// `registry = {}`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RegistryApp {}
-
-/// `[load.NAME]`: an open-loop generator.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Load {
-    /// The instance or service that it runs in (on the first instance of a service).
-    pub from: Spanned<String>,
-    /// `"http://SERVICE:PORT/path"`, `"grpc://SERVICE:PORT/package.Service/Method"` or
-    /// `"tcp://SERVICE:PORT"`.
-    pub url: Spanned<String>,
-    /// Requests a second, sent on time whether or not earlier ones were answered.
-    pub rate: Spanned<Rate>,
-    /// HTTP method. Default `GET`.
-    #[serde(default)]
-    pub method: Option<Spanned<String>>,
-    /// Bytes in each request body. Default 0.
-    #[serde(default)]
-    pub body: Option<Spanned<u32>>,
-    /// When a request counts as failed. Default 1 s.
-    #[serde(default)]
-    pub timeout: Option<Spanned<Span>>,
-    /// How long a client waits after the head of an answer before it reads the body. Default: not
-    /// at all.
-    #[serde(default)]
-    pub read_delay: Option<Spanned<Span>>,
-    /// How long a gRPC client waits after its message before it ends its half of the call. Default:
-    /// not at all.
-    #[serde(default)]
-    pub end_delay: Option<Spanned<Span>>,
-    /// When it begins, from the start of the measured part. Default: with the warm-up.
-    #[serde(default)]
-    pub at: Option<Spanned<Span>>,
-    /// How long it lasts. Default: to the end.
-    #[serde(default, rename = "for")]
-    pub lasts: Option<Spanned<Span>>,
-    /// Headers of each request.
-    #[serde(default)]
-    pub headers: BTreeMap<Spanned<String>, Spanned<String>>,
 }
 
 /// `[[expect]]`: conditions over a window of time.
@@ -277,7 +154,5 @@ pub struct Expect {
 
 /// Default of [`Header::warmup`].
 pub const WARMUP: Duration = Duration::from_secs(1);
-/// Default of [`Load::timeout`].
-pub const LOAD_TIMEOUT: Duration = Duration::from_secs(1);
 /// Default of [`Expect::hold`].
 pub const HOLD: Duration = Duration::from_secs(1);

@@ -10,8 +10,8 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::model::File;
 use crate::fault::EntryTable;
-use crate::syntax::diagnose::Mistake;
-use crate::syntax::diagnose::closest;
+use crate::load::LoadTable;
+use crate::syntax::diagnose::{Mistake, closest};
 use crate::syntax::links::LinkTable;
 
 /// The tables of a scenario.
@@ -66,7 +66,7 @@ pub(super) fn parse(text: &str) -> Result<File, Vec<Mistake>> {
 struct Tables {
     service: Vec<(Spanned<String>, super::model::Service)>,
     link: Vec<Spanned<LinkTable>>,
-    load: Vec<(Spanned<String>, super::model::Load)>,
+    load: Vec<(Spanned<String>, LoadTable)>,
     timeline: Vec<Spanned<EntryTable>>,
     expect: Vec<Spanned<super::model::Expect>>,
 }

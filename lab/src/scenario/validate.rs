@@ -4,7 +4,6 @@
 //! that one mistake does not breed others.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde_spanned::Spanned;
 
@@ -13,16 +12,13 @@ use super::context::{Context, sidecar_kind};
 use super::model::{self, File};
 use super::settings;
 use super::{Load, Scenario, Service, expect, load, timeline};
+use crate::app::{self, APP_METRICS_PORT, AppKind};
 use crate::mesh::Link;
-use crate::plan::{
-    APP_METRICS_PORT, AppKind, Behaviour, HttpEcho, Protocol, ResourceLimits, ServiceLimits, SidecarKind,
-    unavailable,
-};
-use crate::syntax::diagnose::{Mistake, status};
+use crate::plan::{Protocol, ResourceLimits, ServiceLimits, SidecarKind};
+use crate::syntax::diagnose::Mistake;
 use crate::syntax::links;
 use crate::syntax::names::{Names, instance_name};
 use crate::syntax::settings::Settings;
-use crate::syntax::units::Span;
 
 /// Instances of one service, and services: the address plan numbers them in one byte each.
 const MOST: usize = 250;
@@ -118,9 +114,9 @@ fn services(file: &File, mistakes: &mut Vec<Mistake>) -> (Vec<Service>, Names) {
                     .push(mistake.help("replicas are named SERVICE-0, SERVICE-1, ...: rename one service"));
             }
         }
-        let is_echo = |app: &Spanned<model::App>| app.get_ref().http.is_some();
-        let app_kind = (service.app.is_some(), service.app.as_ref().is_some_and(is_echo));
-        names.add(name, replicas, app_kind);
+        let is_controlled = service.app.as_ref().is_some_and(|app| app.get_ref().is_controlled());
+        names.add(name, replicas, (service.app.is_some(), is_controlled));
+        let app = service.app.as_ref().and_then(|app| app::resolve(app, mistakes));
         settings::reserved(service, mistakes);
         let plain =
             |keys: &Option<Spanned<Settings>>| keys.as_ref().map(|k| k.get_ref().plain()).unwrap_or_default();
@@ -128,7 +124,7 @@ fn services(file: &File, mistakes: &mut Vec<Mistake>) -> (Vec<Service>, Names) {
             name: name.get_ref().clone(),
             replicas,
             port: port(name, service, mistakes),
-            protocol: protocol(service, mistakes),
+            protocol: protocol(service, app.as_ref(), mistakes),
             bridge: bridge(service, mistakes),
             registry: registry(file, name, service, mistakes),
             policy: plain(&service.policy),
@@ -137,7 +133,7 @@ fn services(file: &File, mistakes: &mut Vec<Mistake>) -> (Vec<Service>, Names) {
             zones: dealt("zones", &service.zones, replicas, mistakes),
             weights: weights(service, replicas, mistakes),
             labels: dealt("labels", &service.labels, replicas, mistakes),
-            app: service.app.as_ref().and_then(|a| app(a, mistakes)),
+            app,
         });
     }
     if services.len() > MOST {
@@ -206,7 +202,7 @@ fn port(name: &Spanned<String>, service: &model::Service, mistakes: &mut Vec<Mis
     }
 }
 
-fn protocol(service: &model::Service, mistakes: &mut Vec<Mistake>) -> Protocol {
+fn protocol(service: &model::Service, app: Option<&AppKind>, mistakes: &mut Vec<Mistake>) -> Protocol {
     let Some(word) = &service.protocol else { return Protocol::Detect };
     let protocol = match &word.get_ref()[..] {
         "http" => Protocol::Http,
@@ -217,9 +213,9 @@ fn protocol(service: &model::Service, mistakes: &mut Vec<Mistake>) -> Protocol {
             return Protocol::Detect;
         }
     };
-    let greets = service.app.as_ref().and_then(|a| a.get_ref().tcp.as_ref());
-    if let (Protocol::Http, Some(app)) = (protocol, greets) {
-        let message = "the tcp app does not speak HTTP";
+    let greets = app.filter(|app| app.speaks_first()).zip(service.app.as_ref());
+    if let (Protocol::Http, Some((kind, app))) = (protocol, greets) {
+        let message = format!("the {} app does not speak HTTP", kind.key());
         let mistake = Mistake::new(word.span(), message, "the sidecar is told to expect HTTP");
         mistakes.push(mistake.also(app.span(), "but this app greets first").help("write protocol = \"tcp\""));
     }
@@ -320,91 +316,4 @@ fn registry(
         mistakes.push(mistake.help("leave `replicas` out: its members would not know each other"));
     }
     Some(position)
-}
-
-/// How long an app keeps an idle connection at most.
-fn close_idle(limit: &Spanned<Span>, mistakes: &mut Vec<Mistake>) -> Duration {
-    let limit_value = limit.get_ref().0;
-    if limit_value.is_zero() {
-        let message = "an app that keeps no idle connection at all closes before the second request";
-        let mistake = Mistake::new(limit.span(), message, "this long");
-        mistakes.push(
-            mistake.help("a few milliseconds, such as \"20ms\"; leave the key out to keep them for ever"),
-        );
-    }
-    limit_value
-}
-
-fn app(app: &Spanned<model::App>, mistakes: &mut Vec<Mistake>) -> Option<AppKind> {
-    let kinds = app.get_ref();
-    let help = "exactly one: { http = {} }, { tcp = {} }, { registry = {} } or { cmd = [\"program\", \"argument\"] }";
-    match (&kinds.http, &kinds.tcp, &kinds.cmd, &kinds.registry) {
-        (Some(http), None, None, None) => {
-            let http = http.get_ref();
-            for none in [&http.concurrency, &http.max_concurrent_streams]
-                .into_iter()
-                .flatten()
-                .filter(|most| *most.get_ref() == 0)
-            {
-                let message = "an app that works on no request answers none";
-                let mistake = Mistake::new(none.span(), message, "must be at least 1");
-                mistakes.push(mistake.help("leave the key out to let it work on all that come"));
-            }
-            Some(AppKind::Http(HttpEcho {
-                behaviour: Behaviour {
-                    work: http.work.as_ref().map_or(Duration::ZERO, |w| w.get_ref().0),
-                    fail: http.fail.as_ref().map_or(0.0, |f| f.get_ref().0),
-                    status: http.status.as_ref().map_or(unavailable(), |s| status(s, mistakes)),
-                    malformed: http.malformed.as_ref().map_or(0.0, |m| m.get_ref().0),
-                    unhealthy: http.unhealthy.as_ref().map_or(0.0, |u| u.get_ref().0),
-                    refuse_streams: http.refuse_streams.as_ref().map_or(0.0, |r| r.get_ref().0),
-                    goaway: http.goaway.as_ref().map_or(0.0, |g| g.get_ref().0),
-                    reset_streams: http.reset_streams.as_ref().map_or(0.0, |r| r.get_ref().0),
-                },
-                size: http.size.as_ref().map_or(128, |s| *s.get_ref()),
-                chunked: http.chunked,
-                concurrency: http.concurrency.as_ref().map_or(0, |c| *c.get_ref()),
-                max_concurrent_streams: http.max_concurrent_streams.as_ref().map_or(0, |s| *s.get_ref()),
-                finish_abandoned: http.finish_abandoned,
-                ready_after: http.ready_after.as_ref().map_or(Duration::ZERO, |r| r.get_ref().0),
-                close_idle: http
-                    .close_idle
-                    .as_ref()
-                    .map_or(Duration::ZERO, |limit| close_idle(limit, mistakes)),
-            }))
-        }
-        (None, Some(tcp), None, None) => {
-            let greeting = tcp.get_ref().greeting.as_ref();
-            if let Some(text) =
-                greeting.filter(|g| g.get_ref().is_empty() || g.get_ref().contains(['\n', '\r']))
-            {
-                let mistake = Mistake::new(text.span(), "a greeting is one line of text", "not one line");
-                mistakes.push(mistake.help("leave the line end out; the app adds it"));
-            }
-            Some(AppKind::Tcp { greeting: greeting.map_or("hello".into(), |g| g.get_ref().clone()) })
-        }
-        (None, None, Some(cmd), None) if cmd.get_ref().is_empty() => {
-            mistakes.push(Mistake::new(cmd.span(), "the command names no program", "empty").help(help));
-            None
-        }
-        (None, None, Some(cmd), None) => Some(AppKind::Command(cmd.get_ref().clone())),
-        (None, None, None, Some(_)) => Some(AppKind::Registry),
-        (None, None, None, None) => {
-            mistakes.push(Mistake::new(app.span(), "this app is of no kind", "which app?").help(help));
-            None
-        }
-        (http, tcp, cmd, registry) => {
-            let kinds = [
-                http.as_ref().map(Spanned::span),
-                tcp.as_ref().map(Spanned::span),
-                cmd.as_ref().map(Spanned::span),
-                registry.as_ref().map(Spanned::span),
-            ];
-            let mut places = kinds.into_iter().flatten();
-            let first = places.next().expect("two at least");
-            let mistake = Mistake::new(first, "this app is of several kinds at once", "one kind");
-            mistakes.push(places.fold(mistake, |m, at| m.also(at, "another")).help(help));
-            None
-        }
-    }
 }

@@ -21,7 +21,7 @@ use toml::{Table, Value};
 use crate::fault;
 use crate::history;
 use crate::load::{Outcome, Record};
-use crate::plan::{Plan, SidecarKind, Target};
+use crate::plan::{Plan, SidecarKind};
 use crate::run::Silent;
 use crate::scenario::{self, Scenario};
 use crate::sim::{Mesh, SimFailure, Simulation};
@@ -171,10 +171,7 @@ impl Search {
                 entry.name
             ));
         }
-        let host = |target: &Target| match target {
-            Target::Http { host, .. } | Target::Tcp { host, .. } => host.clone(),
-        };
-        let mut called: Vec<String> = plan.loads.iter().map(|load| host(&load.target)).collect();
+        let mut called: Vec<String> = plan.loads.iter().map(|load| load.target.host.clone()).collect();
         called.sort();
         called.dedup();
         called.retain(|name| plan.services.iter().any(|service| service.name == *name));

@@ -15,9 +15,9 @@ use proxy::world::World;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::app::{self, Disk};
+use crate::app::{self, AppSpec, Disk};
+use crate::load::Load;
 use crate::load::{self, Record};
-use crate::plan::{AppSpec, Load};
 
 use super::net::SimNet;
 use super::process::Term;
@@ -55,7 +55,7 @@ pub struct Mesh {
 impl Programs for Mesh {
     fn app(&self, world: World<SimNet>, spec: AppSpec) -> Main {
         let disk = self.disks.borrow_mut().entry(spec.instance.clone()).or_default().clone();
-        Box::pin(app::serve_from(world, spec, disk))
+        Box::pin(app::serve(world, spec, disk))
     }
 
     fn sidecar(&self, world: World<SimNet>, mut config: watch::Receiver<String>, term: Term) -> Main {

@@ -19,11 +19,13 @@ use proxy::world::RngTree;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::app::{APP_METRICS_PORT, ForeignProgram};
 use crate::fault::Entry;
 use crate::load::Record;
+use crate::load::{Load, Target};
 use crate::mesh::{ProcessId, Role};
 use crate::metrics::{self, Sample, Scrape};
-use crate::plan::{APP_METRICS_PORT, AppKind, Load, Plan, ResourceLimits, Target};
+use crate::plan::{Plan, ResourceLimits};
 use crate::sidecar;
 use crate::world::{Error, Fidelity, ProcessExit, World, WorldKind};
 
@@ -127,13 +129,10 @@ impl SimWorld {
     /// # Errors
     /// Those sentences, if there are any.
     pub fn supports(plan: &Plan) -> Result<(), Vec<String>> {
-        let command = |i: &crate::plan::Instance| match &i.app.as_ref()?.kind {
-            AppKind::Command(words) => Some(format!(
-                "{} runs the program `{}`; the simulator has only the built-in apps",
-                i.name,
-                words.first().map_or("", String::as_str)
-            )),
-            AppKind::Http(_) | AppKind::Tcp { .. } | AppKind::Registry => None,
+        let command = |i: &crate::plan::Instance| {
+            let app = i.app.as_ref().filter(|app| !app.kind.is_built_in())?;
+            let program = app.kind.foreign().map_or("", ForeignProgram::name);
+            Some(format!("{} runs the program `{program}`; the simulator has only the built-in apps", i.name))
         };
         let limited = |id: ProcessId| {
             (plan.limits(id) != ResourceLimits::default()).then(|| {
@@ -345,7 +344,7 @@ impl SimWorld {
     }
 
     fn address(&self, target: &Target) -> Result<SocketAddr, Error> {
-        let (Target::Http { host, port, .. } | Target::Tcp { host, port }) = target;
+        let Target { host, port, .. } = target;
         let service = self.plan.services.iter().find(|s| s.name == *host).map(|s| s.vip4);
         let instance = || self.plan.instances.iter().find(|i| i.name == *host).map(|i| i.v4);
         let ip = service.or_else(instance);

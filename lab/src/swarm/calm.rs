@@ -1,7 +1,8 @@
 //! Periods without a fault that an invariant would have to allow for.
 
 use super::facts::Facts;
-use crate::fault::{Action, BehaviourChange, Entry};
+use crate::app::http::behaviour::BehaviourChange;
+use crate::fault::{Action, Entry};
 
 /// How long the effects of a fault outlast it, microseconds.
 const AFTERMATH: u64 = 500_000;

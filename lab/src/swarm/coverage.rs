@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use proxy::telemetry::LogEvent;
 
-use crate::plan::Load;
+use crate::load::{CallKind, Load};
+
 use crate::traffic::TrafficEvent;
 
 use super::facts::{EndpointChange, Facts, LogPosition, RequestStep};
@@ -46,6 +47,16 @@ fn failed(facts: &Facts, kind: &str) -> bool {
 
 fn given_up(facts: &Facts, why: &str) -> bool {
     steps(facts).any(|step| matches!(step, RequestStep::GivenUp(reason) if reason == why))
+}
+
+/// How long a load's callers leave a response unread.
+fn read_delay(load: &Load) -> Duration {
+    if let CallKind::Http(call) = &load.target.call { call.read_delay } else { Duration::ZERO }
+}
+
+/// How long a load's callers leave a call open.
+fn end_delay(load: &Load) -> Duration {
+    if let CallKind::Grpc(call) = &load.target.call { call.end_delay } else { Duration::ZERO }
 }
 
 /// Whether a response stayed unread, or a call open, for as long as its load asks for.
@@ -198,8 +209,8 @@ coverage_points! {
     "an app breaks off its answer to a call by a reset": |facts| {
         traffic(facts, |event| matches!(event, TrafficEvent::ResetsStream { .. }))
     },
-    "a caller leaves an answer unread": |facts| held(facts, |load| load.read_delay),
-    "a caller leaves a call open": |facts| held(facts, |load| load.end_delay),
+    "a caller leaves an answer unread": |facts| held(facts, read_delay),
+    "a caller leaves a call open": |facts| held(facts, end_delay),
     "a request waits for a stream": |facts| {
         sidecars(facts, |event| matches!(event, LogEvent::WaitingForStream { .. }))
     },

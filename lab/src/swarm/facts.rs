@@ -17,11 +17,13 @@ use proxy::http::deadline::X_REQUEST_TIMEOUT;
 use proxy::retry::AttemptOutcome;
 use proxy::telemetry::LogEvent;
 
-use crate::app::http::size;
-use crate::app::malformed::Malformation;
+use crate::app::http::http1::size;
+use crate::app::http::malformed::Malformation;
+use crate::app::{AppKind, HttpEcho};
 use crate::fault::{Action, Entry};
+use crate::load::{CallKind, Load};
 use crate::mesh::ProcessId;
-use crate::plan::{AppKind, HttpEcho, Load, Plan, Target};
+use crate::plan::Plan;
 use crate::run::Seen;
 use crate::sim::{Chaos, LogLine};
 use crate::traffic::TrafficEvent;
@@ -377,29 +379,34 @@ impl Facts {
         let instance = self.plan.instances.iter().find(|other| other.name == instance)?;
         match &instance.app.as_ref()?.kind {
             AppKind::Http(echo) => Some(echo),
-            AppKind::Tcp { .. } | AppKind::Registry | AppKind::Command(_) => None,
+            _ => None,
         }
     }
 
     /// Bytes in the answers of `app` to a load's requests.
     pub fn answer_of(&self, call: &str, app: &HttpEcho) -> Option<u64> {
-        match &self.load_of(call)?.target {
-            Target::Http { path, grpc: false, .. } => Some(size(path, app.size).into()),
-            Target::Http { .. } => Some(app.size.into()),
-            Target::Tcp { .. } => None,
+        match &self.load_of(call)?.target.call {
+            CallKind::Http(call) => Some(size(&call.path, app.size).into()),
+            CallKind::Grpc(_) => Some(app.size.into()),
+            _ => None,
         }
     }
 
     /// Whether a load's callers leave responses unread or calls open for a while.
     pub fn is_held(&self, call: &str) -> bool {
-        self.load_of(call).is_some_and(|load| !load.read_delay.is_zero() || !load.end_delay.is_zero())
+        self.load_of(call).is_some_and(|load| match &load.target.call {
+            CallKind::Http(call) => !call.read_delay.is_zero(),
+            CallKind::Grpc(call) => !call.end_delay.is_zero(),
+            _ => false,
+        })
     }
 
     /// Bytes in the bodies of a load's requests.
     pub fn body_of(&self, call: &str) -> Option<u64> {
-        match &self.load_of(call)?.target {
-            Target::Http { body, .. } => Some(u64::from(*body)),
-            Target::Tcp { .. } => None,
+        match &self.load_of(call)?.target.call {
+            CallKind::Http(call) => Some(call.body.into()),
+            CallKind::Grpc(call) => Some(call.body.into()),
+            _ => None,
         }
     }
 
@@ -407,7 +414,7 @@ impl Facts {
     /// begins.
     pub fn called_by(&self, call: &str) -> Option<&Cluster> {
         let load = self.load_of(call)?;
-        let (Target::Http { host, .. } | Target::Tcp { host, .. }) = &load.target;
+        let host = &load.target.host;
         let sidecar = format!("{}/sidecar", self.plan.instances[load.from].name);
         let mut clusters = self.clusters().filter(|(process, _)| ***process == *sidecar);
         clusters.find(|(_, cluster)| cluster.name == *host).map(|(_, cluster)| cluster)
@@ -415,7 +422,11 @@ impl Facts {
 
     /// The deadline that a load's callers send, if they do.
     pub fn limit_of(&self, call: &str) -> Option<Duration> {
-        let Target::Http { headers, .. } = &self.load_of(call)?.target else { return None };
+        let headers = match &self.load_of(call)?.target.call {
+            CallKind::Http(call) => &call.headers,
+            CallKind::Grpc(call) => &call.headers,
+            _ => return None,
+        };
         match headers.get(grpc::TIMEOUT.as_str()) {
             Some(limit) => grpc::timeout(&HeaderMap::from_iter([(grpc::TIMEOUT, limit.parse().ok()?)])),
             None => units::duration(headers.get(X_REQUEST_TIMEOUT.as_str())?).ok(),
@@ -424,13 +435,13 @@ impl Facts {
 
     /// Whether a request is a gRPC call.
     pub fn is_call(&self, call: &str) -> bool {
-        self.load_of(call).is_some_and(|load| matches!(load.target, Target::Http { grpc: true, .. }))
+        self.load_of(call).is_some_and(|load| matches!(load.target.call, CallKind::Grpc(_)))
     }
 
     /// Whether any load calls a cluster by gRPC.
     pub fn speaks_grpc(&self, cluster: &str) -> bool {
         let calls =
-            |load: &Load| matches!(&load.target, Target::Http { grpc: true, host, .. } if host == cluster);
+            |load: &Load| matches!(load.target.call, CallKind::Grpc(_)) && load.target.host == cluster;
         self.plan.loads.iter().any(calls)
     }
 

@@ -11,7 +11,7 @@ use proxy::telemetry::LogEvent;
 use super::facts::{
     AvailabilityChange, Call, EndpointChange, Facts, LogPosition, LoggedEvent, Request, RequestStep, RunEvent,
 };
-use crate::app::malformed::Malformation;
+use crate::app::http::malformed::Malformation;
 use crate::fault::{Action, Configure};
 use crate::plan::Plan;
 use crate::run::{self, Seen};

@@ -23,7 +23,8 @@ use toml::{Table, Value};
 
 use super::fault::{CONFIGURATION, Fault, FaultKind, LINK};
 use super::knobs::{self, Knobs};
-use crate::plan::{AppKind, Instance, Service, SidecarKind};
+use crate::app::AppKind;
+use crate::plan::{Instance, Service, SidecarKind};
 use crate::scenario::Scenario;
 
 /// No fault begins later than this; from here on, load is judged only by whether it is answered.
@@ -73,8 +74,9 @@ impl GivenMesh {
         let mut file: Table = toml::from_str(text).expect("a scenario is TOML");
         file.remove("timeline");
         file.remove("expect");
+        let is_registry = |kind: &AppKind| matches!(kind, AppKind::Registry(_));
         let with_app =
-            plan.instances.iter().filter(|i| matches!(&i.app, Some(app) if app.kind != AppKind::Registry));
+            plan.instances.iter().filter(|i| i.app.as_ref().is_some_and(|app| !is_registry(&app.kind)));
         let is_http =
             |instance: &Instance| matches!(&instance.app, Some(app) if matches!(app.kind, AppKind::Http(_)));
         let instances: Vec<_> = with_app.map(|instance| (instance.name.clone(), is_http(instance))).collect();
@@ -87,7 +89,7 @@ impl GivenMesh {
         let duration = plan.duration.as_millis() as u64;
         let callable = |service: &&Service| {
             let apps = service.instances.iter().filter_map(|i| plan.instances[*i].app.as_ref());
-            apps.map(|app| &app.kind).any(|kind| *kind != AppKind::Registry)
+            apps.map(|app| &app.kind).any(|kind| !is_registry(kind))
         };
         let called = &plan.services.iter().find(callable).expect("an instance with an app").name;
         let callers = callers.into_iter().collect();
@@ -342,8 +344,9 @@ impl Schedule {
     }
 }
 
-/// What a fault does, as a key of its entry: to the instance `there`, to its links with `callers`, or
-/// to how the service `called` is called. `restart` stands in the tables of faults that end processes.
+/// What a fault does, as a key of its entry: to the instance `there`, to its links with `callers`,
+/// or to how the service `called` is called. `restart` stands in the tables of faults that end
+/// processes.
 fn action(
     kind: FaultKind,
     strength: u8,
@@ -388,8 +391,8 @@ fn action(
     }
 }
 
-/// Another configuration for the sidecars. Every other one leaves requests all their time. No mesh has
-/// this back-off already, so the reload changes something.
+/// Another configuration for the sidecars. Every other one leaves requests all their time. No mesh
+/// has this back-off already, so the reload changes something.
 fn reload(called: &str, strength: u8) -> String {
     let policy = if strength.is_multiple_of(2) {
         let (attempts, max) = (1 + strength % 3, 900 + u32::from(strength));

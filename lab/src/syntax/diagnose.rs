@@ -87,15 +87,6 @@ pub fn closest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Opti
     near.filter(|(d, name)| *d <= name.chars().count().max(3) / 3).map(|(_, name)| name)
 }
 
-/// The status of requests that an app is to fail.
-pub fn status(word: &Spanned<u16>, mistakes: &mut Vec<Mistake>) -> u16 {
-    if !(200..=599).contains(word.get_ref()) {
-        let mistake = Mistake::new(word.span(), format!("{word} is no final HTTP status"), "this status");
-        mistakes.push(mistake.help("from 200 to 599, such as 503, which is the default"));
-    }
-    *word.get_ref()
-}
-
 /// Where a part of a string stands in the file; the whole string if it is written with escapes.
 pub fn inside(string: &Spanned<String>, part: Range<usize>, text: &str) -> Range<usize> {
     let span = string.span();

@@ -23,8 +23,8 @@ pub struct Service {
     pub instances: Range<usize>,
     /// Whether it has an app.
     pub has_app: bool,
-    /// Whether that is the built-in HTTP echo.
-    pub has_echo: bool,
+    /// Whether the timeline can change how that answers.
+    pub is_controlled: bool,
 }
 
 /// An instance, as far as names go.
@@ -46,7 +46,7 @@ pub struct Names {
 
 impl Names {
     /// Adds a service and its instances. Services must come in the order of their names.
-    pub fn add(&mut self, name: &Spanned<String>, replicas: u32, (has_app, has_echo): (bool, bool)) {
+    pub fn add(&mut self, name: &Spanned<String>, replicas: u32, (has_app, is_controlled): (bool, bool)) {
         let first = self.instances.len();
         let service = self.services.len();
         let names = (0..replicas).map(|index| instance_name(name.get_ref(), index, replicas));
@@ -56,7 +56,7 @@ impl Names {
             at: name.span(),
             instances: first..self.instances.len(),
             has_app,
-            has_echo,
+            is_controlled,
         });
     }
 

@@ -7,9 +7,11 @@
 //! load, and a shed request never arrives.
 
 use super::evaluate::{Judged, JudgedCondition};
+use crate::app::AppKind;
+use crate::load::CallKind;
 use crate::load::{Outcome, Record};
 use crate::metrics::Series;
-use crate::plan::{AppKind, Plan, ServiceLimits, SidecarKind, Target};
+use crate::plan::{Plan, ServiceLimits, SidecarKind};
 
 /// Compares the counts, or `None` where there is nothing to compare.
 pub fn conservation(plan: &Plan, records: &[Vec<Record>], series: &Series) -> Option<Judged> {
@@ -27,7 +29,7 @@ pub fn conservation(plan: &Plan, records: &[Vec<Record>], series: &Series) -> Op
     let side = |name: &str, side: &str| total("*/sidecar", name, &[("side", side)]);
     let mut conditions = Vec::new();
 
-    let http = |load: &&crate::plan::Load| matches!(load.target, Target::Http { .. });
+    let http = |load: &&crate::load::Load| matches!(load.target.call, CallKind::Http(_) | CallKind::Grpc(_));
     let all_http_apps =
         plan.instances.iter().flat_map(|i| &i.app).all(|a| matches!(a.kind, AppKind::Http(_)));
     if all_http_apps && plan.loads.iter().all(|l| http(&l)) && !plan.loads.is_empty() {

@@ -52,7 +52,7 @@ pub fn impacts(plan: &Plan, records: &[Vec<Record>], actual: &[Option<(i64, i64)
     let one = |(start, end): (i64, i64)| {
         let since = changes.iter().rev().find(|at| **at < start).copied();
         let until = changes.iter().find(|at| **at > end).copied();
-        let of = |(load, records): (&crate::plan::Load, &Vec<Record>)| {
+        let of = |(load, records): (&crate::load::Load, &Vec<Record>)| {
             let failed =
                 |r: &&Record| r.outcome != Outcome::Ok && (start..until.unwrap_or(end)).contains(&r.due_us);
             let failed = || records.iter().filter(failed).map(|r| r.due_us - start);

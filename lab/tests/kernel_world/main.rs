@@ -24,9 +24,9 @@ use lab::events::EventLog;
 use lab::fabric::LinkProfile;
 use lab::fault::{Action, Impair};
 use lab::kernel::{Backend, KernelWorld, Options, cleanup, doctor};
-use lab::load::{Outcome, Record};
+use lab::load::{CallKind, Load, Outcome, Record, Target, TcpCall};
 use lab::mesh::{Link, ProcessId, Role};
-use lab::plan::{Load, Plan, SidecarKind, Target};
+use lab::plan::{Plan, SidecarKind};
 use lab::world::{Error, World};
 use tokio::time::Instant;
 
@@ -161,11 +161,9 @@ esac"#,
     let load = |name: &str| Load {
         name: name.into(),
         from: 0,
-        target: Target::Tcp { host: "orders".into(), port: 8080 },
+        target: Target { host: "orders".into(), port: 8080, call: CallKind::Tcp(TcpCall {}) },
         rate: 1.0,
         timeout: Duration::from_secs(1),
-        read_delay: Duration::ZERO,
-        end_delay: Duration::ZERO,
         part: None,
         seed: 1,
     };

@@ -6,11 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lab::app::{AppKind, AppSpec, CommandApp};
 use lab::events::EventLog;
 use lab::fault::{Action, Entry};
 use lab::kernel::cgroup::Cgroup;
 use lab::kernel::{KernelWorld, Options, cleanup, doctor};
-use lab::plan::{AppKind, AppSpec, Instance, Plan, Protocol, Service, SidecarKind};
+use lab::plan::{Instance, Plan, Protocol, Service, SidecarKind};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -81,7 +82,8 @@ impl Testbed {
 
 pub fn instance(position: usize, name: &str, service: usize, command: Option<Vec<String>>) -> Instance {
     let n = position as u8 + 1;
-    let app = command.map(|c| AppSpec { instance: name.into(), port: 8080, kind: AppKind::Command(c) });
+    let app =
+        command.map(|c| AppSpec { instance: name.into(), port: 8080, kind: AppKind::Command(CommandApp(c)) });
     Instance {
         name: name.into(),
         service,

@@ -7,9 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
+use lab::app::{APP_METRICS_PORT, AppKind, AppSpec, LineServer};
 use lab::fabric::LinkProfile;
 use lab::fault::{Action, Entry};
-use lab::load::{Outcome, Record};
+use lab::load::{CallKind, Load, Outcome, Record, Target, TcpCall};
 use lab::mesh::{Link, ProcessId, Role};
 use lab::plan::*;
 use lab::sim::{Main, Programs, SimIo, SimNet, Term};
@@ -26,7 +27,7 @@ pub fn plan(sidecar: SidecarKind, replicas: usize) -> Plan {
         let app = (service == 1).then(|| AppSpec {
             instance: name.clone(),
             port: PORT,
-            kind: AppKind::Tcp { greeting: String::new() },
+            kind: AppKind::Tcp(LineServer { greeting: String::new() }),
         });
         Instance {
             app,
@@ -80,18 +81,8 @@ fn v4(index: usize) -> Ipv4Addr {
 }
 
 pub fn load(rate: f64) -> Load {
-    let target = Target::Tcp { host: "orders".into(), port: PORT };
-    Load {
-        name: "calls".into(),
-        from: 0,
-        target,
-        rate,
-        timeout: Duration::from_secs(1),
-        read_delay: Duration::ZERO,
-        end_delay: Duration::ZERO,
-        part: None,
-        seed: 1,
-    }
+    let target = Target { host: "orders".into(), port: PORT, call: CallKind::Tcp(TcpCall {}) };
+    Load { name: "calls".into(), from: 0, target, rate, timeout: Duration::from_secs(1), part: None, seed: 1 }
 }
 
 pub fn orders() -> SocketAddr {

@@ -7,9 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::LocalSet;
 
 use super::*;
-use crate::app;
+use crate::app::{self, AppKind, AppSpec, Disk, HttpEcho, LineServer};
 use crate::load::memory::{MemoryListener, MemoryNet};
-use crate::plan::{AppKind, AppSpec, HttpEcho};
+use crate::load::{CallKind, HttpCall, Target, TcpCall};
 
 const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 
@@ -19,34 +19,22 @@ fn world<N: Net>(net: N) -> World<N> {
 
 fn load(rate: f64, timeout_ms: u64, target: Target) -> Load {
     let timeout = Duration::from_millis(timeout_ms);
-    Load {
-        name: "calls".into(),
-        from: 0,
-        target,
-        rate,
-        timeout,
-        read_delay: Duration::ZERO,
-        end_delay: Duration::ZERO,
-        part: None,
-        seed: 1,
-    }
+    Load { name: "calls".into(), from: 0, target, rate, timeout, part: None, seed: 1 }
 }
 
 fn http(path: &str, body: u32) -> Target {
     let method = if body == 0 { "GET" } else { "POST" }.to_owned();
-    Target::Http {
-        host: "orders".into(),
-        port: 8080,
-        path: path.into(),
-        method,
-        body,
-        grpc: false,
-        headers: Default::default(),
-    }
+    let call =
+        HttpCall { path: path.into(), method, body, headers: Default::default(), read_delay: Duration::ZERO };
+    target(CallKind::Http(call))
 }
 
 fn tcp() -> Target {
-    Target::Tcp { host: "orders".into(), port: 8080 }
+    target(CallKind::Tcp(TcpCall {}))
+}
+
+fn target(call: CallKind) -> Target {
+    Target { host: "orders".into(), port: 8080, call }
 }
 
 /// The records of `load` for `ms` from now, in the order of their due times.
@@ -89,7 +77,10 @@ async fn app(net: &MemoryNet, kind: AppKind) {
     let metrics = net.bind(SocketAddr::new(SERVER.ip(), 9100)).await.unwrap();
     let spec = AppSpec { instance: "orders".into(), port: 8080, kind };
     let world = world(net.clone());
-    net.spawn("app", async move { app::serve_on(world, spec, listener, metrics).await.unwrap() });
+    net.spawn(
+        "app",
+        async move { app::serve_on(world, spec, Disk::default(), listener, metrics).await.unwrap() },
+    );
 }
 
 fn outcomes(records: &[Record]) -> Vec<Outcome> {
@@ -290,7 +281,7 @@ async fn the_generator_and_the_apps_understand_each_other_on_the_kernel() {
         (echo(0), http("/", 0), Outcome::Ok),
         (echo(100_000), http("/pay?x=1", 100_000), Outcome::Ok),
         (echo(128), http("/status/503", 0), Outcome::Status(503)),
-        (AppKind::Tcp { greeting: "hello".into() }, tcp(), Outcome::Ok),
+        (AppKind::Tcp(LineServer { greeting: "hello".into() }), tcp(), Outcome::Ok),
     ] {
         let test = async {
             let net = KernelNet::default();
@@ -299,7 +290,9 @@ async fn the_generator_and_the_apps_understand_each_other_on_the_kernel() {
             let at = listener.local_addr().unwrap();
             let spec = AppSpec { instance: "orders".into(), port: at.port(), kind };
             let world = world(net.clone());
-            net.spawn("app", async move { app::serve_on(world, spec, listener, metrics).await.unwrap() });
+            net.spawn("app", async move {
+                app::serve_on(world, spec, Disk::default(), listener, metrics).await.unwrap()
+            });
             records(net, load(500.0, 5_000, target), at, 200).await
         };
         let records = LocalSet::new().run_until(test).await;

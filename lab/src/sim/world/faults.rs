@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{SimWorld, TERMINATION_GRACE};
+use crate::app::APP_METRICS_PORT;
 use crate::app::metrics::{CHANGED, Growth};
 use crate::fault::Primitives;
 use crate::mesh::{Link, ProcessId, Role};
 use crate::metrics;
-use crate::plan::APP_METRICS_PORT;
 use crate::sidecar;
 use crate::sim::link::{LinkCounters, Pair};
 use crate::world::Error;

@@ -15,7 +15,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Invariant, Violation, longest_run, violation};
-use crate::fault::{Action, Behave, BehaviourChange, Entry};
+use crate::app::http::behaviour::BehaviourChange;
+use crate::fault::{Action, Behave, Entry};
 use crate::swarm::endpoints::{EndpointEvent, KnownEndpoints, endpoint_events};
 use crate::swarm::facts::{Facts, LogPosition, Request, RequestStep};
 use proxy::config::{BalancePolicy, Cluster, HashSource};

@@ -2,7 +2,8 @@
 //! silent for too long is another matter: it may be waiting for the server to speak first.)
 
 use super::{Invariant, Violation, violation};
-use crate::plan::{AppKind, Target};
+use crate::app::AppKind;
+use crate::load::CallKind;
 use crate::swarm::facts::Facts;
 
 pub(super) const INVARIANT: Invariant =
@@ -10,13 +11,13 @@ pub(super) const INVARIANT: Invariant =
 
 fn check(facts: &Facts, violations: &mut Vec<Violation>) {
     let plan = &facts.plan;
-    let is_http = plan.loads.iter().all(|load| matches!(load.target, Target::Http { .. }));
+    let is_http = plan.loads.iter().all(|load| !matches!(load.target.call, CallKind::Tcp(_)));
     // A registry's port is declared.
     let answers = plan
         .instances
         .iter()
         .filter_map(|instance| instance.app.as_ref())
-        .all(|app| matches!(app.kind, AppKind::Http(_) | AppKind::Registry));
+        .all(|app| matches!(app.kind, AppKind::Http(_) | AppKind::Registry(_)));
     if !(is_http && answers) {
         return;
     }

@@ -8,8 +8,8 @@
 use std::collections::BTreeSet;
 
 use super::{Invariant, Violation, violation};
+use crate::app::{AppKind, AppSpec};
 use crate::fault::{Action, Entry};
-use crate::plan::{AppKind, AppSpec};
 use crate::swarm::facts::{Facts, RequestStep};
 use proxy::config::{BalancePolicy, ClusterLimits};
 
@@ -73,7 +73,7 @@ fn stale(facts: &Facts, from: u64) -> usize {
 
 fn tolerated(facts: &Facts) -> f64 {
     let broken: BTreeSet<usize> = facts.plan.timeline.iter().flat_map(broken_for_ever).collect();
-    let is_replica = |app: &AppSpec| app.kind != AppKind::Registry;
+    let is_replica = |app: &AppSpec| !matches!(app.kind, AppKind::Registry(_));
     let replicas = facts.plan.instances.iter().filter(|i| i.app.as_ref().is_some_and(is_replica)).count();
     let tight = facts.clusters().any(|(_, cluster)| is_tight(&cluster.limits));
     let patient = facts.clusters().any(|(_, cluster)| {

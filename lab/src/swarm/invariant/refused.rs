@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::lively::is_tight;
 use super::{Invariant, Violation, violation};
-use crate::fault::BehaviourChange;
+use crate::app::http::behaviour::BehaviourChange;
 use crate::swarm::facts::{Call, Facts};
 
 pub(super) const INVARIANT: Invariant =

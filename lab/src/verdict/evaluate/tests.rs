@@ -1,24 +1,15 @@
 use super::*;
 use crate::fault::{Action, Kill};
 use crate::load::Outcome;
+use crate::load::{CallKind, Load, Target, TcpCall};
 use crate::metrics::parse;
-use crate::plan::{Load, SidecarKind, Target};
+use crate::plan::SidecarKind;
 
 /// A plan of 20 s with one load and nothing else.
 pub(in crate::verdict) fn plan() -> Plan {
-    let target = Target::Tcp { host: "orders".into(), port: 80 };
+    let target = Target { host: "orders".into(), port: 80, call: CallKind::Tcp(TcpCall {}) };
     let timeout = Duration::from_secs(1);
-    let load = Load {
-        name: "calls".into(),
-        from: 0,
-        target,
-        rate: 100.0,
-        timeout,
-        read_delay: Duration::ZERO,
-        end_delay: Duration::ZERO,
-        part: None,
-        seed: 1,
-    };
+    let load = Load { name: "calls".into(), from: 0, target, rate: 100.0, timeout, part: None, seed: 1 };
     Plan {
         name: "test".into(),
         seed: 1,

@@ -24,17 +24,14 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode};
-use proxy::detect::Prefixed;
 use proxy::grpc;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
 
 use super::body::Pattern;
-use super::http::{Echo, REQUEST, SERVED_BY, nth};
+use super::echo::{Echo, REQUEST, SERVED_BY, nth};
 use crate::traffic::emit;
 
-/// How an HTTP/2 connection begins (RFC 9113 section 3.4), and no HTTP/1 request does.
-const PREFACE: &[u8] = b"PRI * HTTP/2";
 /// What stands before a message: whether it is compressed, and its length.
 pub(crate) const PREFIX: usize = 5;
 /// How long after its message an answer is reset.
@@ -44,22 +41,11 @@ const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
 /// The status of a call that went well.
 const OK: HeaderValue = HeaderValue::from_static("0");
 
-/// A connection, and whether it is an HTTP/2 one; `None` if it ended before that could be told.
-pub(super) async fn is_http2<I: AsyncRead + Unpin>(mut io: I) -> Option<(Prefixed<I>, bool)> {
-    let mut first = BytesMut::with_capacity(PREFACE.len());
-    while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
-        if (&mut io).take((PREFACE.len() - first.len()) as u64).read_buf(&mut first).await.ok()? == 0 {
-            break;
-        }
-    }
-    let is_http2 = first == PREFACE;
-    (!first.is_empty()).then(|| (Prefixed::new(first.freeze(), io), is_http2))
-}
-
 /// Serves one HTTP/2 connection until it ends.
 pub(super) async fn connection<I: AsyncRead + AsyncWrite + Unpin>(echo: Rc<Echo>, io: I) {
     let mut settings = h2::server::Builder::new();
-    if let Some(most) = echo.max_concurrent_streams() {
+    let most = echo.spec().max_concurrent_streams;
+    if most > 0 {
         settings.max_concurrent_streams(most);
     }
     let Ok(mut connection) = settings.handshake(io).await else { return };
@@ -150,7 +136,7 @@ async fn call(
     }
     emit!(Answers { id, nth, status: StatusCode::OK.as_u16() });
     let mut stream = respond.send_response(response, false)?;
-    stream.send_data(message(echo.size()), false)?;
+    stream.send_data(message(echo.spec().size), false)?;
     if let Some(code) = echo.resets_stream() {
         // What has not left by then never would.
         sleep(BEFORE_RESET).await;
