@@ -26,82 +26,24 @@ const LOOK: Duration = Duration::from_secs(1);
 fn check(facts: &Facts, violations: &mut Vec<Violation>) {
     for (process, cluster) in facts.clusters() {
         let Some(health) = &cluster.health else { continue };
-        // `None`: nothing is known of it, as of one that has left the registry and may come back; a
-        // late check of it may still end.
-        let mut states: BTreeMap<&str, Option<bool>> = BTreeMap::new();
-        let mut gone: BTreeMap<&str, u64> = BTreeMap::new();
-        // What the last checks in a row said, and how many they are.
-        let mut runs: BTreeMap<&str, (bool, u32)> = BTreeMap::new();
-        let mut in_a_row = |endpoint, passed| {
-            let run = runs.entry(endpoint).or_insert((passed, 0));
-            *run = if run.0 == passed { (passed, run.1 + 1) } else { (passed, 1) };
-            run.1
-        };
         let is_judged =
             facts.is_steady(process) && facts.keeps(process, &cluster.name, |cluster| &cluster.health);
-        let needed = |passed| if passed { health.thresholds.healthy } else { health.thresholds.unhealthy };
+        let mut checked = CheckedEndpoints::new(health, is_judged);
         for (when, endpoint, what) in endpoint_events(facts, process, &cluster.name) {
-            let at = when.at;
-            match what {
-                EndpointEvent::Changed(EndpointChange::Healthy(healthy)) => {
-                    let before = states.insert(endpoint, Some(*healthy)).flatten();
-                    if before == Some(*healthy) {
-                        violation(
-                            violations,
-                            at,
-                            format!("{endpoint} turned healthy={healthy} twice in a row"),
-                        );
-                    }
-                    let (run, needed) = (in_a_row(endpoint, *healthy), needed(*healthy));
-                    if before.is_some() && is_judged && !gone.contains_key(endpoint) && run < needed {
-                        let what = format!(
-                            "{endpoint} turned healthy={healthy} after {run} checks in a row, not {needed}"
-                        );
-                        violation(violations, at, what);
-                    }
-                }
-                EndpointEvent::Changed(
-                    change @ (EndpointChange::CheckFailed | EndpointChange::CheckPassed),
-                ) => {
-                    let passed = *change == EndpointChange::CheckPassed;
-                    let (run, needed) = (in_a_row(endpoint, passed), needed(passed));
-                    let says_otherwise = states.get(endpoint).copied().flatten() == Some(!passed);
-                    if says_otherwise && is_judged && !gone.contains_key(endpoint) && run >= needed {
-                        let what = format!(
-                            "{run} checks of {endpoint} in a row say healthy={passed}, {needed} are enough, and \
-                             it counts as the opposite"
-                        );
-                        violation(violations, at, what);
-                    }
-                }
-                EndpointEvent::Changed(EndpointChange::Found) => {
-                    states.insert(endpoint, None);
-                }
-                EndpointEvent::Changed(EndpointChange::Gone) => {
-                    gone.insert(endpoint, at);
-                }
-                EndpointEvent::Picked { begun, panic: false, .. } => {
-                    let unhealthy = states.get(endpoint) == Some(&Some(false));
-                    // A request keeps the endpoints that it began with, and with them what was
-                    // known of one that has gone since.
-                    let left = gone.get(endpoint).is_some_and(|at| *at >= begun);
-                    if unhealthy && !left {
-                        violation(violations, at, format!("{endpoint} was picked although it is unhealthy"));
-                    }
-                }
-                _ => {}
+            if let Some(what) = checked.hear(when.at, endpoint, &what) {
+                violation(violations, when.at, what);
             }
         }
         // An endpoint of a registry may have left it, and is not checked then.
         if cluster.discovery.is_some() || !facts.is_steady(process) {
             continue;
         }
-        if facts.keeps(process, &cluster.name, |cluster| &cluster.health) {
+        if is_judged {
             pace(facts, process, &cluster.name, health, violations);
         }
         for endpoint in cluster.endpoints.iter() {
             let endpoint = endpoint.address.to_string();
-            let counts_as = states.get(endpoint.as_str()).copied().flatten();
+            let counts_as = checked.counts_as(&endpoint);
             if let Some(is_well) = truth(facts, &endpoint, health)
                 && counts_as.is_some_and(|counts_as| counts_as != is_well)
             {
@@ -109,6 +51,96 @@ fn check(facts: &Facts, violations: &mut Vec<Violation>) {
                 violation(violations, facts.end_us(), what);
             }
         }
+    }
+}
+
+/// What checks have said of a cluster's endpoints.
+struct CheckedEndpoints<'a> {
+    health: &'a Health,
+    /// Whether the number of checks in a row is judged.
+    is_judged: bool,
+    /// `None`: nothing is known of it, as of one that has left the registry and may come back; a
+    /// late check of it may still end.
+    states: BTreeMap<&'a str, Option<bool>>,
+    gone: BTreeMap<&'a str, u64>,
+    /// What the last checks in a row said, and how many they are.
+    runs: BTreeMap<&'a str, (bool, u32)>,
+}
+
+impl<'a> CheckedEndpoints<'a> {
+    fn new(health: &'a Health, is_judged: bool) -> Self {
+        let (states, gone, runs) = Default::default();
+        CheckedEndpoints { health, is_judged, states, gone, runs }
+    }
+
+    /// Takes an event of an endpoint, and says what is wrong with it.
+    fn hear(&mut self, at: u64, endpoint: &'a str, what: &EndpointEvent<'_>) -> Option<String> {
+        match what {
+            EndpointEvent::Changed(EndpointChange::Healthy(healthy)) => self.turned(endpoint, *healthy),
+            EndpointEvent::Changed(EndpointChange::CheckFailed) => self.confirmed(endpoint, false),
+            EndpointEvent::Changed(EndpointChange::CheckPassed) => self.confirmed(endpoint, true),
+            EndpointEvent::Changed(EndpointChange::Found) => {
+                self.states.insert(endpoint, None);
+                None
+            }
+            EndpointEvent::Changed(EndpointChange::Gone) => {
+                self.gone.insert(endpoint, at);
+                None
+            }
+            EndpointEvent::Picked { begun, panic: false, .. } => {
+                // A request keeps the endpoints that it began with, and with them what was known of
+                // one that has gone since.
+                let left = self.gone.get(endpoint).is_some_and(|at| at >= begun);
+                let is_wrong = self.counts_as(endpoint) == Some(false) && !left;
+                is_wrong.then(|| format!("{endpoint} was picked although it is unhealthy"))
+            }
+            _ => None,
+        }
+    }
+
+    /// A check turned an endpoint.
+    fn turned(&mut self, endpoint: &'a str, healthy: bool) -> Option<String> {
+        let before = self.states.insert(endpoint, Some(healthy)).flatten();
+        let (run, needed) = (self.in_a_row(endpoint, healthy), self.needed(healthy));
+        if before == Some(healthy) {
+            return Some(format!("{endpoint} turned healthy={healthy} twice in a row"));
+        }
+        let is_early = before.is_some() && self.is_counted(endpoint) && run < needed;
+        is_early
+            .then(|| format!("{endpoint} turned healthy={healthy} after {run} checks in a row, not {needed}"))
+    }
+
+    /// A check changed nothing.
+    fn confirmed(&mut self, endpoint: &'a str, passed: bool) -> Option<String> {
+        let (run, needed) = (self.in_a_row(endpoint, passed), self.needed(passed));
+        let says_otherwise = self.counts_as(endpoint) == Some(!passed);
+        let is_late = says_otherwise && self.is_counted(endpoint) && run >= needed;
+        is_late.then(|| {
+            format!(
+                "{run} checks of {endpoint} in a row say healthy={passed}, {needed} are enough, and it \
+                 counts as the opposite"
+            )
+        })
+    }
+
+    fn counts_as(&self, endpoint: &str) -> Option<bool> {
+        self.states.get(endpoint).copied().flatten()
+    }
+
+    fn is_counted(&self, endpoint: &str) -> bool {
+        self.is_judged && !self.gone.contains_key(endpoint)
+    }
+
+    fn needed(&self, passed: bool) -> u32 {
+        let thresholds = &self.health.thresholds;
+        if passed { thresholds.healthy } else { thresholds.unhealthy }
+    }
+
+    /// Counts a check: how many in a row have said so now.
+    fn in_a_row(&mut self, endpoint: &'a str, passed: bool) -> u32 {
+        let run = self.runs.entry(endpoint).or_insert((passed, 0));
+        *run = if run.0 == passed { (passed, run.1 + 1) } else { (passed, 1) };
+        run.1
     }
 }
 
