@@ -62,7 +62,7 @@ pub struct Plan {
 }
 
 /// The kind of sidecar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum SidecarKind {
     /// This project's sidecar.

@@ -6,20 +6,20 @@
 //! slow delays no other. What a run came to is decided in `judge.rs`.
 
 mod judge;
+mod report;
 mod sampling;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::future::join_all;
-use serde::Serialize;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 pub(crate) use judge::Seen;
+pub use report::{AppliedFault, BUILD, Measurements, Report, UnexpectedExit, Verdict};
 
 use crate::events::EventLog;
 use crate::fault::{Action, Entry, Repeat, Restart};
@@ -27,8 +27,7 @@ use crate::load::Record;
 use crate::mesh::Role;
 use crate::metrics::{Scrape, Series};
 use crate::plan::Plan;
-use crate::verdict::{Impact, Judged, Summary};
-use crate::world::{Error, Fidelity, ProcessExit, World, WorldKind};
+use crate::world::{Error, ProcessExit, World};
 
 /// How often every process is asked for its metrics, beside the edges of windows ([`sampling`]).
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
@@ -41,87 +40,6 @@ const FAULT_GRACE: Duration = Duration::from_secs(60);
 pub(crate) const MEASURING: &str = "measuring";
 /// What comes after it.
 pub(crate) const TAKING_DOWN: &str = "taking the mesh down";
-
-/// How this executable was built.
-pub const BUILD: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
-
-/// The result of a run. [`crate::report::results`] is its form for programs.
-#[derive(Debug, Clone)]
-pub struct Report {
-    /// What was run.
-    pub plan: Plan,
-    /// Where.
-    pub world: WorldKind,
-    /// The time of day at which the measured part began.
-    pub started: SystemTime,
-    /// How the lab was built: `debug` (dependencies and hot paths optimised all the same) or
-    /// `release`.
-    pub build: &'static str,
-    /// Pass, fail, or neither.
-    pub verdict: Verdict,
-    /// Why, if it did not pass.
-    pub reasons: Vec<String>,
-    /// Each expectation with the numbers that decided.
-    pub expectations: Vec<Judged>,
-    /// Each load generator over the measured part.
-    pub loads: Vec<Summary>,
-    /// Each fault: when it was really in force and what proves it.
-    pub faults: Vec<AppliedFault>,
-    /// Each process that ended although nothing asked it to.
-    pub unexpected_exits: Vec<UnexpectedExit>,
-    /// Each process's counters over the whole run, restarts added up.
-    pub totals: BTreeMap<String, BTreeMap<String, f64>>,
-    /// How far the world can be trusted.
-    pub fidelity: Fidelity,
-}
-
-/// The end of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// Every expectation held.
-    Passed,
-    /// Some expectation did not hold.
-    Failed,
-    /// The world was not good enough to say.
-    Inconclusive,
-    /// The user stopped it.
-    Interrupted,
-}
-
-/// A fault as it was really applied.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct AppliedFault {
-    /// Its name.
-    pub name: String,
-    /// When it came into force and when it was fully taken back, microseconds from the start of the
-    /// measured part.
-    pub start_us: Option<i64>,
-    /// See [`AppliedFault::start_us`].
-    pub end_us: Option<i64>,
-    /// Why it could not be applied or taken back.
-    pub failed: Option<String>,
-    /// Whether that is only that the run was over first.
-    #[serde(skip)]
-    pub outlasted: bool,
-    /// What proves that it bit.
-    pub evidence: BTreeMap<String, f64>,
-    /// How each load fared before, during and after it.
-    pub impact: Vec<Impact>,
-}
-
-/// A process that ended although nothing asked it to.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct UnexpectedExit {
-    /// `orders-1/app`
-    pub process: String,
-    /// When, microseconds from the start of the measured part, if known.
-    pub at_us: Option<i64>,
-    /// How: `exit status: 7`.
-    pub how: String,
-    /// What it said last, oldest first.
-    pub log_tail: Vec<String>,
-}
 
 /// Observer of the progress of a run.
 pub trait Progress {

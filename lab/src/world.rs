@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::fault::Entry;
@@ -67,7 +67,7 @@ pub trait World {
 }
 
 /// Which world.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WorldKind {
     /// Real processes and packets, real time.
@@ -90,7 +90,7 @@ pub struct ProcessExit {
 }
 
 /// How far the world itself can be trusted.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Fidelity {
     /// `bridge`, `netem`, `wire`, or `simulated`.
     pub link_backend: String,

@@ -109,7 +109,7 @@ fn cost(args: &Run, scenario: &Path, measured: &[(SidecarKind, compare::LatencyT
         }
         (None, Some(without)) => {
             let text = std::fs::read_to_string(scenario).unwrap_or_default();
-            match compare::earlier(&args.out, &text, "ours") {
+            match compare::earlier(&args.out, &text, SidecarKind::Ours) {
                 Some((dir, with)) => {
                     if let Some(table) = compare::table(&with, without) {
                         outln!("\n{table}  with sidecars: {}", dir.display());

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use serde_json::Value;
-
 use super::RESULTS;
-use crate::run::{BUILD, Report};
+use super::results::Results;
+use crate::plan::SidecarKind;
+use crate::run::{BUILD, Report, Verdict};
+use crate::verdict::Summary;
 
 /// The latency of one load in one run, microseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,21 +19,25 @@ pub struct Latency {
     pub p99_us: f64,
 }
 
+impl Latency {
+    fn of(summary: &Summary) -> Self {
+        Latency { p50_us: summary.p50_us, p99_us: summary.p99_us }
+    }
+}
+
 /// The latencies of a run, by load.
 pub type LatencyTable = BTreeMap<String, Latency>;
 
 /// The latencies of a report, of the loads that sent anything.
 pub fn latencies(report: &Report) -> LatencyTable {
-    let of = |(load, summary): (&crate::load::Load, &crate::verdict::Summary)| {
-        (load.name.clone(), Latency { p50_us: summary.p50_us, p99_us: summary.p99_us })
-    };
-    report.plan.loads.iter().zip(&report.loads).filter(|(_, summary)| summary.requests > 0).map(of).collect()
+    let loads = report.plan.loads.iter().zip(&report.loads).filter(|(_, summary)| summary.requests > 0);
+    loads.map(|(load, summary)| (load.name.clone(), Latency::of(summary))).collect()
 }
 
 /// The newest earlier run of a scenario with the other kind of sidecar, to compare with: its
 /// directory and latencies. Runs that were interrupted or made by another build do not count, nor
 /// does a scenario that says anything else but for its `sidecar` line.
-pub fn earlier(runs: &Path, scenario: &str, sidecar: &str) -> Option<(PathBuf, LatencyTable)> {
+pub fn earlier(runs: &Path, scenario: &str, sidecar: SidecarKind) -> Option<(PathBuf, LatencyTable)> {
     let mut newest: Option<(SystemTime, PathBuf, LatencyTable)> = None;
     let scenario = but_for_sidecar(scenario)?;
     for entry in std::fs::read_dir(runs).ok()?.flatten() {
@@ -42,26 +47,17 @@ pub fn earlier(runs: &Path, scenario: &str, sidecar: &str) -> Option<(PathBuf, L
             continue;
         }
         let Ok(text) = std::fs::read_to_string(dir.join(RESULTS)) else { continue };
-        let Ok(results) = serde_json::from_str::<Value>(&text) else { continue };
-        if results["format"] != super::results::FORMAT
-            || results["sidecar"] != sidecar
-            || results["verdict"] == "interrupted"
-            // What a debug build costs says nothing of a release build.
-            || results["build"] != BUILD
-        {
+        let Ok(Some(results)) = Results::read(&text) else { continue };
+        // What a debug build costs says nothing of a release build.
+        if results.sidecar != sidecar || results.verdict == Verdict::Interrupted || results.build != BUILD {
             continue;
         }
         let Ok(written) = std::fs::metadata(dir.join(RESULTS)).and_then(|m| m.modified()) else { continue };
         if newest.as_ref().is_some_and(|(than, ..)| *than >= written) {
             continue;
         }
-        let loads = results["loads"].as_object().into_iter().flatten();
-        let latency = |(name, summary): (&String, &Value)| {
-            let latency =
-                Latency { p50_us: summary["p50_us"].as_f64()?, p99_us: summary["p99_us"].as_f64()? };
-            Some((name.clone(), latency))
-        };
-        newest = Some((written, dir, loads.filter_map(latency).collect()));
+        let loads = results.loads.iter().map(|(name, summary)| (name.to_string(), Latency::of(summary)));
+        newest = Some((written, dir, loads.collect()));
     }
     newest.map(|(_, dir, latencies)| (dir, latencies))
 }
@@ -99,25 +95,25 @@ pub fn table(with: &LatencyTable, without: &LatencyTable) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::terminal::tests::passing;
 
     #[test]
     fn there_is_no_table_of_nothing_and_no_comparison_with_another_build() {
         assert_eq!(table(&LatencyTable::new(), &LatencyTable::new()), None);
         let runs = tempfile::tempdir().expect("a folder");
         let scenario = "[scenario]\nname = \"x\"\nduration = \"1s\"\n";
-        let run = |name: &str, build: &str| {
+        let run = |name: &str, build: &'static str| {
             let dir = runs.path().join(name);
             std::fs::create_dir(&dir).expect("a folder");
             std::fs::write(dir.join("scenario.toml"), scenario).expect("a file");
-            let results = serde_json::json!({ "format": super::super::results::FORMAT, "sidecar": "ours", "verdict": "passed",
-                "build": build, "loads": { "calls": { "p50_us": 1.0, "p99_us": 2.0 } } });
-            std::fs::write(dir.join(RESULTS), results.to_string()).expect("a file");
+            crate::report::save(&Report { build, ..passing() }, &dir).expect("a file");
         };
         run("other", if BUILD == "debug" { "release" } else { "debug" });
-        assert_eq!(earlier(runs.path(), scenario, "ours"), None);
+        assert_eq!(earlier(runs.path(), scenario, SidecarKind::Ours), None);
         run("same", BUILD);
-        let (dir, latencies) = earlier(runs.path(), scenario, "ours").expect("a run");
-        assert!(dir.ends_with("same") && latencies.len() == 1);
+        let (dir, latencies) = earlier(runs.path(), scenario, SidecarKind::Ours).expect("a run");
+        assert!(dir.ends_with("same"));
+        assert_eq!(latencies, super::latencies(&passing()));
     }
 
     #[test]

@@ -6,9 +6,10 @@
 //! time that was asked for is text with a unit, as the scenario writes it. Points in time count
 //! from the start of the measured part. A value that could not be measured is `null`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::plan::{Plan, SidecarKind};
 use crate::readable;
@@ -19,15 +20,16 @@ use crate::world::{Fidelity, WorldKind};
 /// Counts up when a reader of the last format would misunderstand the next one.
 pub const FORMAT: u32 = 2;
 
-/// What is written. See the fields of [`Report`] for what the parts mean.
-#[derive(Debug, Serialize)]
+/// What is written, and read again by [`Results::read`]. See the fields of [`Report`] for what the
+/// parts mean. A key that is added needs `#[serde(default)]`, because older files lack it.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Results<'a> {
     /// [`FORMAT`]
     pub format: u32,
     /// The lab's version.
-    pub lab: &'static str,
+    pub lab: Cow<'a, str>,
     /// The scenario's name.
-    pub scenario: &'a str,
+    pub scenario: Cow<'a, str>,
     /// Seed of every random choice.
     pub seed: u64,
     /// `kernel` or `simulator`.
@@ -35,51 +37,102 @@ pub struct Results<'a> {
     /// What stood in the sidecar's place.
     pub sidecar: SidecarKind,
     /// The time of day at which the measured part began, in UTC: the zero of all points in time.
-    pub started: String,
+    pub started: Cow<'a, str>,
     /// `debug` or `release`.
-    pub build: &'static str,
+    pub build: Cow<'a, str>,
     /// `passed`, `failed`, `inconclusive`, `interrupted`.
     pub verdict: Verdict,
     /// Why, if it did not pass.
-    pub reasons: &'a [String],
+    pub reasons: Cow<'a, [String]>,
     /// In the order of the file; the lab's own conservation check comes last.
-    pub expectations: &'a [Judged],
+    pub expectations: Cow<'a, [Judged]>,
     /// By name.
-    pub loads: BTreeMap<&'a str, &'a Summary>,
+    pub loads: BTreeMap<Cow<'a, str>, Cow<'a, Summary>>,
     /// In the order of the file.
-    pub faults: &'a [AppliedFault],
+    pub faults: Cow<'a, [AppliedFault]>,
     /// Processes that ended although nothing asked them to.
-    pub unexpected_exits: &'a [UnexpectedExit],
+    pub unexpected_exits: Cow<'a, [UnexpectedExit]>,
     /// Every counter by process, over the whole run with its warm-up: in all, and of each label
     /// set.
-    pub totals: &'a BTreeMap<String, BTreeMap<String, f64>>,
+    pub totals: Cow<'a, BTreeMap<String, BTreeMap<String, f64>>>,
     /// How far the world can be trusted.
-    pub fidelity: &'a Fidelity,
+    pub fidelity: Cow<'a, Fidelity>,
     /// Everything that was asked for; as in `plan.json`. Its parts are the lab's own affair and may
     /// change.
-    pub plan: &'a Plan,
+    pub plan: PlanOfResults<'a>,
+}
+
+/// The plan in [`Results`]. Another version of the lab may have written it, so it is read as what
+/// it is, JSON.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PlanOfResults<'a> {
+    /// Of a report.
+    #[serde(skip_deserializing)]
+    Plan(&'a Plan),
+    /// Of a file.
+    Json(serde_json::Value),
+}
+
+impl Results<'static> {
+    /// Reads what a run has written; `None` if it is of another format.
+    ///
+    /// # Errors
+    /// If the text is not that of results.
+    pub fn read(text: &str) -> serde_json::Result<Option<Self>> {
+        #[derive(Deserialize)]
+        struct Header {
+            format: u32,
+        }
+        let Header { format } = serde_json::from_str(text)?;
+        (format == FORMAT).then(|| serde_json::from_str(text)).transpose()
+    }
 }
 
 /// The results of a report.
 pub fn of(report: &Report) -> Results<'_> {
     let plan = &report.plan;
+    let names = plan.loads.iter().map(|load| Cow::from(&load.name));
     Results {
         format: FORMAT,
-        lab: env!("CARGO_PKG_VERSION"),
-        scenario: &plan.name,
+        lab: env!("CARGO_PKG_VERSION").into(),
+        scenario: Cow::from(&plan.name),
         seed: plan.seed,
         world: report.world,
         sidecar: plan.sidecar,
-        started: readable::utc(report.started),
-        build: report.build,
+        started: readable::utc(report.started).into(),
+        build: report.build.into(),
         verdict: report.verdict,
-        reasons: &report.reasons,
-        expectations: &report.expectations,
-        loads: plan.loads.iter().map(|load| load.name.as_str()).zip(&report.loads).collect(),
-        faults: &report.faults,
-        unexpected_exits: &report.unexpected_exits,
-        totals: &report.totals,
-        fidelity: &report.fidelity,
-        plan,
+        reasons: Cow::from(&report.reasons),
+        expectations: Cow::from(&report.expectations),
+        loads: names.zip(report.loads.iter().map(Cow::Borrowed)).collect(),
+        faults: Cow::from(&report.faults),
+        unexpected_exits: Cow::from(&report.unexpected_exits),
+        totals: Cow::Borrowed(&report.totals),
+        fidelity: Cow::Borrowed(&report.fidelity),
+        plan: PlanOfResults::Plan(plan),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, from_str, json, to_string_pretty, to_value};
+
+    use super::*;
+    use crate::report::terminal::tests::{failing, passing};
+
+    #[test]
+    fn results_are_read_as_they_were_written() {
+        for report in [passing(), failing()] {
+            let text = to_string_pretty(&of(&report)).expect("plain data");
+            let read = Results::read(&text).expect("results").expect("of this format");
+            assert_eq!(to_value(&read).expect("plain data"), from_str::<Value>(&text).expect("JSON"));
+        }
+    }
+
+    #[test]
+    fn another_format_and_what_is_no_results_are_told_apart() {
+        assert!(Results::read(&json!({ "format": FORMAT + 1 }).to_string()).expect("results").is_none());
+        assert!(Results::read(&json!({ "format": FORMAT }).to_string()).is_err());
     }
 }

@@ -326,4 +326,4 @@ pub fn time(us: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

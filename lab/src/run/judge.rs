@@ -6,9 +6,10 @@
 //! then neither red nor green would be true.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{AppliedFault, BUILD, Report, UnexpectedExit, Verdict, micros};
+use super::{AppliedFault, BUILD, Measurements, Report, UnexpectedExit, Verdict, micros};
 use crate::load::Record;
 use crate::metrics::{Series, is_counter};
 use crate::plan::Plan;
@@ -52,54 +53,16 @@ pub(super) fn judge(plan: &Plan, seen: Seen) -> Report {
     });
     expectations.extend(verdict::conservation(plan, &records, &series));
 
-    let mut crashes: Vec<String> = unexpected_exits.iter().map(crash).collect();
-    let mut shortcomings = seen.load_failures;
-    for (entry, fault) in plan.timeline.iter().zip(&faults) {
-        match (&fault.failed, fault.start_us) {
-            (Some(why), Some(_)) if fault.outlasted => {
-                shortcomings.push(format!("{} outlasted the run: {why}", fault.name));
-            }
-            // The kill worked, the restart did not: that is the mesh's doing.
-            (Some(why), Some(_)) if entry.action.ends_processes() => {
-                crashes.push(format!("not everything came back after {}: {why}", fault.name));
-            }
-            (Some(why), Some(_)) => {
-                shortcomings.push(format!("fault {} could not be taken back: {why}", fault.name))
-            }
-            (Some(why), None) => {
-                shortcomings.push(format!("fault {} could not be carried out: {why}", fault.name))
-            }
-            (None, None) => shortcomings.push(format!("fault {} never came into force", fault.name)),
-            (None, Some(_)) => {}
-        }
-    }
-    shortcomings.extend(verdict::trustworthy(&fidelity, plan, &loads).err().into_iter().flatten());
-    let mut broken = verdict::broken(plan, &expectations);
-    let left_behind = seen.left_behind.map(|e| format!("not everything could be taken down: {e}"));
-
-    let (verdict, reasons) = if let Some(at) = seen.interrupted {
-        let words = match at {
-            ..0 => "interrupted during the warm-up".to_owned(),
-            at => {
-                format!("interrupted after {:.1} s of {:.1} s", at as f64 / 1e6, plan.duration.as_secs_f64())
-            }
-        };
-        // What was expected of the whole run is not said of a part of it.
-        (Verdict::Interrupted, [vec![words], crashes].concat())
-    } else if !crashes.is_empty() {
-        crashes.extend(shortcomings);
-        crashes.append(&mut broken);
-        (Verdict::Failed, crashes)
-    } else if !shortcomings.is_empty() {
-        shortcomings.append(&mut broken);
-        (Verdict::Inconclusive, shortcomings)
-    } else if !broken.is_empty() || left_behind.is_some() {
-        (Verdict::Failed, broken)
-    } else {
-        (Verdict::Passed, Vec::new())
+    let mut findings = Findings {
+        crashes: unexpected_exits.iter().map(crash).collect(),
+        shortcomings: seen.load_failures,
+        broken: verdict::broken(plan, &expectations),
+        left_behind: seen.left_behind.map(|e| format!("not everything could be taken down: {e}")),
     };
-    let reasons = reasons.into_iter().chain(left_behind).collect();
-    let totals = totals(plan, &series);
+    findings.add_faults(plan, &faults);
+    let untrue = verdict::trustworthy(&fidelity, plan, &loads).err();
+    findings.shortcomings.extend(untrue.into_iter().flatten());
+    let (verdict, reasons) = findings.verdict(plan, seen.interrupted);
     Report {
         plan: plan.clone(),
         world,
@@ -111,8 +74,65 @@ pub(super) fn judge(plan: &Plan, seen: Seen) -> Report {
         loads,
         faults,
         unexpected_exits,
-        totals,
+        totals: totals(plan, &series),
         fidelity,
+        measurements: Arc::new(Measurements { records, series }),
+    }
+}
+
+/// What speaks against a run, one sentence each.
+struct Findings {
+    /// The mesh did not stay up.
+    crashes: Vec<String>,
+    /// The world was not good enough.
+    shortcomings: Vec<String>,
+    /// Expectations that do not hold.
+    broken: Vec<String>,
+    left_behind: Option<String>,
+}
+
+impl Findings {
+    /// Adds what is wrong with how faults were applied.
+    fn add_faults(&mut self, plan: &Plan, faults: &[AppliedFault]) {
+        for (entry, fault) in plan.timeline.iter().zip(faults) {
+            let name = &fault.name;
+            let shortcoming = match (&fault.failed, fault.start_us) {
+                (Some(why), Some(_)) if fault.outlasted => format!("{name} outlasted the run: {why}"),
+                // The kill worked, the restart did not: that is the mesh's doing.
+                (Some(why), Some(_)) if entry.action.ends_processes() => {
+                    self.crashes.push(format!("not everything came back after {name}: {why}"));
+                    continue;
+                }
+                (Some(why), Some(_)) => format!("fault {name} could not be taken back: {why}"),
+                (Some(why), None) => format!("fault {name} could not be carried out: {why}"),
+                (None, None) => format!("fault {name} never came into force"),
+                (None, Some(_)) => continue,
+            };
+            self.shortcomings.push(shortcoming);
+        }
+    }
+
+    /// What weighs most decides. `interrupted`: when the user stopped the run.
+    fn verdict(self, plan: &Plan, interrupted: Option<i64>) -> (Verdict, Vec<String>) {
+        let Findings { crashes, shortcomings, broken, left_behind } = self;
+        let (verdict, reasons) = if let Some(at) = interrupted {
+            let of = plan.duration.as_secs_f64();
+            let words = match at {
+                ..0 => "interrupted during the warm-up".to_owned(),
+                at => format!("interrupted after {:.1} s of {of:.1} s", at as f64 / 1e6),
+            };
+            // What was expected of the whole run is not said of a part of it.
+            (Verdict::Interrupted, [vec![words], crashes].concat())
+        } else if !crashes.is_empty() {
+            (Verdict::Failed, [crashes, shortcomings, broken].concat())
+        } else if !shortcomings.is_empty() {
+            (Verdict::Inconclusive, [shortcomings, broken].concat())
+        } else if !broken.is_empty() || left_behind.is_some() {
+            (Verdict::Failed, broken)
+        } else {
+            (Verdict::Passed, Vec::new())
+        };
+        (verdict, reasons.into_iter().chain(left_behind).collect())
     }
 }
 

@@ -11,6 +11,7 @@ use crate::load::Load;
 use crate::load::{Outcome, Record};
 use crate::mesh::ProcessId;
 use crate::metrics::Scrape;
+use crate::world::{Fidelity, WorldKind};
 
 /// A world that does as it is told, and writes down what it was asked.
 #[derive(Default)]

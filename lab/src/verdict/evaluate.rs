@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::statistics::measure;
 use crate::fault::Entry;
@@ -44,7 +44,7 @@ pub struct Evidence<'a> {
 }
 
 /// An expectation, judged.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Judged {
     /// The expectation's name.
     pub name: String,
@@ -64,18 +64,24 @@ pub struct Judged {
 }
 
 /// A condition, judged.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JudgedCondition {
     /// The words of the file.
     pub text: String,
     /// Whether it holds.
     pub passed: bool,
     /// The measured value in the unit of the condition; NaN (`null` in JSON) if there is none.
+    #[serde(deserialize_with = "number_or_nan")]
     pub actual: f64,
     /// The measured value for people: `p99 = 12.3 ms`, or why there is none.
     pub shown: String,
     /// How many requests, scrapes or counters the value comes from; none is a failure.
     pub samples: u64,
+}
+
+/// JSON has no NaN.
+fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// Judges every expectation of the plan, in order.

@@ -5,14 +5,14 @@
 //! told apart. A request belongs to the stretch in which it was due; one that was due just before a
 //! kill and hit by it counts as "before".
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::statistics::summary;
 use crate::load::{Outcome, Record};
 use crate::plan::Plan;
 
 /// What one fault did to one load.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Impact {
     /// The load's name.
     pub load: String,
@@ -28,7 +28,7 @@ pub struct Impact {
 }
 
 /// A stretch of a run, seen by one load.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Phase {
     /// From and to, microseconds from the start of the measured part.
     pub span_us: (i64, i64),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::load::{Outcome, Record};
 use crate::statistic::{Latencies, Requests, Statistic};
@@ -32,7 +32,7 @@ fn latencies<'a>(records: impl Iterator<Item = &'a Record>) -> Latencies {
 
 /// The whole measured part of one load generator, for reports. Times are microseconds, 0 if nothing
 /// was sent.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Requests that were due.
     pub requests: u64,

@@ -60,7 +60,7 @@ fn phase(requests: u64, errors: u64, p50_us: f64, p99_us: f64) -> Option<Phase> 
     Some(Phase { span_us: (0, 0), requests, errors, p50_us, p99_us })
 }
 
-fn passing() -> Report {
+pub(in crate::report) fn passing() -> Report {
     let scenario = scenario::parse("test.toml", SCENARIO).expect("the scenario is right");
     let summary = |requests, p50_us| Summary {
         requests,
@@ -132,10 +132,11 @@ fn passing() -> Report {
             overflow: 0,
             notes: vec!["the wire used 38 ms of CPU".into()],
         },
+        measurements: std::sync::Arc::default(),
     }
 }
 
-fn failing() -> Report {
+pub(in crate::report) fn failing() -> Report {
     let mut report = passing();
     let timeouts = BTreeMap::from([("502".to_owned(), 40), ("timeout".to_owned(), 6)]);
     report.loads[0] = Summary { ok: 3154, errors: timeouts, max_us: 1_000_900.0, ..report.loads[0].clone() };
