@@ -5,13 +5,26 @@ pub mod server;
 pub mod testbed;
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use tempfile::TempDir;
 
 /// A scenario of the workspace's `scenarios` folder.
 pub fn scenario(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios").join(format!("{name}.toml"))
+}
+
+/// A scratch folder that every user may enter: sidecars and apps run as other users.
+///
+/// # Panics
+/// If there cannot be one.
+pub fn open_folder() -> TempDir {
+    let dir = tempfile::tempdir().expect("a scratch folder");
+    let all = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), all).expect("leave for other users to enter");
+    dir
 }
 
 /// Leave to use the kernel, or `None` if this process may not. Tests that measure must not run side

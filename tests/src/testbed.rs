@@ -12,7 +12,6 @@
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -71,11 +70,7 @@ impl Testbed {
     /// A testbed for the binary `exe`, or `None` where the kernel cannot be used.
     pub fn new(exe: &'static str) -> Option<Testbed> {
         let _kernel = crate::kernel()?;
-        let dir = tempfile::tempdir().expect("a scratch folder");
-        // Sidecars and apps run as other users.
-        let all = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(dir.path(), all).expect("leave for other users to enter");
-        Some(Testbed { exe, dir, _kernel })
+        Some(Testbed { exe, dir: crate::open_folder(), _kernel })
     }
 
     /// Where run directories are made.

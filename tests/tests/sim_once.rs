@@ -5,49 +5,31 @@
 
 mod sim_kit;
 
+use std::time::Duration;
+
 use lab::run::Report;
+use lab::scenario::Scenario;
+use lab::scenario::builder::{ExpectSpec, FaultSpec, HttpSpec, LoadSpec, ServiceSpec};
 use sim_kit::*;
 
 const SEEDS: u64 = 20;
 
 /// Every orders sidecar dies once in the middle of its work, and once the way to a replica is cut.
-fn deadly(name: &'static str, method: &str, expect: &str) -> Story {
-    let text = format!(
-        r#"
-        [scenario]
-        name = "{name}"
-        warmup = "0s"
-        duration = "6s"
-        [service.web]
-        [service.orders]
-        replicas = 3
-        port = 8080
-        protocol = "http"
-        app = {{ http = {{ work = "20ms" }} }}
-        [load.calls]
-        from = "web"
-        url = "http://orders:8080/pay"
-        rate = "300/s"
-        timeout = "5s"
-        method = "{method}"
-        [[timeline]]
-        at = "1s"
-        kill = {{ process = "orders-0/sidecar", restart = "500ms" }}
-        [[timeline]]
-        at = "2s"
-        kill = {{ process = "orders-1/sidecar", restart = "500ms" }}
-        [[timeline]]
-        at = "3s"
-        kill = {{ process = "orders-2/sidecar", restart = "500ms" }}
-        [[timeline]]
-        at = "4s"
-        for = "700ms"
-        partition = {{ between = ["web", "orders-1"] }}
-        [[expect]]
-        that = [{expect}]
-        "#
-    );
-    Story::new(name, text)
+fn deadly(name: &str, method: &str, expected: &str) -> Story {
+    let kill = |process, second: u64| FaultSpec::kill(process).at(ms(second * 1000)).restart(ms(500));
+    let calls = LoadSpec::new("calls", "web", "http://orders:8080/pay", 300);
+    let scenario = Scenario::builder(name)
+        .warmup(Duration::ZERO)
+        .duration(ms(6000))
+        .service(ServiceSpec::new("web"))
+        .service(ServiceSpec::new("orders").replicas(3).http(8080, HttpSpec::default().work(ms(20))))
+        .load(calls.method(method).timeout(ms(5000)))
+        .fault(kill("orders-0/sidecar", 1))
+        .fault(kill("orders-1/sidecar", 2))
+        .fault(kill("orders-2/sidecar", 3))
+        .fault(FaultSpec::partition(&["web", "orders-1"]).at(ms(4000)).lasts(ms(700)))
+        .expect(ExpectSpec::that(&[expected]));
+    Story::of(&scenario)
 }
 
 /// What the caller sent, what it got an answer to, and what the apps saw.
@@ -59,7 +41,7 @@ fn counts(report: &Report) -> (f64, f64, f64) {
 #[test]
 fn a_post_that_may_have_arrived_is_never_sent_again() {
     let mut failed = 0.0;
-    deadly("payments", "POST", r#""calls.throughput > 250/s""#).check(SEEDS, |report| {
+    deadly("payments", "POST", "calls.throughput > 250/s").check(SEEDS, |report| {
         let (sent, ok, seen) = counts(report);
         failed += sent - ok;
         if ok <= seen && seen <= sent {
@@ -73,7 +55,7 @@ fn a_post_that_may_have_arrived_is_never_sent_again() {
 #[test]
 fn a_get_that_may_have_arrived_is_sent_again_and_succeeds() {
     let mut again = 0.0;
-    deadly("queries", "GET", r#""calls.errors == 0""#).check(SEEDS, |report| {
+    deadly("queries", "GET", "calls.errors == 0").check(SEEDS, |report| {
         let (sent, ok, seen) = counts(report);
         again += seen - sent;
         if ok == sent && seen >= sent {

@@ -2,40 +2,32 @@
 
 mod sim_kit;
 
+use lab::scenario::Scenario;
+use lab::scenario::builder::{ExpectSpec, FaultSpec, LoadSpec, ScenarioBuilder, ServiceSpec};
 use sim_kit::*;
 
 const SEEDS: u64 = 20;
 
-fn lines(name: &'static str, protocol: &str, rest: &str) -> Story {
-    let text = format!(
-        r#"
-        [scenario]
-        name = "{name}"
-        duration = "6s"
-        [service.web]
-        [service.chat]
-        replicas = 3
-        port = 7000
-        {protocol}
-        app = {{ tcp = {{ greeting = "220 chat ready" }} }}
-        [load.lines]
-        from = "web"
-        url = "tcp://chat:7000"
-        rate = "50/s"
-        timeout = "5s"
-        {rest}
-        "#
-    );
-    Story::new(name, text)
+fn lines(name: &str, chat: ServiceSpec) -> ScenarioBuilder {
+    Scenario::builder(name)
+        .duration(ms(6000))
+        .service(ServiceSpec::new("web"))
+        .service(chat)
+        .load(LoadSpec::new("lines", "web", "tcp://chat:7000", 50).timeout(ms(5000)))
+}
+
+fn undeclared() -> ServiceSpec {
+    ServiceSpec::new("chat").replicas(3).tcp(7000, "220 chat ready")
+}
+
+fn declared() -> ServiceSpec {
+    undeclared().set("protocol", "tcp")
 }
 
 #[test]
 fn a_declared_server_that_speaks_first_is_heard_at_once() {
-    let rest = r#"
-        [[expect]]
-        that = ["lines.errors == 0", "lines.latency.max < 20ms"]
-    "#;
-    lines("declared", r#"protocol = "tcp""#, rest).holds(SEEDS);
+    let expected = ExpectSpec::that(&["lines.errors == 0", "lines.latency.max < 20ms"]);
+    Story::of(&lines("declared", declared()).expect(expected)).holds(SEEDS);
 }
 
 #[test]
@@ -43,32 +35,23 @@ fn an_undeclared_server_that_speaks_first_is_heard_by_listening_to_it_and_at_onc
     // Each sidecar listens to the server after 100 ms of silence, one after the other, and
     // remembers. The callers that came in the meantime wait for the first one's sidecar, and may be
     // the first at another instance.
-    let rest = r#"
-        [[expect]]
-        that = ["lines.errors == 0", "lines.latency.p50 < 20ms", "lines.latency.max < 320ms"]
-        [[expect]]
-        during = "1s..6s"
-        that = ["lines.errors == 0", "lines.latency.max < 20ms"]
-    "#;
-    lines("undeclared", "", rest).holds(SEEDS);
+    let in_all = ["lines.errors == 0", "lines.latency.p50 < 20ms", "lines.latency.max < 320ms"];
+    let later = ExpectSpec::that(&["lines.errors == 0", "lines.latency.max < 20ms"]);
+    let scenario = lines("undeclared", undeclared())
+        .expect(ExpectSpec::that(&in_all))
+        .expect(later.during(ms(1000), ms(6000)));
+    Story::of(&scenario).holds(SEEDS);
 }
 
 #[test]
 fn new_connections_go_elsewhere_when_a_server_dies() {
-    let rest = r#"
-        [[timeline]]
-        name = "lose"
-        at = "2s"
-        kill = { process = "chat-1", restart = "1s" }
-        [[expect]]
-        name = "at most the connections of that moment break"
-        that = ["lines.errors <= 2"]
-        [[expect]]
-        during = "2200ms..2900ms"
-        that = ["lines.errors == 0", "lines.latency.max < 50ms"]
-        [[expect]]
-        fault = "lose"
-        that = ["killed == 2"]
-    "#;
-    lines("a server dies", r#"protocol = "tcp""#, rest).holds(SEEDS);
+    // At most the connections of that moment break.
+    let scenario = lines("a server dies", declared())
+        .fault(FaultSpec::kill("chat-1").name("lose").at(ms(2000)).restart(ms(1000)))
+        .expect(ExpectSpec::that(&["lines.errors <= 2"]))
+        .expect(
+            ExpectSpec::that(&["lines.errors == 0", "lines.latency.max < 50ms"]).during(ms(2200), ms(2900)),
+        )
+        .expect(ExpectSpec::that(&["killed == 2"]).evidence_of("lose"));
+    Story::of(&scenario).holds(SEEDS);
 }

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use proxy::world::{SystemWall, Wall};
-use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -161,9 +160,7 @@ fn one(args: &Run, scenario: &Path, plan: Plan) -> Result<(Report, u8), Error> {
 
 /// The run itself: its report, and whether its log of events is whole.
 fn live(args: &Run, plan: Plan, run_id: String, run_dir: &Path) -> Result<(Report, io::Result<()>), Error> {
-    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-    let runtime = runtime.map_err(|e| Error::Machine(format!("cannot start a runtime: {e}")))?;
-    runtime.block_on(async {
+    kernel::runtime()?.block_on(async {
         let events = EventLog::to(&run_dir.join(EVENTS), SystemWall.now())
             .map_err(|e| Error::Machine(format!("cannot write the log of events: {e}")))?;
         let exe = std::env::current_exe()

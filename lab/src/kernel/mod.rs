@@ -20,6 +20,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
+use proxy::world::{RngTree, SystemWall, Wall};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
@@ -79,6 +81,24 @@ pub struct Options {
     pub exe: PathBuf,
     /// Where events go.
     pub events: EventLog,
+}
+
+impl Options {
+    /// Options of a run that chooses its own name and its links, and whose events are in memory
+    /// only.
+    pub fn new(exe: PathBuf, run_dir: PathBuf) -> Self {
+        let run_id = format!("run-{:06x}", RngTree::from_os().seed() & 0xff_ffff);
+        Options { run_id, run_dir, backend: None, exe, events: EventLog::new(SystemWall.now()) }
+    }
+}
+
+/// A runtime in which a [`KernelWorld`] can live.
+///
+/// # Errors
+/// If the machine has no room for it.
+pub(crate) fn runtime() -> Result<LocalRuntime, Error> {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    runtime.map_err(|e| Error::Machine(format!("cannot start a runtime: {e}")))
 }
 
 /// A plan on this machine's kernel.

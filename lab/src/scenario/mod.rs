@@ -9,6 +9,7 @@
 //!
 //! It leaves out all I/O: the caller of [`parse`] reads the file.
 
+pub mod builder;
 mod compile;
 mod condition;
 mod context;

@@ -4,12 +4,19 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lab::history::{History, history, replay};
 use lab::plan::SidecarKind;
 use lab::run::Report;
+use lab::scenario::builder::ScenarioBuilder;
 use lab::scenario::{self, Scenario};
 use lab::sim::{SimFailure, jobs, sweep};
+
+/// Milliseconds.
+pub fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
 
 /// Every scenario file of the workspace, in the order of their names.
 pub fn files() -> Vec<PathBuf> {
@@ -92,7 +99,6 @@ pub fn passed(history: &History) -> Result<(), String> {
 /// A scenario that is written to a file only if it fails, so that the replay command has something
 /// to read.
 pub struct Story {
-    name: &'static str,
     text: String,
     scenario: Scenario,
 }
@@ -114,7 +120,13 @@ impl Story {
     /// A whole scenario.
     pub fn new(name: &'static str, text: String) -> Self {
         let scenario = parse(name, &text);
-        Story { name, text, scenario }
+        Story { text, scenario }
+    }
+
+    /// A scenario that a test has built.
+    pub fn of(builder: &ScenarioBuilder) -> Self {
+        let scenario = builder.build().unwrap_or_else(|errors| panic!("{errors:#?}"));
+        Story { text: builder.to_toml(), scenario }
     }
 
     /// Every expectation holds for `count` seeds.
@@ -124,7 +136,7 @@ impl Story {
 
     /// Every expectation holds for `count` seeds, and `each` has nothing to say against any report.
     pub fn check(&self, count: u64, mut each: impl FnMut(&Report) -> Result<(), String>) {
-        let path = std::env::temp_dir().join(format!("{}.toml", self.name.replace(' ', "-")));
+        let path = std::env::temp_dir().join(format!("{}.toml", self.scenario.name.replace(' ', "-")));
         let judge = |history: &History| {
             passed(history).and_then(|()| history.result.as_ref().map_or(Ok(()), &mut each)).inspect_err(
                 |_| {
