@@ -30,13 +30,10 @@ use proxy::world::Net;
 use serde::{Deserialize, Serialize};
 
 pub use generate::{MAX_IN_FLIGHT, generate};
-pub use grpc::GrpcCall;
-pub use http::HttpCall;
 pub use id::Id;
 pub use protocol::{Callee, Caller, LoadProtocol, LoadUrl};
 pub use record::{Outcome, Record};
 pub use table::{LoadTable, TIMEOUT};
-pub use tcp::TcpCall;
 
 use crate::syntax::diagnose::Mistake;
 
@@ -86,11 +83,17 @@ pub struct Target {
 
 /// Registers the protocols: the scheme of each in the URL of a load, and its type.
 macro_rules! protocols {
-    ($($(#[$doc:meta])* $kind:ident ($scheme:literal): $call:ty,)*) => {
+    ($($scheme:literal: $kind:ident($module:ident::$call:ident),)*) => {
+        $(pub use $module::$call;)*
+
         /// What each call of a load is.
         #[derive(Debug, Clone, Serialize, Deserialize)]
         pub enum CallKind {
-            $($(#[$doc])* #[serde(rename = $scheme)] $kind($call),)*
+            $(
+                #[doc = concat!("See [`", stringify!($call), "`].")]
+                #[serde(rename = $scheme)]
+                $kind($call),
+            )*
         }
 
         /// What loads speak.
@@ -135,12 +138,9 @@ macro_rules! protocols {
 }
 
 protocols! {
-    /// HTTP/1.1 requests over kept-alive connections.
-    Http ("http"): HttpCall,
-    /// gRPC calls, over one shared HTTP/2 connection.
-    Grpc ("grpc"): GrpcCall,
-    /// One connection for each request: read the greeting line, send a line, read it back, close.
-    Tcp ("tcp"): TcpCall,
+    "http": Http(http::HttpCall),
+    "grpc": Grpc(grpc::GrpcCall),
+    "tcp": Tcp(tcp::TcpCall),
 }
 
 /// Complains of the keys that mean nothing to a protocol.
