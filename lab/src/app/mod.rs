@@ -15,11 +15,11 @@
 
 mod command;
 mod disk;
-pub mod http;
+pub(crate) mod http;
 mod kind;
-pub mod metrics;
-pub mod process;
-pub mod registry;
+pub(crate) mod metrics;
+pub(crate) mod process;
+pub(crate) mod registry;
 mod tcp;
 
 use std::io;

@@ -3,7 +3,7 @@
 //! "coordinated omission").
 //!
 //! [`generate()`] keeps the schedule and is generic over the network, so both worlds run the same
-//! generator; [`pace`] waits for the next due time; [`process`] is the generator as a process of
+//! generator; `pace` waits for the next due time; `process` is the generator as a process of
 //! its own inside a network namespace.
 //!
 //! What a call is belongs to the protocol, one a file: the keys that it takes of a load's table,
@@ -11,13 +11,13 @@
 //! implementation of [`LoadProtocol`]) and register it in `protocols!`.
 
 mod generate;
-pub mod grpc;
-pub mod http;
+pub(crate) mod grpc;
+pub(crate) mod http;
 mod id;
 #[cfg(test)]
 mod memory;
-pub mod pace;
-pub mod process;
+pub(crate) mod pace;
+pub(crate) mod process;
 mod protocol;
 mod record;
 mod table;
