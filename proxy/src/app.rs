@@ -62,13 +62,15 @@ pub async fn serve_and_reload<N: Net>(
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let sidecar = Sidecar::new(snapshot, 1);
+    let wall = world.wall.clone();
+    sidecar.loaded(&*wall);
     let (signals, watches) = drains();
     let working = work(world.clone(), sidecar.clone(), watches);
     let reloading = async {
         loop {
             let next = Arc::new(next().await);
             if !Mutant::IgnoresReloads.is_planted() {
-                sidecar.apply(next);
+                sidecar.apply(next, &*wall);
             }
             emit!(ConfigurationInForce);
         }

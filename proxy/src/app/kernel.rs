@@ -108,6 +108,7 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Stopp
         let listeners = ControlListeners::open(&net, start.listen).await?;
         let sidecar = Sidecar::new(Snapshot::clone(&start), workers);
         sidecar.table.load().load.set_files(files);
+        sidecar.loaded(&SystemWall);
         let (signals, watches) = drains();
         for n in 0..workers {
             let world = World::new(net.clone(), SystemWall, rng.child("worker", n as u64));
@@ -231,7 +232,7 @@ async fn told_to_stop(sidecar: &Sidecar) -> io::Result<()> {
 async fn follow(path: &Path, current: Arc<Snapshot>, sidecar: &Sidecar) {
     reload::follow(path.to_owned(), current, |outcome| match outcome {
         reload::ReloadOutcome::Applied { snapshot, ignored } => {
-            sidecar.apply(snapshot);
+            sidecar.apply(snapshot, &SystemWall);
             emit!(ConfigurationInForce);
             if !ignored.is_empty() {
                 tracing::warn!(keys = ?ignored, "these are only read at start; restart to change them");

@@ -16,6 +16,7 @@ use crate::discovery::EndpointStore;
 use crate::endpoint::{Endpoint, Health};
 use crate::health::app::{AppHealth, ProbeKind};
 use crate::telemetry::{Metrics, emit};
+use crate::world::Wall;
 
 /// What all threads of a sidecar share.
 pub struct Sidecar {
@@ -66,12 +67,18 @@ impl Sidecar {
         })
     }
 
+    /// Notes that the configuration in force was read now.
+    pub(super) fn loaded(&self, wall: &dyn Wall) {
+        self.metrics.loaded(wall.now());
+    }
+
     /// Puts a new configuration in force. Requests under way keep the one that they began with.
-    pub fn apply(&self, snapshot: Arc<Snapshot>) {
+    pub fn apply(&self, snapshot: Arc<Snapshot>, wall: &dyn Wall) {
         self.discovered.want(&snapshot, &self.metrics);
         *self.given.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
         self.prepare();
         self.metrics.reloaded(true);
+        self.loaded(wall);
     }
 
     /// Watches what the probes of the local app say.

@@ -15,6 +15,9 @@ mod route;
 mod side;
 mod throttle;
 
+use std::sync::atomic::AtomicU64;
+use std::time::SystemTime;
+
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -46,6 +49,9 @@ families! {
     struct Own {
         reloads: Family<Outcome, Counter> =
             "config_reloads", "Changes of the configuration by result";
+        loaded: Gauge<f64, AtomicU64> =
+            "config_last_reload_success_timestamp_seconds",
+            "When the configuration in force was read, as seconds of Unix time";
         app: Family<Probe, Gauge> = "app_probe", "Whether the local app passes a probe";
         registered: Gauge = "registered", "1 while the app is in the registry";
     }
@@ -177,6 +183,12 @@ impl Metrics {
     /// What the sidecar carries now.
     pub fn load(&self) -> LoadGauges {
         self.load.clone()
+    }
+
+    /// Notes that the configuration in force was read at `at`.
+    pub fn loaded(&self, at: SystemTime) {
+        let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.own.loaded.set(since_epoch.as_secs_f64());
     }
 
     /// Counts a change of the configuration.
