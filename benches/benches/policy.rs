@@ -14,7 +14,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::Request;
 use http::header::{CONNECTION, COOKIE, HeaderMap, HeaderName, HeaderValue};
 use proxy::balance::{Attempted, PickContext, Table};
-use proxy::config::{self, OutlierDetection, defaults};
+use proxy::config::{self, OutlierDetection};
 use proxy::detect::{Prefixed, sniff};
 use proxy::discovery::{EndpointStore, EndpointUpdate};
 use proxy::endpoint::{Endpoint, Outcome, Outliers};
@@ -147,15 +147,7 @@ fn breaking(c: &mut Criterion) {
     let _guard = runtime.enter();
     let now = Instant::now();
     let mut rng = RngTree::new(1).rng();
-    let ejection = OutlierDetection {
-        consecutive_failures: defaults::CONSECUTIVE_FAILURES,
-        success_rate: defaults::SUCCESS_RATE,
-        min_requests: defaults::SUCCESS_RATE_REQUESTS,
-        window: defaults::OUTLIER_WINDOW,
-        base: defaults::EJECTION_BASE,
-        max: defaults::EJECTION_MAX,
-        cap: defaults::EJECTION_CAP,
-    };
+    let ejection = OutlierDetection::default();
     let outliers = |ejection| {
         let endpoints = (0..1000_u16).map(|p| Arc::new(Endpoint::new(([10, 0, 0, 1], p).into(), now)));
         let metrics = Metrics::default().cluster("outbound", "orders").ejections;

@@ -43,3 +43,28 @@ pub fn kernel() -> Option<Flock<File>> {
     let file = File::create(path).expect("a lock file");
     Some(Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e).expect("the lock"))
 }
+
+/// A scenario that ends soon; `app` is the app of `orders`, `rate` the load's, `that` what is
+/// expected.
+pub fn short_scenario(app: &str, rate: &str, that: &str) -> String {
+    format!(
+        r#"
+[scenario]
+name = "short"
+warmup = "0s"
+duration = "500ms"
+[service.web]
+[service.orders]
+port = 8080
+protocol = "http"
+app = {app}
+[load.calls]
+from = "web"
+url = "http://orders:8080/"
+rate = "{rate}"
+timeout = "10s"
+[[expect]]
+that = ["{that}"]
+"#
+    )
+}

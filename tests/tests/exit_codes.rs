@@ -5,33 +5,9 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
+use tests::short_scenario as scenario;
 
 const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
-
-/// A scenario that ends soon; `app` is the app of `orders`, `rate` the load's, `that` what is
-/// expected.
-fn scenario(app: &str, rate: &str, that: &str) -> String {
-    format!(
-        r#"
-[scenario]
-name = "short"
-warmup = "0s"
-duration = "500ms"
-[service.web]
-[service.orders]
-port = 8080
-protocol = "http"
-app = {app}
-[load.calls]
-from = "web"
-url = "http://orders:8080/"
-rate = "{rate}"
-timeout = "10s"
-[[expect]]
-that = ["{that}"]
-"#
-    )
-}
 
 const HTTP: &str = "{ http = {} }";
 const GOOD: &str = "calls.errors == 0";

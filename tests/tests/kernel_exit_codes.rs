@@ -5,29 +5,13 @@ use std::process::Command;
 
 use lab::kernel::cleanup::REGISTRY;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use tests::short_scenario;
 use tests::testbed::{Testbed, WITHIN, events, number, text};
 
 const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
 
 fn scenario(app: &str) -> String {
-    format!(
-        r#"
-[scenario]
-name = "short"
-warmup = "0s"
-duration = "500ms"
-[service.web]
-[service.orders]
-port = 8080
-app = {app}
-[load.calls]
-from = "web"
-url = "http://orders:8080/"
-rate = "50/s"
-[[expect]]
-that = ["calls.requests > 0"]
-"#
-    )
+    short_scenario(app, "50/s", "calls.requests > 0")
 }
 
 /// A file system of few bytes, gone with this.

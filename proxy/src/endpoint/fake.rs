@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::pool::PoolLimits;
-use crate::config::{ClusterLimits, Http1, Http2};
+use crate::config::{ClusterLimits, Http1, Http2, OutlierDetection};
 use crate::connect::Target;
 use crate::telemetry::{EndpointMetrics, Metrics};
 pub(super) use crate::world::fake::{FakeNet, run};
@@ -38,3 +38,14 @@ pub(super) fn limits() -> PoolLimits {
         ping: None,
     }
 }
+
+/// Ejects soon, and for as long as a test likes to wait.
+pub(super) const OUTLIER_DETECTION: OutlierDetection = OutlierDetection {
+    consecutive_failures: 3,
+    success_rate: 0.8,
+    min_requests: 10,
+    window: Duration::from_secs(10),
+    base: Duration::from_secs(1),
+    max: Duration::from_secs(60),
+    cap: 0.5,
+};

@@ -237,20 +237,12 @@ impl Drop for Attempt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::fake::OUTLIER_DETECTION as CONFIG;
     use crate::telemetry::Metrics;
     use crate::world::RngTree;
     use proptest::prelude::*;
 
     const S: Duration = Duration::from_secs(1);
-    const CONFIG: Config = Config {
-        consecutive_failures: 3,
-        success_rate: 0.8,
-        min_requests: 10,
-        window: Duration::from_secs(10),
-        base: S,
-        max: Duration::from_secs(60),
-        cap: 0.5,
-    };
     const FAILURE: Outcome = Outcome::Failure(None);
 
     fn outliers(n: u16, config: Config, now: Instant) -> Arc<Outliers> {

@@ -1,6 +1,7 @@
 //! How HTTP/2 connections of clients and to endpoints begin and end.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use crate::common::h2c::{self, ask, request};
 use crate::common::{SERVICE, Seen, TestNet, Wire, app, cluster, inbound, outbound, run, spawn, until};
 use http::Response;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -60,18 +62,24 @@ fn an_endpoint_that_sends_no_settings_first_speaks_no_http2() {
     });
 }
 
+/// An app that answers nothing until it is told to.
+async fn app_that_waits() -> (SocketAddr, watch::Sender<bool>) {
+    let (go, gate) = watch::channel(false);
+    let (app, _) = h2c::app(10, move |_, mut respond| {
+        let mut gate = gate.clone();
+        async move {
+            gate.wait_for(|go| *go).await.unwrap();
+            respond.send_response(Response::new(()), true).unwrap();
+        }
+    })
+    .await;
+    (app, go)
+}
+
 #[test]
 fn an_accepted_connection_that_carries_nothing_is_closed_and_one_that_carries_something_is_not() {
     run(async {
-        let (go, gate) = tokio::sync::watch::channel(false);
-        let (app, _) = h2c::app(10, move |_, mut respond| {
-            let mut gate = gate.clone();
-            async move {
-                gate.wait_for(|go| *go).await.unwrap();
-                respond.send_response(Response::new(()), true).unwrap();
-            }
-        })
-        .await;
+        let (app, go) = app_that_waits().await;
         let config = "service = 'orders'\ntimeouts.max_connection_idle = '50ms'";
         let far = inbound(TestNet::to(&app.to_string()), config).await;
         let [idle, busy] = [h2c::connect(far.at).await, h2c::connect(far.at).await];
@@ -89,15 +97,7 @@ fn an_accepted_connection_that_carries_nothing_is_closed_and_one_that_carries_so
 #[test]
 fn an_accepted_connection_that_is_old_finishes_what_it_carries_and_takes_no_more() {
     run(async {
-        let (go, gate) = tokio::sync::watch::channel(false);
-        let (app, _) = h2c::app(10, move |_, mut respond| {
-            let mut gate = gate.clone();
-            async move {
-                gate.wait_for(|go| *go).await.unwrap();
-                respond.send_response(Response::new(()), true).unwrap();
-            }
-        })
-        .await;
+        let (app, go) = app_that_waits().await;
         let config = cluster("http", &[app], "timeouts.max_connection_age = '50ms'");
         let near = outbound(TestNet::to(SERVICE), &config).await;
         let client = h2c::connect(near.at).await;

@@ -14,18 +14,7 @@ impl Check<'_> {
         given: Option<&model::OutlierDetection>,
         general: Option<(Option<&model::OutlierDetection>, OutlierDetection)>,
     ) -> OutlierDetection {
-        let (general_file, general) = general.unwrap_or((
-            None,
-            OutlierDetection {
-                consecutive_failures: defaults::CONSECUTIVE_FAILURES,
-                success_rate: defaults::SUCCESS_RATE,
-                min_requests: defaults::SUCCESS_RATE_REQUESTS,
-                window: defaults::OUTLIER_WINDOW,
-                base: defaults::EJECTION_BASE,
-                max: defaults::EJECTION_MAX,
-                cap: defaults::EJECTION_CAP,
-            },
-        ));
+        let (general_file, general) = general.unwrap_or_default();
         let Some(given) = given else { return general };
         let span_of = |value: Option<&Option<Spanned<String>>>| value?.as_ref().map(Spanned::span);
         let mut base = self.duration("base", given.base.as_ref(), general.base);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::dump;
+use crate::config::defaults;
 
 /// When an endpoint is ejected.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -27,4 +28,18 @@ pub struct OutlierDetection {
     pub max: Duration,
     /// Share of the cluster that may be ejected at once, 0 to 1; one endpoint always may.
     pub cap: f64,
+}
+
+impl Default for OutlierDetection {
+    fn default() -> Self {
+        OutlierDetection {
+            consecutive_failures: defaults::CONSECUTIVE_FAILURES,
+            success_rate: defaults::SUCCESS_RATE,
+            min_requests: defaults::SUCCESS_RATE_REQUESTS,
+            window: defaults::OUTLIER_WINDOW,
+            base: defaults::EJECTION_BASE,
+            max: defaults::EJECTION_MAX,
+            cap: defaults::EJECTION_CAP,
+        }
+    }
 }

@@ -1,18 +1,11 @@
 use super::*;
+use crate::endpoint::fake::OUTLIER_DETECTION;
 use crate::world::RngTree;
 use proptest::prelude::*;
 
 const S: Duration = Duration::from_secs(1);
 const MAX: Duration = Duration::from_secs(8);
-const CONFIG: Config = Config {
-    consecutive_failures: 3,
-    success_rate: 0.8,
-    min_requests: 10,
-    window: Duration::from_secs(10),
-    base: S,
-    max: MAX,
-    cap: 0.5,
-};
+const CONFIG: Config = Config { max: MAX, ..OUTLIER_DETECTION };
 const FAILURE: Outcome = Outcome::Failure(None);
 const OVERLOAD: Outcome = Outcome::Overload(None);
 
