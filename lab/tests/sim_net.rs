@@ -13,7 +13,7 @@ use lab::fault::{Action, Crash, Impair, Kill, Pause, Refuse};
 use lab::plan::{Plan, SidecarKind};
 use lab::sim::{SimNet, SimWorld, Simulation, Who};
 use lab::world::World as _;
-use proxy::world::{Listener, Net, World};
+use proxy::world::{Disk, Listener, Net, World};
 use sim_kit::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
@@ -269,6 +269,28 @@ fn a_machine_that_crashes_is_silent_and_answers_with_a_reset_when_it_is_back() {
     assert_eq!(again.expect("an answer"), b"z");
     assert_eq!((evidence["killed"], evidence["restarted"]), (1.0, 1.0));
     assert!(evidence["lost_packets"] >= 1.0);
+}
+
+#[test]
+fn a_machine_that_crashes_loses_what_was_not_synced_and_a_process_that_is_killed_does_not() {
+    let (killed, crashed) = run(&plan(SidecarKind::None, 1), 1, |world| async move {
+        let disk = world.disk(app(1));
+        disk.append("journal", b"synced".to_vec()).await.expect("room");
+        disk.sync("journal").await.expect("synced");
+        disk.append("journal", b" and written".to_vec()).await.expect("room");
+        let kill = entry("kill", Action::Kill(Kill { processes: vec![app(1)], hard: true }));
+        let crash = Crash { processes: vec![app(1)], links: both(LinkProfile::CUT) };
+        let crash = entry("crash", Action::Crash(crash));
+        let mut found = Vec::new();
+        for fault in [&kill, &crash] {
+            world.apply(fault).await.expect("applied");
+            world.revert(fault).await.expect("reverted");
+            found.push(world.disk(app(1)).read("journal").await.expect("it is there"));
+        }
+        (found.remove(0), found.remove(0))
+    });
+    assert_eq!(killed, b"synced and written");
+    assert_eq!(crashed, b"synced");
 }
 
 #[test]

@@ -11,8 +11,8 @@
 //! - tasks start through [`Net::spawn`], which keeps them on the thread (and the simulated host) of
 //!   their parent. That is why nothing here asks for `Send`: a request never crosses threads.
 //!
-//! What it leaves out: files. Configuration arrives as text, and only `config::reload` reads it
-//! from disk.
+//! What it leaves out: files that are only read. Configuration arrives as text, and only
+//! `config::reload` reads it. What a process keeps is on its [`Disk`].
 
 use std::future::Future;
 use std::io;
@@ -25,6 +25,7 @@ use rand::rngs::StdRng;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpStream;
 
+pub mod disk;
 #[cfg(test)]
 pub(crate) mod fake;
 mod kernel;
@@ -32,6 +33,7 @@ mod recent;
 mod sock_diag;
 mod through;
 
+pub use disk::{Disk, KernelDisk, NoDisk};
 pub use kernel::{Alarm, KernelListener, KernelNet, raise_nofile};
 
 #[cfg(not(tokio_unstable))]
@@ -162,21 +164,28 @@ impl Wall for SystemWall {
     }
 }
 
-/// Everything a sidecar needs from outside: a network, a wall clock and randomness.
+/// Everything a sidecar needs from outside: a network, a wall clock, a disk and randomness.
 #[derive(Clone)]
 pub struct World<N> {
     /// Sockets and tasks.
     pub net: N,
     /// Time of day.
     pub wall: Arc<dyn Wall>,
+    /// What outlives the process.
+    pub disk: Arc<dyn Disk>,
     /// Chance.
     pub rng: RngTree,
 }
 
 impl<N> World<N> {
-    /// A world of these parts.
+    /// A world of these parts, in which nothing outlives the process.
     pub fn new(net: N, wall: impl Wall, rng: RngTree) -> Self {
-        World { net, wall: Arc::new(wall), rng }
+        World { net, wall: Arc::new(wall), disk: Arc::new(NoDisk), rng }
+    }
+
+    /// The same with a disk.
+    pub fn with_disk(self, disk: impl Disk) -> Self {
+        World { disk: Arc::new(disk), ..self }
     }
 }
 

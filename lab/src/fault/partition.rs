@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_spanned::Spanned;
 
-use super::{Context, Fault, Impair, Primitives};
+use super::{Context, Fault, Primitives};
 use crate::fabric::LinkProfile;
 use crate::mesh::Link;
 use crate::syntax::diagnose::Mistake;
@@ -12,9 +12,8 @@ use crate::syntax::links::Sides;
 /// Cuts some directions; the revert puts the base profile back.
 #[derive(Debug, Clone, Serialize)]
 pub struct Partition {
-    /// Of each ordered pair, by a loss of 100 %.
-    #[serde(flatten)]
-    pub impair: Impair,
+    /// Each ordered pair, with a loss of 100 %.
+    pub links: Vec<Link>,
 }
 
 /// `partition = { .. }`: the same words as a link.
@@ -44,18 +43,18 @@ impl Fault for Partition {
         let sides = Sides { between, from, to, at, what: "partition" };
         let pairs = sides.pairs(context.names, mistakes);
         let links = pairs.into_iter().map(|(from, to)| Link { from, to, profile: LinkProfile::CUT });
-        Partition { impair: Impair { links: links.collect() } }
+        Partition { links: links.collect() }
     }
 
     fn links(&self) -> &[Link] {
-        &self.impair.links
+        &self.links
     }
 
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
-        self.impair.apply(fault, world).await
+        world.impair(fault, &self.links).await
     }
 
     async fn revert<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
-        self.impair.revert(fault, world).await
+        world.heal(fault, &self.links).await
     }
 }

@@ -28,6 +28,7 @@ use crate::plan::{Instance, Plan, Window};
 
 mod chaos;
 mod conn;
+mod disk;
 mod link;
 mod log;
 mod net;
@@ -41,6 +42,7 @@ mod world;
 
 pub use chaos::Chaos;
 pub(crate) use conn::RTO_MIN;
+pub use disk::SimDisk;
 pub use log::LogLine;
 pub(crate) use log::note;
 pub use net::{SimIo, SimListener, SimNet, SimWall};

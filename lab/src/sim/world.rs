@@ -29,6 +29,7 @@ use crate::plan::{Plan, ResourceLimits};
 use crate::sidecar;
 use crate::world::{Error, Fidelity, ProcessExit, World, WorldKind};
 
+use super::disk::SimDisk;
 use super::net::{SimNet, SimWall};
 use super::probe;
 use super::process::{Command, Failure, Group, START_TIMEOUT};
@@ -65,6 +66,8 @@ pub struct SimWorld {
     groups: RefCell<BTreeMap<u64, Rc<Group>>>,
     /// How often each name was started.
     incarnations: RefCell<BTreeMap<String, u64>>,
+    /// What each process keeps, by its machine and name.
+    disks: RefCell<BTreeMap<(usize, String), SimDisk>>,
     next: Cell<u64>,
     /// What is known of each fault that was applied, by its name.
     faults: RefCell<BTreeMap<String, FaultState>>,
@@ -117,6 +120,7 @@ impl SimWorld {
             configs,
             groups: RefCell::default(),
             incarnations: RefCell::default(),
+            disks: RefCell::default(),
             next: Cell::new(0),
             faults: RefCell::default(),
             reloading: RefCell::default(),
@@ -217,13 +221,15 @@ impl SimWorld {
             std::mem::replace(count, *count + 1)
         };
         let rng = self.rng.child(&name, incarnation);
+        let disk = self.disk_of(instance, &name);
         let group = Group::new(name, id, self.stack.clone(), self.failure.clone(), self.changed.clone());
         self.groups.borrow_mut().insert(id, group.clone());
         let net = SimNet { stack: self.stack.clone(), group: group.clone(), host: instance, who };
         let started = group.clone();
         let command: Command = Box::new(move || {
             let term = started.term();
-            started.start(async move { main(proxy::world::World::new(net, SimWall, rng), term).await });
+            let world = proxy::world::World::new(net, SimWall, rng).with_disk(disk);
+            started.start(async move { main(world, term).await });
         });
         // The receiver lives as long as the simulation.
         let _ = self.hosts[instance].send(command);
@@ -250,6 +256,15 @@ impl SimWorld {
         let mut processes = self.processes.borrow_mut();
         let starts = processes.get(&id).map_or(0, |p| p.starts) + 1;
         processes.insert(id, Process { group, starts });
+    }
+
+    /// What a process keeps, whether it runs now or not.
+    pub fn disk(&self, id: ProcessId) -> SimDisk {
+        self.disk_of(id.instance, &self.plan.process_name(id))
+    }
+
+    fn disk_of(&self, instance: usize, process: &str) -> SimDisk {
+        self.disks.borrow_mut().entry((instance, process.to_owned())).or_default().clone()
     }
 
     fn group(&self, id: ProcessId) -> Option<Rc<Group>> {

@@ -77,6 +77,8 @@ impl Primitives for SimWorld {
     async fn power_off(&self, ids: &[ProcessId]) -> Result<(), Error> {
         let hosts: BTreeSet<usize> = ids.iter().map(|id| id.instance).collect();
         self.stack.with(|s, wakes| hosts.iter().for_each(|&host| s.power_off(host, wakes)));
+        let disks = self.disks.borrow();
+        disks.iter().filter(|((host, _), _)| hosts.contains(host)).for_each(|(_, disk)| disk.lose_power());
         Ok(())
     }
 

@@ -1,0 +1,235 @@
+//! The seam between the proxy and what outlives it: files in one directory.
+//!
+//! Five operations, as a journal needs them. What was written is there for the next process at
+//! once, and is there after the machine has lost its power only if it was synced. The simulator's
+//! disk forgets the rest, so what is not synced in time is found out there.
+//!
+//! Operations on one file take effect in the order in which they were begun, also if they are not
+//! waited for. A failed sync says nothing of what is on the disk: whoever gets one must not sync
+//! again and believe it, but read (the fsyncgate of PostgreSQL, 2018).
+//!
+//! Left out: directories inside the directory, and files that the proxy only reads. Configuration
+//! and registries' files are watched, which is the business of `config::reload`.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::future::Future;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A result of a disk, which may take its time.
+pub type Done<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
+
+/// Files by name. Every name is one of a file, without a directory.
+pub trait Disk: Send + Sync + 'static {
+    /// The names of all files, sorted.
+    fn list(&self) -> Done<Vec<String>>;
+
+    /// A whole file.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] if there is none.
+    fn read(&self, file: &str) -> Done<Vec<u8>>;
+
+    /// Writes at the end of a file, which is made if there is none. If that fails, a part may be
+    /// written: a full disk takes as much as it can.
+    fn append(&self, file: &str, bytes: Vec<u8>) -> Done<()>;
+
+    /// Waits until all that was appended to a file, and that it exists, outlives the machine's
+    /// power.
+    fn sync(&self, file: &str) -> Done<()>;
+
+    /// Gives a synced file the name of another one, which it replaces: one of the two is there
+    /// under that name at any time, also after a loss of power. On return it is this one.
+    fn rename(&self, from: &str, to: &str) -> Done<()>;
+
+    /// Removes a file, if there is one.
+    fn remove(&self, file: &str) -> Done<()>;
+}
+
+/// No disk: what a process that keeps nothing has. Every operation fails.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoDisk;
+
+impl NoDisk {
+    fn refuse<T: Send + 'static>() -> Done<T> {
+        let error = io::Error::new(io::ErrorKind::Unsupported, "this process has no directory for its state");
+        Box::pin(std::future::ready(Err(error)))
+    }
+}
+
+impl Disk for NoDisk {
+    fn list(&self) -> Done<Vec<String>> {
+        Self::refuse()
+    }
+
+    fn read(&self, _: &str) -> Done<Vec<u8>> {
+        Self::refuse()
+    }
+
+    fn append(&self, _: &str, _: Vec<u8>) -> Done<()> {
+        Self::refuse()
+    }
+
+    fn sync(&self, _: &str) -> Done<()> {
+        Self::refuse()
+    }
+
+    fn rename(&self, _: &str, _: &str) -> Done<()> {
+        Self::refuse()
+    }
+
+    fn remove(&self, _: &str) -> Done<()> {
+        Self::refuse()
+    }
+}
+
+/// A directory of the kernel's. Operations run one after the other on tokio's blocking threads,
+/// never on a worker. Cheap to clone.
+#[derive(Clone)]
+pub struct KernelDisk {
+    directory: Arc<Path>,
+    queue: Arc<Mutex<Queue>>,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// What is to be done, in order.
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// Whether a thread is at it.
+    is_busy: bool,
+}
+
+impl KernelDisk {
+    /// The files of `directory`, which is made if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn open(directory: impl Into<PathBuf>) -> io::Result<Self> {
+        let directory = directory.into();
+        fs::create_dir_all(&directory)?;
+        Ok(KernelDisk { directory: directory.into(), queue: Arc::default() })
+    }
+
+    fn run<T: Send + 'static>(&self, job: impl FnOnce(&Path) -> io::Result<T> + Send + 'static) -> Done<T> {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let directory = self.directory.clone();
+        let job: Job = Box::new(move || {
+            // Nobody may wait for it any more.
+            let _ = tell.send(job(&directory));
+        });
+        let mut queue = lock(&self.queue);
+        queue.jobs.push_back(job);
+        if !std::mem::replace(&mut queue.is_busy, true) {
+            let queue = self.queue.clone();
+            tokio::task::spawn_blocking(move || work(&queue));
+        }
+        Box::pin(async { told.await.unwrap_or_else(|_| Err(io::Error::other("the process is ending"))) })
+    }
+}
+
+fn lock(queue: &Mutex<Queue>) -> std::sync::MutexGuard<'_, Queue> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Does what is queued until there is nothing left.
+fn work(queue: &Mutex<Queue>) {
+    loop {
+        let job = {
+            let mut queue = lock(queue);
+            let job = queue.jobs.pop_front();
+            queue.is_busy = job.is_some();
+            job
+        };
+        let Some(job) = job else { return };
+        job();
+    }
+}
+
+impl Disk for KernelDisk {
+    fn list(&self) -> Done<Vec<String>> {
+        self.run(|directory| {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(directory)? {
+                names.extend(entry?.file_name().into_string());
+            }
+            names.sort_unstable();
+            Ok(names)
+        })
+    }
+
+    fn read(&self, file: &str) -> Done<Vec<u8>> {
+        let file = file.to_owned();
+        self.run(move |directory| fs::read(directory.join(file)))
+    }
+
+    fn append(&self, file: &str, bytes: Vec<u8>) -> Done<()> {
+        let file = file.to_owned();
+        self.run(move |directory| {
+            OpenOptions::new().append(true).create(true).open(directory.join(file))?.write_all(&bytes)
+        })
+    }
+
+    fn sync(&self, file: &str) -> Done<()> {
+        let file = file.to_owned();
+        self.run(move |directory| {
+            File::open(directory.join(file))?.sync_data()?;
+            // Its name is in the directory.
+            File::open(directory)?.sync_all()
+        })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Done<()> {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        self.run(move |directory| {
+            fs::rename(directory.join(from), directory.join(to))?;
+            File::open(directory)?.sync_all()
+        })
+    }
+
+    fn remove(&self, file: &str) -> Done<()> {
+        let file = file.to_owned();
+        self.run(move |directory| match fs::remove_file(directory.join(file)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_begun_is_done_in_order_although_nobody_waits() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = KernelDisk::open(directory.path()).unwrap();
+        let expected: Vec<u8> = (0..200).collect();
+        for byte in &expected {
+            drop(disk.append("log", vec![*byte]));
+        }
+        assert_eq!(disk.read("log").await.unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_says_so_and_keeps_what_it_has() {
+        let directory = tempfile::tempdir().unwrap();
+        // The kernel's own full disk.
+        std::os::unix::fs::symlink("/dev/full", directory.path().join("full")).unwrap();
+        let disk = KernelDisk::open(directory.path()).unwrap();
+        let error = disk.append("full", vec![1]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        disk.append("other", vec![2]).await.unwrap();
+        assert_eq!(disk.read("other").await.unwrap(), [2]);
+    }
+
+    #[tokio::test]
+    async fn a_process_without_a_directory_is_told_so() {
+        let error = NoDisk.append("a", vec![1]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+    }
+}
