@@ -22,6 +22,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! These are what it is made for: [`scenario`] with its builder, [`simulate`] and
+//! [`run_on_kernel`], the [`History`](history::History) and the [`Report`](run::Report) that they
+//! give, and [`report`], which writes a report and reads it again. Below them, tests use the parts
+//! one by one: [`plan`], [`sim`], [`kernel`], [`fabric`], [`swarm`], [`search`] and the vocabulary
+//! of their plain data. Everything else is private.
+//!
 //! # Inside
 //!
 //! Read it in the order that a scenario travels: [`scenario`] is what the file says, [`plan`] is
@@ -45,19 +51,19 @@ pub mod cli;
 pub mod events;
 pub mod fabric;
 pub mod fault;
-pub mod glob;
+pub(crate) mod glob;
 pub mod history;
 pub mod kernel;
 pub mod load;
 pub mod mesh;
 pub mod metrics;
 pub mod plan;
-pub mod readable;
+pub(crate) mod readable;
 pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod search;
-pub mod sidecar;
+pub(crate) mod sidecar;
 pub mod sim;
 pub mod statistic;
 pub mod swarm;

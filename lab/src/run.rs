@@ -324,7 +324,7 @@ async fn roll<W: World>(
             sleep(restart.wait).await;
         }
         let kill = |roles: &[Role]| {
-            let action = Action::Kill(restart.kill(instance, roles));
+            let action = Action::Kill(restart.kill_of(instance, roles));
             Entry { action, ..entry.clone() }
         };
         world.apply(&kill(&[Role::Sidecar])).await?;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use lab::fabric::LinkProfile;
-use lab::fault::{Action, Restart};
+use lab::fault::{Action, Kill, Restart};
 use lab::load::CallKind;
 use lab::plan::{Plan, SidecarKind, Window};
 use lab::scenario::{Scenario, parse};
@@ -154,7 +154,8 @@ fn what_is_injected_several_times_ends_with_the_last() {
     );
     assert_eq!(plan.timeline[0].until, Some(ms(5500)));
     assert_eq!(plan.expectations[0].window, Window::During { from: ms(1000), to: ms(5500) });
-    let Action::Restart(Restart { processes, hard: false, wait }) = &plan.timeline[1].action else {
+    let Action::Restart(Restart { kill: Kill { processes, hard: false }, wait }) = &plan.timeline[1].action
+    else {
         panic!("{:?}", plan.timeline[1].action)
     };
     assert_eq!((processes.len(), *wait), (3, ms(1000)));

@@ -15,11 +15,11 @@
 
 mod command;
 mod disk;
-pub mod http;
+pub(crate) mod http;
 mod kind;
-pub mod metrics;
-pub mod process;
-pub mod registry;
+pub(crate) mod metrics;
+pub(crate) mod process;
+pub(crate) mod registry;
 mod tcp;
 
 use std::io;
@@ -32,13 +32,9 @@ use proxy::world::{Listener, Net, World};
 use serde::{Deserialize, Serialize};
 use serde_spanned::Spanned;
 
-pub use command::CommandApp;
 pub use disk::Disk;
-pub use http::HttpEcho;
 pub use kind::{App, ForeignCommand, ForeignProgram, Place, Server, Start};
 use metrics::AppCounters;
-pub use registry::Registry;
-pub use tcp::LineServer;
 
 use crate::syntax::diagnose::Mistake;
 
@@ -106,18 +102,28 @@ pub struct AppSpec {
 
 /// Registers the kinds: the key of each in `app = { .. }`, and its type.
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $field:ident ($key:literal): $kind:ident($app:ty),)*) => {
+    ($($key:literal: $kind:ident($module:ident::$app:ident),)*) => {
+        $(pub use $module::$app;)*
+
         /// `app = { .. }`: exactly one of the kinds.
         #[derive(Debug, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct AppTable {
-            $($(#[$doc])* #[serde(default)] pub $field: Option<Spanned<<$app as App>::Table>>,)*
+            $(
+                #[doc = concat!("See [`", stringify!($app), "`].")]
+                #[serde(default, rename = $key)]
+                pub $module: Option<Spanned<<$app as App>::Table>>,
+            )*
         }
 
         /// Which app.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         pub enum AppKind {
-            $($(#[$doc])* #[serde(rename = $key)] $kind($app),)*
+            $(
+                #[doc = concat!("See [`", stringify!($app), "`].")]
+                #[serde(rename = $key)]
+                $kind($app),
+            )*
         }
 
         /// How a scenario writes each, in the fewest words.
@@ -126,17 +132,17 @@ macro_rules! kinds {
         impl AppTable {
             /// The kinds that it has, and where each is written.
             fn kinds(&self) -> Vec<(&'static str, Range<usize>)> {
-                let all = [$(($key, self.$field.as_ref().map(Spanned::span))),*];
+                let all = [$(($key, self.$module.as_ref().map(Spanned::span))),*];
                 all.into_iter().filter_map(|(key, at)| at.map(|at| (key, at))).collect()
             }
 
             /// Whether the timeline can change how the app answers.
             pub fn is_controlled(&self) -> bool {
-                $((self.$field.is_some() && <$app as App>::IS_CONTROLLED))||*
+                $((self.$module.is_some() && <$app as App>::IS_CONTROLLED))||*
             }
 
             fn resolve_first(&self, mistakes: &mut Vec<Mistake>) -> Option<AppKind> {
-                $(if let Some(table) = &self.$field {
+                $(if let Some(table) = &self.$module {
                     return <$app as App>::resolve(table, mistakes).map(AppKind::$kind);
                 })*
                 None
@@ -188,14 +194,10 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// The built-in HTTP echo.
-    http ("http"): Http(HttpEcho),
-    /// The built-in line server that greets first.
-    tcp ("tcp"): Tcp(LineServer),
-    /// A registry: etcd on the kernel, a built-in one that speaks the same in the simulator.
-    registry ("registry"): Registry(Registry),
-    /// Any program, with its arguments (kernel only).
-    cmd ("cmd"): Command(CommandApp),
+    "http": Http(http::HttpEcho),
+    "tcp": Tcp(tcp::LineServer),
+    "registry": Registry(registry::Registry),
+    "cmd": Command(command::CommandApp),
 }
 
 /// Resolves `app = { .. }`.

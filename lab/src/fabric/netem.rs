@@ -5,7 +5,7 @@
 //! touches; u32 filters choose it by source address, IPv4 and IPv6. A change is `qdisc change` on
 //! the leaf, so nothing in flight is lost.
 //!
-//! Where netem differs from [`super::decide`], and what the script does about it:
+//! Where netem differs from `fabric::decide`, and what the script does about it:
 //!
 //! - netem drops a large frame whole, which is far too kind to TCP; [`without_large_frames`] keeps
 //!   senders from making them;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_spanned::Spanned;
 
-use super::{Context, Fault, Primitives};
+use super::{Context, Fault, Primitives, holds_processes};
 use crate::app::http::behaviour::{BehaviourChange, CONTROL, behaviour_table};
 use crate::mesh::{ProcessId, Role};
 use crate::syntax::diagnose::Mistake;
@@ -47,13 +47,7 @@ impl Fault for Behave {
         Behave { processes, change }
     }
 
-    fn processes(&self) -> &[ProcessId] {
-        &self.processes
-    }
-
-    fn retain_processes(&mut self, wanted: &dyn Fn(&ProcessId) -> bool) {
-        self.processes.retain(wanted);
-    }
+    holds_processes!(processes);
 
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
         world.note_changed_requests(fault, &self.processes).await;

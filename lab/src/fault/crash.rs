@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use serde_spanned::Spanned;
 
-use super::{Context, Fault, Lasts, Primitives, Resource};
+use super::{Context, Fault, Lasts, Primitives, Resource, holds_processes};
 use crate::fabric::LinkProfile;
 use crate::mesh::{Link, ProcessId, Role};
 use crate::syntax::diagnose::Mistake;
@@ -69,13 +69,7 @@ impl Fault for Crash {
         Lasts::Restart(table.restart.as_ref())
     }
 
-    fn processes(&self) -> &[ProcessId] {
-        &self.processes
-    }
-
-    fn retain_processes(&mut self, wanted: &dyn Fn(&ProcessId) -> bool) {
-        self.processes.retain(wanted);
-    }
+    holds_processes!(processes);
 
     fn links(&self) -> &[Link] {
         &self.links

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_spanned::Spanned;
 
-use super::{Context, Fault, Lasts, Primitives};
+use super::{Context, Fault, Lasts, Primitives, holds_processes};
 use crate::mesh::ProcessId;
 use crate::syntax::diagnose::Mistake;
 use crate::syntax::one_or_many::OneOrMany;
@@ -51,13 +51,7 @@ impl Fault for Kill {
         Lasts::Restart(table.restart.as_ref())
     }
 
-    fn processes(&self) -> &[ProcessId] {
-        &self.processes
-    }
-
-    fn retain_processes(&mut self, wanted: &dyn Fn(&ProcessId) -> bool) {
-        self.processes.retain(wanted);
-    }
+    holds_processes!(processes);
 
     fn ends_processes(&self) -> bool {
         true

@@ -27,16 +27,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_spanned::Spanned;
 
-pub use behave::Behave;
-pub use configure::{Configure, ConfigureTable};
-pub use crash::Crash;
-pub use impair::Impair;
-pub use kill::Kill;
-pub use partition::Partition;
-pub use pause::Pause;
 pub use primitives::Primitives;
-pub use refuse::Refuse;
-pub use restart::Restart;
 
 use crate::mesh::{Link, ProcessId};
 use crate::syntax::diagnose::Mistake;
@@ -230,9 +221,26 @@ impl KindInfo {
     }
 }
 
+/// In the `impl Fault` of a kind that holds processes: the field that has them.
+macro_rules! holds_processes {
+    ($($field:ident).+) => {
+        fn processes(&self) -> &[ProcessId] {
+            &self.$($field).+
+        }
+
+        fn retain_processes(&mut self, wanted: &dyn Fn(&ProcessId) -> bool) {
+            self.$($field).+.retain(wanted);
+        }
+    };
+}
+
+use holds_processes;
+
 /// Registers the kinds: the key of each in a timeline entry, and its type.
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $field:ident ($key:literal): $kind:ident,)*) => {
+    ($($key:literal: $module:ident::$kind:ident,)*) => {
+        $(pub use $module::$kind;)*
+
         /// `[[timeline]]`: a time and exactly one action.
         #[derive(Debug, Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -252,13 +260,21 @@ macro_rules! kinds {
             /// How often it is injected. Default once.
             #[serde(default)]
             pub times: Option<Spanned<u32>>,
-            $($(#[$doc])* #[serde(default)] pub $field: Option<Spanned<<$kind as Fault>::Table>>,)*
+            $(
+                #[doc = concat!("See [`", stringify!($kind), "`].")]
+                #[serde(default, rename = $key)]
+                pub $module: Option<Spanned<<$kind as Fault>::Table>>,
+            )*
         }
 
         /// What a fault does.
         #[derive(Debug, Clone, Serialize)]
         pub enum Action {
-            $($(#[$doc])* #[serde(rename = $key)] $kind($kind),)*
+            $(
+                #[doc = concat!("See [`", stringify!($kind), "`].")]
+                #[serde(rename = $key)]
+                $kind($kind),
+            )*
         }
 
         /// All kinds.
@@ -267,13 +283,13 @@ macro_rules! kinds {
         impl EntryTable {
             /// The actions that it has, and where each is written.
             pub fn actions(&self) -> Vec<(&'static str, Range<usize>)> {
-                let all = [$(($key, self.$field.as_ref().map(Spanned::span))),*];
+                let all = [$(($key, self.$module.as_ref().map(Spanned::span))),*];
                 all.into_iter().filter_map(|(key, at)| at.map(|at| (key, at))).collect()
             }
 
             /// What decides how long its fault lasts.
             pub fn how_long(&self) -> Lasts<'_> {
-                $(if let Some(table) = &self.$field {
+                $(if let Some(table) = &self.$module {
                     return $kind::lasts(table.get_ref());
                 })*
                 Lasts::For
@@ -281,7 +297,7 @@ macro_rules! kinds {
 
             /// Resolves its action; without one, to something harmless.
             pub fn resolve(&self, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Action {
-                $(if let Some(table) = &self.$field {
+                $(if let Some(table) = &self.$module {
                     return Action::$kind($kind::resolve(table, context, mistakes));
                 })*
                 Action::Impair(Impair { links: Vec::new() })
@@ -344,26 +360,15 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// Ends processes with a signal; the revert starts them again.
-    kill ("kill"): Kill,
-    /// Takes the power from machines: their processes end and their links carry nothing, not even
-    /// the news of it. The revert starts them again, and they know nothing of their connections.
-    crash ("crash"): Crash,
-    /// Refuses new connections to processes with a reset; those that are open stay.
-    refuse ("refuse"): Refuse,
-    /// Ends instances one after another and starts each again.
-    restart ("restart"): Restart,
-    /// Changes how a service is called, in the configuration of sidecars that run; the revert gives
-    /// them their own back.
-    configure ("configure"): Configure,
-    /// Changes how built-in HTTP apps answer; the revert puts back what the scenario says of them.
-    app ("app"): Behave,
-    /// Stops processes (SIGSTOP); the revert lets them go on.
-    pause ("pause"): Pause,
-    /// Drops every packet between two sets of instances.
-    partition ("partition"): Partition,
-    /// Replaces the profile of some directions; the revert puts the base profile back.
-    link ("link"): Impair,
+    "kill": kill::Kill,
+    "crash": crash::Crash,
+    "refuse": refuse::Refuse,
+    "restart": restart::Restart,
+    "configure": configure::Configure,
+    "app": behave::Behave,
+    "pause": pause::Pause,
+    "partition": partition::Partition,
+    "link": impair::Impair,
 }
 
 impl Action {

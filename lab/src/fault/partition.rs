@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_spanned::Spanned;
 
-use super::{Context, Fault, Primitives};
+use super::{Context, Fault, Impair, Primitives};
 use crate::fabric::LinkProfile;
 use crate::mesh::Link;
 use crate::syntax::diagnose::Mistake;
@@ -12,8 +12,9 @@ use crate::syntax::links::Sides;
 /// Cuts some directions; the revert puts the base profile back.
 #[derive(Debug, Clone, Serialize)]
 pub struct Partition {
-    /// Each ordered pair, with a loss of 100 %.
-    pub links: Vec<Link>,
+    /// Of each ordered pair, by a loss of 100 %.
+    #[serde(flatten)]
+    pub impair: Impair,
 }
 
 /// `partition = { .. }`: the same words as a link.
@@ -43,18 +44,18 @@ impl Fault for Partition {
         let sides = Sides { between, from, to, at, what: "partition" };
         let pairs = sides.pairs(context.names, mistakes);
         let links = pairs.into_iter().map(|(from, to)| Link { from, to, profile: LinkProfile::CUT });
-        Partition { links: links.collect() }
+        Partition { impair: Impair { links: links.collect() } }
     }
 
     fn links(&self) -> &[Link] {
-        &self.links
+        &self.impair.links
     }
 
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
-        world.impair(fault, &self.links).await
+        self.impair.apply(fault, world).await
     }
 
     async fn revert<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
-        world.heal(fault, &self.links).await
+        self.impair.revert(fault, world).await
     }
 }

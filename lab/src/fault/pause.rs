@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_spanned::Spanned;
 
-use super::{Context, Fault, Primitives};
+use super::{Context, Fault, Primitives, holds_processes};
 use crate::mesh::ProcessId;
 use crate::syntax::diagnose::Mistake;
 use crate::syntax::one_or_many::OneOrMany;
@@ -34,13 +34,7 @@ impl Fault for Pause {
         Pause { processes: context.processes(&table.get_ref().process, mistakes) }
     }
 
-    fn processes(&self) -> &[ProcessId] {
-        &self.processes
-    }
-
-    fn retain_processes(&mut self, wanted: &dyn Fn(&ProcessId) -> bool) {
-        self.processes.retain(wanted);
-    }
+    holds_processes!(processes);
 
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
         world.stop(fault, &self.processes).await

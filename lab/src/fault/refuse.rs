@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_spanned::Spanned;
 
-use super::{Context, Fault, Primitives};
+use super::{Context, Fault, Primitives, holds_processes};
 use crate::mesh::ProcessId;
 use crate::syntax::diagnose::Mistake;
 use crate::syntax::one_or_many::OneOrMany;
@@ -36,13 +36,7 @@ impl Fault for Refuse {
         Refuse { processes: context.processes(&table.get_ref().process, mistakes) }
     }
 
-    fn processes(&self) -> &[ProcessId] {
-        &self.processes
-    }
-
-    fn retain_processes(&mut self, wanted: &dyn Fn(&ProcessId) -> bool) {
-        self.processes.retain(wanted);
-    }
+    holds_processes!(processes);
 
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
         world.refuse(fault, &self.processes).await

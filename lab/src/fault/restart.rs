@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_spanned::Spanned;
 
 use super::kill::is_hard;
-use super::{Context, Fault, Kill, Lasts, Primitives};
+use super::{Context, Fault, Kill, Lasts, Primitives, holds_processes};
 use crate::mesh::{ProcessId, Role};
 use crate::syntax::diagnose::Mistake;
 use crate::syntax::one_or_many::OneOrMany;
@@ -21,10 +21,9 @@ const WAIT: Duration = Duration::from_secs(1);
 /// Ends instances one after another, each with its sidecar first, and starts each again.
 #[derive(Debug, Clone, Serialize)]
 pub struct Restart {
-    /// Which processes, by instance.
-    pub processes: Vec<ProcessId>,
-    /// SIGKILL, or else SIGTERM.
-    pub hard: bool,
+    /// Of all processes, by instance.
+    #[serde(flatten)]
+    pub kill: Kill,
     /// The time between one instance that is ready again and the next.
     #[serde(with = "crate::readable")]
     pub wait: Duration,
@@ -47,18 +46,18 @@ pub struct RestartTable {
 impl Restart {
     /// The instances, in the order of their turns.
     pub fn instances(&self) -> Vec<usize> {
-        let mut instances: Vec<usize> = self.processes.iter().map(|p| p.instance).collect();
+        let mut instances: Vec<usize> = self.kill.processes.iter().map(|p| p.instance).collect();
         instances.dedup();
         instances
     }
 
     /// The kill of the processes of one instance that have these roles, in the order of the roles.
-    pub fn kill(&self, instance: usize, roles: &[Role]) -> Kill {
+    pub fn kill_of(&self, instance: usize, roles: &[Role]) -> Kill {
         let of = |role: &Role| {
             let role = *role;
-            self.processes.iter().copied().filter(move |p| p.instance == instance && p.role == role)
+            self.kill.processes.iter().copied().filter(move |p| p.instance == instance && p.role == role)
         };
-        Kill { processes: roles.iter().flat_map(of).collect(), hard: self.hard }
+        Kill { processes: roles.iter().flat_map(of).collect(), hard: self.kill.hard }
     }
 }
 
@@ -70,31 +69,25 @@ impl Fault for Restart {
     fn resolve(table: &Spanned<RestartTable>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Self {
         let table = table.get_ref();
         let hard = is_hard(table.signal.as_ref(), false, mistakes);
-        let processes = context.processes(&table.process, mistakes);
-        Restart { processes, hard, wait: table.wait.as_ref().map_or(WAIT, |wait| wait.get_ref().0) }
+        let kill = Kill { processes: context.processes(&table.process, mistakes), hard };
+        Restart { kill, wait: table.wait.as_ref().map_or(WAIT, |wait| wait.get_ref().0) }
     }
 
     fn lasts(_: &RestartTable) -> Lasts<'_> {
         Lasts::UntilDone
     }
 
-    fn processes(&self) -> &[ProcessId] {
-        &self.processes
-    }
-
-    fn retain_processes(&mut self, wanted: &dyn Fn(&ProcessId) -> bool) {
-        self.processes.retain(wanted);
-    }
+    holds_processes!(kill.processes);
 
     fn ends_processes(&self) -> bool {
         true
     }
 
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
-        world.end(fault, &self.processes, self.hard).await
+        self.kill.apply(fault, world).await
     }
 
     async fn revert<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
-        world.start_again(fault, &self.processes).await
+        self.kill.revert(fault, world).await
     }
 }

@@ -3,7 +3,7 @@
 //! Each process of the world gets a group `lab-<run>/<instance>.<role>` in the unified hierarchy,
 //! wherever that is mounted. A child joins before it drops its privileges, so nothing it starts can
 //! be outside. They are for killing and counting; limits are the matter of
-//! [`limits`](super::limits). Machines without cgroup2 work without; the caller notes it.
+//! `limits`. Machines without cgroup2 work without; the caller notes it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};

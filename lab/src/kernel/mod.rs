@@ -2,7 +2,7 @@
 //!
 //! Each instance is a [`node::Node`]: a namespace with the threads that live in it. Veth pairs lead
 //! from every instance into one fabric namespace ([`link`]), rules bring connections to the
-//! sidecars ([`intercept`]), processes run under their own users and control groups ([`process`],
+//! sidecars (`intercept`), processes run under their own users and control groups ([`process`],
 //! [`cgroup`]). `up` reads like the list of these steps.
 //!
 //! Everything lives in this process's memory or in namespaces that die with its threads. The little
@@ -38,15 +38,15 @@ use crate::world::{Error, Fidelity, ProcessExit, World, WorldKind};
 pub mod cgroup;
 pub mod cleanup;
 pub mod doctor;
-pub mod intercept;
-pub mod limits;
+pub(crate) mod intercept;
+pub(crate) mod limits;
 pub mod link;
-pub mod netem;
+pub(crate) mod netem;
 pub mod node;
 pub mod probe;
 pub mod process;
 pub mod sysctl;
-pub mod wire;
+pub(crate) mod wire;
 
 mod bring_up;
 mod faults;

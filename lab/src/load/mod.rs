@@ -3,7 +3,7 @@
 //! "coordinated omission").
 //!
 //! [`generate()`] keeps the schedule and is generic over the network, so both worlds run the same
-//! generator; [`pace`] waits for the next due time; [`process`] is the generator as a process of
+//! generator; `pace` waits for the next due time; `process` is the generator as a process of
 //! its own inside a network namespace.
 //!
 //! What a call is belongs to the protocol, one a file: the keys that it takes of a load's table,
@@ -11,13 +11,13 @@
 //! implementation of [`LoadProtocol`]) and register it in `protocols!`.
 
 mod generate;
-pub mod grpc;
-pub mod http;
+pub(crate) mod grpc;
+pub(crate) mod http;
 mod id;
 #[cfg(test)]
 mod memory;
-pub mod pace;
-pub mod process;
+pub(crate) mod pace;
+pub(crate) mod process;
 mod protocol;
 mod record;
 mod table;
@@ -30,13 +30,10 @@ use proxy::world::Net;
 use serde::{Deserialize, Serialize};
 
 pub use generate::{MAX_IN_FLIGHT, generate};
-pub use grpc::GrpcCall;
-pub use http::HttpCall;
 pub use id::Id;
 pub use protocol::{Callee, Caller, LoadProtocol, LoadUrl};
 pub use record::{Outcome, Record};
 pub use table::{LoadTable, TIMEOUT};
-pub use tcp::TcpCall;
 
 use crate::syntax::diagnose::Mistake;
 
@@ -86,11 +83,17 @@ pub struct Target {
 
 /// Registers the protocols: the scheme of each in the URL of a load, and its type.
 macro_rules! protocols {
-    ($($(#[$doc:meta])* $kind:ident ($scheme:literal): $call:ty,)*) => {
+    ($($scheme:literal: $kind:ident($module:ident::$call:ident),)*) => {
+        $(pub use $module::$call;)*
+
         /// What each call of a load is.
         #[derive(Debug, Clone, Serialize, Deserialize)]
         pub enum CallKind {
-            $($(#[$doc])* #[serde(rename = $scheme)] $kind($call),)*
+            $(
+                #[doc = concat!("See [`", stringify!($call), "`].")]
+                #[serde(rename = $scheme)]
+                $kind($call),
+            )*
         }
 
         /// What loads speak.
@@ -135,12 +138,9 @@ macro_rules! protocols {
 }
 
 protocols! {
-    /// HTTP/1.1 requests over kept-alive connections.
-    Http ("http"): HttpCall,
-    /// gRPC calls, over one shared HTTP/2 connection.
-    Grpc ("grpc"): GrpcCall,
-    /// One connection for each request: read the greeting line, send a line, read it back, close.
-    Tcp ("tcp"): TcpCall,
+    "http": Http(http::HttpCall),
+    "grpc": Grpc(grpc::GrpcCall),
+    "tcp": Tcp(tcp::TcpCall),
 }
 
 /// Complains of the keys that mean nothing to a protocol.

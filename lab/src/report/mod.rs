@@ -1,6 +1,6 @@
 //! What a run tells: to people on a terminal, to programs as JSON, and as a comparison of two runs.
 
-pub mod compare;
+pub(crate) mod compare;
 pub mod results;
 pub mod terminal;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::*;
-use crate::fault::{Action, Restart};
+use crate::fault::{Action, Kill, Restart};
 use crate::load::Load;
 use crate::load::{Outcome, Record};
 use crate::mesh::ProcessId;
@@ -275,7 +275,8 @@ fn a_rollout_that_outlasts_the_run_is_in_doubt_and_one_that_fails_is_not() {
         plan.timeline.truncate(1);
         let id = |role| ProcessId { instance: 0, role };
         let processes = vec![id(Role::App), id(Role::Sidecar), ProcessId { instance: 1, role: Role::App }];
-        let action = Action::Restart(Restart { processes, hard: false, wait: Duration::from_secs(2) });
+        let action =
+            Action::Restart(Restart { kill: Kill { processes, hard: false }, wait: Duration::from_secs(2) });
         plan.timeline[0] =
             Entry { at: Duration::from_secs(at), until: None, action, ..plan.timeline[0].clone() };
         plan

@@ -1,6 +1,6 @@
 //! What a scenario file says, and every way in which it can be wrong.
 //!
-//! [`model`] mirrors the file key for key, `parse` turns text into it with the place of every word
+//! `model` mirrors the file key for key, `parse` turns text into it with the place of every word
 //! kept, `validate` (with `load`, `timeline` and `expect` for the larger tables) resolves every
 //! name and collects all mistakes at once, each pointing at its words and suggesting the fix. What
 //! comes out is a [`Scenario`]: checked, without names or texts left to resolve. `settings` lets
@@ -15,7 +15,7 @@ mod condition;
 mod context;
 mod expect;
 mod load;
-pub mod model;
+pub(crate) mod model;
 mod parse;
 mod settings;
 mod timeline;

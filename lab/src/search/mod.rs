@@ -5,7 +5,7 @@
 //! carries, a short trigger, and a feedback (mostly retries of work that nobody waits for any more)
 //! that keeps it down long after the trigger. Whether this happens depends on the settings of the
 //! mesh, so the search runs a scenario under every combination of load, retries, time limits and
-//! ejection, and draws the map of the outcomes ([`map`]). A setting that does not recover is tried
+//! ejection, and draws the map of the outcomes (`map`). A setting that does not recover is tried
 //! with ever smaller triggers ([`Search::smallest_trigger`]), because the smallest is the one to be
 //! afraid of.
 //!
@@ -28,7 +28,7 @@ use crate::sim::{Mesh, SimFailure, Simulation};
 use crate::syntax::settings::merge;
 use crate::syntax::units::{Rate, Span};
 
-pub mod map;
+pub(crate) mod map;
 
 /// The built-in scenario: three replicas at four fifths of their capacity, unreachable for a second
 /// and a half.

@@ -1,7 +1,7 @@
 //! Swarm testing: random histories of a small mesh, all judged by the same invariants.
 //!
 //! A [`Schedule`] is drawn from a seed and becomes a scenario. [`run_scenario`] runs it in the
-//! simulator and reads the log into [`Facts`]. [`invariant`] holds what must be true of every run.
+//! simulator and reads the log into [`Facts`]. `invariant` holds what must be true of every run.
 //! [`coverage`] tells which rare states a sweep has reached, because an invariant that is never
 //! exercised proves nothing. When a run violates an invariant, [`shrink()`] looks for the smallest
 //! run that violates the same one.
@@ -27,13 +27,13 @@ mod calm;
 pub mod coverage;
 mod endpoints;
 pub mod facts;
-pub mod fault;
-pub mod invariant;
+pub(crate) mod fault;
+pub(crate) mod invariant;
 mod knobs;
 mod lines;
-pub mod schedule;
-pub mod shrink;
-pub mod timeline;
+pub(crate) mod schedule;
+pub(crate) mod shrink;
+pub(crate) mod timeline;
 
 pub use facts::Facts;
 pub use invariant::{InvariantViolation, Violation};

@@ -5,8 +5,8 @@
 //! `scenario`, and the tables of faults are in `fault`.
 
 pub mod diagnose;
-pub mod links;
-pub mod names;
-pub mod one_or_many;
+pub(crate) mod links;
+pub(crate) mod names;
+pub(crate) mod one_or_many;
 pub mod settings;
-pub mod units;
+pub(crate) mod units;

@@ -143,7 +143,7 @@ fn drains_of(facts: &Facts, sidecar: &str) -> Vec<(u64, u64)> {
 pub(super) fn drains(entry: &Entry) -> bool {
     let is_soft = match &entry.action {
         Action::Kill(kill) => !kill.hard,
-        Action::Restart(restart) => !restart.hard,
+        Action::Restart(restart) => !restart.kill.hard,
         _ => false,
     };
     is_soft && entry.action.processes().iter().all(|process| process.role == Role::Sidecar)

@@ -210,7 +210,7 @@ fn truth(facts: &Facts, endpoint: &str, health: &Health) -> Option<bool> {
             (
                 None,
                 Action::Kill(Kill { hard: true, processes })
-                | Action::Restart(Restart { hard: true, processes, .. }),
+                | Action::Restart(Restart { kill: Kill { hard: true, processes }, .. }),
             ) => {
                 changed = changed.max(facts.time_us(entry.at));
                 is_well &= health.ask == ProbeRequest::Tcp && processes.iter().all(|p| p.role == Role::App);
