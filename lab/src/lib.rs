@@ -23,10 +23,10 @@
 //! ```
 //!
 //! These are what it is made for: [`scenario`] with its builder, [`simulate`] and
-//! [`run_on_kernel`], the [`History`](history::History) and the [`Report`](run::Report) that they
-//! give, and [`report`], which writes a report and reads it again. Below them, tests use the parts
-//! one by one: [`plan`], [`sim`], [`kernel`], [`fabric`], [`swarm`], [`search`] and the vocabulary
-//! of their plain data. Everything else is private.
+//! [`run_on_kernel`], the [`History`] and the [`Report`] that they give, and [`report`], which
+//! writes a report and reads it again. Below them, tests use the parts one by one: [`plan`],
+//! [`sim`], [`kernel`], [`fabric`], [`swarm`], [`search`] and the vocabulary of their plain data.
+//! Everything else is private.
 //!
 //! # Inside
 //!
