@@ -3,8 +3,8 @@
 //! [`LogEvent::read`] finds it again. So nobody can reword a line for one side only.
 //!
 //! `emit!` is a macro of `tracing` with the row filled in. It costs the same: no field is evaluated
-//! while the level is off, and the line belongs to the module that emits it. An event that nothing
-//! emits is a warning of the compiler (`unused_macro_rules`).
+//! while the level is off, and the line belongs to the module that emits it. An event of the sidecar
+//! that nothing emits is a warning of the compiler (`unused_macro_rules`).
 //!
 //! Left out: lines that only people read. They are written with `tracing` itself.
 
