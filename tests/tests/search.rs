@@ -49,8 +49,7 @@ fn retries_without_a_budget_stay_down_and_a_smaller_trigger_is_enough() {
     assert!(smallest_trigger.share < 0.9, "{smallest_trigger:?}");
     // What is printed is a scenario of its own, and breaks.
     let scenario = scenario::parse("smallest", &smallest_trigger.text).expect("a scenario");
-    let history =
-        lab::history::history(&scenario, scenario.sidecars()[0], seed, false).expect("a run that ends");
+    let history = lab::simulate(&scenario, seed).expect("a run that ends");
     assert!(!history.passed());
 }
 

@@ -2,26 +2,37 @@
 //! run so that one thing happens, and keeps the lines about it; the snapshot is what a reader of
 //! the log would see. A change of behaviour shows here as a line that is new, gone or later.
 
-use lab::scenario;
-use lab::swarm::{SwarmOptions, run_scenario};
+mod sim_kit;
 
-/// The same in every test: one caller, three replicas, and whatever a test adds to `orders` and the
-/// timeline.
-fn mesh(seed: u64, work: &str, method: &str, policy: &str, timeline: &str) -> String {
-    format!(
-        "[scenario]\nname = \"directed\"\nseed = {seed}\nwarmup = \"0s\"\nduration = \"2s\"\n\
-         [service.web]\n\
-         [service.orders]\nreplicas = 3\nport = 8080\nprotocol = \"http\"\n\
-         app = {{ http = {{ work = \"{work}\" }} }}\npolicy = {{ balance.policy = \"round_robin\", {policy} }}\n\
-         [load.call]\nfrom = \"web\"\nurl = \"http://orders:8080/\"\nmethod = \"{method}\"\nbody = 100\nrate = \"20/s\"\n\
-         {timeline}"
-    )
+use std::time::Duration;
+
+use lab::scenario::Scenario;
+use lab::scenario::builder::{FaultSpec, HttpSpec, LoadSpec, ScenarioBuilder, ServiceSpec};
+use lab::swarm::{SwarmOptions, run_scenario};
+use sim_kit::ms;
+use toml::{Table, toml};
+
+/// The same in every test: one caller and the replicas of `orders`, and whatever a test adds.
+fn mesh(method: &str, orders: ServiceSpec) -> ScenarioBuilder {
+    Scenario::builder("directed")
+        .warmup(Duration::ZERO)
+        .duration(ms(2000))
+        .service(ServiceSpec::new("web"))
+        .service(orders)
+        .load(LoadSpec::new("call", "web", "http://orders:8080/", 20).method(method).body(100))
+}
+
+/// Three replicas that take so long to answer, and are called in turn.
+fn orders(work: Duration, policy: Table) -> ServiceSpec {
+    let mut in_turn = toml! { balance.policy = "round_robin" };
+    in_turn.extend(policy);
+    ServiceSpec::new("orders").replicas(3).http(8080, HttpSpec::default().work(work)).policy(in_turn)
 }
 
 /// The lines of the caller's sidecar, the apps and the lab between two times (milliseconds) that
 /// contain one of `words`.
-fn told(text: &str, (from, to): (u64, u64), words: &[&str]) -> String {
-    let scenario = scenario::parse("directed", text).unwrap_or_else(|errors| panic!("{errors:#?}"));
+fn told(scenario: &ScenarioBuilder, (from, to): (u64, u64), words: &[&str]) -> String {
+    let scenario = scenario.build().unwrap_or_else(|errors| panic!("{errors:#?}"));
     let run = run_scenario(&scenario, scenario.seed, SwarmOptions::default()).expect("a run that ends");
     assert_eq!(run.violations, [], "no invariant is violated");
     let facts = &run.facts;
@@ -38,10 +49,9 @@ fn told(text: &str, (from, to): (u64, u64), words: &[&str]) -> String {
 
 #[test]
 fn a_request_that_breaks_off_is_made_again_elsewhere() {
-    let kill = "[[timeline]]\nat = \"500ms\"\nkill = { process = \"orders-1/app\", restart = \"100ms\" }\n";
-    let text = mesh(1, "100ms", "GET", "", kill);
+    let kill = FaultSpec::kill("orders-1/app").at(ms(500)).restart(ms(100));
     insta::assert_snapshot!(told(
-        &text,
+        &mesh("GET", orders(ms(100), Table::new())).fault(kill),
         (400, 750),
         &["applied", "reverted", "failed", "again", "nth=1", "refused"]
     ));
@@ -49,11 +59,11 @@ fn a_request_that_breaks_off_is_made_again_elsewhere() {
 
 #[test]
 fn what_is_not_idempotent_is_made_again_only_if_it_never_left() {
-    let kills = "[[timeline]]\nat = \"500ms\"\nkill = { process = \"orders-1/sidecar\", restart = \"300ms\" }\n\
-                  [[timeline]]\nat = \"1200ms\"\nkill = { process = \"orders-2/app\", restart = \"100ms\" }\n";
-    let text = mesh(1, "100ms", "POST", "", kills);
+    let scenario = mesh("POST", orders(ms(100), Table::new()))
+        .fault(FaultSpec::kill("orders-1/sidecar").at(ms(500)).restart(ms(300)))
+        .fault(FaultSpec::kill("orders-2/app").at(ms(1200)).restart(ms(100)));
     insta::assert_snapshot!(told(
-        &text,
+        &scenario,
         (400, 1500),
         &["applied", "reverted", "attempt failed", "again", "nth=1"]
     ));
@@ -61,11 +71,13 @@ fn what_is_not_idempotent_is_made_again_only_if_it_never_left() {
 
 #[test]
 fn an_endpoint_is_ejected_probed_in_vain_and_let_in_again() {
-    let fail = "[[timeline]]\nat = \"200ms\"\nfor = \"900ms\"\napp = { process = \"orders-1/app\", fail = \"100%\" }\n";
-    let policy = "outlier_detection = { consecutive_failures = 2, base = \"300ms\", max = \"600ms\" }, retry.on = [\"5xx\"]";
-    let text = mesh(1, "10ms", "GET", policy, fail);
+    let fail = FaultSpec::app("orders-1/app", HttpSpec::default().fail(1.0));
+    let policy = toml! {
+        outlier_detection = { consecutive_failures = 2, base = "300ms", max = "600ms" }
+        retry.on = ["5xx"]
+    };
     insta::assert_snapshot!(told(
-        &text,
+        &mesh("GET", orders(ms(10), policy)).fault(fail.at(ms(200)).lasts(ms(900))),
         (0, 2100),
         &["applied", "reverted", "ejected", "probing", "back in use", "again"]
     ));
@@ -73,10 +85,9 @@ fn an_endpoint_is_ejected_probed_in_vain_and_let_in_again() {
 
 #[test]
 fn a_sidecar_that_drains_finishes_what_it_has_and_gets_nothing_new() {
-    let drain = "[[timeline]]\nat = \"500ms\"\nkill = { process = \"orders-1/sidecar\", signal = \"TERM\", restart = \"300ms\" }\n";
-    let text = mesh(1, "150ms", "POST", "", drain);
+    let drain = FaultSpec::kill("orders-1/sidecar").set("signal", "TERM").at(ms(500)).restart(ms(300));
     insta::assert_snapshot!(told(
-        &text,
+        &mesh("POST", orders(ms(150), Table::new())).fault(drain),
         (420, 1000),
         &["applied", "reverted", "10.77.1.2", "orders-1", "failed"]
     ));
@@ -84,11 +95,13 @@ fn a_sidecar_that_drains_finishes_what_it_has_and_gets_nothing_new() {
 
 #[test]
 fn a_machine_without_power_costs_an_attempt_and_is_probed_over_a_new_connection() {
-    let crash = "[[timeline]]\nat = \"300ms\"\ncrash = { instance = \"orders-1\", restart = \"500ms\" }\n";
-    let policy = "timeouts.per_try = \"200ms\", outlier_detection = { consecutive_failures = 2, base = \"300ms\", max = \"600ms\" }";
-    let text = mesh(1, "10ms", "GET", policy, crash);
+    let policy = toml! {
+        timeouts.per_try = "200ms"
+        outlier_detection = { consecutive_failures = 2, base = "300ms", max = "600ms" }
+    };
+    let crash = FaultSpec::crash("orders-1").at(ms(300)).restart(ms(500));
     insta::assert_snapshot!(told(
-        &text,
+        &mesh("GET", orders(ms(10), policy)).fault(crash),
         (200, 2100),
         &["applied", "reverted", "failed", "ejected", "probing", "back in use"]
     ));
@@ -96,19 +109,27 @@ fn a_machine_without_power_costs_an_attempt_and_is_probed_over_a_new_connection(
 
 #[test]
 fn a_shared_connection_that_was_silent_for_a_whole_attempt_carries_no_other() {
-    let crash = "[[timeline]]\nat = \"300ms\"\ncrash = { instance = \"orders-1\", restart = \"50ms\" }\n";
-    let policy = "timeouts.per_try = \"100ms\", outlier_detection = { consecutive_failures = 0, success_rate = \"0%\" }";
-    let text = mesh(1, "10ms", "GET", policy, crash).replace("app = {", "bridge = true\napp = {");
-    insta::assert_snapshot!(told(&text, (0, 1500), &["applied", "reverted", "attempt failed", "connected"]));
+    let policy = toml! {
+        timeouts.per_try = "100ms"
+        outlier_detection = { consecutive_failures = 0, success_rate = "0%" }
+    };
+    let crash = FaultSpec::crash("orders-1").at(ms(300)).restart(ms(50));
+    insta::assert_snapshot!(told(
+        &mesh("GET", orders(ms(10), policy).set("bridge", true)).fault(crash),
+        (0, 1500),
+        &["applied", "reverted", "attempt failed", "connected"]
+    ));
 }
 
 #[test]
 fn an_app_that_breaks_http_costs_its_callers_nothing_but_retries() {
-    let spoilt = "[[timeline]]\nat = \"400ms\"\nfor = \"600ms\"\napp = { process = \"orders-1/app\", malformed = \"100%\" }\n";
-    let policy = "outlier_detection.consecutive_failures = 0, retry.on = [\"5xx\"]";
-    let text = mesh(1, "10ms", "GET", policy, spoilt);
+    let policy = toml! {
+        outlier_detection.consecutive_failures = 0
+        retry.on = ["5xx"]
+    };
+    let malformed = FaultSpec::app("orders-1/app", HttpSpec::default().set("malformed", "100%"));
     insta::assert_snapshot!(told(
-        &text,
+        &mesh("GET", orders(ms(10), policy)).fault(malformed.at(ms(400)).lasts(ms(600))),
         (300, 1200),
         &["applied", "reverted", "breaks HTTP", "attempt failed", "status=502", "trying again"]
     ));
@@ -116,27 +137,26 @@ fn an_app_that_breaks_http_costs_its_callers_nothing_but_retries() {
 
 #[test]
 fn retries_end_with_their_budget() {
-    let fail =
-        "[[timeline]]\nat = \"500ms\"\nfor = \"500ms\"\napp = { process = \"orders\", fail = \"100%\" }\n";
-    let policy = "outlier_detection.consecutive_failures = 0, retry = { on = [\"5xx\"], attempts = 1 }, \
-                  retry_budget = { share = \"10%\", per_second = 0, reserve = 1 }";
-    let text = mesh(1, "10ms", "GET", policy, fail);
-    insta::assert_snapshot!(told(&text, (450, 800), &["applied", "reverted", "again", "status=503"]));
+    let policy = toml! {
+        outlier_detection.consecutive_failures = 0
+        retry = { on = ["5xx"], attempts = 1 }
+        retry_budget = { share = "10%", per_second = 0, reserve = 1 }
+    };
+    let fail = FaultSpec::app("orders", HttpSpec::default().fail(1.0));
+    insta::assert_snapshot!(told(
+        &mesh("GET", orders(ms(10), policy)).fault(fail.at(ms(500)).lasts(ms(500))),
+        (450, 800),
+        &["applied", "reverted", "again", "status=503"]
+    ));
 }
 
 #[test]
 fn endpoints_are_kept_while_their_registry_is_away() {
-    let text = mesh(
-        1,
-        "10ms",
-        "GET",
-        "",
-        "[service.registry]\nport = 2379\nprotocol = \"tcp\"\napp = { registry = {} }\n\
-         [[timeline]]\nat = \"300ms\"\nkill = { process = \"registry/app\", restart = \"600ms\" }\n",
-    );
-    let text = text.replace("[load.call]", "registry = \"registry\"\n[load.call]");
+    let scenario = mesh("GET", orders(ms(10), Table::new()).set("registry", "registry"))
+        .service(ServiceSpec::new("registry").registry(2379))
+        .fault(FaultSpec::kill("registry/app").at(ms(300)).restart(ms(600)));
     insta::assert_snapshot!(told(
-        &text,
+        &scenario,
         (0, 2100),
         &["applied", "reverted", "endpoint found", "endpoint gone", "endpoints"]
     ));
