@@ -53,3 +53,31 @@ impl TrafficEvent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// The compiler warns of an event of the sidecar that nothing emits, but not across crates.
+    #[test]
+    fn each_event_is_emitted_somewhere() {
+        let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+        for event in TrafficEvent::emit_each() {
+            let shown = format!("{event:?}");
+            let name = shown.split_whitespace().next().expect("a name");
+            assert!(sources.contains(&format!("emit!({name} {{")), "nothing emits {name}");
+        }
+    }
+
+    fn sources(folder: &Path) -> String {
+        let entries =
+            std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+        let text = |path: std::path::PathBuf| match path.is_dir() {
+            true => sources(&path),
+            false => std::fs::read_to_string(&path).expect("a source"),
+        };
+        entries.map(text).collect()
+    }
+}
