@@ -190,24 +190,21 @@ pub struct Expectation {
     pub conditions: Vec<Condition>,
 }
 
-/// When conditions must hold. Times count from the start of the measured part.
+/// When conditions must hold.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Window {
     /// From one time to another.
     During {
         /// First instant.
-        #[serde(with = "crate::readable")]
-        from: Duration,
+        from: TimePoint,
         /// First instant after.
-        #[serde(with = "crate::readable")]
-        to: Duration,
+        to: TimePoint,
     },
     /// Somewhere in the `within` after `start` a stretch of `hold` begins in which they hold.
     Recovery {
         /// When the clock starts.
-        #[serde(with = "crate::readable")]
-        start: Duration,
+        start: TimePoint,
         /// How late the good stretch may begin.
         #[serde(with = "crate::readable")]
         within: Duration,
@@ -220,6 +217,30 @@ pub enum Window {
         /// Position in [`Plan::timeline`].
         entry: usize,
     },
+}
+
+/// A point in time of a window. One that belongs to a timeline entry stays a reference to it, so
+/// that it moves with the entry; [`TimePoint::in_run`] alone says when it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TimePoint {
+    /// So long after the start of the measured part.
+    At(#[serde(with = "crate::readable")] Duration),
+    /// When a timeline entry begins, by its position.
+    Begin(usize),
+    /// When it is reverted for good, or the end of the run if it never is.
+    End(usize),
+}
+
+impl TimePoint {
+    /// When it is, from the start of the measured part of a run that lasts for `duration`.
+    pub fn in_run(self, timeline: &[Entry], duration: Duration) -> Duration {
+        match self {
+            TimePoint::At(time) => time,
+            TimePoint::Begin(entry) => timeline[entry].at,
+            TimePoint::End(entry) => timeline[entry].until.unwrap_or(duration),
+        }
+    }
 }
 
 /// `subject.statistic op value`, parsed.
@@ -288,6 +309,11 @@ pub enum Op {
 }
 
 impl Plan {
+    /// When a point in time of a window is, from the start of the measured part.
+    pub fn time(&self, point: TimePoint) -> Duration {
+        point.in_run(&self.timeline, self.duration)
+    }
+
     /// The service's callable address (IPv4).
     pub fn vip(&self, service: &str) -> Option<SocketAddr> {
         let service = self.services.iter().find(|s| s.name == service)?;

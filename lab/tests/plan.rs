@@ -6,7 +6,7 @@ use std::time::Duration;
 use lab::fabric::LinkProfile;
 use lab::fault::{Action, Kill, Restart};
 use lab::load::CallKind;
-use lab::plan::{Plan, SidecarKind, Window};
+use lab::plan::{Plan, SidecarKind, TimePoint, Window};
 use lab::scenario::{Scenario, parse};
 
 fn shipped(name: &str) -> Scenario {
@@ -153,7 +153,10 @@ fn what_is_injected_several_times_ends_with_the_last() {
          [[expect]]\nduring = \"flap\"\nthat = [\"orders-0/app.app_requests_total > 0\"]\n",
     );
     assert_eq!(plan.timeline[0].until, Some(ms(5500)));
-    assert_eq!(plan.expectations[0].window, Window::During { from: ms(1000), to: ms(5500) });
+    assert_eq!(
+        plan.expectations[0].window,
+        Window::During { from: TimePoint::Begin(0), to: TimePoint::End(0) }
+    );
     let Action::Restart(Restart { kill: Kill { processes, hard: false }, wait }) = &plan.timeline[1].action
     else {
         panic!("{:?}", plan.timeline[1].action)
@@ -210,7 +213,7 @@ fn a_fault_on_a_link_adds_or_replaces_and_keeps_what_it_does_not_name() {
 }
 
 #[test]
-fn windows_are_times_of_the_run() {
+fn windows_are_times_of_the_run_or_edges_of_an_entry() {
     let plan = mesh(
         "[load.l]\nfrom = \"web\"\nurl = \"http://orders.lab:8080?x=1\"\nrate = \"10/s\"\n\
          [[timeline]]\nname = \"k\"\nat = \"2s\"\nkill = { process = \"orders-0/app\", signal = \"TERM\", restart = \"1.5s\" }\n\
@@ -224,13 +227,14 @@ fn windows_are_times_of_the_run() {
     assert_eq!(
         windows,
         [
-            Window::During { from: ms(0), to: ms(10_000) },
-            Window::During { from: ms(2000), to: ms(3500) },
-            Window::During { from: ms(1000), to: ms(1500) },
-            Window::Recovery { start: ms(3500), within: ms(2000), hold: ms(1000) },
+            Window::During { from: TimePoint::At(ms(0)), to: TimePoint::At(ms(10_000)) },
+            Window::During { from: TimePoint::Begin(0), to: TimePoint::End(0) },
+            Window::During { from: TimePoint::At(ms(1000)), to: TimePoint::At(ms(1500)) },
+            Window::Recovery { start: TimePoint::End(0), within: ms(2000), hold: ms(1000) },
             Window::Evidence { entry: 0 },
         ]
     );
+    assert_eq!([TimePoint::Begin(0), TimePoint::End(0)].map(|point| plan.time(point)), [ms(2000), ms(3500)]);
     assert!(
         plan.loads[0].target.host == "orders"
             && matches!(&plan.loads[0].target.call, CallKind::Http(call) if call.path == "/?x=1")

@@ -27,10 +27,12 @@ pub(super) fn times(plan: &Plan, every: Duration) -> Vec<Duration> {
     for expectation in of_metrics {
         match expectation.window {
             Window::During { from, to } => {
+                let (from, to) = (plan.time(from), plan.time(to));
                 times.push(from);
                 times.extend(LEADS.iter().filter_map(|lead| to.checked_sub(*lead)).filter(|at| *at > from));
             }
             Window::Recovery { start, within, hold } => {
+                let start = plan.time(start);
                 times.extend(paces(start, (start + within + hold).min(plan.duration), STEP));
             }
             Window::Evidence { .. } => {}

@@ -9,7 +9,7 @@ use super::context::{Context, sidecar_kind};
 use super::model::{self, File};
 use crate::fault::Entry;
 use crate::plan::Subject;
-use crate::plan::{Expectation, Window};
+use crate::plan::{Expectation, TimePoint, Window};
 use crate::syntax::diagnose::{Mistake, inside};
 use crate::syntax::units::Span;
 
@@ -35,7 +35,7 @@ pub(super) fn expectations(
             _ => None,
         };
         let names = ConditionNames { loads: &loads, processes: &processes, evidence: evidence.as_deref() };
-        let conditions = conditions(expect, window.as_ref(), names, file, context, mistakes);
+        let conditions = conditions(expect, (window.as_ref(), timeline), names, file, context, mistakes);
         let Some(window) = window else { continue };
         let name = match &expect.get_ref().name {
             Some(name) => name.get_ref().clone(),
@@ -59,7 +59,7 @@ fn describe(expect: &model::Expect) -> String {
 
 fn conditions(
     expect: &Spanned<model::Expect>,
-    window: Option<&Window>,
+    (window, timeline): (Option<&Window>, &[Entry]),
     names: ConditionNames<'_>,
     file: &File,
     context: &Context<'_>,
@@ -75,10 +75,8 @@ fn conditions(
     for text in that {
         match condition::parse(text.get_ref(), names) {
             Ok(condition) => {
-                if let Some(mistake) = window.and_then(|w| too_few_samples(text, &condition.subject, w, file))
-                {
-                    mistakes.push(mistake);
-                }
+                let length = window.and_then(|window| length(window, timeline, context.duration));
+                mistakes.extend(length.and_then(|l| too_few_samples(text, &condition.subject, l, file)));
                 conditions.push(condition);
             }
             Err(error) => {
@@ -90,23 +88,23 @@ fn conditions(
     conditions
 }
 
-/// A window in which a load sends nothing cannot be judged.
+/// Over how much time conditions are judged at once, if over any.
+fn length(window: &Window, timeline: &[Entry], duration: Duration) -> Option<Duration> {
+    match window {
+        Window::During { from, to } => Some(to.in_run(timeline, duration) - from.in_run(timeline, duration)),
+        Window::Recovery { hold, .. } => Some(*hold),
+        Window::Evidence { .. } => None,
+    }
+}
+
+/// A window of a `length` in which a load sends nothing cannot be judged.
 fn too_few_samples(
     text: &Spanned<String>,
     subject: &Subject,
-    window: &Window,
+    length: Duration,
     file: &File,
 ) -> Option<Mistake> {
-    let (Subject::Load { load, .. }, length) = (
-        subject,
-        match window {
-            Window::During { from, to } => *to - *from,
-            Window::Recovery { hold, .. } => *hold,
-            Window::Evidence { .. } => return None,
-        },
-    ) else {
-        return None;
-    };
+    let Subject::Load { load, .. } = subject else { return None };
     let (name, load) = file.load.iter().nth(*load)?;
     let rate = load.rate.get_ref();
     if rate.0 * length.as_secs_f64() >= 1.0 || rate.0 <= 0.0 {
@@ -144,14 +142,14 @@ fn window(
         }
     }
     match first {
-        None => Some(Window::During { from: Duration::ZERO, to: context.duration }),
+        None => Some(during(Duration::ZERO, context.duration)),
         Some(("during", word)) => match word.get_ref().split_once("..") {
             Some((from, to)) => times(word, from, to, context, mistakes),
             None => {
-                let entry = &timeline[entry(word, word.get_ref(), timeline, mistakes)?];
-                let window = Window::During { from: entry.at, to: entry.until.unwrap_or(context.duration) };
+                let entry = entry(word, word.get_ref(), timeline, mistakes)?;
+                let window = Window::During { from: TimePoint::Begin(entry), to: TimePoint::End(entry) };
                 // An entry that is out of bounds has been told of where it stands.
-                (entry.at < context.duration).then_some(window)
+                (timeline[entry].at < context.duration).then_some(window)
             }
         },
         Some(("after", word)) => recovery(e, word, timeline, context, mistakes),
@@ -221,7 +219,12 @@ fn times(
         mistakes.push(Mistake::new(word.span(), message, "this window").help(help));
         return None;
     }
-    Some(Window::During { from, to })
+    Some(during(from, to))
+}
+
+/// The window between two fixed times.
+fn during(from: Duration, to: Duration) -> Window {
+    Window::During { from: TimePoint::At(from), to: TimePoint::At(to) }
 }
 
 /// `after`, `within`, `hold`
@@ -236,20 +239,17 @@ fn recovery(
         Some(name) => (name, true),
         None => (&word.get_ref()[..], false),
     };
-    let entry = &timeline[entry(word, name, timeline, mistakes)?];
-    let start = match (at_end, entry.until) {
-        (false, _) => entry.at,
-        (true, Some(until)) => until,
-        (true, None) => {
-            let mistake =
-                Mistake::new(word.span(), format!("`{name}` never ends"), "lasts to the end of the run");
-            mistakes.push(
-                mistake
-                    .help("give the entry a `for` (a kill: a `restart`), or write the name without `.end`"),
-            );
-            return None;
-        }
-    };
+    let entry = entry(word, name, timeline, mistakes)?;
+    if at_end && timeline[entry].until.is_none() {
+        let mistake =
+            Mistake::new(word.span(), format!("`{name}` never ends"), "lasts to the end of the run");
+        mistakes.push(
+            mistake.help("give the entry a `for` (a kill: a `restart`), or write the name without `.end`"),
+        );
+        return None;
+    }
+    let point = if at_end { TimePoint::End(entry) } else { TimePoint::Begin(entry) };
+    let start = point.in_run(timeline, context.duration);
     let Some(within) = &expect.within else {
         let mistake = Mistake::new(word.span(), "`after` needs `within`", "how soon after?");
         mistakes.push(mistake.help("add a line such as within = \"2s\""));
@@ -275,5 +275,5 @@ fn recovery(
         mistakes.push(mistake.help("lengthen `duration`, or shorten `within` or `hold`"));
         return None;
     }
-    Some(Window::Recovery { start, within: within_for, hold })
+    Some(Window::Recovery { start: point, within: within_for, hold })
 }

@@ -24,7 +24,7 @@ use futures_util::FutureExt;
 use rand::RngExt;
 use tokio::sync::{Notify, mpsc};
 
-use crate::plan::{Instance, Plan, Window};
+use crate::plan::{Instance, Plan, TimePoint, Window};
 
 mod chaos;
 mod conn;
@@ -300,7 +300,7 @@ pub fn vary(mut plan: Plan, seed: u64) -> Plan {
     let begins = plan.timeline.iter().map(|entry| entry.at).min();
     let times = moments(&mut plan).into_iter().map(|time| *time).filter(|time| *time != end).max();
     let recoveries = plan.expectations.iter().map(|expectation| match expectation.window {
-        Window::Recovery { start, within, hold } => start + within + hold,
+        Window::Recovery { start, within, hold } => plan.time(start) + within + hold,
         Window::During { .. } | Window::Evidence { .. } => Duration::ZERO,
     });
     let last = recoveries.chain(times).max().unwrap_or_default();
@@ -315,7 +315,7 @@ pub fn vary(mut plan: Plan, seed: u64) -> Plan {
     plan
 }
 
-/// Every point in time that a plan speaks of.
+/// Every point in time that a plan says by itself. Windows that belong to an entry move with it.
 fn moments(plan: &mut Plan) -> Vec<&mut Duration> {
     let mut times: Vec<&mut Duration> = Vec::new();
     for entry in &mut plan.timeline {
@@ -326,11 +326,15 @@ fn moments(plan: &mut Plan) -> Vec<&mut Duration> {
         times.extend([&mut part.from, &mut part.to]);
     }
     for expectation in &mut plan.expectations {
-        match &mut expectation.window {
-            Window::During { from, to } => times.extend([from, to]),
-            Window::Recovery { start, .. } => times.push(start),
-            Window::Evidence { .. } => {}
-        }
+        let points = match &mut expectation.window {
+            Window::During { from, to } => vec![from, to],
+            Window::Recovery { start, .. } => vec![start],
+            Window::Evidence { .. } => vec![],
+        };
+        times.extend(points.into_iter().filter_map(|point| match point {
+            TimePoint::At(time) => Some(time),
+            TimePoint::Begin(_) | TimePoint::End(_) => None,
+        }));
     }
     times
 }
@@ -398,6 +402,7 @@ pub fn sweep<R: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Expectation;
 
     /// Two faults that follow each other closely, a load that surges with the first, and windows of
     /// all kinds.
@@ -462,18 +467,14 @@ that = ["calls.requests > 0"]
             assert_eq!(ends(&varied.timeline[1]), (after(2) + Duration::from_millis(10), Some(after(3))));
             let part = varied.loads[1].part.expect("a part");
             assert_eq!((part.from, part.to), (after(1), after(2)));
-            let windows: Vec<Window> = varied.expectations.iter().map(|e| e.window.clone()).collect();
-            let (zero, end) = (Duration::ZERO, Duration::from_secs(5));
-            let (within, hold) = (Duration::from_millis(500), Duration::from_secs(1));
-            assert_eq!(
-                windows,
-                [
-                    Window::During { from: after(1), to: after(2) },
-                    Window::During { from: zero, to: after(1) },
-                    Window::During { from: after(3), to: end },
-                    Window::Recovery { start: after(3), within, hold },
-                ]
-            );
+            let edges = |expectation: &Expectation| match expectation.window {
+                Window::During { from, to } => (varied.time(from), varied.time(to)),
+                Window::Recovery { start, within, hold } => (varied.time(start), within + hold),
+                Window::Evidence { .. } => unreachable!("there is none in the story"),
+            };
+            let windows: Vec<_> = varied.expectations.iter().map(edges).collect();
+            let (zero, end, good) = (Duration::ZERO, Duration::from_secs(5), Duration::from_millis(1500));
+            assert_eq!(windows, [(after(1), after(2)), (zero, after(1)), (after(3), end), (after(3), good)]);
         }
         assert!(shifts.len() > 20, "{shifts:?}");
     }

@@ -19,7 +19,7 @@ use super::statistics::measure;
 use crate::fault::Entry;
 use crate::load::Record;
 use crate::metrics::{Series, is_counter};
-use crate::plan::{Condition, Expectation, Op, Plan, Subject, Window};
+use crate::plan::{Condition, Expectation, Op, Plan, Subject, TimePoint, Window};
 use crate::statistic::{Statistic, number};
 
 /// How far apart the starts of a recovery's stretches are.
@@ -107,8 +107,9 @@ impl<'a> EvidenceIndex<'a> {
     }
 
     fn judge(&self, expectation: &Expectation) -> Judged {
+        let time = |point| self.evidence.plan.time(point);
         let mut judged = match expectation.window {
-            Window::During { from, to } => self.during(expectation, us(from), us(to)),
+            Window::During { from, to } => self.during(expectation, us(time(from)), us(time(to))),
             Window::Recovery { start, within, hold } => {
                 self.recovery(expectation, start, us(within), us(hold))
             }
@@ -138,11 +139,12 @@ impl<'a> EvidenceIndex<'a> {
         }
     }
 
-    fn recovery(&self, expectation: &Expectation, start: Duration, within: i64, hold: i64) -> Judged {
+    fn recovery(&self, expectation: &Expectation, start: TimePoint, within: i64, hold: i64) -> Judged {
         let (from, moved) = self.event(start);
+        let planned = us(self.evidence.plan.time(start));
         let mut judged = Judged {
             name: expectation.name.clone(),
-            window: format!("within {} of {}, for {}", clock(within), clock(us(start)), clock(hold)),
+            window: format!("within {} of {}, for {}", clock(within), clock(planned), clock(hold)),
             span: (from, from + hold),
             passed: false,
             conditions: Vec::new(),
@@ -191,18 +193,16 @@ impl<'a> EvidenceIndex<'a> {
         }
     }
 
-    /// When the event at `planned` on the scenario's clock really happened, and whether that is
-    /// worth a note. If several entries begin or end then, the last of them counts.
-    fn event(&self, planned: Duration) -> (i64, bool) {
-        let entries = self.evidence.plan.timeline.iter().zip(self.evidence.actual);
-        let happened = entries.filter_map(|(entry, actual)| {
-            let (began, ended) = (*actual)?;
-            let begins = (entry.at == planned).then_some(began);
-            let ends = (entry.until == Some(planned)).then_some(ended);
-            begins.max(ends)
-        });
-        let planned = us(planned);
-        let at = happened.max().unwrap_or(planned);
+    /// When an event really happened, and whether that is worth a note.
+    fn event(&self, point: TimePoint) -> (i64, bool) {
+        let actual = |entry: usize| self.evidence.actual.get(entry).copied().flatten();
+        let happened = match point {
+            TimePoint::At(_) => None,
+            TimePoint::Begin(entry) => actual(entry).map(|(began, _)| began),
+            TimePoint::End(entry) => actual(entry).map(|(_, ended)| ended),
+        };
+        let planned = us(self.evidence.plan.time(point));
+        let at = happened.unwrap_or(planned);
         (at, (at - planned).abs() > OFF_US)
     }
 

@@ -36,7 +36,8 @@ fn metric(process: &str, name: &str, op: Op, value: f64) -> Condition {
 }
 
 fn during(from: u64, to: u64) -> Window {
-    Window::During { from: Duration::from_secs(from), to: Duration::from_secs(to) }
+    let at = |seconds| TimePoint::At(Duration::from_secs(seconds));
+    Window::During { from: at(from), to: at(to) }
 }
 
 fn kill(at_ms: u64, until_ms: Option<u64>) -> Entry {
@@ -156,7 +157,7 @@ fn silence_never_passes() {
         },
     ] {
         let recovery = Window::Recovery {
-            start: Duration::from_secs(5),
+            start: TimePoint::At(Duration::from_secs(5)),
             within: Duration::from_secs(1),
             hold: Duration::from_secs(1),
         };
@@ -176,7 +177,7 @@ fn a_recovery_is_the_first_stretch_in_which_the_conditions_hold() {
     let case = Case { records: outage(), ..Case::default() };
     let judge = |start_ms, within_ms| {
         let window = Window::Recovery {
-            start: Duration::from_millis(start_ms),
+            start: TimePoint::At(Duration::from_millis(start_ms)),
             within: Duration::from_millis(within_ms),
             hold: Duration::from_secs(2),
         };
@@ -213,7 +214,7 @@ fn a_recovery_is_the_first_stretch_in_which_the_conditions_hold() {
 fn a_recovery_counts_from_when_the_fault_really_ended() {
     let mut case = Case { records: outage(), timeline: vec![kill(5_000, Some(7_000))], ..Case::default() };
     let window = Window::Recovery {
-        start: Duration::from_secs(7),
+        start: TimePoint::End(0),
         within: Duration::from_millis(300),
         hold: Duration::from_secs(1),
     };
