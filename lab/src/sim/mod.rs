@@ -406,49 +406,7 @@ mod tests {
 
     /// Two faults that follow each other closely, a load that surges with the first, and windows of
     /// all kinds.
-    const STORY: &str = r#"
-[scenario]
-name = "test"
-duration = "5s"
-[service.web]
-[service.orders]
-replicas = 2
-port = 80
-app = { http = {} }
-[load.calls]
-from = "web"
-url = "http://orders:80/"
-rate = "100/s"
-[load.surge]
-from = "web"
-url = "http://orders:80/"
-rate = "100/s"
-at = "1s"
-for = "1s"
-[[timeline]]
-name = "first"
-at = "1s"
-for = "1s"
-pause = { process = "orders-0/app" }
-[[timeline]]
-name = "second"
-at = "2010ms"
-for = "990ms"
-pause = { process = "orders-0/app" }
-[[expect]]
-during = "first"
-that = ["calls.requests > 0"]
-[[expect]]
-during = "0s..1s"
-that = ["calls.requests > 0"]
-[[expect]]
-during = "3s..5s"
-that = ["calls.requests > 0"]
-[[expect]]
-after = "second.end"
-within = "500ms"
-that = ["calls.requests > 0"]
-"#;
+    const STORY: &str = include_str!("story.toml");
 
     #[test]
     fn a_story_moves_as_a_whole_and_keeps_its_order() {

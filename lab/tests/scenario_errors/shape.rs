@@ -19,74 +19,17 @@ fn the_header_is_missing() {
 
 #[test]
 fn keys_that_do_not_exist_and_keys_that_are_missing() {
-    insta::assert_snapshot!(message(
-        r#"[scenario]
-name = "test"
-
-[service.orders]
-replica = 3
-port = 8080
-
-[[timelines]]
-at = "5s"
-"#
-    ));
+    insta::assert_snapshot!(message(include_str!(
+        "cases/keys_that_do_not_exist_and_keys_that_are_missing.toml"
+    )));
 }
 
 #[test]
 fn numbers_without_units() {
-    insta::assert_snapshot!(message(
-        r#"[scenario]
-name = "test"
-duration = 10
-
-[service.web]
-
-[[link]]
-between = ["web", "web"]
-delay = 5
-
-[[link]]
-between = ["web", "web"]
-loss = 0.01
-
-[[link]]
-between = ["web", "web"]
-loss = "150%"
-
-[load.checkout]
-from = "web"
-url = "http://web:80/"
-rate = 400
-
-[[timeline]]
-at = "5 minutes"
-"#
-    ));
+    insta::assert_snapshot!(message(include_str!("cases/numbers_without_units.toml")));
 }
 
 #[test]
 fn values_of_the_wrong_kind() {
-    insta::assert_snapshot!(message(
-        r#"[scenario]
-name = "test"
-duration = "10s"
-sidecar = 5
-
-[service.web]
-port = "8080"
-
-[service.orders]
-port = 80800
-
-[[expect]]
-that = "checkout.errors == 0"
-
-[load]
-from = "web"
-
-[link]
-delay = "5ms"
-"#
-    ));
+    insta::assert_snapshot!(message(include_str!("cases/values_of_the_wrong_kind.toml")));
 }
