@@ -17,13 +17,15 @@ const PROXY: &[&[&str]] = &[
     &["discovery", "health"],
     &["balance"],
     &["admin", "endpoint", "retry", "route"],
+    &["authz", "identity"],
     &["http", "limit"],
     &["capture", "tcp"],
     &["connect", "connection", "detect"],
+    &["tls"],
     &["telemetry", "world"],
     &["config"],
     &["error"],
-    &["drain", "grpc", "mutant", "output"],
+    &["drain", "grpc", "mutant", "output", "spiffe_id"],
 ];
 
 /// The same of `lab/src`.
