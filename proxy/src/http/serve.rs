@@ -106,7 +106,7 @@ pub struct Client {
 /// Serves an HTTP connection to its end, tunnel included. `refuse` answers what is no HTTP/1.
 pub async fn connection<N, I, B, F>(
     net: &N,
-    connection: Connection,
+    connection: &Connection,
     io: I,
     settings: Settings,
     drain: drain::Watch,

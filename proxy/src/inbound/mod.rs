@@ -118,7 +118,7 @@ pub async fn carry<N: Net>(inbound: Rc<Inbound<N>>, mut io: N::Io, peer: SocketA
     let protocol = snapshot.inbound_protocol(dst.port());
     let dial = || tcp::dial(&inbound, snapshot, dst);
     let begun = side.begin(protocol, dst, io, &snapshot.timeouts, drain.clone(), dial).await;
-    let accepted = |protocol| Connection { peer, original_dst: dst, protocol };
+    let accepted = |protocol| Connection::unauthenticated(peer, dst, protocol);
     let (is_http2, io) = match begun {
         Some(Begun::Http { is_http2, client }) => (is_http2, client),
         Some(Begun::Opaque(opaque)) => {
@@ -133,8 +133,8 @@ pub async fn carry<N: Net>(inbound: Rc<Inbound<N>>, mut io: N::Io, peer: SocketA
     drop(table);
     let connection = accepted(WireProtocol::http(is_http2));
     let handle = |request, client| {
-        Box::pin(http::handle(inbound.clone(), connection, caller.clone(), request, client))
+        Box::pin(http::handle(inbound.clone(), connection.clone(), caller.clone(), request, client))
     };
     let refuse = |error: &Error| side.refusal(error);
-    serve::connection(&side.net, connection, io, settings, drain, refuse, handle).await;
+    serve::connection(&side.net, &connection, io, settings, drain, refuse, handle).await;
 }

@@ -153,7 +153,7 @@ impl<'t, N: Net> Story<'t, N> {
             return Ok(failure.map(ResponseBody::own));
         }
         if !is_for_a_tunnel {
-            let (connection, was_http1) = (self.connection, self.was_http1);
+            let (connection, was_http1) = (&self.connection, self.was_http1);
             mirror::copy(self.outbound, self.table, &self.route, connection, was_http1, &request);
         }
         if !self.was_http1 || cluster.config.bridge && !is_for_a_tunnel {

@@ -36,7 +36,7 @@ pub(super) fn copy<N: Net>(
     outbound: &Rc<Outbound<N>>,
     table: &Arc<Table>,
     resolved: &ResolvedRoute<'_>,
-    connection: Connection,
+    connection: &Connection,
     was_http1: bool,
     request: &Request<RequestBody>,
 ) {
@@ -57,6 +57,7 @@ pub(super) fn copy<N: Net>(
     become_copy(head.headers_mut());
     let body = request.body().copy(defaults::MIRROR_BYTES);
     let (outbound, table, counted) = (outbound.clone(), table.clone(), outbound.mirrors.clone());
+    let dst = connection.original_dst;
     outbound.side.net.clone().spawn("mirror", async move {
         let body = match body {
             None => RequestBody::Empty,
@@ -66,7 +67,6 @@ pub(super) fn copy<N: Net>(
                 Err(_) => return metrics.mirrored(MirrorOutcome::Incomplete),
             },
         };
-        let dst = connection.original_dst;
         let mirror = Mirror { outbound, table, position, context, dst, was_http1 };
         mirror.send(permit, head.map(|()| body), &metrics).await;
         drop(counted);

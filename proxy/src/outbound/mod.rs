@@ -66,7 +66,7 @@ pub async fn carry<N: Net>(outbound: Rc<Outbound<N>>, mut io: N::Io, peer: Socke
     let protocol = cluster.config.protocol_at(dst.port());
     let dial = || tcp::dial(&outbound, &cluster, peer.ip(), &snapshot.timeouts);
     let begun = side.begin(protocol, dst, io, &snapshot.timeouts, drain.clone(), dial).await;
-    let accepted = |protocol| Connection { peer, original_dst: dst, protocol };
+    let accepted = |protocol| Connection::unauthenticated(peer, dst, protocol);
     let (is_http2, client) = match begun {
         Some(Begun::Http { is_http2, client }) => (is_http2, client),
         Some(Begun::Opaque(opaque)) => {
@@ -80,9 +80,10 @@ pub async fn carry<N: Net>(outbound: Rc<Outbound<N>>, mut io: N::Io, peer: Socke
     let settings = serve::Settings::of(snapshot, snapshot.http1, &mut side.ages.borrow_mut());
     drop((table, cluster));
     let connection = accepted(WireProtocol::http(is_http2));
-    let handle = |request, client| Box::pin(http::handle(outbound.clone(), connection, request, client));
+    let handle =
+        |request, client| Box::pin(http::handle(outbound.clone(), connection.clone(), request, client));
     let refuse = |error: &Error| side.refusal(error);
-    serve::connection(&side.net, connection, client, settings, drain, refuse, handle).await;
+    serve::connection(&side.net, &connection, client, settings, drain, refuse, handle).await;
 }
 
 impl<N: Net> Outbound<N> {

@@ -173,7 +173,7 @@ pub(super) async fn pass_through<N: Net>(
     peer: SocketAddr,
 ) {
     let side = &outbound.side;
-    let connection = Connection { peer, original_dst: dst, protocol: WireProtocol::Opaque };
+    let connection = Connection::unauthenticated(peer, dst, WireProtocol::Opaque);
     let timeouts = &table.snapshot.timeouts;
     let may_pass = table.snapshot.passthrough;
     let mut begun = OpaqueBegun::unread(io);
