@@ -14,7 +14,8 @@
 //!
 //! Left out: exemplars, timestamps of samples, and metric names in quotes.
 
-use crate::glob::glob;
+mod changed;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -22,6 +23,10 @@ use std::sync::Arc;
 
 use proxy::mutant::Mutant;
 use tokio::time::Instant;
+
+pub use changed::ChangedRequests;
+
+use crate::glob::glob;
 
 /// One value of one process at one time.
 #[derive(Debug, Clone, PartialEq)]

@@ -18,10 +18,9 @@ use super::link::PairCounts;
 use super::process::Process;
 use super::{intercept, probe, sysctl};
 use crate::app::APP_METRICS_PORT;
-use crate::app::metrics::{CHANGED, Growth};
 use crate::fault::Primitives;
 use crate::mesh::{Link, ProcessId, Role};
-use crate::metrics;
+use crate::metrics::{self, ChangedRequests};
 use crate::sidecar::Page;
 use crate::world::Error;
 
@@ -42,7 +41,7 @@ pub(super) struct FaultState {
     /// The same of earlier injections.
     earlier: PairCounts,
     /// Of each app the requests that it has answered otherwise than usual since the fault began.
-    changed: BTreeMap<ProcessId, Growth>,
+    changed: ChangedRequests,
 }
 
 impl Primitives for KernelWorld {
@@ -222,18 +221,12 @@ impl Primitives for KernelWorld {
         for &id in ids {
             let Some(node) = self.node(id.instance) else { continue };
             let answer = node.probe(|| probe::get(local(APP_METRICS_PORT), "/metrics", SIGNAL_WITHIN)).await;
-            // What was seen of an app that does not answer any more stays as it is.
             let Ok(Ok((200, text))) = answer else { continue };
-            let samples = metrics::parse("", &text);
-            let changed = samples.iter().find(|s| &*s.name == CHANGED).map_or(0.0, |s| s.value);
-            let mut faults = self.faults.borrow_mut();
-            let changes = &mut faults.entry(fault.to_owned()).or_default().changed;
-            changes.entry(id).or_insert_with(|| Growth::from(changed)).show(changed);
+            self.faults.borrow_mut().entry(fault.to_owned()).or_default().changed.show(id, &text);
         }
         let mut faults = self.faults.borrow_mut();
         let state = faults.entry(fault.to_owned()).or_default();
-        let sum = state.changed.values().map(Growth::so_far).sum();
-        state.counted.insert("changed_requests".into(), sum);
+        state.counted.insert("changed_requests".into(), state.changed.so_far());
     }
 
     /// Counts begin when it is in force, and end before it is not ([`heal`](Self::heal)): a packet

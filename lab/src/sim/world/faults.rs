@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{SimWorld, TERMINATION_GRACE};
 use crate::app::APP_METRICS_PORT;
-use crate::app::metrics::{CHANGED, Growth};
 use crate::fault::Primitives;
 use crate::mesh::{Link, ProcessId, Role};
-use crate::metrics;
+use crate::metrics::{self, ChangedRequests};
 use crate::sidecar;
 use crate::sim::link::{LinkCounters, Pair};
 use crate::world::Error;
@@ -21,7 +20,7 @@ pub(super) struct FaultState {
     /// What they did in earlier injections.
     earlier: LinkCounters,
     /// Of each app the requests that it has answered otherwise than usual since the fault began.
-    changed: BTreeMap<ProcessId, Growth>,
+    changed: ChangedRequests,
 }
 
 impl Primitives for SimWorld {
@@ -169,20 +168,14 @@ impl Primitives for SimWorld {
 
     async fn note_changed_requests(&self, fault: &str, ids: &[ProcessId]) {
         for &id in ids {
-            // What was seen of an app that does not answer any more stays as it is.
             let Ok(Some((200, text))) = self.get(id.instance, APP_METRICS_PORT, "/metrics").await else {
                 continue;
             };
-            let samples = metrics::parse("", &text);
-            let changed = samples.iter().find(|s| &*s.name == CHANGED).map_or(0.0, |s| s.value);
-            let mut faults = self.faults.borrow_mut();
-            let changes = &mut faults.entry(fault.to_owned()).or_default().changed;
-            changes.entry(id).or_insert_with(|| Growth::from(changed)).show(changed);
+            self.faults.borrow_mut().entry(fault.to_owned()).or_default().changed.show(id, &text);
         }
         let mut faults = self.faults.borrow_mut();
         let state = faults.entry(fault.to_owned()).or_default();
-        let sum = state.changed.values().map(Growth::so_far).sum();
-        state.counts.insert("changed_requests".into(), sum);
+        state.counts.insert("changed_requests".into(), state.changed.so_far());
     }
 
     async fn impair(&self, fault: &str, links: &[Link]) -> Result<(), Error> {
