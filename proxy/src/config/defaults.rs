@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Condition, Conditions};
+use super::{RetryCondition, RetryConditions};
 
 /// Outbound listener. Istio's port, because users know it.
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -138,12 +138,12 @@ pub const MAX_RETRIES: u32 = 10;
 /// refused-stream, unavailable and cancelled; ours also hide one replica that resets connections or
 /// answers 502 to 504, since only what is idempotent is repeated. `cancelled` is left out: who
 /// cancels a call means it.
-pub const RETRY_ON: Conditions = Conditions::of(&[
-    Condition::ConnectFailure,
-    Condition::RefusedStream,
-    Condition::Reset,
-    Condition::GatewayError,
-    Condition::Unavailable,
+pub const RETRY_ON: RetryConditions = RetryConditions::of(&[
+    RetryCondition::ConnectFailure,
+    RetryCondition::RefusedStream,
+    RetryCondition::Reset,
+    RetryCondition::GatewayError,
+    RetryCondition::Unavailable,
 ]);
 /// The first wait is drawn from zero to this. Envoy's base interval.
 pub const BACKOFF_BASE: Duration = Duration::from_millis(25);

@@ -32,10 +32,10 @@ pub use diagnose::{ConfigError, ConfigErrors};
 pub use parse::{parse, parse_endpoints};
 pub use snapshot::route;
 pub use snapshot::{
-    Adaptive, App, AttemptTimeouts, Balance, BalancePolicy, Cluster, ClusterLimits, Condition, Conditions,
-    Discovery, Dns, DnsQuery, Endpoint, Etcd, Forwarded, HashSource, Health, Http1, Http2, InboundTimeouts,
-    Labels, Limits, Listen, OutlierDetection, Probe, ProbeRequest, Protocol, Register, RequestTimeouts,
-    Retry, RetryBudget, SlowStart, Snapshot, Source, Thresholds, Timeouts,
+    Adaptive, App, AttemptTimeouts, Balance, BalancePolicy, Cluster, ClusterLimits, Discovery, Dns, DnsQuery,
+    Endpoint, Etcd, Forwarded, HashSource, Health, Http1, Http2, InboundTimeouts, Labels, Limits, Listen,
+    OutlierDetection, Probe, ProbeRequest, Protocol, Register, RequestTimeouts, Retry, RetryBudget,
+    RetryCondition, RetryConditions, SlowStart, Snapshot, Source, Thresholds, Timeouts,
 };
 
 /// Why a file gave no snapshot.

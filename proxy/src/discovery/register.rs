@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::backoff::Backoff;
 use super::document;
-use super::etcd::lease::{Lease, Step};
+use super::etcd::lease::{Lease, LeaseStep};
 use super::etcd::{EtcdClient, EtcdError};
 use crate::config::Register;
 use crate::mutant::Mutant;
@@ -44,7 +44,7 @@ pub async fn run<N: Net>(
         lease.want(*wanted.borrow_and_update());
         let was_published = lease.is_published();
         let done = match lease.step(Instant::now()) {
-            Step::Wait(until) => {
+            LeaseStep::Wait(until) => {
                 tokio::select! {
                     biased;
                     changed = wanted.changed() => {
@@ -57,16 +57,16 @@ pub async fn run<N: Net>(
                 continue;
             }
             // The lease counts from before it was asked for, so that ours is never the longer one.
-            Step::Grant => {
+            LeaseStep::Grant => {
                 let now = Instant::now();
                 client.grant(ttl).await.map(|granted| lease.granted(granted.id, seconds(granted.ttl), now))
             }
-            Step::Publish(id) => client.put(&key, &text, id).await.map(|_| lease.published()),
-            Step::Renew(id) => {
+            LeaseStep::Publish(id) => client.put(&key, &text, id).await.map(|_| lease.published()),
+            LeaseStep::Renew(id) => {
                 let now = Instant::now();
                 client.renew(id).await.map(|ttl| lease.renewed(seconds(ttl), now))
             }
-            Step::Withdraw(id) => client.revoke(id).await.map(|()| lease.ended()),
+            LeaseStep::Withdraw(id) => client.revoke(id).await.map(|()| lease.ended()),
         };
         match done {
             Ok(()) => backoff.reset(),

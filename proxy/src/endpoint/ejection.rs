@@ -12,7 +12,7 @@
 //! ejection doubles with each one, and what has doubled falls back by one step for every window
 //! without an ejection, as Envoy's does: an endpoint that flaps does not begin anew each time.
 //!
-//! The machine says that it is time ([`Step::Trips`]); whether the cluster can spare the endpoint,
+//! The machine says that it is time ([`EjectionStep::Trips`]); whether the cluster can spare the endpoint,
 //! and whether the others do any better, is `outlier`'s business, which then calls
 //! [`EjectionState::eject`]. Times and limits: [`crate::config::OutlierDetection`].
 
@@ -90,7 +90,7 @@ impl Reason {
 
 /// What an outcome leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum EjectionStep {
     /// Nothing.
     Stay,
     /// The endpoint is back in use.
@@ -164,12 +164,18 @@ impl EjectionState {
 
     /// Notes what came of a request that was sent at `begun`. Requests from before an ejection, or
     /// from before the end of one, decide nothing.
-    pub fn on_outcome(&mut self, outcome: Outcome, begun: Instant, now: Instant, config: &Config) -> Step {
+    pub fn on_outcome(
+        &mut self,
+        outcome: Outcome,
+        begun: Instant,
+        now: Instant,
+        config: &Config,
+    ) -> EjectionStep {
         match self.state {
-            State::Closed { since, .. } if since.is_some_and(|since| begun < since) => Step::Stay,
+            State::Closed { since, .. } if since.is_some_and(|since| begun < since) => EjectionStep::Stay,
             State::Closed { run, since } => {
                 if outcome == Outcome::Unknown {
-                    return Step::Stay;
+                    return EjectionStep::Stay;
                 }
                 let run = match outcome {
                     Outcome::Failure(_) => run.saturating_add(1),
@@ -181,33 +187,33 @@ impl EjectionState {
                 let is_failure = matches!(outcome, Outcome::Failure(_));
                 let allowed = config.consecutive_failures + u32::from(Mutant::EjectsOneLate.is_planted());
                 if is_failure && config.consecutive_failures > 0 && run >= allowed {
-                    return Step::Trips(Reason::Consecutive);
+                    return EjectionStep::Trips(Reason::Consecutive);
                 }
                 if outcome.failed() && self.is_below(now, config) {
-                    return Step::Trips(Reason::SuccessRate);
+                    return EjectionStep::Trips(Reason::SuccessRate);
                 }
-                Step::Stay
+                EjectionStep::Stay
             }
             State::HalfOpen { since, .. } if begun >= since || Mutant::AnythingEndsAProbe.is_planted() => {
                 match outcome {
                     Outcome::Success => {
                         self.restore(now);
-                        Step::Restored
+                        EjectionStep::Restored
                     }
-                    Outcome::Failure(_) | Outcome::Overload(_) => Step::Trips(Reason::Probe),
+                    Outcome::Failure(_) | Outcome::Overload(_) => EjectionStep::Trips(Reason::Probe),
                     Outcome::Unknown => {
                         // The probe taught nothing: the next request is another one.
                         self.state = State::HalfOpen { since, until: now };
-                        Step::Stay
+                        EjectionStep::Stay
                     }
                 }
             }
             State::Ejected { .. } | State::HalfOpen { .. } => {
                 if outcome == Outcome::Success && Mutant::StaleSuccessRestores.is_planted() {
                     self.restore(now);
-                    return Step::Restored;
+                    return EjectionStep::Restored;
                 }
-                Step::Stay
+                EjectionStep::Stay
             }
         }
     }

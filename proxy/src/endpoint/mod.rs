@@ -31,7 +31,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use availability::{AvailableFrom, Changes};
-pub use ejection::{EjectionState, Phase, Reason, Step};
+pub use ejection::{EjectionState, EjectionStep, Phase, Reason};
 pub use ewma::PeakEwma;
 pub use health::Health;
 pub use outcome::Outcome;
@@ -203,7 +203,7 @@ impl Endpoint {
         begun: Instant,
         now: Instant,
         config: &config::OutlierDetection,
-    ) -> Step {
+    ) -> EjectionStep {
         self.change(now, |state| {
             match outcome {
                 Outcome::Failure(_) => state.latency.failed(now),

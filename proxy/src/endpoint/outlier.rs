@@ -20,7 +20,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 
-use super::ejection::{Phase, Reason, Step};
+use super::ejection::{EjectionStep, Phase, Reason};
 use super::window::Tally;
 use super::{ActiveRequest, Endpoint, Outcome};
 use crate::config::OutlierDetection as Config;
@@ -101,9 +101,9 @@ impl Outliers {
         let endpoint = &self.endpoints[position];
         let step = endpoint.on_outcome(outcome, begun, now, &self.config);
         let transition = match step {
-            Step::Stay => None,
-            Step::Restored => Some(Transition::Restored),
-            Step::Trips(reason) => {
+            EjectionStep::Stay => None,
+            EjectionStep::Restored => Some(Transition::Restored),
+            EjectionStep::Trips(reason) => {
                 let _deciding = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
                 let spared = match reason {
                     // It is out already.

@@ -15,7 +15,7 @@ use caller::Callers;
 
 use crate::balance::Table;
 use crate::capture::rules::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6};
-use crate::config::{Condition, Conditions, Retry, defaults};
+use crate::config::{Retry, RetryCondition, RetryConditions, defaults};
 use crate::connection::{Connection, WireProtocol};
 use crate::drain;
 use crate::error::{Error, Kind};
@@ -43,7 +43,11 @@ pub struct Inbound<N: Net> {
 /// for that.
 const RETRY: Retry = Retry {
     attempts: 1,
-    on: Conditions::of(&[Condition::ResetBeforeRequest, Condition::Reset, Condition::RefusedStream]),
+    on: RetryConditions::of(&[
+        RetryCondition::ResetBeforeRequest,
+        RetryCondition::Reset,
+        RetryCondition::RefusedStream,
+    ]),
     status_codes: Vec::new(),
     unsafe_methods: false,
     base: Duration::ZERO,

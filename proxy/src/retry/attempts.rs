@@ -155,14 +155,14 @@ impl RequestHead {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Conditions, defaults};
+    use crate::config::{RetryConditions, defaults};
     use crate::error::Kind;
     use proptest::prelude::*;
 
     fn retry(attempts: u32, unsafe_methods: bool) -> Retry {
         Retry {
             attempts,
-            on: Conditions::default(),
+            on: RetryConditions::default(),
             status_codes: vec![],
             unsafe_methods,
             base: defaults::BACKOFF_BASE,

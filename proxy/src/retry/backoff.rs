@@ -86,14 +86,14 @@ fn up_to(most: Duration, rng: &mut impl Rng) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Conditions, defaults};
+    use crate::config::{RetryConditions, defaults};
     use crate::world::RngTree;
     use proptest::prelude::*;
 
     fn retry(base: Duration, max: Duration) -> Retry {
         Retry {
             attempts: 9,
-            on: Conditions::default(),
+            on: RetryConditions::default(),
             status_codes: vec![],
             unsafe_methods: false,
             base,

@@ -7,7 +7,7 @@
 
 use http::{Response, StatusCode};
 
-use crate::config::{Condition, Retry};
+use crate::config::{Retry, RetryCondition};
 use crate::error::{Error, Kind};
 use crate::grpc;
 
@@ -64,8 +64,8 @@ impl AttemptOutcome {
 }
 
 /// The first of `retry`'s conditions that holds after an attempt, if one does.
-pub fn reason(retry: &Retry, ended: AttemptOutcome) -> Option<Condition> {
-    use Condition as C;
+pub fn reason(retry: &Retry, ended: AttemptOutcome) -> Option<RetryCondition> {
+    use RetryCondition as C;
     let candidates: [Option<C>; 3] = match ended {
         AttemptOutcome::Failed { kind, unsent } => match kind {
             Kind::Connect | Kind::ConnectTimeout | Kind::NoSocket | Kind::NoEndpoint => {
@@ -98,22 +98,22 @@ pub fn reason(retry: &Retry, ended: AttemptOutcome) -> Option<Condition> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Conditions, parse};
+    use crate::config::{RetryConditions, parse};
 
-    fn holds(condition: Condition, ended: AttemptOutcome) -> bool {
+    fn holds(condition: RetryCondition, ended: AttemptOutcome) -> bool {
         let mut retry = (*parse("a", "service = 'web'\n[[cluster]]\nname = 'a'\naddresses = ['10.0.0.1:1']\nendpoints = ['10.0.0.2:1']")
             .unwrap()
             .clusters[0]
             .retry)
             .clone();
-        retry.on = Conditions::of(&[condition]);
+        retry.on = RetryConditions::of(&[condition]);
         retry.status_codes = vec![429];
         reason(&retry, ended) == Some(condition)
     }
 
     #[test]
     fn each_condition_holds_for_what_envoy_says_and_nothing_else() {
-        use Condition as C;
+        use RetryCondition as C;
         let failed = |kind, unsent| AttemptOutcome::Failed { kind, unsent };
         let status = |status| AttemptOutcome::Answered { status, grpc: None };
         let grpc = |code| AttemptOutcome::Answered { status: 200, grpc: Some(code) };

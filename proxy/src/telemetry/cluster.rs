@@ -15,7 +15,7 @@ use super::labels::{
     ClusterState, SideCluster, SideClusterClass, SideClusterKind, SideClusterReason, SideClusterResult,
 };
 use super::load::{LoadGauges, Sockets};
-use crate::config::Condition;
+use crate::config::RetryCondition;
 use crate::error::Kind;
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -124,7 +124,7 @@ impl ClusterFamilies {
             responses: CLASSES.map(responses),
             abandoned: all.abandoned.get_or_create_owned(&label),
             errors: Failures(Arc::new(Kind::ALL.map(|k| all.errors.get_or_create_owned(&kind(k.label()))))),
-            retries: Condition::ALL.map(|c| all.retries.get_or_create_owned(&reason(c.name()))),
+            retries: RetryCondition::ALL.map(|c| all.retries.get_or_create_owned(&reason(c.name()))),
             denied: RetryDenied::ALL.map(|d| all.retries_denied.get_or_create_owned(&reason(d.label()))),
             retry_budget: all.retry_budget.get_or_create_owned(&label),
             hedges: all.hedges.get_or_create_owned(&label),
@@ -209,7 +209,7 @@ pub struct ClusterMetrics {
     pub(super) abandoned: Counter,
     pub(super) errors: Failures,
     /// Attempts beyond the first, by what they followed.
-    pub(super) retries: [Counter; Condition::ALL.len()],
+    pub(super) retries: [Counter; RetryCondition::ALL.len()],
     /// Failures that called for a retry and got none, by why.
     pub(super) denied: [Counter; RetryDenied::ALL.len()],
     /// Retries that the budget has left, after the last change.
@@ -264,7 +264,7 @@ impl ClusterMetrics {
     }
 
     /// Counts an attempt beyond the first.
-    pub fn retried(&self, reason: Condition) {
+    pub fn retried(&self, reason: RetryCondition) {
         self.retries[reason as usize].inc();
     }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy::config::{
-    App, AttemptTimeouts, Balance, BalancePolicy, Cluster, ClusterLimits, Condition, Conditions, Endpoint,
-    Forwarded, Http1, Http2, InboundTimeouts, Limits, Listen, OutlierDetection, Protocol, RequestTimeouts,
-    Retry, RetryBudget, Snapshot, Timeouts, parse, route,
+    App, AttemptTimeouts, Balance, BalancePolicy, Cluster, ClusterLimits, Endpoint, Forwarded, Http1, Http2,
+    InboundTimeouts, Limits, Listen, OutlierDetection, Protocol, RequestTimeouts, Retry, RetryBudget,
+    RetryCondition, RetryConditions, Snapshot, Timeouts, parse, route,
 };
 
 use crate::{ORDERS, at};
@@ -83,12 +83,12 @@ fn a_cluster_that_says_little_gets_every_documented_default() {
         timeouts: RequestTimeouts::default(),
         retry: Arc::new(Retry {
             attempts: 2,
-            on: Conditions::of(&[
-                Condition::ConnectFailure,
-                Condition::RefusedStream,
-                Condition::Reset,
-                Condition::GatewayError,
-                Condition::Unavailable,
+            on: RetryConditions::of(&[
+                RetryCondition::ConnectFailure,
+                RetryCondition::RefusedStream,
+                RetryCondition::Reset,
+                RetryCondition::GatewayError,
+                RetryCondition::Unavailable,
             ]),
             status_codes: vec![],
             unsafe_methods: false,

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy::config::{
-    Adaptive, App, AttemptTimeouts, Balance, BalancePolicy, Cluster, ClusterLimits, Condition, Conditions,
-    Endpoint, Forwarded, HashSource, Health, Http1, Http2, InboundTimeouts, Limits, Listen, OutlierDetection,
-    Probe, ProbeRequest, Protocol, RequestTimeouts, Retry, RetryBudget, SlowStart, Snapshot, Thresholds,
-    Timeouts, parse,
+    Adaptive, App, AttemptTimeouts, Balance, BalancePolicy, Cluster, ClusterLimits, Endpoint, Forwarded,
+    HashSource, Health, Http1, Http2, InboundTimeouts, Limits, Listen, OutlierDetection, Probe, ProbeRequest,
+    Protocol, RequestTimeouts, Retry, RetryBudget, RetryCondition, RetryConditions, SlowStart, Snapshot,
+    Thresholds, Timeouts, parse,
 };
 
 use crate::at;
@@ -137,10 +137,10 @@ fn cluster() -> Cluster {
         },
         retry: Arc::new(Retry {
             attempts: 0,
-            on: Conditions::of(&[
-                Condition::ServerError,
-                Condition::RetriableStatusCodes,
-                Condition::Internal,
+            on: RetryConditions::of(&[
+                RetryCondition::ServerError,
+                RetryCondition::RetriableStatusCodes,
+                RetryCondition::Internal,
             ]),
             status_codes: vec![429],
             unsafe_methods: true,

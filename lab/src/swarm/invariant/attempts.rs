@@ -6,7 +6,7 @@
 
 use super::{Invariant, Violation, violation};
 use crate::swarm::facts::{Facts, Request, RequestStep};
-use proxy::config::{Condition, Retry};
+use proxy::config::{Retry, RetryCondition};
 use proxy::retry::condition;
 
 pub(super) const INVARIANT: Invariant = Invariant {
@@ -59,7 +59,7 @@ fn unkept(facts: &Facts, violations: &mut Vec<Violation>) {
 
 /// Whether a condition of this name calls for retries.
 fn is_on(retry: &Retry, name: &str) -> bool {
-    Condition::ALL.into_iter().any(|condition| condition.name() == name && retry.on.contains(condition))
+    RetryCondition::ALL.into_iter().any(|condition| condition.name() == name && retry.on.contains(condition))
 }
 
 /// Looks at why a request was retried, or was not.

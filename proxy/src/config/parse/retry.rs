@@ -6,7 +6,7 @@ use serde_spanned::Spanned;
 
 use super::Check;
 use crate::config::diagnose::{did_you_mean, one_of};
-use crate::config::{Condition, Conditions, Retry, RetryBudget, defaults, model, units};
+use crate::config::{Retry, RetryBudget, RetryCondition, RetryConditions, defaults, model, units};
 
 impl Check<'_> {
     /// The retries of `given`, and where that is silent, of `general`.
@@ -46,11 +46,11 @@ impl Check<'_> {
         Arc::new(retry)
     }
 
-    fn conditions(&mut self, given: &[Spanned<String>]) -> Conditions {
-        let known = Condition::ALL.map(Condition::name);
+    fn conditions(&mut self, given: &[Spanned<String>]) -> RetryConditions {
+        let known = RetryCondition::ALL.map(RetryCondition::name);
         let mut found = Vec::with_capacity(given.len());
         for word in given {
-            match Condition::ALL.iter().find(|condition| condition.name() == word.get_ref()) {
+            match RetryCondition::ALL.iter().find(|condition| condition.name() == word.get_ref()) {
                 Some(condition) => found.push(*condition),
                 None => {
                     let help = match (word.get_ref().as_str(), did_you_mean(word.get_ref(), known)) {
@@ -76,7 +76,7 @@ impl Check<'_> {
                 }
             }
         }
-        Conditions::of(&found)
+        RetryConditions::of(&found)
     }
 
     fn status_codes(&mut self, given: &[Spanned<u16>]) -> Vec<u16> {
@@ -122,7 +122,7 @@ impl Check<'_> {
     /// What is written out and has no effect.
     fn idle_conditions(&mut self, given: &model::Retry, retry: &Retry) {
         if let Some(codes) = given.status_codes.as_ref()
-            && !retry.on.contains(Condition::RetriableStatusCodes)
+            && !retry.on.contains(RetryCondition::RetriableStatusCodes)
         {
             self.diagnostics
                 .add("nothing looks at `status_codes`", codes.span(), "without effect")
@@ -130,10 +130,11 @@ impl Check<'_> {
         }
         let Some(on) = given.on.as_ref() else { return };
         for word in on {
-            let Some(condition) = Condition::ALL.iter().find(|known| known.name() == word.get_ref()) else {
+            let Some(condition) = RetryCondition::ALL.iter().find(|known| known.name() == word.get_ref())
+            else {
                 continue;
             };
-            if *condition == Condition::RetriableStatusCodes && retry.status_codes.is_empty() {
+            if *condition == RetryCondition::RetriableStatusCodes && retry.status_codes.is_empty() {
                 self.diagnostics
                     .add("no status is retriable", word.span(), "without effect")
                     .help("say which are: status_codes = [429, 503]");

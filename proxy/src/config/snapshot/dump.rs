@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use serde::{Serialize, Serializer};
 
 use super::route::ValueMatch;
-use super::{Condition, Conditions};
+use super::{RetryCondition, RetryConditions};
 
 /// What stands in place of a secret.
 const REDACTED: &str = "[redacted]";
@@ -136,9 +136,11 @@ pub(super) fn abort<S: Serializer>(value: &Option<(StatusCode, f64)>, to: S) -> 
     value.map(|(status, share)| Part { value: status.as_u16(), share }).serialize(to)
 }
 
-impl Serialize for Conditions {
+impl Serialize for RetryConditions {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(Condition::ALL.iter().filter(|condition| self.contains(**condition)).map(|c| c.name()))
+        to.collect_seq(
+            RetryCondition::ALL.iter().filter(|condition| self.contains(**condition)).map(|c| c.name()),
+        )
     }
 }
 

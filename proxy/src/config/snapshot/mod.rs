@@ -25,7 +25,7 @@ pub use discovery::{Discovery, Dns, DnsQuery, Etcd, Register, Source};
 pub use health::{App, Health, Probe, ProbeRequest, Thresholds};
 pub use limits::{Adaptive, ClusterLimits};
 pub use outlier_detection::OutlierDetection;
-pub use retry::{Condition, Conditions, Retry, RetryBudget};
+pub use retry::{Retry, RetryBudget, RetryCondition, RetryConditions};
 
 /// A configuration with every default filled in and every contradiction refused.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -12,8 +12,8 @@ pub struct Retry {
     /// Attempts beyond the first; 0 switches retries off.
     pub attempts: u32,
     /// After which failures.
-    pub on: Conditions,
-    /// The statuses that [`Condition::RetriableStatusCodes`] means.
+    pub on: RetryConditions,
+    /// The statuses that [`RetryCondition::RetriableStatusCodes`] means.
     pub status_codes: Vec<u16>,
     /// Whether requests are repeated that may have had an effect.
     pub unsafe_methods: bool,
@@ -48,7 +48,7 @@ pub struct RetryBudget {
 /// and `retry_grpc_on` of its route configuration), and so is what they mean, but that no method is
 /// repeated that is not safe to repeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Condition {
+pub enum RetryCondition {
     /// No connection to the endpoint, or none from its sidecar to the app.
     ConnectFailure,
     /// The endpoint, or its sidecar, took no further request: nothing was processed.
@@ -77,51 +77,51 @@ pub enum Condition {
     Unavailable,
 }
 
-impl Condition {
+impl RetryCondition {
     /// All of them, in their order.
-    pub const ALL: [Condition; 13] = [
-        Condition::ConnectFailure,
-        Condition::RefusedStream,
-        Condition::Reset,
-        Condition::ResetBeforeRequest,
-        Condition::ServerError,
-        Condition::GatewayError,
-        Condition::Retriable4xx,
-        Condition::RetriableStatusCodes,
-        Condition::Cancelled,
-        Condition::DeadlineExceeded,
-        Condition::ResourceExhausted,
-        Condition::Internal,
-        Condition::Unavailable,
+    pub const ALL: [RetryCondition; 13] = [
+        RetryCondition::ConnectFailure,
+        RetryCondition::RefusedStream,
+        RetryCondition::Reset,
+        RetryCondition::ResetBeforeRequest,
+        RetryCondition::ServerError,
+        RetryCondition::GatewayError,
+        RetryCondition::Retriable4xx,
+        RetryCondition::RetriableStatusCodes,
+        RetryCondition::Cancelled,
+        RetryCondition::DeadlineExceeded,
+        RetryCondition::ResourceExhausted,
+        RetryCondition::Internal,
+        RetryCondition::Unavailable,
     ];
 
     /// Envoy's name.
     pub fn name(self) -> &'static str {
         match self {
-            Condition::ConnectFailure => "connect-failure",
-            Condition::RefusedStream => "refused-stream",
-            Condition::Reset => "reset",
-            Condition::ResetBeforeRequest => "reset-before-request",
-            Condition::ServerError => "5xx",
-            Condition::GatewayError => "gateway-error",
-            Condition::Retriable4xx => "retriable-4xx",
-            Condition::RetriableStatusCodes => "retriable-status-codes",
-            Condition::Cancelled => "cancelled",
-            Condition::DeadlineExceeded => "deadline-exceeded",
-            Condition::ResourceExhausted => "resource-exhausted",
-            Condition::Internal => "internal",
-            Condition::Unavailable => "unavailable",
+            RetryCondition::ConnectFailure => "connect-failure",
+            RetryCondition::RefusedStream => "refused-stream",
+            RetryCondition::Reset => "reset",
+            RetryCondition::ResetBeforeRequest => "reset-before-request",
+            RetryCondition::ServerError => "5xx",
+            RetryCondition::GatewayError => "gateway-error",
+            RetryCondition::Retriable4xx => "retriable-4xx",
+            RetryCondition::RetriableStatusCodes => "retriable-status-codes",
+            RetryCondition::Cancelled => "cancelled",
+            RetryCondition::DeadlineExceeded => "deadline-exceeded",
+            RetryCondition::ResourceExhausted => "resource-exhausted",
+            RetryCondition::Internal => "internal",
+            RetryCondition::Unavailable => "unavailable",
         }
     }
 
     /// The gRPC status that it stands for.
     pub fn grpc(self) -> Option<u16> {
         match self {
-            Condition::Cancelled => Some(1),
-            Condition::DeadlineExceeded => Some(4),
-            Condition::ResourceExhausted => Some(8),
-            Condition::Internal => Some(13),
-            Condition::Unavailable => Some(14),
+            RetryCondition::Cancelled => Some(1),
+            RetryCondition::DeadlineExceeded => Some(4),
+            RetryCondition::ResourceExhausted => Some(8),
+            RetryCondition::Internal => Some(13),
+            RetryCondition::Unavailable => Some(14),
             _ => None,
         }
     }
@@ -129,21 +129,21 @@ impl Condition {
 
 /// A set of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Conditions(u16);
+pub struct RetryConditions(u16);
 
-impl Conditions {
+impl RetryConditions {
     /// Of these.
-    pub const fn of(conditions: &[Condition]) -> Self {
+    pub const fn of(conditions: &[RetryCondition]) -> Self {
         let (mut bits, mut n) = (0, 0);
         while n < conditions.len() {
             bits |= 1 << conditions[n] as u16;
             n += 1;
         }
-        Conditions(bits)
+        RetryConditions(bits)
     }
 
     /// Whether it is in.
-    pub fn contains(self, condition: Condition) -> bool {
+    pub fn contains(self, condition: RetryCondition) -> bool {
         self.0 & 1 << condition as u16 != 0
     }
 }

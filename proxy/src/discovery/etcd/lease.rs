@@ -12,7 +12,7 @@ use super::wire::LeaseId;
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum LeaseStep {
     /// Ask for a lease.
     Grant,
     /// Put the document under the lease.
@@ -52,17 +52,17 @@ impl Lease {
     }
 
     /// What to do at `now`.
-    pub fn step(&self, now: Instant) -> Step {
+    pub fn step(&self, now: Instant) -> LeaseStep {
         let due = match &self.held {
-            None if !self.wanted => return Step::Wait(None),
-            None => Step::Grant,
-            Some(held) if !self.wanted => Step::Withdraw(held.id),
-            Some(held) if !held.published => Step::Publish(held.id),
-            Some(held) if held.renew_at <= now => Step::Renew(held.id),
-            Some(held) => return Step::Wait(Some(held.renew_at)),
+            None if !self.wanted => return LeaseStep::Wait(None),
+            None => LeaseStep::Grant,
+            Some(held) if !self.wanted => LeaseStep::Withdraw(held.id),
+            Some(held) if !held.published => LeaseStep::Publish(held.id),
+            Some(held) if held.renew_at <= now => LeaseStep::Renew(held.id),
+            Some(held) => return LeaseStep::Wait(Some(held.renew_at)),
         };
         match self.not_before {
-            Some(at) if now < at => Step::Wait(Some(at)),
+            Some(at) if now < at => LeaseStep::Wait(Some(at)),
             _ => due,
         }
     }
@@ -119,22 +119,22 @@ mod tests {
     async fn a_lease_is_granted_published_renewed_at_a_third_and_withdrawn() {
         let now = Instant::now();
         let mut lease = Lease::default();
-        assert_eq!(lease.step(now), Step::Wait(None), "an app that is not ready is not registered");
+        assert_eq!(lease.step(now), LeaseStep::Wait(None), "an app that is not ready is not registered");
         lease.want(true);
-        assert_eq!(lease.step(now), Step::Grant);
+        assert_eq!(lease.step(now), LeaseStep::Grant);
         lease.granted(ID, TTL, now);
-        assert_eq!(lease.step(now), Step::Publish(ID));
+        assert_eq!(lease.step(now), LeaseStep::Publish(ID));
         lease.published();
         assert!(lease.is_published());
         let third = now + TTL / 3;
-        assert_eq!(lease.step(now), Step::Wait(Some(third)));
-        assert_eq!(lease.step(third), Step::Renew(ID));
+        assert_eq!(lease.step(now), LeaseStep::Wait(Some(third)));
+        assert_eq!(lease.step(third), LeaseStep::Renew(ID));
         lease.renewed(TTL, third);
-        assert_eq!(lease.step(third), Step::Wait(Some(third + TTL / 3)));
+        assert_eq!(lease.step(third), LeaseStep::Wait(Some(third + TTL / 3)));
         lease.want(false);
-        assert_eq!(lease.step(third), Step::Withdraw(ID), "what is not wanted does not wait");
+        assert_eq!(lease.step(third), LeaseStep::Withdraw(ID), "what is not wanted does not wait");
         lease.ended();
-        assert_eq!(lease.step(third), Step::Wait(None));
+        assert_eq!(lease.step(third), LeaseStep::Wait(None));
     }
 
     #[tokio::test(start_paused = true)]
@@ -147,12 +147,12 @@ mod tests {
         // The registry is gone for longer than the lease lasts: it may still know it when it comes
         // back.
         let late = now + TTL * 2;
-        assert_eq!(lease.step(late), Step::Renew(ID));
+        assert_eq!(lease.step(late), LeaseStep::Renew(ID));
         lease.failed(Duration::from_secs(1), late);
-        assert_eq!(lease.step(late), Step::Wait(Some(late + Duration::from_secs(1))));
-        assert_eq!(lease.step(late + Duration::from_secs(1)), Step::Renew(ID));
+        assert_eq!(lease.step(late), LeaseStep::Wait(Some(late + Duration::from_secs(1))));
+        assert_eq!(lease.step(late + Duration::from_secs(1)), LeaseStep::Renew(ID));
         lease.ended();
-        assert_eq!(lease.step(late), Step::Grant);
+        assert_eq!(lease.step(late), LeaseStep::Grant);
     }
 
     proptest! {
@@ -171,14 +171,14 @@ mod tests {
                 for (luck, wait) in story {
                     now += Duration::from_secs(wait);
                     match lease.step(now) {
-                        Step::Grant => {
+                        LeaseStep::Grant => {
                             prop_assert!(wanted && there.is_none());
                             last += 1;
                             there = Some(LeaseId(last));
                             lease.granted(LeaseId(last), TTL, now);
                         }
                         _ if luck == 0 => lease.failed(Duration::from_secs(1), now),
-                        Step::Publish(id) | Step::Renew(id) => {
+                        LeaseStep::Publish(id) | LeaseStep::Renew(id) => {
                             prop_assert!(wanted && there == Some(id));
                             if luck == 1 {
                                 there = None;
@@ -189,12 +189,12 @@ mod tests {
                                 lease.published();
                             }
                         }
-                        Step::Withdraw(id) => {
+                        LeaseStep::Withdraw(id) => {
                             prop_assert!(!wanted && there == Some(id));
                             there = None;
                             lease.ended();
                         }
-                        Step::Wait(until) => {
+                        LeaseStep::Wait(until) => {
                             prop_assert!(until.is_none_or(|until| until > now));
                             if luck > 3 {
                                 wanted = !wanted;

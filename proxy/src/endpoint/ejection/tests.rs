@@ -17,8 +17,10 @@ fn now() -> Instant {
 /// Ejects as a cluster does that can spare the endpoint. The time, if it came to that.
 fn tell(ejection: &mut EjectionState, outcome: Outcome, now: Instant, config: &Config) -> Option<Duration> {
     match ejection.on_outcome(outcome, now, now, config) {
-        Step::Trips(reason) => Some(ejection.eject(reason, outcome, now, config, &mut RngTree::new(1).rng())),
-        Step::Stay | Step::Restored => None,
+        EjectionStep::Trips(reason) => {
+            Some(ejection.eject(reason, outcome, now, config, &mut RngTree::new(1).rng()))
+        }
+        EjectionStep::Stay | EjectionStep::Restored => None,
     }
 }
 
@@ -141,11 +143,19 @@ fn only_requests_sent_since_the_probe_decide_in_its_stead() {
     let now = start + fail(&mut ejection, start, 3).unwrap();
     ejection.on_begin(now);
     for stale in [Outcome::Success, FAILURE] {
-        assert_eq!(ejection.on_outcome(stale, start, now, &CONFIG), Step::Stay, "from before the ejection");
+        assert_eq!(
+            ejection.on_outcome(stale, start, now, &CONFIG),
+            EjectionStep::Stay,
+            "from before the ejection"
+        );
     }
-    assert_eq!(ejection.on_outcome(Outcome::Success, now, now, &CONFIG), Step::Restored);
+    assert_eq!(ejection.on_outcome(Outcome::Success, now, now, &CONFIG), EjectionStep::Restored);
     for _ in 0..10 {
-        assert_eq!(ejection.on_outcome(FAILURE, start, now, &CONFIG), Step::Stay, "from before its end");
+        assert_eq!(
+            ejection.on_outcome(FAILURE, start, now, &CONFIG),
+            EjectionStep::Stay,
+            "from before its end"
+        );
     }
 }
 
@@ -180,7 +190,7 @@ fn an_endpoint_that_is_not_ejected_when_it_is_time_may_be_at_the_next_failure() 
         ejection.on_outcome(FAILURE, now, now, &CONFIG);
     }
     for _ in 0..5 {
-        assert_eq!(ejection.on_outcome(FAILURE, now, now, &CONFIG), Step::Trips(Reason::Consecutive));
+        assert_eq!(ejection.on_outcome(FAILURE, now, now, &CONFIG), EjectionStep::Trips(Reason::Consecutive));
         assert!(ejection.admits(now));
     }
 }
@@ -230,15 +240,15 @@ proptest! {
                     prop_assert_eq!(ejection.phase(), Phase::Closed);
                 }
                 Event::Tell(outcome) => match ejection.on_outcome(outcome, now, now, &CONFIG) {
-                    Step::Stay => prop_assert_eq!(
+                    EjectionStep::Stay => prop_assert_eq!(
                         std::mem::discriminant(&ejection.phase()),
                         std::mem::discriminant(&before)
                     ),
-                    Step::Restored => {
+                    EjectionStep::Restored => {
                         prop_assert!(matches!(before, Phase::HalfOpen(_)));
                         prop_assert_eq!(ejection.phase(), Phase::Closed);
                     }
-                    Step::Trips(reason) => {
+                    EjectionStep::Trips(reason) => {
                         let from_probe = matches!(before, Phase::HalfOpen(_));
                         prop_assert_eq!(from_probe, reason == Reason::Probe);
                         prop_assert!(from_probe || before == Phase::Closed);

@@ -95,13 +95,13 @@ enum Coding {
     AndOthers,
 }
 
-type Step<T> = Result<T, (Kind, &'static str)>;
+type ReadResult<T> = Result<T, (Kind, &'static str)>;
 
-fn malformed<T>(what: &'static str) -> Step<T> {
+fn malformed<T>(what: &'static str) -> ReadResult<T> {
     Err((Kind::Malformed, what))
 }
 
-fn too_large<T>(what: &'static str) -> Step<T> {
+fn too_large<T>(what: &'static str) -> ReadResult<T> {
     Err((Kind::HeadersTooLarge, what))
 }
 
@@ -226,7 +226,7 @@ impl Reader {
     }
 
     /// Takes one byte, or as many as are alike; how many.
-    fn take(&mut self, bytes: &[u8]) -> Step<usize> {
+    fn take(&mut self, bytes: &[u8]) -> ReadResult<usize> {
         let taken = match self.at {
             At::Body(left) | At::ChunkData(left) => {
                 let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
@@ -258,7 +258,7 @@ impl Reader {
     }
 
     /// Takes a target, or what there is of it.
-    fn target(&mut self, bytes: &[u8]) -> Step<usize> {
+    fn target(&mut self, bytes: &[u8]) -> ReadResult<usize> {
         let n = bytes.iter().take_while(|b| is_in_target(**b)).count();
         let piece = &bytes[..n];
         let Some(end) = bytes.get(n) else {
@@ -283,7 +283,7 @@ impl Reader {
     }
 
     /// The head's last byte has been taken.
-    fn end_of_head(&mut self) -> Step<()> {
+    fn end_of_head(&mut self) -> ReadResult<()> {
         let head = std::mem::take(&mut self.head) + 1;
         if self.at == At::Body(0) {
             self.at = At::Start;
@@ -294,7 +294,7 @@ impl Reader {
 
 impl Message {
     /// Takes one byte of the head or of the framing of chunks.
-    fn step(&mut self, at: At, byte: u8, most_fields: usize) -> Step<At> {
+    fn step(&mut self, at: At, byte: u8, most_fields: usize) -> ReadResult<At> {
         Ok(match (at, byte) {
             (At::Start, b'\r') => At::StartLf,
             (At::StartLf, b'\n') => At::Start,
@@ -356,7 +356,7 @@ impl Message {
     }
 
     /// Takes one byte of a chunk's frame or of the trailers.
-    fn step_in_chunks(&mut self, at: At, byte: u8) -> Step<At> {
+    fn step_in_chunks(&mut self, at: At, byte: u8) -> ReadResult<At> {
         Ok(match (at, byte) {
             (At::ChunkSize { digits }, _) if byte.is_ascii_hexdigit() => {
                 if digits == 0 {
@@ -404,7 +404,7 @@ impl Message {
     }
 
     /// A name has ended.
-    fn name(&mut self, most_fields: usize) -> Step<At> {
+    fn name(&mut self, most_fields: usize) -> ReadResult<At> {
         self.field = match self.word() {
             b"content-length" => Field::Length,
             b"transfer-encoding" => Field::Coding,
@@ -435,7 +435,7 @@ impl Message {
     }
 
     /// A value has ended.
-    fn value(&mut self) -> Step<()> {
+    fn value(&mut self) -> ReadResult<()> {
         match self.field {
             Field::Length => {
                 let word = self.word();
@@ -497,7 +497,7 @@ fn is_plain(byte: u8) -> bool {
         || matches!(byte, b'/' | b'-' | b'.' | b'_' | b'~' | b'?' | b'&' | b'=' | b'%' | b'+' | b',' | b':')
 }
 
-fn check_target(target: &[u8]) -> Step<()> {
+fn check_target(target: &[u8]) -> ReadResult<()> {
     if target.len() > TARGET {
         return too_large("the target is too long");
     }
