@@ -133,7 +133,7 @@ async fn story(server: SocketAddr, restart: impl AsyncFnOnce()) {
 async fn the_built_in_registry_tells_the_story() {
     let story = async {
         let net = KernelNet::default();
-        let disk = app::Disk::default();
+        let disk = app::RegistryData::default();
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let mut running = None;
         let mut start = async |port: u16| {

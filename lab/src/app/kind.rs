@@ -13,8 +13,8 @@ use proxy::world::{Net, World};
 use serde_spanned::Spanned;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::disk::Disk;
 use super::metrics::AppCounters;
+use super::store::RegistryData;
 use crate::syntax::diagnose::Mistake;
 
 /// A kind of app, resolved: what runs behind a sidecar.
@@ -62,7 +62,7 @@ pub struct Start<'a, N> {
     /// Its network and its chances.
     pub world: &'a World<N>,
     /// What an earlier process of the instance has left.
-    pub disk: Disk,
+    pub data: RegistryData,
     /// What it counts.
     pub counters: Rc<AppCounters>,
 }

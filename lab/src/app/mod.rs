@@ -14,12 +14,12 @@
 //! is what faults are for.
 
 mod command;
-mod disk;
 pub(crate) mod http;
 mod kind;
 pub(crate) mod metrics;
 pub(crate) mod process;
 pub(crate) mod registry;
+mod store;
 mod tcp;
 
 use std::io;
@@ -32,9 +32,9 @@ use proxy::world::{Listener, Net, World};
 use serde::{Deserialize, Serialize};
 use serde_spanned::Spanned;
 
-pub use disk::Disk;
 pub use kind::{App, ForeignCommand, ForeignProgram, Place, Server, Start};
 use metrics::AppCounters;
+pub use store::RegistryData;
 
 use crate::syntax::diagnose::Mistake;
 
@@ -46,13 +46,13 @@ pub const APP_METRICS_PORT: u16 = 9100;
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
 /// Runs a built-in app until cancelled: on `spec.port` of every address, with its metrics on
-/// loopback at [`APP_METRICS_PORT`]. `disk` holds what an earlier process of the instance has left.
+/// loopback at [`APP_METRICS_PORT`]. `data` holds what an earlier process of the instance has left.
 ///
 /// # Errors
 /// If the app is not built in, a port is taken, or the listening socket breaks.
-pub async fn serve<N: Net>(world: World<N>, spec: AppSpec, disk: Disk) -> io::Result<()> {
+pub async fn serve<N: Net>(world: World<N>, spec: AppSpec, data: RegistryData) -> io::Result<()> {
     let counters = Rc::new(AppCounters::default());
-    let start = Start { instance: &spec.instance, world: &world, disk, counters };
+    let start = Start { instance: &spec.instance, world: &world, data, counters };
     let bind = async || {
         let listener = bind_any(&world.net, spec.port).await?;
         let metrics = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), APP_METRICS_PORT);
@@ -68,12 +68,12 @@ pub async fn serve<N: Net>(world: World<N>, spec: AppSpec, disk: Disk) -> io::Re
 pub async fn serve_on<N: Net>(
     world: World<N>,
     spec: AppSpec,
-    disk: Disk,
+    data: RegistryData,
     listener: N::Listener,
     metrics: N::Listener,
 ) -> io::Result<()> {
     let counters = Rc::new(AppCounters::default());
-    let start = Start { instance: &spec.instance, world: &world, disk, counters };
+    let start = Start { instance: &spec.instance, world: &world, data, counters };
     spec.kind.serve(start, async || Ok((listener, metrics))).await
 }
 

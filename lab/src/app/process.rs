@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use proxy::world::{KernelNet, RngTree, SystemWall, World, raise_nofile};
 
-use super::{AppSpec, Disk, serve};
+use super::{AppSpec, RegistryData, serve};
 
 /// Runs the app of `spec_json` (an [`AppSpec`] as JSON) on real sockets, on this
 /// thread, until the process is ended from outside.
@@ -32,7 +32,7 @@ fn start(spec_json: &str, seed: u64) -> io::Result<()> {
     // Which choices race is the kernel's choice anyway.
     let rng = RngTree::new(seed).child(&spec.instance, 0);
     let world = World::new(KernelNet::default(), SystemWall, rng);
-    tokio::task::LocalSet::new().block_on(&runtime, serve(world, spec, Disk::default()))
+    tokio::task::LocalSet::new().block_on(&runtime, serve(world, spec, RegistryData::default()))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! stands in its place.
 //!
 //! Ranges, puts, deletions, leases and watches of one prefix each, with one revision for every
-//! change, a history that watches resume from, and compaction. Its [`Disk`] outlives the process,
+//! change, a history that watches resume from, and compaction. Its [`RegistryData`] outlives the process,
 //! as etcd's data does: after a restart keys and leases are there, and each lease has its whole
 //! time again (etcd's lessor does the same, because it cannot know how long it was gone). Answers
 //! have the same shape as those of etcd 3.4, numbers as text included.
@@ -38,9 +38,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::disk::{CLUSTER_ID, Change, Disk, Lease, NONSENSE, Refusal, Store, Stored};
 use super::kind::{App, ForeignCommand, ForeignProgram, Place, Server, Start};
 use super::metrics::{AppCounters, bump};
+use super::store::{CLUSTER_ID, Change, Lease, NONSENSE, Refusal, RegistryData, Store, Stored};
 use crate::syntax::diagnose::Mistake;
 
 /// How often leases are looked at, as etcd's lessor does.
@@ -72,7 +72,7 @@ impl App for Registry {
     }
 
     fn server<N: Net>(&self, start: Start<'_, N>) -> io::Result<RegistryServer> {
-        Ok(RegistryServer::new(start.disk, start.counters))
+        Ok(RegistryServer::new(start.data, start.counters))
     }
 
     fn foreign(&self) -> Option<&dyn ForeignProgram> {
@@ -159,9 +159,9 @@ impl Server for RegistryServer {
 }
 
 impl RegistryServer {
-    /// A registry that starts on what `disk` holds.
-    fn new(disk: Disk, counters: Rc<AppCounters>) -> Self {
-        let mut store = disk.0.borrow_mut();
+    /// A registry that starts on what `data` holds.
+    fn new(data: RegistryData, counters: Rc<AppCounters>) -> Self {
+        let mut store = data.0.borrow_mut();
         // A new etcd has revision 1.
         store.revision = store.revision.max(1);
         let now = Instant::now();
@@ -170,7 +170,7 @@ impl RegistryServer {
         }
         let revision = watch::Sender::new(store.revision);
         drop(store);
-        RegistryServer { store: disk.0, revision, counters }
+        RegistryServer { store: data.0, revision, counters }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {

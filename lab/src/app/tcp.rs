@@ -25,7 +25,6 @@ const GREETING: &str = "hello";
 #[serde(deny_unknown_fields)]
 pub struct TcpTable {
     /// What it says before the client does. Default `"hello"`.
-    #[serde(default)]
     pub greeting: Option<Spanned<String>>,
 }
 

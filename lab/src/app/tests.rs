@@ -23,7 +23,9 @@ async fn start(kind: AppKind) -> Ports {
     let metrics = net.bind(LOOPBACK).await.unwrap();
     let ports = Ports { app: listener.local_addr().unwrap(), metrics: metrics.local_addr().unwrap() };
     let spec = AppSpec { instance: "orders-1".into(), port: ports.app.port(), kind };
-    net.spawn("app", async move { serve_on(world, spec, Disk::default(), listener, metrics).await.unwrap() });
+    net.spawn("app", async move {
+        serve_on(world, spec, RegistryData::default(), listener, metrics).await.unwrap()
+    });
     ports
 }
 
@@ -148,7 +150,7 @@ async fn a_program_is_refused() {
     let world = World::new(net, SystemWall, RngTree::new(1));
     let spec =
         AppSpec { instance: "x".into(), port: 0, kind: AppKind::Command(CommandApp(vec!["nginx".into()])) };
-    let error = serve(world, spec, Disk::default()).await.unwrap_err();
+    let error = serve(world, spec, RegistryData::default()).await.unwrap_err();
     assert!(error.to_string().contains("nginx"), "{error}");
 }
 

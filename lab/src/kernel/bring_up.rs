@@ -20,7 +20,7 @@ use super::link::{self, Backend, Bridge, LinkBackend};
 use super::netem::Netem;
 use super::node::{Bind, Mounts, Node, name_files};
 use super::process::{Launch, Log, Output, Process};
-use super::wire::Wire;
+use super::wire::WireBackend;
 use super::{Cgroup, KernelWorld, Registration, cleanup, doctor, probe, sysctl};
 use crate::app::{ForeignProgram, Place};
 use crate::fabric::LinkProfile;
@@ -208,7 +208,7 @@ impl KernelWorld {
                     .map_err(failed("cannot set up the kernel's netem"))?,
             ),
             Backend::Wire => {
-                Rc::new(Wire::start(&self.plan, &fabric).map_err(failed("cannot start the wire"))?)
+                Rc::new(WireBackend::start(&self.plan, &fabric).map_err(failed("cannot start the wire"))?)
             }
         };
         *self.backend.borrow_mut() = Some(backend.clone());

@@ -28,7 +28,7 @@ enum Version {
 
 /// Where one controller's groups are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
+struct Hierarchy {
     version: Version,
     /// The group under which ours belong.
     parent: PathBuf,
@@ -139,7 +139,7 @@ fn group(
 ) -> io::Result<(Version, PathBuf)> {
     let missing =
         || io::Error::new(io::ErrorKind::Unsupported, format!("this machine has no {controller} controller"));
-    let Place { version, parent } = place(controller, mounts, groups).ok_or_else(missing)?;
+    let Hierarchy { version, parent } = place(controller, mounts, groups).ok_or_else(missing)?;
     if version == Version::One {
         let path = parent.join(name);
         note(&path)?;
@@ -156,7 +156,7 @@ fn group(
 }
 
 /// Where a controller is, from the texts of /proc/mounts and /proc/self/cgroup.
-fn place(controller: &str, mounts: &str, groups: &str) -> Option<Place> {
+fn place(controller: &str, mounts: &str, groups: &str) -> Option<Hierarchy> {
     let mounted = mounts.lines().find_map(|line| {
         let mut fields = line.split(' ').skip(1);
         let (target, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
@@ -172,12 +172,12 @@ fn place(controller: &str, mounts: &str, groups: &str) -> Option<Place> {
         let below = Path::new(mount).join(own.unwrap_or("/").trim_start_matches('/'));
         // In a container the path may be one that only the machine outside can see.
         let parent = if below.is_dir() { below } else { PathBuf::from(mount) };
-        return Some(Place { version: Version::One, parent });
+        return Some(Hierarchy { version: Version::One, parent });
     }
     let parent = Cgroup::mount_point(mounts)?;
     let has = std::fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default();
     let there = has.split_ascii_whitespace().any(|c| c == controller);
-    there.then_some(Place { version: Version::Two, parent })
+    there.then_some(Hierarchy { version: Version::Two, parent })
 }
 
 /// `name 5` in a file of such lines.
@@ -195,7 +195,7 @@ mod tests {
             "cgroup /none/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\ncgroup2 /none/unified cgroup2 rw 0 0\n";
         let place = place("cpu", mounts, "3:cpu,cpuacct:/pod/x\n0::/\n").unwrap();
         let parent = PathBuf::from("/none/cpu,cpuacct");
-        assert_eq!(place, Place { version: Version::One, parent }, "there is no /pod/x to be seen here");
+        assert_eq!(place, Hierarchy { version: Version::One, parent }, "there is no /pod/x to be seen here");
         assert_eq!(super::place("memory", mounts, ""), None, "the unified hierarchy does not have it");
     }
 

@@ -13,22 +13,22 @@ use crate::plan::Plan;
 use crate::world::Fidelity;
 
 /// A running wire.
-pub struct Wire(fabric::Wire);
+pub struct WireBackend(fabric::Wire);
 
-impl Wire {
+impl WireBackend {
     /// Joins the outer ends of all instances of `plan`.
-    pub fn start(plan: &Plan, fabric: &Node) -> io::Result<Wire> {
+    pub fn start(plan: &Plan, fabric: &Node) -> io::Result<WireBackend> {
         let port = |(position, instance): (usize, &crate::plan::Instance)| PortSpec {
             name: instance.name.clone(),
             ifname: outer_name(position),
             mac: instance.mac,
         };
         let ports = plan.instances.iter().enumerate().map(port).collect();
-        Ok(Wire(fabric::Wire::start(fabric.netns().try_clone()?, ports, plan.seed)?))
+        Ok(WireBackend(fabric::Wire::start(fabric.netns().try_clone()?, ports, plan.seed)?))
     }
 }
 
-impl LinkBackend for Wire {
+impl LinkBackend for WireBackend {
     fn set_profiles(&self, profiles: Vec<(usize, usize, LinkProfile)>) -> LocalBoxFuture<'_, io::Result<()>> {
         ready(self.0.set_profiles(profiles)).boxed_local()
     }

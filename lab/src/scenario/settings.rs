@@ -16,7 +16,7 @@ use crate::fault::{Action, Configure};
 use crate::plan::Plan;
 use crate::sidecar;
 use crate::syntax::diagnose::Mistake;
-use crate::syntax::settings::{Settings, Step, refuse, reserved_of_cluster};
+use crate::syntax::settings::{PathStep, Settings, refuse, reserved_of_cluster};
 
 /// Keys of a sidecar that follow from the scenario.
 const OURS_OF_SIDECAR: [&str; 4] = ["service", "instance", "seed", "listen"];
@@ -81,7 +81,7 @@ fn read(
 /// A word of a generated file: where it is, by bytes and by keys.
 struct Node {
     at: Range<usize>,
-    path: Vec<Step>,
+    path: Vec<PathStep>,
     is_key: bool,
 }
 
@@ -93,22 +93,22 @@ fn nodes(text: &str) -> Vec<Node> {
     all
 }
 
-fn table(table: &DeTable<'_>, path: &mut Vec<Step>, all: &mut Vec<Node>) {
+fn table(table: &DeTable<'_>, path: &mut Vec<PathStep>, all: &mut Vec<Node>) {
     for (key, value) in table {
-        path.push(Step::Key(key.get_ref().clone().into_owned()));
+        path.push(PathStep::Key(key.get_ref().clone().into_owned()));
         all.push(Node { at: key.span(), path: path.clone(), is_key: true });
         value_of(value, path, all);
         path.pop();
     }
 }
 
-fn value_of(value: &Spanned<DeValue<'_>>, path: &mut Vec<Step>, all: &mut Vec<Node>) {
+fn value_of(value: &Spanned<DeValue<'_>>, path: &mut Vec<PathStep>, all: &mut Vec<Node>) {
     all.push(Node { at: value.span(), path: path.clone(), is_key: false });
     match value.get_ref() {
         DeValue::Table(inner) => table(inner, path, all),
         DeValue::Array(items) => {
             for (position, item) in items.iter().enumerate() {
-                path.push(Step::Item(position));
+                path.push(PathStep::Item(position));
                 value_of(item, path, all);
                 path.pop();
             }
@@ -159,21 +159,23 @@ impl Origin<'_> {
             (0..self.plan.services.len()).filter(|&s| self.plan.services[s].port.is_some()).collect();
         let sidecar = self.model(self.service).sidecar.as_ref();
         let path = match &node.path[..] {
-            [Step::Key(key), Step::Item(item), rest @ ..] if key == "cluster" => match callable.get(*item) {
-                Some(&service) => {
-                    let changed = self.change.filter(|(changed, _)| *changed == service);
-                    if let Some(at) = changed.and_then(|(_, policy)| policy.place(rest, node.is_key)) {
-                        return Some(at);
+            [PathStep::Key(key), PathStep::Item(item), rest @ ..] if key == "cluster" => {
+                match callable.get(*item) {
+                    Some(&service) => {
+                        let changed = self.change.filter(|(changed, _)| *changed == service);
+                        if let Some(at) = changed.and_then(|(_, policy)| policy.place(rest, node.is_key)) {
+                            return Some(at);
+                        }
+                        let policy = self.model(service).policy.as_ref()?;
+                        let whole = || self.name(service).span();
+                        return Some(policy.get_ref().place(rest, node.is_key).unwrap_or_else(whole));
                     }
-                    let policy = self.model(service).policy.as_ref()?;
-                    let whole = || self.name(service).span();
-                    return Some(policy.get_ref().place(rest, node.is_key).unwrap_or_else(whole));
+                    None => {
+                        let more = PathStep::Item(item - callable.len());
+                        [&[PathStep::Key(key.clone()), more], rest].concat()
+                    }
                 }
-                None => {
-                    let more = Step::Item(item - callable.len());
-                    [&[Step::Key(key.clone()), more], rest].concat()
-                }
-            },
+            }
             path => path.to_vec(),
         };
         sidecar?.get_ref().place(&path, node.is_key)

@@ -35,8 +35,8 @@ impl Settings {
     }
 
     /// Where the words of a path stand, or those of as much of it as is written here.
-    pub(crate) fn place(&self, path: &[Step], of_key: bool) -> Option<Range<usize>> {
-        let [Step::Key(key), rest @ ..] = path else { return None };
+    pub(crate) fn place(&self, path: &[PathStep], of_key: bool) -> Option<Range<usize>> {
+        let [PathStep::Key(key), rest @ ..] = path else { return None };
         let (key, value) = self.get(key)?;
         match rest {
             [] if of_key => Some(key.span()),
@@ -57,10 +57,10 @@ impl Setting {
         }
     }
 
-    fn place(&self, path: &[Step], of_key: bool) -> Option<Range<usize>> {
+    fn place(&self, path: &[PathStep], of_key: bool) -> Option<Range<usize>> {
         match (self, path) {
             (Setting::Table(table), _) => table.place(path, of_key),
-            (Setting::List(items), [Step::Item(item), rest @ ..]) => {
+            (Setting::List(items), [PathStep::Item(item), rest @ ..]) => {
                 let item = items.get(*item)?;
                 Some(item.get_ref().place(rest, of_key).unwrap_or(item.span()))
             }
@@ -154,7 +154,7 @@ pub fn refuse(given: &Spanned<Settings>, ours: &[&str], mistakes: &mut Vec<Mista
 
 /// A step from a table or list into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum PathStep {
     /// By key.
     Key(String),
     /// By position.

@@ -91,29 +91,21 @@ macro_rules! behaviour_table {
         pub struct $name {
             $($(#[$before_meta])* pub $before: $before_type,)*
             /// How long it works on a request. Default 0.
-            #[serde(default)]
             pub work: Option<serde_spanned::Spanned<crate::syntax::units::Span>>,
             /// Share of requests that it fails. Default 0.
-            #[serde(default)]
             pub fail: Option<serde_spanned::Spanned<crate::syntax::units::Percent>>,
             /// With which status. Default 503.
-            #[serde(default)]
             pub status: Option<serde_spanned::Spanned<u16>>,
             /// Share of its answers that break HTTP. Default 0.
-            #[serde(default)]
             pub malformed: Option<serde_spanned::Spanned<crate::syntax::units::Percent>>,
             /// Share of questions after its health (`/healthz`) that it answers with 503. Default
             /// 0.
-            #[serde(default)]
             pub unhealthy: Option<serde_spanned::Spanned<crate::syntax::units::Percent>>,
             /// Share of HTTP/2 streams that it refuses without a look at them. Default 0.
-            #[serde(default)]
             pub refuse_streams: Option<serde_spanned::Spanned<crate::syntax::units::Percent>>,
             /// Share of gRPC calls with which it ends their connection by a GOAWAY. Default 0.
-            #[serde(default)]
             pub goaway: Option<serde_spanned::Spanned<crate::syntax::units::Percent>>,
             /// Share of gRPC calls whose answer it breaks off by RST_STREAM. Default 0.
-            #[serde(default)]
             pub reset_streams: Option<serde_spanned::Spanned<crate::syntax::units::Percent>>,
             $($(#[$after_meta])* pub $after: $after_type,)*
         }

@@ -18,20 +18,16 @@ behaviour_table! {
         ..behaviour,
         /// HTTP/2 streams that it lets a client open on one connection. Default: as many as it
         /// likes.
-        #[serde(default)]
         pub max_concurrent_streams: Option<Spanned<u32>>,
         /// Requests that it works on at once; the others queue. Default: all that come.
-        #[serde(default)]
         pub concurrency: Option<Spanned<u32>>,
         /// Whether it works on requests to the end although their callers have given up. Default:
         /// it drops them.
         #[serde(default)]
         pub finish_abandoned: bool,
         /// How long after its start `/ready` begins to answer 200. Default 0.
-        #[serde(default)]
         pub ready_after: Option<Spanned<Span>>,
         /// Bytes in a response body. Default 128.
-        #[serde(default)]
         pub size: Option<Spanned<u32>>,
         /// Whether it sends them in chunks, without saying beforehand how many there are. Default:
         /// it says so.
@@ -39,7 +35,6 @@ behaviour_table! {
         pub chunked: bool,
         /// The longest that it keeps a connection without a request, chosen at random up to this
         /// each time. Default: it never closes one.
-        #[serde(default)]
         pub close_idle: Option<Spanned<Span>>,
     }
 }

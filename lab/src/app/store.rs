@@ -19,7 +19,7 @@ pub(super) const CLUSTER_ID: &str = "7";
 
 /// What outlives the process.
 #[derive(Clone, Default)]
-pub struct Disk(pub(super) Rc<RefCell<Store>>);
+pub struct RegistryData(pub(super) Rc<RefCell<Store>>);
 
 /// Keys and leases, as etcd has them.
 #[derive(Default)]
