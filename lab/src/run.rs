@@ -23,7 +23,7 @@ pub use report::{AppliedFault, BUILD, Measurements, Report, UnexpectedExit, Verd
 
 use crate::events::EventLog;
 use crate::fault::{Action, Entry, Repeat, Restart};
-use crate::load::Record;
+use crate::load::{LoadTimes, Record};
 use crate::mesh::Role;
 use crate::metrics::{Scrape, Series};
 use crate::plan::Plan;
@@ -219,7 +219,7 @@ async fn live<W: World>(
             records.borrow_mut()[position].push(record);
         });
         async move {
-            if let Err(error) = world.load(load, t0, end, sink).await {
+            if let Err(error) = world.load(load, LoadTimes { t0, end }, sink).await {
                 events.note("failed", &load.name, error.to_string());
                 observations.failures.borrow_mut().push(format!("load {}: {error}", load.name));
             }

@@ -6,14 +6,12 @@
 //! `Send`.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::fault::Entry;
-use crate::load::Load;
-use crate::load::Record;
+use crate::load::{Load, LoadTimes, RecordSink};
 use crate::metrics::Scrape;
 
 /// A place where a plan can be brought to life.
@@ -36,15 +34,9 @@ pub trait World {
     /// What proves that the fault really bit, as named counters (`killed`, `dropped_packets`, ...).
     async fn evidence(&self, entry: &Entry) -> BTreeMap<String, f64>;
 
-    /// Runs a load generator from now until `end`, hands every finished request to `sink`, and
-    /// returns when the last one has ended. `t0` is the start of the measured part.
-    async fn load(
-        &self,
-        load: &Load,
-        t0: Instant,
-        end: Instant,
-        sink: Rc<dyn Fn(Record)>,
-    ) -> Result<(), Error>;
+    /// Runs a load generator from now until the end of `times`, hands every finished request to
+    /// `sink`, and returns when the last one has ended.
+    async fn load(&self, load: &Load, times: LoadTimes, sink: RecordSink) -> Result<(), Error>;
 
     /// The metrics of every process, whether it runs or not, and of the world itself (packet
     /// counters, process starts).

@@ -12,8 +12,7 @@ use std::time::Duration;
 use lab::app::{AppKind, AppSpec, CommandApp};
 use lab::fabric::LinkProfile;
 use lab::fault::{Action, Impair, Kill, Pause};
-use lab::load::Load;
-use lab::load::{Outcome, Record};
+use lab::load::{Load, LoadTimes, Outcome, Record, RecordSink};
 use lab::mesh::{ProcessId, Role};
 use lab::plan::SidecarKind;
 use lab::sim::{Main, Programs, SimFailure, SimNet, SimRun, SimWorld, Simulation, Term, Who};
@@ -37,11 +36,11 @@ fn eventful(seed: u64, trace: bool) -> SimRun<Vec<Record>> {
         let records = Rc::new(RefCell::new(Vec::new()));
         let sink = {
             let records = records.clone();
-            Rc::new(move |record| records.borrow_mut().push(record)) as Rc<dyn Fn(Record)>
+            Rc::new(move |record| records.borrow_mut().push(record)) as RecordSink
         };
         let t0 = Instant::now() + 500 * MS;
         let calls = load(100.0);
-        let load = world.load(&calls, t0, t0 + 4 * SECOND, sink);
+        let load = world.load(&calls, LoadTimes { t0, end: t0 + 4 * SECOND }, sink);
         let faults = async {
             let kill = entry("kill", Action::Kill(Kill { processes: vec![app(2)], hard: true }));
             let pause = entry("pause", Action::Pause(Pause { processes: vec![app(3)] }));
@@ -227,11 +226,10 @@ impl Programs for Broken {
         world: World<SimNet>,
         load: Load,
         to: std::net::SocketAddr,
-        t0: Instant,
-        end: Instant,
-        sink: Rc<dyn Fn(Record)>,
+        times: LoadTimes,
+        sink: RecordSink,
     ) -> Main {
-        Kit.load(world, load, to, t0, end, sink)
+        Kit.load(world, load, to, times, sink)
     }
 }
 

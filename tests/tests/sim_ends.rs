@@ -10,8 +10,7 @@ use std::rc::Rc;
 
 use ends::*;
 use lab::app::{APP_METRICS_PORT, AppSpec};
-use lab::load::Load;
-use lab::load::Record;
+use lab::load::{Load, LoadTimes, RecordSink};
 use lab::plan::SidecarKind;
 use lab::sim::{Main, Mesh, Programs, SimIo, SimNet, SimWorld, Simulation, Term, Who};
 use lab::world::World as _;
@@ -19,7 +18,6 @@ use proxy::mutant::{self, Mutant};
 use proxy::world::{Listener, Net, World};
 use sim_kit::*;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 const SCENARIO: &str = include_str!("ends/scenario.toml");
 
@@ -52,11 +50,10 @@ impl Programs for Staged {
         world: World<SimNet>,
         load: Load,
         to: SocketAddr,
-        t0: Instant,
-        end: Instant,
-        sink: Rc<dyn Fn(Record)>,
+        times: LoadTimes,
+        sink: RecordSink,
     ) -> Main {
-        self.mesh.load(world, load, to, t0, end, sink)
+        self.mesh.load(world, load, to, times, sink)
     }
 }
 

@@ -23,12 +23,11 @@ use nix::sys::signal::Signal;
 use proxy::world::{RngTree, SystemWall, Wall};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::events::EventLog;
 use crate::fault::Entry;
-use crate::load::Load;
-use crate::load::Record;
+use crate::load::{Load, LoadTimes, RecordSink};
 use crate::mesh::{Link, ProcessId};
 use crate::metrics::Scrape;
 use crate::plan::Plan;
@@ -249,14 +248,8 @@ impl World for KernelWorld {
         entry.action.evidence(&entry.name, self).await
     }
 
-    async fn load(
-        &self,
-        load: &Load,
-        t0: Instant,
-        end: Instant,
-        sink: Rc<dyn Fn(Record)>,
-    ) -> Result<(), Error> {
-        self.run_load(load, t0, end, sink).await
+    async fn load(&self, load: &Load, times: LoadTimes, sink: RecordSink) -> Result<(), Error> {
+        self.run_load(load, times, sink).await
     }
 
     async fn metrics(&self) -> Vec<Scrape> {

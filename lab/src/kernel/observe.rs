@@ -15,8 +15,7 @@ use super::bring_up::{failed, local};
 use super::process::{Output, Process};
 use super::{KernelWorld, intercept, probe};
 use crate::app::APP_METRICS_PORT;
-use crate::load::Load;
-use crate::load::Record;
+use crate::load::{Load, LoadTimes, Record, RecordSink};
 use crate::mesh::{ProcessId, Role};
 use crate::metrics::{self, Sample, Scrape};
 use crate::plan::APP_UID;
@@ -139,9 +138,8 @@ impl KernelWorld {
     pub(super) async fn run_load(
         &self,
         load: &Load,
-        t0: Instant,
-        end: Instant,
-        sink: Rc<dyn Fn(Record)>,
+        times: LoadTimes,
+        sink: RecordSink,
     ) -> Result<(), Error> {
         let run = self.registration.borrow().as_ref().map(|r| r.path().to_owned());
         let run = run.ok_or_else(|| Error::Failed("the world is not up".into()))?;
@@ -153,9 +151,9 @@ impl KernelWorld {
             "--spec".into(),
             spec.into(),
             "--start".into(),
-            clock.ns(t0).to_string().into(),
+            clock.ns(times.t0).to_string().into(),
             "--until".into(),
-            clock.ns(end).to_string().into(),
+            clock.ns(times.end).to_string().into(),
         ];
         let (lines, mut printed) = mpsc::unbounded_channel();
         let name = format!("load {}", load.name);
@@ -166,7 +164,7 @@ impl KernelWorld {
         self.loads.borrow_mut().push(process.clone());
         let process = KillOnDrop(process);
 
-        let deadline = end + load.timeout + LOAD_GRACE;
+        let deadline = times.end + load.timeout + LOAD_GRACE;
         let mut complaint = None;
         let ran = timeout_at(deadline, async {
             while let Some(line) = printed.recv().await {

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use super::id::Id;
 use super::pace::{Pace, TokioPace};
 use super::record::{Outcome, Record};
-use super::{AnyCaller, Callee, Load};
+use super::{AnyCaller, Callee, Load, LoadTimes};
 use crate::traffic::emit;
 
 /// Requests under way at once, at most; above it a request is [`Outcome::Dropped`]. It bounds
@@ -30,9 +30,9 @@ use crate::traffic::emit;
 /// just fit.
 pub const MAX_IN_FLIGHT: usize = 10_000;
 
-/// Sends the requests of `load` to `address` that are due from now until `end`, and returns when
-/// the last one has ended. `t0` is the start of the measured part; `sink` gets every record, in the
-/// order in which requests end.
+/// Sends the requests of `load` to `address` that are due from now until the end of `times`, and
+/// returns when the last one has ended. `sink` gets every record, in the order in which requests
+/// end.
 ///
 /// # Errors
 /// If the load itself makes no sense (a method or path that HTTP cannot carry, a rate that is not
@@ -41,11 +41,10 @@ pub async fn generate<N: Net>(
     world: World<N>,
     load: Load,
     address: SocketAddr,
-    t0: Instant,
-    end: Instant,
+    times: LoadTimes,
     sink: impl Fn(Record) + 'static,
 ) -> io::Result<()> {
-    generate_paced(world, load, address, t0, end, sink, TokioPace).await
+    generate_paced(world, load, address, times, sink, TokioPace).await
 }
 
 /// [`generate`] with a timer of the caller's choice.
@@ -56,11 +55,11 @@ pub async fn generate_paced<N: Net>(
     world: World<N>,
     load: Load,
     address: SocketAddr,
-    t0: Instant,
-    end: Instant,
+    times: LoadTimes,
     sink: impl Fn(Record) + 'static,
     mut pace: impl Pace,
 ) -> io::Result<()> {
+    let LoadTimes { t0, end } = times;
     let schedule = SendSchedule::new(t0, load.rate)?;
     let now = Instant::now();
     let begin = load.part.map_or(now, |part| now.max(t0 + part.from));

@@ -28,14 +28,24 @@ use std::time::Duration;
 
 use proxy::world::Net;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 pub use generate::{MAX_IN_FLIGHT, generate};
 pub use id::Id;
 pub use protocol::{Callee, Caller, LoadProtocol, LoadUrl};
-pub use record::{Outcome, Record};
+pub use record::{Outcome, Record, RecordSink};
 pub use table::{LoadTable, TIMEOUT};
 
 use crate::syntax::diagnose::Mistake;
+
+/// When a load runs.
+#[derive(Debug, Clone, Copy)]
+pub struct LoadTimes {
+    /// The start of the measured part; requests before it are the warm-up.
+    pub t0: Instant,
+    /// From then on no request is sent.
+    pub end: Instant,
+}
 
 /// An open-loop load generator.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -21,9 +21,9 @@ use nix::time::{ClockId, clock_gettime};
 use proxy::world::{KernelNet, RngTree, SystemWall, World, raise_nofile};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::Load;
 use super::generate::generate_paced;
 use super::pace::TimerPace;
+use super::{Load, LoadTimes};
 
 /// How often records are handed to the reader.
 const FLUSH: Duration = Duration::from_millis(50);
@@ -63,7 +63,7 @@ fn drive(load: Load, start_ns: u64, until_ns: u64, out: impl Write + Send + 'sta
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, async move {
-        let (t0, end) = (instant(start_ns)?, instant(until_ns)?);
+        let times = LoadTimes { t0: instant(start_ns)?, end: instant(until_ns)? };
         let (lines, writer) = writer(out);
         let text = Rc::new(RefCell::new(String::new()));
         let world = World::new(KernelNet::default(), SystemWall, RngTree::new(load.seed));
@@ -71,7 +71,7 @@ fn drive(load: Load, start_ns: u64, until_ns: u64, out: impl Write + Send + 'sta
             let text = text.clone();
             move |record| writeln!(text.borrow_mut(), "{record}").expect("a string takes all")
         };
-        let generated = generate_paced(world, load, target, t0, end, sink, TimerPace::new()?);
+        let generated = generate_paced(world, load, target, times, sink, TimerPace::new()?);
         let flushed = async {
             let mut tick = tokio::time::interval(FLUSH);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -2,6 +2,7 @@
 //! latency late outcome`, times in microseconds, the outcome a word or an HTTP status.
 
 use std::fmt::{self, Display};
+use std::rc::Rc;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,9 @@ pub struct Record {
     /// How it ended.
     pub outcome: Outcome,
 }
+
+/// What gets every record, in the order in which requests end.
+pub type RecordSink = Rc<dyn Fn(Record)>;
 
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

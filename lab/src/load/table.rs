@@ -25,24 +25,18 @@ pub struct LoadTable {
     /// Requests a second, sent on time whether or not earlier ones were answered.
     pub rate: Spanned<Rate>,
     /// HTTP method. Default `GET`.
-    #[serde(default)]
     pub method: Option<Spanned<String>>,
     /// Bytes in each request body. Default 0.
-    #[serde(default)]
     pub body: Option<Spanned<u32>>,
     /// When a request counts as failed. Default 1 s.
-    #[serde(default)]
     pub timeout: Option<Spanned<Span>>,
     /// How long a client waits after the head of an answer before it reads the body. Default: not
     /// at all.
-    #[serde(default)]
     pub read_delay: Option<Spanned<Span>>,
     /// How long a gRPC client waits after its message before it ends its half of the call. Default:
     /// not at all.
-    #[serde(default)]
     pub end_delay: Option<Spanned<Span>>,
     /// When it begins, from the start of the measured part. Default: with the warm-up.
-    #[serde(default)]
     pub at: Option<Spanned<Span>>,
     /// How long it lasts. Default: to the end.
     #[serde(default, rename = "for")]

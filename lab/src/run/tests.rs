@@ -7,8 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::fault::{Action, Kill, Restart};
-use crate::load::Load;
-use crate::load::{Outcome, Record};
+use crate::load::{Load, LoadTimes, Outcome, Record, RecordSink};
 use crate::mesh::ProcessId;
 use crate::metrics::Scrape;
 use crate::world::{Fidelity, WorldKind};
@@ -65,17 +64,11 @@ impl World for Fake {
         BTreeMap::new()
     }
 
-    async fn load(
-        &self,
-        load: &Load,
-        t0: Instant,
-        end: Instant,
-        sink: Rc<dyn Fn(Record)>,
-    ) -> Result<(), Error> {
+    async fn load(&self, load: &Load, times: LoadTimes, sink: RecordSink) -> Result<(), Error> {
         or(self.load)?;
         let every = Duration::from_secs_f64(1.0 / load.rate);
-        while Instant::now() + every < end {
-            sink(Record { due_us: since(t0), latency_us: 1_000, late_us: 0, outcome: Outcome::Ok });
+        while Instant::now() + every < times.end {
+            sink(Record { due_us: since(times.t0), latency_us: 1_000, late_us: 0, outcome: Outcome::Ok });
             sleep(every).await;
         }
         Ok(())

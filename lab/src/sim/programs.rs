@@ -13,11 +13,9 @@ use std::rc::Rc;
 
 use proxy::world::World;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
-use crate::app::{self, AppSpec, Disk};
-use crate::load::Load;
-use crate::load::{self, Record};
+use crate::app::{self, AppSpec, RegistryData};
+use crate::load::{self, Load, LoadTimes, RecordSink};
 
 use super::net::SimNet;
 use super::process::Term;
@@ -33,15 +31,14 @@ pub trait Programs: 'static {
     /// A sidecar with this configuration file, which may change. It ends some time after `term`.
     fn sidecar(&self, world: World<SimNet>, config: watch::Receiver<String>, term: Term) -> Main;
 
-    /// A load generator that calls `to` until `end`; `t0` is the start of the measured part.
+    /// A load generator that calls `to`.
     fn load(
         &self,
         world: World<SimNet>,
         load: Load,
         to: SocketAddr,
-        t0: Instant,
-        end: Instant,
-        sink: Rc<dyn Fn(Record)>,
+        times: LoadTimes,
+        sink: RecordSink,
     ) -> Main;
 }
 
@@ -49,13 +46,13 @@ pub trait Programs: 'static {
 #[derive(Clone, Default)]
 pub struct Mesh {
     /// What each app's process leaves behind for the next one.
-    disks: Rc<RefCell<BTreeMap<String, Disk>>>,
+    disks: Rc<RefCell<BTreeMap<String, RegistryData>>>,
 }
 
 impl Programs for Mesh {
     fn app(&self, world: World<SimNet>, spec: AppSpec) -> Main {
-        let disk = self.disks.borrow_mut().entry(spec.instance.clone()).or_default().clone();
-        Box::pin(app::serve(world, spec, disk))
+        let data = self.disks.borrow_mut().entry(spec.instance.clone()).or_default().clone();
+        Box::pin(app::serve(world, spec, data))
     }
 
     fn sidecar(&self, world: World<SimNet>, mut config: watch::Receiver<String>, term: Term) -> Main {
@@ -84,10 +81,9 @@ impl Programs for Mesh {
         world: World<SimNet>,
         load: Load,
         to: SocketAddr,
-        t0: Instant,
-        end: Instant,
-        sink: Rc<dyn Fn(Record)>,
+        times: LoadTimes,
+        sink: RecordSink,
     ) -> Main {
-        Box::pin(load::generate(world, load, to, t0, end, move |record| sink(record)))
+        Box::pin(load::generate(world, load, to, times, move |record| sink(record)))
     }
 }

@@ -21,8 +21,7 @@ use tokio::time::Instant;
 
 use crate::app::{APP_METRICS_PORT, ForeignProgram};
 use crate::fault::Entry;
-use crate::load::Record;
-use crate::load::{Load, Target};
+use crate::load::{Load, LoadTimes, RecordSink, Target};
 use crate::mesh::{ProcessId, Role};
 use crate::metrics::{self, Sample, Scrape};
 use crate::plan::{Plan, ResourceLimits};
@@ -418,19 +417,14 @@ impl World for SimWorld {
         entry.action.evidence(&entry.name, self).await
     }
 
-    async fn load(
-        &self,
-        load: &Load,
-        t0: Instant,
-        end: Instant,
-        sink: Rc<dyn Fn(Record)>,
-    ) -> Result<(), Error> {
+    async fn load(&self, load: &Load, times: LoadTimes, sink: RecordSink) -> Result<(), Error> {
         let to = self.address(&load.target)?;
-        let (t0, end) = (self.virtual_ns(t0), self.virtual_ns(end));
+        let (t0, end) = (self.virtual_ns(times.t0), self.virtual_ns(times.end));
         let (programs, load) = (self.programs.clone(), load.clone());
         let (name, from) = (load.name.clone(), load.from);
         let run = move |world| async move {
-            programs.load(world, load, to, local_instant(t0), local_instant(end), sink).await
+            let times = LoadTimes { t0: local_instant(t0), end: local_instant(end) };
+            programs.load(world, load, to, times, sink).await
         };
         let result = self.inside(from, Who::Load, &format!("load-{name}"), run).await?;
         result.map_err(|e| Error::Failed(format!("load generator {name}: {e}")))

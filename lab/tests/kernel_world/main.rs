@@ -24,7 +24,7 @@ use lab::events::EventLog;
 use lab::fabric::LinkProfile;
 use lab::fault::{Action, Impair};
 use lab::kernel::{Backend, KernelWorld, Options, cleanup, doctor};
-use lab::load::{CallKind, Load, Outcome, Record, Target, TcpCall};
+use lab::load::{CallKind, Load, LoadTimes, Outcome, Record, Target, TcpCall};
 use lab::mesh::{Link, ProcessId, Role};
 use lab::plan::{Plan, SidecarKind};
 use lab::world::{Error, World};
@@ -174,12 +174,12 @@ esac"#,
     };
     let t0 = Instant::now();
     let end = t0 + Duration::from_millis(500);
-    world.load(&load("good"), t0, end, sink.clone()).await.unwrap();
+    world.load(&load("good"), LoadTimes { t0, end }, sink.clone()).await.unwrap();
     let records = records.borrow().clone();
     assert_eq!(records.iter().map(|r| r.due_us).collect::<Vec<_>>(), [-5, 7]);
     assert_eq!(records[1].outcome, Outcome::Status(503));
 
-    let error = world.load(&load("bad"), t0, end, sink).await.unwrap_err().to_string();
+    let error = world.load(&load("bad"), LoadTimes { t0, end }, sink).await.unwrap_err().to_string();
     assert!(error.contains("load bad") && error.contains("no route to the moon"), "{error}");
     world.down().await.unwrap();
     assert_eq!(bench.left_behind(), Vec::<String>::new());

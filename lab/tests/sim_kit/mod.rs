@@ -10,14 +10,13 @@ use std::time::Duration;
 use lab::app::{APP_METRICS_PORT, AppKind, AppSpec, LineServer};
 use lab::fabric::LinkProfile;
 use lab::fault::{Action, Entry};
-use lab::load::{CallKind, Load, Outcome, Record, Target, TcpCall};
+use lab::load::{CallKind, Load, LoadTimes, Outcome, Record, RecordSink, Target, TcpCall};
 use lab::mesh::{Link, ProcessId, Role};
 use lab::plan::*;
 use lab::sim::{Main, Programs, SimIo, SimNet, Term};
 use proxy::world::{Listener, Net, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 pub const PORT: u16 = 8080;
 
@@ -178,11 +177,11 @@ impl Programs for Kit {
         world: World<SimNet>,
         load: Load,
         to: SocketAddr,
-        t0: Instant,
-        end: Instant,
-        sink: Rc<dyn Fn(Record)>,
+        times: LoadTimes,
+        sink: RecordSink,
     ) -> Main {
         Box::pin(async move {
+            let LoadTimes { t0, end } = times;
             let mut due = t0;
             while due < end {
                 tokio::time::sleep_until(due).await;

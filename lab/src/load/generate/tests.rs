@@ -7,9 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::LocalSet;
 
 use super::*;
-use crate::app::{self, AppKind, AppSpec, Disk, HttpEcho, LineServer};
+use crate::app::{self, AppKind, AppSpec, HttpEcho, LineServer, RegistryData};
 use crate::load::memory::{MemoryListener, MemoryNet};
-use crate::load::{CallKind, HttpCall, Target, TcpCall};
+use crate::load::{CallKind, HttpCall, LoadTimes, Target, TcpCall};
 
 const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 
@@ -45,7 +45,9 @@ async fn records<N: Net>(net: N, load: Load, target: SocketAddr, ms: u64) -> Vec
         move |record| records.borrow_mut().push(record)
     };
     let t0 = Instant::now();
-    generate(world(net), load, target, t0, t0 + Duration::from_millis(ms), sink).await.unwrap();
+    generate(world(net), load, target, LoadTimes { t0, end: t0 + Duration::from_millis(ms) }, sink)
+        .await
+        .unwrap();
     let mut records = records.take();
     records.sort_by_key(|r| r.due_us);
     records
@@ -77,10 +79,9 @@ async fn app(net: &MemoryNet, kind: AppKind) {
     let metrics = net.bind(SocketAddr::new(SERVER.ip(), 9100)).await.unwrap();
     let spec = AppSpec { instance: "orders".into(), port: 8080, kind };
     let world = world(net.clone());
-    net.spawn(
-        "app",
-        async move { app::serve_on(world, spec, Disk::default(), listener, metrics).await.unwrap() },
-    );
+    net.spawn("app", async move {
+        app::serve_on(world, spec, RegistryData::default(), listener, metrics).await.unwrap()
+    });
 }
 
 fn outcomes(records: &[Record]) -> Vec<Outcome> {
@@ -134,7 +135,9 @@ async fn requests_are_due_on_the_grid_of_t0_from_now_until_the_end() {
         // Now lies 25 ms before t0 and between two points of the grid.
         let t0 = Instant::now() + Duration::from_millis(25);
         let load = load(100.0, 1_000, http("/", 0));
-        generate(world(net), load, SERVER, t0, t0 + Duration::from_millis(40), sink).await.unwrap();
+        generate(world(net), load, SERVER, LoadTimes { t0, end: t0 + Duration::from_millis(40) }, sink)
+            .await
+            .unwrap();
         due.take()
     };
     assert_eq!(LocalSet::new().run_until(test).await, [-20_000, -10_000, 0, 10_000, 20_000, 30_000]);
@@ -291,7 +294,7 @@ async fn the_generator_and_the_apps_understand_each_other_on_the_kernel() {
             let spec = AppSpec { instance: "orders".into(), port: at.port(), kind };
             let world = world(net.clone());
             net.spawn("app", async move {
-                app::serve_on(world, spec, Disk::default(), listener, metrics).await.unwrap()
+                app::serve_on(world, spec, RegistryData::default(), listener, metrics).await.unwrap()
             });
             records(net, load(500.0, 5_000, target), at, 200).await
         };
