@@ -30,7 +30,6 @@ pub struct CrashTable {
     pub instance: Spanned<OneOrMany>,
     /// How long afterwards the machine is back and its processes are started. Without it, it stays
     /// away.
-    #[serde(default)]
     pub restart: Option<Spanned<Span>>,
 }
 

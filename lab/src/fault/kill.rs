@@ -25,10 +25,8 @@ pub struct KillTable {
     /// `"orders-2/app"`, `"orders-2/sidecar"`, or `"orders-2"` for both; or a list of such.
     pub process: Spanned<OneOrMany>,
     /// `"KILL"` (default) or `"TERM"`.
-    #[serde(default)]
     pub signal: Option<Spanned<String>>,
     /// How long afterwards it is started again. Without it, it stays away.
-    #[serde(default)]
     pub restart: Option<Spanned<Span>>,
 }
 

@@ -246,7 +246,6 @@ macro_rules! kinds {
         #[serde(deny_unknown_fields)]
         pub struct EntryTable {
             /// How expectations refer to it.
-            #[serde(default)]
             pub name: Option<Spanned<String>>,
             /// When, from the start of the measured part.
             pub at: Spanned<Span>,
@@ -255,10 +254,8 @@ macro_rules! kinds {
             #[serde(default, rename = "for")]
             pub lasts: Option<Spanned<Span>>,
             /// From one injection to the next, with `times`.
-            #[serde(default)]
             pub every: Option<Spanned<Span>>,
             /// How often it is injected. Default once.
-            #[serde(default)]
             pub times: Option<Spanned<u32>>,
             $(
                 #[doc = concat!("See [`", stringify!($kind), "`].")]

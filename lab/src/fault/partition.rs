@@ -22,13 +22,10 @@ pub struct Partition {
 #[serde(deny_unknown_fields)]
 pub struct PartitionTable {
     /// Both directions.
-    #[serde(default)]
     pub between: Option<Vec<Spanned<String>>>,
     /// One direction: packets from these ...
-    #[serde(default)]
     pub from: Option<Vec<Spanned<String>>>,
     /// ... to these vanish.
-    #[serde(default)]
     pub to: Option<Vec<Spanned<String>>>,
 }
 

@@ -36,10 +36,8 @@ pub struct RestartTable {
     /// As in [`KillTable::process`](super::kill::KillTable::process).
     pub process: Spanned<OneOrMany>,
     /// `"TERM"` (default) or `"KILL"`.
-    #[serde(default)]
     pub signal: Option<Spanned<String>>,
     /// Time between one instance that is ready again and the next. Default 1 s.
-    #[serde(default)]
     pub wait: Option<Spanned<Span>>,
 }
 

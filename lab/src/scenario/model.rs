@@ -43,15 +43,12 @@ pub struct Header {
     /// One line for people.
     pub name: Spanned<String>,
     /// Seed of every random choice. Default 1.
-    #[serde(default)]
     pub seed: Option<u64>,
     /// Load runs but is not judged. Default 1 s.
-    #[serde(default)]
     pub warmup: Option<Spanned<Span>>,
     /// The measured part; the timeline's clock starts after the warm-up.
     pub duration: Spanned<Span>,
     /// The kind of sidecar: `"ours"` (default), `"none"`, or a list of both to compare.
-    #[serde(default)]
     pub sidecar: Option<Spanned<OneOrMany>>,
 }
 
@@ -60,41 +57,29 @@ pub struct Header {
 #[serde(deny_unknown_fields)]
 pub struct Service {
     /// How many instances. Default 1. More than one are named `NAME-0`, `NAME-1`, ...
-    #[serde(default)]
     pub replicas: Option<Spanned<u32>>,
     /// The port that the app listens on, and that callers dial. Needed with `app`.
-    #[serde(default)]
     pub port: Option<Spanned<u16>>,
     /// `"http"` or `"tcp"`; without it the sidecar looks at the first bytes.
-    #[serde(default)]
     pub protocol: Option<Spanned<String>>,
     /// HTTP/1 requests to it share HTTP/2 connections between sidecars. Default false.
-    #[serde(default)]
     pub bridge: Option<Spanned<bool>>,
     /// The service that its instances register with, and that callers learn them from: one with
     /// `app = { registry = {} }`. Without it, every sidecar is told where they are.
-    #[serde(default)]
     pub registry: Option<Spanned<String>>,
     /// Keys for this service's `[[cluster]]` in every sidecar's configuration: how it is called.
-    #[serde(default)]
     pub policy: Option<Spanned<Settings>>,
     /// Keys for the configuration of this service's own sidecars.
-    #[serde(default)]
     pub sidecar: Option<Spanned<Settings>>,
     /// The zones of its replicas, one each and then from the first again.
-    #[serde(default)]
     pub zones: Option<Vec<Spanned<String>>>,
     /// Its replicas' shares of the load, dealt out as `zones` are. Default 1 each.
-    #[serde(default)]
     pub weights: Option<Vec<Spanned<u32>>>,
     /// What tells its replicas apart, dealt out as `zones` are.
-    #[serde(default)]
     pub labels: Option<Vec<Spanned<BTreeMap<String, String>>>>,
     /// What its processes may take of the machine (kernel only). Default: all of it.
-    #[serde(default)]
     pub limits: Option<ServiceLimits>,
     /// The app. A service without one only sends load.
-    #[serde(default)]
     pub app: Option<Spanned<AppTable>>,
 }
 
@@ -115,10 +100,8 @@ pub struct ServiceLimits {
 #[serde(deny_unknown_fields)]
 pub struct ResourceLimits {
     /// `"200m"` or `"20%"` of a CPU.
-    #[serde(default)]
     pub cpu: Option<Spanned<Cores>>,
     /// Past it the kernel kills. A sidecar is told four fifths of it as its own limit.
-    #[serde(default)]
     pub memory: Option<Spanned<Size>>,
 }
 
@@ -127,26 +110,19 @@ pub struct ResourceLimits {
 #[serde(deny_unknown_fields)]
 pub struct Expect {
     /// One line for people.
-    #[serde(default)]
     pub name: Option<Spanned<String>>,
     /// `"10s..20s"` or the name of a timeline entry. Without any window: the whole measured part.
-    #[serde(default)]
     pub during: Option<Spanned<String>>,
     /// Recovery: within [`Expect::within`] of this entry (or `"entry.end"`) the conditions come
     /// true and stay so for [`Expect::hold`].
-    #[serde(default)]
     pub after: Option<Spanned<String>>,
     /// See [`Expect::after`].
-    #[serde(default)]
     pub within: Option<Spanned<Span>>,
     /// See [`Expect::after`]. Default 1 s.
-    #[serde(default)]
     pub hold: Option<Spanned<Span>>,
     /// Did this entry really bite? Conditions over its evidence.
-    #[serde(default)]
     pub fault: Option<Spanned<String>>,
     /// Judged only with this kind of sidecar: `"ours"` or `"none"`. Default: always.
-    #[serde(default)]
     pub sidecar: Option<Spanned<String>>,
     /// `"subject.statistic op value"`, all of which must hold.
     pub that: Vec<Spanned<String>>,

@@ -23,25 +23,18 @@ pub type Profiles = BTreeMap<(usize, usize), LinkProfile>;
 #[serde(deny_unknown_fields)]
 pub struct LinkTable {
     /// Both directions between two sets of instances (globs allowed).
-    #[serde(default)]
     pub between: Option<Vec<Spanned<String>>>,
     /// One direction: packets from these ...
-    #[serde(default)]
     pub from: Option<Vec<Spanned<String>>>,
     /// ... to these.
-    #[serde(default)]
     pub to: Option<Vec<Spanned<String>>>,
     /// One-way delay. In a timeline entry `"+5ms"` adds to the base link.
-    #[serde(default)]
     pub delay: Option<Spanned<Delay>>,
     /// Half-width of the uniform variation around the delay. Never reorders packets.
-    #[serde(default)]
     pub jitter: Option<Spanned<Span>>,
     /// Chance for each packet (each segment of a large one) to be lost.
-    #[serde(default)]
     pub loss: Option<Spanned<Percent>>,
     /// Bits a second, with a queue in front of it that has no end.
-    #[serde(default)]
     pub bandwidth: Option<Spanned<Bandwidth>>,
 }
 

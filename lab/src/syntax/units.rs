@@ -431,11 +431,8 @@ mod tests {
         #[derive(Debug, Deserialize)]
         #[allow(dead_code, reason = "only its errors are looked at")]
         struct File {
-            #[serde(default)]
             loss: Option<Percent>,
-            #[serde(default)]
             delay: Option<Span>,
-            #[serde(default)]
             rate: Option<Rate>,
         }
         for (text, part) in [
