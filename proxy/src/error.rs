@@ -146,6 +146,15 @@ kinds! {
     /// routes, and none matches.
     NoRoute: "no_route", "no cluster or route is for this",
         NOT_FOUND, "destination_not_found", "NR", Unimplemented, false;
+    /// A policy does not let it pass. Which one is the operator's business and not the caller's.
+    Denied: "denied", "RBAC: access denied",
+        FORBIDDEN, "http_request_denied", "UAEX", PermissionDenied, false;
+    /// The request shows a token that is not believed.
+    Token: "token", "the token is not valid",
+        UNAUTHORIZED, "http_request_denied", "UAEX", Unauthenticated, false;
+    /// The external authorizer gave no answer that could be used.
+    Authorizer: "authorizer", "the external authorizer gave no answer",
+        FORBIDDEN, "http_request_denied", "UAEX", PermissionDenied, false;
 }
 
 impl Kind {

@@ -35,6 +35,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod authz;
 pub mod balance;
 pub mod capture;
 pub mod cli;
@@ -52,6 +53,7 @@ pub mod health;
 pub mod http;
 pub mod identity;
 pub mod inbound;
+pub mod key_sets;
 pub mod limit;
 pub mod mutant;
 pub mod outbound;

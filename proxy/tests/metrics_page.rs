@@ -10,11 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use proxy::authz::jwt::TokenError;
 use proxy::telemetry::{ENDPOINT_STATES, Metrics};
 use regex::Regex;
 
 /// Labels whose values the configuration decides. Of every other label the page lists the values.
-const NAMES: [&str; 4] = ["cluster", "endpoint", "route", "le"];
+const NAMES: [&str; 5] = ["cluster", "endpoint", "route", "provider", "le"];
 
 const HEAD: &str = "\
 # The sidecar's metrics
@@ -80,6 +81,12 @@ fn scrape() -> String {
     let cluster = metrics.cluster("outbound", "orders");
     let _endpoint = metrics.endpoint("outbound", "orders", "10.0.0.2:8080", &cluster);
     metrics.route("orders", "canary");
+    metrics.decisions();
+    for result in ["verified", "remembered"].into_iter().chain(TokenError::ALL.map(TokenError::label)) {
+        metrics.token("idp", result);
+    }
+    metrics.key_set("idp");
+    metrics.authorizer("opa");
     metrics.discovery("orders");
     for state in ENDPOINT_STATES {
         metrics.set_endpoints("orders", state, 1);

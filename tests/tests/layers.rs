@@ -13,7 +13,7 @@ const PROXY: &[&[&str]] = &[
     &["cli"],
     &["app"],
     &["command", "inbound", "outbound"],
-    &["side"],
+    &["key_sets", "side"],
     &["discovery", "health"],
     &["balance"],
     &["admin", "endpoint", "retry", "route"],

@@ -17,6 +17,7 @@ use crate::connect::Connector;
 use crate::discovery;
 use crate::health;
 use crate::inbound;
+use crate::key_sets;
 use crate::limit;
 use crate::world::{Net, World};
 
@@ -65,6 +66,7 @@ pub(super) async fn control_at<N: Net>(
         table.load.admin_connections(&table.snapshot.limits)
     };
     let (net, rng) = (world.net.clone(), world.rng);
+    let key_sets_world = world.clone();
     let to_endpoints = Connector::new(net.clone(), |_| None);
     let to_app = Connector::new(net.clone(), inbound::source_for);
     let (pages, applied) = (Pages::of(&sidecar), sidecar.clone());
@@ -73,6 +75,7 @@ pub(super) async fn control_at<N: Net>(
         register(world, &sidecar),
         health::active::run(to_endpoints, rng.child("checks", 0), sidecar.table.clone()),
         health::app::run(to_app, sidecar.table.clone(), &sidecar.app),
+        key_sets::run(key_sets_world, sidecar.table.clone(), sidecar.metrics.clone()),
         watch_memory(net.clone(), &sidecar),
         admin::serve(net.clone(), listeners.admin, limit, pages.admin),
         admin::serve(net.clone(), listeners.health, limit, pages.health),

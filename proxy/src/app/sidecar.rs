@@ -96,7 +96,7 @@ impl Sidecar {
         let given = self.given.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let filled = self.discovered.fill(&given);
         let table = Table::new(filled, Some(&self.table.load()), &self.metrics, Instant::now());
-        self.table.store(Arc::new(table));
+        table.put_in_force(&self.table);
     }
 
     pub(super) fn drain(&self) {
@@ -132,7 +132,7 @@ impl Sidecar {
                 (StatusCode::SERVICE_UNAVAILABLE, TEXT, text.into())
             }
             0 => match self.app.borrow().unready() {
-                None => (StatusCode::OK, TEXT, "ready\n".into()),
+                None => self.keys_readiness(),
                 Some((kind, status)) => {
                     let text = format!("the app's {} probe does not pass: {}\n", kind.label(), status.why);
                     (StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
@@ -141,6 +141,25 @@ impl Sidecar {
             DRAINING => (StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n".into()),
             n => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{n} workers do not listen yet\n")),
         }
+    }
+
+    /// Ready, unless there is an issuer of tokens whose keys are not known: all of its tokens would be
+    /// refused. Of keys that are only older than they should be it says so.
+    fn keys_readiness(&self) -> PageResponse {
+        let (mut status, mut text) = (StatusCode::OK, String::from("ready\n"));
+        for issuer in self.table.load().authorization.issuers.iter() {
+            let (name, trouble) = (&issuer.config.name, issuer.keys.in_trouble());
+            let why = trouble.as_ref().map_or("nobody has looked yet", |why| why.as_str());
+            if issuer.keys.set().is_none() {
+                status = StatusCode::SERVICE_UNAVAILABLE;
+                text = format!("the keys of the issuer {name} are not known: {why}\n");
+                break;
+            }
+            if trouble.is_some() {
+                text += &format!("the keys of the issuer {name} may be old: {why}\n");
+            }
+        }
+        (status, TEXT, text)
     }
 
     /// What a probe of the app said last.

@@ -84,6 +84,7 @@ pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drains: Watche
     tokio::select! {
         biased;
         () = accepting => {}
+        () = inbound.follow_policies() => {}
         () = sweeping => {}
     }
     Ok(())

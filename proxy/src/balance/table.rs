@@ -10,10 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::Cluster;
 use super::cluster::BuildContext;
+use crate::authz::Authorization;
 use crate::config::{self, Snapshot};
 use crate::connect::Target;
 use crate::error::{Error, Kind};
@@ -33,6 +35,8 @@ pub struct Table {
     pub load: Arc<Load>,
     /// Requests in flight to the ports of the app that limit them.
     pub app: BTreeMap<u16, Arc<Concurrency>>,
+    /// Who may call the app.
+    pub authorization: Arc<Authorization>,
     index: Arc<Index>,
 }
 
@@ -92,7 +96,18 @@ impl Table {
             let known = previous.and_then(|previous| previous.app.get(port).cloned());
             (*port, known.unwrap_or_default())
         });
-        Table { app: app.collect(), load, index, clusters, snapshot }
+        let authorization =
+            Authorization::new(&snapshot, previous.map(|previous| &previous.authorization), metrics);
+        Table { app: app.collect(), authorization, load, index, clusters, snapshot }
+    }
+
+    /// Puts this one into `place`, and tells connections that live under other policies.
+    pub fn put_in_force(self, place: &ArcSwap<Table>) {
+        let (table, before) = (Arc::new(self), place.load_full());
+        place.store(table.clone());
+        if !Arc::ptr_eq(&before.authorization, &table.authorization) {
+            table.authorization.announce();
+        }
     }
 
     /// The cluster of a name.

@@ -580,3 +580,29 @@ pub const MEMORY_RELIEF: f64 = 0.95;
 /// Shortest time between two times that memory is given back. Ours: workers that allocate wait for
 /// it, some milliseconds after a burst.
 pub const MEMORY_RELEASE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long an external authorizer may take: each request waits for it. Istio's default of ten
+/// minutes is no limit at all; Envoy's ext_authz filter has 200 ms.
+pub const AUTHORIZER_TIMEOUT: Duration = Duration::from_secs(1);
+/// The most that is read of an external authorizer's answer, bytes: it becomes the client's.
+pub const AUTHORIZER_ANSWER: usize = 64 << 10;
+/// Connections to an external authorizer that one worker keeps while they are idle.
+pub const AUTHORIZER_IDLE: usize = 32;
+/// How much the clocks of a token's issuer and of a sidecar may differ. Envoy's clock_skew_seconds.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
+/// How often a key set is fetched. Envoy's cache_duration.
+pub const JWKS_REFRESH: Duration = Duration::from_secs(600);
+/// How long the server of a key set may take to answer. Istio's.
+pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
+/// The shortest time between two fetches of a key set that tokens with unknown keys ask for. Ours:
+/// whoever sends such tokens may not make the sidecar attack the issuer, and a rotated key is known
+/// before most issuers sign with it.
+pub const JWKS_UNKNOWN_KEY: Duration = Duration::from_secs(30);
+/// First and longest wait after a key set could not be fetched.
+pub const JWKS_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The largest key set, bytes. Hundreds of keys.
+pub const JWKS_BYTES: usize = 1 << 20;
+/// Tokens that one worker remembers as verified. About 2 KiB each.
+pub const TOKENS_REMEMBERED: usize = 4096;
+/// The longest token that is looked at, bytes: longer than any fits into most servers' heads.
+pub const TOKEN_BYTES: usize = 16 << 10;

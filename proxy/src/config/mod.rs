@@ -32,10 +32,13 @@ pub use diagnose::{ConfigError, ConfigErrors};
 pub use parse::{parse, parse_endpoints};
 pub use snapshot::route;
 pub use snapshot::{
-    Adaptive, App, AttemptTimeouts, Balance, BalancePolicy, Cluster, ClusterLimits, Discovery, Dns, DnsQuery,
-    Endpoint, Etcd, Forwarded, HashSource, Health, Http1, Http2, InboundTimeouts, Labels, Limits, Listen,
-    OutlierDetection, Probe, ProbeRequest, Protocol, Register, RequestTimeouts, Retry, RetryBudget,
-    RetryCondition, RetryConditions, SlowStart, Snapshot, Source, Thresholds, Timeouts,
+    Adaptive, App, AttemptTimeouts, Attribute, AttributeTest, Authorization, AuthorizationPolicy, Balance,
+    BalancePolicy, ClaimHeader, Cluster, ClusterLimits, DefaultAction, Discovery, Dns, DnsQuery, Endpoint,
+    Etcd, ExternalAuthorizer, Forwarded, HashSource, Health, Http1, Http2, InboundTimeouts, JwksSource,
+    JwksUrl, JwtProvider, Labels, Limits, Listen, OutlierDetection, PathNormalization, PathTemplate,
+    PolicyAction, PolicyRule, Probe, ProbeRequest, Protocol, Register, RequestTimeouts, Retry, RetryBudget,
+    RetryCondition, RetryConditions, SlowStart, Snapshot, Source, TemplateSegment, Thresholds, Timeouts,
+    TokenHeader, ValuePattern,
 };
 
 /// Why a file gave no snapshot.

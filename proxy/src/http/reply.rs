@@ -1,7 +1,7 @@
 //! Answers that the sidecar gives itself, and how the other sidecar reads them.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 
 use super::resets::Reset;
@@ -37,6 +37,11 @@ pub fn failure(error: &Error, instance: &str, is_grpc: bool) -> Response<Bytes> 
     if matches!(error.kind, Kind::Malformed | Kind::HeadersTooLarge | Kind::Unsupported) {
         // Where the request ends is the sender's guess or ours; the next one may not depend on it.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if error.kind == Kind::Token {
+        // RFC 6750 section 3.
+        let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+        headers.insert(WWW_AUTHENTICATE, challenge);
     }
     if let Ok(value) = HeaderValue::from_str(&status) {
         headers.insert(PROXY_STATUS, value);

@@ -1,8 +1,7 @@
 //! The story of an inbound request.
 //!
 //! The phases are those of an outbound request ([`crate::outbound`]), without a choice: admit,
-//! route (there is one app), authorize, limit, forward, attempt, respond, log. Authorization has
-//! its place between route and limit, and lets everything pass as long as there is no policy.
+//! route (there is one app), authorize, limit, forward, attempt, respond, log.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,8 +10,9 @@ use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::Inbound;
+use super::authorize::Refusal;
 use super::caller::Caller;
+use super::{Inbound, authorize};
 use crate::balance::Table;
 use crate::config::AttemptTimeouts;
 use crate::connection::Connection;
@@ -48,12 +48,19 @@ pub(super) async fn handle<N: Net>(
     let version = request.version();
     let restored = bridge::restore_marked(&mut request);
     let upgrade = UpgradeRequest::of(&mut request);
-    let admitted = story.limit().and_then(|permit| Ok((permit, story.forward(request, restored?)?)));
+    let authorized = story.authorize(&mut request, &log).await;
+    let admitted = authorized.and_then(|()| {
+        let permit = story.limit()?;
+        Ok((permit, story.forward(request, restored?)?))
+    });
     let result = match admitted {
-        Ok((permit, request)) => story.attempt(permit, request, (client.interim, client.end), &log).await,
-        Err(error) => Err(error),
+        Ok((permit, request)) => {
+            let client = (client.interim, client.end);
+            story.attempt(permit, request, client, &log).await.map_err(Refusal::Failed)
+        }
+        Err(refusal) => Err(refusal),
     };
-    let response = result.unwrap_or_else(|error| story.failed(error, &log));
+    let response = result.unwrap_or_else(|refusal| story.refused(refusal, &log));
     respond(response, upgrade, version, &client.tunnel, &table.snapshot.timeouts, (&app.cluster, log))
 }
 
@@ -82,6 +89,12 @@ impl<'t, N: Net> Story<'t, N> {
         let is_grpc = grpc::is_grpc(request.headers());
         let deadline = deadline::of(request.headers(), is_grpc);
         Story { inbound, table, app, caller, connection, is_grpc, deadline }
+    }
+
+    /// Asks policies whether the request may go to the app.
+    async fn authorize(&self, request: &mut Request<Incoming>, log: &RequestLog<'_>) -> Result<(), Refusal> {
+        let authorization = &self.table.authorization;
+        authorize::request(self.inbound, authorization, &self.connection, request, log).await
     }
 
     /// Takes a permit of the client's share, of the sidecar, and of the app.
@@ -186,10 +199,40 @@ impl<'t, N: Net> Story<'t, N> {
         }
     }
 
+    /// Answers a request that gets no answer of the app.
+    fn refused(&self, refusal: Refusal, log: &RequestLog<'_>) -> Response<ResponseBody<N>> {
+        match refusal {
+            Refusal::Failed(error) => self.failed(error, log),
+            Refusal::FailedAs(error, status) => {
+                let mut response = self.failed(error, log);
+                if !self.is_grpc {
+                    *response.status_mut() = status;
+                }
+                response
+            }
+            Refusal::Answered(response) => {
+                let mut response = match self.is_grpc {
+                    true => {
+                        grpc::response(grpc::code_of(response.status()), "the external authorizer denies it")
+                    }
+                    false => *response,
+                };
+                reply::made_here(&mut response, &self.table.snapshot.instance, Kind::Denied.flag());
+                response.map(ResponseBody::own)
+            }
+        }
+    }
+
     /// Logs a failure, and answers with its reason.
     fn failed(&self, error: Error, log: &RequestLog<'_>) -> Response<ResponseBody<N>> {
         if let Some(withheld) = self.inbound.side.failures.admit(Instant::now()) {
-            tracing::warn!(%error, withheld, "request failed");
+            let rule = log.decided().and_then(|decided| decided.rule.as_ref());
+            let (policy, rule) = (rule.map(|(policy, _)| &**policy), rule.map(|(_, rule)| rule));
+            let peer = self.connection.peer;
+            match error.kind {
+                Kind::Denied => tracing::warn!(%error, %peer, policy, rule, withheld, "request denied"),
+                _ => tracing::warn!(%error, withheld, "request failed"),
+            }
         }
         log.failed(error.kind);
         reply::failure(&error, &self.table.snapshot.instance, self.is_grpc).map(ResponseBody::own)

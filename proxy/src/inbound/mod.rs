@@ -1,7 +1,9 @@
 //! The way in: a connection that somebody opened to the local app and that was redirected here.
 
+mod authorize;
 mod caller;
 mod http;
+mod live;
 mod tcp;
 
 use std::cell::RefCell;
@@ -12,7 +14,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use caller::Callers;
+use live::LiveConnections;
 
+use crate::authz::Facts;
+use crate::authz::external::Authorizers;
+use crate::authz::jwt::Remembered;
 use crate::balance::Table;
 use crate::capture::rules::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6};
 use crate::config::{Retry, RetryCondition, RetryConditions, defaults};
@@ -23,7 +29,7 @@ use crate::http::serve;
 use crate::limit::client::share_of;
 use crate::side::{Begun, Side};
 use crate::telemetry::{Direction, Metrics, Open, SingleEndpointMetrics};
-use crate::world::{Net, World};
+use crate::world::{Net, Wall, World};
 
 /// The inbound side of one worker.
 pub struct Inbound<N: Net> {
@@ -32,6 +38,13 @@ pub struct Inbound<N: Net> {
     app: RefCell<Option<(String, Rc<SingleEndpointMetrics>)>>,
     callers: Callers,
     retry: Arc<Retry>,
+    live: LiveConnections,
+    /// Tokens that were verified.
+    tokens: RefCell<Remembered>,
+    /// Connections to external authorizers.
+    authorizers: Authorizers,
+    /// What tokens' times are compared with.
+    wall: Arc<dyn Wall>,
 }
 
 /// A request is tried again only to hide the race in which the app closes a kept connection just as
@@ -75,7 +88,35 @@ impl<N: Net> Inbound<N> {
             app: RefCell::default(),
             callers: Callers::default(),
             retry: Arc::new(RETRY),
+            live: LiveConnections::default(),
+            tokens: RefCell::default(),
+            authorizers: Authorizers::default(),
+            wall: world.wall.clone(),
         })
+    }
+
+    /// Closes open connections that other policies do not allow, whenever such come into force. Runs
+    /// for ever.
+    pub async fn follow_policies(&self) {
+        let mut changes = self.side.table.load().authorization.watch();
+        while changes.changed().await.is_ok() {
+            let authorization = self.side.table.load().authorization.clone();
+            let may_live = |connection: &Connection| {
+                let facts = Facts::of(connection);
+                match connection.protocol {
+                    WireProtocol::Opaque => authorization.policies.decide(&facts).enforced.allowed,
+                    WireProtocol::Http1 | WireProtocol::Http2 => {
+                        authorization.policies.may_live(&facts).allowed
+                    }
+                }
+            };
+            let closed = self.live.refuse(may_live);
+            if closed > 0 {
+                authorization.metrics.closed.inc_by(closed);
+                tracing::info!(closed, "connections closed that new policies do not allow");
+            }
+        }
+        std::future::pending().await
     }
 
     /// The metrics of the app under its name in force.
@@ -120,13 +161,18 @@ pub async fn carry<N: Net>(inbound: Rc<Inbound<N>>, mut io: N::Io, peer: SocketA
         return side.refuse(Kind::Loop, peer, Some(dst));
     }
     let protocol = snapshot.inbound_protocol(dst.port());
-    let dial = || tcp::dial(&inbound, snapshot, dst);
-    let begun = side.begin(protocol, dst, io, &snapshot.timeouts, drain.clone(), dial).await;
     let accepted = |protocol| Connection::unauthenticated(peer, dst, protocol);
+    let unknown = accepted(WireProtocol::Opaque);
+    let dial = async || match authorize::may_be_opaque(&table.authorization, &unknown) {
+        true => tcp::dial(&inbound, snapshot, dst).await,
+        false => None,
+    };
+    let begun = side.begin(protocol, dst, io, &snapshot.timeouts, drain.clone(), dial).await;
     let (is_http2, io) = match begun {
         Some(Begun::Http { is_http2, client }) => (is_http2, client),
         Some(Begun::Opaque(opaque)) => {
-            return Box::pin(tcp::forward(&inbound, table, accepted(WireProtocol::Opaque), *opaque)).await;
+            drop(table);
+            return Box::pin(tcp::forward(&inbound, unknown, *opaque)).await;
         }
         None => return,
     };
@@ -136,9 +182,14 @@ pub async fn carry<N: Net>(inbound: Rc<Inbound<N>>, mut io: N::Io, peer: SocketA
     let caller = Rc::new(inbound.callers.caller(client, peer.ip(), permits));
     drop(table);
     let connection = accepted(WireProtocol::http(is_http2));
+    let live = inbound.live.register(connection.clone());
     let handle = |request, client| {
         Box::pin(http::handle(inbound.clone(), connection.clone(), caller.clone(), request, client))
     };
     let refuse = |error: &Error| side.refusal(error);
-    serve::connection(&side.net, &connection, io, settings, drain, refuse, handle).await;
+    tokio::select! {
+        biased;
+        () = live.refused() => {}
+        () = serve::connection(&side.net, &connection, io, settings, drain, refuse, handle) => {}
+    }
 }

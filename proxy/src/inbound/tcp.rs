@@ -1,10 +1,8 @@
 //! Opaque connections on their way in.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use super::Inbound;
-use crate::balance::Table;
+use super::{Inbound, authorize};
 use crate::config::Snapshot;
 use crate::connection::Connection;
 use crate::endpoint::ActiveRequest;
@@ -19,11 +17,16 @@ type Held = (OpenConnection, ActiveRequest);
 /// Carries opaque bytes to the app: over the fresh connection if there is one.
 pub(super) async fn forward<N: Net>(
     inbound: &Inbound<N>,
-    table: Arc<Table>,
     connection: Connection,
     OpaqueBegun { mut client, fresh, server_first }: OpaqueBegun<N::Io, Held>,
 ) {
+    let live = inbound.live.register(connection.clone());
+    // Loaded after that, or a change of policies could be missed.
+    let table = inbound.side.table.load_full();
     let snapshot = &table.snapshot;
+    if !authorize::opaque(inbound, &table.authorization, &connection) {
+        return client.abort();
+    }
     let fresh = match fresh {
         Some(fresh) => fresh.take_into_use(server_first),
         None => match dial(inbound, snapshot, connection.original_dst).await {
@@ -36,7 +39,11 @@ pub(super) async fn forward<N: Net>(
     let timeouts = CopyTimeouts::of(&snapshot.timeouts);
     // It may last for days, and must not keep what a reload replaces.
     drop(table);
-    tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics).await;
+    tokio::select! {
+        biased;
+        () = live.refused() => {}
+        () = tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics) => {}
+    }
 }
 
 /// Connects to the app.

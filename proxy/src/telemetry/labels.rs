@@ -30,5 +30,7 @@ label_sets! {
     ClusterRoute { cluster: String, route: String }
     ClusterRouteResult { cluster: String, route: String, result: &'static str }
     Probe { probe: &'static str }
+    Provider { provider: String }
+    ProviderResult { provider: String, result: &'static str }
     Outcome { result: &'static str }
 }

@@ -1,6 +1,7 @@
 //! What the sidecar counts. Every counter that a request touches is looked up when its cluster or
 //! listener is made: adding costs a nanosecond, finding by label some hundred.
 
+mod authorization;
 mod cluster;
 mod discovery;
 mod endpoint;
@@ -24,6 +25,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+pub use authorization::{AuthorizerMetrics, AuthorizerOutcome, DecisionMetrics, FetchOutcome, KeySetMetrics};
 pub use cluster::{ClusterMetrics, ENDPOINT_STATES, Ejections, Failures, LimitReason, Picks, RetryDenied};
 pub use discovery::DiscoveryMetrics;
 pub use endpoint::{EndpointMetrics, OpenConnection};
@@ -32,11 +34,12 @@ pub(crate) use event::emit;
 pub use format::{Format, prometheus_text};
 pub use load::{Direction, DirectionGauges, LoadGauges, Open, Sockets};
 pub use opaque::OpaqueMetrics;
-pub use request_log::RequestLog;
+pub use request_log::{Decided, RequestLog};
 pub use route::{MirrorOutcome, RouteMetrics};
 pub use side::{DetectionResult, RaceOutcome, SideMetrics};
 pub use throttle::Throttle;
 
+use authorization::AuthorizationFamilies;
 use cluster::ClusterFamilies;
 use discovery::DiscoveryFamilies;
 use families::families;
@@ -67,6 +70,7 @@ pub struct Metrics {
     endpoints: endpoint::Endpoints,
     routes: RouteFamilies,
     discovery: DiscoveryFamilies,
+    authorization: AuthorizationFamilies,
 }
 
 /// Metrics of a cluster that counts as one endpoint: the local app, or everything that is passed
@@ -91,6 +95,7 @@ impl Default for Metrics {
             clusters: ClusterFamilies::register(&mut registry),
             routes: RouteFamilies::register(&mut registry),
             discovery: DiscoveryFamilies::register(&mut registry),
+            authorization: AuthorizationFamilies::register(&mut registry),
             endpoints,
             registry,
         }
@@ -162,6 +167,26 @@ impl Metrics {
     /// The metrics of the source of a cluster's endpoints.
     pub fn discovery(&self, cluster: &str) -> DiscoveryMetrics {
         self.discovery.of(cluster)
+    }
+
+    /// The metrics of what policies decide.
+    pub fn decisions(&self) -> DecisionMetrics {
+        self.authorization.decisions()
+    }
+
+    /// The metrics of tokens of an issuer, `""` for those of none, of which this came.
+    pub fn token(&self, provider: &str, result: &'static str) -> Counter {
+        self.authorization.token(provider, result)
+    }
+
+    /// The metrics of an issuer's key set.
+    pub fn key_set(&self, provider: &str) -> KeySetMetrics {
+        self.authorization.key_set(provider)
+    }
+
+    /// The metrics of an external authorizer.
+    pub fn authorizer(&self, provider: &str) -> AuthorizerMetrics {
+        self.authorization.authorizer(provider)
     }
 
     /// Leaves out the gauges of a cluster that is not discovered any more.

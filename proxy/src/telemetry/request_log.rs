@@ -1,8 +1,9 @@
 //! The log of one request: begun before anything is done with it, and finished when it is dropped.
 //! What is counted of requests is counted here.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::StatusCode;
 use tokio::time::Instant;
@@ -18,7 +19,17 @@ pub struct RequestLog<'a> {
     number: u64,
     begun: Instant,
     attempts: Cell<Attempts>,
+    decided: OnceCell<Decided>,
     answered: bool,
+}
+
+/// What was decided about a request, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    /// Whether it may pass.
+    pub allowed: bool,
+    /// The policy and the rule of it, from 1; `None`: no rule matches.
+    pub rule: Option<(Arc<str>, u32)>,
 }
 
 /// What is known of the attempts of a request.
@@ -36,8 +47,8 @@ impl ClusterMetrics {
     /// one that leaves no lines.
     pub fn request_log(&self, number: u64) -> RequestLog<'_> {
         self.requests.inc();
-        let (begun, attempts) = (Instant::now(), Cell::default());
-        RequestLog { metrics: self, number, begun, attempts, answered: false }
+        let (begun, attempts, decided) = (Instant::now(), Cell::default(), OnceCell::new());
+        RequestLog { metrics: self, number, begun, attempts, decided, answered: false }
     }
 }
 
@@ -52,6 +63,16 @@ impl RequestLog<'_> {
         let Attempts { count, first, .. } = self.attempts.get();
         let first = first.or(Some(now));
         self.attempts.set(Attempts { count: count + 1, first, last: Some((now, endpoint)) });
+    }
+
+    /// Notes what was decided about it. The first decision stays.
+    pub fn decide(&self, decided: Decided) {
+        let _ = self.decided.set(decided);
+    }
+
+    /// What was decided about it; `None` if there is nothing to decide.
+    pub fn decided(&self) -> Option<&Decided> {
+        self.decided.get()
     }
 
     /// Counts the failure that the request is answered with.

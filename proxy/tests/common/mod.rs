@@ -285,7 +285,7 @@ impl Side {
     pub fn reload(&self, config: &str) {
         let snapshot = Arc::new(proxy::config::parse("sidecar.toml", config).unwrap());
         let table = Table::new(snapshot, Some(&self.table.load()), &self.metrics, Instant::now());
-        self.table.store(Arc::new(table));
+        table.put_in_force(&self.table);
     }
 
     /// Drains it with a deadline that no test should reach; how many connections were cut.
@@ -360,6 +360,8 @@ pub async fn inbound(net: TestNet, config: &str) -> Side {
     let each = worker.clone();
     let serve = move |io, peer, drain| inbound::carry(each.clone(), io, peer, drain);
     spawn(accept(net, listener, watch, "inbound", serve));
+    let watching = worker.clone();
+    spawn(async move { watching.follow_policies().await });
     Side { at, metrics, table, clear: Box::new(move || worker.side.pool.clear()), drain }
 }
 
@@ -392,6 +394,11 @@ impl Seen {
             }
         })
         .await
+    }
+
+    /// Remembers a request.
+    pub fn note(&self, request: Message) {
+        self.requests.borrow_mut().push(request);
     }
 
     /// How many connections there were.

@@ -63,6 +63,8 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
         inbound_port_timeouts: [].into(),
         inbound_adaptive: [].into(),
         app: App::default(),
+        authorization: Arc::default(),
+        jwt: Vec::new(),
     };
     assert_eq!(parse("sidecar.toml", r#"service = "web""#).unwrap(), expected);
 }

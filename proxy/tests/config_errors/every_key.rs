@@ -114,6 +114,8 @@ fn every_key_of_the_file_reaches_the_snapshot() {
             }),
             liveness: None,
         },
+        authorization: Arc::default(),
+        jwt: Vec::new(),
     };
     assert_eq!(parse("sidecar.toml", FILE).unwrap(), expected);
 }

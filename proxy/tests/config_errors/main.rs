@@ -4,6 +4,7 @@
 //! The messages are kept in `snapshots/`; after a deliberate change write them anew with
 //! `INSTA_UPDATE=always` and read each of them as the person would who has to act on it.
 
+mod authorization;
 mod clusters;
 mod defaults;
 mod every_key;

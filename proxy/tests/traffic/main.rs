@@ -3,12 +3,16 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[allow(dead_code, reason = "the unit tests use the rest")]
+#[path = "../../src/authz/fake.rs"]
+mod issuer;
 // Of the other tests, which the proxy cannot depend on because they depend on it.
 #[path = "../../../tests/src/server.rs"]
 mod server;
 #[path = "../../../tests/tests/ends/mod.rs"]
 mod table;
 
+mod authorization;
 mod data_plane;
 mod discovery;
 mod ends;

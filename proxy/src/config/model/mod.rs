@@ -1,10 +1,12 @@
 //! The sidecar's configuration file, key for key, with the place of every value.
 
 mod adaptive;
+mod authorization;
 mod balance;
 mod cluster;
 mod discovery;
 mod health;
+mod jwt;
 mod limits;
 mod outlier_detection;
 mod retry;
@@ -14,10 +16,14 @@ use serde::Deserialize;
 use serde_spanned::Spanned;
 
 pub use adaptive::{Adaptive, AdaptiveTable};
+pub use authorization::{
+    Authorization, ExternalAuthorizer, Policy, PolicyCondition, PolicyOperation, PolicyRule, PolicySource,
+};
 pub use balance::{Balance, SlowStart};
 pub use cluster::{Cluster, ClusterTimeouts, Endpoint, EndpointTable};
 pub use discovery::{Discovery, Dns, EndpointsFile, Etcd, Register};
 pub use health::{App, Health, Probe};
+pub use jwt::{Jwks, Jwt, TokenHeader};
 pub use limits::ClusterLimits;
 pub use outlier_detection::OutlierDetection;
 pub use retry::{Retry, RetryBudget};
@@ -82,6 +88,12 @@ pub struct File {
     pub balance: Option<Balance>,
     /// Tells others where the app is. Default: nobody is told.
     pub register: Option<Register>,
+    /// Who may call the app. Default: everybody.
+    #[serde(default)]
+    pub authorization: Authorization,
+    /// Whose tokens are believed. Default: nobody's.
+    #[serde(default)]
+    pub jwt: Vec<Jwt>,
     /// Clusters.
     #[serde(default)]
     pub cluster: Vec<Cluster>,

@@ -23,11 +23,13 @@ use cluster::Taken;
 
 pub use discovery::parse_endpoints;
 
+mod authorization;
 mod balance;
 mod cluster;
 mod discovery;
 mod health;
 mod http2;
+mod jwt;
 mod limits;
 mod matches;
 mod outlier_detection;
@@ -107,6 +109,8 @@ impl Check<'_> {
         let inbound_adaptive = self.inbound_adaptive(file);
         let inbound_port_timeouts = self.inbound_port_timeouts(file);
         let app = self.app(&file.app);
+        let authorization = Arc::new(self.authorization(&file.authorization));
+        let jwt = self.jwt(&file.jwt);
         let zone = file.zone.as_ref().map(|zone| self.name("zone", zone).into());
         Snapshot {
             zone,
@@ -131,6 +135,8 @@ impl Check<'_> {
             inbound_port_timeouts,
             inbound_adaptive,
             app,
+            authorization,
+            jwt,
         }
     }
 

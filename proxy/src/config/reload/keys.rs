@@ -26,14 +26,16 @@ endpoints = ['10.0.0.21:8080']
 ";
 
 /// The model's own text, so that no key is forgotten.
-const MODEL: [&str; 10] = [
+const MODEL: [&str; 12] = [
     include_str!("../model/mod.rs"),
     include_str!("../model/adaptive.rs"),
+    include_str!("../model/authorization.rs"),
     include_str!("../model/balance.rs"),
     include_str!("../model/outlier_detection.rs"),
     include_str!("../model/cluster.rs"),
     include_str!("../model/discovery.rs"),
     include_str!("../model/health.rs"),
+    include_str!("../model/jwt.rs"),
     include_str!("../model/limits.rs"),
     include_str!("../model/retry.rs"),
     include_str!("../model/route.rs"),
@@ -73,6 +75,146 @@ const EVERY: &[Keys] = &[
             ("preserve_header_case", "true", "false", ""),
             ("forwarded", "'off'", "'append'", ""),
             ("opaque_ports", "[1]", "[2]", ""),
+        ],
+    ),
+    keys(
+        "Authorization",
+        &["#top"],
+        "authorization.",
+        &[
+            ("default", "'allow'", "'deny'", ""),
+            ("path_normalization", "'none'", "'merge_slashes'", ""),
+            ("trusted_hops", "0", "1", ""),
+        ],
+    ),
+    keys(
+        "Policy",
+        &["#top"],
+        "",
+        &[
+            ("name", "'a'", "'b'", "authorization.policy = [{ KEY }]"),
+            ("action", "'deny'", "'allow'", "authorization.policy = [{ KEY, name = 'a', rule = [{}] }]"),
+            ("dry_run", "false", "true", "authorization.policy = [{ KEY, name = 'a' }]"),
+            ("provider", "'a'", "'b'", CUSTOM),
+        ],
+    ),
+    keys(
+        "PolicySource",
+        &["#top"],
+        "",
+        &[
+            ("principals", "['a']", "['b']", FROM),
+            ("not_principals", "['a']", "['b']", FROM),
+            ("request_principals", "['a']", "['b']", FROM),
+            ("not_request_principals", "['a']", "['b']", FROM),
+            ("namespaces", "['a']", "['b']", FROM),
+            ("not_namespaces", "['a']", "['b']", FROM),
+            ("service_accounts", "['a/a']", "['a/b']", FROM),
+            ("not_service_accounts", "['a/a']", "['a/b']", FROM),
+            ("ip_blocks", "['10.0.0.1']", "['10.0.0.0/8']", FROM),
+            ("not_ip_blocks", "['10.0.0.1']", "['10.0.0.0/8']", FROM),
+            ("remote_ip_blocks", "['10.0.0.1']", "['10.0.0.0/8']", FROM),
+            ("not_remote_ip_blocks", "['10.0.0.1']", "['10.0.0.0/8']", FROM),
+        ],
+    ),
+    keys(
+        "PolicyOperation",
+        &["#top"],
+        "",
+        &[
+            ("hosts", "['a']", "['b']", TO),
+            ("not_hosts", "['a']", "['b']", TO),
+            ("ports", "[1]", "[2]", TO),
+            ("not_ports", "[1]", "[2]", TO),
+            ("methods", "['A']", "['B']", TO),
+            ("not_methods", "['A']", "['B']", TO),
+            ("paths", "['/a']", "['/b']", TO),
+            ("not_paths", "['/a']", "['/b']", TO),
+        ],
+    ),
+    keys(
+        "PolicyCondition",
+        &["#top"],
+        "",
+        &[
+            (
+                "key",
+                "'source.principal'",
+                "'source.namespace'",
+                "authorization.policy = [{ name = 'a', rule = [{ when = [{ KEY, values = ['a'] }] }] }]",
+            ),
+            ("values", "['a']", "['b']", WHEN),
+            ("not_values", "['a']", "['b']", WHEN),
+        ],
+    ),
+    keys(
+        "ExternalAuthorizer",
+        &["#top"],
+        "",
+        &[
+            ("name", "'a'", "'b'", "authorization.provider = [{ KEY, address = '10.0.0.1:80' }]"),
+            ("address", "'10.0.0.1:80'", "'10.0.0.1:81'", "authorization.provider = [{ KEY, name = 'a' }]"),
+            ("path_prefix", "'/a'", "'/b'", AUTHORIZER),
+            ("timeout", "'1s'", "'2s'", AUTHORIZER),
+            ("fail_open", "true", "false", AUTHORIZER),
+            ("status_on_error", "403", "503", AUTHORIZER),
+            ("include_request_headers", "['a']", "['b']", AUTHORIZER),
+            ("include_additional_headers", "{ a = 'a' }", "{ a = 'b' }", AUTHORIZER),
+            ("headers_to_upstream_on_allow", "['a']", "['b']", AUTHORIZER),
+            ("headers_to_downstream_on_deny", "['a']", "['b']", AUTHORIZER),
+        ],
+    ),
+    keys(
+        "Jwt",
+        &["#top"],
+        "",
+        &[
+            ("name", "'a'", "'b'", "jwt = [{ KEY, issuer = 'i', jwks.file = 'f' }]"),
+            ("issuer", "'a'", "'b'", "jwt = [{ KEY, name = 'n', jwks.file = 'f' }]"),
+            ("audiences", "['a']", "['b']", JWT),
+            ("algorithms", "['RS256']", "['ES256']", JWT),
+            ("from_params", "['a']", "['b']", JWT),
+            ("forward", "true", "false", JWT),
+            ("claims_to_headers", "{ a = 'a' }", "{ a = 'b' }", JWT),
+            ("payload_header", "'a'", "'b'", JWT),
+            ("clock_skew", "'1s'", "'2s'", JWT),
+        ],
+    ),
+    keys(
+        "Jwks",
+        &["#top"],
+        "",
+        &[
+            (
+                "inline",
+                "'{\"keys\":[{\"kty\":\"oct\",\"k\":\"AA\"}]}'",
+                "'{\"keys\":[{\"kty\":\"oct\",\"k\":\"AB\"}]}'",
+                JWKS,
+            ),
+            ("file", "'a'", "'b'", JWKS),
+            ("url", "'http://a'", "'http://b'", JWKS),
+            ("refresh", "'1s'", "'2s'", URL),
+            ("timeout", "'1s'", "'2s'", URL),
+            ("stale_after", "'1s'", "'2s'", URL),
+        ],
+    ),
+    keys(
+        "TokenHeader",
+        &["#top"],
+        "",
+        &[
+            (
+                "name",
+                "'a'",
+                "'b'",
+                "jwt = [{ name = 'n', issuer = 'i', jwks.file = 'f', from_headers = [{ KEY }] }]",
+            ),
+            (
+                "prefix",
+                "'a'",
+                "'b'",
+                "jwt = [{ name = 'n', issuer = 'i', jwks.file = 'f', from_headers = [{ KEY, name = 'a' }] }]",
+            ),
         ],
     ),
     keys(
@@ -457,6 +599,16 @@ const EVERY: &[Keys] = &[
     ),
 ];
 
+const FROM: &str = "authorization.policy = [{ name = 'a', rule = [{ from = [{ KEY }] }] }]";
+const TO: &str = "authorization.policy = [{ name = 'a', rule = [{ to = [{ KEY }] }] }]";
+const WHEN: &str =
+    "authorization.policy = [{ name = 'a', rule = [{ when = [{ KEY, key = 'source.principal' }] }] }]";
+const CUSTOM: &str = "authorization.policy = [{ KEY, name = 'a', action = 'custom', rule = [{}] }]\n\
+     authorization.provider = [{ name = 'a', address = '10.0.0.1:80' }, { name = 'b', address = '10.0.0.1:80' }]";
+const AUTHORIZER: &str = "authorization.provider = [{ KEY, name = 'a', address = '10.0.0.1:80' }]";
+const JWT: &str = "jwt = [{ KEY, name = 'n', issuer = 'i', jwks.file = 'f' }]";
+const JWKS: &str = "jwt = [{ name = 'n', issuer = 'i', jwks = { KEY } }]";
+const URL: &str = "jwt = [{ name = 'n', issuer = 'i', jwks = { KEY, url = 'http://a' } }]";
 const ETCD: &str = "register.etcd = { endpoints = ['http://10.0.0.1:1'], prefix = '/a/' }";
 const REGISTER: &str =
     "register.etcd = { endpoints = ['http://10.0.0.1:1'], prefix = '/a/' }\nregister.address = '10.0.0.1:1'";

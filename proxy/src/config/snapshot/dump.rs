@@ -12,10 +12,10 @@ use super::route::ValueMatch;
 use super::{RetryCondition, RetryConditions};
 
 /// What stands in place of a secret.
-const REDACTED: &str = "[redacted]";
+pub(super) const REDACTED: &str = "[redacted]";
 
 /// Whether a header or a parameter of this name usually carries a secret.
-fn is_secret(name: &str) -> bool {
+pub(super) fn is_secret(name: &str) -> bool {
     const PARTS: [&str; 8] =
         ["authorization", "cookie", "token", "secret", "password", "credential", "api-key", "apikey"];
     let name = name.to_ascii_lowercase().replace('_', "-");

@@ -9,20 +9,26 @@ use serde::Serialize;
 
 use super::defaults;
 
+mod authorization;
 mod balance;
 mod cluster;
 mod discovery;
 mod dump;
 mod health;
+mod jwt;
 mod limits;
 mod outlier_detection;
 mod retry;
 pub mod route;
 
+pub use authorization::{
+    Attribute, AttributeTest, Authorization, AuthorizationPolicy, DefaultAction, ExternalAuthorizer, PathNormalization, PathTemplate, PolicyAction, PolicyRule, TemplateSegment, ValuePattern,
+};
 pub use balance::{Balance, BalancePolicy, HashSource, SlowStart};
 pub use cluster::{AttemptTimeouts, Cluster, Endpoint, Labels, RequestTimeouts};
 pub use discovery::{Discovery, Dns, DnsQuery, Etcd, Register, Source};
 pub use health::{App, Health, Probe, ProbeRequest, Thresholds};
+pub use jwt::{ClaimHeader, JwksSource, JwksUrl, JwtProvider, TokenHeader};
 pub use limits::{Adaptive, ClusterLimits};
 pub use outlier_detection::OutlierDetection;
 pub use retry::{Retry, RetryBudget, RetryCondition, RetryConditions};
@@ -77,6 +83,10 @@ pub struct Snapshot {
     pub inbound_adaptive: BTreeMap<u16, Adaptive>,
     /// What the sidecar asks its app.
     pub app: App,
+    /// Who may call the app.
+    pub authorization: Arc<Authorization>,
+    /// Whose tokens are believed.
+    pub jwt: Vec<Arc<JwtProvider>>,
 }
 
 /// The ports that the sidecar listens on.

@@ -66,6 +66,16 @@ pub(super) async fn follow<N: Net>(net: N, dns: Dns, mut rng: StdRng, updates: U
     }
 }
 
+/// The addresses of a name, as the machine's own name servers say.
+///
+/// # Errors
+/// Why there are none.
+pub(crate) async fn lookup<N: Net>(net: N, name: &str, rng: &mut StdRng) -> Result<Vec<IpAddr>, String> {
+    let mut resolver = Resolver { net, servers: named_in(RESOLV_CONF.as_ref()), heard: [false; 2] };
+    let (addresses, _) = resolver.addresses(&names::absolute(name)?, rng).await?;
+    if addresses.is_empty() { Err(format!("{name} has no address")) } else { Ok(addresses) }
+}
+
 /// The servers that a resolv.conf names; none if there is no such file. The zone of an IPv6 address
 /// (`%eth0`) is not understood.
 fn named_in(file: &Path) -> Vec<SocketAddr> {

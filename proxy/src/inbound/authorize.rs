@@ -1,0 +1,205 @@
+//! The phase `authorize`: whether a request may go to the app, and whether an opaque connection may.
+//!
+//! In Istio's order: the path is made comparable, the token is verified and gives way to what the
+//! app shall get of it, external authorizers are asked, and then policies decide.
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::uri::{Authority, PathAndQuery};
+use http::{Request, Response, StatusCode};
+use tokio::time::Instant;
+
+use super::Inbound;
+use crate::authz::external::{Answer, Question};
+use crate::authz::jwt::{Shown, ShownToken, TokenError};
+use crate::authz::{Authorization, Facts, RequestFacts, RuleName, Ruling, path, remote_address};
+use crate::connection::Connection;
+use crate::error::{Error, Kind};
+use crate::telemetry::{AuthorizerOutcome, Decided, RequestLog};
+use crate::world::Net;
+
+/// Why a request does not go on.
+pub(super) enum Refusal {
+    /// A failure, which the table of errors answers.
+    Failed(Error),
+    /// The same, with another status than the table says.
+    FailedAs(Error, StatusCode),
+    /// An external authorizer has answered it.
+    Answered(Box<Response<Bytes>>),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Refusal::Failed(error)
+    }
+}
+
+impl From<Ruling> for Decided {
+    fn from(ruling: Ruling) -> Self {
+        let rule = ruling.rule.map(|RuleName { policy, rule }| (policy, rule));
+        Decided { allowed: ruling.allowed, rule }
+    }
+}
+
+/// Whether a request may go to the app, which gets the request as it was decided about.
+pub(super) async fn request<N: Net, B>(
+    inbound: &Inbound<N>,
+    authorization: &Authorization,
+    connection: &Connection,
+    request: &mut Request<B>,
+    log: &RequestLog<'_>,
+) -> Result<(), Refusal> {
+    if authorization.is_open() {
+        return Ok(());
+    }
+    path::normalize_uri(request.uri_mut(), authorization.config.path_normalization)
+        .map_err(|wrong| Error { cause: Some(wrong.into()), ..Error::new(Kind::Malformed) })?;
+    let shown = token(inbound, authorization, request)?;
+    let host = host(request);
+    let asked =
+        authorization.policies.authorizer(&facts(authorization, connection, request, &host, shown.as_ref()));
+    if let Some((authorizer, rule)) = asked {
+        // Boxed: most requests have no use for it.
+        Box::pin(ask(inbound, (authorization, authorizer, rule), request, &host, log)).await?;
+    }
+    let decision = authorization.decide(&facts(authorization, connection, request, &host, shown.as_ref()));
+    let allowed = decision.enforced.allowed;
+    log.decide(decision.enforced.into());
+    if allowed { Ok(()) } else { Err(Error::new(Kind::Denied).into()) }
+}
+
+/// Asks an external authorizer, as the rule of a policy says.
+async fn ask<N: Net, B>(
+    inbound: &Inbound<N>,
+    (authorization, position, rule): (&Authorization, usize, RuleName),
+    request: &mut Request<B>,
+    host: &str,
+    log: &RequestLog<'_>,
+) -> Result<(), Refusal> {
+    let (authorizer, metrics) =
+        (&authorization.config.authorizers[position], &authorization.authorizers[position]);
+    let question = Question {
+        method: request.method(),
+        host,
+        path: request.uri().path_and_query().map_or("/", PathAndQuery::as_str),
+        headers: request.headers(),
+    };
+    let refused = |rule| Decided::from(Ruling { allowed: false, rule: Some(rule) });
+    match inbound.authorizers.ask(&inbound.side.net, authorizer, question).await {
+        Ok(Answer::Allow(headers)) => {
+            metrics.asked(AuthorizerOutcome::Allowed);
+            for name in &authorizer.headers_to_upstream_on_allow {
+                // What the client says in its place is not the authorizer's word.
+                request.headers_mut().remove(name);
+            }
+            request.headers_mut().extend(headers);
+            Ok(())
+        }
+        Ok(Answer::Deny(response)) => {
+            metrics.asked(AuthorizerOutcome::Denied);
+            log.decide(refused(rule));
+            Err(Refusal::Answered(response))
+        }
+        Err(why) if authorizer.fail_open => {
+            metrics.asked(AuthorizerOutcome::FailedOpen);
+            if let Some(withheld) = inbound.side.failures.admit(Instant::now()) {
+                tracing::warn!(authorizer = %authorizer.name, why, withheld, "passed without its word");
+            }
+            Ok(())
+        }
+        Err(why) => {
+            metrics.asked(AuthorizerOutcome::Failed);
+            log.decide(refused(rule));
+            let error = Error { cause: Some(why.into()), ..Error::new(Kind::Authorizer) };
+            Err(Refusal::FailedAs(error, authorizer.status_on_error))
+        }
+    }
+}
+
+/// The request's token, which is taken out of it unless it is to be forwarded.
+fn token<N: Net, B>(
+    inbound: &Inbound<N>,
+    authorization: &Authorization,
+    request: &mut Request<B>,
+) -> Result<Option<ShownToken>, Error> {
+    let issuers = &authorization.issuers;
+    if issuers.is_empty() {
+        return Ok(None);
+    }
+    let asked = Shown { headers: request.headers(), uri: request.uri() };
+    let shown = issuers.token(asked, &mut inbound.tokens.borrow_mut(), inbound.wall.now());
+    let count = |provider: &str, result| inbound.side.all_metrics.token(provider, result).inc();
+    let shown = match shown {
+        Ok(shown) => shown,
+        Err(why) => {
+            count("", why.label());
+            return Err(refused(why));
+        }
+    };
+    if let Some(shown) = &shown {
+        count(issuers.name_of(shown), if shown.was_known { "remembered" } else { "verified" });
+    }
+    let mut uri = std::mem::take(request.uri_mut());
+    issuers.prepare(shown.as_ref(), request.headers_mut(), &mut uri);
+    *request.uri_mut() = uri;
+    Ok(shown)
+}
+
+fn refused(why: TokenError) -> Error {
+    Error { cause: Some(why.into()), ..Error::new(Kind::Token) }
+}
+
+/// The host that a request is for, in lower case.
+fn host<B>(request: &Request<B>) -> String {
+    let authority = request.uri().authority().map(Authority::as_str);
+    let header = || request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    authority.or_else(header).unwrap_or_default().to_ascii_lowercase()
+}
+
+fn facts<'f, B>(
+    authorization: &Authorization,
+    connection: &'f Connection,
+    request: &'f Request<B>,
+    host: &'f str,
+    shown: Option<&'f ShownToken>,
+) -> Facts<'f> {
+    let facts = Facts::of(connection);
+    let hops = authorization.config.trusted_hops;
+    let request = RequestFacts {
+        remote: remote_address(facts.source, request.headers(), hops),
+        host,
+        method: request.method().as_str(),
+        path: request.uri().path(),
+        headers: request.headers(),
+        token: shown.map(|shown| &*shown.token),
+    };
+    Facts { request: Some(request), ..facts }
+}
+
+/// Whether an opaque connection may go to the app. What is denied is counted and logged.
+pub(super) fn opaque<N: Net>(
+    inbound: &Inbound<N>,
+    authorization: &Authorization,
+    connection: &Connection,
+) -> bool {
+    if authorization.is_open() {
+        return true;
+    }
+    let ruling = authorization.decide(&Facts::of(connection)).enforced;
+    if !ruling.allowed {
+        let side = &inbound.side;
+        side.metrics.refused(Kind::Denied);
+        if let Some(withheld) = side.failures.admit(Instant::now()) {
+            let (peer, dst, identity) = (connection.peer, connection.original_dst, &connection.peer_identity);
+            let (policy, rule) =
+                (ruling.rule.as_ref().map(|rule| &*rule.policy), ruling.rule.as_ref().map(|r| r.rule));
+            tracing::warn!(%peer, %dst, ?identity, policy, rule, withheld, "connection denied");
+        }
+    }
+    ruling.allowed
+}
+
+/// Whether it could go there, without a count: before it is known what is spoken.
+pub(super) fn may_be_opaque(authorization: &Authorization, connection: &Connection) -> bool {
+    authorization.is_open() || authorization.policies.decide(&Facts::of(connection)).enforced.allowed
+}

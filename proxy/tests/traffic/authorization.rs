@@ -1,0 +1,306 @@
+//! Who may call the app: policies, tokens, and external authorizers, through an inbound sidecar.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+
+use crate::common::h2c::{self, ask, call};
+use crate::common::{Seen, Side, TestNet, Wire, app, inbound, run, until};
+use crate::issuer::{Signer, jwks};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// A policy of `[authorization]`.
+fn policy(name: &str, action: &str, rules: &str) -> String {
+    format!("[[authorization.policy]]\nname = '{name}'\naction = '{action}'\nrule = [{rules}]\n")
+}
+
+fn config(more: &str) -> String {
+    format!("service = 'orders'\ninstance = 'orders-1'\n{more}")
+}
+
+/// The app's sidecar.
+async fn side(app: SocketAddr, more: &str) -> Side {
+    inbound(TestNet::to(&app.to_string()), &config(more)).await
+}
+
+#[test]
+fn a_request_that_no_policy_allows_gets_403_and_the_app_sees_nothing() {
+    run(async {
+        let seen = Seen::default();
+        let app = seen.app(OK).await;
+        let rules = "{ to = [{ methods = ['GET'], paths = ['/orders/*'] }] }";
+        let far = side(app, &policy("readers", "allow", rules)).await;
+        let mut client = far.client().await;
+        assert_eq!(client.get("/orders/1").await.status(), 200);
+        for (method, path) in [("POST", "/orders/1"), ("GET", "/admin"), ("GET", "/orders/../admin")] {
+            let denied = client.ask_as(method, path).await;
+            assert_eq!((denied.status(), denied.text()), (403, "RBAC: access denied\n"), "{method} {path}");
+            assert!(denied.header("proxy-status").unwrap().contains("UAEX"), "{denied:?}");
+        }
+        assert_eq!(client.get("/orders/2").await.status(), 200, "the connection lives on");
+        assert_eq!(seen.requests(), 2);
+        let decisions = |result| far.count("proxy_authorization_decisions_total", &[result]);
+        assert_eq!((decisions("\"allowed\""), decisions("\"denied\"")), (2, 3));
+        assert_eq!(far.count("proxy_errors_total", &["\"denied\""]), 3);
+        drop(client);
+        far.at_rest().await;
+    });
+}
+
+#[test]
+fn the_app_gets_the_path_that_the_policy_saw_and_a_bad_escape_is_refused() {
+    run(async {
+        let seen = Seen::default();
+        let far =
+            side(seen.app(OK).await, &policy("admin", "deny", "{ to = [{ paths = ['/admin'] }] }")).await;
+        let mut client = far.client().await;
+        for (path, arrives) in [("/a/./b/../c?x=/../y", "/a/c?x=/../y"), ("/%61", "/a"), ("/a//b", "/a//b")] {
+            assert_eq!(client.get(path).await.status(), 200, "{path}");
+            assert!(
+                seen.last().head.starts_with(&format!("GET {arrives} HTTP/1.1\r\n")),
+                "{:?}",
+                seen.last()
+            );
+        }
+        for path in ["/%61dmin", "/x/%2e%2e/admin", "/x/..\\admin"] {
+            assert_eq!(client.get(path).await.status(), 403, "{path}");
+        }
+        assert_eq!(client.get("/%zz").await.status(), 400);
+    });
+}
+
+#[test]
+fn a_grpc_client_is_told_in_its_own_words() {
+    run(async {
+        let (app, _) = h2c::echo(10).await;
+        let rules = "{ to = [{ paths = ['/shop.Orders/Get'] }] }";
+        let text = format!("{}{}", policy("get", "allow", rules), jwt("", &[Signer::A]));
+        let far = side(app, &text).await;
+        let client = h2c::connect(far.at).await;
+        let allowed = ask(&client, call("/shop.Orders/Get").body(()).unwrap(), "x", None).await.unwrap();
+        assert_eq!(allowed.head.status(), 200);
+        assert!(!allowed.head.headers().contains_key("grpc-status"));
+        let denied = ask(&client, call("/shop.Orders/Set").body(()).unwrap(), "x", None).await.unwrap();
+        assert_eq!((denied.head.status().as_u16(), denied.header("grpc-status")), (200, "7"));
+        let call = call("/shop.Orders/Get").header("authorization", "Bearer x.y.z");
+        let bad = ask(&client, call.body(()).unwrap(), "x", None).await.unwrap();
+        assert_eq!((bad.head.status().as_u16(), bad.header("grpc-status")), (200, "16"));
+    });
+}
+
+#[test]
+fn an_opaque_connection_is_decided_about_before_the_app_is_dialled() {
+    run(async {
+        let (app, connections) = counted().await;
+        let tcp = format!("inbound = [{{ port = {}, protocol = 'tcp' }}]\n", app.port());
+        let denied = "{ from = [{ ip_blocks = ['127.0.0.0/8'] }] }";
+        // Declared, and found out: the app would be dialled to hear whether it speaks first.
+        for declared in [&tcp, ""] {
+            let far = side(app, &format!("{declared}{}", policy("local", "deny", denied))).await;
+            let mut client = far.client().await;
+            client.send("\x01\x02\x03 not HTTP").await;
+            let end = client.io.read(&mut [0; 1]).await;
+            assert!(end.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));
+            assert_eq!(far.count("proxy_connections_refused_total", &["\"denied\""]), 1);
+            let mut silent = far.client().await;
+            assert!(declared.is_empty() || silent.io.read(&mut [0; 1]).await.is_err());
+            assert!(!declared.is_empty() || silent_for_a_while(&mut silent).await);
+            assert_eq!(connections.get(), 0);
+        }
+        // A rule about HTTP allows nothing here.
+        let far =
+            side(app, &format!("{tcp}{}", policy("get", "allow", "{ to = [{ methods = ['GET'] }] }"))).await;
+        assert!(far.client().await.io.read(&mut [0; 1]).await.is_err());
+        assert_eq!(connections.get(), 0);
+        let far = side(app, &format!("{tcp}{}", policy("port", "allow", "{}"))).await;
+        let mut client = far.client().await;
+        client.send("hello").await;
+        assert_eq!(client.bytes(5).await, b"hello");
+    });
+}
+
+async fn silent_for_a_while(client: &mut Wire) -> bool {
+    let limit = std::time::Duration::from_millis(300);
+    tokio::time::timeout(limit, client.io.read(&mut [0; 1])).await.is_err()
+}
+
+/// An app that repeats what it hears, and how many connections it had.
+async fn counted() -> (SocketAddr, std::rc::Rc<std::cell::Cell<usize>>) {
+    let connections = std::rc::Rc::new(std::cell::Cell::new(0));
+    let seen = connections.clone();
+    let app = app(move |n, mut wire| {
+        seen.set(n + 1);
+        async move {
+            loop {
+                let mut some = [0; 64];
+                match wire.io.read(&mut some).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(n) => wire.send(std::str::from_utf8(&some[..n]).unwrap()).await,
+                }
+            }
+        }
+    })
+    .await;
+    (app, connections)
+}
+
+#[test]
+fn new_policies_close_open_connections_that_they_do_not_allow_and_no_others() {
+    run(async {
+        let (echo, _) = counted().await;
+        let tcp = format!("inbound = [{{ port = {}, protocol = 'tcp' }}]\n", echo.port());
+        let far = side(echo, &tcp).await;
+        let mut open = far.client().await;
+        open.send("a").await;
+        assert_eq!(open.bytes(1).await, b"a");
+        far.reload(&config(&format!("{tcp}{}", policy("all", "allow", "{}"))));
+        open.send("b").await;
+        assert_eq!(open.bytes(1).await, b"b", "it is allowed");
+        far.reload(&config(&format!("{tcp}{}", policy("none", "deny", "{}"))));
+        let end = open.io.read(&mut [0; 1]).await;
+        assert!(end.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));
+        assert_eq!(far.count("proxy_authorization_connections_closed_total", &[]), 1);
+
+        let seen = Seen::default();
+        let far = side(seen.app(OK).await, "").await;
+        let mut client = far.client().await;
+        assert_eq!(client.get("/").await.status(), 200);
+        let admin = policy("admin", "deny", "{ to = [{ paths = ['/admin'] }] }");
+        far.reload(&config(&admin));
+        assert_eq!(client.get("/admin").await.status(), 403, "each request is checked anew");
+        assert_eq!(client.get("/").await.status(), 200, "some of its requests may pass");
+        far.reload(&config(&policy("none", "deny", "{ from = [{ ip_blocks = ['127.0.0.1'] }] }")));
+        assert_eq!(client.rest().await, b"", "none of its requests could");
+        assert_eq!(far.count("proxy_authorization_connections_closed_total", &[]), 1);
+        far.at_rest().await;
+    });
+}
+
+/// An issuer, with more keys of its table.
+fn jwt(more: &str, keys: &[Signer]) -> String {
+    format!("[[jwt]]\nname = 'idp'\nissuer = 'https://idp'\njwks.inline = '{}'\n{more}", jwks(keys))
+}
+
+fn token(more: &[(&str, Value)]) -> String {
+    let mut claims = json!({"iss": "https://idp", "sub": "alice", "exp": 9_000_000_000_u64});
+    for (key, value) in more {
+        claims[*key] = value.clone();
+    }
+    Signer::A.token(&claims)
+}
+
+#[test]
+fn a_token_is_verified_and_its_claims_decide_and_reach_the_app() {
+    run(async {
+        let seen = Seen::default();
+        let rules = "{ from = [{ request_principals = ['https://idp/*'] }], \
+                     when = [{ key = 'request.auth.claims[groups]', values = ['staff'] }] }";
+        let more = "claims_to_headers = { 'x-sub' = 'sub' }\n";
+        let text = format!("{}{}", policy("staff", "allow", rules), jwt(more, &[Signer::A]));
+        let far = side(seen.app(OK).await, &text).await;
+        let mut client = far.client().await;
+        let get = |token: &str| {
+            format!("GET / HTTP/1.1\r\nhost: a\r\nx-sub: root\r\nauthorization: Bearer {token}\r\n\r\n")
+        };
+        let staff = token(&[("groups", json!(["staff"]))]);
+        for _ in 0..3 {
+            assert_eq!(client.ask(&get(&staff)).await.status(), 200);
+            assert_eq!(seen.last().header("x-sub").as_deref(), Some("alice"));
+            assert_eq!(seen.last().header("authorization"), None);
+        }
+        assert_eq!(client.ask(&get(&token(&[]))).await.status(), 403, "a valid token of somebody else");
+        assert_eq!(client.get("/").await.status(), 403, "no token");
+        let expired = client.ask(&get(&token(&[("exp", json!(1))]))).await;
+        assert_eq!((expired.status(), expired.text()), (401, "the token is not valid: it has expired\n"));
+        assert_eq!(expired.header("www-authenticate").as_deref(), Some("Bearer error=\"invalid_token\""));
+        let tokens = |result: &str| far.count("proxy_jwt_tokens_total", &[result]);
+        assert_eq!((tokens("\"verified\""), tokens("\"remembered\""), tokens("\"expired\"")), (2, 2, 1));
+        assert_eq!(seen.requests(), 3);
+    });
+}
+
+/// An authorizer that answers by the path that it is asked about, and what it was asked.
+async fn authorizer(seen: &Seen) -> SocketAddr {
+    let seen = seen.clone();
+    app(move |_, mut wire| {
+        let seen = seen.clone();
+        async move {
+            while let Some(question) = wire.request().await {
+                let path = question.head.split(' ').nth(1).unwrap().to_owned();
+                seen.note(question);
+                let answer = match path.as_str() {
+                    "/check/allowed?q=1" => "HTTP/1.1 200 OK\r\nx-user: alice\r\nx-other: no\r\ncontent-length: 0\r\n\r\n",
+                    "/check/denied" => {
+                        "HTTP/1.1 302 Found\r\nlocation: /login\r\nx-why: no\r\nset-cookie: a=b\r\ncontent-length: 4\r\n\r\nshoo"
+                    }
+                    "/check/broken" => "HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n",
+                    _ => return,
+                };
+                wire.send(answer).await;
+            }
+        }
+    })
+    .await
+}
+
+#[test]
+fn an_external_authorizer_decides_and_its_headers_arrive_where_they_should() {
+    run(async {
+        let (asked, seen) = (Seen::default(), Seen::default());
+        let (authorizer, app) = (authorizer(&asked).await, seen.app(OK).await);
+        let text = |more: &str| {
+            format!(
+                "[[authorization.provider]]\nname = 'opa'\naddress = '{authorizer}'\npath_prefix = '/check'\n\
+                 include_request_headers = ['x-ask']\ninclude_additional_headers = {{ 'x-mesh' = 'm' }}\n\
+                 headers_to_upstream_on_allow = ['x-user']\nheaders_to_downstream_on_deny = ['x-why']\n{more}\n{}{}",
+                policy("opa", "custom", "{ to = [{ not_paths = ['/open'] }] }")
+                    .replace("rule", "provider = 'opa'\nrule"),
+                policy(
+                    "admin",
+                    "deny",
+                    "{ to = [{ paths = ['/allowed'] }], when = [{ key = 'request.headers[x-user]', values = ['root'] }] }"
+                ),
+            )
+        };
+        let far = side(app, &text("")).await;
+        let mut client = far.client().await;
+        let get = |path: &str| {
+            format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-user: root\r\nx-ask: 1\r\nx-secret: 2\r\n\r\n")
+        };
+        for _ in 0..2 {
+            assert_eq!(client.ask(&get("/allowed?q=1")).await.status(), 200);
+        }
+        assert_eq!(
+            seen.last().header("x-user").as_deref(),
+            Some("alice"),
+            "the client's word does not count"
+        );
+        assert_eq!(seen.last().header("x-other"), None);
+        let question = asked.last();
+        assert_eq!(
+            ["x-ask", "x-mesh", "x-secret", "host"].map(|name| question.header(name)),
+            [Some("1".into()), Some("m".into()), None, Some("a".into())]
+        );
+        let denied = client.ask(&get("/denied")).await;
+        assert_eq!((denied.status(), denied.text()), (302, "shoo"));
+        let headers = ["location", "x-why", "set-cookie"].map(|name| denied.header(name));
+        assert_eq!(headers, [Some("/login".into()), Some("no".into()), None]);
+        let open = client.ask(&get("/open")).await;
+        assert_eq!((open.status(), asked.requests()), (200, 3), "nobody was asked");
+        for path in ["/broken", "/closed"] {
+            assert_eq!(client.ask(&get(path)).await.status(), 403, "{path}");
+        }
+        far.reload(&config(&text("fail_open = true")));
+        assert_eq!(client.ask(&get("/broken")).await.status(), 200);
+        far.reload(&config(
+            &text("status_on_error = 503\ntimeout = '50ms'").replace(&authorizer.to_string(), "192.0.2.1:9"),
+        ));
+        assert_eq!(client.ask(&get("/broken")).await.status(), 503, "nobody answers there");
+        let count = |result: &str| far.count("proxy_ext_authz_requests_total", &[result]);
+        assert_eq!(["\"allowed\"", "\"denied\"", "\"failed\"", "\"failed_open\""].map(count), [2, 1, 3, 1]);
+        drop(client);
+        until("all is over", || far.count("proxy_connections_open", &[]) == 0).await;
+    });
+}
