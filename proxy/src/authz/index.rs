@@ -17,7 +17,7 @@ use ipnet::IpNet;
 
 use super::facts::Facts;
 use super::values::{has_port, without_port};
-use crate::config::{Attribute, ValuePattern, AttributeTest};
+use crate::config::{Attribute, AttributeTest, ValuePattern};
 
 /// A map that is the same from run to run. Its keys come from the configuration.
 type Map<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
@@ -195,10 +195,13 @@ impl Filed {
                 &mut each,
             );
             let reversed = || text.iter().rev();
-            let ends = |suffix: &Box<[u8]>| {
-                suffix.len() <= text.len() && suffix.iter().eq(reversed().take(suffix.len()))
-            };
-            self.suffixes.beginnings(|suffix| suffix.iter().cmp(reversed()), ends, &mut each);
+            let ends =
+                |suffix: &[u8]| suffix.len() <= text.len() && suffix.iter().eq(reversed().take(suffix.len()));
+            self.suffixes.beginnings(
+                |suffix| suffix.iter().cmp(reversed()),
+                |suffix| ends(suffix),
+                &mut each,
+            );
             each(&self.present);
             // The next value, too.
             false

@@ -1,7 +1,7 @@
 //! Who may call the app: policies, and the tokens that callers show.
 //!
 //! [`policy`] decides, and is pure: it gets [`Facts`] of a connection and perhaps of a request, and
-//! gives a [`Decision`] that names its rule. It is compiled once for each configuration ([`index`]
+//! gives a [`Decision`] that names its rule. It is compiled once for each configuration (`index`
 //! finds the few clauses that a request may match). [`path`] makes paths comparable, so that the
 //! policy and the app see the same one.
 //!

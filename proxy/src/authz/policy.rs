@@ -19,7 +19,9 @@ use std::sync::Arc;
 use super::facts::Facts;
 use super::index::{ClauseId, Index};
 use super::values::CompiledTest;
-use crate::config::{PolicyAction, Authorization, DefaultAction, AuthorizationPolicy, PolicyRule, AttributeTest};
+use crate::config::{
+    AttributeTest, Authorization, AuthorizationPolicy, DefaultAction, PolicyAction, PolicyRule,
+};
 
 /// All policies, compiled.
 #[derive(Debug, Default)]
@@ -106,7 +108,8 @@ impl Policies {
     /// Compiles them.
     pub fn new(config: &Authorization) -> Self {
         let set = |of: &dyn Fn(&AuthorizationPolicy) -> bool| {
-            let policies: Vec<&AuthorizationPolicy> = config.policies.iter().filter(|policy| of(policy)).collect();
+            let policies: Vec<&AuthorizationPolicy> =
+                config.policies.iter().filter(|policy| of(policy)).collect();
             Set::new(config.default, &policies)
         };
         let is_dry = |policy: &AuthorizationPolicy| policy.dry_run;
@@ -278,7 +281,11 @@ impl<'r> Parts<'r> {
             (Scope::Http, _) => false,
             (Scope::Opaque, PolicyAction::Allow) if asks_for_http => return None,
             // Whether it is denied depends on the request, so the connection is not.
-            (Scope::Live, PolicyAction::Deny | PolicyAction::Custom(_) | PolicyAction::Audit) if asks_for_http => return None,
+            (Scope::Live, PolicyAction::Deny | PolicyAction::Custom(_) | PolicyAction::Audit)
+                if asks_for_http =>
+            {
+                return None;
+            }
             (Scope::Opaque | Scope::Live, _) => true,
         };
         let ready = |tests: &'r [AttributeTest]| -> Ready<'r> {

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use super::facts::Facts;
-use crate::config::{Attribute, PathTemplate, ValuePattern, AttributeTest};
+use crate::config::{Attribute, AttributeTest, PathTemplate, ValuePattern};
 
 /// A [`AttributeTest`] that was made ready.
 #[derive(Debug)]

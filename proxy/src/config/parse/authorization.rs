@@ -16,8 +16,8 @@ use serde_spanned::Spanned;
 use super::Check;
 use crate::config::diagnose::{did_you_mean, one_of};
 use crate::config::{
-    PolicyAction, Attribute, Authorization, DefaultAction, ExternalAuthorizer, PathNormalization, PathTemplate,
-    ValuePattern, AuthorizationPolicy, PolicyRule, AttributeTest, defaults, model,
+    Attribute, AttributeTest, Authorization, AuthorizationPolicy, DefaultAction, ExternalAuthorizer,
+    PathNormalization, PathTemplate, PolicyAction, PolicyRule, ValuePattern, defaults, model,
 };
 
 /// A list in the file.
@@ -108,7 +108,11 @@ impl Check<'_> {
         spans.into_iter().map(|(name, (position, _))| (name, position)).collect()
     }
 
-    fn access_policy(&mut self, given: &model::Policy, authorizers: &BTreeMap<&str, usize>) -> AuthorizationPolicy {
+    fn access_policy(
+        &mut self,
+        given: &model::Policy,
+        authorizers: &BTreeMap<&str, usize>,
+    ) -> AuthorizationPolicy {
         let action = self.word(
             "action",
             given.action.as_ref(),
@@ -279,7 +283,12 @@ impl Check<'_> {
     }
 
     /// A test of the values and of those that must not be.
-    fn texts(&mut self, attribute: Attribute, (key, values): (&str, &List), not: &List) -> Option<AttributeTest> {
+    fn texts(
+        &mut self,
+        attribute: Attribute,
+        (key, values): (&str, &List),
+        not: &List,
+    ) -> Option<AttributeTest> {
         if values.is_none() && not.is_none() {
             return None;
         }
@@ -339,7 +348,9 @@ impl Check<'_> {
         use Attribute as A;
         let words = given.get_ref().as_str();
         match attribute {
-            A::SourceIp | A::RemoteIp | A::DestinationIp => return self.network(given).map(ValuePattern::Network),
+            A::SourceIp | A::RemoteIp | A::DestinationIp => {
+                return self.network(given).map(ValuePattern::Network);
+            }
             A::DestinationPort => {
                 let port = words.parse().ok().filter(|port| *port != 0);
                 if port.is_none() {
@@ -367,7 +378,9 @@ impl Check<'_> {
             },
         };
         let text = match &pattern {
-            ValuePattern::Exact(text) | ValuePattern::Prefix(text) | ValuePattern::Suffix(text) => text.as_str(),
+            ValuePattern::Exact(text) | ValuePattern::Prefix(text) | ValuePattern::Suffix(text) => {
+                text.as_str()
+            }
             _ => return Some(pattern),
         };
         let is_value = matches!(attribute, A::Header(_) | A::Claim(_));
@@ -386,7 +399,12 @@ impl Check<'_> {
     }
 
     /// What is wrong with a value of this attribute, and the fix.
-    fn odd(&self, attribute: &Attribute, pattern: &ValuePattern, text: &str) -> Option<(&'static str, String)> {
+    fn odd(
+        &self,
+        attribute: &Attribute,
+        pattern: &ValuePattern,
+        text: &str,
+    ) -> Option<(&'static str, String)> {
         let begins = !matches!(pattern, ValuePattern::Suffix(_));
         match attribute {
             Attribute::Path if begins && !text.starts_with('/') => Some((

@@ -22,7 +22,8 @@ mod retry;
 pub mod route;
 
 pub use authorization::{
-    Attribute, AttributeTest, Authorization, AuthorizationPolicy, DefaultAction, ExternalAuthorizer, PathNormalization, PathTemplate, PolicyAction, PolicyRule, TemplateSegment, ValuePattern,
+    Attribute, AttributeTest, Authorization, AuthorizationPolicy, DefaultAction, ExternalAuthorizer,
+    PathNormalization, PathTemplate, PolicyAction, PolicyRule, TemplateSegment, ValuePattern,
 };
 pub use balance::{Balance, BalancePolicy, HashSource, SlowStart};
 pub use cluster::{AttemptTimeouts, Cluster, Endpoint, Labels, RequestTimeouts};

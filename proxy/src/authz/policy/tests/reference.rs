@@ -63,7 +63,8 @@ fn matches(rule: &PolicyRule, ask: &Ask, is_allow: bool) -> bool {
         return false;
     }
     let holds = |test: &AttributeTest| (!ask.is_http && test.attribute.is_http()) || holds(test, ask);
-    let one_of = |lists: &[Vec<AttributeTest>]| lists.is_empty() || lists.iter().any(|tests| tests.iter().all(holds));
+    let one_of =
+        |lists: &[Vec<AttributeTest>]| lists.is_empty() || lists.iter().any(|tests| tests.iter().all(holds));
     one_of(&rule.from) && one_of(&rule.to) && rule.when.iter().all(holds)
 }
 
