@@ -1,8 +1,11 @@
-//! The command line of the sidecar: `run`, `check`, and `rules` for a container's init step.
+//! The command line of the sidecar: `run`, `check`, `policy`, and `rules` for a container's init
+//! step.
 //!
 //! Parses, dispatches and prints; what is done is done elsewhere. Results go to standard output,
 //! errors to standard error, each with what to do about it. Exit codes are part of the interface
 //! and are listed in `--help`.
+
+mod policy;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -57,6 +60,12 @@ enum Command {
         /// The configuration, TOML.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Say what policies about callers decide, or translate Istio's.
+    #[command(after_help = EXIT_CODES)]
+    Policy {
+        #[command(subcommand)]
+        command: policy::PolicyCommand,
     },
     /// Manage the iptables rules that bring connections to the sidecar, in the current network
     /// namespace.
@@ -180,6 +189,7 @@ impl Cli {
                 crate::app::run(&config, Options { workers, command, group: gid })
             }
             Command::Check { config } => check(&config),
+            Command::Policy { command } => command.perform(),
             Command::Rules { action: Action::Print { rules, undo } } => {
                 out!("{}", rules_text(&rules.rules(), undo));
                 ExitCode::SUCCESS

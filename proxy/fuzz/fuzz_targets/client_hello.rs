@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use proxy::detect::tls::{Hello, READ_LIMIT, client_hello, is_server_name};
+use proxy::config::names::is_server_name;
+use proxy::detect::tls::{Hello, READ_LIMIT, client_hello};
 
 fuzz_target!(|bytes: &[u8]| {
     let whole = client_hello(bytes);

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use proxy::detect::{Outcome, detect};
+use proxy::detect::{Detection, detect};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 fuzz_target!(|input: &[u8]| {
@@ -27,7 +27,7 @@ fuzz_target!(|input: &[u8]| {
             };
             let ((), (outcome, hello, all)) = tokio::join!(send, look);
             assert!(all == bytes, "{} bytes became {}", bytes.len(), all.len());
-            assert_eq!(outcome == Outcome::Closed, bytes.is_empty());
+            assert_eq!(outcome == Detection::Closed, bytes.is_empty());
             (outcome, hello)
         })
     };

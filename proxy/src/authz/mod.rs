@@ -9,10 +9,12 @@
 //! allocates more than the name of its rule; nothing that a caller says of itself counts, but what
 //! its certificate or a verified token proves.
 
+pub mod explain;
 pub mod external;
 pub mod facts;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod import;
 mod index;
 pub mod jwks;
 pub mod jwt;
