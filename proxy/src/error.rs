@@ -73,6 +73,13 @@ kinds! {
     /// An endpoint did not answer the connection attempt in time.
     ConnectTimeout: "connect_timeout", "connection attempt timed out",
         GATEWAY_TIMEOUT, "connection_timeout", "UF", Unavailable, false;
+    /// The endpoint could not prove that it is the workload that is expected there, or refused this
+    /// one. Nothing was sent.
+    Handshake: "handshake", "no connection under TLS",
+        SERVICE_UNAVAILABLE, "tls_certificate_error", "UF", Unavailable, false;
+    /// The client speaks plaintext where the mesh's TLS is asked for, or its handshake failed.
+    NotSecured: "not_secured", "the client does not prove who it is",
+        FORBIDDEN, "http_request_denied", "UAEX", PermissionDenied, false;
     /// This sidecar has no file descriptors, ports or memory left for a connection. Says nothing
     /// about the endpoint.
     NoSocket: "no_socket", "this sidecar can open no connection",
@@ -167,6 +174,11 @@ impl Kind {
         self.row().status
     }
 
+    /// What went wrong, in words.
+    pub fn words(self) -> &'static str {
+        self.row().words
+    }
+
     /// The `error` parameter of `Proxy-Status`.
     pub fn rfc9209(self) -> &'static str {
         self.row().rfc9209
@@ -191,6 +203,9 @@ impl Kind {
     /// Of an attempt to connect that failed: whether it was the endpoint, or want of something on
     /// this side.
     pub fn of_connect(error: &io::Error) -> Self {
+        if error.get_ref().is_some_and(|inner| inner.is::<HandshakeError>()) {
+            return Kind::Handshake;
+        }
         use libc::{EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM};
         match error.raw_os_error() {
             Some(EADDRNOTAVAIL | EMFILE | ENFILE | ENOBUFS | ENOMEM) => Kind::NoSocket,
@@ -201,6 +216,17 @@ impl Kind {
     /// Label in metrics.
     pub fn label(self) -> &'static str {
         self.row().label
+    }
+}
+
+/// Why a handshake of TLS failed, as the error inside an [`io::Error`].
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct HandshakeError(pub String);
+
+impl From<HandshakeError> for io::Error {
+    fn from(error: HandshakeError) -> Self {
+        io::Error::new(io::ErrorKind::InvalidData, error)
     }
 }
 

@@ -64,4 +64,5 @@ pub mod side;
 pub mod spiffe_id;
 pub mod tcp;
 pub mod telemetry;
+pub mod tls;
 pub mod world;

@@ -28,6 +28,7 @@ use crate::tcp::{CopyTimeouts, FreshConnection, Guard};
 use crate::telemetry::{
     ClusterMetrics, Direction, Metrics, RequestLog, SideMetrics, SingleEndpointMetrics, Throttle,
 };
+use crate::tls::{self, Alpn, Io, TlsStore};
 use crate::world::{Net, World};
 
 /// One of the two directions of one worker.
@@ -38,6 +39,8 @@ pub struct Side<N: Net> {
     pub net: N,
     /// Opens connections to servers.
     pub connector: Connector<N>,
+    /// This workload's certificate; `None` if it has no identity.
+    pub tls: Option<Arc<TlsStore>>,
     /// The clusters in force.
     pub table: Arc<ArcSwap<Table>>,
     /// Connections to servers that carry requests.
@@ -82,12 +85,26 @@ pub struct OpaqueBegun<I, G> {
 impl<I, G> OpaqueBegun<I, G> {
     /// One of which nothing was read yet.
     pub fn unread(client: I) -> Self {
-        OpaqueBegun { client: Prefixed::new(Bytes::new(), client), fresh: None, server_first: false }
+        OpaqueBegun { client: Prefixed::unread(client), fresh: None, server_first: false }
     }
 }
 
 /// What was heard of a client, and the connection that was opened to hear its server.
 pub type Heard<I, G> = (Detected<I>, Option<FreshConnection<I, G>>);
+
+/// What a client speaks of which this was heard. `None`: it is gone.
+pub fn begun<I, G>(found: Detected<I>, fresh: Option<FreshConnection<I, G>>) -> Option<Begun<I, G>> {
+    let Detected { outcome, client, .. } = found;
+    Some(match outcome {
+        Detection::Sniffed(Sniffed::Http1) => Begun::Http { is_http2: false, client },
+        Detection::Sniffed(Sniffed::Http2) => Begun::Http { is_http2: true, client },
+        Detection::Closed => return None,
+        _ => {
+            let server_first = outcome == Detection::ServerFirst;
+            Begun::Opaque(Box::new(OpaqueBegun { client, fresh, server_first }))
+        }
+    })
+}
 
 impl<N: Net> Side<N> {
     /// A side with an empty pool, which connects from the addresses that `from` gives.
@@ -95,16 +112,18 @@ impl<N: Net> Side<N> {
         world: &World<N>,
         direction: Direction,
         from: fn(SocketAddr) -> Option<IpAddr>,
+        tls: Option<Arc<TlsStore>>,
         table: Arc<ArcSwap<Table>>,
         all_metrics: Arc<Metrics>,
     ) -> Self {
         let name = direction.label();
-        let connector = Connector::new(world.net.clone(), from);
+        let connector = Connector::new(world.net.clone(), from).with_tls(tls.clone());
         Side {
             direction,
             net: world.net.clone(),
             pool: Pools::new(connector.clone(), world.rng.child(&format!("{name} pool"), 0)),
             connector,
+            tls,
             table,
             rng: Rc::new(RefCell::new(world.rng.child(name, 0).rng())),
             metrics: all_metrics.side(name),
@@ -117,10 +136,21 @@ impl<N: Net> Side<N> {
 
     /// Counts a connection that is not carried, and logs it.
     pub fn refuse(&self, kind: Kind, peer: SocketAddr, dst: Option<SocketAddr>) {
+        self.refuse_because(kind, peer, dst, &kind.words());
+    }
+
+    /// The same with the cause.
+    pub fn refuse_because(
+        &self,
+        kind: Kind,
+        peer: SocketAddr,
+        dst: Option<SocketAddr>,
+        cause: &dyn std::fmt::Display,
+    ) {
         self.metrics.refused(kind);
         if let Some(withheld) = self.failures.admit(Instant::now()) {
             let (direction, reason) = (self.direction.label(), kind.label());
-            tracing::warn!(%peer, ?dst, reason, withheld, "{direction} connection refused");
+            tracing::warn!(%peer, ?dst, reason, %cause, withheld, "{direction} connection refused");
         }
     }
 
@@ -139,13 +169,13 @@ impl<N: Net> Side<N> {
         &self,
         protocol: Protocol,
         dst: SocketAddr,
-        io: N::Io,
+        io: Io<N>,
         timeouts: &Timeouts,
         drain: drain::Watch,
         dial: impl FnOnce() -> D,
-    ) -> Option<Begun<N::Io, G>>
+    ) -> Option<Begun<Io<N>, G>>
     where
-        D: Future<Output = Option<(N::Io, Guard<G>)>>,
+        D: Future<Output = Option<(Io<N>, Guard<G>)>>,
     {
         match protocol {
             Protocol::Tcp => Some(Begun::Opaque(Box::new(OpaqueBegun::unread(io)))),
@@ -155,16 +185,7 @@ impl<N: Net> Side<N> {
             }
             Protocol::Detect => {
                 let (found, fresh) = Box::pin(self.detect(dst, io, timeouts.detect, dial)).await?;
-                let Detected { outcome, client, .. } = found;
-                Some(match outcome {
-                    Detection::Sniffed(Sniffed::Http1) => Begun::Http { is_http2: false, client },
-                    Detection::Sniffed(Sniffed::Http2) => Begun::Http { is_http2: true, client },
-                    Detection::Closed => return None,
-                    _ => {
-                        let server_first = outcome == Detection::ServerFirst;
-                        Begun::Opaque(Box::new(OpaqueBegun { client, fresh, server_first }))
-                    }
-                })
+                begun(found, fresh)
             }
         }
     }
@@ -175,12 +196,12 @@ impl<N: Net> Side<N> {
     pub async fn detect<G, D>(
         &self,
         dst: SocketAddr,
-        io: N::Io,
+        io: Io<N>,
         limit: Duration,
         dial: impl FnOnce() -> D,
-    ) -> Option<Heard<N::Io, G>>
+    ) -> Option<Heard<Io<N>, G>>
     where
-        D: Future<Output = Option<(N::Io, Guard<G>)>>,
+        D: Future<Output = Option<(Io<N>, Guard<G>)>>,
     {
         let dial = || async {
             let (server, guard) = dial().await?;
@@ -192,9 +213,10 @@ impl<N: Net> Side<N> {
     }
 
     /// Counts what was detected, and logs what an app's own TLS tells.
-    pub fn detected(&self, dst: SocketAddr, found: &Detected<N::Io>) {
+    pub fn detected(&self, dst: SocketAddr, found: &Detected<Io<N>>) {
         self.metrics.detected(found.outcome.result());
-        if found.outcome == Detection::Sniffed(Sniffed::Tls) {
+        let is_mesh = found.hello.as_ref().is_some_and(tls::is_of_the_mesh);
+        if found.outcome == Detection::Sniffed(Sniffed::Tls) && !is_mesh {
             self.metrics.greeted(found.hello.as_ref().map(|hello| hello.server_name.is_some()));
             let name = found.hello.as_ref().and_then(|hello| hello.server_name.as_deref());
             let direction = self.direction.label();
@@ -208,8 +230,8 @@ impl<N: Net> Side<N> {
         to: &SingleEndpointMetrics,
         address: SocketAddr,
         timeouts: &Timeouts,
-    ) -> Option<N::Io> {
-        match self.connector.connect_within(&address.into(), timeouts.connect).await {
+    ) -> Option<Io<N>> {
+        match self.connector.connect_within(&address.into(), Alpn::Opaque, timeouts.connect).await {
             Ok(server) => Some(server),
             Err(error) => {
                 to.endpoint.connect_failed();

@@ -22,9 +22,11 @@ use std::time::SystemTime;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rustls::crypto::CryptoProvider;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpStream;
 
+pub mod crypto;
 pub mod disk;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -175,17 +177,24 @@ pub struct World<N> {
     pub disk: Arc<dyn Disk>,
     /// Chance.
     pub rng: RngTree,
+    /// Cryptography, with randomness of its own: keys never come from `rng`.
+    pub crypto: Arc<CryptoProvider>,
 }
 
 impl<N> World<N> {
     /// A world of these parts, in which nothing outlives the process.
     pub fn new(net: N, wall: impl Wall, rng: RngTree) -> Self {
-        World { net, wall: Arc::new(wall), disk: Arc::new(NoDisk), rng }
+        World { net, wall: Arc::new(wall), disk: Arc::new(NoDisk), rng, crypto: crypto::system() }
     }
 
     /// The same with a disk.
     pub fn with_disk(self, disk: impl Disk) -> Self {
         World { disk: Arc::new(disk), ..self }
+    }
+
+    /// The same with other cryptography.
+    pub fn with_crypto(self, crypto: Arc<CryptoProvider>) -> Self {
+        World { crypto, ..self }
     }
 }
 

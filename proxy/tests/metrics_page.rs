@@ -98,7 +98,9 @@ fn scrape() -> String {
         metrics.set_probe(probe, true);
     }
     metrics.reloaded(true);
+    metrics.certificate(true, None);
     metrics.reloaded(false);
+    metrics.certificate(false, None);
     metrics.text()
 }
 

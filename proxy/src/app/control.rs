@@ -16,6 +16,7 @@ use crate::config::{Listen, defaults};
 use crate::connect::Connector;
 use crate::discovery;
 use crate::health;
+use crate::identity;
 use crate::inbound;
 use crate::key_sets;
 use crate::limit;
@@ -67,11 +68,12 @@ pub(super) async fn control_at<N: Net>(
     };
     let (net, rng) = (world.net.clone(), world.rng);
     let key_sets_world = world.clone();
-    let to_endpoints = Connector::new(net.clone(), |_| None);
+    let to_endpoints = Connector::new(net.clone(), |_| None).with_tls(sidecar.tls.clone());
     let to_app = Connector::new(net.clone(), inbound::source_for);
     let (pages, applied) = (Pages::of(&sidecar), sidecar.clone());
     tokio::join!(
         discovery::run(world.clone(), sidecar.discovered.clone(), move || applied.prepare()),
+        prove(world.clone(), &sidecar),
         register(world, &sidecar),
         health::active::run(to_endpoints, rng.child("checks", 0), sidecar.table.clone()),
         health::app::run(to_app, sidecar.table.clone(), &sidecar.app),
@@ -81,6 +83,14 @@ pub(super) async fn control_at<N: Net>(
         admin::serve(net.clone(), listeners.health, limit, pages.health),
         admin::serve(net, listeners.metrics, limit, pages.metrics),
     );
+}
+
+/// Keeps the certificate of this workload up to date, if it has an identity.
+async fn prove<N: Net>(world: World<N>, sidecar: &Sidecar) {
+    let identity = sidecar.table.load().snapshot.identity.clone();
+    if let (Some(identity), Some(store)) = (identity, sidecar.tls.clone()) {
+        identity::run(world, identity, store, sidecar.metrics.clone()).await;
+    }
 }
 
 /// Keeps the app in the registry while it should be there.

@@ -16,6 +16,7 @@ use crate::discovery::EndpointStore;
 use crate::endpoint::{Endpoint, Health};
 use crate::health::app::{AppHealth, ProbeKind};
 use crate::telemetry::{Metrics, emit};
+use crate::tls::TlsStore;
 use crate::world::Wall;
 
 /// What all threads of a sidecar share.
@@ -30,6 +31,8 @@ pub struct Sidecar {
     /// registry.
     pub(super) open: watch::Sender<bool>,
     pub(super) registered: watch::Sender<bool>,
+    /// The certificate of this workload; `None` if it has no identity.
+    pub(super) tls: Option<Arc<TlsStore>>,
     pub(super) metrics: Arc<Metrics>,
     /// Workers that do not listen yet; [`DRAINING`] once the sidecar is on its way out.
     pub(super) unready: AtomicUsize,
@@ -51,8 +54,10 @@ impl Sidecar {
         let discovered = Arc::new(EndpointStore::default());
         discovered.want(&snapshot, &metrics);
         let (app, _) = watch::channel(AppHealth::beginning(&snapshot.app));
+        let tls = snapshot.identity.is_some().then(Arc::default);
         let table = Table::new(snapshot.clone(), None, &metrics, now);
         Arc::new(Sidecar {
+            tls,
             app,
             given: Mutex::new(snapshot),
             discovered,
@@ -132,6 +137,9 @@ impl Sidecar {
                 (StatusCode::SERVICE_UNAVAILABLE, TEXT, text.into())
             }
             0 => match self.app.borrow().unready() {
+                None if let Some(why) = self.tls.as_ref().and_then(|tls| tls.unready()) => {
+                    (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n"))
+                }
                 None => self.keys_readiness(),
                 Some((kind, status)) => {
                     let text = format!("the app's {} probe does not pass: {}\n", kind.label(), status.why);

@@ -47,8 +47,8 @@ pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drains: Watche
     let bind = |at| world.net.bind(at);
     let out = bind_any(bind, listen.outbound).await.map_err(named("outbound", listen.outbound))?;
     let into = bind_any(bind, listen.inbound).await.map_err(named("inbound", listen.inbound))?;
-    let outbound = Outbound::new(&world, sidecar.table.clone(), sidecar.metrics.clone());
-    let inbound = Inbound::new(&world, sidecar.table.clone(), sidecar.metrics.clone());
+    let outbound = Outbound::new(&world, sidecar.tls.clone(), sidecar.table.clone(), sidecar.metrics.clone());
+    let inbound = Inbound::new(&world, sidecar.tls.clone(), sidecar.table.clone(), sidecar.metrics.clone());
     sidecar.listening();
 
     let (o, i) = (outbound.clone(), inbound.clone());

@@ -185,7 +185,7 @@ fn endpoints_of(
     let mut order: Vec<u32> = (0..).take(config.endpoints.len()).collect();
     let order_of = |position: &u32| {
         let endpoint = &config.endpoints[*position as usize];
-        (endpoint.address, endpoint.identity.as_deref())
+        (endpoint.address, endpoint.identity.as_ref())
     };
     order.sort_by(|a, b| order_of(a).cmp(&order_of(b)));
     let mut placed: Vec<(u32, Arc<Endpoint>)> = Vec::with_capacity(order.len());

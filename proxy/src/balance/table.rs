@@ -288,7 +288,7 @@ mod tests {
     async fn an_address_that_passes_to_another_workload_inherits_nothing() {
         let (metrics, now) = (Metrics::default(), Instant::now());
         let owned_by = |identity: &str| format!("[{{ address = '10.0.0.1:80', identity = '{identity}' }}]");
-        let (orders, billing) = (owned_by("orders"), owned_by("billing"));
+        let (orders, billing) = (owned_by("spiffe://mesh/orders"), owned_by("spiffe://mesh/billing"));
         let other = "['10.0.0.2:80']";
         let before = Table::new(snapshot([&orders, other], ""), None, &metrics, now);
         let same = Table::new(snapshot([&orders, other], "zone = 'z'\n"), Some(&before), &metrics, now);
@@ -297,7 +297,7 @@ mod tests {
         let after = Table::new(snapshot([&billing, other], ""), Some(&same), &metrics, now);
         assert!(!Arc::ptr_eq(&same.clusters[0].endpoints[0], &after.clusters[0].endpoints[0]));
         let gone = after.gone_since(&same).into_iter().map(|target| target.identity);
-        assert_eq!(gone.collect::<Vec<_>>(), [Some("orders".into())], "its connections end");
+        assert_eq!(gone.collect::<Vec<_>>(), ["spiffe://mesh/orders".parse().ok()], "its connections end");
     }
 
     #[tokio::test(start_paused = true)]

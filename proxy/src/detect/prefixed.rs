@@ -22,9 +22,22 @@ impl<I> Prefixed<I> {
         Prefixed { prefix, io }
     }
 
+    /// One of which nothing was read yet.
+    pub fn unread(io: I) -> Self {
+        Prefixed::new(Bytes::new(), io)
+    }
+
     /// The stream itself, once nothing is in front of it any more.
     pub fn bare(&self) -> Option<&I> {
         self.prefix.is_empty().then_some(&self.io)
+    }
+
+    /// Puts what is in front of the stream in front of what `change` makes of it.
+    ///
+    /// # Errors
+    /// What `change` says.
+    pub fn map<J, E>(self, change: impl FnOnce(I) -> Result<J, E>) -> Result<Prefixed<J>, E> {
+        Ok(Prefixed { prefix: self.prefix, io: change(self.io)? })
     }
 
     /// Takes the stream itself out.

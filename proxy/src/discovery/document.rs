@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Endpoint, Protocol, defaults};
+use crate::spiffe_id::SpiffeId;
 
 #[derive(Serialize, Deserialize)]
 struct Document {
@@ -27,7 +28,7 @@ struct Document {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     protocol: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    identity: Option<String>,
+    identity: Option<SpiffeId>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     labels: BTreeMap<String, String>,
 }
@@ -49,7 +50,7 @@ pub fn write(endpoint: &Endpoint) -> String {
         priority: endpoint.priority,
         weight: endpoint.weight,
         protocol,
-        identity: endpoint.identity.as_deref().map(str::to_owned),
+        identity: endpoint.identity.clone(),
         labels: BTreeMap::clone(&endpoint.labels),
     };
     serde_json::to_string(&document).expect("text and numbers are all JSON")
@@ -84,7 +85,7 @@ pub fn read(text: &[u8]) -> Result<Endpoint, String> {
         priority: document.priority,
         weight: document.weight,
         protocol,
-        identity: document.identity.map(Into::into),
+        identity: document.identity,
         labels: document.labels.into(),
     })
 }
@@ -102,7 +103,7 @@ mod tests {
             priority: 1,
             weight: 3,
             protocol: Some(Protocol::Http),
-            identity: Some("spiffe://mesh/orders".into()),
+            identity: "spiffe://mesh/orders".parse().ok(),
             labels: BTreeMap::from([("version".to_owned(), "2".to_owned())]).into(),
             ..Endpoint::at("[fd00::11]:8080".parse().unwrap())
         };

@@ -42,6 +42,7 @@ use crate::http::informational::BodyUnread;
 use crate::http::{RequestBody, Upload, forward, header_limits, strict, tunnel};
 use crate::mutant::Mutant;
 use crate::telemetry::{EndpointMetrics, LimitReason, Open, OpenConnection, emit};
+use crate::tls::{self, Alpn};
 use crate::world::Net;
 
 /// Idle connections by endpoint. Cheap to clone; one for each worker.
@@ -218,7 +219,7 @@ impl<N: Net> Pool<N> {
         metrics: &EndpointMetrics,
     ) -> Result<Connection, Error> {
         let endpoint = target.address;
-        let io = self.inner.connector.connect_within(target, limits.connect).await?;
+        let io = self.inner.connector.connect_within(target, Alpn::Http1, limits.connect).await?;
         let mut builder = http1::Builder::new();
         let Http1 { header_bytes, headers, preserve_header_case } = limits.read;
         builder.max_buf_size(header_bytes).max_header_size(header_bytes);
@@ -492,6 +493,8 @@ impl<N: Net> Checkout<N> {
             Kind::Protocol
         } else if cause.is_user() && has_body {
             strict::broke_off(&cause)
+        } else if tls::was_refused(&cause) {
+            Kind::Handshake
         } else {
             Kind::Terminated
         };

@@ -16,6 +16,7 @@ use super::grpc;
 use crate::config::ProbeRequest;
 use crate::connect::{Connector, Target, no_answer_within};
 use crate::grpc::{CONTENT_TYPE as GRPC, STATUS};
+use crate::tls::{Alpn, Io};
 use crate::world::{Exec, Net};
 
 /// Who asks.
@@ -33,7 +34,12 @@ pub(super) async fn ask<N: Net>(
 ) -> Result<(), String> {
     let asking = async {
         let address = target.address;
-        let io = connector.connect(target).await.map_err(|error| format!("cannot connect: {error}"))?;
+        let alpn = match what {
+            ProbeRequest::Tcp => Alpn::Opaque,
+            ProbeRequest::Http { .. } => Alpn::Http1,
+            ProbeRequest::Grpc { .. } => Alpn::Http2,
+        };
+        let io = connector.connect(target, alpn).await.map_err(|error| format!("cannot connect: {error}"))?;
         match what {
             ProbeRequest::Tcp => Ok(()),
             ProbeRequest::Http { path, host, status } => {
@@ -66,7 +72,7 @@ where
     if passes { Ok(()) } else { Err(format!("status {}", status.as_u16())) }
 }
 
-async fn grpc_health<N: Net>(net: &N, io: N::Io, address: SocketAddr, service: &str) -> Result<(), String> {
+async fn grpc_health<N: Net>(net: &N, io: Io<N>, address: SocketAddr, service: &str) -> Result<(), String> {
     let (mut send, connection) = http2::Builder::new(Exec(net.clone()))
         .timer(TokioTimer::new())
         .handshake(TokioIo::new(io))

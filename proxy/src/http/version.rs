@@ -16,8 +16,18 @@ use crate::drain;
 pub async fn is_http2<I: AsyncRead + Unpin>(
     io: I,
     limit: Duration,
-    mut drain: drain::Watch,
+    drain: drain::Watch,
 ) -> Option<(bool, Prefixed<I>)> {
+    let Detected { outcome, client, .. } = first_bytes(io, limit, drain).await?;
+    Some((outcome == Detection::Sniffed(Sniffed::Http2), client))
+}
+
+/// The same for whoever wants to know more of them.
+pub async fn first_bytes<I: AsyncRead + Unpin>(
+    io: I,
+    limit: Duration,
+    mut drain: drain::Watch,
+) -> Option<Detected<I>> {
     let drained = async {
         drain.signaled().await;
         sleep(LAST_REQUEST).await;
@@ -26,7 +36,7 @@ pub async fn is_http2<I: AsyncRead + Unpin>(
         biased;
         detected = detect(io, limit) => match detected {
             Err(_) | Ok(Detected { outcome: Detection::Closed | Detection::Timeout, .. }) => None,
-            Ok(Detected { outcome, client, .. }) => Some((outcome == Detection::Sniffed(Sniffed::Http2), client)),
+            Ok(found) => Some(found),
         },
         () = drained => None,
     }

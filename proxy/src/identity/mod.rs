@@ -1,7 +1,40 @@
-//! Who this workload is, and how it learns that of others: names of workloads today, and what
-//! obtains, proves and renews them.
+//! Who this workload is, and what obtains, proves and renews its identity.
 //!
-//! The name itself is a type that everything below may use, so it stands in [`crate::spiffe_id`];
-//! it is named here because this is where one looks for it.
+//! [`run`] keeps the certificate in force up to date for as long as the sidecar lives. Whatever
+//! goes wrong with a new one, the old one stays in force while it is valid; the reason is told on
+//! `/ready` once it is not, and is counted at once.
+//!
+//! The name of a workload is a type that everything below may use, so it stands in
+//! [`crate::spiffe_id`]; it is named here because this is where one looks for it.
 
+pub mod files;
+
+use std::sync::Arc;
+
+use crate::config::{Identity, IdentitySource};
 pub use crate::spiffe_id::{SpiffeId, SpiffeIdError, check_trust_domain};
+use crate::telemetry::Metrics;
+use crate::tls::{TlsContext, TlsStore};
+use crate::world::World;
+
+/// Keeps the certificate of this workload in `store` up to date, for ever.
+pub async fn run<N>(world: World<N>, identity: Identity, store: Arc<TlsStore>, metrics: Arc<Metrics>) {
+    let IdentitySource::Files(folder) = &identity.source;
+    let mut watch = files::FolderWatch::new(folder);
+    loop {
+        match files::load(folder, &identity.id, &world.crypto, world.wall.now()) {
+            Ok(credentials) => {
+                tracing::info!(id = %credentials.id, "new certificate in force");
+                metrics.certificate(true, Some(credentials.not_after));
+                store.replace(TlsContext::new(credentials, world.crypto.clone(), world.wall.clone()));
+            }
+            Err(error) => {
+                let kept = store.current().is_some();
+                tracing::warn!(%error, kept, "the certificate was not taken");
+                metrics.certificate(false, None);
+                store.refused(error.to_string());
+            }
+        }
+        watch.changed().await;
+    }
+}

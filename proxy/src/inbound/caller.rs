@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::client_cert::ClientCert;
 use crate::error::Kind;
 use crate::limit::client::{ClientConnection, ClientRequest};
 
@@ -22,6 +23,8 @@ pub(super) struct Caller {
     client: ClientConnection,
     /// Permits for its requests that are at the app.
     permits: Arc<Semaphore>,
+    /// What its certificate proves; `None` where no certificates are asked for.
+    pub(super) certified: Option<ClientCert>,
 }
 
 impl Caller {
@@ -51,16 +54,22 @@ struct Known {
 
 impl Callers {
     /// The client at `address`, of whose requests `size` may be at the app.
-    pub(super) fn caller(&self, client: ClientConnection, address: IpAddr, size: usize) -> Caller {
+    pub(super) fn caller(
+        &self,
+        client: ClientConnection,
+        address: IpAddr,
+        size: usize,
+        certified: Option<ClientCert>,
+    ) -> Caller {
         let address = address.to_canonical();
         let mut all = self.0.borrow_mut();
         let known = all.get(&address).filter(|known| known.size == size);
         if let Some(permits) = known.and_then(|known| known.permits.upgrade()) {
-            return Caller { client, permits };
+            return Caller { client, permits, certified };
         }
         all.retain(|_, known| known.permits.strong_count() > 0);
         let permits = Arc::new(Semaphore::new(size));
         all.insert(address, Known { size, permits: Arc::downgrade(&permits) });
-        Caller { client, permits }
+        Caller { client, permits, certified }
     }
 }

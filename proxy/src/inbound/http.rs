@@ -46,6 +46,10 @@ pub(super) async fn handle<N: Net>(
     let story = Story::route(&inbound, &table, &app, &caller, connection, &request);
     let log = app.cluster.request_log(0);
     let version = request.version();
+    if caller.certified.as_ref().is_some_and(|client| !client.is_proved()) {
+        // Only another sidecar of the mesh says what a request was.
+        bridge::take_marker(request.headers_mut());
+    }
     let restored = bridge::restore_marked(&mut request);
     let upgrade = UpgradeRequest::of(&mut request);
     let authorized = story.authorize(&mut request, &log).await;
@@ -112,6 +116,9 @@ impl<'t, N: Net> Story<'t, N> {
     fn forward(&self, request: Request<Incoming>, restored: bool) -> Result<Request<RequestBody>, Error> {
         let (dst, version) = (self.connection.original_dst, request.version());
         let mut request = forward::request(request, dst, &mut *self.inbound.side.rng.borrow_mut())?;
+        if let Some(client) = &self.caller.certified {
+            client.tell(request.headers_mut());
+        }
         header_limits::request(&request, self.table.snapshot.http1)?;
         if version == Version::HTTP_2 && !restored {
             bridge::to_http2(&mut request, dst, false);

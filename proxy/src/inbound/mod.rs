@@ -2,8 +2,10 @@
 
 mod authorize;
 mod caller;
+mod client_cert;
 mod http;
 mod live;
+mod secure;
 mod tcp;
 
 use std::cell::RefCell;
@@ -14,7 +16,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use caller::Callers;
+use client_cert::ClientCert;
 use live::LiveConnections;
+use tokio::sync::Semaphore;
 
 use crate::authz::Facts;
 use crate::authz::external::Authorizers;
@@ -29,6 +33,7 @@ use crate::http::serve;
 use crate::limit::client::share_of;
 use crate::side::{Begun, Side};
 use crate::telemetry::{Direction, Metrics, Open, SingleEndpointMetrics};
+use crate::tls::{Stream, TlsStore};
 use crate::world::{Net, Wall, World};
 
 /// The inbound side of one worker.
@@ -45,6 +50,8 @@ pub struct Inbound<N: Net> {
     authorizers: Authorizers,
     /// What tokens' times are compared with.
     wall: Arc<dyn Wall>,
+    /// Handshakes of TLS that may be under way at once.
+    handshakes: Semaphore,
 }
 
 /// A request is tried again only to hide the race in which the app closes a kept connection just as
@@ -82,9 +89,16 @@ pub fn source_for(app: SocketAddr) -> Option<IpAddr> {
 
 impl<N: Net> Inbound<N> {
     /// A side with an empty pool.
-    pub fn new(world: &World<N>, table: Arc<ArcSwap<Table>>, all_metrics: Arc<Metrics>) -> Rc<Self> {
+    pub fn new(
+        world: &World<N>,
+        tls: Option<Arc<TlsStore>>,
+        table: Arc<ArcSwap<Table>>,
+        all_metrics: Arc<Metrics>,
+    ) -> Rc<Self> {
+        let handshakes = Semaphore::new(table.load().snapshot.tls.handshakes);
         Rc::new(Inbound {
-            side: Side::new(world, Direction::Inbound, source_for, table, all_metrics),
+            handshakes,
+            side: Side::new(world, Direction::Inbound, source_for, tls, table, all_metrics),
             app: RefCell::default(),
             callers: Callers::default(),
             retry: Arc::new(RETRY),
@@ -160,26 +174,22 @@ pub async fn carry<N: Net>(inbound: Rc<Inbound<N>>, mut io: N::Io, peer: SocketA
     if [listen.outbound, listen.inbound, listen.admin].contains(&dst.port()) {
         return side.refuse(Kind::Loop, peer, Some(dst));
     }
-    let protocol = snapshot.inbound_protocol(dst.port());
-    let accepted = |protocol| Connection::unauthenticated(peer, dst, protocol);
-    let unknown = accepted(WireProtocol::Opaque);
-    let dial = async || match authorize::may_be_opaque(&table.authorization, &unknown) {
-        true => tcp::dial(&inbound, snapshot, dst).await,
-        false => None,
-    };
-    let begun = side.begin(protocol, dst, io, &snapshot.timeouts, drain.clone(), dial).await;
+    let begun = secure::begin(&inbound, &table, (peer, dst), Stream::Plain(io), drain.clone()).await;
+    let Some((begun, proved)) = begun else { return };
+    let peer_identity = proved.as_ref().map(|peer| peer.identity.clone());
+    let accepted = |protocol| Connection { peer, original_dst: dst, peer_identity, protocol };
     let (is_http2, io) = match begun {
-        Some(Begun::Http { is_http2, client }) => (is_http2, client),
-        Some(Begun::Opaque(opaque)) => {
+        Begun::Http { is_http2, client } => (is_http2, client),
+        Begun::Opaque(opaque) => {
             drop(table);
-            return Box::pin(tcp::forward(&inbound, unknown, *opaque)).await;
+            return Box::pin(tcp::forward(&inbound, accepted(WireProtocol::Opaque), *opaque)).await;
         }
-        None => return,
     };
     let http1 = snapshot.http1.with_added();
     let settings = serve::Settings::of_remote(snapshot, http1, &mut side.ages.borrow_mut());
     let permits = share_of(limits.endpoint_connections, limits.client_share);
-    let caller = Rc::new(inbound.callers.caller(client, peer.ip(), permits));
+    let certified = side.tls.as_ref().map(|tls| ClientCert::of(proved.as_ref(), tls));
+    let caller = Rc::new(inbound.callers.caller(client, peer.ip(), permits, certified));
     drop(table);
     let connection = accepted(WireProtocol::http(is_http2));
     let live = inbound.live.register(connection.clone());

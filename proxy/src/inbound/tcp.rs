@@ -9,16 +9,17 @@ use crate::endpoint::ActiveRequest;
 use crate::side::OpaqueBegun;
 use crate::tcp::{self, CopyTimeouts, FreshConnection, Guard};
 use crate::telemetry::OpenConnection;
+use crate::tls::Io;
 use crate::world::{Abort, Net};
 
 /// What lasts as long as a connection to the app.
-type Held = (OpenConnection, ActiveRequest);
+pub(super) type Held = (OpenConnection, ActiveRequest);
 
 /// Carries opaque bytes to the app: over the fresh connection if there is one.
 pub(super) async fn forward<N: Net>(
     inbound: &Inbound<N>,
     connection: Connection,
-    OpaqueBegun { mut client, fresh, server_first }: OpaqueBegun<N::Io, Held>,
+    OpaqueBegun { mut client, fresh, server_first }: OpaqueBegun<Io<N>, Held>,
 ) {
     let live = inbound.live.register(connection.clone());
     // Loaded after that, or a change of policies could be missed.
@@ -51,7 +52,7 @@ pub(super) async fn dial<N: Net>(
     inbound: &Inbound<N>,
     snapshot: &Snapshot,
     dst: SocketAddr,
-) -> Option<(N::Io, Guard<Held>)> {
+) -> Option<(Io<N>, Guard<Held>)> {
     let app = inbound.app(&snapshot.service);
     let io = inbound.side.dial(&app, dst, &snapshot.timeouts).await?;
     Some((io, Guard::new((app.endpoint.connected(), ActiveRequest::of(&app.endpoint)))))

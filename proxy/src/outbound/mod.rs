@@ -25,6 +25,7 @@ use crate::error::{Error, Kind};
 use crate::http::serve;
 use crate::side::{Begun, Side};
 use crate::telemetry::{Direction, Metrics, Open, SingleEndpointMetrics};
+use crate::tls::{Stream, TlsStore};
 use crate::world::{Net, World};
 
 /// The outbound side of one worker.
@@ -56,6 +57,7 @@ pub async fn carry<N: Net>(outbound: Rc<Outbound<N>>, mut io: N::Io, peer: Socke
         Ok(permit) => permit,
         Err(kind) => return side.refuse(kind, peer, Some(dst)),
     };
+    let io = Stream::Plain(io);
     let Some(cluster) = table.cluster_at(dst).cloned() else {
         let listen = &snapshot.listen;
         if dst.ip().is_loopback() && [listen.outbound, listen.inbound].contains(&dst.port()) {
@@ -64,7 +66,7 @@ pub async fn carry<N: Net>(outbound: Rc<Outbound<N>>, mut io: N::Io, peer: Socke
         return Box::pin(tcp::pass_through(&outbound, table, io, dst, peer)).await;
     };
     let protocol = cluster.config.protocol_at(dst.port());
-    let dial = || tcp::dial(&outbound, &cluster, peer.ip(), &snapshot.timeouts);
+    let dial = || tcp::dial(&outbound, &cluster, (peer.ip(), dst), &snapshot.timeouts);
     let begun = side.begin(protocol, dst, io, &snapshot.timeouts, drain.clone(), dial).await;
     let accepted = |protocol| Connection::unauthenticated(peer, dst, protocol);
     let (is_http2, client) = match begun {
@@ -88,9 +90,14 @@ pub async fn carry<N: Net>(outbound: Rc<Outbound<N>>, mut io: N::Io, peer: Socke
 
 impl<N: Net> Outbound<N> {
     /// A side with an empty pool.
-    pub fn new(world: &World<N>, table: Arc<ArcSwap<Table>>, all_metrics: Arc<Metrics>) -> Rc<Self> {
+    pub fn new(
+        world: &World<N>,
+        tls: Option<Arc<TlsStore>>,
+        table: Arc<ArcSwap<Table>>,
+        all_metrics: Arc<Metrics>,
+    ) -> Rc<Self> {
         Rc::new(Outbound {
-            side: Side::new(world, Direction::Outbound, |_| None, table, all_metrics),
+            side: Side::new(world, Direction::Outbound, |_| None, tls, table, all_metrics),
             passed_through: OnceCell::new(),
             mirrors: Rc::new(()),
             requests: Cell::new(0),

@@ -21,6 +21,7 @@ use crate::retry::condition::reason;
 use crate::side::OpaqueBegun;
 use crate::tcp::{self, CopyTimeouts, FreshConnection, Guard};
 use crate::telemetry::{LimitReason, OpenConnection, RetryDenied};
+use crate::tls::Io;
 use crate::world::{Abort, Net};
 
 /// What lasts as long as a connection to a server.
@@ -37,7 +38,7 @@ enum Active {
     Request { _request: ActiveRequest },
 }
 
-type Dialled<N> = Option<(<N as Net>::Io, Guard<Held>)>;
+type Dialled<N> = Option<(Io<N>, Guard<Held>)>;
 
 /// Carries bytes between the app and an endpoint of `cluster`: over the fresh connection if there
 /// is one.
@@ -45,12 +46,14 @@ pub(super) async fn forward<N: Net>(
     outbound: &Outbound<N>,
     (table, cluster): (Arc<Table>, Arc<Cluster>),
     connection: Connection,
-    OpaqueBegun { mut client, fresh, server_first }: OpaqueBegun<N::Io, Held>,
+    OpaqueBegun { mut client, fresh, server_first }: OpaqueBegun<Io<N>, Held>,
 ) {
     let timeouts = &table.snapshot.timeouts;
     let fresh = match fresh {
         Some(fresh) => Some(fresh.take_into_use(server_first)),
-        None => dial(outbound, &cluster, connection.peer.ip(), timeouts).await.map(FreshConnection::new),
+        None => dial(outbound, &cluster, (connection.peer.ip(), connection.original_dst), timeouts)
+            .await
+            .map(FreshConnection::new),
     };
     // Directly it would have been refused.
     let Some(fresh) = fresh else { return client.abort() };
@@ -66,7 +69,7 @@ pub(super) async fn forward<N: Net>(
 pub(super) async fn dial<N: Net>(
     outbound: &Outbound<N>,
     cluster: &Cluster,
-    peer: IpAddr,
+    (peer, destination): (IpAddr, SocketAddr),
     timeouts: &Timeouts,
 ) -> Dialled<N> {
     let retry = &cluster.config.retry;
@@ -82,7 +85,7 @@ pub(super) async fn dial<N: Net>(
         };
         cluster.count(picked);
         attempted.insert(picked.position);
-        let error = match attempt(outbound, cluster, picked.position, timeouts).await {
+        let error = match attempt(outbound, cluster, picked.position, destination, timeouts).await {
             Ok(dialled) => return Some(dialled),
             Err(error) => error,
         };
@@ -134,8 +137,9 @@ async fn attempt<N: Net>(
     outbound: &Outbound<N>,
     cluster: &Cluster,
     position: usize,
+    destination: SocketAddr,
     timeouts: &Timeouts,
-) -> Result<(N::Io, Guard<Held>), Error> {
+) -> Result<(Io<N>, Guard<Held>), Error> {
     let endpoint = &cluster.endpoints[position];
     let metrics = &endpoint.metrics;
     // As of the connections of requests: an endpoint without any gets one, or it would never be
@@ -146,7 +150,8 @@ async fn attempt<N: Net>(
         return Err(Error::at(Kind::PoolFull, endpoint.address(), cause));
     }
     let mut attempt = cluster.outliers.begin(position, Instant::now(), None, &outbound.side.rng);
-    let connected = outbound.side.connector.connect_within(&endpoint.target, timeouts.connect).await;
+    let connector = &outbound.side.connector;
+    let connected = connector.connect_opaque_within(&endpoint.target, destination, timeouts.connect).await;
     let now = Instant::now();
     match connected {
         Ok(upstream) => {
@@ -168,7 +173,7 @@ async fn attempt<N: Net>(
 pub(super) async fn pass_through<N: Net>(
     outbound: &Outbound<N>,
     table: Arc<Table>,
-    io: N::Io,
+    io: Io<N>,
     dst: SocketAddr,
     peer: SocketAddr,
 ) {

@@ -26,7 +26,7 @@ async fn waits(protocol: &str, endpoints: usize) -> Vec<Duration> {
     let (_drain, watch) = drain::channel();
     let (mut client, io) = duplex(1024);
     let peer = "10.0.0.9:4000".parse().unwrap();
-    let serving = carry(Outbound::new(&world, table, metrics), io, peer, watch);
+    let serving = carry(Outbound::new(&world, None, table, metrics), io, peer, watch);
     let asking = async {
         client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         let _ = client.read(&mut [0; 1024]).await;

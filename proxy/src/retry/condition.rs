@@ -68,7 +68,7 @@ pub fn reason(retry: &Retry, ended: AttemptOutcome) -> Option<RetryCondition> {
     use RetryCondition as C;
     let candidates: [Option<C>; 3] = match ended {
         AttemptOutcome::Failed { kind, unsent } => match kind {
-            Kind::Connect | Kind::ConnectTimeout | Kind::NoSocket | Kind::NoEndpoint => {
+            Kind::Connect | Kind::ConnectTimeout | Kind::Handshake | Kind::NoSocket | Kind::NoEndpoint => {
                 [Some(C::ConnectFailure), Some(C::ServerError), None]
             }
             Kind::Refused | Kind::PoolFull | Kind::PoolTimeout | Kind::Overload => {

@@ -1,11 +1,10 @@
 //! What both sides do with an opaque connection.
 
-use bytes::Bytes;
-
 use super::{CopyTimeouts, relay};
 use crate::connection::Connection;
 use crate::detect::Prefixed;
 use crate::telemetry::{OpaqueMetrics, RaceOutcome, SideMetrics};
+use crate::tls::Io;
 use crate::world::Net;
 
 /// What lasts as long as a connection to a server: `G`, and the question whether it was of use.
@@ -51,7 +50,7 @@ impl<I, G> FreshConnection<I, G> {
 
     /// One that was opened because it is needed.
     pub fn new((server, guard): (I, Guard<G>)) -> Self {
-        FreshConnection { server: Prefixed::new(Bytes::new(), server), guard }
+        FreshConnection { server: Prefixed::unread(server), guard }
     }
 
     /// Notes that it is used; `server_first` says whether its server spoke first.
@@ -66,8 +65,8 @@ impl<I, G> FreshConnection<I, G> {
 /// Carries bytes between a client and a server until both have closed, and counts them.
 pub async fn carry<N: Net, G>(
     connection: Connection,
-    client: Prefixed<N::Io>,
-    server: FreshConnection<N::Io, G>,
+    client: Prefixed<Io<N>>,
+    server: FreshConnection<Io<N>, G>,
     timeouts: CopyTimeouts,
     metrics: OpaqueMetrics,
 ) {

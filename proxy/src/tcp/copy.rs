@@ -38,6 +38,7 @@ use crate::config::defaults::SPLICE_SMALL_MOVES;
 use crate::detect::Prefixed;
 use crate::error::Kind;
 use crate::mutant::Mutant;
+use crate::tls::{Io, kernel_socket};
 use crate::world::{Abort, Net};
 
 /// The largest step.
@@ -127,14 +128,14 @@ where
 /// # Errors
 /// As [`both_ways`].
 pub async fn relay<N: Net>(
-    a: Prefixed<N::Io>,
-    b: Prefixed<N::Io>,
+    a: Prefixed<Io<N>>,
+    b: Prefixed<Io<N>>,
     limits: CopyTimeouts,
     count: impl FnMut(BytesCopied),
 ) -> Result<BytesCopied, CopyError> {
     // What was already read from a stream is not in its socket any more: while there is some, there
     // is no socket.
-    let socket: Socket<Prefixed<N::Io>> = |io| io.bare().and_then(N::kernel_socket);
+    let socket: Socket<Prefixed<Io<N>>> = |io| io.bare().and_then(kernel_socket::<N>);
     let (mut a, mut b) = (Aborting::new(a), Aborting::new(b));
     let moved = carry(&mut a.io, socket, &mut b.io, socket, limits, count).await?;
     (a.ended, b.ended) = (true, true);

@@ -55,6 +55,11 @@ families! {
         loaded: Gauge<f64, AtomicU64> =
             "config_last_reload_success_timestamp_seconds",
             "When the configuration in force was read, as seconds of Unix time";
+        certificates: Family<Outcome, Counter> =
+            "certificates", "Certificates of this workload that were offered, by result";
+        not_after: Gauge<f64, AtomicU64> =
+            "certificate_not_after_timestamp_seconds",
+            "Until when the certificate in force is valid, as seconds of Unix time; 0 without one";
         app: Family<Probe, Gauge> = "app_probe", "Whether the local app passes a probe";
         registered: Gauge = "registered", "1 while the app is in the registry";
     }
@@ -214,6 +219,17 @@ impl Metrics {
     pub fn loaded(&self, at: SystemTime) {
         let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.own.loaded.set(since_epoch.as_secs_f64());
+    }
+
+    /// Counts a certificate of this workload that was offered; one that was taken is valid until
+    /// `not_after`.
+    pub fn certificate(&self, taken: bool, not_after: Option<SystemTime>) {
+        let result = if taken { "taken" } else { "refused" };
+        self.own.certificates.get_or_create(&Outcome { result }).inc();
+        if let Some(at) = not_after {
+            let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            self.own.not_after.set(since_epoch.as_secs_f64());
+        }
     }
 
     /// Counts a change of the configuration.

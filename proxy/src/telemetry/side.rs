@@ -14,6 +14,8 @@ const DETECTIONS: [&str; 8] =
 const HELLOS: [&str; 3] = ["sni", "no_sni", "unreadable"];
 /// The labels of [`RaceOutcome`], in its order.
 const RACES: [&str; 3] = ["server_first", "client_first", "unused"];
+/// Results of handshakes of sidecars, in this order.
+const HANDSHAKES: [&str; 2] = ["accepted", "failed"];
 
 /// What came of looking at the first bytes of a connection. In the order of the labels in
 /// `DETECTIONS`.
@@ -46,6 +48,7 @@ pub struct SideMetrics {
     pub open: Gauge,
     detections: [Counter; DETECTIONS.len()],
     hellos: [Counter; HELLOS.len()],
+    handshakes: [Counter; HANDSHAKES.len()],
     races: [Counter; RACES.len()],
     refused: [Counter; Kind::ALL.len()],
 }
@@ -62,6 +65,8 @@ families! {
         hellos: Family<SideResult, Counter> =
             "tls_hellos",
             "TLS handshakes of apps that were passed through, by what their first message told";
+        handshakes: Family<SideResult, Counter> =
+            "tls_handshakes", "Handshakes of sidecars by result";
         races: Family<SideResult, Counter> =
             "server_first_races",
             "Connections that were opened to hear whether the server speaks first, by what became of them";
@@ -78,6 +83,7 @@ impl SideFamilies {
             open: self.open.get_or_create_owned(&label),
             detections: DETECTIONS.map(|of| self.detections.get_or_create_owned(&result(of))),
             hellos: HELLOS.map(|of| self.hellos.get_or_create_owned(&result(of))),
+            handshakes: HANDSHAKES.map(|of| self.handshakes.get_or_create_owned(&result(of))),
             races: RACES.map(|of| self.races.get_or_create_owned(&result(of))),
             refused: Kind::ALL.map(|kind| self.refused.get_or_create_owned(&result(kind.label()))),
         }
@@ -111,6 +117,11 @@ impl SideMetrics {
             None => 2,
         };
         self.hellos[position].inc();
+    }
+
+    /// Counts a handshake of a sidecar.
+    pub fn handshake(&self, succeeded: bool) {
+        self.handshakes[usize::from(!succeeded)].inc();
     }
 
     /// Counts what became of a connection that was opened to hear whether the server speaks first.

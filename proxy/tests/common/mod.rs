@@ -30,12 +30,14 @@ use proxy::drain;
 use proxy::inbound::{self, Inbound};
 use proxy::outbound::{self, Outbound};
 use proxy::telemetry::Metrics;
+use proxy::tls::TlsStore;
 use proxy::world::{Abort, AfterFin, KernelListener, KernelNet, Listener, Net, RngTree, SystemWall, World};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::Instant;
 
+pub mod authority;
 pub mod frames;
 pub mod h2c;
 mod wire;
@@ -339,9 +341,14 @@ async fn listen(net: &TestNet) -> (TestListener, SocketAddr) {
 
 /// Starts the outbound side of a sidecar.
 pub async fn outbound(net: TestNet, config: &str) -> Side {
+    outbound_of(None, net, config).await
+}
+
+/// The same of a workload that may have an identity.
+pub async fn outbound_of(tls: Option<Arc<TlsStore>>, net: TestNet, config: &str) -> Side {
     let (table, metrics) = table(config);
     let world = World::new(net.clone(), SystemWall, RngTree::new(1));
-    let worker = Outbound::new(&world, table.clone(), metrics.clone());
+    let worker = Outbound::new(&world, tls, table.clone(), metrics.clone());
     let (listener, at) = listen(&net).await;
     let (drain, watch) = drain::channel();
     let each = worker.clone();
@@ -352,9 +359,14 @@ pub async fn outbound(net: TestNet, config: &str) -> Side {
 
 /// Starts the inbound side of a sidecar.
 pub async fn inbound(net: TestNet, config: &str) -> Side {
+    inbound_of(None, net, config).await
+}
+
+/// The same of a workload that may have an identity.
+pub async fn inbound_of(tls: Option<Arc<TlsStore>>, net: TestNet, config: &str) -> Side {
     let (table, metrics) = table(config);
     let world = World::new(net.clone(), SystemWall, RngTree::new(2));
-    let worker = Inbound::new(&world, table.clone(), metrics.clone());
+    let worker = Inbound::new(&world, tls, table.clone(), metrics.clone());
     let (listener, at) = listen(&net).await;
     let (drain, watch) = drain::channel();
     let each = worker.clone();

@@ -1,12 +1,13 @@
 //! What a configuration that says little means.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proxy::config::{
     App, AttemptTimeouts, Balance, BalancePolicy, Cluster, ClusterLimits, Endpoint, Forwarded, Http1, Http2,
     InboundTimeouts, Limits, Listen, OutlierDetection, Protocol, RequestTimeouts, Retry, RetryBudget,
-    RetryCondition, RetryConditions, Snapshot, Timeouts, parse, route,
+    RetryCondition, RetryConditions, Snapshot, Timeouts, Tls, TlsMode, parse, route,
 };
 
 use crate::{ORDERS, at};
@@ -56,6 +57,9 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
             admin_connections: 32,
         },
         per_endpoint_metrics: None,
+        identity: None,
+        tls: Tls { mode: TlsMode::Disabled, handshake: Duration::from_secs(5), handshakes: 256 },
+        inbound_port_tls: BTreeMap::new(),
         register: None,
         clusters: Vec::new(),
         inbound: [].into(),

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use proxy::config::{
     Adaptive, App, AttemptTimeouts, Balance, BalancePolicy, Cluster, ClusterLimits, Endpoint, Forwarded,
-    HashSource, Health, Http1, Http2, InboundTimeouts, Limits, Listen, OutlierDetection, Probe, ProbeRequest,
-    Protocol, RequestTimeouts, Retry, RetryBudget, RetryCondition, RetryConditions, SlowStart, Snapshot,
-    Thresholds, Timeouts, parse,
+    HashSource, Health, Http1, Http2, Identity, IdentitySource, InboundTimeouts, Limits, Listen,
+    OutlierDetection, Probe, ProbeRequest, Protocol, RequestTimeouts, Retry, RetryBudget, RetryCondition,
+    RetryConditions, SlowStart, Snapshot, Thresholds, Timeouts, Tls, TlsMode, parse,
 };
 
 use crate::at;
@@ -30,8 +30,10 @@ timeouts = { connect = "250ms", detect = "2s", pool_idle = "0s", pool_age = "0s"
 http2 = { max_concurrent_streams = 11, initial_stream_window_size = "128KiB", initial_connection_window_size = "64KiB", connection_keepalive_interval = "1m" }
 retry = { attempts = 1, on = ['5xx', 'retriable-status-codes', 'internal'], status_codes = [429], unsafe_methods = true, max = '300ms', hedge = '50ms' }
 retry_budget = { share = '10%', per_second = 3 }
+identity = { id = 'spiffe://mesh.test/ns/shop/sa/web', files = '/certs' }
+tls = { mode = 'strict', handshake = '2s', handshakes = 9 }
 outlier_detection = { consecutive_failures = 7, success_rate = "90%", min_requests = 20, window = "5s", base = "2s", max = "90s", cap = "25%" }
-inbound = [{ port = 8080, protocol = "http", adaptive_concurrency = true }, { port = 5432, protocol = "tcp" }, { port = 9, timeouts = { request = "0s" } }]
+inbound = [{ port = 8080, protocol = "http", adaptive_concurrency = true }, { port = 5432, protocol = "tcp" }, { port = 9, timeouts = { request = "0s" }, tls = "disabled" }]
 balance = { policy = "maglev", table_size = 1009, hash = "cookie:session", panic = "0%", overprovisioning = 2, slow_start = { window = "30s", aggression = 1.5 } }
 
 [[cluster]]
@@ -100,6 +102,12 @@ fn every_key_of_the_file_reaches_the_snapshot() {
             admin_connections: 12,
         },
         per_endpoint_metrics: None,
+        identity: Some(Identity {
+            id: "spiffe://mesh.test/ns/shop/sa/web".parse().unwrap(),
+            source: IdentitySource::Files("/certs".into()),
+        }),
+        tls: Tls { mode: TlsMode::Strict, handshake: Duration::from_secs(2), handshakes: 9 },
+        inbound_port_tls: [(9, TlsMode::Disabled)].into(),
         register: None,
         clusters: vec![Arc::new(cluster())],
         inbound: [(8080, Protocol::Http), (5432, Protocol::Tcp), (9, Protocol::Detect)].into(),

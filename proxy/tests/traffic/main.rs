@@ -35,4 +35,5 @@ mod retries;
 mod routes;
 mod streams;
 mod timeouts;
+mod tls;
 mod tunnels;

@@ -4,7 +4,7 @@ use crate::common::{SERVICE, TestNet, app, cluster, inbound, nobody, outbound, p
 use proxy::telemetry::Metrics;
 
 /// A ClientHello for `name`, and some more bytes.
-fn hello(name: &str) -> Vec<u8> {
+pub fn hello(name: &str) -> Vec<u8> {
     fn vector(bytes: usize, body: &[u8]) -> Vec<u8> {
         let length = (body.len() as u32).to_be_bytes();
         [&length[4 - bytes..], body].concat()

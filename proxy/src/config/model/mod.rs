@@ -6,6 +6,7 @@ mod balance;
 mod cluster;
 mod discovery;
 mod health;
+mod identity;
 mod jwt;
 mod limits;
 mod outlier_detection;
@@ -23,6 +24,7 @@ pub use balance::{Balance, SlowStart};
 pub use cluster::{Cluster, ClusterTimeouts, Endpoint, EndpointTable};
 pub use discovery::{Discovery, Dns, EndpointsFile, Etcd, Register};
 pub use health::{App, Health, Probe};
+pub use identity::{Identity, Tls};
 pub use jwt::{Jwks, Jwt, TokenHeader};
 pub use limits::ClusterLimits;
 pub use outlier_detection::OutlierDetection;
@@ -86,6 +88,11 @@ pub struct File {
     pub app: App,
     /// Which endpoint gets a request, for every cluster that does not say otherwise.
     pub balance: Option<Balance>,
+    /// Who this workload is. Default: nobody in particular, and there is no TLS.
+    pub identity: Option<Identity>,
+    /// Mutual TLS on the way in.
+    #[serde(default)]
+    pub tls: Tls,
     /// Tells others where the app is. Default: nobody is told.
     pub register: Option<Register>,
     /// Who may call the app. Default: everybody.
@@ -225,6 +232,9 @@ pub struct Inbound {
     pub port: Spanned<u16>,
     /// `"detect"` (default, except on `opaque_ports`), `"http"` or `"tcp"`.
     pub protocol: Option<Spanned<String>>,
+    /// `"strict"`, `"permissive"` or `"disabled"`: whom it is open to. Default: the `mode` of
+    /// `[tls]`.
+    pub tls: Option<Spanned<String>>,
     /// What differs from `[timeouts]`.
     #[serde(default)]
     pub timeouts: InboundTimeouts,

@@ -29,6 +29,7 @@ mod cluster;
 mod discovery;
 mod health;
 mod http2;
+mod identity;
 mod jwt;
 mod limits;
 mod matches;
@@ -109,6 +110,9 @@ impl Check<'_> {
         let inbound_adaptive = self.inbound_adaptive(file);
         let inbound_port_timeouts = self.inbound_port_timeouts(file);
         let app = self.app(&file.app);
+        let identity = file.identity.as_ref().and_then(|identity| self.identity(identity));
+        let tls = self.tls(file);
+        let inbound_port_tls = self.inbound_port_tls(file);
         let authorization = Arc::new(self.authorization(&file.authorization));
         let jwt = self.jwt(&file.jwt);
         let zone = file.zone.as_ref().map(|zone| self.name("zone", zone).into());
@@ -128,6 +132,9 @@ impl Check<'_> {
             timeouts,
             limits,
             per_endpoint_metrics: file.metrics.per_endpoint,
+            identity,
+            tls,
+            inbound_port_tls,
             register,
             clusters: clusters.into_iter().map(Arc::new).collect(),
             inbound,

@@ -26,7 +26,7 @@ endpoints = ['10.0.0.21:8080']
 ";
 
 /// The model's own text, so that no key is forgotten.
-const MODEL: [&str; 12] = [
+const MODEL: [&str; 13] = [
     include_str!("../model/mod.rs"),
     include_str!("../model/adaptive.rs"),
     include_str!("../model/authorization.rs"),
@@ -35,6 +35,7 @@ const MODEL: [&str; 12] = [
     include_str!("../model/cluster.rs"),
     include_str!("../model/discovery.rs"),
     include_str!("../model/health.rs"),
+    include_str!("../model/identity.rs"),
     include_str!("../model/jwt.rs"),
     include_str!("../model/limits.rs"),
     include_str!("../model/retry.rs"),
@@ -259,6 +260,25 @@ const EVERY: &[Keys] = &[
         "timeouts.",
         &[("request", "'1s'", "'2s'", ""), ("per_try", "'1s'", "'2s'", ""), ("response", "'1s'", "'2s'", "")],
     ),
+    keys(
+        "Identity",
+        &["#top"],
+        "identity.",
+        &[
+            ("id", "'spiffe://mesh/a'", "'spiffe://mesh/b'", "identity.files = '/a'"),
+            ("files", "'/a'", "'/b'", "identity.id = 'spiffe://mesh/a'"),
+        ],
+    ),
+    keys(
+        "Tls",
+        &["#top"],
+        "tls.",
+        &[
+            ("mode", "'strict'", "'disabled'", "identity = { id = 'spiffe://mesh/a', files = '/a' }"),
+            ("handshake", "'1s'", "'2s'", ""),
+            ("handshakes", "1", "2", ""),
+        ],
+    ),
     keys("InboundTimeouts", &["#inbound"], "timeouts.", &[("request", "'1s'", "'2s'", "")]),
     keys(
         "Http2",
@@ -410,7 +430,7 @@ const EVERY: &[Keys] = &[
             ("priority", "1", "2", REGISTER),
             ("weight", "1", "2", REGISTER),
             ("protocol", "'http'", "'tcp'", REGISTER),
-            ("identity", "'a'", "'b'", REGISTER),
+            ("identity", "'spiffe://mesh/a'", "'spiffe://mesh/b'", REGISTER),
             ("labels", "{ a = 'a' }", "{ a = 'b' }", REGISTER),
         ],
     ),
@@ -536,6 +556,17 @@ const EVERY: &[Keys] = &[
     keys("File", &["INSTEAD"], "", &[("service", "service = 'web'", "service = 'shop'", "service = 'web'")]),
     keys("Inbound", &["INSTEAD"], "", &[("port", "port = 8080", "port = 8081", "port = 8080")]),
     keys(
+        "Inbound",
+        &["INSTEAD"],
+        "",
+        &[(
+            "tls",
+            "identity = { id = 'spiffe://mesh/a', files = '/a' }\n[[inbound]]\nport = 8080\ntls = 'strict'",
+            "identity = { id = 'spiffe://mesh/a', files = '/a' }\n[[inbound]]\nport = 8080\ntls = 'disabled'",
+            "[[inbound]]\nport = 8080",
+        )],
+    ),
+    keys(
         "Cluster",
         &["INSTEAD"],
         "",
@@ -561,7 +592,7 @@ const EVERY: &[Keys] = &[
             ("priority", "0", "1", "address = '10.0.0.1:80'"),
             ("weight", "1", "2", "address = '10.0.0.1:80'"),
             ("protocol", "'http'", "'detect'", "address = '10.0.0.1:80'"),
-            ("identity", "'a'", "'b'", "address = '10.0.0.1:80'"),
+            ("identity", "'spiffe://mesh/a'", "'spiffe://mesh/b'", "address = '10.0.0.1:80'"),
             ("labels", "{ a = 'a' }", "{ a = 'b' }", "address = '10.0.0.1:80'"),
         ],
     ),
@@ -685,8 +716,10 @@ fn every_key_is_in_force_after_a_reload_or_named_as_one_that_is_read_at_start() 
     }
     assert_eq!(missing, BTreeSet::new(), "these need a row");
     let page = include_str!("../../../../docs/sidecar.md");
-    let named =
-        page.lines().find(|line| line.ends_with("are read at start only.")).expect("the page says which");
+    let named = page
+        .split("\n\n")
+        .find(|part| part.ends_with("are read at start only."))
+        .expect("the page says which");
     let named: BTreeSet<_> =
         named.split('`').skip(1).step_by(2).map(|key| key.trim_matches(['[', ']'])).collect();
     assert_eq!(named, only_at_start);

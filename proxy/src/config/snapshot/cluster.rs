@@ -12,6 +12,7 @@ use super::route::Route;
 use super::{
     Adaptive, Balance, ClusterLimits, Discovery, Health, OutlierDetection, Protocol, Retry, RetryBudget,
 };
+use crate::spiffe_id::SpiffeId;
 
 /// Time limits of a request to a cluster; `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -104,7 +105,7 @@ pub struct Endpoint {
     /// What it says that it speaks.
     pub protocol: Option<Protocol>,
     /// Who is expected there.
-    pub identity: Option<Arc<str>>,
+    pub identity: Option<SpiffeId>,
     /// What tells it apart, for subsets.
     pub labels: Labels,
 }

@@ -15,6 +15,7 @@ mod cluster;
 mod discovery;
 mod dump;
 mod health;
+mod identity;
 mod jwt;
 mod limits;
 mod outlier_detection;
@@ -29,6 +30,7 @@ pub use balance::{Balance, BalancePolicy, HashSource, SlowStart};
 pub use cluster::{AttemptTimeouts, Cluster, Endpoint, Labels, RequestTimeouts};
 pub use discovery::{Discovery, Dns, DnsQuery, Etcd, Register, Source};
 pub use health::{App, Health, Probe, ProbeRequest, Thresholds};
+pub use identity::{Identity, IdentitySource, Tls, TlsMode};
 pub use jwt::{ClaimHeader, JwksSource, JwksUrl, JwtProvider, TokenHeader};
 pub use limits::{Adaptive, ClusterLimits};
 pub use outlier_detection::OutlierDetection;
@@ -69,6 +71,12 @@ pub struct Snapshot {
     /// Whether a scrape lists each endpoint; `None`: as long as there are at most
     /// [`defaults::LISTED_ENDPOINTS`].
     pub per_endpoint_metrics: Option<bool>,
+    /// Who this workload is, if it can prove that. Only read at start.
+    pub identity: Option<Identity>,
+    /// Mutual TLS on the way in.
+    pub tls: Tls,
+    /// The same for ports of the app where it differs.
+    pub inbound_port_tls: BTreeMap<u16, TlsMode>,
     /// What others are told of the app, if anything. Only read at start.
     pub register: Option<Register>,
     /// Clusters, in the order of the file.

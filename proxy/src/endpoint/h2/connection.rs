@@ -23,6 +23,7 @@ use crate::http::preface::FirstFrame;
 use crate::http::resets::Resets;
 use crate::mutant::Mutant;
 use crate::telemetry::{EndpointMetrics, Open, OpenConnection, emit};
+use crate::tls::{self, Alpn, Io};
 use crate::world::Net;
 
 /// An open connection.
@@ -152,7 +153,7 @@ pub(super) async fn open<N: Net>(
     queue: &Rc<Queue>,
     metrics: &EndpointMetrics,
 ) -> Result<Rc<Connection>, (Kind, BoxError)> {
-    let io = connector.connect(target).await.map_err(|e| (Kind::of_connect(&e), e.into()))?;
+    let io = connector.connect(target, Alpn::Http2).await.map_err(|e| (Kind::of_connect(&e), e.into()))?;
     let endpoint = target.address;
     let window = limits.http2.initial_stream_window_size;
     let (tell, first_bytes) = oneshot::channel();
@@ -181,8 +182,10 @@ pub(super) async fn open<N: Net>(
     // The driver's own end comes first: it says what is wrong.
     poll_fn(|cx| match driver.as_mut().poll(cx) {
         Poll::Ready(ended) => {
+            let refused = ended.as_ref().is_err_and(|error| tls::was_refused(error));
+            let kind = if refused { Kind::Handshake } else { Kind::Protocol };
             let cause = ended.err().map_or_else(|| "closed at once".into(), BoxError::from);
-            Poll::Ready(Err((Kind::Protocol, cause)))
+            Poll::Ready(Err((kind, cause)))
         }
         Poll::Pending => match ready!(first_bytes.as_mut().poll(cx)) {
             Ok(()) => Poll::Ready(Ok(())),
@@ -214,7 +217,7 @@ pub(super) async fn open<N: Net>(
 }
 
 type Driver<N> =
-    http2::Connection<TokioIo<Resets<FirstFrame<ReadTracker<<N as Net>::Io>>>>, UploadHalf<Slot>, Tasks<N>>;
+    http2::Connection<TokioIo<Resets<FirstFrame<ReadTracker<Io<N>>>>>, UploadHalf<Slot>, Tasks<N>>;
 
 /// Drives a connection to its end. `waker` gets what wakes it; `queue` is called when the peer
 /// allows more streams.

@@ -88,7 +88,7 @@ async fn a_connection_is_used_again_until_it_has_idled_for_longer_than_it_may() 
 async fn a_connection_to_one_workload_is_not_used_for_another_at_the_same_address() {
     run(async {
         let (_net, pool) = pool();
-        let owned_by = |identity: &str| Target { identity: Some(identity.into()), ..target() };
+        let owned_by = |identity: &str| Target { identity: identity.parse().ok(), ..target() };
         let now = Instant::now();
         pool.slot(&owned_by("spiffe://mesh/orders"), limits()).put(open(&pool).await, now);
         for (target, reused) in [(target(), false), (owned_by("spiffe://mesh/billing"), false)] {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::tls::Stream;
 use crate::world::{KernelNet, Listener};
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -131,8 +132,8 @@ async fn bulk_between_sockets_is_spliced_and_small_messages_are_copied_before_an
     let (b, mut server) = connection().await;
     let bulk: Vec<u8> = (0..12_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let relay = relay::<KernelNet>(
-        Prefixed::new(Bytes::from_static(b"read before "), a),
-        Prefixed::new(Bytes::new(), b),
+        Prefixed::new(Bytes::from_static(b"read before "), Stream::Plain(a)),
+        Prefixed::unread(Stream::Plain(b)),
         LIMITS,
         ignore,
     );
@@ -172,7 +173,12 @@ async fn a_spliced_receiver_that_stops_reading_holds_the_sender_back_and_loses_n
     let (mut client, a) = connection().await;
     let (b, mut server) = connection().await;
     let (empty, also) = (Bytes::new(), Bytes::new());
-    let relay = relay::<KernelNet>(Prefixed::new(empty, a), Prefixed::new(also, b), LIMITS, ignore);
+    let relay = relay::<KernelNet>(
+        Prefixed::new(empty, Stream::Plain(a)),
+        Prefixed::new(also, Stream::Plain(b)),
+        LIMITS,
+        ignore,
+    );
     const TOTAL: usize = 64 << 20;
     let send = async {
         let block: Vec<u8> = (0..=250_u8).cycle().take(251 * 1000).collect();

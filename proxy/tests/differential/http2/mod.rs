@@ -154,7 +154,7 @@ fn run(bytes: &[u8], cuts: &[usize]) -> (Vec<Vec<u8>>, Vec<u8>) {
         let metrics = Arc::new(Metrics::default());
         let table = Arc::new(Table::new(Arc::new(snapshot), None, &metrics, Instant::now()));
         let world = World::new(net.clone(), SystemWall, RngTree::new(1));
-        let side = Inbound::new(&world, Arc::new(ArcSwap::new(table)), metrics);
+        let side = Inbound::new(&world, None, Arc::new(ArcSwap::new(table)), metrics);
         let (_signal, watch) = drain::channel();
         let peer = SocketAddr::from(([10, 0, 0, 1], 40_000));
         tokio::select! {

@@ -1,0 +1,28 @@
+//! `[identity]` and `[tls]`: who this workload is, and how it talks to others.
+
+use serde::Deserialize;
+use serde_spanned::Spanned;
+
+/// `[identity]`: who this workload is, and where its certificate comes from. Only read at start.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// Its SPIFFE id.
+    pub id: Spanned<String>,
+    /// The folder with `tls.crt`, `tls.key` and `ca.crt`, as cert-manager writes it, and
+    /// optionally `crl.pem`. It is watched.
+    pub files: Option<Spanned<String>>,
+}
+
+/// `[tls]`: mutual TLS on the way in.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// `"strict"`, `"permissive"` or `"disabled"`, for every port that does not say otherwise.
+    /// Default: `"permissive"` with an `[identity]`.
+    pub mode: Option<Spanned<String>>,
+    /// How long a handshake may take. Default `"5s"`.
+    pub handshake: Option<Spanned<String>>,
+    /// How many handshakes each worker answers at once. Default 256.
+    pub handshakes: Option<Spanned<usize>>,
+}

@@ -1,0 +1,114 @@
+//! Certificates from a folder that something else writes to: `tls.crt`, `tls.key` and `ca.crt`, as
+//! cert-manager and Kubernetes' secrets have them, and `crl.pem` if certificates are revoked.
+//!
+//! The folder is watched. Files that do not belong together, because they are being written or are
+//! wrong, change nothing: what was in force stays, and the reason is told.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::crypto::CryptoProvider;
+use tokio::sync::Notify;
+
+use crate::config::reload::{FileWatch, quiet};
+use crate::config::{self, LoadError};
+use crate::spiffe_id::SpiffeId;
+use crate::tls::pem::{self, PemFile};
+use crate::tls::trust::TrustBundle;
+use crate::tls::{Credentials, CredentialsError};
+
+/// The workload's certificates, its own first.
+const CHAIN: &str = "tls.crt";
+/// The key of the first.
+const KEY: &str = "tls.key";
+/// The roots.
+const ROOTS: &str = "ca.crt";
+/// The lists of revoked certificates; need not be there.
+const REVOKED: &str = "crl.pem";
+
+/// Why the files of a folder make no credentials.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// One cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] LoadError),
+    /// One is malformed.
+    #[error(transparent)]
+    Pem(#[from] pem::PemError),
+    /// They do not belong together.
+    #[error("{}: {error}", path.display())]
+    Credentials {
+        /// The certificate's.
+        path: PathBuf,
+        /// Why.
+        error: CredentialsError,
+    },
+}
+
+/// Reads the folder.
+///
+/// # Errors
+/// What is wrong with which file.
+pub fn load(
+    folder: &Path,
+    id: &SpiffeId,
+    provider: &CryptoProvider,
+    now: SystemTime,
+) -> Result<Credentials, FilesError> {
+    let read = |name: &str| {
+        let path = folder.join(name);
+        config::read(&path).map(|text| (path, text))
+    };
+    let (chain, key, roots) = (read(CHAIN)?, read(KEY)?, read(ROOTS)?);
+    let revoked = match read(REVOKED) {
+        Ok(file) => Some(file),
+        Err(LoadError::Unreadable { error, .. }) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error.into()),
+    };
+    fn pem((path, text): &(PathBuf, String)) -> PemFile<'_> {
+        PemFile { path, text }
+    }
+    let algorithms = provider.signature_verification_algorithms;
+    let trust = TrustBundle::of_pem(&pem(&roots), revoked.as_ref().map(pem).as_ref(), algorithms)?;
+    let certificates = pem::certificates(&pem(&chain))?.into_iter().map(|(_, certificate)| certificate);
+    let (_, private) = pem::private_key(&pem(&key))?;
+    let made = Credentials::new(certificates.collect(), private, Arc::new(trust), id, provider, now);
+    made.map_err(|error| FilesError::Credentials { path: chain.0.clone(), error })
+}
+
+/// Watches the folder.
+pub(super) struct FolderWatch {
+    look: Arc<Notify>,
+    /// Each with the file that it watches.
+    watches: Vec<(PathBuf, FileWatch)>,
+}
+
+impl FolderWatch {
+    /// Begins to watch.
+    pub(super) fn new(folder: &Path) -> Self {
+        let look = Arc::new(Notify::new());
+        let files = [CHAIN, KEY, ROOTS, REVOKED].map(|name| folder.join(name));
+        let mut watches =
+            FolderWatch { watches: files.map(|path| (path, FileWatch::new(look.clone()))).into(), look };
+        watches.cover();
+        watches
+    }
+
+    /// Waits until something has changed there, and then nothing for a moment.
+    pub(super) async fn changed(&mut self) {
+        self.look.notified().await;
+        quiet(&self.look).await;
+        // A link may lead elsewhere now.
+        self.cover();
+    }
+
+    fn cover(&mut self) {
+        for (path, watch) in &mut self.watches {
+            if let Err(error) = watch.cover(path) {
+                tracing::warn!(path = %path.display(), %error, "cannot watch; a new certificate is only seen at the next start");
+            }
+        }
+    }
+}

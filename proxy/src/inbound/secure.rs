@@ -1,0 +1,114 @@
+//! How an inbound connection begins: with the handshake of a sidecar, which proves who it is, or
+//! with whatever a client outside the mesh says.
+//!
+//! The mode of the port decides. `strict` takes nothing but the mesh's own handshake. `permissive`
+//! takes both; an app's own TLS, which does not offer the mesh's protocols, passes through.
+//! `disabled` does not look.
+
+use std::net::SocketAddr;
+
+use tokio::time::timeout;
+
+use super::{Inbound, authorize, tcp};
+use crate::balance::Table;
+use crate::config::{Protocol, TlsMode};
+use crate::connection::{Connection, WireProtocol};
+use crate::detect::{Detected, Detection, Prefixed, Sniffed, detect};
+use crate::drain;
+use crate::error::{HandshakeError, Kind};
+use crate::http::version;
+use crate::side::{Begun, Heard, OpaqueBegun, begun};
+use crate::tls::{self, Alpn, Io, Peer, Preface, TlsStore};
+use crate::world::{Abort, Net};
+
+/// What an inbound connection turned out to be, and who is on its other end if that was proved.
+pub(super) type Secured<N> = (Begun<Io<N>, tcp::Held>, Option<Peer>);
+
+/// Finds out what a client of `dst` is and speaks. `None`: it is gone, or was refused.
+pub(super) async fn begin<N: Net>(
+    inbound: &Inbound<N>,
+    table: &Table,
+    (peer, dst): (SocketAddr, SocketAddr),
+    io: Io<N>,
+    drain: drain::Watch,
+) -> Option<Secured<N>> {
+    let (side, snapshot) = (&inbound.side, &table.snapshot);
+    let (mode, protocol) = (snapshot.inbound_tls(dst.port()), snapshot.inbound_protocol(dst.port()));
+    let timeouts = &snapshot.timeouts;
+    // Only who has proved nothing waits for the server to speak first.
+    let unknown = Connection::unauthenticated(peer, dst, WireProtocol::Opaque);
+    let dial = async || match authorize::may_be_opaque(&table.authorization, &unknown) {
+        true => tcp::dial(inbound, snapshot, dst).await,
+        false => None,
+    };
+    let Some(store) = side.tls.clone().filter(|_| mode != TlsMode::Disabled) else {
+        return side.begin(protocol, dst, io, timeouts, drain, dial).await.map(|begun| (begun, None));
+    };
+    let heard: Heard<Io<N>, tcp::Held> = match (mode, protocol) {
+        (TlsMode::Strict, _) => (detect(io, snapshot.tls.handshake).await.ok()?, None),
+        (_, Protocol::Http) => (version::first_bytes(io, timeouts.request_headers, drain).await?, None),
+        _ => Box::pin(side.detect(dst, io, timeouts.detect, dial)).await?,
+    };
+    let (found, fresh) = heard;
+    if found.hello.as_ref().is_some_and(tls::is_of_the_mesh) {
+        drop(fresh);
+        let secured = timeout(snapshot.tls.handshake, secure(inbound, &store, found.client)).await;
+        let late = || Err(HandshakeError("the handshake took too long".into()).into());
+        return match secured.unwrap_or_else(|_| late()) {
+            Ok(secured) => {
+                side.metrics.handshake(true);
+                Some(secured)
+            }
+            Err(cause) => {
+                side.metrics.handshake(false);
+                side.refuse_because(Kind::NotSecured, peer, Some(dst), &cause);
+                None
+            }
+        };
+    }
+    if found.outcome == Detection::Closed {
+        return None;
+    }
+    if mode == TlsMode::Strict {
+        let Detected { mut client, .. } = found;
+        client.abort();
+        let cause = "the port takes nothing but the mesh's TLS (tls = \"strict\")";
+        side.refuse_because(Kind::NotSecured, peer, Some(dst), &cause);
+        return None;
+    }
+    let begun = match protocol {
+        Protocol::Http => {
+            let is_http2 = found.outcome == Detection::Sniffed(Sniffed::Http2);
+            Begun::Http { is_http2, client: found.client }
+        }
+        Protocol::Tcp => {
+            let server_first = found.outcome == Detection::ServerFirst;
+            Begun::Opaque(Box::new(OpaqueBegun { client: found.client, fresh, server_first }))
+        }
+        Protocol::Detect => begun(found, fresh)?,
+    };
+    Some((begun, None))
+}
+
+/// Answers the handshake, and begins with what was agreed on.
+async fn secure<N: Net>(
+    inbound: &Inbound<N>,
+    store: &TlsStore,
+    client: Prefixed<Io<N>>,
+) -> std::io::Result<Secured<N>> {
+    let context = store.current().ok_or_else(|| HandshakeError("this workload has no certificate".into()))?;
+    let _turn = inbound.handshakes.acquire().await;
+    let Ok(client) = client.map(Io::<N>::into_plain) else {
+        return Err(HandshakeError("TLS inside TLS".into()).into());
+    };
+    let (mut io, peer, alpn) = tls::accept(&context, client).await?;
+    let begun = match alpn {
+        Alpn::Http2 => Begun::Http { is_http2: true, client: Prefixed::unread(io) },
+        Alpn::Http1 => Begun::Http { is_http2: false, client: Prefixed::unread(io) },
+        Alpn::Opaque => {
+            Preface::read(&mut io).await?;
+            Begun::Opaque(Box::new(OpaqueBegun::unread(io)))
+        }
+    };
+    Ok((begun, Some(peer)))
+}

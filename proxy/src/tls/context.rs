@@ -1,0 +1,116 @@
+//! Everything that handshakes with one set of credentials share. A rotation makes a new context,
+//! and with it new memories of sessions: a session that began under an old certificate or an old
+//! bundle is never resumed under a new one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::CryptoProvider;
+use rustls::server::ServerSessionMemoryCache;
+use rustls::sign::SingleCertAndKey;
+use rustls::time_provider::TimeProvider;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::UnixTime;
+
+use super::Alpn;
+use super::credentials::Credentials;
+use super::trust::unix_time;
+use super::verifier::Verifier;
+use crate::config::defaults::{CLIENT_SESSIONS, SERVER_SESSIONS};
+use crate::spiffe_id::SpiffeId;
+use crate::world::Wall;
+
+/// What handshakes need.
+pub struct TlsContext {
+    /// Whose they are.
+    pub credentials: Credentials,
+    pub(super) server: Arc<ServerConfig>,
+    /// Made when they are first needed: whom it expects, and what is to be spoken.
+    clients: Mutex<BTreeMap<(SpiffeId, Alpn), Arc<ClientConfig>>>,
+    provider: Arc<CryptoProvider>,
+    time: Arc<Time>,
+}
+
+impl TlsContext {
+    /// The context of `credentials`.
+    pub fn new(credentials: Credentials, provider: Arc<CryptoProvider>, wall: Arc<dyn Wall>) -> Arc<Self> {
+        let time = Arc::new(Time(wall));
+        let verifier = Arc::new(verifier(&credentials, &provider, None));
+        let mut server = ServerConfig::builder_with_details(provider.clone(), time.clone())
+            .with_protocol_versions(&[&TLS13])
+            .expect("the provider has suites of TLS 1.3")
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(resolver(&credentials));
+        server.alpn_protocols = Alpn::ALL.map(|alpn| alpn.name().to_vec()).into();
+        server.session_storage = ServerSessionMemoryCache::new(SERVER_SESSIONS);
+        server.send_tls13_tickets = 1;
+        Arc::new(TlsContext { credentials, server: server.into(), clients: Mutex::default(), provider, time })
+    }
+
+    /// The time of day, as handshakes take it.
+    pub(super) fn now(&self) -> SystemTime {
+        self.time.0.now()
+    }
+
+    /// What a handshake with the server `expected`, to speak `alpn`, needs.
+    pub(super) fn client(&self, expected: &SpiffeId, alpn: Alpn) -> Arc<ClientConfig> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.entry((expected.clone(), alpn)).or_insert_with(|| self.new_client(expected, alpn)).clone()
+    }
+
+    fn new_client(&self, expected: &SpiffeId, alpn: Alpn) -> Arc<ClientConfig> {
+        let verifier: Arc<dyn ServerCertVerifier> =
+            Arc::new(verifier(&self.credentials, &self.provider, Some(expected)));
+        let mut client = ClientConfig::builder_with_details(self.provider.clone(), self.time.clone())
+            .with_protocol_versions(&[&TLS13])
+            .expect("the provider has suites of TLS 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_client_cert_resolver(resolver(&self.credentials));
+        client.alpn_protocols = vec![alpn.name().to_vec()];
+        // A workload has no name of a host.
+        client.enable_sni = false;
+        client.resumption = Resumption::in_memory_sessions(CLIENT_SESSIONS);
+        Arc::new(client)
+    }
+}
+
+impl fmt::Debug for TlsContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsContext").field("credentials", &self.credentials).finish_non_exhaustive()
+    }
+}
+
+fn resolver(credentials: &Credentials) -> Arc<SingleCertAndKey> {
+    Arc::new(SingleCertAndKey::from(credentials.key.clone()))
+}
+
+fn verifier(credentials: &Credentials, provider: &CryptoProvider, expected: Option<&SpiffeId>) -> Verifier {
+    Verifier {
+        trust: credentials.trust.clone(),
+        trust_domain: credentials.id.trust_domain().to_owned(),
+        expected: expected.cloned(),
+        algorithms: provider.signature_verification_algorithms,
+    }
+}
+
+/// The wall clock of the world, for rustls.
+#[derive(Clone)]
+struct Time(Arc<dyn Wall>);
+
+impl TimeProvider for Time {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(unix_time(self.0.now()))
+    }
+}
+
+impl fmt::Debug for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Time")
+    }
+}

@@ -1,0 +1,126 @@
+//! What a workload proves itself with: its certificate, the key of that, and whom it trusts.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::crypto::CryptoProvider;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::trust::{PeerSide, TrustBundle, identity, unix_time};
+use crate::spiffe_id::SpiffeId;
+
+/// A certificate with its key, and the bundle to judge others by. Immutable: a rotation makes new
+/// ones. The key is not shown by `Debug`, and cannot be taken out.
+pub struct Credentials {
+    /// Whose they are.
+    pub id: SpiffeId,
+    /// The certificate is valid from then on.
+    pub not_before: SystemTime,
+    /// It is valid until then.
+    pub not_after: SystemTime,
+    /// Whom they trust.
+    pub trust: Arc<TrustBundle>,
+    pub(super) key: Arc<CertifiedKey>,
+}
+
+/// Why a certificate, a key and a bundle make no credentials.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialsError {
+    /// There is no certificate.
+    #[error("there is no certificate")]
+    Empty,
+    /// It cannot be read.
+    #[error("the certificate cannot be read: {0}")]
+    Unreadable(String),
+    /// The key is of a kind that the provider does not know.
+    #[error("the private key cannot be used: {0}")]
+    Key(String),
+    /// The key is not that of the certificate.
+    #[error("the private key is not the certificate's")]
+    Mismatch,
+    /// It is another workload's.
+    #[error("the certificate is {found}'s, and this workload is {own}")]
+    NotOwn {
+        /// Whose certificate it is.
+        found: SpiffeId,
+        /// Who this workload is.
+        own: SpiffeId,
+    },
+    /// The workload's own bundle does not accept it, so no peer with the same one would.
+    #[error("its own bundle does not accept the certificate: {0}")]
+    NotTrusted(String),
+}
+
+impl Credentials {
+    /// Puts the parts together. `chain` begins with the workload's own certificate. `own` is the
+    /// name that it must have; `now` is the time of day.
+    ///
+    /// # Errors
+    /// If they do not belong together, or the bundle does not accept the chain now.
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        trust: Arc<TrustBundle>,
+        own: &SpiffeId,
+        provider: &CryptoProvider,
+        now: SystemTime,
+    ) -> Result<Self, CredentialsError> {
+        let [certificate, intermediates @ ..] = &chain[..] else { return Err(CredentialsError::Empty) };
+        let (not_before, not_after) = validity(certificate)?;
+        let found = identity(certificate).map_err(|e| CredentialsError::Unreadable(words(&e)))?;
+        if found != *own {
+            return Err(CredentialsError::NotOwn { found, own: own.clone() });
+        }
+        for side in [PeerSide::Client, PeerSide::Server] {
+            trust
+                .verify(certificate, intermediates, side, own.trust_domain(), unix_time(now))
+                .map_err(|e| CredentialsError::NotTrusted(words(&e)))?;
+        }
+        let key =
+            provider.key_provider.load_private_key(key).map_err(|e| CredentialsError::Key(words(&e)))?;
+        let key = CertifiedKey::new(chain, key);
+        match key.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+            Err(_) => return Err(CredentialsError::Mismatch),
+        }
+        Ok(Credentials { id: found, not_before, not_after, trust, key: Arc::new(key) })
+    }
+
+    /// The certificates that are shown to peers, the workload's own first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.key.cert
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("id", &self.id)
+            .field("not_before", &self.not_before)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// From when until when a certificate is valid.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), CredentialsError> {
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).map_err(|e| CredentialsError::Unreadable(e.to_string()))?;
+    let validity = parsed.validity();
+    Ok((validity.not_before.to_datetime().into(), validity.not_after.to_datetime().into()))
+}
+
+/// What TLS says of an error, without the words that every one of them begins with.
+pub(crate) fn words(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => other.0.to_string(),
+        rustls::Error::InvalidCertificate(why) => why.to_string(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,220 @@
+//! Mutual TLS between sidecars.
+//!
+//! TLS 1.3 and nothing older, by rustls. Both sides show a certificate that names a workload
+//! ([`SpiffeId`]), and judge the other's by their trust bundle ([`trust`]). A caller knows from its
+//! registry whose an endpoint is, and talks to nobody else at that address. What is spoken inside
+//! is agreed on in the handshake ([`Alpn`]), so nothing is guessed from its bytes; the names are
+//! the mesh's own, so that an app's own TLS is told apart by its ClientHello and passes through.
+//!
+//! What it leaves out: where certificates come from, and when they are renewed
+//! ([`crate::identity`]).
+
+mod context;
+mod credentials;
+pub mod pem;
+mod preface;
+mod stream;
+pub mod trust;
+mod verifier;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use aws_lc_rs::digest::{SHA256, digest};
+use rustls::CommonState;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+pub use context::TlsContext;
+pub use credentials::{Credentials, CredentialsError, validity};
+pub use preface::{Preface, PrefaceError};
+pub use stream::{Io, Stream, kernel_socket};
+
+use crate::detect::Prefixed;
+use crate::detect::tls::ClientHello;
+use crate::error::HandshakeError;
+use crate::spiffe_id::SpiffeId;
+
+/// What is spoken inside a connection between sidecars, as it is agreed on in the handshake (ALPN,
+/// RFC 7301). The names are the mesh's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Alpn {
+    /// HTTP/2.
+    Http2,
+    /// HTTP/1.
+    Http1,
+    /// A [`Preface`], and bytes that no sidecar looks into.
+    Opaque,
+}
+
+impl Alpn {
+    /// In the order in which a server prefers them.
+    pub const ALL: [Alpn; 3] = [Alpn::Http2, Alpn::Http1, Alpn::Opaque];
+
+    /// The name in the handshake.
+    pub fn name(self) -> &'static [u8] {
+        match self {
+            Alpn::Http2 => b"sidelab-h2",
+            Alpn::Http1 => b"sidelab-http/1.1",
+            Alpn::Opaque => b"sidelab-tcp",
+        }
+    }
+
+    fn of(name: &[u8]) -> Option<Self> {
+        Alpn::ALL.into_iter().find(|alpn| alpn.name() == name)
+    }
+}
+
+/// Whether a ClientHello is that of a sidecar.
+pub fn is_of_the_mesh(hello: &ClientHello) -> bool {
+    hello.alpn.iter().any(|name| Alpn::of(name).is_some())
+}
+
+/// Who is on the other end of a connection, as its certificate proves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The workload.
+    pub identity: SpiffeId,
+    /// SHA-256 of its certificate in DER.
+    pub fingerprint: [u8; 32],
+}
+
+impl Peer {
+    /// The owner of the certificate that the handshake has verified. A resumed session has the
+    /// certificate of its first handshake, so that it is judged again.
+    fn of(state: &CommonState, context: &TlsContext, side: trust::PeerSide) -> io::Result<Self> {
+        let chain = state.peer_certificates().unwrap_or_default();
+        let [certificate, intermediates @ ..] = chain else {
+            return Err(HandshakeError("the peer has shown no certificate".into()).into());
+        };
+        let credentials = &context.credentials;
+        let identity = match state.handshake_kind() {
+            Some(rustls::HandshakeKind::Resumed) => credentials.trust.verify(
+                certificate,
+                intermediates,
+                side,
+                credentials.id.trust_domain(),
+                trust::unix_time(context.now()),
+            ),
+            _ => trust::identity(certificate),
+        };
+        let identity = identity.map_err(|e| HandshakeError(credentials::words(&e)))?;
+        Ok(Peer { identity, fingerprint: fingerprint(certificate) })
+    }
+}
+
+/// SHA-256 of a certificate.
+fn fingerprint(certificate: &CertificateDer<'_>) -> [u8; 32] {
+    digest(&SHA256, certificate).as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
+
+/// The certificate that a workload has now. The control thread puts in new ones, and every handshake
+/// takes the one that is there.
+#[derive(Debug, Default)]
+pub struct TlsStore {
+    context: ArcSwapOption<TlsContext>,
+    /// Why the last one that was offered was not taken.
+    problem: ArcSwapOption<String>,
+}
+
+impl TlsStore {
+    /// What handshakes that begin now need; `None` before the first certificate.
+    pub fn current(&self) -> Option<Arc<TlsContext>> {
+        self.context.load_full()
+    }
+
+    /// Puts a new one in force. Connections that are open stay as they are.
+    pub fn replace(&self, context: Arc<TlsContext>) {
+        self.context.store(Some(context));
+        self.problem.store(None);
+    }
+
+    /// Notes why a new one was not taken. What was in force stays.
+    pub fn refused(&self, why: String) {
+        self.problem.store(Some(Arc::new(why)));
+    }
+
+    /// Why this workload cannot prove who it is, if it cannot.
+    pub fn unready(&self) -> Option<String> {
+        let problem = || self.problem.load_full().map_or_else(String::new, |why| format!(": {why}"));
+        match self.current() {
+            None => Some(format!("there is no certificate yet{}", problem())),
+            Some(context) if context.now() > context.credentials.not_after => {
+                Some(format!("the certificate has expired{}", problem()))
+            }
+            Some(_) => None,
+        }
+    }
+}
+
+/// Puts a connection to `address` that was just opened under TLS: with nobody but `expected`, to
+/// speak `alpn`.
+///
+/// # Errors
+/// If the handshake fails; the server is somebody else, say.
+pub async fn connect<I: AsyncRead + AsyncWrite + Unpin>(
+    context: &TlsContext,
+    io: I,
+    address: SocketAddr,
+    expected: &SpiffeId,
+    alpn: Alpn,
+) -> io::Result<Stream<I>> {
+    let name = ServerName::IpAddress(address.ip().into());
+    let connector = TlsConnector::from(context.client(expected, alpn));
+    let stream = connector.connect(name, Prefixed::unread(io)).await.map_err(in_words)?;
+    let state = stream.get_ref().1;
+    let peer = Peer::of(state, context, trust::PeerSide::Server)?;
+    if peer.identity != *expected {
+        let wrong = trust::IdentityError::Unexpected { found: peer.identity, expected: expected.clone() };
+        return Err(HandshakeError(wrong.to_string()).into());
+    }
+    if state.alpn_protocol().and_then(Alpn::of) != Some(alpn) {
+        let what = String::from_utf8_lossy(alpn.name());
+        let message = format!("the server does not agree to speak {what}: it is no sidecar");
+        return Err(HandshakeError(message).into());
+    }
+    Ok(Stream::Tls(Box::new(stream.into())))
+}
+
+/// Answers the handshake of a sidecar, and says who it is and what is to be spoken.
+///
+/// # Errors
+/// If the handshake fails; the client shows no certificate, say.
+pub async fn accept<I: AsyncRead + AsyncWrite + Unpin>(
+    context: &TlsContext,
+    io: Prefixed<I>,
+) -> io::Result<(Stream<I>, Peer, Alpn)> {
+    let acceptor = TlsAcceptor::from(context.server.clone());
+    let stream = acceptor.accept(io).await.map_err(in_words)?;
+    let state = stream.get_ref().1;
+    let peer = Peer::of(state, context, trust::PeerSide::Client)?;
+    let alpn = state.alpn_protocol().and_then(Alpn::of);
+    let alpn = alpn.ok_or_else(|| HandshakeError("the client is no sidecar".into()))?;
+    Ok((Stream::Tls(Box::new(stream.into())), peer, alpn))
+}
+
+/// Whether a connection ended because the server has refused the handshake of this workload. Over
+/// TLS 1.3 the client has sent by then what it had to say; the server has read none of it.
+pub fn was_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = inside.and_then(|inside| inside.downcast_ref::<rustls::Error>());
+        if matches!(tls, Some(rustls::Error::AlertReceived(_))) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// The error of a handshake with the words of what was refused.
+fn in_words(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(tls) => HandshakeError(credentials::words(tls)).into(),
+        None => HandshakeError(error.to_string()).into(),
+    }
+}

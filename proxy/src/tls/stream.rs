@@ -1,0 +1,111 @@
+//! The stream of a connection that may be under TLS.
+//!
+//! Everything above the network carries this one type, so that a connection with TLS and one
+//! without take the same path. A plain stream costs a comparison; one under TLS is boxed, since its
+//! state takes more than a kilobyte.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+
+use crate::detect::Prefixed;
+use crate::world::{Abort, AfterFin, Net};
+
+/// The stream of a connection over the network `N`.
+pub type Io<N> = Stream<<N as Net>::Io>;
+
+/// A stream, under TLS or not.
+#[derive(Debug)]
+pub enum Stream<I> {
+    /// As the network gives it.
+    Plain(I),
+    /// Under TLS. What was read to recognise the handshake was put back in front of the stream.
+    Tls(Box<TlsStream<Prefixed<I>>>),
+}
+
+impl<I> Stream<I> {
+    /// Takes the network's stream out.
+    ///
+    /// # Errors
+    /// Gives everything back if it is under TLS.
+    pub fn into_plain(self) -> Result<I, Self> {
+        match self {
+            Stream::Plain(io) => Ok(io),
+            Stream::Tls(_) => Err(self),
+        }
+    }
+}
+
+/// The kernel's socket under a stream through which bytes pass as they are. Under TLS there is
+/// none: they have to be encrypted.
+pub fn kernel_socket<N: Net>(io: &Io<N>) -> Option<&TcpStream> {
+    match io {
+        Stream::Plain(io) => N::kernel_socket(io),
+        Stream::Tls(_) => None,
+    }
+}
+
+impl<I: Abort> Abort for Stream<I> {
+    fn abort(&mut self) {
+        match self {
+            Stream::Plain(io) => io.abort(),
+            Stream::Tls(io) => io.get_mut().0.abort(),
+        }
+    }
+
+    fn behind_fin(&self) -> AfterFin {
+        match self {
+            Stream::Plain(io) => io.behind_fin(),
+            Stream::Tls(io) => io.get_ref().0.behind_fin(),
+        }
+    }
+}
+
+/// Hands a call on to whichever stream there is.
+macro_rules! either {
+    ($stream:expr, $call:ident($($argument:expr),*)) => {
+        match $stream.get_mut() {
+            Stream::Plain(io) => Pin::new(io).$call($($argument),*),
+            Stream::Tls(io) => Pin::new(&mut **io).$call($($argument),*),
+        }
+    };
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<I> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        either!(self, poll_read(cx, buf))
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<I> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self, poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Stream::Plain(io) => io.is_write_vectored(),
+            Stream::Tls(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, poll_shutdown(cx))
+    }
+}

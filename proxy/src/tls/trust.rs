@@ -1,0 +1,184 @@
+//! Whom this workload trusts: the roots of its trust domain, and the certificates that were
+//! revoked before their time.
+//!
+//! A chain is judged alike on both sides of a connection: by RFC 5280 (webpki), and by what the
+//! X509-SVID specification asks of a workload's certificate, which is exactly one URI that names
+//! the workload. Names of hosts do not count.
+
+use std::time::{Duration, SystemTime};
+
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::{CertificateError, Error, OtherError};
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
+    RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, anchor_from_trusted_cert,
+};
+
+use super::pem::{self, PemError, PemFile};
+use crate::spiffe_id::SpiffeId;
+
+/// Roots and revocations. Immutable: a rotation makes a new one.
+#[derive(Debug)]
+pub struct TrustBundle {
+    roots: Vec<CertificateDer<'static>>,
+    anchors: Vec<TrustAnchor<'static>>,
+    revoked: Vec<CertRevocationList<'static>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// On which side of a connection the owner of a certificate is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerSide {
+    /// It opened the connection.
+    Client,
+    /// It accepted it.
+    Server,
+}
+
+/// Why a workload's certificate is refused, beyond what [`CertificateError`] has words for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// It has no URI, or several.
+    #[error("the certificate has {0} URIs, and a workload's has exactly one: its SPIFFE id")]
+    Uris(usize),
+    /// Its URI is no SPIFFE id.
+    #[error("the certificate's URI `{0}` is not a SPIFFE id: {1}")]
+    NotSpiffe(String, crate::spiffe_id::SpiffeIdError),
+    /// It is another trust domain's.
+    #[error("{0} is of another trust domain than {1}")]
+    TrustDomain(SpiffeId, String),
+    /// It is another workload's.
+    #[error("the server is {found}, and {expected} was expected there")]
+    Unexpected {
+        /// Whose certificate it is.
+        found: SpiffeId,
+        /// Whose it should be.
+        expected: SpiffeId,
+    },
+}
+
+impl From<IdentityError> for Error {
+    fn from(error: IdentityError) -> Self {
+        let other = OtherError(std::sync::Arc::new(error));
+        Error::InvalidCertificate(CertificateError::Other(other))
+    }
+}
+
+impl TrustBundle {
+    /// The bundle of these files: certificates of roots, and lists of revoked certificates.
+    ///
+    /// # Errors
+    /// If one cannot be read, or there is no root: which file, which line, and what is wrong.
+    pub fn of_pem(
+        roots: &PemFile<'_>,
+        revoked: Option<&PemFile<'_>>,
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> Result<Self, PemError> {
+        let mut bundle =
+            TrustBundle { roots: Vec::new(), anchors: Vec::new(), revoked: Vec::new(), algorithms };
+        for (line, root) in pem::certificates(roots)? {
+            let anchor = anchor_from_trusted_cert(&root)
+                .map_err(|e| roots.error(line, format!("this certificate is not that of a root: {e}")))?
+                .to_owned();
+            bundle.anchors.push(anchor);
+            bundle.roots.push(root);
+        }
+        if bundle.anchors.is_empty() {
+            return Err(roots.error(1, "there is no root certificate, so nobody could be trusted".into()));
+        }
+        if let Some(file) = revoked {
+            for (line, list) in pem::revocation_lists(file)? {
+                let list = OwnedCertRevocationList::from_der(&list).map_err(|e| {
+                    file.error(line, format!("this list of revoked certificates is wrong: {e}"))
+                })?;
+                bundle.revoked.push(list.into());
+            }
+        }
+        Ok(bundle)
+    }
+
+    /// The certificates of the roots.
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
+    }
+
+    /// Whether both trust the same roots and revoke the same certificates.
+    pub fn is_same_as(&self, other: &TrustBundle) -> bool {
+        self.roots == other.roots && format!("{:?}", self.revoked) == format!("{:?}", other.revoked)
+    }
+
+    /// Judges the chain that `side` of a connection sent, its own certificate first, and says whose
+    /// it is: a workload of `trust_domain`.
+    ///
+    /// # Errors
+    /// If it does not lead to a root, is not valid at `now`, was revoked, or names no workload of
+    /// the trust domain.
+    pub fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        side: PeerSide,
+        trust_domain: &str,
+        now: UnixTime,
+    ) -> Result<SpiffeId, Error> {
+        let certificate = EndEntityCert::try_from(end_entity).map_err(pki_error)?;
+        let usage = match side {
+            PeerSide::Client => KeyUsage::client_auth(),
+            PeerSide::Server => KeyUsage::server_auth(),
+        };
+        let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
+        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
+            // A list of one authority says nothing of another's certificates. A list that has
+            // expired is better than none: to refuse everybody would be an outage.
+            options
+                .with_depth(RevocationCheckDepth::Chain)
+                .with_status_policy(UnknownStatusPolicy::Allow)
+                .with_expiration_policy(ExpirationPolicy::Ignore)
+                .build()
+        });
+        certificate
+            .verify_for_usage(self.algorithms.all, &self.anchors, intermediates, now, usage, revocation, None)
+            .map_err(pki_error)?;
+        let id = identity_of(&certificate)?;
+        if !id.is_member_of(trust_domain) {
+            return Err(IdentityError::TrustDomain(id, trust_domain.to_owned()).into());
+        }
+        Ok(id)
+    }
+}
+
+/// Whose certificate it is, believed as it stands.
+///
+/// # Errors
+/// If it cannot be read, or does not name exactly one workload.
+pub fn identity(certificate: &CertificateDer<'_>) -> Result<SpiffeId, Error> {
+    identity_of(&EndEntityCert::try_from(certificate).map_err(pki_error)?)
+}
+
+fn identity_of(certificate: &EndEntityCert<'_>) -> Result<SpiffeId, Error> {
+    let uris: Vec<&str> = certificate.valid_uri_names().collect();
+    let [uri] = uris[..] else { return Err(IdentityError::Uris(uris.len()).into()) };
+    uri.parse().map_err(|why| IdentityError::NotSpiffe(uri.to_owned(), why).into())
+}
+
+/// A time as TLS has it.
+pub fn unix_time(at: SystemTime) -> UnixTime {
+    UnixTime::since_unix_epoch(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO))
+}
+
+/// The words of TLS for what webpki says.
+fn pki_error(error: webpki::Error) -> Error {
+    use webpki::Error as Pki;
+    let error = match error {
+        Pki::BadDer | Pki::BadDerTime | Pki::TrailingData(_) => CertificateError::BadEncoding,
+        Pki::CertNotValidYet { time, not_before } => {
+            CertificateError::NotValidYetContext { time, not_before }
+        }
+        Pki::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
+        Pki::UnknownIssuer => CertificateError::UnknownIssuer,
+        Pki::CertRevoked => CertificateError::Revoked,
+        other => CertificateError::Other(OtherError(std::sync::Arc::new(other))),
+    };
+    Error::InvalidCertificate(error)
+}

@@ -1,0 +1,93 @@
+//! An authority for tests: it signs certificates of workloads.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use proxy::identity::SpiffeId;
+use proxy::tls::pem::{self, PemFile};
+use proxy::tls::trust::TrustBundle;
+use proxy::tls::{Credentials, TlsContext, TlsStore};
+use proxy::world::{SystemWall, Wall, crypto};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
+};
+
+/// An hour.
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A root with its key.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its certificate, PEM.
+    pub root: String,
+}
+
+/// A certificate of a workload and its key, PEM.
+pub struct Issued {
+    /// The certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+}
+
+/// The time of day.
+pub fn now() -> SystemTime {
+    SystemWall.now()
+}
+
+impl Authority {
+    /// A new one.
+    pub fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let root = params.self_signed(&key).unwrap().pem();
+        Authority { issuer: Issuer::new(params, key), root }
+    }
+
+    /// A certificate for these URIs that is valid from `begin` until `end`.
+    pub fn issue(&self, uris: &[&str], begin: SystemTime, end: SystemTime) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
+        params.not_before = begin.into();
+        params.not_after = end.into();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Issued { certificate, key: key.serialize_pem() }
+    }
+
+    /// What handshakes of the workload `id` need for the next hour. It trusts this authority.
+    pub fn context(&self, id: &str) -> Arc<TlsContext> {
+        self.context_from(id, now() - HOUR, now() + HOUR)
+    }
+
+    /// The same with a certificate that is valid from `begin` until `end`, and was taken when it
+    /// had just begun to be.
+    pub fn context_from(&self, id: &str, begin: SystemTime, end: SystemTime) -> Arc<TlsContext> {
+        let crypto = crypto::system();
+        let issued = self.issue(&[id], begin, end);
+        let file = |text| PemFile { path: Path::new("test.pem"), text };
+        let algorithms = crypto.signature_verification_algorithms;
+        let trust = TrustBundle::of_pem(&file(&self.root), None, algorithms).unwrap();
+        let chain =
+            pem::certificates(&file(&issued.certificate)).unwrap().into_iter().map(|(_, c)| c).collect();
+        let (_, key) = pem::private_key(&file(&issued.key)).unwrap();
+        let own: SpiffeId = id.parse().unwrap();
+        let begun = begin + Duration::from_secs(1);
+        let credentials = Credentials::new(chain, key, Arc::new(trust), &own, &crypto, begun).unwrap();
+        TlsContext::new(credentials, crypto, Arc::new(SystemWall))
+    }
+
+    /// The certificate that the workload `id` has.
+    pub fn store(&self, id: &str) -> Arc<TlsStore> {
+        let store = Arc::new(TlsStore::default());
+        store.replace(self.context(id));
+        store
+    }
+}

@@ -1,0 +1,180 @@
+//! Mutual TLS between sidecars.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+
+use crate::common::authority::{Authority, now};
+use crate::common::*;
+use proxy::tls::TlsStore;
+
+const WEB: &str = "spiffe://mesh.test/ns/shop/sa/web";
+const ORDERS: &str = "spiffe://mesh.test/ns/shop/sa/orders";
+const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+const HOUR: Duration = Duration::from_secs(3600);
+/// A connection of an HTTP/2 client begins with this.
+const CALLER: &str = "service = 'web'\ninstance = 'web-1'\n[identity]\nid = 'spiffe://mesh.test/ns/shop/sa/web'\nfiles = '/none'";
+const CALLEE: &str = "service = 'orders'\ninstance = 'orders-1'\n[identity]\nid = 'spiffe://mesh.test/ns/shop/sa/orders'\nfiles = '/none'";
+
+/// The caller's sidecar and the app's, with certificates of `caller` and `callee`; the caller
+/// expects `expected` at the app's address. `more` is of the cluster, `mode` of the app's ports.
+struct Mesh {
+    near: Side,
+    far: Side,
+}
+
+async fn mesh(
+    app: SocketAddr,
+    (caller, callee): (Arc<TlsStore>, Arc<TlsStore>),
+    expected: &str,
+    (more, mode): (&str, &str),
+) -> Mesh {
+    let far = format!("{CALLEE}\n[tls]\nmode = '{mode}'");
+    let far = inbound_of(Some(callee), TestNet::to(&app.to_string()), &far).await;
+    let cluster = format!(
+        "{CALLER}\n[[cluster]]\nname = 'orders'\naddresses = ['{SERVICE}']\n{more}\n\
+         endpoints = [{{ address = '{app}', identity = '{expected}' }}]"
+    );
+    let near = outbound_of(Some(caller), TestNet::to(SERVICE).redirect(app, far.at), &cluster).await;
+    Mesh { near, far }
+}
+
+fn of(authority: &Authority) -> (Arc<TlsStore>, Arc<TlsStore>) {
+    (authority.store(WEB), authority.store(ORDERS))
+}
+
+#[test]
+fn a_request_between_sidecars_is_under_tls_and_its_app_learns_who_calls() {
+    for more in ["", "bridge = true\nprotocol = 'http'"] {
+        run(async {
+            let seen = Seen::default();
+            let app = seen.app(OK).await;
+            let Mesh { near, far } = mesh(app, of(&Authority::new()), ORDERS, (more, "strict")).await;
+            let forged = "GET / HTTP/1.1\r\nhost: orders\r\nx-forwarded-client-cert: URI=spiffe://mesh.test/admin\r\n\r\n";
+            assert_eq!(near.client().await.ask(forged).await.text(), "ok");
+            let told = seen.last().header("x-forwarded-client-cert").unwrap();
+            let (head, hash) = told.split_once("Hash=").unwrap();
+            assert_eq!(head, format!("By={ORDERS};"));
+            let (hash, uri) = hash.split_once(';').unwrap();
+            assert_eq!((hash.len(), uri), (64, &*format!("URI={WEB}")));
+            assert_eq!(far.count("proxy_tls_handshakes_total", &["accepted"]), 1);
+            near.at_rest().await;
+        });
+    }
+}
+
+#[test]
+fn opaque_bytes_cross_under_tls_in_both_directions_and_their_halves_end_apart() {
+    run(async {
+        let echo = app(|_, mut wire| async move {
+            let all = wire.rest().await;
+            wire.send(&String::from_utf8(all).unwrap()).await;
+        })
+        .await;
+        let Mesh { near, far } =
+            mesh(echo, of(&Authority::new()), ORDERS, ("protocol = 'tcp'", "strict")).await;
+        let mut client = near.client().await;
+        client.send("any bytes").await;
+        client.io.shutdown().await.unwrap();
+        assert_eq!(client.rest().await, b"any bytes");
+        assert_eq!(far.count("proxy_tls_handshakes_total", &["accepted"]), 1);
+    });
+}
+
+#[test]
+fn a_strict_port_takes_no_plaintext_and_a_permissive_one_believes_none_of_it() {
+    run(async {
+        let seen = Seen::default();
+        let app = seen.app(OK).await;
+        let authority = Authority::new();
+        let Mesh { far, .. } = mesh(app, of(&authority), ORDERS, ("", "strict")).await;
+        let mut client = far.client().await;
+        client.send(GET).await;
+        client.closed().await;
+        assert_eq!((seen.requests(), far.count("proxy_connections_refused_total", &["not_secured"])), (0, 1));
+
+        let Mesh { far, .. } = mesh(app, of(&authority), ORDERS, ("", "permissive")).await;
+        let forged =
+            "GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: URI=spiffe://mesh.test/admin\r\n\r\n";
+        assert_eq!(far.client().await.ask(forged).await.text(), "ok");
+        assert_eq!(seen.last().header("x-forwarded-client-cert"), None);
+    });
+}
+
+#[test]
+fn an_address_that_another_workload_has_is_not_talked_to() {
+    run(async {
+        let seen = Seen::default();
+        let app = seen.app(OK).await;
+        let Mesh { near, .. } =
+            mesh(app, of(&Authority::new()), "spiffe://mesh.test/ns/shop/sa/stock", ("", "strict")).await;
+        let answer = near.client().await.ask(GET).await;
+        assert_eq!(answer.status(), 503);
+        let why = answer.header("proxy-status").unwrap();
+        assert!(why.contains("tls_certificate_error") && why.contains("sa/stock was expected"), "{why}");
+        assert_eq!(seen.connections(), 0);
+    });
+}
+
+#[test]
+fn those_whom_the_other_side_cannot_trust_get_nowhere() {
+    run(async {
+        let seen = Seen::default();
+        let app = seen.app(OK).await;
+        let (ours, theirs) = (Authority::new(), Authority::new());
+        let expired = Arc::new(TlsStore::default());
+        expired.replace(ours.context_from(WEB, now() - 2 * HOUR, now() - HOUR));
+        for caller in [theirs.store(WEB), ours.store("spiffe://other.test/ns/shop/sa/web"), expired] {
+            let Mesh { near, far } = mesh(app, (caller, ours.store(ORDERS)), ORDERS, ("", "strict")).await;
+            assert_eq!(near.client().await.ask(GET).await.status(), 503);
+            assert!(near.count("proxy_errors_total", &["handshake"]) > 0, "{}", near.metrics.text());
+            assert_eq!(far.count("proxy_tls_handshakes_total", &["accepted"]), 0);
+        }
+        assert_eq!(seen.connections(), 0);
+    });
+}
+
+#[test]
+fn a_new_certificate_costs_no_request_and_no_connection() {
+    run(async {
+        let seen = Seen::default();
+        let app = seen.app(OK).await;
+        let authority = Authority::new();
+        let (caller, callee) = of(&authority);
+        let Mesh { near, .. } = mesh(app, (caller.clone(), callee.clone()), ORDERS, ("", "strict")).await;
+        let mut client = near.client().await;
+        assert_eq!(client.ask(GET).await.text(), "ok");
+        caller.replace(authority.context(WEB));
+        callee.replace(authority.context(ORDERS));
+        assert_eq!(client.ask(GET).await.text(), "ok");
+        (near.clear)();
+        assert_eq!(client.ask(GET).await.text(), "ok");
+        assert_eq!(seen.requests(), 3);
+    });
+}
+
+#[test]
+fn tls_of_the_app_passes_through_a_permissive_port_and_not_a_strict_one() {
+    // A ClientHello without a protocol of the mesh.
+    let hello = crate::opaque::hello("orders.example");
+    run(async {
+        let app = app(|_, mut wire| async move {
+            let heard = wire.bytes(5).await;
+            assert_eq!(heard[0], 22, "a handshake");
+            wire.send("heard").await;
+        })
+        .await;
+        let authority = Authority::new();
+        let Mesh { far, .. } = mesh(app, of(&authority), ORDERS, ("", "permissive")).await;
+        let mut client = far.client().await;
+        client.io.write_all(&hello).await.unwrap();
+        assert_eq!(client.bytes(5).await, b"heard");
+        let Mesh { far, .. } = mesh(app, of(&authority), ORDERS, ("", "strict")).await;
+        let mut client = far.client().await;
+        client.io.write_all(&hello).await.unwrap();
+        client.closed().await;
+    });
+}
