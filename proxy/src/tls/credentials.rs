@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustls::CertificateError;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -116,11 +117,16 @@ pub fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemT
     Ok((validity.not_before.to_datetime().into(), validity.not_after.to_datetime().into()))
 }
 
-/// What TLS says of an error, without the words that every one of them begins with.
+/// What TLS says of an error, in words for an operator.
 pub(crate) fn words(error: &rustls::Error) -> String {
     match error {
-        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => other.0.to_string(),
-        rustls::Error::InvalidCertificate(why) => why.to_string(),
+        rustls::Error::InvalidCertificate(why) => match why {
+            CertificateError::UnknownIssuer => "it leads to no root of the bundle".into(),
+            CertificateError::Revoked => "it was revoked".into(),
+            CertificateError::BadEncoding => "it is malformed".into(),
+            CertificateError::Other(other) => other.0.to_string(),
+            other => other.to_string(),
+        },
         other => other.to_string(),
     }
 }

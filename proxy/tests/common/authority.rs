@@ -10,8 +10,8 @@ use proxy::tls::trust::TrustBundle;
 use proxy::tls::{Credentials, TlsContext, TlsStore};
 use proxy::world::{SystemWall, Wall, crypto};
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 
 /// An hour.
@@ -60,6 +60,37 @@ impl Authority {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         Issued { certificate, key: key.serialize_pem() }
+    }
+
+    /// A certificate of the workload `id` for the next hour, and its serial number.
+    pub fn issue_numbered(&self, id: &str) -> (SerialNumber, Issued) {
+        let serial = SerialNumber::from(vec![1, 2, 3, 4]);
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.serial_number = Some(serial.clone());
+        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        (params.not_before, params.not_after) = ((now() - HOUR).into(), (now() + HOUR).into());
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        (serial, Issued { certificate, key: key.serialize_pem() })
+    }
+
+    /// The list of revoked certificates with these numbers, PEM.
+    pub fn revoke(&self, serials: &[SerialNumber]) -> String {
+        let revoked = |serial: &SerialNumber| RevokedCertParams {
+            serial_number: serial.clone(),
+            revocation_time: now().into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: (now() - HOUR).into(),
+            next_update: (now() + HOUR).into(),
+            crl_number: SerialNumber::from(vec![1]),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
     /// What handshakes of the workload `id` need for the next hour. It trusts this authority.

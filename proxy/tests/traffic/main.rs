@@ -22,6 +22,7 @@ mod header_limits;
 mod health;
 mod http2;
 mod http2_connections;
+mod identity;
 mod informational;
 mod limits;
 mod malformed;

@@ -1,0 +1,155 @@
+//! Certificates from files: what is taken, what is refused and how that is said.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxy::config::{Identity, IdentitySource};
+use proxy::identity::{self, files};
+use proxy::telemetry::Metrics;
+use proxy::tls::TlsStore;
+use proxy::world::{KernelNet, RngTree, SystemWall, World, crypto};
+use tempfile::TempDir;
+
+use crate::common::authority::{Authority, Issued, now};
+use crate::common::*;
+
+const WEB: &str = "spiffe://mesh.test/ns/shop/sa/web";
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn issue(authority: &Authority, uris: &[&str]) -> Issued {
+    authority.issue(uris, now() - HOUR, now() + HOUR)
+}
+
+/// Writes the files as cert-manager does: none is ever there by half.
+fn write(folder: &Path, files: &[(&str, &str)]) {
+    for (name, text) in files {
+        fs::write(folder.join("new"), text).unwrap();
+        fs::rename(folder.join("new"), folder.join(name)).unwrap();
+    }
+}
+
+fn folder(issued: &Issued, roots: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &[("tls.crt", &issued.certificate), ("tls.key", &issued.key), ("ca.crt", roots)]);
+    folder
+}
+
+/// Why the files of a folder are not taken, without the folder's name.
+fn refused(folder: &Path) -> String {
+    let error = files::load(folder, &WEB.parse().unwrap(), &crypto::system(), now()).unwrap_err();
+    error.to_string().replace(&format!("{}/", folder.display()), "")
+}
+
+#[test]
+fn a_wrong_file_is_pointed_at_by_its_name_its_line_and_its_words() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let good = issue(&ours, &[WEB]);
+    let (other, mut mixed) = (issue(&ours, &[WEB]), issue(&ours, &[WEB]));
+    mixed.key = other.key;
+    let expired = ours.issue(&[WEB], now() - 2 * HOUR, now() - HOUR);
+    let early = ours.issue(&[WEB], now() + HOUR, now() + 2 * HOUR);
+    let mut broken = issue(&ours, &[WEB]);
+    broken.certificate = format!("# a comment\n\n{}", broken.certificate.replacen("MII", "M!!", 1));
+    let key_in_place = Issued { certificate: good.key.clone(), key: good.key.clone() };
+    let cases: [(&Issued, &str, &str); 11] = [
+        (&mixed, &ours.root, "tls.crt: the private key is not the certificate's"),
+        (
+            &expired,
+            &ours.root,
+            "tls.crt: its own bundle does not accept the certificate: certificate expired",
+        ),
+        (
+            &early,
+            &ours.root,
+            "tls.crt: its own bundle does not accept the certificate: certificate not valid yet",
+        ),
+        (&good, &theirs.root, "tls.crt: its own bundle does not accept the certificate: "),
+        (
+            &issue(&ours, &["spiffe://mesh.test/ns/shop/sa/orders"]),
+            &ours.root,
+            "tls.crt: the certificate is spiffe://mesh.test/ns/shop/sa/orders's, and this workload is",
+        ),
+        (
+            &issue(&ours, &[]),
+            &ours.root,
+            "tls.crt: the certificate cannot be read: the certificate has 0 URIs",
+        ),
+        (
+            &issue(&ours, &[WEB, "spiffe://mesh.test/b"]),
+            &ours.root,
+            "tls.crt: the certificate cannot be read: the certificate has 2 URIs",
+        ),
+        (
+            &issue(&ours, &["https://mesh.test"]),
+            &ours.root,
+            "tls.crt: the certificate cannot be read: the certificate's URI `https://mesh.test` is not a SPIFFE id",
+        ),
+        (&broken, &ours.root, "tls.crt:3: this `CERTIFICATE` cannot be read"),
+        (&good, "nothing here\n", "ca.crt:1: there is no root certificate"),
+        (&key_in_place, &ours.root, "tls.crt: there is no certificate"),
+    ];
+    for (issued, roots, expected) in cases {
+        let folder = folder(issued, roots);
+        let said = refused(folder.path());
+        assert!(said.starts_with(expected), "{said}\nand not\n{expected}");
+        assert!(!said.contains(good.key.lines().nth(1).unwrap()), "a key is in the message");
+    }
+    let missing = folder(&good, &ours.root);
+    fs::remove_file(missing.path().join("tls.key")).unwrap();
+    assert!(refused(missing.path()).contains("cannot read tls.key"), "{}", refused(missing.path()));
+    let crl = folder(&good, &ours.root);
+    write(crl.path(), &[("crl.pem", &ours.root)]);
+    assert!(
+        refused(crl.path()).starts_with("crl.pem:1: this is not a `X509 CRL`"),
+        "{}",
+        refused(crl.path())
+    );
+}
+
+#[test]
+fn a_revoked_certificate_is_not_believed_any_more() {
+    let authority = Authority::new();
+    let (serial, issued) = authority.issue_numbered(WEB);
+    let folder = folder(&issued, &authority.root);
+    let load = || files::load(folder.path(), &WEB.parse().unwrap(), &crypto::system(), now());
+    load().unwrap();
+    write(folder.path(), &[("crl.pem", &authority.revoke(&[]))]);
+    load().unwrap();
+    write(folder.path(), &[("crl.pem", &authority.revoke(&[serial]))]);
+    assert!(load().unwrap_err().to_string().contains("revoked"));
+}
+
+#[test]
+fn new_files_come_into_force_and_wrong_ones_change_nothing() {
+    run(async {
+        let authority = Authority::new();
+        let first = issue(&authority, &[WEB]);
+        let folder = folder(&first, &authority.root);
+        let (store, metrics) = (Arc::new(TlsStore::default()), Arc::new(Metrics::default()));
+        assert_eq!(store.unready().as_deref(), Some("there is no certificate yet"));
+        let source = IdentitySource::Files(folder.path().to_owned());
+        let world = World::new(KernelNet::default(), SystemWall, RngTree::new(1));
+        let own = Identity { id: WEB.parse().unwrap(), source };
+        spawn(identity::run(world, own, store.clone(), metrics.clone()));
+        until("the first is in force", || store.current().is_some()).await;
+        assert_eq!(store.unready(), None);
+        let before = store.current().unwrap();
+        let counted = |result: &str| {
+            let line = format!("proxy_certificates_total{{result=\"{result}\"}} ");
+            let text = metrics.text();
+            text.lines().find_map(|l| l.strip_prefix(&line)).map_or(0, |n| n.parse::<u32>().unwrap())
+        };
+
+        write(folder.path(), &[("tls.crt", "-----BEGIN CERTIFICATE-----\nnonsense\n")]);
+        until("the wrong one is refused", || counted("refused") > 0).await;
+        assert!(Arc::ptr_eq(&before, &store.current().unwrap()), "what was in force stays");
+        assert_eq!(store.unready(), None);
+
+        let second = issue(&authority, &[WEB]);
+        write(folder.path(), &[("tls.key", &second.key), ("tls.crt", &second.certificate)]);
+        until("the second is in force", || !Arc::ptr_eq(&before, &store.current().unwrap())).await;
+        assert!(metrics.text().contains("proxy_certificate_not_after_timestamp_seconds 1"));
+    });
+}
