@@ -161,7 +161,7 @@ fn loss_delays_by_retransmission_and_loses_no_byte() {
                 io.write_all(b"x").await?;
                 io.read_u8().await?;
                 let took = start.elapsed();
-                // 10 ms of delay, and for each loss a time-out of 200 ms and a round trip.
+                // 10 ms of delay, and for each loss a timeout of 200 ms and a round trip.
                 assert!(took == 10 * MS || took >= 210 * MS, "{took:?}");
                 slow += u32::from(took > 10 * MS);
             }
@@ -189,7 +189,7 @@ fn three_later_arrivals_repair_a_loss_without_a_time_out() {
             tell.send(()).expect("the driver listens");
             gone.await.expect("the driver cuts");
             io.write_all(b"lost").await?;
-            // The link heals while this waits, well before the time-out.
+            // The link heals while this waits, well before the timeout.
             tokio::time::sleep(20 * MS).await;
             let start = Instant::now();
             for _ in 0..3 {

@@ -55,7 +55,7 @@ mutants! {
     BindsWhereThereIsNoRoom = "binds-where-there-is-no-room",
     /// A client that half-closes has its request cancelled.
     CancelsAtHalfClose = "cancels-at-half-close",
-    /// An active check may take twenty times its time-out.
+    /// An active check may take twenty times its timeout.
     ChecksTakeTheirTime = "checks-take-their-time",
     /// An endpoint is never checked again once a check has failed.
     ChecksUntilOneFails = "checks-until-one-fails",

@@ -52,7 +52,7 @@ pub trait Net: Clone + Unpin + 'static {
 
     /// Opens a connection to `to`. `from` asks for a source address (the port stays free); a
     /// simulated network may ignore it, and an IPv6 address that this host does not have is
-    /// replaced by the loopback one. There is no time-out here: the caller bounds the wait.
+    /// replaced by the loopback one. There is no timeout here: the caller bounds the wait.
     fn connect(&self, to: SocketAddr, from: Option<IpAddr>) -> impl Future<Output = io::Result<Self::Io>>;
 
     /// Listens on `at`. Several workers may bind the same address; the kernel spreads connections

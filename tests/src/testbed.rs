@@ -386,7 +386,7 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + WITHIN;
     while !condition() {
         assert!(Instant::now() < deadline, "not within {WITHIN:?}: {what}");
-        // Only the time-out of poll: there is nothing to wake up for.
+        // Only the timeout of poll: there is nothing to wake up for.
         let _ = poll(&mut [], PollTimeout::from(5_u8));
     }
 }

@@ -127,7 +127,7 @@ fn a_paused_replica_costs_only_the_requests_it_holds_and_nothing_once_it_goes_on
     Story::http("a replica is paused", "200/s", "8s", rest).check(SEEDS, |report| {
         let errors = &report.loads[0].errors;
         let timeouts = errors.keys().all(|outcome| outcome == "timeout");
-        if timeouts { Ok(()) } else { Err(format!("not only time-outs: {errors:?}")) }
+        if timeouts { Ok(()) } else { Err(format!("not only timeouts: {errors:?}")) }
     });
 }
 

@@ -8,7 +8,7 @@
 //! plain counters on a metrics port of its own. They are generic over [`Net`], so the very same app
 //! serves a network namespace and a simulated host. They are kept dull: whatever a scenario
 //! measures should be the mesh and not the app. One thread, no allocation for a response's body, no
-//! time-out of their own, no `Date` header (it would read the wall clock).
+//! timeout of their own, no `Date` header (it would read the wall clock).
 //!
 //! Left out: TLS, and a graceful stop; a killed app ends at once and its connections break, which
 //! is what faults are for.

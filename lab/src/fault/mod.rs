@@ -179,6 +179,11 @@ pub trait Fault: Sized {
         false
     }
 
+    /// Whether it stops its processes, which then are there and do nothing.
+    fn stops_processes(&self) -> bool {
+        false
+    }
+
     /// Applies it; returns when it is in force. Evidence is counted for the entry called `fault`.
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error>;
 
@@ -327,6 +332,11 @@ macro_rules! kinds {
                 match self { $(Action::$kind(fault) => fault.ends_processes(),)* }
             }
 
+            /// Whether it stops its processes, which then are there and do nothing.
+            pub fn stops_processes(&self) -> bool {
+                match self { $(Action::$kind(fault) => fault.stops_processes(),)* }
+            }
+
             /// What is known of its kind.
             pub fn kind(&self) -> KindInfo {
                 match self { $(Action::$kind(_) => KindInfo::of::<$kind>($key),)* }
@@ -380,6 +390,11 @@ impl Action {
     /// Whether it ends a process, for a while or for ever.
     pub fn ends(&self, process: ProcessId) -> bool {
         self.ends_processes() && self.processes().contains(&process)
+    }
+
+    /// Whether it ends or stops a process, for a while or for ever.
+    pub fn interrupts(&self, process: ProcessId) -> bool {
+        (self.ends_processes() || self.stops_processes()) && self.processes().contains(&process)
     }
 
     /// Something that both actions hold, in words.

@@ -36,6 +36,10 @@ impl Fault for Pause {
 
     holds_processes!(processes);
 
+    fn stops_processes(&self) -> bool {
+        true
+    }
+
     async fn apply<W: Primitives>(&self, fault: &str, world: &W) -> Result<(), W::Error> {
         world.stop(fault, &self.processes).await
     }

@@ -25,7 +25,7 @@ use crate::world::Error;
 /// How long a process may take to show its metrics; a busy one must not hold up the sampling of the
 /// others.
 const SCRAPE_WITHIN: Duration = Duration::from_millis(500);
-/// How long a load generator may outlive its last request's time-out.
+/// How long a load generator may outlive its last request's timeout.
 const LOAD_GRACE: Duration = Duration::from_secs(10);
 /// The process name of the world's own samples.
 const WORLD: &str = "fabric";

@@ -47,7 +47,7 @@ pub(super) fn load(
     let timeout = load.timeout.as_ref().map_or(TIMEOUT, |t| t.get_ref().0);
     if let Some(zero) = load.timeout.as_ref().filter(|_| timeout.is_zero()) {
         let mistake = Mistake::new(zero.span(), "every request would time out at once", "this long");
-        mistakes.push(mistake.help("write a time-out such as \"1s\", which is the default"));
+        mistakes.push(mistake.help("write a timeout such as \"1s\", which is the default"));
     }
     let from = if load.from.get_ref().contains(['*', '/']) {
         let mistake =

@@ -44,7 +44,12 @@ pub(super) fn validate(file: &File, text: &str) -> Result<Scenario, Vec<Mistake>
     }
     let sidecars = sidecars(header, m);
     let (services, names) = services(file, m);
-    let context = Context { text, names, duration, has_sidecars: sidecars.contains(&SidecarKind::Ours) };
+    let context = Context {
+        text,
+        names,
+        duration,
+        has_sidecars: sidecars.iter().any(|kind| *kind != SidecarKind::None),
+    };
     let base = links::base(&file.link, &context.names, m);
     let loads: Vec<Load> =
         file.load.iter().filter_map(|(name, l)| load::load(name, l, &services, &context, m)).collect();

@@ -4,7 +4,7 @@
 //! Modelled after Linux, as far as an application can tell: bytes written survive the writer, whom
 //! a FIN or (if it left bytes unread, or aborts) a RST follows; a lost segment is sent again after
 //! a round trip if three later ones arrived, otherwise after RTT + 200 ms (Linux's floor of the
-//! variance term), doubling up to 120 s; everything behind it waits. After a first time-out new
+//! variance term), doubling up to 120 s; everything behind it waits. After a first timeout new
 //! bytes wait too, as with a congestion window of one; once the head gets through, all that is
 //! missing goes out one round trip later. A closed socket answers data with a RST, which takes the
 //! link's time like any packet.

@@ -467,10 +467,7 @@ impl Facts {
     /// Whether a process runs undisturbed from the beginning of the run to its end, so that its
     /// counters are complete.
     pub fn is_steady(&self, process: &str) -> bool {
-        !self.meets(process, |action, id| match action {
-            Action::Pause(pause) => pause.processes.contains(&id),
-            action => action.ends(id),
-        })
+        !self.meets(process, Action::interrupts)
     }
 
     /// Whether a process is ended in this run, for a while or for ever.

@@ -424,7 +424,7 @@ pub const MAX_THRESHOLD: u32 = 1000;
 /// third counts.
 pub const REGISTER_TTL: Duration = Duration::from_secs(15);
 /// The shortest that may be asked for. etcd counts leases in whole seconds, and refuses what is
-/// below its own election time-out (1 s) and a half.
+/// below its own election timeout (1 s) and a half.
 pub const REGISTER_TTL_LEAST: Duration = Duration::from_secs(2);
 /// How long endpoints are kept after the source says that there are none: an empty answer is
 /// believed. Eureka's and Consul's users want it otherwise, since a registry that lost its data

@@ -3,7 +3,7 @@
 //! Explicit configuration always wins; this is for ports that nobody declared. [`sniff`] is pure
 //! and decides as early as the bytes allow: one byte is enough for most opaque protocols, and a
 //! request that arrives a byte at a time is still recognised, because [`detect`] keeps reading
-//! until it knows, the client stops, or the time-out passes. The bias is towards availability: in
+//! until it knows, the client stops, or the timeout passes. The bias is towards availability: in
 //! doubt a connection is opaque, which always works, only without per-request features.
 //!
 //! Of TLS the ClientHello is read too ([`tls`]), for the server's name. Where the server may speak

@@ -1,7 +1,7 @@
 //! Who speaks first? Detection that also listens to the server.
 //!
 //! A server that speaks first and a client that waits for it would sit out the whole detection
-//! time-out. So after a short silence of the client the server is dialled, and if it speaks, the
+//! timeout. So after a short silence of the client the server is dialled, and if it speaks, the
 //! connection is opaque. Its address is remembered for a while: the next connection waits for
 //! nothing. Linkerd and Istio leave it to users to declare such ports; that remains the better way,
 //! since it costs nothing at all.

@@ -1,6 +1,5 @@
 //! The attempts of an outbound request: at one endpoint, and if that fails and it is safe, at
-//! another. What is decided here is decided by [`crate::retry`]; this is the order in which it is
-//! asked.
+//! another. [`crate::retry`] knows whether, when and how often; this asks its questions in order.
 
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};

@@ -21,7 +21,7 @@ pub struct LineStream {
     _connection: oneshot::Sender<()>,
 }
 
-/// Sends `body` and waits for the status. There is no time-out here.
+/// Sends `body` and waits for the status. There is no timeout here.
 pub(super) async fn post<N: Net>(
     net: &N,
     server: SocketAddr,
