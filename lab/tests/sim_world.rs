@@ -12,7 +12,7 @@ use std::time::Duration;
 use lab::app::{AppKind, AppSpec, CommandApp};
 use lab::fabric::LinkProfile;
 use lab::fault::{Action, Impair, Kill, Pause};
-use lab::load::{Load, LoadTimes, Outcome, Record, RecordSink};
+use lab::load::{LoadJob, LoadTimes, Outcome, Record, RecordSink};
 use lab::mesh::{ProcessId, Role};
 use lab::plan::SidecarKind;
 use lab::sim::{Main, Programs, SimFailure, SimNet, SimRun, SimWorld, Simulation, Term, Who};
@@ -221,15 +221,8 @@ impl Programs for Broken {
         Kit.sidecar(world, config, term)
     }
 
-    fn load(
-        &self,
-        world: World<SimNet>,
-        load: Load,
-        to: std::net::SocketAddr,
-        times: LoadTimes,
-        sink: RecordSink,
-    ) -> Main {
-        Kit.load(world, load, to, times, sink)
+    fn load(&self, world: World<SimNet>, job: LoadJob) -> Main {
+        Kit.load(world, job)
     }
 }
 

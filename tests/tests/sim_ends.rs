@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use ends::*;
 use lab::app::{APP_METRICS_PORT, AppSpec};
-use lab::load::{Load, LoadTimes, RecordSink};
+use lab::load::LoadJob;
 use lab::plan::SidecarKind;
 use lab::sim::{Main, Mesh, Programs, SimIo, SimNet, SimWorld, Simulation, Term, Who};
 use lab::world::World as _;
@@ -45,15 +45,8 @@ impl Programs for Staged {
         self.mesh.sidecar(world, config, term)
     }
 
-    fn load(
-        &self,
-        world: World<SimNet>,
-        load: Load,
-        to: SocketAddr,
-        times: LoadTimes,
-        sink: RecordSink,
-    ) -> Main {
-        self.mesh.load(world, load, to, times, sink)
+    fn load(&self, world: World<SimNet>, job: LoadJob) -> Main {
+        self.mesh.load(world, job)
     }
 }
 

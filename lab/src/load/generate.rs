@@ -11,7 +11,6 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use super::id::Id;
 use super::pace::{Pace, TokioPace};
 use super::record::{Outcome, Record};
-use super::{AnyCaller, Callee, Load, LoadTimes};
+use super::{AnyCaller, Callee, LoadJob, LoadTimes, RecordSink};
 use crate::traffic::emit;
 
 /// Requests under way at once, at most; above it a request is [`Outcome::Dropped`]. It bounds
@@ -30,36 +29,22 @@ use crate::traffic::emit;
 /// just fit.
 pub const MAX_IN_FLIGHT: usize = 10_000;
 
-/// Sends the requests of `load` to `address` that are due from now until the end of `times`, and
-/// returns when the last one has ended. `sink` gets every record, in the order in which requests
-/// end.
+/// Sends the requests of a load that are due from now until its end, and returns when the last one
+/// has ended.
 ///
 /// # Errors
 /// If the load itself makes no sense (a method or path that HTTP cannot carry, a rate that is not
 /// positive). A target that does not answer is no error but what the records tell.
-pub async fn generate<N: Net>(
-    world: World<N>,
-    load: Load,
-    address: SocketAddr,
-    times: LoadTimes,
-    sink: impl Fn(Record) + 'static,
-) -> io::Result<()> {
-    generate_paced(world, load, address, times, sink, TokioPace).await
+pub async fn generate<N: Net>(world: World<N>, job: LoadJob) -> io::Result<()> {
+    generate_paced(world, job, TokioPace).await
 }
 
 /// [`generate`] with a timer of the caller's choice.
 ///
 /// # Errors
 /// As [`generate`].
-pub async fn generate_paced<N: Net>(
-    world: World<N>,
-    load: Load,
-    address: SocketAddr,
-    times: LoadTimes,
-    sink: impl Fn(Record) + 'static,
-    mut pace: impl Pace,
-) -> io::Result<()> {
-    let LoadTimes { t0, end } = times;
+pub async fn generate_paced<N: Net>(world: World<N>, job: LoadJob, mut pace: impl Pace) -> io::Result<()> {
+    let LoadJob { load, address, times: LoadTimes { t0, end }, sink } = job;
     let schedule = SendSchedule::new(t0, load.rate)?;
     let now = Instant::now();
     let begin = load.part.map_or(now, |part| now.max(t0 + part.from));
@@ -72,7 +57,7 @@ pub async fn generate_paced<N: Net>(
         timeout,
         in_flight: Cell::new(0),
         idle: Notify::new(),
-        sink: Box::new(sink),
+        sink,
     });
     let mut k = schedule.first(begin);
     loop {
@@ -112,7 +97,7 @@ struct Generator<N: Net> {
     in_flight: Cell<usize>,
     /// Told when nothing is under way any more.
     idle: Notify,
-    sink: Box<dyn Fn(Record)>,
+    sink: RecordSink,
 }
 
 impl<N: Net> Generator<N> {

@@ -24,6 +24,7 @@ mod table;
 mod tcp;
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use proxy::world::Net;
@@ -45,6 +46,18 @@ pub struct LoadTimes {
     pub t0: Instant,
     /// From then on no request is sent.
     pub end: Instant,
+}
+
+/// What a generator has to do.
+pub struct LoadJob {
+    /// The load.
+    pub load: Load,
+    /// Where it goes.
+    pub address: SocketAddr,
+    /// When.
+    pub times: LoadTimes,
+    /// What gets every record.
+    pub sink: RecordSink,
 }
 
 /// An open-loop load generator.

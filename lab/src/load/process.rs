@@ -23,7 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::generate::generate_paced;
 use super::pace::TimerPace;
-use super::{Load, LoadTimes};
+use super::{Load, LoadJob, LoadTimes, RecordSink};
 
 /// How often records are handed to the reader.
 const FLUSH: Duration = Duration::from_millis(50);
@@ -57,7 +57,7 @@ pub fn monotonic_ns() -> io::Result<u64> {
 }
 
 fn drive(load: Load, start_ns: u64, until_ns: u64, out: impl Write + Send + 'static) -> io::Result<()> {
-    let target = resolve(&load.target.host, load.target.port)?;
+    let address = resolve(&load.target.host, load.target.port)?;
     if let Err(e) = raise_nofile() {
         tracing::warn!("cannot raise the limit of open files: {e}");
     }
@@ -67,11 +67,12 @@ fn drive(load: Load, start_ns: u64, until_ns: u64, out: impl Write + Send + 'sta
         let (lines, writer) = writer(out);
         let text = Rc::new(RefCell::new(String::new()));
         let world = World::new(KernelNet::default(), SystemWall, RngTree::new(load.seed));
-        let sink = {
+        let sink: RecordSink = {
             let text = text.clone();
-            move |record| writeln!(text.borrow_mut(), "{record}").expect("a string takes all")
+            Rc::new(move |record| writeln!(text.borrow_mut(), "{record}").expect("a string takes all"))
         };
-        let generated = generate_paced(world, load, target, times, sink, TimerPace::new()?);
+        let job = LoadJob { load, address, times, sink };
+        let generated = generate_paced(world, job, TimerPace::new()?);
         let flushed = async {
             let mut tick = tokio::time::interval(FLUSH);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -7,7 +7,6 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 
@@ -15,7 +14,7 @@ use proxy::world::World;
 use tokio::sync::watch;
 
 use crate::app::{self, AppSpec, RegistryData};
-use crate::load::{self, Load, LoadTimes, RecordSink};
+use crate::load::{self, LoadJob};
 
 use super::net::SimNet;
 use super::process::Term;
@@ -31,15 +30,8 @@ pub trait Programs: 'static {
     /// A sidecar with this configuration file, which may change. It ends some time after `term`.
     fn sidecar(&self, world: World<SimNet>, config: watch::Receiver<String>, term: Term) -> Main;
 
-    /// A load generator that calls `to`.
-    fn load(
-        &self,
-        world: World<SimNet>,
-        load: Load,
-        to: SocketAddr,
-        times: LoadTimes,
-        sink: RecordSink,
-    ) -> Main;
+    /// A load generator.
+    fn load(&self, world: World<SimNet>, job: LoadJob) -> Main;
 }
 
 /// The programs of a real mesh.
@@ -76,14 +68,7 @@ impl Programs for Mesh {
         })
     }
 
-    fn load(
-        &self,
-        world: World<SimNet>,
-        load: Load,
-        to: SocketAddr,
-        times: LoadTimes,
-        sink: RecordSink,
-    ) -> Main {
-        Box::pin(load::generate(world, load, to, times, move |record| sink(record)))
+    fn load(&self, world: World<SimNet>, job: LoadJob) -> Main {
+        Box::pin(load::generate(world, job))
     }
 }

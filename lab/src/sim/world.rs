@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::app::{APP_METRICS_PORT, ForeignProgram};
 use crate::fault::Entry;
-use crate::load::{Load, LoadTimes, RecordSink, Target};
+use crate::load::{Load, LoadJob, LoadTimes, RecordSink, Target};
 use crate::mesh::{ProcessId, Role};
 use crate::metrics::{self, Sample, Scrape};
 use crate::plan::{Plan, ResourceLimits};
@@ -418,13 +418,13 @@ impl World for SimWorld {
     }
 
     async fn load(&self, load: &Load, times: LoadTimes, sink: RecordSink) -> Result<(), Error> {
-        let to = self.address(&load.target)?;
+        let address = self.address(&load.target)?;
         let (t0, end) = (self.virtual_ns(times.t0), self.virtual_ns(times.end));
         let (programs, load) = (self.programs.clone(), load.clone());
         let (name, from) = (load.name.clone(), load.from);
         let run = move |world| async move {
             let times = LoadTimes { t0: local_instant(t0), end: local_instant(end) };
-            programs.load(world, load, to, times, sink).await
+            programs.load(world, LoadJob { load, address, times, sink }).await
         };
         let result = self.inside(from, Who::Load, &format!("load-{name}"), run).await?;
         result.map_err(|e| Error::Failed(format!("load generator {name}: {e}")))

@@ -10,7 +10,7 @@ use std::time::Duration;
 use lab::app::{APP_METRICS_PORT, AppKind, AppSpec, LineServer};
 use lab::fabric::LinkProfile;
 use lab::fault::{Action, Entry};
-use lab::load::{CallKind, Load, LoadTimes, Outcome, Record, RecordSink, Target, TcpCall};
+use lab::load::{CallKind, Load, LoadJob, LoadTimes, Outcome, Record, Target, TcpCall};
 use lab::mesh::{Link, ProcessId, Role};
 use lab::plan::*;
 use lab::sim::{Main, Programs, SimIo, SimNet, Term};
@@ -172,21 +172,14 @@ impl Programs for Kit {
         })
     }
 
-    fn load(
-        &self,
-        world: World<SimNet>,
-        load: Load,
-        to: SocketAddr,
-        times: LoadTimes,
-        sink: RecordSink,
-    ) -> Main {
+    fn load(&self, world: World<SimNet>, job: LoadJob) -> Main {
         Box::pin(async move {
-            let LoadTimes { t0, end } = times;
+            let LoadJob { load, address, times: LoadTimes { t0, end }, sink } = job;
             let mut due = t0;
             while due < end {
                 tokio::time::sleep_until(due).await;
                 let late = due.elapsed();
-                let asked = tokio::time::timeout(load.timeout, ask(&world.net, to, b"hello")).await;
+                let asked = tokio::time::timeout(load.timeout, ask(&world.net, address, b"hello")).await;
                 let outcome = match asked {
                     Ok(Ok(answer)) if answer == b"hello" => Outcome::Ok,
                     Ok(Ok(_)) => Outcome::Mismatch,

@@ -330,7 +330,7 @@ pub const ADMIN_IDLE: Duration = Duration::from_secs(20);
 /// How long such a connection lives. What reads an answer for so long is not reading it; Prometheus
 /// gives up a scrape after 10 s.
 pub const ADMIN_AGE: Duration = Duration::from_secs(300);
-/// How long a handshake of TLS may take, from its first byte to its last. Istio's detection time-out
+/// How long a handshake of TLS may take, from its first byte to its last. Istio's detection timeout
 /// is 15 s and linkerd's 10 s; ours is between sidecars of one mesh, which answer in milliseconds.
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How many handshakes a worker answers at once. One takes about 0.3 ms of CPU, so this many keep a

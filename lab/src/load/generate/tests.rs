@@ -1,6 +1,7 @@
 //! The generator, mostly on a network in memory with a virtual clock, where every latency is exact.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 
 use proxy::world::{KernelNet, Listener, RngTree, SystemWall};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,7 +10,7 @@ use tokio::task::LocalSet;
 use super::*;
 use crate::app::{self, AppKind, AppSpec, HttpEcho, LineServer, RegistryData};
 use crate::load::memory::{MemoryListener, MemoryNet};
-use crate::load::{CallKind, HttpCall, LoadTimes, Target, TcpCall};
+use crate::load::{CallKind, HttpCall, Load, LoadJob, LoadTimes, RecordSink, Target, TcpCall};
 
 const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 
@@ -38,16 +39,15 @@ fn target(call: CallKind) -> Target {
 }
 
 /// The records of `load` for `ms` from now, in the order of their due times.
-async fn records<N: Net>(net: N, load: Load, target: SocketAddr, ms: u64) -> Vec<Record> {
+async fn records<N: Net>(net: N, load: Load, address: SocketAddr, ms: u64) -> Vec<Record> {
     let records = Rc::new(RefCell::new(Vec::new()));
-    let sink = {
+    let sink: RecordSink = {
         let records = records.clone();
-        move |record| records.borrow_mut().push(record)
+        Rc::new(move |record| records.borrow_mut().push(record))
     };
     let t0 = Instant::now();
-    generate(world(net), load, target, LoadTimes { t0, end: t0 + Duration::from_millis(ms) }, sink)
-        .await
-        .unwrap();
+    let times = LoadTimes { t0, end: t0 + Duration::from_millis(ms) };
+    generate(world(net), LoadJob { load, address, times, sink }).await.unwrap();
     let mut records = records.take();
     records.sort_by_key(|r| r.due_us);
     records
@@ -128,16 +128,15 @@ async fn requests_are_due_on_the_grid_of_t0_from_now_until_the_end() {
         let net = MemoryNet::default();
         app(&net, AppKind::Http(HttpEcho { size: 10, ..HttpEcho::default() })).await;
         let due = Rc::new(RefCell::new(Vec::new()));
-        let sink = {
+        let sink: RecordSink = {
             let due = due.clone();
-            move |record: Record| due.borrow_mut().push(record.due_us)
+            Rc::new(move |record| due.borrow_mut().push(record.due_us))
         };
         // Now lies 25 ms before t0 and between two points of the grid.
         let t0 = Instant::now() + Duration::from_millis(25);
         let load = load(100.0, 1_000, http("/", 0));
-        generate(world(net), load, SERVER, LoadTimes { t0, end: t0 + Duration::from_millis(40) }, sink)
-            .await
-            .unwrap();
+        let times = LoadTimes { t0, end: t0 + Duration::from_millis(40) };
+        generate(world(net), LoadJob { load, address: SERVER, times, sink }).await.unwrap();
         due.take()
     };
     assert_eq!(LocalSet::new().run_until(test).await, [-20_000, -10_000, 0, 10_000, 20_000, 30_000]);
