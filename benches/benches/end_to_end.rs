@@ -9,18 +9,14 @@ use std::io;
 use std::process::ExitCode;
 
 use benches::lane::Programs;
-use benches::options::{Options, Path, Program, Role};
-use benches::{INSTALL, app, envoy, haproxy, load, relay, report, run};
+use benches::options::{Options, Path, Program};
+use benches::{INSTALL, envoy, haproxy, report, roles, run};
 use clap::Parser;
-use proxy::world::{KernelNet, raise_nofile};
-use tokio::runtime::{Builder, LocalOptions};
 
 fn main() -> ExitCode {
     let options = Options::parse();
     let done = match &options.role {
-        Some(Role::App { protocol }) => here(app::serve(KernelNet::default(), *protocol)),
-        Some(Role::Relay { port, to }) => relay::serve(*port, *to),
-        Some(Role::Load { job }) => generate(job),
+        Some(role) => roles::play(role),
         None => bench(&options),
     };
     match done {
@@ -30,19 +26,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn here<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    raise_nofile()?;
-    Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?.block_on(work)
-}
-
-fn generate(job: &str) -> io::Result<()> {
-    let job = serde_json::from_str(job).map_err(io::Error::other)?;
-    let print = |outcome: &load::LoadOutcome| println!("{}", serde_json::json!(outcome));
-    let outcome = here(load::run(KernelNet::default(), job, print))?;
-    print(&outcome);
-    Ok(())
 }
 
 /// Leaves out the paths of a peer that is not there, unless they were asked for.
@@ -75,12 +58,13 @@ fn bench(options: &Options) -> io::Result<()> {
     let (envoy, haproxy) = (envoy::find(root), haproxy::find());
     leave_out(&mut program, "Envoy", envoy.is_none(), Path::is_envoy)?;
     leave_out(&mut program, "HAProxy", haproxy.is_none(), Path::is_haproxy)?;
-    let programs = Programs { bench: std::env::current_exe()?, proxy: run::sidecar(root)?, envoy, haproxy };
+    let own = Programs::new(std::env::current_exe()?, run::sidecar(root)?);
+    let programs = Programs { envoy, haproxy, ..own };
     println!("sidecar: {}", programs.proxy.display());
     if cfg!(debug_assertions) {
         println!("This build is not optimised: only whether requests succeed means something.");
     }
-    let results = here(run::run(&program, &programs, |what| eprintln!("{what}")))?;
+    let results = roles::here(run::run(&program, &programs, |what| eprintln!("{what}")))?;
     println!("{}", report::tables(&results));
     if let Some(path) = &options.json {
         std::fs::write(path, serde_json::to_vec_pretty(&results)?)?;

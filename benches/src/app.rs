@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
@@ -21,11 +22,11 @@ const CHUNK: usize = 256 << 10;
 /// HTTP/2 windows large enough never to be what a measurement waits for.
 pub const WINDOW: u32 = 4 << 20;
 
-/// Serves `protocol` on [`APP_PORT`] for ever.
+/// Serves `protocol` on [`APP_PORT`] for ever, with `pause` before each answer.
 ///
 /// # Errors
 /// If it cannot listen or accept.
-pub async fn serve(net: KernelNet, protocol: Protocol) -> io::Result<()> {
+pub async fn serve(net: KernelNet, protocol: Protocol, pause: Duration) -> io::Result<()> {
     let mut listener = net.bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, APP_PORT))).await?;
     loop {
         let (io, _) = listener.accept().await?;
@@ -34,18 +35,18 @@ pub async fn serve(net: KernelNet, protocol: Protocol) -> io::Result<()> {
             // A client that goes away is the usual end of a connection, and no other failure could
             // be mended here: the client sees it and counts it.
             let _ = match protocol {
-                Protocol::Http1 => http1(io).await,
+                Protocol::Http1 => http1(io, pause).await,
                 Protocol::Http2 | Protocol::Grpc => {
-                    http2(io, tasks, protocol).await.map_err(io::Error::other)
+                    http2(io, tasks, protocol, pause).await.map_err(io::Error::other)
                 }
-                Protocol::TcpPingpong => echo(io).await,
+                Protocol::TcpPingpong => echo(io, pause).await,
                 Protocol::TcpBulk => bulk(io).await,
             };
         });
     }
 }
 
-async fn http1(mut io: TcpStream) -> io::Result<()> {
+async fn http1(mut io: TcpStream, pause: Duration) -> io::Result<()> {
     let head = format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {BODY}\r\n\r\n");
     let answer = [head.into_bytes(), vec![b'x'; BODY]].concat();
     let mut buffer = Vec::with_capacity(16 << 10);
@@ -55,18 +56,26 @@ async fn http1(mut io: TcpStream) -> io::Result<()> {
         }
         while let Some(end) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
             buffer.drain(..end + 4);
+            wait(pause).await;
             io.write_all(&answer).await?;
         }
     }
 }
 
-async fn http2(io: TcpStream, tasks: KernelNet, protocol: Protocol) -> Result<(), h2::Error> {
+async fn http2(
+    io: TcpStream,
+    tasks: KernelNet,
+    protocol: Protocol,
+    pause: Duration,
+) -> Result<(), h2::Error> {
     let body = Bytes::from(vec![b'x'; BODY]);
     let mut builder = h2::server::Builder::new();
     builder.initial_window_size(WINDOW).initial_connection_window_size(4 * WINDOW);
     let mut connection = builder.handshake::<_, Bytes>(io).await?;
     while let Some(accepted) = connection.accept().await {
         let (request, mut respond) = accepted?;
+        // One at a time, which is enough where there is a pause.
+        wait(pause).await;
         if protocol == Protocol::Http2 {
             respond.send_response(Response::new(()), false)?.send_data(body.clone(), true)?;
         } else {
@@ -99,13 +108,22 @@ async fn call(
     stream.send_trailers(trailers)
 }
 
-async fn echo(mut io: TcpStream) -> io::Result<()> {
+async fn echo(mut io: TcpStream, pause: Duration) -> io::Result<()> {
     let mut buffer = vec![0; 16 << 10];
     loop {
         match io.read(&mut buffer).await? {
             0 => return Ok(()),
-            n => io.write_all(&buffer[..n]).await?,
+            n => {
+                wait(pause).await;
+                io.write_all(&buffer[..n]).await?;
+            }
         }
+    }
+}
+
+async fn wait(pause: Duration) {
+    if !pause.is_zero() {
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -21,14 +21,16 @@ use lab::kernel::node::{Bind, Mounts, Node};
 use lab::kernel::process::{Launch, Log, Output, Process};
 use lab::kernel::{probe, sysctl};
 use lab::plan::{APP_UID, HEALTH_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT, SIDECAR_UID};
+use nix::sys::signal::Signal;
 use proxy::capture::rules::Rules;
 use proxy::world::{SystemWall, Wall};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::load::{Job, LoadOutcome};
+use crate::load::{Job, LoadOutcome, sliced};
 use crate::options::{Path, Protocol};
 use crate::usage::{self, Memory};
 use crate::{APP_PORT, envoy, haproxy};
@@ -40,7 +42,7 @@ const VIRTUAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(1
 /// Where the app is, and where clients without a sidecar find it.
 const APP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(SERVER), APP_PORT);
 /// How long a process may take to become ready, and to answer one probe.
-const READY_WITHIN: Duration = Duration::from_secs(10);
+const READY_WITHIN: Duration = Duration::from_secs(30);
 const PROBE_WITHIN: Duration = Duration::from_secs(1);
 /// How long a load generator may take beyond what it was asked for.
 const LOAD_WITHIN: Duration = Duration::from_secs(30);
@@ -56,6 +58,28 @@ pub struct Programs {
     pub envoy: Option<PathBuf>,
     /// HAProxy, if it is installed.
     pub haproxy: Option<PathBuf>,
+    /// What our sidecar is run under: a program and its arguments, such as valgrind's.
+    pub under: Vec<String>,
+    /// How long the app waits before each answer.
+    pub pause: Duration,
+}
+
+impl Programs {
+    /// Our own, as they are.
+    pub fn new(bench: PathBuf, proxy: PathBuf) -> Self {
+        Programs { bench, proxy, envoy: None, haproxy: None, under: Vec::new(), pause: Duration::ZERO }
+    }
+}
+
+/// What it took until a sidecar of ours was ready.
+#[derive(Debug, Clone, Copy)]
+pub struct Started {
+    /// From the start of its process.
+    pub wall: Duration,
+    /// CPU time, nanoseconds.
+    pub cpu_ns: u64,
+    /// Memory when it was ready.
+    pub memory: Memory,
 }
 
 /// A path that stands.
@@ -70,6 +94,9 @@ pub struct Lane {
     client: Node,
     server: Node,
     stage: Stage,
+    /// See [`Programs::under`].
+    under: Vec<String>,
+    started: BTreeMap<String, Started>,
 }
 
 /// A directory that every user may enter, where the executables appear inside the namespaces.
@@ -132,10 +159,13 @@ impl Lane {
 
         let bench = stage.path("bench").into_os_string();
         let name = serde_json::to_string(&protocol).map_err(io::Error::other)?;
-        let argv = vec![bench, "__app".into(), name.trim_matches('"').into()];
+        let pause = programs.pause.as_millis().to_string();
+        let argv = vec![bench, "__app".into(), name.trim_matches('"').into(), pause.into()];
         let app = start(&stage, &server, "app", argv, APP_UID)?;
         ready(&server, &app, || probe::connect(local(APP_PORT), PROBE_WITHIN)).await?;
-        let mut lane = Lane { path, protocol, app, sidecars: BTreeMap::new(), client, server, stage };
+        let under = programs.under.clone();
+        let (sidecars, started) = (BTreeMap::new(), BTreeMap::new());
+        let mut lane = Lane { path, protocol, app, sidecars, client, server, stage, under, started };
         if path.is_floor() || path.is_ours() || path.is_peer() {
             lane.start_sidecar("b").await?;
         }
@@ -181,15 +211,20 @@ impl Lane {
             haproxy
         } else {
             let config = self.stage.write(&format!("{side}.toml"), &own_config(outbound, self.protocol))?;
-            let mut argv = vec![self.stage.path("proxy").into_os_string()];
+            let mut argv: Vec<OsString> = self.under.iter().map(OsString::from).collect();
+            argv.push(self.stage.path("proxy").into_os_string());
             argv.extend(["run", "--workers", "1", "--config"].map(OsString::from));
             argv.push(config.into());
+            let begun = Instant::now();
             let sidecar = start(&self.stage, node, side, argv, SIDECAR_UID)?;
             ready(node, &sidecar, || match probe::get(local(HEALTH_PORT), "/ready", PROBE_WITHIN)? {
                 (200, _) => Ok(()),
                 (status, body) => Err(io::Error::other(format!("/ready says {status}: {body}"))),
             })
             .await?;
+            let (wall, pid) = (begun.elapsed(), sidecar.pid());
+            let started = Started { wall, cpu_ns: usage::cpu_ns(pid)?, memory: usage::memory(pid)? };
+            self.started.insert(side.to_owned(), started);
             sidecar
         };
         self.sidecars.insert(side.to_owned(), sidecar);
@@ -201,9 +236,7 @@ impl Lane {
     /// # Errors
     /// If the load generator does not give an outcome. Failed requests are part of the outcome.
     pub async fn measure(&self, concurrency: u16, seconds: f64) -> io::Result<LoadOutcome> {
-        let mut watch: BTreeMap<String, i32> =
-            self.sidecars.iter().map(|(l, p)| (l.clone(), p.pid())).collect();
-        watch.insert("app".into(), self.app.pid());
+        let watch = self.watched();
         let warm_up = seconds / 4.0;
         let job = Job {
             to: self.dialled(),
@@ -218,6 +251,48 @@ impl Lane {
         let (load, outcome) = self.load(job, limit).await?;
         load.kill_and_reap();
         Ok(outcome)
+    }
+
+    /// Starts `job` in slices; its goal and what it watches are filled in.
+    ///
+    /// # Errors
+    /// If the load generator cannot be started.
+    pub fn start_slices(&self, job: sliced::Job) -> io::Result<Slices> {
+        let job = sliced::Job { to: self.dialled(), protocol: self.protocol, watch: self.watched(), ..job };
+        let job = serde_json::to_string(&job).map_err(io::Error::other)?;
+        let (process, said) = self.start_load("__slices", job)?;
+        Ok(Slices { process, said })
+    }
+
+    /// The sidecars, by label: `a` beside the client, `b` beside the app.
+    pub fn pids(&self) -> BTreeMap<String, i32> {
+        self.sidecars.iter().map(|(label, process)| (label.clone(), process.pid())).collect()
+    }
+
+    /// Asks the sidecars to end, waits until they have, and says which processes they were.
+    ///
+    /// # Errors
+    /// If one does not end within `limit`.
+    pub async fn end(self, limit: Duration) -> io::Result<BTreeMap<String, i32>> {
+        for process in self.sidecars.values() {
+            process.signal(Signal::SIGTERM)?;
+        }
+        for process in self.sidecars.values() {
+            let late =
+                || io::Error::other(format!("{} did not end{}", process.name(), process.log().log_tail()));
+            timeout(limit, process.ended()).await.map_err(|_| late())?;
+        }
+        Ok(self.pids())
+    }
+
+    /// What it took to start the sidecars, if they are ours, by label.
+    pub fn started(&self) -> &BTreeMap<String, Started> {
+        &self.started
+    }
+
+    fn watched(&self) -> BTreeMap<String, i32> {
+        let app = ("app".to_owned(), self.app.pid());
+        self.pids().into_iter().chain([app]).collect()
     }
 
     fn dialled(&self) -> SocketAddr {
@@ -260,16 +335,16 @@ impl Lane {
     /// Starts a load generator and waits for the line that it prints.
     async fn load(&self, job: Job, limit: Duration) -> io::Result<(Process, LoadOutcome)> {
         let job = serde_json::to_string(&job).map_err(io::Error::other)?;
-        let argv = vec![self.stage.path("bench").into_os_string(), "__load".into(), job.into()];
-        let (lines, mut said) = mpsc::unbounded_channel();
-        let load = start_with(&self.stage, &self.client, "load", argv, APP_UID, Output::Lines(lines))?;
-        let line = timeout(limit, said.recv()).await;
-        let failed =
-            |what: &str| io::Error::other(format!("the load generator {what}{}", load.log().log_tail()));
-        let line =
-            line.map_err(|_| failed("did not end"))?.ok_or_else(|| failed("ended without an outcome"))?;
-        let outcome = serde_json::from_str(&line).map_err(io::Error::other)?;
+        let (load, mut said) = self.start_load("__load", job)?;
+        let outcome = outcome(&load, &mut said, limit).await?;
         Ok((load, outcome))
+    }
+
+    fn start_load(&self, role: &str, job: String) -> io::Result<(Process, Said)> {
+        let argv = vec![self.stage.path("bench").into_os_string(), role.into(), job.into()];
+        let (lines, said) = mpsc::unbounded_channel();
+        let load = start_with(&self.stage, &self.client, "load", argv, APP_UID, Output::Lines(lines))?;
+        Ok((load, said))
     }
 
     /// As what our sidecars carried the traffic: as requests, or as bytes. `None` if there are none
@@ -297,6 +372,42 @@ impl Lane {
     pub fn log_tail(&self) -> String {
         let all = self.sidecars.values().chain([&self.app]);
         all.map(|p| format!("\n{}{}", p.name(), p.log().log_tail())).collect()
+    }
+}
+
+type Said = mpsc::UnboundedReceiver<String>;
+
+/// The line that a load generator prints.
+async fn outcome<T: DeserializeOwned>(load: &Process, said: &mut Said, limit: Duration) -> io::Result<T> {
+    let line = timeout(limit, said.recv()).await;
+    let failed = |what: &str| io::Error::other(format!("the load generator {what}{}", load.log().log_tail()));
+    let line = line.map_err(|_| failed("did not end"))?.ok_or_else(|| failed("ended without an outcome"))?;
+    serde_json::from_str(&line).map_err(io::Error::other)
+}
+
+/// A load generator at work. Its connections stay open until it is dropped.
+pub struct Slices {
+    process: Process,
+    said: Said,
+}
+
+impl Slices {
+    /// What came of it, within `limit` beyond what such a process may take anyway.
+    ///
+    /// # Errors
+    /// If it gives no outcome in time, or a request failed.
+    pub async fn outcome(&mut self, limit: Duration) -> io::Result<sliced::Sliced> {
+        let done: sliced::Sliced = outcome(&self.process, &mut self.said, limit + LOAD_WITHIN).await?;
+        match done.first_error {
+            Some(error) => Err(io::Error::other(error)),
+            None => Ok(done),
+        }
+    }
+}
+
+impl Drop for Slices {
+    fn drop(&mut self) {
+        self.process.kill_and_reap();
     }
 }
 
@@ -406,7 +517,7 @@ async fn ready(
             let (name, words) = (process.name(), process.log().log_tail());
             return Err(io::Error::other(format!("{name} did not become ready: {error}{words}")));
         }
-        sleep(Duration::from_millis(20)).await;
+        sleep(Duration::from_millis(2)).await;
     }
 }
 

@@ -10,8 +10,10 @@
 //! that whatever else this machine does hits all alike. Compare ratios and CPU per request, never
 //! the throughput of two runs.
 //!
-//! Left out: TLS between the sidecars (its rows come with the feature), open-loop load (the lab has
-//! it) and any verdict; the gate in CI compares two revisions and is not this.
+//! The gate (`benches/gate`) compares two revisions with the same lanes and the load of
+//! [`load::sliced`].
+//!
+//! Left out: TLS between the sidecars (its rows come with the feature), and any verdict.
 
 pub mod app;
 pub mod envoy;
@@ -21,6 +23,7 @@ pub mod load;
 pub mod options;
 pub mod relay;
 pub mod report;
+pub mod roles;
 pub mod run;
 pub mod usage;
 

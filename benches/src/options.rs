@@ -50,6 +50,9 @@ pub enum Role {
         /// What it speaks.
         #[arg(value_enum)]
         protocol: Protocol,
+        /// Milliseconds that it waits before each answer.
+        #[arg(default_value_t = 0)]
+        pause_ms: u64,
     },
     /// The floor's relay.
     #[command(name = "__relay", hide = true)]
@@ -63,6 +66,12 @@ pub enum Role {
     #[command(name = "__load", hide = true)]
     Load {
         /// A [`crate::load::Job`] as JSON.
+        job: String,
+    },
+    /// The load generator, in slices. It stays with its connections open until it is killed.
+    #[command(name = "__slices", hide = true)]
+    Slices {
+        /// A [`crate::load::sliced::Job`] as JSON.
         job: String,
     },
 }

@@ -51,7 +51,7 @@ pub mod cli;
 pub mod events;
 pub mod fabric;
 pub mod fault;
-pub(crate) mod glob;
+pub mod glob;
 pub mod history;
 pub mod kernel;
 pub mod load;

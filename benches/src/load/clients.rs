@@ -14,7 +14,6 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{Job, Recorder};
 use crate::BODY;
 use crate::app::WINDOW;
 use crate::options::Protocol;
@@ -24,20 +23,45 @@ pub const STREAMS: u16 = 16;
 
 const HTTP1_REQUEST: &[u8] = b"GET /bench HTTP/1.1\r\nhost: app\r\nuser-agent: bench\r\naccept: */*\r\n\r\n";
 
-/// Starts what a job asks for; the tasks end soon after the recorder says that it is over.
-pub(super) fn start(clients: &mut JoinSet<()>, net: &KernelNet, job: &Job, recorder: &Rc<Recorder>) {
-    let h2 = matches!(job.protocol, Protocol::Http2 | Protocol::Grpc);
-    let mut left = if job.protocol == Protocol::TcpBulk { 1 } else { job.concurrency };
+/// Says when clients ask, and hears what became of it.
+pub(super) trait Pace: 'static {
+    /// Waits until a request is due, and says since when; `None` when there are no more.
+    async fn due(&self) -> Option<Instant>;
+
+    /// The whole answer, with a body of `bytes`, has come to a request that was due at `due`.
+    fn answered(&self, due: Instant, bytes: usize);
+
+    /// A request or a connection failed.
+    fn failed(&self, error: impl ToString);
+}
+
+/// What clients do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Load {
+    pub to: SocketAddr,
+    pub protocol: Protocol,
+    /// Requests in flight.
+    pub concurrency: u16,
+    /// Whether each request gets a connection of its own. HTTP/1 only.
+    pub fresh: bool,
+}
+
+/// Starts the clients; they end when no more requests are due.
+pub(super) fn start<P: Pace>(clients: &mut JoinSet<()>, net: &KernelNet, load: Load, recorder: &Rc<P>) {
+    let h2 = matches!(load.protocol, Protocol::Http2 | Protocol::Grpc);
+    let mut left = if load.protocol == Protocol::TcpBulk { 1 } else { load.concurrency };
     while left > 0 {
         let streams = if h2 { left.min(STREAMS) } else { 1 };
         left -= streams;
-        let (net, to, protocol, recorder) = (net.clone(), job.to, job.protocol, recorder.clone());
+        let (net, Load { to, protocol, fresh, .. }, recorder) = (net.clone(), load, recorder.clone());
         clients.spawn_local(async move {
+            let recorder: &Rc<P> = &recorder;
             let done = match protocol {
-                Protocol::Http1 => http1(&net, to, &recorder).await,
-                Protocol::Http2 | Protocol::Grpc => http2(&net, to, protocol, streams, &recorder).await,
-                Protocol::TcpPingpong => pingpong(&net, to, &recorder).await,
-                Protocol::TcpBulk => bulk(&net, to, &recorder).await,
+                Protocol::Http1 if fresh => http1_fresh(&net, to, recorder).await,
+                Protocol::Http1 => http1(&net, to, recorder).await,
+                Protocol::Http2 | Protocol::Grpc => http2(&net, to, protocol, streams, recorder).await,
+                Protocol::TcpPingpong => pingpong(&net, to, recorder).await,
+                Protocol::TcpBulk => bulk(&net, to, recorder).await,
             };
             if let Err(error) = done {
                 recorder.failed(error);
@@ -46,13 +70,23 @@ pub(super) fn start(clients: &mut JoinSet<()>, net: &KernelNet, job: &Job, recor
     }
 }
 
-async fn http1(net: &KernelNet, to: SocketAddr, recorder: &Recorder) -> io::Result<()> {
+async fn http1(net: &KernelNet, to: SocketAddr, recorder: &Rc<impl Pace>) -> io::Result<()> {
     let mut io = net.connect(to, None).await?;
     let mut buffer = Vec::with_capacity(8 << 10);
-    while recorder.goes_on() {
-        let sent = Instant::now();
+    while let Some(sent) = recorder.due().await {
         ask_http1(&mut io, &mut buffer).await?;
         recorder.answered(sent, BODY);
+    }
+    Ok(())
+}
+
+/// A connection for each request, opened when it is due and closed when it is answered.
+async fn http1_fresh(net: &KernelNet, to: SocketAddr, recorder: &Rc<impl Pace>) -> io::Result<()> {
+    let mut buffer = Vec::with_capacity(8 << 10);
+    while let Some(due) = recorder.due().await {
+        let mut io = net.connect(to, None).await?;
+        ask_http1(&mut io, &mut buffer).await?;
+        recorder.answered(due, BODY);
     }
     Ok(())
 }
@@ -94,7 +128,7 @@ async fn http2(
     to: SocketAddr,
     protocol: Protocol,
     streams: u16,
-    recorder: &Rc<Recorder>,
+    recorder: &Rc<impl Pace>,
 ) -> io::Result<()> {
     let io = net.connect(to, None).await?;
     let mut builder = h2::client::Builder::new();
@@ -125,10 +159,9 @@ async fn http2(
 
 type Sender = h2::client::SendRequest<Bytes>;
 
-async fn gets(mut sender: Sender, recorder: &Recorder) -> io::Result<()> {
+async fn gets(mut sender: Sender, recorder: &Rc<impl Pace>) -> io::Result<()> {
     let request = Request::builder().uri("http://app/bench").body(()).map_err(io::Error::other)?;
-    while recorder.goes_on() {
-        let sent = Instant::now();
+    while let Some(sent) = recorder.due().await {
         sender = sender.ready().await.map_err(io::Error::other)?;
         let (response, _) = sender.send_request(request.clone(), true).map_err(io::Error::other)?;
         let response = response.await.map_err(io::Error::other)?;
@@ -141,7 +174,7 @@ async fn gets(mut sender: Sender, recorder: &Recorder) -> io::Result<()> {
     Ok(())
 }
 
-async fn calls(mut sender: Sender, recorder: &Recorder) -> io::Result<()> {
+async fn calls(mut sender: Sender, recorder: &Rc<impl Pace>) -> io::Result<()> {
     let request = Request::builder()
         .method(Method::POST)
         .uri("http://app/bench.Echo/Say")
@@ -151,8 +184,7 @@ async fn calls(mut sender: Sender, recorder: &Recorder) -> io::Result<()> {
         .map_err(io::Error::other)?;
     // Not compressed, length, message.
     let message = Bytes::from([&[0][..], &(BODY as u32).to_be_bytes(), &[b'x'; BODY]].concat());
-    while recorder.goes_on() {
-        let sent = Instant::now();
+    while let Some(sent) = recorder.due().await {
         sender = sender.ready().await.map_err(io::Error::other)?;
         let (response, mut body) = sender.send_request(request.clone(), false).map_err(io::Error::other)?;
         body.send_data(message.clone(), true).map_err(io::Error::other)?;
@@ -181,10 +213,9 @@ async fn receive(response: http::Response<h2::RecvStream>) -> io::Result<(usize,
     Ok((bytes, body.trailers().await.map_err(io::Error::other)?))
 }
 
-async fn pingpong(net: &KernelNet, to: SocketAddr, recorder: &Recorder) -> io::Result<()> {
+async fn pingpong(net: &KernelNet, to: SocketAddr, recorder: &Rc<impl Pace>) -> io::Result<()> {
     let mut io = net.connect(to, None).await?;
-    while recorder.goes_on() {
-        let sent = Instant::now();
+    while let Some(sent) = recorder.due().await {
         io.write_u8(b'x').await?;
         let answer = io.read_u8().await?;
         if answer != b'x' {
@@ -195,12 +226,11 @@ async fn pingpong(net: &KernelNet, to: SocketAddr, recorder: &Recorder) -> io::R
     Ok(())
 }
 
-async fn bulk(net: &KernelNet, to: SocketAddr, recorder: &Recorder) -> io::Result<()> {
+async fn bulk(net: &KernelNet, to: SocketAddr, recorder: &Rc<impl Pace>) -> io::Result<()> {
     let mut io = net.connect(to, None).await?;
     io.write_u8(b'x').await?;
     let mut buffer = vec![0; 256 << 10];
-    while recorder.goes_on() {
-        let sent = Instant::now();
+    while let Some(sent) = recorder.due().await {
         match io.read(&mut buffer).await? {
             0 => return Err(wrong("the transfer ended")),
             n => recorder.answered(sent, n),

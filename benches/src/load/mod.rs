@@ -7,6 +7,7 @@
 //! and CPU time belong to the same window.
 
 mod clients;
+pub mod sliced;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use crate::options::Protocol;
 use crate::usage;
 
 pub use clients::STREAMS;
+use clients::{Load, Pace};
 
 /// How long requests that are under way at the end may take to come back.
 const GRACE: Duration = Duration::from_secs(5);
@@ -81,13 +83,11 @@ struct Recorder {
     outcome: RefCell<LoadOutcome>,
 }
 
-impl Recorder {
-    /// Whether there is time for another request.
-    fn goes_on(&self) -> bool {
-        !self.over.get()
+impl Pace for Recorder {
+    async fn due(&self) -> Option<Instant> {
+        (!self.over.get()).then(Instant::now)
     }
 
-    /// An answer of `bytes` came now to a request that was sent at `sent`.
     fn answered(&self, sent: Instant, bytes: usize) {
         let Some(begun) = self.begun.get().filter(|_| !self.over.get()) else { return };
         let mut outcome = self.outcome.borrow_mut();
@@ -128,7 +128,8 @@ pub async fn run(net: KernelNet, job: Job, held: impl FnOnce(&LoadOutcome)) -> i
         return std::future::pending().await;
     }
     let mut clients = JoinSet::new();
-    clients::start(&mut clients, &net, &job, &recorder);
+    let load = Load { to: job.to, protocol: job.protocol, concurrency: job.concurrency, fresh: false };
+    clients::start(&mut clients, &net, load, &recorder);
 
     let start = Instant::now();
     sleep_until(start + Duration::from_secs_f64(job.warm_up)).await;
