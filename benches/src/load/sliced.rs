@@ -148,22 +148,22 @@ impl Gate {
         self.under_way.get() == 0 && self.queue.borrow().is_empty()
     }
 
-    /// Lets requests begin until `end`.
-    async fn pass(&self, begun: Instant, end: Instant, rate: f64) -> io::Result<()> {
+    /// Lets requests begin for `length`.
+    async fn pass(&self, begun: Instant, length: Duration, rate: f64) -> io::Result<()> {
         if rate == 0.0 {
             self.open.set(true);
             self.begins.notify_waiters();
-            sleep_until(end).await;
+            sleep_until(begun + length).await;
             self.open.set(false);
             return Ok(());
         }
         // A timer of its own: the runtime's know only milliseconds.
-        let between = Duration::from_secs_f64(1.0 / rate);
+        let (between, all) =
+            (Duration::from_secs_f64(1.0 / rate), (length.as_secs_f64() * rate).round() as u32);
         let timer = TimerFd::new(TimerClock::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
         timer.set(Expiration::Interval(TimeSpec::from_duration(between)), TimerSetTimeFlags::empty())?;
         // It is no pipe, but it is waited for and read like one.
         let timer = Receiver::from_owned_fd_unchecked(OwnedFd::from(timer))?;
-        let all = ((end - begun).as_secs_f64() * rate).round() as u32;
         let mut arrived = 0;
         while arrived < all {
             timer.readable().await?;
@@ -224,7 +224,7 @@ pub async fn run(net: KernelNet, job: Job) -> io::Result<Sliced> {
         let before = cpu(&job.watch)?;
         let begun = Instant::now();
         let late = begun.saturating_duration_since(at(begin));
-        gate.pass(begun, at(end), job.rate).await?;
+        gate.pass(begun, Duration::from_nanos(end - begin), job.rate).await?;
         gate.settle().await;
         let seconds = begun.elapsed().as_secs_f64();
         let after = cpu(&job.watch)?;
