@@ -78,8 +78,6 @@ pub struct Started {
     pub wall: Duration,
     /// CPU time, nanoseconds.
     pub cpu_ns: u64,
-    /// Memory when it was ready.
-    pub memory: Memory,
 }
 
 /// A path that stands.
@@ -223,7 +221,7 @@ impl Lane {
             })
             .await?;
             let (wall, pid) = (begun.elapsed(), sidecar.pid());
-            let started = Started { wall, cpu_ns: usage::cpu_ns(pid)?, memory: usage::memory(pid)? };
+            let started = Started { wall, cpu_ns: usage::cpu_ns(pid)? };
             self.started.insert(side.to_owned(), started);
             sidecar
         };
@@ -328,7 +326,11 @@ impl Lane {
         Ok(before.into_iter().map(|(label, before)| (label.clone(), (before, after[&label]))).collect())
     }
 
-    fn memory(&self) -> io::Result<BTreeMap<String, Memory>> {
+    /// The memory of each sidecar now, by label.
+    ///
+    /// # Errors
+    /// If one is gone.
+    pub fn memory(&self) -> io::Result<BTreeMap<String, Memory>> {
         self.sidecars.iter().map(|(label, p)| Ok((label.clone(), usage::memory(p.pid())?))).collect()
     }
 

@@ -21,7 +21,7 @@ use crate::callgrind::{self, Counts};
 use crate::finding::{Finding, Unit};
 use crate::revision::Programs;
 use crate::settings::Settings;
-use crate::statistics::{Interval, median};
+use crate::statistics::{Interval, Verdict, median};
 
 /// Runs of a kernel.
 const TIMES: u64 = 200;
@@ -34,8 +34,8 @@ const RATE: f64 = 50.0;
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long sidecars may take to end.
 const END_WITHIN: Duration = Duration::from_secs(30);
-/// Measurements of each sidecar, if the first leaves doubts.
-const REPEATS: usize = 3;
+/// Measurements of each sidecar, if the first leaves doubts; and at most, if they go on doing so.
+const REPEATS: (usize, usize) = (3, 6);
 
 /// What whole sidecars carry.
 const PROTOCOLS: [(&str, Protocol); 4] = [
@@ -124,7 +124,7 @@ type Measured = [Vec<f64>; 3];
 
 async fn sidecars(compared: &Comparison<'_>, name: &str, protocol: Protocol) -> io::Result<Vec<Finding>> {
     let mut all: BTreeMap<(&str, bool), Measured> = BTreeMap::new();
-    for repeat in 1..=REPEATS {
+    for repeat in 1.. {
         for is_head in [false, true] {
             let programs = if is_head { compared.head } else { compared.base };
             let counted = one(compared, &programs.proxy, protocol).await?;
@@ -140,11 +140,16 @@ async fn sidecars(compared: &Comparison<'_>, name: &str, protocol: Protocol) -> 
         // One measurement cannot tell how far off it is, but what is within the threshold by far
         // needs no second.
         let close = |f: &Finding| (f.ratio - 1.0).abs() < (f.threshold - 1.0) / 2.0;
-        if repeat == REPEATS || findings.iter().all(close) {
+        let decided = findings.iter().all(|f| f.verdict != Verdict::NotEnoughEvidence);
+        let enough = match repeat {
+            1 => findings.iter().all(close),
+            _ => repeat >= REPEATS.1 || repeat >= REPEATS.0 && decided,
+        };
+        if enough {
             return Ok(findings);
         }
     }
-    Ok(Vec::new())
+    unreachable!("the last measurement is enough")
 }
 
 fn compare(
