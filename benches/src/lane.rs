@@ -234,7 +234,7 @@ impl Lane {
     /// # Errors
     /// If the load generator does not give an outcome. Failed requests are part of the outcome.
     pub async fn measure(&self, concurrency: u16, seconds: f64) -> io::Result<LoadOutcome> {
-        let watch = self.watched();
+        let watch = self.processes();
         let warm_up = seconds / 4.0;
         let job = Job {
             to: self.dialled(),
@@ -256,7 +256,7 @@ impl Lane {
     /// # Errors
     /// If the load generator cannot be started.
     pub fn start_slices(&self, job: sliced::Job) -> io::Result<Slices> {
-        let job = sliced::Job { to: self.dialled(), protocol: self.protocol, watch: self.watched(), ..job };
+        let job = sliced::Job { to: self.dialled(), protocol: self.protocol, watch: self.processes(), ..job };
         let job = serde_json::to_string(&job).map_err(io::Error::other)?;
         let (process, said) = self.start_load("__slices", job)?;
         Ok(Slices { process, said })
@@ -288,7 +288,8 @@ impl Lane {
         &self.started
     }
 
-    fn watched(&self) -> BTreeMap<String, i32> {
+    /// The sidecars and the app, by label.
+    pub fn processes(&self) -> BTreeMap<String, i32> {
         let app = ("app".to_owned(), self.app.pid());
         self.pids().into_iter().chain([app]).collect()
     }
@@ -394,6 +395,11 @@ pub struct Slices {
 }
 
 impl Slices {
+    /// The load generator.
+    pub fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
     /// What came of it, within `limit` beyond what such a process may take anyway.
     ///
     /// # Errors

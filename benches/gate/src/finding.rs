@@ -189,7 +189,7 @@ mod tests {
     fn a_regression_outweighs_what_is_not_known_and_that_outweighs_the_rest() {
         let unknown = Interval { low: 0.9, estimate: 1.0, high: 1.1 };
         let unknown =
-            Finding::new("a/b".into(), Unit::Rate, (1.0, 1.0), (unknown, 8), &settings("")).unwrap();
+            Finding::new("a/b".into(), Unit::Rate, (100.0, 100.0), (unknown, 8), &settings("")).unwrap();
         let (same, worse) = (found(100.0, 100.0, ""), found(100.0, 200.0, ""));
         assert_eq!(exit_code(&[same.clone(), unknown.clone(), worse]), 1);
         assert_eq!(exit_code(&[same.clone(), unknown]), 4);

@@ -119,6 +119,13 @@ fn count(kernels: &File, name: &str) -> io::Result<Counts> {
     callgrind::count(kernels, &[name, &TIMES.to_string()], "kernels::measured")
 }
 
+/// The names of all measures of whole sidecars.
+#[cfg(test)]
+pub fn names_of_sidecars() -> Vec<String> {
+    let of = |name| SIDES.iter().flat_map(move |side| COUNTS.map(|what| format!("{what}/{name}/{side}")));
+    PROTOCOLS.iter().flat_map(|(name, _)| of(*name)).collect()
+}
+
 /// Each measurement of one sidecar: instructions, allocations and system calls for one request.
 type Measured = [Vec<f64>; 3];
 

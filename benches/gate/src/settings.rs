@@ -136,6 +136,18 @@ mod tests {
     }
 
     #[test]
+    fn the_projects_file_has_a_threshold_for_each_measure() {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ci/regression.toml");
+        let settings = Settings::parse(&std::fs::read_to_string(file).unwrap()).unwrap();
+        for measure in crate::full::names().iter().chain(&crate::quick::names_of_sidecars()) {
+            assert!(settings.threshold(measure, 1.0).is_ok(), "{measure}");
+        }
+        for kernel in ["instructions/kernel/head", "allocations/kernel/head"] {
+            assert!(settings.threshold(kernel, 1.0).is_ok(), "{kernel}");
+        }
+    }
+
+    #[test]
     fn an_accepted_change_holds_until_the_base_has_it() {
         let one = "[[accept]]\nmeasures = ['p99/*']\nchange = 0.1\nreason = 'a queue'\n";
         let two = "[[accept]]\nmeasures = ['p99/*']\nchange = 0.3\nreason = 'another'\n";

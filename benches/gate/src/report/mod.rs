@@ -154,7 +154,8 @@ pub mod examples {
         );
         let settings = settings.unwrap();
         let one = |measure: &str, unit, base: f64, low: f64, high: f64| {
-            let ratio = Interval { low, estimate: f64::midpoint(low, high), high };
+            let estimate = if low.is_finite() { f64::midpoint(low, high) } else { 1.0 };
+            let ratio = Interval { low, estimate, high };
             let head = base * ratio.estimate;
             Finding::new(measure.into(), unit, (base, head), (ratio, 14), &settings).unwrap()
         };

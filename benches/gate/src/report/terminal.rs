@@ -81,7 +81,7 @@ mod tests {
         let text = text(&comparison(), true);
         for words in [
             "base  bbbbbbbbbb  where the branch left main",
-            "cpu/http1/outbound                    20.2       20.7 us               +2.25 %  +1.50 % to +3.00 %        +1.00 %  REGRESSION",
+            "cpu/http1/outbound                    20.2       20.7 us               +2.25 %  +1.50 % to +3.00 %       +1.00 %  REGRESSION",
             "accepted: calls <b>are</b> signed",
             "no bounds",
             "exact",
