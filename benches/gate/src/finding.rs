@@ -68,7 +68,8 @@ pub struct Finding {
     pub base: f64,
     /// At the head.
     pub head: f64,
-    /// How many times the base's *cost* the head costs: above 1 is worse, also where more is better.
+    /// How many times the base's *cost* the head costs: above 1 is worse, also where more is
+    /// better.
     pub ratio: f64,
     /// Between which ratios the true one lies. JSON has no infinity: `null` is no bound.
     pub low: Option<f64>,

@@ -1,8 +1,8 @@
 //! The full form: what only a clock can tell, in paired blocks.
 //!
-//! A *scene* is one kind of load. A block of it starts sidecars of both revisions anew and gives them
-//! slices of load in turn, so both see the same minutes of the same machine. Blocks go on in rounds,
-//! until each measure of the scene has a verdict, or the last round is over.
+//! A *scene* is one kind of load. A block of it starts sidecars of both revisions anew and gives
+//! them slices of load in turn, so both see the same minutes of the same machine. Blocks go on in
+//! rounds, until each measure of the scene has a verdict, or the last round is over.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -237,9 +237,9 @@ fn stay_on_one_processor() -> io::Result<()> {
     Ok(sched_setaffinity(itself, &only)?)
 }
 
-/// Lets processes run before all usual ones of their processor, in the order in which they are woken:
-/// other work of the machine costs them nothing but caches. It takes the right to do so, which some
-/// containers lack; then results are only noisier.
+/// Lets processes run before all usual ones of their processor, in the order in which they are
+/// woken: other work of the machine costs them nothing but caches. It takes the right to do so,
+/// which some containers lack; then results are only noisier.
 ///
 /// Not what builds namespaces and starts processes: it waits for the kernel's own threads, which
 /// would not get to run.
@@ -331,8 +331,8 @@ async fn loaded(
     let limit = (load.slice + GAP) * order.len() as u32 + LEAD;
     let base = on_base.outcome(limit).await?.slices;
     let head = on_head.outcome(limit).await?.slices;
-    // The middle of all quads, also of percentiles: a percentile of all requests together would tell of
-    // the few moments in which something else held up the machine.
+    // The middle of all quads, also of percentiles: a percentile of all requests together would
+    // tell of the few moments in which something else held up the machine.
     let read = |measure: &Measure| {
         let value = |slices: &[Slice]| read(measure, slices);
         let of_quads = base.chunks(QUAD / 2).zip(head.chunks(QUAD / 2));

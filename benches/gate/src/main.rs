@@ -1,9 +1,10 @@
 //! Compares what two revisions of the sidecar cost, and says whether that is too much.
 //!
-//! `docs/performance.md` is for people who use it. Read it in the order of a run: [`revision`] finds
-//! out what to compare and builds it; [`quick`] counts, under [`callgrind`]; [`full`] measures, in
-//! paired blocks; [`statistics`] turns blocks into intervals and verdicts, and [`settings`] says what
-//! is too much; [`finding`] is the result of one measure, and [`report`] shows all of them.
+//! `docs/performance.md` is for people who use it. Read it in the order of a run: [`revision`]
+//! finds out what to compare and builds it; [`quick`] counts, under [`callgrind`]; [`full`]
+//! measures, in paired blocks; [`statistics`] turns blocks into intervals and verdicts, and
+//! [`settings`] says what is too much; [`finding`] is the result of one measure, and [`report`]
+//! shows all of them.
 //!
 //! Exit codes are those of the lab (`docs/exit-codes.md`): 1 for a regression, 2 for a mistake in
 //! the arguments or the settings, 3 if it cannot be done here, 4 if there is not enough evidence.
@@ -36,7 +37,8 @@ use settings::Settings;
 const INVALID: u8 = 2;
 const CANNOT_RUN: u8 = 3;
 
-/// Compares what two revisions of the sidecar cost. Takes root, valgrind and a clone of the project.
+/// Compares what two revisions of the sidecar cost. Takes root, valgrind and a clone of the
+/// project.
 #[derive(Debug, Parser)]
 #[command(
     name = "regression",

@@ -97,8 +97,9 @@ impl Repository {
         })
     }
 
-    /// Where the branch of `head` left the main branch; on the main branch itself, the newest commit
-    /// that is half a day older; if there is none, the one before. `None` if `head` is the first.
+    /// Where the branch of `head` left the main branch; on the main branch itself, the newest
+    /// commit that is half a day older; if there is none, the one before. `None` if `head` is the
+    /// first.
     ///
     /// # Errors
     /// If this is no clone.

@@ -1,4 +1,5 @@
-//! `ci/regression.toml`: which change of which measure is too much, why, and which changes are meant.
+//! `ci/regression.toml`: which change of which measure is too much, why, and which changes are
+//! meant.
 
 use std::io;
 
@@ -87,7 +88,8 @@ impl Settings {
         Ok(limit(found.change, found.at_least, base))
     }
 
-    /// The change that was accepted for a measure, with how many times the base's value it may cost.
+    /// The change that was accepted for a measure, with how many times the base's value it may
+    /// cost.
     pub fn accepted(&self, measure: &str, base: f64) -> Option<(f64, &str)> {
         let of_measure = self.accepted.iter().filter(|accepted| describes(&accepted.measures, measure));
         let limits = of_measure.map(|a| (limit(a.change, a.at_least, base), &*a.reason));

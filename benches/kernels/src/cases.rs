@@ -1,5 +1,5 @@
-//! Parts that are one call: recognising a protocol, routing, picking, reading a head, rewriting one,
-//! and what is remembered of a request.
+//! Parts that are one call: recognising a protocol, routing, picking, reading a head, rewriting
+//! one, and what is remembered of a request.
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Parts that need both ends of a connection: the check of HTTP/2's first frame, hyper's server with
-//! what the sidecar does to a head behind it, and HPACK.
+//! Parts that need both ends of a connection: the check of HTTP/2's first frame, hyper's server
+//! with what the sidecar does to a head behind it, and HPACK.
 //!
 //! The connections are in memory and the futures are polled by hand, so there is no runtime, no
 //! other thread and nothing to wait for.

@@ -2,8 +2,8 @@
 //!
 //! Two lanes that are measured against each other get slices that alternate, a few hundredths of a
 //! second each. Whatever changes more slowly on the machine hits both alike. The moments are given
-//! beforehand as values of CLOCK_MONOTONIC, which all processes of a machine share, so nobody has to
-//! tell anybody to begin.
+//! beforehand as values of CLOCK_MONOTONIC, which all processes of a machine share, so nobody has
+//! to tell anybody to begin.
 //!
 //! A slice ends when every request that was begun in it has been answered. Only then are the CPU
 //! clocks read, so that a slice has all the work of its requests, and none of others.

@@ -1,4 +1,5 @@
-//! The trend: how each measure went over all comparisons that were kept, on one page without scripts.
+//! The trend: how each measure went over all comparisons that were kept, on one page without
+//! scripts.
 //!
 //! Ratios of one comparison to the next are multiplied up, because values of different days, or
 //! machines, cannot be compared and ratios can.

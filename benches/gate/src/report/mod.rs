@@ -203,7 +203,8 @@ mod tests {
         early.keep(folder.path()).unwrap();
         let kept = Comparison::kept(folder.path()).unwrap();
         assert_eq!(kept.iter().map(|c| c.at).collect::<Vec<_>>(), [early.at, late.at]);
-        // Bounds that are infinite are none, and come back as none. The last digit of a number may not.
+        // Bounds that are infinite are none, and come back as none. The last digit of a number may
+        // not.
         for (kept, given) in kept.iter().zip([early, late]) {
             assert_eq!(markdown::text(kept), markdown::text(&given));
         }

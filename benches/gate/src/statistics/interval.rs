@@ -1,11 +1,11 @@
 //! Confidence intervals by the bootstrap.
 //!
-//! The estimate is the 20 % trimmed mean: on a machine with other work, some blocks are far off, and
-//! a plain mean would follow them. Its interval is the symmetric bootstrap-t (Hall, *On symmetric
-//! bootstrap confidence intervals*, 1988; Wilcox, *Introduction to Robust Estimation*, section
-//! 4.4.4): resamples tell how many standard errors the estimate of a sample of this shape and size
-//! is off, which for a handful of blocks is more than the normal distribution says. The percentile
-//! bootstrap would be too narrow there.
+//! The estimate is the 20 % trimmed mean: on a machine with other work, some blocks are far off,
+//! and a plain mean would follow them. Its interval is the symmetric bootstrap-t (Hall, *On
+//! symmetric bootstrap confidence intervals*, 1988; Wilcox, *Introduction to Robust Estimation*,
+//! section 4.4.4): resamples tell how many standard errors the estimate of a sample of this shape
+//! and size is off, which for a handful of blocks is more than the normal distribution says. The
+//! percentile bootstrap would be too narrow there.
 
 use rand::{Rng, RngExt};
 
@@ -41,8 +41,8 @@ impl Interval {
     }
 }
 
-/// The trimmed mean of `values` and the bounds that miss the true one with probability `error`, both
-/// sides together. With fewer than [`FEWEST`] values the bounds are infinite.
+/// The trimmed mean of `values` and the bounds that miss the true one with probability `error`,
+/// both sides together. With fewer than [`FEWEST`] values the bounds are infinite.
 pub fn interval(values: &[f64], error: f64, rng: &mut impl Rng) -> Interval {
     let mut sorted = values.to_vec();
     let (estimate, deviation) = trimmed(&mut sorted);
