@@ -133,7 +133,7 @@ fn compare(options: &Options) -> Result<u8, Failure> {
             }
         },
     };
-    let settings = settings(&repository, &base, &head)?;
+    let settings = settings_for(&repository, &base, &head)?;
     let tell = |what: &str| eprintln!("{what}");
     let base_programs = repository.build(&base, &head, tell)?;
     let head_programs = repository.build(&head, &head, tell)?;
@@ -198,7 +198,7 @@ fn compare(options: &Options) -> Result<u8, Failure> {
 }
 
 /// The thresholds of the head, and what it accepts that the base did not.
-fn settings(repository: &Repository, base: &Revision, head: &Revision) -> Result<Settings, Failure> {
+fn settings_for(repository: &Repository, base: &Revision, head: &Revision) -> Result<Settings, Failure> {
     let parse = |text: &str, of: &Revision| {
         Settings::parse(text)
             .map_err(|e| invalid(io::Error::other(format!("{SETTINGS} of {}: {e}", of.short()))))

@@ -5,7 +5,7 @@
 //! processes of its own: where a process's memory lies costs or saves it a percent or more for as
 //! long as it lives, and only other processes average that out.
 //!
-//! [`interval`] says between which bounds the true ratio lies, [`verdict`] compares that with a
+//! [`interval()`] says between which bounds the true ratio lies, [`verdict`] compares that with a
 //! threshold. [`quantile`], [`median`] and [`schedule`] serve the measurements themselves.
 
 pub mod interval;
