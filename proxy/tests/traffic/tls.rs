@@ -14,13 +14,14 @@ const WEB: &str = "spiffe://mesh.test/ns/shop/sa/web";
 const ORDERS: &str = "spiffe://mesh.test/ns/shop/sa/orders";
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+const STRICT: &str = "[tls]\nmode = 'strict'";
+const PERMISSIVE: &str = "[tls]\nmode = 'permissive'";
 const HOUR: Duration = Duration::from_secs(3600);
-/// A connection of an HTTP/2 client begins with this.
 const CALLER: &str = "service = 'web'\ninstance = 'web-1'\n[identity]\nid = 'spiffe://mesh.test/ns/shop/sa/web'\nfiles = '/none'";
 const CALLEE: &str = "service = 'orders'\ninstance = 'orders-1'\n[identity]\nid = 'spiffe://mesh.test/ns/shop/sa/orders'\nfiles = '/none'";
 
 /// The caller's sidecar and the app's, with certificates of `caller` and `callee`; the caller
-/// expects `expected` at the app's address. `more` is of the cluster, `mode` of the app's ports.
+/// expects `expected` at the app's address. `more` is of the cluster, `of_app` of the app's sidecar.
 struct Mesh {
     near: Side,
     far: Side,
@@ -30,9 +31,9 @@ async fn mesh(
     app: SocketAddr,
     (caller, callee): (Arc<TlsStore>, Arc<TlsStore>),
     expected: &str,
-    (more, mode): (&str, &str),
+    (more, of_app): (&str, &str),
 ) -> Mesh {
-    let far = format!("{CALLEE}\n[tls]\nmode = '{mode}'");
+    let far = format!("{CALLEE}\n{of_app}");
     let far = inbound_of(Some(callee), TestNet::to(&app.to_string()), &far).await;
     let cluster = format!(
         "{CALLER}\n[[cluster]]\nname = 'orders'\naddresses = ['{SERVICE}']\n{more}\n\
@@ -52,7 +53,7 @@ fn a_request_between_sidecars_is_under_tls_and_its_app_learns_who_calls() {
         run(async {
             let seen = Seen::default();
             let app = seen.app(OK).await;
-            let Mesh { near, far } = mesh(app, of(&Authority::new()), ORDERS, (more, "strict")).await;
+            let Mesh { near, far } = mesh(app, of(&Authority::new()), ORDERS, (more, STRICT)).await;
             let forged = "GET / HTTP/1.1\r\nhost: orders\r\nx-forwarded-client-cert: URI=spiffe://mesh.test/admin\r\n\r\n";
             assert_eq!(near.client().await.ask(forged).await.text(), "ok");
             let told = seen.last().header("x-forwarded-client-cert").unwrap();
@@ -75,7 +76,7 @@ fn opaque_bytes_cross_under_tls_in_both_directions_and_their_halves_end_apart() 
         })
         .await;
         let Mesh { near, far } =
-            mesh(echo, of(&Authority::new()), ORDERS, ("protocol = 'tcp'", "strict")).await;
+            mesh(echo, of(&Authority::new()), ORDERS, ("protocol = 'tcp'", STRICT)).await;
         let mut client = near.client().await;
         client.send("any bytes").await;
         client.io.shutdown().await.unwrap();
@@ -90,13 +91,13 @@ fn a_strict_port_takes_no_plaintext_and_a_permissive_one_believes_none_of_it() {
         let seen = Seen::default();
         let app = seen.app(OK).await;
         let authority = Authority::new();
-        let Mesh { far, .. } = mesh(app, of(&authority), ORDERS, ("", "strict")).await;
+        let Mesh { far, .. } = mesh(app, of(&authority), ORDERS, ("", STRICT)).await;
         let mut client = far.client().await;
         client.send(GET).await;
         client.closed().await;
         assert_eq!((seen.requests(), far.count("proxy_connections_refused_total", &["not_secured"])), (0, 1));
 
-        let Mesh { far, .. } = mesh(app, of(&authority), ORDERS, ("", "permissive")).await;
+        let Mesh { far, .. } = mesh(app, of(&authority), ORDERS, ("", PERMISSIVE)).await;
         let forged =
             "GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: URI=spiffe://mesh.test/admin\r\n\r\n";
         assert_eq!(far.client().await.ask(forged).await.text(), "ok");
@@ -110,7 +111,7 @@ fn an_address_that_another_workload_has_is_not_talked_to() {
         let seen = Seen::default();
         let app = seen.app(OK).await;
         let Mesh { near, .. } =
-            mesh(app, of(&Authority::new()), "spiffe://mesh.test/ns/shop/sa/stock", ("", "strict")).await;
+            mesh(app, of(&Authority::new()), "spiffe://mesh.test/ns/shop/sa/stock", ("", STRICT)).await;
         let answer = near.client().await.ask(GET).await;
         assert_eq!(answer.status(), 503);
         let why = answer.header("proxy-status").unwrap();
@@ -128,7 +129,7 @@ fn those_whom_the_other_side_cannot_trust_get_nowhere() {
         let expired = Arc::new(TlsStore::default());
         expired.replace(ours.context_from(WEB, now() - 2 * HOUR, now() - HOUR));
         for caller in [theirs.store(WEB), ours.store("spiffe://other.test/ns/shop/sa/web"), expired] {
-            let Mesh { near, far } = mesh(app, (caller, ours.store(ORDERS)), ORDERS, ("", "strict")).await;
+            let Mesh { near, far } = mesh(app, (caller, ours.store(ORDERS)), ORDERS, ("", STRICT)).await;
             assert_eq!(near.client().await.ask(GET).await.status(), 503);
             assert!(near.count("proxy_errors_total", &["handshake"]) > 0, "{}", near.metrics.text());
             assert_eq!(far.count("proxy_tls_handshakes_total", &["accepted"]), 0);
@@ -144,7 +145,7 @@ fn a_new_certificate_costs_no_request_and_no_connection() {
         let app = seen.app(OK).await;
         let authority = Authority::new();
         let (caller, callee) = of(&authority);
-        let Mesh { near, .. } = mesh(app, (caller.clone(), callee.clone()), ORDERS, ("", "strict")).await;
+        let Mesh { near, .. } = mesh(app, (caller.clone(), callee.clone()), ORDERS, ("", STRICT)).await;
         let mut client = near.client().await;
         assert_eq!(client.ask(GET).await.text(), "ok");
         caller.replace(authority.context(WEB));
@@ -168,13 +169,32 @@ fn tls_of_the_app_passes_through_a_permissive_port_and_not_a_strict_one() {
         })
         .await;
         let authority = Authority::new();
-        let Mesh { far, .. } = mesh(app, of(&authority), ORDERS, ("", "permissive")).await;
+        let Mesh { far, .. } = mesh(app, of(&authority), ORDERS, ("", PERMISSIVE)).await;
         let mut client = far.client().await;
         client.io.write_all(&hello).await.unwrap();
         assert_eq!(client.bytes(5).await, b"heard");
-        let Mesh { far, .. } = mesh(app, of(&authority), ORDERS, ("", "strict")).await;
+        let Mesh { far, .. } = mesh(app, of(&authority), ORDERS, ("", STRICT)).await;
         let mut client = far.client().await;
         client.io.write_all(&hello).await.unwrap();
         client.closed().await;
+    });
+}
+
+#[test]
+fn a_policy_decides_by_the_identity_that_was_proved() {
+    const ONLY_WEB: &str = "[tls]\nmode = 'permissive'\n[[authorization.policy]]\nname = 'only-web'\n\
+                            [[authorization.policy.rule]]\nfrom = [{ principals = ['mesh.test/ns/shop/sa/web'] }]";
+    run(async {
+        let seen = Seen::default();
+        let app = seen.app(OK).await;
+        let authority = Authority::new();
+        let batch = "spiffe://mesh.test/ns/shop/sa/batch";
+        for (caller, status) in [(WEB, 200), (batch, 403)] {
+            let stores = (authority.store(caller), authority.store(ORDERS));
+            let Mesh { near, far } = mesh(app, stores, ORDERS, ("", ONLY_WEB)).await;
+            assert_eq!(near.client().await.ask(GET).await.status(), status, "{caller}");
+            assert_eq!(far.client().await.ask(GET).await.status(), 403, "nobody has proved anything");
+        }
+        assert_eq!(seen.requests(), 1);
     });
 }
