@@ -128,7 +128,7 @@ fn compare(options: &Options) -> Result<u8, Failure> {
         None => match repository.base_of(&head)? {
             Some((base, why)) => (base, Some(why)),
             None => {
-                println!("{} is the first commit: there is nothing to compare it with", head.short());
+                println!("there is nothing before {} to compare it with", head.short());
                 return Ok(0);
             }
         },

@@ -98,12 +98,28 @@ impl Repository {
     }
 
     /// Where the branch of `head` left the main branch; on the main branch itself, the newest
-    /// commit that is half a day older; if there is none, the one before. `None` if `head` is the
-    /// first.
+    /// commit that is half a day older; if there is none, the one before. But none from before the
+    /// gate: what came before had no way to say that it is meant to cost. `None` if there is
+    /// nothing before `head`.
     ///
     /// # Errors
     /// If this is no clone.
     pub fn base_of(&self, head: &Revision) -> io::Result<Option<(Revision, &'static str)>> {
+        let Some((base, why)) = self.left_main(head)? else { return Ok(None) };
+        if self.file(&base, SETTINGS).is_some() {
+            return Ok(Some((base, why)));
+        }
+        let range = format!("{}..{}", base.id, head.id);
+        let since = self.git(&["rev-list", "--reverse", "--diff-filter=A", &range, "--", SETTINGS])?;
+        match since.lines().next() {
+            Some(first) if first != head.id => Ok(Some((self.revision(first)?, "the first with a gate"))),
+            Some(_) => Ok(None),
+            // Neither has it: a history that knows nothing of the gate.
+            None => Ok(Some((base, why))),
+        }
+    }
+
+    fn left_main(&self, head: &Revision) -> io::Result<Option<(Revision, &'static str)>> {
         for main in ["origin/main", "main"] {
             let Ok(base) = self.git(&["merge-base", &head.id, main]) else { continue };
             if base != head.id {
@@ -326,6 +342,23 @@ mod tests {
         assert_eq!(base(&repository, "branch").as_deref(), Some("day 3"));
         assert_eq!(base(&repository, "main").as_deref(), Some("day 2"));
         assert_eq!(base(&repository, "main~2"), None);
+    }
+
+    #[test]
+    fn nothing_from_before_the_gate_is_compared_with() {
+        let (dir, repository) = repository();
+        let commit = |title: &str| {
+            let mut git = Command::new("git");
+            git.arg("-C").arg(dir.path()).args(["-c", "user.name=a", "-c", "user.email=a@b.example"]);
+            run(git.args(["commit", "--quiet", "--allow-empty", "-m", title])).unwrap();
+        };
+        fs::create_dir(dir.path().join("ci")).unwrap();
+        fs::write(dir.path().join(SETTINGS), "").unwrap();
+        repository.git(&["add", SETTINGS]).unwrap();
+        commit("begin a gate");
+        assert_eq!(base(&repository, "branch"), None);
+        commit("more");
+        assert_eq!(base(&repository, "branch").as_deref(), Some("begin a gate"));
     }
 
     #[test]
