@@ -110,7 +110,8 @@ impl Repository {
             return Ok(Some((base, why)));
         }
         let range = format!("{}..{}", base.id, head.id);
-        let since = self.git(&["rev-list", "--reverse", "--diff-filter=A", &range, "--", SETTINGS])?;
+        let since =
+            self.git(&["log", "--format=%H", "--reverse", "--diff-filter=A", &range, "--", SETTINGS])?;
         match since.lines().next() {
             Some(first) if first != head.id => Ok(Some((self.revision(first)?, "the first with a gate"))),
             Some(_) => Ok(None),
