@@ -17,7 +17,7 @@ use ipnet::IpNet;
 
 use super::facts::Facts;
 use super::values::{has_port, without_port};
-use crate::config::{Attribute, AttributeTest, ValuePattern};
+use crate::config::{Attribute, AttributeTest, PathTemplate, ValuePattern};
 
 /// A map that is the same from run to run. Its keys come from the configuration.
 type Map<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
@@ -42,37 +42,41 @@ struct Filed {
     prefixes: Chain<Box<[u8]>>,
     /// Reversed.
     suffixes: Chain<Box<[u8]>>,
+    /// The same, of hosts without a port.
+    host_suffixes: Chain<Box<[u8]>>,
     networks: Chain<(u128, u8)>,
     ports: Map<u16, Vec<ClauseId>>,
     present: Vec<ClauseId>,
 }
 
 /// Under what a pattern is filed.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Key {
-    Exact(Box<[u8]>),
-    Host(Box<[u8]>),
-    Prefix(Box<[u8]>),
-    Suffix(Box<[u8]>),
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Key<'t> {
+    Exact(&'t str),
+    /// Compared without the port.
+    Host(&'t str),
+    Prefix(&'t str),
+    Suffix(&'t str),
+    /// Compared without the port.
+    HostSuffix(&'t str),
+    /// A template, by what all its paths begin with.
+    Template(&'t PathTemplate),
     Network(u128, u8),
     Port(u16),
     Present,
 }
 
-impl Key {
-    fn of(attribute: &Attribute, pattern: &ValuePattern) -> Self {
-        let bytes = |text: &str| Box::<[u8]>::from(text.as_bytes());
+impl<'t> Key<'t> {
+    fn of(attribute: &Attribute, pattern: &'t ValuePattern) -> Self {
+        let without_port = |host: &str| *attribute == Attribute::Host && !has_port(host);
         match pattern {
-            ValuePattern::Exact(host) if *attribute == Attribute::Host && !has_port(host) => {
-                Key::Host(bytes(host))
-            }
-            ValuePattern::Exact(text) => Key::Exact(bytes(text)),
-            ValuePattern::Prefix(text) => Key::Prefix(bytes(text)),
-            // Its host may have a port behind it, which no suffix knows.
-            ValuePattern::Suffix(text) if *attribute == Attribute::Host && !has_port(text) => Key::Present,
-            ValuePattern::Suffix(text) => Key::Suffix(text.bytes().rev().collect()),
+            ValuePattern::Exact(host) if without_port(host) => Key::Host(host),
+            ValuePattern::Suffix(host) if without_port(host) => Key::HostSuffix(host),
+            ValuePattern::Exact(text) => Key::Exact(text),
+            ValuePattern::Prefix(text) => Key::Prefix(text),
+            ValuePattern::Suffix(text) => Key::Suffix(text),
             ValuePattern::Present => Key::Present,
-            ValuePattern::Template(template) => Key::Prefix(bytes(&template.literal_prefix())),
+            ValuePattern::Template(template) => Key::Template(template),
             ValuePattern::Network(network) => Key::Network(bits(network.network()), length(network)),
             ValuePattern::Port(port) => Key::Port(*port),
         }
@@ -101,13 +105,13 @@ impl Index {
         C: Iterator<Item = T> + Clone,
         T: Iterator<Item = &'t AttributeTest>,
     {
-        let mut common: Map<(&Attribute, Key), u32> = Map::default();
+        let mut common: Map<(&Attribute, Key<'_>), u32> = Map::default();
         for test in clauses.clone().flatten() {
             for pattern in &test.values {
                 *common.entry((&test.attribute, Key::of(&test.attribute, pattern))).or_default() += 1;
             }
         }
-        let mut filing: Vec<(&Attribute, Map<Key, Vec<ClauseId>>)> = Vec::new();
+        let mut filing: Vec<(&Attribute, Map<Key<'_>, Vec<ClauseId>>)> = Vec::new();
         let mut always = Vec::new();
         for (id, tests) in (0..).zip(clauses) {
             // How many clauses a request sees that has one of the test's values.
@@ -152,22 +156,31 @@ impl Index {
 }
 
 impl Filed {
-    fn new(keys: Map<Key, Vec<ClauseId>>) -> Self {
+    fn new(keys: Map<Key<'_>, Vec<ClauseId>>) -> Self {
         let mut filed = Filed::default();
-        let (mut prefixes, mut suffixes, mut networks) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut prefixes, mut networks) = (Map::<Box<[u8]>, Vec<ClauseId>>::default(), Vec::new());
+        let (mut suffixes, mut host_suffixes) = (Vec::new(), Vec::new());
+        let bytes = |text: &str| Box::<[u8]>::from(text.as_bytes());
+        let reversed = |text: &str| text.bytes().rev().collect::<Box<[u8]>>();
         for (key, ids) in keys {
             match key {
-                Key::Exact(text) => drop(filed.exact.insert(text, ids)),
-                Key::Host(text) => drop(filed.hosts.insert(text, ids)),
+                Key::Exact(text) => drop(filed.exact.insert(bytes(text), ids)),
+                Key::Host(text) => drop(filed.hosts.insert(bytes(text), ids)),
                 Key::Port(port) => drop(filed.ports.insert(port, ids)),
                 Key::Present => filed.present = ids,
-                Key::Prefix(text) => prefixes.push((text, ids)),
-                Key::Suffix(text) => suffixes.push((text, ids)),
+                // A template may begin with what another pattern begins with.
+                Key::Prefix(text) => prefixes.entry(bytes(text)).or_default().extend(ids),
+                Key::Template(template) => {
+                    prefixes.entry(bytes(&template.literal_prefix())).or_default().extend(ids);
+                }
+                Key::Suffix(text) => suffixes.push((reversed(text), ids)),
+                Key::HostSuffix(text) => host_suffixes.push((reversed(text), ids)),
                 Key::Network(bits, length) => networks.push(((bits, length), ids)),
             }
         }
-        filed.prefixes = Chain::new(prefixes);
+        filed.prefixes = Chain::new(prefixes.into_iter().collect());
         filed.suffixes = Chain::new(suffixes);
+        filed.host_suffixes = Chain::new(host_suffixes);
         filed.networks = Chain::new(networks);
         filed
     }
@@ -194,14 +207,10 @@ impl Filed {
                 |prefix| text.starts_with(prefix),
                 &mut each,
             );
-            let reversed = || text.iter().rev();
-            let ends =
-                |suffix: &[u8]| suffix.len() <= text.len() && suffix.iter().eq(reversed().take(suffix.len()));
-            self.suffixes.beginnings(
-                |suffix| suffix.iter().cmp(reversed()),
-                |suffix| ends(suffix),
-                &mut each,
-            );
+            self.suffixes.endings(text, &mut each);
+            if !self.host_suffixes.entries.is_empty() {
+                self.host_suffixes.endings(without_port(text), &mut each);
+            }
             each(&self.present);
             // The next value, too.
             false
@@ -286,6 +295,18 @@ impl<T: Ord + Begins> Chain<T> {
             }
             next = entry.extends;
         }
+    }
+}
+
+impl Chain<Box<[u8]>> {
+    /// The clauses of all reversed entries that a text ends with.
+    fn endings(&self, text: &[u8], each: &mut impl FnMut(&[ClauseId])) {
+        let reversed = || text.iter().rev();
+        self.beginnings(
+            |suffix| suffix.iter().cmp(reversed()),
+            |suffix| suffix.len() <= text.len() && suffix.iter().eq(reversed().take(suffix.len())),
+            each,
+        );
     }
 }
 

@@ -226,8 +226,12 @@ impl Clause {
 
 impl Clauses {
     fn new<'p>(scope: Scope, policies: impl Iterator<Item = &'p AuthorizationPolicy>) -> Self {
-        let (mut clauses, mut plain) = (Vec::new(), Vec::new());
+        let (mut clauses, mut plain) = (Vec::new(), Vec::<[Vec<&AttributeTest>; 3]>::new());
         for policy in policies {
+            // The first clause that holds counts, so behind one that always does there is none.
+            if plain.last().is_some_and(|tests| tests.iter().all(Vec::is_empty)) {
+                break;
+            }
             for (number, rule) in (1..).zip(&policy.rules) {
                 let Some(parts) = Parts::of(rule, policy.action, scope) else { continue };
                 for (from, from_tests) in &parts.from {

@@ -241,7 +241,7 @@ impl fmt::Display for ValuePattern {
 /// The form of a path: literal segments, `{*}` for exactly one that is not empty, and at most one
 /// `{**}`, behind all `{*}`, for one or more that may be empty. As Envoy's URI template matcher
 /// reads it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PathTemplate {
     /// What stands before `{**}`, or all of it.
     pub before: Vec<TemplateSegment>,
@@ -250,7 +250,7 @@ pub struct PathTemplate {
 }
 
 /// A segment of a template.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum TemplateSegment {
     /// This one.
     Literal(String),
