@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use crate::config;
-use crate::error::{Error, HandshakeError, Kind};
+use crate::error::{Error, Kind};
 use crate::spiffe_id::SpiffeId;
 use crate::tls::{self, Alpn, Io, Preface, Stream, TlsStore};
 use crate::world::Net;
@@ -77,8 +77,7 @@ impl<N: Net> Connector<N> {
             return dial().await.map(Stream::Plain);
         };
         // Never without: whoever is known is talked to in private or not at all.
-        let context =
-            tls.current().ok_or_else(|| HandshakeError("this workload has no certificate".into()))?;
+        let context = tls.for_handshake()?;
         tls::connect(&context, dial().await?, address, expected, alpn).await
     }
 

@@ -10,7 +10,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -30,7 +30,7 @@ use crate::config::reload::{FileWatch, quiet};
 use crate::config::{JwksSource, JwksUrl, read};
 use crate::connect::no_answer_within;
 use crate::discovery::dns;
-use crate::telemetry::{FetchOutcome, KeySetMetrics, Metrics};
+use crate::telemetry::{FetchOutcome, KeySetMetrics, Metrics, unix_seconds};
 use crate::world::{Net, Wall, World};
 
 /// Who asks.
@@ -93,8 +93,7 @@ impl Follower {
     fn measure(&self) {
         let keys = self.keys.set().map_or(0, |set| set.len());
         self.metrics.keys.set(keys as i64);
-        let now = self.wall.now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.metrics.fetched.set(now.as_secs_f64());
+        self.metrics.fetched.set(unix_seconds(self.wall.now()));
     }
 
     /// Puts a key set in force, or says why not. Whether it did.

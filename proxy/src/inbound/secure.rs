@@ -96,7 +96,7 @@ async fn secure<N: Net>(
     store: &TlsStore,
     client: Prefixed<Io<N>>,
 ) -> std::io::Result<Secured<N>> {
-    let context = store.current().ok_or_else(|| HandshakeError("this workload has no certificate".into()))?;
+    let context = store.for_handshake()?;
     let _turn = inbound.handshakes.acquire().await;
     let Ok(client) = client.map(Io::<N>::into_plain) else {
         return Err(HandshakeError("TLS inside TLS".into()).into());

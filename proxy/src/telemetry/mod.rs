@@ -217,8 +217,7 @@ impl Metrics {
 
     /// Notes that the configuration in force was read at `at`.
     pub fn loaded(&self, at: SystemTime) {
-        let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.own.loaded.set(since_epoch.as_secs_f64());
+        self.own.loaded.set(unix_seconds(at));
     }
 
     /// Counts a certificate of this workload that was offered; one that was taken is valid until
@@ -227,8 +226,7 @@ impl Metrics {
         let result = if taken { "taken" } else { "refused" };
         self.own.certificates.get_or_create(&Outcome { result }).inc();
         if let Some(at) = not_after {
-            let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            self.own.not_after.set(since_epoch.as_secs_f64());
+            self.own.not_after.set(unix_seconds(at));
         }
     }
 
@@ -245,6 +243,11 @@ impl Metrics {
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         format::in_stable_order(&text)
     }
+}
+
+/// A time as metrics have it: seconds of Unix time.
+pub fn unix_seconds(at: SystemTime) -> f64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 #[cfg(test)]

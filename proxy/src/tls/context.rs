@@ -40,7 +40,7 @@ impl TlsContext {
     /// The context of `credentials`.
     pub fn new(credentials: Credentials, provider: Arc<CryptoProvider>, wall: Arc<dyn Wall>) -> Arc<Self> {
         let time = Arc::new(Time(wall));
-        let verifier = Arc::new(verifier(&credentials, &provider, None));
+        let verifier = Arc::new(verifier(&credentials, None));
         let mut server = ServerConfig::builder_with_details(provider.clone(), time.clone())
             .with_protocol_versions(&[&TLS13])
             .expect("the provider has suites of TLS 1.3")
@@ -64,8 +64,7 @@ impl TlsContext {
     }
 
     fn new_client(&self, expected: &SpiffeId, alpn: Alpn) -> Arc<ClientConfig> {
-        let verifier: Arc<dyn ServerCertVerifier> =
-            Arc::new(verifier(&self.credentials, &self.provider, Some(expected)));
+        let verifier: Arc<dyn ServerCertVerifier> = Arc::new(verifier(&self.credentials, Some(expected)));
         let mut client = ClientConfig::builder_with_details(self.provider.clone(), self.time.clone())
             .with_protocol_versions(&[&TLS13])
             .expect("the provider has suites of TLS 1.3")
@@ -90,12 +89,11 @@ fn resolver(credentials: &Credentials) -> Arc<SingleCertAndKey> {
     Arc::new(SingleCertAndKey::from(credentials.key.clone()))
 }
 
-fn verifier(credentials: &Credentials, provider: &CryptoProvider, expected: Option<&SpiffeId>) -> Verifier {
+fn verifier(credentials: &Credentials, expected: Option<&SpiffeId>) -> Verifier {
     Verifier {
         trust: credentials.trust.clone(),
         trust_domain: credentials.id.trust_domain().to_owned(),
         expected: expected.cloned(),
-        algorithms: provider.signature_verification_algorithms,
     }
 }
 

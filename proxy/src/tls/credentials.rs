@@ -89,11 +89,6 @@ impl Credentials {
         }
         Ok(Credentials { id: found, not_before, not_after, trust, key: Arc::new(key) })
     }
-
-    /// The certificates that are shown to peers, the workload's own first.
-    pub fn chain(&self) -> &[CertificateDer<'static>] {
-        &self.key.cert
-    }
 }
 
 impl fmt::Debug for Credentials {
@@ -110,7 +105,7 @@ impl fmt::Debug for Credentials {
 ///
 /// # Errors
 /// If it cannot be read.
-pub fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), CredentialsError> {
+fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), CredentialsError> {
     let (_, parsed) =
         X509Certificate::from_der(certificate).map_err(|e| CredentialsError::Unreadable(e.to_string()))?;
     let validity = parsed.validity();

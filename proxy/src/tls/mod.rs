@@ -29,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 pub use context::TlsContext;
-pub use credentials::{Credentials, CredentialsError, validity};
+pub use credentials::{Credentials, CredentialsError};
 pub use preface::{Preface, PrefaceError};
 pub use stream::{Io, Stream, kernel_socket};
 
@@ -124,6 +124,14 @@ impl TlsStore {
     /// What handshakes that begin now need; `None` before the first certificate.
     pub fn current(&self) -> Option<Arc<TlsContext>> {
         self.context.load_full()
+    }
+
+    /// The same for a handshake, which cannot do without.
+    ///
+    /// # Errors
+    /// Before the first certificate.
+    pub fn for_handshake(&self) -> Result<Arc<TlsContext>, HandshakeError> {
+        self.current().ok_or_else(|| HandshakeError("this workload has no certificate".into()))
     }
 
     /// Puts a new one in force. Connections that are open stay as they are.

@@ -21,10 +21,10 @@ use crate::spiffe_id::SpiffeId;
 /// Roots and revocations. Immutable: a rotation makes a new one.
 #[derive(Debug)]
 pub struct TrustBundle {
-    roots: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
     revoked: Vec<CertRevocationList<'static>>,
-    algorithms: WebPkiSupportedAlgorithms,
+    /// Of signatures, of certificates and of handshakes alike.
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
 /// On which side of a connection the owner of a certificate is.
@@ -75,14 +75,12 @@ impl TrustBundle {
         revoked: Option<&PemFile<'_>>,
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Result<Self, PemError> {
-        let mut bundle =
-            TrustBundle { roots: Vec::new(), anchors: Vec::new(), revoked: Vec::new(), algorithms };
+        let mut bundle = TrustBundle { anchors: Vec::new(), revoked: Vec::new(), algorithms };
         for (line, root) in pem::certificates(roots)? {
             let anchor = anchor_from_trusted_cert(&root)
                 .map_err(|e| roots.error(line, format!("this certificate is not that of a root: {e}")))?
                 .to_owned();
             bundle.anchors.push(anchor);
-            bundle.roots.push(root);
         }
         if bundle.anchors.is_empty() {
             return Err(roots.error(1, "there is no root certificate, so nobody could be trusted".into()));
@@ -96,16 +94,6 @@ impl TrustBundle {
             }
         }
         Ok(bundle)
-    }
-
-    /// The certificates of the roots.
-    pub fn roots(&self) -> &[CertificateDer<'static>] {
-        &self.roots
-    }
-
-    /// Whether both trust the same roots and revoke the same certificates.
-    pub fn is_same_as(&self, other: &TrustBundle) -> bool {
-        self.roots == other.roots && format!("{:?}", self.revoked) == format!("{:?}", other.revoked)
     }
 
     /// Judges the chain that `side` of a connection sent, its own certificate first, and says whose
