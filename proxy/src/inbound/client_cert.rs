@@ -1,11 +1,13 @@
 //! `x-forwarded-client-cert`: tells the app who its caller is, in Envoy's format.
 //!
-//! The app must be able to believe the header, so one that came with the request is always removed.
+//! The app must be able to believe the header, and so must policies and external authorizers. One
+//! that came with the request is removed before anybody looks at it.
 
 use std::fmt::Write;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::http::bridge;
 use crate::tls::{Peer, TlsStore};
 
 /// The header.
@@ -31,16 +33,19 @@ impl ClientCert {
         }))
     }
 
-    /// Whether the client has proved who it is.
-    pub(super) fn is_proved(&self) -> bool {
-        self.0.is_some()
+    /// Removes what the client may not say itself: who it is, and unless it has proved that, what
+    /// its request was before it crossed a bridge.
+    pub(super) fn remove_forged(&self, headers: &mut HeaderMap) {
+        headers.remove(NAME);
+        if self.0.is_none() {
+            bridge::take_marker(headers);
+        }
     }
 
     /// Says it to the app.
     pub(super) fn tell(&self, headers: &mut HeaderMap) {
-        match &self.0 {
-            Some(value) => headers.insert(NAME, value.clone()),
-            None => headers.remove(NAME),
-        };
+        if let Some(value) = &self.0 {
+            headers.insert(NAME, value.clone());
+        }
     }
 }

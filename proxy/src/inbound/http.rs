@@ -46,9 +46,8 @@ pub(super) async fn handle<N: Net>(
     let story = Story::route(&inbound, &table, &app, &caller, connection, &request);
     let log = app.cluster.request_log(0);
     let version = request.version();
-    if caller.certified.as_ref().is_some_and(|client| !client.is_proved()) {
-        // Only another sidecar of the mesh says what a request was.
-        bridge::take_marker(request.headers_mut());
+    if let Some(client) = &caller.certified {
+        client.remove_forged(request.headers_mut());
     }
     let restored = bridge::restore_marked(&mut request);
     let upgrade = UpgradeRequest::of(&mut request);

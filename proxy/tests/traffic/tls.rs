@@ -181,6 +181,22 @@ fn tls_of_the_app_passes_through_a_permissive_port_and_not_a_strict_one() {
 }
 
 #[test]
+fn no_policy_believes_who_a_request_says_that_it_comes_from() {
+    const ADMINS: &str = "[tls]\nmode = 'permissive'\n[[authorization.policy]]\nname = 'admins'\n\
+                          [[authorization.policy.rule]]\nwhen = [{ key = 'request.headers[x-forwarded-client-cert]', values = ['*admin'] }]";
+    run(async {
+        let seen = Seen::default();
+        let app = seen.app(OK).await;
+        let Mesh { near, far } = mesh(app, of(&Authority::new()), ORDERS, ("", ADMINS)).await;
+        let forged =
+            "GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: URI=spiffe://mesh.test/admin\r\n\r\n";
+        assert_eq!(near.client().await.ask(forged).await.status(), 403);
+        assert_eq!(far.client().await.ask(forged).await.status(), 403);
+        assert_eq!(seen.requests(), 0);
+    });
+}
+
+#[test]
 fn a_policy_decides_by_the_identity_that_was_proved() {
     const ONLY_WEB: &str = "[tls]\nmode = 'permissive'\n[[authorization.policy]]\nname = 'only-web'\n\
                             [[authorization.policy.rule]]\nfrom = [{ principals = ['mesh.test/ns/shop/sa/web'] }]";
