@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Comparison, bounds, percent, value};
+use super::{Comparison, columns};
 use crate::finding::Finding;
 use crate::statistics::Verdict;
 
@@ -50,16 +50,10 @@ fn table(text: &mut String, findings: &[&Finding]) -> std::fmt::Result {
             None if finding.is_alarm() => format!("**{}**", finding.verdict.word()),
             None => finding.verdict.word().into(),
         };
+        let [measure, base, head, unit, change, interval, threshold] = columns(finding);
         writeln!(
             text,
-            "| `{}` | {} | {} | {} | {} | {} | {} | {verdict} |",
-            finding.measure,
-            value(finding.base, finding.unit),
-            value(finding.head, finding.unit),
-            finding.unit.word(),
-            percent(finding.ratio),
-            bounds(finding),
-            percent(finding.threshold),
+            "| `{measure}` | {base} | {head} | {unit} | {change} | {interval} | {threshold} | {verdict} |"
         )?;
     }
     writeln!(text)

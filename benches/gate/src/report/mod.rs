@@ -115,6 +115,20 @@ impl Comparison {
     }
 }
 
+/// The columns that each table of findings begins with: measure, base, head, unit, change, interval
+/// and threshold.
+fn columns(finding: &Finding) -> [String; 7] {
+    [
+        finding.measure.clone(),
+        value(finding.base, finding.unit),
+        value(finding.head, finding.unit),
+        finding.unit.word().to_owned(),
+        percent(finding.ratio),
+        bounds(finding),
+        percent(finding.threshold),
+    ]
+}
+
 /// A value with as many digits as it has meaning.
 fn value(value: f64, unit: Unit) -> String {
     match unit {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Comparison, bounds, percent, value};
+use super::{Comparison, columns, percent};
 use crate::finding::Finding;
 use crate::statistics::Verdict;
 
@@ -33,17 +33,11 @@ fn write(text: &mut String, comparison: &Comparison, all: bool) -> std::fmt::Res
         )?;
     }
     for finding in shown {
+        let [measure, base, head, unit, change, interval, threshold] = columns(finding);
+        let verdict = verdict(finding);
         writeln!(
             text,
-            "{:<32} {:>10} {:>10} {:<12} {:>10}  {:<22} {:>9}  {}",
-            finding.measure,
-            value(finding.base, finding.unit),
-            value(finding.head, finding.unit),
-            finding.unit.word(),
-            percent(finding.ratio),
-            bounds(finding),
-            percent(finding.threshold),
-            verdict(finding),
+            "{measure:<32} {base:>10} {head:>10} {unit:<12} {change:>10}  {interval:<22} {threshold:>9}  {verdict}"
         )?;
     }
     if unchanged > 0 && !shows_unchanged {
