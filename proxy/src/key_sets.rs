@@ -2,8 +2,8 @@
 //!
 //! A file is followed as the configuration is: its directory is watched, and what the file says
 //! decides. A URL is fetched at its interval, and sooner if a token names a key that is not known
-//! ([`Schedule`] says when). Whatever cannot be had or read changes nothing: the keys in force stay,
-//! a metric counts it, the log says why, and so does `/ready`.
+//! ([`Schedule`] says when). Whatever cannot be had or read changes nothing: the keys in force
+//! stay, a metric counts it, the log says why, and so does `/ready`.
 //!
 //! What it leaves out: TLS, proxies, and redirects, which a key set has no need of.
 

@@ -3,10 +3,10 @@
 //! stands in its place.
 //!
 //! Ranges, puts, deletions, leases and watches of one prefix each, with one revision for every
-//! change, a history that watches resume from, and compaction. Its [`RegistryData`] outlives the process,
-//! as etcd's data does: after a restart keys and leases are there, and each lease has its whole
-//! time again (etcd's lessor does the same, because it cannot know how long it was gone). Answers
-//! have the same shape as those of etcd 3.4, numbers as text included.
+//! change, a history that watches resume from, and compaction. Its [`RegistryData`] outlives the
+//! process, as etcd's data does: after a restart keys and leases are there, and each lease has its
+//! whole time again (etcd's lessor does the same, because it cannot know how long it was gone).
+//! Answers have the same shape as those of etcd 3.4, numbers as text included.
 //!
 //! What it leaves out: transactions, several members, and everything else that a sidecar does not
 //! ask for.

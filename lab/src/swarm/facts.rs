@@ -1,6 +1,6 @@
 //! What happened in a run, read from the log once: every request as its caller, the sidecars and
-//! the apps saw it, every change of an endpoint's availability, and all other events. Invariants use
-//! this and do not read lines themselves; `lines.rs` does.
+//! the apps saw it, every change of an endpoint's availability, and all other events. Invariants
+//! use this and do not read lines themselves; `lines.rs` does.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

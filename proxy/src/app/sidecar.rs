@@ -151,8 +151,8 @@ impl Sidecar {
         }
     }
 
-    /// Ready, unless there is an issuer of tokens whose keys are not known: all of its tokens would be
-    /// refused. Of keys that are only older than they should be it says so.
+    /// Ready, unless there is an issuer of tokens whose keys are not known: all of its tokens would
+    /// be refused. Of keys that are only older than they should be it says so.
     fn keys_readiness(&self) -> PageResponse {
         let (mut status, mut text) = (StatusCode::OK, String::from("ready\n"));
         for issuer in self.table.load().authorization.issuers.iter() {

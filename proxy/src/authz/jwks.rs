@@ -2,10 +2,9 @@
 //!
 //! [`KeySet::read`] keeps the keys that verify signatures, each with the algorithms that it is for:
 //! a token's own word for its algorithm only chooses among them. [`IssuerKeys`] is what workers
-//! read; the control thread writes it. [`Schedule`] says when to fetch: at its interval, sooner if a
-//! token names a key that is not known, but not more often than
-//! [`JWKS_UNKNOWN_KEY`], and after a failure with
-//! growing waits, in which the old keys stay.
+//! read; the control thread writes it. [`Schedule`] says when to fetch: at its interval, sooner if
+//! a token names a key that is not known, but not more often than [`JWKS_UNKNOWN_KEY`], and after a
+//! failure with growing waits, in which the old keys stay.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

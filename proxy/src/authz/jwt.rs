@@ -414,8 +414,8 @@ struct Known {
 type Texts = HashMap<Box<str>, Known, BuildHasherDefault<DefaultHasher>>;
 
 /// Tokens that were verified, by their text. Two halves: when the younger one is full, the older
-/// one is forgotten, but for what was shown again in the meantime. Only what was verified is put in,
-/// so nobody can fill it but issuers.
+/// one is forgotten, but for what was shown again in the meantime. Only what was verified is put
+/// in, so nobody can fill it but issuers.
 #[derive(Debug, Default)]
 pub struct Remembered {
     young: Texts,

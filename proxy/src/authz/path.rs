@@ -66,8 +66,8 @@ fn is_normal(path: &str, how: PathNormalization) -> bool {
     true
 }
 
-/// Undoes escapes of unreserved characters (RFC 3986 section 2.3), writes the others with upper-case
-/// digits, and makes `/` of `\`.
+/// Undoes escapes of unreserved characters (RFC 3986 section 2.3), writes the others with
+/// upper-case digits, and makes `/` of `\`.
 fn decode(path: &[u8], slashes: bool) -> Result<Vec<u8>, BadEscape> {
     let mut decoded = Vec::with_capacity(path.len());
     let mut bytes = path.iter();

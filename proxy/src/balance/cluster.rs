@@ -57,8 +57,8 @@ pub(super) struct BuildContext<'a> {
 }
 
 impl Cluster {
-    /// Prepares a cluster. Endpoints that `known`, its predecessor, had at the same address, and with the same identity, are
-    /// kept, with all that is known about them.
+    /// Prepares a cluster. Endpoints that `known`, its predecessor, had at the same address, and
+    /// with the same identity, are kept, with all that is known about them.
     pub(super) fn new(
         config: &Arc<config::Cluster>,
         known: Option<&Cluster>,

@@ -26,7 +26,8 @@ pub(super) enum PolicyCommand {
     /// Say what the policies of a configuration decide about a request or a connection, and why.
     Test(TestArgs),
     /// Translate Istio's AuthorizationPolicy and RequestAuthentication into tables of the
-    /// configuration. Nothing is printed if a part of them cannot be translated, unless `--partial`.
+    /// configuration. Nothing is printed if a part of them cannot be translated, unless
+    /// `--partial`.
     Import(ImportArgs),
 }
 

@@ -12,8 +12,8 @@
 //! ejection doubles with each one, and what has doubled falls back by one step for every window
 //! without an ejection, as Envoy's does: an endpoint that flaps does not begin anew each time.
 //!
-//! The machine says that it is time ([`EjectionStep::Trips`]); whether the cluster can spare the endpoint,
-//! and whether the others do any better, is `outlier`'s business, which then calls
+//! The machine says that it is time ([`EjectionStep::Trips`]); whether the cluster can spare the
+//! endpoint, and whether the others do any better, is `outlier`'s business, which then calls
 //! [`EjectionState::eject`]. Times and limits: [`crate::config::OutlierDetection`].
 
 use std::time::Duration;

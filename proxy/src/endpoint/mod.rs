@@ -2,8 +2,8 @@
 //! takes, how many requests it has active, whether it is ejected.
 //!
 //! An [`Endpoint`] is shared by all workers and survives configuration changes for as long as its
-//! cluster, address and identity stay. Connections are not here: each worker has its own, HTTP/1 in [`pool`]
-//! and HTTP/2 in [`h2`].
+//! cluster, address and identity stay. Connections are not here: each worker has its own, HTTP/1 in
+//! [`pool`] and HTTP/2 in [`h2`].
 
 mod availability;
 mod deferred_write_error;

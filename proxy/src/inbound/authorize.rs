@@ -1,4 +1,5 @@
-//! The phase `authorize`: whether a request may go to the app, and whether an opaque connection may.
+//! The phase `authorize`: whether a request may go to the app, and whether an opaque connection
+//! may.
 //!
 //! In Istio's order: the path is made comparable, the token is verified and gives way to what the
 //! app shall get of it, external authorizers are asked, and then policies decide.

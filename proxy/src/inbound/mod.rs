@@ -109,8 +109,8 @@ impl<N: Net> Inbound<N> {
         })
     }
 
-    /// Closes open connections that other policies do not allow, whenever such come into force. Runs
-    /// for ever.
+    /// Closes open connections that other policies do not allow, whenever such come into force.
+    /// Runs for ever.
     pub async fn follow_policies(&self) {
         let mut changes = self.side.table.load().authorization.watch();
         while changes.changed().await.is_ok() {

@@ -111,8 +111,8 @@ fn fingerprint(certificate: &CertificateDer<'_>) -> [u8; 32] {
     digest(&SHA256, certificate).as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
-/// The certificate that a workload has now. The control thread puts in new ones, and every handshake
-/// takes the one that is there.
+/// The certificate that a workload has now. The control thread puts in new ones, and every
+/// handshake takes the one that is there.
 #[derive(Debug, Default)]
 pub struct TlsStore {
     context: ArcSwapOption<TlsContext>,

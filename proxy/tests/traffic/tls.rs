@@ -21,7 +21,8 @@ const CALLER: &str = "service = 'web'\ninstance = 'web-1'\n[identity]\nid = 'spi
 const CALLEE: &str = "service = 'orders'\ninstance = 'orders-1'\n[identity]\nid = 'spiffe://mesh.test/ns/shop/sa/orders'\nfiles = '/none'";
 
 /// The caller's sidecar and the app's, with certificates of `caller` and `callee`; the caller
-/// expects `expected` at the app's address. `more` is of the cluster, `of_app` of the app's sidecar.
+/// expects `expected` at the app's address. `more` is of the cluster, `of_app` of the app's
+/// sidecar.
 struct Mesh {
     near: Side,
     far: Side,

@@ -1,7 +1,7 @@
 //! `[authorization]`: what its words mean.
 //!
-//! Each list of values becomes a [`AttributeTest`] of one attribute, whatever key it stood under, so that
-//! nothing behind this module knows more than one form.
+//! Each list of values becomes a [`AttributeTest`] of one attribute, whatever key it stood under,
+//! so that nothing behind this module knows more than one form.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,4 +1,5 @@
-//! One HTTP/2 connection to an endpoint: how it is opened and driven, and the account of its streams.
+//! One HTTP/2 connection to an endpoint: how it is opened and driven, and the account of its
+//! streams.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
