@@ -77,6 +77,7 @@ fn requests(text: &mut String, results: &Results, protocol: Protocol, n: u16) ->
     let direct = row(results, protocol, n, Path::Direct);
     for path in Path::ALL {
         let Some(row) = row(results, protocol, n, path) else { continue };
+        let [floor, envoy, haproxy] = beside_peers(results, protocol, n, path, &row);
         let slower = ratio(Some(row.p50), direct.as_ref().map(|d| d.p50));
         writeln!(
             text,
@@ -89,9 +90,9 @@ fn requests(text: &mut String, results: &Results, protocol: Protocol, n: u16) ->
             ratio(Some(row.p50), peer(results, protocol, n, path, path.envoy()).map(|p| p.p50)),
             number(row.a),
             number(row.b),
-            beside_floor(results, protocol, n, path, &row),
-            beside(results, protocol, n, path, path.envoy(), &row),
-            beside(results, protocol, n, path, path.haproxy(), &row),
+            floor,
+            envoy,
+            haproxy,
             row.app,
             row.load,
             carried(results, protocol, path),
@@ -124,6 +125,7 @@ fn bulk(text: &mut String, results: &Results) -> std::fmt::Result {
     let direct = row(results, protocol, n, Path::Direct);
     for path in Path::ALL {
         let Some(row) = row(results, protocol, n, path) else { continue };
+        let [floor, envoy, haproxy] = beside_peers(results, protocol, n, path, &row);
         writeln!(
             text,
             "{:<17} {:>8.2} {:>13} {:>8} {:>8} {:>9} {:>9} {:>11} {:>7.0} {:>7.0} {:>7.0}",
@@ -132,9 +134,9 @@ fn bulk(text: &mut String, results: &Results) -> std::fmt::Result {
             ratio(Some(row.gbit), direct.as_ref().map(|d| d.gbit)),
             number(row.a),
             number(row.b),
-            beside_floor(results, protocol, n, path, &row),
-            beside(results, protocol, n, path, path.envoy(), &row),
-            beside(results, protocol, n, path, path.haproxy(), &row),
+            floor,
+            envoy,
+            haproxy,
             row.app,
             row.load,
             row.a.unwrap_or(0.0) + row.b.unwrap_or(0.0) + row.app + row.load,
@@ -183,6 +185,13 @@ fn peer(results: &Results, protocol: Protocol, n: u16, path: Path, peer: Option<
     let peer = peer?;
     let same = carried(results, protocol, path) == carried(results, protocol, peer);
     same.then(|| row(results, protocol, n, peer)).flatten()
+}
+
+/// The ratios of a sidecar's CPU to that of the smallest relay, of Envoy and of HAProxy in the same
+/// places.
+fn beside_peers(results: &Results, protocol: Protocol, n: u16, path: Path, own: &Row) -> [String; 3] {
+    let beside = |peer| beside(results, protocol, n, path, peer, own);
+    [beside_floor(results, protocol, n, path, own), beside(path.envoy()), beside(path.haproxy())]
 }
 
 /// The ratio of a sidecar's CPU to a peer's in the same places.

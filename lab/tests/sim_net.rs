@@ -48,6 +48,17 @@ where
     world.inside(0, Who::Load, "client", f).await.expect("the client ends")
 }
 
+/// Sends a byte to the first replica's app and reads its echo: when the connection was open, and
+/// when the echo was there.
+async fn timed_exchange(net: &SimNet) -> io::Result<(Duration, Duration)> {
+    let start = Instant::now();
+    let mut io = net.connect(at(1), None).await?;
+    let connected = start.elapsed();
+    io.write_all(b"x").await?;
+    io.read_u8().await?;
+    Ok((connected, start.elapsed()))
+}
+
 #[test]
 fn an_echo_crosses_both_sidecars_and_keeps_its_original_destination() {
     let run = Simulation::new(&plan(SidecarKind::Ours, 2), 1, Kit).trace(true).run(|world| async move {
@@ -88,15 +99,7 @@ fn a_delay_is_honoured_to_the_tick_each_way_and_by_the_handshake() {
     let mut plan = plan(SidecarKind::None, 1);
     plan.links = both(delayed(25));
     let times = run(&plan, 1, |world| async move {
-        on_web(&world, |world| async move {
-            let start = Instant::now();
-            let mut io = world.net.connect(at(1), None).await?;
-            let connected = start.elapsed();
-            io.write_all(b"x").await?;
-            io.read_u8().await?;
-            io::Result::Ok((connected, start.elapsed()))
-        })
-        .await
+        on_web(&world, |world| async move { timed_exchange(&world.net).await }).await
     });
     assert_eq!(times.expect("an answer"), (50 * MS, 100 * MS));
 }
@@ -471,14 +474,7 @@ fn a_stopped_process_gets_connections_from_its_backlog_and_answers_when_it_goes_
     run(&plan(SidecarKind::None, 1), 1, |world| async move {
         let pause = entry("pause", Action::Pause(Pause { processes: vec![app(1)] }));
         world.apply(&pause).await.expect("applied");
-        let client = on_web(&world, |world| async move {
-            let start = Instant::now();
-            let mut io = world.net.connect(at(1), None).await?;
-            let connected = start.elapsed();
-            io.write_all(b"x").await?;
-            io.read_u8().await?;
-            io::Result::Ok((connected, start.elapsed()))
-        });
+        let client = on_web(&world, |world| async move { timed_exchange(&world.net).await });
         let drive = async {
             tokio::time::sleep(SECOND).await;
             world.revert(&pause).await.expect("reverted");

@@ -37,6 +37,7 @@ mod through;
 
 pub use disk::{Disk, KernelDisk, NoDisk};
 pub use kernel::{Alarm, KernelListener, KernelNet, raise_nofile};
+pub use through::poll_read_new;
 
 #[cfg(not(tokio_unstable))]
 compile_error!(

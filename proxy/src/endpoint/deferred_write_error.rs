@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::mutant::Mutant;
 use crate::world::Abort;
@@ -120,13 +120,7 @@ impl<I: Abort> Drop for DeferredWriteError<I> {
 }
 
 impl<I: Abort + AsyncRead + Unpin> AsyncRead for DeferredWriteError<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
+    crate::read_through! {}
 }
 
 impl<I: Abort + AsyncWrite + Unpin> AsyncWrite for DeferredWriteError<I> {

@@ -19,11 +19,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, SizeHint};
 use tokio::time::{Sleep, sleep};
 
 use crate::error::{BoxError, Kind};
-use crate::http::{RequestBody, strict};
+use crate::http::{PolledFrame, RequestBody, strict};
 use crate::mutant::Mutant;
 
 /// How far the answer is.
@@ -141,10 +141,7 @@ impl<S: Unpin> Body for UploadHalf<S> {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
         if let Poll::Ready(Some(Err(error))) = &polled {

@@ -9,6 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::world::poll_read_new;
+
 /// Tells when the first bytes arrive, and notes when the last have.
 pub(super) struct ReadTracker<I> {
     pub(super) io: I,
@@ -22,9 +24,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for ReadTracker<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
+        if !ready!(poll_read_new(&mut self.io, cx, buf))?.is_empty() {
             self.at.set(Instant::now());
             if let Some(tell) = self.tell.take() {
                 // Nobody listens any more if the dial took too long.
@@ -36,33 +36,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for ReadTracker<I> {
 }
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for ReadTracker<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
+    crate::write_through! { write, flush, shutdown }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::{ActiveRequest, Attempt, Outcome, RequestPermit, h2, pool};
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::timer::RequestTimer;
-use crate::http::{poll_cleaned, resets};
+use crate::http::{PolledFrame, poll_cleaned, resets};
 use crate::mutant::Mutant;
 use crate::telemetry::Failures;
 use crate::world::Net;
@@ -151,7 +151,7 @@ impl<N: Net> ResponseBody<N> {
 }
 
 impl<N: Net> ForwardedBody<N> {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> PolledFrame<Bytes, Error> {
         let mut polled = poll_cleaned(&mut self.body, cx);
         if polled.is_pending()
             && let Some(ConnectionLease::Http1(exchange)) = &mut self.lease
@@ -231,7 +231,7 @@ impl<N: Net> Body for ResponseBody<N> {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame<Bytes, Error> {
         let this = self.get_mut();
         match this {
             ResponseBody::Endpoint(passing) => {

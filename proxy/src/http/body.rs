@@ -23,6 +23,9 @@ use super::{headers, resets};
 use crate::error::BoxError;
 use crate::mutant::Mutant;
 
+/// What [`Body::poll_frame`] says: a frame, an error, the end, or that none is there yet.
+pub type PolledFrame<D = Bytes, E = BoxError> = Poll<Option<Result<Frame<D>, E>>>;
+
 /// The body of a request on its way to an endpoint.
 #[derive(Debug)]
 pub enum RequestBody {
@@ -292,10 +295,7 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
         let this = self.get_mut();
         if let RequestBody::ExpectContinueBody(withheld) = this {
             if !withheld.is_wanted(cx) {
@@ -346,7 +346,7 @@ impl Body for RequestBody {
 pub fn poll_cleaned<B: Body<Data = Bytes> + Unpin>(
     body: &mut B,
     cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+) -> PolledFrame<Bytes, B::Error> {
     let mut polled = Pin::new(body).poll_frame(cx);
     if let Poll::Ready(Some(Ok(frame))) = &mut polled
         && let Some(trailers) = frame.trailers_mut()

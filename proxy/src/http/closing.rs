@@ -40,15 +40,16 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::body::PolledFrame;
 use super::strict::Strict;
 use crate::config::defaults::FIN_LOOK_FIRST;
 use crate::config::defaults::FIN_LOOK_LAST;
 use crate::mutant::Mutant;
-use crate::world::{Abort, AfterFin};
+use crate::world::{Abort, AfterFin, poll_read_new};
 
 /// What the stream of a client and the handlers of its requests tell each other about its end.
 /// Cheap to clone.
@@ -221,10 +222,7 @@ impl<B: Body<Error: Unpin> + Unpin> Body for ClosingBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame<B::Data, B::Error> {
         let this = &mut *self;
         if let Some(failure) = this.failure.take_if(|_| this.end.state() != FAILING) {
             return Poll::Ready(Some(Err(failure)));
@@ -336,9 +334,7 @@ impl<I: Abort + AsyncRead + Unpin> AsyncRead for Closing<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        let ended = buf.filled().len() == before && buf.remaining() > 0;
+        let ended = ready!(poll_read_new(&mut self.io, cx, buf))?.is_empty() && buf.remaining() > 0;
         if ended && self.io.is_between_requests() && self.keeps_end(cx) {
             return Poll::Pending;
         }

@@ -23,4 +23,4 @@ pub mod timer;
 pub mod tunnel;
 pub mod version;
 
-pub use body::{Copied, RequestBody, Upload, poll_cleaned};
+pub use body::{Copied, PolledFrame, RequestBody, Upload, poll_cleaned};

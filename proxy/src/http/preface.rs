@@ -8,6 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::world::poll_read_new;
+
 /// Bytes of the client's preface; the library compares them.
 const PREFACE: usize = 24;
 /// Bytes of a frame's header (section 4.1).
@@ -65,9 +67,8 @@ impl<I: AsyncRead + Unpin> AsyncRead for FirstFrame<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        if self.read(&buf.filled()[before..]) {
+        let new = ready!(poll_read_new(&mut self.io, cx, buf))?;
+        if self.read(new) {
             return Poll::Ready(Ok(()));
         }
         let wrong = "HTTP/2 begins with a SETTINGS frame (RFC 9113 section 3.4)";

@@ -22,7 +22,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::body::{RequestBody, SendGuard, Upload, poll_cleaned};
+use super::body::{PolledFrame, RequestBody, SendGuard, Upload, poll_cleaned};
 use super::resets;
 use crate::error::BoxError;
 
@@ -174,10 +174,7 @@ where
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
         let this = self.get_mut();
         if this.done {
             return Poll::Ready(None);
@@ -268,10 +265,7 @@ mod tests {
         type Data = Bytes;
         type Error = BoxError;
 
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> PolledFrame {
             match self.0.pop_front() {
                 Some(frame) if frame.data_ref().is_some_and(Bytes::is_empty) => Poll::Pending,
                 next => Poll::Ready(next.map(Ok)),

@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::error::BoxError;
 use crate::mutant::Mutant;
+use crate::world::poll_read_new;
 
 /// Bytes of the client's preface.
 const PREFACE: usize = 24;
@@ -181,9 +182,8 @@ impl<I: AsyncRead + Unpin> AsyncRead for Resets<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        self.frames.read(&mut buf.filled_mut()[before..]);
+        let this = &mut *self;
+        this.frames.read(ready!(poll_read_new(&mut this.io, cx, buf))?);
         Poll::Ready(Ok(()))
     }
 }

@@ -1,4 +1,4 @@
-//! The story of an inbound request.
+//! How an inbound request is handled.
 //!
 //! The phases are those of an outbound request ([`crate::outbound`]), without a choice: admit,
 //! route (there is one app), authorize, limit, forward, attempt, respond, log.
@@ -43,7 +43,7 @@ pub(super) async fn handle<N: Net>(
 ) -> Response<ResponseBody<N>> {
     let table = inbound.side.table.load_full();
     let app = inbound.app(&table.snapshot.service);
-    let story = Story::route(&inbound, &table, &app, &caller, connection, &request);
+    let state = RequestState::route(&inbound, &table, &app, &caller, connection, &request);
     let log = app.cluster.request_log(0);
     let version = request.version();
     if let Some(client) = &caller.certified {
@@ -51,24 +51,24 @@ pub(super) async fn handle<N: Net>(
     }
     let restored = bridge::restore_marked(&mut request);
     let upgrade = UpgradeRequest::of(&mut request);
-    let authorized = story.authorize(&mut request, &log).await;
+    let authorized = state.authorize(&mut request, &log).await;
     let admitted = authorized.and_then(|()| {
-        let permit = story.limit()?;
-        Ok((permit, story.forward(request, restored?)?))
+        let permit = state.limit()?;
+        Ok((permit, state.forward(request, restored?)?))
     });
     let result = match admitted {
         Ok((permit, request)) => {
             let client = (client.interim, client.end);
-            story.attempt(permit, request, client, &log).await.map_err(Refusal::Failed)
+            state.attempt(permit, request, client, &log).await.map_err(Refusal::Failed)
         }
         Err(refusal) => Err(refusal),
     };
-    let response = result.unwrap_or_else(|refusal| story.refused(refusal, &log));
+    let response = result.unwrap_or_else(|refusal| state.refused(refusal, &log));
     respond(response, upgrade, version, &client.tunnel, &table.snapshot.timeouts, (&app.cluster, log))
 }
 
-/// What the phases of one request know.
-struct Story<'t, N: Net> {
+/// The state of a request that is being handled: what its phases know.
+struct RequestState<'t, N: Net> {
     inbound: &'t Inbound<N>,
     table: &'t Arc<Table>,
     app: &'t SingleEndpointMetrics,
@@ -79,7 +79,7 @@ struct Story<'t, N: Net> {
     deadline: Option<Instant>,
 }
 
-impl<'t, N: Net> Story<'t, N> {
+impl<'t, N: Net> RequestState<'t, N> {
     /// There is one app, so there is nothing to choose.
     fn route(
         inbound: &'t Inbound<N>,
@@ -91,7 +91,7 @@ impl<'t, N: Net> Story<'t, N> {
     ) -> Self {
         let is_grpc = grpc::is_grpc(request.headers());
         let deadline = deadline::of(request.headers(), is_grpc);
-        Story { inbound, table, app, caller, connection, is_grpc, deadline }
+        RequestState { inbound, table, app, caller, connection, is_grpc, deadline }
     }
 
     /// Asks policies whether the request may go to the app.

@@ -1,4 +1,4 @@
-//! The story of an outbound request.
+//! How an outbound request is handled.
 //!
 //! A request goes through named phases, in this order: admit, route, authorize, limit, forward,
 //! attempt, respond, log. [`handle`] has a line for each; authorization has its place between route
@@ -43,23 +43,23 @@ pub(super) async fn handle<N: Net>(
     let Some(dialled) = table.cluster_at(connection.original_dst) else {
         return gone(&outbound, &table, &request);
     };
-    let story = Story::route(&outbound, &table, dialled, connection, &request);
-    let metrics = &story.route.cluster.metrics;
-    let log = metrics.request_log(story.number);
+    let state = RequestState::route(&outbound, &table, dialled, connection, &request);
+    let metrics = &state.route.cluster.metrics;
+    let log = metrics.request_log(state.number);
     // Only another sidecar may say what a request was.
     bridge::take_marker(request.headers_mut());
     let upgrade = UpgradeRequest::of(&mut request);
     let version = request.version();
-    let admitted = story.limit().and_then(|permit| Ok((permit, story.forward(request)?)));
+    let admitted = state.limit().and_then(|permit| Ok((permit, state.forward(request)?)));
     let result = match admitted {
         Ok((permit, request)) => {
             let sender = (client.interim, client.end);
-            story.attempt(permit, request, upgrade.is_for_a_tunnel(), sender, &log).await
+            state.attempt(permit, request, upgrade.is_for_a_tunnel(), sender, &log).await
         }
         Err(error) => Err(error),
     };
-    let mut response = result.unwrap_or_else(|error| story.failed(error, &log));
-    story.route.change_answer(&mut response);
+    let mut response = result.unwrap_or_else(|error| state.failed(error, &log));
+    state.route.change_answer(&mut response);
     respond(response, upgrade, version, &client.tunnel, &table.snapshot.timeouts, (metrics, log))
 }
 
@@ -79,8 +79,8 @@ fn gone<N: Net>(
     response.map(ResponseBody::own)
 }
 
-/// What the phases of one request know.
-struct Story<'t, N: Net> {
+/// The state of a request that is being handled: what its phases know.
+struct RequestState<'t, N: Net> {
     outbound: &'t Rc<Outbound<N>>,
     table: &'t Arc<Table>,
     connection: Connection,
@@ -95,7 +95,7 @@ struct Story<'t, N: Net> {
     deadline: Option<Instant>,
 }
 
-impl<'t, N: Net> Story<'t, N> {
+impl<'t, N: Net> RequestState<'t, N> {
     /// Finds where the routes of the cluster that was dialled send the request.
     fn route(
         outbound: &'t Rc<Outbound<N>>,
@@ -111,7 +111,7 @@ impl<'t, N: Net> Story<'t, N> {
         let number = outbound.number();
         let (cluster, peer) = (&route.cluster.config.name, connection.peer);
         emit!(RequestBegins { request: number, cluster, peer });
-        Story { outbound, table, connection, route, number, is_grpc, was_http1, context, deadline }
+        RequestState { outbound, table, connection, route, number, is_grpc, was_http1, context, deadline }
     }
 
     /// Takes a permit of the sidecar and of the cluster.

@@ -1,6 +1,6 @@
 //! The way out: a connection that the local app opened and that was redirected here.
 //!
-//! [`carry`] reads as the story goes: where did the app want to go, which cluster is that,
+//! [`carry`] asks in turn: where did the app want to go, which cluster is that,
 //! what does it speak.
 
 mod attempts;

@@ -391,8 +391,8 @@ mod tests {
     use std::rc::Rc;
 
     use tracing::field::{Field, Visit};
-    use tracing::span::{Attributes, Id, Record};
-    use tracing::{Event, Metadata, Subscriber};
+    use tracing::{Event, Subscriber};
+    use tracing_subscriber::layer::{self, Layer, SubscriberExt};
 
     use super::*;
 
@@ -403,26 +403,13 @@ mod tests {
     /// Reads each line at once.
     struct Reader;
 
-    impl Subscriber for Reader {
-        fn enabled(&self, _: &Metadata<'_>) -> bool {
-            true
-        }
-
-        fn event(&self, event: &Event<'_>) {
+    impl<S: Subscriber> Layer<S> for Reader {
+        fn on_event(&self, event: &Event<'_>, _: layer::Context<'_, S>) {
             let mut line = Line::default();
             event.record(&mut line);
             let message = line.0.remove("message").expect("a message");
             READ.with_borrow_mut(|read| read.extend(LogEvent::read(&message, &line)));
         }
-
-        fn new_span(&self, _: &Attributes<'_>) -> Id {
-            Id::from_u64(1)
-        }
-
-        fn record(&self, _: &Id, _: &Record<'_>) {}
-        fn record_follows_from(&self, _: &Id, _: &Id) {}
-        fn enter(&self, _: &Id) {}
-        fn exit(&self, _: &Id) {}
     }
 
     #[derive(Default)]
@@ -454,7 +441,8 @@ mod tests {
 
     #[test]
     fn a_reader_finds_each_event_as_it_was_emitted() {
-        let emitted = tracing::subscriber::with_default(Reader, LogEvent::emit_each);
+        let subscriber = tracing_subscriber::registry().with(Reader);
+        let emitted = tracing::subscriber::with_default(subscriber, LogEvent::emit_each);
         assert_eq!(READ.take(), emitted);
     }
 

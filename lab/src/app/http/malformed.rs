@@ -14,7 +14,7 @@ use http::Response;
 use hyper::body::Body;
 use rand::RngExt;
 use rand::rngs::StdRng;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::Pattern;
 
@@ -195,13 +195,7 @@ impl<I: AsyncWrite + Unpin> MalformedWriter<I> {
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for MalformedWriter<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
+    proxy::read_through! {}
 }
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for MalformedWriter<I> {
