@@ -10,7 +10,15 @@ use proxy::config::{
     RetryCondition, RetryConditions, Snapshot, Timeouts, Tls, TlsMode, parse, route,
 };
 
-use crate::{ORDERS, at};
+use crate::at;
+
+/// A cluster that says no more than it must.
+const ORDERS: &str = r#"
+[[cluster]]
+name = "orders"
+addresses = ["10.96.0.10:80"]
+endpoints = ["10.0.0.11:8080", "10.0.0.12:8080"]
+"#;
 
 #[test]
 fn a_file_that_only_names_its_service_gets_every_documented_default() {

@@ -1,8 +1,9 @@
 //! What a user reads when a configuration is wrong, word for word, and what one that says little
 //! means.
 //!
-//! The messages are kept in `snapshots/`; after a deliberate change write them anew with
-//! `INSTA_UPDATE=always` and read each of them as the person would who has to act on it.
+//! The configurations are kept in `cases/`, and the messages in `snapshots/`; after a deliberate
+//! change write those anew with `INSTA_UPDATE=always` and read each of them as the person would who
+//! has to act on it.
 
 mod authorization;
 mod clusters;
@@ -15,14 +16,6 @@ use std::net::SocketAddr;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use proxy::config::{ConfigErrors, parse};
-
-/// A cluster without a mistake, to put mistakes around.
-const ORDERS: &str = r#"
-[[cluster]]
-name = "orders"
-addresses = ["10.96.0.10:80"]
-endpoints = ["10.0.0.11:8080", "10.0.0.12:8080"]
-"#;
 
 fn errors(text: &str) -> ConfigErrors {
     parse("sidecar.toml", text).expect_err("this configuration is wrong")
@@ -38,12 +31,12 @@ fn drawn(error: &dyn Diagnostic) -> String {
     out
 }
 
-/// What is said of each text, as a snapshot of the test's name.
+/// What is said of each file in `cases/`, as a snapshot of its name.
 macro_rules! says {
-    ($($test:ident: $text:expr;)*) => {$(
+    ($($case:ident)*) => {$(
         #[test]
-        fn $test() {
-            $crate::shows(stringify!($test), $text);
+        fn $case() {
+            $crate::shows(stringify!($case), include_str!(concat!("cases/", stringify!($case), ".toml")));
         }
     )*};
 }
