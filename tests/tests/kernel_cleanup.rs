@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use lab::scenario::Scenario;
+use lab::scenario::builder::{ExpectSpec, FaultSpec, HttpSpec, LoadSpec, ServiceSpec};
 use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -17,44 +19,22 @@ const KILLED: usize = 5;
 /// Of the moments at which labs are killed.
 const SEED: u64 = 2;
 
-/// Short, but with everything that a run can leave behind: sidecars, the wire, a process that is
+/// A scenario with everything that a run can leave behind: sidecars, the wire, a process that is
 /// killed and started again, one that is stopped, and a link that is cut.
-const SHORT: &str = r#"
-[scenario]
-name = "over in a second"
-warmup = "0s"
-duration = "1s"
-
-[service.web]
-
-[service.orders]
-replicas = 2
-port = 8080
-protocol = "http"
-app = { http = {} }
-
-[load.calls]
-from = "web"
-url = "http://orders:8080/"
-rate = "50/s"
-
-[[timeline]]
-at = "200ms"
-kill = { process = "orders-0", restart = "200ms" }
-
-[[timeline]]
-at = "300ms"
-for = "500ms"
-pause = { process = "orders-1/app" }
-
-[[timeline]]
-at = "400ms"
-for = "100ms"
-partition = { between = ["web", "orders-0"] }
-
-[[expect]]
-that = ["calls.requests > 25"]
-"#;
+fn with_everything(duration: Duration) -> String {
+    let ms = Duration::from_millis;
+    let scenario = Scenario::builder("with everything that a run can leave behind")
+        .warmup(Duration::ZERO)
+        .duration(duration)
+        .service(ServiceSpec::new("web"))
+        .service(ServiceSpec::new("orders").replicas(2).http(8080, HttpSpec::default()))
+        .load(LoadSpec::new("calls", "web", "http://orders:8080/", 50))
+        .fault(FaultSpec::kill("orders-0").at(ms(200)).restart(ms(200)))
+        .fault(FaultSpec::pause("orders-1/app").at(ms(300)).lasts(ms(500)))
+        .fault(FaultSpec::partition(&["web", "orders-0"]).at(ms(400)).lasts(ms(100)))
+        .expect(ExpectSpec::that(&["calls.requests > 25"]));
+    scenario.to_toml()
+}
 
 /// A part of a lab's life, and what it says when the part begins.
 #[derive(Debug, Clone, Copy)]
@@ -110,7 +90,7 @@ fn of_twenty_runs_five_are_killed_at_any_moment_and_nothing_is_left_of_them() {
     let Some(testbed) = Testbed::new(EXE) else { return };
     testbed.clean();
     let before = Outside::now();
-    let scenario = testbed.write("short", SHORT);
+    let scenario = testbed.write("short", &with_everything(Duration::from_secs(1)));
     let mut lengths = None;
     let mut killed = Vec::new();
     for time_us in moments() {
@@ -163,8 +143,7 @@ fn id(dir: &Path) -> String {
 fn the_check_for_what_is_left_sees_a_run_that_is_up_and_clean_removes_a_dead_one() {
     let Some(testbed) = Testbed::new(EXE) else { return };
     let before = Outside::now();
-    let text = SHORT.replace("duration = \"1s\"", "duration = \"60s\"");
-    let lab = testbed.start(&testbed.write("long", &text), &[]);
+    let lab = testbed.start(&testbed.write("long", &with_everything(Duration::from_secs(60))), &[]);
     let run = id(&lab.under_load());
     let up = left::of_run(&run);
     for kind in ["process", "directory", "mount", "control group"] {

@@ -7,6 +7,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
+use lab::scenario::Scenario;
+use lab::scenario::builder::{HttpSpec, ScenarioBuilder, ServiceSpec};
 use nix::sys::signal::Signal;
 use proxy::world::raise_nofile;
 use tests::testbed::{Testbed, WITHIN, counter, inside, pid_of, text, wait_until};
@@ -22,24 +24,14 @@ const BATCH: usize = 500;
 
 /// Nobody calls but the test. A request to `slow` is under way long enough for a thousand to be at
 /// once.
-const SCENARIO: &str = r#"
-[scenario]
-name = "many connections"
-warmup = "1ms"
-duration = "10m"
-
-[service.web]
-
-[service.quick]
-port = 8080
-protocol = "http"
-app = { http = {} }
-
-[service.slow]
-port = 8080
-protocol = "http"
-app = { http = { work = "3s" } }
-"#;
+fn scenario() -> ScenarioBuilder {
+    Scenario::builder("many connections")
+        .warmup(Duration::from_millis(1))
+        .duration(Duration::from_secs(600))
+        .service(ServiceSpec::new("web"))
+        .service(ServiceSpec::new("quick").http(8080, HttpSpec::default()))
+        .service(ServiceSpec::new("slow").http(8080, HttpSpec::default().work(Duration::from_secs(3))))
+}
 
 /// A client's connection.
 struct Client(TcpStream);
@@ -128,7 +120,7 @@ fn ten_thousand_idle_and_a_thousand_active_connections_are_held_and_leave_nothin
         eprintln!("skipped: {descriptors} file descriptors are too few");
         return;
     }
-    let lab = testbed.start(&testbed.write("many", SCENARIO), &[]);
+    let lab = testbed.start(&testbed.write("many", &scenario().to_toml()), &[]);
     let run = &lab.up();
     let sidecar = pid_of(run, "web/sidecar");
     let (quick, slow) = (virtual_address(run, "quick"), virtual_address(run, "slow"));

@@ -3,63 +3,41 @@
 //! Everything is run without sidecars where they would only add to what is measured, and over the
 //! userspace wire, because that is the emulator that is ours.
 
+use std::time::Duration;
+
+use lab::plan::SidecarKind;
+use lab::scenario::Scenario;
+use lab::scenario::builder::{
+    ExpectSpec, FaultSpec, HttpSpec, LinkSpec, LoadSpec, ScenarioBuilder, ServiceSpec,
+};
 use serde_json::Value;
 use tests::testbed::{Testbed, load, named, number, total};
 
 const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// `web` calls each of these services by HTTP, so often each second, with as much patience. A load
+/// has the name of whom it calls.
+fn mesh(name: &str, services: &[&str], per_second: u32, timeout: Duration) -> ScenarioBuilder {
+    let web = Scenario::builder(name).service(ServiceSpec::new("web"));
+    services.iter().fold(web, |mesh, service| {
+        let url = format!("http://{service}:8080/");
+        mesh.service(ServiceSpec::new(*service).http(8080, HttpSpec::default()))
+            .load(LoadSpec::new(*service, "web", &url, per_second).timeout(timeout))
+    })
+}
 
 /// Three services that are the same but for their links: `near` is the control, `mid` is 10 ms away
 /// in both directions, `far` 30 ms on the way there only.
-const DELAYS: &str = r#"
-[scenario]
-name = "three distances"
-duration = "4s"
-sidecar = "none"
-
-[service.web]
-
-[service.near]
-port = 8080
-protocol = "http"
-app = { http = {} }
-
-[service.mid]
-port = 8080
-protocol = "http"
-app = { http = {} }
-
-[service.far]
-port = 8080
-protocol = "http"
-app = { http = {} }
-
-[[link]]
-between = ["web", "mid"]
-delay = "10ms"
-
-[[link]]
-from = ["web"]
-to = ["far"]
-delay = "30ms"
-
-[load.near]
-from = "web"
-url = "http://near:8080/"
-rate = "50/s"
-
-[load.mid]
-from = "web"
-url = "http://mid:8080/"
-rate = "50/s"
-
-[load.far]
-from = "web"
-url = "http://far:8080/"
-rate = "50/s"
-
-[[expect]]
-that = ["near.errors == 0", "mid.errors == 0", "far.errors == 0"]
-"#;
+fn delays() -> ScenarioBuilder {
+    mesh("three distances", &["near", "mid", "far"], 50, SECOND)
+        .duration(4 * SECOND)
+        .sidecar(SidecarKind::None)
+        .link(LinkSpec::between(&["web", "mid"]).delay(10 * MS))
+        .link(LinkSpec::from_to(&["web"], &["far"]).delay(30 * MS))
+        .expect(ExpectSpec::that(&["near.errors == 0", "mid.errors == 0", "far.errors == 0"]))
+}
 
 /// The report tells how exact its links were.
 fn assert_fidelity_is_told(results: &Value, said: &str) {
@@ -77,7 +55,7 @@ fn assert_fidelity_is_told(results: &Value, said: &str) {
 #[test]
 fn the_measured_delay_of_a_link_is_the_one_that_was_asked_for() {
     let Some(testbed) = Testbed::new(EXE) else { return };
-    let ended = testbed.run_conclusive(&testbed.write("delays", DELAYS), &["--link", "wire"]);
+    let ended = testbed.run_conclusive(&testbed.write("delays", &delays().to_toml()), &["--link", "wire"]);
     ended.expect(0);
     let results = ended.results(0);
     assert_fidelity_is_told(&results, &ended.said);
@@ -103,39 +81,16 @@ fn the_measured_delay_of_a_link_is_the_one_that_was_asked_for() {
 
 /// `lossy` loses packets on the way there and back, all the time; `dropping` only on the way there,
 /// by a fault.
-const LOSSES: &str = r#"
-[scenario]
-name = "two lossy links"
-warmup = "0s"
-duration = "5s"
-sidecar = "none"
-
-[service.web]
-
-[service.lossy]
-port = 8080
-protocol = "http"
-app = { http = {} }
-
-[[link]]
-between = ["web", "lossy"]
-loss = "10%"
-
-[load.calls]
-from = "web"
-url = "http://lossy:8080/"
-rate = "300/s"
-timeout = "4s"
-
-[[timeline]]
-name = "worse"
-at = "1s"
-link = { from = ["web"], to = ["lossy"], loss = "20%", delay = "1ms" }
-
-[[expect]]
-fault = "worse"
-that = ["lost_packets > 0", "delayed_packets > 0"]
-"#;
+fn losses() -> ScenarioBuilder {
+    let worse = LinkSpec::from_to(&["web"], &["lossy"]).loss(0.2).delay(MS);
+    mesh("two lossy links", &["lossy"], 300, 4 * SECOND)
+        .warmup(Duration::ZERO)
+        .duration(5 * SECOND)
+        .sidecar(SidecarKind::None)
+        .link(LinkSpec::between(&["web", "lossy"]).loss(0.1))
+        .fault(FaultSpec::link(worse).name("worse").at(SECOND))
+        .expect(ExpectSpec::that(&["lost_packets > 0", "delayed_packets > 0"]).evidence_of("worse"))
+}
 
 /// Whether `lost` of `packets` is what a fair draw with this chance gives, within five standard
 /// deviations.
@@ -150,7 +105,7 @@ fn assert_fair(what: &str, lost: f64, packets: f64, chance: f64) {
 #[test]
 fn the_share_of_packets_that_a_link_loses_is_the_one_that_was_asked_for() {
     let Some(testbed) = Testbed::new(EXE) else { return };
-    let ended = testbed.run_conclusive(&testbed.write("losses", LOSSES), &["--link", "wire"]);
+    let ended = testbed.run_conclusive(&testbed.write("losses", &losses().to_toml()), &["--link", "wire"]);
     ended.expect(0);
     let results = ended.results(0);
     assert_fidelity_is_told(&results, &ended.said);
@@ -165,93 +120,42 @@ fn the_share_of_packets_that_a_link_loses_is_the_one_that_was_asked_for() {
     assert_fair("the base link", base_lost, base_packets, 0.10);
     // Those that were lost were really missed: nobody can have received them, so somebody waited
     // for a retransmission, which takes at least 200 ms.
-    assert!(number(&load(&results, "calls")["p99_us"]) > 200_000.0, "{}", ended.said);
+    assert!(number(&load(&results, "lossy")["p99_us"]) > 200_000.0, "{}", ended.said);
 }
 
 /// One service is stopped, another cut off, each long enough that callers must notice.
-const HARD_TIMES: &str = r#"
-[scenario]
-name = "a stopped app and a cut link"
-duration = "6s"
-
-[service.web]
-
-[service.orders]
-port = 8080
-protocol = "http"
-app = { http = {} }
-
-[service.stock]
-port = 8080
-protocol = "http"
-app = { http = {} }
-
-[load.orders]
-from = "web"
-url = "http://orders:8080/"
-rate = "50/s"
-timeout = "300ms"
-
-[load.stock]
-from = "web"
-url = "http://stock:8080/"
-rate = "50/s"
-timeout = "300ms"
-
-[[timeline]]
-name = "freeze"
-at = "1s"
-for = "1500ms"
-pause = { process = "orders/app" }
-
-[[timeline]]
-name = "cut"
-at = "1s"
-for = "1500ms"
-partition = { between = ["web", "stock"] }
-
-[[expect]]
-name = "nothing was wrong before"
-during = "0s..1s"
-that = ["orders.errors == 0", "stock.errors == 0"]
-
-[[expect]]
-name = "callers notice the stopped app"
-during = "freeze"
-that = ["orders.errors > 25"]
-
-[[expect]]
-name = "callers notice the cut link"
-during = "cut"
-that = ["stock.errors > 25"]
-
-[[expect]]
-fault = "freeze"
-that = ["stopped >= 1"]
-
-[[expect]]
-fault = "cut"
-that = ["lost_packets > 0"]
-
-[[expect]]
-name = "callers of the stopped app recover"
-after = "freeze.end"
-within = "2s"
-hold = "1s"
-that = ["orders.errors == 0"]
-
-[[expect]]
-name = "callers across the cut recover"
-after = "cut.end"
-within = "2s"
-hold = "1s"
-that = ["stock.errors == 0"]
-"#;
+fn hard_times() -> ScenarioBuilder {
+    let named = |name: &str, that: &str| ExpectSpec::that(&[that]).set("name", name);
+    mesh("a stopped app and a cut link", &["orders", "stock"], 50, 300 * MS)
+        .duration(6 * SECOND)
+        .fault(FaultSpec::pause("orders/app").name("freeze").at(SECOND).lasts(1500 * MS))
+        .fault(FaultSpec::partition(&["web", "stock"]).name("cut").at(SECOND).lasts(1500 * MS))
+        .expect(
+            ExpectSpec::that(&["orders.errors == 0", "stock.errors == 0"])
+                .set("name", "nothing was wrong before")
+                .during(Duration::ZERO, SECOND),
+        )
+        .expect(named("callers notice the stopped app", "orders.errors > 25").during_fault("freeze"))
+        .expect(named("callers notice the cut link", "stock.errors > 25").during_fault("cut"))
+        .expect(ExpectSpec::that(&["stopped >= 1"]).evidence_of("freeze"))
+        .expect(ExpectSpec::that(&["lost_packets > 0"]).evidence_of("cut"))
+        .expect(named("callers of the stopped app recover", "orders.errors == 0").after(
+            "freeze.end",
+            2 * SECOND,
+            SECOND,
+        ))
+        .expect(named("callers across the cut recover", "stock.errors == 0").after(
+            "cut.end",
+            2 * SECOND,
+            SECOND,
+        ))
+}
 
 #[test]
 fn a_pause_and_a_partition_bite_and_callers_recover_from_them() {
     let Some(testbed) = Testbed::new(EXE) else { return };
-    let ended = testbed.run_conclusive(&testbed.write("hard-times", HARD_TIMES), &["--link", "wire"]);
+    let ended =
+        testbed.run_conclusive(&testbed.write("hard-times", &hard_times().to_toml()), &["--link", "wire"]);
     ended.expect(0);
     let results = ended.results(0);
     let evidence = |name: &str, what: &str| number(&named(&results["faults"], name)["evidence"][what]);

@@ -6,6 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
+use lab::scenario::Scenario;
+use lab::scenario::builder::{ExpectSpec, HttpSpec, LoadSpec, ScenarioBuilder, ServiceSpec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::testbed::{
@@ -96,26 +98,15 @@ fn a_sidecar_takes_a_new_configuration_under_load_without_dropping_a_request() {
 }
 
 /// Nobody calls but the test.
-const SLOW: &str = r#"
-[scenario]
-name = "one slow service"
-duration = "60s"
-
-[service.web]
-
-[service.orders]
-port = 8080
-protocol = "http"
-app = { http = { work = "800ms" } }
-
-[load.rare]
-from = "web"
-url = "http://orders:8080/"
-rate = "0.05/s"
-
-[[expect]]
-that = ["rare.requests > 0"]
-"#;
+fn slow() -> ScenarioBuilder {
+    let work = Duration::from_millis(800);
+    Scenario::builder("one slow service")
+        .duration(Duration::from_secs(60))
+        .service(ServiceSpec::new("web"))
+        .service(ServiceSpec::new("orders").http(8080, HttpSpec::default().work(work)))
+        .load(LoadSpec::new("rare", "web", "http://orders:8080/", 1).set("rate", "0.05/s"))
+        .expect(ExpectSpec::that(&["rare.requests > 0"]))
+}
 
 /// One request to `to` on a connection that is meant to be kept: the answer, and the connection.
 fn ask(to: SocketAddr) -> (String, TcpStream) {
@@ -138,7 +129,7 @@ fn ask(to: SocketAddr) -> (String, TcpStream) {
 #[test]
 fn a_sidecar_that_is_told_to_end_finishes_what_it_carries() {
     let Some(testbed) = Testbed::new(EXE) else { return };
-    let slow = testbed.write("slow", SLOW);
+    let slow = testbed.write("slow", &slow().to_toml());
     // The one beside the caller, and the one beside the app.
     for instance in ["web", "orders"] {
         let lab = testbed.start(&slow, &[]);

@@ -8,6 +8,8 @@ use std::process::{Command, Output, Stdio};
 
 use lab::history::history;
 use lab::plan::SidecarKind;
+use lab::scenario::Scenario;
+use lab::scenario::builder::{ExpectSpec, HttpSpec, LoadSpec, ScenarioBuilder, ServiceSpec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sim_kit::*;
@@ -16,29 +18,25 @@ use tests::testbed::wait_until;
 
 const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
 
-/// Fails a share of its requests: enough that some seeds pass and some do not.
-const LUCK: &str = r#"
-[scenario]
-name = "luck"
-warmup = "0s"
-duration = "500ms"
-sidecar = "none"
-[service.web]
-[service.orders]
-port = 8080
-app = { http = { fail = "3%" } }
-[load.calls]
-from = "web"
-url = "http://orders:8080/"
-rate = "50/s"
-[[expect]]
-that = ["calls.errors == 0"]
-"#;
+/// A service that fails this share of its requests.
+fn luck(share: f64) -> ScenarioBuilder {
+    Scenario::builder("luck")
+        .warmup(ms(0))
+        .duration(ms(500))
+        .sidecar(SidecarKind::None)
+        .service(ServiceSpec::new("web"))
+        .service(ServiceSpec::new("orders").http(8080, HttpSpec::default().fail(share)))
+        .load(LoadSpec::new("calls", "web", "http://orders:8080/", 50))
+        .expect(ExpectSpec::that(&["calls.errors == 0"]))
+}
 
-fn written(text: &str) -> (TempDir, PathBuf) {
+/// Enough that some seeds pass and some do not.
+const SOME: f64 = 0.03;
+
+fn written(scenario: &ScenarioBuilder) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let path = folder.path().join("story.toml");
-    std::fs::write(&path, text).expect("a scenario");
+    std::fs::write(&path, scenario.to_toml()).expect("a scenario");
     (folder, path)
 }
 
@@ -52,11 +50,11 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn a_sweep_that_keeps_going_says_how_many_seeds_did_not_pass() {
-    let scenario = parse("luck", LUCK);
+    let scenario = luck(SOME).build().expect("the scenario is right");
     let passes = |seed| history(&scenario, SidecarKind::None, seed, false).expect("a run that ends").passed();
     let failing: Vec<u64> = (1..=12).filter(|seed| !passes(*seed)).collect();
     assert!((2..12).contains(&failing.len()), "no luck in {failing:?}");
-    let (_folder, path) = written(LUCK);
+    let (_folder, path) = written(&luck(SOME));
     let all = lab(&["sim", "--seeds", "12", "--keep-going"], &path);
     let words = said(&all);
     assert_eq!(all.status.code(), Some(1), "{words}");
@@ -71,7 +69,7 @@ fn a_sweep_that_keeps_going_says_how_many_seeds_did_not_pass() {
 
 #[test]
 fn a_sweep_that_is_interrupted_tells_what_was_done() {
-    let (_folder, path) = written(&LUCK.replace("3%", "0%"));
+    let (_folder, path) = written(&luck(0.0));
     let mut lab = Command::new(EXE);
     lab.args(["sim", "--seeds", "1000000", "--jobs", "1"])
         .arg(&path)
@@ -106,13 +104,13 @@ fn a_command_that_is_mistyped_is_no_scenario() {
 
 #[test]
 fn one_load_is_one_load() {
-    let (_folder, path) = written(LUCK);
+    let (_folder, path) = written(&luck(SOME));
     assert!(said(&lab(&["check"], &path)).contains("ok: 2 instances, 1 load, 0 faults, 1 expectation\n"));
 }
 
 #[test]
 fn totals_keep_their_labels_and_there_is_no_sum_of_buckets() {
-    let scenario = parse("luck", &LUCK.replace("sidecar = \"none\"", ""));
+    let scenario = luck(SOME).sidecar(SidecarKind::Ours).build().expect("the scenario is right");
     let report =
         history(&scenario, SidecarKind::Ours, 1, false).expect("a run that ends").result.expect("a report");
     let totals = &report.totals["web/sidecar"];

@@ -71,39 +71,25 @@ fn metrics(expectation: &Expectation) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::Scenario;
+    use crate::scenario::builder::{ExpectSpec, FaultSpec, HttpSpec, LoadSpec, ServiceSpec};
 
     #[test]
     fn the_edges_of_windows_over_metrics_are_asked_for_beside_an_even_pace() {
-        let text = r#"
-[scenario]
-name = "test"
-duration = "2s"
-[service.web]
-[service.orders]
-port = 80
-app = { http = {} }
-[load.calls]
-from = "web"
-url = "http://orders:80/"
-rate = "10/s"
-[[timeline]]
-name = "gone"
-at = "500ms"
-for = "200ms"
-refuse = { process = "orders/app" }
-[[expect]]
-during = "0.1s..1.3s"
-that = ["calls.requests / orders/app.app_requests_total >= 1"]
-[[expect]]
-during = "0.2s..0.9s"
-that = ["calls.errors == 0"]
-[[expect]]
-after = "gone.end"
-within = "100ms"
-hold = "200ms"
-that = ["orders/app.app_requests_total > 0"]
-"#;
-        let scenario = crate::scenario::parse("test.toml", text).expect("the scenario is right");
+        let ms = Duration::from_millis;
+        let reached = "orders/app.app_requests_total";
+        let scenario = Scenario::builder("test")
+            .duration(ms(2_000))
+            .service(ServiceSpec::new("web"))
+            .service(ServiceSpec::new("orders").http(80, HttpSpec::default()))
+            .load(LoadSpec::new("calls", "web", "http://orders:80/", 10))
+            .fault(FaultSpec::refuse("orders/app").name("gone").at(ms(500)).lasts(ms(200)))
+            .expect(
+                ExpectSpec::that(&[&format!("calls.requests / {reached} >= 1")]).during(ms(100), ms(1_300)),
+            )
+            .expect(ExpectSpec::that(&["calls.errors == 0"]).during(ms(200), ms(900)))
+            .expect(ExpectSpec::that(&[&format!("{reached} > 0")]).after("gone.end", ms(100), ms(200)));
+        let scenario = scenario.build().expect("the scenario is right");
         let plan = scenario.plan(crate::plan::SidecarKind::Ours);
         let times: Vec<_> = times(&plan, Duration::from_secs(1)).iter().map(Duration::as_millis).collect();
         assert_eq!(times, [0, 100, 700, 800, 900, 1_000, 1_250, 1_290, 2_000]);

@@ -10,6 +10,8 @@ use crate::fault::{Action, Kill, Restart};
 use crate::load::{Load, LoadTimes, Outcome, Record, RecordSink};
 use crate::mesh::ProcessId;
 use crate::metrics::Scrape;
+use crate::scenario::Scenario;
+use crate::scenario::builder::{ExpectSpec, FaultSpec, HttpSpec, LoadSpec, ServiceSpec};
 use crate::world::{Fidelity, WorldKind};
 
 /// A world that does as it is told, and writes down what it was asked.
@@ -96,34 +98,16 @@ impl World for Fake {
 /// A caller, a server, 50 requests a second for 10 s, a pause and a kill, and the expectation
 /// `that`.
 fn plan(that: &str) -> Plan {
-    let text = format!(
-        r#"
-[scenario]
-name = "test"
-duration = "10s"
-[service.web]
-[service.orders]
-port = 8080
-app = {{ http = {{}} }}
-[load.calls]
-from = "web"
-url = "http://orders:8080/"
-rate = "50/s"
-[[timeline]]
-name = "sleep"
-at = "2s"
-for = "3s"
-pause = {{ process = "orders/app" }}
-[[timeline]]
-name = "death"
-at = "4s"
-kill = {{ process = "orders/sidecar", restart = "2s" }}
-[[expect]]
-name = "fine"
-that = ["{that}"]
-"#
-    );
-    let scenario = crate::scenario::parse("test.toml", &text).expect("the scenario is right");
+    let second = Duration::from_secs(1);
+    let scenario = Scenario::builder("test")
+        .duration(10 * second)
+        .service(ServiceSpec::new("web"))
+        .service(ServiceSpec::new("orders").http(8080, HttpSpec::default()))
+        .load(LoadSpec::new("calls", "web", "http://orders:8080/", 50))
+        .fault(FaultSpec::pause("orders/app").name("sleep").at(2 * second).lasts(3 * second))
+        .fault(FaultSpec::kill("orders/sidecar").name("death").at(4 * second).restart(2 * second))
+        .expect(ExpectSpec::that(&[that]).set("name", "fine"));
+    let scenario = scenario.build().expect("the scenario is right");
     scenario.plan(scenario.sidecars()[0])
 }
 
