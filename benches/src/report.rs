@@ -75,13 +75,12 @@ fn requests(text: &mut String, results: &Results, protocol: Protocol, n: u16) ->
         "load"
     )?;
     let direct = row(results, protocol, n, Path::Direct);
-    for path in Path::ALL {
-        let Some(row) = row(results, protocol, n, path) else { continue };
+    for (path, row) in rows(results, protocol, n) {
         let [floor, envoy, haproxy] = beside_peers(results, protocol, n, path, &row);
         let slower = ratio(Some(row.p50), direct.as_ref().map(|d| d.p50));
         writeln!(
             text,
-            "{:<17} {:>9.0} {:>8.0} {:>8.0} {:>10} {:>9} {:>7} {:>7} {:>9} {:>9} {:>11} {:>7.1} {:>7.1}  {}",
+            "{:<17} {:>9.0} {:>8.0} {:>8.0} {:>10} {:>9} {:>7} {:>7} {floor:>9} {envoy:>9} {haproxy:>11} {:>7.1} {:>7.1}  {}",
             path.title(),
             row.rate,
             row.p50,
@@ -90,9 +89,6 @@ fn requests(text: &mut String, results: &Results, protocol: Protocol, n: u16) ->
             ratio(Some(row.p50), peer(results, protocol, n, path, path.envoy()).map(|p| p.p50)),
             number(row.a),
             number(row.b),
-            floor,
-            envoy,
-            haproxy,
             row.app,
             row.load,
             carried(results, protocol, path),
@@ -123,20 +119,16 @@ fn bulk(text: &mut String, results: &Results) -> std::fmt::Result {
     )?;
     let (protocol, n) = (Protocol::TcpBulk, 1);
     let direct = row(results, protocol, n, Path::Direct);
-    for path in Path::ALL {
-        let Some(row) = row(results, protocol, n, path) else { continue };
+    for (path, row) in rows(results, protocol, n) {
         let [floor, envoy, haproxy] = beside_peers(results, protocol, n, path, &row);
         writeln!(
             text,
-            "{:<17} {:>8.2} {:>13} {:>8} {:>8} {:>9} {:>9} {:>11} {:>7.0} {:>7.0} {:>7.0}",
+            "{:<17} {:>8.2} {:>13} {:>8} {:>8} {floor:>9} {envoy:>9} {haproxy:>11} {:>7.0} {:>7.0} {:>7.0}",
             path.title(),
             row.gbit,
             ratio(Some(row.gbit), direct.as_ref().map(|d| d.gbit)),
             number(row.a),
             number(row.b),
-            floor,
-            envoy,
-            haproxy,
             row.app,
             row.load,
             row.a.unwrap_or(0.0) + row.b.unwrap_or(0.0) + row.app + row.load,
@@ -220,6 +212,11 @@ fn carried(results: &Results, protocol: Protocol, path: Path) -> &'static str {
         None if path.is_peer() => "requests",
         None => "",
     }
+}
+
+/// Those of all paths that were measured.
+fn rows(results: &Results, protocol: Protocol, n: u16) -> impl Iterator<Item = (Path, Row)> {
+    Path::ALL.into_iter().filter_map(move |path| Some((path, row(results, protocol, n, path)?)))
 }
 
 fn row(results: &Results, protocol: Protocol, concurrency: u16, path: Path) -> Option<Row> {

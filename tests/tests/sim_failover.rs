@@ -3,9 +3,30 @@
 
 mod sim_kit;
 
+use lab::run::Report;
 use sim_kit::*;
 
 const SEEDS: u64 = 10;
+
+/// `web` cannot reach a replica for three seconds. What was under way waits until TCP sends it
+/// again, so callers are patient.
+const CUT: &str = r#"
+    timeout = "8s"
+    [[timeline]]
+    name = "cut"
+    at = "1s"
+    for = "3s"
+    partition = { between = ["web", "orders-1"] }
+"#;
+
+/// Callers see no other failures than these.
+fn only(outcomes: &[&str]) -> impl Fn(&Report) -> Result<(), String> {
+    move |report| {
+        let errors = &report.loads[0].errors;
+        let expected = errors.keys().all(|outcome| outcomes.contains(&&outcome[..]));
+        if expected { Ok(()) } else { Err(format!("not only {outcomes:?}: {errors:?}")) }
+    }
+}
 
 #[test]
 fn a_replica_killed_hard_under_load_costs_no_caller_a_request() {
@@ -94,11 +115,7 @@ fn with_every_replica_dead_requests_fail_soon_with_a_status_and_succeed_again_wh
         hold = "1s"
         that = ["calls.errors == 0", "calls.latency.p99 < 50ms"]
     "#;
-    Story::http("every replica is dead", "200/s", "8s", rest).check(SEEDS, |report| {
-        let errors = &report.loads[0].errors;
-        let with_status = errors.keys().all(|outcome| ["502", "503"].contains(&&outcome[..]));
-        if with_status { Ok(()) } else { Err(format!("not only answers with a status: {errors:?}")) }
-    });
+    Story::http("every replica is dead", "200/s", "8s", rest).check(SEEDS, only(&["502", "503"]));
 }
 
 #[test]
@@ -124,26 +141,15 @@ fn a_paused_replica_costs_only_the_requests_it_holds_and_nothing_once_it_goes_on
         fault = "hang"
         that = ["stopped == 2"]
     "#;
-    Story::http("a replica is paused", "200/s", "8s", rest).check(SEEDS, |report| {
-        let errors = &report.loads[0].errors;
-        let timeouts = errors.keys().all(|outcome| outcome == "timeout");
-        if timeouts { Ok(()) } else { Err(format!("not only timeouts: {errors:?}")) }
-    });
+    Story::http("a replica is paused", "200/s", "8s", rest).check(SEEDS, only(&["timeout"]));
 }
 
 #[test]
 fn a_replica_that_is_cut_off_costs_patient_callers_nothing_and_works_again_once_it_was_tried_again() {
-    // What was under way waits until TCP sends it again, so callers must be patient. Its answer
-    // after three seconds or more counts as the replica's latency, and fading alone would take 10 s
-    // * ln(600) = 64 s from there to 5 ms. But after 128 lost comparisons, two in three requests,
-    // it is tried again: 4 s at this rate.
-    let rest = r#"
-        timeout = "8s"
-        [[timeline]]
-        name = "cut"
-        at = "1s"
-        for = "3s"
-        partition = { between = ["web", "orders-1"] }
+    // The answer to what was under way, after three seconds or more, counts as the replica's
+    // latency, and fading alone would take 10 s * ln(600) = 64 s from there to 5 ms. But after 128
+    // lost comparisons, two in three requests, it is tried again: 4 s at this rate.
+    let expected = r#"
         [[expect]]
         that = ["calls.errors == 0"]
         [[expect]]
@@ -158,20 +164,14 @@ fn a_replica_that_is_cut_off_costs_patient_callers_nothing_and_works_again_once_
         hold = "2s"
         that = ["orders-1/app.app_requests_total > 20"]
     "#;
-    Story::http("a replica is cut off", "50/s", "20s", rest).holds(4);
+    Story::http("a replica is cut off", "50/s", "20s", &(CUT.to_owned() + expected)).holds(4);
 }
 
 #[test]
 fn a_replica_that_is_cut_off_under_heavy_load_is_avoided_after_a_few_connect_time_outs() {
     // A connection that did not open counts as a second of latency, so too few requests go there to
     // make it a run of failures.
-    let rest = r#"
-        timeout = "8s"
-        [[timeline]]
-        name = "cut"
-        at = "1s"
-        for = "3s"
-        partition = { between = ["web", "orders-1"] }
+    let expected = r#"
         [[expect]]
         that = [
             "calls.errors == 0",
@@ -179,5 +179,5 @@ fn a_replica_that_is_cut_off_under_heavy_load_is_avoided_after_a_few_connect_tim
             "web/sidecar.proxy_errors_total{kind=\"connect_timeout\"} <= 20",
         ]
     "#;
-    Story::http("a replica is cut off under load", "1500/s", "6s", rest).holds(4);
+    Story::http("a replica is cut off under load", "1500/s", "6s", &(CUT.to_owned() + expected)).holds(4);
 }

@@ -8,12 +8,16 @@ use std::time::Duration;
 
 use lab::app::{AppKind, AppSpec, CommandApp};
 use lab::events::EventLog;
-use lab::fault::{Action, Entry};
 use lab::kernel::cgroup::Cgroup;
 use lab::kernel::{KernelWorld, Options, cleanup, doctor};
-use lab::plan::{Instance, Plan, Protocol, Service, SidecarKind};
+use lab::plan::{Instance, Plan, SidecarKind};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
+
+#[path = "../plans/mod.rs"]
+mod plans;
+
+pub use plans::entry;
 
 pub const WITHIN: Duration = Duration::from_secs(10);
 /// Set for the lab that gets killed: the folder that outlives it.
@@ -100,18 +104,9 @@ pub fn instance(position: usize, name: &str, service: usize, command: Option<Vec
 
 /// `web` calls, `orders-1` and `orders-2` answer with their names.
 pub fn plan(command: Vec<String>) -> Plan {
-    let service = |name: &str, n: u8, port, instances| Service {
-        name: name.into(),
-        vip4: Ipv4Addr::new(10, 96, 0, n),
-        vip6: Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, n.into()),
-        port,
-        protocol: Protocol::Tcp,
-        bridge: false,
-        registry: None,
-        policy: toml::Table::new(),
-        settings: toml::Table::new(),
-        limits: Default::default(),
-        instances,
+    let service = |name: &str, n: u8, port, instances| {
+        let vips = (Ipv4Addr::new(10, 96, 0, n), Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, n.into()));
+        plans::service(name, vips, port, instances)
     };
     Plan {
         name: "test".into(),
@@ -130,10 +125,6 @@ pub fn plan(command: Vec<String>) -> Plan {
         timeline: Vec::new(),
         expectations: Vec::new(),
     }
-}
-
-pub fn entry(name: &str, action: Action) -> Entry {
-    Entry { name: name.into(), at: Duration::ZERO, until: None, repeat: None, action }
 }
 
 /// What is said to an instance that dials `to`.

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use lab::app::{APP_METRICS_PORT, AppKind, AppSpec, LineServer};
 use lab::fabric::LinkProfile;
-use lab::fault::{Action, Entry};
 use lab::load::{CallKind, Load, LoadJob, LoadTimes, Outcome, Record, Target, TcpCall};
 use lab::mesh::{Link, ProcessId, Role};
 use lab::plan::*;
@@ -17,6 +16,11 @@ use lab::sim::{Main, Programs, SimIo, SimNet, Term};
 use proxy::world::{Listener, Net, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
+
+#[path = "../plans/mod.rs"]
+mod plans;
+
+pub use plans::entry;
 
 pub const PORT: u16 = 8080;
 
@@ -42,18 +46,9 @@ pub fn plan(sidecar: SidecarKind, replicas: usize) -> Plan {
             labels: Default::default(),
         }
     };
-    let service = |name: &str, index: u8, port, instances| Service {
-        name: name.into(),
-        vip4: Ipv4Addr::new(10, 78, index, 1),
-        vip6: Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, index.into()),
-        port,
-        protocol: Protocol::Tcp,
-        bridge: false,
-        registry: None,
-        policy: toml::Table::new(),
-        settings: toml::Table::new(),
-        limits: Default::default(),
-        instances,
+    let service = |name: &str, n: u8, port, instances| {
+        let vips = (Ipv4Addr::new(10, 78, n, 1), Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, n.into()));
+        plans::service(name, vips, port, instances)
     };
     let mut instances = vec![instance(0, "web".into(), 0)];
     instances.extend((0..replicas).map(|n| instance(n + 1, format!("orders-{n}"), 1)));
@@ -96,10 +91,6 @@ pub fn at(index: usize) -> SocketAddr {
 /// Both directions between `web` and the first replica.
 pub fn both(profile: LinkProfile) -> Vec<Link> {
     vec![Link { from: 0, to: 1, profile }, Link { from: 1, to: 0, profile }]
-}
-
-pub fn entry(name: &str, action: Action) -> Entry {
-    Entry { name: name.into(), at: Duration::ZERO, until: None, repeat: None, action }
 }
 
 pub fn app(instance: usize) -> ProcessId {

@@ -295,6 +295,12 @@ impl Side {
         self.drain.drain(Instant::now() + PATIENCE).await
     }
 
+    /// [`Side::at_rest`], once this client has gone.
+    pub async fn at_rest_without(&self, client: impl Sized) {
+        drop(client);
+        self.at_rest().await;
+    }
+
     /// Waits until nothing is open or active any more and every request is accounted for.
     pub async fn at_rest(&self) {
         (self.clear)();

@@ -44,8 +44,7 @@ fn a_request_that_no_policy_allows_gets_403_and_the_app_sees_nothing() {
         let decisions = |result| far.count("proxy_authorization_decisions_total", &[result]);
         assert_eq!((decisions("\"allowed\""), decisions("\"denied\"")), (2, 3));
         assert_eq!(far.count("proxy_errors_total", &["\"denied\""]), 3);
-        drop(client);
-        far.at_rest().await;
+        far.at_rest_without(client).await;
     });
 }
 

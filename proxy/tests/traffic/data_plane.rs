@@ -84,8 +84,7 @@ fn bodies_of_known_and_of_unknown_length_pass_both_ways() {
             }
         }
         assert_eq!(near.count("proxy_connects_total", &[]), 1);
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }
@@ -136,8 +135,7 @@ fn responses_without_a_body_leave_the_connection_usable() {
             }
             assert_eq!(near.count("proxy_connects_total", &[]), 1, "{answer}");
             assert_eq!(far.count("proxy_connects_total", &[]), 1, "{answer}");
-            drop(client);
-            near.at_rest().await;
+            near.at_rest_without(client).await;
             far.at_rest().await;
         }
     });
@@ -170,8 +168,7 @@ fn an_upload_goes_on_after_an_early_response_and_the_connections_are_used_again(
         }
         assert_eq!(client.get("/").await.text(), "ok");
         assert_eq!((near.count("proxy_connects_total", &[]), far.count("proxy_connects_total", &[])), (1, 1));
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }

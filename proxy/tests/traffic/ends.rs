@@ -232,8 +232,7 @@ fn a_client_that_closes_is_found_out_even_if_it_half_closed_before_and_nobody_ha
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             assert_eq!(near.count("proxy_abandoned_total", &[]), 0);
-            drop(client);
-            near.at_rest().await;
+            near.at_rest_without(client).await;
             far.at_rest().await;
             assert_eq!(near.count("proxy_abandoned_total", &[]), 1);
             assert_eq!(far.count("proxy_abandoned_total", &[]), 1);
@@ -380,7 +379,6 @@ fn an_opaque_connection_keeps_nothing_of_a_configuration_that_is_not_in_force_an
         until("the old table is gone", || old.strong_count() == 0).await;
         client.send("and more").await;
         until("it is still carried", || near.count("proxy_tcp_bytes_sent_total", &[]) == 13).await;
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }

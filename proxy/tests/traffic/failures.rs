@@ -57,8 +57,7 @@ fn a_get_request_that_a_closing_connection_swallowed_is_sent_again() {
         assert_eq!(read.get(), 4);
         assert_eq!(far.count("proxy_retries_total", &[]), 1, "the app's own sidecar hides the race");
         assert_eq!(near.count("proxy_retries_total", &[]), 0);
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }
@@ -77,8 +76,7 @@ fn a_post_request_that_may_have_arrived_is_never_sent_again() {
         assert_eq!((near.count("proxy_retries_total", &[]), far.count("proxy_retries_total", &[])), (0, 0));
         assert_eq!(far.count("proxy_errors_total", &["terminated"]), 1);
         assert_eq!(client.ask(POST).await.text(), "ok", "the client's own connection goes on");
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }
@@ -105,8 +103,7 @@ fn a_post_request_on_a_connection_that_was_closed_before_is_sent_on_a_new_one() 
             }
             assert!(seen.requests() <= 2, "{reads}: never twice");
             retried += retries;
-            drop(client);
-            near.at_rest().await;
+            near.at_rest_without(client).await;
         }
         assert!(retried > 0, "no end of stream fell between check and use");
     });
@@ -161,8 +158,7 @@ fn when_no_endpoint_can_be_reached_the_status_says_why() {
             let to_head = client.ask("HEAD / HTTP/1.1\r\nhost: a\r\n\r\n").await;
             assert_eq!((to_head.status(), to_head.body.len()), (status, 0));
             assert_eq!(client.ask(GET).await.status(), status, "the answer to HEAD had no body on the wire");
-            drop(client);
-            near.at_rest().await;
+            near.at_rest_without(client).await;
         }
     });
 }
@@ -181,8 +177,7 @@ fn another_endpoint_answers_when_one_refuses_and_the_refusing_one_is_ejected() {
         assert_eq!(near.count("proxy_ejections_total", &[]), 1);
         assert_eq!(near.count("proxy_retries_total", &[]), 3);
         assert_eq!(near.count("proxy_errors_total", &["\"connect\""]), 3);
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -204,8 +199,7 @@ fn an_app_that_is_down_behind_its_sidecar_is_told_apart_from_one_that_answers_50
         }
         assert!(near.count("proxy_retries_total", &[]) > 0);
         assert_eq!(near.count("proxy_retries_total", &[]), far.count("proxy_errors_total", &["\"connect\""]));
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }

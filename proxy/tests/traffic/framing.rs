@@ -124,8 +124,7 @@ fn an_answer_without_a_body_has_a_length_that_is_one_or_none() {
                     let ask = client.ask_as(method, "/");
                     let got = tokio::time::timeout(PATIENCE, ask).await.expect("an answer");
                     assert_eq!(got.status(), 502, "{method} {head} {lengths:?} bridge={bridge}: {got:?}");
-                    drop(client);
-                    near.at_rest().await;
+                    near.at_rest_without(client).await;
                     far.at_rest().await;
                 }
             }
@@ -192,8 +191,7 @@ fn what_belongs_to_a_connection_is_taken_out_of_the_trailers_of_a_response() {
                 let got = tokio::time::timeout(PATIENCE, client.ask(get)).await.expect("an answer");
                 assert_eq!((got.status(), got.text()), (200, "ok"), "{name} bridge={bridge}: {got:?}");
                 assert_eq!(got.trailers, "x-sum: 1\n", "{name} bridge={bridge}");
-                drop(client);
-                near.at_rest().await;
+                near.at_rest_without(client).await;
                 far.at_rest().await;
             }
         }

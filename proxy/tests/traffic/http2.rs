@@ -31,8 +31,7 @@ fn http2_with_prior_knowledge_passes_through_two_sidecars_with_its_trailers() {
         assert_eq!((answer.header("saw-method"), answer.header("saw-uri")), ("POST", "http://orders/a?b=c"));
         assert_eq!((answer.header("saw-te"), answer.header("saw-x-own")), ("trailers", "1"));
         assert_eq!(near.count("proxy_detections_total", &["http2"]), 1);
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }
@@ -74,8 +73,7 @@ fn requests_at_the_same_time_share_a_connection_and_another_is_opened_before_the
         start(20);
         until("all are answered", || done.get() == 34).await;
         assert!(connections.get() <= 4, "{}", connections.get());
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -191,8 +189,7 @@ fn an_http2_client_that_resets_its_stream_resets_the_one_to_the_app() {
         until("it is on its way", || far.count("proxy_requests_total", &[]) == 1).await;
         drop(response);
         until("the app is told", || reset.get() == Some(h2::Reason::CANCEL)).await;
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }
@@ -210,8 +207,7 @@ fn an_endpoint_that_does_not_speak_http2_is_found_out_before_a_request_is_risked
             assert_eq!(ask(&client, post, "body", None).await.unwrap().body, b"body");
         }
         assert!(near.count("proxy_errors_total", &["\"protocol\""]) > 0);
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -231,8 +227,7 @@ fn a_grpc_call_that_cannot_be_carried_gets_a_grpc_status() {
         let client = h2c::connect(near.at).await;
         let answer = ask(&client, call("/shop.Orders/Get").body(()).unwrap(), "x", None).await.unwrap();
         assert_eq!((answer.head.status().as_u16(), answer.header("grpc-status")), (200, "14"));
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }
@@ -270,8 +265,7 @@ fn a_deadline_that_passes_before_the_response_is_a_grpc_status_and_the_app_is_to
         let answer = ask(&client, call, "x", None).await.unwrap();
         assert_eq!((answer.head.status().as_u16(), answer.header("grpc-status")), (200, "4"));
         until("the app is told", || reset.get()).await;
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }
@@ -291,8 +285,7 @@ fn a_deadline_that_passes_in_the_middle_of_a_stream_ends_it_with_a_status_in_tra
         let answer = ask(&client, call, "x", None).await.unwrap();
         assert_eq!(answer.body, b"first");
         assert_eq!(answer.trailers["grpc-status"], "4");
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }
@@ -346,8 +339,7 @@ fn announced_trailers_cross_the_bridge_both_ways_and_others_are_left_out() {
             .await;
         assert_eq!((got.text(), &*got.trailers), ("ok", "x-sum: 7\n"));
         assert_eq!((seen.last().text(), &*seen.last().trailers), ("hi", "x-check: 9\n"));
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }

@@ -94,8 +94,7 @@ fn an_app_that_never_says_100_gets_the_body_after_a_while() {
         client.send("hi").await;
         assert_eq!(client.response(false).await.text(), "ok");
         assert_eq!(seen.last().text(), "hi");
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }
@@ -135,8 +134,7 @@ fn early_hints_pass_two_sidecars_before_the_app_has_answered() {
             go.send_replace(n);
             assert_eq!(client.response(false).await.text(), "ok");
         }
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }
@@ -221,8 +219,7 @@ fn pipelined_requests_get_their_own_interim_responses_or_none_and_whole_answers(
             );
         }
         assert!(hints > 0, "the first at least had nothing in its way");
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }
@@ -267,8 +264,7 @@ fn a_client_that_goes_away_before_100_takes_the_apps_connection_with_it() {
         let mut client = near.client().await;
         client.send(EXPECT).await;
         until("the request is on its way", || far.count("proxy_connects_total", &[]) == 1).await;
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }

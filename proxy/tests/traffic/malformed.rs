@@ -540,8 +540,7 @@ fn an_answer_that_could_be_read_in_two_ways_is_not_passed_on() {
                 assert_eq!(got.status(), 502, "{name}: {got:?}");
                 assert_eq!(seen.connections(), n, "{name}: the connection is not used again");
             }
-            drop(client);
-            near.at_rest().await;
+            near.at_rest_without(client).await;
         }
     });
 }
@@ -562,7 +561,6 @@ fn what_follows_an_answer_unasked_is_not_taken_for_the_next_answer() {
         for _ in 0..3 {
             assert_eq!(client.get("/").await.text(), "ok");
         }
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }

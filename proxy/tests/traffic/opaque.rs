@@ -63,8 +63,7 @@ fn a_slow_http_client_is_served_as_http_and_the_connection_that_was_dialled_for_
         crate::common::until("the server was dialled", || near.count("proxy_connects_total", &[]) == 1).await;
         assert_eq!(client.get("/").await.text(), "ok");
         assert_eq!(near.count("proxy_server_first_races_total", &["unused"]), 1);
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
         assert_eq!(near.count("proxy_detections_total", &["http1"]), 1);
         assert_eq!(far.count("proxy_detections_total", &["closed"]), 1);

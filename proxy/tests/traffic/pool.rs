@@ -132,8 +132,7 @@ fn a_connection_that_has_come_of_age_is_not_used_again() {
         sleep(Duration::from_millis(60)).await;
         client.ask(GET).await;
         assert_eq!(seen.connections(), 2);
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
 
         let (app, connections) = h2c::echo(100).await;
         let near = before(&[app], "timeouts.pool_age = '40ms'").await;

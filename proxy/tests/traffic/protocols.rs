@@ -17,8 +17,7 @@ fn http_is_found_out_on_an_undeclared_port_also_byte_by_byte() {
         assert_eq!(client.response(false).await.text(), "ok");
         assert_eq!(near.count("proxy_detections_total", &["http1"]), 1);
         assert_eq!(far.count("proxy_detections_total", &["http1"]), 1);
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }
@@ -144,8 +143,7 @@ fn a_response_that_ends_with_its_connection_does_not_end_the_clients() {
             assert!(response.head.starts_with("HTTP/1.1 200"), "{}", response.head);
             assert_eq!(response.text(), "old");
         }
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }
@@ -179,8 +177,7 @@ fn an_offer_of_h2c_is_ignored_and_a_coding_that_nobody_undoes_is_refused_with_a_
             assert_eq!(client.ask(offer).await.text(), "ok");
             assert_eq!((seen.last().header("upgrade"), seen.last().header("http2-settings")), (None, None));
         }
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }
@@ -254,8 +251,7 @@ fn an_app_of_http_1_0_gets_each_request_on_a_new_connection_and_no_body_is_lost(
             assert!(response.head.starts_with("HTTP/1.1 200"), "{}", response.head);
             assert_eq!((response.text(), seen.last().text(), seen.connections()), ("ok", "hi", n));
         }
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -305,8 +301,7 @@ fn pipelined_requests_are_answered_in_their_order() {
         for n in 0..20 {
             assert_eq!(client.response(false).await.text(), format!("/{n}{}", ["", "x"][n % 2]));
         }
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }

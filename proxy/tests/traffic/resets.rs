@@ -48,8 +48,7 @@ fn a_call_that_the_app_refuses_unprocessed_is_made_again_by_the_apps_own_sidecar
         assert_eq!(calls(&client, 100, 1).await, 100);
         assert_eq!(far.count("proxy_retries_total", &["refused-stream"]), 24);
         assert_eq!(near.count("proxy_retries_total", &[]), 0, "the caller's sidecar heard of none");
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }
@@ -68,8 +67,7 @@ fn calls_that_a_goaway_leaves_out_are_made_again_on_another_connection() {
             let client = h2c::connect(near.at).await;
             assert_eq!(calls(&client, 20, 5).await, 100, "GOAWAY({code})");
             assert!(seen.connections.get() > 9, "{}", seen.connections.get());
-            drop(client);
-            near.at_rest().await;
+            near.at_rest_without(client).await;
             far.at_rest().await;
         }
     });
@@ -87,8 +85,7 @@ fn a_client_whose_call_nobody_takes_is_told_so_that_it_may_make_it_again_itself(
         assert_eq!(seen.count(RST_STREAM), 0);
         assert_eq!(near.count("proxy_retries_total", &["refused-stream"]), 2);
         assert_eq!(far.count("proxy_retries_total", &["refused-stream"]), 3);
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
         far.at_rest().await;
     });
 }
@@ -104,8 +101,7 @@ fn what_one_replica_refuses_another_may_do() {
         let near = outbound(net, &cluster("detect", &[full, well], "")).await;
         let client = h2c::connect(near.at).await;
         assert_eq!(calls(&client, 20, 1).await, 20);
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -122,8 +118,7 @@ fn the_code_of_a_reset_arrives_as_it_was_sent_before_the_head_and_after_it() {
                 let got = ask(&client, call("/a/B").body(()).unwrap(), "message", None).await;
                 let error = got.expect_err("not the end of an answer");
                 assert_eq!(error.reason().map(u32::from), Some(code), "after {} bytes", cut.len());
-                drop(client);
-                near.at_rest().await;
+                near.at_rest_without(client).await;
                 far.at_rest().await;
             }
         }
@@ -143,8 +138,7 @@ fn a_reset_after_the_end_of_an_answer_takes_nothing_away() {
             let client = h2c::connect(near.at).await;
             let got = ask(&client, request("GET", "/").body(()).unwrap(), "", None).await.unwrap();
             assert_eq!(got.body, b"whole", "{code}");
-            drop(client);
-            near.at_rest().await;
+            near.at_rest_without(client).await;
             far.at_rest().await;
         }
     });

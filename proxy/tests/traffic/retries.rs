@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::common::h2c::{self, ask, call};
-use crate::common::{Message, SERVICE, Seen, Side, TestNet, answering, app, cluster, outbound, run};
+use crate::common::{Message, SERVICE, Seen, Side, TestNet, Wire, answering, app, cluster, outbound, run};
 use bytes::Bytes;
 use http::Response;
 use tokio::time::Instant;
@@ -39,6 +39,14 @@ async fn before(endpoints: &[SocketAddr], more: &str) -> Side {
     outbound(TestNet::to(SERVICE), &cluster("http", endpoints, more)).await
 }
 
+/// The same before one app that always gives this answer, with a client; what the app got.
+async fn before_app(answer: &'static str, more: &str) -> (Seen, Side, Wire) {
+    let seen = Seen::default();
+    let near = before(&[seen.app(answer).await], more).await;
+    let client = near.client().await;
+    (seen, near, client)
+}
+
 fn retries(side: &Side, reason: &str) -> u64 {
     side.count("proxy_retries_total", &[&format!("reason=\"{reason}\"")])
 }
@@ -58,36 +66,31 @@ fn callers_of_one_replica_of_three_that_says_503_see_no_failure() {
         }
         assert!(retries(&near, "gateway-error") > 0);
         assert_eq!(retries(&near, "gateway-error"), near.count("proxy_retries_total", &[]));
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
 #[test]
 fn a_post_request_is_not_repeated_once_it_was_sent_and_the_answer_is_the_apps_own() {
     run(async {
-        let seen = Seen::default();
-        let near = before(&[seen.app(BUSY).await], "").await;
-        let answer = near.client().await.ask(POST).await;
+        let (seen, near, mut client) = before_app(BUSY, "").await;
+        let answer = client.ask(POST).await;
         assert_eq!((answer.status(), answer.text(), answer.header("proxy-status")), (503, "busy", None));
         assert_eq!((seen.requests(), denied(&near, "unsafe")), (1, 1));
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
 #[test]
 fn when_all_attempts_fail_the_last_answer_is_passed_on() {
     run(async {
-        let seen = Seen::default();
-        let near = before(&[seen.app(BUSY).await], "retry.attempts = 3").await;
-        let mut client = near.client().await;
+        let (seen, near, mut client) = before_app(BUSY, "retry.attempts = 3").await;
         let answer = client.ask(GET).await;
         assert_eq!((answer.status(), answer.text(), seen.requests()), (503, "busy", 4));
         assert_eq!(seen.last().header("x-retry-attempt").as_deref(), Some("3"));
         assert_eq!(seen.connections(), 1, "the answers that nobody got left the connection usable");
         assert_eq!(denied(&near, "attempts"), 1);
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -96,24 +99,20 @@ fn an_answer_in_several_pieces_that_nobody_gets_leaves_its_connection_usable() {
     const PIECES: &str = "HTTP/1.1 503 Service Unavailable\r\ntransfer-encoding: chunked\r\n\r\n\
                           4\r\nbusy\r\n5\r\nstill\r\n0\r\n\r\n";
     run(async {
-        let seen = Seen::default();
-        let near = before(&[seen.app(PIECES).await], "").await;
-        let mut client = near.client().await;
+        let (seen, near, mut client) = before_app(PIECES, "").await;
         assert_eq!(client.ask(GET).await.text(), "busystill");
         assert_eq!((seen.requests(), seen.connections()), (3, 1));
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
 #[test]
 fn who_wants_no_retries_is_not_told_that_one_was_denied() {
     run(async {
-        let seen = Seen::default();
-        let near = before(&[seen.app(BUSY).await], "retry.attempts = 0").await;
-        assert_eq!(near.client().await.ask(GET).await.text(), "busy");
+        let (seen, near, mut client) = before_app(BUSY, "retry.attempts = 0").await;
+        assert_eq!(client.ask(GET).await.text(), "busy");
         assert_eq!((seen.requests(), near.count("proxy_retries_denied_total", &[])), (1, 0));
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -132,8 +131,7 @@ fn a_body_is_played_again_with_its_trailers_if_the_user_says_that_it_may_be() {
         assert_eq!((second.text(), &*second.trailers), ("four five", "x-sum: 9\n"));
         assert_eq!(first.header("x-retry-attempt"), None);
         assert_eq!(second.header("x-retry-attempt").as_deref(), Some("1"));
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -164,9 +162,7 @@ fn an_upload_that_an_endpoint_dropped_half_way_begins_anew_at_another() {
 #[test]
 fn a_body_that_is_longer_than_what_is_kept_is_sent_once() {
     run(async {
-        let seen = Seen::default();
-        let near = before(&[seen.app(BUSY).await], "retry.body = '1KiB'").await;
-        let mut client = near.client().await;
+        let (seen, near, mut client) = before_app(BUSY, "retry.body = '1KiB'").await;
         let long = format!("PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 2000\r\n\r\n{:2000}", "");
         assert_eq!(client.ask(&long).await.text(), "busy");
         let chunked = format!(
@@ -175,8 +171,7 @@ fn a_body_that_is_longer_than_what_is_kept_is_sent_once() {
         );
         assert_eq!(client.ask(&chunked).await.text(), "busy");
         assert_eq!((seen.requests(), seen.last().body.len(), denied(&near, "body")), (2, 2000, 2));
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -194,8 +189,7 @@ fn an_answer_that_asks_for_time_gets_it_and_one_that_asks_for_too_much_is_passed
         let answer = client.ask(GET).await;
         assert_eq!((answer.status(), answer.header("retry-after").as_deref()), (503, Some("2")));
         assert_eq!((seen.borrow().len(), denied(&near, "wait")), (3, 1));
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -215,24 +209,20 @@ fn an_outage_has_no_more_retries_than_the_budget_and_they_come_back_with_success
             assert_eq!(client.ask(GET).await.text(), "ok");
             assert_eq!(near.count("proxy_retry_budget", &[]), n / 4);
         }
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
 #[test]
 fn a_request_that_an_outer_hop_repeats_is_not_repeated_here() {
     run(async {
-        let seen = Seen::default();
-        let near = before(&[seen.app(BUSY).await], "").await;
-        let mut client = near.client().await;
+        let (seen, near, mut client) = before_app(BUSY, "").await;
         client.ask("GET / HTTP/1.1\r\nhost: a\r\nx-retry-attempt: 2\r\n\r\n").await;
         assert_eq!((seen.requests(), denied(&near, "outer_hop")), (1, 1));
         assert_eq!(seen.last().header("x-retry-attempt").as_deref(), Some("2"), "the next hop must know too");
         client.ask("GET / HTTP/1.1\r\nhost: a\r\nx-retry-attempt: many\r\n\r\n").await;
         assert_eq!((seen.requests(), denied(&near, "outer_hop")), (4, 1), "nonsense is no mark");
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -241,9 +231,7 @@ fn a_wait_that_would_outlast_the_deadline_is_not_begun() {
     const LATER: &str =
         "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 5\r\n\r\nlater";
     run(async {
-        let seen = Seen::default();
-        let near = before(&[seen.app(LATER).await], "").await;
-        let mut client = near.client().await;
+        let (seen, near, mut client) = before_app(LATER, "").await;
         let answer = client.ask("GET / HTTP/1.1\r\nhost: a\r\nx-request-timeout: 900ms\r\n\r\n").await;
         assert_eq!((answer.status(), answer.text()), (503, "later"));
         assert_eq!((seen.requests(), denied(&near, "wait")), (1, 1));
@@ -282,8 +270,7 @@ fn a_trailers_only_status_of_a_call_is_retried_if_the_user_says_that_it_may_be()
             let client = h2c::connect(near.at).await;
             let answer = ask(&client, call("/a/B").body(()).unwrap(), "message", None).await.unwrap();
             assert_eq!((answer.header("grpc-status"), count.get()), (status, calls));
-            drop(client);
-            near.at_rest().await;
+            near.at_rest_without(client).await;
         }
     });
 }
@@ -310,8 +297,7 @@ fn a_stream_is_never_held_back_to_look_at_its_trailers() {
         seen.notify_one();
         assert_eq!(h2c::answer(response).await.unwrap().trailers["grpc-status"], "14");
         assert_eq!(near.count("proxy_retries_total", &[]), 0);
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -339,8 +325,7 @@ fn a_call_whose_stream_was_refused_is_made_again_since_nobody_began_with_it() {
         assert_eq!((&*answer.body, count.get()), (&b"message"[..], 2));
         assert_eq!(retries(&near, "refused-stream"), 1);
         assert_eq!(near.count("proxy_retry_budget", &[]), 1, "it cost nothing");
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -357,7 +342,6 @@ fn a_second_attempt_beside_a_silent_one_wins() {
         assert!(hedges > 0 && hedges < 20, "{hedges}: the silent one is picked less and less");
         assert_eq!(near.count("proxy_hedges_won_total", &[]), hedges);
         assert_eq!(near.count("proxy_retries_total", &[]), 0);
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use crate::common::h2c::{self, ask, call};
-use crate::common::{SERVICE, Seen, Side, TestNet, Wire, answering, app, nobody, outbound, run, until};
+use crate::common::{SERVICE, Seen, Side, TestNet, answering, app, nobody, outbound, run, until};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const OLD: &str = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\nx-app: 1\r\n\r\nold";
@@ -35,18 +35,10 @@ fn post(body: &str) -> String {
     format!("POST /p HTTP/1.1\r\nhost: orders:80\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
-async fn over(side: Side, client: Wire) {
-    drop(client);
-    side.at_rest().await;
-}
-
 #[test]
 fn the_first_route_that_matches_decides_and_what_none_matches_stays() {
     run(async {
-        let near = sidecar(
-            answering(OLD).await,
-            answering(NEW).await,
-            r#"
+        let routes = r#"
             [[cluster.route]]
             name = "writes"
             match = { prefix = "/new", methods = ["POST"] }
@@ -58,9 +50,8 @@ fn the_first_route_that_matches_decides_and_what_none_matches_stays() {
             name = "testers"
             match = { headers = { x-tester = { regex = "yes|1" } }, authorities = ["orders"] }
             to = [{ cluster = "next" }]
-            "#,
-        )
-        .await;
+        "#;
+        let near = sidecar(answering(OLD).await, answering(NEW).await, routes).await;
         let mut client = near.client().await;
         for (request, expected) in [
             (get("/", ""), "old"),
@@ -81,7 +72,7 @@ fn the_first_route_that_matches_decides_and_what_none_matches_stays() {
             assert_eq!(near.count("proxy_route_requests_total", &labels), expected, "{route}");
         }
         assert_eq!(near.count("proxy_requests_total", &["next"]), 3, "each cluster counts what it gets");
-        over(near, client).await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -102,7 +93,7 @@ fn weights_share_requests_and_a_weight_of_0_gets_none() {
             }
             let count = near.count("proxy_requests_total", &["next"]);
             assert!(range.contains(&count), "{old}:{new} gave {count}");
-            over(near, client).await;
+            near.at_rest_without(client).await;
         }
     });
 }
@@ -112,19 +103,15 @@ fn a_rewritten_request_asks_for_the_new_path_and_host_over_both_versions() {
     run(async {
         let seen = Seen::default();
         let orders = nobody();
-        let near = sidecar(
-            orders,
-            seen.app(OK).await,
-            r#"
+        let routes = r#"
             [[cluster.route]]
             match = { prefix = "/api/v1" }
             to = [{ cluster = "next" }]
             rewrite = { prefix = "/", authority = "next.example:81" }
             request_headers = { set = { x-route = "v1" }, add = { x-tag = "b" }, remove = ["x-secret"] }
             response_headers = { set = { x-served-by = "v1" }, remove = ["x-app"] }
-            "#,
-        )
-        .await;
+        "#;
+        let near = sidecar(orders, seen.app(OK).await, routes).await;
         let mut client = near.client().await;
         let headers = "x-route: 0\r\nx-tag: a\r\nx-secret: 1\r\n";
         let answer = client.ask(&get("/api/v1/items?id=/api/v1", headers)).await;
@@ -135,7 +122,7 @@ fn a_rewritten_request_asks_for_the_new_path_and_host_over_both_versions() {
         assert_eq!(request.header("x-route").unwrap(), "v1");
         assert!(request.head.contains("x-tag: a\r\nx-tag: b\r\n"), "{}", request.head);
         assert_eq!(request.header("x-secret"), None);
-        over(near, client).await;
+        near.at_rest_without(client).await;
 
         let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
         let noted = seen.clone();
@@ -154,18 +141,14 @@ fn a_rewritten_request_asks_for_the_new_path_and_host_over_both_versions() {
         let answer = ask(&client, h2c::request("GET", "/x?q").body(()).unwrap(), "", None).await.unwrap();
         assert_eq!(answer.body, b"ok");
         assert_eq!(*seen.borrow(), ["http://next/all?q"]);
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
 #[test]
 fn a_route_may_answer_or_send_the_client_elsewhere_without_asking_anybody() {
     run(async {
-        let near = sidecar(
-            nobody(),
-            nobody(),
-            r#"
+        let routes = r#"
             [[cluster.route]]
             match = { path = "/old" }
             redirect = { scheme = "https", path = "/new", status = 308 }
@@ -176,9 +159,8 @@ fn a_route_may_answer_or_send_the_client_elsewhere_without_asking_anybody() {
             [[cluster.route]]
             match = { path = "/never" }
             to = [{ cluster = "next" }]
-            "#,
-        )
-        .await;
+        "#;
+        let near = sidecar(nobody(), nobody(), routes).await;
         let mut client = near.client().await;
         let answer = client.ask(&get("/old?a=b", "")).await;
         assert_eq!(
@@ -195,17 +177,14 @@ fn a_route_may_answer_or_send_the_client_elsewhere_without_asking_anybody() {
         assert_eq!(client.ask(&post("hi").replace("/p", "/closed")).await.status(), 403);
         assert_eq!(near.count("proxy_upstream_connections_open", &[]), 0);
         assert_eq!(near.count("proxy_responses_total", &["orders", "4xx"]), 2);
-        over(near, client).await;
+        near.at_rest_without(client).await;
     });
 }
 
 #[test]
 fn a_grpc_client_hears_of_answers_and_faults_as_statuses() {
     run(async {
-        let near = sidecar(
-            nobody(),
-            nobody(),
-            r#"
+        let routes = r#"
             [[cluster.route]]
             match = { prefix = "/shop.Admin" }
             respond = { status = 403, body = "admins only" }
@@ -213,9 +192,8 @@ fn a_grpc_client_hears_of_answers_and_faults_as_statuses() {
             match = { path = "/shop.Cart/Add" }
             fault = { abort = 503 }
             to = [{ cluster = "next" }]
-            "#,
-        )
-        .await;
+        "#;
+        let near = sidecar(nobody(), nobody(), routes).await;
         let client = h2c::connect(near.at).await;
         for (path, status) in [("/shop.Admin/Close", "7"), ("/shop.Cart/Add", "14")] {
             let answer = ask(&client, call(path).body(()).unwrap(), "hi", None).await.unwrap();
@@ -225,8 +203,7 @@ fn a_grpc_client_hears_of_answers_and_faults_as_statuses() {
                 "{path}"
             );
         }
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -246,7 +223,7 @@ fn a_cluster_that_only_routes_answers_404_to_what_no_route_matches() {
         assert_eq!(lost.status(), 404);
         assert!(lost.header("proxy-status").unwrap().contains("error=destination_not_found"));
         assert_eq!(near.count("proxy_errors_total", &["front", "no_route"]), 1);
-        over(near, client).await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -254,10 +231,7 @@ fn a_cluster_that_only_routes_answers_404_to_what_no_route_matches() {
 fn faults_strike_before_any_endpoint_and_within_the_time_of_the_request() {
     run(async {
         let seen = Seen::default();
-        let near = sidecar(
-            seen.app(OK).await,
-            nobody(),
-            r#"
+        let routes = r#"
             [[cluster.route]]
             name = "abort"
             match = { path = "/abort" }
@@ -274,9 +248,8 @@ fn faults_strike_before_any_endpoint_and_within_the_time_of_the_request() {
             [[cluster.route]]
             match = { path = "/next" }
             to = [{ cluster = "next" }]
-            "#,
-        )
-        .await;
+        "#;
+        let near = sidecar(seen.app(OK).await, nobody(), routes).await;
         let mut client = near.client().await;
         let answer = client.ask(&get("/abort", "")).await;
         assert_eq!(answer.status(), 418);
@@ -294,7 +267,7 @@ fn faults_strike_before_any_endpoint_and_within_the_time_of_the_request() {
             let labels = [&*format!("route=\"{route}\""), &*format!("result=\"{result}\"")];
             assert_eq!(near.count("proxy_route_faults_total", &labels), expected, "{route} {result}");
         }
-        over(near, client).await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -302,10 +275,7 @@ fn faults_strike_before_any_endpoint_and_within_the_time_of_the_request() {
 fn a_route_has_limits_and_retries_of_its_own() {
     run(async {
         let silent = app(|_, mut wire| async move { while wire.request().await.is_some() {} }).await;
-        let near = sidecar(
-            silent,
-            nobody(),
-            r#"
+        let routes = r#"
             retry.attempts = 2
             [[cluster.route]]
             match = { path = "/quick" }
@@ -314,14 +284,13 @@ fn a_route_has_limits_and_retries_of_its_own() {
             match = { path = "/once" }
             to = [{ cluster = "next" }]
             retry = { attempts = 0 }
-            "#,
-        )
-        .await;
+        "#;
+        let near = sidecar(silent, nobody(), routes).await;
         let mut client = near.client().await;
         assert_eq!(client.ask(&get("/quick", "")).await.status(), 504);
         assert_eq!(client.ask(&get("/once", "")).await.status(), 502);
         assert_eq!(near.count("proxy_retries_total", &["next"]), 0);
-        over(near, client).await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -352,7 +321,7 @@ fn a_mirrored_request_is_copied_with_its_body_and_its_answer_is_not_read_by_anyb
             .await;
         assert_eq!((orders.requests(), near.count("proxy_retries_total", &["next"])), (3, 0));
         assert_eq!(next.connections(), 1, "its connection is used again");
-        over(near, client).await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -376,7 +345,7 @@ fn a_copy_speaks_what_the_cluster_that_gets_it_speaks() {
         assert_eq!(client.ask(&get("/", "")).await.text(), "old");
         until("the copy arrived", || copies.borrow().len() == 1).await;
         assert_eq!(copies.take(), [Some("HTTP/1.1".to_owned())]);
-        over(near, client).await;
+        near.at_rest_without(client).await;
         let near = sidecar(http2, next, routes).await;
         let client = h2c::connect(near.at).await;
         ask(&client, h2c::request("GET", "/").body(()).unwrap(), "", None).await.unwrap();
@@ -417,6 +386,6 @@ fn a_copy_that_cannot_be_made_or_sent_does_not_touch_the_original() {
         drop(hasty);
         until("the copy was given up", || near.count("proxy_route_mirrors_total", &["incomplete"]) == 1)
             .await;
-        over(near, client).await;
+        near.at_rest_without(client).await;
     });
 }

@@ -146,8 +146,7 @@ fn a_burst_of_calls_past_the_peers_limit_of_streams_is_carried_over_more_connect
             }
             until(&format!("all {burst} are answered at a limit of {limit}"), || done.get() == burst).await;
             assert!(connections.get() >= burst.div_ceil(limit as usize));
-            drop(client);
-            near.at_rest().await;
+            near.at_rest_without(client).await;
         }
     });
 }
@@ -215,8 +214,7 @@ fn calls_that_wait_for_a_stream_get_one_in_turn_and_no_more_wait_than_may() {
         let mut pairs: Vec<u64> = order.borrow().clone();
         pairs.chunks_mut(2).for_each(<[u64]>::sort_unstable);
         assert_eq!(pairs, [0, 1, 2, 3, 4, 5], "in turn");
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 

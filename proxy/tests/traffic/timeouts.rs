@@ -47,8 +47,7 @@ fn an_attempt_that_is_not_answered_in_time_goes_on_at_another_endpoint() {
         }
         let late = near.count("proxy_errors_total", &["\"try_timeout\""]);
         assert!(late > 0 && late == near.count("proxy_retries_total", &[]), "{late}");
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -100,8 +99,7 @@ fn a_response_that_does_not_begin_in_time_is_given_up() {
         client.send("i").await;
         is_timed_out(&client.response(false).await, "the response did not begin in time");
         assert_eq!(near.count("proxy_errors_total", &["\"response_timeout\""]), 1);
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -112,8 +110,7 @@ fn a_request_that_takes_too_long_is_given_up_before_and_after_its_response_began
         let mut client = near.client().await;
         is_timed_out(&client.ask(POST).await, "the request took too long");
         assert_eq!(client.ask(POST).await.status(), 504, "the client's connection stays");
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
 
         let half = "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\nhalf";
         let near = before_an_app_that_says(half, "{ request = '50ms' }").await;
@@ -122,8 +119,7 @@ fn a_request_that_takes_too_long_is_given_up_before_and_after_its_response_began
         assert_eq!(client.head().await.unwrap().status(), 200);
         assert_eq!(client.rest().await, b"half", "and the connection ends, so the client knows");
         assert_eq!(near.count("proxy_errors_total", &["\"request_timeout\""]), 1);
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 
@@ -133,8 +129,7 @@ fn silence_ends_a_request_and_anything_that_moves_keeps_it() {
         let near = before_an_app_that_says("", "{ stream_idle = '80ms' }").await;
         let mut client = near.client().await;
         is_timed_out(&client.ask(GET).await, "nothing moved for too long");
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
 
         let drip = app(|_, mut wire: Wire| async move {
             wire.request().await;
@@ -153,8 +148,7 @@ fn silence_ends_a_request_and_anything_that_moves_keeps_it() {
         assert_eq!(client.head().await.unwrap().status(), 200);
         assert_eq!(client.rest().await, b"........", "it is cut in the silence after the last drop");
         assert_eq!(near.count("proxy_errors_total", &["\"idle\""]), 1);
-        drop(client);
-        near.at_rest().await;
+        near.at_rest_without(client).await;
     });
 }
 

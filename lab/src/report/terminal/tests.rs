@@ -1,41 +1,32 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::*;
-use crate::scenario;
+use crate::scenario::Scenario;
+use crate::scenario::builder::{ExpectSpec, FaultSpec, HttpSpec, LoadSpec, ServiceSpec};
 use crate::verdict::Impact;
 use crate::world::Fidelity;
 
-const SCENARIO: &str = r#"
-[scenario]
-name     = "a replica dies and callers do not notice"
-seed     = 7
-duration = "8s"
-[service.web]
-[service.orders]
-replicas = 2
-port     = 8080
-app      = { http = {} }
-[load.checkout]
-from = "web"
-url  = "http://orders:8080/"
-rate = "400/s"
-[load.search]
-from = "web"
-url  = "http://orders:8080/search"
-rate = "10/s"
-[[timeline]]
-name = "lose-one"
-at   = "2s"
-kill = { process = "orders-1", restart = "2s" }
-[[expect]]
-name = "callers do not notice"
-that = ["checkout.errors == 0", "checkout.latency.p99 < 50ms", "checkout.success >= 99.9%"]
-[[expect]]
-name   = "and soon it is over"
-after  = "lose-one"
-within = "1s"
-that   = ["checkout.latency.p99 < 10ms"]
-"#;
+fn scenario() -> Scenario {
+    let second = Duration::from_secs(1);
+    let conditions = ["checkout.errors == 0", "checkout.latency.p99 < 50ms", "checkout.success >= 99.9%"];
+    let scenario = Scenario::builder("a replica dies and callers do not notice")
+        .seed(7)
+        .duration(8 * second)
+        .service(ServiceSpec::new("web"))
+        .service(ServiceSpec::new("orders").replicas(2).http(8080, HttpSpec::default()))
+        .load(LoadSpec::new("checkout", "web", "http://orders:8080/", 400))
+        .load(LoadSpec::new("search", "web", "http://orders:8080/search", 10))
+        .fault(FaultSpec::kill("orders-1").name("lose-one").at(2 * second).restart(2 * second))
+        .expect(ExpectSpec::that(&conditions).set("name", "callers do not notice"))
+        .expect(
+            ExpectSpec::that(&["checkout.latency.p99 < 10ms"])
+                .set("name", "and soon it is over")
+                .set("after", "lose-one")
+                .set("within", "1s"),
+        );
+    scenario.build().expect("the scenario is right")
+}
 
 fn judged(name: &str, window: &str, conditions: &[(&str, f64, &str, bool)]) -> Judged {
     let condition = |(text, actual, shown, passed): &(&str, f64, &str, bool)| JudgedCondition {
@@ -61,7 +52,7 @@ fn phase(requests: u64, errors: u64, p50_us: f64, p99_us: f64) -> Option<Phase> 
 }
 
 pub(in crate::report) fn passing() -> Report {
-    let scenario = scenario::parse("test.toml", SCENARIO).expect("the scenario is right");
+    let scenario = scenario();
     let summary = |requests, p50_us| Summary {
         requests,
         ok: requests,
