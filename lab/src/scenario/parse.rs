@@ -25,7 +25,7 @@ pub(super) fn parse(text: &str) -> Result<File, Vec<Mistake>> {
     if !errors.is_empty() {
         return Err(errors.iter().take(MOST_SYNTAX_ERRORS).map(|e| syntax(e, text)).collect());
     }
-    let mut mistakes = Vec::new();
+    let mut reader = Reader { text, mistakes: Vec::new() };
     let mut header = None;
     let mut header_seen = false;
     let mut file = Tables::default();
@@ -33,16 +33,17 @@ pub(super) fn parse(text: &str) -> Result<File, Vec<Mistake>> {
         match key.get_ref().as_ref() {
             "scenario" => {
                 header_seen = true;
-                header = table(value, text, &mut mistakes);
+                header = reader.table(value);
             }
-            "service" => file.service = named(key.get_ref(), value, text, &mut mistakes),
-            "load" => file.load = named(key.get_ref(), value, text, &mut mistakes),
-            "link" => file.link = list(key.get_ref(), value, text, &mut mistakes),
-            "timeline" => file.timeline = list(key.get_ref(), value, text, &mut mistakes),
-            "expect" => file.expect = list(key.get_ref(), value, text, &mut mistakes),
-            other => mistakes.push(unknown_key(other, key.span(), &TABLES)),
+            "service" => file.service = reader.named(key.get_ref(), value),
+            "load" => file.load = reader.named(key.get_ref(), value),
+            "link" => file.link = reader.list(key.get_ref(), value),
+            "timeline" => file.timeline = reader.list(key.get_ref(), value),
+            "expect" => file.expect = reader.list(key.get_ref(), value),
+            other => reader.mistakes.push(unknown_key(other, key.span(), &TABLES)),
         }
     }
+    let mut mistakes = reader.mistakes;
     if !header_seen {
         let start = 0..text.find('\n').unwrap_or(text.len());
         let mistake = Mistake::new(start, "the [scenario] table is missing", "the file begins without it");
@@ -71,71 +72,71 @@ struct Tables {
     expect: Vec<Spanned<super::model::Expect>>,
 }
 
-/// One table.
-fn table<T: DeserializeOwned>(
-    value: Spanned<DeValue<'_>>,
-    text: &str,
-    mistakes: &mut Vec<Mistake>,
-) -> Option<T> {
-    let at = value.span();
-    let error = match T::deserialize(ValueDeserializer::from(value)) {
-        Ok(table) => return Some(table),
-        Err(error) => error,
-    };
-    mistakes.push(shape(&error, at, text));
-    None
+/// Reads tables, and notes what is wrong with them.
+struct Reader<'t> {
+    text: &'t str,
+    mistakes: Vec<Mistake>,
 }
 
-/// `[service.NAME]` and the like.
-fn named<T: DeserializeOwned>(
-    what: &str,
-    value: Spanned<DeValue<'_>>,
-    text: &str,
-    mistakes: &mut Vec<Mistake>,
-) -> Vec<(Spanned<String>, T)> {
-    let at = value.span();
-    let DeValue::Table(tables) = value.into_inner() else {
-        let help = format!("give it a name: [{what}.NAME]");
-        mistakes
-            .push(Mistake::new(at, format!("`{what}` is a table of named tables"), "not this").help(help));
-        return Vec::new();
-    };
-    let mut all = Vec::new();
-    for (name, value) in tables {
-        let at = name.span();
-        if !value.get_ref().is_table() {
-            let help = format!("give it a name: [{what}.NAME]");
-            let message = format!("`{name}` stands in `{what}` itself", name = name.get_ref());
-            mistakes.push(Mistake::new(at, message, format!("this is not the table of a {what}")).help(help));
-            continue;
-        }
-        if let Some(value) = table(value, text, mistakes) {
-            all.push((Spanned::new(at, name.into_inner().into_owned()), value));
-        }
+impl Reader<'_> {
+    /// One table.
+    fn table<T: DeserializeOwned>(&mut self, value: Spanned<DeValue<'_>>) -> Option<T> {
+        let at = value.span();
+        let error = match T::deserialize(ValueDeserializer::from(value)) {
+            Ok(table) => return Some(table),
+            Err(error) => error,
+        };
+        self.mistakes.push(shape(&error, at, self.text));
+        None
     }
-    all
-}
 
-/// `[[link]]` and the like.
-fn list<T: DeserializeOwned>(
-    what: &str,
-    value: Spanned<DeValue<'_>>,
-    text: &str,
-    mistakes: &mut Vec<Mistake>,
-) -> Vec<Spanned<T>> {
-    let at = value.span();
-    let DeValue::Array(items) = value.into_inner() else {
-        let help = format!("there may be several of them: write [[{what}]]");
-        mistakes.push(
-            Mistake::new(at, format!("`{what}` is a list of tables"), "one pair of brackets").help(help),
-        );
-        return Vec::new();
-    };
-    let items = items.into_iter().map(|item| {
-        let at = item.span();
-        table(item, text, mistakes).map(|value| Spanned::new(at, value))
-    });
-    items.flatten().collect()
+    /// `[service.NAME]` and the like.
+    fn named<T: DeserializeOwned>(
+        &mut self,
+        what: &str,
+        value: Spanned<DeValue<'_>>,
+    ) -> Vec<(Spanned<String>, T)> {
+        let at = value.span();
+        let DeValue::Table(tables) = value.into_inner() else {
+            let help = format!("give it a name: [{what}.NAME]");
+            self.mistakes.push(
+                Mistake::new(at, format!("`{what}` is a table of named tables"), "not this").help(help),
+            );
+            return Vec::new();
+        };
+        let mut all = Vec::new();
+        for (name, value) in tables {
+            let at = name.span();
+            if !value.get_ref().is_table() {
+                let help = format!("give it a name: [{what}.NAME]");
+                let message = format!("`{name}` stands in `{what}` itself", name = name.get_ref());
+                self.mistakes
+                    .push(Mistake::new(at, message, format!("this is not the table of a {what}")).help(help));
+                continue;
+            }
+            if let Some(value) = self.table(value) {
+                all.push((Spanned::new(at, name.into_inner().into_owned()), value));
+            }
+        }
+        all
+    }
+
+    /// `[[link]]` and the like.
+    fn list<T: DeserializeOwned>(&mut self, what: &str, value: Spanned<DeValue<'_>>) -> Vec<Spanned<T>> {
+        let at = value.span();
+        let DeValue::Array(items) = value.into_inner() else {
+            let help = format!("there may be several of them: write [[{what}]]");
+            self.mistakes.push(
+                Mistake::new(at, format!("`{what}` is a list of tables"), "one pair of brackets").help(help),
+            );
+            return Vec::new();
+        };
+        let items = items.into_iter().map(|item| {
+            let at = item.span();
+            self.table(item).map(|value| Spanned::new(at, value))
+        });
+        items.flatten().collect()
+    }
 }
 
 /// What TOML itself refuses.
