@@ -13,12 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use http::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
+use http::header::{ACCEPT, HOST, USER_AGENT};
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use rand::rngs::StdRng;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -30,6 +27,7 @@ use crate::config::reload::{FileWatch, quiet};
 use crate::config::{JwksSource, JwksUrl, read};
 use crate::connect::no_answer_within;
 use crate::discovery::dns;
+use crate::http::fetch;
 use crate::telemetry::{FetchOutcome, KeySetMetrics, Metrics, unix_seconds};
 use crate::world::{Net, Wall, World};
 
@@ -186,36 +184,19 @@ async fn fetch<N: Net>(net: &N, url: &JwksUrl, rng: &mut StdRng) -> Result<Strin
 }
 
 async fn fetch_from<N: Net>(net: &N, server: SocketAddr, url: &JwksUrl) -> Result<String, String> {
-    let words = |error: &dyn std::error::Error| error.to_string();
-    let io = net.connect(server, None).await.map_err(|error| words(&error))?;
-    let (mut send, connection) = http1::handshake(TokioIo::new(io)).await.map_err(|error| words(&error))?;
     let host = if url.port == 80 { url.host.clone() } else { format!("{}:{}", url.host, url.port) };
     let request = Request::get(&url.path)
         .header(HOST, host)
         .header(USER_AGENT, AGENT)
         .header(ACCEPT, "application/json")
-        .header(CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| words(&error))?;
-    let exchange = async {
-        let response = send.send_request(request).await.map_err(|error| words(&error))?;
-        if response.status() != StatusCode::OK {
-            return Err(format!("status {}", response.status().as_u16()));
-        }
-        let body = Limited::new(response.into_body(), JWKS_BYTES).collect().await;
-        let body = body.map_err(|error| error.to_string())?.to_bytes();
-        String::from_utf8(body.into()).map_err(|_| "it is not UTF-8".into())
-    };
-    let driving = async {
-        let _ = connection.await;
-        // What it read last may still be on its way to the exchange.
-        std::future::pending().await
-    };
-    tokio::select! {
-        biased;
-        text = exchange => text,
-        never = driving => never,
+        .body(Full::default())
+        .map_err(|error| error.to_string())?;
+    let io = net.connect(server, None).await.map_err(|error| error.to_string())?;
+    let response = fetch::fetch(io, request, JWKS_BYTES).await.map_err(|error| error.to_string())?;
+    if response.status() != StatusCode::OK {
+        return Err(format!("status {}", response.status().as_u16()));
     }
+    String::from_utf8(response.into_body().into()).map_err(|_| "it is not UTF-8".into())
 }
 
 #[cfg(test)]

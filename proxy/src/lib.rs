@@ -36,7 +36,9 @@
 pub mod admin;
 pub mod app;
 pub mod authz;
+pub mod backoff;
 pub mod balance;
+pub mod ca;
 pub mod capture;
 pub mod cli;
 pub mod command;

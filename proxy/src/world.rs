@@ -178,14 +178,17 @@ pub struct World<N> {
     pub disk: Arc<dyn Disk>,
     /// Chance.
     pub rng: RngTree,
-    /// Cryptography, with randomness of its own: keys never come from `rng`.
+    /// Cryptography, with randomness of its own: nothing secret ever comes from `rng`.
     pub crypto: Arc<CryptoProvider>,
+    /// Makes keys.
+    pub new_key: crypto::KeySource,
 }
 
 impl<N> World<N> {
     /// A world of these parts, in which nothing outlives the process.
     pub fn new(net: N, wall: impl Wall, rng: RngTree) -> Self {
-        World { net, wall: Arc::new(wall), disk: Arc::new(NoDisk), rng, crypto: crypto::system() }
+        let (disk, new_key) = (Arc::new(NoDisk), crypto::system_key);
+        World { net, wall: Arc::new(wall), disk, rng, crypto: crypto::system(), new_key }
     }
 
     /// The same with a disk.
@@ -193,9 +196,9 @@ impl<N> World<N> {
         World { disk: Arc::new(disk), ..self }
     }
 
-    /// The same with other cryptography.
-    pub fn with_crypto(self, crypto: Arc<CryptoProvider>) -> Self {
-        World { crypto, ..self }
+    /// The same with other cryptography, and other keys.
+    pub fn with_crypto(self, crypto: Arc<CryptoProvider>, new_key: crypto::KeySource) -> Self {
+        World { crypto, new_key, ..self }
     }
 }
 

@@ -18,6 +18,7 @@ const PROXY: &[&[&str]] = &[
     &["balance"],
     &["admin", "endpoint", "retry", "route"],
     &["authz", "identity"],
+    &["ca"],
     &["http", "limit"],
     &["capture", "tcp"],
     &["connect", "connection"],
@@ -26,7 +27,7 @@ const PROXY: &[&[&str]] = &[
     &["telemetry", "world"],
     &["config"],
     &["error"],
-    &["drain", "grpc", "mutant", "output", "spiffe_id"],
+    &["backoff", "drain", "grpc", "mutant", "output", "spiffe_id"],
 ];
 
 /// The same of `lab/src`.

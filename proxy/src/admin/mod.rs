@@ -16,12 +16,10 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-use crate::config::defaults::{ACCEPT_REST, ADMIN_AGE, ADMIN_IDLE};
-use crate::drain;
+use crate::config::defaults::ACCEPT_REST;
 use crate::error::Error;
-use crate::http::closing::ClientEnd;
 use crate::http::{reply, serve};
 use crate::world::Net;
 
@@ -109,22 +107,8 @@ pub async fn serve<N: Net>(net: N, mut listener: N::Listener, limit: impl Fn() -
 
 /// Carries one connection to its end, which comes soon.
 async fn connection<N: Net>(io: N::Io, pages: &[Page]) {
-    // A drain of the sidecar means nothing here; old age is what ends these.
-    let (age, watch) = drain::channel();
-    let settings = serve::Settings { request_headers: ADMIN_IDLE, ..serve::Settings::default() };
     let refuse = |error: &Error| reply::failure(error, "admin", false);
-    let handle = |request, _| answer(pages, request);
-    let served = serve::http1(io, settings, watch, ClientEnd::default(), refuse, handle);
-    let aging = async {
-        sleep(ADMIN_AGE).await;
-        // Between two requests it ends now, and else after the answer if that is read at all.
-        age.drain(Instant::now() + ADMIN_IDLE).await;
-    };
-    tokio::select! {
-        biased;
-        _ = served => {}
-        () = aging => {}
-    }
+    serve::briefly(io, refuse, |request| answer(pages, request)).await;
 }
 
 /// The connections of one port, the oldest first. When all slots are taken, a new connection gets

@@ -178,7 +178,11 @@ fn warn_if_nothing_exempts(mark: Option<u32>) {
     }
 }
 
-fn local_runtime() -> io::Result<LocalRuntime> {
+/// A runtime for one thread.
+///
+/// # Errors
+/// If the machine has no file descriptors for it.
+pub fn local_runtime() -> io::Result<LocalRuntime> {
     Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
 }
 
@@ -216,13 +220,24 @@ fn spawn_worker(
 
 /// Waits for SIGTERM, SIGINT, or `POST /shutdown`.
 async fn told_to_stop(sidecar: &Sidecar) -> io::Result<()> {
+    tokio::select! {
+        biased;
+        told = told_to_end() => told,
+        () = sidecar.stop.notified() => Ok(()),
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+///
+/// # Errors
+/// If they cannot be waited for.
+pub async fn told_to_end() -> io::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     tokio::select! {
         biased;
         _ = term.recv() => {}
         _ = int.recv() => {}
-        () = sidecar.stop.notified() => {}
     }
     Ok(())
 }
@@ -251,7 +266,7 @@ async fn follow(path: &Path, current: Arc<Snapshot>, sidecar: &Sidecar) {
 }
 
 /// Logs go to standard error; `RUST_LOG` sets the level, `info` by default.
-fn start_logging() {
+pub fn start_logging() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     std::panic::set_hook(Box::new(|panic| LOG.say_panic(panic)));

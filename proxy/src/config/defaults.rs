@@ -341,6 +341,32 @@ pub const SERVER_SESSIONS: usize = 4096;
 /// Sessions that a client remembers of each workload that it talks to. A session is used once, and
 /// a pool seldom opens more connections than this at a time.
 pub const CLIENT_SESSIONS: usize = 8;
+/// The port of a certificate authority: istiod's.
+pub const CA_PORT: u16 = 15012;
+/// How long certificates of workloads are valid. Istio's, ztunnel's and linkerd's.
+pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// How long roots are. Istio's self-signed ones.
+pub const ROOT_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);
+/// How long a bootstrap token counts. Kubernetes' projected tokens.
+pub const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
+/// Largest request to the authority, bytes. A signing request has less than one KiB.
+pub const CA_BODY: usize = 64 << 10;
+/// Largest answer of the authority, bytes: a hundred roots and ten thousand revoked certificates.
+pub const CA_ANSWER: usize = 4 << 20;
+/// Connections that the authority serves at once; the others wait to be accepted.
+pub const CA_CONNECTIONS: usize = 256;
+/// How long one question to the authority may take, with its connection and handshake.
+pub const CA_TIMEOUT: Duration = Duration::from_secs(10);
+/// Shortest and longest wait before an authority that failed is asked again. ztunnel's.
+pub const CA_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(150));
+/// How often the authority is asked whether roots or revocations have changed. A revocation takes
+/// this long to be believed; ours.
+pub const BUNDLE_REFRESH: Duration = Duration::from_secs(60);
+/// A certificate is renewed after this share of what is left of its life, give or take
+/// [`RENEWAL_JITTER`]: ztunnel's half, which leaves the other half for an authority that is away.
+pub const RENEWAL: f64 = 0.5;
+/// So that workloads that began together do not renew together. Istio spreads by 0.01 of the life.
+pub const RENEWAL_JITTER: f64 = 0.05;
 /// Requests that may be in flight at once in one direction. At 50 us of CPU each, 10 000 of them
 /// are half a second of work for one worker: more would time out before they are done.
 pub const MAX_REQUESTS: usize = 10_000;

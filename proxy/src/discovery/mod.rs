@@ -14,7 +14,6 @@
 //! What it leaves out: sharing one watch between clusters, and leaving clusters that nobody calls
 //! unwatched.
 
-pub mod backoff;
 pub mod dns;
 pub mod document;
 pub mod etcd;

@@ -12,11 +12,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::backoff::Backoff;
 use super::document;
 use super::etcd::lease::{Lease, LeaseStep};
 use super::etcd::{EtcdClient, EtcdError};
+use crate::backoff::Backoff;
 use crate::config::Register;
+use crate::config::defaults::DISCOVERY_BACKOFF;
 use crate::mutant::Mutant;
 use crate::telemetry::emit;
 use crate::world::{Net, World};
@@ -39,7 +40,7 @@ pub async fn run<N: Net>(
     let text = document::write(&register.endpoint);
     let ttl = register.ttl.as_secs_f64().ceil() as u64;
     let mut lease = Lease::default();
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::new(DISCOVERY_BACKOFF);
     loop {
         lease.want(*wanted.borrow_and_update());
         let was_published = lease.is_published();

@@ -5,6 +5,7 @@ mod body;
 pub mod bridge;
 pub mod closing;
 pub mod deadline;
+pub mod fetch;
 pub mod forward;
 pub mod header_limits;
 pub mod headers;

@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::closing::{ClientEnd, Closing, Shape};
 use super::interim::{Interim, InterimSender};
@@ -27,7 +27,7 @@ use super::strict::Strict;
 use super::tunnel::{self, TunnelSlot};
 use super::{refusal, serve_h2};
 use crate::config::defaults::{
-    AGE_JITTER, HEADER_TIMEOUT, HEADERS, LAST_REQUEST, MAX_CONNECTION_AGE, MAX_CONNECTION_IDLE,
+    ADMIN_AGE, ADMIN_IDLE, AGE_JITTER, HEADER_TIMEOUT, HEADERS, LAST_REQUEST, MAX_CONNECTION_AGE, MAX_CONNECTION_IDLE,
 };
 use crate::config::{Http1, Http2, Snapshot};
 use crate::connection::{Connection, WireProtocol};
@@ -138,6 +138,33 @@ pub async fn connection<N, I, B, F>(
     }
     // It holds the drain as well.
     tunnel.run().await;
+}
+
+/// Serves a connection of a client that asks a few things and goes: it is closed when it is idle, and
+/// when it gets old. No drain of the sidecar means anything here. `refuse` answers what is no HTTP/1.
+pub async fn briefly<I, B, F>(
+    io: I,
+    refuse: impl Fn(&Error) -> Response<Bytes>,
+    handle: impl Fn(Request<Incoming>) -> F,
+) where
+    I: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static,
+    B: Body<Error: Unpin> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+    F: Future<Output = Response<B>>,
+{
+    let (age, watch) = drain::channel();
+    let settings = Settings { request_headers: ADMIN_IDLE, ..Settings::default() };
+    let served = http1(io, settings, watch, ClientEnd::default(), refuse, |request, _| handle(request));
+    let aging = async {
+        sleep(ADMIN_AGE).await;
+        // Between two requests it ends now, and else after the answer if that is read at all.
+        age.drain(Instant::now() + ADMIN_IDLE).await;
+    };
+    tokio::select! {
+        biased;
+        _ = served => {}
+        () = aging => {}
+    }
 }
 
 /// Serves one connection until it closes, a drain has ended its last request, or it has become a

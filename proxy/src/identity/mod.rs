@@ -7,22 +7,37 @@
 //! The name of a workload is a type that everything below may use, so it stands in
 //! [`crate::spiffe_id`]; it is named here because this is where one looks for it.
 
+mod ca;
 pub mod files;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::{Identity, IdentitySource};
 pub use crate::spiffe_id::{SpiffeId, SpiffeIdError, check_trust_domain};
 use crate::telemetry::Metrics;
 use crate::tls::{TlsContext, TlsStore};
-use crate::world::World;
+use crate::world::{Net, World};
 
 /// Keeps the certificate of this workload in `store` up to date, for ever.
-pub async fn run<N>(world: World<N>, identity: Identity, store: Arc<TlsStore>, metrics: Arc<Metrics>) {
-    let IdentitySource::Files(folder) = &identity.source;
+pub async fn run<N: Net>(
+    world: World<N>,
+    identity: Identity,
+    store: Arc<TlsStore>,
+    metrics: Arc<Metrics>,
+) {
+    let Identity { id, source } = identity;
+    match source {
+        IdentitySource::Files(folder) => follow(world, &id, &folder, &store, &metrics).await,
+        IdentitySource::Ca(ca) => ca::run(world, id, ca, store, metrics).await,
+    }
+}
+
+/// Follows the files of a folder, for ever.
+async fn follow<N>(world: World<N>, id: &SpiffeId, folder: &Path, store: &TlsStore, metrics: &Metrics) {
     let mut watch = files::FolderWatch::new(folder);
     loop {
-        match files::load(folder, &identity.id, &world.crypto, world.wall.now()) {
+        match files::load(folder, id, &world.crypto, world.wall.now()) {
             Ok(credentials) => {
                 tracing::info!(id = %credentials.id, "new certificate in force");
                 metrics.certificate(true, Some(credentials.not_after));

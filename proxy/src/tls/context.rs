@@ -7,23 +7,25 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use rustls::client::Resumption;
-use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{Resumption, WantsClientCert};
 use rustls::crypto::CryptoProvider;
 use rustls::server::ServerSessionMemoryCache;
 use rustls::sign::SingleCertAndKey;
 use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, ConfigBuilder, ServerConfig};
 use rustls_pki_types::UnixTime;
 
 use super::Alpn;
 use super::credentials::Credentials;
-use super::trust::unix_time;
+use super::trust::{TrustBundle, unix_time};
 use super::verifier::Verifier;
 use crate::config::defaults::{CLIENT_SESSIONS, SERVER_SESSIONS};
 use crate::spiffe_id::SpiffeId;
 use crate::world::Wall;
+
+/// HTTP/1's own name (RFC 7301).
+const HTTP1: &[u8] = b"http/1.1";
 
 /// What handshakes need.
 pub struct TlsContext {
@@ -39,14 +41,35 @@ pub struct TlsContext {
 impl TlsContext {
     /// The context of `credentials`.
     pub fn new(credentials: Credentials, provider: Arc<CryptoProvider>, wall: Arc<dyn Wall>) -> Arc<Self> {
+        let alpn = Alpn::ALL.map(|alpn| alpn.name().to_vec());
+        TlsContext::serving(credentials, provider, wall, true, alpn.into())
+    }
+
+    /// The context of the certificate authority: its clients may have no certificate yet, and speak
+    /// HTTP/1.
+    pub fn of_authority(
+        credentials: Credentials,
+        provider: Arc<CryptoProvider>,
+        wall: Arc<dyn Wall>,
+    ) -> Arc<Self> {
+        TlsContext::serving(credentials, provider, wall, false, vec![HTTP1.to_vec()])
+    }
+
+    fn serving(
+        credentials: Credentials,
+        provider: Arc<CryptoProvider>,
+        wall: Arc<dyn Wall>,
+        clients_prove_themselves: bool,
+        alpn_protocols: Vec<Vec<u8>>,
+    ) -> Arc<Self> {
         let time = Arc::new(Time(wall));
-        let verifier = Arc::new(verifier(&credentials, None));
+        let verifier = Verifier { clients_prove_themselves, ..verifier(&credentials, None) };
         let mut server = ServerConfig::builder_with_details(provider.clone(), time.clone())
             .with_protocol_versions(&[&TLS13])
             .expect("the provider has suites of TLS 1.3")
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(resolver(&credentials));
-        server.alpn_protocols = Alpn::ALL.map(|alpn| alpn.name().to_vec()).into();
+        server.alpn_protocols = alpn_protocols;
         server.session_storage = ServerSessionMemoryCache::new(SERVER_SESSIONS);
         server.send_tls13_tickets = 1;
         Arc::new(TlsContext { credentials, server: server.into(), clients: Mutex::default(), provider, time })
@@ -64,13 +87,9 @@ impl TlsContext {
     }
 
     fn new_client(&self, expected: &SpiffeId, alpn: Alpn) -> Arc<ClientConfig> {
-        let verifier: Arc<dyn ServerCertVerifier> = Arc::new(verifier(&self.credentials, Some(expected)));
-        let mut client = ClientConfig::builder_with_details(self.provider.clone(), self.time.clone())
-            .with_protocol_versions(&[&TLS13])
-            .expect("the provider has suites of TLS 1.3")
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_client_cert_resolver(resolver(&self.credentials));
+        let verifier = verifier(&self.credentials, Some(expected));
+        let client = client(self.provider.clone(), self.time.clone(), verifier);
+        let mut client = client.with_client_cert_resolver(resolver(&self.credentials));
         client.alpn_protocols = vec![alpn.name().to_vec()];
         // A workload has no name of a host.
         client.enable_sni = false;
@@ -85,6 +104,45 @@ impl fmt::Debug for TlsContext {
     }
 }
 
+/// What a handshake with the authority `expected` needs: of a client that trusts `trust`, and shows
+/// `own` if it has a certificate.
+pub(super) fn client_of_authority(
+    trust: Arc<TrustBundle>,
+    own: Option<&Credentials>,
+    expected: &SpiffeId,
+    provider: Arc<CryptoProvider>,
+    wall: Arc<dyn Wall>,
+) -> ClientConfig {
+    let verifier = Verifier {
+        trust,
+        trust_domain: expected.trust_domain().to_owned(),
+        expected: Some(expected.clone()),
+        clients_prove_themselves: false,
+    };
+    let client = client(provider, Arc::new(Time(wall)), verifier);
+    let mut client = match own {
+        Some(credentials) => client.with_client_cert_resolver(resolver(credentials)),
+        None => client.with_no_client_auth(),
+    };
+    client.alpn_protocols = vec![HTTP1.to_vec()];
+    client.enable_sni = false;
+    // It is asked rarely, and every time it is judged anew.
+    client.resumption = Resumption::disabled();
+    client
+}
+
+fn client(
+    provider: Arc<CryptoProvider>,
+    time: Arc<Time>,
+    verifier: Verifier,
+) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    ClientConfig::builder_with_details(provider, time)
+        .with_protocol_versions(&[&TLS13])
+        .expect("the provider has suites of TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+}
+
 fn resolver(credentials: &Credentials) -> Arc<SingleCertAndKey> {
     Arc::new(SingleCertAndKey::from(credentials.key.clone()))
 }
@@ -94,6 +152,7 @@ fn verifier(credentials: &Credentials, expected: Option<&SpiffeId>) -> Verifier 
         trust: credentials.trust.clone(),
         trust_domain: credentials.id.trust_domain().to_owned(),
         expected: expected.cloned(),
+        clients_prove_themselves: true,
     }
 }
 

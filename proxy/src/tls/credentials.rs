@@ -69,17 +69,13 @@ impl Credentials {
         provider: &CryptoProvider,
         now: SystemTime,
     ) -> Result<Self, CredentialsError> {
-        let [certificate, intermediates @ ..] = &chain[..] else { return Err(CredentialsError::Empty) };
+        let Some(certificate) = chain.first() else { return Err(CredentialsError::Empty) };
         let (not_before, not_after) = validity(certificate)?;
         let found = identity(certificate).map_err(|e| CredentialsError::Unreadable(words(&e)))?;
         if found != *own {
             return Err(CredentialsError::NotOwn { found, own: own.clone() });
         }
-        for side in [PeerSide::Client, PeerSide::Server] {
-            trust
-                .verify(certificate, intermediates, side, own.trust_domain(), unix_time(now))
-                .map_err(|e| CredentialsError::NotTrusted(words(&e)))?;
-        }
+        judge(&chain, &trust, own, now).map_err(|e| CredentialsError::NotTrusted(words(&e)))?;
         let key =
             provider.key_provider.load_private_key(key).map_err(|e| CredentialsError::Key(words(&e)))?;
         let key = CertifiedKey::new(chain, key);
@@ -89,6 +85,35 @@ impl Credentials {
         }
         Ok(Credentials { id: found, not_before, not_after, trust, key: Arc::new(key) })
     }
+}
+
+impl Credentials {
+    /// The same certificate with another bundle.
+    pub fn with_trust(&self, trust: Arc<TrustBundle>) -> Self {
+        let (id, key) = (self.id.clone(), self.key.clone());
+        Credentials { id, key, trust, ..*self }
+    }
+
+    /// Whether its own bundle accepts the certificate at `now`.
+    pub fn is_trusted(&self, now: SystemTime) -> bool {
+        judge(&self.key.cert, &self.trust, &self.id, now).is_ok()
+    }
+}
+
+/// Judges a workload's own chain as its peers will.
+fn judge(
+    chain: &[CertificateDer<'static>],
+    trust: &TrustBundle,
+    own: &SpiffeId,
+    now: SystemTime,
+) -> Result<(), rustls::Error> {
+    let [certificate, intermediates @ ..] = chain else {
+        return Err(rustls::Error::NoCertificatesPresented);
+    };
+    for side in [PeerSide::Client, PeerSide::Server] {
+        trust.verify(certificate, intermediates, side, own.trust_domain(), unix_time(now))?;
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Credentials {

@@ -37,6 +37,7 @@ use crate::detect::Prefixed;
 use crate::detect::tls::ClientHello;
 use crate::error::HandshakeError;
 use crate::spiffe_id::SpiffeId;
+use crate::world::World;
 
 /// What is spoken inside a connection between sidecars, as it is agreed on in the handshake (ALPN,
 /// RFC 7301). The names are the mesh's own.
@@ -202,6 +203,43 @@ pub async fn accept<I: AsyncRead + AsyncWrite + Unpin>(
     let alpn = state.alpn_protocol().and_then(Alpn::of);
     let alpn = alpn.ok_or_else(|| HandshakeError("the client is no sidecar".into()))?;
     Ok((Stream::Tls(Box::new(stream.into())), peer, alpn))
+}
+
+/// Puts a connection to the certificate authority `expected` under TLS. Its roots are in `trust`;
+/// `own` is shown, if there is one yet.
+///
+/// # Errors
+/// If the handshake fails; the server is somebody else, say.
+pub async fn connect_to_authority<N>(
+    world: &World<N>,
+    io: impl AsyncRead + AsyncWrite + Unpin,
+    (address, expected): (SocketAddr, &SpiffeId),
+    trust: Arc<trust::TrustBundle>,
+    own: Option<&Credentials>,
+) -> io::Result<impl AsyncRead + AsyncWrite + Unpin> {
+    let client =
+        context::client_of_authority(trust, own, expected, world.crypto.clone(), world.wall.clone());
+    let name = ServerName::IpAddress(address.ip().into());
+    TlsConnector::from(Arc::new(client)).connect(name, io).await.map_err(in_words)
+}
+
+/// Answers the handshake of a client that may have no certificate yet, and says who it is if it has
+/// one.
+///
+/// # Errors
+/// If the handshake fails; the client's certificate is wrong, say.
+pub async fn accept_anybody<I: AsyncRead + AsyncWrite + Unpin>(
+    context: &TlsContext,
+    io: I,
+) -> io::Result<(Stream<I>, Option<Peer>)> {
+    let acceptor = TlsAcceptor::from(context.server.clone());
+    let stream = acceptor.accept(Prefixed::unread(io)).await.map_err(in_words)?;
+    let state = stream.get_ref().1;
+    let peer = match state.peer_certificates() {
+        Some([_, ..]) => Some(Peer::of(state, context, trust::PeerSide::Client)?),
+        _ => None,
+    };
+    Ok((Stream::Tls(Box::new(stream.into())), peer))
 }
 
 /// Whether a connection ended because the server has refused the handshake of this workload. Over

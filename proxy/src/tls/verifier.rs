@@ -18,6 +18,8 @@ pub(super) struct Verifier {
     pub(super) trust_domain: String,
     /// Who a server must be.
     pub(super) expected: Option<SpiffeId>,
+    /// Whether a client without a certificate is refused.
+    pub(super) clients_prove_themselves: bool,
 }
 
 /// How signatures are judged: alike on both sides, of which each has a trait of its own.
@@ -70,6 +72,10 @@ impl ServerCertVerifier for Verifier {
 }
 
 impl ClientCertVerifier for Verifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.clients_prove_themselves
+    }
+
     /// None: a workload has one certificate, and need not choose.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]

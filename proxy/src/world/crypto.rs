@@ -6,9 +6,22 @@
 
 use std::sync::Arc;
 
+use rcgen::KeyPair;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 /// That of production. TLS 1.3 only.
 pub fn system() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
+}
+
+/// Makes the key of a workload or of a root.
+pub type KeySource = fn() -> Result<KeyPair, rcgen::Error>;
+
+/// That of production: ECDSA over P-256, which every TLS library reads, from the operating system's
+/// entropy.
+///
+/// # Errors
+/// If there is none.
+pub fn system_key() -> Result<KeyPair, rcgen::Error> {
+    KeyPair::generate()
 }

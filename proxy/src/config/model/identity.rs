@@ -9,9 +9,26 @@ use serde_spanned::Spanned;
 pub struct Identity {
     /// Its SPIFFE id.
     pub id: Spanned<String>,
+    /// The authority that signs its certificates.
+    pub ca: Option<Spanned<CaClient>>,
     /// The folder with `tls.crt`, `tls.key` and `ca.crt`, as cert-manager writes it, and
     /// optionally `crl.pem`. It is watched.
     pub files: Option<Spanned<String>>,
+}
+
+/// `[identity.ca]`: asks a certificate authority (`proxy ca run`).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaClient {
+    /// Where it is, `"IP:PORT"`; several are tried in turn.
+    pub addresses: Vec<Spanned<String>>,
+    /// The file with its roots, PEM, by which it is judged until it has told the roots itself.
+    pub roots: Spanned<String>,
+    /// The file with the bootstrap token, read again whenever it is needed. None is needed by a
+    /// workload that is never without a certificate.
+    pub token: Spanned<String>,
+    /// How often it is asked whether roots or revocations have changed. Default `"1m"`.
+    pub refresh: Option<Spanned<String>>,
 }
 
 /// `[tls]`: mutual TLS on the way in.

@@ -8,26 +8,60 @@ use serde_spanned::Spanned;
 use super::Check;
 use crate::config::diagnose::one_of;
 use crate::config::model::{self, File};
-use crate::config::{Identity, IdentitySource, Tls, TlsMode, defaults};
+use crate::config::{CaClient, Identity, IdentitySource, Tls, TlsMode, defaults};
 use crate::spiffe_id::SpiffeId;
 
 impl Check<'_> {
     pub(super) fn identity(&mut self, given: &model::Identity) -> Option<Identity> {
         let id = self.spiffe_id("id", &given.id);
-        let source = match &given.files {
-            Some(folder) => IdentitySource::Files(PathBuf::from(self.name("files", folder))),
-            None => {
+        let source = match (&given.files, &given.ca) {
+            (Some(folder), None) => IdentitySource::Files(PathBuf::from(self.name("files", folder))),
+            (None, Some(ca)) => IdentitySource::Ca(self.ca_client(ca)),
+            (Some(folder), Some(ca)) => {
+                self.diagnostics
+                    .add("`files` and `ca` are two sources of the certificate", ca.span(), "the second")
+                    .also(folder.span(), "the first")
+                    .help("keep one of the two");
+                return None;
+            }
+            (None, None) => {
                 self.diagnostics
                     .add(
                         "nothing says where the certificate comes from",
                         given.id.span(),
                         "whose certificate",
                     )
-                    .help("write `files = \"/path/to/a/folder\"` with tls.crt, tls.key and ca.crt in it");
+                    .help(
+                        "write `files = \"/path/to/a/folder\"` with tls.crt, tls.key and ca.crt in it, \
+                         or ask an authority: [identity.ca]",
+                    );
                 return None;
             }
         };
         Some(Identity { id: id?, source })
+    }
+
+    fn ca_client(&mut self, given: &Spanned<model::CaClient>) -> CaClient {
+        let span = given.span();
+        let given = given.get_ref();
+        if given.addresses.is_empty() {
+            self.diagnostics
+                .add("this authority has no address", span, "nobody to ask")
+                .help("such as addresses = [\"10.0.0.5:15012\"]");
+        }
+        let addresses = given.addresses.iter().filter_map(|address| self.address(address)).collect();
+        let refresh = self.duration("refresh", given.refresh.as_ref(), defaults::BUNDLE_REFRESH);
+        if let Some(key) = given.refresh.as_ref().filter(|_| refresh.value.is_zero()) {
+            self.diagnostics
+                .add("`refresh` of 0 would ask without a pause", key.span(), "must be longer")
+                .help("such as refresh = \"10s\"");
+        }
+        CaClient {
+            addresses,
+            roots: PathBuf::from(self.name("roots", &given.roots)),
+            token: PathBuf::from(self.name("token", &given.token)),
+            refresh: refresh.value,
+        }
     }
 
     /// The name of a workload.

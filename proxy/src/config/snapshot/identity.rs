@@ -1,5 +1,6 @@
 //! Who this workload is, and how it talks to others.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +25,21 @@ pub struct Identity {
 pub enum IdentitySource {
     /// A folder that something else writes to.
     Files(PathBuf),
+    /// An authority that is asked.
+    Ca(CaClient),
+}
+
+/// How the certificate authority is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CaClient {
+    /// Where it is; tried in turn.
+    pub addresses: Vec<SocketAddr>,
+    /// The file with the roots by which it is judged at first.
+    pub roots: PathBuf,
+    /// The file with the bootstrap token.
+    pub token: PathBuf,
+    /// How often it is asked whether roots or revocations have changed.
+    pub refresh: Duration,
 }
 
 /// Mutual TLS on the way in.

@@ -30,7 +30,7 @@ pub use balance::{Balance, BalancePolicy, HashSource, SlowStart};
 pub use cluster::{AttemptTimeouts, Cluster, Endpoint, Labels, RequestTimeouts};
 pub use discovery::{Discovery, Dns, DnsQuery, Etcd, Register, Source};
 pub use health::{App, Health, Probe, ProbeRequest, Thresholds};
-pub use identity::{Identity, IdentitySource, Tls, TlsMode};
+pub use identity::{CaClient, Identity, IdentitySource, Tls, TlsMode};
 pub use jwt::{ClaimHeader, JwksSource, JwksUrl, JwtProvider, TokenHeader};
 pub use limits::{Adaptive, ClusterLimits};
 pub use outlier_detection::OutlierDetection;

@@ -29,9 +29,9 @@ use rand::rngs::StdRng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
-use super::backoff::Backoff;
 use super::{EndpointUpdate, UpdateSender};
-use crate::config::defaults::{DNS_EARLY, DNS_PORT, DNS_TIMEOUT};
+use crate::backoff::Backoff;
+use crate::config::defaults::{DISCOVERY_BACKOFF, DNS_EARLY, DNS_PORT, DNS_TIMEOUT};
 use crate::config::names;
 use crate::config::{Dns, DnsQuery, Endpoint};
 use crate::world::Net;
@@ -44,7 +44,7 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// it is polled.
 pub(super) async fn follow<N: Net>(net: N, dns: Dns, mut rng: StdRng, updates: UpdateSender) {
     let mut resolver = Resolver { net, servers: Vec::new(), heard: [false; 2] };
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::new(DISCOVERY_BACKOFF);
     loop {
         // The machine's may have changed.
         resolver.servers =

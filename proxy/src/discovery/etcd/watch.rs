@@ -8,9 +8,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::position::{Next, Position};
 use super::wire::{EventKind, KeyValue, Streamed, WatchMessage};
 use super::{EtcdClient, EtcdError, refused};
+use crate::backoff::Backoff;
 use crate::config::Endpoint;
-use crate::config::defaults::{ETCD_PROBE, ETCD_TIMEOUT};
-use crate::discovery::backoff::Backoff;
+use crate::config::defaults::{DISCOVERY_BACKOFF, ETCD_PROBE, ETCD_TIMEOUT};
 use crate::discovery::{EndpointUpdate, Pace, UpdateSender, document};
 use crate::world::Net;
 
@@ -18,7 +18,7 @@ use crate::world::Net;
 pub async fn follow<N: Net>(client: EtcdClient<N>, prefix: String, mut rng: StdRng, updates: UpdateSender) {
     let (position, endpoints, pace) = (Position::default(), BTreeMap::new(), Pace::default());
     let mut follower = Follower { client, prefix, updates, position, endpoints, pace };
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::new(DISCOVERY_BACKOFF);
     loop {
         let Err(error) = follower.session(&mut backoff).await;
         // The watch goes on after what it has read, told or not.

@@ -1,0 +1,397 @@
+//! The authority itself: who may have which certificate, and how its roots follow each other.
+//!
+//! Whatever changes is on the disk before anybody hears of it. If the disk refuses, nothing has
+//! changed, and the caller is told to come again.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::crypto::CryptoProvider;
+use rustls_pki_types::PrivateKeyDer;
+use tokio::sync::Mutex;
+
+use super::issue::{self, Leaf, SignError};
+use super::roots::Lifetimes;
+use super::store::{IssuedRecord, State, Store};
+use super::token::{AuthorityToken, Bearer, TokenError, unix};
+use super::wire::{Bundle, IssuedCertificate, Revocation};
+use super::{id_of_authority, trust_bundle};
+use crate::spiffe_id::SpiffeId;
+use crate::tls::pem::{self, PemFile};
+use crate::tls::trust::TrustBundle;
+use crate::tls::{Credentials, TlsContext};
+use crate::world::{Wall, World, crypto};
+
+/// Bytes of the key of tokens, and of a serial number (RFC 5280 allows 20).
+const TOKEN_KEY: usize = 32;
+const SERIAL: usize = 16;
+
+/// What an authority is told when it starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Whose workloads it knows.
+    pub trust_domain: String,
+    /// How long certificates are valid, and roots.
+    pub lifetimes: Lifetimes,
+}
+
+/// Why an authority does not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The request makes no sense.
+    #[error("{0}")]
+    Malformed(String),
+    /// Who asks has proved nothing.
+    #[error("{0}")]
+    Unauthenticated(String),
+    /// Who asks may not have it.
+    #[error("{0}")]
+    Forbidden(String),
+    /// Not now.
+    #[error("{0}")]
+    Conflict(String),
+    /// The disk does not take it, or nothing can be signed.
+    #[error("nothing is issued now: {0}")]
+    Unavailable(String),
+}
+
+impl From<io::Error> for AuthorityError {
+    fn from(error: io::Error) -> Self {
+        AuthorityError::Unavailable(error.to_string())
+    }
+}
+
+impl From<SignError> for AuthorityError {
+    fn from(error: SignError) -> Self {
+        match error {
+            SignError::Request(_) => AuthorityError::Malformed(error.to_string()),
+            SignError::Name { .. } => AuthorityError::Forbidden(error.to_string()),
+            SignError::Root(_) => AuthorityError::Unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<TokenError> for AuthorityError {
+    fn from(error: TokenError) -> Self {
+        AuthorityError::Unauthenticated(error.to_string())
+    }
+}
+
+/// An authority.
+pub struct Authority {
+    settings: Settings,
+    wall: Arc<dyn Wall>,
+    crypto: Arc<CryptoProvider>,
+    new_key: crypto::KeySource,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    state: State,
+    bundle: Bundle,
+    /// What it proves itself with, and since when.
+    own: Option<(SystemTime, Arc<TlsContext>)>,
+}
+
+impl Authority {
+    /// The authority whose state is on the disk of `world`, or a new one if there is none.
+    ///
+    /// # Errors
+    /// If the disk cannot be read or written, or has another trust domain's state.
+    pub async fn open<N>(world: &World<N>, settings: Settings) -> Result<Self, AuthorityError> {
+        let now = world.wall.now();
+        let (store, state) = Store::open(world.disk.clone(), unix(now)).await?;
+        let lifetimes = settings.lifetimes;
+        // Before a certificate lives longer than any did, the roots must be kept for longer.
+        let outlives = state.as_ref().is_some_and(|state| state.longest < lifetimes.workload);
+        let state = match state {
+            Some(state) if state.trust_domain != settings.trust_domain => {
+                let message = format!(
+                    "the state is that of the trust domain {}, and not of {}",
+                    state.trust_domain, settings.trust_domain
+                );
+                return Err(AuthorityError::Conflict(message));
+            }
+            Some(state) => State { longest: state.longest.max(lifetimes.workload), ..state },
+            None => State {
+                trust_domain: settings.trust_domain.clone(),
+                version: 0,
+                token_key: random(&world.crypto, TOKEN_KEY)?,
+                longest: lifetimes.workload,
+                roots: super::roots::Roots::default(),
+                revoked: Default::default(),
+                barred: Default::default(),
+            },
+        };
+        let bundle = bundle_of(&state, now)?;
+        let authority = Authority {
+            settings,
+            wall: world.wall.clone(),
+            crypto: world.crypto.clone(),
+            new_key: world.new_key,
+            inner: Mutex::new(Inner { store, state, bundle, own: None }),
+        };
+        authority.tend().await?;
+        if outlives {
+            authority.change(&mut *authority.inner.lock().await, |_| Ok(())).await?;
+        }
+        Ok(authority)
+    }
+
+    /// Does what is due: announces a root, takes one out, forgets what has ended by itself.
+    ///
+    /// # Errors
+    /// If the disk refuses. Nothing has changed then.
+    pub async fn tend(&self) -> Result<(), AuthorityError> {
+        let mut inner = self.inner.lock().await;
+        let (now, lifetimes) = (unix(self.wall.now()), inner.state.lifetimes(&self.settings));
+        let is_due = inner.state.roots.is_due(now, lifetimes);
+        let is_over = inner.state.roots.clone().retire(now, lifetimes);
+        let is_saved = inner.state.version > 0;
+        if !is_due && !is_over && is_saved {
+            return Ok(());
+        }
+        self.change(&mut inner, |state| {
+            state.roots.retire(now, lifetimes);
+            match is_due {
+                true => self.announce_in(state),
+                false => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// Announces a new root, which signs once everybody trusts it. The bundle that has it.
+    ///
+    /// # Errors
+    /// If one is on its way already, or the disk refuses.
+    pub async fn announce(&self) -> Result<Bundle, AuthorityError> {
+        let mut inner = self.inner.lock().await;
+        let lifetimes = inner.state.lifetimes(&self.settings);
+        if inner.state.roots.is_changing(unix(self.wall.now()), lifetimes) {
+            let message = "a new root is announced already, and does not sign yet";
+            return Err(AuthorityError::Conflict(message.into()));
+        }
+        self.change(&mut inner, |state| self.announce_in(state)).await?;
+        Ok(inner.bundle.clone())
+    }
+
+    /// Whom workloads trust.
+    pub async fn bundle(&self) -> Bundle {
+        self.inner.lock().await.bundle.clone()
+    }
+
+    /// Whom a token speaks for.
+    ///
+    /// # Errors
+    /// If it does not count.
+    pub async fn bearer(&self, token: &str) -> Result<Bearer, AuthorityError> {
+        let state = &self.inner.lock().await.state;
+        let token = AuthorityToken::verify(token, &state.token_key, self.wall.now())?;
+        if let Bearer::Workload(id) = &token.bearer
+            && state.barred.get(id).is_some_and(|until| token.issued <= *until)
+        {
+            return Err(AuthorityError::Unauthenticated(format!("the tokens of {id} were revoked")));
+        }
+        Ok(token.bearer)
+    }
+
+    /// A certificate for `id`, which has proved itself, and the key of the request `csr`.
+    ///
+    /// # Errors
+    /// If the request is wrong, or the disk does not take the record.
+    pub async fn issue(&self, id: &SpiffeId, csr: &str) -> Result<IssuedCertificate, AuthorityError> {
+        if !id.is_member_of(&self.settings.trust_domain) || *id == id_of_authority(id.trust_domain()) {
+            return Err(AuthorityError::Forbidden(format!("{id} is no workload of this authority")));
+        }
+        self.tend().await?;
+        let mut inner = self.inner.lock().await;
+        let (now, lifetimes) = (self.wall.now(), inner.state.lifetimes(&self.settings));
+        let serial = random(&self.crypto, SERIAL)?;
+        let lifetime = self.settings.lifetimes.workload;
+        let leaf = Leaf { id, serial: &serial, now, lifetime };
+        let root = inner.state.roots.signer(unix(now), lifetimes).expect("there always is a root");
+        let certificate = issue::workload(root, csr, &leaf)?;
+        let record =
+            IssuedRecord { serial: hex(&serial), id: id.clone(), expires: unix(now + lifetime) };
+        tracing::info!(%id, serial = record.serial, "certificate issued");
+        inner.store.note(record, unix(now)).await?;
+        Ok(IssuedCertificate { certificate, bundle: inner.bundle.clone() })
+    }
+
+    /// Revokes certificates that are still valid, and says how many.
+    ///
+    /// # Errors
+    /// If nothing or two things are named, or the disk refuses.
+    pub async fn revoke(&self, what: &Revocation) -> Result<usize, AuthorityError> {
+        if what.id.is_some() == what.serial.is_some() {
+            return Err(AuthorityError::Malformed("say whose certificates, or which serial number".into()));
+        }
+        let mut inner = self.inner.lock().await;
+        let now = unix(self.wall.now());
+        let serial = what.serial.as_ref().map(|serial| serial.to_ascii_lowercase());
+        let is_meant = |record: &&IssuedRecord| {
+            Some(&record.id) == what.id.as_ref() || Some(&record.serial) == serial.as_ref()
+        };
+        let meant: Vec<IssuedRecord> =
+            inner.store.issued.iter().filter(is_meant).filter(|r| r.expires > now).cloned().collect();
+        if let (Some(serial), []) = (&serial, &meant[..]) {
+            let message = format!("no valid certificate has the serial number {serial}");
+            return Err(AuthorityError::Malformed(message));
+        }
+        self.change(&mut inner, |state| {
+            state.revoked.extend(meant.iter().map(|record| (record.serial.clone(), record.expires)));
+            state.revoked.retain(|_, expires| *expires > now);
+            state.barred.extend(what.id.iter().map(|id| (id.clone(), now)));
+            Ok(())
+        })
+        .await?;
+        tracing::warn!(id = ?what.id, serial = ?what.serial, certificates = meant.len(), "revoked");
+        Ok(meant.len())
+    }
+
+    /// What it proves itself with, and the version of the bundle by which it judges clients.
+    ///
+    /// # Errors
+    /// If its certificate cannot be made.
+    pub async fn server(&self) -> Result<(Arc<TlsContext>, u64), AuthorityError> {
+        let mut inner = self.inner.lock().await;
+        let (now, version) = (self.wall.now(), inner.bundle.version);
+        let lifetime = self.settings.lifetimes.workload;
+        let is_fresh = |(made, _): &&(SystemTime, _)| {
+            now.duration_since(*made).is_ok_and(|age| age < lifetime / 2)
+        };
+        if let Some((_, context)) = inner.own.as_ref().filter(is_fresh) {
+            return Ok((context.clone(), version));
+        }
+        let lifetimes = inner.state.lifetimes(&self.settings);
+        let root = inner.state.roots.signer(unix(now), lifetimes).expect("there always is a root");
+        let id = id_of_authority(&self.settings.trust_domain);
+        let key = (self.new_key)().map_err(SignError::Root)?;
+        let serial = random(&self.crypto, SERIAL)?;
+        let certificate =
+            issue::own(root, &key, &Leaf { id: &id, serial: &serial, now, lifetime })?;
+        let unusable = |error: &dyn std::fmt::Display| AuthorityError::Unavailable(error.to_string());
+        let trust = trust_bundle(&inner.bundle, &self.crypto).map_err(|e| unusable(&e))?;
+        let file = PemFile { path: Path::new("the authority's own certificate"), text: &certificate };
+        let chain = pem::certificates(&file).map_err(|e| unusable(&e))?;
+        let chain = chain.into_iter().map(|(_, certificate)| certificate).collect();
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let credentials = Credentials::new(chain, key, Arc::new(trust), &id, &self.crypto, now);
+        let credentials = credentials.map_err(|e| unusable(&e))?;
+        let context = TlsContext::of_authority(credentials, self.crypto.clone(), self.wall.clone());
+        inner.own = Some((now, context.clone()));
+        Ok((context, version))
+    }
+
+    /// Certificates that are valid now.
+    pub async fn issued(&self) -> Vec<IssuedRecord> {
+        let (inner, now) = (self.inner.lock().await, unix(self.wall.now()));
+        inner.store.issued.iter().filter(|record| record.expires > now).cloned().collect()
+    }
+
+    /// How long what it issues is valid.
+    pub fn certificate_lifetime(&self) -> Duration {
+        self.settings.lifetimes.workload
+    }
+
+    fn announce_in(&self, state: &mut State) -> Result<(), AuthorityError> {
+        let key = (self.new_key)().map_err(SignError::Root)?;
+        let lifetime = self.settings.lifetimes.root;
+        state.roots.announce(issue::root(&state.trust_domain, &key, self.wall.now(), lifetime)?);
+        tracing::info!(trust_domain = state.trust_domain, "new root announced");
+        Ok(())
+    }
+
+    async fn change(
+        &self,
+        inner: &mut Inner,
+        edit: impl FnOnce(&mut State) -> Result<(), AuthorityError>,
+    ) -> Result<(), AuthorityError> {
+        let mut state = inner.state.clone();
+        edit(&mut state)?;
+        state.version += 1;
+        let bundle = bundle_of(&state, self.wall.now())?;
+        inner.store.save(&state).await?;
+        // What it has shown so far may be of a root that is going, and judges by the old bundle.
+        (inner.state, inner.bundle, inner.own) = (state, bundle, None);
+        Ok(())
+    }
+}
+
+impl State {
+    /// Roots are kept for as long as what they have signed.
+    fn lifetimes(&self, settings: &Settings) -> Lifetimes {
+        Lifetimes { workload: self.longest, root: settings.lifetimes.root }
+    }
+}
+
+/// A token of the authority whose state is on the disk of `world`, which need not run.
+///
+/// # Errors
+/// If there is no state, or it is no name of a workload there.
+pub async fn token<N>(world: &World<N>, bearer: Bearer, lifetime: Duration) -> Result<String, AuthorityError> {
+    let now = world.wall.now();
+    let state = state_of(world).await?;
+    if let Bearer::Workload(id) = &bearer
+        && (!id.is_member_of(&state.trust_domain) || *id == id_of_authority(&state.trust_domain))
+    {
+        let message = format!("{id} is no workload of the trust domain {}", state.trust_domain);
+        return Err(AuthorityError::Forbidden(message));
+    }
+    Ok(AuthorityToken::new(bearer, now, lifetime).sign(&state.token_key))
+}
+
+async fn state_of<N>(world: &World<N>) -> Result<State, AuthorityError> {
+    let state = super::store::read(&*world.disk).await?;
+    state.ok_or_else(|| AuthorityError::Conflict("there is no authority's state here".into()))
+}
+
+/// By what the authority is known whose state is on the disk of `world`: its roots, and its name.
+///
+/// # Errors
+/// If there is no state.
+pub async fn known_by<N>(world: &World<N>) -> Result<(TrustBundle, SpiffeId), AuthorityError> {
+    let state = state_of(world).await?;
+    let bundle = bundle_of(&State { revoked: Default::default(), ..state.clone() }, world.wall.now())?;
+    let trust = trust_bundle(&bundle, &world.crypto);
+    let trust = trust.map_err(|error| AuthorityError::Unavailable(error.to_string()))?;
+    Ok((trust, id_of_authority(&state.trust_domain)))
+}
+
+fn bundle_of(state: &State, now: SystemTime) -> Result<Bundle, AuthorityError> {
+    let mut revoked = String::new();
+    if !state.revoked.is_empty() {
+        let serials: Vec<Vec<u8>> = state.revoked.keys().filter_map(|serial| unhex(serial)).collect();
+        for root in state.roots.iter() {
+            let serials = serials.iter().map(Vec::as_slice);
+            revoked += &issue::revocation_list(root, state.version, serials, now)?;
+        }
+    }
+    Ok(Bundle { version: state.version, roots: state.roots.certificates(), revoked })
+}
+
+fn random(crypto: &CryptoProvider, bytes: usize) -> Result<Vec<u8>, AuthorityError> {
+    let mut random = vec![0; bytes];
+    let filled = crypto.secure_random.fill(&mut random);
+    filled.map_err(|_| AuthorityError::Unavailable("the system gives no random bytes".into()))?;
+    // A serial number is positive and not shortened.
+    random[0] = random[0] & 0x7f | 0x40;
+    Ok(random)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+    (0..text.len()).step_by(2).map(digits).collect()
+}

@@ -1,0 +1,154 @@
+//! What an authority signs: its own roots, certificates of workloads, and lists of those that were
+//! revoked. Pure but for the keys that it is given.
+
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber,
+};
+
+use super::roots::Root;
+use super::token::unix;
+use crate::spiffe_id::SpiffeId;
+
+/// How far a certificate reaches into the past: clocks differ.
+const BACKDATED: Duration = Duration::from_secs(60);
+
+/// How long a list of revoked certificates says that it is fresh. Nobody here believes it less
+/// afterwards; other implementations may.
+const LIST_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Why nothing is signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// What was sent is not a request for a certificate, or is not signed by its own key.
+    #[error("this is not a signed request for a certificate: {0}")]
+    Request(rcgen::Error),
+    /// It asks for another name than that of who asks.
+    #[error("the request is for {asked}, and {own} asks")]
+    Name {
+        /// The names in the request.
+        asked: String,
+        /// Who asks.
+        own: SpiffeId,
+    },
+    /// The root cannot be used, or not be made.
+    #[error("the root cannot be used: {0}")]
+    Root(#[from] rcgen::Error),
+}
+
+/// A new root of a trust domain, with this key.
+///
+/// # Errors
+/// If it cannot be signed.
+pub fn root(
+    trust_domain: &str,
+    key: &KeyPair,
+    now: SystemTime,
+    lifetime: Duration,
+) -> Result<Root, SignError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, trust_domain);
+    // Two roots of one name would make a chain lead to both.
+    params.distinguished_name.push(DnType::CommonName, format!("root of {}", unix(now)));
+    params.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}"))?];
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = (now - BACKDATED).into();
+    params.not_after = (now + lifetime).into();
+    let certificate = params.self_signed(key)?.pem();
+    Ok(Root { created: unix(now), certificate, key: key.serialize_pem() })
+}
+
+/// What a certificate of a workload says.
+#[derive(Debug, Clone)]
+pub struct Leaf<'a> {
+    /// Whose it is.
+    pub id: &'a SpiffeId,
+    /// Its serial number.
+    pub serial: &'a [u8],
+    /// From when on it is valid, but for a minute before.
+    pub now: SystemTime,
+    /// How long.
+    pub lifetime: Duration,
+}
+
+/// A certificate for the key of the request `csr`, both PEM. Of the request nothing else counts
+/// than its key: neither purposes nor times that it asks for.
+///
+/// # Errors
+/// If the request is malformed or asks for another name.
+pub fn workload(root: &Root, csr: &str, leaf: &Leaf<'_>) -> Result<String, SignError> {
+    let asked = CertificateSigningRequestParams::from_pem(csr).map_err(SignError::Request)?;
+    let own = uri(leaf.id.as_str())?;
+    if asked.params.subject_alt_names.iter().any(|name| *name != own) {
+        let asked = format!("{:?}", asked.params.subject_alt_names);
+        return Err(SignError::Name { asked, own: leaf.id.clone() });
+    }
+    let params = leaf_params(leaf)?;
+    let request = CertificateSigningRequestParams { params, public_key: asked.public_key };
+    Ok(request.signed_by(&issuer(root)?)?.pem())
+}
+
+/// A certificate for `key`, PEM: the authority's own.
+///
+/// # Errors
+/// If it cannot be signed.
+pub fn own(root: &Root, key: &KeyPair, leaf: &Leaf<'_>) -> Result<String, SignError> {
+    Ok(leaf_params(leaf)?.signed_by(key, &issuer(root)?)?.pem())
+}
+
+/// The list of revoked certificates of `root`, PEM.
+///
+/// # Errors
+/// If it cannot be signed.
+pub fn revocation_list<'a>(
+    root: &Root,
+    number: u64,
+    serials: impl Iterator<Item = &'a [u8]>,
+    now: SystemTime,
+) -> Result<String, SignError> {
+    let revoked = serials.map(|serial| RevokedCertParams {
+        serial_number: SerialNumber::from(serial.to_vec()),
+        revocation_time: now.into(),
+        reason_code: None,
+        invalidity_date: None,
+    });
+    let list = CertificateRevocationListParams {
+        this_update: (now - BACKDATED).into(),
+        next_update: (now + LIST_LIFETIME).into(),
+        crl_number: SerialNumber::from(number),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    Ok(list.signed_by(&issuer(root)?)?.pem()?)
+}
+
+fn issuer(root: &Root) -> Result<Issuer<'static, KeyPair>, SignError> {
+    let key = KeyPair::from_pem(&root.key)?;
+    Ok(Issuer::from_ca_cert_pem(&root.certificate, key)?)
+}
+
+fn leaf_params(leaf: &Leaf<'_>) -> Result<CertificateParams, SignError> {
+    let mut params = CertificateParams::default();
+    // The name is the URI, and nothing else (X509-SVID 4.1 leaves the subject open).
+    params.distinguished_name = DistinguishedName::new();
+    params.serial_number = Some(SerialNumber::from(leaf.serial.to_vec()));
+    params.subject_alt_names = vec![uri(leaf.id.as_str())?];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.not_before = (leaf.now - BACKDATED).into();
+    params.not_after = (leaf.now + leaf.lifetime).into();
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+fn uri(text: &str) -> Result<SanType, SignError> {
+    Ok(SanType::URI(text.try_into()?))
+}

@@ -1,0 +1,238 @@
+//! The authority on the network: HTTP/1 under TLS, JSON in and out.
+//!
+//! | request | of whom | answer |
+//! |---|---|---|
+//! | `POST /v1/certificates` | a workload | a certificate for it, and the bundle |
+//! | `GET /v1/bundle` | anybody | whom to trust |
+//! | `POST /v1/roots` | the operator | the bundle with a new root |
+//! | `POST /v1/revocations` | the operator | how many certificates were revoked |
+//! | `GET /v1/certificates` | the operator | the certificates that are valid |
+//! | `GET /ready` | anybody | whether it can issue |
+//!
+//! A workload shows its certificate in the handshake, or `Authorization: Bearer` and its bootstrap
+//! token. The operator shows a token.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use super::authority::{Authority, AuthorityError};
+use super::token::Bearer;
+use super::wire::{CertificateRequest, Problem, Revocation, Revoked};
+use crate::config::defaults::{ACCEPT_REST, CA_BODY, CA_CONNECTIONS, HANDSHAKE};
+use crate::error::Error;
+use crate::http::{reply, serve};
+use crate::spiffe_id::SpiffeId;
+use crate::tls;
+use crate::world::{Listener as _, Net};
+
+/// Longest wait between two looks whether something is due.
+const TEND: Duration = Duration::from_secs(60);
+
+/// Answers on `listener`, and lets roots follow each other, for ever.
+pub async fn run<N: Net>(net: N, listener: N::Listener, authority: Authority) {
+    let authority = Rc::new(authority);
+    tokio::join!(tend(&authority), accept(net, listener, &authority));
+}
+
+async fn tend(authority: &Authority) {
+    let wait = TEND.min(authority.certificate_lifetime() / 20);
+    loop {
+        if let Err(error) = authority.tend().await {
+            tracing::error!(%error, "the roots stay as they are");
+        }
+        sleep(wait).await;
+    }
+}
+
+async fn accept<N: Net>(net: N, mut listener: N::Listener, authority: &Rc<Authority>) {
+    let slots = Arc::new(Semaphore::new(CA_CONNECTIONS));
+    loop {
+        let slot = slots.clone().acquire_owned().await.expect("it is never closed");
+        match listener.accept().await {
+            Ok((io, peer)) => {
+                let authority = authority.clone();
+                net.spawn("ca", async move {
+                    let _slot = slot;
+                    match timeout(HANDSHAKE, secure(&authority, io)).await {
+                        Ok(Ok((io, client))) => answer_all(&authority, io, client).await,
+                        Ok(Err(error)) => tracing::warn!(%peer, %error, "no handshake"),
+                        Err(_) => tracing::warn!(%peer, "the handshake took too long"),
+                    }
+                });
+            }
+            Err(_) => sleep(ACCEPT_REST).await,
+        }
+    }
+}
+
+/// Who a connection is of.
+struct Client {
+    /// As its certificate proves.
+    peer: Option<SpiffeId>,
+    /// By which bundle that was judged.
+    version: u64,
+}
+
+async fn secure<I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
+    authority: &Authority,
+    io: I,
+) -> Result<(tls::Stream<I>, Client), Box<dyn std::error::Error>> {
+    let (context, version) = authority.server().await?;
+    let (io, peer) = tls::accept_anybody(&context, io).await?;
+    Ok((io, Client { peer: peer.map(|peer| peer.identity), version }))
+}
+
+async fn answer_all<I>(authority: &Authority, io: tls::Stream<I>, client: Client)
+where
+    I: tokio::io::AsyncRead + tokio::io::AsyncWrite + crate::world::Abort + Send + Unpin + 'static,
+{
+    let refuse = |error: &Error| reply::failure(error, "ca", false);
+    let client = &client;
+    serve::briefly(io, refuse, |request| async move {
+        match answer(authority, client, request).await {
+            Ok(response) => response,
+            Err(error) => problem(&error),
+        }
+    })
+    .await;
+}
+
+type Answer = Response<Full<Bytes>>;
+
+async fn answer(
+    authority: &Authority,
+    client: &Client,
+    request: Request<Incoming>,
+) -> Result<Answer, AuthorityError> {
+    let (head, body) = request.into_parts();
+    match (head.method.as_str(), head.uri.path()) {
+        ("POST", "/v1/certificates") => {
+            let id = workload(authority, client, &head.headers).await?;
+            let asked: CertificateRequest = read(body).await?;
+            Ok(json(StatusCode::OK, &authority.issue(&id, &asked.csr).await?))
+        }
+        ("GET", "/v1/bundle") => {
+            let bundle = authority.bundle().await;
+            let tag = HeaderValue::from_str(&format!("\"{}\"", bundle.version)).expect("digits");
+            let mut response = match head.headers.get(IF_NONE_MATCH) == Some(&tag) {
+                true => empty(StatusCode::NOT_MODIFIED),
+                false => json(StatusCode::OK, &bundle),
+            };
+            response.headers_mut().insert(ETAG, tag);
+            Ok(response)
+        }
+        ("POST", "/v1/roots") => {
+            operator(authority, &head.headers).await?;
+            Ok(json(StatusCode::OK, &authority.announce().await?))
+        }
+        ("POST", "/v1/revocations") => {
+            operator(authority, &head.headers).await?;
+            let what: Revocation = read(body).await?;
+            Ok(json(StatusCode::OK, &Revoked { revoked: authority.revoke(&what).await? }))
+        }
+        ("GET", "/v1/certificates") => {
+            operator(authority, &head.headers).await?;
+            Ok(json(StatusCode::OK, &authority.issued().await))
+        }
+        ("GET", "/ready") => {
+            authority.server().await?;
+            Ok(json(StatusCode::OK, &serde_json::json!({ "ready": true })))
+        }
+        (_, "/v1/certificates" | "/v1/bundle" | "/v1/roots" | "/v1/revocations" | "/ready") => {
+            Ok(said(StatusCode::METHOD_NOT_ALLOWED, "this is not how it is asked for"))
+        }
+        _ => Ok(said(StatusCode::NOT_FOUND, "there is no such page")),
+    }
+}
+
+/// Which workload asks.
+async fn workload(
+    authority: &Authority,
+    client: &Client,
+    headers: &HeaderMap,
+) -> Result<SpiffeId, AuthorityError> {
+    if let Some(id) = &client.peer {
+        // A certificate may have been revoked while the connection was open.
+        if authority.bundle().await.version != client.version {
+            let message = "roots or revocations have changed since this connection began: open another";
+            return Err(AuthorityError::Unauthenticated(message.into()));
+        }
+        return Ok(id.clone());
+    }
+    match bearer(authority, headers).await? {
+        Bearer::Workload(id) => Ok(id),
+        Bearer::Operator => {
+            Err(AuthorityError::Forbidden("this is an operator's token, and no workload's".into()))
+        }
+    }
+}
+
+async fn operator(authority: &Authority, headers: &HeaderMap) -> Result<(), AuthorityError> {
+    match bearer(authority, headers).await? {
+        Bearer::Operator => Ok(()),
+        Bearer::Workload(id) => Err(AuthorityError::Forbidden(format!("{id} is no operator"))),
+    }
+}
+
+async fn bearer(authority: &Authority, headers: &HeaderMap) -> Result<Bearer, AuthorityError> {
+    let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    match given.and_then(|value| value.strip_prefix("Bearer ")) {
+        Some(token) => authority.bearer(token).await,
+        None => {
+            let message = "there is neither a certificate nor a token (Authorization: Bearer)";
+            Err(AuthorityError::Unauthenticated(message.into()))
+        }
+    }
+}
+
+async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, AuthorityError> {
+    let whole = Limited::new(body, CA_BODY).collect().await;
+    let whole = whole.map_err(|error| AuthorityError::Malformed(error.to_string()))?.to_bytes();
+    serde_json::from_slice(&whole).map_err(|error| AuthorityError::Malformed(error.to_string()))
+}
+
+fn problem(error: &AuthorityError) -> Answer {
+    let status = match error {
+        AuthorityError::Malformed(_) => StatusCode::BAD_REQUEST,
+        AuthorityError::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+        AuthorityError::Forbidden(_) => StatusCode::FORBIDDEN,
+        AuthorityError::Conflict(_) => StatusCode::CONFLICT,
+        AuthorityError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    tracing::warn!(%error, status = status.as_u16(), "refused");
+    let mut response = said(status, &error.to_string());
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+fn said(status: StatusCode, error: &str) -> Answer {
+    json(status, &Problem { error: error.into() })
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+    let mut text = serde_json::to_vec(value).expect("texts and numbers are JSON");
+    text.push(b'\n');
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn empty(status: StatusCode) -> Answer {
+    let mut response = Response::new(Full::new(Bytes::new()));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,153 @@
+//! What the authority keeps on its disk, so that it can be killed at any moment: its roots with
+//! their keys, the key of its tokens and what was revoked in `state.json`, and every certificate
+//! that it gave out in `issued.log`.
+//!
+//! The state is small and is replaced as a whole. A certificate is in the log, and the log on the
+//! disk, before anybody gets it. A record begins with the end of a line, so that one that was
+//! written by half damages no other. After a failed write nobody knows what the file has, so it is
+//! written anew before the next record.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+
+use super::roots::Roots;
+use crate::spiffe_id::SpiffeId;
+use crate::world::Disk;
+
+const STATE: &str = "state.json";
+const STATE_NEW: &str = "state.json.new";
+const LOG: &str = "issued.log";
+const LOG_NEW: &str = "issued.log.new";
+
+/// The state of an authority.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct State {
+    pub(super) trust_domain: String,
+    /// Grows with every change of roots and of what was revoked.
+    pub(super) version: u64,
+    /// What tokens are signed with.
+    #[serde(with = "base64_text")]
+    pub(super) token_key: Vec<u8>,
+    /// The longest life that a certificate was ever given; roots are kept for that long.
+    pub(super) longest: Duration,
+    pub(super) roots: Roots,
+    /// Serial numbers, hexadecimal, and when their certificates end by themselves.
+    pub(super) revoked: BTreeMap<String, u64>,
+    /// Workloads all of whose tokens from before a time do not count.
+    pub(super) barred: BTreeMap<SpiffeId, u64>,
+}
+
+mod base64_text {
+    use super::{BASE64, Deserialize};
+    use base64::Engine as _;
+
+    pub(super) fn serialize<S: serde::Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&BASE64.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        BASE64.decode(text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A certificate that was given out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuedRecord {
+    /// Its serial number, hexadecimal.
+    pub serial: String,
+    /// Whose it is.
+    pub id: SpiffeId,
+    /// Until when it is valid, seconds of Unix time.
+    pub expires: u64,
+}
+
+/// The files.
+pub(super) struct Store {
+    disk: Arc<dyn Disk>,
+    /// What is in the log and still valid.
+    pub(super) issued: Vec<IssuedRecord>,
+    /// Whether the log may have less, or other things.
+    is_in_doubt: bool,
+}
+
+impl Store {
+    /// What is on the disk. No state: the disk has none yet.
+    ///
+    /// # Errors
+    /// If it cannot be read. A state that does not make sense is never replaced.
+    pub(super) async fn open(disk: Arc<dyn Disk>, now: u64) -> io::Result<(Self, Option<State>)> {
+        let state = read(&*disk).await?;
+        let log = file(&*disk, LOG).await?.unwrap_or_default();
+        let records = log.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        let mut store = Store { disk, issued: records.collect(), is_in_doubt: true };
+        store.write_anew(now).await?;
+        Ok((store, state))
+    }
+
+    /// Replaces the state. On an error the old one is there, or the new one: the caller keeps the
+    /// old one and tries again.
+    pub(super) async fn save(&self, state: &State) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(state).map_err(io::Error::other)?;
+        self.replace(STATE_NEW, STATE, text).await
+    }
+
+    /// Notes a certificate. Once it returns, a crash does not lose it.
+    pub(super) async fn note(&mut self, record: IssuedRecord, now: u64) -> io::Result<()> {
+        let expired = self.issued.iter().filter(|old| old.expires <= now).count();
+        if self.is_in_doubt || expired > self.issued.len() / 2 + 1000 {
+            self.write_anew(now).await?;
+        }
+        let mut line = vec![b'\n'];
+        serde_json::to_writer(&mut line, &record).map_err(io::Error::other)?;
+        self.is_in_doubt = true;
+        self.disk.append(LOG, line).await?;
+        self.disk.sync(LOG).await?;
+        self.is_in_doubt = false;
+        self.issued.push(record);
+        Ok(())
+    }
+
+    /// Writes a log of nothing but what is valid.
+    async fn write_anew(&mut self, now: u64) -> io::Result<()> {
+        self.issued.retain(|record| record.expires > now);
+        let mut text = Vec::new();
+        for record in &self.issued {
+            text.push(b'\n');
+            serde_json::to_writer(&mut text, record).map_err(io::Error::other)?;
+        }
+        self.replace(LOG_NEW, LOG, text).await?;
+        self.is_in_doubt = false;
+        Ok(())
+    }
+
+    async fn replace(&self, new: &str, file: &str, text: Vec<u8>) -> io::Result<()> {
+        self.disk.remove(new).await?;
+        self.disk.append(new, text).await?;
+        self.disk.sync(new).await?;
+        self.disk.rename(new, file).await
+    }
+}
+
+/// The state on a disk, if there is one.
+///
+/// # Errors
+/// If it cannot be read: which line, and why.
+pub(super) async fn read(disk: &dyn Disk) -> io::Result<Option<State>> {
+    let Some(bytes) = file(disk, STATE).await? else { return Ok(None) };
+    let words = |error: serde_json::Error| io::Error::other(format!("{STATE}:{}: {error}", error.line()));
+    serde_json::from_slice(&bytes).map(Some).map_err(words)
+}
+
+async fn file(disk: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {
+    match disk.read(name).await {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,262 @@
+//! `proxy ca`: a certificate authority, and what its operator does with it.
+
+use std::future::Future;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use http::Request;
+use http::header::{AUTHORIZATION, HOST};
+use http_body_util::Full;
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::INVALID;
+use crate::app::FAILED;
+use crate::ca::authority::{self, Authority, AuthorityError, Settings};
+use crate::ca::roots::Lifetimes;
+use crate::ca::token::Bearer;
+use crate::ca::wire::Revocation;
+use crate::ca;
+use crate::config::{defaults, units};
+use crate::http::fetch::fetch;
+use crate::spiffe_id::{SpiffeId, check_trust_domain};
+use crate::world::{KernelDisk, KernelNet, Net, RngTree, SystemWall, World};
+use crate::{errln, out, outln, tls};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CaCommand {
+    /// Run the authority of a trust domain until SIGTERM. Its roots are made at the first start.
+    Run(RunArgs),
+    /// Print a bootstrap token, which a workload shows as long as it has no certificate. The
+    /// authority need not run.
+    Token(TokenArgs),
+    /// Print the roots, PEM: what workloads are given to know the authority by.
+    Roots(Running),
+    /// Announce a new root. It signs once every workload trusts it, and the old one goes once
+    /// nothing that it has signed is valid.
+    Rotate(Running),
+    /// Revoke the certificates of a workload and its bootstrap tokens, or one certificate.
+    Revoke(RevokeArgs),
+    /// Print the certificates that are valid, JSON.
+    Issued(Running),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    state: State,
+    /// The trust domain, such as "cluster.local".
+    #[arg(long, value_name = "NAME", value_parser = trust_domain)]
+    trust_domain: String,
+    /// Where it listens.
+    #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::from((Ipv6Addr::UNSPECIFIED, defaults::CA_PORT)))]
+    listen: SocketAddr,
+    /// How long certificates of workloads are valid.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = lifetime)]
+    certificate_lifetime: Duration,
+    /// How long roots are. The next one is announced after half of it.
+    #[arg(long, value_name = "TIME", default_value = "87600h", value_parser = lifetime)]
+    root_lifetime: Duration,
+}
+
+#[derive(Debug, Args)]
+struct State {
+    /// The directory with the authority's state. Who may read it is the authority.
+    #[arg(long, value_name = "DIRECTORY")]
+    state: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TokenArgs {
+    #[command(flatten)]
+    state: State,
+    /// The workload.
+    #[arg(long, value_name = "SPIFFE-ID")]
+    id: SpiffeId,
+    /// How long it counts.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = lifetime)]
+    lifetime: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Running {
+    #[command(flatten)]
+    state: State,
+    /// Where the authority listens.
+    #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::from(([127, 0, 0, 1], defaults::CA_PORT)))]
+    address: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RevokeArgs {
+    #[command(flatten)]
+    running: Running,
+    /// The workload.
+    #[arg(long, value_name = "SPIFFE-ID", required_unless_present = "serial", conflicts_with = "serial")]
+    id: Option<SpiffeId>,
+    /// The serial number, hexadecimal, as `proxy ca issued` prints it.
+    #[arg(long, value_name = "NUMBER")]
+    serial: Option<String>,
+}
+
+fn trust_domain(text: &str) -> Result<String, String> {
+    check_trust_domain(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    match units::duration(text) {
+        Ok(time) if time < Duration::from_secs(1) => Err("at least 1s".into()),
+        result => result,
+    }
+}
+
+/// Why a command of the authority failed, and its exit code.
+struct Failure(u8, String);
+
+impl From<AuthorityError> for Failure {
+    fn from(error: AuthorityError) -> Self {
+        let is_invalid = matches!(error, AuthorityError::Forbidden(_) | AuthorityError::Malformed(_));
+        Failure(if is_invalid { INVALID } else { FAILED }, error.to_string())
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Failure(FAILED, error.to_string())
+    }
+}
+
+impl CaCommand {
+    pub(super) fn perform(self) -> ExitCode {
+        let done = match self {
+            CaCommand::Run(args) => run(args),
+            CaCommand::Token(args) => on_state(&args.state, async |world| {
+                let token = authority::token(&world, Bearer::Workload(args.id), args.lifetime).await?;
+                outln!("{token}");
+                Ok(())
+            }),
+            CaCommand::Roots(running) => on_state(&running.state, async |world| {
+                let bundle = ask(&world, &running, Request::get("/v1/bundle"), None).await?;
+                out!("{}", bundle["roots"].as_str().unwrap_or_default());
+                Ok(())
+            }),
+            CaCommand::Rotate(running) => on_state(&running.state, async |world| {
+                ask(&world, &running, Request::post("/v1/roots"), None).await?;
+                outln!("a new root is announced");
+                Ok(())
+            }),
+            CaCommand::Revoke(RevokeArgs { running, id, serial }) => {
+                on_state(&running.state, async |world| {
+                    let what = Revocation { id, serial };
+                    let answer = ask(&world, &running, Request::post("/v1/revocations"), Some(what)).await?;
+                    outln!("certificates revoked: {}", answer["revoked"]);
+                    Ok(())
+                })
+            }
+            CaCommand::Issued(running) => on_state(&running.state, async |world| {
+                let issued = ask(&world, &running, Request::get("/v1/certificates"), None).await?;
+                outln!("{issued:#}");
+                Ok(())
+            }),
+        };
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(Failure(code, why)) => {
+                errln!("error: {why}");
+                ExitCode::from(code)
+            }
+        }
+    }
+}
+
+/// The world of an authority whose state is in `directory`.
+fn world_of(directory: &Path) -> std::io::Result<World<KernelNet>> {
+    // Keys are nobody else's.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    let disk = KernelDisk::open(directory)?;
+    Ok(World::new(KernelNet::with_mark(None)?, SystemWall, RngTree::from_os()).with_disk(disk))
+}
+
+fn on_state<F: Future<Output = Result<(), Failure>>>(
+    State { state }: &State,
+    then: impl FnOnce(World<KernelNet>) -> F,
+) -> Result<(), Failure> {
+    if !state.is_dir() {
+        return Err(Failure(INVALID, format!("{} is no directory", state.display())));
+    }
+    crate::app::local_runtime()?.block_on(then(world_of(state)?))
+}
+
+fn run(args: RunArgs) -> Result<(), Failure> {
+    crate::app::start_logging();
+    let world = world_of(&args.state.state)?;
+    let _lock = lock(&args.state.state)?;
+    let lifetimes = Lifetimes { workload: args.certificate_lifetime, root: args.root_lifetime };
+    if lifetimes.root < 4 * lifetimes.workload {
+        let message = "a root must live at least four times as long as a certificate, or there is no time to follow it";
+        return Err(Failure(INVALID, message.into()));
+    }
+    let settings = Settings { trust_domain: args.trust_domain, lifetimes };
+    crate::app::local_runtime()?.block_on(async {
+        let authority = Authority::open(&world, settings).await?;
+        let listener = world.net.bind_exclusive(args.listen).await;
+        let listener = listener.map_err(|error| {
+            std::io::Error::new(error.kind(), format!("cannot listen on {}: {error}", args.listen))
+        })?;
+        tracing::info!(listen = %args.listen, "authority started");
+        tokio::select! {
+            biased;
+            told = crate::app::told_to_end() => told?,
+            () = ca::serve::run(world.net, listener, authority) => {}
+        }
+        Ok(())
+    })
+}
+
+/// Makes sure that the state has one authority. The lock ends with the process.
+fn lock(directory: &Path) -> Result<Flock<std::fs::File>, Failure> {
+    let path = directory.join("lock");
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        let message = format!("another authority runs on {}: {errno}", directory.display());
+        Failure(FAILED, message)
+    })
+}
+
+/// Asks the authority that runs on this state, as its operator.
+async fn ask(
+    world: &World<KernelNet>,
+    running: &Running,
+    request: http::request::Builder,
+    body: Option<Revocation>,
+) -> Result<Value, Failure> {
+    let minute = Duration::from_secs(60);
+    let failed = |error: &dyn std::fmt::Display| Failure(FAILED, format!("{}: {error}", running.address));
+    let token = authority::token(world, Bearer::Operator, minute).await?;
+    let (trust, expected) = authority::known_by(world).await?;
+    let body = body.map_or_else(Vec::new, |body| serde_json::to_vec(&body).unwrap_or_default());
+    let request = request
+        .header(AUTHORIZATION, format!("Bearer {token}"))
+        .header(HOST, running.address.to_string())
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|error| failed(&error))?;
+    let asking = async {
+        let io = world.net.connect(running.address, None).await?;
+        let whom = (running.address, &expected);
+        let io = tls::connect_to_authority(world, io, whom, trust.into(), None).await?;
+        fetch(io, request, defaults::CA_ANSWER).await
+    };
+    let response = timeout(defaults::CA_TIMEOUT, asking).await;
+    let response = response.map_err(|_| failed(&"no answer"))?.map_err(|error| failed(&error))?;
+    let answer: Value = serde_json::from_slice(response.body()).map_err(|error| failed(&error))?;
+    if !response.status().is_success() {
+        return Err(failed(&answer["error"].as_str().unwrap_or("it does not say why")));
+    }
+    Ok(answer)
+}
