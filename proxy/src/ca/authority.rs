@@ -3,7 +3,6 @@
 //! Whatever changes is on the disk before anybody hears of it. If the disk refuses, nothing has
 //! changed, and the caller is told to come again.
 
-use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use super::roots::Lifetimes;
 use super::store::{IssuedRecord, State, Store};
 use super::token::{AuthorityToken, Bearer, TokenError, unix};
 use super::wire::{Bundle, IssuedCertificate, Revocation};
-use super::{id_of_authority, trust_bundle};
+use super::{hex, id_of_authority, trust_bundle, unhex};
 use crate::spiffe_id::SpiffeId;
 use crate::tls::pem::{self, PemFile};
 use crate::tls::trust::TrustBundle;
@@ -382,16 +381,4 @@ fn random(crypto: &CryptoProvider, bytes: usize) -> Result<Vec<u8>, AuthorityErr
     // A serial number is positive and not shortened.
     random[0] = random[0] & 0x7f | 0x40;
     Ok(random)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
-    (0..text.len()).step_by(2).map(digits).collect()
 }

@@ -53,7 +53,8 @@ pub fn root(
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, trust_domain);
     // Two roots of one name would make a chain lead to both.
-    params.distinguished_name.push(DnType::CommonName, format!("root of {}", unix(now)));
+    let key_id = super::hex(&params.key_identifier(key)[..8]);
+    params.distinguished_name.push(DnType::CommonName, format!("root {key_id}"));
     params.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}"))?];
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

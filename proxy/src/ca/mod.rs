@@ -21,6 +21,7 @@ mod store;
 pub mod token;
 pub mod wire;
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use rustls::crypto::CryptoProvider;
@@ -48,4 +49,16 @@ pub fn trust_bundle(bundle: &wire::Bundle, crypto: &CryptoProvider) -> Result<Tr
     let revoked = PemFile { path: Path::new("revoked certificates of the authority"), text: &bundle.revoked };
     let revoked = (!bundle.revoked.is_empty()).then_some(&revoked);
     TrustBundle::of_pem(&roots, revoked, crypto.signature_verification_algorithms)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+    (0..text.len()).step_by(2).map(digits).collect()
 }

@@ -154,6 +154,9 @@ impl TlsStore {
             Some(context) if context.now() > context.credentials.not_after => {
                 Some(format!("the certificate has expired{}", problem()))
             }
+            Some(context) if !context.credentials.is_trusted(context.now()) => {
+                Some(format!("the certificate is not accepted by its own bundle{}", problem()))
+            }
             Some(_) => None,
         }
     }

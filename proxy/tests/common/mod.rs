@@ -61,7 +61,7 @@ pub fn spawn(task: impl Future<Output = ()> + 'static) {
 }
 
 /// Waits until `condition` holds.
-pub async fn until(what: &str, condition: impl Fn() -> bool) {
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(begun.elapsed() < PATIENCE / 2, "never: {what}");

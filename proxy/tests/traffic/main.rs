@@ -13,6 +13,7 @@ mod server;
 mod table;
 
 mod authorization;
+mod ca;
 mod data_plane;
 mod discovery;
 mod ends;

@@ -1,0 +1,507 @@
+//! The certificate authority and its clients, over loopback.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use proxy::ca::authority::{self, Authority, AuthorityError, Settings};
+use proxy::ca::roots::Lifetimes;
+use proxy::ca::token::{AuthorityToken, Bearer};
+use proxy::ca::wire::Revocation;
+use proxy::ca::{self, id_of_authority};
+use proxy::config::{CaClient, Identity, IdentitySource};
+use proxy::http::fetch::fetch;
+use proxy::identity::{self, SpiffeId};
+use proxy::telemetry::Metrics;
+use proxy::tls::{self, Alpn, TlsContext, TlsStore};
+use proxy::world::{Disk, KernelDisk, KernelNet, Listener, Net, RngTree, SystemWall, World};
+use rcgen::{CertificateParams, KeyPair, SanType};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+use crate::common::authority::now;
+use crate::common::*;
+
+const WEB: &str = "spiffe://mesh.test/ns/shop/sa/web";
+const ORDERS: &str = "spiffe://mesh.test/ns/shop/sa/orders";
+const HOUR: Duration = Duration::from_secs(3600);
+/// A certificate whose life a test can wait for.
+const SHORT: Duration = Duration::from_secs(2);
+
+fn id(text: &str) -> SpiffeId {
+    text.parse().unwrap()
+}
+
+fn settings(workload: Duration) -> Settings {
+    Settings { trust_domain: "mesh.test".into(), lifetimes: Lifetimes { workload, root: 1000 * HOUR } }
+}
+
+fn world(disk: impl Disk) -> World<KernelNet> {
+    World::new(KernelNet::default(), SystemWall, RngTree::new(1)).with_disk(disk)
+}
+
+/// An authority that runs, and the files that its workloads are given.
+struct Ca {
+    folder: TempDir,
+    address: SocketAddr,
+    world: World<KernelNet>,
+    running: oneshot::Sender<()>,
+}
+
+impl Ca {
+    async fn start(lifetime: Duration) -> Ca {
+        let any = (Ipv4Addr::LOCALHOST, 0).into();
+        Ca::start_on(tempfile::tempdir().unwrap(), any, lifetime).await
+    }
+
+    async fn start_on(folder: TempDir, address: SocketAddr, lifetime: Duration) -> Ca {
+        let world = world(KernelDisk::open(folder.path().join("state")).unwrap());
+        let authority = Authority::open(&world, settings(lifetime)).await.unwrap();
+        fs::write(folder.path().join("roots.pem"), authority.bundle().await.roots).unwrap();
+        let listener = world.net.bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (running, stopped) = oneshot::channel();
+        let serving = ca::serve::run(world.net.clone(), listener, authority);
+        spawn(async {
+            tokio::select! {
+                () = serving => {}
+                _ = stopped => {}
+            }
+        });
+        Ca { folder, address, world, running }
+    }
+
+    /// Kills it, and says what it takes to start it again.
+    fn kill(self) -> (TempDir, SocketAddr) {
+        drop(self.running);
+        (self.folder, self.address)
+    }
+
+    async fn token(&self, bearer: Bearer) -> String {
+        authority::token(&self.world, bearer, HOUR).await.unwrap()
+    }
+
+    fn client(&self, name: &str) -> CaClient {
+        client(self.address, self.folder.path(), name)
+    }
+
+    /// A workload that keeps its certificate up to date.
+    async fn workload(&self, name: &str) -> Workload {
+        let token = self.token(Bearer::Workload(id(name))).await;
+        let ca = self.client(name);
+        fs::write(&ca.token, token + "\n").unwrap();
+        Workload::start(name, ca)
+    }
+
+    /// The answer to a request with this token, if any.
+    async fn ask(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> (StatusCode, String) {
+        let mut request = Request::builder().method(method).uri(path).header("host", "ca");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+        let (trust, expected) = authority::known_by(&self.world).await.unwrap();
+        let io = self.world.net.connect(self.address, None).await.unwrap();
+        let whom = (self.address, &expected);
+        let io = tls::connect_to_authority(&self.world, io, whom, Arc::new(trust), None).await.unwrap();
+        let answer = fetch(io, request, 1 << 20).await.unwrap();
+        (answer.status(), String::from_utf8(answer.into_body().into()).unwrap())
+    }
+
+    async fn operate(&self, path: &str, body: &str) -> String {
+        let token = self.token(Bearer::Operator).await;
+        let (status, text) = self.ask("POST", path, Some(&token), body).await;
+        assert_eq!(status, StatusCode::OK, "{text}");
+        text
+    }
+}
+
+fn client(address: SocketAddr, folder: &Path, name: &str) -> CaClient {
+    let token: PathBuf = folder.join(name.replace('/', "_"));
+    let refresh = Duration::from_millis(100);
+    CaClient { addresses: vec![address], roots: folder.join("roots.pem"), token, refresh }
+}
+
+/// A workload.
+struct Workload {
+    store: Arc<TlsStore>,
+    metrics: Arc<Metrics>,
+    ca: CaClient,
+}
+
+impl Workload {
+    fn start(name: &str, ca: CaClient) -> Workload {
+        let (store, metrics) = (Arc::new(TlsStore::default()), Arc::new(Metrics::default()));
+        let own = Identity { id: id(name), source: IdentitySource::Ca(ca.clone()) };
+        let world = World::new(KernelNet::default(), SystemWall, RngTree::new(1));
+        spawn(identity::run(world, own, store.clone(), metrics.clone()));
+        Workload { store, metrics, ca }
+    }
+
+    async fn ready(self) -> Self {
+        until("it has a certificate", || self.store.unready().is_none()).await;
+        self
+    }
+
+    /// Waits until it says that, of why it is not ready.
+    async fn says(&self, words: &str) {
+        let mut said = None;
+        let begun = tokio::time::Instant::now();
+        while !said.as_ref().is_some_and(|said: &String| said.contains(words)) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{words}: {said:?}");
+            sleep(Duration::from_millis(1)).await;
+            said = self.store.unready();
+        }
+    }
+
+    fn current(&self) -> Arc<TlsContext> {
+        self.store.current().unwrap()
+    }
+
+    /// When its certificate ends.
+    fn end(&self) -> std::time::SystemTime {
+        self.current().credentials.not_after
+    }
+}
+
+/// A connection from one workload to another: what the server proved, and the client.
+async fn meet(client: &Workload, server: &Workload, expected: &str) -> Result<(), String> {
+    let (near, far) = tokio::io::duplex(1 << 14);
+    let (client, server) = (client.current(), server.current());
+    let expected = id(expected);
+    let address = ([127, 0, 0, 1], 1).into();
+    let calling = async {
+        let mut io = tls::connect(&client, near, address, &expected, Alpn::Opaque).await?;
+        // Over TLS 1.3 the client hears of a refusal when it reads.
+        io.read_u8().await
+    };
+    let answering = async {
+        let (mut io, ..) = tls::accept(&server, proxy::detect::Prefixed::unread(far)).await?;
+        io.write_u8(1).await
+    };
+    let (called, answered) = tokio::join!(calling, answering);
+    answered.map_err(|error| error.to_string())?;
+    called.map(|_| ()).map_err(|error| error.to_string())
+}
+
+fn csr(name: &str) -> String {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(name.try_into().unwrap())];
+    let csr = params.serialize_request(&key).unwrap().pem().unwrap();
+    serde_json::json!({ "csr": csr }).to_string()
+}
+
+#[test]
+fn a_workload_gets_a_certificate_for_its_token_and_from_then_on_for_its_certificate() {
+    run(async {
+        let ca = Ca::start(SHORT).await;
+        let web = ca.workload(WEB).await.ready().await;
+        fs::remove_file(&web.ca.token).unwrap();
+        let (first, mut last) = (web.end(), web.current());
+        let mut seen = 1;
+        until("it has renewed it three times", || {
+            assert_eq!(web.store.unready(), None, "it never is without one");
+            let now = web.current();
+            if now.credentials.not_after > last.credentials.not_after {
+                (seen, last) = (seen + 1, now);
+            }
+            seen == 4
+        })
+        .await;
+        assert!(web.end() > first);
+        assert!(!web.metrics.text().contains("proxy_certificates_total{result=\"refused\"}"));
+    });
+}
+
+#[test]
+fn who_proves_nothing_or_another_name_gets_nothing() {
+    run(async {
+        let ca = Ca::start(HOUR).await;
+        let web = ca.token(Bearer::Workload(id(WEB))).await;
+        let operator = ca.token(Bearer::Operator).await;
+        let foreign = AuthorityToken::new(Bearer::Workload(id(WEB)), now(), HOUR).sign(b"another key");
+        let own = csr(WEB);
+        let certificates = "/v1/certificates";
+        let long = "x".repeat(1 << 17);
+        for (method, path, token, body, status, words) in [
+            ("POST", certificates, None, &*own, 401, "there is neither a certificate nor a token"),
+            ("POST", certificates, Some(&*foreign), &own, 401, "is not one of this authority's"),
+            ("POST", certificates, Some("a.b"), &own, 401, "is not one of this authority's"),
+            ("POST", certificates, Some(""), &own, 401, "there is neither a certificate nor a token"),
+            ("POST", certificates, Some(&operator), &own, 403, "an operator's token"),
+            ("POST", certificates, Some(&web), &csr(ORDERS), 403, "asks"),
+            ("POST", certificates, Some(&web), "{\"csr\": \"nonsense\"}", 400, "not a signed request"),
+            ("POST", certificates, Some(&web), "nonsense", 400, "line 1"),
+            ("POST", certificates, Some(&web), &long, 400, "length limit"),
+            ("DELETE", certificates, Some(&web), "", 405, "not how"),
+            ("POST", "/v1/roots", Some(&web), "", 403, "is no operator"),
+            ("POST", "/v1/roots", None, "", 401, "neither"),
+            ("POST", "/v1/revocations", Some(&web), "{}", 403, "is no operator"),
+            ("POST", "/v1/revocations", Some(&operator), "{}", 400, "say whose"),
+            ("POST", "/v1/revocations", Some(&operator), "{\"serial\": \"77\"}", 400, "no valid certificate"),
+            ("GET", certificates, Some(&web), "", 403, "is no operator"),
+            ("GET", "/v1/elsewhere", None, "", 404, "no such page"),
+            ("GET", "/ready", None, "", 200, "true"),
+            ("GET", "/v1/bundle", None, "", 200, "BEGIN CERTIFICATE"),
+            ("POST", certificates, Some(&web), &own, 200, "BEGIN CERTIFICATE"),
+        ] {
+            let (was, text) = ca.ask(method, path, token, body).await;
+            assert_eq!(was.as_u16(), status, "{method} {path}: {text}");
+            assert!(text.contains(words), "{method} {path}: {text}");
+        }
+        let own = id_of_authority("mesh.test");
+        for who in [own, id("spiffe://other.test/ns/shop/sa/web")] {
+            let error = authority::token(&ca.world, Bearer::Workload(who), HOUR).await.unwrap_err();
+            assert!(matches!(error, AuthorityError::Forbidden(_)), "{error}");
+        }
+    });
+}
+
+#[test]
+fn an_authority_that_is_away_costs_nothing_until_the_certificate_ends_and_is_found_again() {
+    run(async {
+        let ca = Ca::start(SHORT).await;
+        let web = ca.workload(WEB).await.ready().await;
+        let (folder, address) = ca.kill();
+        let refused = || web.metrics.text().contains("proxy_certificates_total{result=\"refused\"}");
+        until("it could not renew", refused).await;
+        assert_eq!(web.store.unready(), None, "the old one is in force");
+        until("the certificate has ended", || web.store.unready().is_some()).await;
+        assert!(now() >= web.end());
+        let why = web.store.unready().unwrap();
+        assert!(why.starts_with("the certificate has expired: "), "{why}");
+        let _again = Ca::start_on(folder, address, SHORT).await;
+        until("it has one again", || web.store.unready().is_none()).await;
+    });
+}
+
+#[test]
+fn a_root_follows_another_while_workloads_trust_each_other_all_the_time() {
+    run(async {
+        let ca = Ca::start(SHORT).await;
+        let (web, orders) = (ca.workload(WEB).await.ready().await, ca.workload(ORDERS).await.ready().await);
+        let roots = async || ca.ask("GET", "/v1/bundle", None, "").await.1;
+        let count = |bundle: &str| bundle.matches("BEGIN CERTIFICATE").count();
+        let first = roots().await;
+        let announced = ca.operate("/v1/roots", "").await;
+        assert_eq!(count(&announced), 2);
+        let token = ca.token(Bearer::Operator).await;
+        let (status, text) = ca.ask("POST", "/v1/roots", Some(&token), "").await;
+        assert_eq!(status, StatusCode::CONFLICT, "{text}");
+        let mut met = 0;
+        loop {
+            meet(&web, &orders, ORDERS).await.unwrap();
+            meet(&orders, &web, WEB).await.unwrap();
+            met += 1;
+            let now = roots().await;
+            if count(&now) == 1 {
+                assert_ne!(now, first, "the old one is gone");
+                break;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert!(met > 50, "{met}");
+        meet(&web, &orders, ORDERS).await.unwrap();
+    });
+}
+
+#[test]
+fn a_revoked_workload_is_believed_by_nobody_and_gets_no_new_certificate() {
+    run(async {
+        let ca = Ca::start(HOUR).await;
+        let (web, orders) = (ca.workload(WEB).await.ready().await, ca.workload(ORDERS).await.ready().await);
+        meet(&web, &orders, ORDERS).await.unwrap();
+        let stolen = Workload {
+            store: Arc::new(TlsStore::default()),
+            metrics: web.metrics.clone(),
+            ca: web.ca.clone(),
+        };
+        stolen.store.replace(web.current());
+        let answer = ca.operate("/v1/revocations", &format!("{{\"id\":\"{WEB}\"}}")).await;
+        assert_eq!(answer.trim(), "{\"revoked\":1}");
+        let before = orders.current();
+        until("orders has heard of it", || !Arc::ptr_eq(&before, &orders.current())).await;
+        let refused = meet(&stolen, &orders, ORDERS).await.unwrap_err();
+        assert!(refused.contains("it was revoked"), "{refused}");
+        web.says("were revoked").await;
+        // Time in tokens has whole seconds.
+        sleep(Duration::from_millis(1100)).await;
+        let token = ca.token(Bearer::Workload(id(WEB))).await;
+        fs::write(&web.ca.token, token).unwrap();
+        until("an operator has let it in again", || web.store.unready().is_none()).await;
+        meet(&web, &orders, ORDERS).await.unwrap();
+    });
+}
+
+#[test]
+fn an_authority_that_is_killed_at_any_moment_loses_nothing_that_it_has_given_out() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let open = async || {
+            let world = world(KernelDisk::open(folder.path()).unwrap());
+            Authority::open(&world, settings(HOUR)).await
+        };
+        let csr = serde_json::from_str::<serde_json::Value>(&csr(WEB)).unwrap();
+        let csr = csr["csr"].as_str().unwrap();
+        let (mut given, mut roots) = (0, None);
+        for _ in 0..3 {
+            let authority = open().await.unwrap();
+            let bundle = authority.bundle().await;
+            assert_eq!(*roots.get_or_insert(bundle.roots.clone()), bundle.roots);
+            assert_eq!(authority.issued().await.len(), given);
+            authority.issue(&id(WEB), csr).await.unwrap();
+            authority.issue(&id(WEB), csr).await.unwrap();
+            given += 2;
+            drop(authority);
+            // The next record was being written, and so was the next state.
+            let log = folder.path().join("issued.log");
+            let half = fs::read(&log).unwrap();
+            fs::write(&log, [&half[..], b"\n{\"serial\":\"41"].concat()).unwrap();
+            fs::write(folder.path().join("state.json.new"), "{\"trust_dom").unwrap();
+        }
+        fs::write(folder.path().join("state.json"), "{\n\"trust_domain\": nonsense").unwrap();
+        let error = open().await.map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("state.json:2: "), "{error}");
+        fs::remove_file(folder.path().join("state.json")).unwrap();
+        let other = Settings { trust_domain: "other.test".into(), ..settings(HOUR) };
+        open().await.unwrap();
+        let world = world(KernelDisk::open(folder.path()).unwrap());
+        let error = Authority::open(&world, other).await.map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("that of the trust domain mesh.test"), "{error}");
+    });
+}
+
+/// A disk that is full at times.
+#[derive(Clone)]
+struct FullDisk {
+    inner: KernelDisk,
+    full: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl FullDisk {
+    fn set(&self, full: bool) {
+        self.full.store(full, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+impl Disk for FullDisk {
+    fn list(&self) -> proxy::world::disk::Done<Vec<String>> {
+        self.inner.list()
+    }
+
+    fn read(&self, file: &str) -> proxy::world::disk::Done<Vec<u8>> {
+        self.inner.read(file)
+    }
+
+    fn append(&self, file: &str, mut bytes: Vec<u8>) -> proxy::world::disk::Done<()> {
+        if !self.full.load(std::sync::atomic::Ordering::SeqCst) {
+            return self.inner.append(file, bytes);
+        }
+        bytes.truncate(bytes.len() / 2);
+        let part = self.inner.append(file, bytes);
+        Box::pin(async {
+            part.await?;
+            Err(std::io::ErrorKind::StorageFull.into())
+        })
+    }
+
+    fn sync(&self, file: &str) -> proxy::world::disk::Done<()> {
+        self.inner.sync(file)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> proxy::world::disk::Done<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn remove(&self, file: &str) -> proxy::world::disk::Done<()> {
+        self.inner.remove(file)
+    }
+}
+
+#[test]
+fn nothing_is_given_out_that_the_disk_has_not_taken() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = KernelDisk::open(folder.path()).unwrap();
+        let disk = FullDisk { inner, full: Arc::default() };
+        let world = world(disk.clone());
+        let authority = Authority::open(&world, settings(HOUR)).await.unwrap();
+        let csr = serde_json::from_str::<serde_json::Value>(&csr(WEB)).unwrap();
+        let csr = csr["csr"].as_str().unwrap();
+        authority.issue(&id(WEB), csr).await.unwrap();
+        let before = authority.bundle().await;
+        disk.set(true);
+        for _ in 0..3 {
+            let error = authority.issue(&id(WEB), csr).await.unwrap_err();
+            assert!(matches!(error, AuthorityError::Unavailable(_)), "{error}");
+        }
+        let all = Revocation { id: Some(id(WEB)), serial: None };
+        assert!(authority.revoke(&all).await.is_err());
+        assert!(authority.announce().await.is_err());
+        assert_eq!(authority.bundle().await, before, "what could not be kept has not happened");
+        disk.set(false);
+        authority.issue(&id(WEB), csr).await.unwrap();
+        drop(authority);
+        let again = Authority::open(&world, settings(HOUR)).await.unwrap();
+        assert_eq!(again.issued().await.len(), 2);
+        assert_eq!(again.revoke(&all).await.unwrap(), 2);
+        assert_eq!(again.bundle().await.version, before.version + 1);
+    });
+}
+
+/// Somebody with the authority's certificate who answers this.
+async fn pretends(ca: &Ca, answer: &'static str) -> SocketAddr {
+    let listener = ca.world.net.bind((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let authority = Authority::open(&ca.world, settings(HOUR)).await.unwrap();
+    let mut listener = listener;
+    spawn(async move {
+        let (context, _) = authority.server().await.unwrap();
+        while let Ok((io, _)) = listener.accept().await {
+            let Ok((mut io, _)) = tls::accept_anybody(&context, io).await else { continue };
+            let _ = io.read(&mut [0; 4096]).await;
+            let _ = io.write_all(answer.as_bytes()).await;
+            let _ = io.shutdown().await;
+        }
+    });
+    address
+}
+
+#[test]
+fn an_authority_that_answers_nonsense_is_not_believed_and_its_words_are_told() {
+    run(async {
+        let ca = Ca::start(HOUR).await;
+        let other = Ca::start(HOUR).await;
+        for (answer, words) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", "makes no sense: expected value at line 1"),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", "missing field `certificate`"),
+            ("HTTP/1.1 500 X\r\ncontent-length: 5\r\n\r\nhello", "refuses (500): it does not say why"),
+            ("nonsense\r\n\r\n", "invalid HTTP version parsed"),
+            ("", "connection closed"),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: 72\r\n\r\n{\"certificate\":\"\",\"bundle\":{\"version\":1,\"roots\":\"nothing\",\"revoked\":\"\"}}",
+                "there is no root certificate",
+            ),
+        ] {
+            fs::write(ca.client(WEB).token, ca.token(Bearer::Workload(id(WEB))).await).unwrap();
+            let mut fooled = ca.client(WEB);
+            fooled.addresses = vec![pretends(&ca, answer).await];
+            let web = Workload::start(WEB, fooled);
+            web.says(words).await;
+        }
+        // It is another one than that whose roots are known.
+        let mut lost = ca.client(WEB);
+        lost.addresses = vec![other.address];
+        let web = Workload::start(WEB, lost);
+        let words = "it leads to no root of the bundle";
+        web.says(words).await;
+    });
+}
