@@ -31,8 +31,8 @@ use crate::mutant::Mutant;
 use crate::telemetry::emit;
 use crate::world::{Net, World};
 use control::control;
-pub(crate) use kernel::{local_runtime, start_logging, told_to_end};
 pub use kernel::{Options, run};
+pub(crate) use kernel::{local_runtime, start_logging, told_to_end};
 pub use sidecar::Sidecar;
 use worker::{drains, work};
 

@@ -215,8 +215,7 @@ impl Authority {
         let leaf = Leaf { id, serial: &serial, now, lifetime };
         let root = inner.state.roots.signer(unix(now), lifetimes).expect("there always is a root");
         let certificate = issue::workload(root, csr, &leaf)?;
-        let record =
-            IssuedRecord { serial: hex(&serial), id: id.clone(), expires: unix(now + lifetime) };
+        let record = IssuedRecord { serial: hex(&serial), id: id.clone(), expires: unix(now + lifetime) };
         tracing::info!(%id, serial = record.serial, "certificate issued");
         inner.store.note(record, unix(now)).await?;
         Ok(IssuedCertificate { certificate, bundle: inner.bundle.clone() })
@@ -261,9 +260,8 @@ impl Authority {
         let mut inner = self.inner.lock().await;
         let (now, version) = (self.wall.now(), inner.bundle.version);
         let lifetime = self.settings.lifetimes.workload;
-        let is_fresh = |(made, _): &&(SystemTime, _)| {
-            now.duration_since(*made).is_ok_and(|age| age < lifetime / 2)
-        };
+        let is_fresh =
+            |(made, _): &&(SystemTime, _)| now.duration_since(*made).is_ok_and(|age| age < lifetime / 2);
         if let Some((_, context)) = inner.own.as_ref().filter(is_fresh) {
             return Ok((context.clone(), version));
         }
@@ -272,8 +270,7 @@ impl Authority {
         let id = id_of_authority(&self.settings.trust_domain);
         let key = (self.new_key)().map_err(SignError::Root)?;
         let serial = random(&self.crypto, SERIAL)?;
-        let certificate =
-            issue::own(root, &key, &Leaf { id: &id, serial: &serial, now, lifetime })?;
+        let certificate = issue::own(root, &key, &Leaf { id: &id, serial: &serial, now, lifetime })?;
         let unusable = |error: &dyn std::fmt::Display| AuthorityError::Unavailable(error.to_string());
         let trust = trust_bundle(&inner.bundle, &self.crypto).map_err(|e| unusable(&e))?;
         let file = PemFile { path: Path::new("the authority's own certificate"), text: &certificate };
@@ -333,7 +330,11 @@ impl State {
 ///
 /// # Errors
 /// If there is no state, or it is no name of a workload there.
-pub async fn token<N>(world: &World<N>, bearer: Bearer, lifetime: Duration) -> Result<String, AuthorityError> {
+pub async fn token<N>(
+    world: &World<N>,
+    bearer: Bearer,
+    lifetime: Duration,
+) -> Result<String, AuthorityError> {
     let now = world.wall.now();
     let state = state_of(world).await?;
     if let Bearer::Workload(id) = &bearer

@@ -18,16 +18,19 @@ use tokio::time::timeout;
 
 use super::INVALID;
 use crate::app::FAILED;
+use crate::ca;
 use crate::ca::authority::{self, Authority, AuthorityError, Settings};
 use crate::ca::roots::Lifetimes;
 use crate::ca::token::Bearer;
 use crate::ca::wire::Revocation;
-use crate::ca;
 use crate::config::{defaults, units};
 use crate::http::fetch::fetch;
 use crate::spiffe_id::{SpiffeId, check_trust_domain};
 use crate::world::{KernelDisk, KernelNet, Net, RngTree, SystemWall, World};
 use crate::{errln, out, outln, tls};
+
+/// A hundred years.
+const MOST_DAYS: u64 = 36_500;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CaCommand {
@@ -61,7 +64,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = lifetime)]
     certificate_lifetime: Duration,
     /// How long roots are. The next one is announced after half of it.
-    #[arg(long, value_name = "TIME", default_value = "87600h", value_parser = lifetime)]
+    #[arg(long, value_name = "TIME", default_value = "3650d", value_parser = lifetime)]
     root_lifetime: Duration,
 }
 
@@ -109,8 +112,13 @@ fn trust_domain(text: &str) -> Result<String, String> {
     check_trust_domain(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
+/// A time as everywhere else, or a number of days, "30d".
 fn lifetime(text: &str) -> Result<Duration, String> {
-    match units::duration(text) {
+    let days = text.strip_suffix('d').map(|days| match days.parse() {
+        Ok(days @ 1..=MOST_DAYS) => Ok(Duration::from_secs(days * 24 * 3600)),
+        _ => Err(format!("from 1d to {MOST_DAYS}d")),
+    });
+    match days.unwrap_or_else(|| units::duration(text)) {
         Ok(time) if time < Duration::from_secs(1) => Err("at least 1s".into()),
         result => result,
     }
@@ -199,7 +207,8 @@ fn run(args: RunArgs) -> Result<(), Failure> {
     let _lock = lock(&args.state.state)?;
     let lifetimes = Lifetimes { workload: args.certificate_lifetime, root: args.root_lifetime };
     if lifetimes.root < 4 * lifetimes.workload {
-        let message = "a root must live at least four times as long as a certificate, or there is no time to follow it";
+        let message =
+            "a root must live at least four times as long as a certificate, or there is no time to follow it";
         return Err(Failure(INVALID, message.into()));
     }
     let settings = Settings { trust_domain: args.trust_domain, lifetimes };
@@ -222,7 +231,8 @@ fn run(args: RunArgs) -> Result<(), Failure> {
 /// Makes sure that the state has one authority. The lock ends with the process.
 fn lock(directory: &Path) -> Result<Flock<std::fs::File>, Failure> {
     let path = directory.join("lock");
-    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+    let file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
         let message = format!("another authority runs on {}: {errno}", directory.display());
         Failure(FAILED, message)

@@ -27,7 +27,8 @@ use super::strict::Strict;
 use super::tunnel::{self, TunnelSlot};
 use super::{refusal, serve_h2};
 use crate::config::defaults::{
-    ADMIN_AGE, ADMIN_IDLE, AGE_JITTER, HEADER_TIMEOUT, HEADERS, LAST_REQUEST, MAX_CONNECTION_AGE, MAX_CONNECTION_IDLE,
+    ADMIN_AGE, ADMIN_IDLE, AGE_JITTER, HEADER_TIMEOUT, HEADERS, LAST_REQUEST, MAX_CONNECTION_AGE,
+    MAX_CONNECTION_IDLE,
 };
 use crate::config::{Http1, Http2, Snapshot};
 use crate::connection::{Connection, WireProtocol};

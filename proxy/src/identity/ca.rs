@@ -120,8 +120,7 @@ impl<N: Net> AuthorityClient<N> {
         };
         let issued: IssuedCertificate = read(&response)?;
         let trust = trust_bundle(&issued.bundle, &self.world.crypto).map_err(|error| error.to_string())?;
-        let file =
-            PemFile { path: "certificate from the authority".as_ref(), text: &issued.certificate };
+        let file = PemFile { path: "certificate from the authority".as_ref(), text: &issued.certificate };
         let chain = pem::certificates(&file).map_err(|error| error.to_string())?;
         let chain = chain.into_iter().map(|(_, certificate)| certificate).collect();
         let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());

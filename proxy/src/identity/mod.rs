@@ -20,12 +20,7 @@ use crate::tls::{TlsContext, TlsStore};
 use crate::world::{Net, World};
 
 /// Keeps the certificate of this workload in `store` up to date, for ever.
-pub async fn run<N: Net>(
-    world: World<N>,
-    identity: Identity,
-    store: Arc<TlsStore>,
-    metrics: Arc<Metrics>,
-) {
+pub async fn run<N: Net>(world: World<N>, identity: Identity, store: Arc<TlsStore>, metrics: Arc<Metrics>) {
     let Identity { id, source } = identity;
     match source {
         IdentitySource::Files(folder) => follow(world, &id, &folder, &store, &metrics).await,

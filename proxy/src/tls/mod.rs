@@ -220,8 +220,7 @@ pub async fn connect_to_authority<N>(
     trust: Arc<trust::TrustBundle>,
     own: Option<&Credentials>,
 ) -> io::Result<impl AsyncRead + AsyncWrite + Unpin> {
-    let client =
-        context::client_of_authority(trust, own, expected, world.crypto.clone(), world.wall.clone());
+    let client = context::client_of_authority(trust, own, expected, world.crypto.clone(), world.wall.clone());
     let name = ServerName::IpAddress(address.ip().into());
     TlsConnector::from(Arc::new(client)).connect(name, io).await.map_err(in_words)
 }

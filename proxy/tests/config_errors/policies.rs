@@ -9,6 +9,8 @@ says! {
     limits_out_of_range_say_what_they_may_be
     shares_and_factors_of_the_wrong_type_say_what_to_write
     what_a_policy_makes_nothing_of_is_pointed_at
+    an_identity_has_one_source_that_can_be_asked
+    an_authority_can_be_asked
     a_subset_of_nobody_shows_what_the_endpoints_have
     contradictory_limits_show_both_sides
     outlier_detection_must_be_able_to_see_something

@@ -15,7 +15,7 @@ impl Check<'_> {
     pub(super) fn identity(&mut self, given: &model::Identity) -> Option<Identity> {
         let id = self.spiffe_id("id", &given.id);
         let source = match (&given.files, &given.ca) {
-            (Some(folder), None) => IdentitySource::Files(PathBuf::from(self.name("files", folder))),
+            (Some(folder), None) => IdentitySource::Files(self.place_of("files", folder)),
             (None, Some(ca)) => IdentitySource::Ca(self.ca_client(ca)),
             (Some(folder), Some(ca)) => {
                 self.diagnostics
@@ -58,10 +58,19 @@ impl Check<'_> {
         }
         CaClient {
             addresses,
-            roots: PathBuf::from(self.name("roots", &given.roots)),
-            token: PathBuf::from(self.name("token", &given.token)),
+            roots: self.place_of("roots", &given.roots),
+            token: self.place_of("token", &given.token),
             refresh: refresh.value,
         }
+    }
+
+    fn place_of(&mut self, key: &str, given: &Spanned<String>) -> PathBuf {
+        if given.get_ref().is_empty() {
+            self.diagnostics
+                .add(format!("`{key}` is empty"), given.span(), "a path is needed")
+                .help(format!("such as {key} = \"/etc/sidelab/{key}\""));
+        }
+        PathBuf::from(given.get_ref())
     }
 
     /// The name of a workload.

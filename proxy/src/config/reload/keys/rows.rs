@@ -226,6 +226,37 @@ pub(super) const EVERY: &[Keys] = &[
         ],
     ),
     keys(
+        "CaClient",
+        &["#top"],
+        "identity.ca.",
+        &[
+            (
+                "addresses",
+                "['10.0.0.5:1']",
+                "['10.0.0.6:1']",
+                "identity = { id = 'spiffe://mesh/a', ca = { KEY, roots = '/r', token = '/t' } }",
+            ),
+            (
+                "roots",
+                "'/a'",
+                "'/b'",
+                "identity = { id = 'spiffe://mesh/a', ca = { KEY, addresses = ['10.0.0.5:1'], token = '/t' } }",
+            ),
+            (
+                "token",
+                "'/a'",
+                "'/b'",
+                "identity = { id = 'spiffe://mesh/a', ca = { KEY, addresses = ['10.0.0.5:1'], roots = '/r' } }",
+            ),
+            (
+                "refresh",
+                "'1s'",
+                "'2s'",
+                "identity = { id = 'spiffe://mesh/a', ca = { KEY, addresses = ['10.0.0.5:1'], roots = '/r', token = '/t' } }",
+            ),
+        ],
+    ),
+    keys(
         "Tls",
         &["#top"],
         "tls.",

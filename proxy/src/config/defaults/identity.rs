@@ -1,0 +1,66 @@
+//! Defaults of identity and access: TLS, the certificate authority, tokens, authorizers.
+
+use std::time::Duration;
+
+/// How long a handshake of TLS may take, from its first byte to its last. Istio's detection timeout
+/// is 15 s and linkerd's 10 s; ours is between sidecars of one mesh, which answer in milliseconds.
+pub const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How many handshakes a worker answers at once. One takes about 0.3 ms of CPU, so this many keep a
+/// worker busy for 80 ms; the others wait.
+pub const HANDSHAKES: usize = 256;
+/// Sessions that a server remembers for resumption. One takes about 1 KiB.
+pub const SERVER_SESSIONS: usize = 4096;
+/// Sessions that a client remembers of each workload that it talks to. A session is used once, and
+/// a pool seldom opens more connections than this at a time.
+pub const CLIENT_SESSIONS: usize = 8;
+/// The port of a certificate authority: istiod's.
+pub const CA_PORT: u16 = 15012;
+/// How long certificates of workloads are valid. Istio's, ztunnel's and linkerd's.
+pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// How long roots are. Istio's self-signed ones.
+pub const ROOT_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);
+/// How long a bootstrap token counts. Kubernetes' projected tokens.
+pub const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
+/// Largest request to the authority, bytes. A signing request has less than one KiB.
+pub const CA_BODY: usize = 64 << 10;
+/// Largest answer of the authority, bytes: a hundred roots and ten thousand revoked certificates.
+pub const CA_ANSWER: usize = 4 << 20;
+/// Connections that the authority serves at once; the others wait to be accepted.
+pub const CA_CONNECTIONS: usize = 256;
+/// How long one question to the authority may take, with its connection and handshake.
+pub const CA_TIMEOUT: Duration = Duration::from_secs(10);
+/// Shortest and longest wait before an authority that failed is asked again. ztunnel's.
+pub const CA_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(150));
+/// How often the authority is asked whether roots or revocations have changed. A revocation takes
+/// this long to be believed; ours.
+pub const BUNDLE_REFRESH: Duration = Duration::from_secs(60);
+/// A certificate is renewed after this share of what is left of its life, give or take
+/// [`RENEWAL_JITTER`]: ztunnel's half, which leaves the other half for an authority that is away.
+pub const RENEWAL: f64 = 0.5;
+/// So that workloads that began together do not renew together. Istio spreads by 0.01 of the life.
+pub const RENEWAL_JITTER: f64 = 0.05;
+/// How long an external authorizer may take: each request waits for it. Istio's default of ten
+/// minutes is no limit at all; Envoy's ext_authz filter has 200 ms.
+pub const AUTHORIZER_TIMEOUT: Duration = Duration::from_secs(1);
+/// The most that is read of an external authorizer's answer, bytes: it becomes the client's.
+pub const AUTHORIZER_ANSWER: usize = 64 << 10;
+/// Connections to an external authorizer that one worker keeps while they are idle.
+pub const AUTHORIZER_IDLE: usize = 32;
+/// How much the clocks of a token's issuer and of a sidecar may differ. Envoy's clock_skew_seconds.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
+/// How often a key set is fetched. Envoy's cache_duration.
+pub const JWKS_REFRESH: Duration = Duration::from_secs(600);
+/// How long the server of a key set may take to answer. Istio's.
+pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
+/// The shortest time between two fetches of a key set that tokens with unknown keys ask for. Ours:
+/// whoever sends such tokens may not make the sidecar attack the issuer, and a rotated key is known
+/// before most issuers sign with it.
+pub const JWKS_UNKNOWN_KEY: Duration = Duration::from_secs(30);
+/// First and longest wait after a key set could not be fetched.
+pub const JWKS_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The largest key set, bytes. Hundreds of keys.
+pub const JWKS_BYTES: usize = 1 << 20;
+/// Tokens that one worker remembers as verified. About 2 KiB each.
+pub const TOKENS_REMEMBERED: usize = 4096;
+/// The longest token that is looked at, bytes: longer than any fits into most servers' heads.
+pub const TOKEN_BYTES: usize = 16 << 10;
