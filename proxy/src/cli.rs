@@ -1,10 +1,11 @@
-//! The command line of the sidecar: `run`, `check`, `policy`, `ca`, and `rules` for a container's init
+//! The command line of the sidecar: `run`, `check`, `policy`, `ca`, `audit`, and `rules` for a container's init
 //! step.
 //!
 //! Parses, dispatches and prints; what is done is done elsewhere. Results go to standard output,
 //! errors to standard error, each with what to do about it. Exit codes are part of the interface
 //! and are listed in `--help`.
 
+mod audit;
 mod ca;
 mod policy;
 
@@ -67,6 +68,12 @@ enum Command {
     Policy {
         #[command(subcommand)]
         command: policy::PolicyCommand,
+    },
+    /// Check an audit log.
+    #[command(after_help = EXIT_CODES)]
+    Audit {
+        #[command(subcommand)]
+        command: audit::AuditCommand,
     },
     /// Run a certificate authority for the mesh, and look after it.
     #[command(after_help = EXIT_CODES)]
@@ -197,6 +204,7 @@ impl Cli {
             }
             Command::Check { config } => check(&config),
             Command::Policy { command } => command.perform(),
+            Command::Audit { command } => command.perform(),
             Command::Ca { command } => command.perform(),
             Command::Rules { action: Action::Print { rules, undo } } => {
                 out!("{}", rules_text(&rules.rules(), undo));

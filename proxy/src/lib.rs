@@ -35,6 +35,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod audit;
 pub mod authz;
 pub mod backoff;
 pub mod balance;

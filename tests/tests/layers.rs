@@ -23,7 +23,7 @@ const PROXY: &[&[&str]] = &[
     &["capture", "tcp"],
     &["connect", "connection"],
     &["tls"],
-    &["detect"],
+    &["audit", "detect"],
     &["telemetry", "world"],
     &["config"],
     &["error"],

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::pages::Pages;
 use super::{Sidecar, named};
 use crate::admin;
+use crate::audit;
 use crate::capture::listener::bind_any;
 use crate::config::{Listen, defaults};
 use crate::connect::Connector;
@@ -74,6 +75,7 @@ pub(super) async fn control_at<N: Net>(
     tokio::join!(
         discovery::run(world.clone(), sidecar.discovered.clone(), move || applied.prepare()),
         prove(world.clone(), &sidecar),
+        write_audit(world.clone(), &sidecar),
         register(world, &sidecar),
         health::active::run(to_endpoints, rng.child("checks", 0), sidecar.table.clone()),
         health::app::run(to_app, sidecar.table.clone(), &sidecar.app),
@@ -90,6 +92,14 @@ async fn prove<N: Net>(world: World<N>, sidecar: &Sidecar) {
     let identity = sidecar.table.load().snapshot.identity.clone();
     if let (Some(identity), Some(store)) = (identity, sidecar.tls.clone()) {
         identity::run(world, identity, store, sidecar.metrics.clone()).await;
+    }
+}
+
+/// Writes the audit log, if there is one.
+async fn write_audit<N: Net>(world: World<N>, sidecar: &Sidecar) {
+    let queue = sidecar.audit_queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(queue) = queue {
+        audit::writer::run(world, queue, sidecar.metrics.audit()).await;
     }
 }
 

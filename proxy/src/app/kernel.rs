@@ -23,10 +23,10 @@ use super::stop::{Stopped, stop};
 use super::worker::{Watches, drains, work};
 use super::{FAILED, Sidecar, ports};
 use crate::command::{self, Inherited};
-use crate::config::{self, Snapshot, defaults, reload};
+use crate::config::{self, Audit, Snapshot, defaults, reload};
 use crate::errln;
 use crate::telemetry::emit;
-use crate::world::{Alarm, KernelNet, Net, RngTree, SystemWall, World, raise_nofile};
+use crate::world::{Alarm, KernelDisk, KernelNet, Net, RngTree, SystemWall, World, raise_nofile};
 
 /// How a sidecar is started, beside its configuration.
 #[derive(Debug, Clone, Default)]
@@ -117,7 +117,10 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Stopp
         }
         drop(watches);
         let net = net.with_alarm(failed);
-        let world = World::new(net.clone(), SystemWall, rng.child("control", 0));
+        let mut world = World::new(net.clone(), SystemWall, rng.child("control", 0));
+        if let Some(audit) = &start.audit {
+            world = world.with_disk(KernelDisk::open(&audit.directory).map_err(named_directory(audit))?);
+        }
         // Its own task, because pages answer during the drain too.
         net.spawn_essential("control", control_at(world, sidecar.clone(), listeners));
         tracing::info!(workers, files, service = %start.service, "sidecar started");
@@ -142,7 +145,9 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Stopp
             tracing::info!(code, "the app has ended");
             // Nobody is left to drain for, but its last words may still be on their way.
             let deadline = Instant::now() + sidecar.timeouts().drain;
-            return Ok(Stopped { left: signals.outbound.drain(deadline).await, code });
+            let left = signals.outbound.drain(deadline).await;
+            sidecar.write_last_of_audit().await;
+            return Ok(Stopped { left, code });
         }
         sidecar.drain();
         let stop_app = async |limit| match &mut app {
@@ -161,6 +166,14 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Stopp
     drop(over);
     let _ = gone.recv_timeout(defaults::CUT_WITHIN);
     result
+}
+
+/// An error of the audit log's directory.
+fn named_directory(audit: &Audit) -> impl Fn(io::Error) -> io::Error {
+    |error| {
+        let directory = audit.directory.display();
+        io::Error::new(error.kind(), format!("the audit log cannot be in {directory}: {error}"))
+    }
 }
 
 /// Says so if the rules as they are by default would bring the sidecar's own connections back to

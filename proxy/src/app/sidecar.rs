@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::admin::{PageResponse, TEXT};
+use crate::audit::{self, AuditLog, AuditQueue};
 use crate::balance::Table;
 use crate::config::{Snapshot, Timeouts, defaults};
 use crate::discovery::EndpointStore;
@@ -34,6 +35,9 @@ pub struct Sidecar {
     /// The certificate of this workload; `None` if it has no identity.
     pub(super) tls: Option<Arc<TlsStore>>,
     pub(super) metrics: Arc<Metrics>,
+    /// The audit log, if there is one, and its queue until the control thread has taken it.
+    pub(super) audit: Option<Arc<AuditLog>>,
+    pub(super) audit_queue: Mutex<Option<AuditQueue>>,
     /// Workers that do not listen yet; [`DRAINING`] once the sidecar is on its way out.
     pub(super) unready: AtomicUsize,
     pub(super) stop: Notify,
@@ -55,9 +59,12 @@ impl Sidecar {
         discovered.want(&snapshot, &metrics);
         let (app, _) = watch::channel(AppHealth::beginning(&snapshot.app));
         let tls = snapshot.identity.is_some().then(Arc::default);
+        let (audit, audit_queue) = snapshot.audit.clone().map(audit::channel).unzip();
         let table = Table::new(snapshot.clone(), None, &metrics, now);
         Arc::new(Sidecar {
             tls,
+            audit: audit.map(Arc::new),
+            audit_queue: Mutex::new(audit_queue),
             app,
             given: Mutex::new(snapshot),
             discovered,
@@ -108,6 +115,14 @@ impl Sidecar {
         emit!(Draining);
         self.unready.store(DRAINING, Ordering::Release);
         self.open.send_replace(false);
+    }
+
+    /// Waits until the audit log is written, but not for ever.
+    pub(super) async fn write_last_of_audit(&self) {
+        let Some(audit) = &self.audit else { return };
+        if tokio::time::timeout(defaults::AUDIT_FLUSH, audit.flush()).await.is_err() {
+            tracing::error!("the last lines of the audit log could not be written in time");
+        }
     }
 
     /// Waits until the registry has forgotten the app, but not for long.

@@ -49,6 +49,9 @@ pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drains: Watche
     let into = bind_any(bind, listen.inbound).await.map_err(named("inbound", listen.inbound))?;
     let outbound = Outbound::new(&world, sidecar.tls.clone(), sidecar.table.clone(), sidecar.metrics.clone());
     let inbound = Inbound::new(&world, sidecar.tls.clone(), sidecar.table.clone(), sidecar.metrics.clone());
+    if let Some(audit) = &sidecar.audit {
+        inbound.audit_to(audit.clone());
+    }
     sidecar.listening();
 
     let (o, i) = (outbound.clone(), inbound.clone());

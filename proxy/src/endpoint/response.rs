@@ -17,6 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{ActiveRequest, Attempt, Outcome, RequestPermit, h2, pool};
+use crate::audit::AuditEntry;
 use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::timer::RequestTimer;
@@ -66,6 +67,8 @@ pub struct RequestGuard {
     _active: Option<ActiveRequest>,
     /// Its permit among those of its client there.
     _turn: Option<OwnedSemaphorePermit>,
+    /// Its line in the audit log.
+    audit: Option<AuditEntry>,
 }
 
 impl RequestGuard {
@@ -74,7 +77,7 @@ impl RequestGuard {
         if let Some(attempt) = &mut attempt {
             attempt.arrived();
         }
-        RequestGuard { _permit: permit, attempt, _active: None, _turn: None }
+        RequestGuard { _permit: permit, attempt, _active: None, _turn: None, audit: None }
     }
 
     /// Of a request at the local app.
@@ -82,8 +85,9 @@ impl RequestGuard {
         permit: Rc<RequestPermit>,
         active: ActiveRequest,
         turn: Option<OwnedSemaphorePermit>,
+        audit: Option<AuditEntry>,
     ) -> Self {
-        RequestGuard { _permit: permit, attempt: None, _active: Some(active), _turn: turn }
+        RequestGuard { _permit: permit, attempt: None, _active: Some(active), _turn: turn, audit }
     }
 }
 
@@ -159,6 +163,17 @@ impl<N: Net> ForwardedBody<N> {
             // Nothing there, but now the connection knows that more is wanted.
             exchange.drive(cx);
             polled = poll_cleaned(&mut self.body, cx);
+        }
+        if let Some(audit) = self.held.as_mut().and_then(|held| held.audit.as_mut()) {
+            let record = audit.record();
+            match &polled {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                    *record.bytes_out.get_or_insert(0) += bytes;
+                }
+                Poll::Ready(Some(Err(_))) => record.reason = Some(Kind::Incomplete.label().into()),
+                _ => {}
+            }
         }
         match &polled {
             Poll::Ready(Some(Err(_))) => {

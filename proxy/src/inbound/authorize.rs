@@ -11,6 +11,7 @@ use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::Inbound;
+use crate::audit::AuditEntry;
 use crate::authz::external::{Answer, Question};
 use crate::authz::jwt::{Shown, ShownToken, TokenError};
 use crate::authz::{Authorization, Facts, RequestFacts, RuleName, Ruling, path, remote_address};
@@ -48,7 +49,7 @@ pub(super) async fn request<N: Net, B>(
     authorization: &Authorization,
     connection: &Connection,
     request: &mut Request<B>,
-    log: &RequestLog<'_>,
+    (log, audit): (&RequestLog<'_>, &mut Option<AuditEntry>),
 ) -> Result<(), Refusal> {
     if authorization.is_open() {
         return Ok(());
@@ -56,6 +57,9 @@ pub(super) async fn request<N: Net, B>(
     path::normalize_uri(request.uri_mut(), authorization.config.path_normalization)
         .map_err(|wrong| Error { cause: Some(wrong.into()), ..Error::new(Kind::Malformed) })?;
     let shown = token(inbound, authorization, request)?;
+    if let (Some(audit), Some(shown)) = (audit, &shown) {
+        audit.record().principal.clone_from(&shown.token.principal);
+    }
     let host = host(request);
     let asked =
         authorization.policies.authorizer(&facts(authorization, connection, request, &host, shown.as_ref()));
@@ -182,9 +186,9 @@ pub(super) fn opaque<N: Net>(
     inbound: &Inbound<N>,
     authorization: &Authorization,
     connection: &Connection,
-) -> bool {
+) -> Decided {
     if authorization.is_open() {
-        return true;
+        return Decided { allowed: true, rule: None };
     }
     let ruling = authorization.decide(&Facts::of(connection)).enforced;
     if !ruling.allowed {
@@ -197,7 +201,7 @@ pub(super) fn opaque<N: Net>(
             tracing::warn!(%peer, %dst, ?identity, policy, rule, withheld, "connection denied");
         }
     }
-    ruling.allowed
+    ruling.into()
 }
 
 /// Whether it could go there, without a count: before it is known what is spoken.

@@ -3,16 +3,18 @@
 //! The phases are those of an outbound request ([`crate::outbound`]), without a choice: admit,
 //! route (there is one app), authorize, limit, forward, attempt, respond, log.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Request, Response, Version};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::authorize::Refusal;
 use super::caller::Caller;
 use super::{Inbound, authorize};
+use crate::audit::{AuditEntry, AuditEvent};
 use crate::balance::Table;
 use crate::config::AttemptTimeouts;
 use crate::connection::Connection;
@@ -43,6 +45,7 @@ pub(super) async fn handle<N: Net>(
 ) -> Response<ResponseBody<N>> {
     let table = inbound.side.table.load_full();
     let app = inbound.app(&table.snapshot.service);
+    let audit = inbound.audited(AuditEvent::Request, &connection).await;
     let state = RequestState::route(&inbound, &table, &app, &caller, connection, &request);
     let log = app.cluster.request_log(0);
     let version = request.version();
@@ -51,7 +54,7 @@ pub(super) async fn handle<N: Net>(
     }
     let restored = bridge::restore_marked(&mut request);
     let upgrade = UpgradeRequest::of(&mut request);
-    let authorized = state.authorize(&mut request, &log).await;
+    let authorized = state.authorize(&mut request, &log, audit).await;
     let admitted = authorized.and_then(|()| {
         let permit = state.limit()?;
         Ok((permit, state.forward(request, restored?)?))
@@ -77,6 +80,8 @@ struct RequestState<'t, N: Net> {
     is_grpc: bool,
     /// When the caller gives up, if it said so.
     deadline: Option<Instant>,
+    /// The request's line in the audit log, until its answer takes it along.
+    audit: RefCell<Option<AuditEntry>>,
 }
 
 impl<'t, N: Net> RequestState<'t, N> {
@@ -91,13 +96,27 @@ impl<'t, N: Net> RequestState<'t, N> {
     ) -> Self {
         let is_grpc = grpc::is_grpc(request.headers());
         let deadline = deadline::of(request.headers(), is_grpc);
-        RequestState { inbound, table, app, caller, connection, is_grpc, deadline }
+        RequestState { inbound, table, app, caller, connection, is_grpc, deadline, audit: RefCell::default() }
     }
 
     /// Asks policies whether the request may go to the app.
-    async fn authorize(&self, request: &mut Request<Incoming>, log: &RequestLog<'_>) -> Result<(), Refusal> {
-        let authorization = &self.table.authorization;
-        authorize::request(self.inbound, authorization, &self.connection, request, log).await
+    async fn authorize(
+        &self,
+        request: &mut Request<Incoming>,
+        log: &RequestLog<'_>,
+        mut audit: Option<AuditEntry>,
+    ) -> Result<(), Refusal> {
+        let (authorization, seen) = (&self.table.authorization, (log, &mut audit));
+        let authorized =
+            authorize::request(self.inbound, authorization, &self.connection, request, seen).await;
+        if let Some(audit) = &mut audit {
+            let record = audit.record();
+            record.describe(request);
+            let rule = log.decided().and_then(|decided| decided.rule.as_ref());
+            record.decide(authorized.is_ok(), rule);
+        }
+        self.audit.replace(audit);
+        authorized
     }
 
     /// Takes a permit of the client's share, of the sidecar, and of the app.
@@ -179,7 +198,8 @@ impl<'t, N: Net> RequestState<'t, N> {
             let sent = self.inbound.side.pool.send(&target, None, call, &app.endpoint, request).await;
             let (error, unsent) = match sent {
                 Ok((response, lease)) => {
-                    let held = RequestGuard::at_app(call.permit.clone(), active, turn);
+                    let audit = self.answered(response.status(), None);
+                    let held = RequestGuard::at_app(call.permit.clone(), active, turn, audit);
                     let (failures, timer) = (app.cluster.failures(), call.timer.clone());
                     let mut response = response
                         .map(|body| ResponseBody::endpoint(body, lease, held, failures, timer, call.is_grpc));
@@ -205,8 +225,26 @@ impl<'t, N: Net> RequestState<'t, N> {
         }
     }
 
+    /// The request's line in the audit log, once it has an answer.
+    fn answered(&self, status: StatusCode, reason: Option<Kind>) -> Option<AuditEntry> {
+        let mut audit = self.audit.borrow_mut().take()?;
+        audit.record().status = Some(status.as_u16());
+        audit.record().reason = reason.map(|kind| kind.label().into());
+        Some(audit)
+    }
+
     /// Answers a request that gets no answer of the app.
     fn refused(&self, refusal: Refusal, log: &RequestLog<'_>) -> Response<ResponseBody<N>> {
+        let reason = match &refusal {
+            Refusal::Failed(error) | Refusal::FailedAs(error, _) => error.kind,
+            Refusal::Answered(_) => Kind::Denied,
+        };
+        let response = self.answer(refusal, log);
+        drop(self.answered(response.status(), Some(reason)));
+        response
+    }
+
+    fn answer(&self, refusal: Refusal, log: &RequestLog<'_>) -> Response<ResponseBody<N>> {
         match refusal {
             Refusal::Failed(error) => self.failed(error, log),
             Refusal::FailedAs(error, status) => {

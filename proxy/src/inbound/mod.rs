@@ -8,7 +8,7 @@ mod live;
 mod secure;
 mod tcp;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use client_cert::ClientCert;
 use live::LiveConnections;
 use tokio::sync::Semaphore;
 
+use crate::audit::{AuditEntry, AuditEvent, AuditLog};
 use crate::authz::Facts;
 use crate::authz::external::Authorizers;
 use crate::authz::jwt::Remembered;
@@ -52,6 +53,7 @@ pub struct Inbound<N: Net> {
     wall: Arc<dyn Wall>,
     /// Handshakes of TLS that may be under way at once.
     handshakes: Semaphore,
+    audit: OnceCell<Arc<AuditLog>>,
 }
 
 /// A request is tried again only to hide the race in which the app closes a kept connection just as
@@ -98,6 +100,7 @@ impl<N: Net> Inbound<N> {
         let handshakes = Semaphore::new(table.load().snapshot.tls.handshakes);
         Rc::new(Inbound {
             handshakes,
+            audit: OnceCell::new(),
             side: Side::new(world, Direction::Inbound, source_for, tls, table, all_metrics),
             app: RefCell::default(),
             callers: Callers::default(),
@@ -107,6 +110,27 @@ impl<N: Net> Inbound<N> {
             authorizers: Authorizers::default(),
             wall: world.wall.clone(),
         })
+    }
+
+    /// Writes what comes in from now on to an audit log.
+    pub fn audit_to(&self, log: Arc<AuditLog>) {
+        let _ = self.audit.set(log);
+    }
+
+    /// Begins a line of the audit log, if there is one; waits for its place there if it is to.
+    async fn audited(&self, event: AuditEvent, connection: &Connection) -> Option<AuditEntry> {
+        let log = self.audit.get()?;
+        let ends = (connection.peer, connection.original_dst);
+        let entry = log.begin(event, ends, self.wall.now()).await?;
+        Some(entry.of(connection.peer_identity.as_ref()))
+    }
+
+    /// Notes that somebody was refused who could not prove who it is.
+    async fn audit_refused(&self, connection: &Connection) {
+        if let Some(mut entry) = self.audited(AuditEvent::Handshake, connection).await {
+            entry.record().decide(false, None);
+            entry.record().reason = Some(Kind::NotSecured.label().into());
+        }
     }
 
     /// Closes open connections that other policies do not allow, whenever such come into force.

@@ -62,6 +62,7 @@ pub(super) async fn begin<N: Net>(
             Err(cause) => {
                 side.metrics.handshake(false);
                 side.refuse_because(Kind::NotSecured, peer, Some(dst), &cause);
+                inbound.audit_refused(&unknown).await;
                 None
             }
         };
@@ -74,6 +75,7 @@ pub(super) async fn begin<N: Net>(
         client.abort();
         let cause = "the port takes nothing but the mesh's TLS (tls = \"strict\")";
         side.refuse_because(Kind::NotSecured, peer, Some(dst), &cause);
+        inbound.audit_refused(&unknown).await;
         return None;
     }
     let begun = match protocol {

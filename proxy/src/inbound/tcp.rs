@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{Inbound, authorize};
+use crate::audit::AuditEvent;
 use crate::config::Snapshot;
 use crate::connection::Connection;
 use crate::endpoint::ActiveRequest;
@@ -25,7 +26,12 @@ pub(super) async fn forward<N: Net>(
     // Loaded after that, or a change of policies could be missed.
     let table = inbound.side.table.load_full();
     let snapshot = &table.snapshot;
-    if !authorize::opaque(inbound, &table.authorization, &connection) {
+    let mut audit = inbound.audited(AuditEvent::Connection, &connection).await;
+    let decided = authorize::opaque(inbound, &table.authorization, &connection);
+    if let Some(audit) = &mut audit {
+        audit.record().decide(decided.allowed, decided.rule.as_ref());
+    }
+    if !decided.allowed {
         return client.abort();
     }
     let fresh = match fresh {
@@ -43,7 +49,7 @@ pub(super) async fn forward<N: Net>(
     tokio::select! {
         biased;
         () = live.refused() => {}
-        () = tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics) => {}
+        () = tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics, audit) => {}
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) async fn forward<N: Net>(
     let (metrics, timeouts) = (cluster.metrics.opaque(), CopyTimeouts::of(timeouts));
     // It may last for days, and must not keep what a reload replaces.
     drop((table, cluster));
-    tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics).await;
+    tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics, None).await;
 }
 
 /// Connects to an endpoint of `cluster`, and to another one if that fails: under the conditions of
@@ -218,7 +218,7 @@ pub(super) async fn pass_through<N: Net>(
     let timeouts = CopyTimeouts::of(timeouts);
     drop(table);
     let metrics = outbound.passed_through().cluster.opaque();
-    tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics).await;
+    tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics, None).await;
 }
 
 async fn dial_direct<N: Net>(outbound: &Outbound<N>, dst: SocketAddr, timeouts: &Timeouts) -> Dialled<N> {

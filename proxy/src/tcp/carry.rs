@@ -1,6 +1,9 @@
 //! What both sides do with an opaque connection.
 
+use std::cell::RefCell;
+
 use super::{CopyTimeouts, relay};
+use crate::audit::AuditEntry;
 use crate::connection::Connection;
 use crate::detect::Prefixed;
 use crate::telemetry::{OpaqueMetrics, RaceOutcome, SideMetrics};
@@ -62,19 +65,32 @@ impl<I, G> FreshConnection<I, G> {
     }
 }
 
-/// Carries bytes between a client and a server until both have closed, and counts them.
+/// Carries bytes between a client and a server until both have closed, and counts them, also in
+/// `audit`.
 pub async fn carry<N: Net, G>(
     connection: Connection,
     client: Prefixed<Io<N>>,
     server: FreshConnection<Io<N>, G>,
     timeouts: CopyTimeouts,
     metrics: OpaqueMetrics,
+    audit: Option<AuditEntry>,
 ) {
     let FreshConnection { server, guard: _guard } = server;
-    let count = |moved: super::BytesCopied| metrics.moved(moved.forth, moved.back, moved.spliced);
+    let audit = RefCell::new(audit);
+    let count = |moved: super::BytesCopied| {
+        metrics.moved(moved.forth, moved.back, moved.spliced);
+        if let Some(audit) = &mut *audit.borrow_mut() {
+            let record = audit.record();
+            *record.bytes_in.get_or_insert(0) += moved.forth;
+            *record.bytes_out.get_or_insert(0) += moved.back;
+        }
+    };
     if let Err(error) = relay::<N>(client, server, timeouts, count).await {
         if let Some(kind) = error.kind() {
             metrics.failed(kind);
+            if let Some(audit) = &mut *audit.borrow_mut() {
+                audit.record().reason = Some(kind.label().into());
+            }
         }
         let Connection { peer, original_dst: dst, .. } = connection;
         tracing::debug!(%peer, %dst, %error, "connection ended");

@@ -60,6 +60,10 @@ families! {
         not_after: Gauge<f64, AtomicU64> =
             "certificate_not_after_timestamp_seconds",
             "Until when the certificate in force is valid, as seconds of Unix time; 0 without one";
+        audit_written: Counter = "audit_records", "Lines of the audit log that were written";
+        audit_lost: Counter = "audit_records_lost", "Lines that the audit log had no room for";
+        audit_failures: Counter =
+            "audit_write_failures", "Writes to the audit log that failed, each of which is tried again";
         app: Family<Probe, Gauge> = "app_probe", "Whether the local app passes a probe";
         registered: Gauge = "registered", "1 while the app is in the registry";
     }
@@ -76,6 +80,17 @@ pub struct Metrics {
     routes: RouteFamilies,
     discovery: DiscoveryFamilies,
     authorization: AuthorizationFamilies,
+}
+
+/// Metrics of the audit log.
+#[derive(Debug, Clone, Default)]
+pub struct AuditMetrics {
+    /// Lines that were written.
+    pub written: Counter,
+    /// Lines for which there was no room.
+    pub lost: Counter,
+    /// Writes that failed.
+    pub failures: Counter,
 }
 
 /// Metrics of a cluster that counts as one endpoint: the local app, or everything that is passed
@@ -227,6 +242,16 @@ impl Metrics {
         self.own.certificates.get_or_create(&Outcome { result }).inc();
         if let Some(at) = not_after {
             self.own.not_after.set(unix_seconds(at));
+        }
+    }
+
+    /// The metrics of the audit log.
+    pub fn audit(&self) -> AuditMetrics {
+        let own = &self.own;
+        AuditMetrics {
+            written: own.audit_written.clone(),
+            lost: own.audit_lost.clone(),
+            failures: own.audit_failures.clone(),
         }
     }
 

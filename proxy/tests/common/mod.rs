@@ -23,6 +23,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use proxy::audit;
 use proxy::balance::Table;
 use proxy::capture::listener::accept;
 use proxy::discovery::EndpointStore;
@@ -31,7 +32,7 @@ use proxy::inbound::{self, Inbound};
 use proxy::outbound::{self, Outbound};
 use proxy::telemetry::Metrics;
 use proxy::tls::TlsStore;
-use proxy::world::{Abort, AfterFin, KernelListener, KernelNet, Listener, Net, RngTree, SystemWall, World};
+use proxy::world::{Abort, AfterFin, KernelListener, KernelDisk, KernelNet, Listener, Net, RngTree, SystemWall, World};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
@@ -373,6 +374,13 @@ pub async fn inbound_of(tls: Option<Arc<TlsStore>>, net: TestNet, config: &str) 
     let (table, metrics) = table(config);
     let world = World::new(net.clone(), SystemWall, RngTree::new(2));
     let worker = Inbound::new(&world, tls, table.clone(), metrics.clone());
+    if let Some(config) = table.load().snapshot.audit.clone() {
+        let world = World::new(net.clone(), SystemWall, RngTree::new(3));
+        let world = world.with_disk(KernelDisk::open(&config.directory).unwrap());
+        let (log, queue) = audit::channel(config);
+        worker.audit_to(Arc::new(log));
+        spawn(audit::writer::run(world, queue, metrics.audit()));
+    }
     let (listener, at) = listen(&net).await;
     let (drain, watch) = drain::channel();
     let each = worker.clone();

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy::config::{
-    Adaptive, App, AttemptTimeouts, Balance, BalancePolicy, Cluster, ClusterLimits, Endpoint, Forwarded,
+    Adaptive, App, AttemptTimeouts, Audit, Balance, BalancePolicy, Cluster, ClusterLimits, Endpoint, Forwarded,
     HashSource, Health, Http1, Http2, Identity, IdentitySource, InboundTimeouts, Limits, Listen,
     OutlierDetection, Probe, ProbeRequest, Protocol, RequestTimeouts, Retry, RetryBudget, RetryCondition,
-    RetryConditions, SlowStart, Snapshot, Thresholds, Timeouts, Tls, TlsMode, parse,
+    RetryConditions, SlowStart, Snapshot, Thresholds, Timeouts, Tls, TlsMode, WhenFull, parse,
 };
 
 use crate::at;
@@ -31,6 +31,7 @@ http2 = { max_concurrent_streams = 11, initial_stream_window_size = "128KiB", in
 retry = { attempts = 1, on = ['5xx', 'retriable-status-codes', 'internal'], status_codes = [429], unsafe_methods = true, max = '300ms', hedge = '50ms' }
 retry_budget = { share = '10%', per_second = 3 }
 identity = { id = 'spiffe://mesh.test/ns/shop/sa/web', files = '/certs' }
+audit = { directory = '/audit', when_full = 'block', queue = 99, rotate = '1MiB', keep = 3, chain = true, sync = true }
 tls = { mode = 'strict', handshake = '2s', handshakes = 9 }
 outlier_detection = { consecutive_failures = 7, success_rate = "90%", min_requests = 20, window = "5s", base = "2s", max = "90s", cap = "25%" }
 inbound = [{ port = 8080, protocol = "http", adaptive_concurrency = true }, { port = 5432, protocol = "tcp" }, { port = 9, timeouts = { request = "0s" }, tls = "disabled" }]
@@ -105,6 +106,15 @@ fn every_key_of_the_file_reaches_the_snapshot() {
         identity: Some(Identity {
             id: "spiffe://mesh.test/ns/shop/sa/web".parse().unwrap(),
             source: IdentitySource::Files("/certs".into()),
+        }),
+        audit: Some(Audit {
+            directory: "/audit".into(),
+            when_full: WhenFull::Block,
+            queue: 99,
+            rotate: 1 << 20,
+            keep: 3,
+            chain: true,
+            sync: true,
         }),
         tls: Tls { mode: TlsMode::Strict, handshake: Duration::from_secs(2), handshakes: 9 },
         inbound_port_tls: [(9, TlsMode::Disabled)].into(),

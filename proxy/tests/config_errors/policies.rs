@@ -11,6 +11,7 @@ says! {
     what_a_policy_makes_nothing_of_is_pointed_at
     an_identity_has_one_source_that_can_be_asked
     an_authority_can_be_asked
+    an_audit_log_has_a_place_and_can_be_kept
     a_subset_of_nobody_shows_what_the_endpoints_have
     contradictory_limits_show_both_sides
     outlier_detection_must_be_able_to_see_something

@@ -12,6 +12,7 @@ mod server;
 #[path = "../../../tests/tests/ends/mod.rs"]
 mod table;
 
+mod audit;
 mod authorization;
 mod ca;
 mod data_plane;

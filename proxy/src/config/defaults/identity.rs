@@ -1,5 +1,7 @@
-//! Defaults of identity and access: TLS, the certificate authority, tokens, authorizers.
+//! Defaults of identity and access: TLS, the certificate authority, tokens, authorizers, the
+//! audit log.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// How long a handshake of TLS may take, from its first byte to its last. Istio's detection timeout
@@ -64,3 +66,23 @@ pub const JWKS_BYTES: usize = 1 << 20;
 pub const TOKENS_REMEMBERED: usize = 4096;
 /// The longest token that is looked at, bytes: longer than any fits into most servers' heads.
 pub const TOKEN_BYTES: usize = 16 << 10;
+/// Lines of the audit log that may wait to be written. A request under way has one, so there are more
+/// of them than [`super::MAX_REQUESTS`].
+pub const AUDIT_QUEUE: u32 = 16_384;
+/// What may be set.
+pub const AUDIT_QUEUE_RANGE: RangeInclusive<u32> = 1..=1 << 20;
+/// How large a file of the audit log may become, bytes: some 200 000 lines.
+pub const AUDIT_ROTATE: u64 = 64 << 20;
+/// The least that may be set.
+pub const AUDIT_ROTATE_LEAST: u64 = 64 << 10;
+/// Older files of the audit log that are kept.
+pub const AUDIT_KEEP: usize = 8;
+/// Lines that are written at once.
+pub const AUDIT_BATCH: usize = 1024;
+/// How long the writer of the audit log rests between two batches. A worker that finds it awake need
+/// not wake it, which would cost a system call for each request.
+pub const AUDIT_PAUSE: Duration = Duration::from_millis(10);
+/// Shortest and longest wait before a disk that failed is tried again.
+pub const AUDIT_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long the end of the sidecar waits for the audit log.
+pub const AUDIT_FLUSH: Duration = Duration::from_secs(5);

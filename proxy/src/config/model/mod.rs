@@ -6,6 +6,7 @@ mod balance;
 mod cluster;
 mod discovery;
 mod health;
+mod audit;
 mod identity;
 mod jwt;
 mod limits;
@@ -24,6 +25,7 @@ pub use balance::{Balance, SlowStart};
 pub use cluster::{Cluster, ClusterTimeouts, Endpoint, EndpointTable};
 pub use discovery::{Discovery, Dns, EndpointsFile, Etcd, Register};
 pub use health::{App, Health, Probe};
+pub use audit::Audit;
 pub use identity::{CaClient, Identity, Tls};
 pub use jwt::{Jwks, Jwt, TokenHeader};
 pub use limits::ClusterLimits;
@@ -93,6 +95,8 @@ pub struct File {
     /// Mutual TLS on the way in.
     #[serde(default)]
     pub tls: Tls,
+    /// The audit log. Default: none.
+    pub audit: Option<Audit>,
     /// Tells others where the app is. Default: nobody is told.
     pub register: Option<Register>,
     /// Who may call the app. Default: everybody.

@@ -64,7 +64,8 @@ impl Check<'_> {
         }
     }
 
-    fn place_of(&mut self, key: &str, given: &Spanned<String>) -> PathBuf {
+    /// The path of a file or a directory.
+    pub(super) fn place_of(&mut self, key: &str, given: &Spanned<String>) -> PathBuf {
         if given.get_ref().is_empty() {
             self.diagnostics
                 .add(format!("`{key}` is empty"), given.span(), "a path is needed")

@@ -23,6 +23,7 @@ use cluster::Taken;
 
 pub use discovery::parse_endpoints;
 
+mod audit;
 mod authorization;
 mod balance;
 mod cluster;
@@ -111,6 +112,7 @@ impl Check<'_> {
         let inbound_port_timeouts = self.inbound_port_timeouts(file);
         let app = self.app(&file.app);
         let identity = file.identity.as_ref().and_then(|identity| self.identity(identity));
+        let audit = file.audit.as_ref().map(|audit| self.audit(audit));
         let tls = self.tls(file);
         let inbound_port_tls = self.inbound_port_tls(file);
         let authorization = Arc::new(self.authorization(&file.authorization));
@@ -136,6 +138,7 @@ impl Check<'_> {
             tls,
             inbound_port_tls,
             register,
+            audit,
             clusters: clusters.into_iter().map(Arc::new).collect(),
             inbound,
             inbound_timeouts: InboundTimeouts { request: requests.request },

@@ -15,6 +15,7 @@ mod cluster;
 mod discovery;
 mod dump;
 mod health;
+mod audit;
 mod identity;
 mod jwt;
 mod limits;
@@ -30,6 +31,7 @@ pub use balance::{Balance, BalancePolicy, HashSource, SlowStart};
 pub use cluster::{AttemptTimeouts, Cluster, Endpoint, Labels, RequestTimeouts};
 pub use discovery::{Discovery, Dns, DnsQuery, Etcd, Register, Source};
 pub use health::{App, Health, Probe, ProbeRequest, Thresholds};
+pub use audit::{Audit, WhenFull};
 pub use identity::{CaClient, Identity, IdentitySource, Tls, TlsMode};
 pub use jwt::{ClaimHeader, JwksSource, JwksUrl, JwtProvider, TokenHeader};
 pub use limits::{Adaptive, ClusterLimits};
@@ -79,6 +81,8 @@ pub struct Snapshot {
     pub inbound_port_tls: BTreeMap<u16, TlsMode>,
     /// What others are told of the app, if anything. Only read at start.
     pub register: Option<Register>,
+    /// The audit log, if there is to be one.
+    pub audit: Option<Audit>,
     /// Clusters, in the order of the file.
     pub clusters: Vec<Arc<Cluster>>,
     /// What the app speaks on its ports; of a port that is not named,

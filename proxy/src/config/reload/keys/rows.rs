@@ -217,6 +217,20 @@ pub(super) const EVERY: &[Keys] = &[
         &[("request", "'1s'", "'2s'", ""), ("per_try", "'1s'", "'2s'", ""), ("response", "'1s'", "'2s'", "")],
     ),
     keys(
+        "Audit",
+        &["#top"],
+        "audit.",
+        &[
+            ("directory", "'/a'", "'/b'", ""),
+            ("when_full", "'drop'", "'block'", "audit.directory = '/a'"),
+            ("queue", "1", "2", "audit.directory = '/a'"),
+            ("rotate", "'1MiB'", "'2MiB'", "audit.directory = '/a'"),
+            ("keep", "1", "2", "audit.directory = '/a'"),
+            ("chain", "false", "true", "audit.directory = '/a'"),
+            ("sync", "false", "true", "audit.directory = '/a'"),
+        ],
+    ),
+    keys(
         "Identity",
         &["#top"],
         "identity.",

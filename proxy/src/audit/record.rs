@@ -1,0 +1,163 @@
+//! What a line of the audit log says.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::Request;
+use http::header::{HOST, HeaderName};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::spiffe_id::SpiffeId;
+
+/// What a line is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditEvent {
+    /// A request.
+    Request,
+    /// An opaque connection.
+    Connection,
+    /// A connection whose peer could not prove who it is.
+    Handshake,
+}
+
+/// Whether it may pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditDecision {
+    /// It may.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
+/// A line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AuditRecord {
+    /// When it began, RFC 3339 in UTC, to the microsecond.
+    #[serde(with = "time::serde::rfc3339")]
+    pub time: OffsetDateTime,
+    /// What it is about.
+    pub event: AuditEvent,
+    /// Where it came from.
+    pub source: SocketAddr,
+    /// Who that is, as its certificate proves.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub identity: Option<SpiffeId>,
+    /// For whom it asks, as its token proves: `issuer/subject`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub principal: Option<String>,
+    /// Where it went: the app's address and port.
+    pub destination: SocketAddr,
+    /// The method.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub method: Option<String>,
+    /// The host that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub host: Option<String>,
+    /// The path, without the query.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub path: Option<String>,
+    /// `x-request-id`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub request_id: Option<String>,
+    /// The trace of `traceparent` (W3C), 32 digits.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub trace_id: Option<String>,
+    /// What was decided.
+    pub decision: AuditDecision,
+    /// The policy that decided; none if no rule matches.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub policy: Option<Arc<str>>,
+    /// Its rule, from 1.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rule: Option<u32>,
+    /// The status of the answer; none if the client has gone before there was one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub status: Option<u16>,
+    /// Why it failed, if it did: the word that metrics have for it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+    /// Bytes to the app: of an opaque connection.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes_in: Option<u64>,
+    /// Bytes from the app: of the body, or of an opaque connection.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes_out: Option<u64>,
+    /// From its beginning to its end, microseconds.
+    pub duration_us: u64,
+}
+
+impl AuditRecord {
+    pub(super) fn new(event: AuditEvent, now: SystemTime, source: SocketAddr, destination: SocketAddr) -> Self {
+        let time = OffsetDateTime::from(now);
+        let time = time.replace_nanosecond(time.nanosecond() / 1000 * 1000).unwrap_or(time);
+        AuditRecord {
+            time,
+            event,
+            source,
+            identity: None,
+            principal: None,
+            destination,
+            method: None,
+            host: None,
+            path: None,
+            request_id: None,
+            trace_id: None,
+            decision: AuditDecision::Allow,
+            policy: None,
+            rule: None,
+            status: None,
+            reason: None,
+            bytes_in: None,
+            bytes_out: None,
+            duration_us: 0,
+        }
+    }
+
+    /// Notes what is asked for.
+    pub fn describe<B>(&mut self, request: &Request<B>) {
+        let header = |name: HeaderName| request.headers().get(name)?.to_str().ok().map(str::to_owned);
+        let uri = request.uri();
+        self.method = Some(request.method().to_string());
+        self.host = uri.authority().map(ToString::to_string).or_else(|| header(HOST));
+        self.path = Some(uri.path().to_owned());
+        self.request_id = header(HeaderName::from_static("x-request-id"));
+        self.trace_id = header(HeaderName::from_static("traceparent")).and_then(|text| trace_id(&text));
+    }
+
+    /// Notes what policies say.
+    pub fn decide(&mut self, allowed: bool, rule: Option<&(Arc<str>, u32)>) {
+        self.decision = if allowed { AuditDecision::Allow } else { AuditDecision::Deny };
+        self.policy = rule.map(|(policy, _)| policy.clone());
+        self.rule = rule.map(|(_, rule)| *rule);
+    }
+}
+
+/// The trace of a `traceparent` (W3C Trace Context 3.2.2): version, trace, span, flags.
+fn trace_id(traceparent: &str) -> Option<String> {
+    let trace = traceparent.split('-').nth(1)?;
+    let is_one = trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_one.then(|| trace.to_owned())
+}
+
+/// The line that stands for lines that are missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Gap {
+    /// When it was noticed.
+    pub(super) time: String,
+    /// Always `"gap"`.
+    pub(super) event: String,
+    /// How many lines are missing.
+    pub(super) lost: u64,
+}
+
+impl Gap {
+    pub(super) fn new(lost: u64, now: SystemTime) -> Self {
+        let time = OffsetDateTime::from(now).format(&Rfc3339).unwrap_or_default();
+        Gap { time, event: "gap".into(), lost }
+    }
+}

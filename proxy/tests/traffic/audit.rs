@@ -1,0 +1,102 @@
+//! The audit log of a whole sidecar.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::common::authority::Authority;
+use crate::common::*;
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+const POLICY: &str = "
+[[authorization.policy]]
+name = 'readers'
+rule = [{ to = [{ methods = ['GET'] }] }]
+";
+
+/// A configuration whose audit log is in `directory`.
+fn config(directory: &Path, more: &str) -> String {
+    let directory = directory.display();
+    format!(
+        "service = 'orders'\ninstance = 'orders-1'\n{more}\n[audit]\ndirectory = '{directory}'\nwhen_full = 'block'"
+    )
+}
+
+/// Waits for so many lines, without what differs from run to run.
+async fn lines(directory: &Path, count: usize) -> Vec<Value> {
+    let read = || std::fs::read_to_string(directory.join("audit.log")).unwrap_or_default();
+    until("the lines are there", || read().lines().count() >= count).await;
+    let plain = |line: &str| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        let fields = line.as_object_mut().unwrap();
+        assert!(fields.remove("time").unwrap().as_str().unwrap().ends_with('Z'));
+        assert!(fields.remove("duration_us").unwrap().as_u64().unwrap() < 20_000_000);
+        fields.remove("source");
+        line
+    };
+    let all: Vec<_> = read().lines().map(plain).collect();
+    assert_eq!(all.len(), count);
+    all
+}
+
+#[test]
+fn every_request_has_a_line_that_says_who_asked_what_and_what_came_of_it() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let app = Seen::default().app(OK).await;
+        let side = inbound(TestNet::to(&app.to_string()), &config(folder.path(), POLICY)).await;
+        let mut client = side.client().await;
+        let secret = "GET /stock?token=secret HTTP/1.1\r\nhost: orders\r\nauthorization: Bearer secret\r\n\
+                      x-request-id: 7\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n";
+        assert_eq!(client.ask(secret).await.text(), "ok");
+        let denied = "POST /stock HTTP/1.1\r\nhost: orders\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(client.ask(denied).await.status(), 403);
+        let destination = app.to_string();
+        let lines = lines(folder.path(), 2).await;
+        assert_eq!(
+            lines[0],
+            json!({
+                "event": "request", "destination": destination, "method": "GET", "host": "orders",
+                "path": "/stock", "request_id": "7", "trace_id": "0af7651916cd43dd8448eb211c80319c",
+                "decision": "allow", "policy": "readers", "rule": 1, "status": 200, "bytes_out": 2,
+            })
+        );
+        assert_eq!(
+            lines[1],
+            json!({
+                "event": "request", "destination": destination, "method": "POST", "host": "orders",
+                "path": "/stock", "decision": "deny", "status": 403, "reason": "denied",
+            })
+        );
+        let text = std::fs::read_to_string(folder.path().join("audit.log")).unwrap();
+        assert!(!text.contains("secret"), "{text}");
+    });
+}
+
+#[test]
+fn connections_that_are_not_http_and_those_that_prove_nothing_have_lines_too() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let app = app(|_, mut client| async move { client.closed().await }).await;
+        let tcp = format!("[[inbound]]\nport = {}\nprotocol = 'tcp'", app.port());
+        let side = inbound(TestNet::to(&app.to_string()), &config(folder.path(), &tcp)).await;
+        let mut client = side.client().await;
+        client.send("hello").await;
+        drop(client);
+        let line = lines(folder.path(), 1).await.remove(0);
+        assert_eq!((&line["event"], &line["decision"]), (&json!("connection"), &json!("allow")));
+        assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&json!(5), &json!(0)));
+    });
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let app = Seen::default().app(OK).await;
+        let strict = "[identity]\nid = 'spiffe://mesh.test/ns/shop/sa/orders'\nfiles = '/none'\n[tls]\nmode = 'strict'";
+        let store = Authority::new().store("spiffe://mesh.test/ns/shop/sa/orders");
+        let side = inbound_of(Some(store), TestNet::to(&app.to_string()), &config(folder.path(), strict)).await;
+        let mut client = side.client().await;
+        client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+        let line = lines(folder.path(), 1).await.remove(0);
+        assert_eq!((&line["event"], &line["decision"]), (&json!("handshake"), &json!("deny")));
+        assert_eq!(line["reason"], "not_secured");
+    });
+}
