@@ -92,7 +92,12 @@ pub struct AuditRecord {
 }
 
 impl AuditRecord {
-    pub(super) fn new(event: AuditEvent, now: SystemTime, source: SocketAddr, destination: SocketAddr) -> Self {
+    pub(super) fn new(
+        event: AuditEvent,
+        now: SystemTime,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Self {
         let time = OffsetDateTime::from(now);
         let time = time.replace_nanosecond(time.nanosecond() / 1000 * 1000).unwrap_or(time);
         AuditRecord {

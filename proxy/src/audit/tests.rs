@@ -78,7 +78,11 @@ fn config(when_full: WhenFull) -> Audit {
 }
 
 /// A log that is written to `disk` for as long as the story goes.
-async fn with_log<T>(config: Audit, disk: &SmallDisk, story: impl AsyncFnOnce(&AuditLog, &AuditMetrics) -> T) -> T {
+async fn with_log<T>(
+    config: Audit,
+    disk: &SmallDisk,
+    story: impl AsyncFnOnce(&AuditLog, &AuditMetrics) -> T,
+) -> T {
     let (log, queue) = channel(config);
     let world = World::new(FakeNet::default(), SystemWall, RngTree::new(1)).with_disk(disk.clone());
     let metrics = AuditMetrics::default();

@@ -32,7 +32,9 @@ use proxy::inbound::{self, Inbound};
 use proxy::outbound::{self, Outbound};
 use proxy::telemetry::Metrics;
 use proxy::tls::TlsStore;
-use proxy::world::{Abort, AfterFin, KernelListener, KernelDisk, KernelNet, Listener, Net, RngTree, SystemWall, World};
+use proxy::world::{
+    Abort, AfterFin, KernelDisk, KernelListener, KernelNet, Listener, Net, RngTree, SystemWall, World,
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy::config::{
-    Adaptive, App, AttemptTimeouts, Audit, Balance, BalancePolicy, Cluster, ClusterLimits, Endpoint, Forwarded,
-    HashSource, Health, Http1, Http2, Identity, IdentitySource, InboundTimeouts, Limits, Listen,
+    Adaptive, App, AttemptTimeouts, Audit, Balance, BalancePolicy, Cluster, ClusterLimits, Endpoint,
+    Forwarded, HashSource, Health, Http1, Http2, Identity, IdentitySource, InboundTimeouts, Limits, Listen,
     OutlierDetection, Probe, ProbeRequest, Protocol, RequestTimeouts, Retry, RetryBudget, RetryCondition,
     RetryConditions, SlowStart, Snapshot, Thresholds, Timeouts, Tls, TlsMode, WhenFull, parse,
 };

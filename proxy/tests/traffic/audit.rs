@@ -92,7 +92,8 @@ fn connections_that_are_not_http_and_those_that_prove_nothing_have_lines_too() {
         let app = Seen::default().app(OK).await;
         let strict = "[identity]\nid = 'spiffe://mesh.test/ns/shop/sa/orders'\nfiles = '/none'\n[tls]\nmode = 'strict'";
         let store = Authority::new().store("spiffe://mesh.test/ns/shop/sa/orders");
-        let side = inbound_of(Some(store), TestNet::to(&app.to_string()), &config(folder.path(), strict)).await;
+        let side =
+            inbound_of(Some(store), TestNet::to(&app.to_string()), &config(folder.path(), strict)).await;
         let mut client = side.client().await;
         client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
         let line = lines(folder.path(), 1).await.remove(0);

@@ -1,12 +1,12 @@
 //! The sidecar's configuration file, key for key, with the place of every value.
 
 mod adaptive;
+mod audit;
 mod authorization;
 mod balance;
 mod cluster;
 mod discovery;
 mod health;
-mod audit;
 mod identity;
 mod jwt;
 mod limits;
@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde_spanned::Spanned;
 
 pub use adaptive::{Adaptive, AdaptiveTable};
+pub use audit::Audit;
 pub use authorization::{
     Authorization, ExternalAuthorizer, Policy, PolicyCondition, PolicyOperation, PolicyRule, PolicySource,
 };
@@ -25,7 +26,6 @@ pub use balance::{Balance, SlowStart};
 pub use cluster::{Cluster, ClusterTimeouts, Endpoint, EndpointTable};
 pub use discovery::{Discovery, Dns, EndpointsFile, Etcd, Register};
 pub use health::{App, Health, Probe};
-pub use audit::Audit;
 pub use identity::{CaClient, Identity, Tls};
 pub use jwt::{Jwks, Jwt, TokenHeader};
 pub use limits::ClusterLimits;

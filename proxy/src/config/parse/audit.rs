@@ -20,8 +20,8 @@ impl Check<'_> {
         });
         let queue =
             self.ranged("queue", given.queue.as_ref(), defaults::AUDIT_QUEUE, defaults::AUDIT_QUEUE_RANGE);
-        let rotate = given.rotate.as_ref().map_or(defaults::AUDIT_ROTATE, |size| {
-            match units::bytes(size.get_ref()) {
+        let rotate =
+            given.rotate.as_ref().map_or(defaults::AUDIT_ROTATE, |size| match units::size(size.get_ref()) {
                 Ok(bytes) if bytes >= defaults::AUDIT_ROTATE_LEAST => bytes,
                 Ok(_) => {
                     self.diagnostics
@@ -30,11 +30,12 @@ impl Check<'_> {
                     defaults::AUDIT_ROTATE
                 }
                 Err(why) => {
-                    self.diagnostics.add("`rotate` is not a size", size.span(), why).help("such as \"64MiB\"");
+                    self.diagnostics
+                        .add("`rotate` is not a size", size.span(), why)
+                        .help("such as \"64MiB\"");
                     defaults::AUDIT_ROTATE
                 }
-            }
-        });
+            });
         Audit {
             directory: self.place_of("directory", &given.directory),
             when_full,

@@ -69,7 +69,7 @@ impl Check<'_> {
         if given.get_ref().is_empty() {
             self.diagnostics
                 .add(format!("`{key}` is empty"), given.span(), "a path is needed")
-                .help(format!("such as {key} = \"/etc/sidelab/{key}\""));
+                .help("write it with a `/` at its beginning, or where the sidecar is started decides");
         }
         PathBuf::from(given.get_ref())
     }

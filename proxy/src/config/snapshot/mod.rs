@@ -9,13 +9,13 @@ use serde::Serialize;
 
 use super::defaults;
 
+mod audit;
 mod authorization;
 mod balance;
 mod cluster;
 mod discovery;
 mod dump;
 mod health;
-mod audit;
 mod identity;
 mod jwt;
 mod limits;
@@ -23,6 +23,7 @@ mod outlier_detection;
 mod retry;
 pub mod route;
 
+pub use audit::{Audit, WhenFull};
 pub use authorization::{
     Attribute, AttributeTest, Authorization, AuthorizationPolicy, DefaultAction, ExternalAuthorizer,
     PathNormalization, PathTemplate, PolicyAction, PolicyRule, TemplateSegment, ValuePattern,
@@ -31,7 +32,6 @@ pub use balance::{Balance, BalancePolicy, HashSource, SlowStart};
 pub use cluster::{AttemptTimeouts, Cluster, Endpoint, Labels, RequestTimeouts};
 pub use discovery::{Discovery, Dns, DnsQuery, Etcd, Register, Source};
 pub use health::{App, Health, Probe, ProbeRequest, Thresholds};
-pub use audit::{Audit, WhenFull};
 pub use identity::{CaClient, Identity, IdentitySource, Tls, TlsMode};
 pub use jwt::{ClaimHeader, JwksSource, JwksUrl, JwtProvider, TokenHeader};
 pub use limits::{Adaptive, ClusterLimits};
