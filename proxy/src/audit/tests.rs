@@ -10,9 +10,12 @@ use crate::world::disk::Done;
 use crate::world::fake::{FakeNet, run as run_test};
 use crate::world::{Disk, RngTree, SystemWall, Wall, World};
 
+/// Files by name.
+type Files = BTreeMap<String, Vec<u8>>;
+
 /// Files in memory, on a disk with so much room.
 #[derive(Clone, Default)]
-struct SmallDisk(Arc<Mutex<(BTreeMap<String, Vec<u8>>, usize)>>);
+struct SmallDisk(Arc<Mutex<(Files, usize)>>);
 
 impl SmallDisk {
     fn with_room(room: usize) -> Self {
@@ -25,7 +28,7 @@ impl SmallDisk {
         self.0.lock().unwrap().1 = room;
     }
 
-    fn files(&self) -> BTreeMap<String, Vec<u8>> {
+    fn files(&self) -> Files {
         self.0.lock().unwrap().0.clone()
     }
 
@@ -151,7 +154,7 @@ async fn whoever_may_not_pass_unseen_waits_while_the_disk_is_full() {
         })
         .await;
         let text = disk.text(writer::FILE);
-        let found = verified(&[text.clone()]).unwrap();
+        let found = verified(std::slice::from_ref(&text)).unwrap();
         let written: Vec<_> = (0..found.lines).map(|n| format!("/{n}")).collect();
         assert_eq!(paths(&text), written, "each once, and none is missing");
         assert!(found.lines > 4 && found.torn == 1, "{found:?}");
@@ -180,7 +183,7 @@ async fn whoever_passes_while_the_disk_is_full_is_counted_and_the_log_says_so() 
         .await;
         assert!(seen <= 40);
         let text = disk.text(writer::FILE);
-        let found = verified(&[text.clone()]).unwrap();
+        let found = verified(std::slice::from_ref(&text)).unwrap();
         assert_eq!(found.lines - found.gaps.0 + found.gaps.1, 41, "{text}");
         assert!(paths(&text).ends_with(&["/last".into()]) && found.gaps.0 > 0, "{text}");
     })

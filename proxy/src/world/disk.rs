@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -85,6 +86,9 @@ impl Disk for NoDisk {
         Self::refuse()
     }
 }
+
+/// What a process keeps is its owner's, and its group may read it.
+const PRIVATE: u32 = 0o640;
 
 /// A directory of the kernel's. Operations run one after the other on tokio's blocking threads,
 /// never on a worker. Cheap to clone.
@@ -170,7 +174,9 @@ impl Disk for KernelDisk {
     fn append(&self, file: &str, bytes: Vec<u8>) -> Done<()> {
         let file = file.to_owned();
         self.run(move |directory| {
-            OpenOptions::new().append(true).create(true).open(directory.join(file))?.write_all(&bytes)
+            let mut options = OpenOptions::new();
+            options.append(true).create(true).mode(PRIVATE);
+            options.open(directory.join(file))?.write_all(&bytes)
         })
     }
 
