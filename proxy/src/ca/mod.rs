@@ -6,7 +6,7 @@
 //! was revoked. A root is followed by the next in time, so that any two workloads trust each other
 //! at any moment ([`roots`]).
 //!
-//! [`authority`] decides, [`issue`] signs, [`store`] keeps, [`serve`] answers. All of it runs on the
+//! [`authority`] decides, `issue` signs, `store` keeps, [`serve`] answers. All of it runs on the
 //! network and the disk of a [`World`](crate::world::World), so the simulator has authorities too.
 //!
 //! What it leaves out: intermediate authorities, several authorities for one trust domain, and
