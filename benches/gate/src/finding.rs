@@ -163,12 +163,12 @@ mod tests {
     }
 
     fn found(base: f64, head: f64, more: &str) -> Finding {
-        Finding::counted("a/b".into(), Unit::Calls, base, head, &settings(more)).unwrap()
+        Finding::counted("p99/open-loop".into(), Unit::Calls, base, head, &settings(more)).unwrap()
     }
 
     #[test]
     fn a_regression_fails_unless_it_was_accepted_at_that_size() {
-        let accept = "[[accept]]\nmeasures = ['a/*']\nchange = 0.05\nreason = 'worth it'\n";
+        let accept = "[[accept]]\nmeasures = ['p99/*']\nchange = 0.05\nreason = 'worth it'\n";
         for (head, more, code) in
             [(101.0, "", 0), (102.0, "", 1), (99.0, "", 0), (102.0, accept, 0), (106.0, accept, 1)]
         {
@@ -190,7 +190,7 @@ mod tests {
     fn a_regression_outweighs_what_is_not_known_and_that_outweighs_the_rest() {
         let unknown = Interval { low: 0.9, estimate: 1.0, high: 1.1 };
         let unknown =
-            Finding::new("a/b".into(), Unit::Rate, (100.0, 100.0), (unknown, 8), &settings("")).unwrap();
+            Finding::new("p99/open-loop".into(), Unit::Rate, (100.0, 100.0), (unknown, 8), &settings("")).unwrap();
         let (same, worse) = (found(100.0, 100.0, ""), found(100.0, 200.0, ""));
         assert_eq!(exit_code(&[same.clone(), unknown.clone(), worse]), 1);
         assert_eq!(exit_code(&[same.clone(), unknown]), 4);

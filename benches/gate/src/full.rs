@@ -400,7 +400,6 @@ async fn idle(base: &Lane, head: &Lane, measures: &[Measure]) -> io::Result<Read
 }
 
 /// The names of all measures of this form.
-#[cfg(test)]
 pub fn names() -> Vec<String> {
     SCENES.iter().flat_map(|scene| scene.measures()).map(|measure| measure.name).collect()
 }

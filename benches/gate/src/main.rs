@@ -1,53 +1,66 @@
 //! Compares what two revisions of the sidecar cost, and says whether that is too much.
 //!
-//! `docs/performance.md` is for people who use it. Read it in the order of a run: [`revision`]
-//! finds out what to compare and builds it; [`quick`] counts, under [`callgrind`]; [`full`]
+//! `docs/performance.md` is for people who use it. Read it in the order of a run: [`supervisor`]
+//! starts it and cleans up behind it; [`revision`] finds out what to compare, and [`programs`] builds
+//! it; [`quick`] counts, under [`callgrind`]; [`full`]
 //! measures, in paired blocks; [`statistics`] turns blocks into intervals and verdicts, and
-//! [`settings`] says what is too much; [`finding`] is the result of one measure, and [`report`]
-//! shows all of them.
+//! [`settings`] says what is too much; [`finding`] is the result of one measure,
+//! [`report`] shows all of them, and [`outputs`] are the files that get them.
 //!
 //! Exit codes are those of the lab (`docs/exit-codes.md`): 1 for a regression, 2 for a mistake in
-//! the arguments or the settings, 3 if it cannot be done here, 4 if there is not enough evidence.
+//! the arguments or the settings, 3 if it cannot be done here, 4 if there is not enough evidence, 130 if it was interrupted.
 
+mod caller;
 mod callgrind;
+mod failure;
 mod finding;
 mod full;
+mod git;
+mod names;
+mod outputs;
+mod programs;
 mod quick;
 mod report;
 mod revision;
 mod settings;
 mod statistics;
+mod supervisor;
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use benches::options::Role;
 use benches::roles;
 use clap::Parser;
 use proxy::world::{SystemWall, Wall};
+use proxy::{errln, out, output};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use caller::Caller;
+use failure::{CANNOT_RUN, Failure, printable};
+use outputs::Outputs;
+use programs::{Builder, Programs, key};
 use report::{Comparison, Named};
 use revision::{Repository, Revision, SETTINGS};
 use settings::Settings;
 
-const INVALID: u8 = 2;
-const CANNOT_RUN: u8 = 3;
+/// Names the base for a CI that knows what was pushed.
+const BASE: &str = "REGRESSION_BASE";
 
 /// Compares what two revisions of the sidecar cost. Takes root, valgrind and a clone of the
 /// project.
 #[derive(Debug, Parser)]
 #[command(
     name = "regression",
-    args_conflicts_with_subcommands = true,
-    after_help = "Exit codes:\n  0  nothing costs too much\n  1  a regression\n  2  the arguments or ci/regression.toml are \
-                  wrong\n  3  this machine cannot do it\n  4  not enough evidence"
+    after_help = "Exit codes:\n  0    nothing costs too much\n  1    a regression\n  2    the arguments, \
+                  ci/regression.toml or a revision are wrong\n  3    this machine cannot do it\n  4    not \
+                  enough evidence\n  130  it was interrupted"
 )]
 struct Options {
-    /// What it was. Default: where the branch left main; on main itself, main half a day before.
+    /// What it was. Default: REGRESSION_BASE; without it, where the branch left main; on main
+    /// itself, main half a day before.
     base: Option<String>,
     /// What it is. Default: what is checked out, with changes that are not committed.
     head: Option<String>,
@@ -60,6 +73,9 @@ struct Options {
     /// Leave out what is counted, and only measure time (with --full).
     #[arg(long, requires = "full")]
     no_counts: bool,
+    /// Compare even if the sidecars of both are the same program.
+    #[arg(long)]
+    even_if_the_same: bool,
     /// Show every measure, also if nothing has changed.
     #[arg(long)]
     all: bool,
@@ -78,137 +94,198 @@ struct Options {
     /// Where comparisons are kept. Default: target/regression/history.
     #[arg(long, value_name = "FOLDER")]
     history: Option<PathBuf>,
+    /// The clone. Default: the one that this program was built in.
+    #[arg(long, value_name = "FOLDER", default_value = root(), hide_default_value = true)]
+    clone: PathBuf,
+}
+
+/// This program when it starts itself again. A role is no subcommand of [`Options`], in which
+/// anything may be the name of a revision.
+#[derive(Debug, Parser)]
+struct Part {
     #[command(subcommand)]
-    role: Option<Role>,
+    role: Role,
 }
 
-/// Why there is no verdict.
-struct Failure(u8, io::Error);
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Failure(CANNOT_RUN, error)
-    }
-}
-
-fn invalid(error: io::Error) -> Failure {
-    Failure(INVALID, error)
+fn root() -> &'static str {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
+    root.and_then(Path::to_str).expect("a member lies in the workspace")
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    if let Some(role) = &options.role {
-        return match roles::play(role) {
+    if std::env::args().nth(1).is_some_and(|word| word.starts_with("__")) {
+        return match roles::play(&Part::parse().role) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("{error}");
+                errln!("{error}");
                 ExitCode::FAILURE
             }
         };
     }
-    match compare(&options) {
-        Ok(code) => ExitCode::from(code),
-        Err(Failure(code, error)) => {
-            eprintln!("{error}");
-            ExitCode::from(code)
-        }
-    }
+    let options: Options = match output::arguments() {
+        Ok(options) => options,
+        Err(code) => return code,
+    };
+    let done = match supervisor::has_one() {
+        Ok(true) => compare(&options),
+        Ok(false) => supervisor::supervise(Caller::of(&options.clone).as_ref()).map_err(Failure::from),
+        Err(error) => Err(error.into()),
+    };
+    ExitCode::from(done.unwrap_or_else(|failure| {
+        tell(&failure.words);
+        failure.code
+    }))
+}
+
+/// Standard output has the verdict, and standard error everything else.
+fn tell(what: &str) {
+    errln!("{}", printable(what));
 }
 
 fn compare(options: &Options) -> Result<u8, Failure> {
-    let root =
-        Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("a member lies in the workspace");
-    let repository = Repository::open(root)?;
+    names::check(&options.measures, options.full, !options.no_counts)?;
+    let repository = Repository::open(&options.clone)?;
+    let outputs = Outputs {
+        json: options.json.as_deref(),
+        markdown: options.markdown.as_deref(),
+        html: options.html.as_deref(),
+        history: options.history.clone().unwrap_or_else(|| repository.work().join("history")),
+        caller: repository.caller().cloned(),
+    };
+    outputs.check()?;
     let head = match &options.head {
-        Some(name) => repository.revision(name).map_err(invalid)?,
+        Some(name) => repository.revision(name)?,
         None => repository.head()?,
     };
-    let (base, why) = match &options.base {
-        Some(name) => (repository.revision(name).map_err(invalid)?, None),
-        None => match repository.base_of(&head)? {
-            Some((base, why)) => (base, Some(why)),
-            None => {
-                println!("there is nothing before {} to compare it with", head.short());
-                return Ok(0);
-            }
+    let now = SystemWall.now().duration_since(std::time::UNIX_EPOCH).map_err(io::Error::other)?;
+    let base = base(options, &repository, &head)?;
+    let (named, why) = base.clone().unwrap_or_else(|| (head.clone(), None));
+    let mut comparison = Comparison {
+        form: if options.full { "full" } else { "quick" }.into(),
+        at: now.as_secs(),
+        base: Named {
+            id: named.id,
+            title: why.map_or(named.title.clone(), |why| format!("{} ({why})", named.title)),
         },
+        head: Named { id: head.id.clone(), title: head.title.clone() },
+        findings: Vec::new(),
+        left_out: Vec::new(),
     };
-    let settings = settings_for(&repository, &base, &head)?;
-    let tell = |what: &str| eprintln!("{what}");
-    let base_programs = repository.build(&base, &head, tell)?;
-    let head_programs = repository.build(&head, &head, tell)?;
-    if why.is_some() && base_programs.key == head_programs.key {
-        println!("base  {}  {}\nhead  {}  {}", base.short(), base.title, head.short(), head.title);
-        println!("\nPASSED: the sidecars of both are the same program, so there is nothing to compare");
-        return Ok(0);
+    match base {
+        None => comparison.left_out.push("anything: there is nothing before the head".into()),
+        Some((base, _)) => {
+            let settings = settings_for(&repository, &base, &head)?;
+            let wanted = names::of_form(options.full, !options.no_counts);
+            settings.cover(wanted.iter().filter(|measure| options.wants(measure)))?;
+            let same = key(&repository, &base, &head)? == key(&repository, &head, &head)?;
+            if same && !options.even_if_the_same {
+                comparison.left_out.push("anything: the sidecars of both are the same program".into());
+            } else {
+                let mut rng = StdRng::seed_from_u64(options.seed.unwrap_or(now.as_nanos() as u64));
+                measure(options, &repository, (&base, &head), &settings, &mut rng, &mut comparison)?;
+            }
+        }
     }
+    comparison.sort();
+    Ok(show(options, &outputs, &comparison))
+}
+
+impl Options {
+    fn wants(&self, measure: &str) -> bool {
+        self.measures.is_empty() || self.measures.iter().any(|pattern| lab::glob::glob(pattern, measure))
+    }
+}
+
+/// The base, and why it is this one if nobody named it; `None` if there is nothing before `head`.
+fn base(
+    options: &Options,
+    repository: &Repository,
+    head: &Revision,
+) -> Result<Option<(Revision, Option<&'static str>)>, Failure> {
+    let of_ci = std::env::var(BASE).ok().filter(|name| !name.is_empty());
+    let named = match (&options.base, of_ci) {
+        (Some(name), _) => repository.named_base(name, head)?,
+        (None, Some(name)) => repository
+            .named_base(&name, head)
+            .map_err(|failure| Failure { words: format!("{BASE}: {}", failure.words), ..failure })?,
+        (None, None) => return Ok(repository.base_of(head)?.map(|(base, why)| (base, Some(why)))),
+    };
+    if let (base, Some(why)) = &named {
+        tell(&format!("the base that was named is from before the gate; it is {}, {why}", base.short()));
+    }
+    Ok(Some(named))
+}
+
+/// Builds both and fills in the findings.
+fn measure(
+    options: &Options,
+    repository: &Repository,
+    (base, head): (&Revision, &Revision),
+    settings: &Settings,
+    rng: &mut StdRng,
+    comparison: &mut Comparison,
+) -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
-        return Err(
-            io::Error::other("whole sidecars run in network namespaces, which takes root: try sudo").into()
-        );
+        return Err(Failure::cannot("whole sidecars run in network namespaces, which takes root: try sudo"));
     }
-    let gate = std::env::current_exe()?;
+    if !options.no_counts {
+        git::run(Command::new("valgrind").arg("--version"))?;
+    }
+    let builder = Builder::lock(repository, tell)?;
+    // The head first: if its kernels cannot be built with the base, that is because of the base.
+    let head_programs = builder.build(head, head, tell)?;
+    let base_programs = builder.build(base, head, tell)?;
+    kernels_are_known(options, &base_programs, &head_programs)?;
+    if base_programs.kernels.is_none() || head_programs.kernels.is_none() {
+        comparison.left_out.push("kernels, which cannot be built for both".into());
+    }
     let compared = quick::Comparison {
         base: &base_programs,
         head: &head_programs,
-        gate: &gate,
-        settings: &settings,
+        gate: &std::env::current_exe()?,
+        settings,
         tell: &tell,
     };
-    let wanted = |measure: &str| {
-        options.measures.is_empty()
-            || options.measures.iter().any(|pattern| lab::glob::glob(pattern, measure))
-    };
-    let now = SystemWall.now().duration_since(std::time::UNIX_EPOCH).map_err(io::Error::other)?;
-    let mut rng = StdRng::seed_from_u64(options.seed.unwrap_or(now.as_nanos() as u64));
-    let findings = roles::here(async {
+    let wanted = |measure: &str| options.wants(measure);
+    comparison.findings = roles::here(async {
         let mut findings = Vec::new();
         if !options.no_counts {
             findings.extend(quick::run(&compared, wanted).await?);
         }
         if options.full {
-            findings.extend(full::run(&compared, &mut rng, wanted).await?);
+            findings.extend(full::run(&compared, rng, wanted).await?);
         }
         Ok(findings)
     })?;
-    if findings.is_empty() && !options.measures.is_empty() {
-        return Err(invalid(io::Error::other(format!(
-            "no measure is called {}",
-            options.measures.join(" or ")
-        ))));
+    if comparison.findings.is_empty() {
+        return Err(Failure::cannot("nothing could be compared: there are no kernels of both"));
     }
-    let kernels = base_programs.kernels.is_some() && head_programs.kernels.is_some();
-    let left_out = (!kernels).then(|| "kernels, which cannot be built for both".to_owned());
-    let named = |revision: Revision| Named { id: revision.id, title: revision.title };
-    let base = Named {
-        title: why.map_or(base.title.clone(), |why| format!("{} ({why})", base.title)),
-        ..named(base)
-    };
-    let mut comparison = Comparison {
-        form: if options.full { "full" } else { "quick" }.into(),
-        at: now.as_secs(),
-        base,
-        head: named(head),
-        findings,
-        left_out: left_out.into_iter().collect(),
-    };
-    comparison.sort();
-    write(options, &comparison, &repository)?;
-    Ok(comparison.exit_code())
+    Ok(())
+}
+
+/// Patterns that only kernels have: which there are is known only now.
+fn kernels_are_known(options: &Options, base: &Programs, head: &Programs) -> Result<(), Failure> {
+    let (Some(base), Some(head)) = (&base.kernels, &head.kernels) else { return Ok(()) };
+    let known = quick::names_of_kernels(base, head)?;
+    let describes = |pattern: &str| known.iter().any(|measure| lab::glob::glob(pattern, measure));
+    let unknown: Vec<String> = options
+        .measures
+        .iter()
+        .filter(|pattern| names::is_of_kernels_only(pattern) && !describes(pattern))
+        .map(|pattern| format!("no measure is called `{pattern}`: there is no such kernel in both"))
+        .collect();
+    if unknown.is_empty() { Ok(()) } else { Err(Failure::invalid(unknown.join("\n"))) }
 }
 
 /// The thresholds of the head, and what it accepts that the base did not.
 fn settings_for(repository: &Repository, base: &Revision, head: &Revision) -> Result<Settings, Failure> {
-    let parse = |text: &str, of: &Revision| {
-        Settings::parse(text)
-            .map_err(|e| invalid(io::Error::other(format!("{SETTINGS} of {}: {e}", of.short()))))
-    };
     // A head from before there was a gate is judged by the file that is here.
-    let text = match repository.file(head, SETTINGS) {
-        Some(text) => text,
-        None => repository.settings()?,
+    let (text, of) = match repository.file(head, SETTINGS) {
+        Some(text) => (text, head.called()),
+        None => (repository.settings()?, "the working tree"),
     };
-    let settings = parse(&text, head)?;
+    let settings =
+        Settings::parse(&text).map_err(|e| Failure::invalid(format!("{SETTINGS} of {of} is wrong:\n{e}")))?;
     // One that cannot be read any more accepts nothing that still matters.
     let accepted = repository.file(base, SETTINGS).and_then(|text| Settings::parse(&text).ok());
     Ok(match accepted {
@@ -217,18 +294,17 @@ fn settings_for(repository: &Repository, base: &Revision, head: &Revision) -> Re
     })
 }
 
-fn write(options: &Options, comparison: &Comparison, repository: &Repository) -> Result<(), Failure> {
-    println!("{}", report::terminal::text(comparison, options.all));
-    let history = options.history.clone().unwrap_or_else(|| repository.work().join("history"));
-    comparison.keep(&history)?;
-    if let Some(path) = &options.json {
-        fs::write(path, serde_json::to_vec_pretty(comparison).map_err(io::Error::other)?)?;
+/// Shows and writes the comparison. What cannot be written is told, and decides the exit code only
+/// if it hides no regression.
+fn show(options: &Options, outputs: &Outputs<'_>, comparison: &Comparison) -> u8 {
+    out!("{}", report::terminal::text(comparison, options.all));
+    let failures = outputs.write(comparison, tell).err().unwrap_or_default();
+    for failure in &failures {
+        tell(failure);
     }
-    if let Some(path) = &options.markdown {
-        fs::write(path, report::markdown::text(comparison))?;
+    match comparison.exit_code() {
+        regression @ 1 => regression,
+        _ if !failures.is_empty() || output::has_failed() => CANNOT_RUN,
+        code => code,
     }
-    if let Some(path) = &options.html {
-        fs::write(path, report::html::page(&Comparison::kept(&history)?))?;
-    }
-    Ok(())
 }

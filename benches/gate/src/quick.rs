@@ -19,7 +19,7 @@ use benches::options::{Path, Protocol};
 
 use crate::callgrind::{self, Counts};
 use crate::finding::{Finding, Unit};
-use crate::revision::Programs;
+use crate::programs::Programs;
 use crate::settings::Settings;
 use crate::statistics::{Interval, Verdict, median};
 
@@ -47,6 +47,8 @@ const PROTOCOLS: [(&str, Protocol); 4] = [
 
 /// What is counted.
 const COUNTS: [&str; 3] = ["instructions", "allocations", "system-calls"];
+/// What is counted in kernels.
+const OF_KERNELS: [&str; 2] = ["instructions", "allocations"];
 /// Where a sidecar stands: beside the client, and beside the app.
 const SIDES: [&str; 2] = ["outbound", "inbound"];
 
@@ -93,7 +95,7 @@ fn kernels(compared: &Comparison<'_>, wanted: impl Fn(&str) -> bool) -> io::Resu
     let (old, new) = (names(base)?, names(head)?);
     let mut findings = Vec::new();
     for kernel in new.iter().filter(|kernel| old.contains(kernel)) {
-        let measures = ["instructions", "allocations"].map(|what| format!("{what}/kernel/{kernel}"));
+        let measures = OF_KERNELS.map(|what| format!("{what}/kernel/{kernel}"));
         if !measures.iter().any(|measure| wanted(measure)) {
             continue;
         }
@@ -110,6 +112,16 @@ fn kernels(compared: &Comparison<'_>, wanted: impl Fn(&str) -> bool) -> io::Resu
     Ok(findings)
 }
 
+/// The names of all measures of the kernels that two programs have in common.
+///
+/// # Errors
+/// If one cannot be started.
+pub fn names_of_kernels(base: &File, head: &File) -> io::Result<Vec<String>> {
+    let (old, new) = (names(base)?, names(head)?);
+    let both = new.into_iter().filter(|kernel| old.contains(kernel));
+    Ok(both.flat_map(|kernel| OF_KERNELS.map(|what| format!("{what}/kernel/{kernel}"))).collect())
+}
+
 fn names(kernels: &File) -> io::Result<Vec<String>> {
     let said = Command::new(kernels).output()?.stdout;
     Ok(String::from_utf8_lossy(&said).lines().map(str::to_owned).collect())
@@ -120,7 +132,6 @@ fn count(kernels: &File, name: &str) -> io::Result<Counts> {
 }
 
 /// The names of all measures of whole sidecars.
-#[cfg(test)]
 pub fn names_of_sidecars() -> Vec<String> {
     let of = |name| SIDES.iter().flat_map(move |side| COUNTS.map(|what| format!("{what}/{name}/{side}")));
     PROTOCOLS.iter().flat_map(|(name, _)| of(*name)).collect()

@@ -1,30 +1,33 @@
-//! Which two revisions are compared, and their programs.
-//!
-//! Both are built in one tree, one after the other: a checkout touches only the files that differ,
-//! so the second build compiles only what they concern, and code that is the same becomes the same
-//! program to the last byte. (In two folders it would not: their paths are in the program.) Git is
-//! told of the tree by an index of its own, so `git worktree list` stays as it is.
-//!
-//! The kernels of the head are built against the proxy of both, so that both are measured by the
-//! same yardstick. If the base's proxy has another interface, its own kernels are taken.
+//! Which two revisions are compared.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-/// Where the kernels are, from the root of the repository.
-const KERNELS: &str = "benches/kernels";
+use crate::caller::{self, Caller};
+use crate::failure::{Failure, printable};
+use crate::git::Git;
+
 /// The settings of the gate.
 pub const SETTINGS: &str = "ci/regression.toml";
 /// On the main branch itself, the base is the newest commit that is this much older than the head:
 /// what was pushed together is judged together.
 const PUSHED_WITHIN_S: i64 = 12 * 3600;
+/// Files in these count although git does not know them yet: the programs and the settings follow
+/// from them.
+const SOURCES: [&str; 4] = ["proxy", "benches", ".cargo", "ci"];
+/// The title of a commit that is made of what is not committed.
+const WORKING_TREE: &str = "the working tree, with changes that are not committed";
+
+/// Why another base was taken than the one that was asked for.
+const FIRST: &str = "the first with a gate";
 
 /// A clone of the project.
 pub struct Repository {
     root: PathBuf,
     work: PathBuf,
+    git: Git,
+    caller: Option<Caller>,
 }
 
 /// A commit.
@@ -41,29 +44,25 @@ impl Revision {
     pub fn short(&self) -> &str {
         &self.id[..10]
     }
-}
 
-/// The programs of a revision.
-#[derive(Debug, Clone)]
-pub struct Programs {
-    /// The sidecar.
-    pub proxy: PathBuf,
-    /// The kernels, if they can be built.
-    pub kernels: Option<PathBuf>,
-    /// What all of it was built from: equal keys are equal programs.
-    pub key: String,
+    /// What a person would call it: the commit of the working tree is known to nobody.
+    pub fn called(&self) -> &str {
+        if self.title == WORKING_TREE { "the working tree" } else { self.short() }
+    }
 }
 
 impl Repository {
     /// The clone at `root`. Everything that the gate builds goes below `target/regression`.
     ///
     /// # Errors
-    /// If the folder cannot be made.
-    pub fn open(root: &Path) -> io::Result<Repository> {
+    /// If it is none, or the folder cannot be made.
+    pub fn open(root: &Path) -> Result<Repository, Failure> {
+        let caller = Caller::of(root);
+        let git = Git::open(root, caller.clone())?;
         let work = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
         let work = root.join(work).join("regression");
-        fs::create_dir_all(work.join("tree"))?;
-        Ok(Repository { root: root.to_owned(), work })
+        caller::make(&work.join("tree"), caller.as_ref())?;
+        Ok(Repository { root: root.to_owned(), work, git, caller })
     }
 
     /// Where builds, results and the history are.
@@ -71,30 +70,61 @@ impl Repository {
         &self.work
     }
 
+    /// Git in this clone.
+    pub fn git(&self) -> &Git {
+        &self.git
+    }
+
+    /// Whose files these are, if not this user's.
+    pub fn caller(&self) -> Option<&Caller> {
+        self.caller.as_ref()
+    }
+
     /// The commit that `name` names.
     ///
     /// # Errors
     /// If there is none.
-    pub fn revision(&self, name: &str) -> io::Result<Revision> {
-        let id = self.git(&["rev-parse", "--verify", "--quiet", &format!("{name}^{{commit}}")]);
-        let id = id.map_err(|_| io::Error::other(format!("git knows no commit `{name}`")))?;
-        let title = self.git(&["log", "-1", "--format=%s", &id])?;
-        Ok(Revision { id, title })
+    pub fn revision(&self, name: &str) -> Result<Revision, Failure> {
+        let found = self.ask(&["rev-parse", "--verify", "--quiet", &format!("{name}^{{commit}}")]);
+        let id = found.map_err(|_| Failure::invalid(format!("git knows no commit `{name}`")))?;
+        let title = self.ask(&["log", "-1", "--format=%s", &id])?;
+        Ok(Revision { id, title: printable(&title) })
     }
 
     /// What is compared if nobody says: the commit at hand, with changes that are not committed.
+    /// New files count if they are in a folder of sources and are not ignored.
     ///
     /// # Errors
-    /// If this is no clone.
-    pub fn head(&self) -> io::Result<Revision> {
-        let stash = self.git(&["stash", "create"]).unwrap_or_default();
-        if stash.is_empty() {
-            return self.revision("HEAD");
+    /// If a merge has conflicts that are not resolved, or git fails.
+    pub fn head(&self) -> Result<Revision, Failure> {
+        let head = self.revision("HEAD")?;
+        let unmerged = self.ask(&["diff", "--name-only", "--diff-filter=U"])?;
+        if !unmerged.is_empty() {
+            return Err(Failure::invalid(format!(
+                "the working tree has conflicts that are not resolved, in {}",
+                unmerged.lines().collect::<Vec<_>>().join(", ")
+            )));
         }
-        Ok(Revision {
-            title: "the working tree, with changes that are not committed".into(),
-            ..self.revision(&stash)?
-        })
+        let folder = tempfile::tempdir()?;
+        if let Some(caller) = &self.caller {
+            caller.own(folder.path())?;
+        }
+        // An index of its own: neither is the clone's changed, nor does it matter who locks it.
+        let index = folder.path().join("index");
+        let git = |arguments: &[&str]| self.git.run_with(&index, arguments);
+        git(&["read-tree", "HEAD"])?;
+        git(&["add", "--update", "--", ":/"])?;
+        for folder in SOURCES.into_iter().filter(|folder| self.root.join(folder).exists()) {
+            git(&["add", "--all", "--", folder])?;
+        }
+        let tree = git(&["write-tree"])?;
+        if tree == self.ask(&["rev-parse", "HEAD^{tree}"])? {
+            return Ok(head);
+        }
+        let author = ["-c", "user.name=ci/regression", "-c", "user.email=ci@regression.invalid"];
+        let commit = ["commit-tree", &tree, "-p", "HEAD", "-m", WORKING_TREE];
+        let id = self.ask(&[&author[..], &commit].concat())?;
+        Ok(Revision { title: WORKING_TREE.into(), ..self.revision(&id)? })
     }
 
     /// Where the branch of `head` left the main branch; on the main branch itself, the newest
@@ -103,35 +133,61 @@ impl Repository {
     /// nothing before `head`.
     ///
     /// # Errors
-    /// If this is no clone.
-    pub fn base_of(&self, head: &Revision) -> io::Result<Option<(Revision, &'static str)>> {
+    /// If git fails.
+    pub fn base_of(&self, head: &Revision) -> Result<Option<(Revision, &'static str)>, Failure> {
         let Some((base, why)) = self.left_main(head)? else { return Ok(None) };
-        if self.file(&base, SETTINGS).is_some() {
-            return Ok(Some((base, why)));
-        }
-        let range = format!("{}..{}", base.id, head.id);
-        let since =
-            self.git(&["log", "--format=%H", "--reverse", "--diff-filter=A", &range, "--", SETTINGS])?;
-        match since.lines().next() {
-            Some(first) if first != head.id => Ok(Some((self.revision(first)?, "the first with a gate"))),
-            Some(_) => Ok(None),
-            // Neither has it: a history that knows nothing of the gate.
-            None => Ok(Some((base, why))),
+        let with_gate = self.with_gate(&base, head)?;
+        Ok(with_gate.map(|with_gate| (with_gate.clone(), if with_gate == base { why } else { FIRST })))
+    }
+
+    /// The commit that somebody named, or the first with a gate after it, and why.
+    ///
+    /// # Errors
+    /// If there is no such commit, or none with a gate between it and `head`.
+    pub fn named_base(
+        &self,
+        name: &str,
+        head: &Revision,
+    ) -> Result<(Revision, Option<&'static str>), Failure> {
+        let base = self.revision(name)?;
+        match self.with_gate(&base, head)? {
+            Some(with_gate) if with_gate == base => Ok((base, None)),
+            Some(first) => Ok((first, Some(FIRST))),
+            None => Err(Failure::invalid(format!(
+                "`{name}` is from before the gate, and no commit between it and {} has {SETTINGS}",
+                head.called()
+            ))),
         }
     }
 
-    fn left_main(&self, head: &Revision) -> io::Result<Option<(Revision, &'static str)>> {
+    /// `base` if it has the gate, else the first after it that has; `None` if that is `head`.
+    fn with_gate(&self, base: &Revision, head: &Revision) -> Result<Option<Revision>, Failure> {
+        if self.file(base, SETTINGS).is_some() {
+            return Ok(Some(base.clone()));
+        }
+        let range = format!("{}..{}", base.id, head.id);
+        let since =
+            self.ask(&["log", "--format=%H", "--reverse", "--diff-filter=A", &range, "--", SETTINGS])?;
+        match since.lines().next() {
+            Some(first) if first != head.id => Ok(Some(self.revision(first)?)),
+            Some(_) => Ok(None),
+            // Neither has it: a history that knows nothing of the gate.
+            None => Ok(Some(base.clone())),
+        }
+    }
+
+    fn left_main(&self, head: &Revision) -> Result<Option<(Revision, &'static str)>, Failure> {
         for main in ["origin/main", "main"] {
-            let Ok(base) = self.git(&["merge-base", &head.id, main]) else { continue };
+            let Ok(base) = self.ask(&["merge-base", &head.id, main]) else { continue };
             if base != head.id {
                 return Ok(Some((self.revision(&base)?, "where the branch left main")));
             }
             break;
         }
         let at: i64 =
-            self.git(&["log", "-1", "--format=%ct", &head.id])?.parse().map_err(io::Error::other)?;
+            self.ask(&["log", "-1", "--format=%ct", &head.id])?.parse().map_err(io::Error::other)?;
         let before = format!("--before={}", at - PUSHED_WITHIN_S);
-        let older = self.git(&["rev-list", "-1", "--first-parent", &before, &head.id])?;
+        let older = self.ask(&["rev-list", "-1", "--first-parent", &before, &head.id])?;
         if !older.is_empty() {
             return Ok(Some((self.revision(&older)?, "main as it was half a day before")));
         }
@@ -143,170 +199,31 @@ impl Repository {
     ///
     /// # Errors
     /// If there are none.
-    pub fn settings(&self) -> io::Result<String> {
-        let path = self.root.join(SETTINGS);
-        fs::read_to_string(&path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
+    pub fn settings(&self) -> Result<String, Failure> {
+        fs::read_to_string(self.root.join(SETTINGS)).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Failure::invalid(format!(
+                "{SETTINGS} is missing: neither the head has it nor the folder of the clone"
+            )),
+            _ => Failure::invalid(format!("{SETTINGS}: {error}")),
+        })
     }
 
     /// A file as it was in a revision; `None` if it had none.
     pub fn file(&self, revision: &Revision, path: &str) -> Option<String> {
-        self.git(&["show", &format!("{}:{path}", revision.id)]).ok()
+        self.ask(&["show", &format!("{}:{path}", revision.id)]).ok()
     }
 
-    /// Builds the programs of `revision` with the kernels of `yardstick`, or takes those that were
-    /// built before.
-    ///
-    /// # Errors
-    /// If the sidecar cannot be built.
-    pub fn build(
-        &self,
-        revision: &Revision,
-        yardstick: &Revision,
-        tell: impl Fn(&str),
-    ) -> io::Result<Programs> {
-        let key = self.key(revision, yardstick)?;
-        let dir = self.work.join("built").join(&key);
-        let programs = |dir: &Path| {
-            let kernels = Some(dir.join("kernels")).filter(|path| path.exists());
-            Programs { proxy: dir.join("proxy"), kernels, key: key.clone() }
-        };
-        if dir.join("proxy").exists() {
-            return Ok(programs(&dir));
-        }
-        tell(&format!("building {} {}", revision.short(), revision.title));
-        let has_kernels = self.compile(revision, yardstick, tell)?;
-        let fresh = tempfile::tempdir_in(&self.work)?;
-        for name in ["kernels", "proxy"] {
-            if name == "proxy" || has_kernels {
-                fs::copy(self.work.join("target/release").join(name), fresh.path().join(name))?;
-            }
-        }
-        fs::create_dir_all(self.work.join("built"))?;
-        let fresh = fresh.keep();
-        // Others must be able to run it: sidecars have users of their own.
-        fs::set_permissions(&fresh, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        fs::rename(fresh, &dir)?;
-        Ok(programs(&dir))
+    fn ask(&self, arguments: &[&str]) -> io::Result<String> {
+        self.git.run(arguments)
     }
-
-    /// Compiles the sidecar, and the kernels if that can be done; whether it could.
-    fn compile(&self, revision: &Revision, yardstick: &Revision, tell: impl Fn(&str)) -> io::Result<bool> {
-        let tree = self.work.join("tree");
-        let check_out = || self.git_of_tree(&["read-tree", "--reset", "-u", &revision.id]);
-        check_out()?;
-        let own = tree.join(KERNELS).exists();
-        if revision == yardstick {
-            self.cargo(&tree, if own { &["kernels", "proxy"] } else { &["proxy"] }, false)?;
-            return Ok(own);
-        }
-        if self.lay(yardstick, &tree)? && self.cargo(&tree, &["kernels", "proxy"], true).is_ok() {
-            return Ok(true);
-        }
-        check_out()?;
-        if own && self.cargo(&tree, &["kernels", "proxy"], true).is_ok() {
-            tell("its proxy has another interface than the head's kernels need: its own are taken");
-            return Ok(true);
-        }
-        tell("it has no kernels, and those of the head need another interface than its proxy has");
-        self.cargo(&tree, &["proxy"], false).map(|()| false)
-    }
-
-    /// Lays the kernels of `yardstick` over the tree. False if it has none.
-    fn lay(&self, yardstick: &Revision, tree: &Path) -> io::Result<bool> {
-        if self.git(&["cat-file", "-e", &format!("{}:{KERNELS}", yardstick.id)]).is_err() {
-            return Ok(false);
-        }
-        let _ = self.git_of_tree(&["rm", "-r", "--quiet", "--ignore-unmatch", "--force", KERNELS]);
-        self.git_of_tree(&["checkout", &yardstick.id, "--", KERNELS])?;
-        let manifest = tree.join("Cargo.toml");
-        let text = fs::read_to_string(&manifest)?;
-        if let Some(with) = with_member(&text, KERNELS) {
-            fs::write(&manifest, with)?;
-        }
-        Ok(true)
-    }
-
-    fn cargo(&self, tree: &Path, packages: &[&str], quiet: bool) -> io::Result<()> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build.args(["build", "--release", "--quiet"]).current_dir(tree);
-        build.env("CARGO_TARGET_DIR", self.work.join("target")).env("CARGO_INCREMENTAL", "0");
-        for package in packages {
-            build.args(["--package", package]);
-        }
-        if quiet {
-            build.stderr(Stdio::null());
-        }
-        let done = build.stdout(Stdio::null()).status()?;
-        if done.success() {
-            Ok(())
-        } else {
-            Err(io::Error::other(format!("{} cannot be built", packages.join(" and "))))
-        }
-    }
-
-    /// Of all that the programs follow from.
-    fn key(&self, revision: &Revision, yardstick: &Revision) -> io::Result<String> {
-        let mut parts = vec![run(Command::new("rustc").arg("-V"))?];
-        for path in ["proxy/src", "proxy/Cargo.toml", "Cargo.toml", "Cargo.lock", ".cargo"] {
-            parts.push(self.git(&["rev-parse", &format!("{}:{path}", revision.id)]).unwrap_or_default());
-        }
-        parts.push(self.git(&["rev-parse", &format!("{}:{KERNELS}", yardstick.id)]).unwrap_or_default());
-        let mut hash = self.command();
-        hash.args(["hash-object", "--stdin"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut hash = hash.spawn()?;
-        io::Write::write_all(&mut hash.stdin.take().expect("it is piped"), parts.join("\n").as_bytes())?;
-        let said = hash.wait_with_output()?;
-        Ok(String::from_utf8_lossy(&said.stdout).trim()[..16].to_owned())
-    }
-
-    fn command(&self) -> Command {
-        let mut git = Command::new("git");
-        git.arg("-C").arg(&self.root);
-        git
-    }
-
-    fn git(&self, arguments: &[&str]) -> io::Result<String> {
-        run(self.command().args(arguments))
-    }
-
-    fn git_of_tree(&self, arguments: &[&str]) -> io::Result<String> {
-        let tree = self.work.join("tree");
-        let mut git = self.command();
-        git.arg("--work-tree").arg(tree).env("GIT_INDEX_FILE", self.work.join("index"));
-        run(git.args(arguments))
-    }
-}
-
-fn run(command: &mut Command) -> io::Result<String> {
-    let done = command.output()?;
-    if done.status.success() {
-        return Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned());
-    }
-    let said = String::from_utf8_lossy(&done.stderr);
-    Err(io::Error::other(format!("{command:?}: {}", said.trim())))
-}
-
-/// The manifest of a workspace with one more member; `None` if it has it, or lists none.
-fn with_member(manifest: &str, member: &str) -> Option<String> {
-    let begins = manifest.find("\nmembers = [")? + "\nmembers = [".len();
-    let listed = &manifest[begins..begins + manifest[begins..].find(']')?];
-    let quoted = format!("\"{member}\"");
-    (!listed.contains(&quoted)).then(|| format!("{}{quoted}, {}", &manifest[..begins], &manifest[begins..]))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::process::Command;
 
-    #[test]
-    fn a_member_is_added_once() {
-        let manifest = "[workspace]\nresolver = \"3\"\nmembers = [\"proxy\", \"benches\"]\n";
-        let with = with_member(manifest, "benches/kernels").unwrap();
-        assert!(with.contains("members = [\"benches/kernels\", \"proxy\", \"benches\"]"), "{with}");
-        assert_eq!(with_member(&with, "benches/kernels"), None);
-        assert_eq!(with_member("[package]\n", "benches/kernels"), None);
-    }
+    use super::*;
+    use crate::git::run;
 
     /// A repository with three commits, a day apart, and its folder.
     fn repository() -> (tempfile::TempDir, Repository) {
@@ -314,11 +231,14 @@ mod tests {
         let git = |arguments: &[&str], day: u32| {
             let date = format!("2026-01-0{day}T12:00:00Z");
             let mut git = Command::new("git");
-            git.arg("-C").arg(dir.path()).args(["-c", "user.name=a", "-c", "user.email=a@b.example"]);
+            git.arg("-C").arg(dir.path());
             git.env("GIT_COMMITTER_DATE", &date).env("GIT_AUTHOR_DATE", &date);
             run(git.args(arguments)).unwrap()
         };
         git(&["init", "--quiet", "--initial-branch=main"], 1);
+        for (key, value) in [("user.name", "a"), ("user.email", "a@b.example")] {
+            git(&["config", key, value], 1);
+        }
         for day in 1..4 {
             fs::write(dir.path().join("file"), day.to_string()).unwrap();
             git(&["add", "file"], day);
@@ -328,8 +248,15 @@ mod tests {
         git(&["commit", "--quiet", "--allow-empty", "-m", "on a branch"], 3);
         let work = dir.path().join("target");
         fs::create_dir_all(work.join("tree")).unwrap();
-        let repository = Repository { root: dir.path().to_owned(), work };
+        let repository =
+            Repository { root: dir.path().to_owned(), work, git: Git::known(dir.path()), caller: None };
         (dir, repository)
+    }
+
+    fn commit(repository: &Repository, title: &str) {
+        repository.ask(&["add", "--all"]).unwrap();
+        let mut git = repository.git.start();
+        run(git.args(["commit", "--quiet", "--allow-empty", "-m", title])).unwrap();
     }
 
     fn base(repository: &Repository, head: &str) -> Option<String> {
@@ -348,29 +275,82 @@ mod tests {
     #[test]
     fn nothing_from_before_the_gate_is_compared_with() {
         let (dir, repository) = repository();
-        let commit = |title: &str| {
-            let mut git = Command::new("git");
-            git.arg("-C").arg(dir.path()).args(["-c", "user.name=a", "-c", "user.email=a@b.example"]);
-            run(git.args(["commit", "--quiet", "--allow-empty", "-m", title])).unwrap();
-        };
         fs::create_dir(dir.path().join("ci")).unwrap();
         fs::write(dir.path().join(SETTINGS), "").unwrap();
-        repository.git(&["add", SETTINGS]).unwrap();
-        commit("begin a gate");
+        commit(&repository, "begin a gate");
         assert_eq!(base(&repository, "branch"), None);
-        commit("more");
+        commit(&repository, "more");
         assert_eq!(base(&repository, "branch").as_deref(), Some("begin a gate"));
+    }
+
+    #[test]
+    fn a_named_base_from_before_the_gate_is_the_first_with_one() {
+        let (dir, repository) = repository();
+        let named = |name: &str| {
+            let head = repository.revision("HEAD").unwrap();
+            repository.named_base(name, &head).map(|(base, why)| (base.title, why)).map_err(|e| e.code)
+        };
+        assert_eq!(named("main~1"), Ok(("day 2".into(), None)), "a history that knows nothing of a gate");
+        fs::create_dir(dir.path().join("ci")).unwrap();
+        fs::write(dir.path().join(SETTINGS), "").unwrap();
+        commit(&repository, "begin a gate");
+        assert_eq!(named("main~1"), Err(2));
+        commit(&repository, "more");
+        assert_eq!(named("main~1"), Ok(("begin a gate".into(), Some(FIRST))));
+        assert_eq!(named("HEAD~1"), Ok(("begin a gate".into(), None)));
+        assert_eq!(named(""), Err(2));
     }
 
     #[test]
     fn the_head_has_what_is_not_committed() {
         let (dir, repository) = repository();
         assert_eq!(repository.head().unwrap().title, "on a branch");
+        fs::write(dir.path().join("notes"), "of no importance").unwrap();
+        assert_eq!(repository.head().unwrap().title, "on a branch");
         fs::write(dir.path().join("file"), "changed").unwrap();
+        // Whoever else works with the clone does not matter.
+        fs::write(dir.path().join(".git/index.lock"), "").unwrap();
         let head = repository.head().unwrap();
-        assert!(head.title.contains("not committed"), "{head:?}");
+        assert_eq!((head.title.as_str(), head.called()), (WORKING_TREE, "the working tree"));
         assert_eq!(repository.file(&head, "file").as_deref(), Some("changed"));
         assert_eq!(repository.file(&head, "no such file"), None);
-        assert!(repository.revision("nowhere").unwrap_err().to_string().contains("`nowhere`"));
+        assert!(repository.revision("nowhere").unwrap_err().words.contains("`nowhere`"));
+    }
+
+    #[test]
+    fn new_sources_count_and_ignored_ones_do_not() {
+        let (dir, repository) = repository();
+        fs::create_dir(dir.path().join("proxy")).unwrap();
+        fs::write(dir.path().join("proxy/.gitignore"), "*.orig\n").unwrap();
+        for name in ["new.rs", "new.rs.orig"] {
+            fs::write(dir.path().join("proxy").join(name), "new").unwrap();
+        }
+        let head = repository.head().unwrap();
+        assert_eq!(repository.file(&head, "proxy/new.rs").as_deref(), Some("new"));
+        assert_eq!(repository.file(&head, "proxy/new.rs.orig"), None);
+        // What is deleted is deleted, and the index of the clone is as it was.
+        fs::remove_file(dir.path().join("file")).unwrap();
+        assert_eq!(repository.file(&repository.head().unwrap(), "file"), None);
+        assert_eq!(repository.ask(&["diff", "--cached", "--name-only"]).unwrap(), "");
+    }
+
+    #[test]
+    fn conflicts_that_are_not_resolved_are_an_error_that_names_the_file() {
+        let (dir, repository) = repository();
+        fs::write(dir.path().join("file"), "ours").unwrap();
+        commit(&repository, "ours");
+        repository.ask(&["checkout", "--quiet", "-b", "other", "main"]).unwrap();
+        fs::write(dir.path().join("file"), "theirs").unwrap();
+        commit(&repository, "theirs");
+        assert!(repository.ask(&["merge", "branch"]).is_err());
+        let failure = repository.head().unwrap_err();
+        assert_eq!((failure.code, failure.words.ends_with("in file")), (2, true), "{failure:?}");
+    }
+
+    #[test]
+    fn a_title_cannot_speak_to_a_terminal() {
+        let (_dir, repository) = repository();
+        commit(&repository, "red \u{1b}[31m");
+        assert_eq!(repository.revision("HEAD").unwrap().title, "red \u{fffd}[31m");
     }
 }

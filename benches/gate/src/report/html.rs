@@ -34,13 +34,17 @@ fn write(text: &mut String, all: &[Comparison]) -> std::fmt::Result {
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>What the sidecar costs</title>\
          <style>{STYLE}</style><h1>What the sidecar costs</h1>\n<p>{} comparisons. A line shows what a measure \
          costs as a multiple of what it cost at first; the band is the interval of each step. Points \
-         are revisions, each compared with the one before it; hover to see which.</p>\n",
+         are revisions, each compared with the one before it; hover to see which. Of a pair that was \
+         compared more than once, the newest comparison counts.</p>\n",
         all.len()
     )?;
     let mut measures: BTreeMap<&str, Vec<(&Comparison, &Finding)>> = BTreeMap::new();
     for comparison in all {
         for finding in &comparison.findings {
-            measures.entry(&finding.measure).or_default().push((comparison, finding));
+            let steps = measures.entry(&finding.measure).or_default();
+            // A pair that is compared again has not changed again: the newest counts.
+            steps.retain(|(earlier, _)| !same_pair(earlier, comparison));
+            steps.push((comparison, finding));
         }
     }
     writeln!(
@@ -77,14 +81,18 @@ fn write(text: &mut String, all: &[Comparison]) -> std::fmt::Result {
         writeln!(
             text,
             "<tr><td><code>{}</code><td><code>{}</code> {}<td>{}<td>{}</tr>",
-            &comparison.base.id[..10],
-            &comparison.head.id[..10],
+            comparison.base.short(),
+            comparison.head.short(),
             escape(&comparison.head.title),
             escape(&comparison.form),
             comparison.verdict(),
         )?;
     }
     writeln!(text, "</table></html>")
+}
+
+fn same_pair(one: &Comparison, other: &Comparison) -> bool {
+    (&one.base.id, &one.head.id) == (&other.base.id, &other.head.id)
 }
 
 /// Cost over revisions, as a multiple of the first base.
@@ -125,7 +133,7 @@ fn plot(text: &mut String, steps: &[(&Comparison, &Finding)]) -> std::fmt::Resul
             "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" fill=\"{color}\"><title>{} {}: {}</title></circle>",
             x(i + 1),
             y(points[i + 1].1),
-            &comparison.head.id[..10],
+            comparison.head.short(),
             escape(&comparison.head.title),
             percent(finding.ratio),
         )?;
@@ -139,18 +147,28 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Comparison;
     use super::super::examples::comparison;
+    use super::super::{Comparison, Named};
 
     #[test]
     fn each_measure_has_a_row_with_all_its_steps() {
         let first = comparison();
-        let second = Comparison { at: first.at + 1, ..first.clone() };
+        let head = Named { id: "c".repeat(40), ..first.head.clone() };
+        let second = Comparison { at: first.at + 1, base: first.head.clone(), head, ..first.clone() };
         let page = super::page(&[first, second]);
         let row = page.lines().find(|line| line.contains("cpu/http1/outbound")).unwrap();
         // 2.25 % twice.
         assert!(row.contains("+4.55 %") && row.matches("<circle").count() == 2, "{row}");
         assert!(page.contains("proxy: &lt;one&gt; | two") && !page.contains("<b>are"));
         assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
+    }
+
+    #[test]
+    fn a_pair_that_was_compared_again_counts_once() {
+        let first = comparison();
+        let again = Comparison { at: first.at + 1, ..first.clone() };
+        let page = super::page(&[first, again]);
+        let row = page.lines().find(|line| line.contains("cpu/http1/outbound")).unwrap();
+        assert_eq!((row.matches("+2.25 %").count(), row.matches("<circle").count()), (3, 1), "{row}");
     }
 }

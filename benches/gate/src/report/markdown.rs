@@ -19,9 +19,9 @@ fn write(text: &mut String, comparison: &Comparison) -> std::fmt::Result {
     writeln!(
         text,
         "`{}` ({}) against `{}` ({}), {} form.\n",
-        &head.id[..10],
+        head.short(),
         escape(&head.title),
-        &base.id[..10],
+        base.short(),
         escape(&base.title),
         comparison.form
     )?;

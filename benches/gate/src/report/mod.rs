@@ -5,7 +5,8 @@ pub mod markdown;
 pub mod terminal;
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,16 @@ pub struct Named {
     pub id: String,
     /// Its title, or what it stands for.
     pub title: String,
+}
+
+/// Digits of a commit by which it is found again.
+const SHORT: usize = 10;
+
+impl Named {
+    /// As many digits as are shown.
+    pub fn short(&self) -> &str {
+        &self.id[..SHORT]
+    }
 }
 
 impl Comparison {
@@ -71,11 +82,10 @@ impl Comparison {
             4 => "INCONCLUSIVE",
             _ => "PASSED",
         };
-        format!(
-            "{word}: {} measures, {}",
-            self.findings.len(),
-            if parts.is_empty() { "nothing compared".into() } else { parts.join(", ") }
-        )
+        if parts.is_empty() {
+            return format!("{word}: there is nothing to compare");
+        }
+        format!("{word}: {} measures, {}", self.findings.len(), parts.join(", "))
     }
 
     /// Sorts the findings, so that the reader sees first what matters.
@@ -85,33 +95,56 @@ impl Comparison {
         });
     }
 
-    /// Keeps it for the trend, in `folder`.
+    /// Keeps it for the trend, in a file of its own in `folder`. Nobody ever sees half of it.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn keep(&self, folder: &Path) -> io::Result<()> {
         fs::create_dir_all(folder)?;
-        let name = format!("{}-{}-{}.json", self.at, &self.head.id[..10], self.form);
-        fs::write(folder.join(name), serde_json::to_vec_pretty(self)?)
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.as_file().sync_all()?;
+        let name = format!("{}-{}-{}-{}", self.at, self.base.short(), self.head.short(), self.form);
+        for nth in 1.. {
+            let again = if nth == 1 { String::new() } else { format!("-{nth}") };
+            match file.persist_noclobber(folder.join(format!("{name}{again}.json"))) {
+                Err(taken) if taken.error.kind() == io::ErrorKind::AlreadyExists => file = taken.file,
+                kept => return kept.map(drop).map_err(|failed| failed.error),
+            }
+        }
+        unreachable!("some number is free")
     }
 
-    /// All that were kept in `folder`, oldest first.
+    /// All that were kept in `folder`, oldest first. `tell` hears of those that cannot be read;
+    /// they are left out.
     ///
     /// # Errors
-    /// If one cannot be read.
-    pub fn kept(folder: &Path) -> io::Result<Vec<Comparison>> {
+    /// If the folder cannot be read.
+    pub fn kept(folder: &Path, tell: impl Fn(&str)) -> io::Result<Vec<Comparison>> {
         let mut all = Vec::new();
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "json") {
-                let read = serde_json::from_slice(&fs::read(&path)?);
-                let read: Comparison =
-                    read.map_err(|e| io::Error::other(format!("{}: {e}", path.display())))?;
-                all.push(read);
+                match Comparison::read(&path) {
+                    Ok(read) => all.push(read),
+                    Err(e) => tell(&format!("warning: {} is left out of the trend: {e}", path.display())),
+                }
             }
         }
         all.sort_by_key(|comparison| comparison.at);
         Ok(all)
+    }
+
+    fn read(path: &Path) -> io::Result<Comparison> {
+        let read: Comparison = serde_json::from_slice(&fs::read(path)?)?;
+        let is_id = |id: &str| id.len() >= SHORT && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        for id in [&read.base.id, &read.head.id] {
+            if !is_id(id) {
+                return Err(io::Error::other(format!("`{id}` is no commit")));
+            }
+        }
+        Ok(read)
     }
 }
 
@@ -215,12 +248,43 @@ mod tests {
         let early = Comparison { at: late.at - 1, ..late.clone() };
         late.keep(folder.path()).unwrap();
         early.keep(folder.path()).unwrap();
-        let kept = Comparison::kept(folder.path()).unwrap();
+        let kept = Comparison::kept(folder.path(), |said| panic!("{said}")).unwrap();
         assert_eq!(kept.iter().map(|c| c.at).collect::<Vec<_>>(), [early.at, late.at]);
         // Bounds that are infinite are none, and come back as none. The last digit of a number may
         // not.
         for (kept, given) in kept.iter().zip([early, late]) {
             assert_eq!(markdown::text(kept), markdown::text(&given));
         }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named_and_left_out_and_none_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [("empty.json", ""), ("half.json", "{"), ("other", "no comparison")] {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        let mut foreign = examples::comparison();
+        foreign.base.id = "é".into();
+        fs::write(folder.path().join("foreign.json"), serde_json::to_vec(&foreign).unwrap()).unwrap();
+        for _ in 0..3 {
+            examples::comparison().keep(folder.path()).unwrap();
+        }
+        let said = std::cell::RefCell::new(Vec::new());
+        let kept = Comparison::kept(folder.path(), |words| said.borrow_mut().push(words.to_owned()));
+        assert_eq!(kept.unwrap().len(), 3);
+        let said = said.into_inner();
+        assert_eq!(said.len(), 3, "{said:?}");
+        for name in ["empty.json", "half.json", "foreign.json"] {
+            assert!(said.iter().any(|words| words.contains(name)), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_to_compare_is_a_verdict_too() {
+        let comparison = Comparison { findings: Vec::new(), ..examples::comparison() };
+        assert_eq!(
+            (comparison.exit_code(), &*comparison.verdict()),
+            (0, "PASSED: there is nothing to compare")
+        );
     }
 }

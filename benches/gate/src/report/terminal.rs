@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Comparison, columns, percent};
+use crate::failure::printable;
 use crate::finding::Finding;
 use crate::statistics::Verdict;
 
@@ -13,12 +14,12 @@ const UNCHANGED: usize = 12;
 pub fn text(comparison: &Comparison, all: bool) -> String {
     let mut text = String::new();
     let _ = write(&mut text, comparison, all);
-    text
+    printable(&text)
 }
 
 fn write(text: &mut String, comparison: &Comparison, all: bool) -> std::fmt::Result {
     for (word, revision) in [("base", &comparison.base), ("head", &comparison.head)] {
-        writeln!(text, "{word}  {}  {}", &revision.id[..10], revision.title)?;
+        writeln!(text, "{word}  {}  {}", revision.short(), revision.title)?;
     }
     let is_news = |finding: &&Finding| finding.verdict != Verdict::NoChange;
     let unchanged = comparison.findings.iter().filter(|finding| !is_news(finding)).count();
