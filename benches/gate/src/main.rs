@@ -172,14 +172,14 @@ fn compare(options: &Options) -> Result<u8, Failure> {
         left_out: Vec::new(),
     };
     match base {
-        None => comparison.left_out.push("anything: there is nothing before the head".into()),
+        None => comparison.left_out.push("anything, since there is nothing before the head".into()),
         Some((base, _)) => {
             let settings = settings_for(&repository, &base, &head)?;
             let wanted = names::of_form(options.full, !options.no_counts);
             settings.cover(wanted.iter().filter(|measure| options.wants(measure)))?;
             let same = key(&repository, &base, &head)? == key(&repository, &head, &head)?;
             if same && !options.even_if_the_same {
-                comparison.left_out.push("anything: the sidecars of both are the same program".into());
+                comparison.left_out.push("anything, since the sidecars of both are the same program".into());
             } else {
                 let mut rng = StdRng::seed_from_u64(options.seed.unwrap_or(now.as_nanos() as u64));
                 measure(options, &repository, (&base, &head), &settings, &mut rng, &mut comparison)?;
