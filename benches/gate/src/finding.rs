@@ -190,7 +190,8 @@ mod tests {
     fn a_regression_outweighs_what_is_not_known_and_that_outweighs_the_rest() {
         let unknown = Interval { low: 0.9, estimate: 1.0, high: 1.1 };
         let unknown =
-            Finding::new("p99/open-loop".into(), Unit::Rate, (100.0, 100.0), (unknown, 8), &settings("")).unwrap();
+            Finding::new("p99/open-loop".into(), Unit::Rate, (100.0, 100.0), (unknown, 8), &settings(""))
+                .unwrap();
         let (same, worse) = (found(100.0, 100.0, ""), found(100.0, 200.0, ""));
         assert_eq!(exit_code(&[same.clone(), unknown.clone(), worse]), 1);
         assert_eq!(exit_code(&[same.clone(), unknown]), 4);
