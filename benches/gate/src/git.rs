@@ -48,18 +48,25 @@ impl Git {
         Git { root: root.to_owned(), caller: None }
     }
 
-    /// A command of whoever owns the clone.
-    pub fn command(&self, program: &str) -> Command {
+    /// A program of the compiler, as whoever owns the clone. If they have no right to run it, which
+    /// is so if only root has a compiler, it is run as root.
+    pub fn compiler(&self, program: &str) -> Command {
+        let version = |command: &mut Command| run(command.arg("--version")).is_ok();
         let mut command = Command::new(program);
-        if let Some(caller) = &self.caller {
+        if let Some(caller) = &self.caller
+            && version(caller.becomes(&mut Command::new("rustc")))
+        {
             caller.becomes(&mut command);
         }
         command
     }
 
-    /// Git, without arguments yet.
+    /// Git, as whoever owns the clone and without arguments yet.
     pub fn start(&self) -> Command {
-        let mut git = self.command("git");
+        let mut git = Command::new("git");
+        if let Some(caller) = &self.caller {
+            caller.becomes(&mut git);
+        }
         git.arg("-C").arg(&self.root);
         git
     }

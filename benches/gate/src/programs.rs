@@ -38,7 +38,7 @@ pub struct Programs {
 /// The tree in which programs are built, and nobody else's as long as this lives.
 pub struct Builder<'r> {
     repository: &'r Repository,
-    _locked: Flock<File>,
+    locked: Flock<File>,
 }
 
 impl<'r> Builder<'r> {
@@ -75,7 +75,7 @@ impl<'r> Builder<'r> {
         if let Some(caller) = repository.caller() {
             caller.own(work)?;
         }
-        Ok(Builder { repository, _locked: locked })
+        Ok(Builder { repository, locked })
     }
 
     /// Builds the programs of `revision` with the kernels of `yardstick`, or takes those that were
@@ -90,7 +90,7 @@ impl<'r> Builder<'r> {
         tell: impl Fn(&str),
     ) -> Result<Programs, Failure> {
         let work = self.repository.work();
-        let dir = work.join("built").join(key(self.repository, revision, yardstick)?);
+        let dir = work.join("programs").join(key(self.repository, revision, yardstick)?);
         let programs = |dir: &Path| {
             let kernels = Some(dir.join("kernels")).filter(|path| path.exists());
             Programs { proxy: dir.join("proxy"), kernels }
@@ -106,13 +106,13 @@ impl<'r> Builder<'r> {
                 fs::copy(work.join("target/release").join(name), fresh.path().join(name))?;
             }
         }
-        fs::create_dir_all(work.join("built"))?;
+        fs::create_dir_all(work.join("programs"))?;
         let fresh = fresh.keep();
         // Others must be able to run it: sidecars have users of their own.
         fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
         fs::rename(fresh, &dir)?;
         if let Some(caller) = self.repository.caller() {
-            caller.own(&work.join("built"))?;
+            caller.own(work)?;
         }
         Ok(programs(&dir))
     }
@@ -169,13 +169,16 @@ impl<'r> Builder<'r> {
     /// The last lines that cargo says if it fails; `None` if it builds `packages`.
     fn cargo(&self, tree: &Path, packages: &[&str]) -> io::Result<Option<String>> {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-        let mut build = self.repository.git().command(&cargo);
+        let mut build = self.repository.git().compiler(&cargo);
         build.args(["build", "--release", "--quiet"]).current_dir(tree);
         build.env("CARGO_TARGET_DIR", self.repository.work().join("target")).env("CARGO_INCREMENTAL", "0");
         for package in packages {
             build.args(["--package", package]);
         }
-        let done = build.stdin(Stdio::null()).output().map_err(|error| cannot_start(&cargo, &error))?;
+        // It reads nothing, but it so holds the lock too: nobody else gets the tree before it has ended,
+        // even if this process is killed.
+        build.stdin(Stdio::from(self.locked.try_clone()?));
+        let done = build.output().map_err(|error| cannot_start(&cargo, &error))?;
         if done.status.success() {
             return Ok(None);
         }
@@ -201,7 +204,7 @@ impl<'r> Builder<'r> {
 /// If git or the compiler is missing.
 pub fn key(repository: &Repository, revision: &Revision, yardstick: &Revision) -> io::Result<String> {
     let git = repository.git();
-    let mut parts = vec![run(git.command("rustc").arg("-V"))?];
+    let mut parts = vec![run(git.compiler("rustc").arg("-V"))?];
     for path in ["proxy/src", "proxy/Cargo.toml", "Cargo.toml", "Cargo.lock", ".cargo"] {
         parts.push(git.run(&["rev-parse", &format!("{}:{path}", revision.id)]).unwrap_or_default());
     }

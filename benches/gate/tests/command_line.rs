@@ -222,3 +222,30 @@ fn signals_end_all_that_was_started_and_leave_no_temporary_files() {
         assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
     }
 }
+
+#[test]
+fn the_scripts_beside_the_gate_end_with_2_for_a_mistake_in_their_arguments() {
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ci");
+    for (script, arguments, code, words) in [
+        ("plant", &["--help"][..], 0, "ci/plant KIND [AMOUNT] [REVISION]"),
+        ("plant", &[], 2, "required"),
+        ("plant", &["spin", "x"], 2, "'x' is no whole number"),
+        ("plant", &["spin", "0"], 2, "'0' is no whole number"),
+        ("plant", &["spin", "-5"], 2, "'-5' is no whole number"),
+        ("plant", &["spin", "1e23"], 2, "'1e23' is no whole number"),
+        ("plant", &["spin", "10", "no-such"], 2, "git knows no commit 'no-such'"),
+        ("plant", &["spin", "10", "HEAD", "x"], 2, "one AMOUNT and one REVISION"),
+        ("plant", &["nothing", "3", "HEAD"], 2, "takes no AMOUNT"),
+        ("prove", &["--help"], 0, "same-cpu"),
+        ("prove", &["2-percent", "x"], 2, "'x' is no whole number"),
+        ("prove", &["2-percent", "0"], 2, "'0' is no whole number"),
+        ("prove", &["2-percent", "-3"], 2, "'-3' is no whole number"),
+        ("prove", &["2-percent", "1", "no-such"], 2, "git knows no commit 'no-such'"),
+        ("prove", &["2-percent", "1", "HEAD", "x"], 2, "unrecognized arguments: x"),
+    ] {
+        let mut command = Command::new(scripts.join(script));
+        let done = command.args(arguments).current_dir("/").output().unwrap();
+        assert_eq!(done.status.code(), Some(code), "{script} {arguments:?}: {}", said(&done));
+        assert!(said(&done).contains(words), "{script} {arguments:?}: {}", said(&done));
+    }
+}
