@@ -112,7 +112,7 @@ impl<'r> Builder<'r> {
         fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
         fs::rename(fresh, &dir)?;
         if let Some(caller) = self.repository.caller() {
-            caller.own(work)?;
+            caller.own(&work.join("programs"))?;
         }
         Ok(programs(&dir))
     }
@@ -179,6 +179,9 @@ impl<'r> Builder<'r> {
         // even if this process is killed.
         build.stdin(Stdio::from(self.locked.try_clone()?));
         let done = build.output().map_err(|error| cannot_start(&cargo, &error))?;
+        if let Some(caller) = self.repository.caller() {
+            caller.own(self.repository.work())?;
+        }
         if done.status.success() {
             return Ok(None);
         }

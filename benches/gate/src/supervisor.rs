@@ -29,7 +29,7 @@ use crate::caller::Caller;
 /// Tells the other process which its supervisor is.
 const SUPERVISOR: &str = "SIDELAB_GATE_SUPERVISOR";
 /// What folders for temporary files are called.
-const PREFIX: &str = "sidelab-gate-";
+const PREFIX: &str = "sidelab-regression-";
 /// How long killed processes may take to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 /// How old the folder of a dead run is at least: a younger one may just be made.
@@ -147,8 +147,8 @@ mod tests {
     #[test]
     fn folders_of_dead_runs_are_swept_and_those_of_living_ones_are_not() {
         let temporary = tempfile::tempdir().unwrap();
-        let [dead, alive, other] =
-            ["sidelab-gate-a", "sidelab-gate-b", "other"].map(|name| temporary.path().join(name));
+        let [dead, alive, other] = ["sidelab-regression-a", "sidelab-regression-b", "sidelab-gate-c"]
+            .map(|name| temporary.path().join(name));
         for folder in [&dead, &alive, &other] {
             fs::create_dir_all(folder.join("sidelab-bench-x")).unwrap();
         }
