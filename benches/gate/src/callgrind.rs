@@ -56,7 +56,7 @@ pub fn count(program: &Path, arguments: &[&str], function: &str) -> io::Result<C
     let dir = tempfile::tempdir()?;
     let out = dir.path().join("profile");
     let toggle = format!("--toggle-collect={function}");
-    let words = command(&out, &["--collect-atstart=no", &toggle]);
+    let words = command(&out, &["--collect-atstart=no", "--vgdb=no", &toggle]);
     let mut run = Command::new(&words[0]);
     // The environment lies on the stack, and moves what is on it.
     run.args(&words[1..]).arg(program).args(arguments).env_clear().env("PATH", "/usr/bin:/bin");

@@ -308,3 +308,23 @@ fn show(options: &Options, outputs: &Outputs<'_>, comparison: &Comparison) -> u8
         code => code,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_that_cannot_be_written_hides_no_regression() {
+        let folder = tempfile::tempdir().unwrap();
+        let nowhere = folder.path().join("no/such/folder");
+        let options = Options::parse_from(["regression"]);
+        let history = folder.path().join("history");
+        let outputs = Outputs { json: Some(&nowhere), markdown: None, html: None, history, caller: None };
+        let regression = report::examples::comparison();
+        assert_eq!(show(&options, &outputs, &regression), 1);
+        let mut harmless = regression;
+        harmless.findings.retain(|finding| !finding.is_alarm());
+        assert_eq!(harmless.exit_code(), 4);
+        assert_eq!(show(&options, &outputs, &harmless), CANNOT_RUN);
+    }
+}
