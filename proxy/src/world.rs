@@ -97,6 +97,13 @@ pub trait Net: Clone + Unpin + 'static {
         false
     }
 
+    /// Whether the process at the other end of a connection within this host may give orders to this
+    /// one: it is root's, or of the same user. In a simulated network everybody may.
+    fn is_operator(&self, io: &Self::Io) -> bool {
+        let _ = io;
+        true
+    }
+
     /// Runs a task without which the process is not what it says it is: if it panics, so does the
     /// process, in a way of its own.
     fn spawn_essential(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {

@@ -4,6 +4,8 @@
 //! nothing here knows more than HTTP. Pages are served by the control thread, so they answer when
 //! the data plane is busy.
 
+mod access;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -17,6 +19,8 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
+
+pub use access::Access;
 
 use crate::config::defaults::ACCEPT_REST;
 use crate::error::Error;
@@ -84,19 +88,29 @@ pub fn json(value: &impl Serialize) -> PageResponse {
 /// Serves pages on a listener for ever: also during a drain, which does not wait for these
 /// connections. Each port has a small number of connections of its own, `limit`, so that its
 /// clients take nothing from the data plane.
-pub async fn serve<N: Net>(net: N, mut listener: N::Listener, limit: impl Fn() -> usize, pages: Vec<Page>) {
+///
+/// Pages that change something answer whom `access` permits.
+pub async fn serve<N: Net>(
+    net: N,
+    mut listener: N::Listener,
+    limit: impl Fn() -> usize,
+    pages: Vec<Page>,
+    access: Access,
+) {
     use crate::world::Listener as _;
-    let pages = Rc::new(pages);
+    let pages = Rc::new((pages, access));
     let mut open = ConnectionSlots::default();
     loop {
         match listener.accept().await {
             Ok((io, _)) => {
                 let (slot, pages) = (open.take(limit()), pages.clone());
+                let gives_orders = pages.0.iter().any(|page| page.method != Method::GET);
+                let is_operator = gives_orders && net.is_operator(&io);
                 net.spawn("admin", async move {
                     tokio::select! {
                         biased;
                         _ = slot => {}
-                        () = connection::<N>(io, &pages) => {}
+                        () = connection::<N>(io, &pages.0, (&pages.1, is_operator)) => {}
                     }
                 });
             }
@@ -106,9 +120,9 @@ pub async fn serve<N: Net>(net: N, mut listener: N::Listener, limit: impl Fn() -
 }
 
 /// Carries one connection to its end, which comes soon.
-async fn connection<N: Net>(io: N::Io, pages: &[Page]) {
+async fn connection<N: Net>(io: N::Io, pages: &[Page], client: (&Access, bool)) {
     let refuse = |error: &Error| reply::failure(error, "admin", false);
-    serve::briefly(io, refuse, |request| answer(pages, request)).await;
+    serve::briefly(io, refuse, |request| answer(pages, client, request)).await;
 }
 
 /// The connections of one port, the oldest first. When all slots are taken, a new connection gets
@@ -129,11 +143,21 @@ impl ConnectionSlots {
     }
 }
 
-async fn answer(pages: &[Page], request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(
+    pages: &[Page],
+    (access, is_operator): (&Access, bool),
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     match pages.iter().find(|p| p.path == path) {
         // hyper leaves the body out of an answer to HEAD.
         Some(page) if page.method == *request.method() || is_head_of(page, request.method()) => {
+            if page.method != Method::GET
+                && let Err(why) = access.permit(request.headers(), is_operator)
+            {
+                tracing::warn!(path, why, "an order was refused");
+                return response((StatusCode::FORBIDDEN, TEXT, why + "\n"));
+            }
             response((page.answer)(request).await)
         }
         Some(page) => {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::pages::Pages;
 use super::{Sidecar, named};
-use crate::admin;
+use crate::admin::{self, Access};
 use crate::audit;
 use crate::capture::listener::bind_any;
 use crate::config::{Listen, defaults};
@@ -71,6 +71,7 @@ pub(super) async fn control_at<N: Net>(
     let key_sets_world = world.clone();
     let to_endpoints = Connector::new(net.clone(), |_| None).with_tls(sidecar.tls.clone());
     let to_app = Connector::new(net.clone(), inbound::source_for);
+    let access = Access { token: sidecar.table.load().snapshot.admin_token.clone() };
     let (pages, applied) = (Pages::of(&sidecar), sidecar.clone());
     tokio::join!(
         discovery::run(world.clone(), sidecar.discovered.clone(), move || applied.prepare()),
@@ -81,9 +82,9 @@ pub(super) async fn control_at<N: Net>(
         health::app::run(to_app, sidecar.table.clone(), &sidecar.app),
         key_sets::run(key_sets_world, sidecar.table.clone(), sidecar.metrics.clone()),
         watch_memory(net.clone(), &sidecar),
-        admin::serve(net.clone(), listeners.admin, limit, pages.admin),
-        admin::serve(net.clone(), listeners.health, limit, pages.health),
-        admin::serve(net, listeners.metrics, limit, pages.metrics),
+        admin::serve(net.clone(), listeners.admin, limit, pages.admin, access),
+        admin::serve(net.clone(), listeners.health, limit, pages.health, Access::default()),
+        admin::serve(net, listeners.metrics, limit, pages.metrics, Access::default()),
     );
 }
 

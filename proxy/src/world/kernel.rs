@@ -172,6 +172,13 @@ impl Net for KernelNet {
         tokio::task::spawn_local(task);
     }
 
+    fn is_operator(&self, io: &TcpStream) -> bool {
+        let (Ok(peer), Ok(local)) = (io.peer_addr(), io.local_addr()) else { return false };
+        let own = nix::unistd::geteuid().as_raw();
+        let owner = sock_diag::owner(canonical(peer), canonical(local));
+        owner.ok().flatten().is_some_and(|uid| uid == 0 || uid == own)
+    }
+
     fn spawn_essential(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
         let alarm = self.failed.clone().map(|failed| Alarm::new(name, failed));
         self.spawn(name, async move {

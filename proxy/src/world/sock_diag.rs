@@ -17,7 +17,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr as Kernel};
 
@@ -32,18 +32,30 @@ const PART: usize = 32 * 1024;
 /// # Errors
 /// What netlink says, where it cannot be used.
 pub fn is_held(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<bool>> {
+    Ok(find(local, remote)?.map(|found| found.inode != 0))
+}
+
+/// One socket.
+fn find(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<InetResponseHeader>> {
     let socket = ask(NLM_F_REQUEST, StateFlags::all(), local, remote)?;
     let mut answer = Vec::with_capacity(ANSWER);
     socket.recv(&mut answer, 0)?;
     let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&answer).map_err(io::Error::other)?;
     match answer.payload {
-        NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => {
-            Ok(Some(found.header.inode != 0))
-        }
+        NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => Ok(Some(found.header)),
         NetlinkPayload::Error(e) if e.raw_code() == -libc::ENOENT => Ok(None),
         NetlinkPayload::Error(e) => Err(e.to_io()),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
+}
+
+/// The user whose process made the TCP socket of this host that is bound to `local` and connected to
+/// `remote`; `None` if there is no such socket.
+///
+/// # Errors
+/// What netlink says, where it cannot be used.
+pub fn owner(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
+    Ok(find(local, remote)?.map(|found| found.uid))
 }
 
 /// Whether processes hold the sockets of this host at `local` that have sent a FIN to `remote` and

@@ -31,6 +31,7 @@ http2 = { max_concurrent_streams = 11, initial_stream_window_size = "128KiB", in
 retry = { attempts = 1, on = ['5xx', 'retriable-status-codes', 'internal'], status_codes = [429], unsafe_methods = true, max = '300ms', hedge = '50ms' }
 retry_budget = { share = '10%', per_second = 3 }
 identity = { id = 'spiffe://mesh.test/ns/shop/sa/web', files = '/certs' }
+admin = { token = '/token' }
 audit = { directory = '/audit', when_full = 'block', queue = 99, rotate = '1MiB', keep = 3, chain = true, sync = true }
 tls = { mode = 'strict', handshake = '2s', handshakes = 9 }
 outlier_detection = { consecutive_failures = 7, success_rate = "90%", min_requests = 20, window = "5s", base = "2s", max = "90s", cap = "25%" }
@@ -107,6 +108,7 @@ fn every_key_of_the_file_reaches_the_snapshot() {
             id: "spiffe://mesh.test/ns/shop/sa/web".parse().unwrap(),
             source: IdentitySource::Files("/certs".into()),
         }),
+        admin_token: Some("/token".into()),
         audit: Some(Audit {
             directory: "/audit".into(),
             when_full: WhenFull::Block,

@@ -95,6 +95,9 @@ pub struct File {
     /// Mutual TLS on the way in.
     #[serde(default)]
     pub tls: Tls,
+    /// Orders on the admin port.
+    #[serde(default)]
+    pub admin: Admin,
     /// The audit log. Default: none.
     pub audit: Option<Audit>,
     /// Tells others where the app is. Default: nobody is told.
@@ -127,6 +130,14 @@ pub struct Listen {
     pub metrics: Option<Spanned<u16>>,
     /// Readiness and liveness.
     pub health: Option<Spanned<u16>>,
+}
+
+/// `[admin]`: who may give orders on the admin port. Only read at start.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// The file with a token that permits them, beside root and the sidecar's own user.
+    pub token: Option<Spanned<String>>,
 }
 
 /// `[metrics]`

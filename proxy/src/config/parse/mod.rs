@@ -112,6 +112,7 @@ impl Check<'_> {
         let inbound_port_timeouts = self.inbound_port_timeouts(file);
         let app = self.app(&file.app);
         let identity = file.identity.as_ref().and_then(|identity| self.identity(identity));
+        let admin_token = file.admin.token.as_ref().map(|token| self.place_of("token", token));
         let audit = file.audit.as_ref().map(|audit| self.audit(audit));
         let tls = self.tls(file);
         let inbound_port_tls = self.inbound_port_tls(file);
@@ -138,6 +139,7 @@ impl Check<'_> {
             tls,
             inbound_port_tls,
             register,
+            admin_token,
             audit,
             clusters: clusters.into_iter().map(Arc::new).collect(),
             inbound,

@@ -2,6 +2,7 @@
 //! it to its end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +82,8 @@ pub struct Snapshot {
     pub inbound_port_tls: BTreeMap<u16, TlsMode>,
     /// What others are told of the app, if anything. Only read at start.
     pub register: Option<Register>,
+    /// The file with the token of those who may give orders on the admin port.
+    pub admin_token: Option<PathBuf>,
     /// The audit log, if there is to be one.
     pub audit: Option<Audit>,
     /// Clusters, in the order of the file.

@@ -216,6 +216,7 @@ pub(super) const EVERY: &[Keys] = &[
         "timeouts.",
         &[("request", "'1s'", "'2s'", ""), ("per_try", "'1s'", "'2s'", ""), ("response", "'1s'", "'2s'", "")],
     ),
+    keys("Admin", &["#top"], "admin.", &[("token", "'/a'", "'/b'", "")]),
     keys(
         "Audit",
         &["#top"],
