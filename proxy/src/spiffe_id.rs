@@ -73,6 +73,15 @@ impl SpiffeId {
         format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}").parse()
     }
 
+    /// Who the certificate authority of a trust domain is. No workload gets a certificate with this
+    /// name.
+    ///
+    /// # Panics
+    /// If `trust_domain` is none.
+    pub fn of_authority(trust_domain: &str) -> Self {
+        format!("{SCHEME}{trust_domain}/sidelab/ca").parse().expect("a trust domain that was checked")
+    }
+
     /// The id as it is written.
     pub fn as_str(&self) -> &str {
         &self.0

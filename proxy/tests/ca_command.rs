@@ -107,7 +107,7 @@ fn an_operator_runs_an_authority_and_a_sidecar_gets_its_certificate_from_it() {
     assert_eq!(code, 1);
     assert!(error.contains("there is no authority's state here"), "{error}");
     let running = ca.run("1h");
-    for file in ["state.json", "issued.log", "lock"] {
+    for file in ["state.json", "issued.log"] {
         assert_eq!(mode(&ca.folder.path().join("state").join(file)), 0o600, "{file}");
     }
     let write = |name: &str, text: &str| std::fs::write(ca.folder.path().join(name), text).unwrap();
@@ -163,7 +163,10 @@ fn what_an_operator_gets_wrong_is_said() {
     let (code, _, error) = ca.ask(&["token", "--id", "spiffe://mesh.test/sidelab/ca"]);
     assert_eq!(code, 2);
     assert!(error.contains("is no workload of the trust domain"), "{error}");
-    let (code, _, error) = ca.ask(&["revoke", "--serial", "77"]);
+    let (code, _, error) = ca.ask(&["revoke", "--serial", "none"]);
     assert_eq!(code, 1);
-    assert!(error.contains("no valid certificate has the serial number 77"), "{error}");
+    assert!(error.contains("this is no serial number"), "{error}");
+    let (code, _, error) = ca.ask(&["revoke", "--id", "spiffe://other.test/a"]);
+    assert_eq!(code, 1);
+    assert!(error.contains("is no workload of the trust domain"), "{error}");
 }

@@ -6,7 +6,6 @@
 
 mod access;
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,7 +16,6 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
-use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 pub use access::Access;
@@ -25,6 +23,7 @@ pub use access::Access;
 use crate::config::defaults::ACCEPT_REST;
 use crate::error::Error;
 use crate::http::{reply, serve};
+use crate::limit::slots::ConnectionSlots;
 use crate::world::Net;
 
 /// A page's answer: status, content type, text.
@@ -125,24 +124,6 @@ async fn connection<N: Net>(io: N::Io, pages: &[Page], client: (&Access, bool)) 
     serve::briefly(io, refuse, |request| answer(pages, client, request)).await;
 }
 
-/// The connections of one port, the oldest first. When all slots are taken, a new connection gets
-/// that of the oldest: connections that do nothing cannot keep a probe or a scrape out.
-#[derive(Default)]
-struct ConnectionSlots(VecDeque<oneshot::Sender<()>>);
-
-impl ConnectionSlots {
-    /// A slot, of which there are `limit`; it is resolved once it is needed for somebody else.
-    fn take(&mut self, limit: usize) -> oneshot::Receiver<()> {
-        self.0.retain(|slot| !slot.is_closed());
-        while self.0.len() >= limit {
-            self.0.pop_front();
-        }
-        let (kept, slot) = oneshot::channel();
-        self.0.push_back(kept);
-        slot
-    }
-}
-
 async fn answer(
     pages: &[Page],
     (access, is_operator): (&Access, bool),
@@ -188,24 +169,4 @@ fn response((status, content_type, text): PageResponse) -> Response<Full<Bytes>>
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_comes_when_all_seats_are_taken_gets_that_of_the_oldest() {
-        let mut slots = ConnectionSlots::default();
-        let mut open: Vec<_> = (0..3).map(|_| slots.take(3)).collect();
-        drop(open.remove(1));
-        open.push(slots.take(3));
-        assert!(open.iter_mut().all(|slot| slot.try_recv() == Err(oneshot::error::TryRecvError::Empty)));
-        open.push(slots.take(3));
-        let closed =
-            |slot: &mut oneshot::Receiver<()>| slot.try_recv() == Err(oneshot::error::TryRecvError::Closed);
-        assert_eq!(open.iter_mut().map(closed).collect::<Vec<_>>(), [true, false, false, false]);
-        open.push(slots.take(1));
-        assert_eq!(open.iter_mut().map(closed).collect::<Vec<_>>(), [true, true, true, true, false]);
-    }
 }

@@ -13,15 +13,15 @@ use rustls_pki_types::PrivateKeyDer;
 use tokio::sync::Mutex;
 
 use super::issue::{self, Leaf, SignError};
-use super::roots::Lifetimes;
-use super::store::{IssuedRecord, State, Store};
-use super::token::{AuthorityToken, Bearer, TokenError, unix};
+use super::roots::{Lifetimes, Root};
+use super::store::{IssuedRecord, RevokedRecord, State, Store};
+use super::token::{AuthorityToken, Bearer, TokenError, unix, unix_ms};
 use super::wire::{Bundle, IssuedCertificate, Revocation};
-use super::{hex, id_of_authority, trust_bundle, unhex};
+use super::{hex, trust_bundle, unhex};
 use crate::spiffe_id::SpiffeId;
 use crate::tls::pem::{self, PemFile};
 use crate::tls::trust::TrustBundle;
-use crate::tls::{Credentials, TlsContext};
+use crate::tls::{Credentials, TlsContext, Validity};
 use crate::world::{Wall, World, crypto};
 
 /// Bytes of the key of tokens, and of a serial number (RFC 5280 allows 20).
@@ -53,7 +53,7 @@ pub enum AuthorityError {
     #[error("{0}")]
     Conflict(String),
     /// The disk does not take it, or nothing can be signed.
-    #[error("nothing is issued now: {0}")]
+    #[error("not now: {0}")]
     Unavailable(String),
 }
 
@@ -94,6 +94,8 @@ struct Inner {
     bundle: Bundle,
     /// What it proves itself with, and since when.
     own: Option<(SystemTime, Arc<TlsContext>)>,
+    /// Why the disk did not take what was written to it last.
+    trouble: Option<String>,
 }
 
 impl Authority {
@@ -132,7 +134,7 @@ impl Authority {
             wall: world.wall.clone(),
             crypto: world.crypto.clone(),
             new_key: world.new_key,
-            inner: Mutex::new(Inner { store, state, bundle, own: None }),
+            inner: Mutex::new(Inner { store, state, bundle, own: None, trouble: None }),
         };
         authority.tend().await?;
         if outlives {
@@ -155,13 +157,35 @@ impl Authority {
             return Ok(());
         }
         self.change(&mut inner, |state| {
-            state.roots.retire(now, lifetimes);
-            match is_due {
-                true => self.announce_in(state),
-                false => Ok(()),
+            if is_due {
+                self.announce_in(state)?;
             }
+            // After that, so that one is left.
+            state.roots.retire(now, lifetimes);
+            Ok(())
         })
         .await
+    }
+
+    /// Whether it can issue: it has a root that has not ended, and the disk takes what is issued.
+    ///
+    /// # Errors
+    /// If not: why.
+    pub async fn ready(&self) -> Result<(), AuthorityError> {
+        let inner = self.inner.lock().await;
+        let (now, lifetimes) = (unix(self.wall.now()), inner.state.lifetimes(&self.settings));
+        inner.state.signer(now, lifetimes)?;
+        match &inner.trouble {
+            Some(why) => Err(AuthorityError::Unavailable(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Sees whether the disk takes anything.
+    pub async fn probe(&self) {
+        let mut inner = self.inner.lock().await;
+        let probed = inner.store.probe().await;
+        inner.note(&probed);
     }
 
     /// Announces a new root, which signs once everybody trusts it. The bundle that has it.
@@ -192,11 +216,29 @@ impl Authority {
         let state = &self.inner.lock().await.state;
         let token = AuthorityToken::verify(token, &state.token_key, self.wall.now())?;
         if let Bearer::Workload(id) = &token.bearer
-            && state.barred.get(id).is_some_and(|until| token.issued <= *until)
+            && state.barred.get(id).is_some_and(|until| token.issued_ms <= *until)
         {
             return Err(AuthorityError::Unauthenticated(format!("the tokens of {id} were revoked")));
         }
         Ok(token.bearer)
+    }
+
+    /// Whether the certificate of a client still counts, which it has shown when it connected: it may
+    /// have ended meanwhile, or have been revoked.
+    ///
+    /// # Errors
+    /// If not: why.
+    pub async fn holds(&self, id: &SpiffeId, certificate: Validity) -> Result<(), AuthorityError> {
+        let (state, now) = (&self.inner.lock().await.state, self.wall.now());
+        if now > certificate.not_after {
+            return Err(AuthorityError::Unauthenticated("the certificate has expired".into()));
+        }
+        let issued = unix_ms(certificate.not_before + issue::BACKDATED);
+        // Times in certificates have whole seconds.
+        if state.barred.get(id).is_some_and(|until| issued <= *until) {
+            return Err(AuthorityError::Unauthenticated(format!("the certificates of {id} were revoked")));
+        }
+        Ok(())
     }
 
     /// A certificate for `id`, which has proved itself, and the key of the request `csr`.
@@ -204,20 +246,21 @@ impl Authority {
     /// # Errors
     /// If the request is wrong, or the disk does not take the record.
     pub async fn issue(&self, id: &SpiffeId, csr: &str) -> Result<IssuedCertificate, AuthorityError> {
-        if !id.is_member_of(&self.settings.trust_domain) || *id == id_of_authority(id.trust_domain()) {
-            return Err(AuthorityError::Forbidden(format!("{id} is no workload of this authority")));
-        }
+        check_workload(id, &self.settings.trust_domain)?;
         self.tend().await?;
         let mut inner = self.inner.lock().await;
         let (now, lifetimes) = (self.wall.now(), inner.state.lifetimes(&self.settings));
         let serial = random(&self.crypto, SERIAL)?;
-        let lifetime = self.settings.lifetimes.workload;
+        let root = inner.state.signer(unix(now), lifetimes)?;
+        let lifetime = self.lifetime(root, now);
         let leaf = Leaf { id, serial: &serial, now, lifetime };
-        let root = inner.state.roots.signer(unix(now), lifetimes).expect("there always is a root");
         let certificate = issue::workload(root, csr, &leaf)?;
         let record = IssuedRecord { serial: hex(&serial), id: id.clone(), expires: unix(now + lifetime) };
-        tracing::info!(%id, serial = record.serial, "certificate issued");
-        inner.store.note(record, unix(now)).await?;
+        let serial = record.serial.clone();
+        let noted = inner.store.note(record, unix(now)).await;
+        inner.note(&noted);
+        noted?;
+        tracing::info!(%id, serial, "certificate issued");
         Ok(IssuedCertificate { certificate, bundle: inner.bundle.clone() })
     }
 
@@ -229,26 +272,34 @@ impl Authority {
         if what.id.is_some() == what.serial.is_some() {
             return Err(AuthorityError::Malformed("say whose certificates, or which serial number".into()));
         }
+        if let Some(id) = &what.id {
+            check_workload(id, &self.settings.trust_domain)?;
+        }
+        let serial = what.serial.as_deref().map(serial_number).transpose()?;
         let mut inner = self.inner.lock().await;
-        let now = unix(self.wall.now());
-        let serial = what.serial.as_ref().map(|serial| serial.to_ascii_lowercase());
+        let (now, now_ms) = (unix(self.wall.now()), unix_ms(self.wall.now()));
         let is_meant = |record: &&IssuedRecord| {
             Some(&record.id) == what.id.as_ref() || Some(&record.serial) == serial.as_ref()
         };
-        let meant: Vec<IssuedRecord> =
-            inner.store.issued.iter().filter(is_meant).filter(|r| r.expires > now).cloned().collect();
+        let valid = inner.state.valid(&inner.store.issued, now);
+        let mut meant: Vec<(String, u64)> =
+            valid.filter(is_meant).map(|record| (record.serial.clone(), record.expires)).collect();
         if let (Some(serial), []) = (&serial, &meant[..]) {
-            let message = format!("no valid certificate has the serial number {serial}");
-            return Err(AuthorityError::Malformed(message));
+            // It may be one that the log has lost.
+            meant.push((serial.clone(), now + inner.state.longest.as_secs()));
         }
         self.change(&mut inner, |state| {
-            state.revoked.extend(meant.iter().map(|record| (record.serial.clone(), record.expires)));
-            state.revoked.retain(|_, expires| *expires > now);
-            state.barred.extend(what.id.iter().map(|id| (id.clone(), now)));
+            let revoked = meant
+                .iter()
+                .map(|(serial, expires)| (serial.clone(), RevokedRecord { at: now, expires: *expires }));
+            state.revoked.extend(revoked);
+            state.revoked.retain(|_, record| record.expires > now);
+            state.barred.extend(what.id.iter().map(|id| (id.clone(), now_ms)));
             Ok(())
         })
         .await?;
-        tracing::warn!(id = ?what.id, serial = ?what.serial, certificates = meant.len(), "revoked");
+        let whose = what.id.as_ref().map(tracing::field::display);
+        tracing::warn!(id = whose, serial, certificates = meant.len(), "revoked");
         Ok(meant.len())
     }
 
@@ -259,15 +310,17 @@ impl Authority {
     pub async fn server(&self) -> Result<(Arc<TlsContext>, u64), AuthorityError> {
         let mut inner = self.inner.lock().await;
         let (now, version) = (self.wall.now(), inner.bundle.version);
-        let lifetime = self.settings.lifetimes.workload;
-        let is_fresh =
-            |(made, _): &&(SystemTime, _)| now.duration_since(*made).is_ok_and(|age| age < lifetime / 2);
+        let is_fresh = |(made, context): &&(SystemTime, Arc<TlsContext>)| {
+            let life = context.credentials.not_after.duration_since(*made).unwrap_or_default();
+            now.duration_since(*made).is_ok_and(|age| age < life / 2)
+        };
         if let Some((_, context)) = inner.own.as_ref().filter(is_fresh) {
             return Ok((context.clone(), version));
         }
         let lifetimes = inner.state.lifetimes(&self.settings);
-        let root = inner.state.roots.signer(unix(now), lifetimes).expect("there always is a root");
-        let id = id_of_authority(&self.settings.trust_domain);
+        let root = inner.state.signer(unix(now), lifetimes)?;
+        let lifetime = self.lifetime(root, now);
+        let id = SpiffeId::of_authority(&self.settings.trust_domain);
         let key = (self.new_key)().map_err(SignError::Root)?;
         let serial = random(&self.crypto, SERIAL)?;
         let certificate = issue::own(root, &key, &Leaf { id: &id, serial: &serial, now, lifetime })?;
@@ -287,7 +340,7 @@ impl Authority {
     /// Certificates that are valid now.
     pub async fn issued(&self) -> Vec<IssuedRecord> {
         let (inner, now) = (self.inner.lock().await, unix(self.wall.now()));
-        inner.store.issued.iter().filter(|record| record.expires > now).cloned().collect()
+        inner.state.valid(&inner.store.issued, now).cloned().collect()
     }
 
     /// How long what it issues is valid.
@@ -295,11 +348,16 @@ impl Authority {
         self.settings.lifetimes.workload
     }
 
+    /// How long a certificate that `root` signs now is valid: not longer than the root.
+    fn lifetime(&self, root: &Root, now: SystemTime) -> Duration {
+        let left = Duration::from_secs(root.expires.saturating_sub(unix(now)));
+        self.settings.lifetimes.workload.min(left)
+    }
+
     fn announce_in(&self, state: &mut State) -> Result<(), AuthorityError> {
         let key = (self.new_key)().map_err(SignError::Root)?;
         let lifetime = self.settings.lifetimes.root;
         state.roots.announce(issue::root(&state.trust_domain, &key, self.wall.now(), lifetime)?);
-        tracing::info!(trust_domain = state.trust_domain, "new root announced");
         Ok(())
     }
 
@@ -312,7 +370,11 @@ impl Authority {
         edit(&mut state)?;
         state.version += 1;
         let bundle = bundle_of(&state, self.wall.now())?;
-        inner.store.save(&state).await?;
+        let saved = inner.store.save(&state).await;
+        inner.note(&saved);
+        saved?;
+        let roots = state.roots.iter().count();
+        tracing::info!(version = state.version, roots, revoked = state.revoked.len(), "new bundle");
         // What it has shown so far may be of a root that is going, and judges by the old bundle.
         (inner.state, inner.bundle, inner.own) = (state, bundle, None);
         Ok(())
@@ -323,6 +385,48 @@ impl State {
     /// Roots are kept for as long as what they have signed.
     fn lifetimes(&self, settings: &Settings) -> Lifetimes {
         Lifetimes { workload: self.longest, root: settings.lifetimes.root }
+    }
+
+    /// The root that signs now.
+    fn signer(&self, now: u64, lifetimes: Lifetimes) -> Result<&Root, AuthorityError> {
+        let none = || AuthorityError::Unavailable("every root has ended".into());
+        self.roots.signer(now, lifetimes).ok_or_else(none)
+    }
+
+    /// Those of `issued` that are valid.
+    fn valid<'s>(&'s self, issued: &'s [IssuedRecord], now: u64) -> impl Iterator<Item = &'s IssuedRecord> {
+        issued.iter().filter(move |record| record.expires > now && !self.revoked.contains_key(&record.serial))
+    }
+}
+
+impl Inner {
+    /// Notes whether the disk has taken something.
+    fn note(&mut self, result: &io::Result<()>) {
+        self.trouble = result.as_ref().err().map(ToString::to_string);
+    }
+}
+
+/// The serial number in what somebody wrote: hexadecimal, perhaps with `0x` or colons, as tools print
+/// it.
+fn serial_number(text: &str) -> Result<String, AuthorityError> {
+    let digits = text.to_ascii_lowercase().replace(':', "");
+    let digits = digits.strip_prefix("0x").unwrap_or(&digits);
+    let is_one = !digits.is_empty() && digits.len() <= 40 && digits.len().is_multiple_of(2);
+    match is_one && unhex(digits).is_some() {
+        true => Ok(digits.to_owned()),
+        false => Err(AuthorityError::Malformed("this is no serial number: write it hexadecimal".into())),
+    }
+}
+
+/// Whether `id` may be the name of a workload.
+fn check_workload(id: &SpiffeId, trust_domain: &str) -> Result<(), AuthorityError> {
+    let is_one = id.is_member_of(trust_domain) && !id.path().is_empty();
+    match is_one && *id != SpiffeId::of_authority(trust_domain) {
+        true => Ok(()),
+        false => {
+            let message = format!("{id} is no workload of the trust domain {trust_domain}");
+            Err(AuthorityError::Forbidden(message))
+        }
     }
 }
 
@@ -337,11 +441,8 @@ pub async fn token<N>(
 ) -> Result<String, AuthorityError> {
     let now = world.wall.now();
     let state = state_of(world).await?;
-    if let Bearer::Workload(id) = &bearer
-        && (!id.is_member_of(&state.trust_domain) || *id == id_of_authority(&state.trust_domain))
-    {
-        let message = format!("{id} is no workload of the trust domain {}", state.trust_domain);
-        return Err(AuthorityError::Forbidden(message));
+    if let Bearer::Workload(id) = &bearer {
+        check_workload(id, &state.trust_domain)?;
     }
     Ok(AuthorityToken::new(bearer, now, lifetime).sign(&state.token_key))
 }
@@ -360,15 +461,17 @@ pub async fn known_by<N>(world: &World<N>) -> Result<(TrustBundle, SpiffeId), Au
     let bundle = bundle_of(&State { revoked: Default::default(), ..state.clone() }, world.wall.now())?;
     let trust = trust_bundle(&bundle, &world.crypto);
     let trust = trust.map_err(|error| AuthorityError::Unavailable(error.to_string()))?;
-    Ok((trust, id_of_authority(&state.trust_domain)))
+    Ok((trust, SpiffeId::of_authority(&state.trust_domain)))
 }
 
 fn bundle_of(state: &State, now: SystemTime) -> Result<Bundle, AuthorityError> {
     let mut revoked = String::new();
     if !state.revoked.is_empty() {
-        let serials: Vec<Vec<u8>> = state.revoked.keys().filter_map(|serial| unhex(serial)).collect();
+        let at = |record: &RevokedRecord| SystemTime::UNIX_EPOCH + Duration::from_secs(record.at);
+        let serials: Vec<(Vec<u8>, SystemTime)> =
+            state.revoked.iter().filter_map(|(serial, record)| Some((unhex(serial)?, at(record)))).collect();
         for root in state.roots.iter() {
-            let serials = serials.iter().map(Vec::as_slice);
+            let serials = serials.iter().map(|(serial, at)| (&serial[..], *at));
             revoked += &issue::revocation_list(root, state.version, serials, now)?;
         }
     }

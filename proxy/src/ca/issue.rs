@@ -14,11 +14,14 @@ use super::token::unix;
 use crate::spiffe_id::SpiffeId;
 
 /// How far a certificate reaches into the past: clocks differ.
-const BACKDATED: Duration = Duration::from_secs(60);
+pub(super) const BACKDATED: Duration = Duration::from_secs(60);
 
 /// How long a list of revoked certificates says that it is fresh. Nobody here believes it less
 /// afterwards; other implementations may.
 const LIST_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How much of a name is told to whom asked for it.
+const SHOWN: usize = 100;
 
 /// Why nothing is signed.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +32,7 @@ pub enum SignError {
     /// It asks for another name than that of who asks.
     #[error("the request is for {asked}, and {own} asks")]
     Name {
-        /// The names in the request.
+        /// A name in the request.
         asked: String,
         /// Who asks.
         own: SpiffeId,
@@ -61,7 +64,7 @@ pub fn root(
     params.not_before = (now - BACKDATED).into();
     params.not_after = (now + lifetime).into();
     let certificate = params.self_signed(key)?.pem();
-    Ok(Root { created: unix(now), certificate, key: key.serialize_pem() })
+    Ok(Root { created: unix(now), expires: unix(now + lifetime), certificate, key: key.serialize_pem() })
 }
 
 /// What a certificate of a workload says.
@@ -85,8 +88,12 @@ pub struct Leaf<'a> {
 pub fn workload(root: &Root, csr: &str, leaf: &Leaf<'_>) -> Result<String, SignError> {
     let asked = CertificateSigningRequestParams::from_pem(csr).map_err(SignError::Request)?;
     let own = uri(leaf.id.as_str())?;
-    if asked.params.subject_alt_names.iter().any(|name| *name != own) {
-        let asked = format!("{:?}", asked.params.subject_alt_names);
+    if let Some(other) = asked.params.subject_alt_names.iter().find(|name| **name != own) {
+        let asked = match other {
+            SanType::URI(uri) => uri.as_str().chars().take(SHOWN).collect(),
+            SanType::DnsName(name) => name.as_str().chars().take(SHOWN).collect(),
+            _ => "a name that is no URI".into(),
+        };
         return Err(SignError::Name { asked, own: leaf.id.clone() });
     }
     let params = leaf_params(leaf)?;
@@ -109,12 +116,12 @@ pub fn own(root: &Root, key: &KeyPair, leaf: &Leaf<'_>) -> Result<String, SignEr
 pub fn revocation_list<'a>(
     root: &Root,
     number: u64,
-    serials: impl Iterator<Item = &'a [u8]>,
+    serials: impl Iterator<Item = (&'a [u8], SystemTime)>,
     now: SystemTime,
 ) -> Result<String, SignError> {
-    let revoked = serials.map(|serial| RevokedCertParams {
+    let revoked = serials.map(|(serial, at)| RevokedCertParams {
         serial_number: SerialNumber::from(serial.to_vec()),
-        revocation_time: now.into(),
+        revocation_time: at.into(),
         reason_code: None,
         invalidity_date: None,
     });

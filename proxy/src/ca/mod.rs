@@ -26,19 +26,10 @@ use std::path::Path;
 
 use rustls::crypto::CryptoProvider;
 
-use crate::spiffe_id::SpiffeId;
 use crate::tls::pem::{PemError, PemFile};
 use crate::tls::trust::TrustBundle;
 pub use authority::{Authority, AuthorityError, Settings};
 pub use store::IssuedRecord;
-
-/// Who the authority of a trust domain is. No workload gets a certificate with this name.
-///
-/// # Panics
-/// If `trust_domain` is none.
-pub fn id_of_authority(trust_domain: &str) -> SpiffeId {
-    format!("spiffe://{trust_domain}/sidelab/ca").parse().expect("a trust domain that was checked")
-}
 
 /// A bundle as TLS takes it.
 ///

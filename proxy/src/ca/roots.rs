@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 pub struct Root {
     /// When it was made, seconds of Unix time.
     pub created: u64,
+    /// When it ends.
+    pub expires: u64,
     /// Its certificate.
     pub certificate: String,
     /// Its key.
@@ -26,9 +28,9 @@ pub struct Root {
 /// How long things are valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetimes {
-    /// A workload's certificate.
+    /// A workload's certificate; the longest that there is.
     pub workload: Duration,
-    /// A root. Its successor is announced after half of it.
+    /// A new root.
     pub root: Duration,
 }
 
@@ -37,15 +39,19 @@ pub struct Lifetimes {
 pub struct Roots(Vec<Root>);
 
 impl Roots {
-    /// Whether a new root has to be announced now: there is none, or the newest is at half of its
-    /// life.
+    /// Whether a new root has to be announced now: there is none, the newest is at half of its own
+    /// life, or it ends before everybody could trust another one.
     pub fn is_due(&self, now: u64, lifetimes: Lifetimes) -> bool {
-        self.0.last().is_none_or(|newest| age(newest, now) >= lifetimes.root / 2)
+        self.0.last().is_none_or(|newest| {
+            let half = newest.created + (newest.expires - newest.created) / 2;
+            now >= half || now + 2 * lifetimes.workload.as_secs() >= newest.expires
+        })
     }
 
     /// Whether a root is announced that does not sign yet.
     pub fn is_changing(&self, now: u64, lifetimes: Lifetimes) -> bool {
-        self.0.len() > 1 && self.0.last().is_some_and(|newest| age(newest, now) < lifetimes.workload)
+        let (newest, signer) = (self.0.last(), self.signer(now, lifetimes));
+        newest.zip(signer).is_some_and(|(newest, signer)| !std::ptr::eq(newest, signer))
     }
 
     /// Announces a root.
@@ -58,16 +64,19 @@ impl Roots {
         self.0.iter()
     }
 
-    /// The root that signs now: the newest that everybody trusts, or the first if there is no other.
+    /// The root that signs now: the newest that everybody trusts, or the oldest if there is no such;
+    /// never one that has ended.
     pub fn signer(&self, now: u64, lifetimes: Lifetimes) -> Option<&Root> {
-        let trusted = |root: &&Root| age(root, now) >= lifetimes.workload;
-        self.0.iter().rev().find(trusted).or(self.0.first())
+        let alive = || self.0.iter().filter(|root| now < root.expires);
+        alive().rev().find(|root| age(root, now) >= lifetimes.workload).or(alive().next())
     }
 
     /// Takes out what nothing valid is signed by any more. Says whether there was any.
     pub fn retire(&mut self, now: u64, lifetimes: Lifetimes) -> bool {
         let before = self.0.len();
-        while self.0.get(1).is_some_and(|next| age(next, now) >= 2 * lifetimes.workload) {
+        while let [first, next, ..] = &self.0[..]
+            && (age(next, now) >= 2 * lifetimes.workload || now >= first.expires)
+        {
             self.0.remove(0);
         }
         self.0.len() < before
@@ -92,7 +101,7 @@ mod tests {
     const LIVES: Lifetimes = Lifetimes { workload: Duration::from_secs(20), root: Duration::from_secs(200) };
 
     fn root(created: u64) -> Root {
-        Root { created, certificate: format!("[{created}]"), key: String::new() }
+        Root { created, expires: created + 200, certificate: format!("[{created}]"), key: String::new() }
     }
 
     #[test]
@@ -109,6 +118,20 @@ mod tests {
         assert_eq!(roots.certificates(), "[1000][1100]");
         assert!(!roots.retire(1139, LIVES) && roots.retire(1140, LIVES));
         assert_eq!(roots.certificates(), "[1100]");
+    }
+
+    #[test]
+    fn longer_lives_are_not_believed_of_a_root_that_was_made_for_shorter_ones() {
+        let mut roots = Roots::default();
+        roots.announce(root(1000));
+        let longer = Lifetimes { workload: Duration::from_secs(80), root: Duration::from_secs(10_000) };
+        assert!(!roots.is_due(1039, longer) && roots.is_due(1040, longer), "it ends soon");
+        roots.announce(root(1150));
+        let signer = |roots: &Roots, now| roots.signer(now, longer).map(|root| root.created);
+        assert_eq!(signer(&roots, 1199), Some(1000));
+        assert_eq!(signer(&roots, 1200), Some(1150), "one that has ended signs nothing");
+        assert_eq!(signer(&roots, 1350), None);
+        assert!(roots.retire(1200, longer) && roots.certificates() == "[1150]");
     }
 
     proptest! {

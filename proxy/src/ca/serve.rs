@@ -12,8 +12,9 @@
 //! A workload shows its certificate in the handshake, or `Authorization: Bearer` and its bootstrap
 //! token. The operator shows a token.
 
+use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,18 +24,19 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{sleep, timeout};
 
 use super::authority::{Authority, AuthorityError};
 use super::token::Bearer;
 use super::wire::{CertificateRequest, Problem, Revocation, Revoked};
 use crate::config::defaults::{ACCEPT_REST, CA_BODY, CA_CONNECTIONS, HANDSHAKE};
-use crate::error::Error;
+use crate::error::{BoxError, Error};
 use crate::http::{reply, serve};
+use crate::limit::slots::ConnectionSlots;
 use crate::spiffe_id::SpiffeId;
-use crate::tls;
-use crate::world::{Listener as _, Net};
+use crate::tls::{self, Validity};
+use crate::world::{Abort, Listener as _, Net};
 
 /// Longest wait between two looks whether something is due.
 const TEND: Duration = Duration::from_secs(60);
@@ -48,6 +50,7 @@ pub async fn run<N: Net>(net: N, listener: N::Listener, authority: Authority) {
 async fn tend(authority: &Authority) {
     let wait = TEND.min(authority.certificate_lifetime() / 20);
     loop {
+        authority.probe().await;
         if let Err(error) = authority.tend().await {
             tracing::error!(%error, "the roots stay as they are");
         }
@@ -55,17 +58,30 @@ async fn tend(authority: &Authority) {
     }
 }
 
+/// The connections that are open. Those of clients that have proved nothing have places of their own,
+/// so that they cannot keep the others out; and of each kind the oldest gives way.
+#[derive(Default)]
+struct Open {
+    handshakes: ConnectionSlots,
+    anonymous: ConnectionSlots,
+    known: ConnectionSlots,
+}
+
 async fn accept<N: Net>(net: N, mut listener: N::Listener, authority: &Rc<Authority>) {
-    let slots = Arc::new(Semaphore::new(CA_CONNECTIONS));
+    let open = Rc::new(RefCell::new(Open::default()));
     loop {
-        let slot = slots.clone().acquire_owned().await.expect("it is never closed");
         match listener.accept().await {
             Ok((io, peer)) => {
-                let authority = authority.clone();
+                let (authority, open) = (authority.clone(), open.clone());
+                let slot = open.borrow_mut().handshakes.take(CA_CONNECTIONS);
                 net.spawn("ca", async move {
-                    let _slot = slot;
-                    match timeout(HANDSHAKE, secure(&authority, io)).await {
-                        Ok(Ok((io, client))) => answer_all(&authority, io, client).await,
+                    let secured = tokio::select! {
+                        biased;
+                        _ = slot => return tracing::warn!(%peer, "too many handshakes: it gives way"),
+                        secured = timeout(HANDSHAKE, secure(&authority, io, peer)) => secured,
+                    };
+                    match secured {
+                        Ok(Ok((io, client))) => carry(&authority, &open, io, client).await,
                         Ok(Err(error)) => tracing::warn!(%peer, %error, "no handshake"),
                         Err(_) => tracing::warn!(%peer, "the handshake took too long"),
                     }
@@ -78,34 +94,44 @@ async fn accept<N: Net>(net: N, mut listener: N::Listener, authority: &Rc<Author
 
 /// Who a connection is of.
 struct Client {
-    /// As its certificate proves.
-    peer: Option<SpiffeId>,
+    address: SocketAddr,
+    /// As its certificate proves, and how long that is valid.
+    peer: Option<(SpiffeId, Validity)>,
     /// By which bundle that was judged.
     version: u64,
 }
 
-async fn secure<I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
+async fn secure<I: AsyncRead + AsyncWrite + Unpin>(
     authority: &Authority,
     io: I,
-) -> Result<(tls::Stream<I>, Client), Box<dyn std::error::Error>> {
+    address: SocketAddr,
+) -> Result<(tls::Stream<I>, Client), BoxError> {
     let (context, version) = authority.server().await?;
     let (io, peer) = tls::accept_anybody(&context, io).await?;
-    Ok((io, Client { peer: peer.map(|peer| peer.identity), version }))
+    let peer = peer.map(|(peer, validity)| (peer.identity, validity));
+    Ok((io, Client { address, peer, version }))
 }
 
-async fn answer_all<I>(authority: &Authority, io: tls::Stream<I>, client: Client)
+/// Answers on a connection until it ends, or gives way.
+async fn carry<I>(authority: &Authority, open: &RefCell<Open>, io: tls::Stream<I>, client: Client)
 where
-    I: tokio::io::AsyncRead + tokio::io::AsyncWrite + crate::world::Abort + Send + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static,
 {
+    let slot = {
+        let mut open = open.borrow_mut();
+        let slots = if client.peer.is_some() { &mut open.known } else { &mut open.anonymous };
+        slots.take(CA_CONNECTIONS)
+    };
     let refuse = |error: &Error| reply::failure(error, "ca", false);
     let client = &client;
-    serve::briefly(io, refuse, |request| async move {
-        match answer(authority, client, request).await {
-            Ok(response) => response,
-            Err(error) => problem(&error),
-        }
-    })
-    .await;
+    let answering = serve::briefly(io, refuse, |request| async move {
+        answer(authority, client, request).await.unwrap_or_else(|error| problem(&error, client))
+    });
+    tokio::select! {
+        biased;
+        _ = slot => tracing::warn!(peer = %client.address, "too many connections: it gives way"),
+        () = answering => {}
+    }
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -124,7 +150,7 @@ async fn answer(
         }
         ("GET", "/v1/bundle") => {
             let bundle = authority.bundle().await;
-            let tag = HeaderValue::from_str(&format!("\"{}\"", bundle.version)).expect("digits");
+            let tag = HeaderValue::from_str(&bundle.tag()).expect("digits");
             let mut response = match head.headers.get(IF_NONE_MATCH) == Some(&tag) {
                 true => empty(StatusCode::NOT_MODIFIED),
                 false => json(StatusCode::OK, &bundle),
@@ -146,7 +172,7 @@ async fn answer(
             Ok(json(StatusCode::OK, &authority.issued().await))
         }
         ("GET", "/ready") => {
-            authority.server().await?;
+            authority.ready().await?;
             Ok(json(StatusCode::OK, &serde_json::json!({ "ready": true })))
         }
         (_, "/v1/certificates" | "/v1/bundle" | "/v1/roots" | "/v1/revocations" | "/ready") => {
@@ -162,8 +188,8 @@ async fn workload(
     client: &Client,
     headers: &HeaderMap,
 ) -> Result<SpiffeId, AuthorityError> {
-    if let Some(id) = &client.peer {
-        // A certificate may have been revoked while the connection was open.
+    if let Some((id, validity)) = &client.peer {
+        authority.holds(id, *validity).await?;
         if authority.bundle().await.version != client.version {
             let message = "roots or revocations have changed since this connection began: open another";
             return Err(AuthorityError::Unauthenticated(message.into()));
@@ -187,8 +213,9 @@ async fn operator(authority: &Authority, headers: &HeaderMap) -> Result<(), Auth
 
 async fn bearer(authority: &Authority, headers: &HeaderMap) -> Result<Bearer, AuthorityError> {
     let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    match given.and_then(|value| value.strip_prefix("Bearer ")) {
-        Some(token) => authority.bearer(token).await,
+    let token = given.and_then(|value| value.split_once(' '));
+    match token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) {
+        Some((_, token)) => authority.bearer(token).await,
         None => {
             let message = "there is neither a certificate nor a token (Authorization: Bearer)";
             Err(AuthorityError::Unauthenticated(message.into()))
@@ -199,10 +226,17 @@ async fn bearer(authority: &Authority, headers: &HeaderMap) -> Result<Bearer, Au
 async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, AuthorityError> {
     let whole = Limited::new(body, CA_BODY).collect().await;
     let whole = whole.map_err(|error| AuthorityError::Malformed(error.to_string()))?.to_bytes();
-    serde_json::from_slice(&whole).map_err(|error| AuthorityError::Malformed(error.to_string()))
+    serde_json::from_slice(&whole).map_err(|error| {
+        // What is in quotes is the client's, and may be a secret in the wrong place.
+        let message = error.to_string();
+        let what = message.split('"').next().unwrap_or_default().trim_end();
+        let place = format!("line {} column {}", error.line(), error.column());
+        let what = what.strip_suffix(&format!(" at {place}")).unwrap_or(what);
+        AuthorityError::Malformed(format!("the body makes no sense at {place}: {what}"))
+    })
 }
 
-fn problem(error: &AuthorityError) -> Answer {
+fn problem(error: &AuthorityError, client: &Client) -> Answer {
     let status = match error {
         AuthorityError::Malformed(_) => StatusCode::BAD_REQUEST,
         AuthorityError::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
@@ -210,7 +244,8 @@ fn problem(error: &AuthorityError) -> Answer {
         AuthorityError::Conflict(_) => StatusCode::CONFLICT,
         AuthorityError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
-    tracing::warn!(%error, status = status.as_u16(), "refused");
+    let (peer, id) = (client.address, client.peer.as_ref().map(|(id, _)| tracing::field::display(id)));
+    tracing::warn!(%error, %peer, id, status = status.as_u16(), "refused");
     let mut response = said(status, &error.to_string());
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));

@@ -23,6 +23,7 @@ const STATE: &str = "state.json";
 const STATE_NEW: &str = "state.json.new";
 const LOG: &str = "issued.log";
 const LOG_NEW: &str = "issued.log.new";
+const PROBE: &str = "probe";
 
 /// The state of an authority.
 #[derive(Clone, Serialize, Deserialize)]
@@ -36,10 +37,20 @@ pub(super) struct State {
     /// The longest life that a certificate was ever given; roots are kept for that long.
     pub(super) longest: Duration,
     pub(super) roots: Roots,
-    /// Serial numbers, hexadecimal, and when their certificates end by themselves.
-    pub(super) revoked: BTreeMap<String, u64>,
-    /// Workloads all of whose tokens from before a time do not count.
+    /// By serial number, hexadecimal.
+    pub(super) revoked: BTreeMap<String, RevokedRecord>,
+    /// Workloads whose certificates and tokens from before a time do not count, in milliseconds of
+    /// Unix time.
     pub(super) barred: BTreeMap<SpiffeId, u64>,
+}
+
+/// A certificate that was revoked. Seconds of Unix time.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) struct RevokedRecord {
+    /// When.
+    pub(super) at: u64,
+    /// When it would have ended by itself.
+    pub(super) expires: u64,
 }
 
 mod base64_text {
@@ -84,8 +95,12 @@ impl Store {
     pub(super) async fn open(disk: Arc<dyn Disk>, now: u64) -> io::Result<(Self, Option<State>)> {
         let state = read(&*disk).await?;
         let log = file(&*disk, LOG).await?.unwrap_or_default();
-        let records = log.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-        let mut store = Store { disk, issued: records.collect(), is_in_doubt: true };
+        let issued = records(&log)?;
+        if state.is_none() && !issued.is_empty() {
+            let message = format!("{STATE} is missing beside {LOG}, which says what was issued: restore it");
+            return Err(io::Error::other(message));
+        }
+        let mut store = Store { disk, issued, is_in_doubt: true };
         store.write_anew(now).await?;
         Ok((store, state))
     }
@@ -111,6 +126,16 @@ impl Store {
         self.is_in_doubt = false;
         self.issued.push(record);
         Ok(())
+    }
+
+    /// Whether the disk takes anything.
+    pub(super) async fn probe(&self) -> io::Result<()> {
+        let written = self.disk.append(PROBE, b"probe\n".to_vec()).await;
+        let synced = match written {
+            Ok(()) => self.disk.sync(PROBE).await,
+            error => error,
+        };
+        self.disk.remove(PROBE).await.and(synced)
     }
 
     /// Writes a log of nothing but what is valid.
@@ -141,7 +166,26 @@ impl Store {
 pub(super) async fn read(disk: &dyn Disk) -> io::Result<Option<State>> {
     let Some(bytes) = file(disk, STATE).await? else { return Ok(None) };
     let words = |error: serde_json::Error| io::Error::other(format!("{STATE}:{}: {error}", error.line()));
-    serde_json::from_slice(&bytes).map(Some).map_err(words)
+    let state: State = serde_json::from_slice(&bytes).map_err(words)?;
+    if state.token_key.is_empty() || state.roots.iter().next().is_none() {
+        return Err(io::Error::other(format!("{STATE}: the key of tokens or the roots are missing")));
+    }
+    Ok(Some(state))
+}
+
+/// The records of a log. The last line may be one that was written by half.
+fn records(log: &[u8]) -> io::Result<Vec<IssuedRecord>> {
+    let lines: Vec<_> =
+        log.split(|byte| *byte == b'\n').zip(1..).filter(|(line, _)| !line.is_empty()).collect();
+    let mut records = Vec::new();
+    for (at, (line, number)) in lines.iter().enumerate() {
+        match serde_json::from_slice(line) {
+            Ok(record) => records.push(record),
+            Err(_) if at + 1 == lines.len() => {}
+            Err(error) => return Err(io::Error::other(format!("{LOG}:{number}: {error}"))),
+        }
+    }
+    Ok(records)
 }
 
 async fn file(disk: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {

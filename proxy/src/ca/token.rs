@@ -17,9 +17,9 @@ use crate::spiffe_id::SpiffeId;
 pub struct AuthorityToken {
     /// Whose it is.
     pub bearer: Bearer,
-    /// Since when it counts, seconds of Unix time.
-    pub issued: u64,
-    /// Until when.
+    /// Since when it counts, milliseconds of Unix time.
+    pub issued_ms: u64,
+    /// Until when, seconds of Unix time.
     pub expires: u64,
 }
 
@@ -47,8 +47,11 @@ pub enum TokenError {
 impl AuthorityToken {
     /// A token that counts from `now` on.
     pub fn new(bearer: Bearer, now: SystemTime, lifetime: Duration) -> Self {
-        let issued = unix(now);
-        AuthorityToken { bearer, issued, expires: issued.saturating_add(lifetime.as_secs()) }
+        AuthorityToken {
+            bearer,
+            issued_ms: unix_ms(now),
+            expires: unix(now).saturating_add(lifetime.as_secs()),
+        }
     }
 
     /// The token as text.
@@ -76,6 +79,11 @@ impl AuthorityToken {
 /// Whole seconds of Unix time.
 pub(super) fn unix(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Whole milliseconds of Unix time.
+pub(super) fn unix_ms(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 #[cfg(test)]

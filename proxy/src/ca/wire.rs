@@ -1,5 +1,6 @@
 //! What workloads and the authority say to each other, JSON.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 /// Asks for a certificate: `POST /v1/certificates`.
@@ -21,12 +22,20 @@ pub struct IssuedCertificate {
 /// Whom workloads of the trust domain trust: `GET /v1/bundle`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bundle {
-    /// Grows with each change; also the `ETag`.
+    /// Grows with each change.
     pub version: u64,
     /// The certificates of all roots, PEM.
     pub roots: String,
     /// The lists of revoked certificates, one for each root, PEM; empty if there is none.
     pub revoked: String,
+}
+
+impl Bundle {
+    /// Its `ETag`, by what is in it: a state that was restored from a copy has old numbers again.
+    pub fn tag(&self) -> String {
+        let text = format!("{}\n{}\n{}", self.version, self.roots, self.revoked);
+        format!("\"{}\"", super::hex(&digest(&SHA256, text.as_bytes()).as_ref()[..16]))
+    }
 }
 
 /// What an operator revokes: `POST /v1/revocations`. Exactly one of the two.

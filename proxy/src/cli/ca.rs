@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use clap::{Args, Subcommand};
 use http::Request;
 use http::header::{AUTHORIZATION, HOST};
 use http_body_util::Full;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -203,8 +203,6 @@ fn on_state<F: Future<Output = Result<(), Failure>>>(
 
 fn run(args: RunArgs) -> Result<(), Failure> {
     crate::app::start_logging();
-    let world = world_of(&args.state.state)?;
-    let _lock = lock(&args.state.state)?;
     let lifetimes = Lifetimes { workload: args.certificate_lifetime, root: args.root_lifetime };
     if lifetimes.root < 4 * lifetimes.workload {
         let message =
@@ -212,12 +210,14 @@ fn run(args: RunArgs) -> Result<(), Failure> {
         return Err(Failure(INVALID, message.into()));
     }
     let settings = Settings { trust_domain: args.trust_domain, lifetimes };
+    let world = world_of(&args.state.state)?;
+    let _lock = lock(&args.state.state)?;
     crate::app::local_runtime()?.block_on(async {
-        let authority = Authority::open(&world, settings).await?;
         let listener = world.net.bind_exclusive(args.listen).await;
         let listener = listener.map_err(|error| {
             std::io::Error::new(error.kind(), format!("cannot listen on {}: {error}", args.listen))
         })?;
+        let authority = Authority::open(&world, settings).await?;
         tracing::info!(listen = %args.listen, "authority started");
         tokio::select! {
             biased;
@@ -228,14 +228,13 @@ fn run(args: RunArgs) -> Result<(), Failure> {
     })
 }
 
-/// Makes sure that the state has one authority. The lock ends with the process.
+/// Makes sure that the state has one authority: the directory itself is locked, so there is nothing
+/// that could be removed. The lock ends with the process.
 fn lock(directory: &Path) -> Result<Flock<std::fs::File>, Failure> {
-    let path = directory.join("lock");
-    let file =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-        let message = format!("another authority runs on {}: {errno}", directory.display());
-        Failure(FAILED, message)
+    let opened = std::fs::File::open(directory)?;
+    Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => Failure(FAILED, format!("another authority runs on {}", directory.display())),
+        errno => Failure(FAILED, format!("cannot lock {}: {errno}", directory.display())),
     })
 }
 

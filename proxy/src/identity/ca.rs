@@ -21,8 +21,8 @@ use rustls_pki_types::PrivateKeyDer;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff::Backoff;
+use crate::ca::trust_bundle;
 use crate::ca::wire::{Bundle, CertificateRequest, IssuedCertificate, Problem};
-use crate::ca::{id_of_authority, trust_bundle};
 use crate::config::defaults::{CA_ANSWER, CA_BACKOFF, CA_TIMEOUT, RENEWAL, RENEWAL_JITTER};
 use crate::config::{self, CaClient};
 use crate::connect::no_answer_within;
@@ -44,7 +44,7 @@ pub(super) async fn run<N: Net>(
 ) {
     let mut rng = world.rng.child("certificate", 0).rng();
     let mut backoff = Backoff::new(CA_BACKOFF);
-    let authority = id_of_authority(id.trust_domain());
+    let authority = SpiffeId::of_authority(id.trust_domain());
     let mut client = AuthorityClient { world, id, ca, authority, bundle: None };
     loop {
         let current = store.current();
@@ -167,7 +167,7 @@ impl<N: Net> AuthorityClient<N> {
     /// The bundle, if it is not the one that is known. The certificate is not shown: were it revoked,
     /// this workload would never hear of it.
     async fn refresh(&self) -> Result<Option<Bundle>, String> {
-        let tag = self.bundle.as_ref().map(|bundle| format!("\"{}\"", bundle.version));
+        let tag = self.bundle.as_ref().map(Bundle::tag);
         let request = Request::get("/v1/bundle").header(IF_NONE_MATCH, tag.unwrap_or_default());
         let response = self.send(request, &[], None).await?;
         match response.status() {

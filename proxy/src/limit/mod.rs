@@ -11,6 +11,7 @@ pub mod adaptive;
 pub mod client;
 pub mod concurrency;
 pub mod memory;
+pub mod slots;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -70,7 +70,7 @@ impl Credentials {
         now: SystemTime,
     ) -> Result<Self, CredentialsError> {
         let Some(certificate) = chain.first() else { return Err(CredentialsError::Empty) };
-        let (not_before, not_after) = validity(certificate)?;
+        let Validity { not_before, not_after } = validity(certificate)?;
         let found = identity(certificate).map_err(|e| CredentialsError::Unreadable(words(&e)))?;
         if found != *own {
             return Err(CredentialsError::NotOwn { found, own: own.clone() });
@@ -127,14 +127,24 @@ impl fmt::Debug for Credentials {
 }
 
 /// From when until when a certificate is valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// From then on.
+    pub not_before: SystemTime,
+    /// Until then.
+    pub not_after: SystemTime,
+}
+
+/// From when until when a certificate is valid.
 ///
 /// # Errors
 /// If it cannot be read.
-fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), CredentialsError> {
+pub(super) fn validity(certificate: &CertificateDer<'_>) -> Result<Validity, CredentialsError> {
     let (_, parsed) =
         X509Certificate::from_der(certificate).map_err(|e| CredentialsError::Unreadable(e.to_string()))?;
     let validity = parsed.validity();
-    Ok((validity.not_before.to_datetime().into(), validity.not_after.to_datetime().into()))
+    let (not_before, not_after) = (validity.not_before.to_datetime(), validity.not_after.to_datetime());
+    Ok(Validity { not_before: not_before.into(), not_after: not_after.into() })
 }
 
 /// What TLS says of an error, in words for an operator.

@@ -29,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 pub use context::TlsContext;
-pub use credentials::{Credentials, CredentialsError};
+pub use credentials::{Credentials, CredentialsError, Validity};
 pub use preface::{Preface, PrefaceError};
 pub use stream::{Io, Stream, kernel_socket};
 
@@ -226,19 +226,23 @@ pub async fn connect_to_authority<N>(
 }
 
 /// Answers the handshake of a client that may have no certificate yet, and says who it is if it has
-/// one.
+/// one, and how long that is valid.
 ///
 /// # Errors
 /// If the handshake fails; the client's certificate is wrong, say.
 pub async fn accept_anybody<I: AsyncRead + AsyncWrite + Unpin>(
     context: &TlsContext,
     io: I,
-) -> io::Result<(Stream<I>, Option<Peer>)> {
+) -> io::Result<(Stream<I>, Option<(Peer, Validity)>)> {
     let acceptor = TlsAcceptor::from(context.server.clone());
     let stream = acceptor.accept(Prefixed::unread(io)).await.map_err(in_words)?;
     let state = stream.get_ref().1;
     let peer = match state.peer_certificates() {
-        Some([_, ..]) => Some(Peer::of(state, context, trust::PeerSide::Client)?),
+        Some([certificate, ..]) => {
+            let peer = Peer::of(state, context, trust::PeerSide::Client)?;
+            let validity = credentials::validity(certificate);
+            Some((peer, validity.map_err(|error| HandshakeError(error.to_string()))?))
+        }
         _ => None,
     };
     Ok((Stream::Tls(Box::new(stream.into())), peer))

@@ -41,8 +41,9 @@ impl std::error::Error for PemError {}
 impl PemFile<'_> {
     /// An error at a line of this file, counted from 1.
     pub fn error(&self, line: usize, message: String) -> PemError {
+        // What is no PEM may be somebody's secret, put into the wrong place.
         let words = self.text.lines().nth(line - 1).unwrap_or_default().trim();
-        let words = words.chars().take(60).collect();
+        let words = if words.starts_with("-----") { words.chars().take(60).collect() } else { String::new() };
         PemError { path: self.path.to_owned(), line, words, message }
     }
 }

@@ -45,6 +45,9 @@ pub enum IdentityError {
     /// Its URI is no SPIFFE id.
     #[error("the certificate's URI `{0}` is not a SPIFFE id: {1}")]
     NotSpiffe(String, crate::spiffe_id::SpiffeIdError),
+    /// It names a trust domain, and nobody in it (X509-SVID 2).
+    #[error("{0} names a trust domain and no workload")]
+    NoWorkload(SpiffeId),
     /// It is another trust domain's.
     #[error("{0} is of another trust domain than {1}")]
     TrustDomain(SpiffeId, String),
@@ -129,6 +132,9 @@ impl TrustBundle {
             .verify_for_usage(self.algorithms.all, &self.anchors, intermediates, now, usage, revocation, None)
             .map_err(pki_error)?;
         let id = identity_of(&certificate)?;
+        if id.path().is_empty() {
+            return Err(IdentityError::NoWorkload(id).into());
+        }
         if !id.is_member_of(trust_domain) {
             return Err(IdentityError::TrustDomain(id, trust_domain.to_owned()).into());
         }

@@ -9,11 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Full;
+use proxy::ca;
 use proxy::ca::authority::{self, Authority, AuthorityError, Settings};
 use proxy::ca::roots::Lifetimes;
 use proxy::ca::token::{AuthorityToken, Bearer};
 use proxy::ca::wire::Revocation;
-use proxy::ca::{self, id_of_authority};
 use proxy::config::{CaClient, Identity, IdentitySource};
 use proxy::http::fetch::fetch;
 use proxy::identity::{self, SpiffeId};
@@ -240,13 +240,21 @@ fn who_proves_nothing_or_another_name_gets_nothing() {
             ("POST", certificates, Some(&web), &csr(ORDERS), 403, "asks"),
             ("POST", certificates, Some(&web), "{\"csr\": \"nonsense\"}", 400, "not a signed request"),
             ("POST", certificates, Some(&web), "nonsense", 400, "line 1"),
+            (
+                "POST",
+                certificates,
+                Some(&web),
+                "\"a secret\"",
+                400,
+                "makes no sense at line 1 column 10: invalid type: string\"",
+            ),
             ("POST", certificates, Some(&web), &long, 400, "length limit"),
             ("DELETE", certificates, Some(&web), "", 405, "not how"),
             ("POST", "/v1/roots", Some(&web), "", 403, "is no operator"),
             ("POST", "/v1/roots", None, "", 401, "neither"),
             ("POST", "/v1/revocations", Some(&web), "{}", 403, "is no operator"),
             ("POST", "/v1/revocations", Some(&operator), "{}", 400, "say whose"),
-            ("POST", "/v1/revocations", Some(&operator), "{\"serial\": \"77\"}", 400, "no valid certificate"),
+            ("POST", "/v1/revocations", Some(&operator), "{\"serial\": \"x7\"}", 400, "no serial number"),
             ("GET", certificates, Some(&web), "", 403, "is no operator"),
             ("GET", "/v1/elsewhere", None, "", 404, "no such page"),
             ("GET", "/ready", None, "", 200, "true"),
@@ -257,8 +265,8 @@ fn who_proves_nothing_or_another_name_gets_nothing() {
             assert_eq!(was.as_u16(), status, "{method} {path}: {text}");
             assert!(text.contains(words), "{method} {path}: {text}");
         }
-        let own = id_of_authority("mesh.test");
-        for who in [own, id("spiffe://other.test/ns/shop/sa/web")] {
+        let own = SpiffeId::of_authority("mesh.test");
+        for who in [own, id("spiffe://mesh.test"), id("spiffe://other.test/ns/shop/sa/web")] {
             let error = authority::token(&ca.world, Bearer::Workload(who), HOUR).await.unwrap_err();
             assert!(matches!(error, AuthorityError::Forbidden(_)), "{error}");
         }
@@ -332,8 +340,6 @@ fn a_revoked_workload_is_believed_by_nobody_and_gets_no_new_certificate() {
         let refused = meet(&stolen, &orders, ORDERS).await.unwrap_err();
         assert!(refused.contains("it was revoked"), "{refused}");
         web.says("were revoked").await;
-        // Time in tokens has whole seconds.
-        sleep(Duration::from_millis(1100)).await;
         let token = ca.token(Bearer::Workload(id(WEB))).await;
         fs::write(&web.ca.token, token).unwrap();
         until("an operator has let it in again", || web.store.unready().is_none()).await;
@@ -367,10 +373,25 @@ fn an_authority_that_is_killed_at_any_moment_loses_nothing_that_it_has_given_out
             fs::write(&log, [&half[..], b"\n{\"serial\":\"41"].concat()).unwrap();
             fs::write(folder.path().join("state.json.new"), "{\"trust_dom").unwrap();
         }
-        fs::write(folder.path().join("state.json"), "{\n\"trust_domain\": nonsense").unwrap();
+        let stops = async |file: &str, text: &str, words: &str| {
+            let path = folder.path().join(file);
+            let before = fs::read(&path).unwrap();
+            fs::write(&path, text).unwrap();
+            let error = open().await.map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text, "it is not overwritten");
+            fs::write(&path, before).unwrap();
+        };
+        stops("state.json", "{\n\"trust_domain\": nonsense", "state.json:2: ").await;
+        let log = fs::read_to_string(folder.path().join("issued.log")).unwrap();
+        let damaged = log.replacen("\"expires\"", "\"eXpires\"", 1);
+        stops("issued.log", &damaged, "issued.log:2: missing field `expires`").await;
+        let state = folder.path().join("state.json");
+        let kept = fs::read(&state).unwrap();
+        fs::remove_file(&state).unwrap();
         let error = open().await.map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains("state.json:2: "), "{error}");
-        fs::remove_file(folder.path().join("state.json")).unwrap();
+        assert!(error.contains("state.json is missing beside issued.log"), "{error}");
+        fs::write(&state, kept).unwrap();
         let other = Settings { trust_domain: "other.test".into(), ..settings(HOUR) };
         open().await.unwrap();
         let world = world(KernelDisk::open(folder.path()).unwrap());
@@ -503,5 +524,59 @@ fn an_authority_that_answers_nonsense_is_not_believed_and_its_words_are_told() {
         let web = Workload::start(WEB, lost);
         let words = "it leads to no root of the bundle";
         web.says(words).await;
+    });
+}
+
+#[test]
+fn clients_that_prove_nothing_do_not_keep_the_others_out() {
+    run(async {
+        let ca = Ca::start(HOUR).await;
+        let web = ca.workload(WEB).await.ready().await;
+        let (trust, expected) = authority::known_by(&ca.world).await.unwrap();
+        let trust = Arc::new(trust);
+        let mut held = Vec::new();
+        for _ in 0..300 {
+            let io = ca.world.net.connect(ca.address, None).await.unwrap();
+            let whom = (ca.address, &expected);
+            held.push(tls::connect_to_authority(&ca.world, io, whom, trust.clone(), None).await.unwrap());
+        }
+        let silent: Vec<_> = futures_of((0..300).map(|_| ca.world.net.connect(ca.address, None))).await;
+        let answer = ca.operate("/v1/revocations", &format!("{{\"id\":\"{ORDERS}\"}}")).await;
+        assert_eq!(answer.trim(), "{\"revoked\":0}");
+        assert_eq!(web.store.unready(), None);
+        drop((held, silent));
+    });
+}
+
+async fn futures_of<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut outputs = Vec::new();
+    for one in all {
+        outputs.push(one.await);
+    }
+    outputs
+}
+
+#[test]
+fn a_root_that_was_made_for_shorter_lives_signs_nothing_that_outlives_it() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let world = world(KernelDisk::open(folder.path()).unwrap());
+        let short = Lifetimes { workload: Duration::from_secs(1), root: Duration::from_secs(5) };
+        let short = Settings { lifetimes: short, ..settings(HOUR) };
+        drop(Authority::open(&world, short).await.unwrap());
+        let longer = Authority::open(&world, settings(24 * HOUR)).await.unwrap();
+        assert_eq!(longer.bundle().await.roots.matches("BEGIN").count(), 2, "the next is announced at once");
+        let csr = serde_json::from_str::<serde_json::Value>(&csr(WEB)).unwrap();
+        longer.issue(&id(WEB), csr["csr"].as_str().unwrap()).await.unwrap();
+        let issued = longer.issued().await.remove(0);
+        let end = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(issued.expires);
+        assert!(end <= now() + Duration::from_secs(5), "not longer than its root");
+        longer.ready().await.unwrap();
+        sleep(Duration::from_secs(6)).await;
+        longer.issue(&id(WEB), csr["csr"].as_str().unwrap()).await.unwrap();
+        let ends = longer.issued().await.iter().map(|record| record.expires).max().unwrap();
+        let end = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(ends);
+        assert!(end > now() + 23 * HOUR, "the next one signs, since the first has ended");
+        assert_eq!(longer.bundle().await.roots.matches("BEGIN").count(), 1);
     });
 }

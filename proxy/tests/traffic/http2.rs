@@ -64,6 +64,7 @@ fn requests_at_the_same_time_share_a_connection_and_another_is_opened_before_the
         let pending = || near.table.load().clusters[0].endpoints[0].pending();
         start(8);
         until("eight wait at the app", || pending() == 8).await;
+        until("the app has accepted a connection", || connections.get() > 0).await;
         assert_eq!(connections.get(), 1, "four fifths of the limit fit");
         start(6);
         until("fourteen wait at the app", || pending() == 14).await;

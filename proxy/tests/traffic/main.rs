@@ -39,4 +39,5 @@ mod routes;
 mod streams;
 mod timeouts;
 mod tls;
+mod tls_clients;
 mod tunnels;

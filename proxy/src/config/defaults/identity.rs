@@ -27,7 +27,8 @@ pub const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 pub const CA_BODY: usize = 64 << 10;
 /// Largest answer of the authority, bytes: a hundred roots and ten thousand revoked certificates.
 pub const CA_ANSWER: usize = 4 << 20;
-/// Connections that the authority serves at once; the others wait to be accepted.
+/// Connections that the authority serves at once: so many handshakes, so many of clients that have
+/// proved nothing, and so many of workloads. Of each kind the oldest gives way to a new one.
 pub const CA_CONNECTIONS: usize = 256;
 /// How long one question to the authority may take, with its connection and handshake.
 pub const CA_TIMEOUT: Duration = Duration::from_secs(10);

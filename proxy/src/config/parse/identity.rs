@@ -38,7 +38,13 @@ impl Check<'_> {
                 return None;
             }
         };
-        Some(Identity { id: id?, source })
+        let id = id?;
+        if id.path().is_empty() || id == SpiffeId::of_authority(id.trust_domain()) {
+            self.diagnostics
+                .add("`id` is not the name of a workload", given.id.span(), "names another thing")
+                .help("write \"spiffe://cluster.local/ns/shop/sa/web\"");
+        }
+        Some(Identity { id, source })
     }
 
     fn ca_client(&mut self, given: &Spanned<model::CaClient>) -> CaClient {
