@@ -249,3 +249,26 @@ fn the_scripts_beside_the_gate_end_with_2_for_a_mistake_in_their_arguments() {
         assert!(said(&done).contains(words), "{script} {arguments:?}: {}", said(&done));
     }
 }
+
+#[test]
+fn the_script_in_front_needs_no_right_and_no_program_to_help() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ci/regression");
+    let mut help = Command::new("/bin/bash");
+    // Neither valgrind nor apt-get nor sudo.
+    let programs = tempfile::tempdir().unwrap();
+    for name in ["dirname", "id", "env", "stat"] {
+        let found = ["/usr/bin", "/bin"].map(|folder| Path::new(folder).join(name));
+        let found = found.into_iter().find(|path| path.exists()).expect("every system has it");
+        std::os::unix::fs::symlink(found, programs.path().join(name)).unwrap();
+    }
+    help.arg(&script).env("REGRESSION", env!("CARGO_BIN_EXE_regression")).current_dir("/");
+    let done = help.arg("--help").env("PATH", programs.path()).output().unwrap();
+    assert!(done.status.success() && said(&done).contains("Exit codes:"), "{}", said(&done));
+    if nix::unistd::geteuid().is_root() {
+        let mut missing = Command::new("/bin/bash");
+        missing.arg(script).env("REGRESSION", env!("CARGO_BIN_EXE_regression"));
+        let done = missing.env("PATH", programs.path()).output().unwrap();
+        assert_eq!(done.status.code(), Some(3));
+        assert!(said(&done).contains("and so is apt-get"), "{}", said(&done));
+    }
+}
