@@ -41,7 +41,7 @@ use rand::rngs::StdRng;
 use caller::Caller;
 use failure::{CANNOT_RUN, Failure, printable};
 use outputs::Outputs;
-use programs::{Builder, Programs, key};
+use programs::{Builder, kernels_in_sources, key};
 use report::{Comparison, Named};
 use revision::{Repository, Revision, SETTINGS};
 use settings::Settings;
@@ -231,11 +231,17 @@ fn measure(
     if !options.no_counts {
         git::run(Command::new("valgrind").arg("--version"))?;
     }
+    let in_sources = kernels_in_sources(repository, head);
+    if !in_sources.is_empty() {
+        kernels_are_known(options, &quick::measures_of_kernels(&in_sources))?;
+    }
     let builder = Builder::lock(repository, tell)?;
     // The head first: if its kernels cannot be built with the base, that is because of the base.
     let head_programs = builder.build(head, head, tell)?;
     let base_programs = builder.build(base, head, tell)?;
-    kernels_are_known(options, &base_programs, &head_programs)?;
+    if let (Some(base), Some(head)) = (&base_programs.kernels, &head_programs.kernels) {
+        kernels_are_known(options, &quick::names_of_kernels(base, head)?)?;
+    }
     if base_programs.kernels.is_none() || head_programs.kernels.is_none() {
         comparison.left_out.push("kernels, which cannot be built for both".into());
     }
@@ -263,16 +269,14 @@ fn measure(
     Ok(())
 }
 
-/// Patterns that only kernels have: which there are is known only now.
-fn kernels_are_known(options: &Options, base: &Programs, head: &Programs) -> Result<(), Failure> {
-    let (Some(base), Some(head)) = (&base.kernels, &head.kernels) else { return Ok(()) };
-    let known = quick::names_of_kernels(base, head)?;
+/// Checks patterns that only measures of kernels can have. `known` are all of these.
+fn kernels_are_known(options: &Options, known: &[String]) -> Result<(), Failure> {
     let describes = |pattern: &str| known.iter().any(|measure| lab::glob::glob(pattern, measure));
     let unknown: Vec<String> = options
         .measures
         .iter()
         .filter(|pattern| names::is_of_kernels_only(pattern) && !describes(pattern))
-        .map(|pattern| format!("no measure is called `{pattern}`: there is no such kernel in both"))
+        .map(|pattern| format!("no measure is called `{pattern}`: there is no such kernel"))
         .collect();
     if unknown.is_empty() { Ok(()) } else { Err(Failure::invalid(unknown.join("\n"))) }
 }

@@ -215,6 +215,15 @@ pub fn key(repository: &Repository, revision: &Revision, yardstick: &Revision) -
     Ok(git.hash(&parts.join("\n"))?[..16].to_owned())
 }
 
+/// The names of the kernels of `revision`, as its sources have them: what is asked for is checked
+/// before anything is built. Empty if they are written in another way; then building tells.
+pub fn kernels_in_sources(repository: &Repository, revision: &Revision) -> Vec<String> {
+    let pattern = "Kernel { name: \"[^\"]*\"";
+    let found = repository.git().run(&["grep", "-h", "-o", "-e", pattern, &revision.id, "--", KERNELS]);
+    let found = found.unwrap_or_default();
+    found.lines().filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect()
+}
+
 /// The manifest of a workspace with one more member; `None` if it has it, or lists none.
 fn with_member(manifest: &str, member: &str) -> Option<String> {
     let begins = manifest.find("\nmembers = [")? + "\nmembers = [".len();

@@ -118,8 +118,14 @@ fn kernels(compared: &Comparison<'_>, wanted: impl Fn(&str) -> bool) -> io::Resu
 /// If one cannot be started.
 pub fn names_of_kernels(base: &File, head: &File) -> io::Result<Vec<String>> {
     let (old, new) = (names(base)?, names(head)?);
-    let both = new.into_iter().filter(|kernel| old.contains(kernel));
-    Ok(both.flat_map(|kernel| OF_KERNELS.map(|what| format!("{what}/kernel/{kernel}"))).collect())
+    let both: Vec<String> = new.into_iter().filter(|kernel| old.contains(kernel)).collect();
+    Ok(measures_of_kernels(&both))
+}
+
+/// The names of all measures of `kernels`.
+pub fn measures_of_kernels(kernels: &[String]) -> Vec<String> {
+    let of = |kernel: &String| OF_KERNELS.map(|what| format!("{what}/kernel/{kernel}"));
+    kernels.iter().flat_map(of).collect()
 }
 
 fn names(kernels: &File) -> io::Result<Vec<String>> {

@@ -171,6 +171,10 @@ fn a_sidecar_that_does_not_compile_is_told_with_what_cargo_says() {
         clone.expect(3, &["first"], "");
         return;
     }
+    clone.write("benches/kernels/src/cases.rs", "    Kernel { name: \"detect\", prepare: detect },\n");
+    let nope = "no measure is called `instructions/kernel/nope`: there is no such kernel";
+    clone.expect(2, &["first", "--measures", "instructions/kernel/nope"], nope);
+    fs::remove_dir_all(clone.path().join("benches")).unwrap();
     clone.expect(2, &["first"], "the working tree does not compile. cargo says:\nerror");
     let mut gate = clone.gate();
     clone.expect_of(gate.arg("first").env("CARGO", "no-such-cargo"), 3, "no-such-cargo is not installed");
