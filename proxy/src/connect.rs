@@ -96,7 +96,7 @@ impl<N: Net> Connector<N> {
     /// # Errors
     /// [`Kind::Connect`] and its relatives, with the server's address.
     pub async fn connect_within(&self, server: &Target, alpn: Alpn, limit: Duration) -> Result<Io<N>, Error> {
-        within(limit, server.address, self.connect(server, alpn)).await
+        within(limit, server.address, Box::pin(self.connect(server, alpn))).await
     }
 
     /// Opens a connection to `server` within `limit`, for bytes that nobody looks into and that the
@@ -110,11 +110,12 @@ impl<N: Net> Connector<N> {
         destination: SocketAddr,
         limit: Duration,
     ) -> Result<Io<N>, Error> {
-        within(limit, server.address, self.connect_opaque(server, destination)).await
+        within(limit, server.address, Box::pin(self.connect_opaque(server, destination))).await
     }
 }
 
-/// Waits for a connection to `address`, but not longer than `limit`.
+/// Waits for a connection to `address`, but not longer than `limit`. `connecting` is boxed, because
+/// every request would keep the kilobytes of a handshake, and most find a connection.
 async fn within<I>(
     limit: Duration,
     address: SocketAddr,

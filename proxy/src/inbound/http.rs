@@ -4,6 +4,7 @@
 //! route (there is one app), authorize, limit, forward, attempt, respond, log.
 
 use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -171,7 +172,7 @@ impl<'t, N: Net> RequestState<'t, N> {
             interim,
             client,
         };
-        call.answer(self.send(&call, request)).await
+        call.answer(pin!(self.send(&call, request))).await
     }
 
     /// Sends the request to the app. The last failure is the caller's to count.

@@ -1,5 +1,7 @@
 //! One request to a cluster and its answer, whoever sends it: a client, or a mirror.
 
+use std::pin::pin;
+
 use http::{Request, Response};
 
 use super::{Outbound, attempts};
@@ -17,8 +19,8 @@ use crate::world::Net;
 pub(super) async fn exchange<N: Net>(
     outbound: &Outbound<N>,
     cluster: &Cluster,
-    call: Call<'_>,
+    call: &Call<'_>,
     request: Request<RequestBody>,
 ) -> Result<Response<ResponseBody<N>>, Error> {
-    call.answer(attempts::send(outbound, cluster, &call, request)).await
+    call.answer(pin!(attempts::send(outbound, cluster, call, request))).await
 }

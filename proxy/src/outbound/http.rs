@@ -173,7 +173,7 @@ impl<'t, N: Net> RequestState<'t, N> {
             interim,
             client,
         };
-        exchange(self.outbound, cluster, call, request).await
+        exchange(self.outbound, cluster, &call, request).await
     }
 
     /// Logs a failure, and answers with its reason.

@@ -112,7 +112,7 @@ impl<N: Net> Mirror<N> {
             // A copy is sent once.
             retry: Arc::new(Retry { attempts: 0, hedge: None, ..(*cluster.config.retry).clone() }),
         };
-        let end = match exchange(&self.outbound, cluster, call, request).await {
+        let end = match exchange(&self.outbound, cluster, &call, request).await {
             Ok(response) => {
                 log.answered(response.status());
                 read_to_end(response).await
