@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 
 use super::keep_from_start;
 use crate::config::{Snapshot, parse};
+use access::ACCESS;
 use rows::EVERY;
 
+mod access;
 mod rows;
 
 const BASE: &str = "service = 'web'
@@ -117,7 +119,7 @@ fn snapshot(text: &str) -> Snapshot {
 fn every_key_is_in_force_after_a_reload_or_named_as_one_that_is_read_at_start() {
     let mut missing = keys_of_the_model();
     let mut only_at_start = BTreeSet::new();
-    for Keys { table, at, prefix, keys } in EVERY {
+    for Keys { table, at, prefix, keys } in EVERY.iter().chain(ACCESS) {
         for (key, before, after, beside) in *keys {
             missing.remove(&format!("{table}.{key}"));
             for at in *at {
