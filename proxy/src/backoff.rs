@@ -6,7 +6,8 @@ use std::time::Duration;
 use rand::{Rng, RngExt};
 
 /// Doubles from a shortest to a longest wait; each is drawn from the upper half of its step ("equal
-/// jitter", Brooker 2015): full jitter would ask a dead server for its health at once every so often.
+/// jitter", Brooker 2015): full jitter would ask a dead server for its health at once every so
+/// often.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,

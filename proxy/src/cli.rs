@@ -1,5 +1,5 @@
-//! The command line of the sidecar: `run`, `check`, `policy`, `ca`, `audit`, and `rules` for a container's init
-//! step.
+//! The command line of the sidecar: `run`, `check`, `policy`, `ca`, `audit`, and `rules` for a
+//! container's init step.
 //!
 //! Parses, dispatches and prints; what is done is done elsewhere. Results go to standard output,
 //! errors to standard error, each with what to do about it. Exit codes are part of the interface

@@ -97,8 +97,8 @@ pub trait Net: Clone + Unpin + 'static {
         false
     }
 
-    /// Whether the process at the other end of a connection within this host may give orders to this
-    /// one: it is root's, or of the same user. In a simulated network everybody may.
+    /// Whether the process at the other end of a connection within this host may give orders to
+    /// this one: it is root's, or of the same user. In a simulated network everybody may.
     fn is_operator(&self, io: &Self::Io) -> bool {
         let _ = io;
         true

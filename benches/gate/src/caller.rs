@@ -1,5 +1,5 @@
-//! Who called `sudo`. Git and cargo run as this user, so that the clone stays theirs, and files that
-//! root wrote are given back.
+//! Who called `sudo`. Git and cargo run as this user, so that the clone stays theirs, and files
+//! that root wrote are given back.
 
 use std::fs;
 use std::io;

@@ -1,14 +1,15 @@
 //! Compares what two revisions of the sidecar cost, and says whether that is too much.
 //!
 //! `docs/performance.md` is for people who use it. Read it in the order of a run: [`supervisor`]
-//! starts it and cleans up behind it; [`revision`] finds out what to compare, and [`programs`] builds
-//! it; [`quick`] counts, under [`callgrind`]; [`full`]
-//! measures, in paired blocks; [`statistics`] turns blocks into intervals and verdicts, and
-//! [`settings`] says what is too much; [`finding`] is the result of one measure,
-//! [`report`] shows all of them, and [`outputs`] are the files that get them.
+//! starts it and cleans up behind it; [`revision`] finds out what to compare, and [`programs`]
+//! builds it; [`quick`] counts, under [`callgrind`]; [`full`] measures, in paired blocks;
+//! [`statistics`] turns blocks into intervals and verdicts, and [`settings`] says what is too much;
+//! [`finding`] is the result of one measure, [`report`] shows all of them, and [`outputs`] are the
+//! files that get them.
 //!
 //! Exit codes are those of the lab (`docs/exit-codes.md`): 1 for a regression, 2 for a mistake in
-//! the arguments or the settings, 3 if it cannot be done here, 4 if there is not enough evidence, 130 if it was interrupted.
+//! the arguments or the settings, 3 if it cannot be done here, 4 if there is not enough evidence,
+//! 130 if it was interrupted.
 
 mod caller;
 mod callgrind;

@@ -175,8 +175,8 @@ impl<'r> Builder<'r> {
         for package in packages {
             build.args(["--package", package]);
         }
-        // It reads nothing, but it so holds the lock too: nobody else gets the tree before it has ended,
-        // even if this process is killed.
+        // It reads nothing, but it so holds the lock too: nobody else gets the tree before it has
+        // ended, even if this process is killed.
         build.stdin(Stdio::from(self.locked.try_clone()?));
         let done = build.output().map_err(|error| cannot_start(&cargo, &error))?;
         if let Some(caller) = self.repository.caller() {

@@ -96,8 +96,8 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Waits for the head of the response, which `sending` gets, for as long as the call may take. It
-    /// is pinned by the caller: by value its kilobytes would be kept and moved twice.
+    /// Waits for the head of the response, which `sending` gets, for as long as the call may take.
+    /// It is pinned by the caller: by value its kilobytes would be kept and moved twice.
     ///
     /// # Errors
     /// Why there is none. It is the caller's to count.

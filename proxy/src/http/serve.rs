@@ -141,8 +141,9 @@ pub async fn connection<N, I, B, F>(
     tunnel.run().await;
 }
 
-/// Serves a connection of a client that asks a few things and goes: it is closed when it is idle, and
-/// when it gets old. No drain of the sidecar means anything here. `refuse` answers what is no HTTP/1.
+/// Serves a connection of a client that asks a few things and goes: it is closed when it is idle,
+/// and when it gets old. No drain of the sidecar means anything here. `refuse` answers what is no
+/// HTTP/1.
 pub async fn briefly<I, B, F>(
     io: I,
     refuse: impl Fn(&Error) -> Response<Bytes>,

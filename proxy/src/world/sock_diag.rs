@@ -49,8 +49,8 @@ fn find(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<InetResponse
     }
 }
 
-/// The user whose process made the TCP socket of this host that is bound to `local` and connected to
-/// `remote`; `None` if there is no such socket.
+/// The user whose process made the TCP socket of this host that is bound to `local` and connected
+/// to `remote`; `None` if there is no such socket.
 ///
 /// # Errors
 /// What netlink says, where it cannot be used.

@@ -1,5 +1,5 @@
-//! Clients that are no sidecars at a port under mutual TLS: OpenSSL's and Python's, with and without a
-//! certificate. They behave as docs/sidecar.md says.
+//! Clients that are no sidecars at a port under mutual TLS: OpenSSL's and Python's, with and
+//! without a certificate. They behave as docs/sidecar.md says.
 
 use std::fs;
 use std::io::Write;
@@ -108,7 +108,8 @@ fn a_client_with_a_certificate_of_the_mesh_gets_in_and_nobody_else() {
             assert!(anonymous.contains("certificate required"), "{anonymous}");
             let stranger = refused(Some("stranger")).await;
             assert!(stranger.contains("alert certificate unknown"), "{stranger}");
-            // Without the mesh's protocol it is the app's own TLS, which a strict port does not take.
+            // Without the mesh's protocol it is the app's own TLS, which a strict port does not
+            // take.
             let outside = ask("", Some("web")).await;
             assert!(!outside.contains("200 OK"), "{outside}");
             assert_eq!(seen.requests(), 1);

@@ -67,8 +67,8 @@ pub const JWKS_BYTES: usize = 1 << 20;
 pub const TOKENS_REMEMBERED: usize = 4096;
 /// The longest token that is looked at, bytes: longer than any fits into most servers' heads.
 pub const TOKEN_BYTES: usize = 16 << 10;
-/// Lines of the audit log that may wait to be written. A request under way has one, so there are more
-/// of them than [`super::MAX_REQUESTS`].
+/// Lines of the audit log that may wait to be written. A request under way has one, so there are
+/// more of them than [`super::MAX_REQUESTS`].
 pub const AUDIT_QUEUE: u32 = 16_384;
 /// What may be set.
 pub const AUDIT_QUEUE_RANGE: RangeInclusive<u32> = 1..=1 << 20;
@@ -80,8 +80,8 @@ pub const AUDIT_ROTATE_LEAST: u64 = 64 << 10;
 pub const AUDIT_KEEP: usize = 8;
 /// Lines that are written at once.
 pub const AUDIT_BATCH: usize = 1024;
-/// How long the writer of the audit log rests between two batches. A worker that finds it awake need
-/// not wake it, which would cost a system call for each request.
+/// How long the writer of the audit log rests between two batches. A worker that finds it awake
+/// need not wake it, which would cost a system call for each request.
 pub const AUDIT_PAUSE: Duration = Duration::from_millis(10);
 /// Shortest and longest wait before a disk that failed is tried again.
 pub const AUDIT_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));

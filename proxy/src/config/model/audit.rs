@@ -11,7 +11,8 @@ pub struct Audit {
     pub directory: Spanned<String>,
     /// `"drop"` or `"block"`: what happens while the disk is slow or full. Default `"drop"`.
     pub when_full: Option<Spanned<String>>,
-    /// How many lines may wait to be written, those of requests under way among them. Default 16384.
+    /// How many lines may wait to be written, those of requests under way among them. Default
+    /// 16384.
     pub queue: Option<Spanned<u32>>,
     /// How large a file may become before the next one begins. Default `"64MiB"`.
     pub rotate: Option<Spanned<String>>,
