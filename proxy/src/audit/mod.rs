@@ -1,11 +1,12 @@
 //! The audit log: a line of JSON for every request and every opaque connection that reached this
-//! sidecar on its way to the app, and for every peer that could not prove who it is: who, what, when,
-//! allowed or denied by which rule, and what came of it.
+//! sidecar on its way to the app, and for every peer that could not prove who it is: who, what,
+//! when, allowed or denied by which rule, and what came of it.
 //!
 //! A line is begun before the request goes on and is written when the answer has ended, whichever
-//! way it ends. Between the workers and the [`writer`] is a queue with a limit. What happens when the
-//! disk is slow or full is the operator's choice ([`WhenFull`]): requests wait until there is room,
-//! so that nothing passes unseen, or they go on and the log says how many of its lines are missing.
+//! way it ends. Between the workers and the [`writer`] is a queue with a limit. What happens when
+//! the disk is slow or full is the operator's choice ([`WhenFull`]): requests wait until there is
+//! room, so that nothing passes unseen, or they go on and the log says how many of its lines are
+//! missing.
 //!
 //! No line has a header, a query or a body, so secrets do not get into it.
 
@@ -62,8 +63,8 @@ pub fn channel(config: Audit) -> (AuditLog, AuditQueue) {
 }
 
 impl AuditLog {
-    /// Begins a record at the time of day `now`, once there is room for it. `None`: there is none, and
-    /// it is lost; or the sidecar is ending.
+    /// Begins a record at the time of day `now`, once there is room for it. `None`: there is none,
+    /// and it is lost; or the sidecar is ending.
     pub async fn begin(
         &self,
         event: AuditEvent,

@@ -3,6 +3,8 @@ use std::io;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
+
 use super::*;
 use crate::audit::verify::{BrokenChain, Verified};
 use crate::telemetry::AuditMetrics;
@@ -223,7 +225,7 @@ fn a_line_that_was_changed_taken_out_or_put_in_is_noticed() {
     let mut lines = Vec::new();
     let mut last: Option<[u8; 32]> = None;
     for n in 0..5 {
-        let prev = last.map(verify::hex).unwrap_or_default();
+        let prev = last.map(|last| HEXLOWER.encode(&last)).unwrap_or_default();
         let line = format!("{{\"event\":\"request\",\"path\":\"/{n}\",\"prev\":\"{prev}\"}}");
         last = Some(writer::hash(line.as_bytes()));
         lines.push(line);

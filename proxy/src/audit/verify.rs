@@ -5,6 +5,7 @@
 //! lines were cut off at the end. Whoever can write the file can also write all of it anew; the
 //! chain proves something only against a hash that was kept elsewhere.
 
+use data_encoding::HEXLOWER;
 use serde::Deserialize;
 
 use super::writer::hash;
@@ -48,17 +49,12 @@ pub(super) fn is_line(line: &[u8]) -> bool {
     serde_json::from_slice::<Chained>(line).is_ok()
 }
 
-/// As a line has it.
-pub fn hex(hash: [u8; 32]) -> String {
-    hash.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
-}
-
 impl Verified {
     /// Checks the text of one more file, which comes after those before.
     ///
     /// # Errors
-    /// Where the chain is broken, by the line of this file, from 1. The first line of the first file
-    /// may follow a file that is gone.
+    /// Where the chain is broken, by the line of this file, from 1. The first line of the first
+    /// file may follow a file that is gone.
     pub fn add(&mut self, text: &[u8]) -> Result<(), BrokenChain> {
         for (line, number) in text.split(|byte| *byte == b'\n').zip(1..) {
             if line.is_empty() {
@@ -69,7 +65,7 @@ impl Verified {
                 continue;
             };
             let Some(prev) = found.prev else { return Err(BrokenChain::Unchained(number)) };
-            let expected = self.last.map(hex);
+            let expected = self.last.map(|last| HEXLOWER.encode(&last));
             if self.lines > 0 && expected != Some(prev) {
                 return Err(BrokenChain::Link(number));
             }
@@ -79,7 +75,7 @@ impl Verified {
             self.lines += 1;
             let hash = hash(line);
             if let Some((kept, found)) = &mut self.kept {
-                *found |= *kept == hex(hash);
+                *found |= *kept == HEXLOWER.encode(&hash);
             }
             self.last = Some(hash);
         }

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
@@ -211,7 +212,7 @@ fn last_line(text: &[u8]) -> Option<[u8; 32]> {
 fn chain(line: &mut Vec<u8>, last: Option<[u8; 32]>) {
     line.pop();
     line.extend_from_slice(b",\"prev\":\"");
-    line.extend(last.map(super::verify::hex).unwrap_or_default().into_bytes());
+    line.extend(last.map(|last| HEXLOWER.encode(&last)).unwrap_or_default().into_bytes());
     line.extend_from_slice(b"\"}");
 }
 

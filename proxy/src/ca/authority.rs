@@ -4,29 +4,30 @@
 //! changed, and the caller is told to come again.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use data_encoding::HEXLOWER;
 use rustls::crypto::CryptoProvider;
-use rustls_pki_types::PrivateKeyDer;
 use tokio::sync::Mutex;
 
+use super::credentials;
 use super::issue::{self, Leaf, SignError};
 use super::roots::{Lifetimes, Root};
 use super::store::{IssuedRecord, RevokedRecord, State, Store};
 use super::token::{AuthorityToken, Bearer, TokenError, unix, unix_ms};
 use super::wire::{Bundle, IssuedCertificate, Revocation};
-use super::{hex, trust_bundle, unhex};
 use crate::spiffe_id::SpiffeId;
-use crate::tls::pem::{self, PemFile};
 use crate::tls::trust::TrustBundle;
-use crate::tls::{Credentials, TlsContext, Validity};
+use crate::tls::{TlsContext, Validity};
 use crate::world::{Wall, World, crypto};
 
 /// Bytes of the key of tokens, and of a serial number (RFC 5280 allows 20).
 const TOKEN_KEY: usize = 32;
 const SERIAL: usize = 16;
+
+/// How many times as long as a certificate a root lives at least, so that there is time to follow it.
+pub const ROOT_TO_CERTIFICATE: u32 = 4;
 
 /// What an authority is told when it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,7 +152,7 @@ impl Authority {
         let mut inner = self.inner.lock().await;
         let (now, lifetimes) = (unix(self.wall.now()), inner.state.lifetimes(&self.settings));
         let is_due = inner.state.roots.is_due(now, lifetimes);
-        let is_over = inner.state.roots.clone().retire(now, lifetimes);
+        let is_over = inner.state.roots.is_over(now, lifetimes);
         let is_saved = inner.state.version > 0;
         if !is_due && !is_over && is_saved {
             return Ok(());
@@ -173,8 +174,7 @@ impl Authority {
     /// If not: why.
     pub async fn ready(&self) -> Result<(), AuthorityError> {
         let inner = self.inner.lock().await;
-        let (now, lifetimes) = (unix(self.wall.now()), inner.state.lifetimes(&self.settings));
-        inner.state.signer(now, lifetimes)?;
+        self.signer(&inner.state, self.wall.now())?;
         match &inner.trouble {
             Some(why) => Err(AuthorityError::Unavailable(why.clone())),
             None => Ok(()),
@@ -223,8 +223,8 @@ impl Authority {
         Ok(token.bearer)
     }
 
-    /// Whether the certificate of a client still counts, which it has shown when it connected: it may
-    /// have ended meanwhile, or have been revoked.
+    /// Whether the certificate of a client still counts, which it has shown when it connected: it
+    /// may have ended meanwhile, or have been revoked.
     ///
     /// # Errors
     /// If not: why.
@@ -249,13 +249,13 @@ impl Authority {
         check_workload(id, &self.settings.trust_domain)?;
         self.tend().await?;
         let mut inner = self.inner.lock().await;
-        let (now, lifetimes) = (self.wall.now(), inner.state.lifetimes(&self.settings));
+        let now = self.wall.now();
         let serial = random(&self.crypto, SERIAL)?;
-        let root = inner.state.signer(unix(now), lifetimes)?;
-        let lifetime = self.lifetime(root, now);
+        let (root, lifetime) = self.signer(&inner.state, now)?;
         let leaf = Leaf { id, serial: &serial, now, lifetime };
         let certificate = issue::workload(root, csr, &leaf)?;
-        let record = IssuedRecord { serial: hex(&serial), id: id.clone(), expires: unix(now + lifetime) };
+        let record =
+            IssuedRecord { serial: HEXLOWER.encode(&serial), id: id.clone(), expires: unix(now + lifetime) };
         let serial = record.serial.clone();
         let noted = inner.store.note(record, unix(now)).await;
         inner.note(&noted);
@@ -317,21 +317,13 @@ impl Authority {
         if let Some((_, context)) = inner.own.as_ref().filter(is_fresh) {
             return Ok((context.clone(), version));
         }
-        let lifetimes = inner.state.lifetimes(&self.settings);
-        let root = inner.state.signer(unix(now), lifetimes)?;
-        let lifetime = self.lifetime(root, now);
+        let (root, lifetime) = self.signer(&inner.state, now)?;
         let id = SpiffeId::of_authority(&self.settings.trust_domain);
         let key = (self.new_key)().map_err(SignError::Root)?;
         let serial = random(&self.crypto, SERIAL)?;
         let certificate = issue::own(root, &key, &Leaf { id: &id, serial: &serial, now, lifetime })?;
-        let unusable = |error: &dyn std::fmt::Display| AuthorityError::Unavailable(error.to_string());
-        let trust = trust_bundle(&inner.bundle, &self.crypto).map_err(|e| unusable(&e))?;
-        let file = PemFile { path: Path::new("the authority's own certificate"), text: &certificate };
-        let chain = pem::certificates(&file).map_err(|e| unusable(&e))?;
-        let chain = chain.into_iter().map(|(_, certificate)| certificate).collect();
-        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let credentials = Credentials::new(chain, key, Arc::new(trust), &id, &self.crypto, now);
-        let credentials = credentials.map_err(|e| unusable(&e))?;
+        let made = credentials(&certificate, &key, &inner.bundle, &id, &self.crypto, now);
+        let credentials = made.map_err(AuthorityError::Unavailable)?;
         let context = TlsContext::of_authority(credentials, self.crypto.clone(), self.wall.clone());
         inner.own = Some((now, context.clone()));
         Ok((context, version))
@@ -348,15 +340,17 @@ impl Authority {
         self.settings.lifetimes.workload
     }
 
-    /// How long a certificate that `root` signs now is valid: not longer than the root.
-    fn lifetime(&self, root: &Root, now: SystemTime) -> Duration {
+    /// The root that signs now, and how long what it signs is valid: not longer than itself.
+    fn signer<'s>(&self, state: &'s State, now: SystemTime) -> Result<(&'s Root, Duration), AuthorityError> {
+        let root = state.roots.signer(unix(now), state.lifetimes(&self.settings));
+        let root = root.ok_or_else(|| AuthorityError::Unavailable("every root has ended".into()))?;
         let left = Duration::from_secs(root.expires.saturating_sub(unix(now)));
-        self.settings.lifetimes.workload.min(left)
+        Ok((root, self.settings.lifetimes.workload.min(left)))
     }
 
     fn announce_in(&self, state: &mut State) -> Result<(), AuthorityError> {
         let key = (self.new_key)().map_err(SignError::Root)?;
-        let lifetime = self.settings.lifetimes.root;
+        let lifetime = state.lifetimes(&self.settings).root;
         state.roots.announce(issue::root(&state.trust_domain, &key, self.wall.now(), lifetime)?);
         Ok(())
     }
@@ -382,15 +376,11 @@ impl Authority {
 }
 
 impl State {
-    /// Roots are kept for as long as what they have signed.
+    /// Roots are kept for as long as what they have signed. One that lived shorter than there is time
+    /// to follow it would be due again at once.
     fn lifetimes(&self, settings: &Settings) -> Lifetimes {
-        Lifetimes { workload: self.longest, root: settings.lifetimes.root }
-    }
-
-    /// The root that signs now.
-    fn signer(&self, now: u64, lifetimes: Lifetimes) -> Result<&Root, AuthorityError> {
-        let none = || AuthorityError::Unavailable("every root has ended".into());
-        self.roots.signer(now, lifetimes).ok_or_else(none)
+        let root = settings.lifetimes.root.max(ROOT_TO_CERTIFICATE * self.longest);
+        Lifetimes { workload: self.longest, root }
     }
 
     /// Those of `issued` that are valid.
@@ -406,13 +396,13 @@ impl Inner {
     }
 }
 
-/// The serial number in what somebody wrote: hexadecimal, perhaps with `0x` or colons, as tools print
-/// it.
+/// The serial number in what somebody wrote: hexadecimal, perhaps with `0x` or colons, as tools
+/// print it.
 fn serial_number(text: &str) -> Result<String, AuthorityError> {
     let digits = text.to_ascii_lowercase().replace(':', "");
     let digits = digits.strip_prefix("0x").unwrap_or(&digits);
-    let is_one = !digits.is_empty() && digits.len() <= 40 && digits.len().is_multiple_of(2);
-    match is_one && unhex(digits).is_some() {
+    let is_short = !digits.is_empty() && digits.len() <= 40;
+    match is_short && HEXLOWER.decode(digits.as_bytes()).is_ok() {
         true => Ok(digits.to_owned()),
         false => Err(AuthorityError::Malformed("this is no serial number: write it hexadecimal".into())),
     }
@@ -459,7 +449,7 @@ async fn state_of<N>(world: &World<N>) -> Result<State, AuthorityError> {
 pub async fn known_by<N>(world: &World<N>) -> Result<(TrustBundle, SpiffeId), AuthorityError> {
     let state = state_of(world).await?;
     let bundle = bundle_of(&State { revoked: Default::default(), ..state.clone() }, world.wall.now())?;
-    let trust = trust_bundle(&bundle, &world.crypto);
+    let trust = super::trust_bundle(&bundle, &world.crypto);
     let trust = trust.map_err(|error| AuthorityError::Unavailable(error.to_string()))?;
     Ok((trust, SpiffeId::of_authority(&state.trust_domain)))
 }
@@ -468,8 +458,11 @@ fn bundle_of(state: &State, now: SystemTime) -> Result<Bundle, AuthorityError> {
     let mut revoked = String::new();
     if !state.revoked.is_empty() {
         let at = |record: &RevokedRecord| SystemTime::UNIX_EPOCH + Duration::from_secs(record.at);
-        let serials: Vec<(Vec<u8>, SystemTime)> =
-            state.revoked.iter().filter_map(|(serial, record)| Some((unhex(serial)?, at(record)))).collect();
+        let serials: Vec<(Vec<u8>, SystemTime)> = state
+            .revoked
+            .iter()
+            .filter_map(|(serial, record)| Some((HEXLOWER.decode(serial.as_bytes()).ok()?, at(record))))
+            .collect();
         for root in state.roots.iter() {
             let serials = serials.iter().map(|(serial, at)| (&serial[..], *at));
             revoked += &issue::revocation_list(root, state.version, serials, now)?;

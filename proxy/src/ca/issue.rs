@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use data_encoding::HEXLOWER;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
     DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
@@ -56,7 +57,7 @@ pub fn root(
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, trust_domain);
     // Two roots of one name would make a chain lead to both.
-    let key_id = super::hex(&params.key_identifier(key)[..8]);
+    let key_id = HEXLOWER.encode(&params.key_identifier(key)[..8]);
     params.distinguished_name.push(DnType::CommonName, format!("root {key_id}"));
     params.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}"))?];
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));

@@ -14,6 +14,7 @@
 //! sidecar takes as well.
 
 pub mod authority;
+pub mod client;
 mod issue;
 pub mod roots;
 pub mod serve;
@@ -21,12 +22,17 @@ mod store;
 pub mod token;
 pub mod wire;
 
-use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
 
+use rcgen::KeyPair;
 use rustls::crypto::CryptoProvider;
+use rustls_pki_types::PrivateKeyDer;
 
-use crate::tls::pem::{PemError, PemFile};
+use crate::spiffe_id::SpiffeId;
+use crate::tls::Credentials;
+use crate::tls::pem::{self, PemError, PemFile};
 use crate::tls::trust::TrustBundle;
 pub use authority::{Authority, AuthorityError, Settings};
 pub use store::IssuedRecord;
@@ -42,14 +48,24 @@ pub fn trust_bundle(bundle: &wire::Bundle, crypto: &CryptoProvider) -> Result<Tr
     TrustBundle::of_pem(&roots, revoked, crypto.signature_verification_algorithms)
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
-    (0..text.len()).step_by(2).map(digits).collect()
+/// What a workload, or the authority itself, proves itself with: a certificate of the authority (PEM)
+/// for `key`, and whom to trust.
+///
+/// # Errors
+/// Why they are of no use, in words.
+pub fn credentials(
+    certificate: &str,
+    key: &KeyPair,
+    bundle: &wire::Bundle,
+    id: &SpiffeId,
+    crypto: &CryptoProvider,
+    now: SystemTime,
+) -> Result<Credentials, String> {
+    let trust = trust_bundle(bundle, crypto).map_err(|error| error.to_string())?;
+    let file = PemFile { path: Path::new("certificate of the authority"), text: certificate };
+    let chain = pem::certificates(&file).map_err(|error| error.to_string())?;
+    let chain = chain.into_iter().map(|(_, certificate)| certificate).collect();
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let made = Credentials::new(chain, key, Arc::new(trust), id, crypto, now);
+    made.map_err(|error| error.to_string())
 }

@@ -1,10 +1,10 @@
 //! The roots of a trust domain, and how one follows another without a moment in which two workloads
 //! do not trust each other.
 //!
-//! A new root is announced first: it is in every bundle that is handed out, and signs nothing. After
-//! one life of a workload's certificate everybody has renewed at least once and trusts it, so from
-//! then on it signs. After another life nothing that the old root has signed is valid any more, and
-//! it is taken out.
+//! A new root is announced first: it is in every bundle that is handed out, and signs nothing.
+//! After one life of a workload's certificate everybody has renewed at least once and trusts it, so
+//! from then on it signs. After another life nothing that the old root has signed is valid any
+//! more, and it is taken out.
 //!
 //! Pure: the time of day is passed in.
 
@@ -64,19 +64,23 @@ impl Roots {
         self.0.iter()
     }
 
-    /// The root that signs now: the newest that everybody trusts, or the oldest if there is no such;
-    /// never one that has ended.
+    /// The root that signs now: the newest that everybody trusts, or the oldest if there is no
+    /// such; never one that has ended.
     pub fn signer(&self, now: u64, lifetimes: Lifetimes) -> Option<&Root> {
         let alive = || self.0.iter().filter(|root| now < root.expires);
         alive().rev().find(|root| age(root, now) >= lifetimes.workload).or(alive().next())
     }
 
-    /// Takes out what nothing valid is signed by any more. Says whether there was any.
+    /// Whether nothing that is valid was signed by the oldest root.
+    pub fn is_over(&self, now: u64, lifetimes: Lifetimes) -> bool {
+        matches!(&self.0[..], [first, next, ..]
+            if age(next, now) >= 2 * lifetimes.workload || now >= first.expires)
+    }
+
+    /// Takes out the roots that are over. Says whether there was any.
     pub fn retire(&mut self, now: u64, lifetimes: Lifetimes) -> bool {
         let before = self.0.len();
-        while let [first, next, ..] = &self.0[..]
-            && (age(next, now) >= 2 * lifetimes.workload || now >= first.expires)
-        {
+        while self.is_over(now, lifetimes) {
             self.0.remove(0);
         }
         self.0.len() < before

@@ -58,8 +58,8 @@ async fn tend(authority: &Authority) {
     }
 }
 
-/// The connections that are open. Those of clients that have proved nothing have places of their own,
-/// so that they cannot keep the others out; and of each kind the oldest gives way.
+/// The connections that are open. Those of clients that have proved nothing have places of their
+/// own, so that they cannot keep the others out; and of each kind the oldest gives way.
 #[derive(Default)]
 struct Open {
     handshakes: ConnectionSlots,

@@ -1,6 +1,7 @@
 //! What workloads and the authority say to each other, JSON.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 /// Asks for a certificate: `POST /v1/certificates`.
@@ -34,7 +35,7 @@ impl Bundle {
     /// Its `ETag`, by what is in it: a state that was restored from a copy has old numbers again.
     pub fn tag(&self) -> String {
         let text = format!("{}\n{}\n{}", self.version, self.roots, self.revoked);
-        format!("\"{}\"", super::hex(&digest(&SHA256, text.as_bytes()).as_ref()[..16]))
+        format!("\"{}\"", HEXLOWER.encode(&digest(&SHA256, text.as_bytes()).as_ref()[..16]))
     }
 }
 

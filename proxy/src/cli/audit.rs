@@ -4,15 +4,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use data_encoding::HEXLOWER;
 
 use crate::app::FAILED;
-use crate::audit::verify::{Verified, hex};
+use crate::audit::verify::Verified;
 use crate::{errln, outln};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
-    /// Check that no line of a chained log was changed, put in or taken out, and print the hash of the
-    /// last line. Keep that elsewhere: lines that were cut off at the end are not noticed otherwise.
+    /// Check that no line of a chained log was changed, put in or taken out, and print the hash of
+    /// the last line. Keep that elsewhere: lines that were cut off at the end are not noticed
+    /// otherwise.
     Verify(VerifyArgs),
 }
 
@@ -39,7 +41,7 @@ impl AuditCommand {
                 if gaps > 0 {
                     outln!("{lost} lines are missing, as {gaps} of the lines say");
                 }
-                outln!("last {}", last.map(hex).unwrap_or_default());
+                outln!("last {}", last.map(|last| HEXLOWER.encode(&last)).unwrap_or_default());
                 ExitCode::SUCCESS
             }
             Err(why) => {

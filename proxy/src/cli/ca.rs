@@ -1,36 +1,36 @@
 //! `proxy ca`: a certificate authority, and what its operator does with it.
 
+use std::fmt;
 use std::future::Future;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use http::Request;
-use http::header::{AUTHORIZATION, HOST};
+use http::header::AUTHORIZATION;
 use http_body_util::Full;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
-use tokio::time::timeout;
 
 use super::INVALID;
 use crate::app::FAILED;
-use crate::ca;
-use crate::ca::authority::{self, Authority, AuthorityError, Settings};
+use crate::ca::authority::{self, Authority, AuthorityError, ROOT_TO_CERTIFICATE, Settings};
 use crate::ca::roots::Lifetimes;
 use crate::ca::token::Bearer;
 use crate::ca::wire::Revocation;
+use crate::ca::{client, serve};
 use crate::config::{defaults, units};
-use crate::http::fetch::fetch;
 use crate::spiffe_id::{SpiffeId, check_trust_domain};
 use crate::world::{KernelDisk, KernelNet, Net, RngTree, SystemWall, World};
-use crate::{errln, out, outln, tls};
+use crate::{errln, out, outln};
 
 /// A hundred years.
-const MOST_DAYS: u64 = 36_500;
+const MOST_DAYS: u32 = 36_500;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CaCommand {
@@ -61,11 +61,11 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::from((Ipv6Addr::UNSPECIFIED, defaults::CA_PORT)))]
     listen: SocketAddr,
     /// How long certificates of workloads are valid.
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = lifetime)]
-    certificate_lifetime: Duration,
+    #[arg(long, value_name = "TIME", default_value_t = Lifetime(defaults::CERTIFICATE_LIFETIME))]
+    certificate_lifetime: Lifetime,
     /// How long roots are. The next one is announced after half of it.
-    #[arg(long, value_name = "TIME", default_value = "3650d", value_parser = lifetime)]
-    root_lifetime: Duration,
+    #[arg(long, value_name = "TIME", default_value_t = Lifetime(defaults::ROOT_LIFETIME))]
+    root_lifetime: Lifetime,
 }
 
 #[derive(Debug, Args)]
@@ -83,8 +83,8 @@ pub(super) struct TokenArgs {
     #[arg(long, value_name = "SPIFFE-ID")]
     id: SpiffeId,
     /// How long it counts.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = lifetime)]
-    lifetime: Duration,
+    #[arg(long, value_name = "TIME", default_value_t = Lifetime(defaults::TOKEN_LIFETIME))]
+    lifetime: Lifetime,
 }
 
 #[derive(Debug, Args)]
@@ -113,14 +113,33 @@ fn trust_domain(text: &str) -> Result<String, String> {
 }
 
 /// A time as everywhere else, or a number of days, "30d".
-fn lifetime(text: &str) -> Result<Duration, String> {
-    let days = text.strip_suffix('d').map(|days| match days.parse() {
-        Ok(days @ 1..=MOST_DAYS) => Ok(Duration::from_secs(days * 24 * 3600)),
-        _ => Err(format!("from 1d to {MOST_DAYS}d")),
-    });
-    match days.unwrap_or_else(|| units::duration(text)) {
-        Ok(time) if time < Duration::from_secs(1) => Err("at least 1s".into()),
-        result => result,
+#[derive(Debug, Clone, Copy)]
+struct Lifetime(Duration);
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+impl FromStr for Lifetime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let days = text.strip_suffix('d').map(|days| match days.parse() {
+            Ok(days @ 1..=MOST_DAYS) => Ok(DAY * days),
+            _ => Err(format!("from 1d to {MOST_DAYS}d")),
+        });
+        match days.unwrap_or_else(|| units::duration(text))? {
+            time if time < Duration::from_secs(1) => Err("at least 1s".into()),
+            time => Ok(Lifetime(time)),
+        }
+    }
+}
+
+impl fmt::Display for Lifetime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let days = self.0.as_secs() / DAY.as_secs();
+        match days > 1 && DAY * days as u32 == self.0 {
+            true => write!(f, "{days}d"),
+            false => f.write_str(&units::show(self.0)),
+        }
     }
 }
 
@@ -145,7 +164,7 @@ impl CaCommand {
         let done = match self {
             CaCommand::Run(args) => run(args),
             CaCommand::Token(args) => on_state(&args.state, async |world| {
-                let token = authority::token(&world, Bearer::Workload(args.id), args.lifetime).await?;
+                let token = authority::token(&world, Bearer::Workload(args.id), args.lifetime.0).await?;
                 outln!("{token}");
                 Ok(())
             }),
@@ -203,8 +222,8 @@ fn on_state<F: Future<Output = Result<(), Failure>>>(
 
 fn run(args: RunArgs) -> Result<(), Failure> {
     crate::app::start_logging();
-    let lifetimes = Lifetimes { workload: args.certificate_lifetime, root: args.root_lifetime };
-    if lifetimes.root < 4 * lifetimes.workload {
+    let lifetimes = Lifetimes { workload: args.certificate_lifetime.0, root: args.root_lifetime.0 };
+    if lifetimes.root < ROOT_TO_CERTIFICATE * lifetimes.workload {
         let message =
             "a root must live at least four times as long as a certificate, or there is no time to follow it";
         return Err(Failure(INVALID, message.into()));
@@ -222,7 +241,7 @@ fn run(args: RunArgs) -> Result<(), Failure> {
         tokio::select! {
             biased;
             told = crate::app::told_to_end() => told?,
-            () = ca::serve::run(world.net, listener, authority) => {}
+            () = serve::run(world.net, listener, authority) => {}
         }
         Ok(())
     })
@@ -252,17 +271,11 @@ async fn ask(
     let body = body.map_or_else(Vec::new, |body| serde_json::to_vec(&body).unwrap_or_default());
     let request = request
         .header(AUTHORIZATION, format!("Bearer {token}"))
-        .header(HOST, running.address.to_string())
         .body(Full::new(Bytes::from(body)))
         .map_err(|error| failed(&error))?;
-    let asking = async {
-        let io = world.net.connect(running.address, None).await?;
-        let whom = (running.address, &expected);
-        let io = tls::connect_to_authority(world, io, whom, trust.into(), None).await?;
-        fetch(io, request, defaults::CA_ANSWER).await
-    };
-    let response = timeout(defaults::CA_TIMEOUT, asking).await;
-    let response = response.map_err(|_| failed(&"no answer"))?.map_err(|error| failed(&error))?;
+    let whom = (running.address, &expected);
+    let response = client::ask(world, whom, trust.into(), None, request).await;
+    let response = response.map_err(|error| failed(&error))?;
     let answer: Value = serde_json::from_slice(response.body()).map_err(|error| failed(&error))?;
     if !response.status().is_success() {
         return Err(failed(&answer["error"].as_str().unwrap_or("it does not say why")));

@@ -6,32 +6,28 @@
 //! authority is asked again after a growing wait, and at the latest when the old one ends. Between
 //! renewals it is asked whether roots or revocations have changed.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, IF_NONE_MATCH};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rcgen::{CertificateParams, DistinguishedName, SanType};
-use rustls_pki_types::PrivateKeyDer;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::backoff::Backoff;
-use crate::ca::trust_bundle;
 use crate::ca::wire::{Bundle, CertificateRequest, IssuedCertificate, Problem};
-use crate::config::defaults::{CA_ANSWER, CA_BACKOFF, CA_TIMEOUT, RENEWAL, RENEWAL_JITTER};
+use crate::ca::{client, credentials, trust_bundle};
+use crate::config::defaults::{CA_BACKOFF, RENEWAL, RENEWAL_JITTER};
 use crate::config::{self, CaClient};
-use crate::connect::no_answer_within;
-use crate::http::fetch::fetch;
 use crate::spiffe_id::SpiffeId;
 use crate::telemetry::Metrics;
-use crate::tls::pem::{self, PemFile};
+use crate::tls::pem::PemFile;
 use crate::tls::trust::TrustBundle;
-use crate::tls::{self, Credentials, TlsContext, TlsStore};
+use crate::tls::{Credentials, TlsContext, TlsStore};
 use crate::world::{Net, World};
 
 /// Keeps the certificate of `id` in `store` up to date, for ever.
@@ -45,15 +41,15 @@ pub(super) async fn run<N: Net>(
     let mut rng = world.rng.child("certificate", 0).rng();
     let mut backoff = Backoff::new(CA_BACKOFF);
     let authority = SpiffeId::of_authority(id.trust_domain());
-    let mut client = AuthorityClient { world, id, ca, authority, bundle: None };
+    let mut asking = AuthorityClient { world, id, ca, authority, bundle: None };
     loop {
         let current = store.current();
-        let wait = match client.obtain(current.as_deref()).await {
+        let wait = match asking.obtain(current.as_deref()).await {
             Ok(credentials) => {
                 tracing::info!(id = %credentials.id, "new certificate in force");
                 metrics.certificate(true, Some(credentials.not_after));
-                let left = client.until(credentials.not_after);
-                store.replace(client.context(credentials));
+                let left = asking.until(credentials.not_after);
+                store.replace(asking.context(credentials));
                 backoff.reset();
                 renewal(left, &mut rng)
             }
@@ -62,11 +58,11 @@ pub(super) async fn run<N: Net>(
                 metrics.certificate(false, None);
                 store.refused(why);
                 let wait = backoff.next(&mut rng);
-                let left = current.map(|context| client.until(context.credentials.not_after));
+                let left = current.map(|context| asking.until(context.credentials.not_after));
                 left.filter(|left| !left.is_zero()).map_or(wait, |left| wait.min(left))
             }
         };
-        client.watch_bundle(Instant::now() + wait, &store).await;
+        asking.watch_bundle(Instant::now() + wait, &store).await;
     }
 }
 
@@ -119,13 +115,8 @@ impl<N: Net> AuthorityClient<N> {
             (Err(_), Err(error)) => return Err(format!("no bootstrap token: {error}")),
         };
         let issued: IssuedCertificate = read(&response)?;
-        let trust = trust_bundle(&issued.bundle, &self.world.crypto).map_err(|error| error.to_string())?;
-        let file = PemFile { path: "certificate from the authority".as_ref(), text: &issued.certificate };
-        let chain = pem::certificates(&file).map_err(|error| error.to_string())?;
-        let chain = chain.into_iter().map(|(_, certificate)| certificate).collect();
-        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let (trust, now) = (Arc::new(trust), self.world.wall.now());
-        let made = Credentials::new(chain, key, trust, &self.id, &self.world.crypto, now);
+        let (crypto, now) = (&self.world.crypto, self.world.wall.now());
+        let made = credentials(&issued.certificate, &key, &issued.bundle, &self.id, crypto, now);
         let made = made.map_err(|error| format!("what the authority has sent is of no use: {error}"))?;
         self.bundle = Some(issued.bundle);
         Ok(made)
@@ -164,8 +155,8 @@ impl<N: Net> AuthorityClient<N> {
         }
     }
 
-    /// The bundle, if it is not the one that is known. The certificate is not shown: were it revoked,
-    /// this workload would never hear of it.
+    /// The bundle, if it is not the one that is known. The certificate is not shown: were it
+    /// revoked, this workload would never hear of it.
     async fn refresh(&self) -> Result<Option<Bundle>, String> {
         let tag = self.bundle.as_ref().map(Bundle::tag);
         let request = Request::get("/v1/bundle").header(IF_NONE_MATCH, tag.unwrap_or_default());
@@ -199,28 +190,13 @@ impl<N: Net> AuthorityClient<N> {
         let request = request.map_err(|error| format!("the token is no token: {error}"))?;
         let mut failure = "there is no address of the authority".to_owned();
         for address in &self.ca.addresses {
-            let sending = self.send_to(*address, request.clone(), trust.clone(), own);
-            match timeout(CA_TIMEOUT, sending).await {
-                Ok(Ok(response)) => return Ok(response),
-                Ok(Err(why)) => failure = format!("{address}: {why}"),
-                Err(_) => failure = format!("{address}: {}", no_answer_within(CA_TIMEOUT)),
+            let whom = (*address, &self.authority);
+            match client::ask(&self.world, whom, trust.clone(), own, request.clone()).await {
+                Ok(response) => return Ok(response),
+                Err(why) => failure = format!("{address}: {why}"),
             }
         }
         Err(failure)
-    }
-
-    async fn send_to(
-        &self,
-        address: SocketAddr,
-        mut request: Request<Full<Bytes>>,
-        trust: Arc<TrustBundle>,
-        own: Option<&Credentials>,
-    ) -> Result<Response<Bytes>, crate::error::BoxError> {
-        request.headers_mut().insert(HOST, address.to_string().try_into()?);
-        let io = self.world.net.connect(address, None).await?;
-        let whom = (address, &self.authority);
-        let io = tls::connect_to_authority(&self.world, io, whom, trust, own).await?;
-        fetch(io, request, CA_ANSWER).await
     }
 
     /// By what the authority is judged: the roots in the file, and those that it has told of since.

@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::http::bridge;
@@ -24,11 +25,8 @@ impl ClientCert {
             if let Some(context) = own.current() {
                 let _ = write!(text, "By={};", context.credentials.id);
             }
-            text.push_str("Hash=");
-            for byte in peer.fingerprint {
-                let _ = write!(text, "{byte:02x}");
-            }
-            let _ = write!(text, ";URI={}", peer.identity);
+            let hash = HEXLOWER.encode(&peer.fingerprint);
+            let _ = write!(text, "Hash={hash};URI={}", peer.identity);
             HeaderValue::from_str(&text).expect("a SPIFFE id has no character that a header may not have")
         }))
     }

@@ -195,8 +195,12 @@ fn csr(name: &str) -> String {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.subject_alt_names = vec![SanType::URI(name.try_into().unwrap())];
-    let csr = params.serialize_request(&key).unwrap().pem().unwrap();
-    serde_json::json!({ "csr": csr }).to_string()
+    params.serialize_request(&key).unwrap().pem().unwrap()
+}
+
+/// The body of a request for a certificate.
+fn asks_for(name: &str) -> String {
+    serde_json::json!({ "csr": csr(name) }).to_string()
 }
 
 #[test]
@@ -228,7 +232,7 @@ fn who_proves_nothing_or_another_name_gets_nothing() {
         let web = ca.token(Bearer::Workload(id(WEB))).await;
         let operator = ca.token(Bearer::Operator).await;
         let foreign = AuthorityToken::new(Bearer::Workload(id(WEB)), now(), HOUR).sign(b"another key");
-        let own = csr(WEB);
+        let own = asks_for(WEB);
         let certificates = "/v1/certificates";
         let long = "x".repeat(1 << 17);
         for (method, path, token, body, status, words) in [
@@ -237,7 +241,7 @@ fn who_proves_nothing_or_another_name_gets_nothing() {
             ("POST", certificates, Some("a.b"), &own, 401, "is not one of this authority's"),
             ("POST", certificates, Some(""), &own, 401, "there is neither a certificate nor a token"),
             ("POST", certificates, Some(&operator), &own, 403, "an operator's token"),
-            ("POST", certificates, Some(&web), &csr(ORDERS), 403, "asks"),
+            ("POST", certificates, Some(&web), &asks_for(ORDERS), 403, "asks"),
             ("POST", certificates, Some(&web), "{\"csr\": \"nonsense\"}", 400, "not a signed request"),
             ("POST", certificates, Some(&web), "nonsense", 400, "line 1"),
             (
@@ -355,8 +359,7 @@ fn an_authority_that_is_killed_at_any_moment_loses_nothing_that_it_has_given_out
             let world = world(KernelDisk::open(folder.path()).unwrap());
             Authority::open(&world, settings(HOUR)).await
         };
-        let csr = serde_json::from_str::<serde_json::Value>(&csr(WEB)).unwrap();
-        let csr = csr["csr"].as_str().unwrap();
+        let csr = &csr(WEB);
         let (mut given, mut roots) = (0, None);
         for _ in 0..3 {
             let authority = open().await.unwrap();
@@ -455,8 +458,7 @@ fn nothing_is_given_out_that_the_disk_has_not_taken() {
         let disk = FullDisk { inner, full: Arc::default() };
         let world = world(disk.clone());
         let authority = Authority::open(&world, settings(HOUR)).await.unwrap();
-        let csr = serde_json::from_str::<serde_json::Value>(&csr(WEB)).unwrap();
-        let csr = csr["csr"].as_str().unwrap();
+        let csr = &csr(WEB);
         authority.issue(&id(WEB), csr).await.unwrap();
         let before = authority.bundle().await;
         disk.set(true);
@@ -540,20 +542,15 @@ fn clients_that_prove_nothing_do_not_keep_the_others_out() {
             let whom = (ca.address, &expected);
             held.push(tls::connect_to_authority(&ca.world, io, whom, trust.clone(), None).await.unwrap());
         }
-        let silent: Vec<_> = futures_of((0..300).map(|_| ca.world.net.connect(ca.address, None))).await;
+        let mut silent = Vec::new();
+        for _ in 0..300 {
+            silent.push(ca.world.net.connect(ca.address, None).await.unwrap());
+        }
         let answer = ca.operate("/v1/revocations", &format!("{{\"id\":\"{ORDERS}\"}}")).await;
         assert_eq!(answer.trim(), "{\"revoked\":0}");
         assert_eq!(web.store.unready(), None);
         drop((held, silent));
     });
-}
-
-async fn futures_of<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Output> {
-    let mut outputs = Vec::new();
-    for one in all {
-        outputs.push(one.await);
-    }
-    outputs
 }
 
 #[test]
@@ -563,20 +560,28 @@ fn a_root_that_was_made_for_shorter_lives_signs_nothing_that_outlives_it() {
         let world = world(KernelDisk::open(folder.path()).unwrap());
         let short = Lifetimes { workload: Duration::from_secs(1), root: Duration::from_secs(5) };
         let short = Settings { lifetimes: short, ..settings(HOUR) };
-        drop(Authority::open(&world, short).await.unwrap());
+        drop(Authority::open(&world, short.clone()).await.unwrap());
         let longer = Authority::open(&world, settings(24 * HOUR)).await.unwrap();
         assert_eq!(longer.bundle().await.roots.matches("BEGIN").count(), 2, "the next is announced at once");
-        let csr = serde_json::from_str::<serde_json::Value>(&csr(WEB)).unwrap();
-        longer.issue(&id(WEB), csr["csr"].as_str().unwrap()).await.unwrap();
+        let csr = &csr(WEB);
+        longer.issue(&id(WEB), csr).await.unwrap();
         let issued = longer.issued().await.remove(0);
         let end = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(issued.expires);
         assert!(end <= now() + Duration::from_secs(5), "not longer than its root");
         longer.ready().await.unwrap();
         sleep(Duration::from_secs(6)).await;
-        longer.issue(&id(WEB), csr["csr"].as_str().unwrap()).await.unwrap();
+        longer.issue(&id(WEB), csr).await.unwrap();
         let ends = longer.issued().await.iter().map(|record| record.expires).max().unwrap();
         let end = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(ends);
         assert!(end > now() + 23 * HOUR, "the next one signs, since the first has ended");
         assert_eq!(longer.bundle().await.roots.matches("BEGIN").count(), 1);
+        drop(longer);
+        // Back to short ones: its roots still live as long as certificates of before need them.
+        let shorter = Authority::open(&world, short).await.unwrap();
+        shorter.announce().await.unwrap();
+        for _ in 0..3 {
+            shorter.tend().await.unwrap();
+        }
+        assert_eq!(shorter.bundle().await.roots.matches("BEGIN").count(), 2);
     });
 }
