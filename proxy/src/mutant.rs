@@ -47,10 +47,16 @@ macro_rules! mutants {
 }
 
 mutants! {
+    /// An `allow` policy counts before a `deny` policy.
+    AllowsBeforeItDenies = "allows-before-it-denies",
+    /// What no policy says anything about passes, although some allow.
+    AllowsWhatNobodyAllows = "allows-what-nobody-allows",
     /// The balancer always picks the first endpoint.
     AlwaysTheFirst = "always-the-first",
     /// Any outcome ends a probe, also of a request that was sent before it.
     AnythingEndsAProbe = "anything-ends-a-probe",
+    /// A peer's certificate counts after its end.
+    BelievesTheExpired = "believes-the-expired",
     /// A request is bound to a connection that has no room for its stream.
     BindsWhereThereIsNoRoom = "binds-where-there-is-no-room",
     /// A client that half-closes has its request cancelled.
@@ -75,6 +81,8 @@ mutants! {
     DrainsInNoTime = "drains-in-no-time",
     /// A drain is not announced to clients.
     DrainsWithoutAWord = "drains-without-a-word",
+    /// The certificate in force is given up before another one is asked for.
+    DropsItsCertificate = "drops-its-certificate",
     /// An endpoint is ejected one failure too late.
     EjectsOneLate = "ejects-one-late",
     /// More endpoints are ejected than the cap allows.
@@ -83,6 +91,8 @@ mutants! {
     EndsWhatWasReset = "ends-what-was-reset",
     /// Quick failures count as low latency.
     FailuresEnterTheLatency = "failures-enter-the-latency",
+    /// Connections that other policies do not allow stay open.
+    ForgetsOpenConnections = "forgets-open-connections",
     /// A retry may go to the endpoint that has just failed.
     ForgetsWhereItTried = "forgets-where-it-tried",
     /// A stream counts as free when its answer has ended, although its upload has not.
@@ -91,8 +101,12 @@ mutants! {
     GivesUpWithAFin = "gives-up-with-a-fin",
     /// A retry holds its slot and that of the retry before it.
     HoldsTwoSlots = "holds-two-slots",
+    /// Other roots and revocations than the first are ignored.
+    IgnoresNewBundles = "ignores-new-bundles",
     /// New configurations are ignored.
     IgnoresReloads = "ignores-reloads",
+    /// Revoked certificates count.
+    IgnoresRevocations = "ignores-revocations",
     /// A request body is kept for retries however long it is.
     KeepsAnyBody = "keeps-any-body",
     /// A connection with an unread response goes back to the pool.
@@ -127,10 +141,14 @@ mutants! {
     ReloadForgetsConnections = "reload-forgets-connections",
     /// A reload forgets what is known of endpoints.
     ReloadForgetsEndpoints = "reload-forgets-endpoints",
+    /// The certificate is not renewed before it has ended.
+    RenewsTooLate = "renews-too-late",
     /// A request that the app refused unprocessed is not repeated.
     RepeatsNothingRefused = "repeats-nothing-refused",
     /// A request that is not idempotent is repeated.
     RepeatsWhatIsNotIdempotent = "repeats-what-is-not-idempotent",
+    /// The peer of a session that is resumed is not judged again.
+    ResumesUnjudged = "resumes-unjudged",
     /// Retries go on when the budget is spent.
     RetriesOnCredit = "retries-on-credit",
     /// All streams of a connection share the window of one.
@@ -143,6 +161,12 @@ mutants! {
     StaleSuccessRestores = "stale-success-restores",
     /// RST_STREAM is taken for the end of a message.
     TakesAResetForAnEnd = "takes-a-reset-for-an-end",
+    /// Plaintext gets in where only the mesh's TLS should.
+    TakesPlaintext = "takes-plaintext",
+    /// A server may be any workload of the mesh.
+    TalksToAnybody = "talks-to-anybody",
+    /// Plaintext is spoken as long as there is no certificate.
+    TalksWithoutACertificate = "talks-without-a-certificate",
     /// All attempts share the time of one.
     TimesAttemptsTogether = "times-attempts-together",
     /// Connections from before an endpoint was in doubt are used.

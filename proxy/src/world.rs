@@ -11,8 +11,7 @@
 //! - tasks start through [`Net::spawn`], which keeps them on the thread (and the simulated host) of
 //!   their parent. That is why nothing here asks for `Send`: a request never crosses threads.
 //!
-//! What it leaves out: files that are only read. Configuration arrives as text, and only
-//! `config::reload` reads it. What a process keeps is on its [`Disk`].
+//! What it leaves out: the configuration, which arrives as text; only `config::reload` reads its file.
 
 use std::future::Future;
 use std::io;
@@ -30,12 +29,14 @@ pub mod crypto;
 pub mod disk;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod files;
 mod kernel;
 mod recent;
 mod sock_diag;
 mod through;
 
 pub use disk::{Disk, KernelDisk, NoDisk};
+pub use files::{Files, KernelFiles};
 pub use kernel::{Alarm, KernelListener, KernelNet, raise_nofile};
 pub use through::poll_read_new;
 
@@ -163,6 +164,11 @@ pub trait Wall: Send + Sync + 'static {
     fn now(&self) -> SystemTime;
 }
 
+/// A time of day in whole seconds of Unix time.
+pub fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// The machine's own wall clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemWall;
@@ -174,7 +180,7 @@ impl Wall for SystemWall {
     }
 }
 
-/// Everything a sidecar needs from outside: a network, a wall clock, a disk and randomness.
+/// Everything a sidecar needs from outside: a network, a wall clock, a disk, files and randomness.
 #[derive(Clone)]
 pub struct World<N> {
     /// Sockets and tasks.
@@ -183,6 +189,8 @@ pub struct World<N> {
     pub wall: Arc<dyn Wall>,
     /// What outlives the process.
     pub disk: Arc<dyn Disk>,
+    /// What others write and this process reads.
+    pub files: Arc<dyn Files>,
     /// Chance.
     pub rng: RngTree,
     /// Cryptography, with randomness of its own: nothing secret ever comes from `rng`.
@@ -192,15 +200,20 @@ pub struct World<N> {
 }
 
 impl<N> World<N> {
-    /// A world of these parts, in which nothing outlives the process.
+    /// A world of these parts with the kernel's files, in which nothing outlives the process.
     pub fn new(net: N, wall: impl Wall, rng: RngTree) -> Self {
-        let (disk, new_key) = (Arc::new(NoDisk), crypto::system_key);
-        World { net, wall: Arc::new(wall), disk, rng, crypto: crypto::system(), new_key }
+        let (disk, files, new_key) = (Arc::new(NoDisk), Arc::new(KernelFiles), crypto::system_key);
+        World { net, wall: Arc::new(wall), disk, files, rng, crypto: crypto::system(), new_key }
     }
 
     /// The same with a disk.
     pub fn with_disk(self, disk: impl Disk) -> Self {
         World { disk: Arc::new(disk), ..self }
+    }
+
+    /// The same with other files.
+    pub fn with_files(self, files: impl Files) -> Self {
+        World { files: Arc::new(files), ..self }
     }
 
     /// The same with other cryptography, and other keys.

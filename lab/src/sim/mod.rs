@@ -28,7 +28,9 @@ use crate::plan::{Instance, Plan, TimePoint, Window};
 
 mod chaos;
 mod conn;
+mod crypto;
 mod disk;
+mod files;
 mod link;
 mod log;
 mod net;
@@ -43,6 +45,7 @@ mod world;
 pub use chaos::Chaos;
 pub(crate) use conn::RTO_MIN;
 pub use disk::SimDisk;
+pub use files::SimFiles;
 pub use log::LogLine;
 pub(crate) use log::note;
 pub use net::{SimIo, SimListener, SimNet, SimWall};

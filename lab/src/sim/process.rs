@@ -24,6 +24,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
 use super::SimFailure;
+use super::crypto::{Drawing, Entropy};
 use super::log::Speaking;
 use super::stack::{FrozenTime, HostClock, Shared};
 
@@ -91,6 +92,8 @@ pub(super) struct Group {
     stopped: RefCell<BTreeMap<u64, Waker>>,
     exit: RefCell<Option<Exit>>,
     term: Rc<TermFlag>,
+    /// What its keys are drawn from.
+    entropy: Entropy,
     stack: Shared,
     failure: Failure,
     changed: Arc<Notify>,
@@ -99,7 +102,13 @@ pub(super) struct Group {
 impl Group {
     /// A process that does nothing yet. `id` differs for each incarnation; `changed` is told of its
     /// end.
-    pub fn new(name: String, id: u64, stack: Shared, failure: Failure, changed: Arc<Notify>) -> Rc<Self> {
+    pub fn new(
+        (name, id): (String, u64),
+        entropy: Entropy,
+        stack: Shared,
+        failure: Failure,
+        changed: Arc<Notify>,
+    ) -> Rc<Self> {
         Rc::new(Group {
             name: name.into(),
             id,
@@ -110,6 +119,7 @@ impl Group {
             stopped: RefCell::default(),
             exit: RefCell::default(),
             term: Rc::default(),
+            entropy,
             stack,
             failure,
             changed,
@@ -263,6 +273,7 @@ impl Future for Task {
         let Some(mut future) = slot.future.take() else { return Poll::Ready(()) };
         let clock = *group.clock.get_or_init(HostClock::here);
         let (_frozen, _speaking) = (FrozenTime::begin(clock), Speaking::begin(&group.name));
+        let _drawing = Drawing::begin(&group.entropy);
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
             Ok(Poll::Pending) if group.state.get() != State::Dead => {
                 slot.future.replace(Some(future));

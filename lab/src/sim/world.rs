@@ -28,7 +28,9 @@ use crate::plan::{Plan, ResourceLimits};
 use crate::sidecar;
 use crate::world::{Error, Fidelity, ProcessExit, World, WorldKind};
 
+use super::crypto::{self, Entropy};
 use super::disk::SimDisk;
+use super::files::SimFiles;
 use super::net::{SimNet, SimWall};
 use super::probe;
 use super::process::{Command, Failure, Group, START_TIMEOUT};
@@ -67,6 +69,8 @@ pub struct SimWorld {
     incarnations: RefCell<BTreeMap<String, u64>>,
     /// What each process keeps, by its machine and name.
     disks: RefCell<BTreeMap<(usize, String), SimDisk>>,
+    /// What its processes read, of each instance.
+    files: Vec<SimFiles>,
     next: Cell<u64>,
     /// What is known of each fault that was applied, by its name.
     faults: RefCell<BTreeMap<String, FaultState>>,
@@ -106,6 +110,7 @@ impl SimWorld {
         failure: Failure,
         changed: Arc<Notify>,
     ) -> Self {
+        let files = plan.instances.iter().map(|_| SimFiles::default()).collect();
         let configs = plan.configs().into_iter().map(|config| watch::channel(config).0).collect();
         SimWorld {
             plan,
@@ -120,6 +125,7 @@ impl SimWorld {
             groups: RefCell::default(),
             incarnations: RefCell::default(),
             disks: RefCell::default(),
+            files,
             next: Cell::new(0),
             faults: RefCell::default(),
             reloading: RefCell::default(),
@@ -221,13 +227,16 @@ impl SimWorld {
         };
         let rng = self.rng.child(&name, incarnation);
         let disk = self.disk_of(instance, &name);
-        let group = Group::new(name, id, self.stack.clone(), self.failure.clone(), self.changed.clone());
+        let files = self.files[instance].clone();
+        let (stack, failure, changed) = (self.stack.clone(), self.failure.clone(), self.changed.clone());
+        let group = Group::new((name, id), Entropy::new(&rng), stack, failure, changed);
         self.groups.borrow_mut().insert(id, group.clone());
         let net = SimNet { stack: self.stack.clone(), group: group.clone(), host: instance, who };
         let started = group.clone();
         let command: Command = Box::new(move || {
             let term = started.term();
-            let world = proxy::world::World::new(net, SimWall, rng).with_disk(disk);
+            let world = proxy::world::World::new(net, SimWall, rng).with_disk(disk).with_files(files);
+            let world = crypto::seeded(world);
             started.start(async move { main(world, term).await });
         });
         // The receiver lives as long as the simulation.
@@ -260,6 +269,11 @@ impl SimWorld {
     /// What a process keeps, whether it runs now or not.
     pub fn disk(&self, id: ProcessId) -> SimDisk {
         self.disk_of(id.instance, &self.plan.process_name(id))
+    }
+
+    /// The files that an instance's processes read.
+    pub fn files(&self, instance: usize) -> &SimFiles {
+        &self.files[instance]
     }
 
     fn disk_of(&self, instance: usize, process: &str) -> SimDisk {

@@ -22,6 +22,7 @@ use super::values::CompiledTest;
 use crate::config::{
     AttributeTest, Authorization, AuthorizationPolicy, DefaultAction, PolicyAction, PolicyRule,
 };
+use crate::mutant::Mutant;
 
 /// All policies, compiled.
 #[derive(Debug, Default)]
@@ -172,12 +173,18 @@ impl Set {
 
     fn rule(&self, scope: Scope, facts: &Facts<'_>) -> Ruling {
         let phases = self.phases(scope);
+        if Mutant::AllowsBeforeItDenies.is_planted()
+            && let Some(clause) = phases.allow.first(facts)
+        {
+            return Ruling::by(true, Some(clause.name()));
+        }
+        let has_allow = self.has_allow && !Mutant::AllowsWhatNobodyAllows.is_planted();
         if let Some(clause) = phases.deny.first(facts) {
             return Ruling::by(false, Some(clause.name()));
         }
         match phases.allow.first(facts) {
             Some(clause) => Ruling::by(true, Some(clause.name())),
-            None => Ruling::by(!self.has_allow && self.default == DefaultAction::Allow, None),
+            None => Ruling::by(!has_allow && self.default == DefaultAction::Allow, None),
         }
     }
 }

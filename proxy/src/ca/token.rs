@@ -76,10 +76,7 @@ impl AuthorityToken {
     }
 }
 
-/// Whole seconds of Unix time.
-pub(super) fn unix(at: SystemTime) -> u64 {
-    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
-}
+pub(super) use crate::world::seconds as unix;
 
 /// Whole milliseconds of Unix time.
 pub(super) fn unix_ms(at: SystemTime) -> u64 {

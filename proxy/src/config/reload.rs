@@ -95,6 +95,7 @@ pub(crate) async fn quiet(look: &Notify) {
     loop {
         let until = (Instant::now() + RELOAD_QUIET).min(deadline);
         tokio::select! {
+            biased;
             () = sleep_until(until) => return,
             () = look.notified() => {}
         }

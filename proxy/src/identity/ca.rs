@@ -21,14 +21,15 @@ use tokio::time::{Instant, sleep};
 use crate::backoff::Backoff;
 use crate::ca::wire::{Bundle, CertificateRequest, IssuedCertificate, Problem};
 use crate::ca::{client, credentials, trust_bundle};
+use crate::config::CaClient;
 use crate::config::defaults::{CA_BACKOFF, RENEWAL, RENEWAL_JITTER};
-use crate::config::{self, CaClient};
+use crate::mutant::Mutant;
 use crate::spiffe_id::SpiffeId;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, emit};
 use crate::tls::pem::PemFile;
 use crate::tls::trust::TrustBundle;
 use crate::tls::{Credentials, TlsContext, TlsStore};
-use crate::world::{Net, World};
+use crate::world::{Net, World, seconds};
 
 /// Keeps the certificate of `id` in `store` up to date, for ever.
 pub(super) async fn run<N: Net>(
@@ -44,9 +45,13 @@ pub(super) async fn run<N: Net>(
     let mut asking = AuthorityClient { world, id, ca, authority, bundle: None };
     loop {
         let current = store.current();
+        if Mutant::DropsItsCertificate.is_planted() {
+            store.clear();
+        }
         let wait = match asking.obtain(current.as_deref()).await {
             Ok(credentials) => {
-                tracing::info!(id = %credentials.id, "new certificate in force");
+                let not_after = seconds(credentials.not_after);
+                emit!(CertificateInForce { id: credentials.id, not_after });
                 metrics.certificate(true, Some(credentials.not_after));
                 let left = asking.until(credentials.not_after);
                 store.replace(asking.context(credentials));
@@ -54,7 +59,7 @@ pub(super) async fn run<N: Net>(
                 renewal(left, &mut rng)
             }
             Err(why) => {
-                tracing::warn!(why, kept = current.is_some(), "no new certificate");
+                emit!(NoNewCertificate { why, kept: current.is_some() });
                 metrics.certificate(false, None);
                 store.refused(why);
                 let wait = backoff.next(&mut rng);
@@ -68,6 +73,9 @@ pub(super) async fn run<N: Net>(
 
 /// After which part of what is `left` of its life a certificate is renewed.
 fn renewal(left: Duration, rng: &mut StdRng) -> Duration {
+    if Mutant::RenewsTooLate.is_planted() {
+        return left + Duration::from_secs(1);
+    }
     left.mul_f64(RENEWAL + rng.random_range(-RENEWAL_JITTER..=RENEWAL_JITTER))
 }
 
@@ -107,7 +115,7 @@ impl<N: Net> AuthorityClient<N> {
             Some(own) => self.ask(&body, Proof::Certificate(own)).await,
             None => Err("there is no certificate to show".into()),
         };
-        let response = match (shown, config::read(&self.ca.token)) {
+        let response = match (shown, self.world.files.read(&self.ca.token)) {
             (Ok(response), _) => response,
             // It may have forgotten the certificate, or revoked it.
             (Err(_), Ok(token)) => self.ask(&body, Proof::Token(token.trim())).await?,
@@ -138,9 +146,10 @@ impl<N: Net> AuthorityClient<N> {
             let Some(current) = store.current() else { continue };
             match self.refresh().await {
                 Ok(None) => {}
+                Ok(Some(_)) if Mutant::IgnoresNewBundles.is_planted() => {}
                 Ok(Some(bundle)) => match trust_bundle(&bundle, &self.world.crypto) {
                     Ok(trust) => {
-                        tracing::info!(version = bundle.version, "roots or revocations have changed");
+                        emit!(TrustChanged { version: bundle.version });
                         let own = current.credentials.with_trust(Arc::new(trust));
                         store.replace(self.context(own));
                         self.bundle = Some(bundle);
@@ -202,7 +211,7 @@ impl<N: Net> AuthorityClient<N> {
     /// By what the authority is judged: the roots in the file, and those that it has told of since.
     /// An operator who replaces the authority changes the file.
     fn trust(&self) -> Result<TrustBundle, String> {
-        let (file, known) = (config::read(&self.ca.roots), self.bundle.as_ref());
+        let (file, known) = (self.world.files.read(&self.ca.roots), self.bundle.as_ref());
         let known = known.map_or("", |bundle| &bundle.roots);
         let text = match file {
             Ok(text) => text + "\n" + known,

@@ -12,12 +12,14 @@ use std::time::SystemTime;
 use rustls::crypto::CryptoProvider;
 use tokio::sync::Notify;
 
-use crate::config::reload::{FileWatch, quiet};
-use crate::config::{self, LoadError};
+use crate::config::LoadError;
+use crate::config::reload::quiet;
 use crate::spiffe_id::SpiffeId;
 use crate::tls::pem::{self, PemFile};
 use crate::tls::trust::TrustBundle;
 use crate::tls::{Credentials, CredentialsError};
+use crate::world::Files;
+use crate::world::files::Watch;
 
 /// The workload's certificates, its own first.
 const CHAIN: &str = "tls.crt";
@@ -52,6 +54,7 @@ pub enum FilesError {
 /// # Errors
 /// What is wrong with which file.
 pub fn load(
+    files: &dyn Files,
     folder: &Path,
     id: &SpiffeId,
     provider: &CryptoProvider,
@@ -59,7 +62,7 @@ pub fn load(
 ) -> Result<Credentials, FilesError> {
     let read = |name: &str| {
         let path = folder.join(name);
-        config::read(&path).map(|text| (path, text))
+        files.read(&path).map(|text| (path, text))
     };
     let (chain, key, roots) = (read(CHAIN)?, read(KEY)?, read(ROOTS)?);
     let revoked = match read(REVOKED) {
@@ -82,18 +85,18 @@ pub fn load(
 pub(super) struct FolderWatch {
     look: Arc<Notify>,
     /// Each with the file that it watches.
-    watches: Vec<(PathBuf, FileWatch)>,
+    watches: Vec<(PathBuf, Box<dyn Watch>)>,
 }
 
 impl FolderWatch {
     /// Begins to watch.
-    pub(super) fn new(folder: &Path) -> Self {
+    pub(super) fn new(files: &dyn Files, folder: &Path) -> Self {
         let look = Arc::new(Notify::new());
-        let files = [CHAIN, KEY, ROOTS, REVOKED].map(|name| folder.join(name));
-        let mut watches =
-            FolderWatch { watches: files.map(|path| (path, FileWatch::new(look.clone()))).into(), look };
-        watches.cover();
-        watches
+        let watch = |name| (folder.join(name), files.watch(look.clone()));
+        let watches = [CHAIN, KEY, ROOTS, REVOKED].map(watch).into();
+        let mut all = FolderWatch { watches, look };
+        all.cover();
+        all
     }
 
     /// Waits until something has changed there, and then nothing for a moment.

@@ -15,9 +15,9 @@ use std::sync::Arc;
 
 use crate::config::{Identity, IdentitySource};
 pub use crate::spiffe_id::{SpiffeId, SpiffeIdError, check_trust_domain};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, emit};
 use crate::tls::{TlsContext, TlsStore};
-use crate::world::{Net, World};
+use crate::world::{Net, World, seconds};
 
 /// Keeps the certificate of this workload in `store` up to date, for ever.
 pub async fn run<N: Net>(world: World<N>, identity: Identity, store: Arc<TlsStore>, metrics: Arc<Metrics>) {
@@ -30,17 +30,18 @@ pub async fn run<N: Net>(world: World<N>, identity: Identity, store: Arc<TlsStor
 
 /// Follows the files of a folder, for ever.
 async fn follow<N>(world: World<N>, id: &SpiffeId, folder: &Path, store: &TlsStore, metrics: &Metrics) {
-    let mut watch = files::FolderWatch::new(folder);
+    let mut watch = files::FolderWatch::new(&*world.files, folder);
     loop {
-        match files::load(folder, id, &world.crypto, world.wall.now()) {
+        match files::load(&*world.files, folder, id, &world.crypto, world.wall.now()) {
             Ok(credentials) => {
-                tracing::info!(id = %credentials.id, "new certificate in force");
+                let not_after = seconds(credentials.not_after);
+                emit!(CertificateInForce { id: credentials.id, not_after });
                 metrics.certificate(true, Some(credentials.not_after));
                 store.replace(TlsContext::new(credentials, world.crypto.clone(), world.wall.clone()));
             }
             Err(error) => {
                 let kept = store.current().is_some();
-                tracing::warn!(%error, kept, "the certificate was not taken");
+                emit!(NoNewCertificate { why: error, kept });
                 metrics.certificate(false, None);
                 store.refused(error.to_string());
             }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use crate::connection::Connection;
+use crate::mutant::Mutant;
 
 /// The open connections of one worker.
 #[derive(Default)]
@@ -46,7 +47,8 @@ impl LiveConnections {
     pub(super) fn refuse(&self, may_live: impl Fn(&Connection) -> bool) -> u64 {
         let mut refused = 0;
         for live in self.open.borrow().values() {
-            if !live.refused.get() && !may_live(&live.connection) {
+            let stays = Mutant::ForgetsOpenConnections.is_planted() || may_live(&live.connection);
+            if !live.refused.get() && !stays {
                 refused += 1;
                 live.refused.set(true);
                 if let Some(waker) = live.waiting.take() {

@@ -17,6 +17,7 @@ use crate::detect::{Detected, Detection, Prefixed, Sniffed, detect};
 use crate::drain;
 use crate::error::{HandshakeError, Kind};
 use crate::http::version;
+use crate::mutant::Mutant;
 use crate::side::{Begun, Heard, OpaqueBegun, begun};
 use crate::tls::{self, Alpn, Io, Peer, Preface, TlsStore};
 use crate::world::{Abort, Net};
@@ -70,7 +71,7 @@ pub(super) async fn begin<N: Net>(
     if found.outcome == Detection::Closed {
         return None;
     }
-    if mode == TlsMode::Strict {
+    if mode == TlsMode::Strict && !Mutant::TakesPlaintext.is_planted() {
         let Detected { mut client, .. } = found;
         client.abort();
         let cause = "the port takes nothing but the mesh's TLS (tls = \"strict\")";

@@ -338,6 +338,20 @@ log_events! {
     /// A request waits for a stream of a connection; `waiting`: how many of the cluster do.
     debug WaitingForStream = "waiting for a stream" { endpoint: Shown, waiting: Number };
 
+    /// The handshake with a server has succeeded: who it is, and from when until when its certificate
+    /// is valid, seconds of Unix time.
+    debug ServerProved = "the server has proved who it is"
+        { address: Shown, identity: Shown, not_before: Number, not_after: Number, resumed: Flag };
+    /// The handshake with a client has.
+    debug ClientProved = "the client has proved who it is"
+        { identity: Shown, not_before: Number, not_after: Number, resumed: Flag };
+    /// This workload has a new certificate, valid until then, seconds of Unix time.
+    info CertificateInForce = "new certificate in force" { id: Shown, not_after: Number };
+    /// It has not; `kept`: the one before stays.
+    warn NoNewCertificate = "no new certificate" { why: Shown, kept: Flag };
+    /// It trusts others than before.
+    info TrustChanged = "roots or revocations have changed" { version: Number };
+
     /// Outlier detection has ejected an endpoint for so long.
     warn EndpointEjected = "endpoint ejected"
         { cluster: Shown, endpoint: Shown, time: Time, reason: Text };

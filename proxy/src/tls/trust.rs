@@ -15,7 +15,9 @@ use webpki::{
     RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, anchor_from_trusted_cert,
 };
 
+use super::credentials::validity;
 use super::pem::{self, PemError, PemFile};
+use crate::mutant::Mutant;
 use crate::spiffe_id::SpiffeId;
 
 /// Roots and revocations. Immutable: a rotation makes a new one.
@@ -114,11 +116,16 @@ impl TrustBundle {
         now: UnixTime,
     ) -> Result<SpiffeId, Error> {
         let certificate = EndEntityCert::try_from(end_entity).map_err(pki_error)?;
+        let now = match Mutant::BelievesTheExpired.is_planted() {
+            true => validity(end_entity).map_or(now, |valid| now.min(unix_time(valid.not_after))),
+            false => now,
+        };
         let usage = match side {
             PeerSide::Client => KeyUsage::client_auth(),
             PeerSide::Server => KeyUsage::server_auth(),
         };
-        let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
+        let count = if Mutant::IgnoresRevocations.is_planted() { 0 } else { self.revoked.len() };
+        let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().take(count).collect();
         let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
             // A list of one authority says nothing of another's certificates. A list that has
             // expired is better than none: to refuse everybody would be an outage.

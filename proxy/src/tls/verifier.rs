@@ -9,6 +9,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::trust::{IdentityError, PeerSide, TrustBundle};
+use crate::mutant::Mutant;
 use crate::spiffe_id::SpiffeId;
 
 /// Judges the certificates of peers.
@@ -61,7 +62,7 @@ impl ServerCertVerifier for Verifier {
         let found =
             self.trust.verify(end_entity, intermediates, PeerSide::Server, &self.trust_domain, now)?;
         match &self.expected {
-            Some(expected) if *expected != found => {
+            Some(expected) if *expected != found && !Mutant::TalksToAnybody.is_planted() => {
                 Err(IdentityError::Unexpected { found, expected: expected.clone() }.into())
             }
             _ => Ok(ServerCertVerified::assertion()),

@@ -9,7 +9,7 @@ use proxy::config::{Identity, IdentitySource};
 use proxy::identity::{self, files};
 use proxy::telemetry::Metrics;
 use proxy::tls::TlsStore;
-use proxy::world::{KernelNet, RngTree, SystemWall, World, crypto};
+use proxy::world::{KernelFiles, KernelNet, RngTree, SystemWall, World, crypto};
 use tempfile::TempDir;
 
 use crate::common::authority::{Authority, Issued, now};
@@ -38,7 +38,8 @@ fn folder(issued: &Issued, roots: &str) -> TempDir {
 
 /// Why the files of a folder are not taken, without the folder's name.
 fn refused(folder: &Path) -> String {
-    let error = files::load(folder, &WEB.parse().unwrap(), &crypto::system(), now()).unwrap_err();
+    let error =
+        files::load(&KernelFiles, folder, &WEB.parse().unwrap(), &crypto::system(), now()).unwrap_err();
     error.to_string().replace(&format!("{}/", folder.display()), "")
 }
 
@@ -113,7 +114,7 @@ fn a_revoked_certificate_is_not_believed_any_more() {
     let authority = Authority::new();
     let (serial, issued) = authority.issue_numbered(WEB);
     let folder = folder(&issued, &authority.root);
-    let load = || files::load(folder.path(), &WEB.parse().unwrap(), &crypto::system(), now());
+    let load = || files::load(&KernelFiles, folder.path(), &WEB.parse().unwrap(), &crypto::system(), now());
     load().unwrap();
     write(folder.path(), &[("crl.pem", &authority.revoke(&[]))]);
     load().unwrap();
