@@ -502,6 +502,7 @@ fn start_with(
         name: name.to_owned(),
         argv,
         env: Vec::new(),
+        directory: "/".into(),
         uid,
         cgroup: None,
         limits: Vec::new(),

@@ -47,6 +47,7 @@
 extern crate proxy;
 
 pub mod app;
+pub mod authority;
 pub mod cli;
 pub mod events;
 pub mod fabric;

@@ -29,7 +29,7 @@ pub struct ProcessId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// The app.
+    /// The app, or the authority where that is what the instance is.
     App,
     /// The sidecar.
     Sidecar,

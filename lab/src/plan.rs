@@ -4,12 +4,18 @@
 //! A plan is plain data and making one is pure, so two runs of one file differ in nothing but what
 //! happens. Both worlds take the same plan.
 
+mod identity;
+
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
+
+pub use identity::{
+    Authority, CA_PORT, CA_UID, CERTIFICATE_FILE, Certificate, IDENTITY_DIR, Identity, IdentitySource,
+    KEY_FILE, ROOTS_FILE, TOKEN_FILE, TRUSTED_FILE, TlsMode,
+};
 
 use crate::app::AppSpec;
 use crate::fault::Entry;
@@ -47,8 +53,14 @@ pub struct Plan {
     pub duration: Duration,
     /// The kind of sidecar.
     pub sidecar: SidecarKind,
-    /// Services, by name.
+    /// Services, by name; authorities come last.
     pub services: Vec<Service>,
+    /// Certificate authorities, by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub authorities: Vec<Authority>,
+    /// Certificates that the lab makes, by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<Certificate>,
     /// Instances, by service and index. Every other part of the plan refers to them by position.
     pub instances: Vec<Instance>,
     /// Base profile of each ordered pair that has one.
@@ -108,6 +120,15 @@ pub struct Service {
     /// its clusters.
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub settings: toml::Table,
+    /// Who may call it: keys for the `[authorization]` of its own sidecars.
+    #[serde(skip_serializing_if = "toml::Table::is_empty")]
+    pub authorization: toml::Table,
+    /// Whom callers expect there: a SPIFFE id; `None`: they call it without TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// Whether its callers must prove who they are; `None`: what its sidecar does by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsMode>,
     /// What each of its processes may take of the machine.
     #[serde(skip_serializing_if = "crate::readable::is_default")]
     pub limits: ServiceLimits,
@@ -171,6 +192,9 @@ pub struct Instance {
     /// What tells it apart.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Who it is, if its sidecar can prove that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
     /// The app, if any.
     pub app: Option<AppSpec>,
     /// The sidecar's configuration file, if it has a sidecar.
@@ -323,6 +347,7 @@ impl Plan {
     /// `orders-1/app`
     pub fn process_name(&self, id: ProcessId) -> String {
         let role = match id.role {
+            Role::App if self.authority(id.instance).is_some() => "ca",
             Role::App => "app",
             Role::Sidecar => "sidecar",
         };
@@ -341,7 +366,8 @@ impl Plan {
     /// Every process of the plan, in order.
     pub fn processes(&self) -> impl Iterator<Item = ProcessId> + '_ {
         self.instances.iter().enumerate().flat_map(|(instance, i)| {
-            let app = i.app.is_some().then_some(ProcessId { instance, role: Role::App });
+            let has_program = i.app.is_some() || self.authority(instance).is_some();
+            let app = has_program.then_some(ProcessId { instance, role: Role::App });
             let sidecar = i.sidecar.is_some().then_some(ProcessId { instance, role: Role::Sidecar });
             app.into_iter().chain(sidecar)
         })
@@ -359,11 +385,14 @@ impl Plan {
         self.instances.iter().filter_map(|instance| instance.sidecar.clone()).collect()
     }
 
-    /// The port at which connections to a process come in: an app's own, or where interception
+    /// The port at which connections to a process come in: its own, or where interception
     /// leads others to a sidecar.
     pub fn way_in(&self, id: ProcessId) -> Option<u16> {
         match id.role {
-            Role::App => self.instances[id.instance].app.as_ref().map(|app| app.port),
+            Role::App => match self.authority(id.instance) {
+                Some(_) => Some(CA_PORT),
+                None => self.instances[id.instance].app.as_ref().map(|app| app.port),
+            },
             Role::Sidecar => Some(INBOUND_PORT),
         }
     }

@@ -241,3 +241,44 @@ fn windows_are_times_of_the_run_or_edges_of_an_entry() {
     );
     assert_eq!(plan.loads[0].from, 3);
 }
+
+#[test]
+fn a_plan_says_who_everybody_is_and_who_signs_for_whom() {
+    let plan = plan(include_str!("plans/identity.toml"));
+    let mut json = serde_json::to_value(&plan).unwrap();
+    for instance in json["instances"].as_array_mut().unwrap() {
+        instance["sidecar"].take();
+    }
+    for key in ["name", "seed", "warmup", "duration", "sidecar", "loads", "timeline", "expectations", "links"]
+    {
+        json.as_object_mut().unwrap().remove(key);
+    }
+    insta::assert_snapshot!("identity_plan", serde_json::to_string_pretty(&json).unwrap());
+    let config = |name: &str| {
+        let instance = plan.instances.iter().find(|i| i.name == name).unwrap();
+        instance.sidecar.clone()
+    };
+    insta::assert_snapshot!("identity_sidecar_of_web", config("web").unwrap());
+    insta::assert_snapshot!("identity_sidecar_of_orders_0", config("orders-0").unwrap());
+    insta::assert_snapshot!("identity_sidecar_of_ledger", config("ledger").unwrap());
+    assert_eq!(config("mesh"), None, "an authority has no sidecar");
+    let processes: Vec<String> = plan.processes().map(|p| plan.process_name(p)).collect();
+    assert_eq!(processes.iter().filter(|p| p.ends_with("/ca")).collect::<Vec<_>>(), ["mesh/ca", "other/ca"]);
+    assert!(processes.contains(&"web/sidecar".to_owned()) && !processes.contains(&"mesh/sidecar".to_owned()));
+}
+
+#[test]
+fn an_authority_is_killed_paused_and_cut_off_as_any_instance_is() {
+    let plan = mesh(
+        "[ca.mesh]\n\
+         [[timeline]]\nat = \"1s\"\nkill = { process = \"mesh/ca\", restart = \"1s\" }\n\
+         [[timeline]]\nat = \"3s\"\nfor = \"1s\"\npause = { process = \"mesh\" }\n\
+         [[timeline]]\nat = \"5s\"\ncrash = { instance = \"mesh\", restart = \"1s\" }\n\
+         [[timeline]]\nat = \"8s\"\nfor = \"1s\"\npartition = { between = [\"mesh\", \"web\"] }\n",
+    );
+    for entry in &plan.timeline[..3] {
+        let names: Vec<_> = entry.action.processes().iter().map(|p| plan.process_name(*p)).collect();
+        assert_eq!(names, ["mesh/ca"], "{}", entry.name);
+    }
+    assert_eq!(plan.timeline[3].action.links().len(), 2);
+}

@@ -197,7 +197,8 @@ pub fn main() -> ExitCode {
 }
 
 impl Cli {
-    fn perform(self) -> ExitCode {
+    /// Does what it asks for. What is printed may be lost: [`main`] says so in its exit code.
+    pub fn perform(self) -> ExitCode {
         match self.command {
             Command::Run { config, workers, gid, command } => {
                 crate::app::run(&config, Options { workers, command, group: gid })

@@ -38,7 +38,7 @@ const LAB: &[&[&str]] = &[
     &["report", "scenario", "sim"],
     &["run", "sidecar"],
     &["events", "verdict"],
-    &["world"],
+    &["authority", "world"],
     &["metrics", "plan"],
     &["fault", "load"],
     &["app"],

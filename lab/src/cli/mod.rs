@@ -87,6 +87,8 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    #[command(name = "__proxy", hide = true)]
+    Proxy(Box<proxy::cli::Cli>),
     #[command(name = "__app", hide = true)]
     App {
         #[arg(long)]
@@ -228,6 +230,7 @@ fn command() -> ExitCode {
         (Some(Command::Doctor { setup }), _) => kernel::doctor(setup),
         (Some(Command::Clean), _) => kernel::clean(),
         (Some(Command::Sidecar { config }), _) => proxy::app::run(&config, proxy::app::Options::default()),
+        (Some(Command::Proxy(cli)), _) => cli.perform(),
         (Some(Command::App { spec, seed }), _) => app::process::run(&spec, seed),
         (Some(Command::Load { spec, start, until }), _) => load::process::run(&spec, start, until),
         (None, None) => unreachable!("clap asks for a command or a scenario"),

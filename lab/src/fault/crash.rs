@@ -52,10 +52,10 @@ impl Fault for Crash {
         }
         let machines: BTreeSet<usize> =
             words.iter().flat_map(|word| names.instances(word, mistakes)).collect();
-        let app = |instance: &usize| names.services[names.instances[*instance].service].has_app;
-        let processes = machines.iter().flat_map(|instance| {
-            let of = |role, is_there: bool| is_there.then_some(ProcessId { instance: *instance, role });
-            [of(Role::App, app(instance)), of(Role::Sidecar, context.has_sidecars)].into_iter().flatten()
+        let processes = machines.iter().flat_map(|&instance| {
+            let of = |role, is_there: bool| is_there.then_some(ProcessId { instance, role });
+            let has_sidecar = context.has_sidecars && !names.is_authority(instance);
+            [of(Role::App, names.has_program(instance)), of(Role::Sidecar, has_sidecar)].into_iter().flatten()
         });
         let all = 0..names.instances.len();
         let pairs = all.clone().flat_map(|from| all.clone().map(move |to| (from, to)));

@@ -14,6 +14,7 @@ use futures_util::future::{join_all, try_join_all};
 use proxy::capture::rules::Family;
 use tokio::time::{Instant, sleep};
 
+use super::identity::authority_command;
 use super::intercept;
 use super::limits::Limited;
 use super::link::{self, Backend, Bridge, LinkBackend};
@@ -25,7 +26,7 @@ use super::{Cgroup, KernelWorld, Registration, cleanup, doctor, probe, sysctl};
 use crate::app::{ForeignProgram, Place};
 use crate::fabric::LinkProfile;
 use crate::mesh::{ProcessId, Role};
-use crate::plan::{APP_UID, ResourceLimits, SIDECAR_UID, Service};
+use crate::plan::{APP_UID, CA_UID, ResourceLimits, SIDECAR_UID, Service};
 use crate::sidecar::{self, Page, SidecarProgram};
 use crate::world::Error;
 
@@ -52,7 +53,9 @@ impl KernelWorld {
         }
         doctor::require_programs(&self.plan)?;
         self.register()?;
+        self.found_authorities().await?;
         self.make_nodes()?;
+        self.deliver_identities().await?;
         self.connect().await?;
         self.load_rules().await?;
         self.start_all(Role::App).await?;
@@ -77,7 +80,7 @@ impl KernelWorld {
         Ok(())
     }
 
-    fn run_path(&self) -> Result<std::path::PathBuf, Error> {
+    pub(super) fn run_path(&self) -> Result<std::path::PathBuf, Error> {
         let registration = self.registration.borrow();
         registration
             .as_ref()
@@ -100,7 +103,9 @@ impl KernelWorld {
         ports.sort_unstable();
         ports.dedup();
         for instance in &self.plan.instances {
-            let node = Node::new(&instance.name, mounts.clone())
+            let mut mounts = mounts.clone();
+            mounts.binds.extend(self.identity_mount(&run, instance));
+            let node = Node::new(&instance.name, mounts)
                 .map_err(failed(format!("namespace of {}", instance.name)))?;
             let ports = ports.clone();
             let settings = node
@@ -180,6 +185,7 @@ impl KernelWorld {
                 std::os::unix::fs::chown(&data, Some(APP_UID), Some(APP_UID))?;
             }
         }
+        self.prepare_identities(run)?;
         let mut mounts = name_files(&run.join("etc"), &self.plan.hosts())?;
         let exe = run.join("exe");
         std::fs::File::create(&exe)?;
@@ -224,7 +230,10 @@ impl KernelWorld {
             .nodes
             .borrow()
             .iter()
-            .map(|node| {
+            .enumerate()
+            // An authority calls nobody, and who calls it is led nowhere else.
+            .filter(|(instance, _)| self.plan.authority(*instance).is_none())
+            .map(|(_, node)| {
                 let (rules, name) = (rules.clone(), node.name().to_owned());
                 let done =
                     node.call(move || rules.iter().try_for_each(|(f, text)| intercept::load(*f, text)));
@@ -250,12 +259,17 @@ impl KernelWorld {
         let run = self.run_path()?;
         let instance = &self.plan.instances[id.instance];
         let exe = run.join("exe").into_os_string();
-        let (role, uid) = match id.role {
-            Role::App => ("app", APP_UID),
-            Role::Sidecar => ("sidecar", SIDECAR_UID),
+        let authority = self.plan.authority(id.instance);
+        let (role, uid, directory) = match (id.role, authority) {
+            (Role::App, None) => ("app", APP_UID, Path::new("/")),
+            (Role::App, Some(_)) => ("ca", CA_UID, Path::new("/")),
+            (Role::Sidecar, _) => ("sidecar", SIDECAR_UID, &*run),
         };
         let mut env = vec![("LAB_INSTANCE".to_owned(), instance.name.clone())];
         let argv: Vec<OsString> = match (id.role, &instance.app) {
+            (Role::App, None) if authority.is_some() => authority.map_or_else(Vec::new, |authority| {
+                authority_command(Path::new(&exe), &data(&run, &instance.name), authority)
+            }),
             (Role::App, None) => {
                 return Err(Error::Failed(format!("{} has no app to start", instance.name)));
             }
@@ -281,7 +295,8 @@ impl KernelWorld {
         };
         let name = self.plan.process_name(id);
         let limits = self.limit(id, role)?;
-        let process = self.launch(id.instance, name, role, argv, env, uid, limits, Output::Log)?;
+        let start = Start { role, argv, env, directory, uid, limits, output: Output::Log };
+        let process = self.launch(id.instance, name, start)?;
         self.options.events.note("start", process.name(), format!("process {}", process.pid()));
         *self.starts.borrow_mut().entry(id).or_default() += 1;
         self.processes.borrow_mut().insert(id, process);
@@ -309,18 +324,14 @@ impl KernelWorld {
         Ok(entrances)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "two callers, each argument of its own kind")]
     pub(super) fn launch(
         &self,
         instance: usize,
         name: String,
-        role: &str,
-        argv: Vec<OsString>,
-        env: Vec<(String, String)>,
-        uid: u32,
-        limits: Vec<File>,
-        output: Output,
+        start: Start<'_>,
     ) -> Result<Rc<Process>, Error> {
+        let Start { role, argv, env, directory, uid, limits, output } = start;
+        let directory = directory.to_owned();
         let node = self.node(instance).ok_or_else(|| Error::Failed("the world is not up".into()))?;
         let label = format!("{}.{role}", node.name());
         let cannot = || format!("cannot start {name}");
@@ -332,7 +343,7 @@ impl KernelWorld {
             Ok::<_, io::Error>((cgroup, entrance))
         };
         let cgroup = self.cgroup.borrow().as_ref().map(join).transpose().map_err(failed(cannot()))?;
-        let launch = Launch { name: name.clone(), argv, env, uid, cgroup, limits, log, output };
+        let launch = Launch { name: name.clone(), argv, env, directory, uid, cgroup, limits, log, output };
         let exits = self.exits.0.clone();
         let process = node.run(move || Process::spawn(launch, exits)).and_then(|r| r);
         process.map(Rc::new).map_err(failed(cannot()))
@@ -345,7 +356,7 @@ impl KernelWorld {
             return Err(Error::Failed(format!("{} was not started", self.plan.process_name(id))));
         };
         let name = process.name().to_owned();
-        let app_port = self.plan.instances[id.instance].app.as_ref().map_or(0, |a| a.port);
+        let app_port = self.plan.way_in(id).unwrap_or_default();
         let readiness = sidecar::program(self.plan.sidecar).map(|program| program.readiness());
         let mut pause = BACK_OFF.0;
         loop {
@@ -443,8 +454,8 @@ impl KernelWorld {
         let calls = |i: usize| {
             self.plan.instances[i].app.is_none() || self.plan.loads.iter().any(|load| load.from == i)
         };
-        let all = 0..self.plan.instances.len();
-        all.clone().find(|&i| calls(i)).or(all.clone().next())
+        let mut all = (0..self.plan.instances.len()).filter(|&i| self.plan.authority(i).is_none());
+        all.clone().find(|&i| calls(i)).or(all.next())
     }
 
     /// The program of the plan's sidecars.
@@ -476,8 +487,21 @@ impl KernelWorld {
     }
 }
 
-/// Where an app keeps what must outlive its process.
-fn data(run: &Path, instance: &str) -> std::path::PathBuf {
+/// How a process is started.
+pub(super) struct Start<'a> {
+    /// Its part of the instance's name.
+    pub role: &'a str,
+    pub argv: Vec<OsString>,
+    pub env: Vec<(String, String)>,
+    /// Where it starts.
+    pub directory: &'a Path,
+    pub uid: u32,
+    pub limits: Vec<File>,
+    pub output: Output,
+}
+
+/// Where a process keeps what must outlive it.
+pub(super) fn data(run: &Path, instance: &str) -> std::path::PathBuf {
     run.join("data").join(instance)
 }
 

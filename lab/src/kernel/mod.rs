@@ -49,6 +49,7 @@ pub(crate) mod wire;
 
 mod bring_up;
 mod faults;
+mod identity;
 mod observe;
 mod run_lock;
 

@@ -2,6 +2,7 @@
 //! and its loads.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::bring_up::{failed, local};
+use super::bring_up::{Start, failed, local};
 use super::process::{Output, Process};
 use super::{KernelWorld, intercept, probe};
 use crate::app::APP_METRICS_PORT;
@@ -159,7 +160,10 @@ impl KernelWorld {
         let name = format!("load {}", load.name);
         let role = format!("load-{}", load.name.replace('/', "_"));
         let output = Output::Lines(lines);
-        let process = self.launch(load.from, name, &role, argv, Vec::new(), APP_UID, Vec::new(), output)?;
+        let directory = Path::new("/");
+        let (role, env, limits) = (&*role, Vec::new(), Vec::new());
+        let start = Start { role, argv, env, directory, uid: APP_UID, limits, output };
+        let process = self.launch(load.from, name, start)?;
         self.options.events.note("start", process.name(), format!("process {}", process.pid()));
         self.loads.borrow_mut().push(process.clone());
         let process = KillOnDrop(process);

@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -109,6 +109,8 @@ pub struct Launch {
     pub argv: Vec<OsString>,
     /// Added to the little that is passed on.
     pub env: Vec<(String, String)>,
+    /// Where relative paths begin.
+    pub directory: PathBuf,
     /// User and group.
     pub uid: u32,
     /// Joined first, through the entrance; opened beforehand, because the node's own /sys shows no
@@ -161,11 +163,11 @@ impl Process {
     /// Starts `launch` in the calling thread's namespaces; `exits` hears of its end. The calling
     /// thread must outlive it.
     pub fn spawn(launch: Launch, exits: mpsc::UnboundedSender<Exit>) -> io::Result<Process> {
-        let Launch { name, argv, env, uid, cgroup, limits, log, output } = launch;
+        let Launch { name, argv, env, directory, uid, cgroup, limits, log, output } = launch;
         let (program, arguments) =
             argv.split_first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no program"))?;
         let mut command = Command::new(program);
-        command.args(arguments).current_dir("/").env_clear().env("LANG", "C").env("HOME", "/");
+        command.args(arguments).current_dir(directory).env_clear().env("LANG", "C").env("HOME", "/");
         for key in PASSED_ON {
             if let Some(value) = std::env::var_os(key) {
                 command.env(key, value);

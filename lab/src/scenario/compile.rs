@@ -5,9 +5,11 @@
 //! logs of different runs can be laid side by side. Random seeds hang on names, not on positions:
 //! adding a replica does not change the choices of the others.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proxy::world::RngTree;
+use toml::Table;
 
 use super::Scenario;
 use super::condition::FABRIC;
@@ -16,8 +18,9 @@ use crate::fault::{Action, Entry};
 use crate::glob::glob;
 use crate::load::Load;
 use crate::mesh::Role;
-use crate::plan::Subject;
-use crate::plan::{Expectation, Instance, Plan, Service, SidecarKind, Window};
+use crate::plan::{
+    Authority, Expectation, Instance, Plan, Protocol, Service, ServiceLimits, SidecarKind, Subject, Window,
+};
 use crate::sidecar;
 use crate::syntax::names::instance_name;
 use crate::syntax::settings;
@@ -29,7 +32,8 @@ impl Scenario {
     /// only a sidecar can meet: over a sidecar's metrics, or over the evidence of a fault that
     /// touched one.
     pub fn plan(&self, sidecar: SidecarKind) -> Plan {
-        let (services, instances) = self.instances();
+        let (mut services, mut instances) = self.instances();
+        let authorities = self.authorities(&mut services, &mut instances);
         let mut plan = Plan {
             name: self.name.clone(),
             seed: self.seed,
@@ -37,6 +41,8 @@ impl Scenario {
             duration: self.duration,
             sidecar,
             services,
+            authorities,
+            certificates: self.certificates.clone(),
             instances,
             links: self.links.clone(),
             loads: self.loads(),
@@ -49,7 +55,8 @@ impl Scenario {
                 let seeds = RngTree::new(self.seed).child("sidecar", 0);
                 let configs = |plan: &Plan| -> Vec<String> {
                     let seed = |i: usize| seeds.child(&plan.instances[i].name, 0).seed();
-                    (0..plan.instances.len()).map(|i| program.config(plan, i, seed(i))).collect()
+                    let in_mesh = (0..plan.instances.len()).filter(|i| plan.authority(*i).is_none());
+                    in_mesh.map(|i| program.config(plan, i, seed(i))).collect()
                 };
                 let own = configs(&plan);
                 for position in 0..plan.timeline.len() {
@@ -89,31 +96,78 @@ impl Scenario {
                 instances.push(Instance {
                     name,
                     service: position,
-                    v4: Ipv4Addr::new(10, 77, s, i),
-                    v6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, s.into(), i.into()),
-                    mac: [0x02, 0x4d, 0, 0, s, i],
+                    v4: v4(s, i),
+                    v6: v6(s, i),
+                    mac: mac(s, i),
                     zone: turn(&service.zones, index).cloned(),
                     weight: turn(&service.weights, index).copied(),
                     labels: turn(&service.labels, index).cloned().unwrap_or_default(),
+                    identity: service.tls.identity.clone(),
                     app,
                     sidecar: None,
                 });
             }
             services.push(Service {
                 name: service.name.clone(),
-                vip4: Ipv4Addr::new(10, 78, s, 1),
-                vip6: Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, s.into(), 1),
+                vip4: vip4(s),
+                vip6: vip6(s),
                 port: service.port,
                 protocol: service.protocol,
                 bridge: service.bridge,
                 registry: service.registry,
                 policy: service.policy.clone(),
                 settings: service.settings.clone(),
+                authorization: service.authorization.clone(),
+                identity: service.tls.expected.clone(),
+                tls: service.tls.mode,
                 limits: service.limits,
                 instances: (first..instances.len()).collect(),
             });
         }
         (services, instances)
+    }
+
+    /// Adds each authority as a service of one instance.
+    fn authorities(&self, services: &mut Vec<Service>, instances: &mut Vec<Instance>) -> Vec<Authority> {
+        let mut all = Vec::new();
+        for authority in &self.authorities {
+            let (service, instance) = (services.len(), instances.len());
+            // As above.
+            let s = service as u8 + 1;
+            let super::identity::Authority { name, trust_domain, certificate_lifetime, root_lifetime } =
+                authority.clone();
+            instances.push(Instance {
+                name: name.clone(),
+                service,
+                v4: v4(s, 1),
+                v6: v6(s, 1),
+                mac: mac(s, 1),
+                zone: None,
+                weight: None,
+                labels: BTreeMap::new(),
+                identity: None,
+                app: None,
+                sidecar: None,
+            });
+            services.push(Service {
+                name: name.clone(),
+                vip4: vip4(s),
+                vip6: vip6(s),
+                port: None,
+                protocol: Protocol::Detect,
+                bridge: false,
+                registry: None,
+                policy: Table::new(),
+                settings: Table::new(),
+                authorization: Table::new(),
+                identity: None,
+                tls: None,
+                limits: ServiceLimits::default(),
+                instances: vec![instance],
+            });
+            all.push(Authority { name, instance, trust_domain, certificate_lifetime, root_lifetime });
+        }
+        all
     }
 
     fn loads(&self) -> Vec<Load> {
@@ -129,6 +183,28 @@ impl Scenario {
         };
         self.loads.iter().map(load).collect()
     }
+}
+
+/// The address of the instance `i` of service `s`, both counted from 1.
+fn v4(s: u8, i: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, s, i)
+}
+
+fn v6(s: u8, i: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, s.into(), i.into())
+}
+
+fn mac(s: u8, i: u8) -> [u8; 6] {
+    [0x02, 0x4d, 0, 0, s, i]
+}
+
+/// The virtual address of service `s`.
+fn vip4(s: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 78, s, 1)
+}
+
+fn vip6(s: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, s.into(), 1)
 }
 
 /// What the replica at `index` is dealt.

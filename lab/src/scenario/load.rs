@@ -165,8 +165,12 @@ impl<'a> Url<'a> {
         if found.is_none() {
             let at = self.at(self.host.len());
             let instance = names.instances.iter().find(|instance| instance.name == name);
-            mistakes.push(match instance.map(|instance| &services[instance.service].name) {
-                Some(service) => {
+            mistakes.push(match instance.map(|instance| services.get(instance.service)) {
+                Some(None) => {
+                    let message = format!("`{}` is an authority", self.host);
+                    Mistake::new(at, message, "only sidecars call it").help("call a service")
+                }
+                Some(Some(Service { name: service, .. })) => {
                     let message = format!("`{}` is an instance", self.host);
                     let right = self.whole.get_ref().replacen(self.host, service, 1);
                     Mistake::new(at, message, "callers dial services").help(format!("write \"{right}\""))

@@ -14,6 +14,7 @@ mod compile;
 mod condition;
 mod context;
 mod expect;
+mod identity;
 mod load;
 pub(crate) mod model;
 mod parse;
@@ -30,7 +31,7 @@ use crate::app::AppKind;
 use crate::fault::Entry;
 use crate::load::{Part, Target};
 use crate::mesh::Link;
-use crate::plan::{Expectation, Protocol, ServiceLimits, SidecarKind};
+use crate::plan::{Certificate, Expectation, Protocol, ServiceLimits, SidecarKind};
 
 /// A scenario in which everything that is named exists. Instances, loads and entries are known by
 /// their position.
@@ -46,6 +47,8 @@ pub struct Scenario {
     pub duration: Duration,
     sidecars: Vec<SidecarKind>,
     services: Vec<Service>,
+    authorities: Vec<identity::Authority>,
+    certificates: Vec<Certificate>,
     links: Vec<Link>,
     loads: Vec<Load>,
     /// Kills and pauses of a whole instance name its sidecar whether or not one will stand there.
@@ -64,6 +67,8 @@ struct Service {
     registry: Option<usize>,
     policy: toml::Table,
     settings: toml::Table,
+    authorization: toml::Table,
+    tls: identity::ServiceTls,
     limits: ServiceLimits,
     zones: Vec<String>,
     weights: Vec<u32>,

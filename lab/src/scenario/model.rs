@@ -26,6 +26,10 @@ pub struct File {
     pub scenario: Header,
     /// Services by name.
     pub service: BTreeMap<Spanned<String>, Service>,
+    /// Certificate authorities by name.
+    pub ca: BTreeMap<Spanned<String>, Authority>,
+    /// Certificates that are made by the lab, by name.
+    pub cert: BTreeMap<Spanned<String>, Certificate>,
     /// Base links between instances; what is not named here has no delay and no loss.
     pub link: Vec<Spanned<LinkTable>>,
     /// Load generators by name.
@@ -71,6 +75,13 @@ pub struct Service {
     pub policy: Option<Spanned<Settings>>,
     /// Keys for the configuration of this service's own sidecars.
     pub sidecar: Option<Spanned<Settings>>,
+    /// Keys for `[authorization]` of its own sidecars: who may call it. The same as
+    /// `sidecar.authorization`.
+    pub authorization: Option<Spanned<Settings>>,
+    /// The namespace in its SPIFFE id. Default `"default"`.
+    pub namespace: Option<Spanned<String>>,
+    /// Who it is, and whether its callers must prove who they are.
+    pub tls: Option<Spanned<Tls>>,
     /// The zones of its replicas, one each and then from the first again.
     pub zones: Option<Vec<Spanned<String>>>,
     /// Its replicas' shares of the load, dealt out as `zones` are. Default 1 each.
@@ -81,6 +92,45 @@ pub struct Service {
     pub limits: Option<ServiceLimits>,
     /// The app. A service without one only sends load.
     pub app: Option<Spanned<AppTable>>,
+}
+
+/// `[service.NAME.tls]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// `"strict"`, `"permissive"`, or `"disabled"`: it has no identity, and neither calls by TLS nor
+    /// answers it. Default: what the sidecar does, which is `"permissive"`.
+    pub mode: Option<Spanned<String>>,
+    /// The authority that gives it certificates. Default: the file's only one.
+    pub ca: Option<Spanned<String>>,
+    /// A certificate that it has in files instead.
+    pub cert: Option<Spanned<String>>,
+}
+
+/// `[ca.NAME]`: a certificate authority, which runs in an instance of its own.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Authority {
+    /// Default `"cluster.local"`.
+    pub trust_domain: Option<Spanned<String>>,
+    /// How long the certificates of workloads are valid. Default `"24h"`.
+    pub certificate_lifetime: Option<Spanned<Span>>,
+    /// How long roots are; at least four times as long. Default: 3650 days.
+    pub root_lifetime: Option<Spanned<Span>>,
+}
+
+/// `[cert.NAME]`: a certificate that the lab makes and delivers in files, which nobody renews.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// The authority that signs it. Default: the file's only one.
+    pub ca: Option<Spanned<String>>,
+    /// The SPIFFE id in it. Default: that of the workload that has it.
+    pub id: Option<Spanned<String>>,
+    /// How long it is valid once the workload has it. Default `"24h"`.
+    pub lifetime: Option<Spanned<Span>>,
+    /// The authorities whose roots come with it: whom the workload trusts. Default: its own.
+    pub trusts: Option<Vec<Spanned<String>>>,
 }
 
 /// `limits = { .. }`

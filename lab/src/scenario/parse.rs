@@ -15,7 +15,7 @@ use crate::syntax::diagnose::{Mistake, closest};
 use crate::syntax::links::LinkTable;
 
 /// The tables of a scenario.
-const TABLES: [&str; 6] = ["scenario", "service", "link", "load", "timeline", "expect"];
+const TABLES: [&str; 8] = ["scenario", "service", "ca", "cert", "link", "load", "timeline", "expect"];
 /// Where TOML goes wrong once, its recovery tends to stumble again; more than this is noise.
 const MOST_SYNTAX_ERRORS: usize = 3;
 
@@ -36,6 +36,8 @@ pub(super) fn parse(text: &str) -> Result<File, Vec<Mistake>> {
                 header = reader.table(value);
             }
             "service" => file.service = reader.named(key.get_ref(), value),
+            "ca" => file.ca = reader.named(key.get_ref(), value),
+            "cert" => file.cert = reader.named(key.get_ref(), value),
             "load" => file.load = reader.named(key.get_ref(), value),
             "link" => file.link = reader.list(key.get_ref(), value),
             "timeline" => file.timeline = reader.list(key.get_ref(), value),
@@ -54,6 +56,8 @@ pub(super) fn parse(text: &str) -> Result<File, Vec<Mistake>> {
         (Some(scenario), true) => Ok(File {
             scenario,
             service: file.service.into_iter().collect(),
+            ca: file.ca.into_iter().collect(),
+            cert: file.cert.into_iter().collect(),
             link: file.link,
             load: file.load.into_iter().collect(),
             timeline: file.timeline,
@@ -66,6 +70,8 @@ pub(super) fn parse(text: &str) -> Result<File, Vec<Mistake>> {
 #[derive(Default)]
 struct Tables {
     service: Vec<(Spanned<String>, super::model::Service)>,
+    ca: Vec<(Spanned<String>, super::model::Authority)>,
+    cert: Vec<(Spanned<String>, super::model::Certificate)>,
     link: Vec<Spanned<LinkTable>>,
     load: Vec<(Spanned<String>, LoadTable)>,
     timeline: Vec<Spanned<EntryTable>>,

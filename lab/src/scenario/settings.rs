@@ -178,7 +178,14 @@ impl Origin<'_> {
             }
             path => path.to_vec(),
         };
-        sidecar?.get_ref().place(&path, node.is_key)
+        let given = sidecar.and_then(|given| given.get_ref().place(&path, node.is_key));
+        given.or_else(|| match &path[..] {
+            [PathStep::Key(key), rest @ ..] if key == "authorization" => {
+                let given = self.model(self.service).authorization.as_ref()?;
+                Some(given.get_ref().place(rest, node.is_key).unwrap_or(given.span()))
+            }
+            _ => None,
+        })
     }
 
     fn name(&self, service: usize) -> &Spanned<String> {

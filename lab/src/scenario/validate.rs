@@ -11,10 +11,10 @@ use super::condition::FABRIC;
 use super::context::{Context, sidecar_kind};
 use super::model::{self, File};
 use super::settings;
-use super::{Load, Scenario, Service, expect, load, timeline};
+use super::{Load, Scenario, Service, expect, identity, load, timeline};
 use crate::app::{self, APP_METRICS_PORT, AppKind};
 use crate::mesh::Link;
-use crate::plan::{Protocol, ResourceLimits, ServiceLimits, SidecarKind};
+use crate::plan::{Certificate, Protocol, ResourceLimits, ServiceLimits, SidecarKind};
 use crate::syntax::diagnose::Mistake;
 use crate::syntax::links;
 use crate::syntax::names::{Names, instance_name};
@@ -43,7 +43,13 @@ pub(super) fn validate(file: &File, text: &str) -> Result<Scenario, Vec<Mistake>
         m.push(mistake.help("a few seconds, such as \"5s\", are enough for most questions"));
     }
     let sidecars = sidecars(header, m);
-    let (services, names) = services(file, m);
+    let identities = (identity::authorities(file, m), identity::certificates(file, m));
+    let (services, mut names) = services(file, (&identities.0, &identities.1), m);
+    for name in file.ca.keys() {
+        service_name(name, m);
+        names.add_authority(name);
+    }
+    let (authorities, certificates) = identities;
     let context = Context {
         text,
         names,
@@ -65,6 +71,8 @@ pub(super) fn validate(file: &File, text: &str) -> Result<Scenario, Vec<Mistake>
         duration,
         sidecars,
         services,
+        authorities,
+        certificates,
         links: base.into_iter().map(|((from, to), profile)| Link { from, to, profile }).collect(),
         loads,
         timeline,
@@ -92,7 +100,11 @@ fn sidecars(header: &model::Header, mistakes: &mut Vec<Mistake>) -> Vec<SidecarK
     kinds
 }
 
-fn services(file: &File, mistakes: &mut Vec<Mistake>) -> (Vec<Service>, Names) {
+fn services(
+    file: &File,
+    identities: (&[identity::Authority], &[Certificate]),
+    mistakes: &mut Vec<Mistake>,
+) -> (Vec<Service>, Names) {
     let mut services = Vec::new();
     let mut names = Names::default();
     let mut owner: BTreeMap<String, std::ops::Range<usize>> = BTreeMap::new();
@@ -134,6 +146,8 @@ fn services(file: &File, mistakes: &mut Vec<Mistake>) -> (Vec<Service>, Names) {
             registry: registry(file, name, service, mistakes),
             policy: plain(&service.policy),
             settings: plain(&service.sidecar),
+            authorization: plain(&service.authorization),
+            tls: identity::tls(file, name, service, identities, mistakes),
             limits: limits(service, mistakes),
             zones: dealt("zones", &service.zones, replicas, mistakes),
             weights: weights(service, replicas, mistakes),
@@ -141,12 +155,9 @@ fn services(file: &File, mistakes: &mut Vec<Mistake>) -> (Vec<Service>, Names) {
             app,
         });
     }
-    if services.len() > MOST {
-        let (name, _) = file.service.iter().nth(MOST).expect("there are more");
-        let message = format!(
-            "there are {} services, and a network of one machine has room for {MOST}",
-            services.len()
-        );
+    let all = services.len() + file.ca.len();
+    if let Some(name) = file.service.keys().chain(file.ca.keys()).nth(MOST) {
+        let message = format!("there are {all} services, and a network of one machine has room for {MOST}");
         mistakes.push(Mistake::new(name.span(), message, "one too many"));
     }
     (services, names)

@@ -15,12 +15,16 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use proxy::config::ConfigErrors;
+use proxy::config::defaults::BUNDLE_REFRESH;
 use serde::Serialize;
 use toml::{Table, Value};
 
 use super::{Page, SidecarProgram};
 use crate::metrics::Sample;
-use crate::plan::{HEALTH_PORT, Instance, METRICS_PORT, Plan, Protocol, Service};
+use crate::plan::{
+    CA_PORT, HEALTH_PORT, IDENTITY_DIR, Identity, IdentitySource, Instance, METRICS_PORT, Plan, Protocol,
+    ROOTS_FILE, Service, TOKEN_FILE,
+};
 use crate::world::WorldKind;
 
 /// This project's sidecar.
@@ -116,6 +120,8 @@ enum Endpoint<'a> {
         zone: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         weight: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        identity: Option<&'a str>,
         #[serde(skip_serializing_if = "BTreeMap::is_empty")]
         labels: &'a BTreeMap<String, String>,
     },
@@ -136,6 +142,10 @@ struct Inbound {
     protocol: Option<Protocol>,
 }
 
+/// How often in the life of a certificate an authority is asked whether roots have changed, at
+/// least.
+const REFRESHES: u32 = 10;
+
 /// Keys of `discovery` that say where endpoints are learned.
 const SOURCES: [&str; 3] = ["file", "etcd", "dns"];
 
@@ -155,11 +165,21 @@ fn config(plan: &Plan, instance: usize, seed: u64) -> String {
     // nothing to wait for. Those that learn them take a moment to hear of an end.
     let drain_min = if service.registry.is_some() { DRAIN_MIN } else { "0s" };
     settings.insert("timeouts".into(), Table::from_iter([("drain_min".to_owned(), drain_min.into())]).into());
+    settings.extend(this.identity.as_ref().map(|own| ("identity".to_owned(), identity(plan, own).into())));
+    if let Some(mode) = service.tls {
+        let mode = Value::try_from(mode).expect("a word");
+        settings.insert("tls".into(), Table::from_iter([("mode".to_owned(), mode)]).into());
+    }
+    if !service.authorization.is_empty() {
+        settings.insert("authorization".into(), service.authorization.clone().into());
+    }
     if let (Some(etcd), Some(port)) = (registry(plan, service), service.port) {
         let address = SocketAddr::from((this.v4, port)).to_string();
         let mut register =
             Table::from_iter([("address".to_owned(), address.into()), ("etcd".to_owned(), etcd.into())]);
-        register.extend(this.zone.as_ref().map(|zone| ("zone".to_owned(), zone.as_str().into())));
+        let told = [("zone", &this.zone), ("identity", &service.identity)];
+        let told = told.into_iter().filter_map(|(key, word)| Some((key.to_owned(), word.as_deref()?.into())));
+        register.extend(told);
         settings.insert("register".into(), register.into());
     }
     if let Some(bytes) = service.limits.sidecar.memory {
@@ -204,7 +224,9 @@ fn cluster<'a>(plan: &'a Plan, service: &'a Service, port: u16) -> OfService<'a>
         }
     });
     let unsaid = |key: &str| !service.policy.contains_key(key);
-    let endpoints = || service.instances.iter().map(|i| endpoint(&plan.instances[*i], port)).collect();
+    let identity = service.identity.as_deref();
+    let endpoints =
+        || service.instances.iter().map(|i| endpoint(&plan.instances[*i], port, identity)).collect();
     OfService {
         name: &service.name,
         addresses: vec![(service.vip4, port).into(), (service.vip6, port).into()],
@@ -216,13 +238,37 @@ fn cluster<'a>(plan: &'a Plan, service: &'a Service, port: u16) -> OfService<'a>
     }
 }
 
-fn endpoint(instance: &Instance, port: u16) -> Endpoint<'_> {
+fn endpoint<'a>(instance: &'a Instance, port: u16, identity: Option<&'a str>) -> Endpoint<'a> {
     let Instance { v4, zone, weight, labels, .. } = instance;
     let address = (*v4, port).into();
-    match (zone, weight, labels.is_empty()) {
-        (None, None, true) => Endpoint::Address(address),
-        _ => Endpoint::Described { address, zone: zone.as_deref(), weight: *weight, labels },
+    match (zone, weight, identity, labels.is_empty()) {
+        (None, None, None, true) => Endpoint::Address(address),
+        _ => Endpoint::Described { address, zone: zone.as_deref(), weight: *weight, identity, labels },
     }
+}
+
+/// `[identity]`
+fn identity(plan: &Plan, own: &Identity) -> Table {
+    let file = |name: &str| Value::from(format!("{IDENTITY_DIR}/{name}"));
+    let source = match own.source {
+        IdentitySource::Certificate(_) => ("files".to_owned(), IDENTITY_DIR.into()),
+        IdentitySource::Authority(position) => {
+            let authority = &plan.authorities[position];
+            let address = SocketAddr::from((plan.instances[authority.instance].v4, CA_PORT));
+            let mut asked = Table::from_iter([
+                ("addresses".to_owned(), Value::from(vec![address.to_string()])),
+                ("roots".to_owned(), file(ROOTS_FILE)),
+                ("token".to_owned(), file(TOKEN_FILE)),
+            ]);
+            // Where certificates live shortly, so do the reasons to trust them.
+            let refresh = authority.certificate_lifetime / REFRESHES;
+            if refresh < BUNDLE_REFRESH {
+                asked.insert("refresh".into(), crate::readable::text(refresh).into());
+            }
+            ("ca".to_owned(), asked.into())
+        }
+    };
+    Table::from_iter([("id".to_owned(), Value::from(own.id.as_str())), source])
 }
 
 /// The key of a service in its registry, if it has one.

@@ -23,6 +23,8 @@ pub struct Service {
     pub instances: Range<usize>,
     /// Whether it has an app.
     pub has_app: bool,
+    /// Whether it is a certificate authority, which has no sidecar.
+    pub is_authority: bool,
     /// Whether the timeline can change how that answers.
     pub is_controlled: bool,
 }
@@ -56,8 +58,25 @@ impl Names {
             at: name.span(),
             instances: first..self.instances.len(),
             has_app,
+            is_authority: false,
             is_controlled,
         });
+    }
+
+    /// Adds a certificate authority. They come after the services.
+    pub fn add_authority(&mut self, name: &Spanned<String>) {
+        self.add(name, 1, (false, false));
+        self.services.last_mut().expect("one was added").is_authority = true;
+    }
+
+    /// Whether an instance is a certificate authority.
+    pub fn is_authority(&self, instance: usize) -> bool {
+        self.services[self.instances[instance].service].is_authority
+    }
+
+    /// Whether an instance has a process beside its sidecar.
+    pub fn has_program(&self, instance: usize) -> bool {
+        self.is_authority(instance) || self.services[self.instances[instance].service].has_app
     }
 
     /// The instances that a pattern means; none, and a mistake, if there are none.
@@ -86,11 +105,23 @@ impl Names {
             mistakes.push(self.unknown("instance", pattern, node));
             return Vec::new();
         }
-        let with_app = |i: &&usize| self.services[self.instances[**i].service].has_app;
-        let apps = || instances.iter().filter(with_app).map(|i| ProcessId { instance: *i, role: Role::App });
-        let sidecars = || instances.iter().map(|i| ProcessId { instance: *i, role: Role::Sidecar });
+        let program = |i: &usize| ProcessId { instance: *i, role: Role::App };
+        let apps = || instances.iter().filter(|i| self.has_program(**i)).map(program);
+        let of_mesh = || instances.iter().filter(|i| !self.is_authority(**i));
+        let sidecars = || of_mesh().map(|i| ProcessId { instance: *i, role: Role::Sidecar });
+        if let ([authority], Some("app" | "sidecar")) = (&instances[..], role)
+            && self.is_authority(*authority)
+        {
+            let message = format!("`{pattern}` does not exist: `{node}` is an authority");
+            let mistake = Mistake::new(pattern.span(), message, "there is no such process");
+            mistakes.push(mistake.help(format!("its one process is `{node}/ca`")));
+            return Vec::new();
+        }
         let found: Vec<ProcessId> = match role {
-            Some("app") => apps().collect(),
+            Some("app") => of_mesh().filter(|i| self.has_program(**i)).map(program).collect(),
+            Some("ca") if instances.iter().any(|i| self.is_authority(*i)) => {
+                instances.iter().filter(|i| self.is_authority(**i)).map(program).collect()
+            }
             Some("sidecar") if has_sidecars => sidecars().collect(),
             Some("sidecar") => {
                 let message = format!("`{pattern}` does not exist: the scenario runs without sidecars");
@@ -143,11 +174,13 @@ impl Names {
 
     /// Every process that can be there, as conditions name them.
     pub fn process_names(&self, has_sidecars: bool) -> Vec<String> {
+        // An authority has no metrics.
+        let in_mesh = self.instances.iter().filter(|i| !self.services[i.service].is_authority);
         let of = |i: &Instance| {
             let app = self.services[i.service].has_app.then(|| format!("{}/app", i.name));
             app.into_iter().chain(has_sidecars.then(|| format!("{}/sidecar", i.name)))
         };
-        self.instances.iter().flat_map(of).collect()
+        in_mesh.flat_map(of).collect()
     }
 
     fn lookup(&self, pattern: &str) -> Vec<usize> {

@@ -97,6 +97,7 @@ pub fn instance(position: usize, name: &str, service: usize, command: Option<Vec
         zone: None,
         weight: None,
         labels: Default::default(),
+        identity: None,
         app,
         sidecar: None,
     }
@@ -120,6 +121,8 @@ pub fn plan(command: Vec<String>) -> Plan {
             instance(1, "orders-1", 1, Some(command.clone())),
             instance(2, "orders-2", 1, Some(command)),
         ],
+        authorities: Vec::new(),
+        certificates: Vec::new(),
         links: Vec::new(),
         loads: Vec::new(),
         timeline: Vec::new(),

@@ -23,6 +23,9 @@ pub fn service(
         registry: None,
         policy: toml::Table::new(),
         settings: toml::Table::new(),
+        authorization: toml::Table::new(),
+        identity: None,
+        tls: None,
         limits: Default::default(),
         instances,
     }

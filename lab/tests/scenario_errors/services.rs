@@ -55,3 +55,30 @@ fn keys_of_the_sidecar_that_are_the_labs_to_decide() {
     ));
     insta::assert_snapshot!("policy_that_is_no_table", message(&mesh("[service.x]\npolicy = 5\n")));
 }
+
+#[test]
+fn identities_that_cannot_be() {
+    insta::assert_snapshot!(message(include_str!("cases/identities_that_cannot_be.toml")));
+    let shape =
+        mesh("[ca.mesh]\ntrust-domain = \"a\"\n[cert.x]\nlifetime = 5\n[service.x]\ntls = \"strict\"\n");
+    insta::assert_snapshot!("shape_of_identities_that_cannot_be", message(&shape));
+}
+
+#[test]
+fn a_policy_about_callers_that_the_sidecar_would_refuse() {
+    let text = mesh(
+        "[service.ledger]\nport = 9000\napp = { http = {} }\n\
+         [service.ledger.authorization]\ndefault = \"refuse\"\npolicies = []\n",
+    );
+    insta::assert_snapshot!(message(&text));
+}
+
+#[test]
+fn processes_that_an_authority_does_not_have() {
+    let text = mesh(
+        "[ca.trust]\n[[timeline]]\nat = \"1s\"\nkill = { process = \"trust/sidecar\" }\n\
+         [[timeline]]\nat = \"2s\"\nkill = { process = \"orders-0/ca\" }\n\
+         [load.signing]\nfrom = \"web\"\nurl = \"http://trust:15012/\"\nrate = \"1/s\"\n",
+    );
+    insta::assert_snapshot!(message(&text));
+}

@@ -44,6 +44,7 @@ pub fn plan(sidecar: SidecarKind, replicas: usize) -> Plan {
             zone: None,
             weight: None,
             labels: Default::default(),
+            identity: None,
         }
     };
     let service = |name: &str, n: u8, port, instances| {
@@ -63,6 +64,8 @@ pub fn plan(sidecar: SidecarKind, replicas: usize) -> Plan {
             service("orders", 2, Some(PORT), (1..=replicas).collect()),
         ],
         instances,
+        authorities: Vec::new(),
+        certificates: Vec::new(),
         links: Vec::new(),
         loads: vec![load(100.0)],
         timeline: Vec::new(),

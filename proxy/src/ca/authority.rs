@@ -442,6 +442,19 @@ async fn state_of<N>(world: &World<N>) -> Result<State, AuthorityError> {
     state.ok_or_else(|| AuthorityError::Conflict("there is no authority's state here".into()))
 }
 
+/// The root that signs now of the authority whose state is on the disk of `world`, which need not
+/// run, and all that are to be trusted, PEM.
+///
+/// # Errors
+/// If there is no state, or every root has ended.
+pub async fn roots<N>(world: &World<N>) -> Result<(Root, String), AuthorityError> {
+    let state = state_of(world).await?;
+    let lifetimes = Lifetimes { workload: state.longest, root: ROOT_TO_CERTIFICATE * state.longest };
+    let signer = state.roots.signer(unix(world.wall.now()), lifetimes);
+    let signer = signer.ok_or_else(|| AuthorityError::Unavailable("every root has ended".into()))?;
+    Ok((signer.clone(), state.roots.certificates()))
+}
+
 /// By what the authority is known whose state is on the disk of `world`: its roots, and its name.
 ///
 /// # Errors

@@ -15,7 +15,7 @@
 
 pub mod authority;
 pub mod client;
-mod issue;
+pub mod issue;
 pub mod roots;
 pub mod serve;
 mod store;

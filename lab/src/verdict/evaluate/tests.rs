@@ -17,6 +17,8 @@ pub(in crate::verdict) fn plan() -> Plan {
         duration: Duration::from_secs(20),
         sidecar: SidecarKind::Ours,
         services: vec![],
+        authorities: vec![],
+        certificates: vec![],
         instances: vec![],
         links: vec![],
         loads: vec![load],
