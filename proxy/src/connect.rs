@@ -81,8 +81,8 @@ impl<N: Net> Connector<N> {
             return dial().await.map(Stream::Plain);
         }
         // Never without: whoever is known is talked to in private or not at all.
-        let context = tls.for_handshake()?;
-        tls::connect(&context, dial().await?, address, expected, alpn).await
+        tls.for_handshake()?;
+        tls::connect(tls, dial().await?, address, expected, alpn).await
     }
 
     /// Opens a connection to `server` for bytes that the app has sent to `destination`.

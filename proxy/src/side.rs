@@ -1,7 +1,10 @@
 //! What the way in and the way out of a worker have in common: connections begin, are refused and
 //! fail to be carried on alike.
 
+mod live;
+
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -11,8 +14,9 @@ use std::time::Duration;
 use ::http::{Response, Version};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+pub use live::LiveConnections;
 use rand::rngs::StdRng;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::balance::Table;
 use crate::config::{Protocol, Timeouts};
@@ -28,7 +32,7 @@ use crate::tcp::{CopyTimeouts, FreshConnection, Guard};
 use crate::telemetry::{
     ClusterMetrics, Direction, Metrics, RequestLog, SideMetrics, SingleEndpointMetrics, Throttle,
 };
-use crate::tls::{self, Alpn, Io, TlsStore};
+use crate::tls::{self, Alpn, Io, Peer, TlsStore};
 use crate::world::{Net, World};
 
 /// One of the two directions of one worker.
@@ -53,6 +57,8 @@ pub struct Side<N: Net> {
     pub all_metrics: Arc<Metrics>,
     /// Thins out what the log says of failures.
     pub failures: Throttle,
+    /// Connections that are open, and may have to end.
+    pub live: LiveConnections,
     /// Spreads the ends of accepted connections.
     pub ages: RefCell<StdRng>,
     races: Races,
@@ -129,8 +135,36 @@ impl<N: Net> Side<N> {
             metrics: all_metrics.side(name),
             all_metrics,
             failures: Throttle::default(),
+            live: LiveConnections::default(),
             ages: RefCell::new(world.rng.child(&format!("{name} ages"), 0).rng()),
             races: Races::default(),
+        }
+    }
+
+    /// Closes open connections whose peer is not trusted any more: at once if its certificate was
+    /// revoked, and otherwise when a drain's time is over, in which requests that are under way are
+    /// answered. Runs for ever.
+    pub async fn follow_trust(&self) {
+        let Some(tls) = &self.tls else { return std::future::pending().await };
+        let mut judgements = tls.judgements();
+        let mut ends = VecDeque::new();
+        loop {
+            let next = ends.front().copied();
+            let close = |peer: &Peer| {
+                peer.is_revoked()
+                    || peer
+                        .distrusted_at()
+                        .is_some_and(|at| at + self.table.load().snapshot.timeouts.drain <= Instant::now())
+            };
+            tokio::select! {
+                biased;
+                _ = judgements.changed() => ends.push_back(Instant::now() + self.table.load().snapshot.timeouts.drain),
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => drop(ends.pop_front()),
+            }
+            let closed = self.live.refuse(|_, peer| !peer.is_some_and(close));
+            if closed > 0 {
+                tracing::info!(closed, "connections closed whose peers are not trusted any more");
+            }
         }
     }
 

@@ -19,6 +19,7 @@ use rand::Rng;
 
 use crate::finding::{Finding, Unit};
 use crate::quick::Comparison;
+use crate::report;
 use crate::statistics::schedule::{QUAD, Side, quads};
 use crate::statistics::verdict::share_of;
 use crate::statistics::{Verdict, interval, median, quantile};
@@ -180,7 +181,8 @@ impl Scene {
     }
 }
 
-/// Measures until everything that is `wanted` has a verdict, in `looks` rounds at most.
+/// Measures until everything that is `wanted` has a verdict, in [`LOOKS`] rounds at most, as long
+/// as there is time.
 ///
 /// # Errors
 /// If a path cannot be built, or a request fails.
@@ -188,7 +190,8 @@ pub async fn run(
     compared: &Comparison<'_>,
     rng: &mut impl Rng,
     wanted: impl Fn(&str) -> bool,
-) -> io::Result<Vec<Finding>> {
+    into: &mut report::Comparison,
+) -> io::Result<()> {
     stay_on_one_processor()?;
     let mut scenes: Vec<(Scene, Vec<Measure>)> =
         SCENES.iter().map(|scene| (*scene, scene.measures())).collect();
@@ -198,8 +201,11 @@ pub async fn run(
     scenes.retain(|(_, measures)| !measures.is_empty());
     let all = scenes.iter().map(|(_, measures)| measures.len()).sum();
     let error = share_of(ERROR, all, LOOKS.len());
-    let mut findings = Vec::new();
     for (scene, mut measures) in scenes {
+        if compared.deadline.is_over()? {
+            into.no_time_for.extend(measures.into_iter().map(|measure| measure.name));
+            continue;
+        }
         for (look, blocks) in LOOKS.into_iter().enumerate() {
             (compared.tell)(&format!(
                 "{}: blocks to {blocks}, round {} of {}",
@@ -214,13 +220,13 @@ pub async fn run(
                 measures.iter().map(|measure| judged(measure, error, compared, rng)).collect();
             let found = found?;
             let undecided = found.iter().any(|f| f.verdict == Verdict::NotEnoughEvidence);
-            if !undecided || look + 1 == LOOKS.len() {
-                findings.extend(found);
+            if !undecided || look + 1 == LOOKS.len() || compared.deadline.is_over()? {
+                into.findings.extend(found);
                 break;
             }
         }
     }
-    Ok(findings)
+    Ok(())
 }
 
 /// Keeps this thread, and all processes that are started from now on, on one processor.

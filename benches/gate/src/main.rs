@@ -13,6 +13,7 @@
 
 mod caller;
 mod callgrind;
+mod deadline;
 mod failure;
 mod finding;
 mod full;
@@ -40,6 +41,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use caller::Caller;
+use deadline::Deadline;
 use failure::{CANNOT_RUN, Failure, printable};
 use outputs::Outputs;
 use programs::{Builder, kernels_in_sources, key};
@@ -77,6 +79,10 @@ struct Options {
     /// Compare even if the sidecars of both are the same program.
     #[arg(long)]
     even_if_the_same: bool,
+    /// Begin nothing new after so many minutes, and judge what there is by then. What there was no
+    /// time for is named. Default: no bound.
+    #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u32).range(1..))]
+    within: Option<u32>,
     /// Show every measure, also if nothing has changed.
     #[arg(long)]
     all: bool,
@@ -144,6 +150,7 @@ fn tell(what: &str) {
 }
 
 fn compare(options: &Options) -> Result<u8, Failure> {
+    let deadline = Deadline::within(options.within)?;
     names::check(&options.measures, options.full, !options.no_counts)?;
     let repository = Repository::open(&options.clone)?;
     let outputs = Outputs {
@@ -171,6 +178,7 @@ fn compare(options: &Options) -> Result<u8, Failure> {
         head: Named { id: head.id.clone(), title: head.title.clone() },
         findings: Vec::new(),
         left_out: Vec::new(),
+        no_time_for: Vec::new(),
     };
     match base {
         None => comparison.left_out.push("anything, since there is nothing before the head".into()),
@@ -183,7 +191,8 @@ fn compare(options: &Options) -> Result<u8, Failure> {
                 comparison.left_out.push("anything, since the sidecars of both are the same program".into());
             } else {
                 let mut rng = StdRng::seed_from_u64(options.seed.unwrap_or(now.as_nanos() as u64));
-                measure(options, &repository, (&base, &head), &settings, &mut rng, &mut comparison)?;
+                let work = Work { options, repository: &repository, settings: &settings, deadline };
+                work.measure(&base, &head, &mut rng, &mut comparison)?;
             }
         }
     }
@@ -217,57 +226,69 @@ fn base(
     Ok(Some(named))
 }
 
-/// Builds both and fills in the findings.
-fn measure(
-    options: &Options,
-    repository: &Repository,
-    (base, head): (&Revision, &Revision),
-    settings: &Settings,
-    rng: &mut StdRng,
-    comparison: &mut Comparison,
-) -> Result<(), Failure> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Failure::cannot("whole sidecars run in network namespaces, which takes root: try sudo"));
-    }
-    if !options.no_counts {
-        git::run(Command::new("valgrind").arg("--version"))?;
-    }
-    let in_sources = kernels_in_sources(repository, head);
-    if !in_sources.is_empty() {
-        kernels_are_known(options, &quick::measures_of_kernels(&in_sources))?;
-    }
-    let builder = Builder::lock(repository, tell)?;
-    // The head first: if its kernels cannot be built with the base, that is because of the base.
-    let head_programs = builder.build(head, head, tell)?;
-    let base_programs = builder.build(base, head, tell)?;
-    if let (Some(base), Some(head)) = (&base_programs.kernels, &head_programs.kernels) {
-        kernels_are_known(options, &quick::names_of_kernels(base, head)?)?;
-    }
-    if base_programs.kernels.is_none() || head_programs.kernels.is_none() {
-        comparison.left_out.push("kernels, which cannot be built for both".into());
-    }
-    let compared = quick::Comparison {
-        base: &base_programs,
-        head: &head_programs,
-        gate: &std::env::current_exe()?,
-        settings,
-        tell: &tell,
-    };
-    let wanted = |measure: &str| options.wants(measure);
-    comparison.findings = roles::here(async {
-        let mut findings = Vec::new();
+/// What a comparison is made with.
+struct Work<'a> {
+    options: &'a Options,
+    repository: &'a Repository,
+    settings: &'a Settings,
+    deadline: Deadline,
+}
+
+impl Work<'_> {
+    /// Builds both and fills in the findings.
+    fn measure(
+        &self,
+        base: &Revision,
+        head: &Revision,
+        rng: &mut StdRng,
+        comparison: &mut Comparison,
+    ) -> Result<(), Failure> {
+        let Work { options, repository, settings, deadline } = *self;
+        if !nix::unistd::geteuid().is_root() {
+            return Err(Failure::cannot(
+                "whole sidecars run in network namespaces, which takes root: try sudo",
+            ));
+        }
         if !options.no_counts {
-            findings.extend(quick::run(&compared, wanted).await?);
+            git::run(Command::new("valgrind").arg("--version"))?;
         }
-        if options.full {
-            findings.extend(full::run(&compared, rng, wanted).await?);
+        let in_sources = kernels_in_sources(repository, head);
+        if !in_sources.is_empty() {
+            kernels_are_known(options, &quick::measures_of_kernels(&in_sources))?;
         }
-        Ok(findings)
-    })?;
-    if comparison.findings.is_empty() {
-        return Err(Failure::cannot("nothing could be compared: there are no kernels of both"));
+        let builder = Builder::lock(repository, tell)?;
+        // The head first: if its kernels cannot be built with the base, that is because of the base.
+        let head_programs = builder.build(head, head, tell)?;
+        let base_programs = builder.build(base, head, tell)?;
+        if let (Some(base), Some(head)) = (&base_programs.kernels, &head_programs.kernels) {
+            kernels_are_known(options, &quick::names_of_kernels(base, head)?)?;
+        }
+        if base_programs.kernels.is_none() || head_programs.kernels.is_none() {
+            comparison.left_out.push("kernels, which cannot be built for both".into());
+        }
+        let compared = quick::Comparison {
+            base: &base_programs,
+            head: &head_programs,
+            gate: &std::env::current_exe()?,
+            settings,
+            deadline,
+            tell: &tell,
+        };
+        let wanted = |measure: &str| options.wants(measure);
+        roles::here(async {
+            if !options.no_counts {
+                quick::run(&compared, wanted, comparison).await?;
+            }
+            if options.full {
+                full::run(&compared, rng, wanted, comparison).await?;
+            }
+            Ok(())
+        })?;
+        if comparison.findings.is_empty() && comparison.no_time_for.is_empty() {
+            return Err(Failure::cannot("nothing could be compared: there are no kernels of both"));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Checks patterns that only measures of kernels can have. `known` are all of these.

@@ -18,8 +18,10 @@ use benches::load::sliced;
 use benches::options::{Path, Protocol};
 
 use crate::callgrind::{self, Counts};
+use crate::deadline::Deadline;
 use crate::finding::{Finding, Unit};
 use crate::programs::Programs;
+use crate::report;
 use crate::settings::Settings;
 use crate::statistics::{Interval, Verdict, median};
 
@@ -62,41 +64,55 @@ pub struct Comparison<'a> {
     pub gate: &'a File,
     /// Which change is too much.
     pub settings: &'a Settings,
+    /// When nothing new is begun.
+    pub deadline: Deadline,
     /// Hears of progress.
     pub tell: &'a dyn Fn(&str),
 }
 
-/// Counts everything that is `wanted`, in both.
+/// Counts everything that is `wanted`, in both, as long as there is time.
 ///
 /// # Errors
 /// If valgrind is missing or a program fails.
-pub async fn run(compared: &Comparison<'_>, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<Finding>> {
-    let mut findings = Vec::new();
+pub async fn run(
+    compared: &Comparison<'_>,
+    wanted: impl Fn(&str) -> bool,
+    into: &mut report::Comparison,
+) -> io::Result<()> {
     (compared.tell)("counting in kernels");
-    findings.extend(kernels(compared, &wanted)?);
+    kernels(compared, &wanted, into)?;
     for (name, protocol) in PROTOCOLS {
-        if ["outbound", "inbound"].iter().any(|side| {
-            ["instructions", "allocations", "system-calls"]
-                .iter()
-                .any(|m| wanted(&format!("{m}/{name}/{side}")))
-        }) {
-            (compared.tell)(&format!("counting in whole sidecars: {name}"));
-            findings.extend(sidecars(compared, name, protocol).await?);
+        let measures: Vec<String> = names_of_sidecar(name).filter(|measure| wanted(measure)).collect();
+        if measures.is_empty() {
+            continue;
         }
+        if compared.deadline.is_over()? {
+            into.no_time_for.extend(measures);
+            continue;
+        }
+        (compared.tell)(&format!("counting in whole sidecars: {name}"));
+        into.findings.extend(sidecars(compared, name, protocol).await?);
     }
-    findings.retain(|finding| wanted(&finding.measure));
-    Ok(findings)
+    into.findings.retain(|finding| wanted(&finding.measure));
+    Ok(())
 }
 
-fn kernels(compared: &Comparison<'_>, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<Finding>> {
+fn kernels(
+    compared: &Comparison<'_>,
+    wanted: impl Fn(&str) -> bool,
+    into: &mut report::Comparison,
+) -> io::Result<()> {
     let (Some(base), Some(head)) = (&compared.base.kernels, &compared.head.kernels) else {
-        return Ok(Vec::new());
+        return Ok(());
     };
     let (old, new) = (names(base)?, names(head)?);
-    let mut findings = Vec::new();
     for kernel in new.iter().filter(|kernel| old.contains(kernel)) {
         let measures = OF_KERNELS.map(|what| format!("{what}/kernel/{kernel}"));
         if !measures.iter().any(|measure| wanted(measure)) {
+            continue;
+        }
+        if compared.deadline.is_over()? {
+            into.no_time_for.extend(measures.into_iter().filter(|measure| wanted(measure)));
             continue;
         }
         let (base, head) = (count(base, kernel)?, count(head, kernel)?);
@@ -106,10 +122,10 @@ fn kernels(compared: &Comparison<'_>, wanted: impl Fn(&str) -> bool) -> io::Resu
             (instructions, Unit::Instructions, base.instructions, head.instructions),
             (allocations, Unit::Calls, base.allocations, head.allocations),
         ] {
-            findings.push(Finding::counted(measure, unit, each(base), each(head), compared.settings)?);
+            into.findings.push(Finding::counted(measure, unit, each(base), each(head), compared.settings)?);
         }
     }
-    Ok(findings)
+    Ok(())
 }
 
 /// The names of all measures of the kernels that two programs have in common.
@@ -139,8 +155,11 @@ fn count(kernels: &File, name: &str) -> io::Result<Counts> {
 
 /// The names of all measures of whole sidecars.
 pub fn names_of_sidecars() -> Vec<String> {
-    let of = |name| SIDES.iter().flat_map(move |side| COUNTS.map(|what| format!("{what}/{name}/{side}")));
-    PROTOCOLS.iter().flat_map(|(name, _)| of(*name)).collect()
+    PROTOCOLS.iter().flat_map(|(name, _)| names_of_sidecar(name)).collect()
+}
+
+fn names_of_sidecar(protocol: &str) -> impl Iterator<Item = String> {
+    SIDES.iter().flat_map(move |side| COUNTS.map(|what| format!("{what}/{protocol}/{side}")))
 }
 
 /// Each measurement of one sidecar: instructions, allocations and system calls for one request.
@@ -167,7 +186,7 @@ async fn sidecars(compared: &Comparison<'_>, name: &str, protocol: Protocol) -> 
         let decided = findings.iter().all(|f| f.verdict != Verdict::NotEnoughEvidence);
         let enough = match repeat {
             1 => findings.iter().all(close),
-            _ => repeat >= REPEATS.1 || repeat >= REPEATS.0 && decided,
+            _ => repeat >= REPEATS.1 || repeat >= REPEATS.0 && decided || compared.deadline.is_over()?,
         };
         if enough {
             return Ok(findings);

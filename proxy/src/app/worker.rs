@@ -88,6 +88,8 @@ pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drains: Watche
         biased;
         () = accepting => {}
         () = inbound.follow_policies() => {}
+        () = inbound.side.follow_trust() => {}
+        () = outbound.side.follow_trust() => {}
         () = sweeping => {}
     }
     Ok(())

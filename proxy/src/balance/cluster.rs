@@ -34,6 +34,8 @@ pub struct Cluster {
     pub concurrency: Arc<Concurrency>,
     /// What becomes of requests to its addresses, if that is not always the same.
     pub routes: Option<Routes>,
+    /// Whether HTTP/1 requests go over shared HTTP/2 connections.
+    pub bridge: bool,
     /// Its metrics.
     pub metrics: ClusterMetrics,
     /// What its retries are paid from.
@@ -50,6 +52,8 @@ pub(super) struct BuildContext<'a> {
     pub positions: &'a BTreeMap<String, usize>,
     /// The sidecar's zone, and whether the previous snapshot had the same.
     pub zone: (Option<&'a str>, bool),
+    /// Whether this workload has an identity.
+    pub has_identity: bool,
     /// Where everything is counted.
     pub metrics: &'a Metrics,
     /// The moment.
@@ -89,6 +93,7 @@ impl Cluster {
         own.retry_budget.set(retry_budget.tokens() as i64);
         Cluster {
             config: config.clone(),
+            bridge: config.is_bridged(with.has_identity),
             endpoints,
             outliers,
             concurrency: known.map(|known| known.concurrency.clone()).unwrap_or_default(),

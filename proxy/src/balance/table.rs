@@ -73,6 +73,7 @@ impl Table {
         let with = BuildContext {
             positions: &index.by_name,
             zone: (snapshot.zone.as_deref(), same_zone),
+            has_identity: snapshot.identity.is_some(),
             metrics,
             now,
         };

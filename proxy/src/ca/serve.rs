@@ -108,7 +108,6 @@ async fn secure<I: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(tls::Stream<I>, Client), BoxError> {
     let (context, version) = authority.server().await?;
     let (io, peer) = tls::accept_anybody(&context, io).await?;
-    let peer = peer.map(|(peer, validity)| (peer.identity, validity));
     Ok((io, Client { address, peer, version }))
 }
 

@@ -32,6 +32,11 @@ impl<I> Prefixed<I> {
         self.prefix.is_empty().then_some(&self.io)
     }
 
+    /// The stream behind what is in front of it: not to read from.
+    pub fn get_ref(&self) -> &I {
+        &self.io
+    }
+
     /// Puts what is in front of the stream in front of what `change` makes of it.
     ///
     /// # Errors

@@ -42,7 +42,7 @@ use crate::http::informational::BodyUnread;
 use crate::http::{RequestBody, Upload, forward, header_limits, strict, tunnel};
 use crate::mutant::Mutant;
 use crate::telemetry::{EndpointMetrics, LimitReason, Open, OpenConnection, emit};
-use crate::tls::{self, Alpn};
+use crate::tls::{self, Alpn, Peer};
 use crate::world::Net;
 
 /// Idle connections by endpoint. Cheap to clone; one for each worker.
@@ -81,6 +81,8 @@ struct Connection {
     driver: Option<Driver>,
     /// When it is too old to carry another request.
     expires: Option<Instant>,
+    /// Who has proved to be the server.
+    peer: Option<Arc<Peer>>,
     /// Tells its stream how it is to end.
     end: ServerEnd,
     open: OpenConnection,
@@ -112,7 +114,9 @@ impl Connection {
     }
 
     fn is_usable(&self, now: Instant) -> bool {
-        self.driver.is_some() && self.send.is_ready() && self.expires.is_none_or(|expires| now < expires)
+        let is_young = self.expires.is_none_or(|expires| now < expires);
+        let is_trusted = self.peer.as_ref().is_none_or(|peer| peer.is_trusted());
+        self.driver.is_some() && self.send.is_ready() && is_young && is_trusted
     }
 }
 
@@ -220,6 +224,7 @@ impl<N: Net> Pool<N> {
     ) -> Result<Connection, Error> {
         let endpoint = target.address;
         let io = self.inner.connector.connect_within(target, Alpn::Http1, limits.connect).await?;
+        let peer = io.peer().cloned();
         let mut builder = http1::Builder::new();
         let Http1 { header_bytes, headers, preserve_header_case } = limits.read;
         builder.max_buf_size(header_bytes).max_header_size(header_bytes);
@@ -238,6 +243,7 @@ impl<N: Net> Pool<N> {
             send,
             driver: Some(Box::pin(driver.with_upgrades())),
             expires: expiry(limits.max_age, &mut self.inner.ages.borrow_mut()),
+            peer,
             end,
             open,
         })

@@ -9,12 +9,23 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::tls;
 use crate::world::poll_read_new;
 
-/// Tells when the first bytes arrive, and notes when the last have.
+/// What is read first.
+#[derive(Debug)]
+pub(super) enum FirstRead {
+    /// Bytes.
+    Bytes,
+    /// That the server has refused the handshake of TLS, in its words. The HTTP/2 library does not
+    /// pass that on.
+    Refused(String),
+}
+
+/// Tells what is read first, and notes when the last bytes have come.
 pub(super) struct ReadTracker<I> {
     pub(super) io: I,
-    pub(super) tell: Option<oneshot::Sender<()>>,
+    pub(super) tell: Option<oneshot::Sender<FirstRead>>,
     pub(super) at: Rc<Cell<Instant>>,
 }
 
@@ -24,14 +35,22 @@ impl<I: AsyncRead + Unpin> AsyncRead for ReadTracker<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        if !ready!(poll_read_new(&mut self.io, cx, buf))?.is_empty() {
-            self.at.set(Instant::now());
-            if let Some(tell) = self.tell.take() {
-                // Nobody listens any more if the dial took too long.
-                let _ = tell.send(());
+        let read = ready!(poll_read_new(&mut self.io, cx, buf)).map(|bytes| !bytes.is_empty());
+        let first = match &read {
+            Ok(true) => {
+                self.at.set(Instant::now());
+                Some(FirstRead::Bytes)
             }
+            Ok(false) => None,
+            Err(error) => tls::was_refused(error).then(|| FirstRead::Refused(error.to_string())),
+        };
+        if let Some(first) = first
+            && let Some(tell) = self.tell.take()
+        {
+            // Nobody listens any more if the dial took too long.
+            let _ = tell.send(first);
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(read.map(drop))
     }
 }
 

@@ -4,7 +4,6 @@ mod authorize;
 mod caller;
 mod client_cert;
 mod http;
-mod live;
 mod secure;
 mod tcp;
 
@@ -17,7 +16,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use caller::Callers;
 use client_cert::ClientCert;
-use live::LiveConnections;
 use tokio::sync::Semaphore;
 
 use crate::audit::{AuditEntry, AuditEvent, AuditLog};
@@ -44,7 +42,6 @@ pub struct Inbound<N: Net> {
     app: RefCell<Option<(String, Rc<SingleEndpointMetrics>)>>,
     callers: Callers,
     retry: Arc<Retry>,
-    live: LiveConnections,
     /// Tokens that were verified.
     tokens: RefCell<Remembered>,
     /// Connections to external authorizers.
@@ -105,7 +102,6 @@ impl<N: Net> Inbound<N> {
             app: RefCell::default(),
             callers: Callers::default(),
             retry: Arc::new(RETRY),
-            live: LiveConnections::default(),
             tokens: RefCell::default(),
             authorizers: Authorizers::default(),
             wall: world.wall.clone(),
@@ -148,7 +144,7 @@ impl<N: Net> Inbound<N> {
                     }
                 }
             };
-            let closed = self.live.refuse(may_live);
+            let closed = self.side.live.refuse(|connection, _| may_live(connection));
             if closed > 0 {
                 authorization.metrics.closed.inc_by(closed);
                 tracing::info!(closed, "connections closed that new policies do not allow");
@@ -206,17 +202,22 @@ pub async fn carry<N: Net>(inbound: Rc<Inbound<N>>, mut io: N::Io, peer: SocketA
         Begun::Http { is_http2, client } => (is_http2, client),
         Begun::Opaque(opaque) => {
             drop(table);
-            return Box::pin(tcp::forward(&inbound, accepted(WireProtocol::Opaque), *opaque)).await;
+            let connection = accepted(WireProtocol::Opaque);
+            return Box::pin(tcp::forward(&inbound, connection, proved, *opaque)).await;
         }
     };
     let http1 = snapshot.http1.with_added();
     let settings = serve::Settings::of_remote(snapshot, http1, &mut side.ages.borrow_mut());
     let permits = share_of(limits.endpoint_connections, limits.client_share);
-    let certified = side.tls.as_ref().map(|tls| ClientCert::of(proved.as_ref(), tls));
+    let certified = side.tls.as_ref().map(|tls| ClientCert::of(proved.as_deref(), tls));
     let caller = Rc::new(inbound.callers.caller(client, peer.ip(), permits, certified));
     drop(table);
     let connection = accepted(WireProtocol::http(is_http2));
-    let live = inbound.live.register(connection.clone());
+    let drain = match &proved {
+        Some(peer) => drain.or(peer.ending()),
+        None => drain,
+    };
+    let live = side.live.register(connection.clone(), proved);
     let handle = |request, client| {
         Box::pin(http::handle(inbound.clone(), connection.clone(), caller.clone(), request, client))
     };

@@ -6,6 +6,7 @@
 //! `disabled` does not look.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::time::timeout;
 
@@ -23,7 +24,7 @@ use crate::tls::{self, Alpn, Io, Peer, Preface, TlsStore};
 use crate::world::{Abort, Net};
 
 /// What an inbound connection turned out to be, and who is on its other end if that was proved.
-pub(super) type Secured<N> = (Begun<Io<N>, tcp::Held>, Option<Peer>);
+pub(super) type Secured<N> = (Begun<Io<N>, tcp::Held>, Option<Arc<Peer>>);
 
 /// Finds out what a client of `dst` is and speaks. `None`: it is gone, or was refused.
 pub(super) async fn begin<N: Net>(
@@ -99,12 +100,11 @@ async fn secure<N: Net>(
     store: &TlsStore,
     client: Prefixed<Io<N>>,
 ) -> std::io::Result<Secured<N>> {
-    let context = store.for_handshake()?;
     let _turn = inbound.handshakes.acquire().await;
     let Ok(client) = client.map(Io::<N>::into_plain) else {
         return Err(HandshakeError("TLS inside TLS".into()).into());
     };
-    let (mut io, peer, alpn) = tls::accept(&context, client).await?;
+    let (mut io, peer, alpn) = tls::accept(store, client).await?;
     let begun = match alpn {
         Alpn::Http2 => Begun::Http { is_http2: true, client: Prefixed::unread(io) },
         Alpn::Http1 => Begun::Http { is_http2: false, client: Prefixed::unread(io) },

@@ -1,6 +1,7 @@
 //! Opaque connections on their way in.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::{Inbound, authorize};
 use crate::audit::AuditEvent;
@@ -10,7 +11,7 @@ use crate::endpoint::ActiveRequest;
 use crate::side::OpaqueBegun;
 use crate::tcp::{self, CopyTimeouts, FreshConnection, Guard};
 use crate::telemetry::OpenConnection;
-use crate::tls::Io;
+use crate::tls::{Io, Peer};
 use crate::world::{Abort, Net};
 
 /// What lasts as long as a connection to the app.
@@ -20,9 +21,10 @@ pub(super) type Held = (OpenConnection, ActiveRequest);
 pub(super) async fn forward<N: Net>(
     inbound: &Inbound<N>,
     connection: Connection,
+    peer: Option<Arc<Peer>>,
     OpaqueBegun { mut client, fresh, server_first }: OpaqueBegun<Io<N>, Held>,
 ) {
-    let live = inbound.live.register(connection.clone());
+    let live = inbound.side.live.register(connection.clone(), peer);
     // Loaded after that, or a change of policies could be missed.
     let table = inbound.side.table.load_full();
     let snapshot = &table.snapshot;

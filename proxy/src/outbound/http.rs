@@ -156,7 +156,7 @@ impl<'t, N: Net> RequestState<'t, N> {
             let (connection, was_http1) = (&self.connection, self.was_http1);
             mirror::copy(self.outbound, self.table, &self.route, connection, was_http1, &request);
         }
-        if !self.was_http1 || cluster.config.bridge && !is_for_a_tunnel {
+        if !self.was_http1 || cluster.bridge && !is_for_a_tunnel {
             bridge::to_http2(&mut request, dst, self.was_http1);
         }
         let call = Call {
@@ -164,7 +164,7 @@ impl<'t, N: Net> RequestState<'t, N> {
             number: self.number,
             context: self.context,
             permit: Rc::new(permit),
-            limits: PoolLimits::of(snapshot).within(cluster.config.limits, cluster.config.bridge),
+            limits: PoolLimits::of(snapshot).within(cluster.config.limits, cluster.bridge),
             timer,
             is_grpc: self.is_grpc,
             deadline: self.deadline,

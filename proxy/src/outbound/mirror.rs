@@ -89,7 +89,7 @@ impl<N: Net> Mirror<N> {
         let log = cluster.metrics.request_log(0);
         let is_grpc = grpc::is_grpc(request.headers());
         let deadline = deadline::of(request.headers(), is_grpc);
-        if !self.was_http1 || cluster.config.bridge {
+        if !self.was_http1 || cluster.bridge {
             bridge::to_http2(&mut request, self.dst, self.was_http1);
         }
         let now = Instant::now();
@@ -103,7 +103,7 @@ impl<N: Net> Mirror<N> {
             number: self.outbound.number(),
             context: self.context,
             permit: Rc::new(permit),
-            limits: PoolLimits::of(&self.table.snapshot).within(cluster.config.limits, cluster.config.bridge),
+            limits: PoolLimits::of(&self.table.snapshot).within(cluster.config.limits, cluster.bridge),
             timer,
             is_grpc,
             deadline,

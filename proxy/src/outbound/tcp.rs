@@ -60,7 +60,12 @@ pub(super) async fn forward<N: Net>(
     let (metrics, timeouts) = (cluster.metrics.opaque(), CopyTimeouts::of(timeouts));
     // It may last for days, and must not keep what a reload replaces.
     drop((table, cluster));
-    tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics, None).await;
+    let live = outbound.side.live.register(connection.clone(), fresh.stream().peer().cloned());
+    tokio::select! {
+        biased;
+        () = live.refused() => {}
+        () = tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics, None) => {}
+    }
 }
 
 /// Connects to an endpoint of `cluster`, and to another one if that fails: under the conditions of

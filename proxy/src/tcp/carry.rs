@@ -56,6 +56,11 @@ impl<I, G> FreshConnection<I, G> {
         FreshConnection { server: Prefixed::unread(server), guard }
     }
 
+    /// The stream to the server.
+    pub fn stream(&self) -> &I {
+        self.server.get_ref()
+    }
+
     /// Notes that it is used; `server_first` says whether its server spoke first.
     pub fn take_into_use(mut self, server_first: bool) -> Self {
         if let Some(metrics) = self.guard.unused.take() {

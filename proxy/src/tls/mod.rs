@@ -11,6 +11,7 @@
 
 mod context;
 mod credentials;
+mod peer;
 pub mod pem;
 mod preface;
 mod stream;
@@ -27,12 +28,16 @@ use aws_lc_rs::digest::{SHA256, digest};
 use rustls::CommonState;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 pub use context::TlsContext;
 pub use credentials::{Credentials, CredentialsError, Validity};
+pub use peer::Peer;
 pub use preface::{Preface, PrefaceError};
 pub use stream::{Io, Stream, kernel_socket};
+
+use peer::Peers;
 
 use crate::detect::Prefixed;
 use crate::detect::tls::ClientHello;
@@ -77,37 +82,25 @@ pub fn is_of_the_mesh(hello: &ClientHello) -> bool {
     hello.alpn.iter().any(|name| Alpn::of(name).is_some())
 }
 
-/// Who is on the other end of a connection, as its certificate proves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Peer {
-    /// The workload.
-    pub identity: SpiffeId,
-    /// SHA-256 of its certificate in DER.
-    pub fingerprint: [u8; 32],
-}
-
-impl Peer {
-    /// The owner of the certificate that the handshake has verified. A resumed session has the
-    /// certificate of its first handshake, so that it is judged again.
-    fn of(state: &CommonState, context: &TlsContext, side: trust::PeerSide) -> io::Result<Self> {
-        let chain = state.peer_certificates().unwrap_or_default();
-        let [certificate, intermediates @ ..] = chain else {
-            return Err(HandshakeError("the peer has shown no certificate".into()).into());
-        };
-        let credentials = &context.credentials;
-        let identity = match is_resumed(state) && !Mutant::ResumesUnjudged.is_planted() {
-            true => credentials.trust.verify(
-                certificate,
-                intermediates,
-                side,
-                credentials.id.trust_domain(),
-                trust::unix_time(context.now()),
-            ),
-            false => trust::identity(certificate),
-        };
-        let identity = identity.map_err(|e| HandshakeError(credentials::words(&e)))?;
-        Ok(Peer { identity, fingerprint: fingerprint(certificate) })
-    }
+/// Whose certificate the handshake has verified. A resumed session has that of its first handshake,
+/// so that it is judged again.
+fn identity(state: &CommonState, context: &TlsContext, side: trust::PeerSide) -> io::Result<SpiffeId> {
+    let chain = state.peer_certificates().unwrap_or_default();
+    let [certificate, intermediates @ ..] = chain else {
+        return Err(HandshakeError("the peer has shown no certificate".into()).into());
+    };
+    let credentials = &context.credentials;
+    let identity = match is_resumed(state) && !Mutant::ResumesUnjudged.is_planted() {
+        true => credentials.trust.verify(
+            certificate,
+            intermediates,
+            side,
+            credentials.id.trust_domain(),
+            trust::unix_time(context.now()),
+        ),
+        false => trust::identity(certificate),
+    };
+    Ok(identity.map_err(|e| HandshakeError(credentials::words(&e)))?)
 }
 
 /// How long the certificate that a peer has shown is valid; no time at all if it cannot be read.
@@ -133,6 +126,9 @@ pub struct TlsStore {
     context: ArcSwapOption<TlsContext>,
     /// Why the last one that was offered was not taken.
     problem: ArcSwapOption<String>,
+    peers: Peers,
+    /// How often somebody has lost the trust that they had.
+    judgements: watch::Sender<u64>,
 }
 
 impl TlsStore {
@@ -149,10 +145,32 @@ impl TlsStore {
         self.current().ok_or_else(|| HandshakeError("this workload has no certificate".into()))
     }
 
-    /// Puts a new one in force. Connections that are open stay as they are.
+    /// Puts a new one in force. Connections that are open stay as they are, except those to peers
+    /// that its bundle does not accept: [`TlsStore::judgements`] hears of these.
     pub fn replace(&self, context: Arc<TlsContext>) {
-        self.context.store(Some(context));
+        self.context.store(Some(context.clone()));
         self.problem.store(None);
+        if self.peers.judge(&context) {
+            self.judgements.send_modify(|judgements| *judgements += 1);
+        }
+    }
+
+    /// Notices when somebody who is connected is not trusted any more, from now on.
+    pub fn judgements(&self) -> watch::Receiver<u64> {
+        self.judgements.subscribe()
+    }
+
+    /// Notes who has proved to be on the other end of a connection under `context`.
+    fn meet(
+        &self,
+        identity: SpiffeId,
+        state: &CommonState,
+        side: trust::PeerSide,
+        context: &TlsContext,
+    ) -> Arc<Peer> {
+        let chain = state.peer_certificates().unwrap_or_default();
+        let peer = Peer::new(identity, chain, side, context);
+        self.peers.meet(peer, context, || self.current())
     }
 
     /// For a mutant: gives up the one in force.
@@ -187,19 +205,20 @@ impl TlsStore {
 /// # Errors
 /// If the handshake fails; the server is somebody else, say.
 pub async fn connect<I: AsyncRead + AsyncWrite + Unpin>(
-    context: &TlsContext,
+    store: &TlsStore,
     io: I,
     address: SocketAddr,
     expected: &SpiffeId,
     alpn: Alpn,
 ) -> io::Result<Stream<I>> {
+    let context = store.for_handshake()?;
     let name = ServerName::IpAddress(address.ip().into());
     let connector = TlsConnector::from(context.client(expected, alpn));
     let stream = connector.connect(name, Prefixed::unread(io)).await.map_err(in_words)?;
     let state = stream.get_ref().1;
-    let peer = Peer::of(state, context, trust::PeerSide::Server)?;
-    if peer.identity != *expected && !Mutant::TalksToAnybody.is_planted() {
-        let wrong = trust::IdentityError::Unexpected { found: peer.identity, expected: expected.clone() };
+    let found = identity(state, &context, trust::PeerSide::Server)?;
+    if found != *expected && !Mutant::TalksToAnybody.is_planted() {
+        let wrong = trust::IdentityError::Unexpected { found, expected: expected.clone() };
         return Err(HandshakeError(wrong.to_string()).into());
     }
     if state.alpn_protocol().and_then(Alpn::of) != Some(alpn) {
@@ -207,6 +226,7 @@ pub async fn connect<I: AsyncRead + AsyncWrite + Unpin>(
         let message = format!("the server does not agree to speak {what}: it is no sidecar");
         return Err(HandshakeError(message).into());
     }
+    let peer = store.meet(found, state, trust::PeerSide::Server, &context);
     emit!(ServerProved {
         address,
         identity: peer.identity,
@@ -214,7 +234,7 @@ pub async fn connect<I: AsyncRead + AsyncWrite + Unpin>(
         not_after: seconds(shown(state).not_after),
         resumed: is_resumed(state)
     });
-    Ok(Stream::Tls(Box::new(stream.into())))
+    Ok(Stream::secured(stream, Some(peer)))
 }
 
 /// Answers the handshake of a sidecar, and says who it is and what is to be spoken.
@@ -222,22 +242,24 @@ pub async fn connect<I: AsyncRead + AsyncWrite + Unpin>(
 /// # Errors
 /// If the handshake fails; the client shows no certificate, say.
 pub async fn accept<I: AsyncRead + AsyncWrite + Unpin>(
-    context: &TlsContext,
+    store: &TlsStore,
     io: Prefixed<I>,
-) -> io::Result<(Stream<I>, Peer, Alpn)> {
+) -> io::Result<(Stream<I>, Arc<Peer>, Alpn)> {
+    let context = store.for_handshake()?;
     let acceptor = TlsAcceptor::from(context.server.clone());
     let stream = acceptor.accept(io).await.map_err(in_words)?;
     let state = stream.get_ref().1;
-    let peer = Peer::of(state, context, trust::PeerSide::Client)?;
+    let found = identity(state, &context, trust::PeerSide::Client)?;
     let alpn = state.alpn_protocol().and_then(Alpn::of);
     let alpn = alpn.ok_or_else(|| HandshakeError("the client is no sidecar".into()))?;
+    let peer = store.meet(found, state, trust::PeerSide::Client, &context);
     emit!(ClientProved {
         identity: peer.identity,
         not_before: seconds(shown(state).not_before),
         not_after: seconds(shown(state).not_after),
         resumed: is_resumed(state)
     });
-    Ok((Stream::Tls(Box::new(stream.into())), peer, alpn))
+    Ok((Stream::secured(stream, Some(peer.clone())), peer, alpn))
 }
 
 /// Puts a connection to the certificate authority `expected` under TLS. Its roots are in `trust`;
@@ -265,19 +287,19 @@ pub async fn connect_to_authority<N>(
 pub async fn accept_anybody<I: AsyncRead + AsyncWrite + Unpin>(
     context: &TlsContext,
     io: I,
-) -> io::Result<(Stream<I>, Option<(Peer, Validity)>)> {
+) -> io::Result<(Stream<I>, Option<(SpiffeId, Validity)>)> {
     let acceptor = TlsAcceptor::from(context.server.clone());
     let stream = acceptor.accept(Prefixed::unread(io)).await.map_err(in_words)?;
     let state = stream.get_ref().1;
     let peer = match state.peer_certificates() {
         Some([certificate, ..]) => {
-            let peer = Peer::of(state, context, trust::PeerSide::Client)?;
+            let found = identity(state, context, trust::PeerSide::Client)?;
             let validity = credentials::validity(certificate);
-            Some((peer, validity.map_err(|error| HandshakeError(error.to_string()))?))
+            Some((found, validity.map_err(|error| HandshakeError(error.to_string()))?))
         }
         _ => None,
     };
-    Ok((Stream::Tls(Box::new(stream.into())), peer))
+    Ok((Stream::secured(stream, None), peer))
 }
 
 /// Whether a connection ended because the server has refused the handshake of this workload. Over

@@ -6,12 +6,14 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use super::peer::Peer;
 use crate::detect::Prefixed;
 use crate::world::{Abort, AfterFin, Net};
 
@@ -23,11 +25,32 @@ pub type Io<N> = Stream<<N as Net>::Io>;
 pub enum Stream<I> {
     /// As the network gives it.
     Plain(I),
-    /// Under TLS. What was read to recognise the handshake was put back in front of the stream.
-    Tls(Box<TlsStream<Prefixed<I>>>),
+    /// Under TLS.
+    Tls(Box<Secured<I>>),
+}
+
+/// A stream under TLS, and who is on its other end.
+#[derive(Debug)]
+pub struct Secured<I> {
+    /// What was read to recognise the handshake was put back in front of the network's stream.
+    io: TlsStream<Prefixed<I>>,
+    peer: Option<Arc<Peer>>,
 }
 
 impl<I> Stream<I> {
+    /// One whose handshake is done; `peer` is who proved to be somebody.
+    pub(super) fn secured(io: impl Into<TlsStream<Prefixed<I>>>, peer: Option<Arc<Peer>>) -> Self {
+        Stream::Tls(Box::new(Secured { io: io.into(), peer }))
+    }
+
+    /// Who has proved to be on the other end; `None` if nobody has.
+    pub fn peer(&self) -> Option<&Arc<Peer>> {
+        match self {
+            Stream::Plain(_) => None,
+            Stream::Tls(secured) => secured.peer.as_ref(),
+        }
+    }
+
     /// Takes the network's stream out.
     ///
     /// # Errors
@@ -53,14 +76,14 @@ impl<I: Abort> Abort for Stream<I> {
     fn abort(&mut self) {
         match self {
             Stream::Plain(io) => io.abort(),
-            Stream::Tls(io) => io.get_mut().0.abort(),
+            Stream::Tls(secured) => secured.io.get_mut().0.abort(),
         }
     }
 
     fn behind_fin(&self) -> AfterFin {
         match self {
             Stream::Plain(io) => io.behind_fin(),
-            Stream::Tls(io) => io.get_ref().0.behind_fin(),
+            Stream::Tls(secured) => secured.io.get_ref().0.behind_fin(),
         }
     }
 }
@@ -70,7 +93,7 @@ macro_rules! either {
     ($stream:expr, $call:ident($($argument:expr),*)) => {
         match $stream.get_mut() {
             Stream::Plain(io) => Pin::new(io).$call($($argument),*),
-            Stream::Tls(io) => Pin::new(&mut **io).$call($($argument),*),
+            Stream::Tls(secured) => Pin::new(&mut secured.io).$call($($argument),*),
         }
     };
 }
@@ -97,7 +120,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<I> {
     fn is_write_vectored(&self) -> bool {
         match self {
             Stream::Plain(io) => io.is_write_vectored(),
-            Stream::Tls(io) => io.is_write_vectored(),
+            Stream::Tls(secured) => secured.io.is_write_vectored(),
         }
     }
 

@@ -30,7 +30,7 @@ pub struct TrustBundle {
 }
 
 /// On which side of a connection the owner of a certificate is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PeerSide {
     /// It opened the connection.
     Client,

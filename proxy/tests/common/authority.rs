@@ -103,17 +103,28 @@ impl Authority {
     /// The same with a certificate that is valid from `begin` until `end`, and was taken when it
     /// had just begun to be.
     pub fn context_from(&self, id: &str, begin: SystemTime, end: SystemTime) -> Arc<TlsContext> {
-        let crypto = crypto::system();
         let issued = self.issue(&[id], begin, end);
+        self.context_of(&issued, id, (&self.root, None), begin + Duration::from_secs(1))
+    }
+
+    /// The same with the certificate `issued`, for a workload that trusts `roots` and has a list of
+    /// `revoked` certificates, PEM. It was taken at `taken`.
+    pub fn context_of(
+        &self,
+        issued: &Issued,
+        id: &str,
+        (roots, revoked): (&str, Option<&str>),
+        taken: SystemTime,
+    ) -> Arc<TlsContext> {
+        let crypto = crypto::system();
         let file = |text| PemFile { path: Path::new("test.pem"), text };
         let algorithms = crypto.signature_verification_algorithms;
-        let trust = TrustBundle::of_pem(&file(&self.root), None, algorithms).unwrap();
+        let trust = TrustBundle::of_pem(&file(roots), revoked.map(file).as_ref(), algorithms).unwrap();
         let chain =
             pem::certificates(&file(&issued.certificate)).unwrap().into_iter().map(|(_, c)| c).collect();
         let (_, key) = pem::private_key(&file(&issued.key)).unwrap();
         let own: SpiffeId = id.parse().unwrap();
-        let begun = begin + Duration::from_secs(1);
-        let credentials = Credentials::new(chain, key, Arc::new(trust), &own, &crypto, begun).unwrap();
+        let credentials = Credentials::new(chain, key, Arc::new(trust), &own, &crypto, taken).unwrap();
         TlsContext::new(credentials, crypto, Arc::new(SystemWall))
     }
 

@@ -363,6 +363,8 @@ pub async fn outbound_of(tls: Option<Arc<TlsStore>>, net: TestNet, config: &str)
     let each = worker.clone();
     let serve = move |io, peer, drain| outbound::carry(each.clone(), io, peer, drain);
     spawn(accept(net, listener, watch, "outbound", serve));
+    let watching = worker.clone();
+    spawn(async move { watching.side.follow_trust().await });
     Side { at, metrics, table, clear: Box::new(move || worker.side.pool.clear()), drain }
 }
 
@@ -389,7 +391,7 @@ pub async fn inbound_of(tls: Option<Arc<TlsStore>>, net: TestNet, config: &str) 
     let serve = move |io, peer, drain| inbound::carry(each.clone(), io, peer, drain);
     spawn(accept(net, listener, watch, "inbound", serve));
     let watching = worker.clone();
-    spawn(async move { watching.follow_policies().await });
+    spawn(async move { tokio::join!(watching.follow_policies(), watching.side.follow_trust()).0 });
     Side { at, metrics, table, clear: Box::new(move || worker.side.pool.clear()), drain }
 }
 

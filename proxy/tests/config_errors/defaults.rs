@@ -95,7 +95,7 @@ fn a_cluster_that_says_little_gets_every_documented_default() {
         declared: false,
         discovery: None,
         endpoints: ["10.0.0.11:8080", "10.0.0.12:8080"].map(|text| Endpoint::at(at(text))).to_vec().into(),
-        bridge: false,
+        bridge: None,
         timeouts: RequestTimeouts::default(),
         retry: Arc::new(Retry {
             attempts: 2,

@@ -152,7 +152,7 @@ fn cluster() -> Cluster {
         declared: true,
         discovery: None,
         endpoints: vec![Endpoint::at(at("[fd00::11]:8080"))].into(),
-        bridge: true,
+        bridge: Some(true),
         timeouts: RequestTimeouts {
             request: Some(Duration::from_secs(15)),
             attempt_timeouts: AttemptTimeouts { per_try: Some(Duration::from_secs(2)), response: None },

@@ -174,16 +174,15 @@ impl Workload {
 /// A connection from one workload to another: what the server proved, and the client.
 async fn meet(client: &Workload, server: &Workload, expected: &str) -> Result<(), String> {
     let (near, far) = tokio::io::duplex(1 << 14);
-    let (client, server) = (client.current(), server.current());
     let expected = id(expected);
     let address = ([127, 0, 0, 1], 1).into();
     let calling = async {
-        let mut io = tls::connect(&client, near, address, &expected, Alpn::Opaque).await?;
+        let mut io = tls::connect(&client.store, near, address, &expected, Alpn::Opaque).await?;
         // Over TLS 1.3 the client hears of a refusal when it reads.
         io.read_u8().await
     };
     let answering = async {
-        let (mut io, ..) = tls::accept(&server, proxy::detect::Prefixed::unread(far)).await?;
+        let (mut io, ..) = tls::accept(&server.store, proxy::detect::Prefixed::unread(far)).await?;
         io.write_u8(1).await
     };
     let (called, answered) = tokio::join!(calling, answering);

@@ -40,4 +40,5 @@ mod streams;
 mod timeouts;
 mod tls;
 mod tls_clients;
+mod trust;
 mod tunnels;

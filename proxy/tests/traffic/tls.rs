@@ -10,25 +10,25 @@ use crate::common::authority::{Authority, now};
 use crate::common::*;
 use proxy::tls::TlsStore;
 
-const WEB: &str = "spiffe://mesh.test/ns/shop/sa/web";
-const ORDERS: &str = "spiffe://mesh.test/ns/shop/sa/orders";
-const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-const STRICT: &str = "[tls]\nmode = 'strict'";
+pub const WEB: &str = "spiffe://mesh.test/ns/shop/sa/web";
+pub const ORDERS: &str = "spiffe://mesh.test/ns/shop/sa/orders";
+pub const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
+pub const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+pub const STRICT: &str = "[tls]\nmode = 'strict'";
 const PERMISSIVE: &str = "[tls]\nmode = 'permissive'";
-const HOUR: Duration = Duration::from_secs(3600);
+pub const HOUR: Duration = Duration::from_secs(3600);
 const CALLER: &str = "service = 'web'\ninstance = 'web-1'\n[identity]\nid = 'spiffe://mesh.test/ns/shop/sa/web'\nfiles = '/none'";
 const CALLEE: &str = "service = 'orders'\ninstance = 'orders-1'\n[identity]\nid = 'spiffe://mesh.test/ns/shop/sa/orders'\nfiles = '/none'";
 
 /// The caller's sidecar and the app's, with certificates of `caller` and `callee`; the caller
 /// expects `expected` at the app's address. `more` is of the cluster, `of_app` of the app's
 /// sidecar.
-struct Mesh {
-    near: Side,
-    far: Side,
+pub struct Mesh {
+    pub near: Side,
+    pub far: Side,
 }
 
-async fn mesh(
+pub async fn mesh(
     app: SocketAddr,
     (caller, callee): (Arc<TlsStore>, Arc<TlsStore>),
     expected: &str,
@@ -44,7 +44,7 @@ async fn mesh(
     Mesh { near, far }
 }
 
-fn of(authority: &Authority) -> (Arc<TlsStore>, Arc<TlsStore>) {
+pub fn of(authority: &Authority) -> (Arc<TlsStore>, Arc<TlsStore>) {
     (authority.store(WEB), authority.store(ORDERS))
 }
 

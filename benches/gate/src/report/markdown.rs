@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Comparison, columns};
+use super::{Comparison, columns, no_time_for};
 use crate::finding::Finding;
 use crate::statistics::Verdict;
 
@@ -37,6 +37,9 @@ fn write(text: &mut String, comparison: &Comparison) -> std::fmt::Result {
     }
     for left_out in &comparison.left_out {
         writeln!(text, "\nNot compared: {}", escape(left_out))?;
+    }
+    if let Some(names) = no_time_for(comparison) {
+        writeln!(text, "\nNo time for: {}", escape(&names))?;
     }
     Ok(())
 }

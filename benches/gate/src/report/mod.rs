@@ -4,6 +4,7 @@ pub mod html;
 pub mod markdown;
 pub mod terminal;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -29,6 +30,9 @@ pub struct Comparison {
     pub findings: Vec<Finding>,
     /// What could not be compared, a sentence each.
     pub left_out: Vec<String>,
+    /// Measures that nothing is known of, because the time was up before.
+    #[serde(default)]
+    pub no_time_for: Vec<String>,
 }
 
 /// A revision, for people.
@@ -53,7 +57,10 @@ impl Named {
 impl Comparison {
     /// The exit code.
     pub fn exit_code(&self) -> u8 {
-        exit_code(&self.findings)
+        match exit_code(&self.findings) {
+            0 if !self.no_time_for.is_empty() => 4,
+            code => code,
+        }
     }
 
     /// How many findings have each verdict.
@@ -77,6 +84,9 @@ impl Comparison {
                 parts.push(format!("{count} {words}"));
             }
         }
+        if !self.no_time_for.is_empty() {
+            parts.push(format!("{} for which there was no time", self.no_time_for.len()));
+        }
         let word = match self.exit_code() {
             1 => "FAILED",
             4 => "INCONCLUSIVE",
@@ -85,7 +95,8 @@ impl Comparison {
         if parts.is_empty() {
             return format!("{word}: there is nothing to compare");
         }
-        format!("{word}: {} measures, {}", self.findings.len(), parts.join(", "))
+        let measures = self.findings.len() + self.no_time_for.len();
+        format!("{word}: {measures} measures, {}", parts.join(", "))
     }
 
     /// Sorts the findings, so that the reader sees first what matters.
@@ -146,6 +157,16 @@ impl Comparison {
         }
         Ok(read)
     }
+}
+
+/// Measures for which there was no time, those of both sides in one word.
+fn no_time_for(comparison: &Comparison) -> Option<String> {
+    let without_side = |name: &String| match name.rsplit_once('/') {
+        Some((measure, "outbound" | "inbound")) => measure.to_owned(),
+        _ => name.clone(),
+    };
+    let names: BTreeSet<String> = comparison.no_time_for.iter().map(without_side).collect();
+    (!names.is_empty()).then(|| names.into_iter().collect::<Vec<_>>().join(", "))
 }
 
 /// The columns that each table of findings begins with: measure, base, head, unit, change, interval
@@ -220,6 +241,7 @@ pub mod examples {
                 one("p99/open-loop", Unit::Microseconds, 400.0, f64::NEG_INFINITY, f64::INFINITY),
             ],
             left_out: vec!["kernels: the base has none".into()],
+            no_time_for: Vec::new(),
         };
         comparison.sort();
         comparison
@@ -239,6 +261,20 @@ mod tests {
             comparison.verdict(),
             "FAILED: 6 measures, 1 too much, 1 worse, as accepted, 2 without enough evidence, 1 better, 1 unchanged"
         );
+    }
+
+    #[test]
+    fn what_there_was_no_time_for_is_named_and_hides_no_regression() {
+        let late = ["cpu/http2/outbound", "cpu/http2/inbound", "p99/open-loop", "cpu/tcp/outbound"];
+        let mut comparison = examples::comparison();
+        comparison.no_time_for = late.map(str::to_owned).to_vec();
+        assert_eq!(comparison.exit_code(), 1);
+        assert!(comparison.verdict().ends_with("1 unchanged, 4 for which there was no time"));
+        let said = "no time for: cpu/http2, cpu/tcp, p99/open-loop";
+        assert!(terminal::text(&comparison, false).contains(said));
+        assert!(markdown::text(&comparison).contains("No time for: cpu/http2, cpu/tcp, p99/open-loop"));
+        comparison.findings.retain(|finding| finding.verdict == Verdict::NoChange);
+        assert_eq!(comparison.exit_code(), 4);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Comparison, columns, percent};
+use super::{Comparison, columns, no_time_for, percent};
 use crate::failure::printable;
 use crate::finding::Finding;
 use crate::statistics::Verdict;
@@ -55,6 +55,9 @@ fn write(text: &mut String, comparison: &Comparison, all: bool) -> std::fmt::Res
     }
     for left_out in &comparison.left_out {
         writeln!(text, "not compared: {left_out}")?;
+    }
+    if let Some(names) = no_time_for(comparison) {
+        writeln!(text, "no time for: {names}")?;
     }
     writeln!(text, "\n{}", comparison.verdict())
 }

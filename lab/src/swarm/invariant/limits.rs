@@ -38,8 +38,9 @@ fn check(facts: &Facts, violations: &mut Vec<Violation>) {
         // An endpoint without any connection gets one whatever the others have, and over HTTP/2 so
         // it does beside one that only carries what it has begun.
         let members = facts.members(&cluster.name);
-        let shared = if cluster.bridge || facts.speaks_grpc(&cluster.name) { 2 } else { 0 };
-        let each = if cluster.bridge { shared } else { 1 + shared };
+        let bridged = cluster.bridge == Some(true);
+        let shared = if bridged || facts.speaks_grpc(&cluster.name) { 2 } else { 0 };
+        let each = if bridged { shared } else { 1 + shared };
         let connections = u64::from(limits.connections) + each * members.len() as u64;
         let is_member =
             |endpoint: &str| facts.instance_of(endpoint).is_some_and(|instance| members.contains(&instance));

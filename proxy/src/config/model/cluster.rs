@@ -47,7 +47,8 @@ pub struct Cluster {
     /// Where its endpoints are learned.
     pub discovery: Option<Spanned<Discovery>>,
     /// Carry HTTP/1 requests over shared HTTP/2 connections. Only where every endpoint has a
-    /// sidecar of this kind, which makes them HTTP/1 again. Default: false.
+    /// sidecar of this kind, which makes them HTTP/1 again. Default: if this workload and all
+    /// endpoints have an identity.
     pub bridge: Option<Spanned<bool>>,
     /// Time limits of requests to it.
     #[serde(default)]

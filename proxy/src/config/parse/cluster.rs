@@ -39,8 +39,8 @@ impl Check<'_> {
         let endpoints = self.endpoints(&what, listed, &addresses, taken);
         let discovery = given.discovery.as_ref().and_then(|discovery| self.discovery(discovery));
         let protocol = self.protocol(given.protocol.as_ref());
-        let bridge = given.bridge.as_ref().filter(|bridge| *bridge.get_ref());
-        if let (Some(bridge), Protocol::Tcp, Some(tcp)) = (bridge, protocol, &given.protocol) {
+        let bridged = given.bridge.as_ref().filter(|bridge| *bridge.get_ref());
+        if let (Some(bridge), Protocol::Tcp, Some(tcp)) = (bridged, protocol, &given.protocol) {
             self.diagnostics
                 .add("only HTTP can be bridged", bridge.span(), "carries HTTP/1 over HTTP/2")
                 .also(tcp.span(), "opaque bytes")
@@ -62,7 +62,7 @@ impl Check<'_> {
             declared: given.protocol.is_some(),
             endpoints: endpoints.into(),
             discovery,
-            bridge: bridge.is_some(),
+            bridge: given.bridge.as_ref().map(|bridge| *bridge.get_ref()),
             timeouts: self.request_timeouts(
                 [&given.timeouts.request, &given.timeouts.per_try, &given.timeouts.response]
                     .map(Option::as_ref),

@@ -61,8 +61,8 @@ pub struct Cluster {
     /// Where its endpoints are learned, if the configuration does not list them.
     pub discovery: Option<Discovery>,
     /// Whether HTTP/1 requests go over shared HTTP/2 connections, because sidecars at the endpoints
-    /// restore them.
-    pub bridge: bool,
+    /// restore them. `None`: if all endpoints prove by TLS that they are sidecars.
+    pub bridge: Option<bool>,
     /// Time limits of requests to it.
     pub timeouts: RequestTimeouts,
     /// Retries after a failure.
@@ -139,6 +139,16 @@ impl Cluster {
         let ports = self.addresses.iter().map(SocketAddr::port);
         let opaque = |port: &u16| agreed.is_none() && (all || opaque_ports.contains(port));
         self.opaque_at = ports.filter(opaque).collect();
+    }
+
+    /// Whether HTTP/1 requests go over shared HTTP/2 connections; `has_identity` says whether this
+    /// workload can prove who it is. Unless the configuration decides: if all endpoints are sidecars
+    /// like this one, since nobody else can prove to be the workload that is expected there.
+    pub fn is_bridged(&self, has_identity: bool) -> bool {
+        self.bridge.unwrap_or_else(|| {
+            let known = self.endpoints.iter().filter(|endpoint| endpoint.identity.is_some()).count();
+            has_identity && known > 0 && known == self.endpoints.len()
+        })
     }
 
     /// What is spoken with the virtual address at `port`.

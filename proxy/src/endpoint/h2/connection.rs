@@ -6,6 +6,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker, ready};
 
 use hyper::client::conn::http2::{self, SendRequest};
@@ -18,13 +19,13 @@ use crate::connect::{Connector, Target};
 use crate::endpoint::halves::UploadHalf;
 use crate::endpoint::pool::PoolLimits;
 use crate::endpoint::queue::Queue;
-use crate::endpoint::read_tracker::ReadTracker;
+use crate::endpoint::read_tracker::{FirstRead, ReadTracker};
 use crate::error::{BoxError, Kind};
 use crate::http::preface::FirstFrame;
 use crate::http::resets::Resets;
 use crate::mutant::Mutant;
 use crate::telemetry::{EndpointMetrics, Open, OpenConnection, emit};
-use crate::tls::{self, Alpn, Io};
+use crate::tls::{Alpn, Io, Peer};
 use crate::world::Net;
 
 /// An open connection.
@@ -44,6 +45,8 @@ pub(super) struct Connection {
     pub(super) heard: Rc<Cell<Instant>>,
     /// When it is too old to carry another request.
     pub(super) expires: Cell<Option<Instant>>,
+    /// Who has proved to be the server.
+    peer: Option<Arc<Peer>>,
     open: OpenConnection,
 }
 
@@ -61,6 +64,7 @@ impl Connection {
     /// Whether it may carry another request.
     pub(super) fn is_young(&self) -> bool {
         self.expires.get().is_none_or(|expires| Instant::now() < expires)
+            && self.peer.as_ref().is_none_or(|peer| peer.is_trusted())
     }
 
     /// Whether it carries nothing and never will again.
@@ -155,9 +159,9 @@ pub(super) async fn open<N: Net>(
     metrics: &EndpointMetrics,
 ) -> Result<Rc<Connection>, (Kind, BoxError)> {
     let io = connector.connect(target, Alpn::Http2).await.map_err(|e| (Kind::of_connect(&e), e.into()))?;
-    let endpoint = target.address;
+    let (endpoint, peer) = (target.address, io.peer().cloned());
     let window = limits.http2.initial_stream_window_size;
-    let (tell, first_bytes) = oneshot::channel();
+    let (tell, mut first_bytes) = oneshot::channel();
     let heard = Rc::new(Cell::new(Instant::now()));
     let io = ReadTracker { io, tell: Some(tell), at: heard.clone() };
     let io = Resets::of_a_server(FirstFrame::of_a_server(io));
@@ -179,17 +183,18 @@ pub(super) async fn open<N: Net>(
         .await
         .map_err(|e| (Kind::Connect, e.into()))?;
     let mut driver = Box::pin(driver);
-    let mut first_bytes = pin!(first_bytes);
     // The driver's own end comes first: it says what is wrong.
     poll_fn(|cx| match driver.as_mut().poll(cx) {
         Poll::Ready(ended) => {
-            let refused = ended.as_ref().is_err_and(|error| tls::was_refused(error));
-            let kind = if refused { Kind::Handshake } else { Kind::Protocol };
+            if let Ok(FirstRead::Refused(words)) = first_bytes.try_recv() {
+                return Poll::Ready(Err((Kind::Handshake, words.into())));
+            }
             let cause = ended.err().map_or_else(|| "closed at once".into(), BoxError::from);
-            Poll::Ready(Err((kind, cause)))
+            Poll::Ready(Err((Kind::Protocol, cause)))
         }
-        Poll::Pending => match ready!(first_bytes.as_mut().poll(cx)) {
-            Ok(()) => Poll::Ready(Ok(())),
+        Poll::Pending => match ready!(Pin::new(&mut first_bytes).poll(cx)) {
+            Ok(FirstRead::Bytes) => Poll::Ready(Ok(())),
+            Ok(FirstRead::Refused(words)) => Poll::Ready(Err((Kind::Handshake, words.into()))),
             Err(_) => Poll::Ready(Err((Kind::Protocol, "closed before it said anything".into()))),
         },
     })
@@ -210,6 +215,7 @@ pub(super) async fn open<N: Net>(
         carried: Cell::new(false),
         heard,
         expires: expires.into(),
+        peer,
         open,
     });
     connection.rest();
