@@ -54,6 +54,16 @@ pub async fn found<N>(world: &World<N>, authority: &plan::Authority) -> Result<(
     Authority::open(world, settings(authority)).await.map(drop).map_err(of(authority))
 }
 
+/// The roots of an authority that are to be trusted now, PEM, each by itself.
+///
+/// # Errors
+/// What the authority says.
+pub async fn roots<N>(world: &World<N>, authority: &plan::Authority) -> Result<Vec<String>, IdentityError> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    let (_, all) = authority::roots(world).await.map_err(of(authority))?;
+    Ok(all.split(BEGIN).skip(1).map(|rest| format!("{BEGIN}{rest}")).collect())
+}
+
 /// The files, by name, with which the sidecar of a workload begins. `worlds` are those of the plan's
 /// authorities, which may run or not.
 ///

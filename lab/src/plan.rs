@@ -63,6 +63,9 @@ pub struct Plan {
     pub certificates: Vec<Certificate>,
     /// Instances, by service and index. Every other part of the plan refers to them by position.
     pub instances: Vec<Instance>,
+    /// Positions of the instances whose packets are captured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub captures: Vec<usize>,
     /// Base profile of each ordered pair that has one.
     pub links: Vec<Link>,
     /// Load generators, by name.

@@ -282,3 +282,22 @@ fn an_authority_is_killed_paused_and_cut_off_as_any_instance_is() {
     }
     assert_eq!(plan.timeline[3].action.links().len(), 2);
 }
+
+#[test]
+fn other_certificates_change_who_a_sidecar_says_it_is_and_nobody_elses_file() {
+    let plan = mesh(
+        "[ca.mesh]\n[cert.thief]\nid = \"spiffe://cluster.local/ns/default/sa/thief\"\n\
+         [[timeline]]\nat = \"1s\"\nfor = \"2s\"\ncertificate = { instance = \"orders-1\", cert = \"thief\" }\n\
+         [[timeline]]\nat = \"5s\"\nrotate = { ca = \"mesh\" }\n",
+    );
+    let Action::Certificate(fault) = &plan.timeline[0].action else { panic!("{:?}", plan.timeline[0]) };
+    let names: Vec<_> = fault.processes.iter().map(|p| plan.process_name(*p)).collect();
+    assert_eq!(names, ["orders-1/sidecar"]);
+    let own = plan.configs();
+    let changed: Vec<usize> = (0..own.len()).filter(|&i| own[i] != fault.configs[i]).collect();
+    assert_eq!(changed, [fault.processes[0].instance]);
+    let table: toml::Table = toml::from_str(&fault.configs[changed[0]]).unwrap();
+    assert_eq!(table["identity"]["id"].as_str(), Some("spiffe://cluster.local/ns/default/sa/thief"));
+    assert_eq!(table["identity"]["files"].as_str(), Some("identity"));
+    assert_eq!(plan.timeline[1].until, None, "a new root is for good");
+}

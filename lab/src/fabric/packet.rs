@@ -68,12 +68,23 @@ impl PacketPort {
     /// Opens the interface `ifname` of the calling thread's network namespace. Needs CAP_NET_RAW
     /// there.
     pub fn open(ifname: &str) -> io::Result<PacketPort> {
+        Self::open_for(ifname, false)
+    }
+
+    /// The same to look on: what the interface sends is seen too.
+    pub fn open_tap(ifname: &str) -> io::Result<PacketPort> {
+        Self::open_for(ifname, true)
+    }
+
+    fn open_for(ifname: &str, sees_outgoing: bool) -> io::Result<PacketPort> {
         let index = if_nametoindex(ifname)?;
         // Protocol 0 receives nothing until the socket is bound, so no frame of another interface
         // slips in.
         let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), Some(Protocol::from(0)))?;
         set_packet_option(&socket, libc::PACKET_VNET_HDR)?;
-        set_packet_option(&socket, libc::PACKET_IGNORE_OUTGOING)?;
+        if !sees_outgoing {
+            set_packet_option(&socket, libc::PACKET_IGNORE_OUTGOING)?;
+        }
         setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
         // Beyond the system's limit if we may, else up to it.
         if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {

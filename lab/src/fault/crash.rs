@@ -1,7 +1,5 @@
 //! `crash = { .. }`: machines lose their power.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 use serde_spanned::Spanned;
 
@@ -44,14 +42,7 @@ impl Fault for Crash {
 
     fn resolve(table: &Spanned<CrashTable>, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Self {
         let names = context.names;
-        let asked = &table.get_ref().instance;
-        let words = asked.get_ref().words(asked.span());
-        if words.is_empty() {
-            let mistake = Mistake::new(asked.span(), "no instance is named", "empty");
-            mistakes.push(mistake.help("name one, such as \"orders-1\""));
-        }
-        let machines: BTreeSet<usize> =
-            words.iter().flat_map(|word| names.instances(word, mistakes)).collect();
+        let machines = context.instances(&table.get_ref().instance, mistakes);
         let processes = machines.iter().flat_map(|&instance| {
             let of = |role, is_there: bool| is_there.then_some(ProcessId { instance, role });
             let has_sidecar = context.has_sidecars && !names.is_authority(instance);

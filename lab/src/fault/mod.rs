@@ -10,6 +10,7 @@
 //! and end, which is the timeline's (`scenario/timeline.rs`, `run.rs`).
 
 mod behave;
+mod certificate;
 mod configure;
 mod crash;
 mod impair;
@@ -19,8 +20,9 @@ mod pause;
 mod primitives;
 mod refuse;
 mod restart;
+mod rotate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -70,6 +72,10 @@ pub struct Context<'a> {
     pub names: &'a Names,
     /// The base profiles of links.
     pub base: &'a Profiles,
+    /// Names of the authorities, by their position in the plan.
+    pub authorities: &'a [String],
+    /// Names of the certificates that the lab makes, by their position in the plan.
+    pub certificates: &'a [String],
     /// Whether the scenario runs with sidecars at all.
     pub has_sidecars: bool,
 }
@@ -79,6 +85,16 @@ impl Context<'_> {
     fn processes(&self, patterns: &Spanned<OneOrMany>, mistakes: &mut Vec<Mistake>) -> Vec<ProcessId> {
         self.names.all_processes(patterns, self.has_sidecars, mistakes)
     }
+
+    /// The instances that several patterns name, each once.
+    fn instances(&self, asked: &Spanned<OneOrMany>, mistakes: &mut Vec<Mistake>) -> BTreeSet<usize> {
+        let words = asked.get_ref().words(asked.span());
+        if words.is_empty() {
+            let mistake = Mistake::new(asked.span(), "no instance is named", "empty");
+            mistakes.push(mistake.help("name one, such as \"orders-1\""));
+        }
+        words.iter().flat_map(|word| self.names.instances(word, mistakes)).collect()
+    }
 }
 
 /// What decides how long a fault lasts.
@@ -87,8 +103,8 @@ pub enum Lasts<'a> {
     For,
     /// The `restart` of its own table.
     Restart(Option<&'a Spanned<Span>>),
-    /// It ends by itself.
-    UntilDone,
+    /// It ends by itself, as these words say.
+    UntilDone(&'static str),
 }
 
 /// Something that a fault holds while it is in force. Two faults may not hold the same thing at one
@@ -372,6 +388,8 @@ kinds! {
     "refuse": refuse::Refuse,
     "restart": restart::Restart,
     "configure": configure::Configure,
+    "certificate": certificate::Certificate,
+    "rotate": rotate::Rotate,
     "app": behave::Behave,
     "pause": pause::Pause,
     "partition": partition::Partition,

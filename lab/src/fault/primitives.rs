@@ -52,6 +52,23 @@ pub trait Primitives {
     /// Brings the count of `reloaded` up to date.
     async fn note_reloads(&self);
 
+    /// Gives sidecars that do not run the certificate at this position in the plan, and the
+    /// configurations at those of their instances; or what the plan gives them. Counts `replaced`
+    /// in the former case.
+    async fn deliver(
+        &self,
+        fault: &str,
+        sidecars: &[ProcessId],
+        certificate: Option<(usize, &[String])>,
+    ) -> Result<(), Self::Error>;
+
+    /// Lets the authority at this position in the plan announce a new root. Counts `announced`.
+    async fn rotate_root(&self, fault: &str, authority: usize) -> Result<(), Self::Error>;
+
+    /// Brings `retired` up to date: how many of the roots that were trusted before
+    /// [`rotate_root`](Self::rotate_root) are gone.
+    async fn note_roots(&self, fault: &str, authority: usize);
+
     /// Tells built-in apps how to answer; `query` is a path and query of their control port.
     async fn control_apps(&self, processes: &[ProcessId], query: &str) -> Result<(), Self::Error>;
 

@@ -72,7 +72,7 @@ impl Fault for Restart {
     }
 
     fn lasts(_: &RestartTable) -> Lasts<'_> {
-        Lasts::UntilDone
+        Lasts::UntilDone("until all are back")
     }
 
     holds_processes!(kill.processes);

@@ -14,6 +14,7 @@ use futures_util::future::{join_all, try_join_all};
 use proxy::capture::rules::Family;
 use tokio::time::{Instant, sleep};
 
+use super::capture::Capture;
 use super::identity::authority_command;
 use super::intercept;
 use super::limits::Limited;
@@ -57,6 +58,7 @@ impl KernelWorld {
         self.make_nodes()?;
         self.deliver_identities().await?;
         self.connect().await?;
+        self.capture()?;
         self.load_rules().await?;
         self.start_all(Role::App).await?;
         self.start_all(Role::Sidecar).await?;
@@ -221,6 +223,16 @@ impl KernelWorld {
         let base = self.plan.links.iter().map(|l| (l.from, l.to, l.profile)).collect();
         backend.set_profiles(base).await.map_err(failed("cannot set up the links"))?;
         self.options.events.note("links", kind.name(), format!("{} base profiles", self.plan.links.len()));
+        Ok(())
+    }
+
+    fn capture(&self) -> Result<(), Error> {
+        if self.plan.captures.is_empty() {
+            return Ok(());
+        }
+        let directory = self.options.run_dir.join("captures");
+        let capture = Capture::start(&self.plan, &self.nodes.borrow(), &directory);
+        *self.capture.borrow_mut() = Some(capture.map_err(failed("cannot capture packets"))?);
         Ok(())
     }
 

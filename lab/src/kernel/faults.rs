@@ -42,6 +42,8 @@ pub(super) struct FaultState {
     earlier: PairCounts,
     /// Of each app the requests that it has answered otherwise than usual since the fault began.
     changed: ChangedRequests,
+    /// The roots of an authority before it announced another one, PEM.
+    roots: Vec<String>,
 }
 
 impl Primitives for KernelWorld {
@@ -197,6 +199,50 @@ impl Primitives for KernelWorld {
 
     /// They are counted when the sidecars take them.
     async fn note_reloads(&self) {}
+
+    async fn deliver(
+        &self,
+        fault: &str,
+        ids: &[ProcessId],
+        certificate: Option<(usize, &[String])>,
+    ) -> Result<(), Error> {
+        for id in ids {
+            let instance = &self.plan.instances[id.instance];
+            let (identity, config) = match certificate {
+                Some((certificate, configs)) => {
+                    (self.plan.identity_with(id.instance, certificate), configs.get(id.instance))
+                }
+                None => (instance.identity.clone(), instance.sidecar.as_ref()),
+            };
+            if let Some(identity) = identity {
+                self.deliver_identity(id.instance, &identity).await?;
+            }
+            if let Some(config) = config {
+                let written = self.write_config(&instance.name, config);
+                written.map_err(failed(format!("cannot change the configuration of {}", instance.name)))?;
+            }
+            if certificate.is_some() {
+                self.count(fault, "replaced");
+            }
+        }
+        Ok(())
+    }
+
+    async fn rotate_root(&self, fault: &str, authority: usize) -> Result<(), Error> {
+        let before = self.roots(authority).await?;
+        self.announce_root(authority).await?;
+        self.faults.borrow_mut().entry(fault.to_owned()).or_default().roots = before;
+        self.count(fault, "announced");
+        Ok(())
+    }
+
+    async fn note_roots(&self, fault: &str, authority: usize) {
+        let Ok(now) = self.roots(authority).await else { return };
+        let mut faults = self.faults.borrow_mut();
+        let state = faults.entry(fault.to_owned()).or_default();
+        let gone = state.roots.iter().filter(|root| !now.contains(root)).count();
+        state.counted.insert("retired".into(), gone as f64);
+    }
 
     async fn control_apps(&self, ids: &[ProcessId], query: &str) -> Result<(), Error> {
         for &id in ids {

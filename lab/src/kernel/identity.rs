@@ -9,6 +9,7 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use proxy::world::{KernelDisk, RngTree, SystemWall, World};
@@ -78,6 +79,31 @@ impl KernelWorld {
             give(&state, CA_UID).map_err(cannot())?;
         }
         Ok(())
+    }
+
+    /// The roots of an authority that are to be trusted now, PEM.
+    pub(super) async fn roots(&self, authority: usize) -> Result<Vec<String>, Error> {
+        let (worlds, of) = (self.authorities()?, &self.plan.authorities[authority]);
+        let roots = authority::roots(&worlds[authority], of).await;
+        roots.map_err(|error| Error::Failed(error.to_string()))
+    }
+
+    /// Lets an authority announce a new root, as its operator would.
+    pub(super) async fn announce_root(&self, authority: usize) -> Result<(), Error> {
+        let authority = &self.plan.authorities[authority];
+        let (run, node) = (self.run_path()?, self.node(authority.instance));
+        let node = node.ok_or_else(|| Error::Failed("the world is not up".into()))?;
+        let mut command = Command::new(run.join("exe"));
+        command.args(["__proxy", "ca", "rotate", "--state"]).arg(data(&run, &authority.name));
+        let said = node.probe(move || command.stdin(Stdio::null()).output()).await.and_then(|r| r);
+        let said = said.map_err(failed(format!("cannot ask {}", node.name())))?;
+        match said.status.success() {
+            true => Ok(()),
+            false => {
+                let why = String::from_utf8_lossy(&said.stderr);
+                Err(Error::Failed(format!("{} announces no root: {}", node.name(), why.trim())))
+            }
+        }
     }
 
     /// Makes the folders of the sidecars' files.

@@ -48,6 +48,7 @@ pub mod sysctl;
 pub(crate) mod wire;
 
 mod bring_up;
+mod capture;
 mod faults;
 mod identity;
 mod observe;
@@ -124,6 +125,7 @@ pub struct KernelWorld {
     /// What is known of each fault that was applied, by its name.
     faults: RefCell<BTreeMap<String, faults::FaultState>>,
     redirected: RefCell<Vec<Redirected>>,
+    capture: RefCell<Option<capture::Capture>>,
     /// Whose rule counters are read next.
     next_read: Cell<usize>,
     notes: RefCell<Vec<String>>,
@@ -152,6 +154,7 @@ impl KernelWorld {
             paused: RefCell::default(),
             link_faults: RefCell::default(),
             faults: RefCell::default(),
+            capture: RefCell::default(),
             next_read: Cell::new(0),
             notes: RefCell::default(),
         })
@@ -203,6 +206,7 @@ impl KernelWorld {
             process.kill_and_reap();
         }
         self.paused.take();
+        self.capture.take();
         self.backend.take();
         let cgroup = self.cgroup.take();
         if let Some(cgroup) = &cgroup {
@@ -279,6 +283,7 @@ impl World for KernelWorld {
         let backend = self.backend.borrow().clone();
         let mut fidelity = backend.map(|b| b.fidelity()).unwrap_or_default();
         fidelity.notes.extend(self.notes.borrow().iter().cloned());
+        fidelity.notes.extend(self.capture.borrow().iter().flat_map(capture::Capture::notes));
         let (processes, loads) = (self.processes.borrow(), self.loads.borrow());
         let gaps = processes.values().chain(&*loads).filter(|process| process.log().has_gaps());
         let note =

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::bring_up::{Start, failed, local};
+use super::capture::Capture;
 use super::process::{Output, Process};
 use super::{KernelWorld, intercept, probe};
 use crate::app::APP_METRICS_PORT;
@@ -126,6 +127,26 @@ impl KernelWorld {
         }
         for (&id, &starts) in &*self.starts.borrow() {
             own("process_starts_total", &[("process", &self.plan.process_name(id))], starts as f64);
+        }
+        let found = self.capture.borrow().as_ref().map(Capture::found).unwrap_or_default();
+        for ((from, to), counts) in found {
+            let instance = |i: usize| self.plan.instances[i].name.as_str();
+            let service = |i: usize| self.plan.services[self.plan.instances[i].service].name.as_str();
+            let labels = [
+                ("from", instance(from)),
+                ("to", instance(to)),
+                ("from_service", service(from)),
+                ("to_service", service(to)),
+            ];
+            for (name, count) in [
+                ("capture_segments", counts.segments),
+                ("capture_tls_records", counts.records),
+                ("capture_plaintext_segments", counts.plaintext),
+                ("capture_marked_requests", counts.marked),
+                ("capture_unread_segments", counts.unread),
+            ] {
+                own(name, &labels, count as f64);
+            }
         }
         for pair in pairs {
             let name = |i: usize| self.plan.instances[i].name.as_str();

@@ -95,4 +95,12 @@ impl Plan {
     pub fn authority(&self, instance: usize) -> Option<&Authority> {
         self.authorities.iter().find(|authority| authority.instance == instance)
     }
+
+    /// Who an instance is once it has this certificate; `None` if nobody can say, because neither
+    /// the certificate nor its service has a name.
+    pub fn identity_with(&self, instance: usize, certificate: usize) -> Option<Identity> {
+        let own = &self.services[self.instances[instance].service].identity;
+        let id = self.certificates[certificate].id.clone().or_else(|| own.clone())?;
+        Some(Identity { id, source: IdentitySource::Certificate(certificate) })
+    }
 }

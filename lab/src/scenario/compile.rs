@@ -13,8 +13,9 @@ use toml::Table;
 
 use super::Scenario;
 use super::condition::FABRIC;
+use super::expect::CAPTURED;
 use crate::app::AppSpec;
-use crate::fault::{Action, Entry};
+use crate::fault::{Action, Certificate, Configure, Entry};
 use crate::glob::glob;
 use crate::load::Load;
 use crate::mesh::Role;
@@ -44,6 +45,7 @@ impl Scenario {
             authorities,
             certificates: self.certificates.clone(),
             instances,
+            captures: self.captures.clone(),
             links: self.links.clone(),
             loads: self.loads(),
             timeline: self.timeline.clone(),
@@ -60,16 +62,13 @@ impl Scenario {
                 };
                 let own = configs(&plan);
                 for position in 0..plan.timeline.len() {
-                    if let Action::Configure(configure) = &plan.timeline[position].action {
-                        let mut other = plan.clone();
-                        settings::merge(
-                            &mut other.services[configure.service].policy,
-                            configure.policy.clone(),
-                        );
-                        let changed = configs(&other);
-                        if let Action::Configure(configure) = &mut plan.timeline[position].action {
-                            configure.configs = changed;
+                    let changed = otherwise(&plan, position).map(|other| configs(&other));
+                    match (&mut plan.timeline[position].action, changed) {
+                        (Action::Configure(Configure { configs, .. }), Some(changed))
+                        | (Action::Certificate(Certificate { configs, .. }), Some(changed)) => {
+                            *configs = changed;
                         }
+                        _ => {}
                     }
                 }
                 for (instance, config) in plan.instances.iter_mut().zip(own) {
@@ -212,6 +211,25 @@ fn turn<T>(values: &[T], index: u32) -> Option<&T> {
     values.get(index as usize % values.len().max(1))
 }
 
+/// The plan as it would be if what a timeline entry changes in the sidecars' configurations had been
+/// so from the beginning; `None` if it changes nothing there.
+fn otherwise(plan: &Plan, entry: usize) -> Option<Plan> {
+    let mut other = plan.clone();
+    match &plan.timeline[entry].action {
+        Action::Configure(configure) => {
+            settings::merge(&mut other.services[configure.service].policy, configure.policy.clone());
+        }
+        Action::Certificate(fault) => {
+            for process in &fault.processes {
+                let identity = plan.identity_with(process.instance, fault.certificate);
+                other.instances[process.instance].identity = identity;
+            }
+        }
+        _ => return None,
+    }
+    Some(other)
+}
+
 fn without_sidecars(plan: &mut Plan) {
     let touches: Vec<bool> = plan.timeline.iter().map(touches_sidecar).collect();
     for entry in &mut plan.timeline {
@@ -230,7 +248,9 @@ fn without_sidecars(plan: &mut Plan) {
 /// Whether a subject can be measured where only these processes are.
 fn measurable(subject: &Subject, there: &[String], evidence_of_sidecar: bool) -> bool {
     match subject {
-        Subject::Metric { process, .. } => process == FABRIC || there.iter().any(|p| glob(process, p)),
+        // Without sidecars there is no TLS to be seen.
+        Subject::Metric { process, name, .. } if process == FABRIC => !name.starts_with(CAPTURED),
+        Subject::Metric { process, .. } => there.iter().any(|p| glob(process, p)),
         Subject::Ratio { of, to } => {
             measurable(of, there, evidence_of_sidecar) && measurable(to, there, evidence_of_sidecar)
         }

@@ -12,6 +12,9 @@ use crate::syntax::names::Names;
 pub(super) struct Context<'a> {
     pub text: &'a str,
     pub names: Names,
+    /// Names of the authorities, by their position, and of the certificates.
+    pub authorities: Vec<String>,
+    pub certificates: Vec<String>,
     pub duration: Duration,
     pub has_sidecars: bool,
 }

@@ -1,15 +1,15 @@
 //! Expectations: the window of each, in times of the run, and its conditions.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_spanned::Spanned;
 
-use super::condition::{self, ConditionNames};
+use super::condition::{self, ConditionNames, FABRIC};
 use super::context::{Context, sidecar_kind};
 use super::model::{self, File};
 use crate::fault::Entry;
-use crate::plan::Subject;
-use crate::plan::{Expectation, TimePoint, Window};
+use crate::plan::{Expectation, Op, Subject, TimePoint, Window};
 use crate::syntax::diagnose::{Mistake, inside};
 use crate::syntax::units::Span;
 
@@ -66,12 +66,12 @@ fn conditions(
     mistakes: &mut Vec<Mistake>,
 ) -> Vec<crate::plan::Condition> {
     let that = &expect.get_ref().that;
-    if that.is_empty() {
+    let mut conditions = encrypted(expect.get_ref(), context, mistakes);
+    if that.is_empty() && expect.get_ref().no_plaintext_between.is_none() {
         let at = expect.get_ref().name.as_ref().map_or(expect.span(), Spanned::span);
         let mistake = Mistake::new(at, "this expectation expects nothing", "`that` is empty");
         mistakes.push(mistake.help("add a condition such as \"LOAD.errors == 0\""));
     }
-    let mut conditions = Vec::new();
     for text in that {
         match condition::parse(text.get_ref(), names) {
             Ok(condition) => {
@@ -83,6 +83,81 @@ fn conditions(
                 let at = inside(text, error.at, context.text);
                 mistakes.push(Mistake::new(at, error.message, "here").help(error.help));
             }
+        }
+    }
+    conditions
+}
+
+/// With what the metrics of captures begin.
+pub(super) const CAPTURED: &str = "capture_";
+
+/// The services or instances of a `no_plaintext_between`, by name.
+fn sides(expect: &model::Expect) -> Vec<Spanned<String>> {
+    expect.no_plaintext_between.as_ref().map_or_else(Vec::new, |sides| sides.get_ref().words(sides.span()))
+}
+
+/// The instances whose packets must be captured.
+pub(super) fn captures(file: &File, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -> Vec<usize> {
+    let asked = file.scenario.capture.as_ref();
+    let mut all: BTreeSet<usize> = BTreeSet::new();
+    for word in asked.map_or_else(Vec::new, |words| words.get_ref().words(words.span())) {
+        all.extend(context.names.instances(&word, mistakes));
+    }
+    // Unknown sides have been told of.
+    for side in file.expect.iter().flat_map(|expect| sides(expect.get_ref())) {
+        all.extend(context.names.instances(&side, &mut Vec::new()));
+    }
+    all.into_iter().collect()
+}
+
+/// The conditions that a `no_plaintext_between` stands for: from each side to each other, something
+/// was read, all of it was records of TLS, and none of it a request of a load.
+fn encrypted(
+    expect: &model::Expect,
+    context: &Context<'_>,
+    mistakes: &mut Vec<Mistake>,
+) -> Vec<crate::plan::Condition> {
+    let Some(asked) = &expect.no_plaintext_between else { return Vec::new() };
+    let windows = [&expect.during, &expect.after, &expect.fault];
+    if let Some(window) = windows.into_iter().flatten().next() {
+        let mistake = Mistake::new(asked.span(), "packets are judged over the whole run", "not in a window");
+        mistakes.push(mistake.also(window.span(), "this window").help("make an [[expect]] of its own of it"));
+    }
+    let sides = sides(expect);
+    if sides.len() < 2 {
+        let mistake = Mistake::new(asked.span(), "between what?", "one side");
+        mistakes.push(mistake.help("name two or more services or instances, such as [\"web\", \"orders\"]"));
+    }
+    let label = |direction: &str, side: &str| {
+        let is_service = context.names.services.iter().any(|service| service.name == side);
+        let key = if is_service { format!("{direction}_service") } else { direction.to_owned() };
+        (key, side.to_owned())
+    };
+    for side in &sides {
+        if side.get_ref().contains('*') {
+            let mistake = Mistake::new(side.span(), "a side is a service or an instance", "a pattern");
+            mistakes.push(mistake.help("write the name of a service for all of its instances"));
+        } else {
+            context.names.instances(side, mistakes);
+        }
+    }
+    let mut conditions = Vec::new();
+    for (from, to) in sides.iter().flat_map(|from| sides.iter().map(move |to| (from.get_ref(), to.get_ref())))
+    {
+        if from == to {
+            continue;
+        }
+        for (name, words, op, sign) in [
+            ("tls_records", "TLS records", Op::Gt, ">"),
+            ("plaintext_segments", "segments of plaintext", Op::Eq, "=="),
+            ("marked_requests", "words of loads that can be read", Op::Eq, "=="),
+            ("unread_segments", "segments that could not be judged", Op::Eq, "=="),
+        ] {
+            let labels = vec![label("from", from), label("to", to)];
+            let subject =
+                Subject::Metric { process: FABRIC.to_owned(), name: format!("{CAPTURED}{name}"), labels };
+            let text = format!("{from} to {to}: {words} {sign} 0");
+            conditions.push(crate::plan::Condition { text, subject, op, value: 0.0 });
         }
     }
     conditions

@@ -99,13 +99,10 @@ pub(super) fn certificates(file: &File, mistakes: &mut Vec<Mistake>) -> Vec<Cert
         let trusts = cert.trusts.as_ref().map(|words| {
             words.iter().filter_map(|word| self::authority(file, word, mistakes)).collect::<Vec<_>>()
         });
-        if let (Some(words), Some([])) = (&cert.trusts, trusts.as_deref()) {
-            if words.is_empty() {
-                let at = name.span();
-                let mistake =
-                    Mistake::new(at, format!("who has `{name}` would trust nobody"), "`trusts` is empty");
-                mistakes.push(mistake.help("name an authority, or leave `trusts` out"));
-            }
+        if cert.trusts.as_ref().is_some_and(Vec::is_empty) {
+            let message = format!("who has `{name}` would trust nobody");
+            let mistake = Mistake::new(name.span(), message, "`trusts` is empty");
+            mistakes.push(mistake.help("name an authority, or leave `trusts` out"));
         }
         if let Some(word) = &cert.id {
             spiffe_id(word, mistakes);

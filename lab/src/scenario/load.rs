@@ -57,6 +57,12 @@ pub(super) fn load(
     } else {
         context.names.instances(&load.from, mistakes).first().copied()
     };
+    if from.is_some_and(|from| context.names.is_authority(from)) {
+        let message = format!("`{}` is an authority", load.from);
+        mistakes.push(
+            Mistake::new(load.from.span(), message, "calls nobody").help("name an instance of a service"),
+        );
+    }
     let target = target(load, services, context, mistakes);
     let part = part(load, context, mistakes);
     let name = word.to_owned();

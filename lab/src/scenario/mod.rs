@@ -49,6 +49,7 @@ pub struct Scenario {
     services: Vec<Service>,
     authorities: Vec<identity::Authority>,
     certificates: Vec<Certificate>,
+    captures: Vec<usize>,
     links: Vec<Link>,
     loads: Vec<Load>,
     /// Kills and pauses of a whole instance name its sidecar whether or not one will stand there.

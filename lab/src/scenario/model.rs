@@ -54,6 +54,8 @@ pub struct Header {
     pub duration: Spanned<Span>,
     /// The kind of sidecar: `"ours"` (default), `"none"`, or a list of both to compare.
     pub sidecar: Option<Spanned<OneOrMany>>,
+    /// Instances whose packets are captured into the results (kernel only).
+    pub capture: Option<Spanned<OneOrMany>>,
 }
 
 /// `[service.NAME]`
@@ -174,7 +176,11 @@ pub struct Expect {
     pub fault: Option<Spanned<String>>,
     /// Judged only with this kind of sidecar: `"ours"` or `"none"`. Default: always.
     pub sidecar: Option<Spanned<String>>,
+    /// Services or instances: every byte of TCP from each of them to each other was TLS, and there
+    /// were some (kernel only). Over the whole run.
+    pub no_plaintext_between: Option<Spanned<OneOrMany>>,
     /// `"subject.statistic op value"`, all of which must hold.
+    #[serde(default)]
     pub that: Vec<Spanned<String>>,
 }
 

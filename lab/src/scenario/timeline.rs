@@ -27,7 +27,13 @@ pub(super) fn timeline(
     context: &Context<'_>,
     mistakes: &mut Vec<Mistake>,
 ) -> Vec<Entry> {
-    let faults = fault::Context { names: &context.names, base, has_sidecars: context.has_sidecars };
+    let faults = fault::Context {
+        names: &context.names,
+        base,
+        authorities: &context.authorities,
+        certificates: &context.certificates,
+        has_sidecars: context.has_sidecars,
+    };
     let mut resolved = Vec::new();
     let mut names: BTreeMap<String, Range<usize>> = BTreeMap::new();
     for (position, spanned) in entries.iter().enumerate() {
@@ -130,9 +136,9 @@ fn end(entry: &EntryTable, context: &Context<'_>, mistakes: &mut Vec<Mistake>) -
             }
             return Some(until);
         }
-        Lasts::UntilDone => {
+        Lasts::UntilDone(end) => {
             if let Some(lasts) = &entry.lasts {
-                let message = format!("a {what} lasts until all are back");
+                let message = format!("a {what} lasts {end}");
                 let mistake = Mistake::new(lasts.span(), message, "`for` means nothing here");
                 mistakes.push(mistake.also(span, format!("this is a {what}")).help("leave `for` out"));
             }

@@ -53,6 +53,8 @@ pub(super) fn validate(file: &File, text: &str) -> Result<Scenario, Vec<Mistake>
     let context = Context {
         text,
         names,
+        authorities: authorities.iter().map(|authority| authority.name.clone()).collect(),
+        certificates: certificates.iter().map(|certificate| certificate.name.clone()).collect(),
         duration,
         has_sidecars: sidecars.iter().any(|kind| *kind != SidecarKind::None),
     };
@@ -61,6 +63,7 @@ pub(super) fn validate(file: &File, text: &str) -> Result<Scenario, Vec<Mistake>
         file.load.iter().filter_map(|(name, l)| load::load(name, l, &services, &context, m)).collect();
     let timeline = timeline::timeline(&file.timeline, &base, &context, m);
     let expectations = expect::expectations(file, &timeline, &context, m);
+    let captures = expect::captures(file, &context, m);
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
@@ -73,6 +76,7 @@ pub(super) fn validate(file: &File, text: &str) -> Result<Scenario, Vec<Mistake>
         services,
         authorities,
         certificates,
+        captures,
         links: base.into_iter().map(|((from, to), profile)| Link { from, to, profile }).collect(),
         loads,
         timeline,

@@ -4,14 +4,14 @@
 //!
 //! Only a run without faults is held to this: a killed process takes its counters with it. Nor is
 //! one that gives its sidecars settings of its own: mirrored and hedged requests were sent by no
-//! load, and a shed request never arrives.
+//! load, and a shed request never arrives. One that may refuse callers is not either.
 
 use super::evaluate::{Judged, JudgedCondition};
 use crate::app::AppKind;
 use crate::load::CallKind;
 use crate::load::{Outcome, Record};
 use crate::metrics::Series;
-use crate::plan::{Plan, ServiceLimits, SidecarKind};
+use crate::plan::{Plan, ServiceLimits, SidecarKind, TlsMode};
 
 /// Compares the counts, or `None` where there is nothing to compare.
 pub fn conservation(plan: &Plan, records: &[Vec<Record>], series: &Series) -> Option<Judged> {
@@ -19,6 +19,9 @@ pub fn conservation(plan: &Plan, records: &[Vec<Record>], series: &Series) -> Op
         .services
         .iter()
         .any(|s| !s.policy.is_empty() || !s.settings.is_empty() || s.limits != ServiceLimits::default());
+    let refuses = plan.services.iter().any(|s| !s.authorization.is_empty() || s.tls == Some(TlsMode::Strict))
+        || !plan.certificates.is_empty();
+    let told = told || refuses;
     if plan.sidecar != SidecarKind::Ours || !plan.timeline.is_empty() || told {
         return None;
     }

@@ -123,6 +123,7 @@ pub fn plan(command: Vec<String>) -> Plan {
         ],
         authorities: Vec::new(),
         certificates: Vec::new(),
+        captures: Vec::new(),
         links: Vec::new(),
         loads: Vec::new(),
         timeline: Vec::new(),

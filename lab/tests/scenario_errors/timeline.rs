@@ -33,3 +33,14 @@ fn apps_that_cannot_behave_so() {
 fn entries_that_cannot_be_repeated() {
     insta::assert_snapshot!(message(&mesh(include_str!("cases/entries_that_cannot_be_repeated.toml"))));
 }
+
+#[test]
+fn certificates_and_roots_that_cannot_be_changed_so() {
+    let text = mesh(
+        "[ca.trust]\n[cert.stolen]\n\
+         [[timeline]]\nat = \"1s\"\nfor = \"1s\"\ncertificate = { instance = \"trust\", cert = \"stollen\" }\n\
+         [[timeline]]\nat = \"3s\"\nfor = \"1s\"\nrotate = { ca = \"truth\" }\n\
+         [load.signing]\nfrom = \"trust\"\nurl = \"http://orders:8080/\"\nrate = \"1/s\"\n",
+    );
+    insta::assert_snapshot!(message(&text));
+}

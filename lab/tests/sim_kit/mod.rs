@@ -66,6 +66,7 @@ pub fn plan(sidecar: SidecarKind, replicas: usize) -> Plan {
         instances,
         authorities: Vec::new(),
         certificates: Vec::new(),
+        captures: Vec::new(),
         links: Vec::new(),
         loads: vec![load(100.0)],
         timeline: Vec::new(),

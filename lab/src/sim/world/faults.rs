@@ -151,6 +151,21 @@ impl Primitives for SimWorld {
         }
     }
 
+    async fn deliver(
+        &self,
+        fault: &str,
+        _: &[ProcessId],
+        _: Option<(usize, &[String])>,
+    ) -> Result<(), Error> {
+        Err(kernel_only(fault))
+    }
+
+    async fn rotate_root(&self, fault: &str, _: usize) -> Result<(), Error> {
+        Err(kernel_only(fault))
+    }
+
+    async fn note_roots(&self, _: &str, _: usize) {}
+
     async fn control_apps(&self, ids: &[ProcessId], query: &str) -> Result<(), Error> {
         for &id in ids {
             let name = self.plan.process_name(id);
@@ -237,4 +252,8 @@ impl SimWorld {
         let counts = &mut faults.entry(fault.to_owned()).or_default().counts;
         *counts.entry(what.to_owned()).or_default() += by as f64;
     }
+}
+
+fn kernel_only(fault: &str) -> Error {
+    Error::Failed(format!("the simulator cannot do `{fault}`"))
 }

@@ -19,6 +19,7 @@ pub(in crate::verdict) fn plan() -> Plan {
         services: vec![],
         authorities: vec![],
         certificates: vec![],
+        captures: vec![],
         instances: vec![],
         links: vec![],
         loads: vec![load],
