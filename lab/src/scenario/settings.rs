@@ -30,13 +30,14 @@ pub(super) fn reserved(service: &super::model::Service, mistakes: &mut Vec<Mista
 /// Lets the sidecar read what it would be given. `plan` is one with sidecars.
 pub(super) fn check(file: &File, plan: &Plan) -> Result<(), Vec<Mistake>> {
     let mut mistakes: Vec<Mistake> = Vec::new();
-    let own: Vec<Option<&String>> = plan.instances.iter().map(|instance| instance.sidecar.as_ref()).collect();
+    // Authorities come last, and have none.
+    let own: Vec<&String> = plan.instances.iter().filter_map(|instance| instance.sidecar.as_ref()).collect();
     read(file, plan, &own, None, &mut mistakes);
     for (entry, written) in plan.timeline.iter().zip(&file.timeline) {
         if let (Action::Configure(Configure { service, configs, .. }), Some(asked)) =
             (&entry.action, &written.get_ref().configure)
         {
-            let configs: Vec<_> = configs.iter().map(Some).collect();
+            let configs: Vec<_> = configs.iter().collect();
             if configs == own {
                 let policy = &asked.get_ref().policy;
                 let message = "the sidecars are told what they know already";
@@ -58,14 +59,14 @@ pub(super) fn check(file: &File, plan: &Plan) -> Result<(), Vec<Mistake>> {
 fn read(
     file: &File,
     plan: &Plan,
-    configs: &[Option<&String>],
+    configs: &[&String],
     change: Option<(usize, &Settings)>,
     mistakes: &mut Vec<Mistake>,
 ) {
     let Some(program) = sidecar::program(plan.sidecar) else { return };
     // Replicas of one service have the same keys.
     for (position, service) in plan.services.iter().enumerate() {
-        let Some(config) = service.instances.first().and_then(|&i| configs[i]) else { continue };
+        let Some(config) = service.instances.first().and_then(|&i| configs.get(i)) else { continue };
         let Err(errors) = program.check(config) else { continue };
         let origin = Origin { file, plan, service: position, change, nodes: nodes(config) };
         for mistake in errors.iter().map(|error| origin.mistake(error)) {

@@ -7,6 +7,7 @@
 //! normal run a helper finds nobody to help and ends at once.
 
 mod faults;
+mod identity;
 mod testbed;
 
 use std::cell::RefCell;
