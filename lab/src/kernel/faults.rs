@@ -214,8 +214,13 @@ impl Primitives for KernelWorld {
                 }
                 None => (instance.identity.clone(), instance.sidecar.as_ref()),
             };
-            if let Some(identity) = identity {
-                self.deliver_identity(id.instance, &identity).await?;
+            match identity {
+                Some(identity) => self.deliver_identity(id.instance, &identity).await?,
+                None if certificate.is_some() => {
+                    let message = "has no identity, and the certificate names nobody: give that an `id`";
+                    return Err(Error::Failed(format!("{} {message}", instance.name)));
+                }
+                None => {}
             }
             if let Some(config) = config {
                 let written = self.write_config(&instance.name, config);
