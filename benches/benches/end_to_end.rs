@@ -9,8 +9,8 @@ use std::io;
 use std::process::ExitCode;
 
 use benches::lane::Programs;
-use benches::options::{Options, Path, Program};
-use benches::{INSTALL, envoy, haproxy, report, roles, run};
+use benches::options::{Options, Program, Sidecar};
+use benches::{INSTALL, envoy, haproxy, nginx, report, roles, run};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -29,17 +29,18 @@ fn main() -> ExitCode {
 }
 
 /// Leaves out the paths of a peer that is not there, unless they were asked for.
-fn leave_out(program: &mut Program, name: &str, missing: bool, is_its: fn(Path) -> bool) -> io::Result<()> {
-    if !missing || !program.paths.iter().any(|path| is_its(*path)) {
+fn leave_out(program: &mut Program, peer: Sidecar, missing: bool) -> io::Result<()> {
+    if !missing || !program.paths.iter().any(|path| path.sidecar() == Some(peer)) {
         return Ok(());
     }
+    let name = peer.name();
     let how =
         format!("{name} is not installed: run {INSTALL}, or name its binary in {}", name.to_uppercase());
     if program.peers_needed {
         return Err(io::Error::other(how));
     }
     println!("{how}. Its paths are left out.");
-    program.paths.retain(|path| !is_its(*path));
+    program.paths.retain(|path| path.sidecar() != Some(peer));
     Ok(())
 }
 
@@ -55,11 +56,12 @@ fn bench(options: &Options) -> io::Result<()> {
     let root =
         std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a member lies in the workspace");
     let mut program = options.program();
-    let (envoy, haproxy) = (envoy::find(root), haproxy::find());
-    leave_out(&mut program, "Envoy", envoy.is_none(), Path::is_envoy)?;
-    leave_out(&mut program, "HAProxy", haproxy.is_none(), Path::is_haproxy)?;
+    let (envoy, haproxy, nginx) = (envoy::find(root), haproxy::find(), nginx::find());
+    for (peer, found) in Sidecar::PEERS.into_iter().zip([&envoy, &haproxy, &nginx]) {
+        leave_out(&mut program, peer, found.is_none())?;
+    }
     let own = Programs::new(std::env::current_exe()?, run::sidecar(root)?);
-    let programs = Programs { envoy, haproxy, ..own };
+    let programs = Programs { envoy, haproxy, nginx, ..own };
     println!("sidecar: {}", programs.proxy.display());
     if cfg!(debug_assertions) {
         println!("This build is not optimised: only whether requests succeed means something.");

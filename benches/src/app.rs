@@ -39,7 +39,7 @@ pub async fn serve(net: KernelNet, protocol: Protocol, pause: Duration) -> io::R
                 Protocol::Http2 | Protocol::Grpc => {
                     http2(io, tasks, protocol, pause).await.map_err(io::Error::other)
                 }
-                Protocol::TcpPingpong => echo(io, pause).await,
+                Protocol::TcpPingpong | Protocol::TcpFresh => echo(io, pause).await,
                 Protocol::TcpBulk => bulk(io).await,
             };
         });

@@ -7,11 +7,14 @@
 //! against HTTP/2, gives a request an id, retries twice, ejects an endpoint after five failures and
 //! pools connections; it writes no access log. Buffers are Envoy's defaults. Its own statistics are
 //! on, as ours are.
+//!
+//! With mutual TLS both ends show certificates and compare the SPIFFE id of the other, as in Istio,
+//! and speak inside what the client speaks.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::options::Protocol;
+use crate::place::{APP, Place, Side};
 
 /// The binary: what `ENVOY` names, or what `ci/peers` installed below `root`.
 pub fn find(root: &Path) -> Option<PathBuf> {
@@ -19,11 +22,10 @@ pub fn find(root: &Path) -> Option<PathBuf> {
     named.or_else(|| Some(root.join("target/peers/envoy"))).and_then(|path| path.canonicalize().ok())
 }
 
-/// A bootstrap for the side of the client (`outbound`) or of the app, for connections to `app`.
-pub fn bootstrap(outbound: bool, app: SocketAddr, protocol: Protocol) -> String {
-    let listen =
-        if outbound { proxy::config::defaults::OUTBOUND_PORT } else { proxy::config::defaults::INBOUND_PORT };
-    let port = app.port();
+/// A bootstrap for `place`.
+pub fn bootstrap(place: &Place<'_>) -> String {
+    let (outbound, protocol) = (place.side == Side::Client, place.protocol);
+    let (listen, port) = (place.port(), APP.port());
     let filter = if protocol.is_opaque() { TCP_FILTER } else { HTTP_FILTER };
     let retries = if outbound {
         "\n                  retry_policy: {retry_on: 'connect-failure,refused-stream,reset-before-request', num_retries: 2}"
@@ -31,8 +33,15 @@ pub fn bootstrap(outbound: bool, app: SocketAddr, protocol: Protocol) -> String 
         ""
     };
     let filter = filter.replace("@RETRIES", retries);
-    let cluster = if outbound { outbound_cluster(app) } else { INBOUND_CLUSTER.to_owned() };
+    let cluster = if outbound { outbound_cluster(APP) } else { INBOUND_CLUSTER.to_owned() };
     let http = if protocol.is_opaque() { "" } else { HTTP_OPTIONS };
+    let (mut accepts, mut connects) = (String::new(), String::new());
+    if place.path.is_mtls() {
+        match place.side {
+            Side::Client => connects = format!("\n    transport_socket: {}", socket(place, "Upstream")),
+            Side::App => accepts = format!("\n      transport_socket: {}", socket(place, "Downstream")),
+        }
+    }
     format!(
         "static_resources:
   listeners:
@@ -42,12 +51,34 @@ pub fn bootstrap(outbound: bool, app: SocketAddr, protocol: Protocol) -> String 
     - name: envoy.filters.listener.original_dst
       typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst}}
     filter_chains:
-    - filter_chain_match: {{destination_port: {port}}}
+    - filter_chain_match: {{destination_port: {port}}}{accepts}
       filters:
 {filter}
   clusters:
-{cluster}{http}
+{cluster}{connects}{http}
 "
+    )
+}
+
+/// Mutual TLS: `Upstream` to servers, `Downstream` from clients.
+fn socket(place: &Place<'_>, which: &str) -> String {
+    let own = place.certificates();
+    let (own, expected) = (own.display(), place.expected());
+    let asks = if which == "Downstream" { "require_client_certificate: true, " } else { "" };
+    let alpn = match (place.protocol.is_opaque(), place.is_http2()) {
+        (true, _) => "",
+        (_, true) => "alpn_protocols: [h2], ",
+        (_, false) => "alpn_protocols: [http/1.1], ",
+    };
+    format!(
+        "{{name: envoy.transport_sockets.tls, typed_config: {{\
+         '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{which}TlsContext, \
+         {asks}common_tls_context: {{{alpn}\
+         tls_params: {{tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}}, \
+         tls_certificates: [{{certificate_chain: {{filename: {own}/tls.crt}}, \
+         private_key: {{filename: {own}/tls.key}}}}], \
+         validation_context: {{trusted_ca: {{filename: {own}/ca.crt}}, match_typed_subject_alt_names: \
+         [{{san_type: URI, matcher: {{exact: '{expected}'}}}}]}}}}}}}}"
     )
 }
 

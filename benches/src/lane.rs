@@ -20,7 +20,7 @@ use lab::kernel::link::{index_of, with_netlink};
 use lab::kernel::node::{Bind, Mounts, Node};
 use lab::kernel::process::{Launch, Log, Output, Process};
 use lab::kernel::{probe, sysctl};
-use lab::plan::{APP_UID, HEALTH_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT, SIDECAR_UID};
+use lab::plan::{APP_UID, HEALTH_PORT, METRICS_PORT, SIDECAR_UID};
 use nix::sys::signal::Signal;
 use proxy::capture::rules::Rules;
 use proxy::world::{SystemWall, Wall};
@@ -31,16 +31,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::load::{Job, LoadOutcome, sliced};
-use crate::options::{Path, Protocol};
+use crate::options::{Path, Protocol, Sidecar};
+use crate::place::{APP, CLIENT, Place, SERVER, Side, VIRTUAL, write_certificates};
 use crate::usage::{self, Memory};
-use crate::{APP_PORT, envoy, haproxy};
+use crate::{APP_PORT, envoy, haproxy, nginx, ours};
 
-const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 90, 0, 1);
-const SERVER: Ipv4Addr = Ipv4Addr::new(10, 90, 0, 2);
-/// Where the service is for clients with a sidecar: a virtual address that no machine has.
-const VIRTUAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 90, 9, 9)), APP_PORT);
-/// Where the app is, and where clients without a sidecar find it.
-const APP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(SERVER), APP_PORT);
 /// How long a process may take to become ready, and to answer one probe.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 const PROBE_WITHIN: Duration = Duration::from_secs(1);
@@ -58,6 +53,8 @@ pub struct Programs {
     pub envoy: Option<PathBuf>,
     /// HAProxy, if it is installed.
     pub haproxy: Option<PathBuf>,
+    /// nginx, if it is installed.
+    pub nginx: Option<PathBuf>,
     /// What our sidecar is run under: a program and its arguments, such as valgrind's.
     pub under: Vec<String>,
     /// How long the app waits before each answer.
@@ -67,7 +64,8 @@ pub struct Programs {
 impl Programs {
     /// Our own, as they are.
     pub fn new(bench: PathBuf, proxy: PathBuf) -> Self {
-        Programs { bench, proxy, envoy: None, haproxy: None, under: Vec::new(), pause: Duration::ZERO }
+        let (envoy, haproxy, nginx) = (None, None, None);
+        Programs { bench, proxy, envoy, haproxy, nginx, under: Vec::new(), pause: Duration::ZERO }
     }
 }
 
@@ -104,6 +102,10 @@ impl Stage {
     fn new() -> io::Result<Stage> {
         let stage = tempfile::Builder::new().prefix("sidelab-bench-").tempdir()?;
         std::fs::set_permissions(stage.path(), std::fs::Permissions::from_mode(0o755))?;
+        // For what sidecars write.
+        let written = stage.path().join("written");
+        std::fs::create_dir(&written)?;
+        std::fs::set_permissions(written, std::fs::Permissions::from_mode(0o777))?;
         Ok(Stage(stage))
     }
 
@@ -124,6 +126,7 @@ impl Stage {
             ("proxy", Some(&programs.proxy)),
             ("envoy", programs.envoy.as_ref()),
             ("haproxy", programs.haproxy.as_ref()),
+            ("nginx", programs.nginx.as_ref()),
         ];
         let mut binds = Vec::new();
         for (name, source) in named {
@@ -142,6 +145,9 @@ impl Lane {
     /// What could not be made or did not become ready, with the tail of its log.
     pub async fn up(path: Path, protocol: Protocol, programs: &Programs) -> io::Result<Lane> {
         let stage = Stage::new()?;
+        if path.is_mtls() {
+            write_certificates(stage.0.path())?;
+        }
         let mounts = stage.mounts(programs)?;
         let (client, server) = (Node::new("client", mounts.clone())?, Node::new("server", mounts)?);
         for node in [&client, &server] {
@@ -164,68 +170,52 @@ impl Lane {
         let under = programs.under.clone();
         let (sidecars, started) = (BTreeMap::new(), BTreeMap::new());
         let mut lane = Lane { path, protocol, app, sidecars, client, server, stage, under, started };
-        if path.is_floor() || path.is_ours() || path.is_peer() {
-            lane.start_sidecar("b").await?;
-        }
+        lane.start_sidecar(Side::App).await?;
         if path.is_double() {
-            lane.start_sidecar("a").await?;
+            lane.start_sidecar(Side::Client).await?;
         }
         Ok(lane)
     }
 
-    async fn start_sidecar(&mut self, side: &str) -> io::Result<()> {
-        let outbound = side == "a";
-        let node = if outbound { &self.client } else { &self.server };
-        let sidecar = if self.path.is_floor() {
-            // An app is spared by the rules at 127.0.0.1, so the relay needs no source address of
-            // its own.
-            let (port, to) = if outbound { (OUTBOUND_PORT, APP) } else { (INBOUND_PORT, local(APP_PORT)) };
-            let mut argv = vec![self.stage.path("bench").into_os_string()];
-            argv.extend(["__relay".to_owned(), port.to_string(), to.to_string()].map(OsString::from));
-            let relay = start(&self.stage, node, side, argv, SIDECAR_UID)?;
-            ready(node, &relay, move || probe::connect(local(port), PROBE_WITHIN)).await?;
-            relay
-        } else if self.path.is_envoy() {
-            let text = envoy::bootstrap(outbound, APP, self.protocol);
-            let config = self.stage.write(&format!("{side}.yaml"), &text)?;
-            let fixed =
-                ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn", "--config-path"];
-            let mut argv = vec![self.stage.path("envoy").into_os_string()];
-            argv.extend(fixed.map(OsString::from));
-            argv.push(config.into());
-            let envoy = start(&self.stage, node, side, argv, SIDECAR_UID)?;
-            let port = if outbound { OUTBOUND_PORT } else { INBOUND_PORT };
-            ready(node, &envoy, move || probe::connect(local(port), PROBE_WITHIN)).await?;
-            envoy
-        } else if self.path.is_haproxy() {
-            let (port, to) = if outbound { (OUTBOUND_PORT, APP) } else { (INBOUND_PORT, local(APP_PORT)) };
-            let config =
-                self.stage.write(&format!("{side}.cfg"), &haproxy::config(port, to, self.protocol))?;
-            let mut argv = vec![self.stage.path("haproxy").into_os_string()];
-            argv.extend(["-db", "-f"].map(OsString::from));
-            argv.push(config.into());
-            let haproxy = start(&self.stage, node, side, argv, SIDECAR_UID)?;
-            ready(node, &haproxy, move || probe::connect(local(port), PROBE_WITHIN)).await?;
-            haproxy
-        } else {
-            let config = self.stage.write(&format!("{side}.toml"), &own_config(outbound, self.protocol))?;
-            let mut argv: Vec<OsString> = self.under.iter().map(OsString::from).collect();
-            argv.push(self.stage.path("proxy").into_os_string());
-            argv.extend(["run", "--workers", "1", "--config"].map(OsString::from));
-            argv.push(config.into());
-            let begun = Instant::now();
-            let sidecar = start(&self.stage, node, side, argv, SIDECAR_UID)?;
+    async fn start_sidecar(&mut self, side: Side) -> io::Result<()> {
+        let node = if side == Side::Client { &self.client } else { &self.server };
+        let folder = self.stage.0.path();
+        let place = Place { path: self.path, protocol: self.protocol, side, folder };
+        let (label, port, next) = (side.label(), place.port(), place.next());
+        let (program, fixed, config) = match self.path.sidecar() {
+            None => return Ok(()),
+            Some(Sidecar::Floor) => ("bench", format!("__relay {port} {next}"), None),
+            Some(Sidecar::Envoy) => {
+                let fixed = "--concurrency 1 --disable-hot-restart --log-level warn --config-path";
+                ("envoy", fixed.to_owned(), Some(("yaml", envoy::bootstrap(&place))))
+            }
+            Some(Sidecar::Haproxy) => ("haproxy", "-db -f".into(), Some(("cfg", haproxy::config(&place)))),
+            Some(Sidecar::Nginx) => ("nginx", "-e stderr -c".into(), Some(("conf", nginx::config(&place)))),
+            Some(Sidecar::Ours) => {
+                ("proxy", "run --workers 1 --config".into(), Some(("toml", ours::config(&place))))
+            }
+        };
+        let under = if self.path.is_ours() { &self.under[..] } else { &[] };
+        let mut argv: Vec<OsString> = under.iter().map(OsString::from).collect();
+        argv.push(self.stage.path(program).into_os_string());
+        argv.extend(fixed.split(' ').map(OsString::from));
+        if let Some((extension, text)) = config {
+            argv.push(self.stage.write(&format!("{label}.{extension}"), &text)?.into());
+        }
+        let begun = Instant::now();
+        let sidecar = start(&self.stage, node, label, argv, SIDECAR_UID)?;
+        if self.path.is_ours() {
             ready(node, &sidecar, || match probe::get(local(HEALTH_PORT), "/ready", PROBE_WITHIN)? {
                 (200, _) => Ok(()),
                 (status, body) => Err(io::Error::other(format!("/ready says {status}: {body}"))),
             })
             .await?;
-            let (wall, pid) = (begun.elapsed(), sidecar.pid());
-            let started = Started { wall, cpu_ns: usage::cpu_ns(pid)? };
-            self.started.insert(side.to_owned(), started);
-            sidecar
-        };
-        self.sidecars.insert(side.to_owned(), sidecar);
+            let started = Started { wall: begun.elapsed(), cpu_ns: usage::cpu_ns(sidecar.pid())? };
+            self.started.insert(label.to_owned(), started);
+        } else {
+            ready(node, &sidecar, move || probe::connect(local(port), PROBE_WITHIN)).await?;
+        }
+        self.sidecars.insert(label.to_owned(), sidecar);
         Ok(())
     }
 
@@ -434,24 +424,7 @@ fn rules(path: Path) -> (Option<Rules>, Option<Rules>) {
             let client = Rules { exclude_outbound_cidrs: exempt, ..Rules::default() };
             (Some(client), Some(Rules { inbound_port: APP_PORT, ..Rules::default() }))
         }
-        Path::FloorOne | Path::One | Path::EnvoyOne | Path::HaproxyOne => (None, Some(Rules::default())),
-        Path::FloorTwo | Path::Two | Path::EnvoyTwo | Path::HaproxyTwo => {
-            (Some(Rules::default()), Some(Rules::default()))
-        }
-    }
-}
-
-/// The configuration of our sidecar: everything that is not about where the app is stays at its
-/// default.
-fn own_config(outbound: bool, protocol: Protocol) -> String {
-    let spoken = if protocol.is_opaque() { "tcp" } else { "detect" };
-    if outbound {
-        format!(
-            "service = \"client\"\n[[cluster]]\nname = \"app\"\naddresses = [\"{VIRTUAL}\"]\nendpoints = [\"{APP}\"]\n\
-             protocol = \"{spoken}\"\n"
-        )
-    } else {
-        format!("service = \"app\"\ninbound = [{{ port = {APP_PORT}, protocol = \"{spoken}\" }}]\n")
+        _ => (path.is_double().then(Rules::default), Some(Rules::default())),
     }
 }
 

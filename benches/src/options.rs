@@ -13,7 +13,7 @@ pub struct Options {
     /// in a build without optimisation, whose numbers would mean nothing.
     #[arg(long)]
     pub quick: bool,
-    /// Which paths. Default: all; those of Envoy and HAProxy only where they are installed.
+    /// Which paths. Default: all; those of Envoy, HAProxy and nginx only where they are installed.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub paths: Vec<Path>,
     /// Which protocols. Default: all.
@@ -88,6 +88,8 @@ pub enum Protocol {
     Grpc,
     /// One byte to and fro on an opaque connection.
     TcpPingpong,
+    /// One byte to and fro on an opaque connection of its own.
+    TcpFresh,
     /// As many bytes as fit through one opaque connection, from the app to the client.
     TcpBulk,
 }
@@ -100,13 +102,14 @@ impl Protocol {
             Protocol::Http2 => "HTTP/2, 1 KiB",
             Protocol::Grpc => "gRPC unary echo, 1 KiB",
             Protocol::TcpPingpong => "TCP ping-pong, 1 byte",
+            Protocol::TcpFresh => "TCP, a connection for each byte",
             Protocol::TcpBulk => "TCP bulk",
         }
     }
 
     /// Whether sidecars are told that the bytes are opaque.
     pub fn is_opaque(self) -> bool {
-        matches!(self, Protocol::TcpPingpong | Protocol::TcpBulk)
+        matches!(self, Protocol::TcpPingpong | Protocol::TcpFresh | Protocol::TcpBulk)
     }
 }
 
@@ -137,11 +140,56 @@ pub enum Path {
     HaproxyOne,
     /// HAProxy on both sides.
     HaproxyTwo,
+    /// Our sidecars on both sides, with mutual TLS between them.
+    TwoMtls,
+    /// The same, and policies decide who may call.
+    TwoAuthorization,
+    /// Mutual TLS, and an audit log.
+    TwoAudit,
+    /// Mutual TLS, policies and an audit log.
+    TwoAll,
+    /// Envoy on both sides, with mutual TLS between them.
+    EnvoyTwoMtls,
+    /// HAProxy on both sides, with mutual TLS between them.
+    HaproxyTwoMtls,
+    /// nginx on both sides, with mutual TLS between them.
+    NginxTwoMtls,
+}
+
+/// What stands in the sidecar's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sidecar {
+    /// The smallest relay, which knows no protocol.
+    Floor,
+    /// Our sidecar.
+    Ours,
+    /// Envoy.
+    Envoy,
+    /// HAProxy.
+    Haproxy,
+    /// nginx.
+    Nginx,
+}
+
+impl Sidecar {
+    /// Those of other projects.
+    pub const PEERS: [Sidecar; 3] = [Sidecar::Envoy, Sidecar::Haproxy, Sidecar::Nginx];
+
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Sidecar::Floor => "the smallest relay",
+            Sidecar::Ours => "Sidelab",
+            Sidecar::Envoy => "Envoy",
+            Sidecar::Haproxy => "HAProxy",
+            Sidecar::Nginx => "nginx",
+        }
+    }
 }
 
 impl Path {
     /// All of them, cheapest first.
-    pub const ALL: [Path; 10] = [
+    pub const ALL: [Path; 17] = [
         Path::Direct,
         Path::Iptables,
         Path::FloorOne,
@@ -152,6 +200,13 @@ impl Path {
         Path::EnvoyTwo,
         Path::HaproxyOne,
         Path::HaproxyTwo,
+        Path::TwoMtls,
+        Path::TwoAuthorization,
+        Path::TwoAudit,
+        Path::TwoAll,
+        Path::EnvoyTwoMtls,
+        Path::HaproxyTwoMtls,
+        Path::NginxTwoMtls,
     ];
 
     /// For tables.
@@ -167,64 +222,78 @@ impl Path {
             Path::EnvoyTwo => "two Envoys",
             Path::HaproxyOne => "one HAProxy",
             Path::HaproxyTwo => "two HAProxies",
+            Path::TwoMtls => "two, mTLS",
+            Path::TwoAuthorization => "two, mTLS, policies",
+            Path::TwoAudit => "two, mTLS, audit log",
+            Path::TwoAll => "two, mTLS, both",
+            Path::EnvoyTwoMtls => "two Envoys, mTLS",
+            Path::HaproxyTwoMtls => "two HAProxies, mTLS",
+            Path::NginxTwoMtls => "two nginx, mTLS",
         }
     }
 
-    /// Whether it has Envoy.
-    pub fn is_envoy(self) -> bool {
-        matches!(self, Path::EnvoyOne | Path::EnvoyTwo)
-    }
-
-    /// Whether it has HAProxy.
-    pub fn is_haproxy(self) -> bool {
-        matches!(self, Path::HaproxyOne | Path::HaproxyTwo)
+    /// What stands in the sidecar's place, if anything does.
+    pub fn sidecar(self) -> Option<Sidecar> {
+        Some(match self {
+            Path::Direct | Path::Iptables => return None,
+            Path::FloorOne | Path::FloorTwo => Sidecar::Floor,
+            Path::One | Path::Two => Sidecar::Ours,
+            Path::TwoMtls | Path::TwoAuthorization | Path::TwoAudit | Path::TwoAll => Sidecar::Ours,
+            Path::EnvoyOne | Path::EnvoyTwo | Path::EnvoyTwoMtls => Sidecar::Envoy,
+            Path::HaproxyOne | Path::HaproxyTwo | Path::HaproxyTwoMtls => Sidecar::Haproxy,
+            Path::NginxTwoMtls => Sidecar::Nginx,
+        })
     }
 
     /// Whether it has a sidecar of another project.
     pub fn is_peer(self) -> bool {
-        self.is_envoy() || self.is_haproxy()
-    }
-
-    /// Whether it has the smallest relay.
-    pub fn is_floor(self) -> bool {
-        matches!(self, Path::FloorOne | Path::FloorTwo)
+        self.sidecar().is_some_and(|sidecar| Sidecar::PEERS.contains(&sidecar))
     }
 
     /// Whether it has our sidecar.
     pub fn is_ours(self) -> bool {
-        matches!(self, Path::One | Path::Two)
+        self.sidecar() == Some(Sidecar::Ours)
     }
 
     /// Whether there is a sidecar beside the client too.
     pub fn is_double(self) -> bool {
-        matches!(self, Path::FloorTwo | Path::Two | Path::EnvoyTwo | Path::HaproxyTwo)
+        let has_one =
+            [Path::Direct, Path::Iptables, Path::FloorOne, Path::One, Path::EnvoyOne, Path::HaproxyOne];
+        !has_one.contains(&self)
     }
 
-    /// The smallest relay in the same places.
-    pub fn floor(self) -> Option<Path> {
-        match self {
-            Path::One | Path::EnvoyOne | Path::HaproxyOne => Some(Path::FloorOne),
-            Path::Two | Path::EnvoyTwo | Path::HaproxyTwo => Some(Path::FloorTwo),
-            _ => None,
-        }
+    /// Whether there is mutual TLS between the sidecars.
+    pub fn is_mtls(self) -> bool {
+        self.has_policies()
+            || self.has_audit()
+            || matches!(self, Path::TwoMtls | Path::EnvoyTwoMtls | Path::HaproxyTwoMtls | Path::NginxTwoMtls)
     }
 
-    /// Envoy in the same places.
-    pub fn envoy(self) -> Option<Path> {
-        match self {
-            Path::One => Some(Path::EnvoyOne),
-            Path::Two => Some(Path::EnvoyTwo),
-            _ => None,
-        }
+    /// Whether policies decide who may call.
+    pub fn has_policies(self) -> bool {
+        matches!(self, Path::TwoAuthorization | Path::TwoAll)
     }
 
-    /// HAProxy in the same places.
-    pub fn haproxy(self) -> Option<Path> {
-        match self {
-            Path::One => Some(Path::HaproxyOne),
-            Path::Two => Some(Path::HaproxyTwo),
-            _ => None,
+    /// Whether it writes an audit log.
+    pub fn has_audit(self) -> bool {
+        matches!(self, Path::TwoAudit | Path::TwoAll)
+    }
+
+    /// Whether it can carry `protocol`. nginx speaks no HTTP/2 to servers but gRPC.
+    pub fn carries(self, protocol: Protocol) -> bool {
+        self.sidecar() != Some(Sidecar::Nginx) || protocol != Protocol::Http2
+    }
+
+    /// The path of ours that has `other` in the same places, with mutual TLS or without as here.
+    pub fn with(self, other: Sidecar) -> Option<Path> {
+        if !self.is_ours() && other != Sidecar::Floor {
+            return None;
         }
+        let is_mtls = self.is_mtls() && other != Sidecar::Floor;
+        let same = |path: &Path| {
+            path.sidecar() == Some(other) && (path.is_double(), path.is_mtls()) == (self.is_double(), is_mtls)
+        };
+        self.sidecar().and_then(|_| Path::ALL.into_iter().find(same))
     }
 }
 
@@ -233,7 +302,7 @@ impl Path {
 pub struct Program {
     /// Paths, each once.
     pub paths: Vec<Path>,
-    /// Whether paths of Envoy or HAProxy were asked for by name, so that a missing one is an error.
+    /// Whether paths of other projects were asked for by name, so that a missing one is an error.
     pub peers_needed: bool,
     /// Protocols.
     pub protocols: Vec<Protocol>,

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::options::{Path, Protocol};
+use crate::options::{Path, Protocol, Sidecar};
 use crate::run::{Held, Results};
 
 /// Medians of one path at one concurrency.
@@ -45,8 +45,11 @@ pub fn tables(results: &Results) -> String {
             requests(&mut text, results, protocol, concurrency)
         };
     }
-    if !results.held.is_empty() {
-        let _ = memory(&mut text, &results.held);
+    for protocol in [Protocol::Http1, Protocol::TcpPingpong] {
+        let held: Vec<&Held> = results.held.iter().filter(|held| held.protocol == protocol).collect();
+        if let Some(first) = held.first() {
+            let _ = memory(&mut text, first, &held);
+        }
     }
     text
 }
@@ -59,7 +62,7 @@ fn requests(text: &mut String, results: &Results, protocol: Protocol, n: u16) ->
     )?;
     writeln!(
         text,
-        "{:<17} {:>9} {:>8} {:>8} {:>10} {:>9} {:>7} {:>7} {:>9} {:>9} {:>11} {:>7} {:>7}  carried as",
+        "{:<20} {:>9} {:>8} {:>8} {:>10} {:>9} {:>7} {:>7} {:>9} {:>9} {:>11} {:>7} {:>7}  carried as",
         "path",
         "req/s",
         "p50 us",
@@ -80,19 +83,36 @@ fn requests(text: &mut String, results: &Results, protocol: Protocol, n: u16) ->
         let slower = ratio(Some(row.p50), direct.as_ref().map(|d| d.p50));
         writeln!(
             text,
-            "{:<17} {:>9.0} {:>8.0} {:>8.0} {:>10} {:>9} {:>7} {:>7} {floor:>9} {envoy:>9} {haproxy:>11} {:>7.1} {:>7.1}  {}",
+            "{:<20} {:>9.0} {:>8.0} {:>8.0} {:>10} {:>9} {:>7} {:>7} {floor:>9} {envoy:>9} {haproxy:>11} {:>7.1} {:>7.1}  {}",
             path.title(),
             row.rate,
             row.p50,
             row.p99,
             slower,
-            ratio(Some(row.p50), peer(results, protocol, n, path, path.envoy()).map(|p| p.p50)),
+            ratio(Some(row.p50), peer(results, protocol, n, path, path.with(Sidecar::Envoy)).map(|p| p.p50)),
             number(row.a),
             number(row.b),
             row.app,
             row.load,
             carried(results, protocol, path),
         )?;
+    }
+    prices(text, results, protocol, n)
+}
+
+/// What mutual TLS costs our sidecars, and on top of it policies and the audit log.
+fn prices(text: &mut String, results: &Results, protocol: Protocol, n: u16) -> std::fmt::Result {
+    let cpu = |path| row(results, protocol, n, path).and_then(|row| row.sidecar());
+    let priced = [
+        ("mutual TLS", Path::TwoMtls, Path::Two),
+        ("policies", Path::TwoAuthorization, Path::TwoMtls),
+        ("the audit log", Path::TwoAudit, Path::TwoMtls),
+        ("policies and the audit log", Path::TwoAll, Path::TwoMtls),
+    ];
+    for (what, with, without) in priced {
+        if let (Some(with), Some(without)) = (cpu(with), cpu(without)) {
+            writeln!(text, "  {what}: {:+.1} us, {:.2} times", with - without, with / without)?;
+        }
     }
     Ok(())
 }
@@ -104,7 +124,7 @@ fn bulk(text: &mut String, results: &Results) -> std::fmt::Result {
     )?;
     writeln!(
         text,
-        "{:<17} {:>8} {:>13} {:>8} {:>8} {:>9} {:>9} {:>11} {:>7} {:>7} {:>7}",
+        "{:<20} {:>8} {:>13} {:>8} {:>8} {:>9} {:>9} {:>11} {:>7} {:>7} {:>7}",
         "path",
         "Gbit/s",
         "Gbit/s/direct",
@@ -123,7 +143,7 @@ fn bulk(text: &mut String, results: &Results) -> std::fmt::Result {
         let [floor, envoy, haproxy] = beside_peers(results, protocol, n, path, &row);
         writeln!(
             text,
-            "{:<17} {:>8.2} {:>13} {:>8} {:>8} {floor:>9} {envoy:>9} {haproxy:>11} {:>7.0} {:>7.0} {:>7.0}",
+            "{:<20} {:>8.2} {:>13} {:>8} {:>8} {floor:>9} {envoy:>9} {haproxy:>11} {:>7.0} {:>7.0} {:>7.0}",
             path.title(),
             row.gbit,
             ratio(Some(row.gbit), direct.as_ref().map(|d| d.gbit)),
@@ -137,31 +157,29 @@ fn bulk(text: &mut String, results: &Results) -> std::fmt::Result {
     Ok(())
 }
 
-fn memory(text: &mut String, held: &[Held]) -> std::fmt::Result {
+fn memory(text: &mut String, first: &Held, held: &[&Held]) -> std::fmt::Result {
+    let (connections, what) =
+        (first.connections, if first.protocol.is_opaque() { "byte" } else { "request" });
+    writeln!(text, "\nMemory with {connections} idle client connections, one {what} asked on each")?;
     writeln!(
         text,
-        "\nMemory with {} idle client connections, one request asked on each",
-        held[0].connections
-    )?;
-    writeln!(
-        text,
-        "{:<17} {:>7} {:>12} {:>12} {:>17} {:>19} {:>9}",
+        "{:<20} {:>7} {:>12} {:>12} {:>17} {:>19} {:>9}",
         "path", "sidecar", "RSS before", "RSS with", "private before", "private KiB each", "vs Envoy"
     )?;
     for one in held {
-        let peer = one.path.envoy();
+        let peer = one.path.with(Sidecar::Envoy);
         let peer = held.iter().find(|h| Some(h.path) == peer && h.sidecar == one.sidecar);
         let mib = |kib: u64| format!("{:.1} MiB", kib as f64 / 1024.0);
         writeln!(
             text,
-            "{:<17} {:>7} {:>12} {:>12} {:>17} {:>19.2} {:>9}",
+            "{:<20} {:>7} {:>12} {:>12} {:>17} {:>19.2} {:>9}",
             one.path.title(),
             one.sidecar,
             mib(one.before.rss),
             mib(one.after.rss),
             mib(one.before.private),
             each(one),
-            ratio(Some(each(one)), peer.map(each)),
+            ratio(Some(each(one)), peer.map(|peer| each(peer))),
         )?;
     }
     Ok(())
@@ -183,7 +201,11 @@ fn peer(results: &Results, protocol: Protocol, n: u16, path: Path, peer: Option<
 /// places.
 fn beside_peers(results: &Results, protocol: Protocol, n: u16, path: Path, own: &Row) -> [String; 3] {
     let beside = |peer| beside(results, protocol, n, path, peer, own);
-    [beside_floor(results, protocol, n, path, own), beside(path.envoy()), beside(path.haproxy())]
+    [
+        beside_floor(results, protocol, n, path, own),
+        beside(path.with(Sidecar::Envoy)),
+        beside(path.with(Sidecar::Haproxy)),
+    ]
 }
 
 /// The ratio of a sidecar's CPU to a peer's in the same places.
@@ -200,7 +222,7 @@ fn beside(
 
 /// The ratio of a sidecar's CPU to the smallest relay's in the same places.
 fn beside_floor(results: &Results, protocol: Protocol, n: u16, path: Path, own: &Row) -> String {
-    let floor = path.floor().and_then(|floor| row(results, protocol, n, floor));
+    let floor = path.with(Sidecar::Floor).and_then(|floor| row(results, protocol, n, floor));
     ratio(own.sidecar(), floor.and_then(|floor| floor.sidecar()))
 }
 
@@ -208,7 +230,7 @@ fn carried(results: &Results, protocol: Protocol, path: Path) -> &'static str {
     let found = results.carried.iter().find(|(p, at, _)| (*p, *at) == (protocol, path));
     match found {
         Some((_, _, carried)) => carried,
-        None if path.is_floor() || path.is_peer() && protocol.is_opaque() => "bytes",
+        None if path.sidecar() == Some(Sidecar::Floor) || path.is_peer() && protocol.is_opaque() => "bytes",
         None if path.is_peer() => "requests",
         None => "",
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::lane::{Lane, Programs};
 use crate::load::LoadOutcome;
-use crate::options::{Path, Program, Protocol};
+use crate::options::{Path, Program, Protocol, Sidecar};
 use crate::usage::Memory;
 
 /// One measurement.
@@ -29,6 +29,8 @@ pub struct Measured {
 /// What idle connections cost a sidecar.
 #[derive(Debug, Clone, Serialize)]
 pub struct Held {
+    /// What was spoken.
+    pub protocol: Protocol,
     /// Through what.
     pub path: Path,
     /// `a` beside the client, `b` beside the app.
@@ -52,6 +54,9 @@ pub struct Results {
     pub held: Vec<Held>,
 }
 
+/// Whose memory is measured.
+const HELD: [Option<Sidecar>; 2] = [Some(Sidecar::Ours), Some(Sidecar::Envoy)];
+
 /// Runs `program`; `tell` hears of progress.
 ///
 /// # Errors
@@ -61,7 +66,7 @@ pub async fn run(program: &Program, programs: &Programs, tell: impl Fn(String)) 
     let mut results = Results::default();
     for &protocol in &program.protocols {
         let mut lanes = Vec::new();
-        for &path in &program.paths {
+        for &path in program.paths.iter().filter(|path| path.carries(protocol)) {
             let lane = Lane::up(path, protocol, programs).await;
             lanes.push(lane.map_err(|e| in_context(path, protocol, &e))?);
         }
@@ -88,12 +93,16 @@ pub async fn run(program: &Program, programs: &Programs, tell: impl Fn(String)) 
                 results.carried.push((protocol, lane.path, carried));
             }
         }
-        if protocol == Protocol::Http1 && program.idle > 0 {
-            for lane in lanes.iter().filter(|lane| lane.path.is_ours() || lane.path.is_envoy()) {
-                tell(format!("memory: {}, {} idle connections", lane.path.title(), program.idle));
+        // An opaque connection has one of its own to the other sidecar; one of HTTP has none while it
+        // is idle.
+        if [Protocol::Http1, Protocol::TcpPingpong].contains(&protocol) && program.idle > 0 {
+            for lane in lanes.iter().filter(|lane| HELD.contains(&lane.path.sidecar())) {
+                let (path, idle) = (lane.path.title(), program.idle);
+                tell(format!("memory, {}: {path}, {idle} idle connections", protocol.title()));
                 let held =
                     lane.hold(program.idle).await.map_err(|e| failed(lane, protocol, &e.to_string()))?;
                 results.held.extend(held.into_iter().map(|(sidecar, (before, after))| Held {
+                    protocol,
                     path: lane.path,
                     sidecar,
                     connections: program.idle,

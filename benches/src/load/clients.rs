@@ -61,6 +61,7 @@ pub(super) fn start<P: Pace>(clients: &mut JoinSet<()>, net: &KernelNet, load: L
                 Protocol::Http1 => http1(&net, to, recorder).await,
                 Protocol::Http2 | Protocol::Grpc => http2(&net, to, protocol, streams, recorder).await,
                 Protocol::TcpPingpong => pingpong(&net, to, recorder).await,
+                Protocol::TcpFresh => pingpong_fresh(&net, to, recorder).await,
                 Protocol::TcpBulk => bulk(&net, to, recorder).await,
             };
             if let Err(error) = done {
@@ -216,14 +217,29 @@ async fn receive(response: http::Response<h2::RecvStream>) -> io::Result<(usize,
 async fn pingpong(net: &KernelNet, to: SocketAddr, recorder: &Rc<impl Pace>) -> io::Result<()> {
     let mut io = net.connect(to, None).await?;
     while let Some(sent) = recorder.due().await {
-        io.write_u8(b'x').await?;
-        let answer = io.read_u8().await?;
-        if answer != b'x' {
-            return Err(wrong(format!("the byte {answer} instead of an x")));
-        }
+        ask_byte(&mut io).await?;
         recorder.answered(sent, 1);
     }
     Ok(())
+}
+
+/// A connection for each byte.
+async fn pingpong_fresh(net: &KernelNet, to: SocketAddr, recorder: &Rc<impl Pace>) -> io::Result<()> {
+    while let Some(due) = recorder.due().await {
+        let mut io = net.connect(to, None).await?;
+        ask_byte(&mut io).await?;
+        recorder.answered(due, 1);
+    }
+    Ok(())
+}
+
+/// One byte and its echo.
+pub(super) async fn ask_byte(io: &mut TcpStream) -> io::Result<()> {
+    io.write_u8(b'x').await?;
+    match io.read_u8().await? {
+        b'x' => Ok(()),
+        other => Err(wrong(format!("the byte {other} instead of an x"))),
+    }
 }
 
 async fn bulk(net: &KernelNet, to: SocketAddr, recorder: &Rc<impl Pace>) -> io::Result<()> {

@@ -50,7 +50,7 @@ pub struct Job {
     /// Processes whose CPU time is read, by label.
     pub watch: BTreeMap<String, i32>,
     /// Instead of all that: this many connections, one request on each, then silence until it is
-    /// killed. HTTP/1 only.
+    /// killed. HTTP/1 and opaque bytes only.
     pub idle: u32,
 }
 
@@ -174,11 +174,14 @@ async fn open_idle(net: &KernelNet, job: &Job, recorder: &Rc<Recorder>) -> Vec<t
         if opening.len() == OPENERS {
             open.extend(opening.join_next().await.and_then(Result::ok).flatten());
         }
-        let (net, to, recorder) = (net.clone(), job.to, recorder.clone());
+        let (net, to, protocol, recorder) = (net.clone(), job.to, job.protocol, recorder.clone());
         opening.spawn_local(async move {
             let asked = async {
                 let mut io = net.connect(to, None).await?;
-                clients::ask_http1(&mut io, &mut Vec::new()).await?;
+                match protocol.is_opaque() {
+                    true => clients::ask_byte(&mut io).await?,
+                    false => clients::ask_http1(&mut io, &mut Vec::new()).await?,
+                }
                 Ok::<_, io::Error>(io)
             };
             asked.await.inspect_err(|error| recorder.failed(error)).ok()
