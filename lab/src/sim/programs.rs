@@ -7,14 +7,18 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
+use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use proxy::world::World;
+use proxy::ca::{self, serve};
+use proxy::world::{Net, World};
 use tokio::sync::watch;
 
 use crate::app::{self, AppSpec, RegistryData};
+use crate::authority;
 use crate::load::{self, LoadJob};
+use crate::plan::{Authority, CA_PORT};
 
 use super::net::SimNet;
 use super::process::Term;
@@ -26,6 +30,17 @@ pub type Main = Pin<Box<dyn Future<Output = io::Result<()>>>>;
 pub trait Programs: 'static {
     /// An instance's app. SIGTERM ends it at once, as it does a process without a handler.
     fn app(&self, world: World<SimNet>, spec: AppSpec) -> Main;
+
+    /// A certificate authority. SIGTERM ends it at once.
+    fn authority(&self, world: World<SimNet>, authority: Authority) -> Main {
+        Box::pin(async move {
+            let settings = authority::settings(&authority);
+            let listener = world.net.bind((Ipv4Addr::UNSPECIFIED, CA_PORT).into()).await?;
+            let authority = ca::Authority::open(&world, settings).await.map_err(io::Error::other)?;
+            serve::run(world.net, listener, authority).await;
+            Ok(())
+        })
+    }
 
     /// A sidecar with this configuration file, which may change. It ends some time after `term`.
     fn sidecar(&self, world: World<SimNet>, config: watch::Receiver<String>, term: Term) -> Main;

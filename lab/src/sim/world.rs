@@ -39,6 +39,7 @@ use super::route::Who;
 use super::stack::{Shared, now};
 
 mod faults;
+mod identity;
 
 use faults::FaultState;
 
@@ -160,15 +161,12 @@ impl SimWorld {
             is_certified
                 .then(|| format!("`{}` changes certificates, which only the kernel world can", entry.name))
         });
-        let authorities = plan.authorities.iter().map(|authority| {
-            format!("`{}` is an authority, which only the kernel world has", authority.name)
-        });
         let captured = plan.captures.iter().map(|&instance| {
             let name = &plan.instances[instance].name;
             format!("the packets of {name} are captured, which only the kernel world can")
         });
         let programs = programs.chain(captured);
-        let programs = programs.chain(certified).chain(authorities);
+        let programs = programs.chain(certified);
         let missing: Vec<String> =
             programs.chain(plan.processes().filter_map(limited)).chain(sidecar).collect();
         if missing.is_empty() { Ok(()) } else { Err(missing) }
@@ -262,7 +260,12 @@ impl SimWorld {
         let instance = &self.plan.instances[id.instance];
         let name = self.plan.process_name(id);
         let programs = self.programs.clone();
+        let authority = self.plan.authority(id.instance).cloned();
         let group = match (id.role, &instance.app, &instance.sidecar) {
+            (Role::App, None, _) => {
+                let Some(authority) = authority else { return };
+                self.spawn(id.instance, Who::App, name, move |world, _| programs.authority(world, authority))
+            }
             (Role::App, Some(spec), _) => {
                 let spec = spec.clone();
                 self.spawn(id.instance, Who::App, name, move |world, _| programs.app(world, spec))
@@ -302,9 +305,9 @@ impl SimWorld {
     async fn ready(&self, id: ProcessId) -> Result<(), Error> {
         let name = self.plan.process_name(id);
         let readiness = sidecar::program(self.plan.sidecar).map(|program| program.readiness());
-        let port = match (id.role, &self.plan.instances[id.instance].app) {
-            (Role::App, Some(spec)) => spec.port,
-            _ => readiness.map_or(0, |page| page.port),
+        let port = match id.role {
+            Role::App => self.plan.way_in(id).unwrap_or_default(),
+            Role::Sidecar => readiness.map_or(0, |page| page.port),
         };
         let alive = || match self.group(id).and_then(|group| group.exit()) {
             Some(exit) => Err(Error::Failed(format!("{name} {exit} before it was ready"))),
@@ -421,6 +424,7 @@ impl World for SimWorld {
         if let Err(missing) = SimWorld::supports(&self.plan) {
             return Err(Error::Machine(missing.join("\n")));
         }
+        self.found_authorities().await?;
         let ids: Vec<ProcessId> = self.plan.processes().collect();
         for &id in &ids {
             self.start(id);

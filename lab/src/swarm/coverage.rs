@@ -221,6 +221,25 @@ coverage_points! {
     "a machine that lost its power is back in use": |facts| {
         facts.availability.iter().any(|s| s.change == EndpointChange::Restored(false) && facts.crashes(&s.endpoint))
     },
+    "a certificate is renewed": |facts| {
+        let renewed = |process: &str| {
+            let in_force = |(_, other, event): &(_, &std::rc::Rc<str>, &LogEvent)| {
+                ***other == *process && matches!(event, LogEvent::CertificateInForce { .. })
+            };
+            facts.is_steady(process) && facts.sidecar_events().filter(in_force).count() > 1
+        };
+        facts.clusters().any(|(process, _)| renewed(process))
+    },
+    "a certificate is kept while there is no new one": |facts| {
+        sidecars(facts, |event| matches!(event, LogEvent::NoNewCertificate { kept: true, .. }))
+    },
+    "a session is resumed": |facts| {
+        sidecars(facts, |event| matches!(event, LogEvent::ServerProved { resumed: true, .. }))
+    },
+    "a handshake is refused": |facts| failed(facts, "handshake"),
+    "a request is denied": |facts| {
+        facts.calls.values().any(|call| call.ended.iter().any(|(_, outcome)| outcome == "Status(403)"))
+    },
     "a new configuration comes into force with requests in flight": |facts| {
         let reloads = facts.sidecar_events().filter(|(_, _, event)| **event == LogEvent::ConfigurationInForce);
         reloads.into_iter().any(|(when, process, _)| {

@@ -28,6 +28,7 @@ use crate::run::Seen;
 use crate::sim::{Chaos, LogLine};
 use crate::traffic::TrafficEvent;
 
+use super::identity::DENIED;
 use super::lines::Note;
 use super::schedule::LIVELY_MS;
 
@@ -401,6 +402,11 @@ impl Facts {
         })
     }
 
+    /// Whether a request is one that must not reach an app.
+    pub fn is_denied(&self, call: &str) -> bool {
+        call.rsplit_once(' ').is_some_and(|(load, _)| DENIED.contains(&load))
+    }
+
     /// Bytes in the bodies of a load's requests.
     pub fn body_of(&self, call: &str) -> Option<u64> {
         match &self.load_of(call)?.target.call {
@@ -436,6 +442,12 @@ impl Facts {
     /// Whether a request is a gRPC call.
     pub fn is_call(&self, call: &str) -> bool {
         self.load_of(call).is_some_and(|load| matches!(load.target.call, CallKind::Grpc(_)))
+    }
+
+    /// Whether requests of HTTP/1 to a cluster share connections of HTTP/2. Between workloads that can
+    /// prove who they are they do, unless the configuration says otherwise.
+    pub fn is_bridged(&self, cluster: &Cluster) -> bool {
+        cluster.bridge.unwrap_or(!self.plan.authorities.is_empty())
     }
 
     /// Whether any load calls a cluster by gRPC.

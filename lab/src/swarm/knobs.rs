@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use proptest::prelude::*;
 
+use super::identity::IdentityKnobs;
 use super::schedule::DURATION_MS;
 
 /// How the mesh is configured: each number chooses a row of a table, and 0 is the default.
@@ -33,6 +34,8 @@ pub struct Knobs {
     /// Whether there are gRPC calls too.
     calls: bool,
     streams: usize,
+    /// Who everybody is, and who may call whom.
+    identity: IdentityKnobs,
 }
 
 /// Knobs that were added later. They are drawn after everything else, so that older seeds keep
@@ -46,7 +49,7 @@ pub(super) struct LateKnobs {
 }
 
 const REPLICAS: [u8; 3] = [3, 2, 4];
-const REGISTRY: &str = "[service.registry]\nport = 2379\nprotocol = \"tcp\"\napp = { registry = {} }\n\n";
+const REGISTRY: &str = "[service.registry]\nport = 2379\nprotocol = \"tcp\"\napp = { registry = {} }\n";
 const REGISTERED: &str = "register = { ttl = \"2s\" }";
 const DELAY: [&str; 3] = ["", "2ms", "10ms"];
 // A request over a connection that is opened for it must fit into the shortest attempt.
@@ -184,6 +187,7 @@ pub(super) fn any() -> impl Strategy<Value = Knobs> {
             patience: 0,
             calls: false,
             streams: 0,
+            identity: IdentityKnobs::default(),
         }
     })
 }
@@ -214,6 +218,11 @@ impl Knobs {
         }
     }
 
+    /// The same with other identities.
+    pub(super) fn of(self, identity: IdentityKnobs) -> Self {
+        Knobs { identity, ..self }
+    }
+
     /// The same with gRPC calls.
     pub(super) fn calling(self) -> Self {
         Knobs { calls: true, ..self }
@@ -236,18 +245,22 @@ impl Knobs {
             none if none.is_empty() => none,
             keys => format!("sidecar = {{ {keys} }}\n"),
         };
+        let others = self.identity.of_others();
         let mut text = format!(
             "[scenario]\nname = \"bad run {seed}\"\nseed = {seed}\nwarmup = \"0s\"\nduration = \"{DURATION_MS}ms\"\n\n\
-             [service.web]\n{limits}\n{service}[service.orders]\nreplicas = {replicas}\nport = 8080\n{protocol}\
-             bridge = {bridge}\napp = {{ http = {{ {app} }} }}\n{registry}{sidecar}",
+             {file}[service.web]\n{others}{limits}\n{service}[service.orders]\nreplicas = {replicas}\nport = 8080\n{protocol}{tls}\
+             {bridge}app = {{ http = {{ {app} }} }}\n{registry}{sidecar}",
             limits = LIMITS[self.limits][1],
             app = list(&[&format!("work = \"{}\"", WORK[self.work]), ANSWER[self.answer], app]),
-            service = if self.registry { REGISTRY } else { "" },
+            service = if self.registry { format!("{REGISTRY}{others}\n") } else { String::new() },
             registry = if self.registry { "registry = \"registry\"\n" } else { "" },
             replicas = REPLICAS[self.replicas],
             protocol = PROTOCOL[self.protocol],
-            bridge = self.bridge,
+            file = self.identity.file(),
+            tls = self.identity.of_service(),
+            bridge = if self.bridge { "bridge = true\n" } else { "bridge = false\n" },
         );
+        text += &self.identity.policies();
         let mut table = |name: &str, rows: &[&str]| {
             let rows: Vec<_> = rows.iter().filter(|row| !row.is_empty()).copied().collect();
             if !rows.is_empty() {
@@ -294,6 +307,7 @@ impl Knobs {
             let _ =
                 write!(text, "\n[load.{name}]\nfrom = \"web\"\n{keys}\nrate = \"3/s\"\ntimeout = \"2s\"\n");
         }
+        text += &self.identity.loads();
         if !DELAY[self.delay].is_empty() {
             let _ = write!(
                 text,

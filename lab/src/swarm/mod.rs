@@ -28,6 +28,7 @@ pub mod coverage;
 mod endpoints;
 pub mod facts;
 pub(crate) mod fault;
+mod identity;
 pub(crate) mod invariant;
 mod knobs;
 mod lines;

@@ -22,6 +22,7 @@ use proxy::world::RngTree;
 use toml::{Table, Value};
 
 use super::fault::{CONFIGURATION, Fault, FaultKind, LINK};
+use super::identity;
 use super::knobs::{self, Knobs};
 use crate::app::AppKind;
 use crate::plan::{Instance, Service, SidecarKind};
@@ -186,12 +187,12 @@ fn runs(kinds: Vec<FaultKind>) -> impl Strategy<Value = (Knobs, Vec<Fault>)> {
         let kind = FaultKind::ResetStreams;
         Fault { kind, replica, at, lasts, strength, stays: false }
     });
-    let late = (knobs::late(), proptest::option::weighted(0.15, reset));
+    let late = (knobs::late(), proptest::option::weighted(0.15, reset), identity::any());
     (knobs::any(), proptest::collection::vec(fault, 0..=MOST_FAULTS), late).prop_map(
-        |(knobs, mut faults, (late, reset))| {
+        |(knobs, mut faults, (late, reset, identity))| {
             // The first of two that collide stays.
             faults.splice(0..0, reset);
-            (knobs.with(late), faults)
+            (knobs.with(late).of(identity), faults)
         },
     )
 }

@@ -65,7 +65,7 @@ fn check(facts: &Facts, violations: &mut Vec<Violation>) {
             }
         }
     }
-    let is_http1 = |cluster: &Cluster| cluster.bridge != Some(true) && !facts.speaks_grpc(&cluster.name);
+    let is_http1 = |cluster: &Cluster| !facts.is_bridged(cluster) && !facts.speaks_grpc(&cluster.name);
     let http1 = facts.clusters().filter(|(process, cluster)| is_http1(cluster) && facts.is_steady(process));
     for (process, cluster) in http1 {
         last_answers(facts, process, cluster, &is_steady, violations);

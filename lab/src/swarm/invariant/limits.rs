@@ -38,7 +38,7 @@ fn check(facts: &Facts, violations: &mut Vec<Violation>) {
         // An endpoint without any connection gets one whatever the others have, and over HTTP/2 so
         // it does beside one that only carries what it has begun.
         let members = facts.members(&cluster.name);
-        let bridged = cluster.bridge == Some(true);
+        let bridged = facts.is_bridged(cluster);
         let shared = if bridged || facts.speaks_grpc(&cluster.name) { 2 } else { 0 };
         let each = if bridged { shared } else { 1 + shared };
         let connections = u64::from(limits.connections) + each * members.len() as u64;

@@ -32,10 +32,9 @@ fn check(facts: &Facts, violations: &mut Vec<Violation>) {
         return;
     }
     let from = facts.lively_from();
-    let late = facts
-        .calls
-        .iter()
-        .filter(|(id, call)| call.sent.first().is_some_and(|at| *at >= from) && !is_too_slow(facts, id));
+    let late = facts.calls.iter().filter(|(id, call)| {
+        call.sent.first().is_some_and(|at| *at >= from) && !is_too_slow(facts, id) && !facts.is_denied(id)
+    });
     let (mut all, mut failed) = (0, Vec::new());
     for (id, call) in late {
         all += 1;

@@ -4,6 +4,7 @@
 //! have ended, except for permanent ones. A violation is described in words that a person can
 //! follow on the timeline.
 
+mod access;
 mod attempts;
 mod backoff;
 mod balance;
@@ -16,6 +17,7 @@ mod discovery;
 mod drain;
 mod ejection;
 mod health;
+mod identity;
 mod latency;
 mod leaks;
 mod limits;
@@ -78,7 +80,7 @@ impl fmt::Display for InvariantViolation {
 }
 
 /// All invariants.
-pub const ALL: [Invariant; 23] = [
+pub const ALL: [Invariant; 25] = [
     detection::INVARIANT,
     outcome::INVARIANT,
     once::INVARIANT,
@@ -101,6 +103,8 @@ pub const ALL: [Invariant; 23] = [
     leaks::INVARIANT,
     pools::INVARIANT,
     metrics::INVARIANT,
+    identity::INVARIANT,
+    access::INVARIANT,
     lively::INVARIANT,
 ];
 

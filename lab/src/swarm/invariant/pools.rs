@@ -43,7 +43,7 @@ fn check(facts: &Facts, violations: &mut Vec<Violation>) {
     if facts.chaos.resets == 0.0 {
         reused(facts, violations);
     }
-    let is_http1 = |cluster: &Cluster| cluster.bridge != Some(true) && !facts.speaks_grpc(&cluster.name);
+    let is_http1 = |cluster: &Cluster| !facts.is_bridged(cluster) && !facts.speaks_grpc(&cluster.name);
     let http1 = facts.clusters().filter(|(process, cluster)| is_http1(cluster) && facts.is_steady(process));
     for (process, cluster) in http1 {
         stale_connections(facts, process, cluster, violations);
