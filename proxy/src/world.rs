@@ -16,6 +16,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -23,7 +24,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rustls::crypto::CryptoProvider;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 pub mod crypto;
 pub mod disk;
@@ -56,6 +57,13 @@ pub trait Net: Clone + Unpin + 'static {
     /// simulated network may ignore it, and an IPv6 address that this host does not have is
     /// replaced by the loopback one. There is no timeout here: the caller bounds the wait.
     fn connect(&self, to: SocketAddr, from: Option<IpAddr>) -> impl Future<Output = io::Result<Self::Io>>;
+
+    /// Opens a connection to a program of this machine that listens on a Unix socket. A simulated
+    /// network has none.
+    fn connect_unix(&self, path: &Path) -> impl Future<Output = io::Result<UnixStream>> {
+        let error = format!("this network has no Unix sockets, and {} is one", path.display());
+        async { Err(io::Error::new(io::ErrorKind::Unsupported, error)) }
+    }
 
     /// Listens on `at`. Several workers may bind the same address; the kernel spreads connections
     /// over them.

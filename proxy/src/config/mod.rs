@@ -32,14 +32,14 @@ pub use diagnose::{ConfigError, ConfigErrors};
 pub use parse::{parse, parse_endpoints};
 pub use snapshot::route;
 pub use snapshot::{
-    Adaptive, App, AttemptTimeouts, Attribute, AttributeTest, Audit, Authorization, AuthorizationPolicy,
-    Balance, BalancePolicy, CaClient, ClaimHeader, Cluster, ClusterLimits, DefaultAction, Discovery, Dns,
-    DnsQuery, Endpoint, Etcd, ExternalAuthorizer, Forwarded, HashSource, Health, Http1, Http2, Identity,
-    IdentitySource, InboundTimeouts, JwksSource, JwksUrl, JwtProvider, Labels, Limits, Listen,
-    OutlierDetection, PathNormalization, PathTemplate, PolicyAction, PolicyRule, Probe, ProbeRequest,
-    Protocol, Register, RequestTimeouts, Retry, RetryBudget, RetryCondition, RetryConditions, SlowStart,
-    Snapshot, Source, TemplateSegment, Thresholds, Timeouts, Tls, TlsMode, TokenHeader, ValuePattern,
-    WhenFull,
+    Adaptive, AgentSocket, App, AttemptTimeouts, Attribute, AttributeTest, Audit, Authorization,
+    AuthorizationPolicy, Balance, BalancePolicy, CaClient, ClaimHeader, Cluster, ClusterLimits,
+    DefaultAction, Discovery, Dns, DnsQuery, Endpoint, Etcd, ExternalAuthorizer, Forwarded, HashSource,
+    Health, Http1, Http2, Identity, IdentitySource, InboundTimeouts, JwksSource, JwksUrl, JwtProvider,
+    Labels, Limits, Listen, OutlierDetection, PathNormalization, PathTemplate, PolicyAction, PolicyRule,
+    Probe, ProbeRequest, Protocol, Register, RequestTimeouts, Retry, RetryBudget, RetryCondition,
+    RetryConditions, SlowStart, Snapshot, Source, TemplateSegment, Thresholds, Timeouts, Tls, TlsMode,
+    TokenHeader, ValuePattern, WhenFull,
 };
 
 /// Why a file gave no snapshot.

@@ -2,8 +2,9 @@
 //! status in headers or trailers, always under HTTP 200), and how long the caller will wait.
 //!
 //! From the gRPC project's `PROTOCOL-HTTP2.md` and `statuscodes.md`. Messages are never looked
-//! into.
+//! into, but for the sidecar's own ([`message`]).
 
+pub mod message;
 mod timeout;
 
 use std::fmt::Write;

@@ -28,6 +28,11 @@ pub async fn fetch(
         let body = Limited::new(body, most).collect().await?.to_bytes();
         Ok(Response::from_parts(head, body))
     };
+    beside(connection, exchange).await
+}
+
+/// Waits for an exchange, and drives the connection that it needs meanwhile.
+pub async fn beside<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
     let driving = async {
         let _ = connection.await;
         // What it read last may still be on its way to the exchange.

@@ -18,6 +18,7 @@ use rand::rngs::StdRng;
 use rcgen::{CertificateParams, DistinguishedName, SanType};
 use tokio::time::{Instant, sleep};
 
+use super::{put_in_force, refuse};
 use crate::backoff::Backoff;
 use crate::ca::wire::{Bundle, CertificateRequest, IssuedCertificate, Problem};
 use crate::ca::{client, credentials, trust_bundle};
@@ -50,18 +51,13 @@ pub(super) async fn run<N: Net>(
         }
         let wait = match asking.obtain(current.as_deref()).await {
             Ok(credentials) => {
-                let not_after = seconds(credentials.not_after);
-                emit!(CertificateInForce { id: credentials.id, not_after });
-                metrics.certificate(true, Some(credentials.not_after));
                 let left = asking.until(credentials.not_after);
-                store.replace(asking.context(credentials));
+                put_in_force(&asking.world, credentials, &store, &metrics);
                 backoff.reset();
                 renewal(left, &mut rng)
             }
             Err(why) => {
-                emit!(NoNewCertificate { why, kept: current.is_some() });
-                metrics.certificate(false, None);
-                store.refused(why);
+                refuse(why, &store, &metrics);
                 let wait = backoff.next(&mut rng);
                 let left = current.map(|context| asking.until(context.credentials.not_after));
                 left.filter(|left| !left.is_zero()).map_or(wait, |left| wait.min(left))

@@ -9,6 +9,7 @@
 
 mod ca;
 pub mod files;
+pub mod workload_api;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use crate::config::{Identity, IdentitySource};
 pub use crate::spiffe_id::{SpiffeId, SpiffeIdError, check_trust_domain};
 use crate::telemetry::{Metrics, emit};
-use crate::tls::{TlsContext, TlsStore};
+use crate::tls::{Credentials, TlsContext, TlsStore};
 use crate::world::{Net, World, seconds};
 
 /// Keeps the certificate of this workload in `store` up to date, for ever.
@@ -25,6 +26,7 @@ pub async fn run<N: Net>(world: World<N>, identity: Identity, store: Arc<TlsStor
     match source {
         IdentitySource::Files(folder) => follow(world, &id, &folder, &store, &metrics).await,
         IdentitySource::Ca(ca) => ca::run(world, id, ca, store, metrics).await,
+        IdentitySource::WorkloadApi(socket) => workload_api::run(world, id, socket, store, metrics).await,
     }
 }
 
@@ -33,19 +35,24 @@ async fn follow<N>(world: World<N>, id: &SpiffeId, folder: &Path, store: &TlsSto
     let mut watch = files::FolderWatch::new(&*world.files, folder);
     loop {
         match files::load(&*world.files, folder, id, &world.crypto, world.wall.now()) {
-            Ok(credentials) => {
-                let not_after = seconds(credentials.not_after);
-                emit!(CertificateInForce { id: credentials.id, not_after });
-                metrics.certificate(true, Some(credentials.not_after));
-                store.replace(TlsContext::new(credentials, world.crypto.clone(), world.wall.clone()));
-            }
-            Err(error) => {
-                let kept = store.current().is_some();
-                emit!(NoNewCertificate { why: error, kept });
-                metrics.certificate(false, None);
-                store.refused(error.to_string());
-            }
+            Ok(credentials) => put_in_force(&world, credentials, store, metrics),
+            Err(error) => refuse(error.to_string(), store, metrics),
         }
         watch.changed().await;
     }
+}
+
+/// Puts new credentials in force.
+fn put_in_force<N>(world: &World<N>, credentials: Credentials, store: &TlsStore, metrics: &Metrics) {
+    let not_after = seconds(credentials.not_after);
+    emit!(CertificateInForce { id: credentials.id, not_after });
+    metrics.certificate(true, Some(credentials.not_after));
+    store.replace(TlsContext::new(credentials, world.crypto.clone(), world.wall.clone()));
+}
+
+/// Tells why there are no new credentials. What was in force stays.
+fn refuse(why: String, store: &TlsStore, metrics: &Metrics) {
+    emit!(NoNewCertificate { why, kept: store.current().is_some() });
+    metrics.certificate(false, None);
+    store.refused(why);
 }

@@ -53,6 +53,12 @@ pub enum IdentityError {
     /// It is another trust domain's.
     #[error("{0} is of another trust domain than {1}")]
     TrustDomain(SpiffeId, String),
+    /// A root has its issuer's name, and another key.
+    #[error("no root of the bundle has signed it, though one has its issuer's name")]
+    Signature,
+    /// It, or a certificate between it and the root, is signed in a way that nobody here can check.
+    #[error("its signature is by an algorithm, or by a kind of key, that is not supported")]
+    Algorithm,
     /// It is another workload's.
     #[error("the server is {found}, and {expected} was expected there")]
     Unexpected {
@@ -82,23 +88,52 @@ impl TrustBundle {
     ) -> Result<Self, PemError> {
         let mut bundle = TrustBundle { anchors: Vec::new(), revoked: Vec::new(), algorithms };
         for (line, root) in pem::certificates(roots)? {
-            let anchor = anchor_from_trusted_cert(&root)
-                .map_err(|e| roots.error(line, format!("this certificate is not that of a root: {e}")))?
-                .to_owned();
-            bundle.anchors.push(anchor);
+            bundle.add_root(&root).map_err(|why| roots.error(line, why))?;
         }
-        if bundle.anchors.is_empty() {
-            return Err(roots.error(1, "there is no root certificate, so nobody could be trusted".into()));
-        }
+        bundle.check().map_err(|why| roots.error(1, why.into()))?;
         if let Some(file) = revoked {
             for (line, list) in pem::revocation_lists(file)? {
-                let list = OwnedCertRevocationList::from_der(&list).map_err(|e| {
-                    file.error(line, format!("this list of revoked certificates is wrong: {e}"))
-                })?;
-                bundle.revoked.push(list.into());
+                bundle.add_revoked(&list).map_err(|why| file.error(line, why))?;
             }
         }
         Ok(bundle)
+    }
+
+    /// The bundle of these certificates of roots and lists of revoked certificates, in DER.
+    ///
+    /// # Errors
+    /// If one cannot be read, or there is no root.
+    pub fn of_der<'a>(
+        roots: impl IntoIterator<Item = CertificateDer<'a>>,
+        revoked: impl IntoIterator<Item = &'a [u8]>,
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> Result<Self, String> {
+        let mut bundle = TrustBundle { anchors: Vec::new(), revoked: Vec::new(), algorithms };
+        roots.into_iter().try_for_each(|root| bundle.add_root(&root))?;
+        bundle.check()?;
+        revoked.into_iter().try_for_each(|list| bundle.add_revoked(list))?;
+        Ok(bundle)
+    }
+
+    fn add_root(&mut self, root: &CertificateDer<'_>) -> Result<(), String> {
+        let anchor = anchor_from_trusted_cert(root)
+            .map_err(|e| format!("this certificate is not that of a root: {e}"))?;
+        self.anchors.push(anchor.to_owned());
+        Ok(())
+    }
+
+    fn add_revoked(&mut self, list: &[u8]) -> Result<(), String> {
+        let list = OwnedCertRevocationList::from_der(list)
+            .map_err(|e| format!("this list of revoked certificates is wrong: {e}"))?;
+        self.revoked.push(list.into());
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        if self.anchors.is_empty() {
+            return Err("there is no root certificate, so nobody could be trusted");
+        }
+        Ok(())
     }
 
     /// Judges the chain that `side` of a connection sent, its own certificate first, and says whose
@@ -171,6 +206,7 @@ pub fn unix_time(at: SystemTime) -> UnixTime {
 /// The words of TLS for what webpki says.
 fn pki_error(error: webpki::Error) -> Error {
     use webpki::Error as Pki;
+    let other = |why: IdentityError| CertificateError::Other(OtherError(std::sync::Arc::new(why)));
     let error = match error {
         Pki::BadDer | Pki::BadDerTime | Pki::TrailingData(_) => CertificateError::BadEncoding,
         Pki::CertNotValidYet { time, not_before } => {
@@ -179,7 +215,11 @@ fn pki_error(error: webpki::Error) -> Error {
         Pki::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
         Pki::UnknownIssuer => CertificateError::UnknownIssuer,
         Pki::CertRevoked => CertificateError::Revoked,
-        other => CertificateError::Other(OtherError(std::sync::Arc::new(other))),
+        Pki::InvalidSignatureForPublicKey => other(IdentityError::Signature),
+        Pki::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
+        Pki::UnsupportedSignatureAlgorithmContext(_)
+        | Pki::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => other(IdentityError::Algorithm),
+        unnamed => CertificateError::Other(OtherError(std::sync::Arc::new(unnamed))),
     };
     Error::InvalidCertificate(error)
 }

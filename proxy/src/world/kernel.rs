@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc;
 
 use super::recent::{Recent, canonical};
@@ -121,6 +121,11 @@ impl Net for KernelNet {
         let stream = TcpStream::from_std(socket.into())?;
         stream.writable().await?;
         stream.take_error()?.map_or(Ok(stream), Err)
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    async fn connect_unix(&self, path: &Path) -> io::Result<UnixStream> {
+        UnixStream::connect(path).await
     }
 
     async fn bind(&self, at: SocketAddr) -> io::Result<KernelListener> {

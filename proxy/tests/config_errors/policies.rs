@@ -10,6 +10,7 @@ says! {
     shares_and_factors_of_the_wrong_type_say_what_to_write
     what_a_policy_makes_nothing_of_is_pointed_at
     an_identity_has_one_source_that_can_be_asked
+    an_agent_listens_on_a_socket
     an_authority_can_be_asked
     an_audit_log_has_a_place_and_can_be_kept
     a_subset_of_nobody_shows_what_the_endpoints_have

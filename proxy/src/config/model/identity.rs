@@ -14,6 +14,17 @@ pub struct Identity {
     /// The folder with `tls.crt`, `tls.key` and `ca.crt`, as cert-manager writes it, and
     /// optionally `crl.pem`. It is watched.
     pub files: Option<Spanned<String>>,
+    /// The agent that hands certificates out over the SPIFFE Workload API.
+    pub workload_api: Option<Spanned<WorkloadApi>>,
+}
+
+/// `[identity.workload_api]`: asks an agent of this machine, such as SPIRE's.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadApi {
+    /// Where it listens: `"unix:///path"`, or `"tcp://IP:PORT"`. Default: what the environment has as
+    /// `SPIFFE_ENDPOINT_SOCKET`.
+    pub socket: Option<Spanned<String>>,
 }
 
 /// `[identity.ca]`: asks a certificate authority (`proxy ca run`).

@@ -26,7 +26,7 @@ pub use balance::{Balance, SlowStart};
 pub use cluster::{Cluster, ClusterTimeouts, Endpoint, EndpointTable};
 pub use discovery::{Discovery, Dns, EndpointsFile, Etcd, Register};
 pub use health::{App, Health, Probe};
-pub use identity::{CaClient, Identity, Tls};
+pub use identity::{CaClient, Identity, Tls, WorkloadApi};
 pub use jwt::{Jwks, Jwt, TokenHeader};
 pub use limits::ClusterLimits;
 pub use outlier_detection::OutlierDetection;

@@ -8,36 +8,13 @@ use serde_spanned::Spanned;
 use super::Check;
 use crate::config::diagnose::one_of;
 use crate::config::model::{self, File};
-use crate::config::{CaClient, Identity, IdentitySource, Tls, TlsMode, defaults};
+use crate::config::{AgentSocket, CaClient, Identity, IdentitySource, Tls, TlsMode, defaults};
 use crate::spiffe_id::SpiffeId;
 
 impl Check<'_> {
     pub(super) fn identity(&mut self, given: &model::Identity) -> Option<Identity> {
         let id = self.spiffe_id("id", &given.id);
-        let source = match (&given.files, &given.ca) {
-            (Some(folder), None) => IdentitySource::Files(self.place_of("files", folder)),
-            (None, Some(ca)) => IdentitySource::Ca(self.ca_client(ca)),
-            (Some(folder), Some(ca)) => {
-                self.diagnostics
-                    .add("`files` and `ca` are two sources of the certificate", ca.span(), "the second")
-                    .also(folder.span(), "the first")
-                    .help("keep one of the two");
-                return None;
-            }
-            (None, None) => {
-                self.diagnostics
-                    .add(
-                        "nothing says where the certificate comes from",
-                        given.id.span(),
-                        "whose certificate",
-                    )
-                    .help(
-                        "write `files = \"/path/to/a/folder\"` with tls.crt, tls.key and ca.crt in it, \
-                         or ask an authority: [identity.ca]",
-                    );
-                return None;
-            }
-        };
+        let source = self.identity_source(given)?;
         let id = id?;
         if id.path().is_empty() || id == SpiffeId::of_authority(id.trust_domain()) {
             self.diagnostics
@@ -45,6 +22,53 @@ impl Check<'_> {
                 .help("write \"spiffe://cluster.local/ns/shop/sa/web\"");
         }
         Some(Identity { id, source })
+    }
+
+    fn identity_source(&mut self, given: &model::Identity) -> Option<IdentitySource> {
+        let sources = [
+            ("files", given.files.as_ref().map(Spanned::span)),
+            ("ca", given.ca.as_ref().map(Spanned::span)),
+            ("workload_api", given.workload_api.as_ref().map(Spanned::span)),
+        ];
+        let mut sources = sources.into_iter().filter_map(|(name, span)| Some((name, span?)));
+        if let (Some((one, first)), Some((other, second))) = (sources.next(), sources.next()) {
+            self.diagnostics
+                .add(
+                    format!("`{one}` and `{other}` are two sources of the certificate"),
+                    second,
+                    "the second",
+                )
+                .also(first, "the first")
+                .help("keep one of the two");
+            return None;
+        }
+        if let Some(folder) = &given.files {
+            return Some(IdentitySource::Files(self.place_of("files", folder)));
+        }
+        if let Some(ca) = &given.ca {
+            return Some(IdentitySource::Ca(self.ca_client(ca)));
+        }
+        if let Some(agent) = &given.workload_api {
+            let socket = agent.get_ref().socket.as_ref().and_then(|socket| self.agent_socket(socket));
+            return Some(IdentitySource::WorkloadApi(socket));
+        }
+        self.diagnostics
+            .add("nothing says where the certificate comes from", given.id.span(), "whose certificate")
+            .help(
+                "write `files = \"/path/to/a/folder\"` with tls.crt, tls.key and ca.crt in it, or ask an \
+                 authority: [identity.ca], or an agent: [identity.workload_api]",
+            );
+        None
+    }
+
+    fn agent_socket(&mut self, given: &Spanned<String>) -> Option<AgentSocket> {
+        let socket = given.get_ref().parse();
+        if let Err(error) = &socket {
+            self.diagnostics
+                .add(format!("`socket` is not where an agent listens: {error}"), given.span(), "no socket")
+                .help("such as socket = \"unix:///run/spire/agent.sock\"");
+        }
+        socket.ok()
     }
 
     fn ca_client(&mut self, given: &Spanned<model::CaClient>) -> CaClient {

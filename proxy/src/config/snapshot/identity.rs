@@ -1,7 +1,9 @@
 //! Who this workload is, and how it talks to others.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -27,6 +29,54 @@ pub enum IdentitySource {
     Files(PathBuf),
     /// An authority that is asked.
     Ca(CaClient),
+    /// An agent that pushes them, at this socket or at the one that the environment names.
+    WorkloadApi(Option<AgentSocket>),
+}
+
+/// Where an agent listens (SPIFFE Workload Endpoint, section 4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentSocket {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// An address.
+    Tcp(SocketAddr),
+}
+
+impl FromStr for AgentSocket {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            // An authority would stand behind two slashes, and there is none.
+            let path = path.strip_prefix("//").unwrap_or(path);
+            let absolute = path.starts_with('/') && !path.contains(['?', '#']);
+            return if absolute {
+                Ok(AgentSocket::Unix(path.into()))
+            } else {
+                Err("the path must be absolute")
+            };
+        }
+        match text.strip_prefix("tcp://").map(str::parse) {
+            Some(Ok(address)) => Ok(AgentSocket::Tcp(address)),
+            Some(Err(_)) => Err("behind tcp:// stand an IP address and a port"),
+            None => Err("it begins with unix: or tcp:"),
+        }
+    }
+}
+
+impl fmt::Display for AgentSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AgentSocket::Unix(path) => write!(f, "unix://{}", path.display()),
+            AgentSocket::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+impl Serialize for AgentSocket {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// How the certificate authority is asked.

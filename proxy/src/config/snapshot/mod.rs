@@ -33,7 +33,7 @@ pub use balance::{Balance, BalancePolicy, HashSource, SlowStart};
 pub use cluster::{AttemptTimeouts, Cluster, Endpoint, Labels, RequestTimeouts};
 pub use discovery::{Discovery, Dns, DnsQuery, Etcd, Register, Source};
 pub use health::{App, Health, Probe, ProbeRequest, Thresholds};
-pub use identity::{CaClient, Identity, IdentitySource, Tls, TlsMode};
+pub use identity::{AgentSocket, CaClient, Identity, IdentitySource, Tls, TlsMode};
 pub use jwt::{ClaimHeader, JwksSource, JwksUrl, JwtProvider, TokenHeader};
 pub use limits::{Adaptive, ClusterLimits};
 pub use outlier_detection::OutlierDetection;
@@ -118,6 +118,20 @@ pub struct Listen {
     pub metrics: u16,
     /// Readiness and liveness.
     pub health: u16,
+}
+
+impl Listen {
+    /// Each port with its name.
+    pub fn ports(&self) -> [(&'static str, u16); 5] {
+        let Listen { outbound, inbound, admin, metrics, health } = *self;
+        [
+            ("outbound", outbound),
+            ("inbound", inbound),
+            ("admin", admin),
+            ("metrics", metrics),
+            ("health", health),
+        ]
+    }
 }
 
 /// Time limits of requests to the app.

@@ -211,6 +211,12 @@ pub(super) const ACCESS: &[Keys] = &[
         ],
     ),
     keys(
+        "WorkloadApi",
+        &["#top"],
+        "identity.workload_api.",
+        &[("socket", "'unix:/a'", "'unix:/b'", "identity.id = 'spiffe://mesh/a'")],
+    ),
+    keys(
         "Tls",
         &["#top"],
         "tls.",
