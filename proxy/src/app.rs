@@ -18,6 +18,7 @@ mod kernel;
 mod log;
 mod pages;
 mod ports;
+mod privileges;
 mod sidecar;
 mod stop;
 mod worker;
@@ -33,6 +34,7 @@ use crate::world::{Net, World};
 use control::control;
 pub use kernel::{Options, run};
 pub(crate) use kernel::{local_runtime, start_logging, told_to_end};
+pub(crate) use privileges::keep_memory_private;
 pub use sidecar::Sidecar;
 use worker::{drains, work};
 

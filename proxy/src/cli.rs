@@ -52,6 +52,10 @@ enum Command {
         /// sidecar's connections alone and capture the command's. Takes root.
         #[arg(long, value_name = "GID")]
         gid: Option<u32>,
+        /// Become this user, and its group unless --gid says another, before anything is dialled.
+        /// Takes root. Not with a command, which could not become root again.
+        #[arg(long, value_name = "UID", conflicts_with = "command")]
+        uid: Option<u32>,
         /// The app: started when the sidecar is ready, told to end when requests to it are drained.
         /// The sidecar ends with it, and with its exit code.
         #[arg(last = true, value_name = "COMMAND")]
@@ -200,8 +204,8 @@ impl Cli {
     /// Does what it asks for. What is printed may be lost: [`main`] says so in its exit code.
     pub fn perform(self) -> ExitCode {
         match self.command {
-            Command::Run { config, workers, gid, command } => {
-                crate::app::run(&config, Options { workers, command, group: gid })
+            Command::Run { config, workers, gid, uid, command } => {
+                crate::app::run(&config, Options { workers, command, group: gid, user: uid })
             }
             Command::Check { config } => check(&config),
             Command::Policy { command } => command.perform(),

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::control::{ControlListeners, control_at};
 use super::log::LOG;
+use super::privileges::Privileges;
 use super::stop::{Stopped, stop};
 use super::worker::{Watches, drains, work};
 use super::{FAILED, Sidecar, ports};
@@ -37,6 +38,8 @@ pub struct Options {
     pub command: Vec<OsString>,
     /// The group that the sidecar takes; the app keeps the one that it was started with.
     pub group: Option<u32>,
+    /// The user that the sidecar becomes. Not with a child, which could not get its own back.
+    pub user: Option<u32>,
 }
 
 /// Runs a sidecar on the kernel until it is told to stop, or its app ends. The exit code is the
@@ -90,6 +93,8 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Stopp
     if let Some(group) = options.group {
         inherited.become_group(group)?;
     }
+    let has_child = !options.command.is_empty();
+    Privileges { user: options.user, group: options.group, has_child }.keep_only(&snapshot)?;
     LOG.detach(io::stderr())?;
     warn_if_nothing_exempts(snapshot.mark);
     let files = raise_nofile()?;

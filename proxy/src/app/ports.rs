@@ -18,15 +18,7 @@ use crate::config::Listen;
 /// # Errors
 /// Which port it is, and whose, if that can be found.
 pub(super) fn claim(listen: &Listen) -> io::Result<()> {
-    let Listen { outbound, inbound, admin, metrics, health } = *listen;
-    let ports = [
-        ("outbound", outbound),
-        ("inbound", inbound),
-        ("admin", admin),
-        ("metrics", metrics),
-        ("health", health),
-    ];
-    for (name, port) in ports {
+    for (name, port) in listen.ports() {
         if is_taken(port) {
             let whose = owner(port).map_or_else(String::new, |owner| format!(" by {owner}"));
             return Err(io::Error::new(

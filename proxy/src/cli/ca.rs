@@ -222,6 +222,7 @@ fn on_state<F: Future<Output = Result<(), Failure>>>(
 
 fn run(args: RunArgs) -> Result<(), Failure> {
     crate::app::start_logging();
+    crate::app::keep_memory_private()?;
     let lifetimes = Lifetimes { workload: args.certificate_lifetime.0, root: args.root_lifetime.0 };
     if lifetimes.root < ROOT_TO_CERTIFICATE * lifetimes.workload {
         let message =
