@@ -15,6 +15,7 @@ use crate::config;
 use crate::error::{Error, Kind};
 use crate::mutant::Mutant;
 use crate::spiffe_id::SpiffeId;
+use crate::telemetry::HandshakeMetrics;
 use crate::tls::{self, Alpn, Io, Preface, Stream, TlsStore};
 use crate::world::Net;
 
@@ -47,8 +48,8 @@ pub struct Connector<N> {
     net: N,
     /// Source address of a connection to an address, if one is asked for.
     from: fn(SocketAddr) -> Option<IpAddr>,
-    /// This workload's certificate; `None` if it has no identity.
-    tls: Option<Arc<TlsStore>>,
+    /// This workload's certificate, and what counts the handshakes; `None` if it has no identity.
+    tls: Option<(Arc<TlsStore>, HandshakeMetrics)>,
 }
 
 impl<N: Net> Connector<N> {
@@ -58,8 +59,8 @@ impl<N: Net> Connector<N> {
     }
 
     /// The same for a workload with an identity.
-    pub fn with_tls(self, tls: Option<Arc<TlsStore>>) -> Self {
-        Connector { tls, ..self }
+    pub fn with_tls(self, tls: Option<Arc<TlsStore>>, handshakes: &HandshakeMetrics) -> Self {
+        Connector { tls: tls.map(|tls| (tls, handshakes.clone())), ..self }
     }
 
     /// The network that it connects over.
@@ -74,7 +75,7 @@ impl<N: Net> Connector<N> {
     pub async fn connect(&self, server: &Target, alpn: Alpn) -> io::Result<Io<N>> {
         let address = server.address;
         let dial = || self.net.connect(address, (self.from)(address));
-        let (Some(tls), Some(expected)) = (&self.tls, &server.identity) else {
+        let (Some((tls, handshakes)), Some(expected)) = (&self.tls, &server.identity) else {
             return dial().await.map(Stream::Plain);
         };
         if Mutant::TalksWithoutACertificate.is_planted() && tls.current().is_none() {
@@ -82,7 +83,11 @@ impl<N: Net> Connector<N> {
         }
         // Never without: whoever is known is talked to in private or not at all.
         tls.for_handshake()?;
-        tls::connect(tls, dial().await?, address, expected, alpn).await
+        let io = dial().await?;
+        let handshake = handshakes.begin();
+        let secured = tls::connect(tls, io, address, expected, alpn).await?;
+        handshake.succeeded();
+        Ok(secured)
     }
 
     /// Opens a connection to `server` for bytes that the app has sent to `destination`.

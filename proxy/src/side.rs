@@ -123,7 +123,8 @@ impl<N: Net> Side<N> {
         all_metrics: Arc<Metrics>,
     ) -> Self {
         let name = direction.label();
-        let connector = Connector::new(world.net.clone(), from).with_tls(tls.clone());
+        let metrics = all_metrics.side(name);
+        let connector = Connector::new(world.net.clone(), from).with_tls(tls.clone(), &metrics.handshakes);
         Side {
             direction,
             net: world.net.clone(),
@@ -132,7 +133,7 @@ impl<N: Net> Side<N> {
             tls,
             table,
             rng: Rc::new(RefCell::new(world.rng.child(name, 0).rng())),
-            metrics: all_metrics.side(name),
+            metrics,
             all_metrics,
             failures: Throttle::default(),
             live: LiveConnections::default(),

@@ -69,7 +69,8 @@ pub(super) async fn control_at<N: Net>(
     };
     let (net, rng) = (world.net.clone(), world.rng);
     let key_sets_world = world.clone();
-    let to_endpoints = Connector::new(net.clone(), |_| None).with_tls(sidecar.tls.clone());
+    let to_endpoints = Connector::new(net.clone(), |_| None)
+        .with_tls(sidecar.tls.clone(), &sidecar.metrics.side("outbound").handshakes);
     let to_app = Connector::new(net.clone(), inbound::source_for);
     let access = Access { token: sidecar.table.load().snapshot.admin_token.clone() };
     let (pages, applied) = (Pages::of(&sidecar), sidecar.clone());

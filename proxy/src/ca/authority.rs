@@ -67,7 +67,7 @@ impl From<io::Error> for AuthorityError {
 impl From<SignError> for AuthorityError {
     fn from(error: SignError) -> Self {
         match error {
-            SignError::Request(_) => AuthorityError::Malformed(error.to_string()),
+            SignError::Request(_) | SignError::Kind(_) => AuthorityError::Malformed(error.to_string()),
             SignError::Name { .. } => AuthorityError::Forbidden(error.to_string()),
             SignError::Root(_) => AuthorityError::Unavailable(error.to_string()),
         }

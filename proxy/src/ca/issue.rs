@@ -10,6 +10,17 @@ use rcgen::{
     RevokedCertParams, SanType, SerialNumber,
 };
 
+use rustls_pki_types::CertificateSigningRequestDer;
+use rustls_pki_types::pem::PemObject;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION,
+    OID_PKCS1_RSASSAPSS, OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA,
+    OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ED25519, Oid,
+};
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
+
 use super::roots::Root;
 use super::token::unix;
 use crate::spiffe_id::SpiffeId;
@@ -21,6 +32,17 @@ pub(super) const BACKDATED: Duration = Duration::from_secs(60);
 /// afterwards; other implementations may.
 const LIST_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// How requests may be signed.
+const SIGNATURES: [Oid<'static>; 7] = [
+    OID_SIG_ECDSA_WITH_SHA256,
+    OID_SIG_ECDSA_WITH_SHA384,
+    OID_SIG_ED25519,
+    OID_PKCS1_SHA256WITHRSA,
+    OID_PKCS1_SHA384WITHRSA,
+    OID_PKCS1_SHA512WITHRSA,
+    OID_PKCS1_RSASSAPSS,
+];
+
 /// How much of a name is told to whom asked for it.
 const SHOWN: usize = 100;
 
@@ -30,6 +52,11 @@ pub enum SignError {
     /// What was sent is not a request for a certificate, or is not signed by its own key.
     #[error("this is not a signed request for a certificate: {0}")]
     Request(rcgen::Error),
+    /// Its key or its signature is of a kind that is not signed.
+    #[error(
+        "{0} is not supported: a key may be ECDSA over P-256 or P-384, Ed25519, or RSA of 2048 to 8192 bits"
+    )]
+    Kind(String),
     /// It asks for another name than that of who asks.
     #[error("the request is for {asked}, and {own} asks")]
     Name {
@@ -87,7 +114,8 @@ pub struct Leaf<'a> {
 /// # Errors
 /// If the request is malformed or asks for another name.
 pub fn workload(root: &Root, csr: &str, leaf: &Leaf<'_>) -> Result<String, SignError> {
-    let asked = CertificateSigningRequestParams::from_pem(csr).map_err(SignError::Request)?;
+    let asked = CertificateSigningRequestParams::from_pem(csr)
+        .map_err(|error| unsupported(csr).map_or(SignError::Request(error), SignError::Kind))?;
     let own = uri(leaf.id.as_str())?;
     if let Some(other) = asked.params.subject_alt_names.iter().find(|name| **name != own) {
         let asked = match other {
@@ -100,6 +128,32 @@ pub fn workload(root: &Root, csr: &str, leaf: &Leaf<'_>) -> Result<String, SignE
     let params = leaf_params(leaf)?;
     let request = CertificateSigningRequestParams { params, public_key: asked.public_key };
     Ok(request.signed_by(&issuer(root)?)?.pem())
+}
+
+/// What is not supported of a request that was refused, if that is why: whoever checks its signature
+/// only says that it is bad.
+fn unsupported(csr: &str) -> Option<String> {
+    let der = CertificateSigningRequestDer::from_pem_slice(csr.as_bytes()).ok()?;
+    let (_, request) = X509CertificationRequest::from_der(&der).ok()?;
+    let key = &request.certification_request_info.subject_pki;
+    let kind = &key.algorithm.algorithm;
+    if *kind == OID_KEY_TYPE_EC_PUBLIC_KEY {
+        let curve = key.algorithm.parameters.as_ref()?.as_oid().ok()?;
+        if curve == OID_NIST_EC_P521 {
+            return Some("ECDSA over P-521".into());
+        } else if ![OID_EC_P256, OID_NIST_EC_P384].contains(&curve) {
+            return Some(format!("ECDSA over the curve {curve}"));
+        }
+    } else if *kind == OID_PKCS1_RSAENCRYPTION {
+        let PublicKey::RSA(rsa) = key.parsed().ok()? else { return None };
+        if !(2048..=8192).contains(&rsa.key_size()) {
+            return Some(format!("RSA of {} bits", rsa.key_size()));
+        }
+    } else if *kind != OID_SIG_ED25519 {
+        return Some(format!("a key of the kind {kind}"));
+    }
+    let signature = &request.signature_algorithm.algorithm;
+    (!SIGNATURES.contains(signature)).then(|| format!("a signature by the algorithm {signature}"))
 }
 
 /// A certificate for `key`, PEM: the authority's own.
@@ -160,4 +214,47 @@ fn leaf_params(leaf: &Leaf<'_>) -> Result<CertificateParams, SignError> {
 
 fn uri(text: &str) -> Result<SanType, SignError> {
     Ok(SanType::URI(text.try_into()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Requests that OpenSSL has made.
+    #[test]
+    fn a_request_of_a_kind_that_is_not_signed_is_told_which_kind_that_is() {
+        for (csr, kind) in [
+            (include_str!("requests/p521.pem"), Some("ECDSA over P-521")),
+            (include_str!("requests/secp256k1.pem"), Some("ECDSA over the curve 1.3.132.0.10")),
+            (include_str!("requests/rsa_1024.pem"), Some("RSA of 1024 bits")),
+            (include_str!("requests/ed448.pem"), Some("a key of the kind 1.3.101.113")),
+            (
+                include_str!("requests/p256_sha512.pem"),
+                Some("a signature by the algorithm 1.2.840.10045.4.3.4"),
+            ),
+            (include_str!("requests/p256.pem"), None),
+        ] {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+            let key = KeyPair::generate().unwrap();
+            let root = root("td", &key, now, Duration::from_secs(1000)).unwrap();
+            let id = "spiffe://td/ns/shop/sa/web".parse().unwrap();
+            let leaf = Leaf { id: &id, serial: &[1], now, lifetime: Duration::from_secs(100) };
+            let said = workload(&root, csr, &leaf).map(drop).map_err(|error| error.to_string());
+            match (said, kind) {
+                (Ok(()), None) => {}
+                (Err(said), Some(kind)) => assert!(said.starts_with(kind), "{said}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_whose_signature_is_wrong_is_told_as_that() {
+        let good = include_str!("requests/p256.pem");
+        let at = good.rfind("\n-----END").unwrap() - 12;
+        let other = if good.as_bytes()[at] == b'A' { "B" } else { "A" };
+        let forged = [&good[..at], other, &good[at + 1..]].concat();
+        assert!(CertificateSigningRequestParams::from_pem(&forged).is_err());
+        assert_eq!(unsupported(&forged), None);
+    }
 }

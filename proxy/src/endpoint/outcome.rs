@@ -4,6 +4,8 @@
 //! An endpoint is not blamed for what it did not do: a client that left, a limit of this sidecar's
 //! own, a kept connection that was closed while nobody used it.
 
+use std::error::Error as _;
+use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -83,6 +85,18 @@ impl Outcome {
         }
     }
 
+    /// From an opaque connection that could not be opened. One that was accepted, and reset at once,
+    /// says nothing: that is how the sidecar of the other side tells a connection that its policies
+    /// deny. Envoy's TCP proxy, too, counts only whether connecting succeeds.
+    pub fn of_connect(error: &Error) -> Self {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        let io = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+        match io.map(io::Error::kind) {
+            Some(BrokenPipe | ConnectionReset) => Outcome::Unknown,
+            _ => Self::of_error(error, true),
+        }
+    }
+
     /// From an answer that the endpoint's sidecar gave in its stead.
     pub fn of_refusal(kind: Kind, headers: &HeaderMap) -> Self {
         match kind {
@@ -117,6 +131,21 @@ fn wait(headers: &HeaderMap) -> Option<Duration> {
 mod tests {
     use super::*;
     use http::HeaderValue;
+
+    #[test]
+    fn a_connection_that_was_accepted_and_reset_says_nothing_and_one_that_was_refused_does() {
+        use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, TimedOut};
+        let at = "10.0.0.1:80".parse().unwrap();
+        for (kind, outcome) in [
+            (ConnectionReset, Outcome::Unknown),
+            (BrokenPipe, Outcome::Unknown),
+            (ConnectionRefused, Outcome::Failure(None)),
+            (TimedOut, Outcome::Failure(None)),
+        ] {
+            let error = Error::at(Kind::Connect, at, io::Error::from(kind));
+            assert_eq!(Outcome::of_connect(&error), outcome, "{kind:?}");
+        }
+    }
 
     const S: Duration = Duration::from_secs(1);
 

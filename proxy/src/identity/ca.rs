@@ -30,7 +30,7 @@ use crate::telemetry::{Metrics, emit};
 use crate::tls::pem::PemFile;
 use crate::tls::trust::TrustBundle;
 use crate::tls::{Credentials, TlsContext, TlsStore};
-use crate::world::{Net, World, seconds};
+use crate::world::{Net, World};
 
 /// Keeps the certificate of `id` in `store` up to date, for ever.
 pub(super) async fn run<N: Net>(

@@ -54,15 +54,16 @@ pub(super) async fn begin<N: Net>(
     let (found, fresh) = heard;
     if found.hello.as_ref().is_some_and(tls::is_of_the_mesh) {
         drop(fresh);
+        let handshake = side.metrics.handshakes.begin();
         let secured = timeout(snapshot.tls.handshake, secure(inbound, &store, found.client)).await;
         let late = || Err(HandshakeError("the handshake took too long".into()).into());
         return match secured.unwrap_or_else(|_| late()) {
             Ok(secured) => {
-                side.metrics.handshake(true);
+                handshake.succeeded();
                 Some(secured)
             }
             Err(cause) => {
-                side.metrics.handshake(false);
+                drop(handshake);
                 side.refuse_because(Kind::NotSecured, peer, Some(dst), &cause);
                 inbound.audit_refused(&unknown).await;
                 None

@@ -166,7 +166,7 @@ async fn attempt<N: Net>(
             Ok((upstream, Guard::new(Held { _open: metrics.connected(), _active: active })))
         }
         Err(error) => {
-            attempt.tell(Outcome::of_error(&error, true), now);
+            attempt.tell(Outcome::of_connect(&error), now);
             metrics.connect_failed();
             Err(error)
         }

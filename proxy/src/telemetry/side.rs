@@ -48,7 +48,8 @@ pub struct SideMetrics {
     pub open: Gauge,
     detections: [Counter; DETECTIONS.len()],
     hellos: [Counter; HELLOS.len()],
-    handshakes: [Counter; HANDSHAKES.len()],
+    /// Handshakes with sidecars.
+    pub handshakes: HandshakeMetrics,
     races: [Counter; RACES.len()],
     refused: [Counter; Kind::ALL.len()],
 }
@@ -66,7 +67,7 @@ families! {
             "tls_hellos",
             "TLS handshakes of apps that were passed through, by what their first message told";
         handshakes: Family<SideResult, Counter> =
-            "tls_handshakes", "Handshakes of sidecars by result";
+            "tls_handshakes", "Handshakes with sidecars by result";
         races: Family<SideResult, Counter> =
             "server_first_races",
             "Connections that were opened to hear whether the server speaks first, by what became of them";
@@ -83,10 +84,44 @@ impl SideFamilies {
             open: self.open.get_or_create_owned(&label),
             detections: DETECTIONS.map(|of| self.detections.get_or_create_owned(&result(of))),
             hellos: HELLOS.map(|of| self.hellos.get_or_create_owned(&result(of))),
-            handshakes: HANDSHAKES.map(|of| self.handshakes.get_or_create_owned(&result(of))),
+            handshakes: HandshakeMetrics(
+                HANDSHAKES.map(|of| self.handshakes.get_or_create_owned(&result(of))),
+            ),
             races: RACES.map(|of| self.races.get_or_create_owned(&result(of))),
             refused: Kind::ALL.map(|kind| self.refused.get_or_create_owned(&result(kind.label()))),
         }
+    }
+}
+
+/// Counts handshakes.
+#[derive(Debug, Clone)]
+pub struct HandshakeMetrics([Counter; HANDSHAKES.len()]);
+
+impl HandshakeMetrics {
+    /// One that begins.
+    pub fn begin(&self) -> Handshake<'_> {
+        Handshake { metrics: self, succeeded: false }
+    }
+}
+
+/// A handshake under way. It counts when it is dropped: as one that has failed, unless it is said to
+/// have succeeded; so does one that nobody waits for any more.
+#[derive(Debug)]
+pub struct Handshake<'a> {
+    metrics: &'a HandshakeMetrics,
+    succeeded: bool,
+}
+
+impl Handshake<'_> {
+    /// It has succeeded.
+    pub fn succeeded(mut self) {
+        self.succeeded = true;
+    }
+}
+
+impl Drop for Handshake<'_> {
+    fn drop(&mut self) {
+        self.metrics.0[usize::from(!self.succeeded)].inc();
     }
 }
 
@@ -117,11 +152,6 @@ impl SideMetrics {
             None => 2,
         };
         self.hellos[position].inc();
-    }
-
-    /// Counts a handshake of a sidecar.
-    pub fn handshake(&self, succeeded: bool) {
-        self.handshakes[usize::from(!succeeded)].inc();
     }
 
     /// Counts what became of a connection that was opened to hear whether the server speaks first.

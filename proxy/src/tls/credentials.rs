@@ -153,6 +153,9 @@ pub(crate) fn words(error: &rustls::Error) -> String {
         rustls::Error::InvalidCertificate(why) => match why {
             CertificateError::UnknownIssuer => "it leads to no root of the bundle".into(),
             CertificateError::Revoked => "it was revoked".into(),
+            CertificateError::InvalidPurpose => {
+                "it is not meant for this (its extended key usage has neither servers nor clients)".into()
+            }
             CertificateError::BadEncoding => "it is malformed".into(),
             CertificateError::Other(other) => other.0.to_string(),
             other => other.to_string(),

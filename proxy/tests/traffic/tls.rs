@@ -15,6 +15,7 @@ pub const ORDERS: &str = "spiffe://mesh.test/ns/shop/sa/orders";
 pub const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
 pub const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 pub const STRICT: &str = "[tls]\nmode = 'strict'";
+pub const BRIDGE: &str = "bridge = true\nprotocol = 'http'";
 const PERMISSIVE: &str = "[tls]\nmode = 'permissive'";
 pub const HOUR: Duration = Duration::from_secs(3600);
 const CALLER: &str = "service = 'web'\ninstance = 'web-1'\n[identity]\nid = 'spiffe://mesh.test/ns/shop/sa/web'\nfiles = '/none'";
@@ -50,7 +51,7 @@ pub fn of(authority: &Authority) -> (Arc<TlsStore>, Arc<TlsStore>) {
 
 #[test]
 fn a_request_between_sidecars_is_under_tls_and_its_app_learns_who_calls() {
-    for more in ["", "bridge = true\nprotocol = 'http'"] {
+    for more in ["", BRIDGE] {
         run(async {
             let seen = Seen::default();
             let app = seen.app(OK).await;
@@ -63,6 +64,8 @@ fn a_request_between_sidecars_is_under_tls_and_its_app_learns_who_calls() {
             let (hash, uri) = hash.split_once(';').unwrap();
             assert_eq!((hash.len(), uri), (64, &*format!("URI={WEB}")));
             assert_eq!(far.count("proxy_tls_handshakes_total", &["accepted"]), 1);
+            assert_eq!(near.count("proxy_tls_handshakes_total", &["outbound", "accepted"]), 1);
+            assert_eq!(near.count("proxy_tls_handshakes_total", &["failed"]), 0);
             near.at_rest().await;
         });
     }
@@ -129,8 +132,9 @@ fn those_whom_the_other_side_cannot_trust_get_nowhere() {
         let (ours, theirs) = (Authority::new(), Authority::new());
         let expired = Arc::new(TlsStore::default());
         expired.replace(ours.context_from(WEB, now() - 2 * HOUR, now() - HOUR));
-        for caller in [theirs.store(WEB), ours.store("spiffe://other.test/ns/shop/sa/web"), expired] {
-            let Mesh { near, far } = mesh(app, (caller, ours.store(ORDERS)), ORDERS, ("", STRICT)).await;
+        let callers = [theirs.store(WEB), ours.store("spiffe://other.test/ns/shop/sa/web"), expired];
+        for (caller, more) in callers.into_iter().flat_map(|c| [(c.clone(), "bridge = false"), (c, BRIDGE)]) {
+            let Mesh { near, far } = mesh(app, (caller, ours.store(ORDERS)), ORDERS, (more, STRICT)).await;
             assert_eq!(near.client().await.ask(GET).await.status(), 503);
             assert!(near.count("proxy_errors_total", &["handshake"]) > 0, "{}", near.metrics.text());
             assert_eq!(far.count("proxy_tls_handshakes_total", &["accepted"]), 0);
@@ -213,5 +217,37 @@ fn a_policy_decides_by_the_identity_that_was_proved() {
             assert_eq!(far.client().await.ask(GET).await.status(), 403, "nobody has proved anything");
         }
         assert_eq!(seen.requests(), 1);
+    });
+}
+
+#[test]
+fn an_opaque_connection_that_a_policy_denies_says_nothing_of_its_endpoint() {
+    let deny = |tls: &str, port: u16| {
+        format!(
+            "{tls}\n[[inbound]]\nport = {port}\nprotocol = 'tcp'\n[[authorization.policy]]\nname = 'none'\n\
+             action = 'deny'\nrule = [{{}}]"
+        )
+    };
+    let fragile = "protocol = 'tcp'\noutlier_detection = { consecutive_failures = 1 }";
+    run(async {
+        let app = answering(OK).await;
+        let tls = mesh(app, of(&Authority::new()), ORDERS, (fragile, &deny(STRICT, app.port()))).await;
+        let plain = {
+            let far = format!("service = 'orders'\n{}", deny("", app.port()));
+            let far = inbound(TestNet::to(&app.to_string()), &far).await;
+            let near = cluster("tcp", &[app], "outlier_detection = { consecutive_failures = 1 }");
+            let near = outbound(TestNet::to(SERVICE).redirect(app, far.at), &near).await;
+            Mesh { near, far }
+        };
+        for Mesh { near, far } in [tls, plain] {
+            for _ in 0..50 {
+                let mut client = near.client().await;
+                client.send("anything").await;
+                client.closed().await;
+            }
+            let refused = far.count("proxy_connections_refused_total", &["denied"]);
+            assert!(refused >= 50, "{refused}");
+            assert_eq!(near.count("proxy_ejections_total", &[]), 0, "{}", near.metrics.text());
+        }
     });
 }
