@@ -106,7 +106,8 @@ impl<I: Abort> DeferredWriteError<I> {
     }
 }
 
-fn is_deaf(error: &io::Error) -> bool {
+/// Whether a write failed because the peer takes no more.
+pub(super) fn is_deaf(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
 }

@@ -213,14 +213,9 @@ fn our_side_calls_an_envoy_that_asks_for_its_certificate_and_is_told_apart_from_
             let refused = stranger.client().await.ask(GET).await;
             assert!([502, 503].contains(&refused.status()), "{alpn}: {refused:?}");
             assert_eq!(seen.requests(), 1);
-            // Envoy resets the connection right behind its alert, which may get lost over that: then
-            // the connection has just ended, or has said nothing that is HTTP/2.
-            let told = |kind| stranger.count("proxy_errors_total", &[kind]);
-            assert!(
-                told("handshake") + told("terminated") + told("protocol") > 0,
-                "{alpn}: {}",
-                stranger.metrics.text()
-            );
+            // Envoy resets the connection right behind its alert.
+            let told = stranger.count("proxy_errors_total", &["handshake"]);
+            assert!(told > 0, "{alpn}: {refused:?}");
         });
     }
 }
