@@ -165,16 +165,16 @@ name = "lost"
 at = "12s"
 kill = { process = "mesh/ca", restart = "28s" }
 [[expect]]
+after = "lost.end"
+within = "8s"
+hold = "5s"
+that = ["calls.errors == 0"]
+[[expect]]
 during = "1s..26s"
 that = ["calls.errors == 0"]
 [[expect]]
 during = "34s..39s"
 that = ["calls.success == 0%", "web/sidecar.proxy_certificates_total{result=\"refused\"} > 0"]
-[[expect]]
-after = "lost.end"
-within = "8s"
-hold = "5s"
-that = ["calls.errors == 0"]
 "#;
     let text = mesh("authority lost", 60, ("20s", 50), STRICT, rest);
     Told { text, deed: nothing, finds: &[Mutant::BelievesTheExpired, Mutant::ResumesUnjudged] }.check();

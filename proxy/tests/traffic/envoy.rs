@@ -118,104 +118,110 @@ async fn start(binary: &Path, folder: TempDir, listeners: &str, clusters: &str, 
     Envoy { _server: server, _folder: folder }
 }
 
-#[test]
-fn envoy_calls_a_strict_port_and_its_own_forwarding_takes_what_our_side_says_of_it() {
+/// What each test begins with, once for each of the mesh's protocols.
+struct Scene {
+    binary: PathBuf,
+    authority: Authority,
+    seen: Seen,
+    app: SocketAddr,
+    folder: TempDir,
+    alpn: &'static str,
+    is_http2: bool,
+}
+
+/// Does nothing if there is no Envoy here, and nobody insists.
+fn for_each_protocol(test: impl AsyncFn(Scene)) {
     let Some(binary) = binary() else { return };
     for (alpn, is_http2) in PROTOCOLS {
         run(async {
-            let authority = Authority::new();
-            let seen = Seen::default();
+            let (authority, seen, folder) = (Authority::new(), Seen::default(), tempfile::tempdir().unwrap());
             let app = seen.app(OK).await;
-            // Before the app stands another Envoy, which forwards who called.
-            let (entrance, middle) = (free(), free());
-            let strict = format!(
-                "service = 'orders'\n[identity]\nid = '{ORDERS}'\nfiles = '/none'\n[tls]\nmode = 'strict'"
-            );
-            let far =
-                inbound_of(Some(authority.store(ORDERS)), TestNet::to(&middle.to_string()), &strict).await;
-            let folder = tempfile::tempdir().unwrap();
-            let own = Own { authority: &authority, id: WEB, peer: ORDERS };
-            let protocol = if is_http2 { "http2_protocol_options" } else { "http_protocol_options" };
-            let tls = format!(
-                "    typed_extension_protocol_options: {{{HTTP:?}: {{'@type': {HTTP}, explicit_http_config: {{{protocol}: {{}}}}}}}}
-    transport_socket: {{name: tls, typed_config: {{'@type': {TLS}.UpstreamTlsContext, {}}}}}\n",
-                own.context(folder.path(), alpn)
-            )
-            .replace(&format!("{HTTP:?}"), "envoy.extensions.upstreams.http.v3.HttpProtocolOptions");
-            let forwards = "forward_client_cert_details: ALWAYS_FORWARD_ONLY";
-            let listeners = listener(entrance, "mesh", "", "") + &listener(middle, "app", forwards, "");
-            let clusters = cluster_of("mesh", far.at, &tls) + &cluster_of("app", app, "");
-            let _envoy = start(&binary, folder, &listeners, &clusters, entrance).await;
-
-            let mut client = Wire::connect(entrance).await;
-            for _ in 0..3 {
-                let answer = client.ask(GET).await;
-                assert_eq!((answer.status(), answer.text()), (200, "ok"), "{alpn}");
-            }
-            let told = seen.last().header("x-forwarded-client-cert").unwrap();
-            assert!(
-                told.starts_with(&format!("By={ORDERS};Hash=")) && told.ends_with(&format!(";URI={WEB}")),
-                "{told}"
-            );
-            assert_eq!(far.count("proxy_tls_handshakes_total", &["inbound", "accepted"]), 1, "{alpn}");
+            test(Scene { binary: binary.clone(), authority, seen, app, folder, alpn, is_http2 }).await;
         });
     }
 }
 
 #[test]
+fn envoy_calls_a_strict_port_and_its_own_forwarding_takes_what_our_side_says_of_it() {
+    for_each_protocol(async |Scene { binary, authority, seen, app, folder, alpn, is_http2 }| {
+        // Before the app stands another Envoy, which forwards who called.
+        let (entrance, middle) = (free(), free());
+        let strict = format!(
+            "service = 'orders'\n[identity]\nid = '{ORDERS}'\nfiles = '/none'\n[tls]\nmode = 'strict'"
+        );
+        let far = inbound_of(Some(authority.store(ORDERS)), TestNet::to(&middle.to_string()), &strict).await;
+        let own = Own { authority: &authority, id: WEB, peer: ORDERS };
+        let protocol = if is_http2 { "http2_protocol_options" } else { "http_protocol_options" };
+        let tls = format!(
+            "    typed_extension_protocol_options: {{{HTTP:?}: {{'@type': {HTTP}, explicit_http_config: {{{protocol}: {{}}}}}}}}
+    transport_socket: {{name: tls, typed_config: {{'@type': {TLS}.UpstreamTlsContext, {}}}}}\n",
+            own.context(folder.path(), alpn)
+        )
+        .replace(&format!("{HTTP:?}"), "envoy.extensions.upstreams.http.v3.HttpProtocolOptions");
+        let forwards = "forward_client_cert_details: ALWAYS_FORWARD_ONLY";
+        let listeners = listener(entrance, "mesh", "", "") + &listener(middle, "app", forwards, "");
+        let clusters = cluster_of("mesh", far.at, &tls) + &cluster_of("app", app, "");
+        let _envoy = start(&binary, folder, &listeners, &clusters, entrance).await;
+
+        let mut client = Wire::connect(entrance).await;
+        for _ in 0..3 {
+            let answer = client.ask(GET).await;
+            assert_eq!((answer.status(), answer.text()), (200, "ok"), "{alpn}");
+        }
+        let told = seen.last().header("x-forwarded-client-cert").unwrap();
+        assert!(
+            told.starts_with(&format!("By={ORDERS};Hash=")) && told.ends_with(&format!(";URI={WEB}")),
+            "{told}"
+        );
+        assert_eq!(far.count("proxy_tls_handshakes_total", &["inbound", "accepted"]), 1, "{alpn}");
+    });
+}
+
+#[test]
 fn our_side_calls_an_envoy_that_asks_for_its_certificate_and_is_told_apart_from_others() {
-    let Some(binary) = binary() else { return };
-    for (alpn, is_http2) in PROTOCOLS {
-        run(async {
-            let authority = Authority::new();
-            let seen = Seen::default();
-            let app = seen.app(OK).await;
-            let at = free();
-            let folder = tempfile::tempdir().unwrap();
-            let own = Own { authority: &authority, id: ORDERS, peer: WEB };
-            let tls = format!(
-                "      transport_socket: {{name: tls, typed_config: {{'@type': {TLS}.DownstreamTlsContext, \
-                 require_client_certificate: true, {}}}}}\n",
-                own.context(folder.path(), alpn)
-            );
-            let codec = if is_http2 { "HTTP2" } else { "HTTP1" };
-            let manager = format!(
-                "codec_type: {codec}
+    for_each_protocol(async |Scene { binary, authority, seen, app, folder, alpn, is_http2 }| {
+        let at = free();
+        let own = Own { authority: &authority, id: ORDERS, peer: WEB };
+        let tls = format!(
+            "      transport_socket: {{name: tls, typed_config: {{'@type': {TLS}.DownstreamTlsContext, \
+             require_client_certificate: true, {}}}}}\n",
+            own.context(folder.path(), alpn)
+        );
+        let codec = if is_http2 { "HTTP2" } else { "HTTP1" };
+        let manager = format!(
+            "codec_type: {codec}
           forward_client_cert_details: SANITIZE_SET
           set_current_client_cert_details: {{uri: true}}"
-            );
-            let listeners = listener(at, "app", &manager, &tls);
-            let _envoy = start(&binary, folder, &listeners, &cluster_of("app", app, ""), at).await;
+        );
+        let listeners = listener(at, "app", &manager, &tls);
+        let _envoy = start(&binary, folder, &listeners, &cluster_of("app", app, ""), at).await;
 
-            let bridge = if is_http2 {
-                "bridge = true\nprotocol = 'http'"
-            } else {
-                "bridge = false\nprotocol = 'http'"
-            };
-            let config = format!(
-                "service = 'web'\n[identity]\nid = '{WEB}'\nfiles = '/none'\n[[cluster]]\nname = 'orders'\n\
-                 addresses = ['{SERVICE}']\n{bridge}\nretry.attempts = 0\n\
-                 endpoints = [{{ address = '{at}', identity = '{ORDERS}' }}]"
-            );
-            let near = outbound_of(Some(authority.store(WEB)), TestNet::to(SERVICE), &config).await;
-            let forged = "GET / HTTP/1.1\r\nhost: orders\r\nx-forwarded-client-cert: URI=spiffe://mesh.test/admin\r\n\r\n";
-            let answer = near.client().await.ask(forged).await;
-            assert_eq!((answer.status(), answer.text()), (200, "ok"), "{alpn}: {answer:?}");
-            let told = seen.last().header("x-forwarded-client-cert").unwrap();
-            assert!(
-                told.starts_with(&format!("By={ORDERS};Hash=")) && told.ends_with(&format!(";URI={WEB}")),
-                "{told}"
-            );
-            assert_eq!(near.count("proxy_tls_handshakes_total", &["outbound", "accepted"]), 1);
+        let bridge =
+            if is_http2 { "bridge = true\nprotocol = 'http'" } else { "bridge = false\nprotocol = 'http'" };
+        let config = format!(
+            "service = 'web'\n[identity]\nid = '{WEB}'\nfiles = '/none'\n[[cluster]]\nname = 'orders'\n\
+             addresses = ['{SERVICE}']\n{bridge}\nretry.attempts = 0\n\
+             endpoints = [{{ address = '{at}', identity = '{ORDERS}' }}]"
+        );
+        let near = outbound_of(Some(authority.store(WEB)), TestNet::to(SERVICE), &config).await;
+        let forged =
+            "GET / HTTP/1.1\r\nhost: orders\r\nx-forwarded-client-cert: URI=spiffe://mesh.test/admin\r\n\r\n";
+        let answer = near.client().await.ask(forged).await;
+        assert_eq!((answer.status(), answer.text()), (200, "ok"), "{alpn}: {answer:?}");
+        let told = seen.last().header("x-forwarded-client-cert").unwrap();
+        assert!(
+            told.starts_with(&format!("By={ORDERS};Hash=")) && told.ends_with(&format!(";URI={WEB}")),
+            "{told}"
+        );
+        assert_eq!(near.count("proxy_tls_handshakes_total", &["outbound", "accepted"]), 1);
 
-            // Another workload of the mesh, which this Envoy does not serve.
-            let stranger = outbound_of(Some(authority.store(ORDERS)), TestNet::to(SERVICE), &config).await;
-            let refused = stranger.client().await.ask(GET).await;
-            assert!([502, 503].contains(&refused.status()), "{alpn}: {refused:?}");
-            assert_eq!(seen.requests(), 1);
-            // Envoy resets the connection right behind its alert.
-            let told = stranger.count("proxy_errors_total", &["handshake"]);
-            assert!(told > 0, "{alpn}: {refused:?}");
-        });
-    }
+        // Another workload of the mesh, which this Envoy does not serve.
+        let stranger = outbound_of(Some(authority.store(ORDERS)), TestNet::to(SERVICE), &config).await;
+        let refused = stranger.client().await.ask(GET).await;
+        assert!([502, 503].contains(&refused.status()), "{alpn}: {refused:?}");
+        assert_eq!(seen.requests(), 1);
+        // Envoy resets the connection right behind its alert.
+        let told = stranger.count("proxy_errors_total", &["handshake"]);
+        assert!(told > 0, "{alpn}: {refused:?}");
+    });
 }
