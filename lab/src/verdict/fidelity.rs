@@ -7,6 +7,7 @@
 use crate::load::MAX_IN_FLIGHT;
 use crate::plan::Plan;
 use crate::verdict::Summary;
+use crate::verdict::statistics::LATE;
 use crate::world::Fidelity;
 
 /// How late the wire may release packets (99th percentile), microseconds, if no configured delay
@@ -15,10 +16,8 @@ pub const WIRE_LATE_P99_US: f64 = 5_000.0;
 /// ... or this share of the shortest delay that is configured: a larger error would blur the delays
 /// themselves.
 pub const WIRE_LATE_SHARE: f64 = 0.10;
-/// How late a load generator may send (99th percentile), microseconds. It is part of every latency,
-/// and a generator later than this was starved of processor time, so the apps and sidecars beside
-/// it were too.
-pub const LOAD_LATE_P99_US: f64 = 10_000.0;
+/// Which share of its requests a load generator may send later than [`LATE`].
+pub const LOAD_LATE_SHARE: f64 = 0.01;
 /// Which share of the packets may get lost outside the model: beyond it, TCP's answer to the losses
 /// shows.
 pub const OVERFLOW_SHARE: f64 = 0.001;
@@ -48,11 +47,13 @@ pub fn trustworthy(fidelity: &Fidelity, plan: &Plan, summaries: &[Summary]) -> R
     }
     for (load, summary) in plan.loads.iter().zip(summaries) {
         let name = &load.name;
-        if summary.late_p99_us > LOAD_LATE_P99_US {
+        if summary.late > late_by_chance(summary.requests) {
             reasons.push(format!(
-                "load `{name}` sent 1 % of its requests more than {:.1} ms late (limit {:.0} ms)",
-                summary.late_p99_us / 1e3,
-                LOAD_LATE_P99_US / 1e3
+                "load `{name}` sent {} of its {} requests more than {} ms late (limit {} %)",
+                summary.late,
+                summary.requests,
+                LATE.as_millis(),
+                LOAD_LATE_SHARE * 100.0
             ));
         }
         if summary.dropped > 0 {
@@ -63,6 +64,14 @@ pub fn trustworthy(fidelity: &Fidelity, plan: &Plan, summaries: &[Summary]) -> R
         }
     }
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+}
+
+/// How many of so many requests may be late although the share is no larger than it may be: two
+/// standard deviations more than the share. Of forty requests one alone says nothing about one
+/// percent of them.
+fn late_by_chance(requests: u64) -> u64 {
+    let expected = requests as f64 * LOAD_LATE_SHARE;
+    (expected + 2.0 * expected.sqrt()).ceil() as u64
 }
 
 /// The shortest delay that any link is ever given.
@@ -93,7 +102,7 @@ mod tests {
     fn a_good_run_gives_no_reason() {
         let fidelity =
             Fidelity { packets: 10_000, overflow: 10, lateness_p99_us: 5_000.0, ..Fidelity::default() };
-        let summary = Summary { requests: 10, late_p99_us: 10_000.0, ..Summary::default() };
+        let summary = Summary { requests: 40, late: 2, ..Summary::default() };
         assert_eq!(trustworthy(&fidelity, &plan(), &[summary]), Ok(()));
         assert_eq!(trustworthy(&Fidelity::default(), &plan(), &[]), Ok(()));
     }
@@ -104,12 +113,12 @@ mod tests {
         let late = Fidelity { lateness_p99_us: 5_100.0, ..good.clone() };
         let lossy = Fidelity { overflow: 11, ..good.clone() };
         let none = Summary { requests: 500, ..Summary::default() };
-        let slow = Summary { late_p99_us: 10_100.0, ..none.clone() };
+        let slow = Summary { late: 11, ..none.clone() };
         let dropping = Summary { dropped: 3, ..none.clone() };
         for (fidelity, summary, words) in [
             (&late, &none, "5.1 ms late"),
             (&lossy, &none, "11 of 10011 packets"),
-            (&good, &slow, "load `calls` sent 1 % of its requests more than 10.1 ms late"),
+            (&good, &slow, "load `calls` sent 11 of its 500 requests more than 10 ms late (limit 1 %)"),
             (&good, &dropping, "load `calls` never sent 3 of its 500 requests"),
         ] {
             let reasons = trustworthy(fidelity, &plan(), std::slice::from_ref(summary)).unwrap_err();

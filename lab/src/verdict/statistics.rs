@@ -2,6 +2,7 @@
 //! are taken from, and the summary of a whole run.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,11 @@ pub(super) fn measure<'a>(
 fn latencies<'a>(records: impl Iterator<Item = &'a Record>) -> Latencies {
     records.filter(|r| r.outcome != Outcome::Dropped).map(|r| r.latency_us).collect()
 }
+
+/// What a load generator may add to a request by sending it late. It is part of every latency, and a
+/// generator later than this was starved of processor time, so the apps and sidecars beside it were
+/// too.
+pub const LATE: Duration = Duration::from_millis(10);
 
 /// The whole measured part of one load generator, for reports. Times are microseconds, 0 if nothing
 /// was sent.
@@ -58,6 +64,9 @@ pub struct Summary {
     pub throughput: f64,
     /// 99th percentile of how late the generator itself was in sending.
     pub late_p99_us: f64,
+    /// Sent more than [`LATE`] after they were due.
+    #[serde(default)]
+    pub late: u64,
 }
 
 /// Sums up the measured part of `records`; those of the warm-up (due before 0) are left out.
@@ -85,6 +94,7 @@ pub fn summary(records: &[Record]) -> Summary {
         mean_us: latencies.mean().unwrap_or(0.0),
         throughput: seconds(measured()).map_or(0.0, |s| ok as f64 / s),
         late_p99_us: late.quantile(0.99).unwrap_or(0.0),
+        late: measured().filter(|r| r.late_us > LATE.as_micros() as u64).count() as u64,
     }
 }
 
@@ -155,6 +165,9 @@ mod tests {
         let errors: Vec<_> = summary.errors.iter().map(|(k, n)| (k.as_str(), *n)).collect();
         assert_eq!(errors, [("503", 5), ("dropped", 10), ("timeout", 5)]);
         assert_eq!((summary.p99_us, summary.max_us, summary.late_p99_us), (990.0, 1000.0, 99.0));
+        assert_eq!(summary.late, 0);
+        let late = [10_000, 10_001].map(|late_us| Record { late_us, ..record(0, 1, Outcome::Ok) });
+        assert_eq!(super::summary(&late).late, 1);
         assert!((summary.throughput - 990.0 / 1.01).abs() < 1e-6, "{}", summary.throughput);
         assert_eq!(super::summary(&[]), Summary::default());
     }

@@ -183,7 +183,7 @@ fn a_run_that_is_inconclusive_says_why_first() {
     report.faults[0] = AppliedFault { name: "lose-one".into(), ..AppliedFault::default() };
     report.reasons = vec![
         "fault lose-one never came into force".into(),
-        "load `checkout` sent 1 % of its requests more than 25.5 ms late (limit 10 ms)".into(),
+        "load `checkout` sent 81 of its 4000 requests more than 10 ms late (limit 1 %)".into(),
     ];
     insta::assert_snapshot!(render(&report, Style::Plain));
 }
