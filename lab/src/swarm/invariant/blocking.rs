@@ -8,6 +8,7 @@
 use super::lively::is_tight;
 use super::{Invariant, Violation, violation};
 use crate::swarm::facts::{Call, Facts};
+use crate::swarm::identity::is_strangers;
 
 pub(super) const INVARIANT: Invariant = Invariant {
     name: "blocking",
@@ -39,7 +40,12 @@ fn check(facts: &Facts, violations: &mut Vec<Violation>) {
         let limit = [facts.limit_of(id), cluster.timeouts.request].into_iter().flatten().min();
         let is_late = limit.is_some_and(|limit| ended + AT_THE_END >= sent + limit.as_micros() as u64);
         // With `panic` at 0 there may be no endpoint to pick.
-        if facts.is_held(id) || is_tight(&cluster.limits) || cluster.balance.panic == 0.0 || is_late {
+        if is_strangers(id)
+            || facts.is_held(id)
+            || is_tight(&cluster.limits)
+            || cluster.balance.panic == 0.0
+            || is_late
+        {
             continue;
         }
         if !facts.is_calm(

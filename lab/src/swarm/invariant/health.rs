@@ -11,6 +11,7 @@ use crate::fault::{Action, Kill, Restart};
 use crate::mesh::Role;
 use crate::swarm::endpoints::{EndpointEvent, endpoint_events};
 use crate::swarm::facts::{EndpointChange, Facts};
+use crate::swarm::identity::is_strangers;
 use proxy::config::defaults::CHECK_JITTER;
 use proxy::config::{Health, ProbeRequest};
 
@@ -35,7 +36,7 @@ fn check(facts: &Facts, violations: &mut Vec<Violation>) {
             }
         }
         // An endpoint of a registry may have left it, and is not checked then.
-        if cluster.discovery.is_some() || !facts.is_steady(process) {
+        if cluster.discovery.is_some() || !facts.is_steady(process) || is_strangers(process) {
             continue;
         }
         if is_judged {
