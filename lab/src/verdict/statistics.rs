@@ -64,7 +64,7 @@ pub struct Summary {
     pub throughput: f64,
     /// 99th percentile of how late the generator itself was in sending.
     pub late_p99_us: f64,
-    /// Sent more than [`LATE`] after they were due.
+    /// Sent more than 10 ms after they were due.
     #[serde(default)]
     pub late: u64,
 }
