@@ -151,18 +151,19 @@ impl<N: Net> Side<N> {
         let mut ends = VecDeque::new();
         loop {
             let next = ends.front().copied();
-            let close = |peer: &Peer| {
-                peer.is_revoked()
-                    || peer
-                        .distrusted_at()
-                        .is_some_and(|at| at + self.table.load().snapshot.timeouts.drain <= Instant::now())
-            };
             tokio::select! {
                 biased;
-                _ = judgements.changed() => ends.push_back(Instant::now() + self.table.load().snapshot.timeouts.drain),
-                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => drop(ends.pop_front()),
+                _ = judgements.changed() => {
+                    ends.push_back(Instant::now() + self.table.load().snapshot.timeouts.drain);
+                }
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
+                    ends.pop_front();
+                }
             }
-            let closed = self.live.refuse(|_, peer| !peer.is_some_and(close));
+            let (now, grace) = (Instant::now(), self.table.load().snapshot.timeouts.drain);
+            let is_over =
+                |peer: &Peer| peer.is_revoked() || peer.distrusted_at().is_some_and(|at| at + grace <= now);
+            let closed = self.live.refuse(|_, peer| !peer.is_some_and(is_over));
             if closed > 0 {
                 tracing::info!(closed, "connections closed whose peers are not trusted any more");
             }

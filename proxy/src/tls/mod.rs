@@ -169,8 +169,8 @@ impl TlsStore {
         context: &TlsContext,
     ) -> Arc<Peer> {
         let chain = state.peer_certificates().unwrap_or_default();
-        let peer = Peer::new(identity, chain, side, context);
-        self.peers.meet(peer, context, || self.current())
+        let key = (side, chain.first().map(fingerprint).unwrap_or_default());
+        self.peers.meet(key, || Peer::new(identity, chain, key, context), context, || self.current())
     }
 
     /// For a mutant: gives up the one in force.

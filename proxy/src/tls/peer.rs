@@ -18,10 +18,12 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::time::Instant;
 
 use super::context::TlsContext;
-use super::fingerprint;
 use super::trust::{PeerSide, unix_time};
 use crate::drain;
 use crate::spiffe_id::SpiffeId;
+
+/// What a peer is found by: its side, and SHA-256 of its certificate.
+pub(super) type PeerKey = (PeerSide, [u8; 32]);
 
 /// The owner of a certificate, on the other end of one connection or more.
 #[derive(Debug)]
@@ -46,12 +48,12 @@ impl Peer {
     pub(super) fn new(
         identity: SpiffeId,
         chain: &[CertificateDer<'_>],
-        side: PeerSide,
+        (side, fingerprint): PeerKey,
         context: &TlsContext,
     ) -> Self {
         Peer {
             identity,
-            fingerprint: chain.first().map(fingerprint).unwrap_or_default(),
+            fingerprint,
             chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
             side,
             proved_at: unix_time(context.now()),
@@ -105,7 +107,7 @@ pub(super) struct Peers(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    by_certificate: BTreeMap<(PeerSide, [u8; 32]), Weak<Peer>>,
+    by_certificate: BTreeMap<PeerKey, Weak<Peer>>,
     /// How many there may be until those that are gone are forgotten.
     room: usize,
 }
@@ -114,22 +116,22 @@ struct Known {
 const ROOM: usize = 64;
 
 impl Peers {
-    /// Notes a peer who has proved itself under `proved_under`. If another context is in force by
-    /// now, it is judged by that: a change never misses anybody.
+    /// Notes a peer who has proved itself under `proved_under`; it is made `anew` unless it is known.
+    /// If another context is in force by now, it is judged by that: a change never misses anybody.
     pub(super) fn meet(
         &self,
-        peer: Peer,
+        key: PeerKey,
+        anew: impl FnOnce() -> Peer,
         proved_under: &TlsContext,
         in_force: impl FnOnce() -> Option<Arc<TlsContext>>,
     ) -> Arc<Peer> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (peer.side, peer.fingerprint);
         let met = known.by_certificate.get(&key).and_then(Weak::upgrade);
         // One that has lost its trust and is believed again begins anew.
         if let Some(met) = met.filter(|met| met.is_trusted()) {
             return met;
         }
-        let peer = Arc::new(peer);
+        let peer = Arc::new(anew());
         if let Some(context) = in_force().filter(|context| !std::ptr::eq(&**context, proved_under)) {
             peer.judge(&context);
         }
