@@ -426,7 +426,9 @@ impl KernelWorld {
                     service.name,
                 )));
             }
-            if has_sidecar && outcome.is_err() {
+            // Whoever resets has accepted before: a policy may refuse this connection at once.
+            let is_refused = outcome.as_ref().is_err_and(|e| e.kind() != io::ErrorKind::ConnectionReset);
+            if has_sidecar && is_refused {
                 return Err(Error::Failed(format!(
                     "interception does not work: a connection from {name} to {} ({to}) was redirected, but the sidecar \
                      did not take it: {said}",

@@ -152,8 +152,8 @@ impl<N: Net> GrpcCaller<N> {
         {
             return Ok(ready);
         }
-        let io =
-            self.net.connect(self.address, None).await.map_err(|_| Failed::Otherwise(Outcome::Connect))?;
+        let io = self.net.connect(self.address, None).await;
+        let io = io.map_err(|error| Failed::Otherwise(Outcome::of_connect(error)))?;
         let (sender, connection) = h2::client::handshake(io).await.map_err(failed)?;
         self.net.spawn("load-connection", async move {
             // What went wrong reaches the calls that it happened to.

@@ -156,7 +156,7 @@ impl<N: Net> Caller for HttpCaller<N> {
 
 impl<N: Net> HttpCaller<N> {
     async fn open(&self) -> Result<SendRequest<Pattern>, Outcome> {
-        let io = self.net.connect(self.address, None).await.map_err(|_| Outcome::Connect)?;
+        let io = self.net.connect(self.address, None).await.map_err(Outcome::of_connect)?;
         let (sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(|_| Outcome::Reset)?;
         self.net.spawn("load-connection", async move {
             // What went wrong reaches the request that it happened to.

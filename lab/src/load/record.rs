@@ -2,6 +2,7 @@
 //! latency late outcome`, times in microseconds, the outcome a word or an HTTP status.
 
 use std::fmt::{self, Display};
+use std::io;
 use std::rc::Rc;
 use std::str::FromStr;
 
@@ -42,6 +43,17 @@ pub enum Outcome {
     Mismatch,
     /// Never sent: too many requests were already under way.
     Dropped,
+}
+
+impl Outcome {
+    /// How a request ended whose connection could not be made. A reset comes from somebody who has
+    /// accepted, and is told here only if it was as fast as the answer to that.
+    pub(super) fn of_connect(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset => Outcome::Reset,
+            _ => Outcome::Connect,
+        }
+    }
 }
 
 impl Record {
@@ -129,6 +141,15 @@ mod tests {
         ) {
             let record = Record { due_us, latency_us, late_us, outcome };
             prop_assert_eq!(Record::from_line(&record.to_line()), Some(record));
+        }
+    }
+
+    #[test]
+    fn only_a_reset_says_that_somebody_had_accepted() {
+        use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, TimedOut};
+        assert_eq!(Outcome::of_connect(ConnectionReset.into()), Outcome::Reset);
+        for kind in [ConnectionRefused, HostUnreachable, TimedOut] {
+            assert_eq!(Outcome::of_connect(kind.into()), Outcome::Connect, "{kind}");
         }
     }
 

@@ -46,7 +46,10 @@ pub struct TcpCaller<N> {
 
 impl<N: Net> Caller for TcpCaller<N> {
     async fn call(&self, id: Id<'_>) -> Outcome {
-        let Ok(io) = self.net.connect(self.address, None).await else { return Outcome::Connect };
+        let io = match self.net.connect(self.address, None).await {
+            Ok(io) => io,
+            Err(error) => return Outcome::of_connect(error),
+        };
         let mut io = BufReader::with_capacity(512, io);
         exchange(&mut io, &format!("{id}\n")).await.unwrap_or(Outcome::Reset)
     }
