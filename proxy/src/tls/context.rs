@@ -83,7 +83,15 @@ impl TlsContext {
     /// What a handshake with the server `expected`, to speak `alpn`, needs.
     pub(super) fn client(&self, expected: &SpiffeId, alpn: Alpn) -> Arc<ClientConfig> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        clients.entry((expected.clone(), alpn)).or_insert_with(|| self.new_client(expected, alpn)).clone()
+        let client =
+            clients.entry((expected.clone(), alpn)).or_insert_with(|| self.new_client(expected, alpn));
+        if self.now() <= self.credentials.not_after {
+            return client.clone();
+        }
+        // A server can refuse a resumed session only by closing. A full handshake says why.
+        let mut client = ClientConfig::clone(client);
+        client.resumption = Resumption::disabled();
+        client.into()
     }
 
     fn new_client(&self, expected: &SpiffeId, alpn: Alpn) -> Arc<ClientConfig> {
