@@ -241,7 +241,7 @@ impl<N: Net> Side<N> {
     {
         let dial = || async {
             let (server, guard) = dial().await?;
-            Some((server, guard.of_race(&self.metrics)))
+            Some((server, guard.of_race(&self.metrics.races)))
         };
         let (found, dialled) = race::detect_both(io, limit, &self.races, dst, dial).await.ok()?;
         self.detected(dst, &found);

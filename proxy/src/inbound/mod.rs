@@ -26,13 +26,14 @@ use crate::balance::Table;
 use crate::capture::rules::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6};
 use crate::config::{Retry, RetryCondition, RetryConditions, defaults};
 use crate::connection::{Connection, WireProtocol};
+use crate::detect::Prefixed;
 use crate::drain;
 use crate::error::{Error, Kind};
 use crate::http::serve;
-use crate::limit::client::share_of;
-use crate::side::{Begun, Side};
+use crate::limit::client::{ClientConnection, share_of};
+use crate::side::{Begun, OpaqueBegun, Side};
 use crate::telemetry::{Direction, Metrics, Open, SingleEndpointMetrics};
-use crate::tls::{Stream, TlsStore};
+use crate::tls::{Io, Peer, Stream, TlsStore};
 use crate::world::{Net, Wall, World};
 
 /// The inbound side of one worker.
@@ -167,52 +168,54 @@ impl<N: Net> Inbound<N> {
     }
 }
 
-/// Carries one connection to its end. What it does not always need is boxed: an idle connection
-/// keeps room for the largest of all that it might do.
-pub async fn carry<N: Net>(inbound: Rc<Inbound<N>>, mut io: N::Io, peer: SocketAddr, drain: drain::Watch) {
-    let side = &inbound.side;
-    side.metrics.connections.inc();
-    let _open = Open::new(&side.metrics.open);
-    let Some(dst) = side.net.orig_dst(&mut io).await else {
-        return side.refuse(Kind::NotIntercepted, peer, None);
-    };
-    let table = side.table.load_full();
-    let snapshot = &table.snapshot;
-    let limits = &snapshot.limits;
-    let _permit = match table.load.connection(Direction::Inbound, limits) {
-        Ok(permit) => permit,
-        Err(kind) => return side.refuse(kind, peer, Some(dst)),
-    };
-    let most = share_of(table.load.connection_limit(Direction::Inbound, limits), limits.client_share);
-    let client = match table.load.clients.connection(peer.ip(), most) {
-        Ok(client) => client,
-        Err(kind) => return side.refuse(kind, peer, Some(dst)),
-    };
-    let listen = &snapshot.listen;
-    // Going on to one of the sidecar's own ports would come back here, or open the admin port to
-    // the outside.
-    if [listen.outbound, listen.inbound, listen.admin].contains(&dst.port()) {
-        return side.refuse(Kind::Loop, peer, Some(dst));
-    }
-    let begun = secure::begin(&inbound, &table, (peer, dst), Stream::Plain(io), drain.clone()).await;
-    let Some((begun, proved)) = begun else { return };
-    let peer_identity = proved.as_ref().map(|peer| peer.identity.clone());
-    let accepted = |protocol| Connection { peer, original_dst: dst, peer_identity, protocol };
-    let (is_http2, io) = match begun {
-        Begun::Http { is_http2, client } => (is_http2, client),
-        Begun::Opaque(opaque) => {
-            drop(table);
-            let connection = accepted(WireProtocol::Opaque);
-            return Box::pin(tcp::forward(&inbound, connection, proved, *opaque)).await;
+/// A connection of which is known what it is.
+struct Accepted<N: Net> {
+    connection: Connection,
+    /// Who has proved to be on the other end, if anybody has.
+    peer: Option<Arc<Peer>>,
+    kind: AcceptedKind<N>,
+    /// It counts as open, and among those that there may be, until this is dropped.
+    _counted: (Open, Open),
+    /// So it does among its client's.
+    client: ClientConnection,
+}
+
+enum AcceptedKind<N: Net> {
+    Opaque(Box<OpaqueBegun<Io<N>, tcp::Held>>),
+    Http(Prefixed<Io<N>>, serve::Settings),
+}
+
+/// Carries one connection to its end. Each stage has a box of its own, which is gone with the
+/// stage: an idle connection keeps only what it carries with.
+pub async fn carry<N: Net>(inbound: Rc<Inbound<N>>, io: N::Io, peer: SocketAddr, drain: drain::Watch) {
+    let Some(accepted) = Box::pin(accept(&inbound, io, peer, drain.clone())).await else { return };
+    let Accepted { connection, peer, kind, _counted, client } = accepted;
+    match kind {
+        AcceptedKind::Opaque(begun) => {
+            Box::pin(tcp::forward(&inbound, connection, peer, begun)).await;
         }
+        AcceptedKind::Http(io, settings) => {
+            Box::pin(serve_http(&inbound, (connection, peer), client, (io, settings), drain)).await;
+        }
+    }
+}
+
+/// Answers the requests of a connection.
+async fn serve_http<N: Net>(
+    inbound: &Rc<Inbound<N>>,
+    (connection, proved): (Connection, Option<Arc<Peer>>),
+    client: ClientConnection,
+    (io, settings): (Prefixed<Io<N>>, serve::Settings),
+    drain: drain::Watch,
+) {
+    let side = &inbound.side;
+    // The snapshot must not outlive its time because a client keeps its connection.
+    let permits = {
+        let limits = &side.table.load().snapshot.limits;
+        share_of(limits.endpoint_connections, limits.client_share)
     };
-    let http1 = snapshot.http1.with_added();
-    let settings = serve::Settings::of_remote(snapshot, http1, &mut side.ages.borrow_mut());
-    let permits = share_of(limits.endpoint_connections, limits.client_share);
     let certified = side.tls.as_ref().map(|tls| ClientCert::of(proved.as_deref(), tls));
-    let caller = Rc::new(inbound.callers.caller(client, peer.ip(), permits, certified));
-    drop(table);
-    let connection = accepted(WireProtocol::http(is_http2));
+    let caller = Rc::new(inbound.callers.caller(client, connection.peer.ip(), permits, certified));
     let drain = match &proved {
         Some(peer) => drain.or(peer.ending()),
         None => drain,
@@ -227,4 +230,51 @@ pub async fn carry<N: Net>(inbound: Rc<Inbound<N>>, mut io: N::Io, peer: SocketA
         () = live.refused() => {}
         () = serve::connection(&side.net, &connection, io, settings, drain, refuse, handle) => {}
     }
+}
+
+/// Finds out what a connection is. `None`: it is gone, or was refused.
+async fn accept<N: Net>(
+    inbound: &Rc<Inbound<N>>,
+    mut io: N::Io,
+    peer: SocketAddr,
+    drain: drain::Watch,
+) -> Option<Accepted<N>> {
+    let side = &inbound.side;
+    side.metrics.connections.inc();
+    let open = Open::new(&side.metrics.open);
+    let refuse = |kind, dst| {
+        side.refuse(kind, peer, dst);
+        None
+    };
+    let Some(dst) = side.net.orig_dst(&mut io).await else { return refuse(Kind::NotIntercepted, None) };
+    let table = side.table.load_full();
+    let snapshot = &table.snapshot;
+    let limits = &snapshot.limits;
+    let permit = match table.load.connection(Direction::Inbound, limits) {
+        Ok(permit) => permit,
+        Err(kind) => return refuse(kind, Some(dst)),
+    };
+    let most = share_of(table.load.connection_limit(Direction::Inbound, limits), limits.client_share);
+    let client = match table.load.clients.connection(peer.ip(), most) {
+        Ok(client) => client,
+        Err(kind) => return refuse(kind, Some(dst)),
+    };
+    let listen = &snapshot.listen;
+    // Going on to one of the sidecar's own ports would come back here, or open the admin port to
+    // the outside.
+    if [listen.outbound, listen.inbound, listen.admin].contains(&dst.port()) {
+        return refuse(Kind::Loop, Some(dst));
+    }
+    let (begun, proved) = secure::begin(inbound, &table, (peer, dst), Stream::Plain(io), drain).await?;
+    let (protocol, kind) = match begun {
+        Begun::Opaque(opaque) => (WireProtocol::Opaque, AcceptedKind::Opaque(opaque)),
+        Begun::Http { is_http2, client } => {
+            let http1 = snapshot.http1.with_added();
+            let settings = serve::Settings::of_remote(snapshot, http1, &mut side.ages.borrow_mut());
+            (WireProtocol::http(is_http2), AcceptedKind::Http(client, settings))
+        }
+    };
+    let peer_identity = proved.as_ref().map(|peer| peer.identity.clone());
+    let connection = Connection { peer, original_dst: dst, peer_identity, protocol };
+    Some(Accepted { connection, peer: proved, kind, _counted: (open, permit), client })
 }

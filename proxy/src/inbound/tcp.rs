@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{Inbound, authorize};
-use crate::audit::AuditEvent;
+use crate::audit::{AuditEntry, AuditEvent};
 use crate::config::Snapshot;
 use crate::connection::Connection;
+use crate::detect::Prefixed;
 use crate::endpoint::ActiveRequest;
 use crate::side::OpaqueBegun;
 use crate::tcp::{self, CopyTimeouts, FreshConnection, Guard};
-use crate::telemetry::OpenConnection;
+use crate::telemetry::{OpaqueMetrics, OpenConnection};
 use crate::tls::{Io, Peer};
 use crate::world::{Abort, Net};
 
@@ -22,37 +23,59 @@ pub(super) async fn forward<N: Net>(
     inbound: &Inbound<N>,
     connection: Connection,
     peer: Option<Arc<Peer>>,
-    OpaqueBegun { mut client, fresh, server_first }: OpaqueBegun<Io<N>, Held>,
+    begun: Box<OpaqueBegun<Io<N>, Held>>,
 ) {
     let live = inbound.side.live.register(connection.clone(), peer);
-    // Loaded after that, or a change of policies could be missed.
+    let Some(opened) = Box::pin(open(inbound, &connection, *begun)).await else { return };
+    let Opened { client, server, timeouts, metrics, audit } = opened;
+    tokio::select! {
+        biased;
+        () = live.refused() => {}
+        () = tcp::carry::<N, _>(connection, client, server, timeouts, metrics, audit) => {}
+    }
+}
+
+/// What a connection is carried with.
+struct Opened<N: Net> {
+    client: Prefixed<Io<N>>,
+    server: FreshConnection<Io<N>, Held>,
+    timeouts: CopyTimeouts,
+    metrics: OpaqueMetrics,
+    audit: Option<AuditEntry>,
+}
+
+/// Lets a connection that is registered already through to the app. `None`: it was refused.
+async fn open<N: Net>(
+    inbound: &Inbound<N>,
+    connection: &Connection,
+    OpaqueBegun { mut client, fresh, server_first }: OpaqueBegun<Io<N>, Held>,
+) -> Option<Opened<N>> {
+    // Loaded after the registration, or a change of policies could be missed.
     let table = inbound.side.table.load_full();
     let snapshot = &table.snapshot;
-    let mut audit = inbound.audited(AuditEvent::Connection, &connection).await;
-    let decided = authorize::opaque(inbound, &table.authorization, &connection);
+    let mut audit = inbound.audited(AuditEvent::Connection, connection).await;
+    let decided = authorize::opaque(inbound, &table.authorization, connection);
     if let Some(audit) = &mut audit {
         audit.record().decide(decided.allowed, decided.rule.as_ref());
     }
     if !decided.allowed {
-        return client.abort();
+        client.abort();
+        return None;
     }
-    let fresh = match fresh {
+    let server = match fresh {
         Some(fresh) => fresh.take_into_use(server_first),
         None => match dial(inbound, snapshot, connection.original_dst).await {
             Some(dialled) => FreshConnection::new(dialled),
             // Directly it would have been refused.
-            None => return client.abort(),
+            None => {
+                client.abort();
+                return None;
+            }
         },
     };
     let metrics = inbound.app(&snapshot.service).cluster.opaque();
     let timeouts = CopyTimeouts::of(&snapshot.timeouts);
-    // It may last for days, and must not keep what a reload replaces.
-    drop(table);
-    tokio::select! {
-        biased;
-        () = live.refused() => {}
-        () = tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics, audit) => {}
-    }
+    Some(Opened { client, server, timeouts, metrics, audit })
 }
 
 /// Connects to the app.

@@ -1,7 +1,6 @@
 //! The way out: a connection that the local app opened and that was redirected here.
 //!
-//! [`carry`] asks in turn: where did the app want to go, which cluster is that,
-//! what does it speak.
+//! [`carry`] asks in turn: where did the app want to go, which cluster is that, what does it speak.
 
 mod attempts;
 mod exchange;
@@ -18,14 +17,15 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-use crate::balance::Table;
+use crate::balance::{Cluster, Table};
 use crate::connection::{Connection, WireProtocol};
+use crate::detect::Prefixed;
 use crate::drain;
 use crate::error::{Error, Kind};
 use crate::http::serve;
-use crate::side::{Begun, Side};
+use crate::side::{Begun, OpaqueBegun, Side};
 use crate::telemetry::{Direction, Metrics, Open, SingleEndpointMetrics};
-use crate::tls::{Stream, TlsStore};
+use crate::tls::{Io, Stream, TlsStore};
 use crate::world::{Net, World};
 
 /// The outbound side of one worker.
@@ -39,53 +39,96 @@ pub struct Outbound<N: Net> {
     requests: Cell<u64>,
 }
 
-/// Carries one connection to its end. What it does not always need is boxed: an idle connection
-/// keeps room for the largest of all that it might do.
-pub async fn carry<N: Net>(outbound: Rc<Outbound<N>>, mut io: N::Io, peer: SocketAddr, drain: drain::Watch) {
+/// A connection of which is known where it goes and what it speaks.
+struct Accepted<N: Net> {
+    connection: Connection,
+    kind: AcceptedKind<N>,
+    /// It counts as open, and among those that there may be, until this is dropped.
+    _counted: (Open, Open),
+}
+
+enum AcceptedKind<N: Net> {
+    /// To an address of no cluster.
+    Unknown(Arc<Table>, Io<N>),
+    Opaque((Arc<Table>, Arc<Cluster>), Box<OpaqueBegun<Io<N>, tcp::Held>>),
+    Http(Prefixed<Io<N>>, serve::Settings),
+}
+
+/// Carries one connection to its end. Each stage has a box of its own, which is gone with the
+/// stage: an idle connection keeps only what it carries with.
+pub async fn carry<N: Net>(outbound: Rc<Outbound<N>>, io: N::Io, peer: SocketAddr, drain: drain::Watch) {
+    let Some(accepted) = Box::pin(accept(&outbound, io, peer, drain.clone())).await else { return };
+    let Accepted { connection, kind, _counted } = accepted;
+    match kind {
+        AcceptedKind::Unknown(table, io) => {
+            Box::pin(tcp::pass_through(&outbound, table, io, connection)).await;
+        }
+        AcceptedKind::Opaque(to, begun) => {
+            Box::pin(tcp::forward(&outbound, to, connection, begun)).await;
+        }
+        // The snapshot must not outlive its time because a client keeps its connection: each
+        // request takes its own.
+        AcceptedKind::Http(io, settings) => {
+            let handle = |request, client| {
+                Box::pin(http::handle(outbound.clone(), connection.clone(), request, client))
+            };
+            let side = &outbound.side;
+            let refuse = |error: &Error| side.refusal(error);
+            Box::pin(serve::connection(&side.net, &connection, io, settings, drain, refuse, handle)).await;
+        }
+    }
+}
+
+/// Finds out where a connection goes and what it speaks. `None`: it is gone, or was refused.
+async fn accept<N: Net>(
+    outbound: &Rc<Outbound<N>>,
+    mut io: N::Io,
+    peer: SocketAddr,
+    drain: drain::Watch,
+) -> Option<Accepted<N>> {
     let side = &outbound.side;
     side.metrics.connections.inc();
-    let _open = Open::new(&side.metrics.open);
-    let Some(dst) = side.net.orig_dst(&mut io).await else {
-        return side.refuse(Kind::NotIntercepted, peer, None);
+    let open = Open::new(&side.metrics.open);
+    let refuse = |kind, dst| {
+        side.refuse(kind, peer, dst);
+        None
     };
+    let Some(dst) = side.net.orig_dst(&mut io).await else { return refuse(Kind::NotIntercepted, None) };
     if side.net.is_own(peer, dst) {
-        return outbound.refuse_own(dst);
+        outbound.refuse_own(dst);
+        return None;
     }
     let table = side.table.load_full();
     let snapshot = &table.snapshot;
-    let _permit = match table.load.connection(Direction::Outbound, &snapshot.limits) {
+    let permit = match table.load.connection(Direction::Outbound, &snapshot.limits) {
         Ok(permit) => permit,
-        Err(kind) => return side.refuse(kind, peer, Some(dst)),
+        Err(kind) => return refuse(kind, Some(dst)),
     };
     let io = Stream::Plain(io);
-    let Some(cluster) = table.cluster_at(dst).cloned() else {
-        let listen = &snapshot.listen;
-        if dst.ip().is_loopback() && [listen.outbound, listen.inbound].contains(&dst.port()) {
-            return side.refuse(Kind::Loop, peer, Some(dst));
+    let (protocol, kind) = match table.cluster_at(dst).cloned() {
+        None => {
+            let listen = &snapshot.listen;
+            if dst.ip().is_loopback() && [listen.outbound, listen.inbound].contains(&dst.port()) {
+                return refuse(Kind::Loop, Some(dst));
+            }
+            (WireProtocol::Opaque, AcceptedKind::Unknown(table, io))
         }
-        return Box::pin(tcp::pass_through(&outbound, table, io, dst, peer)).await;
-    };
-    let protocol = cluster.config.protocol_at(dst.port());
-    let dial = || tcp::dial(&outbound, &cluster, (peer.ip(), dst), &snapshot.timeouts);
-    let begun = side.begin(protocol, dst, io, &snapshot.timeouts, drain.clone(), dial).await;
-    let accepted = |protocol| Connection::unauthenticated(peer, dst, protocol);
-    let (is_http2, client) = match begun {
-        Some(Begun::Http { is_http2, client }) => (is_http2, client),
-        Some(Begun::Opaque(opaque)) => {
-            let connection = accepted(WireProtocol::Opaque);
-            return Box::pin(tcp::forward(&outbound, (table, cluster), connection, *opaque)).await;
+        Some(cluster) => {
+            let protocol = cluster.config.protocol_at(dst.port());
+            let dial = || tcp::dial(outbound, &cluster, (peer.ip(), dst), &snapshot.timeouts);
+            match side.begin(protocol, dst, io, &snapshot.timeouts, drain, dial).await? {
+                Begun::Http { is_http2, client } => {
+                    let settings = serve::Settings::of(snapshot, snapshot.http1, &mut side.ages.borrow_mut());
+                    (WireProtocol::http(is_http2), AcceptedKind::Http(client, settings))
+                }
+                Begun::Opaque(opaque) => {
+                    (WireProtocol::Opaque, AcceptedKind::Opaque((table, cluster), opaque))
+                }
+            }
         }
-        None => return,
     };
-    // The snapshot must not outlive its time because a client keeps its connection: each request
-    // takes its own.
-    let settings = serve::Settings::of(snapshot, snapshot.http1, &mut side.ages.borrow_mut());
-    drop((table, cluster));
-    let connection = accepted(WireProtocol::http(is_http2));
-    let handle =
-        |request, client| Box::pin(http::handle(outbound.clone(), connection.clone(), request, client));
-    let refuse = |error: &Error| side.refusal(error);
-    serve::connection(&side.net, &connection, client, settings, drain, refuse, handle).await;
+    let connection = Connection::unauthenticated(peer, dst, protocol);
+    Some(Accepted { connection, kind, _counted: (open, permit) })
 }
 
 impl<N: Net> Outbound<N> {

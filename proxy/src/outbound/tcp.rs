@@ -10,7 +10,7 @@ use super::Outbound;
 use super::attempts::afford;
 use crate::balance::{Attempted, Cluster, Table};
 use crate::config::Timeouts;
-use crate::connection::{Connection, WireProtocol};
+use crate::connection::Connection;
 use crate::detect::{Detection, detect};
 use crate::endpoint::{ActiveRequest, Attempt, Outcome};
 use crate::error::{Error, Kind};
@@ -46,14 +46,16 @@ pub(super) async fn forward<N: Net>(
     outbound: &Outbound<N>,
     (table, cluster): (Arc<Table>, Arc<Cluster>),
     connection: Connection,
-    OpaqueBegun { mut client, fresh, server_first }: OpaqueBegun<Io<N>, Held>,
+    begun: Box<OpaqueBegun<Io<N>, Held>>,
 ) {
     let timeouts = &table.snapshot.timeouts;
+    let OpaqueBegun { mut client, fresh, server_first } = *begun;
     let fresh = match fresh {
         Some(fresh) => Some(fresh.take_into_use(server_first)),
-        None => dial(outbound, &cluster, (connection.peer.ip(), connection.original_dst), timeouts)
-            .await
-            .map(FreshConnection::new),
+        None => {
+            let to = (connection.peer.ip(), connection.original_dst);
+            Box::pin(dial(outbound, &cluster, to, timeouts)).await.map(FreshConnection::new)
+        }
     };
     // Directly it would have been refused.
     let Some(fresh) = fresh else { return client.abort() };
@@ -179,18 +181,17 @@ pub(super) async fn pass_through<N: Net>(
     outbound: &Outbound<N>,
     table: Arc<Table>,
     io: Io<N>,
-    dst: SocketAddr,
-    peer: SocketAddr,
+    connection: Connection,
 ) {
     let side = &outbound.side;
-    let connection = Connection::unauthenticated(peer, dst, WireProtocol::Opaque);
+    let Connection { peer, original_dst: dst, .. } = connection;
     let timeouts = &table.snapshot.timeouts;
     let may_pass = table.snapshot.passthrough;
     let mut begun = OpaqueBegun::unread(io);
     if table.has_names() && !table.snapshot.opaque_ports.contains(&dst.port()) {
         let Ok(io) = begun.client.into_bare() else { return };
         let heard = if may_pass {
-            side.detect(dst, io, timeouts.detect, || dial_direct(outbound, dst, timeouts)).await
+            Box::pin(side.detect(dst, io, timeouts.detect, || dial_direct(outbound, dst, timeouts))).await
         } else {
             let found = detect(io, timeouts.detect).await.ok();
             found.inspect(|found| side.detected(dst, found)).map(|found| (found, None))
@@ -200,7 +201,7 @@ pub(super) async fn pass_through<N: Net>(
         if let Some(cluster) = name.and_then(|name| table.cluster_named(&name)).cloned() {
             let begun = OpaqueBegun { client: found.client, fresh: None, server_first: false };
             drop(fresh);
-            return forward(outbound, (table, cluster), connection, begun).await;
+            return Box::pin(forward(outbound, (table, cluster), connection, Box::new(begun))).await;
         }
         if found.outcome == Detection::Closed {
             return;

@@ -2,11 +2,12 @@
 
 use std::cell::RefCell;
 
-use super::{CopyTimeouts, relay};
+use super::CopyTimeouts;
+use super::copy::{Aborting, relay};
 use crate::audit::AuditEntry;
 use crate::connection::Connection;
 use crate::detect::Prefixed;
-use crate::telemetry::{OpaqueMetrics, RaceOutcome, SideMetrics};
+use crate::telemetry::{OpaqueMetrics, RaceMetrics, RaceOutcome};
 use crate::tls::Io;
 use crate::world::Net;
 
@@ -14,7 +15,7 @@ use crate::world::Net;
 pub struct Guard<G> {
     _held: G,
     /// Set while nobody uses the connection: who is told if that stays so.
-    unused: Option<SideMetrics>,
+    unused: Option<RaceMetrics>,
 }
 
 impl<G> Guard<G> {
@@ -25,7 +26,7 @@ impl<G> Guard<G> {
 
     /// The same for one that was opened to hear whether the server speaks first. If it is dropped
     /// before it is used, `metrics` count that.
-    pub fn of_race(mut self, metrics: &SideMetrics) -> Self {
+    pub fn of_race(mut self, metrics: &RaceMetrics) -> Self {
         self.unused = Some(metrics.clone());
         self
     }
@@ -34,7 +35,7 @@ impl<G> Guard<G> {
 impl<G> Drop for Guard<G> {
     fn drop(&mut self) {
         if let Some(metrics) = &self.unused {
-            metrics.raced(RaceOutcome::Unused);
+            metrics.ended(RaceOutcome::Unused);
         }
     }
 }
@@ -64,40 +65,45 @@ impl<I, G> FreshConnection<I, G> {
     /// Notes that it is used; `server_first` says whether its server spoke first.
     pub fn take_into_use(mut self, server_first: bool) -> Self {
         if let Some(metrics) = self.guard.unused.take() {
-            metrics.raced(if server_first { RaceOutcome::ServerFirst } else { RaceOutcome::ClientFirst });
+            metrics.ended(if server_first { RaceOutcome::ServerFirst } else { RaceOutcome::ClientFirst });
         }
         self
     }
 }
 
 /// Carries bytes between a client and a server until both have closed, and counts them, also in
-/// `audit`.
-pub async fn carry<N: Net, G>(
+/// `audit`. What it is given is moved once, into the future, which an idle connection keeps.
+pub fn carry<N: Net, G>(
     connection: Connection,
     client: Prefixed<Io<N>>,
     server: FreshConnection<Io<N>, G>,
     timeouts: CopyTimeouts,
     metrics: OpaqueMetrics,
     audit: Option<AuditEntry>,
-) {
-    let FreshConnection { server, guard: _guard } = server;
+) -> impl Future<Output = ()> {
+    let FreshConnection { server, guard } = server;
     let audit = RefCell::new(audit);
-    let count = |moved: super::BytesCopied| {
-        metrics.moved(moved.forth, moved.back, moved.spliced);
-        if let Some(audit) = &mut *audit.borrow_mut() {
-            let record = audit.record();
-            *record.bytes_in.get_or_insert(0) += moved.forth;
-            *record.bytes_out.get_or_insert(0) += moved.back;
-        }
-    };
-    if let Err(error) = relay::<N>(client, server, timeouts, count).await {
-        if let Some(kind) = error.kind() {
-            metrics.failed(kind);
+    let (mut client, mut server) = (Aborting::new(client), Aborting::new(server));
+    async move {
+        let count = |moved: super::BytesCopied| {
+            metrics.moved(moved.forth, moved.back, moved.spliced);
             if let Some(audit) = &mut *audit.borrow_mut() {
-                audit.record().reason = Some(kind.label().into());
+                let record = audit.record();
+                *record.bytes_in.get_or_insert(0) += moved.forth;
+                *record.bytes_out.get_or_insert(0) += moved.back;
             }
+        };
+        if let Err(error) = relay::<N>(&mut client, &mut server, timeouts, count).await {
+            if let Some(kind) = error.kind() {
+                metrics.failed(kind);
+                if let Some(audit) = &mut *audit.borrow_mut() {
+                    audit.record().reason = Some(kind.label().into());
+                }
+            }
+            let Connection { peer, original_dst: dst, .. } = &connection;
+            tracing::debug!(%peer, %dst, %error, "connection ended");
         }
-        let Connection { peer, original_dst: dst, .. } = connection;
-        tracing::debug!(%peer, %dst, %error, "connection ended");
+        // The connection to the server counts as open until here.
+        drop(guard);
     }
 }

@@ -123,33 +123,33 @@ where
 }
 
 /// As [`both_ways`], between two streams of a network, and inside the kernel if it is the kernel's.
-/// Unless both sides have closed, both are reset at its end, also if it is dropped.
+/// Unless both sides have closed, both are reset when they are dropped.
 ///
 /// # Errors
 /// As [`both_ways`].
-pub async fn relay<N: Net>(
-    a: Prefixed<Io<N>>,
-    b: Prefixed<Io<N>>,
+pub(super) async fn relay<N: Net>(
+    a: &mut Aborting<Prefixed<Io<N>>>,
+    b: &mut Aborting<Prefixed<Io<N>>>,
     limits: CopyTimeouts,
     count: impl FnMut(BytesCopied),
 ) -> Result<BytesCopied, CopyError> {
     // What was already read from a stream is not in its socket any more: while there is some, there
     // is no socket.
     let socket: Socket<Prefixed<Io<N>>> = |io| io.bare().and_then(kernel_socket::<N>);
-    let (mut a, mut b) = (Aborting::new(a), Aborting::new(b));
     let moved = carry(&mut a.io, socket, &mut b.io, socket, limits, count).await?;
     (a.ended, b.ended) = (true, true);
     Ok(moved)
 }
 
 /// A stream that is reset when it is dropped before its end.
-struct Aborting<I: Abort> {
+pub(super) struct Aborting<I: Abort> {
     io: I,
     ended: bool,
 }
 
 impl<I: Abort> Aborting<I> {
-    fn new(io: I) -> Self {
+    /// One that has not come to its end.
+    pub fn new(io: I) -> Self {
         Aborting { io, ended: false }
     }
 }

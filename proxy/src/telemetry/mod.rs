@@ -36,7 +36,7 @@ pub use load::{Direction, DirectionGauges, LoadGauges, Open, Sockets};
 pub use opaque::OpaqueMetrics;
 pub use request_log::{Decided, RequestLog};
 pub use route::{MirrorOutcome, RouteMetrics};
-pub use side::{DetectionResult, HandshakeMetrics, RaceOutcome, SideMetrics};
+pub use side::{DetectionResult, HandshakeMetrics, RaceMetrics, RaceOutcome, SideMetrics};
 pub use throttle::Throttle;
 
 use authorization::AuthorizationFamilies;

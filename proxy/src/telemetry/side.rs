@@ -1,5 +1,7 @@
 //! What one listener counts.
 
+use std::sync::Arc;
+
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -50,7 +52,8 @@ pub struct SideMetrics {
     hellos: [Counter; HELLOS.len()],
     /// Handshakes with sidecars.
     pub handshakes: HandshakeMetrics,
-    races: [Counter; RACES.len()],
+    /// Connections that were opened to hear whether the server speaks first.
+    pub races: RaceMetrics,
     refused: [Counter; Kind::ALL.len()],
 }
 
@@ -87,7 +90,7 @@ impl SideFamilies {
             handshakes: HandshakeMetrics(
                 HANDSHAKES.map(|of| self.handshakes.get_or_create_owned(&result(of))),
             ),
-            races: RACES.map(|of| self.races.get_or_create_owned(&result(of))),
+            races: RaceMetrics(RACES.map(|of| self.races.get_or_create_owned(&result(of))).into()),
             refused: Kind::ALL.map(|kind| self.refused.get_or_create_owned(&result(kind.label()))),
         }
     }
@@ -137,6 +140,18 @@ pub enum RaceOutcome {
     Unused,
 }
 
+/// Counts what became of connections that were opened to hear whether the server speaks first.
+/// Each of them holds this, so it is shared.
+#[derive(Debug, Clone)]
+pub struct RaceMetrics(Arc<[Counter; RACES.len()]>);
+
+impl RaceMetrics {
+    /// One of them has come to its end.
+    pub fn ended(&self, end: RaceOutcome) {
+        self.0[end as usize].inc();
+    }
+}
+
 impl SideMetrics {
     /// Counts the outcome of a detection.
     pub fn detected(&self, result: DetectionResult) {
@@ -152,11 +167,6 @@ impl SideMetrics {
             None => 2,
         };
         self.hellos[position].inc();
-    }
-
-    /// Counts what became of a connection that was opened to hear whether the server speaks first.
-    pub fn raced(&self, end: RaceOutcome) {
-        self.races[end as usize].inc();
     }
 
     /// Counts a connection that was closed at once.

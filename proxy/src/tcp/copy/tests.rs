@@ -131,12 +131,13 @@ async fn bulk_between_sockets_is_spliced_and_small_messages_are_copied_before_an
     let (mut client, a) = connection().await;
     let (b, mut server) = connection().await;
     let bulk: Vec<u8> = (0..12_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let relay = relay::<KernelNet>(
-        Prefixed::new(Bytes::from_static(b"read before "), Stream::Plain(a)),
-        Prefixed::unread(Stream::Plain(b)),
-        LIMITS,
-        ignore,
-    );
+    let mut a = Aborting::new(Prefixed::new(Bytes::from_static(b"read before "), Stream::Plain(a)));
+    let mut b = Aborting::new(Prefixed::unread(Stream::Plain(b)));
+    let relay = async {
+        let moved = relay::<KernelNet>(&mut a, &mut b, LIMITS, ignore).await;
+        drop((a, b));
+        moved
+    };
     let talk = async {
         let mut start = [0; 12];
         server.read_exact(&mut start).await.unwrap();
@@ -173,12 +174,13 @@ async fn a_spliced_receiver_that_stops_reading_holds_the_sender_back_and_loses_n
     let (mut client, a) = connection().await;
     let (b, mut server) = connection().await;
     let (empty, also) = (Bytes::new(), Bytes::new());
-    let relay = relay::<KernelNet>(
-        Prefixed::new(empty, Stream::Plain(a)),
-        Prefixed::new(also, Stream::Plain(b)),
-        LIMITS,
-        ignore,
-    );
+    let mut a = Aborting::new(Prefixed::new(empty, Stream::Plain(a)));
+    let mut b = Aborting::new(Prefixed::new(also, Stream::Plain(b)));
+    let relay = async {
+        let moved = relay::<KernelNet>(&mut a, &mut b, LIMITS, ignore).await;
+        drop((a, b));
+        moved
+    };
     const TOTAL: usize = 64 << 20;
     let send = async {
         let block: Vec<u8> = (0..=250_u8).cycle().take(251 * 1000).collect();
