@@ -12,6 +12,9 @@ mod sim_kit;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::process::{Command, ExitStatus};
+use std::sync::mpsc;
+use std::{panic, thread};
 
 use lab::plan::SidecarKind;
 use lab::report::results;
@@ -37,8 +40,13 @@ const COUNTERS: [&str; 4] =
 const SHARE: f64 = 0.5;
 /// ... so many in any case ...
 const COUNT: f64 = 5.0;
-/// ... and this share of all requests, which is chance.
+/// ... and this share of all requests, which is chance ...
 const OF_ALL: f64 = 0.005;
+/// ... or this one where requests race with closes. How many meet one depends on how long a request
+/// is on its way, which is no time in the simulator and longer on a machine that is busy.
+const OF_ALL_IN_A_RACE: f64 = 0.03;
+/// The scenarios in which they do.
+const RACES: [&str; 1] = ["stale"];
 
 /// What is counted of a run, by name.
 type Counts = BTreeMap<String, f64>;
@@ -46,6 +54,13 @@ type Counts = BTreeMap<String, f64>;
 #[test]
 fn both_worlds_agree_on_every_scenario() {
     let Some(testbed) = Testbed::new(EXE) else { return };
+    // The kernel mostly waits, so the simulator takes the time that is left.
+    let (tell, told) = mpsc::channel();
+    let simulating = thread::spawn(move || {
+        yield_to_everybody();
+        // Whoever listens has failed if nobody does any more.
+        files().iter().map(|path| simulated(path)).try_for_each(|simulated| tell.send(simulated)).ok()
+    });
     let mut differences = Vec::new();
     println!("{:<20} {:<32} {:>17} {:>9}", "scenario", "what", "simulator", "kernel");
     for path in files() {
@@ -56,7 +71,8 @@ fn both_worlds_agree_on_every_scenario() {
             counts(&ended.results(0))
         };
         let first = sample();
-        let Some(simulated) = simulated(&path) else {
+        let Ok(simulated) = told.recv() else { panic::resume_unwind(simulating.join().unwrap_err()) };
+        let Some(simulated) = simulated else {
             println!("{name:<20} passed, on the kernel only");
             continue;
         };
@@ -72,6 +88,13 @@ fn both_worlds_agree_on_every_scenario() {
     assert!(differences.is_empty(), "the worlds disagree each time:\n{}", differences.join("\n"));
 }
 
+/// From now on this thread, and those that it starts, get only what nobody else wants.
+fn yield_to_everybody() {
+    let thread = nix::unistd::gettid().to_string();
+    let done = Command::new("chrt").args(["--idle", "--pid", "0", &thread]).status();
+    assert!(done.as_ref().is_ok_and(ExitStatus::success), "chrt, of util-linux: {done:?}");
+}
+
 /// What the kernel counted that the simulator does not cover. Prints the table's lines.
 fn compare(
     name: &str,
@@ -79,11 +102,12 @@ fn compare(
     kernel: &Counts,
 ) -> BTreeSet<String> {
     let requests: f64 = kernel.iter().filter(|(what, _)| what.ends_with(" requests")).map(|(_, n)| n).sum();
+    let of_all = if RACES.contains(&name) { OF_ALL_IN_A_RACE } else { OF_ALL };
     let whats: BTreeSet<&String> = simulated.keys().chain(kernel.keys()).collect();
     let differs = whats.into_iter().filter(|what| {
         let seeds = simulated.get(*what).cloned().unwrap_or(0.0..=0.0);
         let counted = kernel.get(*what).copied().unwrap_or_default();
-        let room = (seeds.end() * SHARE).max(COUNT).max(requests * OF_ALL);
+        let room = (seeds.end() * SHARE).max(COUNT).max(requests * of_all);
         let is_covered = (seeds.start() - room..=seeds.end() + room).contains(&counted);
         let span = format!("{} to {}", seeds.start(), seeds.end());
         let note = if is_covered { "" } else { "DIFFERS" };
