@@ -1,5 +1,5 @@
-//! nginx in the sidecar's place, with mutual TLS: where its binary is, and a configuration with what
-//! ours does by default.
+//! nginx in the sidecar's place, with mutual TLS: where its binary is, and a configuration with
+//! what ours does by default.
 //!
 //! Like HAProxy it is told where the app is. It keeps connections to the app and to the other
 //! nginx, writes no log, and asks for and shows certificates. It compares no SPIFFE id: its module

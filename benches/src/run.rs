@@ -93,8 +93,8 @@ pub async fn run(program: &Program, programs: &Programs, tell: impl Fn(String)) 
                 results.carried.push((protocol, lane.path, carried));
             }
         }
-        // An opaque connection has one of its own to the other sidecar; one of HTTP has none while it
-        // is idle.
+        // An opaque connection has one of its own to the other sidecar; one of HTTP has none while
+        // it is idle.
         if [Protocol::Http1, Protocol::TcpPingpong].contains(&protocol) && program.idle > 0 {
             for lane in lanes.iter().filter(|lane| HELD.contains(&lane.path.sidecar())) {
                 let (path, idle) = (lane.path.title(), program.idle);

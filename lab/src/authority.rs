@@ -1,5 +1,5 @@
-//! What the lab does in the place of an operator: it gives each authority its first root before that
-//! runs, and each sidecar the files with which it begins.
+//! What the lab does in the place of an operator: it gives each authority its first root before
+//! that runs, and each sidecar the files with which it begins.
 //!
 //! Both worlds call it with the worlds of their authorities: their disks, their time of day and
 //! their keys. Nothing here names a clock or a source of chance.
@@ -64,8 +64,8 @@ pub async fn roots<N>(world: &World<N>, authority: &plan::Authority) -> Result<V
     Ok(all.split(BEGIN).skip(1).map(|rest| format!("{BEGIN}{rest}")).collect())
 }
 
-/// The files, by name, with which the sidecar of a workload begins. `worlds` are those of the plan's
-/// authorities, which may run or not.
+/// The files, by name, with which the sidecar of a workload begins. `worlds` are those of the
+/// plan's authorities, which may run or not.
 ///
 /// # Errors
 /// What an authority says, or why there is no key.

@@ -11,7 +11,8 @@
 //! - tasks start through [`Net::spawn`], which keeps them on the thread (and the simulated host) of
 //!   their parent. That is why nothing here asks for `Send`: a request never crosses threads.
 //!
-//! What it leaves out: the configuration, which arrives as text; only `config::reload` reads its file.
+//! What it leaves out: the configuration, which arrives as text; only `config::reload` reads its
+//! file.
 
 use std::future::Future;
 use std::io;

@@ -1,5 +1,5 @@
-//! What a sidecar gives up, read from `/proc` of a real process, thread by thread. Takes root, and is
-//! skipped without.
+//! What a sidecar gives up, read from `/proc` of a real process, thread by thread. Takes root, and
+//! is skipped without.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};

@@ -16,8 +16,8 @@ use proxy::mutant::Mutant;
 /// Runs that are swept for violations and coverage points.
 const RUNS: u64 = 1000;
 
-/// Runs within which a mutant must be found. In half of them there is mutual TLS, where some mutants
-/// do no harm.
+/// Runs within which a mutant must be found. In half of them there is mutual TLS, where some
+/// mutants do no harm.
 const WITHIN: u64 = 200;
 
 /// The mutants of `proxy`. A few more are too rare for so few runs, and have a run of their own in

@@ -257,7 +257,8 @@ impl Work<'_> {
             kernels_are_known(options, &quick::measures_of_kernels(&in_sources))?;
         }
         let builder = Builder::lock(repository, tell)?;
-        // The head first: if its kernels cannot be built with the base, that is because of the base.
+        // The head first: if its kernels cannot be built with the base, that is because of the
+        // base.
         let head_programs = builder.build(head, head, tell)?;
         let base_programs = builder.build(base, head, tell)?;
         if let (Some(base), Some(head)) = (&base_programs.kernels, &head_programs.kernels) {

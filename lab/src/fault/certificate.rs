@@ -1,8 +1,9 @@
 //! `certificate = { .. }`: sidecars prove themselves with another certificate.
 //!
-//! With one that ends soon, names somebody else or is signed by a stranger, this is what becomes of a
-//! workload whose certificate has expired, is wrong, or is of another trust domain; and an instance
-//! with the certificate of another workload is what stands behind an address that was reused.
+//! With one that ends soon, names somebody else or is signed by a stranger, this is what becomes of
+//! a workload whose certificate has expired, is wrong, or is of another trust domain; and an
+//! instance with the certificate of another workload is what stands behind an address that was
+//! reused.
 
 use serde::{Deserialize, Serialize};
 use serde_spanned::Spanned;

@@ -1,8 +1,9 @@
 //! Identity on the kernel: what authorities keep, and the files of sidecars.
 //!
 //! A sidecar sees a folder of its own and no other's: the folders of all lie below one that only
-//! root may enter, and each is mounted into the namespace of its instance. Its user may read what is
-//! in it and change nothing. An authority runs as a user of its own, who alone may read its state.
+//! root may enter, and each is mounted into the namespace of its instance. Its user may read what
+//! is in it and change nothing. An authority runs as a user of its own, who alone may read its
+//! state.
 
 use std::ffi::OsString;
 use std::fs::{self, Permissions};

@@ -1,8 +1,8 @@
 //! A scenario made by a program: the tables of the file as values with typed setters.
 //!
-//! What is built is the text of a file ([`ScenarioBuilder::to_toml`]), and [`ScenarioBuilder::build`]
-//! reads it as any other. So the same mistakes are found, with the same words, and a scenario that
-//! fails can be written to disk and run by the command line.
+//! What is built is the text of a file ([`ScenarioBuilder::to_toml`]), and
+//! [`ScenarioBuilder::build`] reads it as any other. So the same mistakes are found, with the same
+//! words, and a scenario that fails can be written to disk and run by the command line.
 //!
 //! Keys without a setter are set by name (`set`). They are those of `docs/scenario.md`.
 

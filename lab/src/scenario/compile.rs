@@ -211,8 +211,8 @@ fn turn<T>(values: &[T], index: u32) -> Option<&T> {
     values.get(index as usize % values.len().max(1))
 }
 
-/// The plan as it would be if what a timeline entry changes in the sidecars' configurations had been
-/// so from the beginning; `None` if it changes nothing there.
+/// The plan as it would be if what a timeline entry changes in the sidecars' configurations had
+/// been so from the beginning; `None` if it changes nothing there.
 fn otherwise(plan: &Plan, entry: usize) -> Option<Plan> {
     let mut other = plan.clone();
     match &plan.timeline[entry].action {

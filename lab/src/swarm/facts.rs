@@ -444,8 +444,8 @@ impl Facts {
         self.load_of(call).is_some_and(|load| matches!(load.target.call, CallKind::Grpc(_)))
     }
 
-    /// Whether requests of HTTP/1 to a cluster share connections of HTTP/2. Between workloads that can
-    /// prove who they are they do, unless the configuration says otherwise.
+    /// Whether requests of HTTP/1 to a cluster share connections of HTTP/2. Between workloads that
+    /// can prove who they are they do, unless the configuration says otherwise.
     pub fn is_bridged(&self, cluster: &Cluster) -> bool {
         cluster.bridge.unwrap_or(!self.plan.authorities.is_empty())
     }

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 /// Loads of which no request may reach an app.
 pub(super) const DENIED: [&str; 2] = ["denied", "stranger"];
 
-/// Whether a load or a process is that of the caller whom nobody lets in: for it no endpoint is well,
-/// and nothing of it arrives.
+/// Whether a load or a process is that of the caller whom nobody lets in: for it no endpoint is
+/// well, and nothing of it arrives.
 pub(super) fn is_strangers(name: &str) -> bool {
     name.split([' ', '/']).next() == Some(DENIED[1])
 }

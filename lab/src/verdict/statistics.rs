@@ -31,9 +31,9 @@ fn latencies<'a>(records: impl Iterator<Item = &'a Record>) -> Latencies {
     records.filter(|r| r.outcome != Outcome::Dropped).map(|r| r.latency_us).collect()
 }
 
-/// What a load generator may add to a request by sending it late. It is part of every latency, and a
-/// generator later than this was starved of processor time, so the apps and sidecars beside it were
-/// too.
+/// What a load generator may add to a request by sending it late. It is part of every latency, and
+/// a generator later than this was starved of processor time, so the apps and sidecars beside it
+/// were too.
 pub const LATE: Duration = Duration::from_millis(10);
 
 /// The whole measured part of one load generator, for reports. Times are microseconds, 0 if nothing

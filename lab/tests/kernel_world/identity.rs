@@ -36,7 +36,8 @@ async fn a_sidecar_reads_its_own_certificates_and_nobody_else_does() {
     world.up().await.unwrap();
     let run = Path::new(REGISTRY).join(&bench.run_id);
     let instance = |name: &str| world.plan().instances.iter().position(|i| i.name == name).unwrap();
-    // As `user`, in the namespaces of an instance: the files of `folder`, or nothing if it may not look.
+    // As `user`, in the namespaces of an instance: the files of `folder`, or nothing if it may not
+    // look.
     let list = |name: &str, user: u32, folder: PathBuf| {
         let shell = format!("ls {0} && cat {0}/*", folder.display());
         let node = world.node(instance(name)).unwrap();

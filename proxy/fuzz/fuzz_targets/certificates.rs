@@ -1,8 +1,8 @@
-//! Certificates of strangers, in files, in handshakes and from an agent: nothing panics, a mistake is
-//! pointed at within its file, and whatever is done to a good certificate or a good message of an
-//! agent, only what the root has signed is believed. The first byte says what the rest is: a file of
-//! PEM, a chain in DER, changes of a good certificate, a message of an agent, or changes of a good
-//! one.
+//! Certificates of strangers, in files, in handshakes and from an agent: nothing panics, a mistake
+//! is pointed at within its file, and whatever is done to a good certificate or a good message of
+//! an agent, only what the root has signed is believed. The first byte says what the rest is: a
+//! file of PEM, a chain in DER, changes of a good certificate, a message of an agent, or changes of
+//! a good one.
 #![no_main]
 
 use std::path::Path;

@@ -1,9 +1,9 @@
-//! What the sidecar gives up before it has done anything: its user, capabilities, the chance to gain
-//! privileges again, and copies of its memory on a disk.
+//! What the sidecar gives up before it has done anything: its user, capabilities, the chance to
+//! gain privileges again, and copies of its memory on a disk.
 //!
-//! Capabilities belong to a thread, and threads inherit them, so this must run while the process has
-//! one. A sidecar with an app as its child keeps what it was started with, because the app gets that
-//! back; it only keeps its memory to itself.
+//! Capabilities belong to a thread, and threads inherit them, so this must run while the process
+//! has one. A sidecar with an app as its child keeps what it was started with, because the app gets
+//! that back; it only keeps its memory to itself.
 //!
 //! What it leaves out: a filter of system calls. The list of those that the standard library, tokio
 //! and the allocator need differs with the architecture and changes with their versions, and a call

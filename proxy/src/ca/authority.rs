@@ -26,7 +26,8 @@ use crate::world::{Wall, World, crypto};
 const TOKEN_KEY: usize = 32;
 const SERIAL: usize = 16;
 
-/// How many times as long as a certificate a root lives at least, so that there is time to follow it.
+/// How many times as long as a certificate a root lives at least, so that there is time to follow
+/// it.
 pub const ROOT_TO_CERTIFICATE: u32 = 4;
 
 /// What an authority is told when it starts.
@@ -376,8 +377,8 @@ impl Authority {
 }
 
 impl State {
-    /// Roots are kept for as long as what they have signed. One that lived shorter than there is time
-    /// to follow it would be due again at once.
+    /// Roots are kept for as long as what they have signed. One that lived shorter than there is
+    /// time to follow it would be due again at once.
     fn lifetimes(&self, settings: &Settings) -> Lifetimes {
         let root = settings.lifetimes.root.max(ROOT_TO_CERTIFICATE * self.longest);
         Lifetimes { workload: self.longest, root }

@@ -130,8 +130,8 @@ pub fn workload(root: &Root, csr: &str, leaf: &Leaf<'_>) -> Result<String, SignE
     Ok(request.signed_by(&issuer(root)?)?.pem())
 }
 
-/// What is not supported of a request that was refused, if that is why: whoever checks its signature
-/// only says that it is bad.
+/// What is not supported of a request that was refused, if that is why: whoever checks its
+/// signature only says that it is bad.
 fn unsupported(csr: &str) -> Option<String> {
     let der = CertificateSigningRequestDer::from_pem_slice(csr.as_bytes()).ok()?;
     let (_, request) = X509CertificationRequest::from_der(&der).ok()?;

@@ -48,8 +48,8 @@ pub fn trust_bundle(bundle: &wire::Bundle, crypto: &CryptoProvider) -> Result<Tr
     TrustBundle::of_pem(&roots, revoked, crypto.signature_verification_algorithms)
 }
 
-/// What a workload, or the authority itself, proves itself with: a certificate of the authority (PEM)
-/// for `key`, and whom to trust.
+/// What a workload, or the authority itself, proves itself with: a certificate of the authority
+/// (PEM) for `key`, and whom to trust.
 ///
 /// # Errors
 /// Why they are of no use, in words.

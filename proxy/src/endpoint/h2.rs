@@ -26,7 +26,8 @@
 //! connection's credit back only when a stream's bytes are read, so a connection window that a few
 //! streams can fill stalls all of them. Here it is larger than the windows of all its streams
 //! together ([`crate::config::Http2::streams`]), and what is held in memory is bounded by each
-//! stream's own window. To read ahead into buffers of our own would cost the same memory and a copy.
+//! stream's own window. To read ahead into buffers of our own would cost the same memory and a
+//! copy.
 
 mod connection;
 

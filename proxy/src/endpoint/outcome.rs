@@ -85,9 +85,9 @@ impl Outcome {
         }
     }
 
-    /// From an opaque connection that could not be opened. One that was accepted, and reset at once,
-    /// says nothing: that is how the sidecar of the other side tells a connection that its policies
-    /// deny. Envoy's TCP proxy, too, counts only whether connecting succeeds.
+    /// From an opaque connection that could not be opened. One that was accepted, and reset at
+    /// once, says nothing: that is how the sidecar of the other side tells a connection that its
+    /// policies deny. Envoy's TCP proxy, too, counts only whether connecting succeeds.
     pub fn of_connect(error: &Error) -> Self {
         use io::ErrorKind::{BrokenPipe, ConnectionReset};
         let io = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());

@@ -47,9 +47,9 @@ impl<I: AsyncRead + Unpin> ReadTracker<I> {
         }
     }
 
-    /// A server that refuses a handshake may close right behind its reason, and the library reads no
-    /// more once a write has failed. So until something was read, reading finds out what became of
-    /// the connection.
+    /// A server that refuses a handshake may close right behind its reason, and the library reads
+    /// no more once a write has failed. So until something was read, reading finds out what became
+    /// of the connection.
     fn judge<T>(&self, written: io::Result<T>, all: T) -> Poll<io::Result<T>> {
         Poll::Ready(match written {
             Err(error) if self.tell.is_some() && is_deaf(&error) => Ok(all),

@@ -1,6 +1,6 @@
 //! The few messages of gRPC that the sidecar itself exchanges, by hand: what they have in common is
-//! the frame around a message, and fields of protobuf. A code generator would bring more crates than
-//! there are messages.
+//! the frame around a message, and fields of protobuf. A code generator would bring more crates
+//! than there are messages.
 
 use bytes::{BufMut, Bytes, BytesMut};
 

@@ -2,8 +2,8 @@
 //! knows by itself who asks. Keys are made by the agent, and are nowhere but in memory.
 //!
 //! One stream is kept open, on which the agent pushes the certificate, its key, roots and
-//! revocations whenever one of them changes. If the stream ends, or what it brings is of no use, the
-//! agent is asked anew after a growing wait: it begins each stream with what it has. Whatever
+//! revocations whenever one of them changes. If the stream ends, or what it brings is of no use,
+//! the agent is asked anew after a growing wait: it begins each stream with what it has. Whatever
 //! happens, the old certificate stays in force while it is valid.
 //!
 //! The protocol is two messages of gRPC, read by hand; the crate `spiffe` would bring two dozen

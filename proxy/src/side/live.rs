@@ -1,8 +1,8 @@
 //! Connections that are open, so that other policies can close them, and a bundle that does not
 //! accept the peer any more.
 //!
-//! A connection is registered before policies check it. So a change of policies is either what it is
-//! checked by, or it finds the connection here: there is no moment between the two in which it
+//! A connection is registered before policies check it. So a change of policies is either what it
+//! is checked by, or it finds the connection here: there is no moment between the two in which it
 //! could be missed (as in ztunnel). All of it happens on one worker, whose connections these are.
 
 use std::cell::{Cell, RefCell};

@@ -338,8 +338,8 @@ log_events! {
     /// A request waits for a stream of a connection; `waiting`: how many of the cluster do.
     debug WaitingForStream = "waiting for a stream" { endpoint: Shown, waiting: Number };
 
-    /// The handshake with a server has succeeded: who it is, and from when until when its certificate
-    /// is valid, seconds of Unix time.
+    /// The handshake with a server has succeeded: who it is, and from when until when its
+    /// certificate is valid, seconds of Unix time.
     debug ServerProved = "the server has proved who it is"
         { address: Shown, identity: Shown, not_before: Number, not_after: Number, resumed: Flag };
     /// The handshake with a client has.

@@ -107,8 +107,8 @@ impl HandshakeMetrics {
     }
 }
 
-/// A handshake under way. It counts when it is dropped: as one that has failed, unless it is said to
-/// have succeeded; so does one that nobody waits for any more.
+/// A handshake under way. It counts when it is dropped: as one that has failed, unless it is said
+/// to have succeeded; so does one that nobody waits for any more.
 #[derive(Debug)]
 pub struct Handshake<'a> {
     metrics: &'a HandshakeMetrics,

@@ -116,8 +116,9 @@ struct Known {
 const ROOM: usize = 64;
 
 impl Peers {
-    /// Notes a peer who has proved itself under `proved_under`; it is made `anew` unless it is known.
-    /// If another context is in force by now, it is judged by that: a change never misses anybody.
+    /// Notes a peer who has proved itself under `proved_under`; it is made `anew` unless it is
+    /// known. If another context is in force by now, it is judged by that: a change never misses
+    /// anybody.
     pub(super) fn meet(
         &self,
         key: PeerKey,

@@ -1,8 +1,8 @@
 //! Files that something else writes and a process only reads while it runs: certificates, keys,
 //! tokens.
 //!
-//! What a process itself keeps is on its [`Disk`](super::Disk), and its configuration is followed by
-//! `config::reload`.
+//! What a process itself keeps is on its [`Disk`](super::Disk), and its configuration is followed
+//! by `config::reload`.
 
 use std::io;
 use std::path::Path;

@@ -74,8 +74,8 @@ impl Own<'_> {
     }
 }
 
-/// A listener that hands requests on to the cluster `to`. `more` is of its connection manager, `tls`
-/// its transport.
+/// A listener that hands requests on to the cluster `to`. `more` is of its connection manager,
+/// `tls` its transport.
 fn listener(at: SocketAddr, to: &str, more: &str, tls: &str) -> String {
     let port = at.port();
     format!(

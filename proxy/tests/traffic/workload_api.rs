@@ -1,5 +1,5 @@
-//! Certificates from an agent of the SPIFFE Workload API: one that speaks gRPC by gRPC's own library
-//! on a Unix socket, and agents that say what no agent should.
+//! Certificates from an agent of the SPIFFE Workload API: one that speaks gRPC by gRPC's own
+//! library on a Unix socket, and agents that say what no agent should.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Packet capture: what crosses the interfaces of instances, as files for Wireshark, and whether all
-//! of it is TLS.
+//! Packet capture: what crosses the interfaces of instances, as files for Wireshark, and whether
+//! all of it is TLS.
 //!
 //! One thread reads packet sockets on the `eth0` of each captured instance, so it sees what other
 //! machines would, and nothing of what app and sidecar say to each other inside. Each packet is

@@ -1,4 +1,5 @@
-//! Whether a stream of bytes is TLS: a sequence of records (RFC 8446, section 5.1) and nothing else.
+//! Whether a stream of bytes is TLS: a sequence of records (RFC 8446, section 5.1) and nothing
+//! else.
 //!
 //! Segments may come late, twice or overlapping. What is in order is read at once; what is ahead is
 //! kept until the gap before it closes. A gap that does not close, and a stream whose beginning was

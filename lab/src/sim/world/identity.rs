@@ -73,8 +73,8 @@ impl SimWorld {
         Ok(())
     }
 
-    /// Asks an authority that runs, by its position, to do something, as its operator: `path` of its
-    /// interface and a body.
+    /// Asks an authority that runs, by its position, to do something, as its operator: `path` of
+    /// its interface and a body.
     ///
     /// # Errors
     /// If it does not answer, or refuses.

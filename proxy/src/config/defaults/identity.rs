@@ -42,8 +42,8 @@ pub const BUNDLE_REFRESH: Duration = Duration::from_secs(60);
 pub const RENEWAL: f64 = 0.5;
 /// So that workloads that began together do not renew together. Istio spreads by 0.01 of the life.
 pub const RENEWAL_JITTER: f64 = 0.05;
-/// How long an agent may take until it has sent the first certificate. SPIRE's answers at once, also
-/// to say that there is none.
+/// How long an agent may take until it has sent the first certificate. SPIRE's answers at once,
+/// also to say that there is none.
 pub const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shortest and longest wait before an agent that failed is asked again. go-spiffe's.
 pub const AGENT_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));

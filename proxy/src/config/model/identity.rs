@@ -22,8 +22,8 @@ pub struct Identity {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkloadApi {
-    /// Where it listens: `"unix:///path"`, or `"tcp://IP:PORT"`. Default: what the environment has as
-    /// `SPIFFE_ENDPOINT_SOCKET`.
+    /// Where it listens: `"unix:///path"`, or `"tcp://IP:PORT"`. Default: what the environment has
+    /// as `SPIFFE_ENDPOINT_SOCKET`.
     pub socket: Option<Spanned<String>>,
 }
 
