@@ -119,7 +119,7 @@ pub(crate) fn observe(
         run::observe(&plan, &*world, &events, progress, never, None).await
     })?;
     let value = run.value.map_err(|error| SimFailure::Engine(error.to_string()))?;
-    Ok(SimRun { value, trace: run.trace, log: run.log, simulated: run.simulated })
+    Ok(SimRun { value, trace: run.trace, log: run.log, crossings: run.crossings, simulated: run.simulated })
 }
 
 /// The command that runs one history again. `kind` is the kind of sidecar instead of what the file

@@ -22,7 +22,7 @@ const WITHIN: u64 = 200;
 
 /// The mutants of `proxy`. A few more are too rare for so few runs, and have a run of their own in
 /// the corpus.
-const MUTANTS: [Mutant; 47] = [
+const MUTANTS: [Mutant; 51] = [
     Mutant::OneRetryTooMany,
     Mutant::RepeatsWhatIsNotIdempotent,
     Mutant::RetriesOnCredit,
@@ -70,6 +70,10 @@ const MUTANTS: [Mutant; 47] = [
     Mutant::BindsWhereThereIsNoRoom,
     Mutant::AllowsBeforeItDenies,
     Mutant::AllowsWhatNobodyAllows,
+    Mutant::ForgetsOpenConnections,
+    Mutant::IgnoresNewBundles,
+    Mutant::IgnoresRevocations,
+    Mutant::TalksWithoutACertificate,
 ];
 
 #[test]

@@ -20,6 +20,7 @@ mod pause;
 mod primitives;
 mod refuse;
 mod restart;
+mod revoke;
 mod rotate;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -390,6 +391,7 @@ kinds! {
     "configure": configure::Configure,
     "certificate": certificate::Certificate,
     "rotate": rotate::Rotate,
+    "revoke": revoke::Revoke,
     "app": behave::Behave,
     "pause": pause::Pause,
     "partition": partition::Partition,

@@ -69,6 +69,10 @@ pub trait Primitives {
     /// [`rotate_root`](Self::rotate_root) are gone.
     async fn note_roots(&self, fault: &str, authority: usize);
 
+    /// Lets its authority revoke the certificates of the service at this position in the plan, and
+    /// its tokens. Counts how many certificates were `revoked`.
+    async fn revoke(&self, fault: &str, service: usize) -> Result<(), Self::Error>;
+
     /// Tells built-in apps how to answer; `query` is a path and query of their control port.
     async fn control_apps(&self, processes: &[ProcessId], query: &str) -> Result<(), Self::Error>;
 

@@ -207,24 +207,14 @@ impl Primitives for KernelWorld {
         certificate: Option<(usize, &[String])>,
     ) -> Result<(), Error> {
         for id in ids {
-            let instance = &self.plan.instances[id.instance];
-            let (identity, config) = match certificate {
-                Some((certificate, configs)) => {
-                    (self.plan.identity_with(id.instance, certificate), configs.get(id.instance))
-                }
-                None => (instance.identity.clone(), instance.sidecar.as_ref()),
-            };
-            match identity {
-                Some(identity) => self.deliver_identity(id.instance, &identity).await?,
-                None if certificate.is_some() => {
-                    let message = "has no identity, and the certificate names nobody: give that an `id`";
-                    return Err(Error::Failed(format!("{} {message}", instance.name)));
-                }
-                None => {}
+            let (identity, config) = self.plan.given(id.instance, certificate).map_err(Error::Failed)?;
+            if let Some(identity) = identity {
+                self.deliver_identity(id.instance, &identity).await?;
             }
             if let Some(config) = config {
-                let written = self.write_config(&instance.name, config);
-                written.map_err(failed(format!("cannot change the configuration of {}", instance.name)))?;
+                let name = &self.plan.instances[id.instance].name;
+                let written = self.write_config(name, config);
+                written.map_err(failed(format!("cannot change the configuration of {name}")))?;
             }
             if certificate.is_some() {
                 self.count(fault, "replaced");
@@ -235,7 +225,7 @@ impl Primitives for KernelWorld {
 
     async fn rotate_root(&self, fault: &str, authority: usize) -> Result<(), Error> {
         let before = self.roots(authority).await?;
-        self.announce_root(authority).await?;
+        self.operate(authority, &["rotate"]).await?;
         self.faults.borrow_mut().entry(fault.to_owned()).or_default().roots = before;
         self.count(fault, "announced");
         Ok(())
@@ -247,6 +237,14 @@ impl Primitives for KernelWorld {
         let state = faults.entry(fault.to_owned()).or_default();
         let gone = state.roots.iter().filter(|root| !now.contains(root)).count();
         state.counted.insert("retired".into(), gone as f64);
+    }
+
+    async fn revoke(&self, fault: &str, service: usize) -> Result<(), Error> {
+        let (authority, id) = self.plan.certified(service).map_err(Error::Failed)?;
+        let said = self.operate(authority, &["revoke", "--id", id]).await?;
+        let revoked = said.trim().rsplit(' ').next().and_then(|count| count.parse().ok());
+        self.count_by(fault, "revoked", revoked.unwrap_or_default());
+        Ok(())
     }
 
     async fn control_apps(&self, ids: &[ProcessId], query: &str) -> Result<(), Error> {

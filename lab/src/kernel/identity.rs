@@ -89,20 +89,21 @@ impl KernelWorld {
         roots.map_err(|error| Error::Failed(error.to_string()))
     }
 
-    /// Lets an authority announce a new root, as its operator would.
-    pub(super) async fn announce_root(&self, authority: usize) -> Result<(), Error> {
+    /// Lets an authority do what these words of its command line say, as its operator would, and
+    /// gives what that prints.
+    pub(super) async fn operate(&self, authority: usize, words: &[&str]) -> Result<String, Error> {
         let authority = &self.plan.authorities[authority];
         let (run, node) = (self.run_path()?, self.node(authority.instance));
         let node = node.ok_or_else(|| Error::Failed("the world is not up".into()))?;
         let mut command = Command::new(run.join("exe"));
-        command.args(["__proxy", "ca", "rotate", "--state"]).arg(data(&run, &authority.name));
+        command.args(["__proxy", "ca"]).args(words).arg("--state").arg(data(&run, &authority.name));
         let said = node.probe(move || command.stdin(Stdio::null()).output()).await.and_then(|r| r);
         let said = said.map_err(failed(format!("cannot ask {}", node.name())))?;
         match said.status.success() {
-            true => Ok(()),
+            true => Ok(String::from_utf8_lossy(&said.stdout).into_owned()),
             false => {
-                let why = String::from_utf8_lossy(&said.stderr);
-                Err(Error::Failed(format!("{} announces no root: {}", node.name(), why.trim())))
+                let (words, why) = (words.join(" "), String::from_utf8_lossy(&said.stderr));
+                Err(Error::Failed(format!("{} does not {words}: {}", node.name(), why.trim())))
             }
         }
     }

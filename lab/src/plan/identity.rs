@@ -103,4 +103,40 @@ impl Plan {
         let id = self.certificates[certificate].id.clone().or_else(|| own.clone())?;
         Some(Identity { id, source: IdentitySource::Certificate(certificate) })
     }
+
+    /// The authority that has signed the certificates of an instance, if it has any.
+    pub fn signer(&self, instance: usize) -> Option<usize> {
+        Some(match self.instances[instance].identity.as_ref()?.source {
+            IdentitySource::Authority(authority) => authority,
+            IdentitySource::Certificate(certificate) => self.certificates[certificate].authority,
+        })
+    }
+
+    /// Who has given its certificates to a service, and the id that is in them. The error says that
+    /// it has none.
+    pub fn certified(&self, service: usize) -> Result<(usize, &str), String> {
+        let of_it = &self.services[service];
+        let signer = of_it.instances.first().and_then(|instance| self.signer(*instance));
+        let found = signer.zip(of_it.identity.as_deref());
+        found.ok_or_else(|| format!("{} has no identity, and so no certificate", of_it.name))
+    }
+
+    /// What the sidecar of an instance is given: who it is from now on, and its configuration. With
+    /// the certificate at a position, and the configurations of all instances for that, or as
+    /// planned. The error says why nobody can be that.
+    pub fn given<'a>(
+        &'a self,
+        instance: usize,
+        certificate: Option<(usize, &'a [String])>,
+    ) -> Result<(Option<Identity>, Option<&'a String>), String> {
+        let of_it = &self.instances[instance];
+        let Some((certificate, configs)) = certificate else {
+            return Ok((of_it.identity.clone(), of_it.sidecar.as_ref()));
+        };
+        let identity = self.identity_with(instance, certificate).ok_or_else(|| {
+            let message = "has no identity, and the certificate names nobody: give that an `id`";
+            format!("{} {message}", of_it.name)
+        })?;
+        Ok((Some(identity), configs.get(instance)))
+    }
 }

@@ -25,6 +25,7 @@ use tokio::io::ReadBuf;
 use tokio::sync::Notify;
 
 use super::chaos::ConnectionFaults;
+use super::crossing::Crossing;
 use super::link::Links;
 use super::trace::{FNV_START, Trace, fnv};
 
@@ -202,6 +203,8 @@ pub(super) struct Conn {
     pub queued: Option<u64>,
     /// How it misbehaves, if it does.
     pub faults: Option<Box<ConnectionFaults>>,
+    /// What is told of it afterwards, if it leads from one instance to another.
+    pub crossing: Option<Box<Crossing>>,
 }
 
 impl Conn {
@@ -232,6 +235,9 @@ impl Conn {
         let pair = (end.host, self.ends[1 - side].host);
         let id = self.id;
         ctx.trace.note(ctx.now, || format!("c{id}.{side} write {n} {:016x}", fnv(FNV_START, &data[..n])));
+        if let Some(crossing) = self.crossing.as_mut().filter(|_| side == CLIENT) {
+            crossing.first.get_or_insert(data[0]);
+        }
         let mut data = Bytes::copy_from_slice(&data[..n]);
         // A link without loss treats a burst as the kernel's wire treats a large segment: as one
         // packet.
@@ -317,6 +323,14 @@ impl Conn {
         Ok(Read::Wait([head, me.reset_at].into_iter().flatten().min()))
     }
 
+    /// Notes that nobody holds this end any more.
+    pub fn let_go(&mut self, side: usize, now: u64) {
+        self.ends[side].open = false;
+        if let Some(crossing) = &mut self.crossing {
+            crossing.closed[side].get_or_insert(now / 1000);
+        }
+    }
+
     /// The process lets this end go: a FIN follows its bytes, or a RST if it left some unread. If
     /// it `aborts` (SO_LINGER at zero), a RST follows what has been sent.
     pub fn close(&mut self, side: usize, aborts: bool, ctx: &mut Ctx<'_>) {
@@ -325,7 +339,7 @@ impl Conn {
             return;
         }
         let reset = self.ends[side].is_reset(ctx.now);
-        self.ends[side].open = false;
+        self.let_go(side, ctx.now);
         let gone = [self.ends[side].reader.take(), self.ends[side].writer.take()];
         ctx.wakes.extend(gone.into_iter().flatten());
         let id = self.id;
@@ -355,14 +369,18 @@ impl Conn {
     /// The machine of an end has lost its power: that end is gone without a FIN, and what it had
     /// not sent yet with it. Data that reaches the machine later finds no connection and is
     /// answered with a RST.
-    pub fn power_off(&mut self, host: usize, wakes: &mut Vec<Waker>) {
-        for end in self.ends.iter_mut().filter(|end| end.host == host) {
+    pub fn power_off(&mut self, host: usize, now: u64, wakes: &mut Vec<Waker>) {
+        for side in [CLIENT, SERVER] {
+            let end = &mut self.ends[side];
+            if end.host != host {
+                continue;
+            }
             // Its tasks are about to end, but must not do so while the stack is locked.
             wakes.extend(end.reader.take());
             wakes.extend(end.writer.take());
-            end.open = false;
             end.shut = true;
             end.out = Flow::default();
+            self.let_go(side, now);
         }
     }
 

@@ -4,9 +4,9 @@
 //! Each process draws from a stream of its own, which is in force while one of its tasks is polled.
 //! rustls takes its randomness from a static, and has no other way to learn whose it is. Only what
 //! draws at random is replaced: the key exchange is X25519 and nothing hybrid, because the provider
-//! makes those keys itself, and keys sign by Ed25519, which needs no chance. Everything else is the
-//! sidecar's own provider. Nothing secret may ever come from here: who knows the seed knows all
-//! keys.
+//! makes those keys itself, and keys sign by Ed25519, which needs no chance. Of the suites there is
+//! the one whose hash costs least. Everything else is the sidecar's own provider. Nothing secret
+//! may ever come from here: who knows the seed knows all keys.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -21,7 +21,7 @@ use rcgen::{KeyPair, PKCS_ED25519};
 use rustls::crypto::{
     ActiveKeyExchange, CryptoProvider, GetRandomFailed, SecureRandom, SharedSecret, SupportedKxGroup,
 };
-use rustls::{Error, NamedGroup};
+use rustls::{CipherSuite, Error, NamedGroup};
 
 /// Bytes of a key of X25519, and of the seed of one of Ed25519.
 const KEY: usize = 32;
@@ -58,11 +58,12 @@ impl Drop for Drawing {
 
 /// A world with this cryptography.
 pub(super) fn seeded<N>(world: World<N>) -> World<N> {
-    let provider = CryptoProvider {
+    let mut provider = CryptoProvider {
         secure_random: &SimRandom,
         kx_groups: vec![&SimX25519],
         ..CryptoProvider::clone(&crypto::system())
     };
+    provider.cipher_suites.retain(|suite| suite.suite() == CipherSuite::TLS13_AES_128_GCM_SHA256);
     world.with_crypto(Arc::new(provider), new_key)
 }
 

@@ -28,6 +28,7 @@ use crate::plan::{Instance, Plan, TimePoint, Window};
 
 mod chaos;
 mod conn;
+mod crossing;
 mod crypto;
 mod disk;
 mod files;
@@ -44,6 +45,7 @@ mod world;
 
 pub use chaos::Chaos;
 pub(crate) use conn::RTO_MIN;
+pub use crossing::Crossing;
 pub use disk::SimDisk;
 pub use files::SimFiles;
 pub use log::LogLine;
@@ -103,6 +105,8 @@ pub struct SimRun<T> {
     pub trace: Trace,
     /// What was said, if it was asked for.
     pub log: Vec<LogLine>,
+    /// Every connection between two instances, in the order in which they were opened.
+    pub crossings: Vec<Crossing>,
     /// Virtual time that passed.
     pub simulated: Duration,
 }
@@ -225,9 +229,9 @@ impl Simulation {
 
         let ended = steps(&mut sim, &failure, self.limit);
         let simulated = sim.elapsed();
-        let trace = stack.with(|s, _| {
+        let (trace, crossings) = stack.with(|s, _| {
             s.over = true;
-            std::mem::take(&mut s.trace)
+            (std::mem::take(&mut s.trace), s.take_crossings())
         });
         world.bury();
         drop(sim);
@@ -235,7 +239,7 @@ impl Simulation {
         ended?;
         let value =
             value.take().ok_or_else(|| SimFailure::Engine("the driver ended without a result".into()))?;
-        Ok(SimRun { value, trace, log, simulated })
+        Ok(SimRun { value, trace, log, crossings, simulated })
     }
 }
 

@@ -63,7 +63,7 @@ impl SimNet {
                             sleep_until(&self.stack, due).await;
                             let conn = self.stack.with(|s, wakes| {
                                 let now = s.now();
-                                s.open(self.host, route, listener, now, wakes)
+                                s.open((self.host, self.who), route, listener, now, wakes)
                             });
                             return Ok(SimIo::new(self.stack.clone(), conn, CLIENT));
                         }

@@ -27,6 +27,7 @@ use crate::plan::Plan;
 
 use super::chaos::Chaos;
 use super::conn::{Conn, Ctx, End, Timers};
+use super::crossing::Crossing;
 use super::link::Links;
 use super::route::{Map, Route, Who};
 use super::trace::Trace;
@@ -70,6 +71,8 @@ pub(super) struct Stack {
     pub timers: Timers,
     listeners: BTreeMap<u64, Listening>,
     pub conns: BTreeMap<u64, Conn>,
+    /// Those between instances that are over.
+    crossings: Vec<Crossing>,
     ports: Vec<u16>,
     /// Random choices made so far for each instance.
     picks: Vec<u64>,
@@ -101,6 +104,7 @@ impl Shared {
             timers: Timers::default(),
             listeners: BTreeMap::new(),
             conns: BTreeMap::new(),
+            crossings: Vec::new(),
             ports: vec![*EPHEMERAL.start(); count],
             picks: vec![0; count],
             next: 0,
@@ -264,9 +268,19 @@ impl Stack {
             wakes.extend(listener.waker.take());
         }
         if !conn.ends[0].open && !conn.ends[1].open {
-            self.conns.remove(&id);
+            let gone = self.conns.remove(&id);
+            self.crossings.extend(gone.and_then(|conn| conn.crossing).map(|crossing| *crossing));
         }
         Some(result)
+    }
+
+    /// All connections between instances that there were, in the order in which they were opened.
+    pub fn take_crossings(&mut self) -> Vec<Crossing> {
+        let open = self.conns.values_mut().filter_map(|conn| conn.crossing.take());
+        let mut all = std::mem::take(&mut self.crossings);
+        all.extend(open.map(|crossing| *crossing));
+        all.sort_by_key(|crossing| crossing.opened);
+        all
     }
 
     /// A port for the next connection of `host`. It only tells connections apart, so reuse is
@@ -343,10 +357,12 @@ impl Stack {
     /// Forgets every connection of `host`, which has lost its power: nothing follows the bytes that
     /// have left.
     pub fn power_off(&mut self, host: usize, wakes: &mut Vec<Waker>) {
+        let now = self.now();
         for conn in self.conns.values_mut() {
-            conn.power_off(host, wakes);
+            conn.power_off(host, now, wakes);
         }
-        self.conns.retain(|_, conn| conn.ends.iter().any(|end| end.open));
+        let gone = self.conns.extract_if(.., |_, conn| conn.ends.iter().all(|end| !end.open));
+        self.crossings.extend(gone.filter_map(|(_, conn)| conn.crossing).map(|crossing| *crossing));
     }
 
     /// What a SYN for `dst` finds on `host`.
@@ -390,7 +406,7 @@ impl Stack {
     /// its id.
     pub fn open(
         &mut self,
-        from: usize,
+        (from, who): (usize, Who),
         route: Route,
         listener: u64,
         now: u64,
@@ -407,7 +423,12 @@ impl Stack {
         let ends = [End::new(from, src), End::new(route.host, route.dst)];
         let (orig, queued) = (route.orig, Some(listener));
         let faults = self.chaos.faults(self.rng, id, local, now);
-        self.conns.insert(id, Conn { id, local, ends, orig, ready_at, queued, faults });
+        let crossing = (!local).then(|| {
+            let (to, port) = (route.host, route.orig.unwrap_or(route.dst).port());
+            let (opened, closed) = (now / 1000, [None, None]);
+            Box::new(Crossing { from, who, to, port, opened, first: None, closed })
+        });
+        self.conns.insert(id, Conn { id, local, ends, orig, ready_at, queued, faults, crossing });
         let listens = self.listeners.get_mut(&listener).map(|listener| {
             listener.queue.push_back(id);
             wakes.extend(listener.waker.take());
@@ -451,7 +472,7 @@ impl Stack {
 fn turn_away(conn: &mut Conn, ctx: &mut Ctx<'_>) {
     conn.queued = None;
     conn.send_reset(super::conn::SERVER, ctx);
-    conn.ends[super::conn::SERVER].open = false;
+    conn.let_go(super::conn::SERVER, ctx.now);
 }
 
 /// One of `n`. Each choice has a stream of its own, so that what happens elsewhere does not change

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::app::{APP_METRICS_PORT, ForeignProgram};
-use crate::fault::{Action, Entry};
+use crate::fault::Entry;
 use crate::load::{Load, LoadJob, LoadTimes, RecordSink, Target};
 use crate::mesh::{ProcessId, Role};
 use crate::metrics::{self, Sample, Scrape};
@@ -156,17 +156,11 @@ impl SimWorld {
         let sidecar = sidecar::program(plan.sidecar).filter(|s| !s.supports(WorldKind::Simulator));
         let sidecar =
             sidecar.map(|_| format!("sidecars of the kind `{}` are real programs", plan.sidecar.name()));
-        let certified = plan.timeline.iter().filter_map(|entry| {
-            let is_certified = matches!(entry.action, Action::Certificate(_) | Action::Rotate(_));
-            is_certified
-                .then(|| format!("`{}` changes certificates, which only the kernel world can", entry.name))
-        });
         let captured = plan.captures.iter().map(|&instance| {
             let name = &plan.instances[instance].name;
             format!("the packets of {name} are captured, which only the kernel world can")
         });
         let programs = programs.chain(captured);
-        let programs = programs.chain(certified);
         let missing: Vec<String> =
             programs.chain(plan.processes().filter_map(limited)).chain(sidecar).collect();
         if missing.is_empty() { Ok(()) } else { Err(missing) }

@@ -10,6 +10,7 @@ use crate::load::{CallKind, Load};
 use crate::traffic::TrafficEvent;
 
 use super::facts::{EndpointChange, Facts, LogPosition, RequestStep};
+use super::identity::REVOKED;
 
 /// A state that some run of a sweep must reach.
 pub struct CoveragePoint {
@@ -237,6 +238,13 @@ coverage_points! {
         sidecars(facts, |event| matches!(event, LogEvent::ServerProved { resumed: true, .. }))
     },
     "a handshake is refused": |facts| failed(facts, "handshake"),
+    "a workload is revoked that has connections": |facts| {
+        facts.crossings.iter().any(|crossing| {
+            let from = &facts.plan.instances[crossing.from].name;
+            let torn = sidecars(facts, |event| matches!(event, LogEvent::TrustChanged { .. }));
+            from == REVOKED && torn && crossing.closed[1].is_some() && crossing.closed[0] >= crossing.closed[1]
+        })
+    },
     "a request is denied": |facts| {
         facts.calls.values().any(|call| call.ended.iter().any(|(_, outcome)| outcome == "Status(403)"))
     },

@@ -25,10 +25,10 @@ use crate::load::{CallKind, Load};
 use crate::mesh::ProcessId;
 use crate::plan::Plan;
 use crate::run::Seen;
-use crate::sim::{Chaos, LogLine};
+use crate::sim::{Chaos, Crossing, LogLine};
 use crate::traffic::TrafficEvent;
 
-use super::identity::DENIED;
+use super::identity::{DENIED, REVOKED};
 use super::lines::Note;
 use super::schedule::LIVELY_MS;
 
@@ -40,6 +40,8 @@ pub struct Facts {
     pub log: Vec<LogLine>,
     /// What programs read in it, in order.
     pub events: Vec<LoggedEvent>,
+    /// Every connection between two instances, as the network knows it.
+    pub crossings: Vec<Crossing>,
     pub(crate) seen: Seen,
     /// Virtual time at which the measured part began, microseconds.
     pub t0_us: u64,
@@ -400,6 +402,11 @@ impl Facts {
             CallKind::Grpc(call) => !call.end_delay.is_zero(),
             _ => false,
         })
+    }
+
+    /// Whether a request is of a caller that is revoked in the run.
+    pub fn is_of_revoked(&self, call: &str) -> bool {
+        call.rsplit_once(' ').is_some_and(|(load, _)| load == REVOKED)
     }
 
     /// Whether a request is one that must not reach an app.

@@ -8,10 +8,13 @@ use proptest::prelude::*;
 /// Loads of which no request may reach an app.
 pub(super) const DENIED: [&str; 2] = ["denied", "stranger"];
 
-/// Whether a load or a process is that of the caller whom nobody lets in: for it no endpoint is
-/// well, and nothing of it arrives.
+/// The load of a caller that is revoked in the run.
+pub(super) const REVOKED: &str = "former";
+
+/// Whether a load or a process is that of a caller whom nobody lets in, or not any more: for it no
+/// endpoint is well, and nothing of it arrives.
 pub(super) fn is_strangers(name: &str) -> bool {
-    name.split([' ', '/']).next() == Some(DENIED[1])
+    name.split([' ', '/']).next().is_some_and(|name| [DENIED[1], REVOKED].contains(&name))
 }
 
 /// Rows of tables, as [`Knobs`](super::knobs::Knobs). 0: nobody is anybody, and everything is
@@ -22,6 +25,9 @@ pub struct IdentityKnobs {
     policy: usize,
     /// When the authority is lost, and for how long, milliseconds.
     lost: Option<(u16, u16)>,
+    /// When a caller is revoked, milliseconds, if that can be heard of in the run and there is an
+    /// authority then.
+    revoked: Option<u16>,
 }
 
 /// How there is mutual TLS.
@@ -72,15 +78,24 @@ const POLICY: [&str; 4] = [
 /// Draws them.
 pub(super) fn any() -> impl Strategy<Value = IdentityKnobs> {
     let lost = proptest::option::weighted(0.4, (100..1400_u16, 100..900_u16));
-    let on = (1..TLS.len(), 1..POLICY.len(), lost);
-    let on = on.prop_map(|(tls, policy, lost)| IdentityKnobs { tls, policy, lost });
+    let revoked = proptest::option::weighted(0.5, 300..1600_u16);
+    let on = (1..TLS.len(), 1..POLICY.len(), lost, revoked);
+    let on = on.prop_map(|(tls, policy, lost, revoked)| IdentityKnobs { tls, policy, lost, revoked });
     prop_oneof![Just(IdentityKnobs::default()), on]
 }
 
 impl IdentityKnobs {
     /// Tables that stand before the services.
-    pub(super) fn file(&self) -> &'static str {
-        TLS[self.tls].file
+    pub(super) fn file(&self) -> String {
+        let revoked = match self.revoked() {
+            Some(_) => format!("[service.{REVOKED}]\ntls = {{ ca = \"mesh\" }}\n\n"),
+            None => String::new(),
+        };
+        format!("{}{revoked}", TLS[self.tls].file)
+    }
+
+    fn revoked(&self) -> Option<u16> {
+        self.revoked.filter(|_| TLS[self.tls].file == SHORT && self.lost.is_none())
     }
 
     /// Keys of the other services.
@@ -101,7 +116,7 @@ impl IdentityKnobs {
         }
     }
 
-    /// Loads that are refused, and the loss of the authority.
+    /// Loads that are refused, a revocation, and the loss of the authority.
     pub(super) fn loads(&self) -> String {
         let mut text = String::new();
         let mut load = |name: &str, from: &str, path: &str| {
@@ -113,6 +128,15 @@ impl IdentityKnobs {
         }
         if TLS[self.tls].stranger {
             load(DENIED[1], "stranger", "");
+        }
+        if let Some(at) = self.revoked() {
+            // Open for long, so that there is something to end.
+            let _ = write!(
+                text,
+                "\n[load.{REVOKED}]\nfrom = \"{REVOKED}\"\nurl = \"grpc://orders:8080/lab.Echo/Stream\"\n\
+                 body = 300\nend_delay = \"1s\"\nrate = \"4/s\"\ntimeout = \"2s\"\n"
+            );
+            let _ = write!(text, "\n[[timeline]]\nat = \"{at}ms\"\nrevoke = {{ service = \"{REVOKED}\" }}\n");
         }
         if let (Some((at, lasts)), true) = (self.lost, self.tls > 0) {
             let _ = write!(

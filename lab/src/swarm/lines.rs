@@ -126,7 +126,21 @@ impl Facts {
         }
         let snapshots = snapshots(&plan, &events, &requests);
         let tick_us = tick.as_micros() as u64;
-        Facts { plan, log, events, seen, t0_us, tick_us, chaos, calls, requests, availability, snapshots }
+        let crossings = Vec::new();
+        Facts {
+            plan,
+            log,
+            events,
+            crossings,
+            seen,
+            t0_us,
+            tick_us,
+            chaos,
+            calls,
+            requests,
+            availability,
+            snapshots,
+        }
     }
 }
 

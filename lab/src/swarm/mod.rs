@@ -72,7 +72,7 @@ pub fn run_scenario(scenario: &Scenario, seed: u64, options: SwarmOptions) -> Re
     let run = history::observe(simulation, &plan, Rc::new(Notes));
     mutant::plant(None);
     let run = run?;
-    let facts = Facts::new(plan, run.log, run.value, tick, chaos);
+    let facts = Facts { crossings: run.crossings, ..Facts::new(plan, run.log, run.value, tick, chaos) };
     let violations = invariant::judge(&facts);
     Ok(SwarmRun { facts, violations, simulated: run.simulated })
 }

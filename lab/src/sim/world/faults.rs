@@ -10,6 +10,7 @@ use crate::metrics::{self, ChangedRequests};
 use crate::sidecar;
 use crate::sim::link::{LinkCounters, Pair};
 use crate::world::Error;
+use proxy::ca::wire::Revoked;
 
 /// What is known of a fault.
 #[derive(Default)]
@@ -21,6 +22,8 @@ pub(super) struct FaultState {
     earlier: LinkCounters,
     /// Of each app the requests that it has answered otherwise than usual since the fault began.
     changed: ChangedRequests,
+    /// The roots that were trusted when it began, if it changes them.
+    roots: Vec<String>,
 }
 
 impl Primitives for SimWorld {
@@ -154,17 +157,48 @@ impl Primitives for SimWorld {
     async fn deliver(
         &self,
         fault: &str,
-        _: &[ProcessId],
-        _: Option<(usize, &[String])>,
+        ids: &[ProcessId],
+        certificate: Option<(usize, &[String])>,
     ) -> Result<(), Error> {
-        Err(kernel_only(fault))
+        for id in ids {
+            let (identity, config) = self.plan.given(id.instance, certificate).map_err(Error::Failed)?;
+            if let Some(identity) = identity {
+                self.deliver_identity(id.instance, &identity).await?;
+            }
+            if let Some(config) = config {
+                self.configs[id.instance].send_replace(config.clone());
+            }
+            if certificate.is_some() {
+                self.count(fault, "replaced", 1);
+            }
+        }
+        Ok(())
     }
 
-    async fn rotate_root(&self, fault: &str, _: usize) -> Result<(), Error> {
-        Err(kernel_only(fault))
+    async fn rotate_root(&self, fault: &str, authority: usize) -> Result<(), Error> {
+        let before = self.roots(authority).await?;
+        self.operate(authority, "/v1/roots", Vec::new()).await?;
+        self.faults.borrow_mut().entry(fault.to_owned()).or_default().roots = before;
+        self.count(fault, "announced", 1);
+        Ok(())
     }
 
-    async fn note_roots(&self, _: &str, _: usize) {}
+    async fn note_roots(&self, fault: &str, authority: usize) {
+        let Ok(now) = self.roots(authority).await else { return };
+        let mut faults = self.faults.borrow_mut();
+        let FaultState { counts, roots, .. } = faults.entry(fault.to_owned()).or_default();
+        let gone = roots.iter().filter(|root| !now.contains(root)).count();
+        counts.insert("retired".into(), gone as f64);
+    }
+
+    async fn revoke(&self, fault: &str, service: usize) -> Result<(), Error> {
+        let (authority, id) = self.plan.certified(service).map_err(Error::Failed)?;
+        let body = serde_json::json!({ "id": id }).to_string().into_bytes();
+        let said = self.operate(authority, "/v1/revocations", body).await?;
+        let said: Revoked = serde_json::from_slice(&said).map_err(|e| Error::Failed(e.to_string()))?;
+        self.count(fault, "revoked", said.revoked);
+        Ok(())
+    }
 
     async fn control_apps(&self, ids: &[ProcessId], query: &str) -> Result<(), Error> {
         for &id in ids {
@@ -252,8 +286,4 @@ impl SimWorld {
         let counts = &mut faults.entry(fault.to_owned()).or_default().counts;
         *counts.entry(what.to_owned()).or_default() += by as f64;
     }
-}
-
-fn kernel_only(fault: &str) -> Error {
-    Error::Failed(format!("the simulator cannot do `{fault}`"))
 }

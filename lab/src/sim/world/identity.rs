@@ -73,12 +73,21 @@ impl SimWorld {
         Ok(())
     }
 
+    /// The roots of an authority that are to be trusted now, PEM.
+    pub(super) async fn roots(&self, authority: usize) -> Result<Vec<String>, Error> {
+        let of = self.plan.authorities[authority].clone();
+        let asked = self.as_operator(authority, move |mut worlds| async move {
+            authority::roots(&worlds.swap_remove(authority), &of).await
+        });
+        asked.await?.map_err(|error| Error::Failed(error.to_string()))
+    }
+
     /// Asks an authority that runs, by its position, to do something, as its operator: `path` of
-    /// its interface and a body.
+    /// its interface and a body. Gives the body of the answer.
     ///
     /// # Errors
     /// If it does not answer, or refuses.
-    pub async fn operate(&self, authority: usize, path: &'static str, body: Vec<u8>) -> Result<(), Error> {
+    pub async fn operate(&self, authority: usize, path: &'static str, body: Vec<u8>) -> Result<Bytes, Error> {
         let address =
             SocketAddr::from((self.plan.instances[self.plan.authorities[authority].instance].v4, CA_PORT));
         let asked = self.as_operator(authority, move |mut worlds| async move {
@@ -91,7 +100,7 @@ impl SimWorld {
             let answer = client::ask(&world, (address, &expected), trust.into(), None, request).await;
             let answer = answer.map_err(|e| words(&e))?;
             match answer.status().is_success() {
-                true => Ok(()),
+                true => Ok(answer.into_body()),
                 false => Err(String::from_utf8_lossy(answer.body()).into_owned()),
             }
         });

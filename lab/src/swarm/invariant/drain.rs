@@ -12,6 +12,7 @@ use super::{Invariant, Violation, violation};
 use crate::fault::{Action, Entry};
 use crate::mesh::Role;
 use crate::swarm::facts::{EndpointChange, Facts, LogPosition, RequestStep};
+use crate::swarm::identity::is_strangers;
 use proxy::config::Cluster;
 use proxy::telemetry::LogEvent;
 
@@ -51,7 +52,8 @@ fn check(facts: &Facts, violations: &mut Vec<Violation>) {
             }
         })
     };
-    for request in &facts.requests {
+    // What a caller has under way that is revoked ends at once.
+    for request in facts.requests.iter().filter(|request| !is_strangers(&request.process)) {
         for (when, step) in &request.steps {
             let RequestStep::Failed { endpoint, error, unsent: false, reused } = step else { continue };
             let at = when.at;

@@ -7,8 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use super::revoked::is_revoked;
 use super::{Invariant, Violation, violation};
-use crate::plan::IdentitySource;
 use crate::sim::EPOCH;
 use crate::swarm::facts::{Facts, RequestStep};
 use proxy::telemetry::LogEvent;
@@ -58,14 +58,6 @@ fn expected(facts: &Facts, instance: usize) -> Option<&String> {
     facts.plan.services[facts.plan.instances[instance].service].identity.as_ref()
 }
 
-/// The authority that has signed for an instance.
-fn signer(facts: &Facts, instance: usize) -> Option<usize> {
-    Some(match facts.plan.instances[instance].identity.as_ref()?.source {
-        IdentitySource::Authority(authority) => authority,
-        IdentitySource::Certificate(certificate) => facts.plan.certificates[certificate].authority,
-    })
-}
-
 /// No handshake fails where nothing goes wrong, but certificates follow each other.
 fn renewed(facts: &Facts, violations: &mut Vec<Violation>) {
     let authorities = || facts.plan.authorities.iter().map(|authority| authority.instance);
@@ -79,8 +71,8 @@ fn renewed(facts: &Facts, violations: &mut Vec<Violation>) {
             let name = request.process.strip_suffix("/sidecar");
             let caller = facts.plan.instances.iter().position(|instance| name == Some(&*instance.name));
             let (Some(caller), Some(callee)) = (caller, facts.instance_of(endpoint)) else { continue };
-            // They may have nobody in common whom they believe.
-            if signer(facts, caller) != signer(facts, callee) {
+            // They may have nobody in common whom they believe, or one of them is revoked.
+            if facts.plan.signer(caller) != facts.plan.signer(callee) || is_revoked(facts, caller, when.at) {
                 continue;
             }
             let ends = [caller, callee].into_iter();

@@ -33,7 +33,8 @@ fn check(facts: &Facts, violations: &mut Vec<Violation>) {
     }
     let from = facts.lively_from();
     let late = facts.calls.iter().filter(|(id, call)| {
-        call.sent.first().is_some_and(|at| *at >= from) && !is_too_slow(facts, id) && !facts.is_denied(id)
+        let may = !facts.is_denied(id) && !facts.is_of_revoked(id);
+        call.sent.first().is_some_and(|at| *at >= from) && !is_too_slow(facts, id) && may
     });
     let (mut all, mut failed) = (0, Vec::new());
     for (id, call) in late {

@@ -16,6 +16,7 @@ mod detection;
 mod discovery;
 mod drain;
 mod ejection;
+mod encrypted;
 mod health;
 mod identity;
 mod latency;
@@ -28,6 +29,7 @@ mod outcome;
 mod picks;
 mod pools;
 mod refused;
+mod revoked;
 mod trips;
 
 use std::fmt;
@@ -80,7 +82,7 @@ impl fmt::Display for InvariantViolation {
 }
 
 /// All invariants.
-pub const ALL: [Invariant; 25] = [
+pub const ALL: [Invariant; 27] = [
     detection::INVARIANT,
     outcome::INVARIANT,
     once::INVARIANT,
@@ -104,6 +106,8 @@ pub const ALL: [Invariant; 25] = [
     pools::INVARIANT,
     metrics::INVARIANT,
     identity::INVARIANT,
+    encrypted::INVARIANT,
+    revoked::INVARIANT,
     access::INVARIANT,
     lively::INVARIANT,
 ];

@@ -12,9 +12,10 @@ pub const HANDSHAKE: Duration = Duration::from_secs(5);
 pub const HANDSHAKES: usize = 256;
 /// Sessions that a server remembers for resumption. One takes about 1 KiB.
 pub const SERVER_SESSIONS: usize = 4096;
-/// Sessions that a client remembers of each workload that it talks to. A session is used once, and
-/// a pool seldom opens more connections than this at a time.
-pub const CLIENT_SESSIONS: usize = 8;
+/// Sessions that a client remembers of each workload that it talks to: eight of each address, which
+/// is what rustls keeps, of 32 replicas. A session is used once, and a pool seldom opens more
+/// connections to an address than this at a time.
+pub const CLIENT_SESSIONS: usize = 8 * 32;
 /// The port of a certificate authority: istiod's.
 pub const CA_PORT: u16 = 15012;
 /// How long certificates of workloads are valid. Istio's, ztunnel's and linkerd's.
