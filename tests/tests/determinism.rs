@@ -22,6 +22,10 @@ fn cases() -> Vec<(std::path::PathBuf, Scenario, SidecarKind)> {
     });
     let cases: Vec<_> = all.filter(|(path, scenario, kind)| supported(path, scenario, *kind)).collect();
     assert!(!cases.is_empty(), "the simulator can run no scenario");
+    let is_mutual_tls = |(_, scenario, kind): &&(_, Scenario, SidecarKind)| {
+        *kind == SidecarKind::Ours && !scenario.plan(*kind).authorities.is_empty()
+    };
+    assert!(cases.iter().filter(is_mutual_tls).count() >= 4, "too few with mutual TLS");
     cases
 }
 

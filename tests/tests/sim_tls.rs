@@ -231,7 +231,7 @@ during = "34s..39s"
 that = ["calls.success == 0%", "web/sidecar.proxy_certificates_total{result=\"refused\"} > 0"]
 "#;
     let text = mesh("authority lost", 60, ("20s", 50), STRICT, rest);
-    Told { text, deed: nothing, finds: &[Mutant::BelievesTheExpired, Mutant::ResumesUnjudged] }
+    Told { text, deed: nothing, finds: &[Mutant::BelievesTheExpired] }
 }
 
 fn a_revoked_workload_is_refused_and_both_sides_say_so() -> Told {
@@ -387,7 +387,7 @@ during = "8s..10s"
 that = ["calls.success == 0%", "web/sidecar.proxy_errors_total{kind=\"handshake\"} > 0"]
 "#;
     let text = mesh("expiry", 10, ("1h", 50), orders, rest);
-    Told { text, deed: nothing, finds: &[Mutant::BelievesTheExpired] }
+    Told { text, deed: nothing, finds: &[Mutant::BelievesTheExpired, Mutant::ResumesUnjudged] }
 }
 
 fn plaintext_is_refused_where_callers_must_prove_who_they_are() -> Told {
