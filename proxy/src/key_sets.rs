@@ -5,7 +5,10 @@
 //! ([`Schedule`] says when). Whatever cannot be had or read changes nothing: the keys in force
 //! stay, a metric counts it, the log says why, and so does `/ready`.
 //!
-//! What it leaves out: TLS, proxies, and redirects, which a key set has no need of.
+//! A server that speaks TLS proves by a certificate of the web's kind that it has the name in the
+//! URL. Its roots are read anew for each fetch: they are few, and somebody may replace them.
+//!
+//! What it leaves out: proxies, and redirects, which a key set has no need of.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -29,6 +32,7 @@ use crate::connect::no_answer_within;
 use crate::discovery::dns;
 use crate::http::fetch;
 use crate::telemetry::{FetchOutcome, KeySetMetrics, Metrics, unix_seconds};
+use crate::tls::{self, pem::PemFile};
 use crate::world::{Net, Wall, World};
 
 /// Who asks.
@@ -61,8 +65,9 @@ pub async fn run<N: Net>(world: World<N>, table: Arc<ArcSwap<Table>>, metrics: A
                     world.net.spawn_essential("key set", async move { follower.file(path).await });
                 }
                 JwksSource::Url(url) => {
-                    let (net, rng) = (world.net.clone(), world.rng.child("key set", begun).rng());
-                    world.net.spawn_essential("key set", async move { follower.url(net, url, rng).await });
+                    let (world, rng) = (world.clone(), world.rng.child("key set", begun).rng());
+                    let net = world.net.clone();
+                    net.spawn_essential("key set", async move { follower.url(world, url, rng).await });
                 }
             }
         }
@@ -140,14 +145,14 @@ impl Follower {
         }
     }
 
-    async fn url<N: Net>(&mut self, net: N, url: JwksUrl, mut rng: StdRng) {
+    async fn url<N: Net>(&mut self, world: World<N>, url: JwksUrl, mut rng: StdRng) {
         let mut schedule = Schedule::new(url.refresh, url.stale_after, Instant::now());
         while self.is_wanted() {
             let stale = schedule.stale().filter(|_| self.keys.set().is_some());
             tokio::select! {
                 biased;
                 () = sleep_until(schedule.due()) => {
-                    let fetched = timeout(url.timeout, fetch(&net, &url, &mut rng)).await;
+                    let fetched = timeout(url.timeout, fetch(&world, &url, &mut rng)).await;
                     let text = fetched.unwrap_or_else(|_| Err(no_answer_within(url.timeout)));
                     match self.heard(&url.url, text) {
                         true => schedule.fetched(Instant::now(), &mut rng),
@@ -168,14 +173,14 @@ impl Follower {
 }
 
 /// Fetches a key set.
-async fn fetch<N: Net>(net: &N, url: &JwksUrl, rng: &mut StdRng) -> Result<String, String> {
+async fn fetch<N: Net>(world: &World<N>, url: &JwksUrl, rng: &mut StdRng) -> Result<String, String> {
     let addresses = match url.host.parse::<IpAddr>() {
         Ok(address) => vec![address],
-        Err(_) => dns::lookup(net.clone(), &url.host, rng).await?,
+        Err(_) => dns::lookup(world.net.clone(), &url.host, rng).await?,
     };
     let mut failure = format!("{} has no address", url.host);
     for address in addresses {
-        match fetch_from(net, SocketAddr::new(address, url.port), url).await {
+        match fetch_from(world, SocketAddr::new(address, url.port), url).await {
             Ok(text) => return Ok(text),
             Err(why) => failure = format!("{address}: {why}"),
         }
@@ -183,16 +188,26 @@ async fn fetch<N: Net>(net: &N, url: &JwksUrl, rng: &mut StdRng) -> Result<Strin
     Err(failure)
 }
 
-async fn fetch_from<N: Net>(net: &N, server: SocketAddr, url: &JwksUrl) -> Result<String, String> {
-    let host = if url.port == 80 { url.host.clone() } else { format!("{}:{}", url.host, url.port) };
+async fn fetch_from<N: Net>(world: &World<N>, server: SocketAddr, url: &JwksUrl) -> Result<String, String> {
+    let usual = if url.roots.is_some() { 443 } else { 80 };
+    let host = if url.port == usual { url.host.clone() } else { format!("{}:{}", url.host, url.port) };
     let request = Request::get(&url.path)
         .header(HOST, host)
         .header(USER_AGENT, AGENT)
         .header(ACCEPT, "application/json")
         .body(Full::default())
         .map_err(|error| error.to_string())?;
-    let io = net.connect(server, None).await.map_err(|error| error.to_string())?;
-    let response = fetch::fetch(io, request, JWKS_BYTES).await.map_err(|error| error.to_string())?;
+    let io = world.net.connect(server, None).await.map_err(|error| error.to_string())?;
+    let response = match &url.roots {
+        None => fetch::fetch(io, request, JWKS_BYTES).await,
+        Some(path) => {
+            let text = world.files.read(path).map_err(|error| error.to_string())?;
+            let roots = PemFile { path, text: &text };
+            let io = tls::connect_to_named(world, io, &url.host, &roots).await?;
+            fetch::fetch(io, request, JWKS_BYTES).await
+        }
+    };
+    let response = response.map_err(|error| error.to_string())?;
     if response.status() != StatusCode::OK {
         return Err(format!("status {}", response.status().as_u16()));
     }

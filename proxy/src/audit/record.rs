@@ -6,10 +6,12 @@ use std::time::SystemTime;
 
 use http::Request;
 use http::header::{HOST, HeaderName};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::authz::Decision;
+use crate::config::defaults::AUDIT_WORDS;
 use crate::spiffe_id::SpiffeId;
 
 /// What a line is about.
@@ -34,11 +36,17 @@ pub enum AuditDecision {
     Deny,
 }
 
+impl AuditDecision {
+    fn of(allowed: bool) -> Self {
+        if allowed { AuditDecision::Allow } else { AuditDecision::Deny }
+    }
+}
+
 /// A line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AuditRecord {
     /// When it began, RFC 3339 in UTC, to the microsecond.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(serialize_with = "serialize_time", deserialize_with = "time::serde::rfc3339::deserialize")]
     pub time: OffsetDateTime,
     /// What it is about.
     pub event: AuditEvent,
@@ -75,6 +83,15 @@ pub struct AuditRecord {
     /// Its rule, from 1.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rule: Option<u32>,
+    /// What policies in dry-run would have decided, if that differs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub dry_run: Option<AuditDecision>,
+    /// The policy in dry-run that would have decided so; none if no rule matches.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub dry_run_policy: Option<Arc<str>>,
+    /// The policy of action `audit` that matches.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub audit_policy: Option<Arc<str>>,
     /// The status of the answer; none if the client has gone before there was one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub status: Option<u16>,
@@ -98,10 +115,8 @@ impl AuditRecord {
         source: SocketAddr,
         destination: SocketAddr,
     ) -> Self {
-        let time = OffsetDateTime::from(now);
-        let time = time.replace_nanosecond(time.nanosecond() / 1000 * 1000).unwrap_or(time);
         AuditRecord {
-            time,
+            time: now.into(),
             event,
             source,
             identity: None,
@@ -115,6 +130,9 @@ impl AuditRecord {
             decision: AuditDecision::Allow,
             policy: None,
             rule: None,
+            dry_run: None,
+            dry_run_policy: None,
+            audit_policy: None,
             status: None,
             reason: None,
             bytes_in: None,
@@ -125,20 +143,49 @@ impl AuditRecord {
 
     /// Notes what is asked for.
     pub fn describe<B>(&mut self, request: &Request<B>) {
-        let header = |name: HeaderName| request.headers().get(name)?.to_str().ok().map(str::to_owned);
+        let header = |name: HeaderName| request.headers().get(name)?.to_str().ok().map(cut);
         let uri = request.uri();
-        self.method = Some(request.method().to_string());
-        self.host = uri.authority().map(ToString::to_string).or_else(|| header(HOST));
-        self.path = Some(uri.path().to_owned());
+        self.method = Some(cut(request.method().as_str()));
+        self.host = uri.authority().map(|host| cut(host.as_str())).or_else(|| header(HOST));
+        self.path = Some(cut(uri.path()));
         self.request_id = header(HeaderName::from_static("x-request-id"));
         self.trace_id = header(HeaderName::from_static("traceparent")).and_then(|text| trace_id(&text));
     }
 
     /// Notes what policies say.
     pub fn decide(&mut self, allowed: bool, rule: Option<&(Arc<str>, u32)>) {
-        self.decision = if allowed { AuditDecision::Allow } else { AuditDecision::Deny };
+        self.decision = AuditDecision::of(allowed);
         self.policy = rule.map(|(policy, _)| policy.clone());
         self.rule = rule.map(|(_, rule)| *rule);
+    }
+
+    /// Notes what policies say that does not count.
+    pub fn note(&mut self, decision: &Decision) {
+        if let Some(proposed) = &decision.proposed {
+            self.dry_run = Some(AuditDecision::of(proposed.allowed));
+            self.dry_run_policy = proposed.rule.as_ref().map(|rule| rule.policy.clone());
+        }
+        self.audit_policy = decision.audited.as_ref().map(|rule| rule.policy.clone());
+    }
+}
+
+/// A time with all of its microseconds, so that every line has as many digits.
+fn written(time: OffsetDateTime) -> String {
+    let seconds = time.replace_nanosecond(0).ok().and_then(|time| time.format(&Rfc3339).ok());
+    let seconds = seconds.unwrap_or_default();
+    format!("{}.{:06}Z", seconds.trim_end_matches('Z'), time.microsecond())
+}
+
+fn serialize_time<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&written(*time))
+}
+
+/// What a client says, cut off where it says too much: whoever sends long paths would otherwise
+/// decide how soon the log forgets.
+fn cut(text: &str) -> String {
+    match text.len() {
+        0..=AUDIT_WORDS => text.to_owned(),
+        _ => format!("{}...", &text[..text.floor_char_boundary(AUDIT_WORDS)]),
     }
 }
 
@@ -162,7 +209,6 @@ pub(super) struct Gap {
 
 impl Gap {
     pub(super) fn new(lost: u64, now: SystemTime) -> Self {
-        let time = OffsetDateTime::from(now).format(&Rfc3339).unwrap_or_default();
-        Gap { time, event: "gap".into(), lost }
+        Gap { time: written(now.into()), event: "gap".into(), lost }
     }
 }

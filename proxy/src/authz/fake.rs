@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 /// A key of the issuer.
@@ -104,7 +105,7 @@ impl Signer {
     }
 
     /// The same with this algorithm and this name of the key.
-    pub fn token_with(self, algorithm: Algorithm, kid: Option<&str>, claims: &Value) -> String {
+    pub fn token_with(self, algorithm: Algorithm, kid: Option<&str>, claims: &impl Serialize) -> String {
         let header = Header { kid: kid.map(Into::into), ..Header::new(algorithm) };
         encode(&header, claims, &self.key()).expect("a token")
     }

@@ -27,6 +27,7 @@ use super::jwks::{IssuerKeys, KeySet};
 use super::token::Token;
 use crate::config::defaults::{TOKEN_BYTES, TOKENS_REMEMBERED};
 use crate::config::{JwksSource, JwtProvider, TokenHeader};
+use crate::http::headers::remove_spellings;
 
 /// Why a token is not believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
@@ -265,7 +266,7 @@ impl Issuers {
     pub fn prepare(&self, shown: Option<&ShownToken>, headers: &mut HeaderMap, uri: &mut Uri) {
         for name in &self.own_headers {
             // A token may stand in a header that claims are written to.
-            headers.remove(name);
+            remove_spellings(headers, name);
         }
         let Some(shown) = shown else { return };
         let config = &self.issuers[shown.issuer].config;
@@ -285,6 +286,16 @@ impl Issuers {
             let value = HeaderValue::try_from(BASE64_URL_SAFE_NO_PAD.encode(payload));
             headers.insert(name, value.expect("base64 is ASCII"));
         }
+    }
+}
+
+/// Why a token could not be verified by a key that is for it.
+fn why_refused(error: &jsonwebtoken::errors::Error) -> TokenError {
+    use jsonwebtoken::errors::ErrorKind as E;
+    match error.kind() {
+        // The signature is looked at first: this is what the issuer has signed.
+        E::Json(_) => TokenError::Malformed,
+        _ => TokenError::Signature,
     }
 }
 
@@ -316,7 +327,7 @@ impl Issuer {
                     outcome = Ok(verified.claims);
                     break;
                 }
-                Err(_) => outcome = Err(TokenError::Signature),
+                Err(error) => outcome = Err(why_refused(&error)),
             }
         }
         if outcome == Err(TokenError::UnknownKey) {

@@ -174,8 +174,13 @@ impl Authority {
     /// # Errors
     /// If not: why.
     pub async fn ready(&self) -> Result<(), AuthorityError> {
-        let inner = self.inner.lock().await;
+        let mut inner = self.inner.lock().await;
         self.signer(&inner.state, self.wall.now())?;
+        if inner.trouble.is_some() {
+            // Where nobody is sent who is not ready, nobody else would find out that it is over.
+            let probed = inner.store.probe().await;
+            inner.note(&probed);
+        }
         match &inner.trouble {
             Some(why) => Err(AuthorityError::Unavailable(why.clone())),
             None => Ok(()),

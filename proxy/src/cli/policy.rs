@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::INVALID;
 use crate::app::FAILED;
 use crate::authz::explain::explain;
-use crate::authz::import::{ImportOptions, import};
+use crate::authz::import::{ImportOptions, WHICH, import};
 use crate::authz::{Facts, Policies, RequestFacts, Ruling, Token, path};
 use crate::config::{self, Authorization};
 use crate::spiffe_id::SpiffeId;
@@ -89,6 +89,10 @@ pub(super) struct ImportArgs {
     /// given again. Without any, all policies count as meant for it.
     #[arg(long, value_name = "LABEL", value_parser = label)]
     label: Vec<(String, String)>,
+    /// The namespace of the workload; policies of others are passed over, except those of
+    /// istio-system. Default: that of the first policy, and it is a mistake if there are several.
+    #[arg(long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
     /// The trust domain that `cluster.local` stands for. Default: it stays as it is.
     #[arg(long, value_name = "NAME")]
     trust_domain: Option<String>,
@@ -196,11 +200,23 @@ fn ruling(ruling: &Ruling) -> String {
 impl ImportArgs {
     fn perform(self) -> ExitCode {
         let labels = (!self.label.is_empty()).then(|| self.label.iter().cloned().collect::<BTreeMap<_, _>>());
-        let options = ImportOptions { labels, trust_domain: self.trust_domain };
+        let namespace = self.namespace.clone();
+        let options = ImportOptions { labels, namespace, trust_domain: self.trust_domain };
+        let mut taken: Option<String> = None;
         let (mut toml, mut whole) = (String::new(), true);
         for path in &self.files {
             match read(path, &options) {
                 Ok(imported) => {
+                    if let (None, Some(one), Some(other)) = (&options.namespace, &taken, &imported.namespace)
+                        && one != other
+                    {
+                        let path = path.display();
+                        errln!(
+                            "{path}: its policies are of namespace {other}, and others are of {one}: {WHICH}"
+                        );
+                        whole = false;
+                    }
+                    taken = taken.or_else(|| imported.namespace.clone());
                     for remark in &imported.remarks {
                         errln!("{}:{remark}", path.display());
                     }

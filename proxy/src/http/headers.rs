@@ -49,6 +49,40 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes the headers that `Connection` names, and their names from it, but leaves what concerns
+/// this hop. So what is added from now on stays, whatever the client has named.
+pub fn remove_named(headers: &mut HeaderMap) {
+    const OPTIONS: [&str; 4] = ["close", "keep-alive", "te", "upgrade"];
+    let is_option = |name: &&str| OPTIONS.iter().any(|option| option.eq_ignore_ascii_case(name));
+    let (options, named): (Vec<_>, Vec<_>) = list(headers, CONNECTION).partition(is_option);
+    if named.is_empty() {
+        return;
+    }
+    let named: Vec<_> =
+        named.iter().filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect();
+    match HeaderValue::try_from(options.join(", ")) {
+        Ok(options) if !options.is_empty() => drop(headers.insert(CONNECTION, options)),
+        _ => drop(headers.remove(CONNECTION)),
+    }
+    for name in named.iter().filter(|name| !NEVER_HOP_BY_HOP.contains(name)) {
+        headers.remove(name);
+    }
+}
+
+/// Removes every spelling of a header that some servers take for it: those that hand headers on as
+/// variables (CGI, WSGI, PHP) have one name for `-` and `_`.
+pub fn remove_spellings(headers: &mut HeaderMap, name: &HeaderName) {
+    headers.remove(name);
+    let same = |other: &HeaderName| {
+        let dashed = other.as_str().bytes().map(|byte| if byte == b'_' { b'-' } else { byte });
+        other.as_str().contains('_') && dashed.eq(name.as_str().bytes())
+    };
+    let others: Vec<HeaderName> = headers.keys().filter(|other| same(other)).cloned().collect();
+    for other in others {
+        headers.remove(other);
+    }
+}
+
 /// Removes what may not stand in trailers, where no reader expects it (RFC 9110 section 6.5.1):
 /// what belongs to one connection, what frames or routes a message, says who asks or what a body
 /// is. hyper drops some of it on an HTTP/1 connection and h2 gives up the stream for other; so it
@@ -137,8 +171,26 @@ pub fn ensure_request_id(headers: &mut HeaderMap, rng: &mut impl Rng) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::world::RngTree;
+
+    #[test]
+    fn what_the_client_names_goes_before_anything_is_added() {
+        let mut headers = HeaderMap::new();
+        headers.append(CONNECTION, HeaderValue::from_static("Upgrade, x-subject"));
+        headers.append(CONNECTION, HeaderValue::from_static("host"));
+        for name in ["x-subject", "host", "upgrade", "x_subject"] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
+        }
+        remove_named(&mut headers);
+        let left: BTreeSet<&str> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, BTreeSet::from(["connection", "host", "upgrade", "x_subject"]));
+        assert_eq!(headers[CONNECTION], "Upgrade");
+        remove_spellings(&mut headers, &HeaderName::from_static("x-subject"));
+        assert!(!headers.contains_key("x_subject"));
+    }
 
     #[test]
     fn headers_of_the_connection_do_not_pass() {

@@ -14,9 +14,10 @@ use super::Inbound;
 use crate::audit::AuditEntry;
 use crate::authz::external::{Answer, Question};
 use crate::authz::jwt::{Shown, ShownToken, TokenError};
-use crate::authz::{Authorization, Facts, RequestFacts, RuleName, Ruling, path, remote_address};
+use crate::authz::{Authorization, Decision, Facts, RequestFacts, RuleName, Ruling, path, remote_address};
 use crate::connection::Connection;
 use crate::error::{Error, Kind};
+use crate::http::headers;
 use crate::telemetry::{AuthorizerOutcome, Decided, RequestLog};
 use crate::world::Net;
 
@@ -56,8 +57,10 @@ pub(super) async fn request<N: Net, B>(
     }
     path::normalize_uri(request.uri_mut(), authorization.config.path_normalization)
         .map_err(|wrong| Error { cause: Some(wrong.into()), ..Error::new(Kind::Malformed) })?;
+    // From here on, what the app gets is what is decided about, and what is added stays.
+    headers::remove_named(request.headers_mut());
     let shown = token(inbound, authorization, request)?;
-    if let (Some(audit), Some(shown)) = (audit, &shown) {
+    if let (Some(audit), Some(shown)) = (&mut *audit, &shown) {
         audit.record().principal.clone_from(&shown.token.principal);
     }
     let host = host(request);
@@ -68,9 +71,30 @@ pub(super) async fn request<N: Net, B>(
         Box::pin(ask(inbound, (authorization, authorizer, rule), request, &host, log)).await?;
     }
     let decision = authorization.decide(&facts(authorization, connection, request, &host, shown.as_ref()));
+    note_untold(inbound, connection, &decision, audit);
     let allowed = decision.enforced.allowed;
     log.decide(decision.enforced.into());
     if allowed { Ok(()) } else { Err(Error::new(Kind::Denied).into()) }
+}
+
+/// Notes what of a decision nobody feels: that policies in dry-run would have decided otherwise, and
+/// that an audit policy matches.
+fn note_untold<N: Net>(
+    inbound: &Inbound<N>,
+    connection: &Connection,
+    decision: &Decision,
+    audit: &mut Option<AuditEntry>,
+) {
+    if let Some(audit) = audit {
+        audit.record().note(decision);
+    }
+    if let Some(proposed) = &decision.proposed
+        && let Some(withheld) = inbound.side.failures.admit(Instant::now())
+    {
+        let (peer, dst) = (connection.peer, connection.original_dst);
+        let (would_allow, rule) = (proposed.allowed, proposed.rule.as_ref().map(ToString::to_string));
+        tracing::info!(%peer, %dst, would_allow, rule, withheld, "policies in dry-run would decide otherwise");
+    }
 }
 
 /// Asks an external authorizer, as the rule of a policy says.
@@ -95,13 +119,14 @@ async fn ask<N: Net, B>(
             metrics.asked(AuthorizerOutcome::Allowed);
             for name in &authorizer.headers_to_upstream_on_allow {
                 // What the client says in its place is not the authorizer's word.
-                request.headers_mut().remove(name);
+                headers::remove_spellings(request.headers_mut(), name);
             }
             request.headers_mut().extend(headers);
             Ok(())
         }
         Ok(Answer::Deny(response)) => {
             metrics.asked(AuthorizerOutcome::Denied);
+            authorization.metrics.denied.inc();
             log.decide(refused(rule));
             Err(Refusal::Answered(response))
         }
@@ -114,6 +139,7 @@ async fn ask<N: Net, B>(
         }
         Err(why) => {
             metrics.asked(AuthorizerOutcome::Failed);
+            authorization.metrics.denied.inc();
             log.decide(refused(rule));
             let error = Error { cause: Some(why.into()), ..Error::new(Kind::Authorizer) };
             Err(Refusal::FailedAs(error, authorizer.status_on_error))
@@ -186,11 +212,14 @@ pub(super) fn opaque<N: Net>(
     inbound: &Inbound<N>,
     authorization: &Authorization,
     connection: &Connection,
+    audit: &mut Option<AuditEntry>,
 ) -> Decided {
     if authorization.is_open() {
         return Decided { allowed: true, rule: None };
     }
-    let ruling = authorization.decide(&Facts::of(connection)).enforced;
+    let decision = authorization.decide(&Facts::of(connection));
+    note_untold(inbound, connection, &decision, audit);
+    let ruling = decision.enforced;
     if !ruling.allowed {
         let side = &inbound.side;
         side.metrics.refused(Kind::Denied);

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::http::bridge;
+use crate::http::{bridge, headers};
 use crate::tls::{Peer, TlsStore};
 
 /// The header.
@@ -34,7 +34,7 @@ impl ClientCert {
     /// Removes what the client may not say itself: who it is, and unless it has proved that, what
     /// its request was before it crossed a bridge.
     pub(super) fn remove_forged(&self, headers: &mut HeaderMap) {
-        headers.remove(NAME);
+        headers::remove_spellings(headers, &NAME);
         if self.0.is_none() {
             bridge::take_marker(headers);
         }

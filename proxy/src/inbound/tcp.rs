@@ -54,7 +54,7 @@ async fn open<N: Net>(
     let table = inbound.side.table.load_full();
     let snapshot = &table.snapshot;
     let mut audit = inbound.audited(AuditEvent::Connection, connection).await;
-    let decided = authorize::opaque(inbound, &table.authorization, connection);
+    let decided = authorize::opaque(inbound, &table.authorization, connection, &mut audit);
     if let Some(audit) = &mut audit {
         audit.record().decide(decided.allowed, decided.rule.as_ref());
     }

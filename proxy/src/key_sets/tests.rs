@@ -6,7 +6,11 @@ use crate::authz::fake::{Signer, jwks};
 use crate::config::parse;
 use crate::world::fake::{FakeNet, run as run_test};
 use crate::world::{RngTree, SystemWall};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::ServerConfig;
+use rustls_pki_types::PrivateKeyDer;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::TlsAcceptor;
 
 fn table(jwks: &str) -> (Arc<ArcSwap<Table>>, Arc<Metrics>) {
     let text = format!("service = 'web'\n[[jwt]]\nname = 'idp'\nissuer = 'i'\njwks = {{ {jwks} }}");
@@ -21,7 +25,7 @@ fn keys(table: &ArcSwap<Table>) -> Arc<IssuerKeys> {
 }
 
 /// Answers one request.
-async fn answer(mut io: DuplexStream, status: u16, body: &str) {
+async fn answer(mut io: impl AsyncRead + AsyncWrite + Unpin, status: u16, body: &str) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         assert!(io.read_buf(&mut head).await.unwrap() > 0);
@@ -117,6 +121,69 @@ async fn a_file_is_followed_and_a_wrong_one_changes_nothing() {
         tokio::select! {
             () = running => unreachable!("it runs for ever"),
             done = timeout(Duration::from_secs(30), story) => done.expect("every change is noticed"),
+        }
+    })
+    .await;
+}
+
+/// A root, as PEM, and a server that it has certified for these names and addresses.
+fn certified(names: &[&str]) -> (String, TlsAcceptor) {
+    let (root_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let mut root = CertificateParams::default();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let text = root.self_signed(&root_key).unwrap().pem();
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let params = CertificateParams::new(names).unwrap();
+    let certificate = params.signed_by(&key, &Issuer::new(root, root_key)).unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(crate::world::crypto::system())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    (text, TlsAcceptor::from(Arc::new(config)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_speaks_tls_has_to_prove_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("roots.pem");
+    let (net, file) = (FakeNet::default(), path.display());
+    let (table, metrics) = table(&format!("url = 'https://10.0.0.1:8080/keys?v=1', roots = '{file}'"));
+    let keys = keys(&table);
+    let running = run(World::new(net.clone(), SystemWall, RngTree::new(1)), table, metrics);
+    let (root, good) = certified(&["10.0.0.1"]);
+    let (_, stranger) = certified(&["10.0.0.1"]);
+    let story = async {
+        let trouble = async |server: &TlsAcceptor, why: &str| {
+            let io = net.accept().await;
+            // It may be given up before a byte was sent.
+            let _ = server.accept(io).await;
+            sleep(Duration::from_millis(1)).await;
+            let told = keys.in_trouble().unwrap();
+            assert!(told.contains(why), "{told}, not {why}");
+            assert!(keys.set().is_none());
+        };
+        trouble(&good, "roots.pem").await;
+        fs::write(&path, "nothing").unwrap();
+        trouble(&good, "no root in it").await;
+        fs::write(&path, &root).unwrap();
+        trouble(&stranger, "BadSignature").await;
+        let (other, somebody_else) = certified(&["10.0.0.2"]);
+        fs::write(&path, format!("{root}{other}")).unwrap();
+        trouble(&somebody_else, "not valid for").await;
+        let io = good.accept(net.accept().await).await.unwrap();
+        answer(io, 200, &jwks(&[Signer::A])).await;
+        while keys.set().is_none() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(keys.in_trouble(), None);
+    };
+    run_test(async {
+        tokio::select! {
+            () = running => unreachable!("it runs for ever"),
+            () = story => {}
         }
     })
     .await;

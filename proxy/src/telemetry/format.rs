@@ -142,8 +142,7 @@ mod tests {
     #[test]
     fn the_older_format_names_counters_by_their_samples_and_knows_no_units() {
         let open = "# HELP a Requests.\n# TYPE a counter\na_total{x=\"1 # HELP\"} 2\n\
-                    # HELP b_seconds Time.\n# TYPE b_seconds gauge\n# UNIT b_seconds
-                    # seconds\nb_seconds 1.5\n# EOF\n";
+                    # HELP b_seconds Time.\n# TYPE b_seconds gauge\n# UNIT b_seconds seconds\nb_seconds 1.5\n# EOF\n";
         assert_eq!(
             prometheus_text(open),
             "# HELP a_total Requests.\n# TYPE a_total counter\na_total{x=\"1 # HELP\"} 2\n\

@@ -13,11 +13,12 @@ use rustls::server::ServerSessionMemoryCache;
 use rustls::sign::SingleCertAndKey;
 use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, ConfigBuilder, ServerConfig};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
 use rustls_pki_types::UnixTime;
 
 use super::Alpn;
 use super::credentials::Credentials;
+use super::pem::{self, PemFile};
 use super::trust::{TrustBundle, unix_time};
 use super::verifier::Verifier;
 use crate::config::defaults::{CLIENT_SESSIONS, SERVER_SESSIONS};
@@ -137,6 +138,34 @@ pub(super) fn client_of_authority(
     // It is asked rarely, and every time it is judged anew.
     client.resumption = Resumption::disabled();
     client
+}
+
+/// What a handshake with a server outside of the mesh needs that one of `roots` has certified. A
+/// root that cannot be used is passed over, as long as there are others: bundles of systems have
+/// some.
+///
+/// # Errors
+/// In words: `roots` cannot be read, or has no root.
+pub(super) fn client_of_web(
+    roots: &PemFile<'_>,
+    provider: Arc<CryptoProvider>,
+    wall: Arc<dyn Wall>,
+) -> Result<ClientConfig, String> {
+    let certificates = pem::certificates(roots).map_err(|error| error.to_string())?;
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(certificates.into_iter().map(|(_, certificate)| certificate));
+    if store.is_empty() {
+        return Err(format!("{}: there is no root in it", roots.path.display()));
+    }
+    let mut client = ClientConfig::builder_with_details(provider, Arc::new(Time(wall)))
+        .with_protocol_versions(&[&TLS13])
+        .expect("the provider has suites of TLS 1.3")
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    client.alpn_protocols = vec![HTTP1.to_vec()];
+    // Fetches are rare.
+    client.resumption = Resumption::disabled();
+    Ok(client)
 }
 
 fn client(

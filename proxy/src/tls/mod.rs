@@ -38,6 +38,7 @@ pub use preface::{Preface, PrefaceError};
 pub use stream::{Io, Stream, kernel_socket};
 
 use peer::Peers;
+use pem::PemFile;
 
 use crate::detect::Prefixed;
 use crate::detect::tls::ClientHello;
@@ -277,6 +278,22 @@ pub async fn connect_to_authority<N>(
     let client = context::client_of_authority(trust, own, expected, world.crypto.clone(), world.wall.clone());
     let name = ServerName::IpAddress(address.ip().into());
     TlsConnector::from(Arc::new(client)).connect(name, io).await.map_err(in_words)
+}
+
+/// Puts a connection to a server outside of the mesh under TLS, as anybody on the web does: one of
+/// `roots` must have certified that it has the name or address `host`.
+///
+/// # Errors
+/// In words: `roots` cannot be read, or the handshake fails.
+pub async fn connect_to_named<N>(
+    world: &World<N>,
+    io: impl AsyncRead + AsyncWrite + Unpin,
+    host: &str,
+    roots: &PemFile<'_>,
+) -> Result<impl AsyncRead + AsyncWrite + Unpin, String> {
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| format!("{host}: {error}"))?;
+    let client = context::client_of_web(roots, world.crypto.clone(), world.wall.clone())?;
+    TlsConnector::from(Arc::new(client)).connect(name, io).await.map_err(|error| in_words(error).to_string())
 }
 
 /// Answers the handshake of a client that may have no certificate yet, and says who it is if it has

@@ -92,7 +92,12 @@ impl TrustBundle {
         }
         bundle.check().map_err(|why| roots.error(1, why.into()))?;
         if let Some(file) = revoked {
-            for (line, list) in pem::revocation_lists(file)? {
+            let lists = pem::revocation_lists(file)?;
+            if lists.is_empty() {
+                // Taken for a list of nobody, half a file would let everybody in again.
+                return Err(file.error(1, "there is no list of revoked certificates in it".into()));
+            }
+            for (line, list) in lists {
                 bundle.add_revoked(&list).map_err(|why| file.error(line, why))?;
             }
         }

@@ -101,6 +101,11 @@ fn a_wrong_file_is_pointed_at_by_its_name_its_line_and_its_words() {
     fs::remove_file(missing.path().join("tls.key")).unwrap();
     assert!(refused(missing.path()).contains("cannot read tls.key"), "{}", refused(missing.path()));
     let crl = folder(&good, &ours.root);
+    for nothing in ["", "<html>404</html>"] {
+        // Of this, everybody whose certificate is revoked would be let in again.
+        write(crl.path(), &[("crl.pem", nothing)]);
+        assert!(refused(crl.path()).starts_with("crl.pem:1: there is no list"), "{}", refused(crl.path()));
+    }
     write(crl.path(), &[("crl.pem", &ours.root)]);
     assert!(
         refused(crl.path()).starts_with("crl.pem:1: this is not a `X509 CRL`"),

@@ -16,11 +16,20 @@ use yaml::Node;
 
 use crate::config;
 
+/// The namespace whose policies are for the workloads of all, by Istio's default.
+pub const ROOT_NAMESPACE: &str = "istio-system";
+
+/// What to do about policies of several namespaces.
+pub const WHICH: &str = "say by --namespace which of them the workload is in";
+
 /// What is known of the workload that the policies are for.
 #[derive(Debug, Clone, Default)]
 pub struct ImportOptions {
     /// Its labels. Policies that select others are passed over; `None`: all are for it.
     pub labels: Option<BTreeMap<String, String>>,
+    /// Its namespace. Policies of others are passed over, except those of Istio's root namespace,
+    /// [`ROOT_NAMESPACE`]; `None`: that of the first policy that has one.
+    pub namespace: Option<String>,
     /// The trust domain that Istio's alias `cluster.local` stands for; `None`: it stays.
     pub trust_domain: Option<String>,
 }
@@ -32,6 +41,8 @@ pub struct Imported {
     pub toml: String,
     /// What was left out, and what to look at.
     pub remarks: Vec<Remark>,
+    /// The namespace that the workload was taken to be in.
+    pub namespace: Option<String>,
 }
 
 impl Imported {
@@ -73,7 +84,8 @@ fn cannot(node: Node<'_, '_>, message: impl Into<String>) -> Remark {
 /// If it is not YAML.
 pub fn import(text: &str, options: &ImportOptions) -> Result<Imported, Remark> {
     let documents = yaml::load(text)?;
-    let mut importer = Importer { options, imported: Imported::default(), names: BTreeMap::new() };
+    let imported = Imported { namespace: options.namespace.clone(), ..Imported::default() };
+    let mut importer = Importer { options, imported, names: BTreeMap::new() };
     for document in &documents {
         importer.document(Node(document));
     }
@@ -111,6 +123,9 @@ impl Importer<'_> {
         }
         document.only(&["apiVersion", "kind", "metadata", "spec", "status"])?;
         let metadata = Metadata::of(document.required("metadata")?)?;
+        if !self.is_near(kind, &metadata)? {
+            return Ok(());
+        }
         let spec = document.get("spec").filter(|spec| !spec.is_null());
         if let Some(spec) = spec
             && !self.selects(spec, &metadata)?
@@ -135,6 +150,25 @@ impl Importer<'_> {
             self.imported.toml.push('\n');
         }
         Ok(())
+    }
+
+    /// Whether a policy is of the workload's namespace, or of the root namespace.
+    fn is_near(&mut self, kind: Node<'_, '_>, metadata: &Metadata<'_>) -> Outcome<bool> {
+        let Some(namespace) = metadata.namespace.filter(|namespace| *namespace != ROOT_NAMESPACE) else {
+            return Ok(true);
+        };
+        let name = metadata.name;
+        let own = self.imported.namespace.get_or_insert_with(|| namespace.to_owned());
+        if namespace == own {
+            return Ok(true);
+        }
+        if self.options.namespace.is_none() {
+            let several = format!("{name} is of namespace {namespace}, and others are of {own}: {WHICH}");
+            return Err(cannot(kind, several));
+        }
+        let message = format!("{name} is of namespace {namespace}, and not for this workload");
+        self.imported.remarks.push(Remark { line: kind.line(), left_out: false, message });
+        Ok(false)
     }
 
     /// Whether a policy is for the workload.

@@ -3,7 +3,8 @@ use crate::config::Snapshot;
 
 fn imported(text: &str, labels: &[(&str, &str)]) -> Imported {
     let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    import(text, &ImportOptions { labels: Some(labels), trust_domain: Some("td".into()) }).unwrap()
+    let options = ImportOptions { labels: Some(labels), trust_domain: Some("td".into()), namespace: None };
+    import(text, &options).unwrap()
 }
 
 fn read(toml: &str) -> Snapshot {
@@ -136,6 +137,25 @@ fn policies_for_other_workloads_are_passed_over_and_named() {
 }
 
 #[test]
+fn policies_of_other_namespaces_are_passed_over_or_there_is_a_question() {
+    let of = |namespace: &str| {
+        format!(
+            "kind: AuthorizationPolicy\nmetadata: {{ name: in-{namespace}, namespace: {namespace} }}\n---\n"
+        )
+    };
+    let all = format!("{}{}{}", of("istio-system"), of("foo"), of("bar"));
+    let unasked = imported(&all, &[]);
+    assert!(!unasked.is_whole());
+    let remark = unasked.remarks[0].to_string();
+    assert!(remark.contains("in-bar is of namespace bar, and others are of foo"), "{remark}");
+    let options = ImportOptions { namespace: Some("bar".into()), ..ImportOptions::default() };
+    let asked = import(&all, &options).unwrap();
+    assert!(asked.is_whole());
+    assert!(asked.toml.contains("in-istio-system") && asked.toml.contains("in-bar"), "{}", asked.toml);
+    assert!(!asked.toml.contains("in-foo"), "{}", asked.toml);
+}
+
+#[test]
 fn what_cannot_be_said_here_is_left_out_as_a_whole_and_named_with_its_line() {
     let policy = |spec: &str| format!("kind: AuthorizationPolicy\nmetadata: {{ name: a }}\nspec:\n{spec}");
     for (text, remark) in [
@@ -149,7 +169,7 @@ fn what_cannot_be_said_here_is_left_out_as_a_whole_and_named_with_its_line() {
         ("kind: PeerAuthentication\n".into(), "1: left out: a PeerAuthentication says nothing"),
         ("a: b\n".into(), "1: left out: `kind` is missing"),
         ("kind: RequestAuthentication\nmetadata: { name: a }\nspec:\n  jwtRules:\n  - issuer: a\n".into(), "5: left out: its keys are found by OpenID discovery"),
-        ("kind: RequestAuthentication\nmetadata: { name: a }\nspec:\n  jwtRules:\n  - issuer: a\n    jwksUri: https://a/b\n".into(), "5: left out: key sets are not fetched over TLS"),
+        ("kind: RequestAuthentication\nmetadata: { name: a }\nspec:\n  jwtRules:\n  - issuer: a\n    jwksUri: ftp://a/b\n".into(), "5: left out: this is not where a key set can be"),
         ("kind: RequestAuthentication\nmetadata: { name: a }\nspec:\n  jwtRules:\n  - issuer: a\n    fromCookies: [a]\n".into(), "6: left out: `fromCookies` is not known here"),
     ] {
         let result = imported(&text, &[]);

@@ -63,6 +63,9 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
 pub const JWKS_REFRESH: Duration = Duration::from_secs(600);
 /// How long the server of a key set may take to answer. Istio's.
 pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Whom a server of key sets must be certified by: the roots that Debian, Alpine and their
+/// descendants keep, with an administrator's own among them.
+pub const JWKS_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// The shortest time between two fetches of a key set that tokens with unknown keys ask for. Ours:
 /// whoever sends such tokens may not make the sidecar attack the issuer, and a rotated key is known
 /// before most issuers sign with it.
@@ -88,6 +91,8 @@ pub const AUDIT_ROTATE_LEAST: u64 = 64 << 10;
 pub const AUDIT_KEEP: usize = 8;
 /// Lines that are written at once.
 pub const AUDIT_BATCH: usize = 1024;
+/// The most bytes of a text of the client that a line of the audit log has; the rest is cut off.
+pub const AUDIT_WORDS: usize = 1024;
 /// How long the writer of the audit log rests between two batches. A worker that finds it awake
 /// need not wake it, which would cost a system call for each request.
 pub const AUDIT_PAUSE: Duration = Duration::from_millis(10);

@@ -44,8 +44,10 @@ pub struct Jwks {
     pub inline: Option<Spanned<String>>,
     /// A file with the key set, which is followed.
     pub file: Option<Spanned<String>>,
-    /// Where the key set is fetched: `"http://HOST:PORT/PATH"`.
+    /// Where the key set is fetched: `"https://HOST:PORT/PATH"`, or with `http`.
     pub url: Option<Spanned<String>>,
+    /// A file with the roots that may have certified the server. Default: the system's.
+    pub roots: Option<Spanned<String>>,
     /// How often it is fetched. Default `"10m"`.
     pub refresh: Option<Spanned<String>>,
     /// How long an answer may take. Default `"5s"`.

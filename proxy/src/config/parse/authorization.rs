@@ -468,15 +468,17 @@ impl Check<'_> {
             }
             code.unwrap_or(StatusCode::FORBIDDEN)
         });
-        let mut names = |always: &[HeaderName], given: &[Spanned<String>]| {
-            let mut names = always.to_vec();
-            names.extend(given.iter().filter_map(|name| self.header_name(name)));
-            names
+        let mut include_request_headers = vec![header::AUTHORIZATION];
+        let asked = &given.include_request_headers;
+        include_request_headers.extend(asked.iter().filter_map(|name| self.header_name(name)));
+        let mut added = |names: &[Spanned<String>]| -> Vec<HeaderName> {
+            let added = |name| self.added_header(name, "an authorizer's to add");
+            names.iter().filter_map(added).collect()
         };
-        let include_request_headers = names(&[header::AUTHORIZATION], &given.include_request_headers);
-        let headers_to_upstream_on_allow = names(&[], &given.headers_to_upstream_on_allow);
-        let denied = [header::CONTENT_TYPE, header::LOCATION, header::WWW_AUTHENTICATE];
-        let headers_to_downstream_on_deny = names(&denied, &given.headers_to_downstream_on_deny);
+        let headers_to_upstream_on_allow = added(&given.headers_to_upstream_on_allow);
+        let mut headers_to_downstream_on_deny =
+            vec![header::CONTENT_TYPE, header::LOCATION, header::WWW_AUTHENTICATE];
+        headers_to_downstream_on_deny.extend(added(&given.headers_to_downstream_on_deny));
         let additional = given.include_additional_headers.iter().filter_map(|(name, value)| {
             let name = self.header_name(name);
             let written = HeaderValue::from_str(value.get_ref()).ok();

@@ -80,10 +80,16 @@ impl Check<'_> {
         Some(TokenHeader { name, prefix })
     }
 
-    /// A header that the app gets a claim in. One that frames or routes a message is not for that.
+    /// A header that the app gets a claim in.
     fn claim_header(&mut self, given: &Spanned<String>) -> Option<HeaderName> {
+        self.added_header(given, "for claims")
+    }
+
+    /// A header that is added to a request. One that frames or routes a message, or says who the
+    /// client is, is not for that.
+    pub(super) fn added_header(&mut self, given: &Spanned<String>, what_for: &str) -> Option<HeaderName> {
         let name = self.header_name(given)?;
-        let framing = [
+        let reserved = [
             header::HOST,
             header::CONNECTION,
             header::CONTENT_LENGTH,
@@ -92,10 +98,15 @@ impl Check<'_> {
             header::TRAILER,
             header::UPGRADE,
             header::EXPECT,
+            HeaderName::from_static("x-forwarded-client-cert"),
         ];
-        if framing.contains(&name) {
+        if reserved.contains(&name) {
+            let why = match name.as_str() {
+                "x-forwarded-client-cert" => "this says whose certificate the client has shown",
+                _ => "this frames or routes a message",
+            };
             self.diagnostics
-                .add(format!("{name:?} is not for claims"), given.span(), "this frames or routes a message")
+                .add(format!("{name:?} is not {what_for}"), given.span(), why)
                 .help("choose a header of your own, such as \"x-subject\"");
             return None;
         }
@@ -136,8 +147,12 @@ impl Check<'_> {
 
     fn jwks(&mut self, given: &Spanned<model::Jwks>) -> Option<JwksSource> {
         let jwks = given.get_ref();
-        let fetched =
-            [("refresh", &jwks.refresh), ("timeout", &jwks.timeout), ("stale_after", &jwks.stale_after)];
+        let fetched = [
+            ("roots", &jwks.roots),
+            ("refresh", &jwks.refresh),
+            ("timeout", &jwks.timeout),
+            ("stale_after", &jwks.stale_after),
+        ];
         if jwks.url.is_none() {
             for (key, value) in fetched {
                 if let Some(value) = value {
@@ -175,21 +190,22 @@ impl Check<'_> {
     fn jwks_url(&mut self, given: &model::Jwks, url: &Spanned<String>) -> Option<JwksUrl> {
         let words = url.get_ref();
         let parsed = words.parse::<Uri>().ok();
-        if parsed.as_ref().is_some_and(|uri| uri.scheme() == Some(&Scheme::HTTPS)) {
-            self.diagnostics
-                .add("key sets are not fetched over TLS", url.span(), "TLS")
-                .help("let something that speaks TLS fetch it, and name its `file`; a file is followed");
-            return None;
-        }
-        let plain = parsed.filter(|uri| uri.scheme() == Some(&Scheme::HTTP));
-        let host = plain.as_ref().and_then(|uri| uri.host()).map(|host| host.trim_matches(['[', ']']));
+        let parsed = parsed.filter(|uri| [Some("http"), Some("https")].contains(&uri.scheme_str()));
+        let host = parsed.as_ref().and_then(|uri| uri.host()).map(|host| host.trim_matches(['[', ']']));
         let is_host = |host: &&str| host.parse::<std::net::IpAddr>().is_ok() || names::absolute(host).is_ok();
-        let (Some(uri), Some(host)) = (&plain, host.filter(is_host)) else {
+        let (Some(uri), Some(host)) = (&parsed, host.filter(is_host)) else {
             self.diagnostics
                 .add("this is not where a key set can be", url.span(), "not a URL")
-                .help(r#"write it like "http://idp.example:8080/keys""#);
+                .help(r#"write it like "https://idp.example/keys""#);
             return None;
         };
+        let is_secure = uri.scheme() == Some(&Scheme::HTTPS);
+        if let Some(roots) = given.roots.as_ref().filter(|_| !is_secure) {
+            self.diagnostics
+                .add("`roots` is for a server that speaks TLS", roots.span(), "nobody's roots")
+                .help("write `https` in `url`, or remove it");
+        }
+        let roots = given.roots.as_ref().map_or(defaults::JWKS_ROOTS, |roots| roots.get_ref());
         let refresh = self.duration("refresh", given.refresh.as_ref(), defaults::JWKS_REFRESH);
         let timeout = self.duration("timeout", given.timeout.as_ref(), defaults::JWKS_TIMEOUT);
         for (key, value) in [("refresh", &refresh), ("timeout", &timeout)] {
@@ -203,8 +219,9 @@ impl Check<'_> {
         Some(JwksUrl {
             url: words.clone(),
             host: host.to_owned(),
-            port: uri.port_u16().unwrap_or(80),
+            port: uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 }),
             path: uri.path_and_query().map_or_else(|| "/".into(), ToString::to_string),
+            roots: is_secure.then(|| roots.into()),
             refresh: refresh.value,
             timeout: timeout.value,
             stale_after: self.limit("stale_after", given.stale_after.as_ref(), None),

@@ -82,6 +82,8 @@ pub struct JwksUrl {
     pub port: u16,
     /// The path and the query.
     pub path: String,
+    /// The roots that may have certified the server; `None`: it does not speak TLS.
+    pub roots: Option<PathBuf>,
     /// How often it is fetched.
     #[serde(serialize_with = "dump::duration")]
     pub refresh: Duration,

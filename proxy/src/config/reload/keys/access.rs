@@ -131,6 +131,12 @@ pub(super) const ACCESS: &[Keys] = &[
             ),
             ("file", "'a'", "'b'", JWKS),
             ("url", "'http://a'", "'http://b'", JWKS),
+            (
+                "roots",
+                "'a'",
+                "'b'",
+                "jwt = [{ name = 'n', issuer = 'i', jwks = { KEY, url = 'https://a' } }]",
+            ),
             ("refresh", "'1s'", "'2s'", URL),
             ("timeout", "'1s'", "'2s'", URL),
             ("stale_after", "'1s'", "'2s'", URL),
