@@ -81,13 +81,13 @@ fn a_line_says_what_does_not_count_and_forgets_what_is_too_long() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
         let app = Seen::default().app(OK).await;
-        let policies = "[[authorization.policy]]\nname = 'closed'\naction = 'deny'\ndry_run = true\nrule = [{}]\n\
+        let policies = "[[inbound]]\nport = PORT\nprotocol = 'http'\n[[authorization.policy]]\nname = 'closed'\naction = 'deny'\ndry_run = true\nrule = [{}]\n\
                         [[authorization.policy]]\nname = 'watched'\naction = 'audit'\nrule = [{}]\n";
-        let side = inbound(TestNet::to(&app.to_string()), &config(folder.path(), policies)).await;
+        let policies = policies.replace("PORT", &app.port().to_string());
+        let side = inbound(TestNet::to(&app.to_string()), &config(folder.path(), &policies)).await;
         let mut client = side.client().await;
-        let path = format!("/{}", "a".repeat(5000));
+        let path = format!("/{}", "a".repeat(2000));
         assert_eq!(client.get(&path).await.status(), 200);
-        drop(client);
         let line = &lines(folder.path(), 1).await[0];
         assert_eq!(
             ["decision", "dry_run", "dry_run_policy", "audit_policy"]
