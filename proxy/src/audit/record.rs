@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::authz::Decision;
 use crate::config::defaults::AUDIT_WORDS;
 use crate::spiffe_id::SpiffeId;
 
@@ -159,13 +158,10 @@ impl AuditRecord {
         self.rule = rule.map(|(_, rule)| *rule);
     }
 
-    /// Notes what policies say that does not count.
-    pub fn note(&mut self, decision: &Decision) {
-        if let Some(proposed) = &decision.proposed {
-            self.dry_run = Some(AuditDecision::of(proposed.allowed));
-            self.dry_run_policy = proposed.rule.as_ref().map(|rule| rule.policy.clone());
-        }
-        self.audit_policy = decision.audited.as_ref().map(|rule| rule.policy.clone());
+    /// Notes what policies in dry-run would have decided, and which of them.
+    pub fn propose(&mut self, allowed: bool, policy: Option<Arc<str>>) {
+        self.dry_run = Some(AuditDecision::of(allowed));
+        self.dry_run_policy = policy;
     }
 }
 

@@ -86,7 +86,11 @@ fn note_untold<N: Net>(
     audit: &mut Option<AuditEntry>,
 ) {
     if let Some(audit) = audit {
-        audit.record().note(decision);
+        let policy = |rule: &RuleName| rule.policy.clone();
+        if let Some(proposed) = &decision.proposed {
+            audit.record().propose(proposed.allowed, proposed.rule.as_ref().map(policy));
+        }
+        audit.record().audit_policy = decision.audited.as_ref().map(policy);
     }
     if let Some(proposed) = &decision.proposed
         && let Some(withheld) = inbound.side.failures.admit(Instant::now())
