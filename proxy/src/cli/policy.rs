@@ -200,8 +200,7 @@ fn ruling(ruling: &Ruling) -> String {
 impl ImportArgs {
     fn perform(self) -> ExitCode {
         let labels = (!self.label.is_empty()).then(|| self.label.iter().cloned().collect::<BTreeMap<_, _>>());
-        let namespace = self.namespace.clone();
-        let options = ImportOptions { labels, namespace, trust_domain: self.trust_domain };
+        let options = ImportOptions { labels, namespace: self.namespace, trust_domain: self.trust_domain };
         let mut taken: Option<String> = None;
         let (mut toml, mut whole) = (String::new(), true);
         for path in &self.files {

@@ -37,8 +37,7 @@ const NEVER_HOP_BY_HOP: [HeaderName; 3] = [HOST, CONTENT_LENGTH, X_REQUEST_ID];
 /// too; `Trailer` describes the message and stays.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
-        let named = list(headers, CONNECTION).filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok());
-        let named: Vec<_> = named.filter(|name| !NEVER_HOP_BY_HOP.contains(name)).collect();
+        let named = hop_by_hop(list(headers, CONNECTION));
         headers.remove(CONNECTION);
         for name in named {
             headers.remove(name);
@@ -58,15 +57,20 @@ pub fn remove_named(headers: &mut HeaderMap) {
     if named.is_empty() {
         return;
     }
-    let named: Vec<_> =
-        named.iter().filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect();
+    let named = hop_by_hop(named.into_iter());
     match HeaderValue::try_from(options.join(", ")) {
         Ok(options) if !options.is_empty() => drop(headers.insert(CONNECTION, options)),
         _ => drop(headers.remove(CONNECTION)),
     }
-    for name in named.iter().filter(|name| !NEVER_HOP_BY_HOP.contains(name)) {
+    for name in named {
         headers.remove(name);
     }
+}
+
+/// The headers that end here because `Connection` names them.
+fn hop_by_hop<'n>(named: impl Iterator<Item = &'n str>) -> Vec<HeaderName> {
+    let names = named.filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok());
+    names.filter(|name| !NEVER_HOP_BY_HOP.contains(name)).collect()
 }
 
 /// Removes every spelling of a header that some servers take for it: those that hand headers on as

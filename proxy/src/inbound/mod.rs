@@ -234,7 +234,7 @@ async fn serve_http<N: Net>(
 
 /// Finds out what a connection is. `None`: it is gone, or was refused.
 async fn accept<N: Net>(
-    inbound: &Rc<Inbound<N>>,
+    inbound: &Inbound<N>,
     mut io: N::Io,
     peer: SocketAddr,
     drain: drain::Watch,

@@ -81,7 +81,7 @@ pub async fn carry<N: Net>(outbound: Rc<Outbound<N>>, io: N::Io, peer: SocketAdd
 
 /// Finds out where a connection goes and what it speaks. `None`: it is gone, or was refused.
 async fn accept<N: Net>(
-    outbound: &Rc<Outbound<N>>,
+    outbound: &Outbound<N>,
     mut io: N::Io,
     peer: SocketAddr,
     drain: drain::Watch,
