@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::balance::Table;
 use crate::config::{Protocol, Timeouts};
 use crate::connect::Connector;
+use crate::connection::Connection;
 use crate::detect::race::{self, Races};
 use crate::detect::{Detected, Detection, Prefixed, Sniffed};
 use crate::drain;
@@ -190,9 +191,13 @@ impl<N: Net> Side<N> {
         }
     }
 
-    /// The answer to what is no HTTP.
-    pub fn refusal(&self, error: &Error) -> Response<Bytes> {
+    /// The answer to what is no HTTP, which is counted and logged.
+    pub fn refusal(&self, connection: &Connection, error: &Error) -> Response<Bytes> {
         self.metrics.refused(error.kind);
+        if let Some(withheld) = self.failures.admit(Instant::now()) {
+            let (peer, dst) = (connection.peer, connection.original_dst);
+            tracing::warn!(%peer, %dst, %error, withheld, "request refused");
+        }
         reply::failure(error, &self.table.load().snapshot.instance, false)
     }
 

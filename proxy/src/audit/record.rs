@@ -1,5 +1,6 @@
 //! What a line of the audit log says.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,6 +12,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::config::defaults::AUDIT_WORDS;
+use crate::error::Kind;
 use crate::spiffe_id::SpiffeId;
 
 /// What a line is about.
@@ -97,6 +99,9 @@ pub struct AuditRecord {
     /// Why it failed, if it did: the word that metrics have for it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
+    /// The same in words: of a handshake.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub detail: Option<String>,
     /// Bytes to the app: of an opaque connection.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bytes_in: Option<u64>,
@@ -134,6 +139,7 @@ impl AuditRecord {
             audit_policy: None,
             status: None,
             reason: None,
+            detail: None,
             bytes_in: None,
             bytes_out: None,
             duration_us: 0,
@@ -156,6 +162,13 @@ impl AuditRecord {
         self.decision = AuditDecision::of(allowed);
         self.policy = rule.map(|(policy, _)| policy.clone());
         self.rule = rule.map(|(_, rule)| *rule);
+    }
+
+    /// Notes why somebody was refused who could not prove who it is.
+    pub fn explain(&mut self, reason: Kind, why: &impl Display) {
+        self.decide(false, None);
+        self.reason = Some(reason.label().into());
+        self.detail = Some(cut(&why.to_string()));
     }
 
     /// Notes what policies in dry-run would have decided, and which of them.

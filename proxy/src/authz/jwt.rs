@@ -191,6 +191,15 @@ impl Issuers {
         &self.issuers[shown.issuer].config.name
     }
 
+    /// The name of the issuer that the token of a request names, believed or not; empty if it is
+    /// none of these.
+    pub fn named_by(&self, request: Shown<'_>) -> &str {
+        let found = self.find(request).ok().flatten();
+        let claimed = found.and_then(|(_, text)| claimed_issuer(text).ok());
+        let issuer = self.issuers.iter().find(|issuer| Some(&issuer.config.issuer) == claimed.as_ref());
+        issuer.map_or("", |issuer| &issuer.config.name)
+    }
+
     /// The token of a request; `None` if it shows none.
     ///
     /// # Errors

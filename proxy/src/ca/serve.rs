@@ -25,7 +25,7 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::authority::{Authority, AuthorityError};
 use super::token::Bearer;
@@ -35,6 +35,7 @@ use crate::error::{BoxError, Error};
 use crate::http::{reply, serve};
 use crate::limit::slots::ConnectionSlots;
 use crate::spiffe_id::SpiffeId;
+use crate::telemetry::Throttle;
 use crate::tls::{self, Validity};
 use crate::world::{Abort, Listener as _, Net};
 
@@ -65,6 +66,8 @@ struct Open {
     handshakes: ConnectionSlots,
     anonymous: ConnectionSlots,
     known: ConnectionSlots,
+    /// Of lines about those who have proved nothing: who wants to could fill the log with them.
+    strangers: Rc<Throttle>,
 }
 
 async fn accept<N: Net>(net: N, mut listener: N::Listener, authority: &Rc<Authority>) {
@@ -74,16 +77,25 @@ async fn accept<N: Net>(net: N, mut listener: N::Listener, authority: &Rc<Author
             Ok((io, peer)) => {
                 let (authority, open) = (authority.clone(), open.clone());
                 let slot = open.borrow_mut().handshakes.take(CA_CONNECTIONS);
+                let strangers = open.borrow().strangers.clone();
                 net.spawn("ca", async move {
                     let secured = tokio::select! {
                         biased;
-                        _ = slot => return tracing::warn!(%peer, "too many handshakes: it gives way"),
+                        _ = slot => {
+                            if let Some(withheld) = strangers.admit(Instant::now()) {
+                                tracing::warn!(%peer, withheld, "too many handshakes: it gives way");
+                            }
+                            return;
+                        }
                         secured = timeout(HANDSHAKE, secure(&authority, io, peer)) => secured,
                     };
-                    match secured {
-                        Ok(Ok((io, client))) => carry(&authority, &open, io, client).await,
-                        Ok(Err(error)) => tracing::warn!(%peer, %error, "no handshake"),
-                        Err(_) => tracing::warn!(%peer, "the handshake took too long"),
+                    let error = match secured {
+                        Ok(Ok((io, client))) => return carry(&authority, &open, io, client).await,
+                        Ok(Err(error)) => error.to_string(),
+                        Err(_) => "it took too long".to_owned(),
+                    };
+                    if let Some(withheld) = strangers.admit(Instant::now()) {
+                        tracing::warn!(%peer, error, withheld, "no handshake");
                     }
                 });
             }
@@ -122,9 +134,9 @@ where
         slots.take(CA_CONNECTIONS)
     };
     let refuse = |error: &Error| reply::failure(error, "ca", false);
-    let client = &client;
+    let (client, strangers) = (&client, &open.borrow().strangers.clone());
     let answering = serve::briefly(io, refuse, |request| async move {
-        answer(authority, client, request).await.unwrap_or_else(|error| problem(&error, client))
+        answer(authority, client, request).await.unwrap_or_else(|error| problem(&error, client, strangers))
     });
     tokio::select! {
         biased;
@@ -235,7 +247,7 @@ async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, AuthorityError> 
     })
 }
 
-fn problem(error: &AuthorityError, client: &Client) -> Answer {
+fn problem(error: &AuthorityError, client: &Client, strangers: &Throttle) -> Answer {
     let status = match error {
         AuthorityError::Malformed(_) => StatusCode::BAD_REQUEST,
         AuthorityError::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
@@ -244,7 +256,10 @@ fn problem(error: &AuthorityError, client: &Client) -> Answer {
         AuthorityError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     let (peer, id) = (client.address, client.peer.as_ref().map(|(id, _)| tracing::field::display(id)));
-    tracing::warn!(%error, %peer, id, status = status.as_u16(), "refused");
+    let withheld = if id.is_some() { Some(0) } else { strangers.admit(Instant::now()) };
+    if let Some(withheld) = withheld {
+        tracing::warn!(%error, %peer, id, status = status.as_u16(), withheld, "refused");
+    }
     let mut response = said(status, &error.to_string());
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));

@@ -233,11 +233,12 @@ fn run(args: RunArgs) -> Result<(), Failure> {
     let world = world_of(&args.state.state)?;
     let _lock = lock(&args.state.state)?;
     crate::app::local_runtime()?.block_on(async {
+        // Whoever finds the port open finds a state, too.
+        let authority = Authority::open(&world, settings).await?;
         let listener = world.net.bind_exclusive(args.listen).await;
         let listener = listener.map_err(|error| {
             std::io::Error::new(error.kind(), format!("cannot listen on {}: {error}", args.listen))
         })?;
-        let authority = Authority::open(&world, settings).await?;
         tracing::info!(listen = %args.listen, "authority started");
         tokio::select! {
             biased;

@@ -515,10 +515,12 @@ pub const DISCOVERY_TICK: Duration = Duration::from_secs(1);
 /// How much of the server's first words is read to tell that there are some.
 pub const SERVER_FIRST_BYTES: usize = 1024;
 
-/// How much is read at most to decide what a connection speaks. An HTTP/1 request line whose method
-/// and target do not end within this is carried as opaque bytes; Linkerd's detector looks at 1024
-/// bytes.
+/// How much is read at a time to decide what a connection speaks.
 pub const DETECT_BYTES: usize = 1024;
+
+/// How much is read at most. An HTTP/1 request line whose method and target do not end within this
+/// is carried as opaque bytes. RFC 9112 section 3 recommends to take lines of 8000 bytes.
+pub const DETECT_MOST: usize = 8 << 10;
 
 /// Lines of the log that may wait to be written. A burst of ten thousand warnings a second is
 /// limited elsewhere; these are some 300 KiB.

@@ -22,7 +22,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::defaults::DETECT_BYTES;
+use crate::config::defaults::{DETECT_BYTES, DETECT_MOST};
 use crate::mutant::Mutant;
 use crate::telemetry::DetectionResult;
 pub use prefixed::Prefixed;
@@ -121,7 +121,7 @@ fn sniff_target(rest: &[u8]) -> Option<Sniffed> {
         return Some(Sniffed::Opaque);
     }
     let Some((b' ', version)) = rest[target..].split_first().map(|(b, rest)| (*b, rest)) else {
-        return if rest.len() > target || rest.len() >= DETECT_BYTES { Some(Sniffed::Opaque) } else { None };
+        return if rest.len() > target || rest.len() >= DETECT_MOST { Some(Sniffed::Opaque) } else { None };
     };
     const VERSION: &[u8] = b"HTTP/1.";
     let known = version.len().min(VERSION.len());
@@ -190,7 +190,7 @@ impl<I: AsyncRead + Unpin> Reader<I> {
     /// A read may bring more than the limit; without the cut the answer would depend on how the
     /// bytes came in pieces.
     fn sniff(&self) -> Option<Sniffed> {
-        sniff(&self.read[..self.read.len().min(DETECT_BYTES)])
+        sniff(&self.read[..self.read.len().min(DETECT_MOST)])
     }
 
     /// What is known from what was read.
@@ -207,7 +207,7 @@ impl<I: AsyncRead + Unpin> Reader<I> {
             Some(sniffed) => Some(Detection::Sniffed(sniffed)),
             None if self.closed && self.read.is_empty() => Some(Detection::Closed),
             // What it did say is for the server, which may still answer: only this half is closed.
-            None if self.closed || self.read.len() >= DETECT_BYTES => {
+            None if self.closed || self.read.len() >= DETECT_MOST => {
                 Some(Detection::Sniffed(Sniffed::Opaque))
             }
             None => None,

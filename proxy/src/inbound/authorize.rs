@@ -167,7 +167,7 @@ fn token<N: Net, B>(
     let shown = match shown {
         Ok(shown) => shown,
         Err(why) => {
-            count("", why.label());
+            count(issuers.named_by(asked), why.label());
             return Err(refused(why));
         }
     };

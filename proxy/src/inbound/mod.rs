@@ -8,6 +8,7 @@ mod secure;
 mod tcp;
 
 use std::cell::{OnceCell, RefCell};
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -123,11 +124,25 @@ impl<N: Net> Inbound<N> {
     }
 
     /// Notes that somebody was refused who could not prove who it is.
-    async fn audit_refused(&self, connection: &Connection) {
+    async fn audit_refused(&self, connection: &Connection, why: &impl Display) {
         if let Some(mut entry) = self.audited(AuditEvent::Handshake, connection).await {
-            entry.record().decide(false, None);
-            entry.record().reason = Some(Kind::NotSecured.label().into());
+            entry.record().explain(Kind::NotSecured, why);
         }
+    }
+
+    /// Notes a request that was refused because two readers could take it for two things. Waits
+    /// for its place in the log beside the connection, which has its answer already.
+    fn audit_unreadable(self: &Rc<Self>, connection: &Connection, why: Kind) {
+        if self.audit.get().is_none() {
+            return;
+        }
+        let (inbound, connection) = (self.clone(), connection.clone());
+        self.side.net.spawn("audit", async move {
+            if let Some(mut entry) = inbound.audited(AuditEvent::Request, &connection).await {
+                entry.record().decide(false, None);
+                entry.record().reason = Some(why.label().into());
+            }
+        });
     }
 
     /// Closes open connections that other policies do not allow, whenever such come into force.
@@ -224,7 +239,10 @@ async fn serve_http<N: Net>(
     let handle = |request, client| {
         Box::pin(http::handle(inbound.clone(), connection.clone(), caller.clone(), request, client))
     };
-    let refuse = |error: &Error| side.refusal(error);
+    let refuse = |error: &Error| {
+        inbound.audit_unreadable(&connection, error.kind);
+        side.refusal(&connection, error)
+    };
     tokio::select! {
         biased;
         () = live.refused() => {}

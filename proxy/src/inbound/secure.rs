@@ -65,7 +65,7 @@ pub(super) async fn begin<N: Net>(
             Err(cause) => {
                 drop(handshake);
                 side.refuse_because(Kind::NotSecured, peer, Some(dst), &cause);
-                inbound.audit_refused(&unknown).await;
+                inbound.audit_refused(&unknown, &cause).await;
                 None
             }
         };
@@ -78,7 +78,7 @@ pub(super) async fn begin<N: Net>(
         client.abort();
         let cause = "the port takes nothing but the mesh's TLS (tls = \"strict\")";
         side.refuse_because(Kind::NotSecured, peer, Some(dst), &cause);
-        inbound.audit_refused(&unknown).await;
+        inbound.audit_refused(&unknown, &cause).await;
         return None;
     }
     let begun = match protocol {

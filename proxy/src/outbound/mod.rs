@@ -73,7 +73,7 @@ pub async fn carry<N: Net>(outbound: Rc<Outbound<N>>, io: N::Io, peer: SocketAdd
                 Box::pin(http::handle(outbound.clone(), connection.clone(), request, client))
             };
             let side = &outbound.side;
-            let refuse = |error: &Error| side.refusal(error);
+            let refuse = |error: &Error| side.refusal(&connection, error);
             Box::pin(serve::connection(&side.net, &connection, io, settings, drain, refuse, handle)).await;
         }
     }

@@ -99,6 +99,21 @@ fn a_line_says_what_does_not_count_and_forgets_what_is_too_long() {
 }
 
 #[test]
+fn a_request_that_could_be_two_has_a_line_although_nobody_reads_it() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let app = Seen::default().app(OK).await;
+        let side = inbound(TestNet::to(&app.to_string()), &config(folder.path(), "")).await;
+        let mut client = side.client().await;
+        let smuggled = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n";
+        assert_eq!(client.ask(smuggled).await.status(), 400);
+        let line = &lines(folder.path(), 1).await[0];
+        assert_eq!((&line["event"], &line["decision"]), (&json!("request"), &json!("deny")));
+        assert_eq!(line["reason"], "malformed");
+    });
+}
+
+#[test]
 fn connections_that_are_not_http_and_those_that_prove_nothing_have_lines_too() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
@@ -124,5 +139,6 @@ fn connections_that_are_not_http_and_those_that_prove_nothing_have_lines_too() {
         let line = lines(folder.path(), 1).await.remove(0);
         assert_eq!((&line["event"], &line["decision"]), (&json!("handshake"), &json!("deny")));
         assert_eq!(line["reason"], "not_secured");
+        assert!(line["detail"].as_str().unwrap().contains("nothing but the mesh's TLS"), "{line}");
     });
 }

@@ -52,6 +52,7 @@ impl Check<'_> {
                 ("decode_and_merge_slashes", PathNormalization::DecodeAndMergeSlashes),
             ],
         );
+        self.policy_paths(given, path_normalization.unwrap_or_default());
         let authorizers: Vec<_> =
             given.provider.iter().filter_map(|provider| self.authorizer(provider)).map(Arc::new).collect();
         let names = given.provider.iter().map(|provider| &provider.name);

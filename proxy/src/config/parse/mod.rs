@@ -35,6 +35,7 @@ mod jwt;
 mod limits;
 mod matches;
 mod outlier_detection;
+mod policy_paths;
 mod retry;
 mod route;
 mod timeouts;
