@@ -18,7 +18,8 @@ use miette::Report;
 
 use crate::app::{FAILED, Options};
 use crate::capture::rules::{Cidr, Family, Rules};
-use crate::config::{self, Protocol, Snapshot, defaults, units};
+use crate::config::{self, Audit, DefaultAction, Identity, IdentitySource, PolicyAction};
+use crate::config::{Protocol, Snapshot, defaults, units};
 use crate::{errln, out, outln, output};
 
 /// The arguments or the configuration are not valid.
@@ -300,7 +301,51 @@ fn summary(snapshot: &Snapshot) -> String {
     if !snapshot.passthrough {
         lines.push("  other     connections to addresses outside every cluster are refused".into());
     }
+    lines.extend(access(snapshot));
     lines.join("\n")
+}
+
+/// Who the workload is, whom it lets in, and what is written down of that.
+fn access(snapshot: &Snapshot) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(Identity { id, source }) = &snapshot.identity {
+        let source = match source {
+            IdentitySource::Files(folder) => format!("files in {}", folder.display()),
+            IdentitySource::Ca(ca) => {
+                let addresses: Vec<_> = ca.addresses.iter().map(ToString::to_string).collect();
+                format!("the authority at {}", addresses.join(" "))
+            }
+            IdentitySource::WorkloadApi(_) => "an agent".into(),
+        };
+        lines.push(format!("  identity  {id}, by {source}"));
+        let ports = &snapshot.inbound_port_tls;
+        let ports: String = ports.iter().map(|(port, mode)| format!(", {port} {}", mode.word())).collect();
+        lines.push(format!("  tls       {}{ports}", snapshot.tls.mode.word()));
+    }
+    for issuer in &snapshot.jwt {
+        lines.push(format!("  tokens    of {} ({})", issuer.name, issuer.issuer));
+    }
+    let authorization = &snapshot.authorization;
+    for policy in &authorization.policies {
+        let dry_run = if policy.dry_run { ", in dry run" } else { "" };
+        let action = match policy.action {
+            PolicyAction::Allow => "allows",
+            PolicyAction::Deny => "denies",
+            PolicyAction::Audit => "audits",
+            PolicyAction::Custom(position) => &format!("asks {}", authorization.authorizers[position].name),
+        };
+        let (name, rules) = (&policy.name, policy.rules.len());
+        let many = if rules == 1 { "" } else { "s" };
+        lines.push(format!("  policy    {name}: {action} by {rules} rule{many}{dry_run}"));
+    }
+    if authorization.default == DefaultAction::Deny {
+        lines.push("  policy    what none allows is denied".into());
+    }
+    if let Some(Audit { directory, when_full, .. }) = &snapshot.audit {
+        let word = when_full.word();
+        lines.push(format!("  audit     in {}, when full: {word}", directory.display()));
+    }
+    lines
 }
 
 fn protocol(protocol: Protocol) -> &'static str {
@@ -385,6 +430,47 @@ endpoints = ["10.0.0.11:8080"]
              cluster   orders: 10.96.0.10:80, detect, 1 endpoint, retries 2\n  \
              inbound   8080: http\n  \
              other     connections to addresses outside every cluster are refused"
+        );
+    }
+
+    #[test]
+    fn the_summary_shows_who_may_call_and_what_is_written_down() {
+        let text = r#"
+service = "web"
+inbound = [{ port = 8080, tls = "strict" }]
+[identity]
+id = "spiffe://mesh.test/ns/shop/sa/web"
+files = "/certificates"
+[[jwt]]
+name = "staff"
+issuer = "https://idp.example"
+jwks = { file = "/keys.json" }
+[authorization]
+default = "deny"
+[[authorization.policy]]
+name = "readers"
+rule = [{ to = [{ methods = ["GET"] }] }]
+[[authorization.policy]]
+name = "trial"
+action = "deny"
+dry_run = true
+rule = [{}, {}]
+[audit]
+directory = "/audit"
+when_full = "block"
+"#;
+        let summary = summary(&config::parse("sidecar.toml", text).unwrap());
+        assert!(
+            summary.ends_with(
+                "  identity  spiffe://mesh.test/ns/shop/sa/web, by files in /certificates\n  \
+                 tls       permissive, 8080 strict\n  \
+                 tokens    of staff (https://idp.example)\n  \
+                 policy    readers: allows by 1 rule\n  \
+                 policy    trial: denies by 2 rules, in dry run\n  \
+                 policy    what none allows is denied\n  \
+                 audit     in /audit, when full: block"
+            ),
+            "{summary}"
         );
     }
 }

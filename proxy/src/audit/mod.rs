@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -32,6 +33,8 @@ pub struct AuditLog {
     when_full: WhenFull,
     /// Records for which there was no room, and of which the log does not know yet.
     lost: Arc<AtomicU64>,
+    /// Why the last write failed; `None` if it did not.
+    trouble: Arc<ArcSwapOption<String>>,
 }
 
 /// What is in the queue.
@@ -52,14 +55,16 @@ struct Pending {
 pub struct AuditQueue {
     items: mpsc::Receiver<Item>,
     lost: Arc<AtomicU64>,
+    trouble: Arc<ArcSwapOption<String>>,
     config: Audit,
 }
 
 /// An audit log and its queue.
 pub fn channel(config: Audit) -> (AuditLog, AuditQueue) {
     let (queue, items) = mpsc::channel(config.queue);
-    let (lost, when_full) = (Arc::<AtomicU64>::default(), config.when_full);
-    (AuditLog { queue, when_full, lost: lost.clone() }, AuditQueue { items, lost, config })
+    let (lost, trouble) = (Arc::<AtomicU64>::default(), Arc::<ArcSwapOption<String>>::default());
+    let log = AuditLog { queue, when_full: config.when_full, lost: lost.clone(), trouble: trouble.clone() };
+    (log, AuditQueue { items, lost, trouble, config })
 }
 
 impl AuditLog {
@@ -81,6 +86,12 @@ impl AuditLog {
         }
         let record = AuditRecord::new(event, now, peer, dst);
         Some(AuditEntry(Some(Box::new(Pending { record, begun: Instant::now(), place: permit }))))
+    }
+
+    /// Why the last write failed, and whether requests wait until one succeeds; `None` if it did
+    /// not fail.
+    pub fn trouble(&self) -> Option<(Arc<String>, WhenFull)> {
+        Some((self.trouble.load_full()?, self.when_full))
     }
 
     /// Waits until everything that is in the queue is written.

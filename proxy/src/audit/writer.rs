@@ -27,7 +27,7 @@ pub const FILE: &str = "audit.log";
 
 /// Writes what is in the queue to the disk of `world`, until nothing can come any more.
 pub async fn run<N>(world: World<N>, queue: AuditQueue, metrics: AuditMetrics) {
-    let AuditQueue { mut items, lost, config } = queue;
+    let AuditQueue { mut items, lost, trouble, config } = queue;
     let mut rng = world.rng.child("audit", 0).rng();
     let mut file = AuditFile { disk: world.disk, config, state: None };
     let (mut backoff, failures) = (Backoff::new(AUDIT_BACKOFF), Throttle::default());
@@ -50,6 +50,7 @@ pub async fn run<N>(world: World<N>, queue: AuditQueue, metrics: AuditMetrics) {
             Ok(written) => {
                 metrics.written.inc_by(written);
                 backoff.reset();
+                trouble.store(None);
                 for done in waiting.drain(..) {
                     let _ = done.send(());
                 }
@@ -58,6 +59,7 @@ pub async fn run<N>(world: World<N>, queue: AuditQueue, metrics: AuditMetrics) {
             }
             Err(error) => {
                 metrics.failures.inc();
+                trouble.store(Some(Arc::new(error.to_string())));
                 let left = lines.len() as u64;
                 if let Some(withheld) = failures.admit(Instant::now()) {
                     tracing::error!(%error, left, withheld, "the audit log cannot be written");

@@ -94,8 +94,13 @@ impl Store {
     /// If it cannot be read. A state that does not make sense is never replaced.
     pub(super) async fn open(disk: Arc<dyn Disk>, now: u64) -> io::Result<(Self, Option<State>)> {
         let state = read(&*disk).await?;
-        let log = file(&*disk, LOG).await?.unwrap_or_default();
-        let issued = records(&log)?;
+        let log = file(&*disk, LOG).await?;
+        if state.is_some() && log.is_none() {
+            tracing::warn!(
+                "{LOG} is missing beside {STATE}: what was issued before is only revoked by its serial"
+            );
+        }
+        let issued = records(&log.unwrap_or_default())?;
         if state.is_none() && !issued.is_empty() {
             let message = format!("{STATE} is missing beside {LOG}, which says what was issued: restore it");
             return Err(io::Error::other(message));

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
+use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use miette::Report;
 use serde_json::{Map, Value};
@@ -16,8 +17,9 @@ use super::INVALID;
 use crate::app::FAILED;
 use crate::authz::explain::explain;
 use crate::authz::import::{ImportOptions, WHICH, import};
-use crate::authz::{Facts, Policies, RequestFacts, Ruling, Token, path};
+use crate::authz::{Facts, Policies, RequestFacts, Ruling, Token, host, path};
 use crate::config::{self, Authorization};
+use crate::http::strict::is_target;
 use crate::spiffe_id::SpiffeId;
 use crate::{errln, out, outln};
 
@@ -53,9 +55,9 @@ pub(super) struct TestArgs {
     tcp: bool,
     /// The method.
     #[arg(long, default_value = "GET")]
-    method: String,
+    method: Method,
     /// The path.
-    #[arg(long, default_value = "/")]
+    #[arg(long, default_value = "/", value_parser = request_path)]
     path: String,
     /// The host.
     #[arg(long, default_value = "")]
@@ -108,6 +110,12 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
+/// Sidecars refuse requests with any other, whatever policies say.
+fn request_path(text: &str) -> Result<String, String> {
+    let is_path = text.starts_with('/') && is_target(text.as_bytes());
+    if is_path { Ok(text.to_owned()) } else { Err("no request has such a path".into()) }
+}
+
 fn claims(text: &str) -> Result<Map<String, Value>, String> {
     serde_json::from_str(text).map_err(|error| format!("not an object of JSON: {error}"))
 }
@@ -149,11 +157,11 @@ impl TestArgs {
             return ("denied: the path has an escape that is none, or %00 (status 400)\n".into(), false);
         };
         let headers: HeaderMap = self.header.iter().cloned().collect();
-        let (host, token) = (self.host.to_ascii_lowercase(), self.claims.clone().map(Token::of));
+        let (host, token) = (host::comparable(&self.host), self.claims.clone().map(Token::of));
         let request = RequestFacts {
             remote: self.remote.unwrap_or(self.source),
             host: &host,
-            method: &self.method,
+            method: self.method.as_str(),
             path: &path,
             headers: &headers,
             token: token.as_ref(),
@@ -278,6 +286,14 @@ rule = [{}]
             panic!("it is `test`")
         };
         arguments.explain(&config::parse("x", TEXT).unwrap().authorization)
+    }
+
+    #[test]
+    fn what_no_request_can_be_is_not_asked_about() {
+        for arguments in [["--path", "/a b"], ["--path", "orders"], ["--path", "/#x"], ["--method", "GE T"]] {
+            let line = ["proxy", "test", "--config", "x"].iter().chain(&arguments);
+            assert!(Line::try_parse_from(line).is_err(), "{arguments:?}");
+        }
     }
 
     #[test]

@@ -45,6 +45,9 @@ async fn follow<N>(world: World<N>, id: &SpiffeId, folder: &Path, store: &TlsSto
 /// Puts new credentials in force.
 fn put_in_force<N>(world: &World<N>, credentials: Credentials, store: &TlsStore, metrics: &Metrics) {
     let not_after = seconds(credentials.not_after);
+    for doubt in credentials.trust.doubts(world.wall.now()) {
+        tracing::warn!(doubt, "the bundle is in force all the same");
+    }
     emit!(CertificateInForce { id: credentials.id, not_after });
     metrics.certificate(true, Some(credentials.not_after));
     store.replace(TlsContext::new(credentials, world.crypto.clone(), world.wall.clone()));

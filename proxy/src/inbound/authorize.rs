@@ -14,7 +14,9 @@ use super::Inbound;
 use crate::audit::AuditEntry;
 use crate::authz::external::{Answer, Question};
 use crate::authz::jwt::{Shown, ShownToken, TokenError};
-use crate::authz::{Authorization, Decision, Facts, RequestFacts, RuleName, Ruling, path, remote_address};
+use crate::authz::{
+    Authorization, Decision, Facts, RequestFacts, RuleName, Ruling, host, path, remote_address,
+};
 use crate::connection::Connection;
 use crate::error::{Error, Kind};
 use crate::http::headers;
@@ -184,11 +186,11 @@ fn refused(why: TokenError) -> Error {
     Error { cause: Some(why.into()), ..Error::new(Kind::Token) }
 }
 
-/// The host that a request is for, in lower case.
+/// The host that a request is for, made comparable.
 fn host<B>(request: &Request<B>) -> String {
     let authority = request.uri().authority().map(Authority::as_str);
     let header = || request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    authority.or_else(header).unwrap_or_default().to_ascii_lowercase()
+    host::comparable(authority.or_else(header).unwrap_or_default())
 }
 
 fn facts<'f, B>(

@@ -10,7 +10,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::trust::{PeerSide, TrustBundle, identity, unix_time};
+use super::trust::{PeerSide, TrustBundle, identity, spaced, unix_time};
 use crate::spiffe_id::SpiffeId;
 
 /// A certificate with its key, and the bundle to judge others by. Immutable: a rotation makes new
@@ -157,8 +157,13 @@ pub(crate) fn words(error: &rustls::Error) -> String {
                 "it is not meant for this (its extended key usage has neither servers nor clients)".into()
             }
             CertificateError::BadEncoding => "it is malformed".into(),
+            CertificateError::BadSignature => "it is not signed by the key that it says".into(),
             CertificateError::Other(other) => other.0.to_string(),
-            other => other.to_string(),
+            other => {
+                // Most have no words but their names.
+                let (said, name) = (other.to_string(), format!("{other:?}"));
+                if said == name { spaced(&name) } else { said }
+            }
         },
         other => other.to_string(),
     }

@@ -15,6 +15,11 @@ use webpki::{
     RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, anchor_from_trusted_cert,
 };
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use x509_parser::asn1_rs::Sequence;
+use x509_parser::prelude::{CertificateRevocationList, FromDer};
+
 use super::credentials::validity;
 use super::pem::{self, PemError, PemFile};
 use crate::mutant::Mutant;
@@ -25,6 +30,8 @@ use crate::spiffe_id::SpiffeId;
 pub struct TrustBundle {
     anchors: Vec<TrustAnchor<'static>>,
     revoked: Vec<CertRevocationList<'static>>,
+    /// The names of the lists' issuers, and when the next lists are due.
+    due: Vec<(Vec<u8>, Option<SystemTime>)>,
     /// Of signatures, of certificates and of handshakes alike.
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
@@ -59,6 +66,9 @@ pub enum IdentityError {
     /// It, or a certificate between it and the root, is signed in a way that nobody here can check.
     #[error("its signature is by an algorithm, or by a kind of key, that is not supported")]
     Algorithm,
+    /// Something else that webpki does not like, in its words.
+    #[error("{0}")]
+    Other(String),
     /// It is another workload's.
     #[error("the server is {found}, and {expected} was expected there")]
     Unexpected {
@@ -86,7 +96,7 @@ impl TrustBundle {
         revoked: Option<&PemFile<'_>>,
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Result<Self, PemError> {
-        let mut bundle = TrustBundle { anchors: Vec::new(), revoked: Vec::new(), algorithms };
+        let mut bundle = TrustBundle::empty(algorithms);
         for (line, root) in pem::certificates(roots)? {
             bundle.add_root(&root).map_err(|why| roots.error(line, why))?;
         }
@@ -113,24 +123,52 @@ impl TrustBundle {
         revoked: impl IntoIterator<Item = &'a [u8]>,
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Result<Self, String> {
-        let mut bundle = TrustBundle { anchors: Vec::new(), revoked: Vec::new(), algorithms };
+        let mut bundle = TrustBundle::empty(algorithms);
         roots.into_iter().try_for_each(|root| bundle.add_root(&root))?;
         bundle.check()?;
         revoked.into_iter().try_for_each(|list| bundle.add_revoked(list))?;
         Ok(bundle)
     }
 
+    fn empty(algorithms: WebPkiSupportedAlgorithms) -> Self {
+        TrustBundle { anchors: Vec::new(), revoked: Vec::new(), due: Vec::new(), algorithms }
+    }
+
+    /// What an operator should look at although the bundle can be used, one sentence each.
+    pub fn doubts(&self, now: SystemTime) -> Vec<String> {
+        let mut doubts = Vec::new();
+        for (position, (issuer, due)) in (1..).zip(&self.due) {
+            if !self.anchors.iter().any(|anchor| anchor.subject.as_ref() == issuer.as_slice()) {
+                doubts.push(format!("list {position} of revoked certificates is by none of the roots"));
+            }
+            if let Some(due) = due.filter(|due| *due <= now) {
+                let due = OffsetDateTime::from(due).format(&Rfc3339).unwrap_or_default();
+                doubts.push(format!(
+                    "list {position} of revoked certificates is old: the next was due at {due}"
+                ));
+            }
+        }
+        doubts
+    }
+
     fn add_root(&mut self, root: &CertificateDer<'_>) -> Result<(), String> {
         let anchor = anchor_from_trusted_cert(root)
-            .map_err(|e| format!("this certificate is not that of a root: {e}"))?;
+            .map_err(|e| format!("this certificate is not that of a root: {}", pki_words(&e)))?;
         self.anchors.push(anchor.to_owned());
         Ok(())
     }
 
     fn add_revoked(&mut self, list: &[u8]) -> Result<(), String> {
-        let list = OwnedCertRevocationList::from_der(list)
-            .map_err(|e| format!("this list of revoked certificates is wrong: {e}"))?;
-        self.revoked.push(list.into());
+        let owned = OwnedCertRevocationList::from_der(list)
+            .map_err(|e| format!("this list of revoked certificates is wrong: {}", pki_words(&e)))?;
+        self.revoked.push(owned.into());
+        // What the verifier keeps to itself.
+        if let Ok((_, list)) = CertificateRevocationList::from_der(list) {
+            let due = list.next_update().and_then(|due| u64::try_from(due.timestamp()).ok());
+            let due = due.map(|due| SystemTime::UNIX_EPOCH + Duration::from_secs(due));
+            let issuer = Sequence::from_der(list.issuer().as_raw()).map(|(_, name)| name.content.to_vec());
+            self.due.push((issuer.unwrap_or_default(), due));
+        }
         Ok(())
     }
 
@@ -208,6 +246,30 @@ pub fn unix_time(at: SystemTime) -> UnixTime {
     UnixTime::since_unix_epoch(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO))
 }
 
+/// webpki has no words but the names of its errors: `UnsupportedCriticalExtension`.
+fn pki_words(error: &webpki::Error) -> String {
+    match error {
+        webpki::Error::BadDer | webpki::Error::BadDerTime | webpki::Error::TrailingData(_) => {
+            "it is malformed".into()
+        }
+        named => spaced(&format!("{named:?}")),
+    }
+}
+
+/// The words of a name in camel case: `BadSignature` is "bad signature".
+pub(super) fn spaced(name: &str) -> String {
+    let mut words = String::new();
+    let mut is_within = false;
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && is_within {
+            words.push(' ');
+        }
+        is_within = letter.is_ascii_lowercase();
+        words.push(letter.to_ascii_lowercase());
+    }
+    words
+}
+
 /// The words of TLS for what webpki says.
 fn pki_error(error: webpki::Error) -> Error {
     use webpki::Error as Pki;
@@ -224,7 +286,7 @@ fn pki_error(error: webpki::Error) -> Error {
         Pki::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
         Pki::UnsupportedSignatureAlgorithmContext(_)
         | Pki::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => other(IdentityError::Algorithm),
-        unnamed => CertificateError::Other(OtherError(std::sync::Arc::new(unnamed))),
+        unnamed => other(IdentityError::Other(pki_words(&unnamed))),
     };
     Error::InvalidCertificate(error)
 }

@@ -40,10 +40,15 @@ pub fn now() -> SystemTime {
 impl Authority {
     /// A new one.
     pub fn new() -> Self {
+        Authority::named("test root")
+    }
+
+    /// One whose root has this name.
+    pub fn named(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         // OpenSSL takes a certificate whose issuer has its own name for a root.
-        params.distinguished_name.push(DnType::CommonName, "test root");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let root = params.self_signed(&key).unwrap().pem();

@@ -105,7 +105,8 @@ fn a_request_that_could_be_two_has_a_line_although_nobody_reads_it() {
         let app = Seen::default().app(OK).await;
         let side = inbound(TestNet::to(&app.to_string()), &config(folder.path(), "")).await;
         let mut client = side.client().await;
-        let smuggled = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n";
+        let smuggled =
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n";
         assert_eq!(client.ask(smuggled).await.status(), 400);
         let line = &lines(folder.path(), 1).await[0];
         assert_eq!((&line["event"], &line["decision"]), (&json!("request"), &json!("deny")));

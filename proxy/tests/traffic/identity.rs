@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use proxy::config::{Identity, IdentitySource};
 use proxy::identity::{self, files};
@@ -125,6 +125,23 @@ fn a_revoked_certificate_is_not_believed_any_more() {
     load().unwrap();
     write(folder.path(), &[("crl.pem", &authority.revoke(&[serial]))]);
     assert!(load().unwrap_err().to_string().contains("revoked"));
+}
+
+#[test]
+fn a_list_of_the_revoked_that_is_old_or_somebody_elses_is_doubted() {
+    let (authority, other) = (Authority::new(), Authority::named("another root"));
+    let folder = folder(&issue(&authority, &[WEB]), &authority.root);
+    let doubts = |list: &str, at: SystemTime| {
+        write(folder.path(), &[("crl.pem", list)]);
+        let id = WEB.parse().unwrap();
+        let loaded = files::load(&KernelFiles, folder.path(), &id, &crypto::system(), now());
+        loaded.unwrap().trust.doubts(at).join("; ")
+    };
+    let years = Duration::from_secs(100 * 365 * 86_400);
+    assert_eq!(doubts(&authority.revoke(&[]), now()), "");
+    assert_eq!(doubts(&other.revoke(&[]), now()), "list 1 of revoked certificates is by none of the roots");
+    let old = doubts(&authority.revoke(&[]), now() + years);
+    assert!(old.starts_with("list 1 of revoked certificates is old: the next was due at 20"), "{old}");
 }
 
 #[test]

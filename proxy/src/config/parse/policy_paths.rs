@@ -21,7 +21,8 @@ impl Check<'_> {
 fn impossible(pattern: &str, how: PathNormalization) -> Option<String> {
     if let Some(odd) = pattern.chars().find(|c| !c.is_ascii_graphic()) {
         let mut bytes = [0; 4];
-        let escaped: String = odd.encode_utf8(&mut bytes).bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let escaped: String =
+            odd.encode_utf8(&mut bytes).bytes().map(|byte| format!("%{byte:02X}")).collect();
         return Some(format!("clients send {odd:?} as {escaped:?}"));
     }
     if how == PathNormalization::None {
@@ -39,13 +40,18 @@ fn impossible(pattern: &str, how: PathNormalization) -> Option<String> {
         return Some("slashes are merged before paths are compared".into());
     }
     pattern.match_indices('%').find_map(|(at, _)| {
-        let digits = pattern.get(at + 1..at + 3).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
-        let Some(digits) = digits else { return Some("`%` begins an escape: write two digits behind it".into()) };
+        let digits =
+            pattern.get(at + 1..at + 3).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        let Some(digits) = digits else {
+            return Some("`%` begins an escape: write two digits behind it".into());
+        };
         let meant = char::from(u8::from_str_radix(digits, 16).unwrap_or_default());
         let slash = how == PathNormalization::DecodeAndMergeSlashes && matches!(meant, '/' | '\\');
         if meant.is_ascii_alphanumeric() || matches!(meant, '-' | '.' | '_' | '~') || slash {
             let meant = if slash { '/' } else { meant };
-            return Some(format!("it is decoded before paths are compared: write {meant:?} for \"%{digits}\""));
+            return Some(format!(
+                "it is decoded before paths are compared: write {meant:?} for \"%{digits}\""
+            ));
         }
         let upper = digits.to_ascii_uppercase();
         (upper != digits).then(|| format!("escapes are compared in upper case: write \"%{upper}\""))

@@ -36,4 +36,9 @@ pub enum WhenFull {
 impl WhenFull {
     /// Each with its word in the configuration.
     pub const ALL: [(&'static str, WhenFull); 2] = [("block", WhenFull::Block), ("drop", WhenFull::Drop)];
+
+    /// The word of the configuration.
+    pub fn word(self) -> &'static str {
+        Self::ALL.into_iter().find(|(_, one)| *one == self).map_or("", |(word, _)| word)
+    }
 }

@@ -126,6 +126,11 @@ impl TlsMode {
     /// Each with its word in the configuration.
     pub const ALL: [(&'static str, TlsMode); 3] =
         [("strict", TlsMode::Strict), ("permissive", TlsMode::Permissive), ("disabled", TlsMode::Disabled)];
+
+    /// The word of the configuration.
+    pub fn word(self) -> &'static str {
+        Self::ALL.into_iter().find(|(_, one)| *one == self).map_or("", |(word, _)| word)
+    }
 }
 
 impl Snapshot {

@@ -48,7 +48,7 @@ use crate::error::Kind;
 use crate::mutant::Mutant;
 use crate::world::{Abort, AfterFin};
 
-pub use reader::{ParseError, Reader, Rejection};
+pub use reader::{ParseError, Reader, Rejection, is_target};
 
 /// How much is read ahead at once, bytes.
 const PIECE: usize = 4096;

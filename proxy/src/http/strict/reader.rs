@@ -497,6 +497,11 @@ fn is_plain(byte: u8) -> bool {
         || matches!(byte, b'/' | b'-' | b'.' | b'_' | b'~' | b'?' | b'&' | b'=' | b'%' | b'+' | b',' | b':')
 }
 
+/// Whether a request may have this target.
+pub fn is_target(target: &[u8]) -> bool {
+    target.iter().all(|byte| is_in_target(*byte)) && check_target(target).is_ok()
+}
+
 fn check_target(target: &[u8]) -> ReadResult<()> {
     if target.len() > TARGET {
         return too_large("the target is too long");
