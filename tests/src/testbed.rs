@@ -12,15 +12,17 @@
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::ControlFlow;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use lab::kernel::cleanup::REGISTRY;
 use lab::kernel::probe;
 use lab::metrics::{self, Sample};
+use lab::sim::sweep;
 use nix::fcntl::Flock;
 use nix::poll::{PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
@@ -34,6 +36,8 @@ use tokio::time::Instant;
 /// The longest that anything awaited may take: long enough for a machine that does four other
 /// things as well.
 pub const WITHIN: Duration = Duration::from_secs(30);
+/// Runs at a time where many are to be made: they mostly wait.
+const LANES: usize = 2;
 /// How often a run is tried that says that the machine was too busy to judge.
 const TRIES: usize = 3;
 /// The exit code of such a run.
@@ -43,7 +47,7 @@ const INCONCLUSIVE: i32 = 4;
 pub struct Testbed {
     exe: &'static str,
     dir: TempDir,
-    _kernel: Flock<File>,
+    kernel: Arc<Flock<File>>,
 }
 
 /// A lab that was started and may still run.
@@ -69,8 +73,28 @@ pub struct Ended {
 impl Testbed {
     /// A testbed for the binary `exe`, or `None` where the kernel cannot be used.
     pub fn new(exe: &'static str) -> Option<Testbed> {
-        let _kernel = crate::kernel()?;
-        Some(Testbed { exe, dir: crate::open_folder(), _kernel })
+        let kernel = Arc::new(crate::kernel()?);
+        Some(Testbed { exe, dir: crate::open_folder(), kernel })
+    }
+
+    /// Hands to `done` what `each` makes of `items`, in their order, as soon as it is there.
+    /// [`LANES`] of them are made at a time, each in a testbed of its own.
+    pub fn side_by_side<'t, T: Sync, R: Send>(
+        &self,
+        items: &'t [T],
+        each: impl Fn(&Testbed, &T) -> R + Sync,
+        mut done: impl FnMut(&'t T, R),
+    ) {
+        let at = |position: u64| &items[position as usize];
+        let (exe, kernel) = (self.exe, &self.kernel);
+        let make = |position| {
+            let testbed = Testbed { exe, dir: crate::open_folder(), kernel: kernel.clone() };
+            each(&testbed, at(position))
+        };
+        sweep(0..items.len() as u64, LANES, make, |position, made| {
+            done(at(position), made);
+            ControlFlow::Continue(())
+        });
     }
 
     /// Where run directories are made.

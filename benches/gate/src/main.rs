@@ -44,7 +44,7 @@ use caller::Caller;
 use deadline::Deadline;
 use failure::{CANNOT_RUN, Failure, printable};
 use outputs::Outputs;
-use programs::{Builder, kernels_in_sources, key};
+use programs::{Builder, Optimisation, kernels_in_sources, key};
 use report::{Comparison, Named};
 use revision::{Repository, Revision, SETTINGS};
 use settings::Settings;
@@ -186,7 +186,8 @@ fn compare(options: &Options) -> Result<u8, Failure> {
             let settings = settings_for(&repository, &base, &head)?;
             let wanted = names::of_form(options.full, !options.no_counts);
             settings.cover(wanted.iter().filter(|measure| options.wants(measure)))?;
-            let same = key(&repository, &base, &head)? == key(&repository, &head, &head)?;
+            let key = |revision: &Revision| key(&repository, options.optimisation(), revision, &head);
+            let same = key(&base)? == key(&head)?;
             if same && !options.even_if_the_same {
                 comparison.left_out.push("anything, since the sidecars of both are the same program".into());
             } else {
@@ -201,6 +202,10 @@ fn compare(options: &Options) -> Result<u8, Failure> {
 }
 
 impl Options {
+    fn optimisation(&self) -> Optimisation {
+        if self.full { Optimisation::Released } else { Optimisation::Counted }
+    }
+
     fn wants(&self, measure: &str) -> bool {
         self.measures.is_empty() || self.measures.iter().any(|pattern| lab::glob::glob(pattern, measure))
     }
@@ -256,7 +261,7 @@ impl Work<'_> {
         if !in_sources.is_empty() {
             kernels_are_known(options, &quick::measures_of_kernels(&in_sources))?;
         }
-        let builder = Builder::lock(repository, tell)?;
+        let builder = Builder::lock(repository, options.optimisation(), tell)?;
         // The head first: if its kernels cannot be built with the base, that is because of the
         // base.
         let head_programs = builder.build(head, head, tell)?;
