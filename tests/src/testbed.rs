@@ -78,7 +78,7 @@ impl Testbed {
     }
 
     /// Hands to `done` what `each` makes of `items`, in their order, as soon as it is there.
-    /// [`LANES`] of them are made at a time, each in a testbed of its own.
+    /// Two of them are made at a time, each in a testbed of its own.
     pub fn side_by_side<'t, T: Sync, R: Send>(
         &self,
         items: &'t [T],
