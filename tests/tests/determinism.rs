@@ -4,7 +4,7 @@
 mod sim_kit;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lab::history::{History, history};
@@ -12,21 +12,12 @@ use lab::plan::SidecarKind;
 use lab::scenario::Scenario;
 use sim_kit::*;
 
-const KINDS: [SidecarKind; 2] = [SidecarKind::Ours, SidecarKind::None];
-
-/// Every scenario that the simulator can run, with and without sidecars.
-fn cases() -> Vec<(std::path::PathBuf, Scenario, SidecarKind)> {
-    let all = files().into_iter().flat_map(|path| {
-        let scenario = read(&path);
-        KINDS.map(|kind| (path.clone(), scenario.clone(), kind))
-    });
-    let cases: Vec<_> = all.filter(|(path, scenario, kind)| supported(path, scenario, *kind)).collect();
+/// Every scenario that the simulator can run with such sidecars.
+fn cases(kind: SidecarKind) -> Vec<(PathBuf, Scenario)> {
+    let all = files().into_iter().map(|path| (read(&path), path));
+    let cases: Vec<_> = all.filter(|(scenario, path)| supported(path, scenario, kind)).collect();
     assert!(!cases.is_empty(), "the simulator can run no scenario");
-    let is_mutual_tls = |(_, scenario, kind): &&(_, Scenario, SidecarKind)| {
-        *kind == SidecarKind::Ours && !scenario.plan(*kind).authorities.is_empty()
-    };
-    assert!(cases.iter().filter(is_mutual_tls).count() >= 4, "too few with mutual TLS");
-    cases
+    cases.into_iter().map(|(scenario, path)| (path, scenario)).collect()
 }
 
 fn traced(scenario: &Scenario, kind: SidecarKind, seed: u64) -> History {
@@ -75,9 +66,23 @@ fn disturb(rounds: usize) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn one_seed_gives_one_history_whatever_the_process_did_before_and_in_another_process() {
+fn one_seed_gives_one_history_with_sidecars() {
+    let cases = cases(SidecarKind::Ours);
+    let has_authorities =
+        |(_, scenario): &&(_, Scenario)| !scenario.plan(SidecarKind::Ours).authorities.is_empty();
+    assert!(cases.iter().filter(has_authorities).count() >= 4, "too few with mutual TLS");
+    assert_one_history_a_seed(cases, SidecarKind::Ours);
+}
+
+#[test]
+fn one_seed_gives_one_history_without_sidecars() {
+    assert_one_history_a_seed(cases(SidecarKind::None), SidecarKind::None);
+}
+
+/// Whatever the process did before, and in another process.
+fn assert_one_history_a_seed(cases: Vec<(PathBuf, Scenario)>, kind: SidecarKind) {
     let folder = tempfile::tempdir().expect("a folder");
-    for (path, scenario, kind) in cases() {
+    for (path, scenario) in cases {
         let what = format!("{} with {kind:?}", path.display());
         let seed = scenario.seed;
         let first = traced(&scenario, kind, seed);
