@@ -14,10 +14,10 @@ use sim_kit::*;
 
 /// Every scenario that the simulator can run with such sidecars.
 fn cases(kind: SidecarKind) -> Vec<(PathBuf, Scenario)> {
-    let all = files().into_iter().map(|path| (read(&path), path));
-    let cases: Vec<_> = all.filter(|(scenario, path)| supported(path, scenario, kind)).collect();
+    let mut cases: Vec<_> = files().into_iter().map(|path| (path.clone(), read(&path))).collect();
+    cases.retain(|(path, scenario)| supported(path, scenario, kind));
     assert!(!cases.is_empty(), "the simulator can run no scenario");
-    cases.into_iter().map(|(scenario, path)| (path, scenario)).collect()
+    cases
 }
 
 fn traced(scenario: &Scenario, kind: SidecarKind, seed: u64) -> History {

@@ -4,9 +4,9 @@
 //!
 //! The kernel runs once and the simulator with several seeds. What the kernel counts must lie among
 //! what the seeds count, give or take what chance and a busy machine do ([`SHARE`]). One run is one
-//! sample, so a difference is one only if it is there in each of several runs of the kernel. The first
-//! has company, for runs mostly wait; if it leaves a doubt, the others have the machine to themselves.
-//! docs/fidelity.md has the reasons of what remains.
+//! sample, so a difference is one only if it is there in each of several runs of the kernel. The
+//! first has company, for runs mostly wait; if it leaves a doubt, the others have the machine to
+//! themselves. docs/fidelity.md has the reasons of what remains.
 
 mod sim_kit;
 

@@ -40,8 +40,8 @@ pub struct Programs {
 pub enum Optimisation {
     /// As people get them. Only of these the time is measured.
     Released,
-    /// Each crate by itself, and on all processors: what is counted differs by a few percent, but
-    /// of both revisions alike, and they are built in half of the time.
+    /// Each crate by itself, and on all processors, so that they are built sooner. They take more
+    /// instructions than what is released, those of both revisions alike.
     Counted,
 }
 

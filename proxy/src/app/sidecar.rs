@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::admin::{PageResponse, TEXT};
 use crate::audit::{self, AuditLog, AuditQueue};
 use crate::balance::Table;
-use crate::config::{Snapshot, Timeouts, WhenFull, defaults};
+use crate::config::{Snapshot, Timeouts, defaults};
 use crate::discovery::EndpointStore;
 use crate::endpoint::{Endpoint, Health};
 use crate::health::app::{AppHealth, ProbeKind};
@@ -155,7 +155,10 @@ impl Sidecar {
                 None if let Some(why) = self.tls.as_ref().and_then(|tls| tls.unready()) => {
                     (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n"))
                 }
-                None => self.audit_readiness().unwrap_or_else(|| self.keys_readiness()),
+                None if let Some(why) = self.audit.as_ref().and_then(|audit| audit.unready()) => {
+                    (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n"))
+                }
+                None => self.keys_readiness(),
                 Some((kind, status)) => {
                     let text = format!("the app's {} probe does not pass: {}\n", kind.label(), status.why);
                     (StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
@@ -164,13 +167,6 @@ impl Sidecar {
             DRAINING => (StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n".into()),
             n => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{n} workers do not listen yet\n")),
         }
-    }
-
-    /// Not ready while requests wait for an audit log that cannot be written.
-    fn audit_readiness(&self) -> Option<PageResponse> {
-        let (why, when_full) = self.audit.as_ref()?.trouble()?;
-        let text = format!("the audit log cannot be written: {why}\n");
-        (when_full == WhenFull::Block).then_some((StatusCode::SERVICE_UNAVAILABLE, TEXT, text))
     }
 
     /// Ready, unless there is an issuer of tokens whose keys are not known: all of its tokens would

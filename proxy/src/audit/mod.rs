@@ -88,10 +88,10 @@ impl AuditLog {
         Some(AuditEntry(Some(Box::new(Pending { record, begun: Instant::now(), place: permit }))))
     }
 
-    /// Why the last write failed, and whether requests wait until one succeeds; `None` if it did
-    /// not fail.
-    pub fn trouble(&self) -> Option<(Arc<String>, WhenFull)> {
-        Some((self.trouble.load_full()?, self.when_full))
+    /// Why requests would wait: the log cannot be written, and none may pass unseen.
+    pub fn unready(&self) -> Option<String> {
+        let why = self.trouble.load_full().filter(|_| self.when_full == WhenFull::Block)?;
+        Some(format!("the audit log cannot be written: {why}"))
     }
 
     /// Waits until everything that is in the queue is written.

@@ -164,10 +164,14 @@ impl AuditRecord {
         self.rule = rule.map(|(_, rule)| *rule);
     }
 
-    /// Notes why somebody was refused who could not prove who it is.
-    pub fn explain(&mut self, reason: Kind, why: &impl Display) {
+    /// Notes what no policy was asked about, since it was refused before.
+    pub fn refuse(&mut self, reason: Kind) {
         self.decide(false, None);
         self.reason = Some(reason.label().into());
+    }
+
+    /// Notes why in words.
+    pub fn explain(&mut self, why: &impl Display) {
         self.detail = Some(cut(&why.to_string()));
     }
 

@@ -1,12 +1,11 @@
 //! Hosts, made comparable: policies see one spelling of each.
 
+use super::values::without_port;
+
 /// A host, perhaps with a port, in lower case and without the dot that may end a full name.
 pub fn comparable(host: &str) -> String {
     let mut host = host.to_ascii_lowercase();
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name.len(),
-        _ => host.len(),
-    };
+    let name = without_port(host.as_bytes()).len();
     if host[..name].ends_with('.') {
         host.remove(name - 1);
     }

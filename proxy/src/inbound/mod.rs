@@ -126,7 +126,8 @@ impl<N: Net> Inbound<N> {
     /// Notes that somebody was refused who could not prove who it is.
     async fn audit_refused(&self, connection: &Connection, why: &impl Display) {
         if let Some(mut entry) = self.audited(AuditEvent::Handshake, connection).await {
-            entry.record().explain(Kind::NotSecured, why);
+            entry.record().refuse(Kind::NotSecured);
+            entry.record().explain(why);
         }
     }
 
@@ -139,8 +140,7 @@ impl<N: Net> Inbound<N> {
         let (inbound, connection) = (self.clone(), connection.clone());
         self.side.net.spawn("audit", async move {
             if let Some(mut entry) = inbound.audited(AuditEvent::Request, &connection).await {
-                entry.record().decide(false, None);
-                entry.record().reason = Some(why.label().into());
+                entry.record().refuse(why);
             }
         });
     }

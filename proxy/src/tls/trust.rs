@@ -10,13 +10,12 @@ use std::time::{Duration, SystemTime};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::{CertificateError, Error, OtherError};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use webpki::{
     CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
     RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, anchor_from_trusted_cert,
 };
-
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use x509_parser::asn1_rs::Sequence;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
