@@ -2,7 +2,6 @@
 //! The proxy's own tests include this file, so it names no part of the project.
 
 use std::fs::File;
-use std::hash::{BuildHasher, RandomState};
 use std::io::{Read, Seek};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -59,7 +58,7 @@ pub fn free() -> SocketAddr {
     const PORTS: std::ops::Range<u16> = 20_000..32_000;
     // Processes that run side by side begin at different places.
     static NEXT: OnceLock<AtomicU16> = OnceLock::new();
-    let next = NEXT.get_or_init(|| AtomicU16::new(RandomState::new().hash_one(()) as u16));
+    let next = NEXT.get_or_init(|| AtomicU16::new(std::process::id().wrapping_mul(61) as u16));
     PORTS
         .map(|_| PORTS.start + next.fetch_add(1, Ordering::Relaxed) % PORTS.len() as u16)
         .map(|port| SocketAddr::from(([127, 0, 0, 1], port)))

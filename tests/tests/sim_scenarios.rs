@@ -6,10 +6,10 @@ mod sim_kit;
 use lab::plan::SidecarKind;
 use sim_kit::*;
 
-/// Seeds for each file, from so many beyond its own on. The first ten are simulated beside the
+/// Seeds for each file, from so many beyond its own on. The first six are simulated beside the
 /// kernel (two_worlds.rs).
-const SEEDS: u64 = 5;
-const BEYOND: u64 = 10;
+const SEEDS: u64 = 4;
+const BEYOND: u64 = 6;
 
 #[test]
 fn every_scenario_holds_for_every_seed_in_every_form_that_it_asks_for() {

@@ -14,7 +14,7 @@ use lab::swarm::{Drawn, SwarmOptions, coverage, run_scenario, run_schedule, shri
 use proxy::mutant::Mutant;
 
 /// Runs that are swept for violations and coverage points.
-const RUNS: u64 = 1000;
+const RUNS: u64 = 500;
 
 /// Runs within which a mutant must be found. In half of them there is mutual TLS, where some
 /// mutants do no harm.

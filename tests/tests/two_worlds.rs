@@ -26,7 +26,7 @@ use tests::testbed::Testbed;
 
 const EXE: &str = env!("CARGO_BIN_EXE_lab-under-test");
 /// Seeds of each scenario in the simulator.
-const SEEDS: u64 = 10;
+const SEEDS: u64 = 6;
 /// Runs of the kernel in which a difference must be to be believed. A machine that stalls for a
 /// moment moves one run.
 const SAMPLES: usize = 3;
