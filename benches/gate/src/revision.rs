@@ -25,6 +25,7 @@ const FIRST: &str = "the first with a gate";
 /// A clone of the project.
 pub struct Repository {
     root: PathBuf,
+    target: PathBuf,
     work: PathBuf,
     git: Git,
     caller: Option<Caller>,
@@ -59,10 +60,16 @@ impl Repository {
     pub fn open(root: &Path) -> Result<Repository, Failure> {
         let caller = Caller::of(root);
         let git = Git::open(root, caller.clone())?;
-        let work = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-        let work = root.join(work).join("regression");
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        let target = root.join(target);
+        let work = target.join("regression");
         caller::make(&work.join("tree"), caller.as_ref())?;
-        Ok(Repository { root: root.to_owned(), work, git, caller })
+        Ok(Repository { root: root.to_owned(), target, work, git, caller })
+    }
+
+    /// Where cargo builds this clone.
+    pub fn target(&self) -> &Path {
+        &self.target
     }
 
     /// Where builds, results and the history are.
@@ -248,8 +255,13 @@ mod tests {
         git(&["commit", "--quiet", "--allow-empty", "-m", "on a branch"], 3);
         let work = dir.path().join("target");
         fs::create_dir_all(work.join("tree")).unwrap();
-        let repository =
-            Repository { root: dir.path().to_owned(), work, git: Git::known(dir.path()), caller: None };
+        let repository = Repository {
+            root: dir.path().to_owned(),
+            target: PathBuf::new(),
+            work,
+            git: Git::known(dir.path()),
+            caller: None,
+        };
         (dir, repository)
     }
 
