@@ -58,6 +58,8 @@ impl Repository {
     /// # Errors
     /// If it is none, or the folder cannot be made.
     pub fn open(root: &Path) -> Result<Repository, Failure> {
+        // Cargo is started elsewhere.
+        let root = &std::path::absolute(root)?;
         let caller = Caller::of(root);
         let git = Git::open(root, caller.clone())?;
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
