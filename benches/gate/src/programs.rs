@@ -57,9 +57,11 @@ impl Optimisation {
                 // It asks for the places where a mutant can be turned on.
                 "--exclude=tests",
                 "--config=profile.dev.package.proxy.opt-level=3",
+                "--config=profile.dev.package.proxy.codegen-units=16",
                 "--config=profile.dev.package.proxy.debug-assertions=false",
                 "--config=profile.dev.package.proxy.overflow-checks=false",
                 "--config=profile.dev.package.kernels.opt-level=3",
+                "--config=profile.dev.package.kernels.codegen-units=16",
                 "--config=profile.dev.package.kernels.debug-assertions=false",
                 "--config=profile.dev.package.kernels.overflow-checks=false",
             ],
