@@ -40,32 +40,27 @@ pub struct Programs {
 pub enum Optimisation {
     /// As people get them. Only of these the time is measured.
     Released,
-    /// As tests are built, of whose build they take the dependencies, but for the sidecar itself
-    /// and the kernels: built within two minutes instead of seven. They take more instructions than
-    /// what is released, those of both revisions alike.
+    /// As tests are built, of whose build they take the dependencies: only the sidecar and the
+    /// kernels are compiled, optimised but without link-time optimisation. They take more
+    /// instructions than what is released, those of both revisions alike.
     Counted,
 }
 
 impl Optimisation {
     /// What cargo is told; no revision need know of it. All of the workspace is selected where
     /// dependencies are shared, since their features follow from what is selected.
-    fn arguments(self) -> &'static [&'static str] {
-        match self {
-            Optimisation::Released => &["--release"],
-            Optimisation::Counted => &[
-                "--workspace",
-                // It asks for the places where a mutant can be turned on.
-                "--exclude=tests",
-                "--config=profile.dev.package.proxy.opt-level=3",
-                "--config=profile.dev.package.proxy.codegen-units=16",
-                "--config=profile.dev.package.proxy.debug-assertions=false",
-                "--config=profile.dev.package.proxy.overflow-checks=false",
-                "--config=profile.dev.package.kernels.opt-level=3",
-                "--config=profile.dev.package.kernels.codegen-units=16",
-                "--config=profile.dev.package.kernels.debug-assertions=false",
-                "--config=profile.dev.package.kernels.overflow-checks=false",
-            ],
+    fn arguments(self) -> Vec<String> {
+        if self == Optimisation::Released {
+            return vec!["--release".into()];
         }
+        // The package `tests` asks for the places where a mutant can be turned on.
+        let mut arguments = vec!["--workspace".into(), "--exclude=tests".into()];
+        for package in ["proxy", "kernels"] {
+            let settings =
+                ["opt-level=3", "codegen-units=16", "debug-assertions=false", "overflow-checks=false"];
+            arguments.extend(settings.map(|set| format!("--config=profile.dev.package.{package}.{set}")));
+        }
+        arguments
     }
 
     /// How one of the programs is selected.
@@ -280,10 +275,13 @@ pub fn key(
 ) -> io::Result<String> {
     let git = repository.git();
     let mut parts = vec![run(git.compiler("rustc").arg("-V"))?];
-    parts.extend(optimisation.arguments().iter().map(|argument| argument.to_string()));
-    let of_cargo = |name: &str| name.starts_with("CARGO_PROFILE_") || name == "RUSTFLAGS";
-    let variables = std::env::vars().filter(|(name, _)| of_cargo(name));
-    let mut variables: Vec<_> = variables.map(|(name, value)| format!("{name}={value}")).collect();
+    parts.extend(optimisation.arguments());
+    // Variables of others need not be text.
+    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    let mut variables: Vec<_> = variables
+        .filter(|(name, _)| name.starts_with("CARGO_PROFILE_") || name == "RUSTFLAGS")
+        .map(|(name, value)| format!("{name}={}", value.display()))
+        .collect();
     variables.sort();
     parts.extend(variables);
     let mut paths = vec!["proxy/src", "proxy/Cargo.toml", "Cargo.toml", "Cargo.lock", ".cargo"];

@@ -25,7 +25,6 @@ const FIRST: &str = "the first with a gate";
 /// A clone of the project.
 pub struct Repository {
     root: PathBuf,
-    target: PathBuf,
     work: PathBuf,
     git: Git,
     caller: Option<Caller>,
@@ -63,15 +62,14 @@ impl Repository {
         let caller = Caller::of(root);
         let git = Git::open(root, caller.clone())?;
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-        let target = root.join(target);
-        let work = target.join("regression");
+        let work = root.join(target).join("regression");
         caller::make(&work.join("tree"), caller.as_ref())?;
-        Ok(Repository { root: root.to_owned(), target, work, git, caller })
+        Ok(Repository { root: root.to_owned(), work, git, caller })
     }
 
     /// Where cargo builds this clone.
     pub fn target(&self) -> &Path {
-        &self.target
+        self.work.parent().expect("a folder in it")
     }
 
     /// Where builds, results and the history are.
@@ -257,13 +255,8 @@ mod tests {
         git(&["commit", "--quiet", "--allow-empty", "-m", "on a branch"], 3);
         let work = dir.path().join("target");
         fs::create_dir_all(work.join("tree")).unwrap();
-        let repository = Repository {
-            root: dir.path().to_owned(),
-            target: PathBuf::new(),
-            work,
-            git: Git::known(dir.path()),
-            caller: None,
-        };
+        let repository =
+            Repository { root: dir.path().to_owned(), work, git: Git::known(dir.path()), caller: None };
         (dir, repository)
     }
 
