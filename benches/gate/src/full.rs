@@ -6,20 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::process::Command;
 use std::time::Duration;
 
 use benches::lane::{self, Lane};
 use benches::load::sliced::{self, Slice};
 use benches::options::{Path, Protocol};
 use benches::usage::Memory;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 use rand::Rng;
 
 use crate::finding::{Finding, Unit};
 use crate::quick::Comparison;
 use crate::report;
+use crate::scheduling;
 use crate::statistics::schedule::{QUAD, Side, quads};
 use crate::statistics::verdict::share_of;
 use crate::statistics::{Verdict, interval, median, quantile};
@@ -192,7 +190,9 @@ pub async fn run(
     wanted: impl Fn(&str) -> bool,
     into: &mut report::Comparison,
 ) -> io::Result<()> {
-    stay_on_one_processor()?;
+    // The last: interrupts usually go to the first.
+    let processors = scheduling::processors()?;
+    scheduling::stay_on(processors[processors.len() - 1])?;
     let mut scenes: Vec<(Scene, Vec<Measure>)> =
         SCENES.iter().map(|scene| (*scene, scene.measures())).collect();
     for (_, measures) in &mut scenes {
@@ -229,32 +229,6 @@ pub async fn run(
     Ok(())
 }
 
-/// Keeps this thread, and all processes that are started from now on, on one processor.
-///
-/// Where the scheduler puts the four processes of a lane decides what it costs them to wake each
-/// other, which is a tenth of the whole, and it decides that anew for each lane. On one processor
-/// there is nothing to decide. The rest of the machine has the others for itself.
-fn stay_on_one_processor() -> io::Result<()> {
-    let itself = Pid::from_raw(0);
-    let allowed = sched_getaffinity(itself)?;
-    let last = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
-    let mut only = CpuSet::new();
-    only.set(last.ok_or_else(|| io::Error::other("this process may run nowhere"))?)?;
-    Ok(sched_setaffinity(itself, &only)?)
-}
-
-/// Lets processes run before all usual ones of their processor, in the order in which they are
-/// woken: other work of the machine costs them nothing but caches. It takes the right to do so,
-/// which some containers lack; then results are only noisier.
-///
-/// Not what builds namespaces and starts processes: it waits for the kernel's own threads, which
-/// would not get to run.
-fn come_first(pids: impl IntoIterator<Item = i32>) {
-    for pid in pids {
-        let _ = Command::new("chrt").args(["--all-tasks", "--fifo", "--pid", "1", &pid.to_string()]).output();
-    }
-}
-
 fn judged(
     measure: &Measure,
     error: f64,
@@ -287,7 +261,7 @@ async fn block(
     let first = up(order[0]).await?;
     let second = up(order[1]).await?;
     let (base, head) = if order[0] == Side::Base { (first, second) } else { (second, first) };
-    come_first(base.processes().into_values().chain(head.processes().into_values()));
+    scheduling::come_first(base.processes().into_values().chain(head.processes().into_values()));
     let readings = match scene.load {
         Some(load) => loaded(&base, &head, load, &order, measures).await?,
         None => idle(&base, &head, measures).await?,
@@ -333,7 +307,7 @@ async fn loaded(
     };
     let mut on_base = base.start_slices(job(of_base))?;
     let mut on_head = head.start_slices(job(of_head))?;
-    come_first([on_base.pid(), on_head.pid()]);
+    scheduling::come_first([on_base.pid(), on_head.pid()]);
     let limit = (load.slice + GAP) * order.len() as u32 + LEAD;
     let base = on_base.outcome(limit).await?.slices;
     let head = on_head.outcome(limit).await?.slices;

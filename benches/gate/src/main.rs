@@ -24,6 +24,7 @@ mod programs;
 mod quick;
 mod report;
 mod revision;
+mod scheduling;
 mod settings;
 mod statistics;
 mod supervisor;
@@ -76,6 +77,9 @@ struct Options {
     /// Leave out what is counted, and only measure time (with --full).
     #[arg(long, requires = "full")]
     no_counts: bool,
+    /// Build both and compare nothing: the next comparison of the two finds them built.
+    #[arg(long, conflicts_with_all = ["json", "markdown", "html"])]
+    only_build: bool,
     /// Compare even if the sidecars of both are the same program.
     #[arg(long)]
     even_if_the_same: bool,
@@ -197,6 +201,9 @@ fn compare(options: &Options) -> Result<u8, Failure> {
             }
         }
     }
+    if options.only_build {
+        return Ok(0);
+    }
     comparison.sort();
     Ok(show(options, &outputs, &comparison))
 }
@@ -240,7 +247,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Builds both and fills in the findings.
+    /// Builds both and, if that is not all, fills in the findings.
     fn measure(
         &self,
         base: &Revision,
@@ -269,6 +276,9 @@ impl Work<'_> {
         if let (Some(base), Some(head)) = (&base_programs.kernels, &head_programs.kernels) {
             kernels_are_known(options, &quick::names_of_kernels(base, head)?)?;
         }
+        if options.only_build {
+            return Ok(());
+        }
         if base_programs.kernels.is_none() || head_programs.kernels.is_none() {
             comparison.left_out.push("kernels, which cannot be built for both".into());
         }
@@ -281,15 +291,12 @@ impl Work<'_> {
             tell: &tell,
         };
         let wanted = |measure: &str| options.wants(measure);
-        roles::here(async {
-            if !options.no_counts {
-                quick::run(&compared, wanted, comparison).await?;
-            }
-            if options.full {
-                full::run(&compared, rng, wanted, comparison).await?;
-            }
-            Ok(())
-        })?;
+        if !options.no_counts {
+            quick::run(&compared, wanted, comparison)?;
+        }
+        if options.full {
+            roles::here(full::run(&compared, rng, wanted, comparison))?;
+        }
         if comparison.findings.is_empty() && comparison.no_time_for.is_empty() {
             return Err(Failure::cannot("nothing could be compared: there are no kernels of both"));
         }

@@ -9,42 +9,47 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::panic::resume_unwind;
 use std::path::Path as File;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use benches::lane::{self, Lane};
 use benches::load::sliced;
 use benches::options::{Path, Protocol};
+use benches::roles;
 
 use crate::callgrind::{self, Counts};
 use crate::deadline::Deadline;
 use crate::finding::{Finding, Unit};
 use crate::programs::Programs;
 use crate::report;
+use crate::scheduling;
 use crate::settings::Settings;
 use crate::statistics::{Interval, Verdict, median};
 
 /// Runs of a kernel.
 const TIMES: u64 = 200;
-/// Requests of the two runs of a whole sidecar: what the second took more, its further requests
-/// took. So neither its start nor its end is in the count.
-const REQUESTS: (u32, u32) = (30, 230);
-/// Requests a second: the next comes long after the sidecars have become silent.
-const RATE: f64 = 50.0;
-/// How long the app waits with its answer, for the same reason.
-const PAUSE: Duration = Duration::from_millis(5);
+/// How long the two runs of a whole sidecar carry requests: what the second took more, its further
+/// requests took. So neither its start nor its end is in the count.
+const LENGTHS: (Duration, Duration) = (Duration::from_millis(300), Duration::from_millis(2300));
+/// How long the app waits with its answer: sidecars that cannot come first on their processor
+/// (see [`scheduling`]) still have become silent by then.
+const PAUSE: Duration = Duration::from_millis(1);
 /// How long sidecars may take to end.
 const END_WITHIN: Duration = Duration::from_secs(30);
 /// Measurements of each sidecar, if the first leaves doubts; and at most, if they go on doing so.
 const REPEATS: (usize, usize) = (3, 6);
 
-/// What whole sidecars carry.
-const PROTOCOLS: [(&str, Protocol); 4] = [
-    ("http1", Protocol::Http1),
-    ("http2", Protocol::Http2),
-    ("grpc", Protocol::Grpc),
-    ("tcp", Protocol::TcpPingpong),
+/// What whole sidecars carry, and how many of it a second: the next comes when the sidecars have
+/// become silent. A round trip over TCP takes so little that there must be many of them, or what a
+/// sidecar does from time to time would be a share of it.
+const PROTOCOLS: [(&str, Protocol, f64); 4] = [
+    ("http1", Protocol::Http1, 100.0),
+    ("http2", Protocol::Http2, 100.0),
+    ("grpc", Protocol::Grpc, 100.0),
+    ("tcp", Protocol::TcpPingpong, 300.0),
 ];
 
 /// What is counted.
@@ -74,14 +79,14 @@ pub struct Comparison<'a> {
 ///
 /// # Errors
 /// If valgrind is missing or a program fails.
-pub async fn run(
+pub fn run(
     compared: &Comparison<'_>,
     wanted: impl Fn(&str) -> bool,
     into: &mut report::Comparison,
 ) -> io::Result<()> {
     (compared.tell)("counting in kernels");
     kernels(compared, &wanted, into)?;
-    for (name, protocol) in PROTOCOLS {
+    for (name, protocol, rate) in PROTOCOLS {
         let measures: Vec<String> = names_of_sidecar(name).filter(|measure| wanted(measure)).collect();
         if measures.is_empty() {
             continue;
@@ -91,7 +96,7 @@ pub async fn run(
             continue;
         }
         (compared.tell)(&format!("counting in whole sidecars: {name}"));
-        into.findings.extend(sidecars(compared, name, protocol).await?);
+        into.findings.extend(sidecars(compared, name, (protocol, rate))?);
     }
     into.findings.retain(|finding| wanted(&finding.measure));
     Ok(())
@@ -155,7 +160,7 @@ fn count(kernels: &File, name: &str) -> io::Result<Counts> {
 
 /// The names of all measures of whole sidecars.
 pub fn names_of_sidecars() -> Vec<String> {
-    PROTOCOLS.iter().flat_map(|(name, _)| names_of_sidecar(name)).collect()
+    PROTOCOLS.iter().flat_map(|(name, ..)| names_of_sidecar(name)).collect()
 }
 
 fn names_of_sidecar(protocol: &str) -> impl Iterator<Item = String> {
@@ -165,17 +170,17 @@ fn names_of_sidecar(protocol: &str) -> impl Iterator<Item = String> {
 /// Each measurement of one sidecar: instructions, allocations and system calls for one request.
 type Measured = [Vec<f64>; 3];
 
-async fn sidecars(compared: &Comparison<'_>, name: &str, protocol: Protocol) -> io::Result<Vec<Finding>> {
+fn sidecars(compared: &Comparison<'_>, name: &str, carried: (Protocol, f64)) -> io::Result<Vec<Finding>> {
     let mut all: BTreeMap<(&str, bool), Measured> = BTreeMap::new();
     for repeat in 1.. {
         for is_head in [false, true] {
             let programs = if is_head { compared.head } else { compared.base };
-            let counted = one(compared, &programs.proxy, protocol).await?;
+            let counted = one(compared, &programs.proxy, carried)?;
             for (side, counts) in SIDES.into_iter().zip(counted) {
                 let each = [counts.instructions, counts.allocations, counts.system_calls];
                 let measured = all.entry((side, is_head)).or_default();
                 for (values, total) in measured.iter_mut().zip(each) {
-                    values.push(total as f64 / f64::from(REQUESTS.1 - REQUESTS.0));
+                    values.push(total as f64 / (carried.1 * (LENGTHS.1 - LENGTHS.0).as_secs_f64()));
                 }
             }
         }
@@ -232,13 +237,20 @@ fn between(base: &[f64], head: &[f64]) -> Interval {
 }
 
 /// What one request takes, by side.
-async fn one(compared: &Comparison<'_>, proxy: &File, protocol: Protocol) -> io::Result<[Counts; 2]> {
-    let (few, many) = REQUESTS;
-    // At the same time: there are at least two processors, and neither run uses a whole one.
-    let (few, many) = tokio::try_join!(
-        threads(compared.gate, proxy, protocol, few),
-        threads(compared.gate, proxy, protocol, many)
-    )?;
+fn one(compared: &Comparison<'_>, proxy: &File, carried: (Protocol, f64)) -> io::Result<[Counts; 2]> {
+    let processors = scheduling::processors()?;
+    let on = |processor, length| {
+        scheduling::stay_on(processor)?;
+        roles::here(threads(compared.gate, proxy, carried, length))
+    };
+    // At the same time, each on a processor of its own where there are two.
+    let (few, many) = thread::scope(|scope| {
+        let few = scope.spawn(|| on(processors[0], LENGTHS.0));
+        let many = scope.spawn(|| on(processors[processors.len() - 1], LENGTHS.1));
+        (few.join(), many.join())
+    });
+    let counted = |joined: thread::Result<_>| joined.unwrap_or_else(|panic| resume_unwind(panic));
+    let (few, many) = (counted(few)?, counted(many)?);
     Ok(std::array::from_fn(|side| difference(&few[side], &many[side])))
 }
 
@@ -259,24 +271,31 @@ fn difference(few: &Threads, many: &Threads) -> Counts {
 /// Counts of each thread of a process, by its number.
 type Threads = BTreeMap<String, Counts>;
 
-/// What sidecars count that carry `requests`: outbound, inbound.
-async fn threads(gate: &File, proxy: &File, protocol: Protocol, requests: u32) -> io::Result<[Threads; 2]> {
+/// What sidecars count that carry requests for as long as `length`: outbound, inbound.
+async fn threads(
+    gate: &File,
+    proxy: &File,
+    (protocol, rate): (Protocol, f64),
+    length: Duration,
+) -> io::Result<[Threads; 2]> {
     let out = tempfile::Builder::new().prefix("sidelab-gate-").tempdir()?;
     // Sidecars have a user of their own.
     fs::set_permissions(out.path(), fs::Permissions::from_mode(0o777))?;
     let under = callgrind::command(&out.path().join("%p"), &["--separate-threads=yes", "--vgdb=no"]);
     let own = lane::Programs::new(gate.to_owned(), proxy.to_owned());
     let lane = Lane::up(Path::Two, protocol, &lane::Programs { under, pause: PAUSE, ..own }).await?;
+    scheduling::come_first(lane.processes().into_values());
     let begin = sliced::monotonic_ns()? + 200_000_000;
-    let length = Duration::from_secs_f64(f64::from(requests) / RATE);
     let mut load = lane.start_slices(sliced::Job {
-        rate: RATE,
+        rate,
         slices: vec![(begin, begin + length.as_nanos() as u64)],
         ..sliced::Job::default()
     })?;
+    scheduling::come_first([load.pid()]);
     let done = load.outcome(length).await?;
     let answered: u64 = done.slices.iter().map(|slice| slice.requests).sum();
-    if answered != u64::from(requests) {
+    let requests = (length.as_secs_f64() * rate).round() as u64;
+    if answered != requests {
         return Err(io::Error::other(format!("{answered} answers to {requests} requests")));
     }
     drop(load);
