@@ -42,14 +42,29 @@ const END_WITHIN: Duration = Duration::from_secs(30);
 /// Measurements of each sidecar, if the first leaves doubts; and at most, if they go on doing so.
 const REPEATS: (usize, usize) = (3, 6);
 
-/// What whole sidecars carry, and how many of it a second: the next comes when the sidecars have
-/// become silent. A round trip over TCP takes so little that there must be many of them, or what a
-/// sidecar does from time to time would be a share of it.
-const PROTOCOLS: [(&str, Protocol, f64); 4] = [
-    ("http1", Protocol::Http1, 100.0),
-    ("http2", Protocol::Http2, 100.0),
-    ("grpc", Protocol::Grpc, 100.0),
-    ("tcp", Protocol::TcpPingpong, 300.0),
+/// Something that whole sidecars carry.
+struct Traffic {
+    /// As in the names of measures.
+    name: &'static str,
+    protocol: Protocol,
+    /// Requests a second: the next comes when the sidecars have become silent.
+    rate: f64,
+}
+
+impl Traffic {
+    /// How many requests there are in `length`.
+    fn requests(&self, length: Duration) -> u32 {
+        (length.as_secs_f64() * self.rate).round() as u32
+    }
+}
+
+/// A round trip over TCP takes so little that there must be many of them, or what a sidecar does
+/// from time to time would be a share of it.
+const TRAFFIC: [Traffic; 4] = [
+    Traffic { name: "http1", protocol: Protocol::Http1, rate: 100.0 },
+    Traffic { name: "http2", protocol: Protocol::Http2, rate: 100.0 },
+    Traffic { name: "grpc", protocol: Protocol::Grpc, rate: 100.0 },
+    Traffic { name: "tcp", protocol: Protocol::TcpPingpong, rate: 300.0 },
 ];
 
 /// What is counted.
@@ -86,8 +101,9 @@ pub fn run(
 ) -> io::Result<()> {
     (compared.tell)("counting in kernels");
     kernels(compared, &wanted, into)?;
-    for (name, protocol, rate) in PROTOCOLS {
-        let measures: Vec<String> = names_of_sidecar(name).filter(|measure| wanted(measure)).collect();
+    for traffic in &TRAFFIC {
+        let measures: Vec<String> =
+            names_of_sidecar(traffic.name).filter(|measure| wanted(measure)).collect();
         if measures.is_empty() {
             continue;
         }
@@ -95,8 +111,8 @@ pub fn run(
             into.no_time_for.extend(measures);
             continue;
         }
-        (compared.tell)(&format!("counting in whole sidecars: {name}"));
-        into.findings.extend(sidecars(compared, name, (protocol, rate))?);
+        (compared.tell)(&format!("counting in whole sidecars: {}", traffic.name));
+        into.findings.extend(sidecars(compared, traffic)?);
     }
     into.findings.retain(|finding| wanted(&finding.measure));
     Ok(())
@@ -160,7 +176,7 @@ fn count(kernels: &File, name: &str) -> io::Result<Counts> {
 
 /// The names of all measures of whole sidecars.
 pub fn names_of_sidecars() -> Vec<String> {
-    PROTOCOLS.iter().flat_map(|(name, ..)| names_of_sidecar(name)).collect()
+    TRAFFIC.iter().flat_map(|traffic| names_of_sidecar(traffic.name)).collect()
 }
 
 fn names_of_sidecar(protocol: &str) -> impl Iterator<Item = String> {
@@ -170,21 +186,22 @@ fn names_of_sidecar(protocol: &str) -> impl Iterator<Item = String> {
 /// Each measurement of one sidecar: instructions, allocations and system calls for one request.
 type Measured = [Vec<f64>; 3];
 
-fn sidecars(compared: &Comparison<'_>, name: &str, carried: (Protocol, f64)) -> io::Result<Vec<Finding>> {
+fn sidecars(compared: &Comparison<'_>, traffic: &Traffic) -> io::Result<Vec<Finding>> {
     let mut all: BTreeMap<(&str, bool), Measured> = BTreeMap::new();
+    let requests = traffic.requests(LENGTHS.1) - traffic.requests(LENGTHS.0);
     for repeat in 1.. {
         for is_head in [false, true] {
             let programs = if is_head { compared.head } else { compared.base };
-            let counted = one(compared, &programs.proxy, carried)?;
+            let counted = one(compared, &programs.proxy, traffic)?;
             for (side, counts) in SIDES.into_iter().zip(counted) {
                 let each = [counts.instructions, counts.allocations, counts.system_calls];
                 let measured = all.entry((side, is_head)).or_default();
                 for (values, total) in measured.iter_mut().zip(each) {
-                    values.push(total as f64 / (carried.1 * (LENGTHS.1 - LENGTHS.0).as_secs_f64()));
+                    values.push(total as f64 / f64::from(requests));
                 }
             }
         }
-        let findings = compare(&all, name, compared.settings)?;
+        let findings = compare(&all, traffic.name, compared.settings)?;
         // One measurement cannot tell how far off it is, but what is within the threshold by far
         // needs no second.
         let close = |f: &Finding| (f.ratio - 1.0).abs() < (f.threshold - 1.0) / 2.0;
@@ -237,11 +254,11 @@ fn between(base: &[f64], head: &[f64]) -> Interval {
 }
 
 /// What one request takes, by side.
-fn one(compared: &Comparison<'_>, proxy: &File, carried: (Protocol, f64)) -> io::Result<[Counts; 2]> {
+fn one(compared: &Comparison<'_>, proxy: &File, traffic: &Traffic) -> io::Result<[Counts; 2]> {
     let processors = scheduling::processors()?;
     let on = |processor, length| {
         scheduling::stay_on(processor)?;
-        roles::here(threads(compared.gate, proxy, carried, length))
+        roles::here(threads(compared.gate, proxy, traffic, length))
     };
     // At the same time, each on a processor of its own where there are two.
     let (few, many) = thread::scope(|scope| {
@@ -272,30 +289,25 @@ fn difference(few: &Threads, many: &Threads) -> Counts {
 type Threads = BTreeMap<String, Counts>;
 
 /// What sidecars count that carry requests for as long as `length`: outbound, inbound.
-async fn threads(
-    gate: &File,
-    proxy: &File,
-    (protocol, rate): (Protocol, f64),
-    length: Duration,
-) -> io::Result<[Threads; 2]> {
+async fn threads(gate: &File, proxy: &File, traffic: &Traffic, length: Duration) -> io::Result<[Threads; 2]> {
     let out = tempfile::Builder::new().prefix("sidelab-gate-").tempdir()?;
     // Sidecars have a user of their own.
     fs::set_permissions(out.path(), fs::Permissions::from_mode(0o777))?;
     let under = callgrind::command(&out.path().join("%p"), &["--separate-threads=yes", "--vgdb=no"]);
     let own = lane::Programs::new(gate.to_owned(), proxy.to_owned());
-    let lane = Lane::up(Path::Two, protocol, &lane::Programs { under, pause: PAUSE, ..own }).await?;
+    let lane = Lane::up(Path::Two, traffic.protocol, &lane::Programs { under, pause: PAUSE, ..own }).await?;
     scheduling::come_first(lane.processes().into_values());
     let begin = sliced::monotonic_ns()? + 200_000_000;
     let mut load = lane.start_slices(sliced::Job {
-        rate,
+        rate: traffic.rate,
         slices: vec![(begin, begin + length.as_nanos() as u64)],
         ..sliced::Job::default()
     })?;
     scheduling::come_first([load.pid()]);
     let done = load.outcome(length).await?;
     let answered: u64 = done.slices.iter().map(|slice| slice.requests).sum();
-    let requests = (length.as_secs_f64() * rate).round() as u64;
-    if answered != requests {
+    let requests = traffic.requests(length);
+    if answered != u64::from(requests) {
         return Err(io::Error::other(format!("{answered} answers to {requests} requests")));
     }
     drop(load);

@@ -151,13 +151,16 @@ fn a_burst_of_calls_past_the_peers_limit_of_streams_is_carried_over_more_connect
     });
 }
 
-/// A sidecar before an app that allows two streams on its one connection and holds the calls that
-/// wait there.
-async fn two_at_a_time(connect: &str) -> (Side, watch::Sender<bool>) {
+/// A sidecar before an app that allows two streams on its one connection and holds the calls until
+/// it is told. It counts how many have arrived.
+async fn two_at_a_time(connect: &str) -> (Side, watch::Sender<bool>, Rc<Cell<usize>>) {
     let (go, gate) = watch::channel(false);
+    let arrived = Rc::new(Cell::new(0));
+    let count = arrived.clone();
     let (app, _) = h2c::app(2, move |_, mut respond| {
-        let mut gate = gate.clone();
+        let (mut gate, count) = (gate.clone(), count.clone());
         async move {
+            count.set(count.get() + 1);
             gate.wait_for(|go| *go).await.unwrap();
             let mut send = respond.send_response(Response::new(()), false).unwrap();
             send.send_trailers(ok()).unwrap();
@@ -166,22 +169,22 @@ async fn two_at_a_time(connect: &str) -> (Side, watch::Sender<bool>) {
     .await;
     let more =
         format!("timeouts.connect = '{connect}'\nlimits = {{ endpoint_connections = 1, pending = 4 }}");
-    (outbound(TestNet::to(SERVICE), &cluster("http", &[app], &more)).await, go)
+    (outbound(TestNet::to(SERVICE), &cluster("http", &[app], &more)).await, go, arrived)
 }
 
 #[test]
 fn a_call_that_finds_no_stream_in_time_is_refused_for_a_reason_of_its_own() {
     run(async {
-        // Long enough that those who hold the streams are not late for them themselves.
-        let (near, _go) = two_at_a_time("2s").await;
+        let (near, _go, arrived) = two_at_a_time("500ms").await;
         let client = h2c::connect(near.at).await;
         let begin = || client.clone().send_request(request("POST", "/").body(()).unwrap(), true).unwrap();
         let _held = [begin(), begin()];
-        until("both are there", || near.table.load().clusters[0].endpoints[0].pending() == 2).await;
+        // Before that, all three would wait for the connection, and any two of them get its streams.
+        until("both have arrived", || arrived.get() == 2).await;
         let answer = ask(&client, call("/shop.Orders/Get").body(()).unwrap(), "x", None).await.unwrap();
         assert_eq!((answer.head.status().as_u16(), answer.header("grpc-status")), (200, "14"));
         assert!(answer.header("proxy-status").contains("error=connection_limit_reached"), "{answer:?}");
-        assert!(answer.header("grpc-message").contains("no stream was free within 2s"), "{answer:?}");
+        assert!(answer.header("grpc-message").contains("no stream was free within 500ms"), "{answer:?}");
         assert!(near.count("proxy_errors_total", &["\"pool_timeout\""]) > 0);
         assert_eq!(
             near.count("proxy_ejections_total", &[]),
@@ -194,7 +197,7 @@ fn a_call_that_finds_no_stream_in_time_is_refused_for_a_reason_of_its_own() {
 #[test]
 fn calls_that_wait_for_a_stream_get_one_in_turn_and_no_more_wait_than_may() {
     run(async {
-        let (near, go) = two_at_a_time("9s").await;
+        let (near, go, _) = two_at_a_time("9s").await;
         let client = h2c::connect(near.at).await;
         let order = Rc::new(RefCell::new(Vec::new()));
         for n in 0..6 {
