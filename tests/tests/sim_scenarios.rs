@@ -8,7 +8,7 @@ use sim_kit::*;
 
 /// Seeds for each file, from so many beyond its own on. The first six are simulated beside the
 /// kernel (two_worlds.rs).
-const SEEDS: u64 = 4;
+const SEEDS: u64 = 2;
 const BEYOND: u64 = 6;
 
 #[test]
