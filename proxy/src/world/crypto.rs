@@ -1,8 +1,9 @@
 //! The cryptography of a process: aws-lc, with the operating system's entropy.
 //!
 //! Chosen over ring because it has the hybrid key exchange X25519MLKEM768, which keeps what is
-//! recorded today secret from a quantum computer of tomorrow, and because it signs and verifies
-//! faster.
+//! recorded today secret from a quantum computer of tomorrow. Full handshakes take as long as with
+//! ring. Bulk takes about twice as long (5.8 to 7.9 Gbit/s in memory, both ends on one processor,
+//! and ring 10.5 to 15.3), and it takes 40 s longer to build.
 
 use std::sync::Arc;
 
