@@ -190,9 +190,8 @@ pub async fn run(
     wanted: impl Fn(&str) -> bool,
     into: &mut report::Comparison,
 ) -> io::Result<()> {
-    // The last: interrupts usually go to the first.
-    let processors = scheduling::processors()?;
-    scheduling::stay_on(processors[processors.len() - 1])?;
+    let (_, last) = scheduling::processors()?;
+    scheduling::stay_on(last)?;
     let mut scenes: Vec<(Scene, Vec<Measure>)> =
         SCENES.iter().map(|scene| (*scene, scene.measures())).collect();
     for (_, measures) in &mut scenes {

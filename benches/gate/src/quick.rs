@@ -255,15 +255,15 @@ fn between(base: &[f64], head: &[f64]) -> Interval {
 
 /// What one request takes, by side.
 fn one(compared: &Comparison<'_>, proxy: &File, traffic: &Traffic) -> io::Result<[Counts; 2]> {
-    let processors = scheduling::processors()?;
+    let (first, last) = scheduling::processors()?;
     let on = |processor, length| {
         scheduling::stay_on(processor)?;
         roles::here(threads(compared.gate, proxy, traffic, length))
     };
     // At the same time, each on a processor of its own where there are two.
     let (few, many) = thread::scope(|scope| {
-        let few = scope.spawn(|| on(processors[0], LENGTHS.0));
-        let many = scope.spawn(|| on(processors[processors.len() - 1], LENGTHS.1));
+        let few = scope.spawn(|| on(first, LENGTHS.0));
+        let many = scope.spawn(|| on(last, LENGTHS.1));
         (few.join(), many.join())
     });
     let counted = |joined: thread::Result<_>| joined.unwrap_or_else(|panic| resume_unwind(panic));

@@ -10,11 +10,14 @@ use std::process::Command;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// The processors that this thread may use, at least one.
-pub fn processors() -> io::Result<Vec<usize>> {
+/// The first and the last processor that this thread may use, which may be the same. Interrupts
+/// usually go to the first.
+pub fn processors() -> io::Result<(usize, usize)> {
     let allowed = sched_getaffinity(Pid::from_raw(0))?;
-    let all: Vec<usize> = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
-    if all.is_empty() { Err(io::Error::other("this process may run nowhere")) } else { Ok(all) }
+    let is_allowed = |cpu: &usize| allowed.is_set(*cpu).unwrap_or(false);
+    let mut all = 0..CpuSet::count();
+    let first = all.find(is_allowed).ok_or_else(|| io::Error::other("this process may run nowhere"))?;
+    Ok((first, all.rfind(is_allowed).unwrap_or(first)))
 }
 
 /// Keeps this thread, and all threads and processes that are started from it from now on, on one
