@@ -6,7 +6,7 @@ mod sim_kit;
 use lab::run::Report;
 use sim_kit::*;
 
-const SEEDS: u64 = 10;
+const SEEDS: u64 = 5;
 
 /// `web` cannot reach a replica for three seconds. What was under way waits until TCP sends it
 /// again, so callers are patient.
