@@ -241,9 +241,9 @@ impl<'r> Builder<'r> {
         build.env("CARGO_TARGET_DIR", self.repository.work().join("target"));
         // A unit of code that a revision does not change is not compiled again, which would give
         // the same code: what is built second takes a sixth of the time if it changes little.
-        let incremental = self.optimisation == Optimisation::Counted;
-        build.env("CARGO_INCREMENTAL", if incremental { "1" } else { "0" });
-        if incremental {
+        let counted = self.optimisation == Optimisation::Counted;
+        build.env("CARGO_INCREMENTAL", if counted { "1" } else { "0" });
+        if counted {
             build.env("CARGO_BUILD_BUILD_DIR", self.repository.target());
         }
         // It reads nothing, but it so holds the lock too: nobody else gets the tree before it has
