@@ -33,6 +33,7 @@
     reason = "they panic where nothing can be written: see `output`"
 )]
 
+pub mod access_log;
 pub mod admin;
 pub mod app;
 pub mod audit;

@@ -3,7 +3,7 @@
 
 mod live;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -30,11 +30,12 @@ use crate::error::{Error, Kind};
 use crate::http::tunnel::{TunnelSlot, UpgradeRequest};
 use crate::http::{forward, reply, version};
 use crate::tcp::{CopyTimeouts, FreshConnection, Guard};
+use crate::telemetry::access::{AccessEntry, AccessEvent, AccessLog};
 use crate::telemetry::{
     ClusterMetrics, Direction, Metrics, RequestLog, SideMetrics, SingleEndpointMetrics, Throttle,
 };
 use crate::tls::{self, Alpn, Io, Peer, TlsStore};
-use crate::world::{Net, World};
+use crate::world::{Net, Wall, World};
 
 /// One of the two directions of one worker.
 pub struct Side<N: Net> {
@@ -63,6 +64,10 @@ pub struct Side<N: Net> {
     /// Spreads the ends of accepted connections.
     pub ages: RefCell<StdRng>,
     races: Races,
+    access: OnceCell<Arc<AccessLog>>,
+    /// Which of its lines are chosen by chance.
+    access_rng: RefCell<StdRng>,
+    wall: Arc<dyn Wall>,
 }
 
 /// What a client turned out to speak.
@@ -140,7 +145,23 @@ impl<N: Net> Side<N> {
             live: LiveConnections::default(),
             ages: RefCell::new(world.rng.child(&format!("{name} ages"), 0).rng()),
             races: Races::default(),
+            access: OnceCell::new(),
+            access_rng: RefCell::new(world.rng.child(&format!("{name} access log"), 0).rng()),
+            wall: world.wall.clone(),
         }
+    }
+
+    /// Writes what is carried from now on to an access log.
+    pub fn log_to(&self, log: Arc<AccessLog>) {
+        let _ = self.access.set(log);
+    }
+
+    /// Begins a line of the access log, if there is to be one.
+    pub fn access(&self, event: AccessEvent, connection: &Connection) -> Option<AccessEntry> {
+        let log = self.access.get()?;
+        let from = (connection.peer, connection.peer_identity.as_ref());
+        let rng = &mut *self.access_rng.borrow_mut();
+        log.begin(event, self.direction, from, connection.original_dst, self.wall.now(), rng)
     }
 
     /// Closes open connections whose peer is not trusted any more: at once if its certificate was
@@ -198,7 +219,11 @@ impl<N: Net> Side<N> {
             let (peer, dst) = (connection.peer, connection.original_dst);
             tracing::warn!(%peer, %dst, %error, withheld, "request refused");
         }
-        reply::failure(error, &self.table.load().snapshot.instance, false)
+        let response = reply::failure(error, &self.table.load().snapshot.instance, false);
+        if let Some(mut access) = self.access(AccessEvent::Request, connection) {
+            access.refused(error.kind, response.status(), response.body().len());
+        }
+        response
     }
 
     /// Finds out what a client of `dst` speaks, if `protocol` does not say so. `dial` opens a
@@ -296,6 +321,9 @@ pub fn respond<N: Net>(
     timeouts: &Timeouts,
     (metrics, log): (&ClusterMetrics, RequestLog<'_>),
 ) -> Response<ResponseBody<N>> {
+    if let Some(access) = log.access(&response) {
+        response.body_mut().log_to(access);
+    }
     let held = (ResponseBody::take_passing, ResponseBody::end_tunnel);
     upgrade.answer(&mut response, held, tunnel, CopyTimeouts::of_tunnel(timeouts), metrics);
     forward::to_client(version, &mut response, || ResponseBody::NotModified);

@@ -37,7 +37,7 @@ mod recent;
 mod sock_diag;
 mod through;
 
-pub use disk::{Disk, KernelDisk, NoDisk};
+pub use disk::{Disk, KernelDisk, LogFile, LogSink, NoDisk, Stdout};
 pub use files::{Files, KernelFiles};
 pub use kernel::{Alarm, KernelListener, KernelNet, raise_nofile};
 pub use through::poll_read_new;
@@ -198,6 +198,8 @@ pub struct World<N> {
     pub wall: Arc<dyn Wall>,
     /// What outlives the process.
     pub disk: Arc<dyn Disk>,
+    /// Where its access log goes.
+    pub log: Arc<dyn LogSink>,
     /// What others write and this process reads.
     pub files: Arc<dyn Files>,
     /// Chance.
@@ -211,13 +213,19 @@ pub struct World<N> {
 impl<N> World<N> {
     /// A world of these parts with the kernel's files, in which nothing outlives the process.
     pub fn new(net: N, wall: impl Wall, rng: RngTree) -> Self {
-        let (disk, files, new_key) = (Arc::new(NoDisk), Arc::new(KernelFiles), crypto::system_key);
-        World { net, wall: Arc::new(wall), disk, files, rng, crypto: crypto::system(), new_key }
+        let (disk, log, files) = (Arc::new(NoDisk), Arc::new(NoDisk), Arc::new(KernelFiles));
+        let (crypto, new_key) = (crypto::system(), crypto::system_key);
+        World { net, wall: Arc::new(wall), disk, log, files, rng, crypto, new_key }
     }
 
     /// The same with a disk.
     pub fn with_disk(self, disk: impl Disk) -> Self {
         World { disk: Arc::new(disk), ..self }
+    }
+
+    /// The same with an access log.
+    pub fn with_log(self, log: impl LogSink) -> Self {
+        World { log: Arc::new(log), ..self }
     }
 
     /// The same with other files.

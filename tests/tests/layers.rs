@@ -23,7 +23,7 @@ const PROXY: &[&[&str]] = &[
     &["capture", "tcp"],
     &["connect", "connection"],
     &["tls"],
-    &["audit", "detect"],
+    &["access_log", "audit", "detect"],
     &["telemetry", "world"],
     &["config"],
     &["error"],

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use proxy::world::RngTree;
+use proxy::world::{LogFile, RngTree};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -241,7 +241,9 @@ impl SimWorld {
         let started = group.clone();
         let command: Command = Box::new(move || {
             let term = started.term();
-            let world = proxy::world::World::new(net, SimWall, rng).with_disk(disk).with_files(files);
+            let log = LogFile { disk: Arc::new(disk.clone()), name: "access.log".into() };
+            let world = proxy::world::World::new(net, SimWall, rng);
+            let world = world.with_disk(disk).with_log(log).with_files(files);
             let world = crypto::seeded(world);
             started.start(async move { main(world, term).await });
         });

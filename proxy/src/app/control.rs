@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::pages::Pages;
 use super::{Sidecar, named};
+use crate::access_log;
 use crate::admin::{self, Access};
 use crate::audit;
 use crate::capture::listener::bind_any;
@@ -77,6 +78,7 @@ pub(super) async fn control_at<N: Net>(
     tokio::join!(
         discovery::run(world.clone(), sidecar.discovered.clone(), move || applied.prepare()),
         prove(world.clone(), &sidecar),
+        write_access_log(world.clone(), &sidecar),
         write_audit(world.clone(), &sidecar),
         register(world, &sidecar),
         health::active::run(to_endpoints, rng.child("checks", 0), sidecar.table.clone()),
@@ -94,6 +96,14 @@ async fn prove<N: Net>(world: World<N>, sidecar: &Sidecar) {
     let identity = sidecar.table.load().snapshot.identity.clone();
     if let (Some(identity), Some(store)) = (identity, sidecar.tls.clone()) {
         identity::run(world, identity, store, sidecar.metrics.clone()).await;
+    }
+}
+
+/// Writes the access log, if there is one.
+async fn write_access_log<N: Net>(world: World<N>, sidecar: &Sidecar) {
+    let queue = sidecar.access_queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(queue) = queue {
+        access_log::run(world, queue, sidecar.metrics.access_log()).await;
     }
 }
 

@@ -24,10 +24,12 @@ use super::stop::{Stopped, stop};
 use super::worker::{Watches, drains, work};
 use super::{FAILED, Sidecar, ports};
 use crate::command::{self, Inherited};
-use crate::config::{self, Audit, Snapshot, defaults, reload};
+use crate::config::{self, Audit, LogTarget, Snapshot, defaults, reload};
 use crate::errln;
 use crate::telemetry::emit;
-use crate::world::{Alarm, KernelDisk, KernelNet, Net, RngTree, SystemWall, World, raise_nofile};
+use crate::world::{
+    Alarm, KernelDisk, KernelNet, LogFile, Net, RngTree, Stdout, SystemWall, World, raise_nofile,
+};
 
 /// How a sidecar is started, beside its configuration.
 #[derive(Debug, Clone, Default)]
@@ -122,10 +124,12 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Stopp
         }
         drop(watches);
         let net = net.with_alarm(failed);
-        let mut world = World::new(net.clone(), SystemWall, rng.child("control", 0));
-        if let Some(audit) = &start.audit {
-            world = world.with_disk(KernelDisk::open(&audit.directory).map_err(named_directory(audit))?);
-        }
+        let world = World::new(net.clone(), SystemWall, rng.child("control", 0));
+        let world = with_logs(world, &start)?;
+        // Tools that rename logs send it, and it would end the process. There is nothing to do: the
+        // access log is looked up by its name for each batch.
+        let mut renamed = signal(SignalKind::user_defined1())?;
+        net.spawn("signals", async move { while renamed.recv().await.is_some() {} });
         // Its own task, because pages answer during the drain too.
         net.spawn_essential("control", control_at(world, sidecar.clone(), listeners));
         tracing::info!(workers, files, service = %start.service, "sidecar started");
@@ -151,7 +155,7 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Stopp
             // Nobody is left to drain for, but its last words may still be on their way.
             let deadline = Instant::now() + sidecar.timeouts().drain;
             let left = signals.outbound.drain(deadline).await;
-            sidecar.write_last_of_audit().await;
+            sidecar.write_last_lines().await;
             return Ok(Stopped { left, code });
         }
         sidecar.drain();
@@ -171,6 +175,28 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Stopp
     drop(over);
     let _ = gone.recv_timeout(defaults::CUT_WITHIN);
     result
+}
+
+/// The same world with the disk of the audit log and the end of the access log, if there are any.
+fn with_logs<N>(mut world: World<N>, start: &Snapshot) -> io::Result<World<N>> {
+    if let Some(audit) = &start.audit {
+        world = world.with_disk(KernelDisk::open(&audit.directory).map_err(named_directory(audit))?);
+    }
+    Ok(match start.access_log.as_ref().map(|log| &log.target) {
+        Some(LogTarget::Stdout) => world.with_log(Stdout),
+        Some(LogTarget::File(path)) => world.with_log(log_file(path)?),
+        None => world,
+    })
+}
+
+/// The file of the access log, whose directory is made if there is none.
+fn log_file(path: &Path) -> io::Result<LogFile> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let named = |error: io::Error| {
+        io::Error::new(error.kind(), format!("the access log cannot be {}: {error}", path.display()))
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(LogFile { disk: Arc::new(KernelDisk::open(directory).map_err(named)?), name })
 }
 
 /// An error of the audit log's directory.

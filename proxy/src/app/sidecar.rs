@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use http::StatusCode;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::admin::{PageResponse, TEXT};
 use crate::audit::{self, AuditLog, AuditQueue};
@@ -16,6 +16,7 @@ use crate::config::{Snapshot, Timeouts, defaults};
 use crate::discovery::EndpointStore;
 use crate::endpoint::{Endpoint, Health};
 use crate::health::app::{AppHealth, ProbeKind};
+use crate::telemetry::access::{self, AccessLog, AccessQueue};
 use crate::telemetry::{Metrics, emit};
 use crate::tls::TlsStore;
 use crate::world::Wall;
@@ -35,6 +36,9 @@ pub struct Sidecar {
     /// The certificate of this workload; `None` if it has no identity.
     pub(super) tls: Option<Arc<TlsStore>>,
     pub(super) metrics: Arc<Metrics>,
+    /// The access log, if there is one, and its queue until the control thread has taken it.
+    pub(super) access: Option<Arc<AccessLog>>,
+    pub(super) access_queue: Mutex<Option<AccessQueue>>,
     /// The audit log, if there is one, and its queue until the control thread has taken it.
     pub(super) audit: Option<Arc<AuditLog>>,
     pub(super) audit_queue: Mutex<Option<AuditQueue>>,
@@ -59,10 +63,13 @@ impl Sidecar {
         discovered.want(&snapshot, &metrics);
         let (app, _) = watch::channel(AppHealth::beginning(&snapshot.app));
         let tls = snapshot.identity.is_some().then(Arc::default);
+        let (access, access_queue) = snapshot.access_log.clone().map(access::channel).unzip();
         let (audit, audit_queue) = snapshot.audit.clone().map(audit::channel).unzip();
         let table = Table::new(snapshot.clone(), None, &metrics, now);
         Arc::new(Sidecar {
             tls,
+            access: access.map(Arc::new),
+            access_queue: Mutex::new(access_queue),
             audit: audit.map(Arc::new),
             audit_queue: Mutex::new(audit_queue),
             app,
@@ -117,11 +124,24 @@ impl Sidecar {
         self.open.send_replace(false);
     }
 
-    /// Waits until the audit log is written, but not for ever.
-    pub(super) async fn write_last_of_audit(&self) {
-        let Some(audit) = &self.audit else { return };
-        if tokio::time::timeout(defaults::AUDIT_FLUSH, audit.flush()).await.is_err() {
-            tracing::error!("the last lines of the audit log could not be written in time");
+    /// Waits until the audit log and the access log are written, but not for ever.
+    pub(super) async fn write_last_lines(&self) {
+        let audit = async {
+            if let Some(audit) = &self.audit {
+                audit.flush().await;
+            }
+        };
+        let access = async {
+            if let Some(access) = &self.access {
+                access.flush().await;
+            }
+        };
+        let limit = defaults::LAST_LINES;
+        let (audit, access) = tokio::join!(timeout(limit, audit), timeout(limit, access));
+        for (log, written) in [("audit", audit), ("access", access)] {
+            if written.is_err() {
+                tracing::error!("the last lines of the {log} log could not be written in time");
+            }
         }
     }
 

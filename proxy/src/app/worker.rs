@@ -52,6 +52,10 @@ pub async fn work<N: Net>(world: World<N>, sidecar: Arc<Sidecar>, drains: Watche
     if let Some(audit) = &sidecar.audit {
         inbound.audit_to(audit.clone());
     }
+    if let Some(access) = &sidecar.access {
+        inbound.side.log_to(access.clone());
+        outbound.side.log_to(access.clone());
+    }
     sidecar.listening();
 
     let (o, i) = (outbound.clone(), inbound.clone());

@@ -9,11 +9,11 @@ use http::Request;
 use http::header::{HOST, HeaderName};
 use serde::{Deserialize, Serialize, Serializer};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::config::defaults::AUDIT_WORDS;
 use crate::error::Kind;
 use crate::spiffe_id::SpiffeId;
+use crate::telemetry::{rfc3339, trace_id};
 
 /// What a line is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,7 +154,8 @@ impl AuditRecord {
         self.host = uri.authority().map(|host| cut(host.as_str())).or_else(|| header(HOST));
         self.path = Some(cut(uri.path()));
         self.request_id = header(HeaderName::from_static("x-request-id"));
-        self.trace_id = header(HeaderName::from_static("traceparent")).and_then(|text| trace_id(&text));
+        self.trace_id = header(HeaderName::from_static("traceparent"))
+            .and_then(|text| trace_id(&text).map(str::to_owned));
     }
 
     /// Notes what policies say.
@@ -182,15 +183,8 @@ impl AuditRecord {
     }
 }
 
-/// A time with all of its microseconds, so that every line has as many digits.
-fn written(time: OffsetDateTime) -> String {
-    let seconds = time.replace_nanosecond(0).ok().and_then(|time| time.format(&Rfc3339).ok());
-    let seconds = seconds.unwrap_or_default();
-    format!("{}.{:06}Z", seconds.trim_end_matches('Z'), time.microsecond())
-}
-
 fn serialize_time<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&written(*time))
+    serializer.serialize_str(&rfc3339((*time).into()))
 }
 
 /// What a client says, cut off where it says too much: whoever sends long paths would otherwise
@@ -200,13 +194,6 @@ fn cut(text: &str) -> String {
         0..=AUDIT_WORDS => text.to_owned(),
         _ => format!("{}...", &text[..text.floor_char_boundary(AUDIT_WORDS)]),
     }
-}
-
-/// The trace of a `traceparent` (W3C Trace Context 3.2.2): version, trace, span, flags.
-fn trace_id(traceparent: &str) -> Option<String> {
-    let trace = traceparent.split('-').nth(1)?;
-    let is_one = trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_one.then(|| trace.to_owned())
 }
 
 /// The line that stands for lines that are missing.
@@ -222,6 +209,6 @@ pub(super) struct Gap {
 
 impl Gap {
     pub(super) fn new(lost: u64, now: SystemTime) -> Self {
-        Gap { time: written(now.into()), event: "gap".into(), lost }
+        Gap { time: rfc3339(now), event: "gap".into(), lost }
     }
 }

@@ -13,6 +13,7 @@
 pub mod defaults;
 mod diagnose;
 pub mod excerpt;
+pub mod log_format;
 pub mod model;
 pub mod names;
 mod parse;
@@ -29,17 +30,18 @@ use std::path::{Path, PathBuf};
 use defaults::CONFIG_BYTES;
 
 pub use diagnose::{ConfigError, ConfigErrors};
+pub use log_format::LogFormat;
 pub use parse::{parse, parse_endpoints};
 pub use snapshot::route;
 pub use snapshot::{
-    Adaptive, AgentSocket, App, AttemptTimeouts, Attribute, AttributeTest, Audit, Authorization,
+    AccessLog, Adaptive, AgentSocket, App, AttemptTimeouts, Attribute, AttributeTest, Audit, Authorization,
     AuthorizationPolicy, Balance, BalancePolicy, CaClient, ClaimHeader, Cluster, ClusterLimits,
     DefaultAction, Discovery, Dns, DnsQuery, Endpoint, Etcd, ExternalAuthorizer, Forwarded, HashSource,
     Health, Http1, Http2, Identity, IdentitySource, InboundTimeouts, JwksSource, JwksUrl, JwtProvider,
-    Labels, Limits, Listen, OutlierDetection, PathNormalization, PathTemplate, PolicyAction, PolicyRule,
-    Probe, ProbeRequest, Protocol, Register, RequestTimeouts, Retry, RetryBudget, RetryCondition,
-    RetryConditions, SlowStart, Snapshot, Source, TemplateSegment, Thresholds, Timeouts, Tls, TlsMode,
-    TokenHeader, ValuePattern, WhenFull,
+    Labels, Limits, Listen, LogFilter, LogTarget, OutlierDetection, PathNormalization, PathTemplate,
+    PolicyAction, PolicyRule, Probe, ProbeRequest, Protocol, Register, RequestTimeouts, Retry, RetryBudget,
+    RetryCondition, RetryConditions, SlowStart, Snapshot, Source, TemplateSegment, Thresholds, Timeouts, Tls,
+    TlsMode, TokenHeader, ValuePattern, WhenFull,
 };
 
 /// Why a file gave no snapshot.

@@ -197,6 +197,7 @@ fn keep_from_start(new: &mut Snapshot, start: &Snapshot) -> Vec<&'static str> {
     keep("listen.health", &mut new.listen.health, &start.listen.health, &mut ignored);
     keep("identity", &mut new.identity, &start.identity, &mut ignored);
     keep("admin", &mut new.admin_token, &start.admin_token, &mut ignored);
+    keep("access_log", &mut new.access_log, &start.access_log, &mut ignored);
     keep("audit", &mut new.audit, &start.audit, &mut ignored);
     keep("register", &mut new.register, &start.register, &mut ignored);
     ignored

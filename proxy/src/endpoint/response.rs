@@ -24,6 +24,7 @@ use crate::http::timer::RequestTimer;
 use crate::http::{PolledFrame, poll_cleaned, resets};
 use crate::mutant::Mutant;
 use crate::telemetry::Failures;
+use crate::telemetry::access::AccessEntry;
 use crate::world::Net;
 
 /// What a response arrives on.
@@ -69,6 +70,8 @@ pub struct RequestGuard {
     _turn: Option<OwnedSemaphorePermit>,
     /// Its line in the audit log.
     audit: Option<AuditEntry>,
+    /// Its line in the access log.
+    access: Option<AccessEntry>,
 }
 
 impl RequestGuard {
@@ -77,7 +80,7 @@ impl RequestGuard {
         if let Some(attempt) = &mut attempt {
             attempt.arrived();
         }
-        RequestGuard { _permit: permit, attempt, _active: None, _turn: None, audit: None }
+        RequestGuard { _permit: permit, attempt, _active: None, _turn: None, audit: None, access: None }
     }
 
     /// Of a request at the local app.
@@ -87,7 +90,14 @@ impl RequestGuard {
         turn: Option<OwnedSemaphorePermit>,
         audit: Option<AuditEntry>,
     ) -> Self {
-        RequestGuard { _permit: permit, attempt: None, _active: Some(active), _turn: turn, audit }
+        RequestGuard {
+            _permit: permit,
+            attempt: None,
+            _active: Some(active),
+            _turn: turn,
+            audit,
+            access: None,
+        }
     }
 }
 
@@ -141,6 +151,18 @@ impl<N: Net> ResponseBody<N> {
         }
     }
 
+    /// Lets a line of the access log live as long as the body, whose bytes it counts.
+    pub fn log_to(&mut self, mut access: AccessEntry) {
+        match self {
+            ResponseBody::Endpoint(ForwardedBody { held: Some(held), .. }) => held.access = Some(access),
+            ResponseBody::Endpoint(_) | ResponseBody::NotModified | ResponseBody::Own(None) => access.ended(),
+            ResponseBody::Own(Some(bytes)) => {
+                access.sent(bytes.len() as u64);
+                access.ended();
+            }
+        }
+    }
+
     /// The tunnel that it opened has been closed by both sides.
     pub fn end_tunnel(&mut self) {
         if let ResponseBody::Endpoint(passing) = self {
@@ -175,6 +197,16 @@ impl<N: Net> ForwardedBody<N> {
                 _ => {}
             }
         }
+        if let Some(access) = self.access() {
+            match &polled {
+                Poll::Ready(Some(Ok(frame))) => {
+                    access.sent(frame.data_ref().map_or(0, |data| data.len() as u64));
+                    frame.trailers_ref().into_iter().for_each(|trailers| access.trailers(trailers));
+                }
+                Poll::Ready(Some(Err(_))) => access.failed(Kind::Incomplete),
+                _ => {}
+            }
+        }
         match &polled {
             Poll::Ready(Some(Err(_))) => {
                 self.failures.count(Kind::Incomplete);
@@ -200,6 +232,10 @@ impl<N: Net> ForwardedBody<N> {
         })
     }
 
+    fn access(&mut self) -> Option<&mut AccessEntry> {
+        self.held.as_mut()?.access.as_mut()
+    }
+
     fn is_owed(&self) -> bool {
         self.held.as_ref().and_then(|held| held.attempt.as_ref()).is_some_and(Attempt::is_owed)
     }
@@ -215,6 +251,9 @@ impl<N: Net> ForwardedBody<N> {
         if self.is_owed() {
             // The trailers that should have told did not come.
             self.tell(Outcome::Failure(None));
+        }
+        if let Some(access) = self.access() {
+            access.ended();
         }
         match self.lease.take() {
             Some(ConnectionLease::Http1(mut exchange)) => exchange.finish(),
@@ -255,6 +294,9 @@ impl<N: Net> Body for ResponseBody<N> {
                     Poll::Pending => {
                         let kind = ready!(passing.poll_too_late(cx));
                         passing.failures.count(kind);
+                        if let Some(access) = passing.access() {
+                            access.failed(kind);
+                        }
                         Error::new(kind)
                     }
                     passed => return passed,

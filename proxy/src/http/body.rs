@@ -22,6 +22,7 @@ use super::replay::{ReplayBody, ReplayBuffer};
 use super::{headers, resets};
 use crate::error::BoxError;
 use crate::mutant::Mutant;
+use crate::telemetry::access::BodyBytes;
 
 /// What [`Body::poll_frame`] says: a frame, an error, the end, or that none is there yet.
 pub type PolledFrame<D = Bytes, E = BoxError> = Poll<Option<Result<Frame<D>, E>>>;
@@ -87,6 +88,8 @@ pub(super) struct Progress {
     stage: Cell<Stage>,
     /// It has been sent to its end, or was given up, whatever its stage then was.
     over: Cell<bool>,
+    /// How many there were.
+    bytes: Cell<u64>,
     copy: RefCell<Option<Box<Copying>>>,
 }
 
@@ -97,6 +100,7 @@ impl Progress {
             at: Cell::new(now),
             stage: Cell::new(Stage::UnderWay),
             over: Cell::new(false),
+            bytes: Cell::new(0),
             copy: RefCell::new(None),
         }
     }
@@ -104,6 +108,9 @@ impl Progress {
     /// A frame of the body has passed, or its end. `is_end`: nothing follows it.
     fn passed<E>(&self, now: Instant, frame: Option<&Result<Frame<Bytes>, E>>, is_end: bool) {
         self.moved(now);
+        if let Some(Ok(frame)) = frame {
+            self.bytes.set(self.bytes.get() + frame.data_ref().map_or(0, |data| data.len() as u64));
+        }
         let Some(mut copy) = self.copy.take() else { return };
         let data = match frame {
             Some(Err(_)) => return,
@@ -133,6 +140,12 @@ impl Progress {
         self.at.set(now);
         self.over.set(true);
         self.copy.take();
+    }
+}
+
+impl BodyBytes for Progress {
+    fn bytes(&self) -> u64 {
+        self.bytes.get()
     }
 }
 
@@ -198,6 +211,11 @@ impl Upload {
         };
         progress.stage.set(Stage::Unwanted);
         true
+    }
+
+    /// What counts its bytes; none, if there is no body.
+    pub fn counter(&self) -> Option<Rc<dyn BodyBytes>> {
+        self.0.clone().map(|progress| progress as _)
     }
 
     /// When its bytes moved last.

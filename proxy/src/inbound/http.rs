@@ -33,6 +33,7 @@ use crate::limit::client::share_of;
 use crate::mutant::Mutant;
 use crate::retry::{AttemptOutcome, Attempts, condition};
 use crate::side::respond;
+use crate::telemetry::access::AccessEvent;
 use crate::telemetry::{Direction, RequestLog, SingleEndpointMetrics};
 use crate::world::Net;
 
@@ -48,7 +49,8 @@ pub(super) async fn handle<N: Net>(
     let app = inbound.app(&table.snapshot.service);
     let audit = inbound.audited(AuditEvent::Request, &connection).await;
     let state = RequestState::route(&inbound, &table, &app, &caller, connection, &request);
-    let log = app.cluster.request_log(0);
+    let access = inbound.side.access(AccessEvent::Request, &state.connection);
+    let log = app.cluster.request_log(0).with_access(access.map(|access| access.describe(&request)));
     let version = request.version();
     if let Some(client) = &caller.certified {
         client.remove_forged(request.headers_mut());
@@ -155,6 +157,7 @@ impl<'t, N: Net> RequestState<'t, N> {
     ) -> Result<Response<ResponseBody<N>>, Error> {
         let now = Instant::now();
         let snapshot = &self.table.snapshot;
+        log.receives(|| request.body().upload().counter());
         let limit = snapshot.inbound_request_timeout(self.connection.original_dst.port());
         let call = Call {
             log,

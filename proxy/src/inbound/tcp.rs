@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{Inbound, authorize};
-use crate::audit::{AuditEntry, AuditEvent};
+use crate::audit::AuditEvent;
 use crate::config::Snapshot;
 use crate::connection::Connection;
 use crate::detect::Prefixed;
 use crate::endpoint::ActiveRequest;
+use crate::error::Kind;
 use crate::side::OpaqueBegun;
-use crate::tcp::{self, CopyTimeouts, FreshConnection, Guard};
+use crate::tcp::{self, CopyTimeouts, FreshConnection, Guard, Lines};
+use crate::telemetry::access::{AccessEvent, fail};
 use crate::telemetry::{OpaqueMetrics, OpenConnection};
 use crate::tls::{Io, Peer};
 use crate::world::{Abort, Net};
@@ -27,11 +29,11 @@ pub(super) async fn forward<N: Net>(
 ) {
     let live = inbound.side.live.register(connection.clone(), peer);
     let Some(opened) = Box::pin(open(inbound, &connection, *begun)).await else { return };
-    let Opened { client, server, timeouts, metrics, audit } = opened;
+    let Opened { client, server, timeouts, metrics, lines } = opened;
     tokio::select! {
         biased;
         () = live.refused() => {}
-        () = tcp::carry::<N, _>(connection, client, server, timeouts, metrics, audit) => {}
+        () = tcp::carry::<N, _>(connection, client, server, timeouts, metrics, lines) => {}
     }
 }
 
@@ -41,7 +43,7 @@ struct Opened<N: Net> {
     server: FreshConnection<Io<N>, Held>,
     timeouts: CopyTimeouts,
     metrics: OpaqueMetrics,
-    audit: Option<AuditEntry>,
+    lines: Lines,
 }
 
 /// Lets a connection that is registered already through to the app. `None`: it was refused.
@@ -54,11 +56,16 @@ async fn open<N: Net>(
     let table = inbound.side.table.load_full();
     let snapshot = &table.snapshot;
     let mut audit = inbound.audited(AuditEvent::Connection, connection).await;
+    let mut access = inbound.side.access(AccessEvent::Connection, connection);
+    if let Some(access) = &mut access {
+        access.goes_to(connection.original_dst);
+    }
     let decided = authorize::opaque(inbound, &table.authorization, connection, &mut audit);
     if let Some(audit) = &mut audit {
         audit.record().decide(decided.allowed, decided.rule.as_ref());
     }
     if !decided.allowed {
+        fail(access, Kind::Denied);
         client.abort();
         return None;
     }
@@ -68,6 +75,7 @@ async fn open<N: Net>(
             Some(dialled) => FreshConnection::new(dialled),
             // Directly it would have been refused.
             None => {
+                fail(access, Kind::Connect);
                 client.abort();
                 return None;
             }
@@ -75,7 +83,7 @@ async fn open<N: Net>(
     };
     let metrics = inbound.app(&snapshot.service).cluster.opaque();
     let timeouts = CopyTimeouts::of(&snapshot.timeouts);
-    Some(Opened { client, server, timeouts, metrics, audit })
+    Some(Opened { client, server, timeouts, metrics, lines: (audit, access) })
 }
 
 /// Connects to the app.

@@ -28,6 +28,7 @@ use crate::http::timer::RequestTimer;
 use crate::http::tunnel::UpgradeRequest;
 use crate::http::{RequestBody, bridge, deadline, forward, header_limits, headers, reply};
 use crate::side::respond;
+use crate::telemetry::access::{AccessEntry, AccessEvent};
 use crate::telemetry::{Direction, RequestLog, emit};
 use crate::world::Net;
 
@@ -41,11 +42,11 @@ pub(super) async fn handle<N: Net>(
 ) -> Response<ResponseBody<N>> {
     let table = outbound.side.table.load_full();
     let Some(dialled) = table.cluster_at(connection.original_dst) else {
-        return gone(&outbound, &table, &request);
+        return gone(&outbound, &table, &connection, &request);
     };
     let state = RequestState::route(&outbound, &table, dialled, connection, &request);
     let metrics = &state.route.cluster.metrics;
-    let log = metrics.request_log(state.number);
+    let log = metrics.request_log(state.number).with_access(state.access(&request));
     // Only another sidecar may say what a request was.
     bridge::take_marker(request.headers_mut());
     let upgrade = UpgradeRequest::of(&mut request);
@@ -68,6 +69,7 @@ pub(super) async fn handle<N: Net>(
 fn gone<N: Net>(
     outbound: &Outbound<N>,
     table: &Table,
+    connection: &Connection,
     request: &Request<Incoming>,
 ) -> Response<ResponseBody<N>> {
     outbound.side.metrics.refused(Kind::NoRoute);
@@ -75,6 +77,9 @@ fn gone<N: Net>(
     let mut response = reply::failure(&Error::new(Kind::NoRoute), &table.snapshot.instance, is_grpc);
     if request.version() != Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(access) = outbound.side.access(AccessEvent::Request, connection) {
+        access.describe(request).refused(Kind::NoRoute, response.status(), response.body().len());
     }
     response.map(ResponseBody::own)
 }
@@ -114,6 +119,13 @@ impl<'t, N: Net> RequestState<'t, N> {
         RequestState { outbound, table, connection, route, number, is_grpc, was_http1, context, deadline }
     }
 
+    /// Begins the request's line in the access log, if there is to be one.
+    fn access(&self, request: &Request<Incoming>) -> Option<AccessEntry> {
+        let access = self.outbound.side.access(AccessEvent::Request, &self.connection)?;
+        let route = self.route.route.map(|route| route.config.name.as_str());
+        Some(access.describe(request).routed(&self.route.cluster.config, route))
+    }
+
     /// Takes a permit of the sidecar and of the cluster.
     fn limit(&self) -> Result<RequestPermit, Error> {
         let all = self.table.load.request(Direction::Outbound, &self.table.snapshot.limits);
@@ -142,6 +154,7 @@ impl<'t, N: Net> RequestState<'t, N> {
     ) -> Result<Response<ResponseBody<N>>, Error> {
         let (dst, cluster) = (self.connection.original_dst, self.route.cluster);
         let (snapshot, instance) = (&self.table.snapshot, self.table.snapshot.instance.as_str());
+        log.receives(|| request.body().upload().counter());
         if self.route.ends_here() {
             return self.route.answer(&request, dst, instance, self.is_grpc);
         }

@@ -115,7 +115,8 @@ async fn accept<N: Net>(
         }
         Some(cluster) => {
             let protocol = cluster.config.protocol_at(dst.port());
-            let dial = || tcp::dial(outbound, &cluster, (peer.ip(), dst), &snapshot.timeouts);
+            let dial =
+                || async { tcp::dial(outbound, &cluster, (peer.ip(), dst), &snapshot.timeouts).await.ok() };
             match side.begin(protocol, dst, io, &snapshot.timeouts, drain, dial).await? {
                 Begun::Http { is_http2, client } => {
                     let settings = serve::Settings::of(snapshot, snapshot.http1, &mut side.ages.borrow_mut());

@@ -20,6 +20,7 @@ use crate::retry::backoff::{self, RetryAfter};
 use crate::retry::condition::reason;
 use crate::side::OpaqueBegun;
 use crate::tcp::{self, CopyTimeouts, FreshConnection, Guard};
+use crate::telemetry::access::{AccessEvent, fail};
 use crate::telemetry::{LimitReason, OpenConnection, RetryDenied};
 use crate::tls::Io;
 use crate::world::{Abort, Net};
@@ -38,7 +39,7 @@ enum Active {
     Request { _request: ActiveRequest },
 }
 
-type Dialled<N> = Option<(Io<N>, Guard<Held>)>;
+type Dialled<N> = (Io<N>, Guard<Held>);
 
 /// Carries bytes between the app and an endpoint of `cluster`: over the fresh connection if there
 /// is one.
@@ -49,16 +50,24 @@ pub(super) async fn forward<N: Net>(
     begun: Box<OpaqueBegun<Io<N>, Held>>,
 ) {
     let timeouts = &table.snapshot.timeouts;
+    let access = outbound.side.access(AccessEvent::Connection, &connection);
+    let access = access.map(|access| access.routed(&cluster.config, None));
     let OpaqueBegun { mut client, fresh, server_first } = *begun;
     let fresh = match fresh {
-        Some(fresh) => Some(fresh.take_into_use(server_first)),
+        Some(fresh) => Ok(fresh.take_into_use(server_first)),
         None => {
             let to = (connection.peer.ip(), connection.original_dst);
             Box::pin(dial(outbound, &cluster, to, timeouts)).await.map(FreshConnection::new)
         }
     };
-    // Directly it would have been refused.
-    let Some(fresh) = fresh else { return client.abort() };
+    let fresh = match fresh {
+        Ok(fresh) => fresh,
+        Err(kind) => {
+            fail(access, kind);
+            // Directly it would have been refused.
+            return client.abort();
+        }
+    };
     let (metrics, timeouts) = (cluster.metrics.opaque(), CopyTimeouts::of(timeouts));
     // It may last for days, and must not keep what a reload replaces.
     drop((table, cluster));
@@ -66,7 +75,7 @@ pub(super) async fn forward<N: Net>(
     tokio::select! {
         biased;
         () = live.refused() => {}
-        () = tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics, None) => {}
+        () = tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics, (None, access)) => {}
     }
 }
 
@@ -78,7 +87,7 @@ pub(super) async fn dial<N: Net>(
     cluster: &Cluster,
     (peer, destination): (IpAddr, SocketAddr),
     timeouts: &Timeouts,
-) -> Dialled<N> {
+) -> Result<Dialled<N>, Kind> {
     let retry = &cluster.config.retry;
     let mut attempted = Attempted::default();
     let mut slot = None;
@@ -88,12 +97,12 @@ pub(super) async fn dial<N: Net>(
             cluster.pick(now, &mut *outbound.side.rng.borrow_mut(), cluster.context(None, peer), attempted);
         let Some(picked) = picked else {
             cluster.metrics.failed(Kind::NoEndpoint);
-            return None;
+            return Err(Kind::NoEndpoint);
         };
         cluster.count(picked);
         attempted.insert(picked.position);
         let error = match attempt(outbound, cluster, picked.position, destination, timeouts).await {
-            Ok(dialled) => return Some(dialled),
+            Ok(dialled) => return Ok(dialled),
             Err(error) => error,
         };
         cluster.metrics.failed(error.kind);
@@ -101,7 +110,7 @@ pub(super) async fn dial<N: Net>(
             tracing::warn!(cluster = %cluster.config.name, %error, withheld, "cannot connect");
         }
         let ended = AttemptOutcome::Failed { kind: error.kind, unsent: true };
-        let reason = reason(retry, ended)?;
+        let reason = reason(retry, ended).ok_or(error.kind)?;
         // The permit of the attempt before, if that was a retry too, is free again.
         drop(slot.take());
         match again(outbound, cluster, nth, ended) {
@@ -116,11 +125,11 @@ pub(super) async fn dial<N: Net>(
                 if retry.attempts > 0 {
                     cluster.metrics.denied(denied);
                 }
-                return None;
+                return Err(error.kind);
             }
         }
     }
-    None
+    Err(Kind::NoEndpoint)
 }
 
 /// How long to wait before the retry that is the `nth`, and its place among the cluster's.
@@ -146,7 +155,7 @@ async fn attempt<N: Net>(
     position: usize,
     destination: SocketAddr,
     timeouts: &Timeouts,
-) -> Result<(Io<N>, Guard<Held>), Error> {
+) -> Result<Dialled<N>, Error> {
     let endpoint = &cluster.endpoints[position];
     let metrics = &endpoint.metrics;
     // As of the connections of requests: an endpoint without any gets one, or it would never be
@@ -224,10 +233,18 @@ pub(super) async fn pass_through<N: Net>(
     let timeouts = CopyTimeouts::of(timeouts);
     drop(table);
     let metrics = outbound.passed_through().cluster.opaque();
-    tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics, None).await;
+    let mut access = side.access(AccessEvent::Connection, &connection);
+    if let Some(access) = &mut access {
+        access.goes_to(dst);
+    }
+    tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics, (None, access)).await;
 }
 
-async fn dial_direct<N: Net>(outbound: &Outbound<N>, dst: SocketAddr, timeouts: &Timeouts) -> Dialled<N> {
+async fn dial_direct<N: Net>(
+    outbound: &Outbound<N>,
+    dst: SocketAddr,
+    timeouts: &Timeouts,
+) -> Option<Dialled<N>> {
     let to = outbound.passed_through();
     let io = outbound.side.dial(to, dst, timeouts).await?;
     let active = Active::Request { _request: ActiveRequest::of(&to.endpoint) };

@@ -7,6 +7,8 @@ use super::copy::{Aborting, relay};
 use crate::audit::AuditEntry;
 use crate::connection::Connection;
 use crate::detect::Prefixed;
+use crate::error::Kind;
+use crate::telemetry::access::AccessEntry;
 use crate::telemetry::{OpaqueMetrics, RaceMetrics, RaceOutcome};
 use crate::tls::Io;
 use crate::world::Net;
@@ -71,37 +73,55 @@ impl<I, G> FreshConnection<I, G> {
     }
 }
 
-/// Carries bytes between a client and a server until both have closed, and counts them, also in
-/// `audit`. What it is given is moved once, into the future, which an idle connection keeps.
+/// The lines of a connection in the audit log and in the access log.
+pub type Lines = (Option<AuditEntry>, Option<AccessEntry>);
+
+/// Carries bytes between a client and a server until both have closed, and counts them, also in its
+/// lines. What it is given is moved once, into the future, which an idle connection keeps.
 pub fn carry<N: Net, G>(
     connection: Connection,
     client: Prefixed<Io<N>>,
     server: FreshConnection<Io<N>, G>,
     timeouts: CopyTimeouts,
     metrics: OpaqueMetrics,
-    audit: Option<AuditEntry>,
+    (audit, access): Lines,
 ) -> impl Future<Output = ()> {
     let FreshConnection { server, guard } = server;
-    let audit = RefCell::new(audit);
+    let lines = RefCell::new((audit, access));
     let (mut client, mut server) = (Aborting::new(client), Aborting::new(server));
     async move {
         let count = |moved: super::BytesCopied| {
             metrics.moved(moved.forth, moved.back, moved.spliced);
-            if let Some(audit) = &mut *audit.borrow_mut() {
+            let (audit, access) = &mut *lines.borrow_mut();
+            if let Some(audit) = audit {
                 let record = audit.record();
                 *record.bytes_in.get_or_insert(0) += moved.forth;
                 *record.bytes_out.get_or_insert(0) += moved.back;
             }
+            if let Some(access) = access {
+                access.received(moved.forth);
+                access.sent(moved.back);
+            }
         };
-        if let Err(error) = relay::<N>(&mut client, &mut server, timeouts, count).await {
+        let ended = relay::<N>(&mut client, &mut server, timeouts, count).await;
+        let (audit, access) = lines.into_inner();
+        let (mut audit, mut access) = (audit, access);
+        if let Err(error) = &ended {
             if let Some(kind) = error.kind() {
                 metrics.failed(kind);
-                if let Some(audit) = &mut *audit.borrow_mut() {
+                if let Some(audit) = &mut audit {
                     audit.record().reason = Some(kind.label().into());
                 }
             }
+            if let Some(access) = &mut access {
+                // Which of the two has reset it is not known.
+                access.failed(error.kind().unwrap_or(Kind::Terminated));
+            }
             let Connection { peer, original_dst: dst, .. } = &connection;
             tracing::debug!(%peer, %dst, %error, "connection ended");
+        }
+        if let Some(access) = &mut access {
+            access.ended();
         }
         // The connection to the server counts as open until here.
         drop(guard);

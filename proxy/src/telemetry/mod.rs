@@ -1,6 +1,7 @@
 //! What the sidecar counts. Every counter that a request touches is looked up when its cluster or
 //! listener is made: adding costs a nanosecond, finding by label some hundred.
 
+pub mod access;
 mod authorization;
 mod cluster;
 mod discovery;
@@ -15,6 +16,7 @@ mod request_log;
 mod route;
 mod side;
 mod throttle;
+mod words;
 
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
@@ -38,6 +40,7 @@ pub use request_log::{Decided, RequestLog};
 pub use route::{MirrorOutcome, RouteMetrics};
 pub use side::{DetectionResult, HandshakeMetrics, RaceMetrics, RaceOutcome, SideMetrics};
 pub use throttle::Throttle;
+pub use words::{rfc3339, trace_id};
 
 use authorization::AuthorizationFamilies;
 use cluster::ClusterFamilies;
@@ -60,6 +63,11 @@ families! {
         not_after: Gauge<f64, AtomicU64> =
             "certificate_not_after_timestamp_seconds",
             "Until when the certificate in force is valid, as seconds of Unix time; 0 without one";
+        access_written: Counter = "access_log_lines", "Lines of the access log that were written";
+        access_lost: Counter =
+            "access_log_lines_lost",
+            "Lines of the access log that were not written, since the queue was full or a write failed";
+        access_failures: Counter = "access_log_write_failures", "Writes to the access log that failed";
         audit_written: Counter = "audit_records", "Lines of the audit log that were written";
         audit_lost: Counter = "audit_records_lost", "Lines that the audit log had no room for";
         audit_failures: Counter =
@@ -80,6 +88,17 @@ pub struct Metrics {
     routes: RouteFamilies,
     discovery: DiscoveryFamilies,
     authorization: AuthorizationFamilies,
+}
+
+/// Metrics of the access log.
+#[derive(Debug, Clone, Default)]
+pub struct AccessLogMetrics {
+    /// Lines that were written.
+    pub written: Counter,
+    /// Lines that were not.
+    pub lost: Counter,
+    /// Writes that failed.
+    pub failures: Counter,
 }
 
 /// Metrics of the audit log.
@@ -242,6 +261,16 @@ impl Metrics {
         self.own.certificates.get_or_create(&Outcome { result }).inc();
         if let Some(at) = not_after {
             self.own.not_after.set(unix_seconds(at));
+        }
+    }
+
+    /// The metrics of the access log.
+    pub fn access_log(&self) -> AccessLogMetrics {
+        let own = &self.own;
+        AccessLogMetrics {
+            written: own.access_written.clone(),
+            lost: own.access_lost.clone(),
+            failures: own.access_failures.clone(),
         }
     }
 

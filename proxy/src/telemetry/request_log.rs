@@ -1,13 +1,15 @@
 //! The log of one request: begun before anything is done with it, and finished when it is dropped.
 //! What is counted of requests is counted here.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{Response, StatusCode};
 use tokio::time::Instant;
 
+use super::access::{AccessEntry, BodyBytes};
 use super::{ClusterMetrics, emit};
 use crate::error::Kind;
 
@@ -21,6 +23,8 @@ pub struct RequestLog<'a> {
     attempts: Cell<Attempts>,
     decided: OnceCell<Decided>,
     answered: bool,
+    /// Its line in the access log, until its answer takes it along.
+    access: RefCell<Option<AccessEntry>>,
 }
 
 /// What was decided about a request, and by whom.
@@ -34,12 +38,12 @@ pub struct Decided {
 
 /// What is known of the attempts of a request.
 #[derive(Debug, Clone, Copy, Default)]
-struct Attempts {
-    count: u32,
+pub(super) struct Attempts {
+    pub(super) count: u32,
     /// When the first began: until then the request was routed, limited and held up on purpose.
-    first: Option<Instant>,
+    pub(super) first: Option<Instant>,
     /// When the last began, and where it went.
-    last: Option<(Instant, SocketAddr)>,
+    pub(super) last: Option<(Instant, SocketAddr)>,
 }
 
 impl ClusterMetrics {
@@ -48,11 +52,25 @@ impl ClusterMetrics {
     pub fn request_log(&self, number: u64) -> RequestLog<'_> {
         self.requests.inc();
         let (begun, attempts, decided) = (Instant::now(), Cell::default(), OnceCell::new());
-        RequestLog { metrics: self, number, begun, attempts, decided, answered: false }
+        RequestLog {
+            metrics: self,
+            number,
+            begun,
+            attempts,
+            decided,
+            answered: false,
+            access: RefCell::default(),
+        }
     }
 }
 
 impl RequestLog<'_> {
+    /// The same with a line in the access log, if there is to be one.
+    pub fn with_access(self, entry: Option<AccessEntry>) -> Self {
+        self.access.replace(entry);
+        self
+    }
+
     /// When the request began.
     pub fn begun(&self) -> Instant {
         self.begun
@@ -81,6 +99,23 @@ impl RequestLog<'_> {
             emit!(NoAnswer { request: self.number, error: kind.label() });
         }
         self.metrics.failed(kind);
+        if let Some(access) = &mut *self.access.borrow_mut() {
+            access.failed(kind);
+        }
+    }
+
+    /// Its line in the access log, which from now on the body of the answer completes.
+    pub fn access<B>(&self, response: &Response<B>) -> Option<AccessEntry> {
+        let mut access = self.access.take()?;
+        access.answered(response.status(), response.headers(), &self.attempts.get());
+        Some(access)
+    }
+
+    /// Lets its line in the access log count the body of the request.
+    pub fn receives(&self, body: impl FnOnce() -> Option<Rc<dyn BodyBytes>>) {
+        if let Some(access) = &mut *self.access.borrow_mut() {
+            access.receives(body());
+        }
     }
 
     /// Counts the response, whose head is about to be sent.
@@ -110,6 +145,9 @@ impl Drop for RequestLog<'_> {
     fn drop(&mut self) {
         if !self.answered {
             self.metrics.abandoned.inc();
+            if let Some(access) = self.access.get_mut() {
+                access.abandoned(&self.attempts.get());
+            }
         }
     }
 }

@@ -50,6 +50,43 @@ pub trait Disk: Send + Sync + 'static {
     fn remove(&self, file: &str) -> Done<()>;
 }
 
+/// Where a log goes: lines are put at its end.
+pub trait LogSink: Send + Sync + 'static {
+    /// Writes whole lines. If that fails, a part may be written.
+    fn write(&self, lines: Vec<u8>) -> Done<()>;
+}
+
+/// A file of a disk. It is looked up by its name each time, so one that is renamed gives way to a
+/// new one.
+#[derive(Clone)]
+pub struct LogFile {
+    /// Where it is.
+    pub disk: Arc<dyn Disk>,
+    /// Its name there.
+    pub name: String,
+}
+
+impl LogSink for LogFile {
+    fn write(&self, lines: Vec<u8>) -> Done<()> {
+        self.disk.append(&self.name, lines)
+    }
+}
+
+/// The standard output of the process.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stdout;
+
+impl LogSink for Stdout {
+    fn write(&self, lines: Vec<u8>) -> Done<()> {
+        let written = tokio::task::spawn_blocking(move || {
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(&lines)?;
+            stdout.flush()
+        });
+        Box::pin(async { written.await.unwrap_or_else(|_| Err(io::Error::other("the process is ending"))) })
+    }
+}
+
 /// No disk: what a process that keeps nothing has. Every operation fails.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoDisk;
@@ -58,6 +95,12 @@ impl NoDisk {
     fn refuse<T: Send + 'static>() -> Done<T> {
         let error = io::Error::new(io::ErrorKind::Unsupported, "this process has no directory for its state");
         Box::pin(std::future::ready(Err(error)))
+    }
+}
+
+impl LogSink for NoDisk {
+    fn write(&self, _: Vec<u8>) -> Done<()> {
+        Self::refuse()
     }
 }
 

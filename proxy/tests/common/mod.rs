@@ -26,14 +26,16 @@ use arc_swap::ArcSwap;
 use proxy::audit;
 use proxy::balance::Table;
 use proxy::capture::listener::accept;
+use proxy::config::LogTarget;
 use proxy::discovery::EndpointStore;
 use proxy::drain;
 use proxy::inbound::{self, Inbound};
 use proxy::outbound::{self, Outbound};
-use proxy::telemetry::Metrics;
+use proxy::telemetry::{Metrics, access};
 use proxy::tls::TlsStore;
 use proxy::world::{
-    Abort, AfterFin, KernelDisk, KernelListener, KernelNet, Listener, Net, RngTree, SystemWall, World,
+    Abort, AfterFin, KernelDisk, KernelListener, KernelNet, Listener, LogFile, Net, RngTree, SystemWall,
+    World,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -358,6 +360,7 @@ pub async fn outbound_of(tls: Option<Arc<TlsStore>>, net: TestNet, config: &str)
     let (table, metrics) = table(config);
     let world = World::new(net.clone(), SystemWall, RngTree::new(1));
     let worker = Outbound::new(&world, tls, table.clone(), metrics.clone());
+    log_to(&net, &table, &metrics, &worker.side);
     let (listener, at) = listen(&net).await;
     let (drain, watch) = drain::channel();
     let each = worker.clone();
@@ -378,6 +381,7 @@ pub async fn inbound_of(tls: Option<Arc<TlsStore>>, net: TestNet, config: &str) 
     let (table, metrics) = table(config);
     let world = World::new(net.clone(), SystemWall, RngTree::new(2));
     let worker = Inbound::new(&world, tls, table.clone(), metrics.clone());
+    log_to(&net, &table, &metrics, &worker.side);
     if let Some(config) = table.load().snapshot.audit.clone() {
         let world = World::new(net.clone(), SystemWall, RngTree::new(3));
         let world = world.with_disk(KernelDisk::open(&config.directory).unwrap());
@@ -393,6 +397,18 @@ pub async fn inbound_of(tls: Option<Arc<TlsStore>>, net: TestNet, config: &str) 
     let watching = worker.clone();
     spawn(async move { tokio::join!(watching.follow_policies(), watching.side.follow_trust()).0 });
     Side { at, metrics, table, clear: Box::new(move || worker.side.pool.clear()), drain }
+}
+
+/// Starts the access log of a side, if it is to have one.
+fn log_to(net: &TestNet, table: &ArcSwap<Table>, metrics: &Metrics, side: &proxy::side::Side<TestNet>) {
+    let Some(config) = table.load().snapshot.access_log.clone() else { return };
+    let LogTarget::File(path) = &config.target else { panic!("tests read a file") };
+    let (folder, name) = (path.parent().unwrap(), path.file_name().unwrap().to_str().unwrap().to_owned());
+    let file = LogFile { disk: Arc::new(KernelDisk::open(folder).unwrap()), name };
+    let world = World::new(net.clone(), SystemWall, RngTree::new(4)).with_log(file);
+    let (log, queue) = access::channel(config);
+    side.log_to(Arc::new(log));
+    spawn(proxy::access_log::run(world, queue, metrics.access_log()));
 }
 
 /// Two sidecars between a client and the app at `app`: the client's, and the app's.

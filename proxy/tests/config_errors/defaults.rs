@@ -67,6 +67,7 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
         per_endpoint_metrics: None,
         identity: None,
         admin_token: None,
+        access_log: None,
         audit: None,
         tls: Tls { mode: TlsMode::Disabled, handshake: Duration::from_secs(5), handshakes: 256 },
         inbound_port_tls: BTreeMap::new(),

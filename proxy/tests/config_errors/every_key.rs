@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use proxy::config::log_format::TextFormat;
 use proxy::config::{
-    Adaptive, App, AttemptTimeouts, Audit, Balance, BalancePolicy, Cluster, ClusterLimits, Endpoint,
-    Forwarded, HashSource, Health, Http1, Http2, Identity, IdentitySource, InboundTimeouts, Limits, Listen,
-    OutlierDetection, Probe, ProbeRequest, Protocol, RequestTimeouts, Retry, RetryBudget, RetryCondition,
-    RetryConditions, SlowStart, Snapshot, Thresholds, Timeouts, Tls, TlsMode, WhenFull, parse,
+    AccessLog, Adaptive, App, AttemptTimeouts, Audit, Balance, BalancePolicy, Cluster, ClusterLimits,
+    Endpoint, Forwarded, HashSource, Health, Http1, Http2, Identity, IdentitySource, InboundTimeouts, Limits,
+    Listen, LogFilter, LogFormat, LogTarget, OutlierDetection, Probe, ProbeRequest, Protocol,
+    RequestTimeouts, Retry, RetryBudget, RetryCondition, RetryConditions, SlowStart, Snapshot, Thresholds,
+    Timeouts, Tls, TlsMode, WhenFull, parse,
 };
 
 use crate::at;
@@ -32,6 +34,7 @@ retry = { attempts = 1, on = ['5xx', 'retriable-status-codes', 'internal'], stat
 retry_budget = { share = '10%', per_second = 3 }
 identity = { id = 'spiffe://mesh.test/ns/shop/sa/web', files = '/certs' }
 admin = { token = '/token' }
+access_log = { path = '/log/access.log', format = '%DURATION% %REQ(X-A)%', errors = true, slower_than = '3s', share = '4%', queue = 77 }
 audit = { directory = '/audit', when_full = 'block', queue = 99, rotate = '1MiB', keep = 3, chain = true, sync = true }
 tls = { mode = 'strict', handshake = '2s', handshakes = 9 }
 outlier_detection = { consecutive_failures = 7, success_rate = "90%", min_requests = 20, window = "5s", base = "2s", max = "90s", cap = "25%" }
@@ -58,6 +61,15 @@ balance = { policy = "ring_hash", ring_points = 40, zone_aware = false }
 startup = { address = "127.0.0.1:8080", tcp = true, failure_threshold = 30 }
 readiness = { address = "127.0.0.1:8080", grpc = "orders.Orders", initial_delay = "3s", success_threshold = 2 }
 "#;
+
+fn access_log() -> AccessLog {
+    AccessLog {
+        target: LogTarget::File("/log/access.log".into()),
+        format: LogFormat::Text(TextFormat::parse("%DURATION% %REQ(X-A)%").unwrap()),
+        filter: LogFilter { errors: true, slower_than: Some(Duration::from_secs(3)), share: Some(0.04) },
+        queue: 77,
+    }
+}
 
 #[test]
 fn every_key_of_the_file_reaches_the_snapshot() {
@@ -109,6 +121,7 @@ fn every_key_of_the_file_reaches_the_snapshot() {
             source: IdentitySource::Files("/certs".into()),
         }),
         admin_token: Some("/token".into()),
+        access_log: Some(access_log()),
         audit: Some(Audit {
             directory: "/audit".into(),
             when_full: WhenFull::Block,

@@ -12,6 +12,7 @@ says! {
     an_identity_has_one_source_that_can_be_asked
     an_agent_listens_on_a_socket
     an_authority_can_be_asked
+    an_access_log_says_what_can_be_said
     an_audit_log_has_a_place_and_can_be_kept
     a_subset_of_nobody_shows_what_the_endpoints_have
     contradictory_limits_show_both_sides

@@ -12,6 +12,7 @@ mod server;
 #[path = "../../../tests/tests/ends/mod.rs"]
 mod table;
 
+mod access_log;
 mod audit;
 mod authorization;
 mod ca;

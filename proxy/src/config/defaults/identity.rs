@@ -98,5 +98,15 @@ pub const AUDIT_WORDS: usize = 1024;
 pub const AUDIT_PAUSE: Duration = Duration::from_millis(10);
 /// Shortest and longest wait before a disk that failed is tried again.
 pub const AUDIT_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// How long the end of the sidecar waits for the audit log.
-pub const AUDIT_FLUSH: Duration = Duration::from_secs(5);
+/// How long the end of the sidecar waits for the audit log, and for the access log.
+pub const LAST_LINES: Duration = Duration::from_secs(5);
+/// What `slower_than` is while its word cannot be read.
+pub const ACCESS_LOG_SLOW: Duration = Duration::from_secs(1);
+/// Lines of the access log that may wait to be written: half a second of 32 000 requests a second.
+pub const ACCESS_LOG_QUEUE: u32 = 16_384;
+/// What may be set.
+pub const ACCESS_LOG_QUEUE_RANGE: RangeInclusive<u32> = 1..=1 << 20;
+/// Lines that are written at once.
+pub const ACCESS_LOG_BATCH: usize = 1024;
+/// How long the writer rests between two batches, as that of the audit log does.
+pub const ACCESS_LOG_PAUSE: Duration = Duration::from_millis(10);

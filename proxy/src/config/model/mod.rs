@@ -1,5 +1,6 @@
 //! The sidecar's configuration file, key for key, with the place of every value.
 
+mod access_log;
 mod adaptive;
 mod audit;
 mod authorization;
@@ -17,6 +18,7 @@ mod route;
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
+pub use access_log::AccessLog;
 pub use adaptive::{Adaptive, AdaptiveTable};
 pub use audit::Audit;
 pub use authorization::{
@@ -98,6 +100,8 @@ pub struct File {
     /// Orders on the admin port.
     #[serde(default)]
     pub admin: Admin,
+    /// The access log. Default: none.
+    pub access_log: Option<AccessLog>,
     /// The audit log. Default: none.
     pub audit: Option<Audit>,
     /// Tells others where the app is. Default: nobody is told.

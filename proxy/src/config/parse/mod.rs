@@ -23,6 +23,7 @@ use cluster::Taken;
 
 pub use discovery::parse_endpoints;
 
+mod access_log;
 mod audit;
 mod authorization;
 mod balance;
@@ -114,6 +115,7 @@ impl Check<'_> {
         let app = self.app(&file.app);
         let identity = file.identity.as_ref().and_then(|identity| self.identity(identity));
         let admin_token = file.admin.token.as_ref().map(|token| self.place_of("token", token));
+        let access_log = file.access_log.as_ref().map(|log| self.access_log(log));
         let audit = file.audit.as_ref().map(|audit| self.audit(audit));
         let tls = self.tls(file);
         let inbound_port_tls = self.inbound_port_tls(file);
@@ -141,6 +143,7 @@ impl Check<'_> {
             inbound_port_tls,
             register,
             admin_token,
+            access_log,
             audit,
             clusters: clusters.into_iter().map(Arc::new).collect(),
             inbound,

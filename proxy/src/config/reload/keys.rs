@@ -31,7 +31,8 @@ endpoints = ['10.0.0.21:8080']
 ";
 
 /// The model's own text, so that no key is forgotten.
-const MODEL: [&str; 14] = [
+const MODEL: [&str; 15] = [
+    include_str!("../model/access_log.rs"),
     include_str!("../model/audit.rs"),
     include_str!("../model/mod.rs"),
     include_str!("../model/adaptive.rs"),

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::defaults;
 
+mod access_log;
 mod audit;
 mod authorization;
 mod balance;
@@ -24,6 +25,7 @@ mod outlier_detection;
 mod retry;
 pub mod route;
 
+pub use access_log::{AccessLog, LogFilter, LogTarget};
 pub use audit::{Audit, WhenFull};
 pub use authorization::{
     Attribute, AttributeTest, Authorization, AuthorizationPolicy, DefaultAction, ExternalAuthorizer,
@@ -84,6 +86,8 @@ pub struct Snapshot {
     pub register: Option<Register>,
     /// The file with the token of those who may give orders on the admin port.
     pub admin_token: Option<PathBuf>,
+    /// The access log, if there is to be one.
+    pub access_log: Option<AccessLog>,
     /// The audit log, if there is to be one.
     pub audit: Option<Audit>,
     /// Clusters, in the order of the file.

@@ -163,6 +163,19 @@ pub(super) const ACCESS: &[Keys] = &[
     ),
     keys("Admin", &["#top"], "admin.", &[("token", "'/a'", "'/b'", "")]),
     keys(
+        "AccessLog",
+        &["#top"],
+        "access_log.",
+        &[
+            ("path", "'/a'", "'stdout'", ""),
+            ("format", "'json'", "'%DURATION%'", "access_log.path = '/a'"),
+            ("errors", "false", "true", "access_log.path = '/a'"),
+            ("slower_than", "'1s'", "'2s'", "access_log.path = '/a'"),
+            ("share", "'1%'", "'2%'", "access_log.path = '/a'"),
+            ("queue", "1", "2", "access_log.path = '/a'"),
+        ],
+    ),
+    keys(
         "Audit",
         &["#top"],
         "audit.",
