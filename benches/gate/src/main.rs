@@ -106,7 +106,7 @@ struct Options {
     #[arg(long, value_name = "FOLDER")]
     history: Option<PathBuf>,
     /// The clone. Default: the one that this program was built in.
-    #[arg(long, value_name = "FOLDER", default_value = root(), hide_default_value = true)]
+    #[arg(long, value_name = "FOLDER", default_value = root(), hide = true)]
     clone: PathBuf,
 }
 
@@ -224,7 +224,8 @@ fn base(
     repository: &Repository,
     head: &Revision,
 ) -> Result<Option<(Revision, Option<&'static str>)>, Failure> {
-    let of_ci = std::env::var(BASE).ok().filter(|name| !name.is_empty());
+    // A push that makes a branch has zeros in place of what was there before.
+    let of_ci = std::env::var(BASE).ok().filter(|name| name.chars().any(|c| c != '0'));
     let named = match (&options.base, of_ci) {
         (Some(name), _) => repository.named_base(name, head)?,
         (None, Some(name)) => repository
@@ -328,7 +329,12 @@ fn settings_for(repository: &Repository, base: &Revision, head: &Revision) -> Re
     // One that cannot be read any more accepts nothing that still matters.
     let accepted = repository.file(base, SETTINGS).and_then(|text| Settings::parse(&text).ok());
     Ok(match accepted {
-        Some(accepted) => settings.without(&accepted),
+        Some(accepted) => {
+            if !settings.has_thresholds_of(&accepted) {
+                tell(&format!("{SETTINGS} has other thresholds than at the base: read that change too"));
+            }
+            settings.without(&accepted)
+        }
         None => settings,
     })
 }

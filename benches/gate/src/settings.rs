@@ -147,6 +147,11 @@ impl Settings {
         Err(io::Error::other(lines.join("\n")))
     }
 
+    /// Whether both judge alike, apart from what is accepted.
+    pub fn has_thresholds_of(&self, other: &Settings) -> bool {
+        self.thresholds == other.thresholds
+    }
+
     /// Checks that each of `measures` has a threshold.
     ///
     /// # Errors
