@@ -66,7 +66,7 @@ fn a_request_has_a_line_that_says_where_it_went_and_what_came_of_it() {
                 "endpoint": app.to_string(), "attempts": 1, "status": 200, "bytes_in": 5, "bytes_out": 2,
             })
         );
-        assert_eq!(near.count("proxy_access_log_lines_total", &[]), 1);
+        until("it is counted", || near.count("proxy_access_log_lines_total", &[]) == 1).await;
     });
 }
 
