@@ -1,15 +1,15 @@
 //! Writes the access log, on the control thread.
 //!
-//! Lines are written in batches. The file is opened for each, so one that was renamed is followed at
-//! once, and nobody has to be told. A batch that could not be written is lost, which is counted: an
-//! access log is worth less than the requests that it tells of. (The audit log is the other way
+//! Lines are written in batches. The file is opened for each, so one that was renamed is followed
+//! at once, and nobody has to be told. A batch that could not be written is lost, which is counted:
+//! an access log is worth less than the requests that it tells of. (The audit log is the other way
 //! round.)
 
 use std::sync::atomic::Ordering;
 
 use tokio::time::{Instant, sleep};
 
-use crate::config::defaults::{ACCESS_LOG_BATCH, ACCESS_LOG_PAUSE};
+use crate::config::defaults::{LOG_BATCH, LOG_PAUSE};
 use crate::telemetry::access::{AccessQueue, LogItem};
 use crate::telemetry::{AccessLogMetrics, Throttle};
 use crate::world::World;
@@ -19,7 +19,7 @@ pub async fn run<N>(world: World<N>, queue: AccessQueue, metrics: AccessLogMetri
     let AccessQueue { mut items, lost, config } = queue;
     let failures = Throttle::default();
     let (mut batch, mut waiting) = (Vec::new(), Vec::new());
-    while items.recv_many(&mut batch, ACCESS_LOG_BATCH).await > 0 {
+    while items.recv_many(&mut batch, LOG_BATCH).await > 0 {
         let (mut lines, mut count) = (Vec::new(), 0);
         for item in batch.drain(..) {
             match item {
@@ -49,6 +49,6 @@ pub async fn run<N>(world: World<N>, queue: AccessQueue, metrics: AccessLogMetri
             let _ = done.send(());
         }
         // Meanwhile workers put records in without waking anybody.
-        sleep(ACCESS_LOG_PAUSE).await;
+        sleep(LOG_PAUSE).await;
     }
 }

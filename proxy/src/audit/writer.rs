@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::record::Gap;
 use super::{AuditQueue, Item};
 use crate::backoff::Backoff;
-use crate::config::defaults::{AUDIT_BACKOFF, AUDIT_BATCH, AUDIT_PAUSE};
+use crate::config::defaults::{AUDIT_BACKOFF, LOG_BATCH, LOG_PAUSE};
 use crate::config::{Audit, WhenFull};
 use crate::telemetry::{AuditMetrics, Throttle};
 use crate::world::{Disk, World};
@@ -34,7 +34,7 @@ pub async fn run<N>(world: World<N>, queue: AuditQueue, metrics: AuditMetrics) {
     let (mut batch, mut lines, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
     let mut missing = 0;
     loop {
-        if lines.is_empty() && items.recv_many(&mut batch, AUDIT_BATCH).await == 0 {
+        if lines.is_empty() && items.recv_many(&mut batch, LOG_BATCH).await == 0 {
             return;
         }
         for item in batch.drain(..) {
@@ -55,7 +55,7 @@ pub async fn run<N>(world: World<N>, queue: AuditQueue, metrics: AuditMetrics) {
                     let _ = done.send(());
                 }
                 // Meanwhile workers put records in without waking anybody.
-                sleep(AUDIT_PAUSE).await;
+                sleep(LOG_PAUSE).await;
             }
             Err(error) => {
                 metrics.failures.inc();

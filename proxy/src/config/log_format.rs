@@ -1,5 +1,6 @@
-//! How a line of the access log is written: as JSON with fields of its own, or as a text with Envoy's
-//! operators (`%RESPONSE_CODE%`), so that what people have written for Envoy can be taken over.
+//! How a line of the access log is written: as JSON with fields of its own, or as a text with
+//! Envoy's operators (`%RESPONSE_CODE%`), so that what people have written for Envoy can be taken
+//! over.
 //!
 //! A text is read once, when the configuration is. It knows which headers it asks for, so that of a
 //! request only those are kept.

@@ -101,6 +101,29 @@ impl RequestGuard {
     }
 }
 
+impl RequestGuard {
+    /// Notes in its lines that a frame of the answer has passed, or that the answer has broken off.
+    fn log(&mut self, frame: Option<&Frame<Bytes>>) {
+        let bytes = frame.and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
+        if let Some(audit) = &mut self.audit {
+            let record = audit.record();
+            match frame {
+                Some(_) => *record.bytes_out.get_or_insert(0) += bytes,
+                None => record.reason = Some(Kind::Incomplete.label().into()),
+            }
+        }
+        if let Some(access) = &mut self.access {
+            match frame {
+                Some(frame) => {
+                    access.sent(bytes);
+                    frame.trailers_ref().into_iter().for_each(|trailers| access.trailers(trailers));
+                }
+                None => access.failed(Kind::Incomplete),
+            }
+        }
+    }
+}
+
 /// A body that passes through.
 pub struct ForwardedBody<N: Net> {
     body: Incoming,
@@ -186,26 +209,8 @@ impl<N: Net> ForwardedBody<N> {
             exchange.drive(cx);
             polled = poll_cleaned(&mut self.body, cx);
         }
-        if let Some(audit) = self.held.as_mut().and_then(|held| held.audit.as_mut()) {
-            let record = audit.record();
-            match &polled {
-                Poll::Ready(Some(Ok(frame))) => {
-                    let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
-                    *record.bytes_out.get_or_insert(0) += bytes;
-                }
-                Poll::Ready(Some(Err(_))) => record.reason = Some(Kind::Incomplete.label().into()),
-                _ => {}
-            }
-        }
-        if let Some(access) = self.access() {
-            match &polled {
-                Poll::Ready(Some(Ok(frame))) => {
-                    access.sent(frame.data_ref().map_or(0, |data| data.len() as u64));
-                    frame.trailers_ref().into_iter().for_each(|trailers| access.trailers(trailers));
-                }
-                Poll::Ready(Some(Err(_))) => access.failed(Kind::Incomplete),
-                _ => {}
-            }
+        if let (Some(held), Poll::Ready(Some(passed))) = (&mut self.held, &polled) {
+            held.log(passed.as_ref().ok());
         }
         match &polled {
             Poll::Ready(Some(Err(_))) => {

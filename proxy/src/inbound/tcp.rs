@@ -56,10 +56,8 @@ async fn open<N: Net>(
     let table = inbound.side.table.load_full();
     let snapshot = &table.snapshot;
     let mut audit = inbound.audited(AuditEvent::Connection, connection).await;
-    let mut access = inbound.side.access(AccessEvent::Connection, connection);
-    if let Some(access) = &mut access {
-        access.goes_to(connection.original_dst);
-    }
+    let access = inbound.side.access(AccessEvent::Connection, connection);
+    let access = access.map(|access| access.to(connection.original_dst));
     let decided = authorize::opaque(inbound, &table.authorization, connection, &mut audit);
     if let Some(audit) = &mut audit {
         audit.record().decide(decided.allowed, decided.rule.as_ref());

@@ -233,10 +233,7 @@ pub(super) async fn pass_through<N: Net>(
     let timeouts = CopyTimeouts::of(timeouts);
     drop(table);
     let metrics = outbound.passed_through().cluster.opaque();
-    let mut access = side.access(AccessEvent::Connection, &connection);
-    if let Some(access) = &mut access {
-        access.goes_to(dst);
-    }
+    let access = side.access(AccessEvent::Connection, &connection).map(|access| access.to(dst));
     tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics, (None, access)).await;
 }
 

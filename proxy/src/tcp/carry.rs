@@ -84,10 +84,10 @@ pub fn carry<N: Net, G>(
     server: FreshConnection<Io<N>, G>,
     timeouts: CopyTimeouts,
     metrics: OpaqueMetrics,
-    (audit, access): Lines,
+    lines: Lines,
 ) -> impl Future<Output = ()> {
     let FreshConnection { server, guard } = server;
-    let lines = RefCell::new((audit, access));
+    let lines = RefCell::new(lines);
     let (mut client, mut server) = (Aborting::new(client), Aborting::new(server));
     async move {
         let count = |moved: super::BytesCopied| {
@@ -104,8 +104,7 @@ pub fn carry<N: Net, G>(
             }
         };
         let ended = relay::<N>(&mut client, &mut server, timeouts, count).await;
-        let (audit, access) = lines.into_inner();
-        let (mut audit, mut access) = (audit, access);
+        let (mut audit, mut access) = lines.into_inner();
         if let Err(error) = &ended {
             if let Some(kind) = error.kind() {
                 metrics.failed(kind);

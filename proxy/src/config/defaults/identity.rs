@@ -89,13 +89,13 @@ pub const AUDIT_ROTATE: u64 = 64 << 20;
 pub const AUDIT_ROTATE_LEAST: u64 = 64 << 10;
 /// Older files of the audit log that are kept.
 pub const AUDIT_KEEP: usize = 8;
-/// Lines that are written at once.
-pub const AUDIT_BATCH: usize = 1024;
+/// Lines of the audit log, or of the access log, that are written at once.
+pub const LOG_BATCH: usize = 1024;
 /// The most bytes of a text of the client that a line of the audit log has; the rest is cut off.
 pub const AUDIT_WORDS: usize = 1024;
-/// How long the writer of the audit log rests between two batches. A worker that finds it awake
+/// How long the writer of either log rests between two batches. A worker that finds it awake
 /// need not wake it, which would cost a system call for each request.
-pub const AUDIT_PAUSE: Duration = Duration::from_millis(10);
+pub const LOG_PAUSE: Duration = Duration::from_millis(10);
 /// Shortest and longest wait before a disk that failed is tried again.
 pub const AUDIT_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How long the end of the sidecar waits for the audit log, and for the access log.
@@ -106,7 +106,3 @@ pub const ACCESS_LOG_SLOW: Duration = Duration::from_secs(1);
 pub const ACCESS_LOG_QUEUE: u32 = 16_384;
 /// What may be set.
 pub const ACCESS_LOG_QUEUE_RANGE: RangeInclusive<u32> = 1..=1 << 20;
-/// Lines that are written at once.
-pub const ACCESS_LOG_BATCH: usize = 1024;
-/// How long the writer rests between two batches, as that of the audit log does.
-pub const ACCESS_LOG_PAUSE: Duration = Duration::from_millis(10);

@@ -1,10 +1,10 @@
 //! The access log: a line for every request and every opaque connection that this sidecar carries,
 //! on its way in and on its way out.
 //!
-//! An [`AccessEntry`] is begun with the request and sent to the queue when it is dropped, at the end
-//! of the answer, whichever way that comes. It keeps handles and numbers; a line is made of them on
-//! the control thread. No request ever waits for it: if the queue is full, the line is lost, which
-//! is counted.
+//! An [`AccessEntry`] is begun with the request and sent to the queue when it is dropped, at the
+//! end of the answer, whichever way that comes. It keeps handles and numbers; a line is made of them
+//! on the control thread. No request ever waits for it: if the queue is full, the line is lost,
+//! which is counted.
 //!
 //! Left out: the disk, which `crate::access_log` writes to.
 
@@ -33,7 +33,7 @@ use crate::spiffe_id::SpiffeId;
 /// Where records are put. One for each sidecar, shared by its workers.
 pub struct AccessLog {
     queue: mpsc::Sender<LogItem>,
-    format: Arc<LogFormat>,
+    format: LogFormat,
     filter: LogFilter,
     /// Lines for which there was no room, and which are not counted yet.
     lost: Arc<AtomicU64>,
@@ -61,8 +61,8 @@ pub struct AccessQueue {
 pub fn channel(config: config::AccessLog) -> (AccessLog, AccessQueue) {
     let (queue, items) = mpsc::channel(config.queue);
     let lost = Arc::<AtomicU64>::default();
-    let format = Arc::new(config.format.clone());
-    let log = AccessLog { queue, format, filter: config.filter, lost: lost.clone() };
+    let (format, filter) = (config.format.clone(), config.filter);
+    let log = AccessLog { queue, format, filter, lost: lost.clone() };
     (log, AccessQueue { items, lost, config })
 }
 
@@ -142,7 +142,7 @@ impl AccessEntry {
 
     /// Notes what is asked for.
     pub fn describe<B>(mut self, request: &Request<B>) -> Self {
-        let headers = wanted(request.headers(), self.log.clone().request_headers());
+        let headers = wanted(request.headers(), self.log.format.request_headers());
         self.record().describe(request, headers);
         self
     }
@@ -155,8 +155,9 @@ impl AccessEntry {
     }
 
     /// Notes where it goes that has no cluster: to the app, say.
-    pub fn goes_to(&mut self, endpoint: SocketAddr) {
+    pub fn to(mut self, endpoint: SocketAddr) -> Self {
         self.record().endpoint = Some(endpoint);
+        self
     }
 
     /// Notes why it failed. The first reason stays.
@@ -179,10 +180,11 @@ impl AccessEntry {
 
     /// Notes the head of the answer.
     pub(super) fn answered(&mut self, status: StatusCode, headers: &HeaderMap, attempts: &Attempts) {
-        let (begun, log, now) = (self.begun, self.log.clone(), Instant::now());
+        let (begun, now) = (self.begun, Instant::now());
+        let kept = wanted(headers, self.log.format.response_headers());
         let record = self.record();
         record.status = Some(status);
-        record.response_headers = wanted(headers, log.format.response_headers());
+        record.response_headers = kept;
         record.grpc_status(headers);
         record.head = Some(now.saturating_duration_since(begun));
         record.tried(attempts, begun);
@@ -219,12 +221,6 @@ impl AccessEntry {
 pub fn fail(access: Option<AccessEntry>, kind: Kind) {
     if let Some(mut access) = access {
         access.failed(kind);
-    }
-}
-
-impl AccessLog {
-    fn request_headers(&self) -> &[http::HeaderName] {
-        self.format.request_headers()
     }
 }
 
