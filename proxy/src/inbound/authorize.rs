@@ -11,6 +11,7 @@ use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::Inbound;
+use super::client_cert::ClientCert;
 use crate::audit::AuditEntry;
 use crate::authz::external::{Answer, Question};
 use crate::authz::jwt::{Shown, ShownToken, TokenError};
@@ -50,7 +51,7 @@ impl From<Ruling> for Decided {
 pub(super) async fn request<N: Net, B>(
     inbound: &Inbound<N>,
     authorization: &Authorization,
-    connection: &Connection,
+    (connection, certified): (&Connection, Option<&ClientCert>),
     request: &mut Request<B>,
     (log, audit): (&RequestLog<'_>, &mut Option<AuditEntry>),
 ) -> Result<(), Refusal> {
@@ -61,6 +62,9 @@ pub(super) async fn request<N: Net, B>(
         .map_err(|wrong| Error { cause: Some(wrong.into()), ..Error::new(Kind::Malformed) })?;
     // From here on, what the app gets is what is decided about, and what is added stays.
     headers::remove_named(request.headers_mut());
+    if let Some(client) = certified {
+        client.tell(request.headers_mut());
+    }
     let shown = token(inbound, authorization, request)?;
     if let (Some(audit), Some(shown)) = (&mut *audit, &shown) {
         audit.record().principal.clone_from(&shown.token.principal);

@@ -110,8 +110,8 @@ impl<'t, N: Net> RequestState<'t, N> {
         mut audit: Option<AuditEntry>,
     ) -> Result<(), Refusal> {
         let (authorization, seen) = (&self.table.authorization, (log, &mut audit));
-        let authorized =
-            authorize::request(self.inbound, authorization, &self.connection, request, seen).await;
+        let caller = (&self.connection, self.caller.certified.as_ref());
+        let authorized = authorize::request(self.inbound, authorization, caller, request, seen).await;
         if let Some(audit) = &mut audit {
             let record = audit.record();
             record.describe(request);

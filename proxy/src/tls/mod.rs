@@ -16,6 +16,7 @@ pub mod pem;
 mod preface;
 mod stream;
 pub mod trust;
+mod verified;
 mod verifier;
 
 use std::io;

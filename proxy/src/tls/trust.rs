@@ -21,6 +21,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::credentials::validity;
 use super::pem::{self, PemError, PemFile};
+use super::verified::VerifiedChains;
 use crate::mutant::Mutant;
 use crate::spiffe_id::SpiffeId;
 
@@ -31,6 +32,7 @@ pub struct TrustBundle {
     revoked: Vec<CertRevocationList<'static>>,
     /// The names of the lists' issuers, and when the next lists are due.
     due: Vec<(Vec<u8>, Option<SystemTime>)>,
+    verified: VerifiedChains,
     /// Of signatures, of certificates and of handshakes alike.
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
@@ -130,7 +132,13 @@ impl TrustBundle {
     }
 
     fn empty(algorithms: WebPkiSupportedAlgorithms) -> Self {
-        TrustBundle { anchors: Vec::new(), revoked: Vec::new(), due: Vec::new(), algorithms }
+        TrustBundle {
+            anchors: Vec::new(),
+            revoked: Vec::new(),
+            due: Vec::new(),
+            verified: VerifiedChains::default(),
+            algorithms,
+        }
     }
 
     /// What an operator should look at although the bundle can be used, one sentence each.
@@ -192,11 +200,31 @@ impl TrustBundle {
         trust_domain: &str,
         now: UnixTime,
     ) -> Result<SpiffeId, Error> {
-        let certificate = EndEntityCert::try_from(end_entity).map_err(pki_error)?;
         let now = match Mutant::BelievesTheExpired.is_planted() {
             true => validity(end_entity).map_or(now, |valid| now.min(unix_time(valid.not_after))),
             false => now,
         };
+        let id = self.verified.or_judge(end_entity, intermediates, (side, now), || {
+            self.judge(end_entity, intermediates, side, now)
+        })?;
+        if id.path().is_empty() {
+            return Err(IdentityError::NoWorkload(id).into());
+        }
+        if !id.is_member_of(trust_domain) {
+            return Err(IdentityError::TrustDomain(id, trust_domain.to_owned()).into());
+        }
+        Ok(id)
+    }
+
+    /// Whether a chain leads to a root, and whose it is.
+    fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        side: PeerSide,
+        now: UnixTime,
+    ) -> Result<SpiffeId, Error> {
+        let certificate = EndEntityCert::try_from(end_entity).map_err(pki_error)?;
         let usage = match side {
             PeerSide::Client => KeyUsage::client_auth(),
             PeerSide::Server => KeyUsage::server_auth(),
@@ -215,14 +243,7 @@ impl TrustBundle {
         certificate
             .verify_for_usage(self.algorithms.all, &self.anchors, intermediates, now, usage, revocation, None)
             .map_err(pki_error)?;
-        let id = identity_of(&certificate)?;
-        if id.path().is_empty() {
-            return Err(IdentityError::NoWorkload(id).into());
-        }
-        if !id.is_member_of(trust_domain) {
-            return Err(IdentityError::TrustDomain(id, trust_domain.to_owned()).into());
-        }
-        Ok(id)
+        identity_of(&certificate)
     }
 }
 

@@ -202,6 +202,33 @@ fn no_policy_believes_who_a_request_says_that_it_comes_from() {
 }
 
 #[test]
+fn policies_and_external_authorizers_see_whose_certificate_the_caller_has_shown() {
+    run(async {
+        let (asked, seen) = (Seen::default(), Seen::default());
+        let (authorizer, app) = (asked.app(OK).await, seen.app(OK).await);
+        let policies = format!(
+            "[tls]\nmode = 'permissive'\n[[authorization.provider]]\nname = 'opa'\naddress = '{authorizer}'\n\
+             include_request_headers = ['x-forwarded-client-cert']\n\
+             [[authorization.policy]]\nname = 'asks'\naction = 'custom'\nprovider = 'opa'\nrule = [{{}}]\n\
+             [[authorization.policy]]\nname = 'web'\n[[authorization.policy.rule]]\n\
+             when = [{{ key = 'request.headers[x-forwarded-client-cert]', values = ['*URI={WEB}'] }}]"
+        );
+        for more in ["", BRIDGE] {
+            let Mesh { near, far } = mesh(app, of(&Authority::new()), ORDERS, (more, &policies)).await;
+            // Named by `connection`, it would not get past the sidecar.
+            let forged = "GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: URI=spiffe://mesh.test/admin\r\n\
+                          connection: x-forwarded-client-cert\r\n\r\n";
+            assert_eq!(near.client().await.ask(forged).await.status(), 200, "{more}");
+            let told = asked.last().header("x-forwarded-client-cert").unwrap();
+            assert!(told.starts_with(&format!("By={ORDERS};Hash=")) && told.ends_with(&format!("URI={WEB}")));
+            assert_eq!(seen.last().header("x-forwarded-client-cert"), Some(told));
+            assert_eq!(far.client().await.ask(forged).await.status(), 403, "nobody has proved anything");
+            assert_eq!(asked.last().header("x-forwarded-client-cert"), None);
+        }
+    });
+}
+
+#[test]
 fn a_policy_decides_by_the_identity_that_was_proved() {
     const ONLY_WEB: &str = "[tls]\nmode = 'permissive'\n[[authorization.policy]]\nname = 'only-web'\n\
                             [[authorization.policy.rule]]\nfrom = [{ principals = ['mesh.test/ns/shop/sa/web'] }]";
