@@ -4,6 +4,7 @@
 mod body;
 pub mod bridge;
 pub mod closing;
+pub mod cork;
 pub mod deadline;
 pub mod fetch;
 pub mod forward;

@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::body::PolledFrame;
+use super::cork::corked;
 use super::preface::FirstFrame;
 use super::resets::{Reset, Resets};
 use super::serve::Settings;
@@ -58,6 +59,7 @@ where
             }
         }
     });
+    let (io, cork) = corked(Resets::of_a_client(FirstFrame::of_a_client(io)));
     let connection = http2::Builder::new(Exec(net))
         .timer(TokioTimer::new())
         .auto_date_header(false)
@@ -67,17 +69,17 @@ where
         .max_header_list_size(settings.header_list)
         .keep_alive_interval(settings.ping)
         .keep_alive_timeout(H2_PING_TIMEOUT)
-        .serve_connection(TokioIo::new(Resets::of_a_client(FirstFrame::of_a_client(io))), service);
+        .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
     tokio::select! {
         biased;
-        result = connection.as_mut() => return result,
+        result = cork.polled(connection.as_mut()) => return result,
         () = drain.signaled() => {}
         () = streams.idle(settings.max_idle) => {}
         () = after(settings.max_age) => {}
     }
     connection.as_mut().graceful_shutdown();
-    connection.await
+    cork.polled(connection).await
 }
 
 async fn after(limit: Option<Duration>) {

@@ -21,6 +21,7 @@ use crate::endpoint::pool::PoolLimits;
 use crate::endpoint::queue::Queue;
 use crate::endpoint::read_tracker::{FirstRead, ReadTracker};
 use crate::error::{BoxError, Kind};
+use crate::http::cork::{Cork, Corked, corked};
 use crate::http::preface::FirstFrame;
 use crate::http::resets::Resets;
 use crate::mutant::Mutant;
@@ -121,17 +122,21 @@ impl Drop for Slot {
 /// which knows the limit, is another, and hyper wakes it only for requests; so it is woken here
 /// while any wait for room.
 #[derive(Clone)]
-struct Tasks<N> {
+struct Tasks<N: Net> {
     net: N,
     queue: Rc<Queue>,
     driver: Rc<RefCell<Option<Waker>>>,
+    cork: Cork<Frames<N>>,
 }
+
+/// The stream under a connection.
+type Frames<N> = Resets<FirstFrame<ReadTracker<Io<N>>>>;
 
 impl<N: Net, F: Future + 'static> hyper::rt::Executor<F> for Tasks<N> {
     fn execute(&self, task: F) {
-        let Tasks { queue, driver, .. } = self.clone();
+        let Tasks { queue, driver, cork, .. } = self.clone();
         self.net.spawn("http", async move {
-            let mut task = pin!(task);
+            let mut task = pin!(cork.polled(task));
             poll_fn(|cx| {
                 let polled = task.as_mut().poll(cx);
                 if !queue.is_empty()
@@ -164,8 +169,8 @@ pub(super) async fn open<N: Net>(
     let (tell, mut first_bytes) = oneshot::channel();
     let heard = Rc::new(Cell::new(Instant::now()));
     let io = ReadTracker { io, tell: Some(tell), at: heard.clone() };
-    let io = Resets::of_a_server(FirstFrame::of_a_server(io));
-    let tasks = Tasks { net: connector.net().clone(), queue: queue.clone(), driver: Rc::default() };
+    let (io, cork) = corked(Resets::of_a_server(FirstFrame::of_a_server(io)));
+    let tasks = Tasks { net: connector.net().clone(), queue: queue.clone(), driver: Rc::default(), cork };
     let driven = tasks.driver.clone();
     let (send, driver) = http2::Builder::new(tasks)
         .timer(TokioTimer::new())
@@ -223,8 +228,7 @@ pub(super) async fn open<N: Net>(
     Ok(connection)
 }
 
-type Driver<N> =
-    http2::Connection<TokioIo<Resets<FirstFrame<ReadTracker<Io<N>>>>>, UploadHalf<Slot>, Tasks<N>>;
+type Driver<N> = http2::Connection<TokioIo<Corked<Frames<N>>>, UploadHalf<Slot>, Tasks<N>>;
 
 /// Drives a connection to its end. `waker` gets what wakes it; `queue` is called when the peer
 /// allows more streams.
