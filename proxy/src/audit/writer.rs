@@ -22,6 +22,11 @@ use crate::config::{Audit, WhenFull};
 use crate::telemetry::{AuditMetrics, Throttle};
 use crate::world::{Disk, World};
 
+/// Bytes of most lines, at most.
+const USUAL_LINE: usize = 768;
+/// Bytes that chaining adds to a line, and its end.
+const CHAINED: usize = 80;
+
 /// The file that is written now.
 pub const FILE: &str = "audit.log";
 
@@ -92,7 +97,9 @@ async fn write(
 }
 
 fn line(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("texts and numbers are JSON")
+    let mut line = Vec::with_capacity(USUAL_LINE);
+    serde_json::to_writer(&mut line, value).expect("texts and numbers are JSON");
+    line
 }
 
 /// The file, and where it ends.
@@ -123,29 +130,15 @@ impl AuditFile {
             Some(state) => state,
             None => self.look().await?,
         };
-        let mut next = state;
-        let mut text = Vec::new();
-        if state.torn {
-            text.push(b'\n');
-        }
-        let mut chained = Vec::new();
-        for line in lines.iter() {
-            let mut line = line.clone();
-            if self.config.chain {
-                chain(&mut line, next.last);
-            }
-            next.last = Some(hash(&line));
-            text.extend_from_slice(&line);
-            text.push(b'\n');
-            chained.push(hash(&line));
-        }
-        next.size += text.len() as u64;
-        next.torn = false;
+        let (text, last) = self.text(lines, state);
+        let next = FileState { size: state.size + text.len() as u64, last, torn: false };
         self.state = None;
         if let Err(error) = self.append(text).await {
             let now = self.look().await?;
             // Of a batch that was cut, those lines are there up to the last whole one.
-            let there = chained.iter().position(|hash| Some(*hash) == now.last).map_or(0, |at| at + 1);
+            let (text, _) = self.text(lines, state);
+            let mut each = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+            let there = each.position(|line| Some(hash(line)) == now.last).map_or(0, |at| at + 1);
             lines.drain(..there);
             self.state = Some(now);
             return if lines.is_empty() { Ok(there as u64) } else { Err(error) };
@@ -156,6 +149,26 @@ impl AuditFile {
             self.rotate(next).await?;
         }
         Ok(written)
+    }
+
+    /// What is appended to a file in `state`, and the hash of its last line if lines are chained:
+    /// nobody needs it otherwise.
+    fn text(&self, lines: &[Vec<u8>], state: FileState) -> (Vec<u8>, Option<[u8; 32]>) {
+        let mut last = state.last;
+        let mut text = Vec::with_capacity(lines.iter().map(|line| line.len() + CHAINED).sum());
+        if state.torn {
+            text.push(b'\n');
+        }
+        for line in lines {
+            let begins = text.len();
+            text.extend_from_slice(line);
+            if self.config.chain {
+                chain(&mut text, last);
+                last = Some(hash(&text[begins..]));
+            }
+            text.push(b'\n');
+        }
+        (text, last)
     }
 
     async fn append(&self, text: Vec<u8>) -> io::Result<()> {

@@ -3,14 +3,13 @@
 use std::time::SystemTime;
 
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 /// A time in UTC with all of its microseconds (RFC 3339), so that every line has as many digits.
 pub fn rfc3339(at: SystemTime) -> String {
-    let time = OffsetDateTime::from(at);
-    let seconds = time.replace_nanosecond(0).ok().and_then(|time| time.format(&Rfc3339).ok());
-    let seconds = seconds.unwrap_or_default();
-    format!("{}.{:06}Z", seconds.trim_end_matches('Z'), time.microsecond())
+    let at = OffsetDateTime::from(at);
+    let (date, (hour, minute, second)) = (at.date(), at.to_hms());
+    let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", at.microsecond())
 }
 
 /// The trace of a `traceparent` (W3C Trace Context 3.2.2): version, trace, span, flags.
