@@ -5,8 +5,8 @@
 //! rustls takes its randomness from a static, and has no other way to learn whose it is. Only what
 //! draws at random is replaced, and what costs most and is not on trial: the key exchange looks like
 //! X25519 on the wire and is none (nor anything hybrid, because the provider makes those keys
-//! itself); keys sign by Ed25519, which needs no chance; and of the suites there is the one whose
-//! hash costs least. Everything else is the sidecar's own provider. Nothing secret may ever come
+//! itself); keys sign by Ed25519, which needs no chance, and what they have signed is known to be
+//! valid ([`signatures`]); and of the suites there is the one whose hash costs least. Everything else is the sidecar's own provider. Nothing secret may ever come
 //! from here: who knows the seed knows all keys, and who sees a handshake knows its secret.
 
 use std::cell::RefCell;
@@ -23,6 +23,8 @@ use rustls::crypto::{
     ActiveKeyExchange, CryptoProvider, GetRandomFailed, SecureRandom, SharedSecret, SupportedKxGroup,
 };
 use rustls::{CipherSuite, Error, NamedGroup};
+
+use super::signatures;
 
 /// Bytes that X25519 shows, and of the seed of a key of Ed25519.
 const KEY: usize = 32;
@@ -62,6 +64,8 @@ pub(super) fn seeded<N>(world: World<N>) -> World<N> {
     let mut provider = CryptoProvider {
         secure_random: &SimRandom,
         kx_groups: vec![&SimX25519],
+        signature_verification_algorithms: signatures::ALGORITHMS,
+        key_provider: &signatures::NotingKeys,
         ..CryptoProvider::clone(&crypto::system())
     };
     provider.cipher_suites.retain(|suite| suite.suite() == CipherSuite::TLS13_AES_128_GCM_SHA256);

@@ -39,6 +39,7 @@ mod probe;
 mod process;
 mod programs;
 mod route;
+mod signatures;
 mod stack;
 mod trace;
 mod world;

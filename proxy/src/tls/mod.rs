@@ -22,7 +22,6 @@ mod verifier;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -103,13 +102,6 @@ fn identity(state: &CommonState, context: &TlsContext, side: trust::PeerSide) ->
         false => trust::identity(certificate),
     };
     Ok(identity.map_err(|e| HandshakeError(credentials::words(&e)))?)
-}
-
-/// How long the certificate that a peer has shown is valid; no time at all if it cannot be read.
-fn shown(state: &CommonState) -> Validity {
-    let certificate = state.peer_certificates().and_then(<[_]>::first);
-    let never = Validity { not_before: SystemTime::UNIX_EPOCH, not_after: SystemTime::UNIX_EPOCH };
-    certificate.and_then(|certificate| credentials::validity(certificate).ok()).unwrap_or(never)
 }
 
 fn is_resumed(state: &CommonState) -> bool {
@@ -232,8 +224,8 @@ pub async fn connect<I: AsyncRead + AsyncWrite + Unpin>(
     emit!(ServerProved {
         address,
         identity: peer.identity,
-        not_before: seconds(shown(state).not_before),
-        not_after: seconds(shown(state).not_after),
+        not_before: seconds(peer.valid.not_before),
+        not_after: seconds(peer.valid.not_after),
         resumed: is_resumed(state)
     });
     Ok(Stream::secured(stream, Some(peer)))
@@ -257,8 +249,8 @@ pub async fn accept<I: AsyncRead + AsyncWrite + Unpin>(
     let peer = store.meet(found, state, trust::PeerSide::Client, &context);
     emit!(ClientProved {
         identity: peer.identity,
-        not_before: seconds(shown(state).not_before),
-        not_after: seconds(shown(state).not_after),
+        not_before: seconds(peer.valid.not_before),
+        not_after: seconds(peer.valid.not_after),
         resumed: is_resumed(state)
     });
     Ok((Stream::secured(stream, Some(peer.clone())), peer, alpn))

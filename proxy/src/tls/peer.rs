@@ -12,12 +12,14 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::SystemTime;
 
 use rustls::{CertificateError, Error};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::time::Instant;
 
 use super::context::TlsContext;
+use super::credentials::{Validity, validity};
 use super::trust::{PeerSide, unix_time};
 use crate::drain;
 use crate::spiffe_id::SpiffeId;
@@ -34,6 +36,8 @@ pub struct Peer {
     pub fingerprint: [u8; 32],
     /// Its certificate, and those that lead to its root.
     chain: Vec<CertificateDer<'static>>,
+    /// When its certificate is valid; never, if that cannot be read.
+    pub(super) valid: Validity,
     side: PeerSide,
     /// When it proved that. It was valid then.
     proved_at: UnixTime,
@@ -51,9 +55,12 @@ impl Peer {
         (side, fingerprint): PeerKey,
         context: &TlsContext,
     ) -> Self {
+        let never = Validity { not_before: SystemTime::UNIX_EPOCH, not_after: SystemTime::UNIX_EPOCH };
+        let valid = chain.first().and_then(|certificate| validity(certificate).ok()).unwrap_or(never);
         Peer {
             identity,
             fingerprint,
+            valid,
             chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
             side,
             proved_at: unix_time(context.now()),
