@@ -7,6 +7,7 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use ::http::{Response, Version};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-pub use live::LiveConnections;
+pub use live::{LiveConnections, Registered};
 use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep_until};
 
@@ -69,6 +70,9 @@ pub struct Side<N: Net> {
     access_rng: RefCell<StdRng>,
     wall: Arc<dyn Wall>,
 }
+
+/// A stage in the life of a connection, in a box of its own.
+pub type Stage<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// What a client turned out to speak.
 pub enum Begun<I, G> {

@@ -32,7 +32,7 @@ use crate::drain;
 use crate::error::{Error, Kind};
 use crate::http::serve;
 use crate::limit::client::{ClientConnection, share_of};
-use crate::side::{Begun, OpaqueBegun, Side};
+use crate::side::{Begun, OpaqueBegun, Side, Stage};
 use crate::telemetry::{Direction, Metrics, Open, SingleEndpointMetrics};
 use crate::tls::{Io, Peer, Stream, TlsStore};
 use crate::world::{Net, Wall, World};
@@ -200,19 +200,33 @@ enum AcceptedKind<N: Net> {
     Http(Prefixed<Io<N>>, serve::Settings),
 }
 
+impl<N: Net> Accepted<N> {
+    /// What carries it on, and what is to be kept meanwhile.
+    fn carry(
+        self,
+        inbound: &Rc<Inbound<N>>,
+        drain: drain::Watch,
+    ) -> ((Open, Open), Option<ClientConnection>, Stage<'_>) {
+        let Accepted { connection, peer, kind, _counted, client } = self;
+        match kind {
+            AcceptedKind::Opaque(begun) => {
+                let stage = Box::pin(tcp::forward(inbound, connection, peer, begun));
+                (_counted, Some(client), stage)
+            }
+            AcceptedKind::Http(io, settings) => {
+                let stage = serve_http(inbound, (connection, peer), client, (io, settings), drain);
+                (_counted, None, Box::pin(stage))
+            }
+        }
+    }
+}
+
 /// Carries one connection to its end. Each stage has a box of its own, which is gone with the
 /// stage: an idle connection keeps only what it carries with.
 pub async fn carry<N: Net>(inbound: Rc<Inbound<N>>, io: N::Io, peer: SocketAddr, drain: drain::Watch) {
     let Some(accepted) = Box::pin(accept(&inbound, io, peer, drain.clone())).await else { return };
-    let Accepted { connection, peer, kind, _counted, client } = accepted;
-    match kind {
-        AcceptedKind::Opaque(begun) => {
-            Box::pin(tcp::forward(&inbound, connection, peer, begun)).await;
-        }
-        AcceptedKind::Http(io, settings) => {
-            Box::pin(serve_http(&inbound, (connection, peer), client, (io, settings), drain)).await;
-        }
-    }
+    let (_counted, _client, stage) = accepted.carry(&inbound, drain);
+    stage.await;
 }
 
 /// Answers the requests of a connection.

@@ -29,11 +29,12 @@ pub(super) async fn forward<N: Net>(
 ) {
     let live = inbound.side.live.register(connection.clone(), peer);
     let Some(opened) = Box::pin(open(inbound, &connection, *begun)).await else { return };
-    let Opened { client, server, timeouts, metrics, lines } = opened;
+    // Handed on as a whole: what is taken apart here would take room for as long as it is carried.
+    let carrying = opened.carry(connection);
     tokio::select! {
         biased;
         () = live.refused() => {}
-        () = tcp::carry::<N, _>(connection, client, server, timeouts, metrics, lines) => {}
+        () = carrying => {}
     }
 }
 
@@ -44,6 +45,13 @@ struct Opened<N: Net> {
     timeouts: CopyTimeouts,
     metrics: OpaqueMetrics,
     lines: Lines,
+}
+
+impl<N: Net> Opened<N> {
+    fn carry(self, connection: Connection) -> impl Future<Output = ()> {
+        let Opened { client, server, timeouts, metrics, lines } = self;
+        tcp::carry::<N, _>(connection, client, server, timeouts, metrics, lines)
+    }
 }
 
 /// Lets a connection that is registered already through to the app. `None`: it was refused.

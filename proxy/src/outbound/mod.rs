@@ -23,7 +23,7 @@ use crate::detect::Prefixed;
 use crate::drain;
 use crate::error::{Error, Kind};
 use crate::http::serve;
-use crate::side::{Begun, OpaqueBegun, Side};
+use crate::side::{Begun, OpaqueBegun, Side, Stage};
 use crate::telemetry::{Direction, Metrics, Open, SingleEndpointMetrics};
 use crate::tls::{Io, Stream, TlsStore};
 use crate::world::{Net, World};
@@ -54,29 +54,42 @@ enum AcceptedKind<N: Net> {
     Http(Prefixed<Io<N>>, serve::Settings),
 }
 
+impl<N: Net> Accepted<N> {
+    /// What carries it on, and what is to be kept meanwhile.
+    fn carry(self, outbound: &Rc<Outbound<N>>, drain: drain::Watch) -> ((Open, Open), Stage<'_>) {
+        let Accepted { connection, kind, _counted } = self;
+        let stage: Stage<'_> = match kind {
+            AcceptedKind::Unknown(table, io) => Box::pin(tcp::pass_through(outbound, table, io, connection)),
+            AcceptedKind::Opaque(to, begun) => Box::pin(tcp::forward(outbound, to, connection, begun)),
+            AcceptedKind::Http(io, settings) => {
+                Box::pin(serve_http(outbound, connection, (io, settings), drain))
+            }
+        };
+        (_counted, stage)
+    }
+}
+
 /// Carries one connection to its end. Each stage has a box of its own, which is gone with the
 /// stage: an idle connection keeps only what it carries with.
 pub async fn carry<N: Net>(outbound: Rc<Outbound<N>>, io: N::Io, peer: SocketAddr, drain: drain::Watch) {
     let Some(accepted) = Box::pin(accept(&outbound, io, peer, drain.clone())).await else { return };
-    let Accepted { connection, kind, _counted } = accepted;
-    match kind {
-        AcceptedKind::Unknown(table, io) => {
-            Box::pin(tcp::pass_through(&outbound, table, io, connection)).await;
-        }
-        AcceptedKind::Opaque(to, begun) => {
-            Box::pin(tcp::forward(&outbound, to, connection, begun)).await;
-        }
-        // The snapshot must not outlive its time because a client keeps its connection: each
-        // request takes its own.
-        AcceptedKind::Http(io, settings) => {
-            let handle = |request, client| {
-                Box::pin(http::handle(outbound.clone(), connection.clone(), request, client))
-            };
-            let side = &outbound.side;
-            let refuse = |error: &Error| side.refusal(&connection, error);
-            Box::pin(serve::connection(&side.net, &connection, io, settings, drain, refuse, handle)).await;
-        }
-    }
+    let (_counted, stage) = accepted.carry(&outbound, drain);
+    stage.await;
+}
+
+/// Answers the requests of a connection. The snapshot must not outlive its time because a client
+/// keeps its connection: each request takes its own.
+async fn serve_http<N: Net>(
+    outbound: &Rc<Outbound<N>>,
+    connection: Connection,
+    (io, settings): (Prefixed<Io<N>>, serve::Settings),
+    drain: drain::Watch,
+) {
+    let handle =
+        |request, client| Box::pin(http::handle(outbound.clone(), connection.clone(), request, client));
+    let side = &outbound.side;
+    let refuse = |error: &Error| side.refusal(&connection, error);
+    serve::connection(&side.net, &connection, io, settings, drain, refuse, handle).await;
 }
 
 /// Finds out where a connection goes and what it speaks. `None`: it is gone, or was refused.

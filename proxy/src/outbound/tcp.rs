@@ -18,7 +18,7 @@ use crate::limit::concurrency::RetrySlot;
 use crate::retry::AttemptOutcome;
 use crate::retry::backoff::{self, RetryAfter};
 use crate::retry::condition::reason;
-use crate::side::OpaqueBegun;
+use crate::side::{OpaqueBegun, Registered};
 use crate::tcp::{self, CopyTimeouts, FreshConnection, Guard};
 use crate::telemetry::access::{AccessEvent, fail};
 use crate::telemetry::{LimitReason, OpenConnection, RetryDenied};
@@ -45,10 +45,25 @@ type Dialled<N> = (Io<N>, Guard<Held>);
 /// is one.
 pub(super) async fn forward<N: Net>(
     outbound: &Outbound<N>,
-    (table, cluster): (Arc<Table>, Arc<Cluster>),
+    to: (Arc<Table>, Arc<Cluster>),
     connection: Connection,
     begun: Box<OpaqueBegun<Io<N>, Held>>,
 ) {
+    let Some((live, carrying)) = Box::pin(open(outbound, to, connection, begun)).await else { return };
+    tokio::select! {
+        biased;
+        () = live.refused() => {}
+        () = carrying => {}
+    }
+}
+
+/// Connects it to an endpoint. `None`: there is none, and the client knows.
+async fn open<N: Net>(
+    outbound: &Outbound<N>,
+    (table, cluster): (Arc<Table>, Arc<Cluster>),
+    connection: Connection,
+    begun: Box<OpaqueBegun<Io<N>, Held>>,
+) -> Option<(Registered<'_>, impl Future<Output = ()>)> {
     let timeouts = &table.snapshot.timeouts;
     let access = outbound.side.access(AccessEvent::Connection, &connection);
     let access = access.map(|access| access.routed(&cluster.config, None));
@@ -65,18 +80,16 @@ pub(super) async fn forward<N: Net>(
         Err(kind) => {
             fail(access, kind);
             // Directly it would have been refused.
-            return client.abort();
+            client.abort();
+            return None;
         }
     };
     let (metrics, timeouts) = (cluster.metrics.opaque(), CopyTimeouts::of(timeouts));
     // It may last for days, and must not keep what a reload replaces.
     drop((table, cluster));
     let live = outbound.side.live.register(connection.clone(), fresh.stream().peer().cloned());
-    tokio::select! {
-        biased;
-        () = live.refused() => {}
-        () = tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics, (None, access)) => {}
-    }
+    let carrying = tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics, (None, access));
+    Some((live, carrying))
 }
 
 /// Connects to an endpoint of `cluster`, and to another one if that fails: under the conditions of
