@@ -3,11 +3,12 @@
 //!
 //! Each process draws from a stream of its own, which is in force while one of its tasks is polled.
 //! rustls takes its randomness from a static, and has no other way to learn whose it is. Only what
-//! draws at random is replaced, and what costs most and is not on trial: the key exchange looks like
-//! X25519 on the wire and is none (nor anything hybrid, because the provider makes those keys
+//! draws at random is replaced, and what costs most and is not on trial: the key exchange looks
+//! like X25519 on the wire and is none (nor anything hybrid, because the provider makes those keys
 //! itself); keys sign by Ed25519, which needs no chance, and what they have signed is known to be
-//! valid ([`signatures`]); and of the suites there is the one whose hash costs least. Everything else is the sidecar's own provider. Nothing secret may ever come
-//! from here: who knows the seed knows all keys, and who sees a handshake knows its secret.
+//! valid ([`signatures`]); and of the suites there is the one whose hash costs least. Everything
+//! else is the sidecar's own provider. Nothing secret may ever come from here: who knows the seed
+//! knows all keys, and who sees a handshake knows its secret.
 
 use std::cell::RefCell;
 use std::rc::Rc;

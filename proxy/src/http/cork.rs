@@ -1,10 +1,10 @@
 //! Holds back what an HTTP/2 connection writes until it has nothing more to write.
 //!
 //! The library hands each frame of data to the stream under it by itself, and flushes behind it. So
-//! sixteen answers that are ready together would be sixteen system calls, sixteen packets and, under
-//! TLS, sixteen records, and as many of each to read at the other end. Here they are one: bytes are
-//! collected while the connection's future is polled, and leave when it has returned. Nothing waits
-//! for a timer, so a single answer is sent at the same moment as without.
+//! sixteen answers that are ready together would be sixteen system calls, sixteen packets and,
+//! under TLS, sixteen records, and as many of each to read at the other end. Here they are one:
+//! bytes are collected while the connection's future is polled, and leave when it has returned.
+//! Nothing waits for a timer, so a single answer is sent at the same moment as without.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};

@@ -83,8 +83,8 @@ pub(super) async fn request<N: Net, B>(
     if allowed { Ok(()) } else { Err(Error::new(Kind::Denied).into()) }
 }
 
-/// Notes what of a decision nobody feels: that policies in dry-run would have decided otherwise, and
-/// that an audit policy matches.
+/// Notes what of a decision nobody feels: that policies in dry-run would have decided otherwise,
+/// and that an audit policy matches.
 fn note_untold<N: Net>(
     inbound: &Inbound<N>,
     connection: &Connection,

@@ -2,9 +2,9 @@
 //! on its way in and on its way out.
 //!
 //! An [`AccessEntry`] is begun with the request and sent to the queue when it is dropped, at the
-//! end of the answer, whichever way that comes. It keeps handles and numbers; a line is made of them
-//! on the control thread. No request ever waits for it: if the queue is full, the line is lost,
-//! which is counted.
+//! end of the answer, whichever way that comes. It keeps handles and numbers; a line is made of
+//! them on the control thread. No request ever waits for it: if the queue is full, the line is
+//! lost, which is counted.
 //!
 //! Left out: the disk, which `crate::access_log` writes to.
 
