@@ -5,10 +5,10 @@
 //! rustls takes its randomness from a static, and has no other way to learn whose it is. Only what
 //! draws at random is replaced, and what costs most and is not on trial: the key exchange looks
 //! like X25519 on the wire and is none (nor anything hybrid, because the provider makes those keys
-//! itself); keys sign by Ed25519, which needs no chance, and what they have signed is known to be
-//! valid ([`signatures`]); and of the suites there is the one whose hash costs least. Everything
-//! else is the sidecar's own provider. Nothing secret may ever come from here: who knows the seed
-//! knows all keys, and who sees a handshake knows its secret.
+//! itself); certificates are signed by Ed25519, which needs no chance, and handshakes by a hash
+//! that looks like it ([`signatures`]); and of the suites there is the one whose hash costs least.
+//! Everything else is the sidecar's own provider. Nothing secret may ever come from here: who knows
+//! the seed knows all keys, and who sees a handshake knows its secret.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -66,7 +66,7 @@ pub(super) fn seeded<N>(world: World<N>) -> World<N> {
         secure_random: &SimRandom,
         kx_groups: vec![&SimX25519],
         signature_verification_algorithms: signatures::ALGORITHMS,
-        key_provider: &signatures::NotingKeys,
+        key_provider: &signatures::SimKeys,
         ..CryptoProvider::clone(&crypto::system())
     };
     provider.cipher_suites.retain(|suite| suite.suite() == CipherSuite::TLS13_AES_128_GCM_SHA256);

@@ -1,13 +1,13 @@
-//! Signatures that cost no arithmetic twice. To check one of Ed25519 is most of what a handshake
-//! costs in the simulator, and all of them are made in the same thread: whoever signs notes what it
-//! has signed, and whoever checks looks there first. A signature that nobody has noted is checked
-//! as ever, so what is forged, or made for another message, is refused.
+//! Signatures of handshakes that cost no arithmetic. To make and to check one of Ed25519 is most of
+//! what a handshake costs in the simulator. A key that signs here says so by a hash of its public
+//! key and the message, and whoever checks works out the same hash. So what was made for another
+//! message or by another key is refused; only who means to forge could, and nobody in a simulation
+//! does. Certificates are signed by Ed25519, and so is everything else that does not come from here:
+//! it is checked as ever.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, SHA512};
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use rustls::crypto::{KeyProvider, WebPkiSupportedAlgorithms, aws_lc_rs as provider};
 use rustls::pki_types::{
@@ -19,56 +19,35 @@ use rustls::{Error, SignatureAlgorithm, SignatureScheme};
 
 /// Bytes of a public key of Ed25519: the last of a SubjectPublicKeyInfo (RFC 8410 section 4).
 const PUBLIC_KEY: usize = 32;
-/// Signatures that are remembered at most: more than one history has.
-const MOST: usize = 1 << 14;
-
-thread_local! {
-    /// Hashes of public key, message and signature of those that are valid.
-    static VALID: RefCell<BTreeSet<[u8; 32]>> = const { RefCell::new(BTreeSet::new()) };
-}
 
 /// What is accepted.
-pub(super) static ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
-    all: &[&RememberedEd25519],
-    mapping: &[(SignatureScheme::ED25519, &[&RememberedEd25519])],
-};
+pub(super) static ALGORITHMS: WebPkiSupportedAlgorithms =
+    WebPkiSupportedAlgorithms { all: &[&SimEd25519], mapping: &[(SignatureScheme::ED25519, &[&SimEd25519])] };
 
-fn hash(public_key: &[u8], message: &[u8], signature: &[u8]) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    for part in [public_key, message, signature] {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part);
-    }
-    context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
-}
-
-fn remember(valid: [u8; 32]) {
-    VALID.with_borrow_mut(|all| {
-        if all.len() >= MOST {
-            all.clear();
-        }
-        all.insert(valid);
-    });
+/// As long as a signature of Ed25519.
+fn hash(public_key: &[u8; PUBLIC_KEY], message: &[u8]) -> impl AsRef<[u8]> {
+    let mut context = Context::new(&SHA512);
+    context.update(public_key);
+    context.update(message);
+    context.finish()
 }
 
 #[derive(Debug)]
-struct RememberedEd25519;
+struct SimEd25519;
 
-impl SignatureVerificationAlgorithm for RememberedEd25519 {
+impl SignatureVerificationAlgorithm for SimEd25519 {
     fn verify_signature(
         &self,
         public_key: &[u8],
         message: &[u8],
         signature: &[u8],
     ) -> Result<(), InvalidSignature> {
-        let hash = hash(public_key, message, signature);
-        if VALID.with_borrow(|all| all.contains(&hash)) {
+        let expected = public_key.try_into().map(|key| hash(key, message));
+        if expected.is_ok_and(|expected| expected.as_ref() == signature) {
             return Ok(());
         }
         let key = UnparsedPublicKey::new(&ED25519, public_key);
-        key.verify(message, signature).map_err(|_| InvalidSignature)?;
-        remember(hash);
-        Ok(())
+        key.verify(message, signature).map_err(|_| InvalidSignature)
     }
 
     fn public_key_alg_id(&self) -> AlgorithmIdentifier {
@@ -80,25 +59,25 @@ impl SignatureVerificationAlgorithm for RememberedEd25519 {
     }
 }
 
-/// Loads keys that note what they sign.
+/// Loads keys that sign by a hash.
 #[derive(Debug)]
-pub(super) struct NotingKeys;
+pub(super) struct SimKeys;
 
-impl KeyProvider for NotingKeys {
+impl KeyProvider for SimKeys {
     fn load_private_key(&self, der: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Error> {
         let key = provider::default_provider().key_provider.load_private_key(der)?;
-        Ok(Arc::new(NotingKey(key)))
+        Ok(Arc::new(SimKey(key)))
     }
 }
 
 #[derive(Debug)]
-struct NotingKey(Arc<dyn SigningKey>);
+struct SimKey(Arc<dyn SigningKey>);
 
-impl SigningKey for NotingKey {
+impl SigningKey for SimKey {
     fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
-        let public_key = self.0.public_key()?;
-        let public_key = public_key.as_ref().last_chunk::<PUBLIC_KEY>().copied()?;
-        Some(Box::new(NotingSigner { signer: self.0.choose_scheme(offered)?, public_key }))
+        let scheme = self.0.choose_scheme(offered)?.scheme();
+        let public_key = *self.0.public_key()?.last_chunk::<PUBLIC_KEY>()?;
+        (scheme == SignatureScheme::ED25519).then(|| Box::new(SimSigner(public_key)) as Box<dyn Signer>)
     }
 
     fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
@@ -111,46 +90,40 @@ impl SigningKey for NotingKey {
 }
 
 #[derive(Debug)]
-struct NotingSigner {
-    signer: Box<dyn Signer>,
-    public_key: [u8; PUBLIC_KEY],
-}
+struct SimSigner([u8; PUBLIC_KEY]);
 
-impl Signer for NotingSigner {
+impl Signer for SimSigner {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
-        let signature = self.signer.sign(message)?;
-        remember(hash(&self.public_key, message, &signature));
-        Ok(signature)
+        Ok(hash(&self.0, message).as_ref().to_vec())
     }
 
     fn scheme(&self) -> SignatureScheme {
-        self.signer.scheme()
+        SignatureScheme::ED25519
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{KeyPair, PKCS_ED25519};
+    use rcgen::{KeyPair, PKCS_ED25519, SigningKey as _};
 
     use super::*;
 
     #[test]
-    fn what_was_signed_here_is_valid_and_nothing_else_is() {
-        let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
-        let noting = NotingKeys.load_private_key(key.serialize_der().try_into().expect("a key")).unwrap();
-        let signer = noting.choose_scheme(&[SignatureScheme::ED25519]).expect("it signs so");
-        let signature = signer.sign(b"yes").unwrap();
-        let (public_key, noted) = (key.public_key_raw(), VALID.with_borrow(BTreeSet::len));
-        let check = |message: &[u8], signature: &[u8]| {
-            RememberedEd25519.verify_signature(public_key, message, signature).is_ok()
+    fn what_a_key_has_signed_is_valid_for_its_message_alone_and_so_is_a_real_signature() {
+        let new = || KeyPair::generate_for(&PKCS_ED25519).expect("a key");
+        let (key, other) = (new(), new());
+        let loaded = SimKeys.load_private_key(key.serialize_der().try_into().expect("a key")).unwrap();
+        let signer = loaded.choose_scheme(&[SignatureScheme::ED25519]).expect("it signs so");
+        let check = |by: &KeyPair, message: &[u8], signature: &[u8]| {
+            SimEd25519.verify_signature(by.public_key_raw(), message, signature).is_ok()
         };
-        assert_eq!(noted, 1);
-        assert!(check(b"yes", &signature));
-        assert!(!check(b"no", &signature));
-        assert!(!check(b"yes", &[&signature[..63], &[!signature[63]]].concat()));
-        assert_eq!(VALID.with_borrow(BTreeSet::len), 1, "found by what the signer has noted");
-        VALID.with_borrow_mut(BTreeSet::clear);
-        assert!(check(b"yes", &signature), "and by arithmetic");
-        assert_eq!(VALID.with_borrow(BTreeSet::len), 1);
+        for signature in [signer.sign(b"yes").unwrap(), key.sign(b"yes").unwrap()] {
+            assert_eq!(signature.len(), 64, "on the wire it looks like one of Ed25519");
+            assert!(check(&key, b"yes", &signature));
+            assert!(!check(&key, b"no", &signature));
+            assert!(!check(&other, b"yes", &signature));
+            assert!(!check(&key, b"yes", &[&signature[..63], &[!signature[63]]].concat()));
+        }
+        assert!(loaded.choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256]).is_none());
     }
 }

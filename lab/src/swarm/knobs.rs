@@ -76,8 +76,8 @@ const OUTLIER_DETECTION: [&str; 4] = [
 const CAP: [&str; 3] = ["", "cap = \"100%\"", "cap = \"10%\""];
 const HEALTH: [&str; 3] = [
     "",
-    "http = \"/healthz\"\ninterval = \"100ms\"\nedge_interval = \"50ms\"\nno_traffic_interval = \"100ms\"\ntimeout = \"90ms\"",
-    "tcp = true\ninterval = \"200ms\"\nedge_interval = \"100ms\"\nno_traffic_interval = \"200ms\"\ntimeout = \"100ms\"\n\
+    "http = \"/healthz\"\ninterval = \"100ms\"\nedge_interval = \"50ms\"\nno_traffic_interval = \"400ms\"\ntimeout = \"90ms\"",
+    "tcp = true\ninterval = \"200ms\"\nedge_interval = \"100ms\"\nno_traffic_interval = \"400ms\"\ntimeout = \"100ms\"\n\
      unhealthy_threshold = 1",
 ];
 /// The row of checks that ask the app.
