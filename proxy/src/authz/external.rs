@@ -118,7 +118,7 @@ impl Authorizers {
         let body =
             Limited::new(body, AUTHORIZER_ANSWER).collect().await.map_err(|error| error.to_string())?;
         self.keep(authorizer.address, send);
-        if head.status.is_server_error() {
+        if !(200..500).contains(&head.status.as_u16()) {
             return Err(format!("status {}", head.status.as_u16()));
         }
         let taken = |names: &[HeaderName]| -> Vec<(HeaderName, HeaderValue)> {

@@ -27,6 +27,7 @@ mod values;
 use std::fmt;
 use std::sync::Arc;
 
+use http::HeaderName;
 use tokio::sync::watch;
 
 use crate::config::{self, Snapshot};
@@ -49,6 +50,9 @@ pub struct Authorization {
     pub metrics: DecisionMetrics,
     /// What is counted of external authorizers, in their order.
     pub authorizers: Vec<AuthorizerMetrics>,
+    /// Headers in which the app reads what this sidecar vouches for: of claims, and of external
+    /// authorizers.
+    pub vouched: Arc<[HeaderName]>,
     /// Everything lets everything pass.
     is_open: bool,
     /// Counts up when other policies have come into force.
@@ -72,12 +76,17 @@ impl Authorization {
         if let Some(before) = before.filter(|before| same_policies(before) && same_issuers(before)) {
             return before.clone();
         }
+        let of_tokens = jwt.iter().flat_map(|issuer| {
+            issuer.claims_to_headers.iter().map(|claim| &claim.header).chain(&issuer.payload_header)
+        });
+        let of_authorizers = config.authorizers.iter().flat_map(|one| &one.headers_to_upstream_on_allow);
         let changes = before.map_or_else(|| Arc::new(watch::Sender::new(0)), |before| before.changes.clone());
         Arc::new(Authorization {
             is_open: config.policies.is_empty()
                 && config.default == config::DefaultAction::Allow
                 && jwt.is_empty(),
             policies: Policies::new(config),
+            vouched: of_tokens.chain(of_authorizers).cloned().collect(),
             issuers: Issuers::new(jwt, before.map(|before| &before.issuers)),
             metrics: metrics.decisions(),
             authorizers: config.authorizers.iter().map(|one| metrics.authorizer(&one.name)).collect(),

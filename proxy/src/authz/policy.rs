@@ -3,7 +3,8 @@
 //! A rule is a source, an operation and conditions; each pair of one `from` and one `to` becomes a
 //! *clause*, which holds if all of its tests do. Policies deny first, then allow: what a `deny`
 //! matches is denied; else, if there is an `allow` at all, one must match; else the default counts.
-//! External authorizers (`custom`) are asked before both.
+//! External authorizers (`custom`) are asked before both. They cannot be asked about a connection
+//! that is not HTTP, so one that a `custom` policy matches is denied, as if there was no answer.
 //!
 //! Of a connection that is not HTTP there is no method and no header. As in Istio, an `allow` rule
 //! that asks for something of the kind matches no such connection, and a `deny`, `audit` or
@@ -111,7 +112,7 @@ impl Policies {
         let set = |of: &dyn Fn(&AuthorizationPolicy) -> bool| {
             let policies: Vec<&AuthorizationPolicy> =
                 config.policies.iter().filter(|policy| of(policy)).collect();
-            Set::new(config.default, &policies)
+            Set::new(config, &policies)
         };
         let is_dry = |policy: &AuthorizationPolicy| policy.dry_run;
         Policies {
@@ -123,14 +124,14 @@ impl Policies {
     /// The external authorizer that must be asked about a request, by its position, and the rule
     /// that says so.
     pub fn authorizer(&self, facts: &Facts<'_>) -> Option<(usize, RuleName)> {
-        let phases = self.enforced.phases(scope_of(facts));
-        let clause = phases.custom.first(facts)?;
+        facts.request.as_ref()?;
+        let clause = self.enforced.http.custom.first(facts)?;
         let PolicyAction::Custom(authorizer) = clause.action else { return None };
         Some((authorizer, clause.name()))
     }
 
-    /// Decides about a request, or about a connection that is not HTTP. External authorizers are
-    /// not asked here.
+    /// Decides about a request, whose external authorizer has been asked, or about a connection
+    /// that is not HTTP.
     pub fn decide(&self, facts: &Facts<'_>) -> Decision {
         let scope = scope_of(facts);
         let enforced = self.enforced.rule(scope, facts);
@@ -153,13 +154,14 @@ fn scope_of(facts: &Facts<'_>) -> Scope {
 }
 
 impl Set {
-    fn new(default: DefaultAction, policies: &[&AuthorizationPolicy]) -> Self {
+    fn new(config: &Authorization, policies: &[&AuthorizationPolicy]) -> Self {
+        let phases = |scope| Phases::new(scope, config, policies);
         Set {
-            default,
+            default: config.default,
             has_allow: policies.iter().any(|policy| policy.action == PolicyAction::Allow),
-            http: Phases::new(Scope::Http, policies),
-            opaque: Phases::new(Scope::Opaque, policies),
-            live: Phases::new(Scope::Live, policies),
+            http: phases(Scope::Http),
+            opaque: phases(Scope::Opaque),
+            live: phases(Scope::Live),
         }
     }
 
@@ -179,6 +181,11 @@ impl Set {
             return Ruling::by(true, Some(clause.name()));
         }
         let has_allow = self.has_allow && !Mutant::AllowsWhatNobodyAllows.is_planted();
+        if scope == Scope::Opaque
+            && let Some(clause) = phases.custom.first(facts)
+        {
+            return Ruling::by(false, Some(clause.name()));
+        }
         if let Some(clause) = phases.deny.first(facts) {
             return Ruling::by(false, Some(clause.name()));
         }
@@ -190,15 +197,17 @@ impl Set {
 }
 
 impl Phases {
-    fn new(scope: Scope, policies: &[&AuthorizationPolicy]) -> Self {
-        let of = |is: fn(PolicyAction) -> bool| {
+    fn new(scope: Scope, config: &Authorization, policies: &[&AuthorizationPolicy]) -> Self {
+        let of = |is: &dyn Fn(PolicyAction) -> bool| {
             Clauses::new(scope, policies.iter().copied().filter(|policy| is(policy.action)))
         };
+        // Where no answer lets pass, what nobody can be asked about passes too.
+        let counts = |position: usize| scope == Scope::Http || !config.authorizers[position].fail_open;
         Phases {
-            custom: of(|action| matches!(action, PolicyAction::Custom(_))),
-            deny: of(|action| action == PolicyAction::Deny),
-            allow: of(|action| action == PolicyAction::Allow),
-            audit: of(|action| action == PolicyAction::Audit),
+            custom: of(&|action| matches!(action, PolicyAction::Custom(position) if counts(position))),
+            deny: of(&|action| action == PolicyAction::Deny),
+            allow: of(&|action| action == PolicyAction::Allow),
+            audit: of(&|action| action == PolicyAction::Audit),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Whoever made the request can watch from outside how far its body has come ([`Upload`]), after
 //! the body itself has gone to a connection.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
@@ -90,6 +91,8 @@ pub(super) struct Progress {
     over: Cell<bool>,
     /// How many there were.
     bytes: Cell<u64>,
+    /// What no trailer of it may be called.
+    reserved: OnceCell<Arc<[HeaderName]>>,
     copy: RefCell<Option<Box<Copying>>>,
 }
 
@@ -101,6 +104,7 @@ impl Progress {
             stage: Cell::new(Stage::UnderWay),
             over: Cell::new(false),
             bytes: Cell::new(0),
+            reserved: OnceCell::new(),
             copy: RefCell::new(None),
         }
     }
@@ -157,6 +161,23 @@ impl SendGuard {
     /// A body that begins to be sent.
     pub(super) fn begin(now: Instant) -> Self {
         SendGuard(Rc::new(Progress::begin(now)))
+    }
+
+    /// The next frame of `body`, whose sending this is: trailers without what may not stand there.
+    pub(super) fn poll<B: Body<Data = Bytes> + Unpin>(
+        &self,
+        body: &mut B,
+        cx: &mut Context<'_>,
+    ) -> PolledFrame<Bytes, B::Error> {
+        let mut polled = poll_cleaned(body, cx);
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            for name in self.0.reserved.get().into_iter().flat_map(|names| &**names) {
+                headers::remove_spellings(trailers, name);
+            }
+        }
+        polled
     }
 
     /// A frame of the body has passed, or its end. `is_end`: nothing follows it.
@@ -269,6 +290,13 @@ impl RequestBody {
         Some(copied)
     }
 
+    /// Lets no trailer of it through that has one of these names.
+    pub fn reserve(&self, names: &Arc<[HeaderName]>) {
+        if let Some(progress) = self.upload().0.filter(|_| !names.is_empty()) {
+            let _ = progress.reserved.set(names.clone());
+        }
+    }
+
     /// Keeps it back, if there is one, until `wanted` is true or `limit` is over.
     pub(super) fn withhold(&mut self, wanted: Arc<AtomicBool>, limit: Sleep) {
         let (body, sending) = match std::mem::replace(self, RequestBody::Empty) {
@@ -323,7 +351,7 @@ impl Body for RequestBody {
         }
         match this {
             RequestBody::Client(body, sending) => {
-                let polled = poll_cleaned(body, cx);
+                let polled = sending.poll(body, cx);
                 if let Poll::Ready(frame) = &polled {
                     sending.passed(Instant::now(), frame.as_ref(), body.is_end_stream());
                 }

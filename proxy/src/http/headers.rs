@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-    FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, SET_COOKIE, TE, TRAILER,
+    COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, SET_COOKIE, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
 use rand::{Rng, RngExt};
@@ -22,6 +22,8 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const X_RETRY_ATTEMPT: HeaderName = HeaderName::from_static("x-retry-attempt");
 /// Through whom the request came so far.
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// Who a client is that has proved it, in Envoy's format.
+pub const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// The scheme that it was made with.
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -88,11 +90,11 @@ pub fn remove_spellings(headers: &mut HeaderMap, name: &HeaderName) {
 }
 
 /// Removes what may not stand in trailers, where no reader expects it (RFC 9110 section 6.5.1):
-/// what belongs to one connection, what frames or routes a message, says who asks or what a body
-/// is. hyper drops some of it on an HTTP/1 connection and h2 gives up the stream for other; so it
+/// what belongs to one connection, what frames or routes a message, says who asks, for whom and
+/// from where, or what a body is. hyper drops some of it on an HTTP/1 connection and h2 gives up the stream for other; so it
 /// makes no difference which of them comes next.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
-    const NEVER: [HeaderName; 16] = [
+    const NEVER: [HeaderName; 22] = [
         CONNECTION,
         KEEP_ALIVE,
         PROXY_CONNECTION,
@@ -104,14 +106,20 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
         HOST,
         MAX_FORWARDS,
         AUTHORIZATION,
+        COOKIE,
+        X_REQUEST_ID,
+        X_FORWARDED_CLIENT_CERT,
+        X_FORWARDED_FOR,
+        X_FORWARDED_PROTO,
+        FORWARDED,
         CACHE_CONTROL,
         SET_COOKIE,
         CONTENT_ENCODING,
         CONTENT_RANGE,
         CONTENT_TYPE,
     ];
-    for name in NEVER {
-        trailers.remove(name);
+    for name in &NEVER {
+        remove_spellings(trailers, name);
     }
 }
 

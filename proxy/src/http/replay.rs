@@ -22,7 +22,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::body::{PolledFrame, RequestBody, SendGuard, Upload, poll_cleaned};
+use super::body::{PolledFrame, RequestBody, SendGuard, Upload};
 use super::resets;
 use crate::error::BoxError;
 
@@ -193,7 +193,8 @@ where
             return Poll::Ready(record.trailers.clone().map(|trailers| Ok(Frame::trailers(trailers))));
         }
         this.has_read = true;
-        let polled = poll_cleaned(&mut record.body, cx);
+        let Record { body, sending, .. } = &mut *record;
+        let polled = sending.poll(body, cx);
         if let Poll::Ready(frame) = &polled {
             record.sending.passed(Instant::now(), frame.as_ref(), record.body.is_end_stream());
         }

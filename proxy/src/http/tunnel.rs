@@ -25,7 +25,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING, UPGRADE};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -85,14 +85,20 @@ impl TunnelSlot {
     }
 }
 
-/// Whether a request asks for a tunnel that can be carried.
+/// Whether a request asks for a tunnel that can be carried. Of a list of protocols the app would
+/// choose, perhaps one that carries requests past the sidecar, so none is asked for.
 pub fn is_asked<B: Body>(request: &Request<B>) -> bool {
     request.method() == Method::CONNECT
         || request.headers().contains_key(UPGRADE)
             && request.version() == Version::HTTP_11
             && request.body().is_end_stream()
             && headers::lists(request.headers(), CONNECTION, "upgrade")
-            && !only_offers(request)
+            && is_for_one(request.headers())
+}
+
+fn is_for_one(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(UPGRADE).iter();
+    lines.next().is_some_and(|line| strict::is_for_a_tunnel(line.as_bytes())) && lines.next().is_none()
 }
 
 /// Whether a request makes offers to upgrade that are ignored.

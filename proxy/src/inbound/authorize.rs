@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery};
-use http::{Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::Inbound;
@@ -18,6 +18,8 @@ use crate::authz::jwt::{Shown, ShownToken, TokenError};
 use crate::authz::{
     Authorization, Decision, Facts, RequestFacts, RuleName, Ruling, host, path, remote_address,
 };
+use crate::balance::Table;
+use crate::config::Protocol;
 use crate::connection::Connection;
 use crate::error::{Error, Kind};
 use crate::http::headers;
@@ -72,10 +74,21 @@ pub(super) async fn request<N: Net, B>(
     let host = host(request);
     let asked =
         authorization.policies.authorizer(&facts(authorization, connection, request, &host, shown.as_ref()));
-    if let Some((authorizer, rule)) = asked {
+    let said = match asked {
         // Boxed: most requests have no use for it.
-        Box::pin(ask(inbound, (authorization, authorizer, rule), request, &host, log)).await?;
+        Some((authorizer, rule)) => {
+            Box::pin(ask(inbound, (authorization, authorizer, rule), request, &host, log)).await?
+        }
+        None => Vec::new(),
+    };
+    for authorizer in &authorization.config.authorizers {
+        for name in &authorizer.headers_to_upstream_on_allow {
+            // What the client says in its place is no authorizer's word, whether or not one was
+            // asked.
+            headers::remove_spellings(request.headers_mut(), name);
+        }
     }
+    request.headers_mut().extend(said);
     let decision = authorization.decide(&facts(authorization, connection, request, &host, shown.as_ref()));
     note_untold(inbound, connection, &decision, audit);
     let allowed = decision.enforced.allowed;
@@ -107,14 +120,15 @@ fn note_untold<N: Net>(
     }
 }
 
-/// Asks an external authorizer, as the rule of a policy says.
+/// Asks an external authorizer, as the rule of a policy says, for the headers that the app shall
+/// get of it.
 async fn ask<N: Net, B>(
     inbound: &Inbound<N>,
     (authorization, position, rule): (&Authorization, usize, RuleName),
-    request: &mut Request<B>,
+    request: &Request<B>,
     host: &str,
     log: &RequestLog<'_>,
-) -> Result<(), Refusal> {
+) -> Result<Vec<(HeaderName, HeaderValue)>, Refusal> {
     let (authorizer, metrics) =
         (&authorization.config.authorizers[position], &authorization.authorizers[position]);
     let question = Question {
@@ -127,12 +141,7 @@ async fn ask<N: Net, B>(
     match inbound.authorizers.ask(&inbound.side.net, authorizer, question).await {
         Ok(Answer::Allow(headers)) => {
             metrics.asked(AuthorizerOutcome::Allowed);
-            for name in &authorizer.headers_to_upstream_on_allow {
-                // What the client says in its place is not the authorizer's word.
-                headers::remove_spellings(request.headers_mut(), name);
-            }
-            request.headers_mut().extend(headers);
-            Ok(())
+            Ok(headers)
         }
         Ok(Answer::Deny(response)) => {
             metrics.asked(AuthorizerOutcome::Denied);
@@ -145,7 +154,7 @@ async fn ask<N: Net, B>(
             if let Some(withheld) = inbound.side.failures.admit(Instant::now()) {
                 tracing::warn!(authorizer = %authorizer.name, why, withheld, "passed without its word");
             }
-            Ok(())
+            Ok(Vec::new())
         }
         Err(why) => {
             metrics.asked(AuthorizerOutcome::Failed);
@@ -220,16 +229,21 @@ fn facts<'f, B>(
 /// Whether an opaque connection may go to the app. What is denied is counted and logged.
 pub(super) fn opaque<N: Net>(
     inbound: &Inbound<N>,
-    authorization: &Authorization,
+    table: &Table,
     connection: &Connection,
     audit: &mut Option<AuditEntry>,
 ) -> Decided {
+    let authorization = &table.authorization;
     if authorization.is_open() {
         return Decided { allowed: true, rule: None };
     }
     let decision = authorization.decide(&Facts::of(connection));
     note_untold(inbound, connection, &decision, audit);
-    let ruling = decision.enforced;
+    let mut ruling = decision.enforced;
+    let mut cause = None;
+    if ruling.allowed && may_hide_requests(table, connection) {
+        (ruling, cause) = (Ruling { allowed: false, rule: None }, Some(UNDECLARED));
+    }
     if !ruling.allowed {
         let side = &inbound.side;
         side.metrics.refused(Kind::Denied);
@@ -237,13 +251,29 @@ pub(super) fn opaque<N: Net>(
             let (peer, dst, identity) = (connection.peer, connection.original_dst, &connection.peer_identity);
             let (policy, rule) =
                 (ruling.rule.as_ref().map(|rule| &*rule.policy), ruling.rule.as_ref().map(|r| r.rule));
-            tracing::warn!(%peer, %dst, ?identity, policy, rule, withheld, "connection denied");
+            tracing::warn!(%peer, %dst, ?identity, policy, rule, cause, withheld, "connection denied");
         }
     }
     ruling.into()
 }
 
-/// Whether it could go there, without a count: before it is known what is spoken.
-pub(super) fn may_be_opaque(authorization: &Authorization, connection: &Connection) -> bool {
-    authorization.is_open() || authorization.policies.decide(&Facts::of(connection)).enforced.allowed
+/// Whether it could go there, without a count: before it is known what is spoken, and when other
+/// policies have come into force.
+pub(super) fn may_be_opaque(table: &Table, connection: &Connection) -> bool {
+    let authorization = &table.authorization;
+    authorization.is_open()
+        || authorization.policies.decide(&Facts::of(connection)).enforced.allowed
+            && !may_hide_requests(table, connection)
+}
+
+/// Why a connection is denied that no policy denies.
+const UNDECLARED: &str = "it is not recognised as HTTP where tokens are asked for: if its port speaks \
+                          something else, declare `protocol = \"tcp\"` for it";
+
+/// Whether a connection that is not recognised as HTTP could carry requests all the same, written
+/// so that an app understands them and the sidecar does not, and with them tokens that nobody
+/// verifies and headers in which claims stand: the port speaks whatever it may be.
+fn may_hide_requests(table: &Table, connection: &Connection) -> bool {
+    let port = connection.original_dst.port();
+    !table.authorization.issuers.is_empty() && table.snapshot.inbound_protocol(port) == Protocol::Detect
 }

@@ -6,13 +6,11 @@
 use std::fmt::Write;
 
 use data_encoding::HEXLOWER;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 
-use crate::http::{bridge, headers};
+use crate::http::bridge;
+use crate::http::headers::{self, X_FORWARDED_CLIENT_CERT};
 use crate::tls::{Peer, TlsStore};
-
-/// The header.
-const NAME: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// What the certificate of a client proves.
 pub(super) struct ClientCert(Option<HeaderValue>);
@@ -34,7 +32,7 @@ impl ClientCert {
     /// Removes what the client may not say itself: who it is, and unless it has proved that, what
     /// its request was before it crossed a bridge.
     pub(super) fn remove_forged(&self, headers: &mut HeaderMap) {
-        headers::remove_spellings(headers, &NAME);
+        headers::remove_spellings(headers, &X_FORWARDED_CLIENT_CERT);
         if self.0.is_none() {
             bridge::take_marker(headers);
         }
@@ -43,7 +41,7 @@ impl ClientCert {
     /// Says it to the app.
     pub(super) fn tell(&self, headers: &mut HeaderMap) {
         if let Some(value) = &self.0 {
-            headers.insert(NAME, value.clone());
+            headers.insert(X_FORWARDED_CLIENT_CERT, value.clone());
         }
     }
 }

@@ -140,6 +140,7 @@ impl<'t, N: Net> RequestState<'t, N> {
         if let Some(client) = &self.caller.certified {
             client.tell(request.headers_mut());
         }
+        request.body().reserve(&self.table.authorization.vouched);
         header_limits::request(&request, self.table.snapshot.http1)?;
         if version == Version::HTTP_2 && !restored {
             bridge::to_http2(&mut request, dst, false);

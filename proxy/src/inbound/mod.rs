@@ -150,14 +150,12 @@ impl<N: Net> Inbound<N> {
     pub async fn follow_policies(&self) {
         let mut changes = self.side.table.load().authorization.watch();
         while changes.changed().await.is_ok() {
-            let authorization = self.side.table.load().authorization.clone();
-            let may_live = |connection: &Connection| {
-                let facts = Facts::of(connection);
-                match connection.protocol {
-                    WireProtocol::Opaque => authorization.policies.decide(&facts).enforced.allowed,
-                    WireProtocol::Http1 | WireProtocol::Http2 => {
-                        authorization.policies.may_live(&facts).allowed
-                    }
+            let table = self.side.table.load_full();
+            let authorization = &table.authorization;
+            let may_live = |connection: &Connection| match connection.protocol {
+                WireProtocol::Opaque => authorize::may_be_opaque(&table, connection),
+                WireProtocol::Http1 | WireProtocol::Http2 => {
+                    authorization.policies.may_live(&Facts::of(connection)).allowed
                 }
             };
             let closed = self.side.live.refuse(|connection, _| may_live(connection));

@@ -7,6 +7,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::timeout;
 
@@ -39,7 +40,7 @@ pub(super) async fn begin<N: Net>(
     let timeouts = &snapshot.timeouts;
     // Only who has proved nothing waits for the server to speak first.
     let unknown = Connection::unauthenticated(peer, dst, WireProtocol::Opaque);
-    let dial = async || match authorize::may_be_opaque(&table.authorization, &unknown) {
+    let dial = async || match authorize::may_be_opaque(table, &unknown) {
         true => tcp::dial(inbound, snapshot, dst).await,
         false => None,
     };
@@ -48,7 +49,9 @@ pub(super) async fn begin<N: Net>(
     };
     let heard: Heard<Io<N>, tcp::Held> = match (mode, protocol) {
         (TlsMode::Strict, _) => (detect(io, snapshot.tls.handshake).await.ok()?, None),
-        (_, Protocol::Http) => (version::first_bytes(io, timeouts.request_headers, drain).await?, None),
+        (_, Protocol::Http) => {
+            (version::first_bytes(io, timeouts.request_headers, drain.clone()).await?, None)
+        }
         _ => Box::pin(side.detect(dst, io, timeouts.detect, dial)).await?,
     };
     let (found, fresh) = heard;
@@ -58,6 +61,10 @@ pub(super) async fn begin<N: Net>(
         let secured = timeout(snapshot.tls.handshake, secure(inbound, &store, found.client)).await;
         let late = || Err(HandshakeError("the handshake took too long".into()).into());
         return match secured.unwrap_or_else(|_| late()) {
+            Ok((Begun::Opaque(opaque), proved)) if protocol == Protocol::Http => {
+                handshake.succeeded();
+                Some((declared_http::<N>(opaque, timeouts.request_headers, drain).await?, proved))
+            }
             Ok(secured) => {
                 handshake.succeeded();
                 Some(secured)
@@ -93,6 +100,17 @@ pub(super) async fn begin<N: Net>(
         Protocol::Detect => begun(found, fresh)?,
     };
     Some((begun, None))
+}
+
+/// What a sidecar calls opaque on a port that is known to speak HTTP is taken for HTTP, or its bytes
+/// would pass by all that is asked of requests here.
+async fn declared_http<N: Net>(
+    opaque: Box<OpaqueBegun<Io<N>, tcp::Held>>,
+    limit: Duration,
+    drain: drain::Watch,
+) -> Option<Begun<Io<N>, tcp::Held>> {
+    let (is_http2, client) = version::is_http2(opaque.client.into_bare().ok()?, limit, drain).await?;
+    Some(Begun::Http { is_http2, client })
 }
 
 /// Answers the handshake, and begins with what was agreed on.

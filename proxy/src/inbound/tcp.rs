@@ -66,7 +66,7 @@ async fn open<N: Net>(
     let mut audit = inbound.audited(AuditEvent::Connection, connection).await;
     let access = inbound.side.access(AccessEvent::Connection, connection);
     let access = access.map(|access| access.to(connection.original_dst));
-    let decided = authorize::opaque(inbound, &table.authorization, connection, &mut audit);
+    let decided = authorize::opaque(inbound, &table, connection, &mut audit);
     if let Some(audit) = &mut audit {
         audit.record().decide(decided.allowed, decided.rule.as_ref());
     }

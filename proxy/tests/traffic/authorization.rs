@@ -122,6 +122,42 @@ fn an_opaque_connection_is_decided_about_before_the_app_is_dialled() {
     });
 }
 
+#[test]
+fn what_is_not_recognised_as_http_passes_no_token_and_no_authorizer_by() {
+    run(async {
+        let (app, connections) = counted().await;
+        let tcp = format!("inbound = [{{ port = {}, protocol = 'tcp' }}]\n", app.port());
+        let tokens = jwt("", &[Signer::A]);
+        let custom = |more: &str| {
+            format!(
+                "[[authorization.provider]]\nname = 'opa'\naddress = '127.0.0.1:9'\n{more}\n\
+                 [[authorization.policy]]\nname = 'opa'\naction = 'custom'\nprovider = 'opa'\n\
+                 rule = [{{ to = [{{ paths = ['/admin'] }}] }}]\n"
+            )
+        };
+        let sneaking = "\r\nGET  /admin HTTP/1.1\r\nhost: a\r\nx-subject: root\r\n\r\n";
+        for (more, passes) in [
+            (tokens.clone(), false),
+            (format!("{tcp}{tokens}"), true),
+            (custom(""), false),
+            (format!("{tcp}{}", custom("")), false),
+            (format!("{tcp}{}", custom("fail_open = true")), true),
+        ] {
+            let (far, before) = (side(app, &more).await, connections.get());
+            let mut client = far.client().await;
+            client.send(sneaking).await;
+            let answer = client.io.read(&mut [0; 1]).await;
+            assert_eq!(answer.is_ok_and(|n| n == 1), passes, "{more}");
+            assert_eq!(connections.get() - before, usize::from(passes), "{more}");
+            assert_eq!(
+                far.count("proxy_connections_refused_total", &["denied"]),
+                u64::from(!passes),
+                "{more}"
+            );
+        }
+    });
+}
+
 async fn silent_for_a_while(client: &mut Wire) -> bool {
     let limit = std::time::Duration::from_millis(300);
     tokio::time::timeout(limit, client.io.read(&mut [0; 1])).await.is_err()
@@ -231,17 +267,23 @@ fn a_token_is_verified_and_its_claims_decide_and_reach_the_app() {
                 [const { None }; 3]
             );
         }
+        let post = format!(
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntrailer: x-sub, x_sub, x-sum\r\n\
+             authorization: Bearer {staff}\r\n\r\n2\r\nhi\r\n0\r\nx-sub: root\r\nx_sub: root\r\nx-sum: 7\r\n\r\n"
+        );
+        assert_eq!(client.ask(&post).await.status(), 200);
+        assert_eq!(seen.last().trailers, "x-sum: 7\n", "no claim stands in a trailer");
         assert_eq!(client.ask(&get(&token(&[]))).await.status(), 403, "a valid token of somebody else");
         assert_eq!(client.get("/").await.status(), 403, "no token");
         let expired = client.ask(&get(&token(&[("exp", json!(1))]))).await;
         assert_eq!((expired.status(), expired.text()), (401, "the token is not valid: it has expired\n"));
         assert_eq!(expired.header("www-authenticate").as_deref(), Some("Bearer error=\"invalid_token\""));
         let tokens = |result: &str| far.count("proxy_jwt_tokens_total", &[result]);
-        assert_eq!((tokens("\"verified\""), tokens("\"remembered\""), tokens("\"expired\"")), (2, 2, 1));
+        assert_eq!((tokens("\"verified\""), tokens("\"remembered\""), tokens("\"expired\"")), (2, 3, 1));
         let twice = Signer::A.token_with(Algorithm::ES256, None, &SaysTwiceWhoItIs);
         let twice = client.ask(&get(&twice)).await;
         assert_eq!((twice.status(), twice.text()), (401, "the token is not valid: it cannot be read\n"));
-        assert_eq!(seen.requests(), 3);
+        assert_eq!(seen.requests(), 4);
     });
 }
 
@@ -296,6 +338,7 @@ fn an_external_authorizer_decides_and_its_headers_arrive_where_they_should() {
                  connection: x-user\r\n\r\n"
             )
         };
+        let unnamed = |path: &str| get(path).replace("connection: x-user\r\n", "");
         for _ in 0..2 {
             assert_eq!(client.ask(&get("/allowed?q=1")).await.status(), 200);
         }
@@ -314,13 +357,15 @@ fn an_external_authorizer_decides_and_its_headers_arrive_where_they_should() {
         assert_eq!((denied.status(), denied.text()), (302, "shoo"));
         let headers = ["location", "x-why", "set-cookie"].map(|name| denied.header(name));
         assert_eq!(headers, [Some("/login".into()), Some("no".into()), None]);
-        let open = client.ask(&get("/open")).await;
+        let open = client.ask(&unnamed("/open")).await;
         assert_eq!((open.status(), asked.requests()), (200, 3), "nobody was asked");
+        assert_eq!(seen.last().header("x-user"), None, "so nobody said who it is");
         for path in ["/broken", "/closed"] {
             assert_eq!(client.ask(&get(path)).await.status(), 403, "{path}");
         }
         far.reload(&config(&text("fail_open = true")));
-        assert_eq!(client.ask(&get("/broken")).await.status(), 200);
+        assert_eq!(client.ask(&unnamed("/broken")).await.status(), 200);
+        assert_eq!(seen.last().header("x-user"), None, "the client's word does not count without an answer");
         far.reload(&config(
             &text("status_on_error = 503\ntimeout = '50ms'").replace(&authorizer.to_string(), "192.0.2.1:9"),
         ));

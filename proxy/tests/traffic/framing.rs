@@ -12,8 +12,8 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 /// How long an answer may take that should come at once; only a failing test waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Fields that belong to a connection, frame a message or route it.
-const NO_TRAILERS: [&str; 10] = [
+/// Fields that belong to a connection, frame a message, route it or say whose it is.
+const NO_TRAILERS: [&str; 13] = [
     "TE",
     "Connection",
     "Keep-Alive",
@@ -24,6 +24,9 @@ const NO_TRAILERS: [&str; 10] = [
     "Content-Length",
     "Host",
     "Set-Cookie",
+    "x-forwarded-client-cert",
+    "X_Forwarded_For",
+    "Cookie",
 ];
 
 /// Two sidecars between a client and `app`, whose cluster is bridged or not.

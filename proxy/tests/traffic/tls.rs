@@ -90,6 +90,26 @@ fn opaque_bytes_cross_under_tls_in_both_directions_and_their_halves_end_apart() 
 }
 
 #[test]
+fn what_a_caller_calls_opaque_is_http_all_the_same_on_a_port_that_is_declared_to_speak_it() {
+    run(async {
+        let seen = Seen::default();
+        let app = seen.app(OK).await;
+        let http = format!("[[inbound]]\nport = {}\nprotocol = 'http'\n{STRICT}", app.port());
+        let Mesh { near, far } = mesh(app, of(&Authority::new()), ORDERS, ("protocol = 'tcp'", &http)).await;
+        let mut client = near.client().await;
+        let forged =
+            "GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: URI=spiffe://mesh.test/admin\r\n\r\n";
+        assert_eq!(client.ask(forged).await.text(), "ok");
+        assert!(seen.last().header("x-forwarded-client-cert").unwrap().ends_with(&format!("URI={WEB}")));
+        assert_eq!(far.count("proxy_requests_total", &[]), 1);
+        let mut client = near.client().await;
+        client.send("no HTTP at all\r\n\r\n").await;
+        assert_eq!(client.response(false).await.status(), 400);
+        assert_eq!(seen.requests(), 1);
+    });
+}
+
+#[test]
 fn a_strict_port_takes_no_plaintext_and_a_permissive_one_believes_none_of_it() {
     run(async {
         let seen = Seen::default();

@@ -131,7 +131,7 @@ fn an_answer_that_opens_no_tunnel_is_an_ordinary_one_and_nothing_may_follow_it()
 }
 
 #[test]
-fn an_upgrade_that_is_not_hop_by_hop_or_has_a_body_is_not_passed_on() {
+fn an_upgrade_that_is_not_hop_by_hop_has_a_body_or_leaves_a_choice_is_not_passed_on() {
     run(async {
         let seen = Seen::default();
         let (near, _far) = pair(seen.app(OK).await).await;
@@ -139,6 +139,10 @@ fn an_upgrade_that_is_not_hop_by_hop_or_has_a_body_is_not_passed_on() {
             "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
             "POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\nhi",
             "GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c, websocket\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket,H2C\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c/version-of-its-own\r\n\r\n",
         ] {
             let mut client = near.client().await;
             assert_eq!(client.ask(request).await.text(), "ok", "{request}");

@@ -244,10 +244,18 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Strict<I> {
 /// which a server may ignore (RFC 9110 section 7.8) and many clients make to everybody. Anything
 /// else is meant.
 pub fn is_offer(value: &[u8]) -> bool {
+    value.len() <= reader::WORD && !value.contains(&b',') && is_for_http(value)
+}
+
+/// Whether the value of an `Upgrade` header names one protocol, and one in which no requests would
+/// pass that nobody has looked at: not another HTTP, and not TLS.
+pub fn is_for_a_tunnel(value: &[u8]) -> bool {
+    !value.contains(&b',') && !is_for_http(value)
+}
+
+fn is_for_http(value: &[u8]) -> bool {
     let begins = |with: &[u8]| value.get(..with.len()).is_some_and(|v| v.eq_ignore_ascii_case(with));
-    value.len() <= reader::WORD
-        && !value.contains(&b',')
-        && (begins(b"h2c") || begins(b"http/") || begins(b"tls/"))
+    begins(b"h2c") || begins(b"http") || begins(b"tls")
 }
 
 /// What it was that ended the body of a request before its time: it is [`Kind::Malformed`], or its
