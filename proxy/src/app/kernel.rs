@@ -300,7 +300,10 @@ async fn follow(path: &Path, current: Arc<Snapshot>, sidecar: &Sidecar) {
         reload::ReloadOutcome::Unchanged => tracing::info!("the configuration has not changed"),
         reload::ReloadOutcome::Refused(error) => {
             sidecar.metrics.reloaded(false);
-            tracing::error!("the new configuration is not in force: {:?}", miette::Report::new(error));
+            // Without the lines around the mistakes, in which there may be secrets.
+            for mistake in error.lines() {
+                tracing::error!("the new configuration is not in force: {mistake}");
+            }
         }
         reload::ReloadOutcome::Blind(error) => {
             tracing::warn!(%error, "cannot watch the configuration file; SIGHUP still reloads it");

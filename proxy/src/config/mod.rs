@@ -65,6 +65,15 @@ pub enum LoadError {
 }
 
 impl LoadError {
+    /// A line for each mistake, without the text around it, in which there may be secrets: for
+    /// logs.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            LoadError::Unreadable { .. } => vec![self.to_string()],
+            LoadError::Invalid(errors) => errors.lines().collect(),
+        }
+    }
+
     fn unreadable(path: &Path, error: io::Error) -> Self {
         let help = "check the path, and that the user the proxy runs as may read it";
         // What the operating system says is about the file, and the rest about what is in it.

@@ -199,6 +199,12 @@ impl Check<'_> {
                 .help(r#"write it like "https://idp.example/keys""#);
             return None;
         };
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            self.diagnostics
+                .add("a URL with a user in it", url.span(), "it would be shown in logs, and is not sent")
+                .help("remove what stands before the `@`");
+            return None;
+        }
         let is_secure = uri.scheme() == Some(&Scheme::HTTPS);
         if let Some(roots) = given.roots.as_ref().filter(|_| !is_secure) {
             self.diagnostics
@@ -217,7 +223,7 @@ impl Check<'_> {
             }
         }
         Some(JwksUrl {
-            url: words.clone(),
+            url: words.split('?').next().unwrap_or_default().to_owned(),
             host: host.to_owned(),
             port: uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 }),
             path: uri.path_and_query().map_or_else(|| "/".into(), ToString::to_string),

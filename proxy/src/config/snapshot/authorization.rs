@@ -352,7 +352,7 @@ pub struct ExternalAuthorizer {
     #[serde(serialize_with = "dump::texts")]
     pub include_request_headers: Vec<HeaderName>,
     /// Headers that it is sent as well.
-    #[serde(serialize_with = "dump::headers")]
+    #[serde(serialize_with = "dump::credentials")]
     pub include_additional_headers: Vec<(HeaderName, HeaderValue)>,
     /// Headers of its answer that the app gets if it allows.
     #[serde(serialize_with = "dump::texts")]

@@ -79,6 +79,19 @@ pub(super) fn headers<S: Serializer>(values: &[(HeaderName, HeaderValue)], to: S
     }))
 }
 
+/// All of them, with values that nobody needs to see: they prove to a server who asks.
+pub(super) fn credentials<S: Serializer>(
+    values: &[(HeaderName, HeaderValue)],
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    to.collect_seq(values.iter().map(|(name, _)| (name.as_str(), REDACTED)))
+}
+
+/// A path whose query may have a key in it.
+pub(super) fn without_query<S: Serializer>(path: &str, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(path.split('?').next().unwrap_or_default())
+}
+
 /// What a header or a parameter must be.
 #[derive(Serialize)]
 struct NamedMatch<'a> {
@@ -161,6 +174,14 @@ mod tests {
             [[cluster.route]]
             match = { path = "/a", headers = { "x-api-key" = "hunter2", "x-plain" = "shown" } }
             request_headers = { set = { "authorization" = "Bearer hunter3", "x-team" = "blue" } }
+            [[jwt]]
+            name = "idp"
+            issuer = "https://idp"
+            jwks = { url = "http://idp.example/keys?key=hunter4" }
+            [[authorization.provider]]
+            name = "opa"
+            address = "10.0.0.9:8181"
+            include_additional_headers = { "x-opa" = "hunter5" }
         "#;
         let snapshot = parse("sidecar.toml", text);
         let snapshot = snapshot.unwrap_or_else(|error| panic!("{:?}", miette::Report::new(error)));
@@ -171,6 +192,6 @@ mod tests {
         assert_eq!(cluster["retry"]["on"][0], "connect-failure");
         let shown = dump.to_string();
         assert!(shown.contains("shown") && shown.contains("blue") && !shown.contains("hunter"), "{shown}");
-        assert_eq!(shown.matches("[redacted]").count(), 2);
+        assert_eq!(shown.matches("[redacted]").count(), 3);
     }
 }

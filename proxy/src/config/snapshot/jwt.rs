@@ -74,13 +74,14 @@ pub enum JwksSource {
 /// A server of a key set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JwksUrl {
-    /// As it was written.
+    /// As it was written, without the query: what logs and pages show.
     pub url: String,
     /// Its host: an address, or a name.
     pub host: String,
     /// Its port.
     pub port: u16,
     /// The path and the query.
+    #[serde(serialize_with = "dump::without_query")]
     pub path: String,
     /// The roots that may have certified the server; `None`: it does not speak TLS.
     pub roots: Option<PathBuf>,
