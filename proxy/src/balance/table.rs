@@ -106,7 +106,8 @@ impl Table {
     pub fn put_in_force(self, place: &ArcSwap<Table>) {
         let (table, before) = (Arc::new(self), place.load_full());
         place.store(table.clone());
-        if !Arc::ptr_eq(&before.authorization, &table.authorization) {
+        let modes = |table: &Table| (table.snapshot.tls.mode, table.snapshot.inbound_port_tls.clone());
+        if !Arc::ptr_eq(&before.authorization, &table.authorization) || modes(&before) != modes(&table) {
             table.authorization.announce();
         }
     }

@@ -17,7 +17,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use caller::Callers;
 use client_cert::ClientCert;
-use tokio::sync::Semaphore;
 
 use crate::audit::{AuditEntry, AuditEvent, AuditLog};
 use crate::authz::Facts;
@@ -25,13 +24,14 @@ use crate::authz::external::Authorizers;
 use crate::authz::jwt::Remembered;
 use crate::balance::Table;
 use crate::capture::rules::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6};
-use crate::config::{Retry, RetryCondition, RetryConditions, defaults};
+use crate::config::{Retry, RetryCondition, RetryConditions, TlsMode, defaults};
 use crate::connection::{Connection, WireProtocol};
 use crate::detect::Prefixed;
 use crate::drain;
 use crate::error::{Error, Kind};
 use crate::http::serve;
 use crate::limit::client::{ClientConnection, share_of};
+use crate::limit::slots::ConnectionSlots;
 use crate::side::{Begun, OpaqueBegun, Side, Stage};
 use crate::telemetry::{Direction, Metrics, Open, SingleEndpointMetrics};
 use crate::tls::{Io, Peer, Stream, TlsStore};
@@ -50,8 +50,8 @@ pub struct Inbound<N: Net> {
     authorizers: Authorizers,
     /// What tokens' times are compared with.
     wall: Arc<dyn Wall>,
-    /// Handshakes of TLS that may be under way at once.
-    handshakes: Semaphore,
+    /// Handshakes of TLS that are under way.
+    handshakes: RefCell<ConnectionSlots>,
     audit: OnceCell<Arc<AuditLog>>,
 }
 
@@ -96,9 +96,8 @@ impl<N: Net> Inbound<N> {
         table: Arc<ArcSwap<Table>>,
         all_metrics: Arc<Metrics>,
     ) -> Rc<Self> {
-        let handshakes = Semaphore::new(table.load().snapshot.tls.handshakes);
         Rc::new(Inbound {
-            handshakes,
+            handshakes: RefCell::default(),
             audit: OnceCell::new(),
             side: Side::new(world, Direction::Inbound, source_for, tls, table, all_metrics),
             app: RefCell::default(),
@@ -145,20 +144,24 @@ impl<N: Net> Inbound<N> {
         });
     }
 
-    /// Closes open connections that other policies do not allow, whenever such come into force.
+    /// Closes open connections that other policies do not allow, or that prove nothing on a port
+    /// that is strict now, whenever such come into force.
     /// Runs for ever.
     pub async fn follow_policies(&self) {
         let mut changes = self.side.table.load().authorization.watch();
         while changes.changed().await.is_ok() {
             let table = self.side.table.load_full();
             let authorization = &table.authorization;
-            let may_live = |connection: &Connection| match connection.protocol {
+            let is_allowed = |connection: &Connection| match connection.protocol {
                 WireProtocol::Opaque => authorize::may_be_opaque(&table, connection),
                 WireProtocol::Http1 | WireProtocol::Http2 => {
                     authorization.policies.may_live(&Facts::of(connection)).allowed
                 }
             };
-            let closed = self.side.live.refuse(|connection, _| may_live(connection));
+            let closed = self.side.live.refuse(|connection, peer| {
+                let mode = table.snapshot.inbound_tls(connection.original_dst.port());
+                (peer.is_some() || mode != TlsMode::Strict) && is_allowed(connection)
+            });
             if closed > 0 {
                 authorization.metrics.closed.inc_by(closed);
                 tracing::info!(closed, "connections closed that new policies do not allow");

@@ -58,9 +58,15 @@ pub(super) async fn begin<N: Net>(
     if found.hello.as_ref().is_some_and(tls::is_of_the_mesh) {
         drop(fresh);
         let handshake = side.metrics.handshakes.begin();
-        let secured = timeout(snapshot.tls.handshake, secure(inbound, &store, found.client)).await;
-        let late = || Err(HandshakeError("the handshake took too long".into()).into());
-        return match secured.unwrap_or_else(|_| late()) {
+        let gives_way = inbound.handshakes.borrow_mut().take_for(peer.ip(), snapshot.tls.handshakes);
+        let secured = tokio::select! {
+            biased;
+            _ = gives_way => Err("it gave way: too many handshakes are under way (tls.handshakes)"),
+            secured = timeout(snapshot.tls.handshake, secure::<N>(&store, found.client)) =>
+                secured.map_err(|_| "the handshake took too long"),
+        };
+        let ended = |why: &'static str| Err(HandshakeError(why.into()).into());
+        return match secured.unwrap_or_else(ended) {
             Ok((Begun::Opaque(opaque), proved)) if protocol == Protocol::Http => {
                 handshake.succeeded();
                 Some((declared_http::<N>(opaque, timeouts.request_headers, drain).await?, proved))
@@ -83,7 +89,10 @@ pub(super) async fn begin<N: Net>(
     if mode == TlsMode::Strict && !Mutant::TakesPlaintext.is_planted() {
         let Detected { mut client, .. } = found;
         client.abort();
-        let cause = "the port takes nothing but the mesh's TLS (tls = \"strict\")";
+        let cause = match found.outcome {
+            Detection::Timeout => "no whole ClientHello within the time for a handshake (tls.handshake)",
+            _ => "the port takes nothing but the mesh's TLS (tls = \"strict\")",
+        };
         side.refuse_because(Kind::NotSecured, peer, Some(dst), &cause);
         inbound.audit_refused(&unknown, &cause).await;
         return None;
@@ -114,12 +123,7 @@ async fn declared_http<N: Net>(
 }
 
 /// Answers the handshake, and begins with what was agreed on.
-async fn secure<N: Net>(
-    inbound: &Inbound<N>,
-    store: &TlsStore,
-    client: Prefixed<Io<N>>,
-) -> std::io::Result<Secured<N>> {
-    let _turn = inbound.handshakes.acquire().await;
+async fn secure<N: Net>(store: &TlsStore, client: Prefixed<Io<N>>) -> std::io::Result<Secured<N>> {
     let Ok(client) = client.map(Io::<N>::into_plain) else {
         return Err(HandshakeError("TLS inside TLS".into()).into());
     };

@@ -130,6 +130,63 @@ fn a_strict_port_takes_no_plaintext_and_a_permissive_one_believes_none_of_it() {
 }
 
 #[test]
+fn a_port_that_becomes_strict_closes_what_has_proved_nothing_and_keeps_the_rest() {
+    run(async {
+        let seen = Seen::default();
+        let app = seen.app(OK).await;
+        let Mesh { near, far } = mesh(app, of(&Authority::new()), ORDERS, ("", PERMISSIVE)).await;
+        let (mut plain, mut secured) = (far.client().await, near.client().await);
+        for client in [&mut plain, &mut secured] {
+            assert_eq!(client.ask(GET).await.text(), "ok");
+        }
+        far.reload(&format!("{CALLEE}\n{STRICT}"));
+        assert_eq!(plain.rest().await, b"");
+        assert_eq!(secured.ask(GET).await.text(), "ok");
+        assert_eq!(far.count("proxy_tls_handshakes_total", &["accepted"]), 1, "over the same connection");
+    });
+}
+
+/// What a sidecar's handshake begins with.
+async fn client_hello() -> Vec<u8> {
+    let (heard, mut hello) = tokio::sync::mpsc::unbounded_channel();
+    let listener = app(move |_, mut wire| {
+        let heard = heard.clone();
+        async move {
+            let head = wire.bytes(5).await;
+            let rest = wire.bytes(usize::from(u16::from_be_bytes([head[3], head[4]]))).await;
+            heard.send([head, rest].concat()).unwrap();
+        }
+    })
+    .await;
+    let cluster = format!(
+        "{CALLER}\n[[cluster]]\nname = 'orders'\naddresses = ['{SERVICE}']\nprotocol = 'tcp'\n\
+         endpoints = [{{ address = '{listener}', identity = '{ORDERS}' }}]"
+    );
+    let near = outbound_of(Some(Authority::new().store(WEB)), TestNet::to(SERVICE), &cluster).await;
+    let _client = near.client().await;
+    hello.recv().await.unwrap()
+}
+
+#[test]
+fn who_begins_handshakes_and_ends_none_keeps_nobody_out() {
+    run(async {
+        let app = answering(OK).await;
+        let few = "[tls]\nmode = 'strict'\nhandshakes = 2";
+        let Mesh { near, far } = mesh(app, of(&Authority::new()), ORDERS, ("", few)).await;
+        let (hello, mut hanging) = (client_hello().await, Vec::new());
+        for _ in 0..3 {
+            let mut client = far.client().await;
+            client.io.write_all(&hello).await.unwrap();
+            assert_eq!(client.bytes(1).await, [22], "it is answered");
+            hanging.push(client);
+        }
+        hanging[0].rest().await;
+        assert_eq!(near.client().await.ask(GET).await.text(), "ok");
+        assert_eq!(far.count("proxy_tls_handshakes_total", &["\"inbound\"", "accepted"]), 1);
+    });
+}
+
+#[test]
 fn an_address_that_another_workload_has_is_not_talked_to() {
     run(async {
         let seen = Seen::default();

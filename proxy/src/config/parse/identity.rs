@@ -121,7 +121,12 @@ impl Check<'_> {
         let given = &file.tls;
         let default = if file.identity.is_some() { TlsMode::Permissive } else { TlsMode::Disabled };
         let mode = given.mode.as_ref().map_or(default, |mode| self.tls_mode("mode", mode, file));
-        let handshake = self.duration("handshake", given.handshake.as_ref(), defaults::HANDSHAKE).value;
+        let handshake = self.duration("handshake", given.handshake.as_ref(), defaults::HANDSHAKE);
+        if let Some(span) = handshake.span.clone().filter(|_| handshake.value.is_zero()) {
+            self.diagnostics
+                .add("a `handshake` of 0 would refuse every sidecar", span, "must be more")
+                .help("to switch TLS off, write `mode = \"disabled\"`");
+        }
         let handshakes = given.handshakes.as_ref().map_or(defaults::HANDSHAKES, |most| {
             if *most.get_ref() == 0 {
                 self.diagnostics
@@ -130,7 +135,7 @@ impl Check<'_> {
             }
             *most.get_ref()
         });
-        Tls { mode, handshake, handshakes }
+        Tls { mode, handshake: handshake.value, handshakes }
     }
 
     /// The ports of the app with a mode of their own.

@@ -99,7 +99,7 @@ pub struct Tls {
     pub mode: TlsMode,
     /// How long a handshake may take.
     pub handshake: Duration,
-    /// How many handshakes a worker answers at once.
+    /// How many handshakes may be under way on a worker.
     pub handshakes: usize,
 }
 
