@@ -22,7 +22,7 @@ impl ConnectionSlots {
     pub fn take_for(&mut self, client: IpAddr, limit: usize) -> oneshot::Receiver<()> {
         self.0.retain(|(_, slot)| !slot.is_closed());
         while self.0.len() >= limit && !self.0.is_empty() {
-            let oldest = self.oldest_of_the_most();
+            let oldest = self.oldest_of_the_most(client);
             self.0.remove(oldest);
         }
         let (kept, slot) = oneshot::channel();
@@ -30,11 +30,14 @@ impl ConnectionSlots {
         slot
     }
 
-    /// The position of the oldest slot of the client that has the most.
-    fn oldest_of_the_most(&self) -> usize {
+    /// The position of the oldest slot of the client that has the most, once `next` has another.
+    fn oldest_of_the_most(&self, next: IpAddr) -> usize {
         let mut clients = BTreeMap::<IpAddr, (usize, Reverse<usize>)>::new();
         for (position, (client, _)) in self.0.iter().enumerate() {
             clients.entry(*client).or_insert((0, Reverse(position))).0 += 1;
+        }
+        if let Some((slots, _)) = clients.get_mut(&next) {
+            *slots += 1;
         }
         clients.values().max().map_or(0, |(_, Reverse(oldest))| *oldest)
     }
@@ -67,11 +70,7 @@ mod tests {
         let closed =
             |slot: &mut oneshot::Receiver<()>| slot.try_recv() == Err(oneshot::error::TryRecvError::Closed);
         open.push(slots.take_for(many, 4));
-        assert_eq!(
-            open.iter_mut().map(closed).collect::<Vec<_>>(),
-            [true, false, false, false, false],
-            "a tie"
-        );
+        assert_eq!(open.iter_mut().map(closed).collect::<Vec<_>>(), [false, true, false, false, false]);
         open.extend([many, few, many].map(|client| slots.take_for(client, 4)));
         let left: Vec<_> = open.iter_mut().map(|slot| !closed(slot)).collect();
         assert_eq!(left, [false, false, false, true, false, true, true, true]);
