@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN};
-use http::uri::Authority;
+use http::uri::{Authority, Uri};
 
 use crate::config;
 
@@ -30,15 +30,15 @@ impl Access {
     ///
     /// # Errors
     /// Why not, in words for whoever sent it.
-    pub(super) fn permit(&self, headers: &HeaderMap, is_operator: bool) -> Result<(), String> {
+    pub(super) fn permit(&self, uri: &Uri, headers: &HeaderMap, is_operator: bool) -> Result<(), String> {
         let site = headers.get(SEC_FETCH_SITE).map(|site| site.as_bytes());
         if headers.contains_key(ORIGIN) || site.is_some_and(|site| site != b"none") {
             return Err("this is the request of a site in a browser".into());
         }
-        if !headers.get(HOST).is_some_and(|host| host.to_str().is_ok_and(is_loopback)) {
+        if !host(uri, headers).is_some_and(is_loopback) {
             return Err("orders are given to 127.0.0.1, [::1] or localhost".into());
         }
-        let shown = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        let shown = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
         match (&self.token, shown) {
             (Some(path), Some(shown)) => {
                 let token = config::read(path).map_err(|error| format!("there is no token: {error}"))?;
@@ -57,11 +57,34 @@ impl Access {
     }
 }
 
+/// Whether a request is meant for a name that is not this host's: somebody else's, which was made to
+/// lead here, and of whose site a browser would show the answer to.
+pub(super) fn is_for_another(uri: &Uri, headers: &HeaderMap) -> bool {
+    host(uri, headers).is_some_and(|host| !is_here(host, |_| true))
+}
+
+/// The host that a request is for. That of an absolute target counts (RFC 9112 section 3.2.2).
+fn host<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Option<&'r str> {
+    let of_target = uri.authority().map(Authority::as_str);
+    of_target.or_else(|| headers.get(HOST).map(|host| host.to_str().unwrap_or_default()))
+}
+
 fn is_loopback(host: &str) -> bool {
+    is_here(host, |address| address.is_loopback())
+}
+
+fn is_here(host: &str, fits: impl Fn(IpAddr) -> bool) -> bool {
     let Ok(authority) = host.parse::<Authority>() else { return false };
     let name = authority.host();
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(fits)
+}
+
+/// The token of `Authorization: Bearer`.
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"bearer ";
+    let (scheme, token) = value.split_at_checked(SCHEME.len())?;
+    scheme.eq_ignore_ascii_case(SCHEME).then_some(token)
 }
 
 #[cfg(test)]
@@ -72,6 +95,27 @@ mod tests {
 
     fn headers(given: &[(&'static str, &'static str)]) -> HeaderMap {
         given.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn a_name_that_is_not_this_hosts_is_another_wherever_it_stands() {
+        let other = |uri: &'static str, given: &[(&'static str, &'static str)]| {
+            is_for_another(&Uri::from_static(uri), &headers(given))
+        };
+        for (host, is_other) in [
+            ("10.0.0.1:15000", false),
+            ("[::1]", false),
+            ("LocalHost", false),
+            ("rebound.example", true),
+            ("", true),
+        ] {
+            assert_eq!(other("/clusters", &[("host", host)]), is_other, "{host:?}");
+        }
+        assert!(!other("/clusters", &[]), "HTTP/1.0 does without");
+        assert!(other("http://rebound.example/shutdown", &[("host", "127.0.0.1")]));
+        let access = Access::default();
+        let target = Uri::from_static("http://rebound.example/shutdown");
+        assert!(access.permit(&target, &headers(&[("host", "127.0.0.1")]), true).is_err());
     }
 
     #[test]
@@ -101,15 +145,16 @@ mod tests {
             (&guarded, vec![HERE], true, true),
             (&guarded, vec![HERE], false, false),
             (&guarded, vec![HERE, TOKEN], false, true),
+            (&guarded, vec![HERE, ("authorization", "bearer open sesame")], false, true),
             (&guarded, vec![HERE, ("authorization", "Bearer open")], true, false),
             (&guarded, vec![HERE, ("authorization", "Bearer ")], false, false),
             (&guarded, vec![HERE, TOKEN, ("origin", "https://site.example")], false, false),
         ] {
-            let permitted = access.permit(&headers(&given), is_operator);
+            let permitted = access.permit(&Uri::from_static("/drain"), &headers(&given), is_operator);
             assert_eq!(permitted.is_ok(), may, "{given:?} {is_operator}: {permitted:?}");
         }
         std::fs::write(&path, "").unwrap();
         let none = headers(&[HERE, ("authorization", "Bearer ")]);
-        assert!(guarded.permit(&none, false).is_err(), "an empty token is none");
+        assert!(guarded.permit(&Uri::default(), &none, false).is_err(), "an empty token is none");
     }
 }

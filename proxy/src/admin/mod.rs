@@ -103,8 +103,7 @@ pub async fn serve<N: Net>(
         match listener.accept().await {
             Ok((io, _)) => {
                 let (slot, pages) = (open.take(limit()), pages.clone());
-                let gives_orders = pages.0.iter().any(|page| page.method != Method::GET);
-                let is_operator = gives_orders && net.is_operator(&io);
+                let is_operator = pages.0.iter().any(gives_orders) && net.is_operator(&io);
                 net.spawn("admin", async move {
                     tokio::select! {
                         biased;
@@ -130,11 +129,15 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path();
+    if pages.iter().any(gives_orders) && access::is_for_another(request.uri(), request.headers()) {
+        let why = "these pages are for an address or localhost, and for no site\n";
+        return response((StatusCode::FORBIDDEN, TEXT, why.into()));
+    }
     match pages.iter().find(|p| p.path == path) {
         // hyper leaves the body out of an answer to HEAD.
         Some(page) if page.method == *request.method() || is_head_of(page, request.method()) => {
             if page.method != Method::GET
-                && let Err(why) = access.permit(request.headers(), is_operator)
+                && let Err(why) = access.permit(request.uri(), request.headers(), is_operator)
             {
                 tracing::warn!(path, why, "an order was refused");
                 return response((StatusCode::FORBIDDEN, TEXT, why + "\n"));
@@ -154,6 +157,10 @@ async fn answer(
             response((StatusCode::NOT_FOUND, TEXT, hint))
         }
     }
+}
+
+fn gives_orders(page: &Page) -> bool {
+    page.method != Method::GET
 }
 
 fn is_head_of(page: &Page, method: &Method) -> bool {

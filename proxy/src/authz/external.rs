@@ -154,7 +154,9 @@ async fn dial<N: Net>(net: &N, address: SocketAddr) -> Result<Sender, String> {
 
 /// The request that an authorizer gets.
 fn written(authorizer: &ExternalAuthorizer, question: Question<'_>) -> Result<Request<Empty<Bytes>>, String> {
-    let path = format!("{}{}", authorizer.path_prefix, question.path);
+    // A request with another form of target (`*`, or a host alone) has none.
+    let slash = if question.path.starts_with('/') { "" } else { "/" };
+    let path = format!("{}{slash}{}", authorizer.path_prefix, question.path);
     let mut request = Request::builder()
         .method(question.method)
         .uri(path)

@@ -19,7 +19,11 @@ const NAME: &str = "sidelab-";
 /// knows no other errors. Where the endpoint has reset the stream, a client of HTTP/2 gets the same
 /// reset in place of all that.
 pub fn failure(error: &Error, instance: &str, is_grpc: bool) -> Response<Bytes> {
-    let text = error.to_string();
+    let text = match error.kind {
+        // What the authorizer said, or did not, is nobody else's business.
+        Kind::Authorizer => Error::new(error.kind).to_string(),
+        _ => error.to_string(),
+    };
     let mut status = format!("{NAME}{instance}; error={}", error.kind.rfc9209());
     if let Some(endpoint) = error.endpoint {
         status += &format!("; next-hop=\"{endpoint}\"");

@@ -81,6 +81,11 @@ impl Wire {
         self.ask_as("GET", path).await
     }
 
+    /// Reads one of the sidecar's own pages.
+    pub async fn page(&mut self, path: &str) -> Message {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await
+    }
+
     /// Reads up to and including `end`.
     async fn take_until(&mut self, end: &str) -> Option<String> {
         loop {

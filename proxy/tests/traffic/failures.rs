@@ -390,14 +390,14 @@ fn control_pages_answer_during_a_drain() {
             assert_eq!(probe.get("/ready").await.text(), "draining\n");
             assert_eq!(probe.get("/live").await.status(), 200);
             let mut pages = Wire::connect(local(admin)).await;
-            assert!(pages.get("/clusters").await.text().contains("pending 1"));
+            assert!(pages.page("/clusters").await.text().contains("pending 1"));
             let json = |text: &str| -> serde_json::Value { serde_json::from_str(text).unwrap() };
-            let clusters = json(pages.get("/clusters?format=json").await.text());
+            let clusters = json(pages.page("/clusters?format=json").await.text());
             assert_eq!(clusters[0]["endpoints"][0]["pending"], 1);
             assert_eq!(clusters[0]["endpoints"][0]["state"]["name"], "in_use");
-            let dump = json(pages.get("/config_dump").await.text());
+            let dump = json(pages.page("/config_dump").await.text());
             assert_eq!(dump["clusters"][0]["endpoints"][0]["address"], app.to_string());
-            let accept = |format| format!("GET /metrics HTTP/1.1\r\nhost: a\r\naccept: {format}\r\n\r\n");
+            let accept = |format| format!("GET /metrics HTTP/1.1\r\nhost: localhost\r\naccept: {format}\r\n\r\n");
             let plain = pages.ask(&accept("text/plain")).await;
             assert_eq!(
                 plain.header("content-type").as_deref(),
@@ -405,8 +405,8 @@ fn control_pages_answer_during_a_drain() {
             );
             assert!(plain.text().contains("# HELP proxy_requests_total Requests from clients.\n"));
             assert!(!plain.text().contains("# EOF"));
-            assert_eq!(pages.ask("HEAD /ready HTTP/1.1\r\nhost: a\r\n\r\n").await.status(), 503);
-            assert_eq!(pages.ask("POST /ready HTTP/1.1\r\nhost: a\r\n\r\n").await.status(), 405);
+            assert_eq!(pages.ask("HEAD /ready HTTP/1.1\r\nhost: localhost\r\n\r\n").await.status(), 503);
+            assert_eq!(pages.ask("POST /ready HTTP/1.1\r\nhost: localhost\r\n\r\n").await.status(), 405);
             release.notify_one();
             assert_eq!(client.response(false).await.text(), "ok");
         };

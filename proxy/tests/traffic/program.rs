@@ -108,7 +108,7 @@ fn the_way_out_takes_connections_until_the_end_of_a_drain() {
         let mut client = sidecar.dial(OUTBOUND).await;
         client.send(GET).await;
         let mut pages = sidecar.dial(ADMIN).await;
-        while !pages.get("/clusters").await.text().contains("pending 1") {}
+        while !pages.page("/clusters").await.text().contains("pending 1") {}
         sidecar.stop().await;
         // The app goes on to work and asks for more. Once the drain has come to it, each answer
         // says that it is the last one.
@@ -149,12 +149,12 @@ fn connections_that_do_nothing_keep_nobody_from_the_sidecars_own_pages() {
                 idle.push(sidecar.dial(port).await);
             }
             let mut page = sidecar.dial(port).await;
-            assert_eq!(page.get(path).await.status(), 200);
+            assert_eq!(page.page(path).await.status(), 200);
             for mut gone in idle.drain(..8) {
                 gone.closed().await;
             }
-            assert_eq!(page.get(path).await.status(), 200);
-            assert_eq!(idle[1].get(path).await.status(), 200, "one that is not in the way stays");
+            assert_eq!(page.page(path).await.status(), 200);
+            assert_eq!(idle[1].page(path).await.status(), 200, "one that is not in the way stays");
         }
     });
 }
