@@ -3,8 +3,10 @@
 //! key and the message, and whoever checks works out the same hash. So what was made for another
 //! message or by another key is refused; only who means to forge could, and nobody in a simulation
 //! does. Certificates are signed by Ed25519, and so is everything else that does not come from here:
-//! it is checked as ever.
+//! it is checked as ever, but each only once.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA512};
@@ -20,15 +22,24 @@ use rustls::{Error, SignatureAlgorithm, SignatureScheme};
 /// Bytes of a public key of Ed25519: the last of a SubjectPublicKeyInfo (RFC 8410 section 4).
 const PUBLIC_KEY: usize = 32;
 
+/// Real signatures that are remembered at most: more than one history has.
+const MOST: usize = 1 << 10;
+
+thread_local! {
+    /// Hashes of public key, message and signature of those that were found to be valid.
+    static VALID: RefCell<BTreeSet<Vec<u8>>> = const { RefCell::new(BTreeSet::new()) };
+}
+
 /// What is accepted.
 pub(super) static ALGORITHMS: WebPkiSupportedAlgorithms =
     WebPkiSupportedAlgorithms { all: &[&SimEd25519], mapping: &[(SignatureScheme::ED25519, &[&SimEd25519])] };
 
-/// As long as a signature of Ed25519.
-fn hash(public_key: &[u8; PUBLIC_KEY], message: &[u8]) -> impl AsRef<[u8]> {
+/// Of a public key, a message and perhaps its signature: as long as a signature of Ed25519.
+fn hash(public_key: &[u8], message: &[u8], signature: &[u8]) -> impl AsRef<[u8]> {
     let mut context = Context::new(&SHA512);
-    context.update(public_key);
-    context.update(message);
+    for part in [public_key, message, signature] {
+        context.update(part);
+    }
     context.finish()
 }
 
@@ -42,12 +53,22 @@ impl SignatureVerificationAlgorithm for SimEd25519 {
         message: &[u8],
         signature: &[u8],
     ) -> Result<(), InvalidSignature> {
-        let expected = public_key.try_into().map(|key| hash(key, message));
-        if expected.is_ok_and(|expected| expected.as_ref() == signature) {
+        if hash(public_key, message, &[]).as_ref() == signature {
+            return Ok(());
+        }
+        let hash = hash(public_key, message, signature);
+        if VALID.with_borrow(|valid| valid.contains(hash.as_ref())) {
             return Ok(());
         }
         let key = UnparsedPublicKey::new(&ED25519, public_key);
-        key.verify(message, signature).map_err(|_| InvalidSignature)
+        key.verify(message, signature).map_err(|_| InvalidSignature)?;
+        VALID.with_borrow_mut(|valid| {
+            if valid.len() >= MOST {
+                valid.clear();
+            }
+            valid.insert(hash.as_ref().to_vec());
+        });
+        Ok(())
     }
 
     fn public_key_alg_id(&self) -> AlgorithmIdentifier {
@@ -94,7 +115,7 @@ struct SimSigner([u8; PUBLIC_KEY]);
 
 impl Signer for SimSigner {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
-        Ok(hash(&self.0, message).as_ref().to_vec())
+        Ok(hash(&self.0, message, &[]).as_ref().to_vec())
     }
 
     fn scheme(&self) -> SignatureScheme {
