@@ -70,7 +70,7 @@ impl Sidecar {
             tls,
             access: access.map(Arc::new),
             access_queue: Mutex::new(access_queue),
-            audit: audit.map(Arc::new),
+            audit,
             audit_queue: Mutex::new(audit_queue),
             app,
             given: Mutex::new(snapshot),

@@ -3,9 +3,11 @@
 //! when, allowed or denied by which rule, and what came of it.
 //!
 //! A line is begun before the request goes on and is written when the answer has ended, whichever
-//! way it ends. Between the workers and the [`writer`] is a queue with a limit. What happens when
-//! the disk is slow or full is the operator's choice ([`WhenFull`]): requests wait until there is
-//! room, so that nothing passes unseen, or they go on and the log says how many of its lines are
+//! way it ends. Between the workers and the [`writer`] is a queue. What counts against its size is
+//! the lines that wait there, and not what is still under way, or idle connections would hold all
+//! of it. What happens when the disk is slow or full is the operator's choice ([`WhenFull`]): what
+//! begins waits until there is room, so that nothing passes unseen, and what has begun puts its
+//! line in although there is none; or requests go on, and the log says how many of its lines are
 //! missing.
 //!
 //! No line has a header, a query or a body, so secrets do not get into it.
@@ -16,11 +18,11 @@ pub mod writer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::config::{Audit, WhenFull};
@@ -29,12 +31,24 @@ pub use record::{AuditDecision, AuditEvent, AuditRecord};
 
 /// Where records are put. One for each sidecar, shared by its workers.
 pub struct AuditLog {
-    queue: mpsc::Sender<Item>,
+    queue: mpsc::UnboundedSender<Item>,
     when_full: WhenFull,
+    /// Lines that may wait before the queue is full.
+    size: usize,
+    shared: Arc<Shared>,
+}
+
+/// What both ends of the queue know.
+#[derive(Default)]
+struct Shared {
+    /// Records that are in the queue.
+    waiting: AtomicUsize,
+    /// Told whenever some were taken out.
+    taken: Notify,
     /// Records for which there was no room, and of which the log does not know yet.
-    lost: Arc<AtomicU64>,
-    /// Why the last write failed; `None` if it did not.
-    trouble: Arc<ArcSwapOption<String>>,
+    lost: AtomicU64,
+    /// Why the log cannot be written; `None` if it can.
+    trouble: ArcSwapOption<String>,
 }
 
 /// What is in the queue.
@@ -44,60 +58,109 @@ enum Item {
     Flush(oneshot::Sender<()>),
 }
 
-/// A record with its place in the queue.
+/// A record, and the log that it is for until it is put in there.
 struct Pending {
     record: AuditRecord,
     begun: Instant,
-    place: Option<mpsc::OwnedPermit<Item>>,
+    log: Option<Arc<AuditLog>>,
 }
 
 /// The other end of the queue, for the [`writer`].
 pub struct AuditQueue {
-    items: mpsc::Receiver<Item>,
-    lost: Arc<AtomicU64>,
-    trouble: Arc<ArcSwapOption<String>>,
+    items: mpsc::UnboundedReceiver<Item>,
+    shared: Arc<Shared>,
     config: Audit,
 }
 
 /// An audit log and its queue.
-pub fn channel(config: Audit) -> (AuditLog, AuditQueue) {
-    let (queue, items) = mpsc::channel(config.queue);
-    let (lost, trouble) = (Arc::<AtomicU64>::default(), Arc::<ArcSwapOption<String>>::default());
-    let log = AuditLog { queue, when_full: config.when_full, lost: lost.clone(), trouble: trouble.clone() };
-    (log, AuditQueue { items, lost, trouble, config })
+pub fn channel(config: Audit) -> (Arc<AuditLog>, AuditQueue) {
+    let (queue, items) = mpsc::unbounded_channel();
+    let shared = Arc::<Shared>::default();
+    let log = AuditLog { queue, when_full: config.when_full, size: config.queue, shared: shared.clone() };
+    (Arc::new(log), AuditQueue { items, shared, config })
 }
 
 impl AuditLog {
-    /// Begins a record at the time of day `now`, once there is room for it. `None`: there is none,
-    /// and it is lost; or the sidecar is ending.
+    /// Begins a record at the time of day `now`: once there is room for it, if it is to wait.
     pub async fn begin(
-        &self,
+        self: &Arc<Self>,
+        event: AuditEvent,
+        ends: (SocketAddr, SocketAddr),
+        now: SystemTime,
+    ) -> AuditEntry {
+        if self.when_full == WhenFull::Block && !self.has_room() {
+            // Boxed: most requests have no use for it.
+            Box::pin(self.room()).await;
+        }
+        self.entry(event, ends, now)
+    }
+
+    /// Begins a record of what has been refused, which nothing can wait for. `None`: there is no
+    /// room, and it is lost.
+    pub fn begin_refused(
+        self: &Arc<Self>,
+        event: AuditEvent,
+        ends: (SocketAddr, SocketAddr),
+        now: SystemTime,
+    ) -> Option<AuditEntry> {
+        if !self.has_room() {
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(self.entry(event, ends, now))
+    }
+
+    fn entry(
+        self: &Arc<Self>,
         event: AuditEvent,
         (peer, dst): (SocketAddr, SocketAddr),
         now: SystemTime,
-    ) -> Option<AuditEntry> {
-        let permit = match self.when_full {
-            WhenFull::Block => self.queue.clone().reserve_owned().await.ok(),
-            WhenFull::Drop => self.queue.clone().try_reserve_owned().ok(),
-        };
-        if permit.is_none() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
+    ) -> AuditEntry {
         let record = AuditRecord::new(event, now, peer, dst);
-        Some(AuditEntry(Some(Box::new(Pending { record, begun: Instant::now(), place: permit }))))
+        AuditEntry(Some(Box::new(Pending { record, begun: Instant::now(), log: Some(self.clone()) })))
+    }
+
+    fn has_room(&self) -> bool {
+        self.shared.waiting.load(Ordering::Relaxed) < self.size
+    }
+
+    /// Waits until there is room, or the sidecar is ending.
+    async fn room(&self) {
+        loop {
+            // Before the look, or what is taken out in between is not heard of.
+            let taken = self.shared.taken.notified();
+            if self.has_room() {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = taken => {}
+                () = self.queue.closed() => return,
+            }
+        }
+    }
+
+    /// Puts a record in. Where nothing may pass unseen it goes in although there is no room: it had
+    /// some when it began.
+    fn put(&self, pending: Box<Pending>) {
+        let waiting = self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        let fits = self.when_full == WhenFull::Block || waiting < self.size;
+        if !fits || self.queue.send(Item::Record(pending)).is_err() {
+            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Why requests would wait: the log cannot be written, and none may pass unseen.
     pub fn unready(&self) -> Option<String> {
-        let why = self.trouble.load_full().filter(|_| self.when_full == WhenFull::Block)?;
+        let why = self.shared.trouble.load_full().filter(|_| self.when_full == WhenFull::Block)?;
         Some(format!("the audit log cannot be written: {why}"))
     }
 
     /// Waits until everything that is in the queue is written.
     pub async fn flush(&self) {
         let (done, written) = oneshot::channel();
-        if self.queue.send(Item::Flush(done)).await.is_ok() {
+        if self.queue.send(Item::Flush(done)).is_ok() {
             let _ = written.await;
         }
     }
@@ -123,8 +186,8 @@ impl Drop for AuditEntry {
     fn drop(&mut self) {
         let Some(mut pending) = self.0.take() else { return };
         pending.record.duration_us = pending.begun.elapsed().as_micros() as u64;
-        if let Some(place) = pending.place.take() {
-            place.send(Item::Record(pending));
+        if let Some(log) = pending.log.take() {
+            log.put(pending);
         }
     }
 }

@@ -1,12 +1,12 @@
 use std::collections::BTreeMap;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use data_encoding::HEXLOWER;
-
 use super::*;
-use crate::audit::verify::{BrokenChain, Verified};
+use crate::audit::verify::{Break, BrokenChain, Verified};
+use crate::config::defaults::AUDIT_HANGS;
 use crate::telemetry::AuditMetrics;
 use crate::world::disk::Done;
 use crate::world::fake::{FakeNet, run as run_test};
@@ -15,9 +15,9 @@ use crate::world::{Disk, RngTree, SystemWall, Wall, World};
 /// Files by name.
 type Files = BTreeMap<String, Vec<u8>>;
 
-/// Files in memory, on a disk with so much room.
+/// Files in memory, on a disk with so much room. Writes wait while somebody holds the other lock.
 #[derive(Clone, Default)]
-struct SmallDisk(Arc<Mutex<(Files, usize)>>);
+struct SmallDisk(Arc<Mutex<(Files, usize)>>, Arc<tokio::sync::Mutex<()>>);
 
 impl SmallDisk {
     fn with_room(room: usize) -> Self {
@@ -57,7 +57,11 @@ impl Disk for SmallDisk {
         let taken = bytes.len().min(*room);
         *room -= taken;
         files.entry(file.into()).or_default().extend_from_slice(&bytes[..taken]);
-        Self::done(if taken == bytes.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) })
+        let gate = self.1.clone();
+        Box::pin(async move {
+            let _open = gate.lock().await;
+            if taken == bytes.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+        })
     }
 
     fn sync(&self, _: &str) -> Done<()> {
@@ -86,7 +90,7 @@ fn config(when_full: WhenFull) -> Audit {
 async fn with_log<T>(
     config: Audit,
     disk: &SmallDisk,
-    story: impl AsyncFnOnce(&AuditLog, &AuditMetrics) -> T,
+    story: impl AsyncFnOnce(&Arc<AuditLog>, &AuditMetrics) -> T,
 ) -> T {
     let (log, queue) = channel(config);
     let world = World::new(FakeNet::default(), SystemWall, RngTree::new(1)).with_disk(disk.clone());
@@ -99,12 +103,21 @@ async fn with_log<T>(
     }
 }
 
-/// Puts a line in.
-async fn note(log: &AuditLog, path: &str) -> bool {
-    let ends = (([10, 0, 0, 1], 4000).into(), ([10, 0, 0, 2], 8080).into());
-    let Some(mut entry) = log.begin(AuditEvent::Request, ends, SystemWall.now()).await else { return false };
+const ENDS: (SocketAddr, SocketAddr) = (
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 4000),
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), 8080),
+);
+
+/// Begins a line.
+async fn begin(log: &Arc<AuditLog>, path: &str) -> AuditEntry {
+    let mut entry = log.begin(AuditEvent::Request, ENDS, SystemWall.now()).await;
     entry.record().path = Some(path.into());
-    true
+    entry
+}
+
+/// Puts a line in.
+async fn note(log: &Arc<AuditLog>, path: &str) {
+    drop(begin(log, path).await);
 }
 
 fn paths(text: &str) -> Vec<String> {
@@ -112,9 +125,14 @@ fn paths(text: &str) -> Vec<String> {
     lines.map(|line| line["path"].as_str().unwrap_or("gap").to_owned()).collect()
 }
 
-fn verified(texts: &[String]) -> Result<Verified, BrokenChain> {
+/// What is found in these files, or how the chain is broken, and in which line of which file.
+fn verified(texts: &[String]) -> Result<Verified, (usize, u64, Break)> {
+    let wrong = |broken: BrokenChain| (broken.file.parse().unwrap(), broken.line, broken.how);
     let mut verified = Verified::default();
-    texts.iter().try_for_each(|text| verified.add(text.as_bytes())).map(|()| verified)
+    for (n, text) in texts.iter().enumerate() {
+        verified.add(&n.to_string(), text.as_bytes()).map_err(wrong)?;
+    }
+    verified.finish().map_err(wrong)
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,7 +141,8 @@ async fn lines_are_written_in_order_and_chained_also_across_a_restart_in_the_mid
         let disk = SmallDisk::with_room(1 << 20);
         for (first, cut) in [("/1", ""), ("/3", "{\"time\":\"20"), ("/5", "")] {
             with_log(config(WhenFull::Block), &disk, async |log, _| {
-                assert!(note(log, first).await && note(log, "/next").await);
+                note(log, first).await;
+                note(log, "/next").await;
                 log.flush().await;
             })
             .await;
@@ -144,7 +163,7 @@ async fn whoever_may_not_pass_unseen_waits_while_the_disk_is_full() {
         with_log(config(WhenFull::Block), &disk, async |log, metrics| {
             let all = async {
                 for n in 0..20 {
-                    assert!(note(log, &format!("/{n}")).await);
+                    note(log, &format!("/{n}")).await;
                 }
             };
             let waited = tokio::time::timeout(Duration::from_secs(60), all).await;
@@ -171,22 +190,19 @@ async fn whoever_may_not_pass_unseen_waits_while_the_disk_is_full() {
 async fn whoever_passes_while_the_disk_is_full_is_counted_and_the_log_says_so() {
     run_test(async {
         let disk = SmallDisk::with_room(700);
-        let seen = with_log(config(WhenFull::Drop), &disk, async |log, metrics| {
-            let mut seen = 0;
+        with_log(config(WhenFull::Drop), &disk, async |log, metrics| {
             for n in 0..40 {
-                seen += u64::from(note(log, &format!("/{n}")).await);
+                note(log, &format!("/{n}")).await;
                 tokio::time::sleep(Duration::from_millis(30)).await;
             }
             disk.set_room(1 << 20);
             tokio::time::sleep(Duration::from_secs(30)).await;
-            assert!(note(log, "/last").await);
+            note(log, "/last").await;
             log.flush().await;
             assert!(metrics.lost.get() > 20, "{}", metrics.lost.get());
             assert_eq!(metrics.written.get() + metrics.lost.get(), 41, "each is one or the other");
-            seen
         })
         .await;
-        assert!(seen <= 40);
         let text = disk.text(writer::FILE);
         let found = verified(std::slice::from_ref(&text)).unwrap();
         assert_eq!(found.lines - found.gaps.0 + found.gaps.1, 41, "{text}");
@@ -201,7 +217,7 @@ async fn a_file_that_has_grown_gives_way_and_the_oldest_goes() {
         let disk = SmallDisk::with_room(1 << 20);
         with_log(Audit { rotate: 500, ..config(WhenFull::Block) }, &disk, async |log, _| {
             for n in 0..12 {
-                assert!(note(log, &format!("/{n}")).await);
+                note(log, &format!("/{n}")).await;
                 log.flush().await;
             }
         })
@@ -223,31 +239,175 @@ async fn a_file_that_has_grown_gives_way_and_the_oldest_goes() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_open_holds_no_place_and_is_written_although_there_is_no_room() {
+    run_test(async {
+        let disk = SmallDisk::with_room(1 << 20);
+        with_log(config(WhenFull::Block), &disk, async |log, metrics| {
+            let mut open = Vec::new();
+            for n in 0..50 {
+                open.push(begin(log, &format!("/open/{n}")).await);
+            }
+            note(log, "/first").await;
+            log.flush().await;
+            assert_eq!(paths(&disk.text(writer::FILE)), ["/first"]);
+            open.clear();
+            let waits = tokio::time::timeout(Duration::ZERO, begin(log, "/waits")).await;
+            assert!(waits.is_err(), "now the queue is full");
+            assert!(log.begin_refused(AuditEvent::Request, ENDS, SystemWall.now()).is_none());
+            let (entry, ()) = tokio::join!(begin(log, "/last"), log.flush());
+            drop(entry);
+            log.flush().await;
+            assert_eq!((metrics.written.get(), metrics.lost.get()), (52, 1));
+        })
+        .await;
+        let text = disk.text(writer::FILE);
+        let found = verified(std::slice::from_ref(&text)).unwrap();
+        assert_eq!((found.lines, found.gaps), (53, (1, 1)), "{text}");
+        assert!(paths(&text).ends_with(&["/last".into()]), "{text}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ends_while_there_is_room_has_a_line_whatever_was_open() {
+    run_test(async {
+        let disk = SmallDisk::with_room(1 << 20);
+        with_log(config(WhenFull::Drop), &disk, async |log, metrics| {
+            let mut open = Vec::new();
+            for n in 0..10 {
+                open.push(begin(log, &format!("/open/{n}")).await);
+            }
+            note(log, "/first").await;
+            log.flush().await;
+            assert_eq!(paths(&disk.text(writer::FILE)), ["/first"]);
+            open.clear();
+            log.flush().await;
+            assert_eq!((metrics.written.get(), metrics.lost.get()), (5, 6));
+        })
+        .await;
+        let text = disk.text(writer::FILE);
+        assert_eq!(paths(&text), ["/first", "gap", "/open/0", "/open/1", "/open/2", "/open/3"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_does_not_come_back_counts_as_one_that_failed() {
+    run_test(async {
+        let disk = SmallDisk::with_room(1 << 20);
+        with_log(config(WhenFull::Block), &disk, async |log, metrics| {
+            let stuck = disk.1.lock().await;
+            note(log, "/1").await;
+            tokio::time::sleep(AUDIT_HANGS - Duration::from_millis(1)).await;
+            assert_eq!((metrics.failures.get(), log.unready()), (0, None));
+            tokio::time::sleep(AUDIT_HANGS).await;
+            let why = "the audit log cannot be written: a write has not come back for 5 s";
+            assert_eq!((metrics.failures.get(), log.unready().as_deref()), (1, Some(why)));
+            drop(stuck);
+            log.flush().await;
+            assert_eq!((metrics.written.get(), metrics.lost.get(), log.unready()), (1, 0, None));
+        })
+        .await;
+        assert_eq!(paths(&disk.text(writer::FILE)), ["/1"], "it is not written again");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_of_a_batch_that_was_cut_count_as_soon_as_they_are_there() {
+    run_test(async {
+        let disk = SmallDisk::with_room(600);
+        with_log(config(WhenFull::Block), &disk, async |log, metrics| {
+            for n in 0..4 {
+                note(log, &format!("/{n}")).await;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let whole = paths(&disk.text(writer::FILE)).len() as u64;
+            assert!((1..4).contains(&whole));
+            assert_eq!(metrics.written.get(), whole);
+            disk.set_room(1 << 20);
+            log.flush().await;
+            assert_eq!(metrics.written.get(), 4);
+        })
+        .await;
+    })
+    .await;
+}
+
+/// Lines that are chained to one that is not there, or to none.
+fn chained(count: usize, mut last: Option<[u8; 32]>) -> Vec<String> {
+    let line = |n| {
+        let line = format!("{{\"event\":\"request\",\"path\":\"/{n}\",\"prev\":\"{}\"}}", writer::hex(last));
+        last = Some(writer::hash(line.as_bytes()));
+        line
+    };
+    (0..count).map(line).collect()
+}
+
+fn check(lines: &[String]) -> Result<Verified, (u64, Break)> {
+    verified(&[lines.join("\n") + "\n"]).map_err(|(_, line, how)| (line, how))
+}
+
 #[test]
 fn a_line_that_was_changed_taken_out_or_put_in_is_noticed() {
-    let mut lines = Vec::new();
-    let mut last: Option<[u8; 32]> = None;
-    for n in 0..5 {
-        let prev = last.map(|last| HEXLOWER.encode(&last)).unwrap_or_default();
-        let line = format!("{{\"event\":\"request\",\"path\":\"/{n}\",\"prev\":\"{prev}\"}}");
-        last = Some(writer::hash(line.as_bytes()));
-        lines.push(line);
+    let lines = chained(5, None);
+    let last = writer::hash(lines[4].as_bytes());
+    assert_eq!(check(&lines).unwrap().last, Some(last));
+    let changed = |change: &dyn Fn(&mut Vec<String>)| {
+        let mut lines = lines.clone();
+        change(&mut lines);
+        check(&lines).map(|_| ())
+    };
+    let link = |line| Err((line, Break::Link));
+    assert_eq!(changed(&|lines| lines[2] = lines[2].replace("/2", "/9")), link(4));
+    assert_eq!(changed(&|lines| lines[2] = "not JSON".into()), link(4), "garbage does not stand for a line");
+    assert_eq!(changed(&|lines| drop(lines.remove(1))), link(2));
+    assert_eq!(changed(&|lines| lines.insert(3, lines[2].clone())), link(4));
+    let plain = changed(&|lines| lines[1] = "{\"event\":\"request\"}".into());
+    assert_eq!(plain, Err((2, Break::Unchained)));
+    assert_eq!(changed(&|lines| lines.insert(2, String::new())), Err((3, Break::Blank)));
+    let half = &lines[4][..lines[4].len() - 1];
+    for junk in ["junk", "{\"time\":\"20", "", &(lines[1].clone() + "x"), half] {
+        for at in 0..5 {
+            let found = changed(&|lines| lines.insert(at, junk.into()));
+            let how = if junk.is_empty() { Break::Blank } else { Break::Loose };
+            assert_eq!(found, Err((at as u64 + 1, how)), "{junk}");
+        }
     }
-    let check = |lines: &[String]| verified(&[lines.join("\n") + "\n"]);
-    assert_eq!(check(&lines).unwrap().last, last);
-    let mut changed = lines.clone();
-    changed[2] = changed[2].replace("/2", "/9");
-    assert_eq!(check(&changed), Err(BrokenChain::Link(4)));
-    let mut garbage = lines.clone();
-    garbage[2] = "not JSON".into();
-    assert_eq!(check(&garbage), Err(BrokenChain::Link(4)), "garbage does not stand for a line");
-    let mut without = lines.clone();
-    without.remove(1);
-    assert_eq!(check(&without), Err(BrokenChain::Link(2)));
-    let mut twice = lines.clone();
-    twice.insert(3, lines[2].clone());
-    assert_eq!(check(&twice), Err(BrokenChain::Link(4)));
-    let mut plain = lines.clone();
-    plain[1] = "{\"event\":\"request\"}".into();
-    assert_eq!(check(&plain), Err(BrokenChain::Unchained(2)));
+    let many = changed(&|lines| drop(lines.splice(2..2, std::iter::repeat_n("junk".into(), 50))));
+    assert_eq!(many, Err((3, Break::Loose)));
+}
+
+#[test]
+fn only_the_end_of_all_may_be_cut_off_and_only_as_a_crash_cuts_it() {
+    let (lines, next) = (chained(2, None), &chained(3, None)[2]);
+    let whole = lines.join("\n") + "\n";
+    for cut in 1..next.len() {
+        let found = verified(&[whole.clone() + &next[..cut]]).unwrap();
+        assert_eq!((found.lines, found.torn), (2, 1), "{cut}");
+    }
+    for (junk, line) in
+        [("x", 3), ("{\"time\":\"20\n", 3), ("{\n{\"", 3), ("[\"", 3), ("{\"event\":\"gap\"}x", 3)]
+    {
+        assert_eq!(verified(&[whole.clone() + junk]), Err((0, line, Break::Loose)), "{junk}");
+    }
+    let last = writer::hash(lines[1].as_bytes());
+    let second = chained(1, Some(last)).remove(0) + "\n";
+    assert_eq!(verified(&[whole.clone() + "{\"", second.clone()]), Err((0, 3, Break::Loose)), "not there");
+    assert_eq!(verified(&[whole, second]).unwrap().lines, 3);
+}
+
+#[test]
+fn what_begins_after_a_line_that_is_not_here_says_after_which() {
+    let lines = chained(6, None);
+    let hash = |line: usize| writer::hex(Some(writer::hash(lines[line].as_bytes())));
+    let found = check(&lines[3..]).unwrap();
+    assert_eq!((found.lines, found.follows), (3, hash(2)));
+    assert_eq!(check(&lines).unwrap().follows, "");
+    for (kept, is_found) in [(1, false), (2, true), (3, true), (5, true)] {
+        let mut verified = Verified::after(Some(hash(kept)));
+        verified.add("audit.log", lines[3..].join("\n").as_bytes()).unwrap();
+        assert_eq!(verified.finish().unwrap().kept, Some((hash(kept), is_found)), "{kept}");
+    }
 }

@@ -1,14 +1,17 @@
 //! Whether chained lines of an audit log are those that were written: `proxy audit verify`.
 //!
 //! Each line has the SHA-256 of the one before, so one that was changed, taken out or put in is
-//! noticed at the next. The last line has nothing after it: keep its hash elsewhere to notice that
-//! lines were cut off at the end. Whoever can write the file can also write all of it anew; the
-//! chain proves something only against a hash that was kept elsewhere.
+//! noticed at the next. So is the rest of a line that a crash or a full disk has cut off: the line
+//! that was written next is chained to it too. Only at the end of all may there be one that nothing
+//! is chained to yet, if it can be the beginning of a line.
+//!
+//! The last line has nothing after it: keep its hash elsewhere to notice that lines were cut off at
+//! the end. Whoever can write the file can also write all of it anew; the chain proves something
+//! only against a hash that was kept elsewhere.
 
-use data_encoding::HEXLOWER;
 use serde::Deserialize;
 
-use super::writer::hash;
+use super::writer::{chained_to, hash, hex};
 
 /// What was found in a log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,21 +22,57 @@ pub struct Verified {
     pub torn: u64,
     /// Lines that say how many others are missing, and the sum of those.
     pub gaps: (u64, u64),
+    /// The hash of the line that the first one follows, in hexadecimal; empty if it was the first
+    /// ever.
+    pub follows: String,
     /// Of the last line.
     pub last: Option<[u8; 32]>,
-    /// A hash that was kept, and whether a line with it was found.
+    /// A hash that was kept, in hexadecimal, and whether a line with it was found.
     pub kept: Option<(String, bool)>,
+    /// What is no line, since the last one that is.
+    loose: Option<Loose>,
+}
+
+/// What is no line, and is part of the chain only if the next line says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Loose {
+    /// Where it begins.
+    file: String,
+    line: u64,
+    count: u64,
+    /// What the next line must be chained to.
+    link: Option<[u8; 32]>,
+    /// Whether it can be a line of which the end is not written yet.
+    is_beginning: bool,
 }
 
 /// Where the chain is broken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BrokenChain {
+#[error("{file}: line {line} {how}")]
+pub struct BrokenChain {
+    /// The file.
+    pub file: String,
+    /// The line, from 1.
+    pub line: u64,
+    /// How it is broken there.
+    pub how: Break,
+}
+
+/// How a chain is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Break {
     /// A line does not follow the one before.
-    #[error("line {0} does not follow the line before it: one of them was changed, put in or taken out")]
-    Link(u64),
+    #[error("does not follow the line before it: one of them was changed, put in or taken out")]
+    Link,
     /// A line has no hash.
-    #[error("line {0} is not chained: it was written without `chain = true`, or was changed")]
-    Unchained(u64),
+    #[error("is not chained: it was written without `chain = true`, or was changed")]
+    Unchained,
+    /// Something else than a line, which the next line knows nothing of.
+    #[error("is no line of the log: it was changed or put in")]
+    Loose,
+    /// A line without anything in it, as the sidecar writes none.
+    #[error("is blank: it was changed or put in")]
+    Blank,
 }
 
 #[derive(Deserialize)]
@@ -50,35 +89,97 @@ pub(super) fn is_line(line: &[u8]) -> bool {
 }
 
 impl Verified {
+    /// Nothing yet, and a hash that must be found.
+    pub fn after(kept: Option<String>) -> Self {
+        Verified { kept: kept.map(|hash| (hash, false)), ..Verified::default() }
+    }
+
     /// Checks the text of one more file, which comes after those before.
     ///
     /// # Errors
-    /// Where the chain is broken, by the line of this file, from 1. The first line of the first
-    /// file may follow a file that is gone.
-    pub fn add(&mut self, text: &[u8]) -> Result<(), BrokenChain> {
-        for (line, number) in text.split(|byte| *byte == b'\n').zip(1..) {
+    /// Where the chain is broken. The first line of the first file may follow a file that is gone.
+    pub fn add(&mut self, file: &str, text: &[u8]) -> Result<(), BrokenChain> {
+        let mut lines = text.split(|byte| *byte == b'\n').zip(1..).peekable();
+        while let Some((line, number)) = lines.next() {
+            let is_last = lines.peek().is_none();
+            let broken = |how| BrokenChain { file: file.to_owned(), line: number, how };
             if line.is_empty() {
-                continue;
+                match is_last {
+                    true => break,
+                    false => return Err(broken(Break::Blank)),
+                }
             }
-            let Ok(found) = serde_json::from_slice::<Chained>(line) else {
-                self.torn += 1;
-                continue;
-            };
-            let Some(prev) = found.prev else { return Err(BrokenChain::Unchained(number)) };
-            let expected = self.last.map(|last| HEXLOWER.encode(&last));
-            if self.lines > 0 && expected != Some(prev) {
-                return Err(BrokenChain::Link(number));
+            match serde_json::from_slice::<Chained>(line) {
+                Ok(found) => self.follow(line, found, broken)?,
+                Err(wrong) => {
+                    let is_beginning = is_last && wrong.is_eof() && line.starts_with(b"{");
+                    self.put_aside((file, number), line, is_beginning);
+                }
             }
-            if found.event == "gap" {
-                self.gaps = (self.gaps.0 + 1, self.gaps.1 + found.lost);
-            }
-            self.lines += 1;
-            let hash = hash(line);
-            if let Some((kept, found)) = &mut self.kept {
-                *found |= *kept == HEXLOWER.encode(&hash);
-            }
-            self.last = Some(hash);
         }
         Ok(())
+    }
+
+    /// A line must follow the one before, and all that is no line in between.
+    fn follow(
+        &mut self,
+        line: &[u8],
+        found: Chained,
+        broken: impl Fn(Break) -> BrokenChain,
+    ) -> Result<(), BrokenChain> {
+        let Some(prev) = found.prev else { return Err(broken(Break::Unchained)) };
+        match self.loose.take() {
+            Some(loose) if prev == hex(loose.link) => self.torn += loose.count,
+            Some(loose) if self.lines == 0 || prev == hex(self.last) => return Err(loose.broken()),
+            None if self.lines == 0 => self.begin_after(prev),
+            None if prev == hex(self.last) => {}
+            _ => return Err(broken(Break::Link)),
+        }
+        if found.event == "gap" {
+            self.gaps = (self.gaps.0 + 1, self.gaps.1.saturating_add(found.lost));
+        }
+        self.lines += 1;
+        let hash = hash(line);
+        self.find(&hex(Some(hash)));
+        self.last = Some(hash);
+        Ok(())
+    }
+
+    fn begin_after(&mut self, prev: String) {
+        self.find(&prev);
+        self.follows = prev;
+    }
+
+    fn find(&mut self, hash: &str) {
+        if let Some((kept, is_found)) = &mut self.kept {
+            *is_found |= kept == hash;
+        }
+    }
+
+    fn put_aside(&mut self, (file, line): (&str, u64), text: &[u8], is_beginning: bool) {
+        let begins = || Loose { file: file.to_owned(), line, count: 0, link: self.last, is_beginning };
+        let loose = self.loose.get_or_insert_with(begins);
+        loose.link = chained_to(loose.link, &[text]);
+        loose.count += 1;
+        loose.is_beginning &= loose.count == 1;
+    }
+
+    /// What was found, once there is no further file.
+    ///
+    /// # Errors
+    /// If the end is no line, and no beginning of one.
+    pub fn finish(mut self) -> Result<Self, BrokenChain> {
+        match self.loose.take() {
+            Some(loose) if !loose.is_beginning => return Err(loose.broken()),
+            Some(_) => self.torn += 1,
+            None => {}
+        }
+        Ok(self)
+    }
+}
+
+impl Loose {
+    fn broken(self) -> BrokenChain {
+        BrokenChain { file: self.file, line: self.line, how: Break::Loose }
     }
 }

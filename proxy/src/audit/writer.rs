@@ -3,8 +3,15 @@
 //! Lines are written in batches. A file that has grown enough gives way to a new one: `audit.log`
 //! becomes `audit.log.1`, that `audit.log.2`, and the oldest is removed. After a write that failed
 //! nobody knows how much of it is there, so the file is read again before anything else is written.
+//! One that does not come back cannot be given up, since it may be done at any time; but it is
+//! told of as one that failed.
+//!
+//! Where a line was cut off, the next is chained to what is left of it too ([`chained_to`]), so
+//! nothing can be put in later that looks as if it were cut off.
 
+use std::fmt::Display;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -12,12 +19,12 @@ use std::time::SystemTime;
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 use serde::Serialize;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::record::Gap;
-use super::{AuditQueue, Item};
+use super::{AuditQueue, Item, Shared};
 use crate::backoff::Backoff;
-use crate::config::defaults::{AUDIT_BACKOFF, LOG_BATCH, LOG_PAUSE};
+use crate::config::defaults::{AUDIT_BACKOFF, AUDIT_HANGS, LOG_BATCH, LOG_PAUSE};
 use crate::config::{Audit, WhenFull};
 use crate::telemetry::{AuditMetrics, Throttle};
 use crate::world::{Disk, World};
@@ -32,30 +39,36 @@ pub const FILE: &str = "audit.log";
 
 /// Writes what is in the queue to the disk of `world`, until nothing can come any more.
 pub async fn run<N>(world: World<N>, queue: AuditQueue, metrics: AuditMetrics) {
-    let AuditQueue { mut items, lost, trouble, config } = queue;
+    let AuditQueue { mut items, shared, config } = queue;
+    let state = WriterState { shared, metrics, failures: Throttle::default() };
     let mut rng = world.rng.child("audit", 0).rng();
     let mut file = AuditFile { disk: world.disk, config, state: None };
-    let (mut backoff, failures) = (Backoff::new(AUDIT_BACKOFF), Throttle::default());
+    let mut backoff = Backoff::new(AUDIT_BACKOFF);
     let (mut batch, mut lines, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
     let mut missing = 0;
     loop {
         if lines.is_empty() && items.recv_many(&mut batch, LOG_BATCH).await == 0 {
             return;
         }
+        let before = lines.len();
         for item in batch.drain(..) {
             match item {
                 Item::Record(pending) => lines.push(line(&pending.record)),
                 Item::Flush(done) => waiting.push(done),
             }
         }
-        let noticed = lost.swap(0, Ordering::Relaxed);
-        metrics.lost.inc_by(noticed);
-        missing += noticed;
-        match write(&mut file, &mut lines, &mut missing, world.wall.now()).await {
-            Ok(written) => {
-                metrics.written.inc_by(written);
+        let all = lines.len();
+        state.taken(all - before);
+        missing += state.lost();
+        let mut lost_meanwhile = 0;
+        let writing = write(&mut file, &mut lines, &mut missing, world.wall.now());
+        let written = state.watch(writing, &mut lost_meanwhile).await;
+        missing += lost_meanwhile;
+        state.metrics.written.inc_by((all - lines.len()) as u64);
+        match written {
+            Ok(()) => {
                 backoff.reset();
-                trouble.store(None);
+                state.shared.trouble.store(None);
                 for done in waiting.drain(..) {
                     let _ = done.send(());
                 }
@@ -63,14 +76,13 @@ pub async fn run<N>(world: World<N>, queue: AuditQueue, metrics: AuditMetrics) {
                 sleep(LOG_PAUSE).await;
             }
             Err(error) => {
-                metrics.failures.inc();
-                trouble.store(Some(Arc::new(error.to_string())));
                 let left = lines.len() as u64;
-                if let Some(withheld) = failures.admit(Instant::now()) {
+                state.failed(&error);
+                if let Some(withheld) = state.failures.admit(Instant::now()) {
                     tracing::error!(%error, left, withheld, "the audit log cannot be written");
                 }
                 if file.config.when_full == WhenFull::Drop {
-                    metrics.lost.inc_by(left);
+                    state.metrics.lost.inc_by(left);
                     missing += left;
                     lines.clear();
                     waiting.clear();
@@ -81,14 +93,58 @@ pub async fn run<N>(world: World<N>, queue: AuditQueue, metrics: AuditMetrics) {
     }
 }
 
-/// Writes how many lines are `missing`, and then `lines`. What is written is taken out of them, and
-/// counted.
+/// What the writer tells others.
+struct WriterState {
+    shared: Arc<Shared>,
+    metrics: AuditMetrics,
+    failures: Throttle,
+}
+
+impl WriterState {
+    /// Makes room in the queue for as many records as were taken out.
+    fn taken(&self, records: usize) {
+        self.shared.waiting.fetch_sub(records, Ordering::Relaxed);
+        self.shared.taken.notify_waiters();
+    }
+
+    /// How many records were lost since this was asked last.
+    fn lost(&self) -> u64 {
+        let lost = self.shared.lost.swap(0, Ordering::Relaxed);
+        self.metrics.lost.inc_by(lost);
+        lost
+    }
+
+    /// Notes why nothing can be written.
+    fn failed(&self, why: &impl Display) {
+        self.metrics.failures.inc();
+        self.shared.trouble.store(Some(Arc::new(why.to_string())));
+    }
+
+    /// Waits for a write, and tells of one that does not come back. `lost` is how many records were
+    /// lost meanwhile.
+    async fn watch<T>(&self, writing: impl Future<Output = T>, lost: &mut u64) -> T {
+        let (mut writing, mut is_told) = (pin!(writing), false);
+        loop {
+            if let Ok(written) = timeout(AUDIT_HANGS, &mut writing).await {
+                return written;
+            }
+            let why = format!("a write has not come back for {} s", AUDIT_HANGS.as_secs());
+            self.failed(&why);
+            *lost += self.lost();
+            if !std::mem::replace(&mut is_told, true) {
+                tracing::error!(error = why, "the audit log cannot be written");
+            }
+        }
+    }
+}
+
+/// Writes how many lines are `missing`, and then `lines`. What is written is taken out of them.
 async fn write(
     file: &mut AuditFile,
     lines: &mut Vec<Vec<u8>>,
     missing: &mut u64,
     now: SystemTime,
-) -> io::Result<u64> {
+) -> io::Result<()> {
     if *missing > 0 {
         file.write(&mut vec![line(&Gap::new(*missing, now))]).await?;
         *missing = 0;
@@ -114,41 +170,41 @@ struct AuditFile {
 struct FileState {
     /// Bytes.
     size: u64,
-    /// Of the last whole line, without its end.
+    /// What the next line is chained to.
     last: Option<[u8; 32]>,
     /// Whether it does not end with the end of a line.
     torn: bool,
 }
 
 impl AuditFile {
-    /// Writes `lines`, and takes those out that are written for sure. How many that were.
-    async fn write(&mut self, lines: &mut Vec<Vec<u8>>) -> io::Result<u64> {
+    /// Writes `lines`, and takes those out that are written for sure.
+    async fn write(&mut self, lines: &mut Vec<Vec<u8>>) -> io::Result<()> {
         if lines.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         let state = match self.state {
             Some(state) => state,
-            None => self.look().await?,
+            None => self.look().await?.0,
         };
         let (text, last) = self.text(lines, state);
         let next = FileState { size: state.size + text.len() as u64, last, torn: false };
         self.state = None;
         if let Err(error) = self.append(text).await {
-            let now = self.look().await?;
+            let (now, whole) = self.look().await?;
             // Of a batch that was cut, those lines are there up to the last whole one.
             let (text, _) = self.text(lines, state);
             let mut each = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-            let there = each.position(|line| Some(hash(line)) == now.last).map_or(0, |at| at + 1);
+            let there = each.position(|line| Some(hash(line)) == whole).map_or(0, |at| at + 1);
             lines.drain(..there);
             self.state = Some(now);
-            return if lines.is_empty() { Ok(there as u64) } else { Err(error) };
+            return if lines.is_empty() { Ok(()) } else { Err(error) };
         }
         self.state = Some(next);
-        let written = std::mem::take(lines).len() as u64;
+        lines.clear();
         if next.size >= self.config.rotate {
             self.rotate(next).await?;
         }
-        Ok(written)
+        Ok(())
     }
 
     /// What is appended to a file in `state`, and the hash of its last line if lines are chained:
@@ -179,16 +235,22 @@ impl AuditFile {
         }
     }
 
-    /// Reads where the file ends.
-    async fn look(&self) -> io::Result<FileState> {
+    /// Reads where the file ends, and the hash of its last whole line.
+    async fn look(&self) -> io::Result<(FileState, Option<[u8; 32]>)> {
         let text = self.read(FILE).await?;
-        let last = match last_line(&text) {
+        let (whole, cut) = ending(&text);
+        let before = match whole {
             // The first line of a file is chained to the last of the one before.
-            None => last_line(&self.read(&format!("{FILE}.1")).await?),
-            last => last,
+            None => {
+                let older = self.read(&format!("{FILE}.1")).await?;
+                let (whole, cut) = ending(&older);
+                chained_to(whole, &cut)
+            }
+            whole => whole,
         };
         let torn = text.last().is_some_and(|byte| *byte != b'\n');
-        Ok(FileState { size: text.len() as u64, last, torn })
+        let last = chained_to(before, &cut);
+        Ok((FileState { size: text.len() as u64, last, torn }, whole))
     }
 
     async fn read(&self, file: &str) -> io::Result<Vec<u8>> {
@@ -218,16 +280,36 @@ impl AuditFile {
     }
 }
 
-/// The hash of the last whole line.
-fn last_line(text: &[u8]) -> Option<[u8; 32]> {
-    text.split(|byte| *byte == b'\n').rev().find(|line| super::verify::is_line(line)).map(hash)
+/// The hash of the last whole line, and what is left of the lines after it that were cut off.
+fn ending(text: &[u8]) -> (Option<[u8; 32]>, Vec<&[u8]>) {
+    let (mut whole, mut cut) = (None, Vec::new());
+    for line in text.rsplit(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        if super::verify::is_line(line) {
+            whole = Some(hash(line));
+            break;
+        }
+        cut.push(line);
+    }
+    cut.reverse();
+    (whole, cut)
+}
+
+/// What a line is chained to that comes after a line with the hash `whole`, and after what is left
+/// of lines that were `cut` off. Each of those counts as if it ended with the hash before it.
+pub(super) fn chained_to(whole: Option<[u8; 32]>, cut: &[&[u8]]) -> Option<[u8; 32]> {
+    cut.iter().fold(whole, |last, line| Some(hash(&[line, hex(last).as_bytes()].concat())))
+}
+
+/// A hash as it stands in a line.
+pub(super) fn hex(hash: Option<[u8; 32]>) -> String {
+    hash.map(|hash| HEXLOWER.encode(&hash)).unwrap_or_default()
 }
 
 /// Adds the hash of the line before to a line.
 fn chain(line: &mut Vec<u8>, last: Option<[u8; 32]>) {
     line.pop();
     line.extend_from_slice(b",\"prev\":\"");
-    line.extend(last.map(|last| HEXLOWER.encode(&last)).unwrap_or_default().into_bytes());
+    line.extend_from_slice(hex(last).as_bytes());
     line.extend_from_slice(b"\"}");
 }
 

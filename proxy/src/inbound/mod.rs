@@ -118,7 +118,7 @@ impl<N: Net> Inbound<N> {
     async fn audited(&self, event: AuditEvent, connection: &Connection) -> Option<AuditEntry> {
         let log = self.audit.get()?;
         let ends = (connection.peer, connection.original_dst);
-        let entry = log.begin(event, ends, self.wall.now()).await?;
+        let entry = log.begin(event, ends, self.wall.now()).await;
         Some(entry.of(connection.peer_identity.as_ref()))
     }
 
@@ -130,18 +130,18 @@ impl<N: Net> Inbound<N> {
         }
     }
 
-    /// Notes a request that was refused because two readers could take it for two things. Waits
-    /// for its place in the log beside the connection, which has its answer already.
-    fn audit_unreadable(self: &Rc<Self>, connection: &Connection, why: Kind) {
-        if self.audit.get().is_none() {
-            return;
+    /// Notes a request that was refused with `status` because two readers could take it for two
+    /// things. It waits for nothing: it has its answer, and what waits without a connection could
+    /// be any number.
+    fn audit_unreadable(&self, connection: &Connection, why: Kind, status: u16) {
+        let Some(log) = self.audit.get() else { return };
+        let ends = (connection.peer, connection.original_dst);
+        let entry = log.begin_refused(AuditEvent::Request, ends, self.wall.now());
+        if let Some(entry) = entry {
+            let mut entry = entry.of(connection.peer_identity.as_ref());
+            entry.record().refuse(why);
+            entry.record().status = Some(status);
         }
-        let (inbound, connection) = (self.clone(), connection.clone());
-        self.side.net.spawn("audit", async move {
-            if let Some(mut entry) = inbound.audited(AuditEvent::Request, &connection).await {
-                entry.record().refuse(why);
-            }
-        });
     }
 
     /// Closes open connections that other policies do not allow, or that prove nothing on a port
@@ -255,8 +255,9 @@ async fn serve_http<N: Net>(
         Box::pin(http::handle(inbound.clone(), connection.clone(), caller.clone(), request, client))
     };
     let refuse = |error: &Error| {
-        inbound.audit_unreadable(&connection, error.kind);
-        side.refusal(&connection, error)
+        let response = side.refusal(&connection, error);
+        inbound.audit_unreadable(&connection, error.kind, response.status().as_u16());
+        response
     };
     tokio::select! {
         biased;

@@ -386,7 +386,7 @@ pub async fn inbound_of(tls: Option<Arc<TlsStore>>, net: TestNet, config: &str) 
         let world = World::new(net.clone(), SystemWall, RngTree::new(3));
         let world = world.with_disk(KernelDisk::open(&config.directory).unwrap());
         let (log, queue) = audit::channel(config);
-        worker.audit_to(Arc::new(log));
+        worker.audit_to(log);
         spawn(audit::writer::run(world, queue, metrics.audit()));
     }
     let (listener, at) = listen(&net).await;

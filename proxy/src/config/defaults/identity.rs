@@ -78,8 +78,7 @@ pub const JWKS_BYTES: usize = 1 << 20;
 pub const TOKENS_REMEMBERED: usize = 4096;
 /// The longest token that is looked at, bytes: longer than any fits into most servers' heads.
 pub const TOKEN_BYTES: usize = 16 << 10;
-/// Lines of the audit log that may wait to be written. A request under way has one, so there are
-/// more of them than [`super::MAX_REQUESTS`].
+/// Lines of the audit log that may wait to be written: half a second of 32 000 requests a second.
 pub const AUDIT_QUEUE: u32 = 16_384;
 /// What may be set.
 pub const AUDIT_QUEUE_RANGE: RangeInclusive<u32> = 1..=1 << 20;
@@ -98,6 +97,9 @@ pub const AUDIT_WORDS: usize = 1024;
 pub const LOG_PAUSE: Duration = Duration::from_millis(10);
 /// Shortest and longest wait before a disk that failed is tried again.
 pub const AUDIT_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long a write of the audit log may take before it counts as one that failed. A disk that is
+/// only busy has it done within seconds.
+pub const AUDIT_HANGS: Duration = Duration::from_secs(5);
 /// How long the end of the sidecar waits for the audit log, and for the access log.
 pub const LAST_LINES: Duration = Duration::from_secs(5);
 /// What `slower_than` is while its word cannot be read.
