@@ -180,7 +180,8 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Stopp
 /// The same world with the disk of the audit log and the end of the access log, if there are any.
 fn with_logs<N>(mut world: World<N>, start: &Snapshot) -> io::Result<World<N>> {
     if let Some(audit) = &start.audit {
-        world = world.with_disk(KernelDisk::open(&audit.directory).map_err(named_directory(audit))?);
+        let disk = KernelDisk::open(&audit.directory).map_err(named_directory(audit))?;
+        world = world.with_disk(disk.made_again());
     }
     Ok(match start.access_log.as_ref().map(|log| &log.target) {
         Some(LogTarget::Stdout) => world.with_log(Stdout),
@@ -196,7 +197,8 @@ fn log_file(path: &Path) -> io::Result<LogFile> {
         io::Error::new(error.kind(), format!("the access log cannot be {}: {error}", path.display()))
     };
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(LogFile { disk: Arc::new(KernelDisk::open(directory).map_err(named)?), name })
+    let disk = KernelDisk::open(directory).map_err(named)?.with_any_file();
+    Ok(LogFile { disk: Arc::new(disk), name })
 }
 
 /// An error of the audit log's directory.

@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -135,10 +135,17 @@ const PRIVATE: u32 = 0o640;
 
 /// A directory of the kernel's. Operations run one after the other on tokio's blocking threads,
 /// never on a worker. Cheap to clone.
+///
+/// Files are regular ones: another might never let go of who opens it (a FIFO that nobody reads),
+/// or never end.
 #[derive(Clone)]
 pub struct KernelDisk {
     directory: Arc<Path>,
     queue: Arc<Mutex<Queue>>,
+    /// Whether a file may be anything that can be written.
+    takes_any: bool,
+    /// Whether the directory is made again if it is gone.
+    makes_again: bool,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -159,7 +166,19 @@ impl KernelDisk {
     pub fn open(directory: impl Into<PathBuf>) -> io::Result<Self> {
         let directory = directory.into();
         fs::create_dir_all(&directory)?;
-        Ok(KernelDisk { directory: directory.into(), queue: Arc::default() })
+        let directory = directory.into();
+        Ok(KernelDisk { directory, queue: Arc::default(), takes_any: false, makes_again: false })
+    }
+
+    /// The same, where a file may also be a device or a FIFO.
+    pub fn with_any_file(self) -> Self {
+        KernelDisk { takes_any: true, ..self }
+    }
+
+    /// The same for files of which none needs the others: their directory is made again if somebody
+    /// has removed it.
+    pub fn made_again(self) -> Self {
+        KernelDisk { makes_again: true, ..self }
     }
 
     fn run<T: Send + 'static>(&self, job: impl FnOnce(&Path) -> io::Result<T> + Send + 'static) -> Done<T> {
@@ -197,6 +216,21 @@ fn work(queue: &Mutex<Queue>) {
     }
 }
 
+/// Opens a file. Unless it may be anything, nothing but a regular file is opened, and nothing is
+/// waited for.
+fn open(options: &mut OpenOptions, path: &Path, takes_any: bool) -> io::Result<File> {
+    if takes_any {
+        return options.open(path);
+    }
+    let refused = || io::Error::other(format!("{} is not a regular file", path.display()));
+    match options.custom_flags(libc::O_NONBLOCK).open(path) {
+        // A FIFO that nobody reads, or a socket.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Err(refused()),
+        Ok(file) if !file.metadata()?.is_file() => Err(refused()),
+        opened => opened,
+    }
+}
+
 impl Disk for KernelDisk {
     fn list(&self) -> Done<Vec<String>> {
         self.run(|directory| {
@@ -211,22 +245,35 @@ impl Disk for KernelDisk {
 
     fn read(&self, file: &str) -> Done<Vec<u8>> {
         let file = file.to_owned();
-        self.run(move |directory| fs::read(directory.join(file)))
+        let takes_any = self.takes_any;
+        self.run(move |directory| {
+            let mut bytes = Vec::new();
+            open(File::options().read(true), &directory.join(file), takes_any)?.read_to_end(&mut bytes)?;
+            Ok(bytes)
+        })
     }
 
     fn append(&self, file: &str, bytes: Vec<u8>) -> Done<()> {
         let file = file.to_owned();
+        let (takes_any, makes_again) = (self.takes_any, self.makes_again);
         self.run(move |directory| {
-            let mut options = OpenOptions::new();
+            let (mut options, path) = (OpenOptions::new(), directory.join(file));
             options.append(true).create(true).mode(PRIVATE);
-            options.open(directory.join(file))?.write_all(&bytes)
+            let opened = match open(&mut options, &path, takes_any) {
+                Err(error) if makes_again && error.kind() == io::ErrorKind::NotFound => {
+                    fs::create_dir_all(directory)?;
+                    open(&mut options, &path, takes_any)
+                }
+                opened => opened,
+            };
+            opened?.write_all(&bytes)
         })
     }
 
     fn sync(&self, file: &str) -> Done<()> {
-        let file = file.to_owned();
+        let (file, takes_any) = (file.to_owned(), self.takes_any);
         self.run(move |directory| {
-            File::open(directory.join(file))?.sync_data()?;
+            open(File::options().read(true), &directory.join(file), takes_any)?.sync_data()?;
             // Its name is in the directory.
             File::open(directory)?.sync_all()
         })
@@ -269,11 +316,40 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         // The kernel's own full disk.
         std::os::unix::fs::symlink("/dev/full", directory.path().join("full")).unwrap();
-        let disk = KernelDisk::open(directory.path()).unwrap();
+        let disk = KernelDisk::open(directory.path()).unwrap().with_any_file();
         let error = disk.append("full", vec![1]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         disk.append("other", vec![2]).await.unwrap();
         assert_eq!(disk.read("other").await.unwrap(), [2]);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_regular_file_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let mode = nix::sys::stat::Mode::S_IRWXU;
+        nix::unistd::mkfifo(&directory.path().join("fifo"), mode).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", directory.path().join("endless")).unwrap();
+        let disk = KernelDisk::open(directory.path()).unwrap();
+        for file in ["fifo", "endless"] {
+            for error in [
+                disk.read(file).await.unwrap_err(),
+                disk.append(file, vec![1]).await.unwrap_err(),
+                disk.sync(file).await.unwrap_err(),
+            ] {
+                assert!(error.to_string().ends_with(&format!("/{file} is not a regular file")), "{error}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_directory_is_made_again_only_if_it_may_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let inside = directory.path().join("a/b");
+        let disk = KernelDisk::open(&inside).unwrap();
+        std::fs::remove_dir_all(directory.path().join("a")).unwrap();
+        assert_eq!(disk.append("log", vec![1]).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        disk.clone().made_again().append("log", vec![2]).await.unwrap();
+        assert_eq!(disk.read("log").await.unwrap(), [2]);
     }
 
     #[tokio::test]
