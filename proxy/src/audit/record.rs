@@ -7,13 +7,14 @@ use std::time::SystemTime;
 
 use http::Request;
 use http::header::{HOST, HeaderName};
+use http::uri::Authority;
 use serde::{Deserialize, Serialize, Serializer};
 use time::OffsetDateTime;
 
 use crate::config::defaults::AUDIT_WORDS;
 use crate::error::Kind;
 use crate::spiffe_id::SpiffeId;
-use crate::telemetry::{rfc3339, trace_id};
+use crate::telemetry::{rfc3339, trace_id, without_userinfo};
 
 /// What a line is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +65,7 @@ pub struct AuditRecord {
     /// The method.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub method: Option<String>,
-    /// The host that was asked for.
+    /// The host that was asked for, without user information.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub host: Option<String>,
     /// The path, without the query.
@@ -151,7 +152,9 @@ impl AuditRecord {
         let header = |name: HeaderName| request.headers().get(name)?.to_str().ok().map(cut);
         let uri = request.uri();
         self.method = Some(cut(request.method().as_str()));
-        self.host = uri.authority().map(|host| cut(host.as_str())).or_else(|| header(HOST));
+        let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+        let host = uri.authority().map(Authority::as_str).or(host);
+        self.host = host.map(|host| cut(without_userinfo(host)));
         self.path = Some(cut(uri.path()));
         self.request_id = header(HeaderName::from_static("x-request-id"));
         self.trace_id = header(HeaderName::from_static("traceparent"))

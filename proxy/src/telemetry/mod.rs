@@ -40,7 +40,7 @@ pub use request_log::{Decided, RequestLog};
 pub use route::{MirrorOutcome, RouteMetrics};
 pub use side::{DetectionResult, HandshakeMetrics, RaceMetrics, RaceOutcome, SideMetrics};
 pub use throttle::Throttle;
-pub use words::{rfc3339, trace_id};
+pub use words::{rfc3339, trace_id, without_userinfo};
 
 use authorization::AuthorizationFamilies;
 use cluster::ClusterFamilies;

@@ -18,3 +18,21 @@ pub fn trace_id(traceparent: &str) -> Option<&str> {
     let is_one = trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_one.then_some(trace)
 }
+
+/// A host as a client names it, without user information: whoever sends that is refused, but a
+/// password must not get into a log.
+pub fn without_userinfo(host: &str) -> &str {
+    host.rsplit_once('@').map_or(host, |(_, host)| host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_is_no_part_of_a_host() {
+        for host in ["orders", "user:s3cr3t@orders", "user@orders", "a:b@c:d@orders", "@orders"] {
+            assert_eq!(without_userinfo(host), "orders", "{host}");
+        }
+    }
+}

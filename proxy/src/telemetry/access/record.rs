@@ -13,7 +13,7 @@ use crate::config;
 use crate::error::Kind;
 use crate::spiffe_id::SpiffeId;
 use crate::telemetry::request_log::Attempts;
-use crate::telemetry::{Direction, trace_id};
+use crate::telemetry::{Direction, trace_id, without_userinfo};
 
 /// What a line is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,11 +71,14 @@ pub(super) struct RequestFacts {
 }
 
 impl RequestFacts {
-    /// The host that was asked for.
+    /// The host that was asked for, without user information.
     pub(super) fn host(&self) -> Option<Cow<'_, str>> {
         match (self.uri.authority(), &self.host) {
-            (Some(authority), _) => Some(authority.as_str().into()),
-            (None, Some(host)) => Some(String::from_utf8_lossy(host.as_bytes())),
+            (Some(authority), _) => Some(without_userinfo(authority.as_str()).into()),
+            (None, Some(host)) => Some(match String::from_utf8_lossy(host.as_bytes()) {
+                Cow::Borrowed(host) => without_userinfo(host).into(),
+                Cow::Owned(host) => without_userinfo(&host).to_owned().into(),
+            }),
             (None, None) => None,
         }
     }
