@@ -328,7 +328,7 @@ pub fn respond<N: Net>(
     if let Some(access) = log.access(&response) {
         response.body_mut().log_to(access);
     }
-    let held = (ResponseBody::take_passing, ResponseBody::end_tunnel);
+    let held = (ResponseBody::take_passing, ResponseBody::tunnelled, ResponseBody::end_tunnel);
     upgrade.answer(&mut response, held, tunnel, CopyTimeouts::of_tunnel(timeouts), metrics);
     forward::to_client(version, &mut response, || ResponseBody::NotModified);
     log.answered(response.status());

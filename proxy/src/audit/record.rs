@@ -103,10 +103,10 @@ pub struct AuditRecord {
     /// The same in words: of a handshake.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub detail: Option<String>,
-    /// Bytes to the app: of an opaque connection.
+    /// Bytes to the app: of an opaque connection, or a tunnel.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bytes_in: Option<u64>,
-    /// Bytes from the app: of the body, or of an opaque connection.
+    /// Bytes from the app: of the body, of an opaque connection, or of a tunnel.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bytes_out: Option<u64>,
     /// From its beginning to its end, microseconds.
@@ -172,6 +172,12 @@ impl AuditRecord {
     pub fn refuse(&mut self, reason: Kind) {
         self.decide(false, None);
         self.reason = Some(reason.label().into());
+    }
+
+    /// Counts bytes that were carried to the app, and from it.
+    pub fn carried(&mut self, forth: u64, back: u64) {
+        *self.bytes_in.get_or_insert(0) += forth;
+        *self.bytes_out.get_or_insert(0) += back;
     }
 
     /// Notes why in words.

@@ -23,6 +23,7 @@ use crate::grpc;
 use crate::http::timer::RequestTimer;
 use crate::http::{PolledFrame, poll_cleaned, resets};
 use crate::mutant::Mutant;
+use crate::tcp::BytesCopied;
 use crate::telemetry::Failures;
 use crate::telemetry::access::AccessEntry;
 use crate::world::Net;
@@ -102,6 +103,16 @@ impl RequestGuard {
 }
 
 impl RequestGuard {
+    fn tunnelled(&mut self, moved: BytesCopied) {
+        if let Some(audit) = &mut self.audit {
+            audit.record().carried(moved.forth, moved.back);
+        }
+        if let Some(access) = &mut self.access {
+            access.received(moved.forth);
+            access.sent(moved.back);
+        }
+    }
+
     /// Notes in its lines that a frame of the answer has passed, or that the answer has broken off.
     fn log(&mut self, frame: Option<&Frame<Bytes>>) {
         let bytes = frame.and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
@@ -183,6 +194,13 @@ impl<N: Net> ResponseBody<N> {
                 access.sent(bytes.len() as u64);
                 access.ended();
             }
+        }
+    }
+
+    /// Counts in its lines what has passed through the tunnel that it opened.
+    pub fn tunnelled(&mut self, moved: BytesCopied) {
+        if let ResponseBody::Endpoint(ForwardedBody { held: Some(held), .. }) = self {
+            held.tunnelled(moved);
         }
     }
 

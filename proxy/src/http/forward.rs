@@ -26,22 +26,23 @@ use super::{RequestBody, headers, informational, target, tunnel};
 use crate::error::{Error, Kind};
 use crate::mutant::Mutant;
 
-/// Makes a request that was meant for `dst` fit for the next hop.
+/// Whether a request is one that can be passed on.
 ///
 /// # Errors
 /// [`Kind::Malformed`], or [`Kind::Unsupported`] if it needs something that is not carried.
-pub fn request(
-    request: Request<Incoming>,
-    dst: SocketAddr,
-    rng: &mut impl Rng,
-) -> Result<Request<RequestBody>, Error> {
+pub fn check_request(request: &Request<Incoming>) -> Result<(), Error> {
     let refused = |kind, what: &'static str| Err(Error { cause: Some(what.into()), ..Error::new(kind) });
-    if let Err(wrong) = target::check(&request).and_then(|()| one_length(request.headers())) {
+    if let Err(wrong) = target::check(request).and_then(|()| one_length(request.headers())) {
         return refused(Kind::Malformed, wrong);
     }
     if !only_chunked(request.headers()) {
         return refused(Kind::Unsupported, "transfer codings other than chunked");
     }
+    Ok(())
+}
+
+/// Makes a request that was meant for `dst`, and has been checked, fit for the next hop.
+pub fn request(request: Request<Incoming>, dst: SocketAddr, rng: &mut impl Rng) -> Request<RequestBody> {
     let upgrade: Vec<HeaderValue> = match tunnel::is_asked(&request) {
         true => request.headers().get_all(UPGRADE).iter().cloned().collect(),
         false => Vec::new(),
@@ -80,7 +81,7 @@ pub fn request(
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     headers::ensure_request_id(headers, rng);
-    Ok(request)
+    request
 }
 
 /// Makes a response fit for the client.

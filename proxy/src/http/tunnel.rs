@@ -34,7 +34,7 @@ use hyper_util::rt::TokioIo;
 use super::closing::ClientEnd;
 use super::{headers, strict};
 use crate::error::{Error, Kind};
-use crate::tcp::{CopyError, CopyTimeouts, both_ways};
+use crate::tcp::{BytesCopied, CopyError, CopyTimeouts, both_ways};
 use crate::telemetry::{ClusterMetrics, Open};
 use crate::world::Net;
 
@@ -148,12 +148,17 @@ impl UpgradeRequest {
     /// Makes `response` fit for the client: opens the tunnel if the endpoint agreed, which ends
     /// when it has been silent for as long as `limits` allow, or else says that the connection ends
     /// here. `take` takes the body out of a response of the endpoint's, and nothing out of one that
-    /// the sidecar made itself; `ended` tells such a body that both sides have closed the tunnel.
-    /// One that ends in any other way is reset on both sides.
+    /// the sidecar made itself; `carried` tells such a body what has passed through the tunnel, and
+    /// `ended` that both sides have closed it. One that ends in any other way is reset on both
+    /// sides.
     pub fn answer<B: 'static>(
         self,
         response: &mut Response<B>,
-        (take, ended): (impl FnOnce(&mut B) -> Option<B>, impl FnOnce(&mut B) + 'static),
+        (take, carried, ended): (
+            impl FnOnce(&mut B) -> Option<B>,
+            impl Fn(&mut B, BytesCopied) + 'static,
+            impl FnOnce(&mut B) + 'static,
+        ),
         slot: &TunnelSlot,
         limits: CopyTimeouts,
         metrics: &ClusterMetrics,
@@ -178,7 +183,7 @@ impl UpgradeRequest {
         let failures = metrics.failures();
         let end = slot.end();
         let tunnel = async move {
-            let (mut held, _open) = (held, open);
+            let (held, _open) = (RefCell::new(held), open);
             if let Some(end) = &end {
                 end.tunnel();
             }
@@ -186,9 +191,10 @@ impl UpgradeRequest {
                 if let Some(end) = &end {
                     end.ended();
                 }
-                ended(&mut held);
+                ended(&mut held.borrow_mut());
             };
-            match carry(client, server, limits, whole).await {
+            let count = |moved| carried(&mut held.borrow_mut(), moved);
+            match carry(client, server, limits, (count, whole)).await {
                 Ok(()) => {}
                 Err(error) if matches!(error.kind, Kind::TunnelIdle | Kind::HalfClosed) => {
                     failures.count(error.kind);
@@ -207,18 +213,18 @@ pub fn is_agreed(connect: bool, status: StatusCode) -> bool {
 }
 
 /// Carries bytes both ways until both sides have closed, one fails, or neither has said anything
-/// for the time that `limits` give. `whole` is called in the first case, before the streams are
-/// dropped.
+/// for the time that `limits` give. `count` is told what moves. `whole` is called in the first
+/// case, before the streams are dropped.
 async fn carry(
     client: OnUpgrade,
     server: OnUpgrade,
     limits: CopyTimeouts,
-    whole: impl FnOnce(),
+    (count, whole): (impl FnMut(BytesCopied), impl FnOnce()),
 ) -> Result<(), Error> {
     let failed = |cause: hyper::Error| Error { cause: Some(cause.into()), ..Error::new(Kind::Incomplete) };
     let (client, server) = (client.await.map_err(failed)?, server.await.map_err(failed)?);
     let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-    match both_ways(&mut client, &mut server, limits, |_| {}).await {
+    match both_ways(&mut client, &mut server, limits, count).await {
         Ok(_) => {
             whole();
             Ok(())

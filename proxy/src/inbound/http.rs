@@ -57,10 +57,10 @@ pub(super) async fn handle<N: Net>(
     }
     let restored = bridge::restore_marked(&mut request);
     let upgrade = UpgradeRequest::of(&mut request);
-    let authorized = state.authorize(&mut request, &log, audit).await;
-    let admitted = authorized.and_then(|()| {
+    let authorized = state.authorize(&mut request, restored, &log, audit).await;
+    let admitted = authorized.and_then(|restored| {
         let permit = state.limit()?;
-        Ok((permit, state.forward(request, restored?)?))
+        Ok((permit, state.forward(request, restored)?))
     });
     let result = match admitted {
         Ok((permit, request)) => {
@@ -102,16 +102,26 @@ impl<'t, N: Net> RequestState<'t, N> {
         RequestState { inbound, table, app, caller, connection, is_grpc, deadline, audit: RefCell::default() }
     }
 
-    /// Asks policies whether the request may go to the app.
+    /// Asks policies whether the request may go to the app, if it can. `restored` is what the
+    /// bridge says of it.
     async fn authorize(
         &self,
         request: &mut Request<Incoming>,
+        restored: Result<bool, Error>,
         log: &RequestLog<'_>,
         mut audit: Option<AuditEntry>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<bool, Refusal> {
         let (authorization, seen) = (&self.table.authorization, (log, &mut audit));
         let caller = (&self.connection, self.caller.certified.as_ref());
-        let authorized = authorize::request(self.inbound, authorization, caller, request, seen).await;
+        // A policy would decide about what the app could read in another way.
+        let possible = restored.and_then(|restored| forward::check_request(request).map(|()| restored));
+        let authorized = match possible {
+            Ok(restored) => {
+                let asked = authorize::request(self.inbound, authorization, caller, request, seen).await;
+                asked.map(|()| restored)
+            }
+            Err(error) => Err(error.into()),
+        };
         if let Some(audit) = &mut audit {
             let record = audit.record();
             record.describe(request);
@@ -136,7 +146,7 @@ impl<'t, N: Net> RequestState<'t, N> {
     /// form again that it had before.
     fn forward(&self, request: Request<Incoming>, restored: bool) -> Result<Request<RequestBody>, Error> {
         let (dst, version) = (self.connection.original_dst, request.version());
-        let mut request = forward::request(request, dst, &mut *self.inbound.side.rng.borrow_mut())?;
+        let mut request = forward::request(request, dst, &mut *self.inbound.side.rng.borrow_mut());
         if let Some(client) = &self.caller.certified {
             client.tell(request.headers_mut());
         }

@@ -136,7 +136,8 @@ impl<'t, N: Net> RequestState<'t, N> {
     /// Makes the request fit for the next hop.
     fn forward(&self, request: Request<Incoming>) -> Result<Request<RequestBody>, Error> {
         let (snapshot, dst) = (&self.table.snapshot, self.connection.original_dst);
-        let mut request = forward::request(request, dst, &mut *self.outbound.side.rng.borrow_mut())?;
+        forward::check_request(&request)?;
+        let mut request = forward::request(request, dst, &mut *self.outbound.side.rng.borrow_mut());
         headers::forwarded(snapshot.forwarded, self.connection.peer.ip(), request.headers_mut());
         self.route.change(&mut request)?;
         header_limits::request(&request, snapshot.http1)?;

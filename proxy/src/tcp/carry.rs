@@ -94,9 +94,7 @@ pub fn carry<N: Net, G>(
             metrics.moved(moved.forth, moved.back, moved.spliced);
             let (audit, access) = &mut *lines.borrow_mut();
             if let Some(audit) = audit {
-                let record = audit.record();
-                *record.bytes_in.get_or_insert(0) += moved.forth;
-                *record.bytes_out.get_or_insert(0) += moved.back;
+                audit.record().carried(moved.forth, moved.back);
             }
             if let Some(access) = access {
                 access.received(moved.forth);
