@@ -5,9 +5,14 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::common::authority::Authority;
+use crate::common::h2c;
 use crate::common::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+const UPGRADE: &str =
+    "GET /chat HTTP/1.1\r\nhost: orders\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+const SWITCHING: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
 const POLICY: &str = "
 [[authorization.policy]]
 name = 'readers'
@@ -22,9 +27,13 @@ fn config(directory: &Path, more: &str) -> String {
     )
 }
 
+fn read(file: &Path) -> String {
+    std::fs::read_to_string(file).unwrap_or_default()
+}
+
 /// Waits for so many lines, without what differs from run to run.
 async fn lines(directory: &Path, count: usize) -> Vec<Value> {
-    let read = || std::fs::read_to_string(directory.join("audit.log")).unwrap_or_default();
+    let read = || read(&directory.join("audit.log"));
     until("the lines are there", || read().lines().count() >= count).await;
     let plain = |line: &str| {
         let mut line: Value = serde_json::from_str(line).unwrap();
@@ -110,7 +119,104 @@ fn a_request_that_could_be_two_has_a_line_although_nobody_reads_it() {
         assert_eq!(client.ask(smuggled).await.status(), 400);
         let line = &lines(folder.path(), 1).await[0];
         assert_eq!((&line["event"], &line["decision"]), (&json!("request"), &json!("deny")));
-        assert_eq!(line["reason"], "malformed");
+        assert_eq!((&line["reason"], &line["status"]), (&json!("malformed"), &json!(400)));
+    });
+}
+
+#[test]
+fn what_is_malformed_is_refused_before_policies_and_no_log_has_user_information() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let app = Seen::default().app(OK).await;
+        let access = folder.path().join("access.log");
+        let more = format!(
+            "{POLICY}[[inbound]]\nport = {}\nprotocol = 'http'\n[access_log]\npath = '{}'",
+            app.port(),
+            access.display()
+        );
+        let side = inbound(TestNet::to(&app.to_string()), &config(folder.path(), &more)).await;
+        for request in [
+            "GET / HTTP/1.1\r\nhost: orders\r\nhost: other\r\n\r\n",
+            "GET http://user:s3cr3t@orders/ HTTP/1.1\r\nhost: orders\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: user:s3cr3t@orders\r\n\r\n",
+            "GET /\" HTTP/1.1\r\nhost: orders\r\n\r\n",
+            "GET / HTTP/1.1 x\r\nhost: orders\r\n\r\n",
+        ] {
+            assert_eq!(side.client().await.ask(request).await.status(), 400, "{request}");
+        }
+        let request = http::Request::get("http://user:s3cr3t@orders/").body(()).unwrap();
+        let answer = h2c::ask(&h2c::connect(side.at).await, request, "", None).await.unwrap();
+        assert_eq!(answer.head.status(), 400);
+        let lines = lines(folder.path(), 6).await;
+        for (line, host) in lines.iter().zip(["orders", "orders", "orders", "orders", "", "orders"]) {
+            let said = ["decision", "policy", "status", "reason"].map(|field| &line[field]);
+            assert_eq!(said, [&json!("deny"), &Value::Null, &json!(400), &json!("malformed")], "{line}");
+            assert_eq!(line["host"].as_str().unwrap_or_default(), host);
+        }
+        until("the access log is there", || read(&access).lines().count() == 6).await;
+        for text in [read(&access), read(&folder.path().join("audit.log"))] {
+            assert!(text.contains("orders") && !text.contains("s3cr3t"), "{text}");
+        }
+    });
+}
+
+#[test]
+fn what_is_idle_keeps_nobody_waiting() {
+    run(async {
+        for when_full in ["block", "drop"] {
+            let folder = tempfile::tempdir().unwrap();
+            let app = app(|_, mut client| async move {
+                match client.head().await {
+                    Some(request) if request.head.contains("/chat") => {
+                        client.send(SWITCHING).await;
+                        client.closed().await;
+                    }
+                    _ => client.send(OK).await,
+                }
+            })
+            .await;
+            let text = config(folder.path(), "").replace("'block'", &format!("'{when_full}'\nqueue = 2"));
+            let side = inbound(TestNet::to(&app.to_string()), &text).await;
+            let mut idle = Vec::new();
+            for _ in 0..4 {
+                let mut client = side.client().await;
+                client.send(UPGRADE).await;
+                assert_eq!(client.head().await.unwrap().status(), 101);
+                idle.push(client);
+            }
+            assert_eq!(side.client().await.get("/stock").await.status(), 200);
+            assert_eq!(lines(folder.path(), 1).await[0]["path"], "/stock");
+        }
+    });
+}
+
+#[test]
+fn a_tunnel_has_a_line_with_what_it_carried() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let access = folder.path().join("access.log");
+        let app = app(|_, mut client| async move {
+            client.head().await.unwrap();
+            client.send(&format!("{SWITCHING}first")).await;
+            assert_eq!(client.bytes(4).await, b"ping");
+            client.closed().await;
+        })
+        .await;
+        let more = format!("[access_log]\npath = '{}'", access.display());
+        let side = inbound(TestNet::to(&app.to_string()), &config(folder.path(), &more)).await;
+        let mut client = side.client().await;
+        client.send(UPGRADE).await;
+        assert_eq!(client.head().await.unwrap().status(), 101);
+        assert_eq!(client.bytes(5).await, b"first");
+        client.send("ping").await;
+        drop(client);
+        let audited = lines(folder.path(), 1).await.remove(0);
+        until("the access log is there", || read(&access).lines().count() == 1).await;
+        let accessed: Value = serde_json::from_str(&read(&access)).unwrap();
+        for line in [audited, accessed] {
+            let said = ["status", "bytes_in", "bytes_out"].map(|field| line[field].as_u64());
+            assert_eq!(said, [Some(101), Some(4), Some(5)], "{line}");
+        }
     });
 }
 
