@@ -70,8 +70,9 @@ families! {
         access_failures: Counter = "access_log_write_failures", "Writes to the access log that failed";
         audit_written: Counter = "audit_records", "Lines of the audit log that were written";
         audit_lost: Counter = "audit_records_lost", "Lines that the audit log had no room for";
-        audit_failures: Counter =
-            "audit_write_failures", "Writes to the audit log that failed, each of which is tried again";
+        audit_failures: Counter = "audit_write_failures",
+            "Writes to the audit log that failed, each of which is tried again, \
+             and every five seconds of one that does not come back";
         app: Family<Probe, Gauge> = "app_probe", "Whether the local app passes a probe";
         registered: Gauge = "registered", "1 while the app is in the registry";
     }
