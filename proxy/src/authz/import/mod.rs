@@ -119,7 +119,13 @@ impl Importer<'_> {
                 return Ok(());
             }
             "AuthorizationPolicy" | "RequestAuthentication" => {}
-            other => return Err(cannot(kind, format!("a {other} says nothing about who may call an app"))),
+            other => {
+                let name = document.get("metadata").and_then(|metadata| metadata.get("name"));
+                let name = name.and_then(|name| name.scalar().ok()).unwrap_or_default();
+                let message = format!("passed over: {other} {name:?} says nothing about who may call an app");
+                self.imported.remarks.push(Remark { line: kind.line(), left_out: false, message });
+                return Ok(());
+            }
         }
         document.only(&["apiVersion", "kind", "metadata", "spec", "status"])?;
         let metadata = Metadata::of(document.required("metadata")?)?;
@@ -367,7 +373,10 @@ impl Importer<'_> {
         line("issuer", quoted(rule.required("issuer")?.text()?));
         let list = |node: Node<'_, '_>| Ok(format!("[{}]", self.values(node, str::to_owned)?.join(", ")));
         if let Some(audiences) = rule.get("audiences") {
-            line("audiences", list(audiences)?);
+            // A list without anything in it is one that is not there, in Istio's encoding.
+            if !audiences.list()?.is_empty() {
+                line("audiences", list(audiences)?);
+            }
         }
         let uri = rule.get("jwksUri").or_else(|| rule.get("jwks_uri"));
         let timeout = match rule.get("timeout") {
@@ -460,12 +469,21 @@ impl<'d> Metadata<'d> {
     fn of(node: Node<'d, 'd>) -> Outcome<Self> {
         let annotations = node.get("annotations").filter(|annotations| !annotations.is_null());
         let dry_run = annotations.and_then(|annotations| annotations.get("istio.io/dry-run"));
-        let dry_run = dry_run.map(|dry_run| dry_run.scalar()).transpose()?;
+        let dry_run = dry_run.map(is_true).transpose()?.unwrap_or(false);
         Ok(Metadata {
             name: node.required("name")?.text()?,
             namespace: node.get("namespace").map(|namespace| namespace.text()).transpose()?,
-            dry_run: dry_run.is_some_and(|dry_run| dry_run == "true"),
+            dry_run,
         })
+    }
+}
+
+/// What Istio reads as true or false: the words of Go's `strconv.ParseBool`.
+fn is_true(node: Node<'_, '_>) -> Outcome<bool> {
+    match node.scalar()?.as_str() {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        other => Err(cannot(node, format!("{other:?} is neither true nor false"))),
     }
 }
 

@@ -68,7 +68,7 @@ spec:
     timeout: 3s
     outputClaimToHeaders: [{ header: x-sub, claim: sub }]
   - issuer: "other"
-    jwks: '{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}]}'
+    jwks: '{"keys":[{"kty":"EC","crv":"P-256","x":"OCZDfwE6PSPSfUsFfQCB8DkekB27uFBaONSn0-mpgOU","y":"WynmvHaUCVlgDOt98ZWBZxyxWO63E3V5wavaAo2AZFU"}]}'
     fromHeaders: [{ name: x-jwt, prefix: "Token " }]
     fromParams: [t]
     forwardOriginalToken: true
@@ -113,7 +113,7 @@ claims_to_headers = { x-sub = "sub" }
 [[jwt]]
 name = "foo/jwt-2"
 issuer = "other"
-jwks = { inline = '{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}]}' }
+jwks = { inline = '{"keys":[{"kty":"EC","crv":"P-256","x":"OCZDfwE6PSPSfUsFfQCB8DkekB27uFBaONSn0-mpgOU","y":"WynmvHaUCVlgDOt98ZWBZxyxWO63E3V5wavaAo2AZFU"}]}' }
 from_headers = [{ name = "x-jwt", prefix = "Token " }]
 from_params = ["t"]
 forward = true
@@ -166,7 +166,7 @@ fn what_cannot_be_said_here_is_left_out_as_a_whole_and_named_with_its_line() {
         (policy("  rules:\n  - when:\n    - key: connection.sni\n      values: [a]\n"), "1: left out: there is no key \"connection.sni\""),
         (policy("  rules:\n  - to:\n    - operation: { paths: [\"/a/*/b\"] }\n"), "1: left out: `*` stands inside of the text"),
         (policy("  rules: 7\n"), "4: left out: a list is expected here"),
-        ("kind: PeerAuthentication\n".into(), "1: left out: a PeerAuthentication says nothing"),
+        ("kind: AuthorizationPolicy\nmetadata:\n  name: a\n  annotations:\n    istio.io/dry-run: \"yes\"\n".into(), "5: left out: \"yes\" is neither true nor false"),
         ("a: b\n".into(), "1: left out: `kind` is missing"),
         ("kind: RequestAuthentication\nmetadata: { name: a }\nspec:\n  jwtRules:\n  - issuer: a\n".into(), "5: left out: its keys are found by OpenID discovery"),
         ("kind: RequestAuthentication\nmetadata: { name: a }\nspec:\n  jwtRules:\n  - issuer: a\n    jwksUri: ftp://a/b\n".into(), "5: left out: this is not where a key set can be"),
@@ -185,7 +185,44 @@ fn what_cannot_be_said_here_is_left_out_as_a_whole_and_named_with_its_line() {
 fn a_list_of_resources_is_read_one_by_one() {
     let text = "kind: List\nitems:\n- kind: AuthorizationPolicy\n  metadata: { name: a }\n- kind: Secret\n";
     let result = imported(text, &[]);
-    assert!(result.toml.contains("name = \"a\"") && result.remarks.len() == 1 && !result.is_whole());
+    assert!(result.toml.contains("name = \"a\"") && result.remarks.len() == 1 && result.is_whole());
+}
+
+#[test]
+fn a_document_about_something_else_is_named_and_no_loss() {
+    let text = "kind: Service\nmetadata: { name: orders }\n---\nkind: PeerAuthentication\n---\n\
+                kind: AuthorizationPolicy\nmetadata: { name: a }\n";
+    let result = imported(text, &[]);
+    assert!(result.is_whole() && result.toml.contains("name = \"a\""), "{result:?}");
+    let remarks: Vec<_> = result.remarks.iter().map(ToString::to_string).collect();
+    let why = "says nothing about who may call an app";
+    assert_eq!(
+        remarks,
+        [
+            format!("1: passed over: Service \"orders\" {why}"),
+            format!("4: passed over: PeerAuthentication \"\" {why}")
+        ]
+    );
+}
+
+#[test]
+fn a_dry_run_is_said_in_the_words_that_istio_reads() {
+    let of = |word: &str| {
+        let text = format!(
+            "kind: AuthorizationPolicy\nmetadata:\n  name: a\n  annotations:\n    istio.io/dry-run: {word}\n"
+        );
+        let result = imported(&text, &[]);
+        result.is_whole().then(|| result.toml.contains("dry_run = true"))
+    };
+    for word in ["1", "t", "T", "true", "TRUE", "True"] {
+        assert_eq!((of(word), of(&format!("'{word}'"))), (Some(true), Some(true)), "{word}");
+    }
+    for word in ["'0'", "f", "F", "false", "FALSE", "False", "\"false\""] {
+        assert_eq!(of(word), Some(false), "{word}");
+    }
+    for word in ["yes", "2", "''", "tRUE", "on"] {
+        assert_eq!(of(word), None, "{word}");
+    }
 }
 
 proptest::proptest! {
