@@ -1,6 +1,6 @@
 //! What a policy sees of a connection and of a request.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::header::HeaderMap;
 
@@ -100,9 +100,18 @@ pub fn remote_address(source: IpAddr, headers: &HeaderMap, hops: usize) -> IpAdd
     }
     let lines = headers.get_all("x-forwarded-for").iter().rev();
     let mut addresses = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.rsplit(','));
-    let address = addresses.nth(hops - 1).and_then(|address| address.trim().parse::<IpAddr>().ok());
+    let address = addresses.nth(hops - 1).and_then(written_address);
     // Fewer than were promised: nobody knows who wrote the rest.
     address.map_or(source, |address| address.to_canonical())
+}
+
+/// An address as proxies write it: alone, in brackets, or with a port.
+fn written_address(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let alone = text.parse().ok();
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let in_brackets = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+    alone.or_else(with_port).or_else(in_brackets)
 }
 
 #[cfg(test)]
@@ -125,6 +134,11 @@ mod tests {
             (&["forged"], 1, "10.0.0.1"),
             (&[], 1, "10.0.0.1"),
             (&["::ffff:9.9.9.9"], 1, "9.9.9.9"),
+            (&["1.2.3.4:99"], 1, "1.2.3.4"),
+            (&["[2001:db8::1]"], 1, "2001:db8::1"),
+            (&["1.1.1.1, [2001:db8::1]:443"], 1, "2001:db8::1"),
+            (&["[1.2.3.4]"], 1, "10.0.0.1"),
+            (&["1.2.3.4:"], 1, "10.0.0.1"),
         ] {
             let found = remote_address(source, &headers(lines), hops);
             assert_eq!(found, expected.parse::<IpAddr>().unwrap(), "{lines:?} {hops}");

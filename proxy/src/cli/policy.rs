@@ -7,9 +7,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use bytes::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
-use http::Method;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
+use http::uri::{Authority, Uri};
+use http::{Method, Request};
+use http_body_util::Empty;
 use miette::Report;
 use serde_json::{Map, Value};
 
@@ -17,9 +20,10 @@ use super::INVALID;
 use crate::app::FAILED;
 use crate::authz::explain::explain;
 use crate::authz::import::{ImportOptions, WHICH, import};
-use crate::authz::{Facts, Policies, RequestFacts, Ruling, Token, host, path};
+use crate::authz::{Facts, Policies, RequestFacts, Ruling, Token, host, path, remote_address};
 use crate::config::{self, Authorization};
 use crate::http::strict::is_target;
+use crate::http::target;
 use crate::spiffe_id::SpiffeId;
 use crate::{errln, out, outln};
 
@@ -56,9 +60,9 @@ pub(super) struct TestArgs {
     /// The method.
     #[arg(long, default_value = "GET")]
     method: Method,
-    /// The path.
+    /// The path, or the whole target of the request: `/a?b=c`, `http://orders/a`, `*`.
     #[arg(long, default_value = "/", value_parser = request_path)]
-    path: String,
+    path: Uri,
     /// The host.
     #[arg(long, default_value = "")]
     host: String,
@@ -68,7 +72,8 @@ pub(super) struct TestArgs {
     /// The claims of a valid token, JSON. Default: there is no token.
     #[arg(long, value_name = "JSON", value_parser = claims)]
     claims: Option<Map<String, Value>>,
-    /// Where the request comes from, as trusted proxies say. Default: where the connection does.
+    /// Where the request comes from, as trusted proxies say. Default: what `x-forwarded-for` says
+    /// with the configuration's `trusted_hops`.
     #[arg(long, value_name = "ADDRESS")]
     remote: Option<IpAddr>,
     /// Fail unless this is the decision.
@@ -111,9 +116,11 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 }
 
 /// Sidecars refuse requests with any other, whatever policies say.
-fn request_path(text: &str) -> Result<String, String> {
-    let is_path = text.starts_with('/') && is_target(text.as_bytes());
-    if is_path { Ok(text.to_owned()) } else { Err("no request has such a path".into()) }
+fn request_path(text: &str) -> Result<Uri, String> {
+    let target = text.parse::<Uri>().ok().filter(|_| is_target(text.as_bytes()));
+    // The target of CONNECT has no path.
+    let target = target.filter(|target| !target.path().is_empty() || target.port_u16().is_some());
+    target.ok_or_else(|| "no request has such a path".into())
 }
 
 fn claims(text: &str) -> Result<Map<String, Value>, String> {
@@ -151,15 +158,33 @@ impl TestArgs {
         }
     }
 
+    /// Why the sidecar refuses the request before policies see it.
+    fn is_refused(&self) -> Option<&'static str> {
+        let request = Request::builder().method(&self.method).uri(&self.path).header(HOST, &self.host);
+        match request.body(Empty::<Bytes>::new()) {
+            _ if self.tcp => None,
+            Ok(request) => target::check(&request).err(),
+            Err(_) => Some("this is not a host"),
+        }
+    }
+
     /// What is decided and why, and whether it may pass.
     fn explain(&self, config: &Authorization) -> (String, bool) {
-        let Ok(path) = path::normalize(&self.path, config.path_normalization) else {
+        if let Some(why) = self.is_refused() {
+            return (format!("denied: {why} (status 400)\n"), false);
+        }
+        let Ok(path) = path::normalize(self.path.path(), config.path_normalization) else {
             return ("denied: the path has an escape that is none, or %00 (status 400)\n".into(), false);
         };
         let headers: HeaderMap = self.header.iter().cloned().collect();
-        let (host, token) = (host::comparable(&self.host), self.claims.clone().map(Token::of));
+        let host = host::comparable(self.path.authority().map_or(&self.host, Authority::as_str));
+        let token = self.claims.clone().map(Token::of);
+        let source = self.source.to_canonical();
         let request = RequestFacts {
-            remote: self.remote.unwrap_or(self.source),
+            remote: self.remote.map_or_else(
+                || remote_address(source, &headers, config.trusted_hops),
+                |remote| remote.to_canonical(),
+            ),
             host: &host,
             method: self.method.as_str(),
             path: &path,
@@ -167,8 +192,8 @@ impl TestArgs {
             token: token.as_ref(),
         };
         let facts = Facts {
-            source: self.source,
-            destination: SocketAddr::new(self.destination, self.port),
+            source,
+            destination: SocketAddr::new(self.destination.to_canonical(), self.port),
             identity: self.identity.as_ref(),
             request: (!self.tcp).then_some(request),
         };
@@ -185,7 +210,7 @@ impl TestArgs {
         if let Some(rule) = &decision.audited {
             line(format!("audited by {rule}"));
         }
-        if path != self.path {
+        if path != self.path.path() {
             line(format!("the path is {path:?} once it is normalised"));
         }
         line(String::new());
@@ -279,13 +304,17 @@ rule = [{}]
 ";
 
     fn said(arguments: &[&str]) -> (String, bool) {
+        said_of(TEXT, arguments)
+    }
+
+    fn said_of(text: &str, arguments: &[&str]) -> (String, bool) {
         let line = ["proxy", "test", "--config", "x"].iter().chain(arguments);
         let PolicyCommand::Test(arguments) =
             Line::try_parse_from(line).unwrap_or_else(|e| panic!("{e}")).command
         else {
             panic!("it is `test`")
         };
-        arguments.explain(&config::parse("x", TEXT).unwrap().authorization)
+        arguments.explain(&config::parse("x", text).unwrap().authorization)
     }
 
     #[test]
@@ -293,6 +322,35 @@ rule = [{}]
         for arguments in [["--path", "/a b"], ["--path", "orders"], ["--path", "/#x"], ["--method", "GE T"]] {
             let line = ["proxy", "test", "--config", "x"].iter().chain(&arguments);
             assert!(Line::try_parse_from(line).is_err(), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_decided_about_as_the_sidecar_does() {
+        let text = "service = 'x'\n[authorization]\ntrusted_hops = 1\n[[authorization.policy]]\nname = 'no'\naction = 'deny'\n\
+                    rule = [{ to = [{ paths = ['/admin', '*'], hosts = ['a.example'] }, { paths = ['/admin'] }] }, \
+                    { from = [{ remote_ip_blocks = ['1.2.3.4'] }] }, { from = [{ ip_blocks = ['10.0.0.0/8'] }] }]\n";
+        for (arguments, allowed) in [
+            (&["--path", "/a?x=/admin"][..], true),
+            (&["--path", "/admin?x=1"], false),
+            (&["--path", "http://b.example/admin"], false),
+            (&["--path", "http://a.example/x", "--host", "b.example"], false),
+            (&["--path", "http://b.example/x", "--host", "a.example"], true),
+            (&["--path", "*", "--method", "OPTIONS"], true),
+            (&["--path", "*", "--method", "OPTIONS", "--host", "a.example"], false),
+            (&["--path", "*"], false),
+            (&["--path", "ftp://b.example/"], false),
+            (&["--path", "b.example:80"], false),
+            (&["--path", "b.example:80", "--method", "CONNECT"], true),
+            (&["--method", "CONNECT"], false),
+            (&["--host", "a b"], false),
+            (&["--header", "x-forwarded-for: 9.9.9.9, 1.2.3.4"], false),
+            (&["--header", "x-forwarded-for: 1.2.3.4, 9.9.9.9"], true),
+            (&["--header", "x-forwarded-for: 1.2.3.4", "--remote", "9.9.9.9"], true),
+            (&["--remote", "::ffff:1.2.3.4"], false),
+            (&["--source", "::ffff:10.0.0.1"], false),
+        ] {
+            assert_eq!(said_of(text, arguments).1, allowed, "{arguments:?}");
         }
     }
 

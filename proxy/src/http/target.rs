@@ -92,7 +92,7 @@ fn host<B>(request: &Request<B>, has_authority: bool) -> Result<(), &'static str
 }
 
 /// Whether this is `uri-host [ ":" port ]`.
-fn is_authority(text: &str) -> bool {
+pub fn is_authority(text: &str) -> bool {
     let (is_host, rest) = match text.strip_prefix('[') {
         Some(literal) => match literal.split_once(']') {
             Some((address, rest)) => (address.parse::<Ipv6Addr>().is_ok(), rest),
