@@ -17,9 +17,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use miette::Report;
 
 use crate::app::{FAILED, Options};
+use crate::authz::jwks::KeySet;
 use crate::capture::rules::{Cidr, Family, Rules};
-use crate::config::{self, Audit, DefaultAction, Identity, IdentitySource, PolicyAction};
-use crate::config::{Protocol, Snapshot, defaults, units};
+use crate::config::{self, Audit, DefaultAction, Identity, IdentitySource, JwksSource, JwtProvider};
+use crate::config::{PolicyAction, Protocol, Snapshot, defaults, units};
 use crate::{errln, out, outln, output};
 
 /// The arguments or the configuration are not valid.
@@ -227,6 +228,13 @@ impl Cli {
 fn check(path: &Path) -> ExitCode {
     match config::load(path) {
         Ok(snapshot) => {
+            let sets: Vec<_> = snapshot.jwt.iter().filter_map(|issuer| key_set(issuer)).collect();
+            for Ok(said) | Err(said) in &sets {
+                errln!("{said}");
+            }
+            if sets.iter().any(Result::is_err) {
+                return ExitCode::from(INVALID);
+            }
             outln!("{}: ok\n{}", path.display(), summary(&snapshot));
             ExitCode::SUCCESS
         }
@@ -234,6 +242,21 @@ fn check(path: &Path) -> ExitCode {
             errln!("{:?}", Report::new(error));
             ExitCode::from(INVALID)
         }
+    }
+}
+
+/// What there is to say of an issuer's keys: which are not used, or as an error that none is. A
+/// file that cannot be read may still come.
+fn key_set(issuer: &JwtProvider) -> Option<Result<String, String>> {
+    let (text, from) = match &issuer.jwks {
+        JwksSource::Inline(text) => (text.to_string(), "`inline`".into()),
+        JwksSource::File(path) => (config::read(path).ok()?, path.display().to_string()),
+        JwksSource::Url(_) => return None,
+    };
+    let about = |what: String| format!("tokens of {}: {from}: {what}", issuer.name);
+    match KeySet::read(&text) {
+        Ok(set) => Some(Ok(about(format!("not used: {}", set.left_out()?)))),
+        Err(why) => Some(Err(about(format!("it is not a key set: {why}")))),
     }
 }
 
@@ -361,10 +384,34 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::authz::fake::Signer;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_check_looks_at_key_sets_that_are_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.json");
+        let text = format!("service = 'x'\n[[jwt]]\nname = 'idp'\nissuer = 'i'\njwks.file = {path:?}\n");
+        let snapshot = config::parse("x", &text).unwrap();
+        let said = || key_set(&snapshot.jwt[0]);
+        assert_eq!(said(), None, "it may come later");
+        let good = Signer::A.jwk().to_string();
+        let bad = r#"{"kty": "OKP", "crv": "Ed25519", "kid": "old", "x": "AA"}"#;
+        std::fs::write(&path, format!("{{\"keys\": [{good}]}}")).unwrap();
+        assert_eq!(said(), None);
+        std::fs::write(&path, format!("{{\"keys\": [{bad}, {good}]}}")).unwrap();
+        let left_out = said().unwrap().unwrap();
+        assert!(
+            left_out
+                .ends_with("keys.json: not used: key \"old\": an Ed25519 key has 32 bytes, and this has 1"),
+            "{left_out}"
+        );
+        std::fs::write(&path, format!("{{\"keys\": [{bad}]}}")).unwrap();
+        assert!(said().unwrap().unwrap_err().contains("keys.json: it is not a key set: no key verifies"));
     }
 
     #[test]

@@ -60,7 +60,12 @@ pub async fn run<N: Net>(world: World<N>, table: Arc<ArcSwap<Table>>, metrics: A
             }
             begun += 1;
             match issuer.config.jwks.clone() {
-                JwksSource::Inline(_) => follower.measure(),
+                JwksSource::Inline(_) => {
+                    follower.measure();
+                    if let Some(left_out) = keys.set().as_ref().and_then(|set| set.left_out()) {
+                        tracing::warn!(issuer = %name, left_out, "keys of the configuration are not used");
+                    }
+                }
                 JwksSource::File(path) => {
                     world.net.spawn_essential("key set", async move { follower.file(path).await });
                 }
@@ -108,7 +113,8 @@ impl Follower {
         match set {
             Ok(set) => {
                 self.metrics.looked(FetchOutcome::Applied);
-                tracing::info!(issuer = %self.name, from, keys = set.len(), "key set in force");
+                let left_out = set.left_out();
+                tracing::info!(issuer = %self.name, from, keys = set.len(), left_out, "key set in force");
                 self.keys.put(Some(set));
                 self.measure();
                 true

@@ -1,17 +1,25 @@
 //! Key sets of issuers (JWKS, RFC 7517), and when they are fetched.
 //!
 //! [`KeySet::read`] keeps the keys that verify signatures, each with the algorithms that it is for:
-//! a token's own word for its algorithm only chooses among them. [`IssuerKeys`] is what workers
-//! read; the control thread writes it. [`Schedule`] says when to fetch: at its interval, sooner if
+//! a token's own word for its algorithm only chooses among them. Each key is judged when the set is
+//! read, because one that no signature can fit would take the place of a good one, and refuse
+//! every token. [`IssuerKeys`] is what workers read; the control thread writes it. [`Schedule`] says when to fetch: at its interval, sooner if
 //! a token names a key that is not known, but not more often than [`JWKS_UNKNOWN_KEY`], and after a
 //! failure with growing waits, in which the old keys stay.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+    RsaPublicKeyComponents,
+};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use rand::{Rng, RngExt};
 use serde::Deserialize;
@@ -25,6 +33,8 @@ use crate::config::defaults::{JWKS_RETRY, JWKS_UNKNOWN_KEY};
 #[derive(Debug)]
 pub struct KeySet {
     keys: Vec<Key>,
+    /// Why others are left out, one line.
+    left_out: Option<String>,
 }
 
 #[derive(Debug)]
@@ -48,19 +58,30 @@ impl KeySet {
     /// If it is none, or has no key that verifies signatures. Says where.
     pub fn read(text: &str) -> Result<Self, String> {
         let document: Document<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let mut unused = None;
+        let mut unused = Vec::new();
         let mut keys = Vec::new();
         for (number, entry) in (1..).zip(document.keys) {
             match Key::read(entry.get()) {
                 Ok(key) => keys.push(key),
-                Err(why) => unused = unused.or(Some(format!("key {number}: {why}"))),
+                Err(why) => unused.push(format!("{}: {why}", called(entry.get(), number))),
             }
         }
-        match (keys.is_empty(), unused) {
-            (false, _) => Ok(KeySet { keys }),
+        let hidden = unused.len().saturating_sub(REASONS);
+        unused.truncate(REASONS);
+        if hidden > 0 {
+            unused.push(format!("and {hidden} more"));
+        }
+        let left_out = (!unused.is_empty()).then(|| unused.join("; "));
+        match (keys.is_empty(), left_out) {
+            (false, left_out) => Ok(KeySet { keys, left_out }),
             (true, Some(why)) => Err(format!("no key verifies signatures ({why})")),
             (true, None) => Err("there is no key in it".into()),
         }
+    }
+
+    /// Why some of its keys are not used, if there are such: each by its `kid`, or by its position.
+    pub fn left_out(&self) -> Option<&str> {
+        self.left_out.as_deref()
     }
 
     /// How many keys there are.
@@ -86,6 +107,24 @@ impl KeySet {
         };
         self.keys.iter().filter(fits).map(|key| &key.key)
     }
+
+    /// Whether there is a key that is called `id`, or may be, whatever its algorithms are.
+    pub(super) fn has(&self, id: Option<&str>) -> bool {
+        self.keys.iter().any(|key| id.is_none() || key.id.is_none() || key.id.as_deref() == id)
+    }
+}
+
+/// What a person calls an entry of a set.
+fn called(entry: &str, number: usize) -> String {
+    #[derive(Deserialize)]
+    struct Named {
+        kid: String,
+    }
+    match serde_json::from_str::<Named>(entry) {
+        // The server's words do not fill the log.
+        Ok(Named { kid }) => format!("key {:?}", kid.chars().take(KID_SHOWN).collect::<String>()),
+        Err(_) => format!("key {number}"),
+    }
 }
 
 impl Key {
@@ -93,6 +132,9 @@ impl Key {
         let jwk: Jwk = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
             return Err("it is not for signatures (`use`)".into());
+        }
+        if jwk.common.key_operations.as_ref().is_some_and(|list| !list.contains(&KeyOperations::Verify)) {
+            return Err("it is not for verifying (`key_ops`)".into());
         }
         let fits = algorithms(&jwk.algorithm);
         let algorithms = match jwk.common.key_algorithm {
@@ -106,8 +148,94 @@ impl Key {
             return Err(format!("its kind or its algorithm is not taken ({own})"));
         }
         let key = DecodingKey::from_jwk(&jwk).map_err(|error| error.to_string())?;
+        judge(&jwk.algorithm, &key)?;
         Ok(Key { id: jwk.common.key_id, algorithms, key })
     }
+}
+
+/// Why no signature can fit a key, or anybody's does.
+fn judge(of: &AlgorithmParameters, key: &DecodingKey) -> Result<(), String> {
+    let bytes = || key.try_get_as_bytes().map_err(|error| error.to_string());
+    match of {
+        AlgorithmParameters::RSA(key) => {
+            let number = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|error| error.to_string());
+            judge_rsa(&number(&key.n)?, &number(&key.e)?)
+        }
+        AlgorithmParameters::OctetKeyPair(_) => judge_ed25519(bytes()?),
+        AlgorithmParameters::EllipticCurve(key) => {
+            let curve = if key.curve == EllipticCurve::P256 {
+                &ECDSA_P256_SHA256_FIXED
+            } else {
+                &ECDSA_P384_SHA384_FIXED
+            };
+            let parsed = ParsedPublicKey::new(curve, bytes()?);
+            parsed.map(drop).map_err(|_| "it is not a point of its curve".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn judge_rsa(n: &[u8], e: &[u8]) -> Result<(), String> {
+    let wrong =
+        || "it is not an RSA key: `n` and `e` must be odd, `e` from 3 to 2^33, no zeros before".into();
+    // The library takes the numbers as they are, and looks at them when it reads a key.
+    let components = RsaPublicKeyComponents { n, e };
+    let built = components.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256).map_err(|_| wrong())?;
+    let bits = n.len() * 8 - n.first().map_or(0, |byte| byte.leading_zeros() as usize);
+    if !RSA_BITS.contains(&bits) {
+        let (least, most) = (RSA_BITS.start(), RSA_BITS.end());
+        return Err(format!("it has {bits} bits, and RSA keys of {least} to {most} are taken"));
+    }
+    ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, built.as_ref()).map(drop).map_err(|_| wrong())
+}
+
+/// Whether it is on the curve is not looked at: half of all texts are, so that would tell little.
+fn judge_ed25519(key: &[u8]) -> Result<(), String> {
+    let Ok(mut point) = <[u8; 32]>::try_from(key) else {
+        return Err(format!("an Ed25519 key has 32 bytes, and this has {}", key.len()));
+    };
+    // The sign of the other coordinate.
+    point[31] &= 0x7f;
+    if SMALL_ORDER.contains(&point) {
+        return Err("it is a point of small order, which anybody's signature fits".into());
+    }
+    Ok(())
+}
+
+/// How many bits an RSA key may have: what verifies signatures takes no others.
+const RSA_BITS: RangeInclusive<usize> = 2048..=8192;
+
+/// How many reasons are given why keys are left out.
+const REASONS: usize = 8;
+
+/// How much of the name of a key is shown, characters.
+const KID_SHOWN: usize = 64;
+
+/// The points of Ed25519 whose order divides 8, without the bit of the sign: 0, 1, two of order 8
+/// and -1, then 0 and 1 as somebody may write them beyond the prime (libsodium's
+/// `ge25519_has_small_order`). A signature by one of them needs no private key.
+const SMALL_ORDER: [[u8; 32]; 7] = [
+    [0; 32],
+    small(1, 0),
+    [
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5,
+        0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+    ],
+    [
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a,
+        0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+    ],
+    small(0xec, 0xff),
+    small(0xed, 0xff),
+    small(0xee, 0xff),
+];
+
+/// A number, little-endian, whose first byte is `first` and whose others are `rest`.
+const fn small(first: u8, rest: u8) -> [u8; 32] {
+    let mut bytes = [rest; 32];
+    bytes[0] = first;
+    bytes[31] &= 0x7f;
+    bytes
 }
 
 /// The name of an algorithm in key sets.
@@ -277,6 +405,73 @@ mod tests {
         ] {
             let said = KeySet::read(text).unwrap_err();
             assert!(said.contains(why), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_no_signature_fits_is_left_out_and_named() {
+        let base64 = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        let ec = |x: &[u8], y: &[u8]| json!({"kty": "EC", "crv": "P-256", "x": base64(x), "y": base64(y)});
+        let rsa = |n: &[u8], e: &[u8]| json!({"kty": "RSA", "n": base64(n), "e": base64(e)});
+        let ed = |x: &[u8]| json!({"kty": "OKP", "crv": "Ed25519", "x": base64(x)});
+        let good = Signer::A.jwk();
+        let changed = |key: &str, value: serde_json::Value| {
+            let mut jwk = good.clone();
+            jwk[key] = value;
+            jwk
+        };
+        let mut modulus = BASE64_URL_SAFE_NO_PAD.decode(Signer::Rsa.jwk()["n"].as_str().unwrap()).unwrap();
+        let n = modulus.clone();
+        modulus[255] -= 1;
+        let even = modulus;
+        let long = |bytes: usize| vec![0xff; bytes];
+        for (jwk, why) in [
+            (ec(&[1; 32], &[1; 32]), "key 1: it is not a point of its curve"),
+            (ec(&[0; 32], &[0; 32]), "not a point"),
+            (ec(&[1; 31], &[1; 32]), "not a point"),
+            (changed("y", "AA".into()), "key \"a\": it is not a point"),
+            (changed("crv", "P-384".into()), "its kind or its algorithm is not taken"),
+            (rsa(&long(64), &[1, 0, 1]), "it has 512 bits, and RSA keys of 2048 to 8192 are taken"),
+            (rsa(&long(128), &[1, 0, 1]), "it has 1024 bits"),
+            (rsa(&long(2048), &[1, 0, 1]), "it has 16384 bits"),
+            (rsa(&n, &[0]), "it is not an RSA key"),
+            (rsa(&n, &[]), "it is not an RSA key"),
+            (rsa(&n, &[1]), "it is not an RSA key"),
+            (rsa(&n, &[2]), "it is not an RSA key"),
+            (rsa(&n, &long(8)), "it is not an RSA key"),
+            (rsa(&[&[0], &*n].concat(), &[1, 0, 1]), "it is not an RSA key"),
+            (rsa(&even, &[1, 0, 1]), "it is not an RSA key"),
+            (ed(&[1, 2]), "an Ed25519 key has 32 bytes, and this has 2"),
+            (ed(&[9; 44]), "this has 44"),
+            (changed("key_ops", json!(["sign"])), "it is not for verifying"),
+            (changed("key_ops", json!(["encrypt"])), "it is not for verifying"),
+            (changed("key_ops", json!([])), "it is not for verifying"),
+        ] {
+            let said = KeySet::read(&json!({"keys": [jwk]}).to_string()).unwrap_err();
+            assert!(said.contains(why), "{jwk}: {said}");
+            let both = KeySet::read(&json!({"keys": [jwk, Signer::B.jwk()]}).to_string()).unwrap();
+            assert_eq!(both.len(), 1);
+            assert!(both.left_out().unwrap().contains(why), "{jwk}: {:?}", both.left_out());
+        }
+        for jwk in [changed("key_ops", json!(["sign", "verify"])), rsa(&n, &[3])] {
+            let read = KeySet::read(&json!({"keys": [jwk]}).to_string()).unwrap();
+            assert_eq!((read.len(), read.left_out()), (1, None));
+        }
+        let many = json!({"keys": vec![json!({"kty": "x"}); 20]}).to_string();
+        assert!(KeySet::read(&many).unwrap_err().ends_with("; and 12 more)"));
+    }
+
+    #[test]
+    fn a_point_of_small_order_is_no_key_whatever_its_sign() {
+        for point in SMALL_ORDER {
+            for sign in [0, 0x80] {
+                let mut x = point;
+                x[31] |= sign;
+                let x = BASE64_URL_SAFE_NO_PAD.encode(x);
+                let set = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x}]}).to_string();
+                let said = KeySet::read(&set).unwrap_err();
+                assert!(said.contains("small order"), "{x}: {said}");
+            }
         }
     }
 
