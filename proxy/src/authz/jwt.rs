@@ -20,14 +20,16 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
-use jsonwebtoken::{Validation, decode, decode_header};
-use serde_json::{Map, Value};
+use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::jwks::{IssuerKeys, KeySet};
-use super::token::Token;
+use super::token::{Claims, Token};
 use crate::config::defaults::{TOKEN_BYTES, TOKENS_REMEMBERED};
 use crate::config::{JwksSource, JwtProvider, TokenHeader};
-use crate::http::headers::remove_spellings;
+use crate::http::headers::{is_spelling, remove_spellings};
 
 /// Why a token is not believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
@@ -44,7 +46,7 @@ pub enum TokenError {
     /// Nobody is configured whose tokens stand there and who is called so.
     #[error("its issuer is not known")]
     Issuer,
-    /// Its algorithm is not one of the issuer's.
+    /// Its algorithm is not one of the issuer's, or not one of the key that it names.
     #[error("its algorithm is not allowed")]
     Algorithm,
     /// The issuer's keys are not known.
@@ -53,6 +55,9 @@ pub enum TokenError {
     /// None of the issuer's keys is the one that it names.
     #[error("its key is not known")]
     UnknownKey,
+    /// It says of itself that nobody may believe it who does not know an extension (`crit`, `b64`).
+    #[error("it needs an extension that is not known")]
+    Extension,
     /// It was changed, or somebody else has signed it.
     #[error("its signature is wrong")]
     Signature,
@@ -69,7 +74,7 @@ pub enum TokenError {
 
 impl TokenError {
     /// Every one, for metrics.
-    pub const ALL: [TokenError; 11] = [
+    pub const ALL: [TokenError; 12] = [
         TokenError::Malformed,
         TokenError::TooLong,
         TokenError::Several,
@@ -77,6 +82,7 @@ impl TokenError {
         TokenError::Algorithm,
         TokenError::NoKeys,
         TokenError::UnknownKey,
+        TokenError::Extension,
         TokenError::Signature,
         TokenError::Audience,
         TokenError::Expired,
@@ -93,6 +99,7 @@ impl TokenError {
             TokenError::Algorithm => "algorithm",
             TokenError::NoKeys => "no_keys",
             TokenError::UnknownKey => "unknown_key",
+            TokenError::Extension => "extension",
             TokenError::Signature => "signature",
             TokenError::Audience => "audience",
             TokenError::Expired => "expired",
@@ -134,6 +141,8 @@ pub struct ShownToken {
     pub was_known: bool,
     issuer: usize,
     place: Place,
+    /// Its payload as it came, if the app gets that.
+    payload: Option<HeaderValue>,
 }
 
 /// What a request shows: its headers and its target, before anything has been taken away.
@@ -221,7 +230,8 @@ impl Issuers {
             && issuer.keys.set().is_some_and(|set| Arc::ptr_eq(&set, &known.keys))
         {
             issuer.check_times(&known.token, now)?;
-            return Ok(Some(ShownToken { token: known.token, was_known: true, issuer: known.issuer, place }));
+            let Known { token, issuer, payload, .. } = known;
+            return Ok(Some(ShownToken { token, was_known: true, issuer, place, payload }));
         }
         let claimed = claimed_issuer(text)?;
         let found =
@@ -234,9 +244,17 @@ impl Issuers {
         })?;
         let token = Rc::new(issuer.verify(text, &keys)?);
         issuer.check_times(&token, now)?;
-        remembered
-            .put(text, Known { token: token.clone(), issuer: position, config: issuer.config.clone(), keys });
-        Ok(Some(ShownToken { token, was_known: false, issuer: position, place }))
+        let payload = issuer.config.payload_header.as_ref().and_then(|_| text.split('.').nth(1));
+        let payload = payload.and_then(|payload| HeaderValue::from_str(payload).ok());
+        let known = Known {
+            token: token.clone(),
+            issuer: position,
+            config: issuer.config.clone(),
+            keys,
+            payload: payload.clone(),
+        };
+        remembered.put(text, known);
+        Ok(Some(ShownToken { token, was_known: false, issuer: position, place, payload }))
     }
 
     /// Where the request's token stands, and the token.
@@ -258,10 +276,17 @@ impl Issuers {
                         add(Place::Header(header.name.clone()), text)?;
                     }
                 }
+                // Some apps take it for the header itself.
+                let has_spellings = header.name.as_str().contains('-');
+                for (other, value) in request.headers.iter().filter(|_| has_spellings) {
+                    if is_spelling(other, &header.name) && behind_prefix(header, value)?.is_some() {
+                        return Err(TokenError::Malformed);
+                    }
+                }
             }
             for name in &issuer.config.from_params {
-                for (key, text) in parameters(request.uri) {
-                    if key == name && !text.is_empty() {
+                for pair in parameters(request.uri) {
+                    if let Some(text) = parameter(pair, name)? {
                         add(Place::Parameter(name.clone()), text)?;
                     }
                 }
@@ -281,7 +306,7 @@ impl Issuers {
         let config = &self.issuers[shown.issuer].config;
         if !config.forward {
             match &shown.place {
-                Place::Header(name) => drop(headers.remove(name)),
+                Place::Header(name) => self.remove_token(headers, name),
                 Place::Parameter(name) => remove_parameter(uri, name),
             }
         }
@@ -290,10 +315,22 @@ impl Issuers {
                 headers.insert(&claim.header, value);
             }
         }
-        if let Some(name) = &config.payload_header {
-            let payload = serde_json::to_vec(&shown.token.claims).expect("claims were JSON");
-            let value = HeaderValue::try_from(BASE64_URL_SAFE_NO_PAD.encode(payload));
-            headers.insert(name, value.expect("base64 is ASCII"));
+        if let Some((name, payload)) = config.payload_header.as_ref().zip(shown.payload.as_ref()) {
+            headers.insert(name, payload.clone());
+        }
+    }
+
+    /// Removes the one value of a header that is a token. Other credentials are the app's matter.
+    fn remove_token(&self, headers: &mut HeaderMap, name: &HeaderName) {
+        let readers = || self.issuers.iter().flat_map(|issuer| &issuer.config.from_headers);
+        let is_token = |value: &HeaderValue| {
+            readers().any(|header| header.name == *name && behind_prefix(header, value) != Ok(None))
+        };
+        let others = headers.get_all(name).iter().filter(|value| !is_token(value)).cloned();
+        let others: Vec<_> = others.collect();
+        headers.remove(name);
+        for other in others {
+            headers.append(name, other);
         }
     }
 }
@@ -303,8 +340,24 @@ fn why_refused(error: &jsonwebtoken::errors::Error) -> TokenError {
     use jsonwebtoken::errors::ErrorKind as E;
     match error.kind() {
         // The signature is looked at first: this is what the issuer has signed.
-        E::Json(_) => TokenError::Malformed,
+        E::Json(_) | E::Base64(_) => TokenError::Malformed,
+        // Its form was looked at before, but not what it calls critical.
+        E::InvalidToken => TokenError::Extension,
         _ => TokenError::Signature,
+    }
+}
+
+/// Why the header of a token cannot be read: perhaps because its algorithm is none that there is.
+fn why_unreadable(text: &str) -> TokenError {
+    #[derive(Deserialize)]
+    struct Named {
+        alg: String,
+    }
+    let header = BASE64_URL_SAFE_NO_PAD.decode(text.split('.').next().unwrap_or_default()).ok();
+    let named = header.and_then(|header| serde_json::from_slice::<Named>(&header).ok());
+    match named {
+        Some(Named { alg }) if alg.parse::<Algorithm>().is_err() => TokenError::Algorithm,
+        _ => TokenError::Malformed,
     }
 }
 
@@ -319,7 +372,7 @@ impl Issuer {
 
     /// Verifies a token by one of the issuer's keys, and checks for whom it is.
     fn verify(&self, text: &str, keys: &KeySet) -> Result<Token, TokenError> {
-        let header = decode_header(text).map_err(|_| TokenError::Malformed)?;
+        let header = decode_header(text).map_err(|_| why_unreadable(text))?;
         if !self.config.algorithms.contains(&header.alg) {
             return Err(TokenError::Algorithm);
         }
@@ -331,9 +384,9 @@ impl Issuer {
         validation.required_spec_claims.clear();
         let mut outcome = Err(TokenError::UnknownKey);
         for key in keys.candidates(header.kid.as_deref(), header.alg) {
-            match decode::<Map<String, Value>>(text, key, &validation) {
+            match decode::<Claims>(text, key, &validation) {
                 Ok(verified) => {
-                    outcome = Ok(verified.claims);
+                    outcome = Ok(verified.claims.0);
                     break;
                 }
                 Err(error) => outcome = Err(why_refused(&error)),
@@ -341,6 +394,9 @@ impl Issuer {
         }
         if outcome == Err(TokenError::UnknownKey) {
             self.keys.miss();
+            if keys.has(header.kid.as_deref()) {
+                outcome = Err(TokenError::Algorithm);
+            }
         }
         let claims = outcome?;
         let is_time = |name: &str| claims.get(name).is_none_or(Value::is_number);
@@ -374,33 +430,68 @@ impl Issuer {
 
 /// The `iss` that a token gives itself, before anybody has verified it.
 fn claimed_issuer(text: &str) -> Result<String, TokenError> {
-    let claims: Map<String, Value> =
+    let claims: Claims =
         jsonwebtoken::dangerous::insecure_decode_claims(text).map_err(|_| TokenError::Malformed)?;
-    match claims.get("iss") {
+    match claims.0.get("iss") {
         Some(Value::String(issuer)) => Ok(issuer.clone()),
         _ => Err(TokenError::Issuer),
     }
 }
 
-/// The token in a header; `None` if something else stands there, such as `Basic`.
+/// The token in a header; `None` if something else stands there, such as `Basic`. What names the
+/// scheme, and is not it and a token with spaces between, is a token that cannot be read: there are
+/// apps that find one in it.
 fn behind_prefix<'v>(header: &TokenHeader, value: &'v HeaderValue) -> Result<Option<&'v str>, TokenError> {
     let (bytes, prefix) = (value.as_bytes(), header.prefix.as_bytes());
     // The names of schemes have no case (RFC 9110 section 11.1).
-    if bytes.len() < prefix.len() || !bytes[..prefix.len()].eq_ignore_ascii_case(prefix) {
-        return Ok(None);
+    let begins = bytes.len() >= prefix.len() && bytes[..prefix.len()].eq_ignore_ascii_case(prefix);
+    let scheme = prefix
+        .strip_suffix(b" ")
+        .filter(|scheme| !scheme.is_empty() && scheme.iter().copied().all(is_in_word));
+    let names = |scheme: &[u8]| {
+        bytes.split(|byte| !is_in_word(*byte)).filter(|word| word.eq_ignore_ascii_case(scheme)).count()
+    };
+    match (begins, scheme.map_or(0, names)) {
+        (false, 0) => Ok(None),
+        (true, 0 | 1) => {
+            let text = std::str::from_utf8(&bytes[prefix.len()..]).map_err(|_| TokenError::Malformed)?;
+            Ok(Some(text.trim_matches(' ')))
+        }
+        _ => Err(TokenError::Malformed),
     }
-    let text = std::str::from_utf8(&bytes[prefix.len()..]).map_err(|_| TokenError::Malformed)?.trim();
-    Ok(Some(text))
 }
 
-/// The parameters of a query, none of them decoded: tokens need no escapes.
-fn parameters(uri: &Uri) -> impl Iterator<Item = (&str, &str)> {
-    uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='))
+/// Whether the name of a scheme may have this byte (RFC 9110 section 5.6.2).
+fn is_in_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// What stands between `&` in a query.
+fn parameters(uri: &Uri) -> impl Iterator<Item = &str> {
+    uri.query().unwrap_or_default().split('&')
+}
+
+/// The token in a parameter of this name, which apps decode. Tokens need no escapes. Some apps
+/// begin a parameter behind `;` too: a token there cannot be read.
+fn parameter<'q>(pair: &'q str, name: &str) -> Result<Option<&'q str>, TokenError> {
+    let value = |part: &'q str| {
+        let (key, text) = part.split_once('=')?;
+        (is_called(key, name) && !text.is_empty()).then_some(text)
+    };
+    match pair.split(';').find_map(value) {
+        Some(_) if pair.contains(';') => Err(TokenError::Malformed),
+        found => Ok(found),
+    }
+}
+
+/// Whether the name of a parameter is `name` once it is decoded.
+fn is_called(key: &str, name: &str) -> bool {
+    percent_decode_str(key).eq(name.bytes())
 }
 
 fn remove_parameter(uri: &mut Uri, name: &str) {
     let query = uri.query().unwrap_or_default();
-    let is_other = |pair: &&str| pair.split_once('=').is_none_or(|(key, _)| key != name);
+    let is_other = |pair: &&str| pair.split_once('=').is_none_or(|(key, _)| !is_called(key, name));
     let rest: Vec<_> = query.split('&').filter(is_other).collect();
     let written = match rest.as_slice() {
         [] => uri.path().to_owned(),
@@ -429,6 +520,7 @@ struct Known {
     /// That of the issuer when it was verified.
     config: Arc<JwtProvider>,
     keys: Arc<KeySet>,
+    payload: Option<HeaderValue>,
 }
 
 type Texts = HashMap<Box<str>, Known, BuildHasherDefault<DefaultHasher>>;

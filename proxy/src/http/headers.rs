@@ -79,14 +79,16 @@ fn hop_by_hop<'n>(named: impl Iterator<Item = &'n str>) -> Vec<HeaderName> {
 /// variables (CGI, WSGI, PHP) have one name for `-` and `_`.
 pub fn remove_spellings(headers: &mut HeaderMap, name: &HeaderName) {
     headers.remove(name);
-    let same = |other: &HeaderName| {
-        let dashed = other.as_str().bytes().map(|byte| if byte == b'_' { b'-' } else { byte });
-        other.as_str().contains('_') && dashed.eq(name.as_str().bytes())
-    };
-    let others: Vec<HeaderName> = headers.keys().filter(|other| same(other)).cloned().collect();
+    let others: Vec<HeaderName> = headers.keys().filter(|other| is_spelling(other, name)).cloned().collect();
     for other in others {
         headers.remove(other);
     }
+}
+
+/// Whether `other` is another spelling of a header for such servers.
+pub fn is_spelling(other: &HeaderName, name: &HeaderName) -> bool {
+    let dashed = other.as_str().bytes().map(|byte| if byte == b'_' { b'-' } else { byte });
+    other.as_str().contains('_') && dashed.eq(name.as_str().bytes())
 }
 
 /// Removes what may not stand in trailers, where no reader expects it (RFC 9110 section 6.5.1):

@@ -283,7 +283,12 @@ fn a_token_is_verified_and_its_claims_decide_and_reach_the_app() {
         let twice = Signer::A.token_with(Algorithm::ES256, None, &SaysTwiceWhoItIs);
         let twice = client.ask(&get(&twice)).await;
         assert_eq!((twice.status(), twice.text()), (401, "the token is not valid: it cannot be read\n"));
+        let tab = client.ask(&get(&staff).replace("Bearer ", "Bearer\t")).await;
+        assert_eq!((tab.status(), tab.text()), (401, "the token is not valid: it cannot be read\n"));
         assert_eq!(seen.requests(), 4);
+        let beside = get(&format!("{staff}\r\nauthorization: Basic YTpi"));
+        assert_eq!(client.ask(&beside).await.status(), 200);
+        assert_eq!(seen.last().header("authorization").as_deref(), Some("Basic YTpi"), "it is no token");
     });
 }
 

@@ -89,12 +89,18 @@ fn a_token_that_is_not_to_be_believed_is_refused_with_its_reason() {
         (format!("{token}.x"), Some(E::Malformed)),
         (format!("{head}.{forged_body}.{signature}"), Some(E::Signature)),
         (format!("{head}.{body}."), Some(E::Signature)),
-        (format!("{head}.{body}.{}", &signature[..signature.len() - 4]), Some(E::Signature)),
-        (unsigned(&json!({"alg": "none"}), &good), Some(E::Malformed)),
+        (format!("{head}.{body}.{}", &signature[..signature.len() - 6]), Some(E::Signature)),
+        (unsigned(&json!({"alg": "none"}), &good), Some(E::Algorithm)),
+        (unsigned(&json!({"alg": "ES512", "kid": "a"}), &good), Some(E::Algorithm)),
+        (unsigned(&json!({"alg": 7}), &good), Some(E::Malformed)),
+        (unsigned(&json!({"typ": "JWT"}), &good), Some(E::Malformed)),
         (unsigned(&json!({"alg": "HS256", "kid": "a"}), &good), Some(E::Algorithm)),
-        (unsigned(&json!({"alg": "ES384", "kid": "a"}), &good), Some(E::UnknownKey)),
-        (unsigned(&json!({"alg": "RS256", "kid": "a"}), &good), Some(E::UnknownKey)),
-        (unsigned(&json!({"alg": "ES256", "kid": "a", "crit": ["x"], "x": 1}), &good), Some(E::Signature)),
+        (unsigned(&json!({"alg": "ES384", "kid": "a"}), &good), Some(E::Algorithm)),
+        (unsigned(&json!({"alg": "RS256", "kid": "a"}), &good), Some(E::Algorithm)),
+        (unsigned(&json!({"alg": "RS256", "kid": "b"}), &good), Some(E::UnknownKey)),
+        (unsigned(&json!({"alg": "ES256", "kid": "a", "crit": ["x"], "x": 1}), &good), Some(E::Extension)),
+        (unsigned(&json!({"alg": "ES256", "kid": "a", "b64": false}), &good), Some(E::Extension)),
+        (format!("{head}.{body}.~"), Some(E::Malformed)),
         (Signer::B.token(&good), Some(E::UnknownKey)),
         (Signer::B.token_with(Algorithm::ES256, Some("a"), &good), Some(E::Signature)),
         (Signer::B.token_with(Algorithm::ES256, None, &good), Some(E::Signature)),
@@ -152,6 +158,118 @@ fn each_issuer_is_believed_in_its_own_places_only() {
 }
 
 #[test]
+fn what_an_app_might_take_for_a_token_is_one_that_cannot_be_read() {
+    let text = format!(
+        "{ONE}from_headers = [{{ name = 'authorization', prefix = 'Bearer ' }}, {{ name = 'x-token', prefix = '' }}]\n\
+         from_params = ['access_token']\n"
+    );
+    let issuers = issuers(&text, &[Signer::A]);
+    let token = Signer::A.token(&claims(&json!({})));
+    let ask = |name: &'static str, value: &str, uri: &str| {
+        let headers = [(name, value.replace("TOKEN", &token))];
+        let asked = ask(&issuers, &mut Remembered::default(), &headers, &uri.replace("TOKEN", &token));
+        asked.map(|shown| shown.is_some())
+    };
+    for value in [
+        "Bearer\tTOKEN",
+        "bearer \tTOKEN",
+        "BEARER",
+        "Bearer ",
+        "Bearer,TOKEN",
+        "Bearer:TOKEN",
+        "Bearer TOKEN, Basic YTpi",
+        "Basic YTpi, Bearer TOKEN",
+        "Basic YTpi,bearer\tTOKEN",
+        "Basic YTpi Bearer TOKEN",
+        "Bearer Bearer TOKEN",
+        "Bearer TOKEN TOKEN",
+    ] {
+        assert_eq!(ask("authorization", value, "/"), Err(TokenError::Malformed), "{value:?}");
+    }
+    for (value, is_token) in [
+        ("Bearer  TOKEN", true),
+        ("bEARER TOKEN", true),
+        ("Basic YTpi", false),
+        ("Bearers TOKEN", false),
+        ("Digest username=\"forbearer\"", false),
+    ] {
+        assert_eq!(ask("authorization", value, "/"), Ok(is_token), "{value:?}");
+    }
+    assert_eq!(ask("x_token", "TOKEN", "/"), Err(TokenError::Malformed), "some apps take it for x-token");
+    for (query, found) in [
+        ("access_token=TOKEN", Ok(true)),
+        ("access%5ftoken=TOKEN", Ok(true)),
+        ("a=b&%61ccess_token=TOKEN", Ok(true)),
+        ("a=b;access_token=TOKEN", Err(TokenError::Malformed)),
+        ("access_token=TOKEN;a=b", Err(TokenError::Malformed)),
+        ("access_token=%65.x.y", Err(TokenError::Malformed)),
+        ("access_token=TOKEN&access%5Ftoken=TOKEN", Err(TokenError::Several)),
+        ("access_token=", Ok(false)),
+        ("a=access_token;b=c", Ok(false)),
+        ("access_tokens=TOKEN", Ok(false)),
+    ] {
+        assert_eq!(ask("x-other", "a", &format!("/?{query}")), found, "{query}");
+    }
+}
+
+#[test]
+fn only_what_held_the_token_is_removed() {
+    let issuers = issuers(
+        &format!(
+            "{ONE}from_params = ['t%']\nfrom_headers = [{{ name = 'authorization', prefix = 'Bearer ' }}]\n"
+        ),
+        &[Signer::A],
+    );
+    let token = Signer::A.token(&claims(&json!({})));
+    let mut headers = HeaderMap::new();
+    for value in ["Basic YTpi".into(), format!("Bearer {token}"), "Digest x".into()] {
+        headers.append("authorization", value.parse().unwrap());
+    }
+    let prepare = |headers: &mut HeaderMap, uri: &str| {
+        let mut uri: Uri = uri.parse().unwrap();
+        let shown = issuers.token(Shown { headers, uri: &uri }, &mut Remembered::default(), now()).unwrap();
+        issuers.prepare(shown.as_ref(), headers, &mut uri);
+        uri.to_string()
+    };
+    prepare(&mut headers, "/");
+    let left: Vec<_> = headers.get_all("authorization").iter().collect();
+    assert_eq!(left, ["Basic YTpi", "Digest x"]);
+    let mut headers = HeaderMap::new();
+    assert_eq!(prepare(&mut headers, &format!("/?t=1&t%25={token}&a%25=2")), "/?t=1&a%25=2");
+}
+
+#[test]
+fn the_payload_goes_to_the_app_as_it_came() {
+    let issuers = issuers(&format!("{ONE}payload_header = 'x-payload'\n"), &[Signer::A]);
+    // A library would write neither the number nor the spaces like this.
+    let text = r#"{ "iss":"https://idp", "n": 18446744073709551616 }"#;
+    let raw: Box<serde_json::value::RawValue> = serde_json::from_str(text).unwrap();
+    let token = Signer::A.token_with(Algorithm::ES256, Some("a"), &raw);
+    let mut remembered = Remembered::default();
+    for _ in 0..2 {
+        let shown =
+            ask(&issuers, &mut remembered, &[("authorization", format!("Bearer {token}"))], "/").unwrap();
+        let mut headers = HeaderMap::new();
+        issuers.prepare(shown.as_ref(), &mut headers, &mut Uri::from_static("/"));
+        assert_eq!(BASE64_URL_SAFE_NO_PAD.decode(&headers["x-payload"]).unwrap(), text.as_bytes());
+    }
+}
+
+#[test]
+fn a_token_with_a_claim_twice_cannot_be_read() {
+    let issuers = issuers(ONE, &[Signer::A]);
+    for text in [
+        r#"{"iss":"https://idp","role":"user","role":"admin"}"#,
+        r#"{"iss":"https://idp","realm":{"role":"user","role":"admin"}}"#,
+        r#"{"iss":"https://evil","iss":"https://idp"}"#,
+    ] {
+        let raw: Box<serde_json::value::RawValue> = serde_json::from_str(text).unwrap();
+        let token = Signer::A.token_with(Algorithm::ES256, Some("a"), &raw);
+        assert_eq!(shown(&issuers, &token).err(), Some(TokenError::Malformed), "{text}");
+    }
+}
+
+#[test]
 fn a_signature_is_verified_once_for_each_token_and_set_of_keys() {
     let issuers = issuers(ONE, &[Signer::A]);
     let (mut remembered, token) = (Remembered::default(), Signer::A.token(&claims(&json!({}))));
@@ -193,6 +311,7 @@ fn what_is_remembered_is_bounded_and_what_is_in_use_stays() {
             issuer: 0,
             config: keys.config.clone(),
             keys: keys.keys.set().unwrap(),
+            payload: None,
         };
         remembered.put(&n.to_string(), filler);
         assert!(remembered.len() <= TOKENS_REMEMBERED + 1);
