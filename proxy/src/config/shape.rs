@@ -52,6 +52,10 @@ const DURATIONS: [&str; 30] = [
 const SHARES: [&str; 7] =
     ["cap", "success_rate", "panic", "min_weight", "share", "delay_share", "abort_share"];
 
+/// Keys whose values are ports.
+const PORTS: [&str; 9] =
+    ["outbound", "inbound", "admin", "metrics", "health", "port", "ports", "not_ports", "opaque_ports"];
+
 const ETCD_EXAMPLE: &str =
     "etcd = { endpoints = [\"http://10.0.0.5:2379\"], prefix = \"/sidelab/services/orders/\" }";
 
@@ -137,6 +141,8 @@ struct Found<'i> {
     /// The place of the table around it.
     table: Range<usize>,
     value: DeValue<'i>,
+    /// Whether it is an element of a list.
+    in_list: bool,
 }
 
 impl<'i> Reader<'i> {
@@ -191,7 +197,7 @@ impl<'i> Reader<'i> {
         if !self.excused.contains(&(table.clone(), key.to_owned())) {
             let purpose = match key {
                 "service" => "it is the name of the app's service in metrics and logs",
-                "name" => "it is the cluster's name in metrics and logs",
+                "name" => "metrics, logs and mistakes call it so",
                 "endpoints" => "it lists where etcd listens",
                 "address" => "it is where to connect to",
                 "prefix" => "it is what the keys of the service begin with",
@@ -217,8 +223,14 @@ impl<'i> Reader<'i> {
         let words = &self.text[span.clone()];
         let expected = said.rsplit_once("expected ").map_or(said, |(_, expected)| expected);
         let number = matches!(found.value, DeValue::Integer(_) | DeValue::Float(_));
-        let is_port =
-            ["outbound", "inbound", "admin", "metrics", "health", "port", "opaque_ports"].contains(&key);
+        let is_natural = matches!(found.value, DeValue::Integer(_)) && !words.starts_with('-');
+        let most = match expected {
+            "u16" => Some(u64::from(u16::MAX)),
+            "u32" => Some(u64::from(u32::MAX)),
+            "u64" | "usize" => Some(u64::MAX),
+            _ => None,
+        };
+        let is_port = PORTS.contains(&key);
         let (message, label, help) = if DURATIONS.contains(&key) && number {
             let help = format!(r#"write {key} = "{words}ms" for milliseconds or "{words}s" for seconds"#);
             (format!("`{path}` has no unit"), "a bare number".into(), help)
@@ -240,6 +252,8 @@ impl<'i> Reader<'i> {
             (format!("`{key}` is a list of tables"), "a single table".into(), help)
         } else if is_port && number {
             (format!("{words} is not a port"), "out of range".into(), "ports go from 1 to 65535".into())
+        } else if let Some(most) = most.filter(|_| is_natural) {
+            (format!("`{path}` is out of range"), "too large".into(), format!("it is at most {most}"))
         } else {
             let wanted = match expected {
                 "a string" => "text",
@@ -251,34 +265,53 @@ impl<'i> Reader<'i> {
                 _ if expected.starts_with("struct") => "a table",
                 other => other,
             };
-            let help = match (&found.value, expected) {
-                (DeValue::String(text), "u16" | "u32" | "u64" | "usize") if text.parse::<u64>().is_ok() => {
-                    format!("write it without quotes: {key} = {text}")
-                }
-                (DeValue::String(text), "a boolean") if *text == "true" || *text == "false" => {
-                    format!("write it without quotes: {key} = {text}")
-                }
-                (DeValue::String(_), "a sequence") => format!("put it in brackets: {key} = [{words}]"),
-                (DeValue::Table(_), "a sequence") if words.starts_with('{') => {
-                    format!("put it in brackets: {key} = [{words}]")
-                }
-                (DeValue::Integer(_), "a string") if matches!(key, "addresses" | "endpoints") => {
-                    format!(r#"write an address and a port in quotes, such as "10.0.0.11:{words}""#)
-                }
-                (DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_), "a string") => {
-                    format!(r#"put it in quotes: "{words}""#)
-                }
-                (_, "struct Listen") => "write it as a table: [listen]".into(),
-                (_, expected) if expected.starts_with("struct") => format!("write it as a table: [{path}]"),
-                (_, "f64") => format!("write a number, such as {key} = 1.5"),
-                (_, "u16" | "u32" | "u64" | "usize") => format!("write a whole number, such as {key} = 4"),
-                _ => format!("write {wanted}"),
-            };
+            let help = how_to_write(found, expected, words).unwrap_or_else(|| format!("write {wanted}"));
             let kind = if number && words.starts_with('-') { "negative" } else { kind(&found.value) };
             (format!("`{path}` takes {wanted}"), format!("this is {kind}"), help)
         };
         diagnostics.add(message, span, label).help(help);
     }
+}
+
+/// How a value of the wrong type is written as one of the right type.
+fn how_to_write(found: &Found<'_>, expected: &str, words: &str) -> Option<String> {
+    let key = found.path.last().map_or("", String::as_str);
+    let as_key = |value: &str| match found.in_list {
+        true => format!("{key} = [{value}]"),
+        false => format!("{key} = {value}"),
+    };
+    let help = match (&found.value, expected) {
+        (DeValue::String(text), "u16" | "u32" | "u64" | "usize") if text.parse::<u64>().is_ok() => {
+            format!("write it without quotes: {}", as_key(text))
+        }
+        (DeValue::String(text), "a boolean") if *text == "true" || *text == "false" => {
+            format!("write it without quotes: {}", as_key(text))
+        }
+        (DeValue::String(_), "a sequence") => format!("put it in brackets: {key} = [{words}]"),
+        (DeValue::Table(_), "a sequence") if words.starts_with('{') => {
+            format!("put it in brackets: {key} = [{words}]")
+        }
+        (DeValue::Integer(_), "a string") if matches!(key, "addresses" | "endpoints") => {
+            format!(r#"write an address and a port in quotes, such as "10.0.0.11:{words}""#)
+        }
+        (DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_), "a string") => {
+            format!(r#"put it in quotes: "{words}""#)
+        }
+        (_, "struct Listen") => "write it as a table: [listen]".into(),
+        (DeValue::String(_), "struct TokenHeader") => {
+            format!("write it as a table: {}", as_key(&format!("{{ name = {words} }}")))
+        }
+        (_, expected) if expected.starts_with("struct") && found.in_list => {
+            format!("write tables in braces: {}", as_key("{ .. }"))
+        }
+        (_, expected) if expected.starts_with("struct") => {
+            format!("write it as a table: [{}]", found.path.join("."))
+        }
+        (_, "f64") => format!("write a number, such as {}", as_key("1.5")),
+        (_, "u16" | "u32" | "u64" | "usize") => format!("write a whole number, such as {}", as_key("4")),
+        _ => return None,
+    };
+    Some(help)
 }
 
 /// What a person calls a value of this type.
@@ -311,7 +344,7 @@ fn take_out<'i>(
     if let Some(key) = hit.map(|(key, _)| key.clone()) {
         let value = table.remove(&key)?.into_inner();
         path.push(key.into_inner().into_owned());
-        return Some(Found { path: path.clone(), table: at, value });
+        return Some(Found { path: path.clone(), table: at, value, in_list: false });
     }
     for (key, value) in table.iter_mut() {
         path.push(key.get_ref().to_string());
@@ -338,7 +371,7 @@ fn take_out_of_list<'i>(
     if let Some(index) = list.iter().position(|element| element.span() == *span) {
         let value = list[index].get_ref().clone();
         *list = list.iter().filter(|element| element.span() != *span).cloned().collect();
-        return Some(Found { path: path.clone(), table: at.clone(), value });
+        return Some(Found { path: path.clone(), table: at.clone(), value, in_list: true });
     }
     list.iter_mut().find_map(|element| {
         let place = element.span();

@@ -14,8 +14,7 @@ pub struct Jwt {
     /// The `iss` of its tokens.
     pub issuer: Spanned<String>,
     /// One of these must be among the `aud` of a token. Default: it does not matter.
-    #[serde(default)]
-    pub audiences: Vec<Spanned<String>>,
+    pub audiences: Option<Spanned<Vec<Spanned<String>>>>,
     /// Algorithms of signatures. Default: those of RSA, ECDSA and Ed25519 keys.
     pub algorithms: Option<Spanned<Vec<Spanned<String>>>>,
     /// Where its keys are.

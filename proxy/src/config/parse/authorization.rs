@@ -13,12 +13,13 @@ use http::header::{self, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use serde_spanned::Spanned;
 
-use super::Check;
+use super::{Check, policy_values};
 use crate::config::diagnose::{did_you_mean, one_of};
 use crate::config::{
     Attribute, AttributeTest, Authorization, AuthorizationPolicy, DefaultAction, ExternalAuthorizer,
     PathNormalization, PathTemplate, PolicyAction, PolicyRule, ValuePattern, defaults, model,
 };
+use crate::spiffe_id::SpiffeId;
 
 /// A list in the file.
 type List = Option<Spanned<Vec<Spanned<String>>>>;
@@ -96,14 +97,23 @@ impl Check<'_> {
         what: &str,
         names: impl Iterator<Item = &'n Spanned<String>>,
     ) -> BTreeMap<&'n str, usize> {
+        self.unique_by(names, |name| {
+            (format!("two {what} are called {name:?}"), "they are told apart by name: rename one")
+        })
+    }
+
+    /// The same of words that are no names: `twice` says what is wrong with one, and what to do.
+    pub(super) fn unique_by<'n>(
+        &mut self,
+        names: impl Iterator<Item = &'n Spanned<String>>,
+        twice: impl Fn(&str) -> (String, &'static str),
+    ) -> BTreeMap<&'n str, usize> {
         let mut spans = BTreeMap::<&str, (usize, Range<usize>)>::new();
         for (position, name) in names.enumerate() {
             let first = spans.insert(name.get_ref(), (position, name.span()));
             if let Some((_, first)) = first {
-                self.diagnostics
-                    .add(format!("two {what} are called {:?}", name.get_ref()), name.span(), "the second")
-                    .also(first, "the first")
-                    .help("they are told apart by name: rename one");
+                let (message, help) = twice(name.get_ref());
+                self.diagnostics.add(message, name.span(), "the second").also(first, "the first").help(help);
             }
         }
         spans.into_iter().map(|(name, (position, _))| (name, position)).collect()
@@ -272,11 +282,12 @@ impl Check<'_> {
             }
         }
         let known = KEYS.iter().map(|(known, _)| *known);
-        let known = known.chain(["request.auth.presenter", "request.headers[]", "request.auth.claims[]"]);
+        let known =
+            known.chain(["request.auth.presenter", "request.headers[NAME]", "request.auth.claims[NAME]"]);
         let help = match did_you_mean(words, known) {
             Some(meant) => format!("did you mean `{meant}`?"),
             None => "such as `request.headers[x-team]`, `request.auth.claims[groups]` or `source.ip`; \
-                     docs/sidecar.md has all"
+                     docs/authorization.md has all"
                 .into(),
         };
         self.diagnostics.add(format!("there is no key {words:?}"), key.span(), "unknown").help(help);
@@ -320,8 +331,7 @@ impl Check<'_> {
     fn account(&mut self, given: &Spanned<String>) -> Option<ValuePattern> {
         let parts = given.get_ref().split_once('/');
         let whole = parts.filter(|(namespace, name)| {
-            let whole = |part: &str| !part.is_empty() && !part.contains(['/', '*']);
-            whole(namespace) && whole(name)
+            SpiffeId::of_service_account("trust-domain", namespace, name).is_ok()
         });
         if whole.is_none() {
             self.diagnostics
@@ -390,40 +400,13 @@ impl Check<'_> {
         } else if text.contains('*') && !is_value {
             Some(("`*` stands inside of the text", "it may stand at the beginning or at the end".into()))
         } else {
-            self.odd(attribute, &pattern, text)
+            policy_values::odd(attribute, &pattern, text)
         };
         if let Some((message, help)) = wrong {
             self.diagnostics.add(message, given.span(), "never matches").help(help);
             return None;
         }
         Some(pattern)
-    }
-
-    /// What is wrong with a value of this attribute, and the fix.
-    fn odd(
-        &self,
-        attribute: &Attribute,
-        pattern: &ValuePattern,
-        text: &str,
-    ) -> Option<(&'static str, String)> {
-        let begins = !matches!(pattern, ValuePattern::Suffix(_));
-        match attribute {
-            Attribute::Path if begins && !text.starts_with('/') => Some((
-                "this is not a path",
-                format!("a path begins with a slash: write {:?}", format!("/{text}")),
-            )),
-            Attribute::Path if text.contains(['?', '#']) => {
-                Some(("this is more than a path", "paths are compared without the query".into()))
-            }
-            Attribute::Method if text != text.to_ascii_uppercase() => {
-                let upper = text.to_ascii_uppercase();
-                Some(("nobody sends this method", format!("methods are upper case: write {upper:?}")))
-            }
-            Attribute::Namespace if text.contains('/') => {
-                Some(("this is not a namespace", "write its name alone, such as \"shop\"".into()))
-            }
-            _ => None,
-        }
     }
 
     fn template(&mut self, given: &Spanned<String>) -> Option<ValuePattern> {

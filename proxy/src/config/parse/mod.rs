@@ -37,6 +37,7 @@ mod limits;
 mod matches;
 mod outlier_detection;
 mod policy_paths;
+mod policy_values;
 mod retry;
 mod route;
 mod timeouts;

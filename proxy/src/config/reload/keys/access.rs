@@ -5,7 +5,7 @@ use super::{Keys, keys};
 const FROM: &str = "authorization.policy = [{ name = 'a', rule = [{ from = [{ KEY }] }] }]";
 const TO: &str = "authorization.policy = [{ name = 'a', rule = [{ to = [{ KEY }] }] }]";
 const WHEN: &str =
-    "authorization.policy = [{ name = 'a', rule = [{ when = [{ KEY, key = 'source.principal' }] }] }]";
+    "authorization.policy = [{ name = 'a', rule = [{ when = [{ KEY, key = 'source.namespace' }] }] }]";
 const CUSTOM: &str = "authorization.policy = [{ KEY, name = 'a', action = 'custom', rule = [{}] }]\n\
      authorization.provider = [{ name = 'a', address = '10.0.0.1:80' }, { name = 'b', address = '10.0.0.1:80' }]";
 const AUTHORIZER: &str = "authorization.provider = [{ KEY, name = 'a', address = '10.0.0.1:80' }]";
@@ -41,10 +41,10 @@ pub(super) const ACCESS: &[Keys] = &[
         &["#top"],
         "",
         &[
-            ("principals", "['a']", "['b']", FROM),
-            ("not_principals", "['a']", "['b']", FROM),
-            ("request_principals", "['a']", "['b']", FROM),
-            ("not_request_principals", "['a']", "['b']", FROM),
+            ("principals", "['a/a']", "['a/b']", FROM),
+            ("not_principals", "['a/a']", "['a/b']", FROM),
+            ("request_principals", "['a/a']", "['a/b']", FROM),
+            ("not_request_principals", "['a/a']", "['a/b']", FROM),
             ("namespaces", "['a']", "['b']", FROM),
             ("not_namespaces", "['a']", "['b']", FROM),
             ("service_accounts", "['a/a']", "['a/b']", FROM),
@@ -79,7 +79,7 @@ pub(super) const ACCESS: &[Keys] = &[
                 "key",
                 "'source.principal'",
                 "'source.namespace'",
-                "authorization.policy = [{ name = 'a', rule = [{ when = [{ KEY, values = ['a'] }] }] }]",
+                "authorization.policy = [{ name = 'a', rule = [{ when = [{ KEY, values = ['a*'] }] }] }]",
             ),
             ("values", "['a']", "['b']", WHEN),
             ("not_values", "['a']", "['b']", WHEN),
@@ -125,8 +125,8 @@ pub(super) const ACCESS: &[Keys] = &[
         &[
             (
                 "inline",
-                "'{\"keys\":[{\"kty\":\"oct\",\"k\":\"AA\"}]}'",
-                "'{\"keys\":[{\"kty\":\"oct\",\"k\":\"AB\"}]}'",
+                "'{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"yZnMS3EQDBxQ5W42jwABqSWVq_lRH-kTkxaQZMMQKes\"}]}'",
+                "'{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"kid\":\"a\",\"x\":\"yZnMS3EQDBxQ5W42jwABqSWVq_lRH-kTkxaQZMMQKes\"}]}'",
                 JWKS,
             ),
             ("file", "'a'", "'b'", JWKS),
