@@ -101,16 +101,13 @@ impl KeySet {
         id: Option<&str>,
         algorithm: Algorithm,
     ) -> impl Iterator<Item = &DecodingKey> {
-        let fits = move |key: &&Key| {
-            let named = id.is_none() || key.id.is_none() || key.id.as_deref() == id;
-            named && key.algorithms.contains(&algorithm)
-        };
+        let fits = move |key: &&Key| key.may_be(id) && key.algorithms.contains(&algorithm);
         self.keys.iter().filter(fits).map(|key| &key.key)
     }
 
     /// Whether there is a key that is called `id`, or may be, whatever its algorithms are.
     pub(super) fn has(&self, id: Option<&str>) -> bool {
-        self.keys.iter().any(|key| id.is_none() || key.id.is_none() || key.id.as_deref() == id)
+        self.keys.iter().any(|key| key.may_be(id))
     }
 }
 
@@ -128,6 +125,11 @@ fn called(entry: &str, number: usize) -> String {
 }
 
 impl Key {
+    /// Whether it may be the one that a token calls `id`.
+    fn may_be(&self, id: Option<&str>) -> bool {
+        id.is_none() || self.id.is_none() || self.id.as_deref() == id
+    }
+
     fn read(text: &str) -> Result<Self, String> {
         let jwk: Jwk = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {

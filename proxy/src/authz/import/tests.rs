@@ -68,6 +68,7 @@ spec:
     timeout: 3s
     outputClaimToHeaders: [{ header: x-sub, claim: sub }]
   - issuer: "other"
+    audiences: []
     jwks: '{"keys":[{"kty":"EC","crv":"P-256","x":"OCZDfwE6PSPSfUsFfQCB8DkekB27uFBaONSn0-mpgOU","y":"WynmvHaUCVlgDOt98ZWBZxyxWO63E3V5wavaAo2AZFU"}]}'
     fromHeaders: [{ name: x-jwt, prefix: "Token " }]
     fromParams: [t]
