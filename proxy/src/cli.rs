@@ -17,10 +17,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use miette::Report;
 
 use crate::app::{FAILED, Options};
-use crate::authz::jwks::KeySet;
 use crate::capture::rules::{Cidr, Family, Rules};
 use crate::config::{self, Audit, DefaultAction, Identity, IdentitySource, JwksSource, JwtProvider};
 use crate::config::{PolicyAction, Protocol, Snapshot, defaults, units};
+use crate::jwk_set::KeySet;
 use crate::{errln, out, outln, output};
 
 /// The arguments or the configuration are not valid.

@@ -23,7 +23,7 @@ use rand::rngs::StdRng;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::authz::jwks::{IssuerKeys, KeySet, Schedule};
+use crate::authz::jwks::{IssuerKeys, Schedule};
 use crate::balance::Table;
 use crate::config::defaults::JWKS_BYTES;
 use crate::config::reload::{FileWatch, quiet};
@@ -31,6 +31,7 @@ use crate::config::{JwksSource, JwksUrl, read};
 use crate::connect::no_answer_within;
 use crate::discovery::dns;
 use crate::http::fetch;
+use crate::jwk_set::KeySet;
 use crate::telemetry::{FetchOutcome, KeySetMetrics, Metrics, unix_seconds};
 use crate::tls::{self, pem::PemFile};
 use crate::world::{Net, Wall, World};

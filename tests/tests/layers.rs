@@ -27,7 +27,7 @@ const PROXY: &[&[&str]] = &[
     &["telemetry", "world"],
     &["config"],
     &["error"],
-    &["backoff", "drain", "grpc", "mutant", "output", "spiffe_id"],
+    &["backoff", "drain", "grpc", "host", "jwk_set", "mutant", "output", "spiffe_id"],
 ];
 
 /// The same of `lab/src`.

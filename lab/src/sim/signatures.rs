@@ -2,8 +2,8 @@
 //! what a handshake costs in the simulator. A key that signs here says so by a hash of its public
 //! key and the message, and whoever checks works out the same hash. So what was made for another
 //! message or by another key is refused; only who means to forge could, and nobody in a simulation
-//! does. Certificates are signed by Ed25519, and so is everything else that does not come from here:
-//! it is checked as ever, but each only once.
+//! does. Certificates are signed by Ed25519, and so is everything else that does not come from
+//! here: it is checked as ever, but each only once.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

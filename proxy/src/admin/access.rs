@@ -57,8 +57,8 @@ impl Access {
     }
 }
 
-/// Whether a request is meant for a name that is not this host's: somebody else's, which was made to
-/// lead here, and of whose site a browser would show the answer to.
+/// Whether a request is meant for a name that is not this host's: it may be that of a site, which
+/// was made to lead here so that a browser lets the site read the answer.
 pub(super) fn is_for_another(uri: &Uri, headers: &HeaderMap) -> bool {
     host(uri, headers).is_some_and(|host| !is_here(host, |_| true))
 }

@@ -16,8 +16,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::facts::Facts;
-use super::values::{has_port, without_port};
 use crate::config::{Attribute, AttributeTest, PathTemplate, ValuePattern};
+use crate::host::{has_port, name_len};
 
 /// A map that is the same from run to run. Its keys come from the configuration.
 type Map<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
@@ -200,7 +200,7 @@ impl Filed {
                 each(self.exact.get(text).map_or(&[], Vec::as_slice));
             }
             if !self.hosts.is_empty() {
-                each(self.hosts.get(without_port(text)).map_or(&[], Vec::as_slice));
+                each(self.hosts.get(&text[..name_len(text)]).map_or(&[], Vec::as_slice));
             }
             self.prefixes.beginnings(
                 |prefix| (**prefix).cmp(text),
@@ -209,7 +209,7 @@ impl Filed {
             );
             self.suffixes.endings(text, &mut each);
             if !self.host_suffixes.entries.is_empty() {
-                self.host_suffixes.endings(without_port(text), &mut each);
+                self.host_suffixes.endings(&text[..name_len(text)], &mut each);
             }
             each(&self.present);
             // The next value, too.

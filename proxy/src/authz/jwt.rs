@@ -25,11 +25,12 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::jwks::{IssuerKeys, KeySet};
+use super::jwks::IssuerKeys;
 use super::token::{Claims, Token};
 use crate::config::defaults::{TOKEN_BYTES, TOKENS_REMEMBERED};
 use crate::config::{JwksSource, JwtProvider, TokenHeader};
 use crate::http::headers::{is_spelling, remove_spellings};
+use crate::jwk_set::KeySet;
 
 /// Why a token is not believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]

@@ -14,7 +14,6 @@ pub mod external;
 pub mod facts;
 #[cfg(test)]
 pub(crate) mod fake;
-pub mod host;
 pub mod import;
 mod index;
 pub mod jwks;

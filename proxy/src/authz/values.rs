@@ -1,5 +1,6 @@
 //! The values that an attribute may have, made ready to be compared.
 
+use crate::host::{has_port, name_len};
 use ipnet::IpNet;
 
 use super::facts::Facts;
@@ -91,25 +92,11 @@ impl Values {
             || is_listed(&self.exact, text)
             || self.prefixes.iter().any(|prefix| text.starts_with(prefix))
             || self.suffixes.iter().any(|suffix| text.ends_with(suffix))
-            || (!self.hosts.is_empty() && is_listed(&self.hosts, without_port(text)))
-            || self.host_suffixes.iter().any(|suffix| without_port(text).ends_with(suffix))
+            || (!self.hosts.is_empty() && is_listed(&self.hosts, &text[..name_len(text)]))
+            || self.host_suffixes.iter().any(|suffix| text[..name_len(text)].ends_with(suffix))
             || self
                 .templates
                 .iter()
                 .any(|template| std::str::from_utf8(text).is_ok_and(|text| template.matches(text)))
-    }
-}
-
-/// Whether a host, or the end of one, names a port.
-pub(super) fn has_port(host: &str) -> bool {
-    without_port(host.as_bytes()).len() != host.len()
-}
-
-/// A host without the port behind it. `[::1]` ends with a colon and digits too.
-pub(super) fn without_port(host: &[u8]) -> &[u8] {
-    let colon = host.iter().rposition(|byte| *byte == b':');
-    match colon.map(|colon| host.split_at(colon)) {
-        Some((name, port)) if !port.contains(&b']') && port[1..].iter().all(u8::is_ascii_digit) => name,
-        _ => host,
     }
 }

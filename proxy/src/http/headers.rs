@@ -93,8 +93,8 @@ pub fn is_spelling(other: &HeaderName, name: &HeaderName) -> bool {
 
 /// Removes what may not stand in trailers, where no reader expects it (RFC 9110 section 6.5.1):
 /// what belongs to one connection, what frames or routes a message, says who asks, for whom and
-/// from where, or what a body is. hyper drops some of it on an HTTP/1 connection and h2 gives up the stream for other; so it
-/// makes no difference which of them comes next.
+/// from where, or what a body is. hyper drops some of it on an HTTP/1 connection and h2 gives up
+/// the stream for other; so it makes no difference which of them comes next.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
     const NEVER: [HeaderName; 22] = [
         CONNECTION,

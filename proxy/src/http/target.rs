@@ -18,7 +18,7 @@
 //! What it leaves out: a fragment. HTTP/1's is refused by [`super::strict`]; HTTP/2's is cut off by
 //! the library before anybody sees it, so that neither a route nor the app does.
 
-use std::net::Ipv6Addr;
+use crate::host;
 
 use http::header::HOST;
 use http::uri::PathAndQuery;
@@ -32,7 +32,7 @@ use http_body::Body;
 pub fn check<B: Body>(request: &Request<B>) -> Result<(), &'static str> {
     let uri = request.uri();
     let authority = uri.authority();
-    if authority.is_some_and(|authority| !is_authority(authority.as_str())) {
+    if authority.is_some_and(|authority| !host::is_valid(authority.as_str())) {
         return Err("the target is for no host that can be");
     }
     let authority_form = authority.is_some() && uri.scheme().is_none();
@@ -86,101 +86,18 @@ fn host<B>(request: &Request<B>, has_authority: bool) -> Result<(), &'static str
         (None | Some(""), Version::HTTP_2) if !has_authority => Err("neither an authority nor a Host header"),
         // An empty one is what RFC 9110 section 7.2 prescribes for a target without a host.
         (None | Some(""), _) => Ok(()),
-        (Some(host), _) if is_authority(host) => Ok(()),
+        (Some(host), _) if host::is_valid(host) => Ok(()),
         (Some(_), _) => Err("the Host header is not a host"),
     }
-}
-
-/// Whether this is `uri-host [ ":" port ]`.
-pub fn is_authority(text: &str) -> bool {
-    let (is_host, rest) = match text.strip_prefix('[') {
-        Some(literal) => match literal.split_once(']') {
-            Some((address, rest)) => (address.parse::<Ipv6Addr>().is_ok(), rest),
-            None => return false,
-        },
-        None => {
-            let (name, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
-            (!name.is_empty() && name.bytes().all(may_stand_in_a_name), rest)
-        }
-    };
-    let is_port = match rest.strip_prefix(':') {
-        // RFC 3986 section 3.2.3 lets it be empty. A sign is no digit, whatever `parse` says.
-        Some(port) => {
-            port.is_empty() || port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok()
-        }
-        None => rest.is_empty(),
-    };
-    is_host && is_port
-}
-
-/// `unreserved` and `sub-delims` of RFC 3986 section 2, without the comma.
-fn may_stand_in_a_name(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(&byte)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::tests::{HOSTS, NO_HOSTS};
     use http::uri::Authority;
     use http_body_util::Empty;
     use proptest::prelude::*;
-
-    const HOSTS: &[&str] = &[
-        "a",
-        "a:80",
-        "a:",
-        "a:0",
-        "a:65535",
-        "A-b.c_d~e",
-        "1.2.3.4:5",
-        "[::1]",
-        "[::1]:80",
-        "[::ffff:1.2.3.4]:",
-        "a;b",
-    ];
-
-    const NO_HOSTS: &[&str] = &[
-        "a:x",
-        "a:-1",
-        "a:+1",
-        "a:65536",
-        "a:99999",
-        "a:1:2",
-        "a:8 0",
-        "a:0x50",
-        ":80",
-        "u@a",
-        "u:p@a",
-        "@a",
-        "a,b",
-        "a, b",
-        "a,",
-        "a b",
-        "a/b",
-        "a?b",
-        "a#b",
-        "a\\b",
-        "a%41",
-        "a%",
-        "http://a",
-        "[::1",
-        "::1",
-        "::1]",
-        "[::1]x",
-        "[::1]:x",
-        "[a]",
-        "[]",
-        "[::1%25eth0]",
-        "[v1.a]",
-        "<a>",
-        "a\"b",
-        "a|b",
-        "a^b",
-        "a`b",
-        "{a}",
-        "a\tb",
-        "\u{e4}",
-    ];
 
     fn request(version: Version, method: &str, uri: &str, hosts: &[&str]) -> Result<(), &'static str> {
         let mut request = Request::builder().version(version).method(method).uri(uri);
@@ -188,20 +105,6 @@ mod tests {
             request = request.header(HOST, *host);
         }
         check(&request.body(Empty::<&[u8]>::new()).unwrap())
-    }
-
-    #[test]
-    fn a_host_is_a_name_or_an_address_and_perhaps_a_port_that_there_is() {
-        for host in HOSTS {
-            assert!(is_authority(host), "{host}");
-            assert!(
-                Authority::try_from(*host).is_ok(),
-                "{host}: what passes can be written in every version"
-            );
-        }
-        for host in NO_HOSTS {
-            assert!(!is_authority(host), "{host}");
-        }
     }
 
     #[test]
@@ -269,7 +172,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_passes_is_an_authority_of_the_library_too(text in "[ -~]{0,12}|\\[[0-9a-f:]{0,9}\\](:[0-9]{0,6})?") {
-            if is_authority(&text) {
+            if host::is_valid(&text) {
                 let authority = Authority::try_from(text.as_str());
                 prop_assert!(authority.is_ok_and(|a| a.as_str() == text), "{}", text);
             }

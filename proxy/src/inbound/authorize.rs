@@ -15,13 +15,12 @@ use super::client_cert::ClientCert;
 use crate::audit::AuditEntry;
 use crate::authz::external::{Answer, Question};
 use crate::authz::jwt::{Shown, ShownToken, TokenError};
-use crate::authz::{
-    Authorization, Decision, Facts, RequestFacts, RuleName, Ruling, host, path, remote_address,
-};
+use crate::authz::{Authorization, Decision, Facts, RequestFacts, RuleName, Ruling, path, remote_address};
 use crate::balance::Table;
 use crate::config::Protocol;
 use crate::connection::Connection;
 use crate::error::{Error, Kind};
+use crate::host::comparable;
 use crate::http::headers;
 use crate::telemetry::{AuthorizerOutcome, Decided, RequestLog};
 use crate::world::Net;
@@ -203,7 +202,7 @@ fn refused(why: TokenError) -> Error {
 fn host<B>(request: &Request<B>) -> String {
     let authority = request.uri().authority().map(Authority::as_str);
     let header = || request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    host::comparable(authority.or_else(header).unwrap_or_default())
+    comparable(authority.or_else(header).unwrap_or_default())
 }
 
 fn facts<'f, B>(

@@ -111,8 +111,8 @@ pub(super) async fn begin<N: Net>(
     Some((begun, None))
 }
 
-/// What a sidecar calls opaque on a port that is known to speak HTTP is taken for HTTP, or its bytes
-/// would pass by all that is asked of requests here.
+/// What a sidecar calls opaque on a port that is known to speak HTTP is taken for HTTP, or its
+/// bytes would pass by all that is asked of requests here.
 async fn declared_http<N: Net>(
     opaque: Box<OpaqueBegun<Io<N>, tcp::Held>>,
     limit: Duration,

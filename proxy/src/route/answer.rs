@@ -7,10 +7,10 @@ use http::header::{CONTENT_TYPE, HOST, HeaderValue, LOCATION};
 use http::uri::Scheme;
 use http::{Request, Response};
 
-use super::matcher::without_port;
 use super::rewrite::TooLong;
 use crate::config::route::{Redirect, Respond};
 use crate::grpc;
+use crate::host::without_port;
 
 impl Redirect {
     /// The answer that sends a client elsewhere. `dst` is the host of a request that names none.

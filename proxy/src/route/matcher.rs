@@ -4,6 +4,7 @@
 //! `%41`, `//` or `..` in it is another one than the app may make of it. Routes say where a request
 //! goes and not what it may do.
 
+use crate::host::without_port;
 use http::header::{HOST, HeaderMap};
 use http::{Method, Request};
 
@@ -40,15 +41,6 @@ impl<'r> MatchInput<'r> {
             host,
             headers,
         }
-    }
-}
-
-/// The host of `host:port`.
-pub fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        // `[::1]` ends with a colon and digits too.
-        Some((name, port)) if !port.ends_with(']') && port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 
-use super::matcher::without_port;
+use crate::host::without_port;
 
 /// Makes the headers of a request in the form of HTTP/1 those of its copy: the host says that it is
 /// one, with Envoy's suffix (`orders:80` is `orders-shadow:80`), so that logs and apps can tell;

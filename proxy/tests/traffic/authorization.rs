@@ -251,7 +251,7 @@ fn a_token_is_verified_and_its_claims_decide_and_reach_the_app() {
         let far = side(seen.app(OK).await, &text).await;
         let mut client = far.client().await;
         let get = |token: &str| {
-            // What is named in `Connection` ends here, but not what the sidecar adds by that name; and
+            // What is named in `Connection` ends here, but not what the sidecar adds by it; and
             // some apps take `_` for `-`.
             format!(
                 "GET / HTTP/1.1\r\nhost: a\r\nx-sub: root\r\nx_sub: root\r\nx-hop: 1\r\n\

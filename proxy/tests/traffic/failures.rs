@@ -397,7 +397,8 @@ fn control_pages_answer_during_a_drain() {
             assert_eq!(clusters[0]["endpoints"][0]["state"]["name"], "in_use");
             let dump = json(pages.page("/config_dump").await.text());
             assert_eq!(dump["clusters"][0]["endpoints"][0]["address"], app.to_string());
-            let accept = |format| format!("GET /metrics HTTP/1.1\r\nhost: localhost\r\naccept: {format}\r\n\r\n");
+            let accept =
+                |format| format!("GET /metrics HTTP/1.1\r\nhost: localhost\r\naccept: {format}\r\n\r\n");
             let plain = pages.ask(&accept("text/plain")).await;
             assert_eq!(
                 plain.header("content-type").as_deref(),

@@ -9,11 +9,11 @@ use jsonwebtoken::Algorithm;
 use serde_spanned::Spanned;
 
 use super::Check;
-use crate::authz::jwks::KeySet;
 use crate::config::diagnose::{did_you_mean, one_of};
 use crate::config::{
     ClaimHeader, JwksSource, JwksUrl, JwtProvider, TokenHeader, defaults, model, names, units,
 };
+use crate::jwk_set::KeySet;
 
 /// Algorithms whose keys verify and do not sign, and their names. HMAC is not among them: whoever
 /// could verify its tokens could make them too.

@@ -4,9 +4,8 @@
 use http::Method;
 use http::header::HeaderValue;
 
-use crate::authz::host;
 use crate::config::{Attribute, ValuePattern};
-use crate::http::target::is_authority;
+use crate::host;
 use crate::spiffe_id::SpiffeId;
 
 /// What is wrong with a value of an attribute, and the fix. `text` is the pattern without `*`.
@@ -45,7 +44,7 @@ pub(super) fn odd(
         Attribute::Host if !matches!(pattern, ValuePattern::Prefix(_)) && host::comparable(text) != text => {
             Some(("hosts are compared without their last dot", "write it without".into()))
         }
-        Attribute::Host if !fits(pattern, text, is_authority) => Some((
+        Attribute::Host if !fits(pattern, text, host::is_valid) => Some((
             "this is not a host",
             "write a name or an address in ASCII and perhaps a port: \"orders.example:8080\", \"[fd00::1]\""
                 .into(),
