@@ -12,6 +12,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::authz::jwks::{IssuerKeys, Schedule};
 use crate::balance::Table;
 use crate::config::defaults::JWKS_BYTES;
-use crate::config::reload::{FileWatch, quiet};
+use crate::config::reload::FileWatch;
 use crate::config::{JwksSource, JwksUrl, read};
 use crate::connect::no_answer_within;
 use crate::discovery::dns;
@@ -34,6 +35,7 @@ use crate::http::fetch;
 use crate::jwk_set::KeySet;
 use crate::telemetry::{FetchOutcome, KeySetMetrics, Metrics, unix_seconds};
 use crate::tls::{self, pem::PemFile};
+use crate::world::files::{Watch, changed};
 use crate::world::{Net, Wall, World};
 
 /// Who asks.
@@ -137,8 +139,8 @@ impl Follower {
         let mut last = None;
         while self.is_wanted() {
             // A link may lead elsewhere now.
-            if let Err(error) = watch.cover(&path) {
-                tracing::warn!(%error, "cannot watch {name}; changes of it will not be noticed");
+            if let Err(error) = watch.cover(slice::from_ref(&path)) {
+                tracing::warn!(%error, "cannot watch {name}; its changes are noticed later");
             }
             let text = read(&path).map_err(|error| error.to_string());
             if last.as_ref() != Some(&text) {
@@ -146,7 +148,7 @@ impl Follower {
                 last = Some(text);
             }
             tokio::select! {
-                () = look.notified() => quiet(&look).await,
+                () = changed(&watch, &look) => {}
                 () = sleep(WANTED) => {}
             }
         }

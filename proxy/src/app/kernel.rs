@@ -308,7 +308,7 @@ async fn follow(path: &Path, current: Arc<Snapshot>, sidecar: &Sidecar) {
             }
         }
         reload::ReloadOutcome::Blind(error) => {
-            tracing::warn!(%error, "cannot watch the configuration file; SIGHUP still reloads it");
+            tracing::warn!(%error, "cannot watch the configuration file; its changes are noticed later, and SIGHUP reloads it");
         }
     })
     .await

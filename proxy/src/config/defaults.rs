@@ -509,6 +509,15 @@ pub const RELOAD_QUIET: Duration = Duration::from_millis(100);
 /// How long events may put reading off altogether, in a directory that is never quiet.
 pub const RELOAD_WAIT: Duration = Duration::from_secs(1);
 
+/// How often it is asked whether watched files are still the same, since not every change of them
+/// is told. A renewed certificate or a list of revoked ones cannot wait long; `stat` of a file takes
+/// some microseconds.
+pub const FILE_POLL: Duration = Duration::from_secs(2);
+
+/// When files of a certificate that are of no use are looked at again although they are the same:
+/// one that was made on a host whose clock is a second ahead is not valid yet.
+pub const WRONG_FILES: Duration = Duration::from_secs(5);
+
 /// How often the ages of what discovery knows are looked at.
 pub const DISCOVERY_TICK: Duration = Duration::from_secs(1);
 

@@ -3,22 +3,28 @@
 //!
 //! What is watched is the directory and not the file, because editors and Kubernetes replace files
 //! and symbolic links instead of writing into them; if the file is a link, so is the directory that
-//! it leads to. Events only say *look again*: they are gathered until the directory has been quiet
-//! for [`RELOAD_QUIET`], and then the content decides. SIGHUP asks for the same look, at once, and
-//! is always answered. If nothing can be watched (no inotify instances left), SIGHUP still works
-//! and the caller is told.
+//! it leads to, and if there is no directory yet, the one in which it will be. Events only say *look
+//! again*: they are gathered until the directory has been quiet for [`RELOAD_QUIET`], and then the
+//! content decides. Not everything makes events (what others write to a network file system, and
+//! links among the directories do not), so it is also asked every two seconds whether the files are
+//! still the same. SIGHUP asks for the same look, at once, and is always answered. If nothing can be
+//! watched (no inotify instances left), the caller is told, and the rest still works.
 //!
 //! Invariants: what was in force stays in force until a valid file replaces it; a file that is
 //! missing or half-written for a moment is never reported if it is whole again within
 //! [`RELOAD_QUIET`]; values that are only read at start keep the value they started with, so a
-//! snapshot never claims what is not so. With `discovery::file`, which watches in the same way,
-//! this is the only part of the proxy that reads the file system while it runs; it belongs on the
-//! control thread.
+//! snapshot never claims what is not so. It reads the file system, so it belongs on the control
+//! thread, as do those who watch files in the same way (`discovery::file`, `key_sets`, `identity`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -28,8 +34,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{LoadError, Snapshot, parse, read};
 
-use crate::config::defaults::RELOAD_QUIET;
-use crate::config::defaults::RELOAD_WAIT;
+use crate::config::defaults::{RELOAD_QUIET, RELOAD_WAIT};
+use crate::world::files::{Watch, changed};
 
 /// What a look at the file led to.
 #[derive(Debug)]
@@ -46,8 +52,8 @@ pub enum ReloadOutcome {
     Unchanged,
     /// The file is missing or wrong: what was in force stays so.
     Refused(LoadError),
-    /// Changes cannot be noticed; from now on only SIGHUP reloads.
-    Blind(notify::Error),
+    /// The system tells of no changes; they are noticed by SIGHUP, and some seconds later.
+    Blind(io::Error),
 }
 
 /// Follows the file at `path` for as long as it is polled; `current` is what was read from it at
@@ -59,23 +65,18 @@ pub async fn follow(path: PathBuf, current: Arc<Snapshot>, apply: impl FnMut(Rel
     let look = Arc::new(Notify::new());
     let mut watch = FileWatch::new(look.clone());
     let mut follower = Follower::new(path, current, apply);
-    if let Err(error) = watch.cover(&follower.path) {
-        (follower.apply)(ReloadOutcome::Blind(error));
-    }
     let mut hangups = signal(SignalKind::hangup()).ok();
-    follower.look(false);
+    let mut asked = false;
     loop {
-        let asked = tokio::select! {
-            () = look.notified() => tokio::select! {
-                () = quiet(&look) => false,
-                () = hangup(&mut hangups) => true,
-            },
+        // A link may lead elsewhere now.
+        if let Err(error) = watch.cover(slice::from_ref(&follower.path)) {
+            (follower.apply)(ReloadOutcome::Blind(error));
+        }
+        follower.look(asked);
+        asked = tokio::select! {
+            () = changed(&watch, &look) => false,
             () = hangup(&mut hangups) => true,
         };
-        // A link may lead elsewhere now. What cannot be watched any more was reported when it could
-        // not at first.
-        let _ = watch.cover(&follower.path);
-        follower.look(asked);
     }
 }
 
@@ -203,16 +204,27 @@ fn keep_from_start(new: &mut Snapshot, start: &Snapshot) -> Vec<&'static str> {
     ignored
 }
 
-/// The directories that are watched: the file's, and if it is a link, that of what it leads to.
+/// Watches files by the directories in which they are, or will be, and by what `stat` says of them.
 pub(crate) struct FileWatch {
-    /// Or why the system gave none; the reason is told by the first [`FileWatch::cover`].
-    watcher: Result<RecommendedWatcher, Option<notify::Error>>,
-    covered: BTreeSet<PathBuf>,
-    /// What the file is called in them. Shared with the watcher's thread.
+    /// Or why the system gave none.
+    watcher: Result<RecommendedWatcher, String>,
+    /// The directories that are watched. One of the same name may be another one later.
+    covered: BTreeMap<PathBuf, DirectoryId>,
+    /// What the files are called in them. Shared with the watcher's thread.
     names: Names,
+    /// The files as they were when they were covered last.
+    stamps: Vec<(PathBuf, Option<Stamp>)>,
+    /// Whether something could not be watched then. That is told once.
+    is_blind: bool,
 }
 
 type Names = Arc<Mutex<BTreeSet<OsString>>>;
+
+/// Device, inode, and when it was made: numbers of inodes are used again.
+type DirectoryId = (u64, u64, Option<SystemTime>);
+
+/// Device, inode, size, and when content and inode were changed, in seconds and nanoseconds.
+type Stamp = (u64, u64, u64, [i64; 4]);
 
 impl FileWatch {
     /// Watches nothing yet; `look` is notified of every event that matters.
@@ -226,42 +238,63 @@ impl FileWatch {
                 look.notify_one();
             }
         });
-        FileWatch { watcher: watcher.map_err(Some), covered: BTreeSet::new(), names }
+        let watcher = watcher.map_err(|error| error.to_string());
+        FileWatch { watcher, covered: BTreeMap::new(), names, stamps: Vec::new(), is_blind: false }
     }
 
-    /// Watches what has to be watched for `path` now, and nothing else.
-    pub(crate) fn cover(&mut self, path: &Path) -> notify::Result<()> {
-        let watcher = match &mut self.watcher {
-            Ok(watcher) => watcher,
-            Err(reason) => return reason.take().map_or(Ok(()), Err),
-        };
-        let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let wanted = [path, &real].map(parent).map(|parent| parent.canonicalize().unwrap_or(parent));
+    /// Watches what has to be watched for `paths` now, and nothing else.
+    fn watch(&mut self, paths: &[PathBuf]) -> Result<(), String> {
+        let watcher = self.watcher.as_mut().map_err(|why| why.clone())?;
+        let real = paths.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()));
+        let all: Vec<PathBuf> = paths.iter().cloned().chain(real).collect();
+        let wanted: BTreeMap<PathBuf, DirectoryId> = all.iter().filter_map(|path| directory(path)).collect();
         *self.names.lock().unwrap_or_else(PoisonError::into_inner) =
-            [path, &real].into_iter().filter_map(|path| path.file_name().map(OsString::from)).collect();
-        self.covered.retain(|directory| {
-            let keep = wanted.contains(directory);
+            all.iter().filter_map(|path| path.file_name().map(OsString::from)).collect();
+        self.covered.retain(|directory, id| {
+            let keep = wanted.get(directory) == Some(id);
             if !keep {
                 // A directory that was removed has no watch left to end, which is just as well.
                 let _ = watcher.unwatch(directory);
             }
             keep
         });
-        for directory in wanted {
-            if !self.covered.contains(&directory) {
-                watcher.watch(&directory, RecursiveMode::NonRecursive)?;
-                self.covered.insert(directory);
+        for (directory, id) in wanted {
+            if !self.covered.contains_key(&directory) {
+                watcher.watch(&directory, RecursiveMode::NonRecursive).map_err(|error| error.to_string())?;
+                self.covered.insert(directory, id);
             }
         }
         Ok(())
     }
 }
 
-fn parent(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
+impl Watch for FileWatch {
+    fn cover(&mut self, paths: &[PathBuf]) -> io::Result<()> {
+        self.stamps = paths.iter().map(|path| (path.clone(), stamp(path))).collect();
+        let watched = self.watch(paths);
+        let was_blind = std::mem::replace(&mut self.is_blind, watched.is_err());
+        if was_blind { Ok(()) } else { watched.map_err(io::Error::other) }
     }
+
+    fn has_changed(&self) -> bool {
+        self.stamps.iter().any(|(path, before)| stamp(path) != *before)
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let found = fs::metadata(path).ok()?;
+    let times = [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()];
+    Some((found.dev(), found.ino(), found.size(), times))
+}
+
+/// The directory of a file, or the one in which that will be, or the one in which that one will be.
+fn directory(path: &Path) -> Option<(PathBuf, DirectoryId)> {
+    path.ancestors().skip(1).find_map(|ancestor| {
+        let here = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
+        let real = here.canonicalize().ok()?;
+        let found = fs::metadata(&real).ok().filter(fs::Metadata::is_dir)?;
+        Some((real, (found.dev(), found.ino(), found.created().ok())))
+    })
 }
 
 /// Whether the file may be another one after `event`. Reading does not count, or looking would
@@ -439,6 +472,36 @@ mod tests {
         while_following(&path, async |told| {
             fs::write(&real, OTHER).unwrap();
             assert_eq!(applied(told).await, snapshot(OTHER));
+        })
+        .await;
+    }
+
+    /// The same for endpoint files, key sets and certificates, which are watched by the same code.
+    #[tokio::test]
+    async fn a_file_is_followed_although_its_directory_is_another_one() {
+        let around = tempfile::tempdir().unwrap();
+        let at = |name: &str| around.path().join(name);
+        let publish = |directory: &str, text: &str| {
+            fs::create_dir_all(at(directory)).unwrap();
+            fs::write(at(directory).join("sidecar.toml"), text).unwrap();
+        };
+        publish("v1", START);
+        symlink("v1", at("current")).unwrap();
+        while_following(&at("current/sidecar.toml"), async |told| {
+            publish("v2", OTHER);
+            symlink("v2", at("link")).unwrap();
+            fs::rename(at("link"), at("current")).unwrap();
+            assert_eq!(applied(told).await, snapshot(OTHER), "a link among the directories");
+            publish("v3", START);
+            fs::rename(at("v2"), at("old")).unwrap();
+            fs::rename(at("v3"), at("v2")).unwrap();
+            assert_eq!(applied(told).await, snapshot(START), "a directory that was replaced");
+            publish("v2", OTHER);
+            assert_eq!(applied(told).await, snapshot(OTHER), "and the file in that one");
+            fs::remove_dir_all(at("v2")).unwrap();
+            assert!(refused(told).await.starts_with("cannot read "));
+            publish("v2", START);
+            assert_eq!(applied(told).await, snapshot(START), "a directory that was made again");
         })
         .await;
     }

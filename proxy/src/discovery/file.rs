@@ -3,44 +3,41 @@
 //! good one stays in force.
 
 use std::path::PathBuf;
+use std::slice;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
 use super::{EndpointUpdate, UpdateSender};
-use crate::config::reload::{FileWatch, quiet};
+use crate::config::reload::FileWatch;
 use crate::config::{LoadError, parse_endpoints, read};
+use crate::world::files::{Watch, changed};
 
 /// Tells what the file at `path` says, now and whenever it changes, for as long as it is polled.
 pub(super) async fn follow(path: PathBuf, updates: UpdateSender) {
     let look = Arc::new(Notify::new());
     let mut watch = FileWatch::new(look.clone());
     let name = path.display().to_string();
-    let mut text = None;
+    let mut last = None;
     loop {
         // A link may lead elsewhere now.
-        if let Err(error) = watch.cover(&path) {
-            tracing::warn!(%error, "cannot watch {name}; changes of it will not be noticed");
+        if let Err(error) = watch.cover(slice::from_ref(&path)) {
+            tracing::warn!(%error, "cannot watch {name}; its changes are noticed later");
         }
-        match read(&path) {
-            Ok(new) if text.as_ref() == Some(&new) => {}
-            Ok(new) => {
-                updates.tell(match parse_endpoints(&name, &new) {
-                    Ok(endpoints) => EndpointUpdate::Endpoints(endpoints),
-                    Err(errors) => EndpointUpdate::Rejected(format!(
-                        "{:?}",
-                        miette::Report::new(LoadError::from(errors))
-                    )),
-                });
-                text = Some(new);
-            }
-            Err(error) => {
-                text = None;
-                updates.tell(EndpointUpdate::Lost(error.to_string()));
-            }
+        let text = read(&path).map_err(|error| error.to_string());
+        if last.as_ref() != Some(&text) {
+            let parsed = text.as_ref().map(|text| parse_endpoints(&name, text));
+            updates.tell(match parsed {
+                Ok(Ok(endpoints)) => EndpointUpdate::Endpoints(endpoints),
+                Ok(Err(errors)) => {
+                    let report = miette::Report::new(LoadError::from(errors));
+                    EndpointUpdate::Rejected(format!("{report:?}"))
+                }
+                Err(why) => EndpointUpdate::Lost(why.clone()),
+            });
+            last = Some(text);
         }
-        look.notified().await;
-        quiet(&look).await;
+        changed(&watch, &look).await;
     }
 }
 

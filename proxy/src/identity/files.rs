@@ -1,8 +1,9 @@
 //! Certificates from a folder that something else writes to: `tls.crt`, `tls.key` and `ca.crt`, as
 //! cert-manager and Kubernetes' secrets have them, and `crl.pem` if certificates are revoked.
 //!
-//! The folder is watched. Files that do not belong together, because they are being written or are
-//! wrong, change nothing: what was in force stays, and the reason is told.
+//! The folder is watched, whether it is there or not. Files that do not belong together, because
+//! they are being written or are wrong, change nothing: what was in force stays, and the reason is
+//! told.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,13 +14,12 @@ use rustls::crypto::CryptoProvider;
 use tokio::sync::Notify;
 
 use crate::config::LoadError;
-use crate::config::reload::quiet;
 use crate::spiffe_id::SpiffeId;
 use crate::tls::pem::{self, PemFile};
 use crate::tls::trust::TrustBundle;
 use crate::tls::{Credentials, CredentialsError};
 use crate::world::Files;
-use crate::world::files::Watch;
+use crate::world::files::{Watch, changed};
 
 /// The workload's certificates, its own first.
 const CHAIN: &str = "tls.crt";
@@ -84,34 +84,29 @@ pub fn load(
 /// Watches the folder.
 pub(super) struct FolderWatch {
     look: Arc<Notify>,
-    /// Each with the file that it watches.
-    watches: Vec<(PathBuf, Box<dyn Watch>)>,
+    watch: Box<dyn Watch>,
+    paths: [PathBuf; 4],
 }
 
 impl FolderWatch {
-    /// Begins to watch.
+    /// Watches nothing yet.
     pub(super) fn new(files: &dyn Files, folder: &Path) -> Self {
         let look = Arc::new(Notify::new());
-        let watch = |name| (folder.join(name), files.watch(look.clone()));
-        let watches = [CHAIN, KEY, ROOTS, REVOKED].map(watch).into();
-        let mut all = FolderWatch { watches, look };
-        all.cover();
-        all
+        let paths = [CHAIN, KEY, ROOTS, REVOKED].map(|name| folder.join(name));
+        FolderWatch { watch: files.watch(look.clone()), look, paths }
+    }
+
+    /// Watches what is there now. To be called before each look at the files: a link may lead
+    /// elsewhere.
+    pub(super) fn cover(&mut self) {
+        if let Err(error) = self.watch.cover(&self.paths) {
+            let path = self.paths[0].display();
+            tracing::warn!(%path, %error, "cannot watch; a new certificate is noticed later");
+        }
     }
 
     /// Waits until something has changed there, and then nothing for a moment.
-    pub(super) async fn changed(&mut self) {
-        self.look.notified().await;
-        quiet(&self.look).await;
-        // A link may lead elsewhere now.
-        self.cover();
-    }
-
-    fn cover(&mut self) {
-        for (path, watch) in &mut self.watches {
-            if let Err(error) = watch.cover(path) {
-                tracing::warn!(path = %path.display(), %error, "cannot watch; a new certificate is only seen at the next start");
-            }
-        }
+    pub(super) async fn changed(&self) {
+        changed(&*self.watch, &self.look).await;
     }
 }

@@ -14,6 +14,9 @@ pub mod workload_api;
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::time::timeout;
+
+use crate::config::defaults::WRONG_FILES;
 use crate::config::{Identity, IdentitySource};
 pub use crate::spiffe_id::{SpiffeId, SpiffeIdError, check_trust_domain};
 use crate::telemetry::{Metrics, emit};
@@ -33,12 +36,28 @@ pub async fn run<N: Net>(world: World<N>, identity: Identity, store: Arc<TlsStor
 /// Follows the files of a folder, for ever.
 async fn follow<N>(world: World<N>, id: &SpiffeId, folder: &Path, store: &TlsStore, metrics: &Metrics) {
     let mut watch = files::FolderWatch::new(&*world.files, folder);
+    // What was told last of wrong files, and whether they are looked at again although nothing has
+    // changed: a certificate whose time has not come yet becomes good.
+    let (mut told, mut again) = (None, false);
     loop {
-        match files::load(&*world.files, folder, id, &world.crypto, world.wall.now()) {
-            Ok(credentials) => put_in_force(&world, credentials, store, metrics),
-            Err(error) => refuse(error.to_string(), store, metrics),
-        }
-        watch.changed().await;
+        watch.cover();
+        let loaded = files::load(&*world.files, folder, id, &world.crypto, world.wall.now());
+        again = match loaded {
+            Ok(credentials) => {
+                put_in_force(&world, credentials, store, metrics);
+                told = None;
+                watch.changed().await;
+                false
+            }
+            Err(error) => {
+                let why = error.to_string();
+                if !again && told.as_ref() != Some(&why) {
+                    refuse(why.clone(), store, metrics);
+                    told = Some(why);
+                }
+                timeout(WRONG_FILES, watch.changed()).await.is_err()
+            }
+        };
     }
 }
 

@@ -1,6 +1,7 @@
 //! Certificates from files: what is taken, what is refused and how that is said.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -174,5 +175,101 @@ fn new_files_come_into_force_and_wrong_ones_change_nothing() {
         write(folder.path(), &[("tls.key", &second.key), ("tls.crt", &second.certificate)]);
         until("the second is in force", || !Arc::ptr_eq(&before, &store.current().unwrap())).await;
         assert!(metrics.text().contains("proxy_certificate_not_after_timestamp_seconds 1"));
+    });
+}
+
+/// A sidecar's certificate, as it follows a folder.
+struct Following {
+    store: Arc<TlsStore>,
+    authority: Authority,
+}
+
+impl Following {
+    fn begin(folder: &Path) -> Self {
+        let store = Arc::new(TlsStore::default());
+        let world = World::new(KernelNet::default(), SystemWall, RngTree::new(1));
+        let source = IdentitySource::Files(folder.to_owned());
+        let own = Identity { id: WEB.parse().unwrap(), source };
+        spawn(identity::run(world, own, store.clone(), Arc::default()));
+        Following { store, authority: Authority::new() }
+    }
+
+    /// Writes a new certificate into `folder`.
+    fn renew(&self, folder: &Path) {
+        let issued = issue(&self.authority, &[WEB]);
+        fs::create_dir_all(folder).unwrap();
+        for (name, text) in
+            [("tls.crt", &issued.certificate), ("tls.key", &issued.key), ("ca.crt", &self.authority.root)]
+        {
+            fs::write(folder.join(name), text).unwrap();
+        }
+    }
+
+    /// Waits until what `change` has done is noticed.
+    async fn notices(&self, what: &str, change: impl FnOnce(&Self)) {
+        let before = self.store.current();
+        change(self);
+        let is_new = || match (&before, self.store.current()) {
+            (Some(before), Some(now)) => !Arc::ptr_eq(before, &now),
+            (None, now) => now.is_some(),
+            _ => false,
+        };
+        until(what, is_new).await;
+    }
+}
+
+#[test]
+fn a_folder_is_followed_that_comes_later_goes_away_and_is_another_one() {
+    run(async {
+        let around = tempfile::tempdir().unwrap();
+        let at = |name: &str| around.path().join(name);
+        let folder = at("not/yet/there");
+        let following = Following::begin(&folder);
+        until("it is told", || following.store.unready().is_some_and(|why| why.contains("cannot read")))
+            .await;
+        following.notices("files that come later", |f| f.renew(&folder)).await;
+        fs::remove_dir_all(at("not")).unwrap();
+        following.notices("a folder that was made again", |f| f.renew(&folder)).await;
+        following.notices("and files in it", |f| f.renew(&folder)).await;
+        let swap = |f: &Following| {
+            f.renew(&at("new"));
+            fs::rename(&folder, at("old")).unwrap();
+            fs::rename(at("new"), &folder).unwrap();
+        };
+        following.notices("another folder of the name", swap).await;
+        following.notices("and files in that one", |f| f.renew(&folder)).await;
+    });
+}
+
+#[test]
+fn a_folder_that_is_a_link_is_followed_to_where_it_leads() {
+    run(async {
+        let around = tempfile::tempdir().unwrap();
+        let at = |name: &str| around.path().join(name);
+        symlink("v1", at("folder")).unwrap();
+        let following = Following::begin(&at("folder"));
+        following.notices("files that come later", |f| f.renew(&at("v1"))).await;
+        let point_elsewhere = |f: &Following| {
+            f.renew(&at("v2"));
+            symlink("v2", at("link")).unwrap();
+            fs::rename(at("link"), at("folder")).unwrap();
+        };
+        following.notices("a link that leads elsewhere", point_elsewhere).await;
+        following.notices("and files there", |f| f.renew(&at("v2"))).await;
+    });
+}
+
+#[test]
+fn a_certificate_whose_time_has_not_come_yet_is_taken_when_it_has() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let following = Following::begin(folder.path());
+        let early = |f: &Following| {
+            let issued = f.authority.issue(&[WEB], now() + Duration::from_secs(2), now() + HOUR);
+            let files =
+                [("tls.key", &*issued.key), ("ca.crt", &f.authority.root), ("tls.crt", &issued.certificate)];
+            write(folder.path(), &files);
+        };
+        following.notices("it is valid by now", early).await;
     });
 }
