@@ -38,9 +38,9 @@ pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Replaces the header by what is left of it: in the finest unit that eight digits allow, rounded
-/// down, so that the next hop never waits longer than the caller.
+/// down, so that the next hop never waits longer than the caller, but for the last nanosecond.
 pub fn forward_timeout(headers: &mut HeaderMap, left: Duration) {
-    let nanos = left.as_nanos();
+    let nanos = left.as_nanos().max(1);
     let (unit, length) = UNITS.iter().find(|(_, length)| nanos / length <= MAX_VALUE).unwrap_or(&UNITS[5]);
     let value = format!("{}{}", (nanos / length).min(MAX_VALUE), char::from(*unit));
     headers.insert(TIMEOUT, HeaderValue::from_str(&value).expect("digits and a letter are a valid value"));
@@ -85,7 +85,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_passed_on_is_never_longer_and_hardly_shorter(nanos in 0_u64..) {
+        fn what_is_passed_on_is_never_longer_and_hardly_shorter(nanos in 1_u64..) {
             let left = Duration::from_nanos(nanos);
             let mut headers = HeaderMap::new();
             forward_timeout(&mut headers, left);

@@ -29,7 +29,8 @@ pub fn of(headers: &HeaderMap, is_grpc: bool) -> Option<Instant> {
     }
 }
 
-/// Says to the next hop what is `left`, rounded down.
+/// Says to the next hop what is `left`, rounded down, but never that it is nothing: some take that
+/// for no limit.
 pub fn forward(headers: &mut HeaderMap, is_grpc: bool, left: Duration) {
     if Mutant::PassesOnTheWholeDeadline.is_planted() {
         return;
@@ -38,7 +39,7 @@ pub fn forward(headers: &mut HeaderMap, is_grpc: bool, left: Duration) {
         grpc::forward_timeout(headers, left);
     }
     if headers.contains_key(X_REQUEST_TIMEOUT) {
-        let value = HeaderValue::from_str(&format!("{}ms", left.as_millis()));
+        let value = HeaderValue::from_str(&format!("{}ms", left.as_millis().max(1)));
         headers.insert(X_REQUEST_TIMEOUT, value.expect("digits and letters are a valid value"));
     }
 }
@@ -82,5 +83,14 @@ mod tests {
         let mut call = headers(&[("grpc-timeout", "2S")]);
         forward(&mut call, true, left);
         assert_eq!(call, headers(&[("grpc-timeout", "1499999u")]));
+    }
+
+    #[test]
+    fn the_last_of_a_deadline_is_not_passed_on_as_none() {
+        for left in [Duration::ZERO, Duration::from_nanos(1)] {
+            let mut both = headers(&[("x-request-timeout", "1ms"), ("grpc-timeout", "1m")]);
+            forward(&mut both, true, left);
+            assert_eq!(both, headers(&[("x-request-timeout", "1ms"), ("grpc-timeout", "1n")]));
+        }
     }
 }
