@@ -236,6 +236,9 @@ fn check(path: &Path) -> ExitCode {
                 return ExitCode::from(INVALID);
             }
             outln!("{}: ok\n{}", path.display(), summary(&snapshot));
+            for doubt in snapshot.doubts() {
+                errln!("warning: {doubt}");
+            }
             ExitCode::SUCCESS
         }
         Err(error) => {

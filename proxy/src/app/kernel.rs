@@ -99,6 +99,7 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Stopp
     Privileges { user: options.user, group: options.group, has_child }.keep_only(&snapshot)?;
     LOG.detach(io::stderr())?;
     warn_if_nothing_exempts(snapshot.mark);
+    warn_of_doubts(&snapshot);
     let files = raise_nofile()?;
     let (failed, mut failure) = mpsc::unbounded_channel();
     let net = KernelNet::with_mark(snapshot.mark)
@@ -224,6 +225,12 @@ fn warn_if_nothing_exempts(mark: Option<u32>) {
     }
 }
 
+fn warn_of_doubts(snapshot: &Snapshot) {
+    for doubt in snapshot.doubts() {
+        tracing::warn!("{doubt}");
+    }
+}
+
 /// A runtime for one thread.
 ///
 /// # Errors
@@ -293,6 +300,7 @@ pub async fn told_to_end() -> io::Result<()> {
 async fn follow(path: &Path, current: Arc<Snapshot>, sidecar: &Sidecar) {
     reload::follow(path.to_owned(), current, |outcome| match outcome {
         reload::ReloadOutcome::Applied { snapshot, ignored } => {
+            warn_of_doubts(&snapshot);
             sidecar.apply(snapshot, &SystemWall);
             emit!(ConfigurationInForce);
             if !ignored.is_empty() {

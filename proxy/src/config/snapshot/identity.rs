@@ -138,4 +138,85 @@ impl Snapshot {
     pub fn inbound_tls(&self, port: u16) -> TlsMode {
         self.inbound_port_tls.get(&port).copied().unwrap_or(self.tls.mode)
     }
+
+    /// What an operator should look at although the configuration can be used, one sentence each:
+    /// names of workloads that nobody proves. Registries are full of names that a workload without
+    /// an identity has no use for, so these are no mistakes.
+    pub fn doubts(&self) -> Vec<String> {
+        let own = self.identity.as_ref().map(|identity| &identity.id);
+        let in_vain = |expected: &SpiffeId| own.is_none_or(|own| !expected.is_member_of(own.trust_domain()));
+        let why = match own {
+            None => "is called in plaintext all the same, since there is no [identity]".into(),
+            Some(own) => format!("cannot be called, since it is of another trust domain than {own}"),
+        };
+        let mut doubts = Vec::new();
+        for cluster in &self.clusters {
+            let named =
+                cluster.endpoints.iter().filter_map(|one| Some((one.address, one.identity.as_ref()?)));
+            if let Some((address, expected)) = named.into_iter().find(|(_, expected)| in_vain(expected)) {
+                let name = &cluster.name;
+                doubts.push(format!("cluster {name:?}: the endpoint {address}, {expected}, {why}"));
+            }
+        }
+        let told = self.register.as_ref().and_then(|register| register.endpoint.identity.as_ref());
+        if let Some(told) = told.filter(|told| own != Some(told)) {
+            doubts.push(format!(
+                "register: callers are told to expect {told}, which is not who this workload is: they refuse it"
+            ));
+        }
+        doubts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::parse;
+
+    /// What is doubted with an `[identity]`, or with none.
+    fn doubts(own: Option<&str>, more: &str) -> Vec<String> {
+        let own = own.map(|id| format!("identity = {{ id = '{id}', files = '/certs' }}\n"));
+        let text = format!("service = 'web'\n{}{more}", own.unwrap_or_default());
+        parse("sidecar.toml", &text).expect("it can be used").doubts()
+    }
+
+    #[test]
+    fn names_that_nobody_proves_are_doubted() {
+        const WEB: Option<&str> = Some("spiffe://mesh.test/ns/shop/sa/web");
+        let to = |id: &str| {
+            format!(
+                "[[cluster]]\nname = 'orders'\naddresses = ['10.96.0.10:80']\n\
+                 endpoints = ['10.0.0.1:80', {{ address = '10.0.0.2:80', identity = '{id}' }}]"
+            )
+        };
+        let (near, far) = (to("spiffe://mesh.test/orders"), to("spiffe://other.test/orders"));
+        assert_eq!(doubts(WEB, &near), [""; 0]);
+        assert_eq!(
+            doubts(None, &near),
+            [
+                "cluster \"orders\": the endpoint 10.0.0.2:80, spiffe://mesh.test/orders, is called in plaintext \
+              all the same, since there is no [identity]"
+            ]
+        );
+        assert_eq!(
+            doubts(WEB, &far),
+            [
+                "cluster \"orders\": the endpoint 10.0.0.2:80, spiffe://other.test/orders, cannot be called, since \
+              it is of another trust domain than spiffe://mesh.test/ns/shop/sa/web"
+            ]
+        );
+        let register = |id: &str| {
+            format!(
+                "register = {{ etcd = {{ endpoints = ['http://10.0.0.5:2379'], prefix = '/a/' }}, \
+                 address = '10.0.0.1:80', identity = '{id}' }}"
+            )
+        };
+        assert_eq!(doubts(WEB, &register("spiffe://mesh.test/ns/shop/sa/web")), [""; 0]);
+        for own in [WEB, None] {
+            let said = doubts(own, &register("spiffe://mesh.test/orders")).join("");
+            assert!(
+                said.starts_with("register: callers are told to expect spiffe://mesh.test/orders"),
+                "{said}"
+            );
+        }
+    }
 }
