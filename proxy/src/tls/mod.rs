@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest::{SHA256, digest};
-use rustls::CommonState;
+use rustls::{AlertDescription, CommonState, Error};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -208,7 +208,12 @@ pub async fn connect<I: AsyncRead + AsyncWrite + Unpin>(
     let context = store.for_handshake()?;
     let name = ServerName::IpAddress(address.ip().into());
     let connector = TlsConnector::from(context.client(expected, alpn));
-    let stream = connector.connect(name, Prefixed::unread(io)).await.map_err(in_words)?;
+    let stream =
+        connector.connect(name, Prefixed::unread(io)).await.map_err(|error| match tls_error(&error) {
+            // Of servers that see that there is none in common; others go on without.
+            Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => disagrees(alpn).into(),
+            _ => in_words(error),
+        })?;
     let state = stream.get_ref().1;
     let found = identity(state, &context, trust::PeerSide::Server)?;
     if found != *expected && !Mutant::TalksToAnybody.is_planted() {
@@ -216,9 +221,7 @@ pub async fn connect<I: AsyncRead + AsyncWrite + Unpin>(
         return Err(HandshakeError(wrong.to_string()).into());
     }
     if state.alpn_protocol().and_then(Alpn::of) != Some(alpn) {
-        let what = String::from_utf8_lossy(alpn.name());
-        let message = format!("the server does not agree to speak {what}: it is no sidecar");
-        return Err(HandshakeError(message).into());
+        return Err(disagrees(alpn).into());
     }
     let peer = store.meet(found, state, trust::PeerSide::Server, &context);
     emit!(ServerProved {
@@ -229,6 +232,16 @@ pub async fn connect<I: AsyncRead + AsyncWrite + Unpin>(
         resumed: is_resumed(state)
     });
     Ok(Stream::secured(stream, Some(peer)))
+}
+
+/// What is said of a server that does not speak what it should.
+fn disagrees(alpn: Alpn) -> HandshakeError {
+    let what = String::from_utf8_lossy(alpn.name());
+    let or = match alpn {
+        Alpn::Http2 => ", or one for which the cluster needs `bridge = false`",
+        Alpn::Http1 | Alpn::Opaque => "",
+    };
+    HandshakeError(format!("the server does not agree to speak {what}: it is no sidecar{or}"))
 }
 
 /// Answers the handshake of a sidecar, and says who it is and what is to be spoken.
@@ -327,9 +340,13 @@ pub fn was_refused(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
+}
+
 /// The error of a handshake with the words of what was refused.
 fn in_words(error: io::Error) -> io::Error {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+    match tls_error(&error) {
         Some(tls) => HandshakeError(credentials::words(tls)).into(),
         None => HandshakeError(error.to_string()).into(),
     }
