@@ -210,7 +210,7 @@ async fn fetch_from<N: Net>(world: &World<N>, server: SocketAddr, url: &JwksUrl)
     let response = match &url.roots {
         None => fetch::fetch(io, request, JWKS_BYTES).await,
         Some(path) => {
-            let text = world.files.read(path).map_err(|error| error.to_string())?;
+            let text = tls::pem::read(&*world.files, path).map_err(|error| error.to_string())?;
             let roots = PemFile { path, text: &text };
             let io = tls::connect_to_named(world, io, &url.host, &roots).await?;
             fetch::fetch(io, request, JWKS_BYTES).await

@@ -61,7 +61,7 @@ pub fn credentials(
     crypto: &CryptoProvider,
     now: SystemTime,
 ) -> Result<Credentials, String> {
-    let trust = trust_bundle(bundle, crypto).map_err(|error| error.to_string())?;
+    let trust = trust_bundle(bundle, crypto).map_err(|error| error.to_string())?.without_expired(now)?;
     let file = PemFile { path: Path::new("certificate of the authority"), text: certificate };
     let chain = pem::certificates(&file).map_err(|error| error.to_string())?;
     let chain = chain.into_iter().map(|(_, certificate)| certificate).collect();

@@ -119,6 +119,7 @@ pub fn text(file: File) -> io::Result<String> {
         let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
         let column = good.rsplit(|byte| *byte == b'\n').next().map_or(0, <[u8]>::len) + 1;
         let wrong = error.as_bytes()[good.len()];
-        io::Error::other(format!("byte {column} of line {line}, {wrong:#04x}, is not UTF-8"))
+        let why = format!("byte {column} of line {line}, {wrong:#04x}, is not UTF-8");
+        io::Error::new(io::ErrorKind::InvalidData, why)
     })
 }

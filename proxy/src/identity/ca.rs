@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use rcgen::{CertificateParams, DistinguishedName, SanType};
 use tokio::time::{Instant, sleep};
 
-use super::{put_in_force, refuse};
+use super::{put_in_force, refuse, tell_doubts};
 use crate::backoff::Backoff;
 use crate::ca::wire::{Bundle, CertificateRequest, IssuedCertificate, Problem};
 use crate::ca::{client, credentials, trust_bundle};
@@ -27,7 +27,7 @@ use crate::config::defaults::{CA_BACKOFF, RENEWAL, RENEWAL_JITTER};
 use crate::mutant::Mutant;
 use crate::spiffe_id::SpiffeId;
 use crate::telemetry::{Metrics, emit};
-use crate::tls::pem::PemFile;
+use crate::tls::pem::{self, PemFile};
 use crate::tls::trust::TrustBundle;
 use crate::tls::{Credentials, TlsContext, TlsStore};
 use crate::world::{Net, World};
@@ -143,14 +143,15 @@ impl<N: Net> AuthorityClient<N> {
             match self.refresh().await {
                 Ok(None) => {}
                 Ok(Some(_)) if Mutant::IgnoresNewBundles.is_planted() => {}
-                Ok(Some(bundle)) => match trust_bundle(&bundle, &self.world.crypto) {
+                Ok(Some(bundle)) => match self.trust_of(&bundle) {
                     Ok(trust) => {
+                        tell_doubts(&trust, self.world.wall.now());
                         emit!(TrustChanged { version: bundle.version });
                         let own = current.credentials.with_trust(Arc::new(trust));
                         store.replace(self.context(own));
                         self.bundle = Some(bundle);
                     }
-                    Err(error) => tracing::warn!(%error, "the new bundle was not taken"),
+                    Err(why) => tracing::warn!(why, "the new bundle was not taken"),
                 },
                 Err(why) => tracing::warn!(why, "cannot ask whether roots or revocations have changed"),
             }
@@ -158,6 +159,11 @@ impl<N: Net> AuthorityClient<N> {
                 return;
             }
         }
+    }
+
+    fn trust_of(&self, bundle: &Bundle) -> Result<TrustBundle, String> {
+        let trust = trust_bundle(bundle, &self.world.crypto).map_err(|error| error.to_string())?;
+        Ok(trust.without_expired(self.world.wall.now())?)
     }
 
     /// The bundle, if it is not the one that is known. The certificate is not shown: were it
@@ -207,7 +213,7 @@ impl<N: Net> AuthorityClient<N> {
     /// By what the authority is judged: the roots in the file, and those that it has told of since.
     /// An operator who replaces the authority changes the file.
     fn trust(&self) -> Result<TrustBundle, String> {
-        let (file, known) = (self.world.files.read(&self.ca.roots), self.bundle.as_ref());
+        let (file, known) = (pem::read(&*self.world.files, &self.ca.roots), self.bundle.as_ref());
         let known = known.map_or("", |bundle| &bundle.roots);
         let text = match file {
             Ok(text) => text + "\n" + known,
@@ -216,7 +222,11 @@ impl<N: Net> AuthorityClient<N> {
         };
         let file = PemFile { path: &self.ca.roots, text: &text };
         let algorithms = self.world.crypto.signature_verification_algorithms;
-        TrustBundle::of_pem(&file, None, algorithms).map_err(|error| error.to_string())
+        let trust = TrustBundle::of_pem(&file, None, algorithms);
+        let trust = trust.and_then(|trust| {
+            trust.without_expired(self.world.wall.now()).map_err(|why| file.error(1, why.into()))
+        });
+        trust.map_err(|error| error.to_string())
     }
 }
 

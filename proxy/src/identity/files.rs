@@ -62,7 +62,7 @@ pub fn load(
 ) -> Result<Credentials, FilesError> {
     let read = |name: &str| {
         let path = folder.join(name);
-        files.read(&path).map(|text| (path, text))
+        pem::read(files, &path).map(|text| (path, text))
     };
     let (chain, key, roots) = (read(CHAIN)?, read(KEY)?, read(ROOTS)?);
     let revoked = match read(REVOKED) {
@@ -75,6 +75,7 @@ pub fn load(
     }
     let algorithms = provider.signature_verification_algorithms;
     let trust = TrustBundle::of_pem(&pem(&roots), revoked.as_ref().map(pem).as_ref(), algorithms)?;
+    let trust = trust.without_expired(now).map_err(|why| pem(&roots).error(1, why.into()))?;
     let certificates = pem::certificates(&pem(&chain))?.into_iter().map(|(_, certificate)| certificate);
     let (_, private) = pem::private_key(&pem(&key))?;
     let made = Credentials::new(certificates.collect(), private, Arc::new(trust), id, provider, now);

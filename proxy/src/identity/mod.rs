@@ -13,6 +13,7 @@ pub mod workload_api;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::time::timeout;
 
@@ -20,6 +21,7 @@ use crate::config::defaults::WRONG_FILES;
 use crate::config::{Identity, IdentitySource};
 pub use crate::spiffe_id::{SpiffeId, SpiffeIdError, check_trust_domain};
 use crate::telemetry::{Metrics, emit};
+use crate::tls::trust::TrustBundle;
 use crate::tls::{Credentials, TlsContext, TlsStore};
 use crate::world::{Net, World, seconds};
 
@@ -64,12 +66,17 @@ async fn follow<N>(world: World<N>, id: &SpiffeId, folder: &Path, store: &TlsSto
 /// Puts new credentials in force.
 fn put_in_force<N>(world: &World<N>, credentials: Credentials, store: &TlsStore, metrics: &Metrics) {
     let not_after = seconds(credentials.not_after);
-    for doubt in credentials.trust.doubts(world.wall.now()) {
-        tracing::warn!(doubt, "the bundle is in force all the same");
-    }
+    tell_doubts(&credentials.trust, world.wall.now());
     emit!(CertificateInForce { id: credentials.id, not_after });
     metrics.certificate(true, Some(credentials.not_after));
     store.replace(TlsContext::new(credentials, world.crypto.clone(), world.wall.clone()));
+}
+
+/// Tells what an operator should look at in a bundle.
+fn tell_doubts(trust: &TrustBundle, now: SystemTime) {
+    for doubt in trust.doubts(now) {
+        tracing::warn!(doubt, "the bundle is in force all the same");
+    }
 }
 
 /// Tells why there are no new credentials. What was in force stays.

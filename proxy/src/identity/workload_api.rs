@@ -296,6 +296,7 @@ pub fn credentials<N>(message: &[u8], id: &SpiffeId, world: &World<N>) -> Result
     let roots = certificates(own.bundle).map_err(|why| format!("the bundle: {why}"))?;
     let trust =
         TrustBundle::of_der(roots, revoked, algorithms).map_err(|why| format!("the bundle: {why}"))?;
+    let trust = trust.without_expired(world.wall.now()).map_err(|why| format!("the bundle: {why}"))?;
     let chain = certificates(own.chain)?.into_iter().map(CertificateDer::into_owned).collect();
     let key = PrivatePkcs8KeyDer::from(own.key.to_vec()).into();
     Credentials::new(chain, key, Arc::new(trust), id, &world.crypto, world.wall.now())

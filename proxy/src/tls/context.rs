@@ -14,12 +14,13 @@ use rustls::sign::SingleCertAndKey;
 use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Alpn;
 use super::credentials::Credentials;
 use super::pem::{self, PemFile};
-use super::trust::{TrustBundle, unix_time};
+use super::trust::{TrustBundle, is_authority, unix_time};
 use super::verifier::Verifier;
 use crate::config::defaults::{CLIENT_SESSIONS, SERVER_SESSIONS};
 use crate::spiffe_id::SpiffeId;
@@ -153,7 +154,8 @@ pub(super) fn client_of_web(
 ) -> Result<ClientConfig, String> {
     let certificates = pem::certificates(roots).map_err(|error| error.to_string())?;
     let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(certificates.into_iter().map(|(_, certificate)| certificate));
+    let certificates = certificates.into_iter().map(|(_, certificate)| certificate);
+    store.add_parsable_certificates(certificates.filter(may_be_root));
     if store.is_empty() {
         return Err(format!("{}: there is no root in it", roots.path.display()));
     }
@@ -166,6 +168,13 @@ pub(super) fn client_of_web(
     // Fetches are rare.
     client.resumption = Resumption::disabled();
     Ok(client)
+}
+
+/// Whether a certificate may be a root of the web: an authority's, or a server's that it has signed
+/// itself. Another's never leads to a server, but whoever has its key could be every server.
+fn may_be_root(certificate: &CertificateDer<'_>) -> bool {
+    let is_own = |(_, parsed): (_, X509Certificate<'_>)| parsed.subject() == parsed.issuer();
+    is_authority(certificate) || X509Certificate::from_der(certificate).is_ok_and(is_own)
 }
 
 fn client(
@@ -206,5 +215,35 @@ impl TimeProvider for Time {
 impl fmt::Debug for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Time")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+    use super::*;
+    use crate::world::{SystemWall, crypto};
+
+    #[test]
+    fn the_certificate_of_another_server_is_no_root_of_the_web() {
+        let (ca_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let named = |name: &str| {
+            let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params
+        };
+        let mut ca = named("ca");
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = ca.self_signed(&ca_key).unwrap().pem();
+        let of_itself = named("server").self_signed(&key).unwrap().pem();
+        let of_the_ca = named("server").signed_by(&key, &Issuer::new(ca, ca_key)).unwrap().pem();
+        for (text, is_taken) in [(root, true), (of_itself, true), (of_the_ca, false)] {
+            let roots = PemFile { path: Path::new("roots.pem"), text: &text };
+            let client = client_of_web(&roots, crypto::system(), Arc::new(SystemWall));
+            assert_eq!(client.is_ok(), is_taken, "{:?}", client.err());
+        }
     }
 }

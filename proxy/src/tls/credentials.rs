@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::CertificateError;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, ExtendedKeyPurpose};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::trust::{PeerSide, TrustBundle, identity, spaced, unix_time};
+use super::trust::{PeerSide, TrustBundle, identity, is_authority, spaced, unix_time};
 use crate::spiffe_id::SpiffeId;
 
 /// A certificate with its key, and the bundle to judge others by. Immutable: a rotation makes new
@@ -36,9 +36,21 @@ pub enum CredentialsError {
     /// It cannot be read.
     #[error("the certificate cannot be read: {0}")]
     Unreadable(String),
+    /// It is an authority's.
+    #[error(
+        "the first certificate is an authority's: the workload's own comes first, and then those that \
+         lead to a root"
+    )]
+    AuthorityFirst,
+    /// It does not name exactly one workload.
+    #[error("the first certificate is no workload's: {0}")]
+    NoWorkload(String),
     /// The key is of a kind that the provider does not know.
-    #[error("the private key cannot be used: {0}")]
-    Key(String),
+    #[error(
+        "the private key cannot be used: it must be one of ECDSA (P-256, P-384 or P-521), Ed25519, or RSA \
+         with 2048 to 8192 bits"
+    )]
+    Key,
     /// The key is not that of the certificate.
     #[error("the private key is not the certificate's")]
     Mismatch,
@@ -71,13 +83,15 @@ impl Credentials {
     ) -> Result<Self, CredentialsError> {
         let Some(certificate) = chain.first() else { return Err(CredentialsError::Empty) };
         let Validity { not_before, not_after } = validity(certificate)?;
-        let found = identity(certificate).map_err(|e| CredentialsError::Unreadable(words(&e)))?;
+        if is_authority(certificate) {
+            return Err(CredentialsError::AuthorityFirst);
+        }
+        let found = identity(certificate).map_err(|e| CredentialsError::NoWorkload(words(&e)))?;
         if found != *own {
             return Err(CredentialsError::NotOwn { found, own: own.clone() });
         }
         judge(&chain, &trust, own, now).map_err(|e| CredentialsError::NotTrusted(words(&e)))?;
-        let key =
-            provider.key_provider.load_private_key(key).map_err(|e| CredentialsError::Key(words(&e)))?;
+        let key = provider.key_provider.load_private_key(key).map_err(|_| CredentialsError::Key)?;
         let key = CertifiedKey::new(chain, key);
         match key.keys_match() {
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
@@ -153,8 +167,15 @@ pub(crate) fn words(error: &rustls::Error) -> String {
         rustls::Error::InvalidCertificate(why) => match why {
             CertificateError::UnknownIssuer => "it leads to no root of the bundle".into(),
             CertificateError::Revoked => "it was revoked".into(),
-            CertificateError::InvalidPurpose => {
-                "it is not meant for this (its extended key usage has neither servers nor clients)".into()
+            CertificateError::InvalidPurposeContext { required, .. } => {
+                let missing = match required {
+                    ExtendedKeyPurpose::ServerAuth => "serverAuth",
+                    _ => "clientAuth",
+                };
+                format!(
+                    "its extended key usage, or an intermediate's, lacks {missing}: a workload needs both \
+                     serverAuth and clientAuth, or none"
+                )
             }
             CertificateError::BadEncoding => "it is malformed".into(),
             CertificateError::BadSignature => "it is not signed by the key that it says".into(),

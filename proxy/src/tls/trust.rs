@@ -4,11 +4,15 @@
 //! A chain is judged alike on both sides of a connection: by RFC 5280 (webpki), and by what the
 //! X509-SVID specification asks of a workload's certificate, which is exactly one URI that names
 //! the workload. Names of hosts do not count.
+//!
+//! A root is a certificate that says of itself that it is an authority's (CA:TRUE, as X509-SVID 4.1
+//! asks for). One of version 1 says nothing of itself and is none. Otherwise whoever has the key of
+//! a workload's certificate that somebody puts among the roots could be everybody.
 
 use std::time::{Duration, SystemTime};
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::{CertificateError, Error, OtherError};
+use rustls::{CertificateError, Error, ExtendedKeyPurpose, OtherError};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -17,7 +21,7 @@ use webpki::{
     RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, anchor_from_trusted_cert,
 };
 use x509_parser::asn1_rs::Sequence;
-use x509_parser::prelude::{CertificateRevocationList, FromDer};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use super::credentials::validity;
 use super::pem::{self, PemError, PemFile};
@@ -29,6 +33,10 @@ use crate::spiffe_id::SpiffeId;
 #[derive(Debug)]
 pub struct TrustBundle {
     anchors: Vec<TrustAnchor<'static>>,
+    /// Until when each of them is valid.
+    ends: Vec<SystemTime>,
+    /// The roots that are left out because they have expired: position, and when.
+    expired: Vec<(usize, SystemTime)>,
     revoked: Vec<CertRevocationList<'static>>,
     /// The names of the lists' issuers, and when the next lists are due.
     due: Vec<(Vec<u8>, Option<SystemTime>)>,
@@ -125,7 +133,9 @@ impl TrustBundle {
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Result<Self, String> {
         let mut bundle = TrustBundle::empty(algorithms);
-        roots.into_iter().try_for_each(|root| bundle.add_root(&root))?;
+        for (position, root) in (1..).zip(roots) {
+            bundle.add_root(&root).map_err(|why| format!("certificate {position}: {why}"))?;
+        }
         bundle.check()?;
         revoked.into_iter().try_for_each(|list| bundle.add_revoked(list))?;
         Ok(bundle)
@@ -134,6 +144,8 @@ impl TrustBundle {
     fn empty(algorithms: WebPkiSupportedAlgorithms) -> Self {
         TrustBundle {
             anchors: Vec::new(),
+            ends: Vec::new(),
+            expired: Vec::new(),
             revoked: Vec::new(),
             due: Vec::new(),
             verified: VerifiedChains::default(),
@@ -141,15 +153,39 @@ impl TrustBundle {
         }
     }
 
+    /// The bundle without the roots that have expired at `now`, which webpki would go on to trust.
+    ///
+    /// # Errors
+    /// If none is left.
+    pub fn without_expired(mut self, now: SystemTime) -> Result<Self, &'static str> {
+        let roots = std::mem::take(&mut self.anchors).into_iter().zip(std::mem::take(&mut self.ends));
+        for (position, (anchor, end)) in (1..).zip(roots) {
+            if end < now {
+                self.expired.push((position, end));
+            } else {
+                self.anchors.push(anchor);
+                self.ends.push(end);
+            }
+        }
+        match self.anchors.is_empty() {
+            true => Err("it is a bundle without a root: all in it have expired"),
+            false => Ok(self),
+        }
+    }
+
     /// What an operator should look at although the bundle can be used, one sentence each.
     pub fn doubts(&self, now: SystemTime) -> Vec<String> {
-        let mut doubts = Vec::new();
+        let text = |at: SystemTime| OffsetDateTime::from(at).format(&Rfc3339).unwrap_or_default();
+        let expired = |(position, end): &(usize, SystemTime)| {
+            format!("root {position} has expired at {} and is left out", text(*end))
+        };
+        let mut doubts: Vec<String> = self.expired.iter().map(expired).collect();
         for (position, (issuer, due)) in (1..).zip(&self.due) {
             if !self.anchors.iter().any(|anchor| anchor.subject.as_ref() == issuer.as_slice()) {
                 doubts.push(format!("list {position} of revoked certificates is by none of the roots"));
             }
             if let Some(due) = due.filter(|due| *due <= now) {
-                let due = OffsetDateTime::from(due).format(&Rfc3339).unwrap_or_default();
+                let due = text(due);
                 doubts.push(format!(
                     "list {position} of revoked certificates is old: the next was due at {due}"
                 ));
@@ -159,15 +195,24 @@ impl TrustBundle {
     }
 
     fn add_root(&mut self, root: &CertificateDer<'_>) -> Result<(), String> {
-        let anchor = anchor_from_trusted_cert(root)
-            .map_err(|e| format!("this certificate is not that of a root: {}", pki_words(&e)))?;
+        let not_a_root = |why: String| format!("this certificate is not that of a root: {why}");
+        let valid = validity(root).map_err(|error| not_a_root(error.to_string()))?;
+        if !is_authority(root) {
+            let whose = identity(root).map_or_else(|_| "no authority's".into(), |id| format!("{id}'s"));
+            return Err(not_a_root(format!(
+                "it is {whose}. An authority's has CA:TRUE in its basic constraints, and keyCertSign if it \
+                 has a key usage"
+            )));
+        }
+        let anchor = anchor_from_trusted_cert(root).map_err(|error| not_a_root(pki_words(&error)))?;
         self.anchors.push(anchor.to_owned());
+        self.ends.push(valid.not_after);
         Ok(())
     }
 
     fn add_revoked(&mut self, list: &[u8]) -> Result<(), String> {
         let owned = OwnedCertRevocationList::from_der(list)
-            .map_err(|e| format!("this list of revoked certificates is wrong: {}", pki_words(&e)))?;
+            .map_err(|e| format!("this list of revoked certificates is wrong: {}", list_words(list, &e)))?;
         self.revoked.push(owned.into());
         // What the verifier keeps to itself.
         if let Ok((_, list)) = CertificateRevocationList::from_der(list) {
@@ -242,7 +287,16 @@ impl TrustBundle {
         });
         certificate
             .verify_for_usage(self.algorithms.all, &self.anchors, intermediates, now, usage, revocation, None)
-            .map_err(pki_error)?;
+            .map_err(|error| match error {
+                webpki::Error::RequiredEkuNotFoundContext(_) => {
+                    let required = match side {
+                        PeerSide::Client => ExtendedKeyPurpose::ClientAuth,
+                        PeerSide::Server => ExtendedKeyPurpose::ServerAuth,
+                    };
+                    CertificateError::InvalidPurposeContext { required, presented: Vec::new() }.into()
+                }
+                other => pki_error(other),
+            })?;
         identity_of(&certificate)
     }
 }
@@ -261,6 +315,16 @@ fn identity_of(certificate: &EndEntityCert<'_>) -> Result<SpiffeId, Error> {
     uri.parse().map_err(|why| IdentityError::NotSpiffe(uri.to_owned(), why).into())
 }
 
+/// Whether a certificate says of itself that its key may sign others.
+pub(super) fn is_authority(certificate: &CertificateDer<'_>) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
+    let may_sign = match parsed.key_usage() {
+        Ok(usage) => usage.is_none_or(|usage| usage.value.key_cert_sign()),
+        Err(_) => false,
+    };
+    may_sign && matches!(parsed.basic_constraints(), Ok(Some(constraints)) if constraints.value.ca)
+}
+
 /// A time as TLS has it.
 pub fn unix_time(at: SystemTime) -> UnixTime {
     UnixTime::since_unix_epoch(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO))
@@ -273,6 +337,21 @@ fn pki_words(error: &webpki::Error) -> String {
             "it is malformed".into()
         }
         named => spaced(&format!("{named:?}")),
+    }
+}
+
+/// Why a list of revoked certificates is refused. webpki asks for what RFC 5280 (5.1.2, 5.2) asks
+/// of authorities, and calls what lacks it malformed.
+fn list_words(list: &[u8], error: &webpki::Error) -> String {
+    let Ok((_, parsed)) = CertificateRevocationList::from_der(list) else { return pki_words(error) };
+    if parsed.version().is_none_or(|version| version.0 == 0) || parsed.extensions().is_empty() {
+        "it must be of version 2 and have extensions, at least its number (RFC 5280, 5.2.3). `openssl ca` \
+         makes such a list if its configuration has `crlnumber = FILE`"
+            .into()
+    } else if parsed.next_update().is_none() {
+        "it must say when the next one is due (nextUpdate)".into()
+    } else {
+        pki_words(error)
     }
 }
 
@@ -303,7 +382,6 @@ fn pki_error(error: webpki::Error) -> Error {
         Pki::UnknownIssuer => CertificateError::UnknownIssuer,
         Pki::CertRevoked => CertificateError::Revoked,
         Pki::InvalidSignatureForPublicKey => other(IdentityError::Signature),
-        Pki::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
         Pki::UnsupportedSignatureAlgorithmContext(_)
         | Pki::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => other(IdentityError::Algorithm),
         unnamed => other(IdentityError::Other(pki_words(&unnamed))),

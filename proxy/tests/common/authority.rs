@@ -45,18 +45,35 @@ impl Authority {
 
     /// One whose root has this name.
     pub fn named(name: &str) -> Self {
+        Authority::with(name, |_| {})
+    }
+
+    /// The same, but for what `change` does to its root.
+    pub fn with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         // OpenSSL takes a certificate whose issuer has its own name for a root.
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        change(&mut params);
         let root = params.self_signed(&key).unwrap().pem();
         Authority { issuer: Issuer::new(params, key), root }
     }
 
     /// A certificate for these URIs that is valid from `begin` until `end`.
     pub fn issue(&self, uris: &[&str], begin: SystemTime, end: SystemTime) -> Issued {
+        self.issue_with(uris, begin, end, |_| {})
+    }
+
+    /// The same, but for what `change` does.
+    pub fn issue_with(
+        &self,
+        uris: &[&str],
+        begin: SystemTime,
+        end: SystemTime,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Issued {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
@@ -65,6 +82,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         Issued { certificate, key: key.serialize_pem() }
     }

@@ -10,13 +10,17 @@ use proxy::config::{Identity, IdentitySource};
 use proxy::identity::{self, files};
 use proxy::telemetry::Metrics;
 use proxy::tls::TlsStore;
+use proxy::tls::pem::{self, PemFile};
+use proxy::tls::trust::TrustBundle;
 use proxy::world::{KernelFiles, KernelNet, RngTree, SystemWall, World, crypto};
+use rcgen::{ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use tempfile::TempDir;
 
 use crate::common::authority::{Authority, Issued, now};
 use crate::common::*;
 
 const WEB: &str = "spiffe://mesh.test/ns/shop/sa/web";
+const ADMIN: &str = "spiffe://mesh.test/ns/shop/sa/admin";
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn issue(authority: &Authority, uris: &[&str]) -> Issued {
@@ -76,17 +80,17 @@ fn a_wrong_file_is_pointed_at_by_its_name_its_line_and_its_words() {
         (
             &issue(&ours, &[]),
             &ours.root,
-            "tls.crt: the certificate cannot be read: the certificate has 0 URIs",
+            "tls.crt: the first certificate is no workload's: the certificate has 0 URIs",
         ),
         (
             &issue(&ours, &[WEB, "spiffe://mesh.test/b"]),
             &ours.root,
-            "tls.crt: the certificate cannot be read: the certificate has 2 URIs",
+            "tls.crt: the first certificate is no workload's: the certificate has 2 URIs",
         ),
         (
             &issue(&ours, &["https://mesh.test"]),
             &ours.root,
-            "tls.crt: the certificate cannot be read: the certificate's URI `https://mesh.test` is not a SPIFFE id",
+            "tls.crt: the first certificate is no workload's: the certificate's URI `https://mesh.test` is not a SPIFFE id",
         ),
         (&broken, &ours.root, "tls.crt:3: this `CERTIFICATE` cannot be read"),
         (&good, "nothing here\n", "ca.crt:1: there is no root certificate"),
@@ -113,6 +117,146 @@ fn a_wrong_file_is_pointed_at_by_its_name_its_line_and_its_words() {
         "{}",
         refused(crl.path())
     );
+}
+
+#[test]
+fn only_an_authority_is_a_root() {
+    let ours = Authority::new();
+    let good = issue(&ours, &[WEB]);
+    let leaf = issue(&ours, &[ADMIN]).certificate;
+    let simple = Authority::with("root", |params| params.is_ca = IsCa::NoCa).root;
+    let signs_no_certificates =
+        Authority::with("root", |params| params.key_usages = vec![KeyUsagePurpose::CrlSign]).root;
+    let second = ours.root.lines().count() + 1;
+    for (bad, whose) in
+        [(leaf.clone(), ADMIN), (simple, "no authority"), (signs_no_certificates, "no authority")]
+    {
+        let folder = folder(&good, &format!("{}{bad}", ours.root));
+        let expected = format!("ca.crt:{second}: this certificate is not that of a root: it is {whose}'s. ");
+        let said = refused(folder.path());
+        assert!(said.starts_with(&expected) && said.contains("CA:TRUE"), "{said}");
+    }
+    let der = |text: &str| {
+        let file = PemFile { path: Path::new("a.pem"), text };
+        pem::certificates(&file).unwrap().remove(0).1
+    };
+    let algorithms = crypto::system().signature_verification_algorithms;
+    let of_an_agent = TrustBundle::of_der([der(&ours.root), der(&leaf)], [], algorithms).unwrap_err();
+    assert!(
+        of_an_agent.starts_with("certificate 2: this certificate is not that of a root"),
+        "{of_an_agent}"
+    );
+}
+
+#[test]
+fn a_root_that_has_expired_is_left_out_and_a_bundle_of_such_is_refused() {
+    let (ours, no_usage) =
+        (Authority::new(), Authority::with("no usage", |params| params.key_usages.clear()));
+    let old = Authority::with("old root", |params| {
+        (params.not_before, params.not_after) = ((now() - 2 * HOUR).into(), (now() - HOUR).into());
+    });
+    let folder = folder(&issue(&ours, &[WEB]), &format!("{}{}{}", no_usage.root, old.root, ours.root));
+    let load = || files::load(&KernelFiles, folder.path(), &WEB.parse().unwrap(), &crypto::system(), now());
+    let doubts = load().unwrap().trust.doubts(now());
+    assert!(doubts[0].starts_with("root 2 has expired at 20") && doubts.len() == 1, "{doubts:?}");
+    write(folder.path(), &[("ca.crt", &old.root)]);
+    assert!(refused(folder.path()).starts_with("ca.crt:1: it is a bundle without a root"));
+}
+
+#[test]
+fn what_is_wrong_with_a_certificate_or_a_key_is_said_in_words() {
+    let ours = Authority::new();
+    let good = issue(&ours, &[WEB]);
+    let limited = |purpose| {
+        ours.issue_with(&[WEB], now() - HOUR, now() + HOUR, |params| {
+            params.extended_key_usages = vec![purpose]
+        })
+    };
+    let says = |name: &str, text: &[u8], expected: &str| {
+        let folder = folder(&good, &ours.root);
+        fs::write(folder.path().join(name), text).unwrap();
+        let said = refused(folder.path());
+        assert!(said.contains(expected), "{said}\nand not\n{expected}");
+    };
+    let only_clients = limited(ExtendedKeyUsagePurpose::ClientAuth).certificate;
+    says("tls.crt", only_clients.as_bytes(), "an intermediate's, lacks serverAuth");
+    let only_servers = limited(ExtendedKeyUsagePurpose::ServerAuth).certificate;
+    says("tls.crt", only_servers.as_bytes(), "an intermediate's, lacks clientAuth");
+    let root_first = format!("{}{}", ours.root, good.certificate);
+    says(
+        "tls.crt",
+        root_first.as_bytes(),
+        "tls.crt: the first certificate is an authority's: the workload's own",
+    );
+    let section =
+        |label: &str, text: &str| format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n");
+    let old = "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,6A027BF26DE1706DAA0E9F9A14ED39D6\n\nAAAA";
+    for encrypted in [section("ENCRYPTED PRIVATE KEY", "AAAA"), section("EC PRIVATE KEY", old)] {
+        says("tls.key", encrypted.as_bytes(), "tls.key:1: this private key is encrypted");
+    }
+    says(
+        "tls.key",
+        section("PRIVATE KEY", "AAAA").as_bytes(),
+        "tls.crt: the private key cannot be used: it must",
+    );
+    says("tls.key", section("DSA PRIVATE KEY", "AAAA").as_bytes(), "it is of a kind that is not supported");
+    says(
+        "tls.key",
+        section("PRIVATE KEY", "A!").as_bytes(),
+        "this private key cannot be read: it is not base64",
+    );
+    for name in ["tls.crt", "tls.key", "ca.crt", "crl.pem"] {
+        let der = [0x30, 0x82, 1, 0];
+        says(
+            name,
+            &der,
+            &format!("{name}: it is not PEM, text with `-----BEGIN`, but something else, such as DER"),
+        );
+        let end = ": this section has no end: `-----END A-----` is missing (`-----BEGIN A-----`)";
+        says(name, b"\n-----BEGIN A-----\nAAAA\n", &format!("{name}:2{end}"));
+        says(name, b"-----BEGIN A-----\n-----BEGIN B-----\n-----END B-----\n", &format!("{name}:1{end}"));
+        says(name, b"-----BEGIN A----\n", &format!("{name}:1: this line should end with `-----`"));
+        says(name, b"\n-----END A-----\n", &format!("{name}:2: nothing begins before this end"));
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_certificate() {
+    let ours = Authority::new();
+    let mut marked = issue(&ours, &[WEB]);
+    marked.certificate.insert(0, '\u{feff}');
+    let folder = folder(&marked, &format!("\u{feff}{}", ours.root));
+    files::load(&KernelFiles, folder.path(), &WEB.parse().unwrap(), &crypto::system(), now()).unwrap();
+}
+
+/// `openssl ca -gencrl` without `crlnumber`.
+const LIST_OF_VERSION_1: &str = "-----BEGIN X509 CRL-----
+MIGTMDswCgYIKoZIzj0EAwIwDzENMAsGA1UEAwwEcm9vdBcNMjYxMTMwMjE1MzI5
+WhcNMjYxMjAxMjE1MzI5WjAKBggqhkjOPQQDAgNIADBFAiEA5LUMqHAa6fVx0IcO
+EW9Z1+cmQ5G/Ii4y6GcRVQB1bRACIBaznoEBaJbvFH2YHxpBrqNkHZGkWIgeTRkQ
+XaeQdcbS
+-----END X509 CRL-----
+";
+
+/// One of version 2 that Python's `cryptography` has made.
+const LIST_WITHOUT_EXTENSIONS: &str = "-----BEGIN X509 CRL-----
+MIGWMD4CAQEwCgYIKoZIzj0EAwIwDzENMAsGA1UEAwwEcm9vdBcNMjYwMTAxMDAw
+MDAwWhcNMzUxMjMwMDAwMDAwWjAKBggqhkjOPQQDAgNIADBFAiEAvB9fzYc/PeLO
+wO8ziuFQnA77KtbHin4omxjtsV3QjbsCIEZRzZzARHWaHBaRVPdZXSZi3lI5u7Z4
+BypJhrr5i1Dk
+-----END X509 CRL-----
+";
+
+#[test]
+fn a_list_of_the_revoked_without_a_number_is_told_what_it_lacks() {
+    let ours = Authority::new();
+    let folder = folder(&issue(&ours, &[WEB]), &ours.root);
+    for list in [LIST_OF_VERSION_1, LIST_WITHOUT_EXTENSIONS] {
+        write(folder.path(), &[("crl.pem", list)]);
+        let said = refused(folder.path());
+        let lacks = said.contains("it must be of version 2 and have extensions, at least its number");
+        assert!(lacks && said.contains("`crlnumber = FILE`"), "{said}");
+    }
 }
 
 #[test]
