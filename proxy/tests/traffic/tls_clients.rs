@@ -1,5 +1,5 @@
 //! Clients that are no sidecars at a port under mutual TLS: OpenSSL's and Python's, with and
-//! without a certificate. They behave as docs/sidecar.md says.
+//! without a certificate; and a server that is none. They behave as docs/sidecar.md says.
 
 use std::fs;
 use std::io::Write;
@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::common::authority::{Authority, now};
 use crate::common::*;
+use crate::server::{Server, free};
 
 const WEB: &str = "spiffe://mesh.test/ns/shop/sa/web";
 const ORDERS: &str = "spiffe://mesh.test/ns/shop/sa/orders";
@@ -117,4 +118,37 @@ fn a_client_with_a_certificate_of_the_mesh_gets_in_and_nobody_else() {
             assert_eq!(refused, 3);
         });
     }
+}
+
+#[test]
+fn a_server_that_speaks_no_http2_needs_a_cluster_without_a_bridge() {
+    run(async {
+        let authority = Authority::new();
+        let folder = folder(&authority);
+        let own = authority.issue(&[ORDERS], now() - HOUR, now() + HOUR);
+        fs::write(folder.path().join("orders.pem"), own.certificate + &own.key).unwrap();
+        let file = |name: &str| folder.path().join(name).display().to_string();
+        let (at, orders, root) = (free(), file("orders.pem"), file("root.pem"));
+        let port = at.port().to_string();
+        let args = ["s_server", "-www", "-quiet", "-accept", &port, "-cert", &orders, "-CAfile", &root];
+        let args = [&args[..], &["-Verify", "1", "-alpn", "sidelab-http/1.1"]].concat();
+        let _server = Server::start("openssl", "openssl-s_server", &args).unwrap();
+        until("it listens", || std::net::TcpStream::connect(at).is_ok()).await;
+        let ask = async |more: &str| {
+            let config = format!(
+                "service = 'web'\n[identity]\nid = '{WEB}'\nfiles = '/none'\n[[cluster]]\nname = 'orders'\n\
+                 addresses = ['{SERVICE}']\nprotocol = 'http'\n{more}\n\
+                 endpoints = [{{ address = '{at}', identity = '{ORDERS}' }}]"
+            );
+            let near = outbound_of(Some(authority.store(WEB)), TestNet::to(SERVICE), &config).await;
+            near.client().await.ask(REQUEST).await
+        };
+        let refused = ask("").await;
+        let why = refused.header("proxy-status").unwrap();
+        assert!(
+            why.contains("does not agree to speak sidelab-h2") && why.contains("`bridge = false`"),
+            "{why}"
+        );
+        assert_eq!(ask("bridge = false").await.status(), 200);
+    });
 }
