@@ -16,7 +16,8 @@
 //! snapshot never claims what is not so. It reads the file system, so it belongs on the control
 //! thread, as do those who watch files in the same way (`discovery::file`, `key_sets`, `identity`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -259,9 +260,10 @@ impl FileWatch {
             keep
         });
         for (directory, id) in wanted {
-            if !self.covered.contains_key(&directory) {
-                watcher.watch(&directory, RecursiveMode::NonRecursive).map_err(|error| error.to_string())?;
-                self.covered.insert(directory, id);
+            if let Entry::Vacant(entry) = self.covered.entry(directory) {
+                let watched = watcher.watch(entry.key(), RecursiveMode::NonRecursive);
+                watched.map_err(|error| error.to_string())?;
+                entry.insert(id);
             }
         }
         Ok(())

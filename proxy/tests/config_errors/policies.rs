@@ -10,6 +10,7 @@ says! {
     shares_and_factors_of_the_wrong_type_say_what_to_write
     what_a_policy_makes_nothing_of_is_pointed_at
     an_identity_has_one_source_that_can_be_asked
+    an_identity_names_a_workload
     an_agent_listens_on_a_socket
     an_authority_can_be_asked
     an_access_log_says_what_can_be_said

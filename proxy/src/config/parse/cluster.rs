@@ -193,7 +193,7 @@ impl Check<'_> {
             .as_ref()
             .map_or(1, |weight| self.ranged("weight", Some(weight), 1, 1..=defaults::MAX_WEIGHT) as u32);
         let protocol = entry.protocol.as_ref().map(|protocol| self.protocol(Some(protocol)));
-        let identity = entry.identity.as_ref().and_then(|identity| self.spiffe_id("identity", identity));
+        let identity = entry.identity.as_ref().and_then(|identity| self.workload("identity", identity));
         Endpoint { address, zone, priority, weight, protocol, identity, labels: entry.labels.clone().into() }
     }
 

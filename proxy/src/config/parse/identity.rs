@@ -13,15 +13,9 @@ use crate::spiffe_id::SpiffeId;
 
 impl Check<'_> {
     pub(super) fn identity(&mut self, given: &model::Identity) -> Option<Identity> {
-        let id = self.spiffe_id("id", &given.id);
+        let id = self.workload("id", &given.id);
         let source = self.identity_source(given)?;
-        let id = id?;
-        if id.path().is_empty() || id == SpiffeId::of_authority(id.trust_domain()) {
-            self.diagnostics
-                .add("`id` is not the name of a workload", given.id.span(), "names another thing")
-                .help("write \"spiffe://cluster.local/ns/shop/sa/web\"");
-        }
-        Some(Identity { id, source })
+        Some(Identity { id: id?, source })
     }
 
     fn identity_source(&mut self, given: &model::Identity) -> Option<IdentitySource> {
@@ -105,8 +99,18 @@ impl Check<'_> {
     }
 
     /// The name of a workload.
-    pub(super) fn spiffe_id(&mut self, key: &str, given: &Spanned<String>) -> Option<SpiffeId> {
-        match given.get_ref().parse() {
+    pub(super) fn workload(&mut self, key: &str, given: &Spanned<String>) -> Option<SpiffeId> {
+        match given.get_ref().parse::<SpiffeId>() {
+            Ok(id) if id.path().is_empty() || id == SpiffeId::of_authority(id.trust_domain()) => {
+                self.diagnostics
+                    .add(
+                        format!("`{key}` is not the name of a workload"),
+                        given.span(),
+                        "names another thing",
+                    )
+                    .help("write \"spiffe://cluster.local/ns/shop/sa/web\"");
+                None
+            }
             Ok(id) => Some(id),
             Err(error) => {
                 self.diagnostics
