@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::authz::jwks::{IssuerKeys, Schedule};
 use crate::balance::Table;
 use crate::config::defaults::JWKS_BYTES;
-use crate::config::reload::FileWatch;
+use crate::config::watch::{FileWatch, Watch, changed};
 use crate::config::{JwksSource, JwksUrl, read};
 use crate::connect::no_answer_within;
 use crate::discovery::dns;
@@ -35,7 +35,6 @@ use crate::http::fetch;
 use crate::jwk_set::KeySet;
 use crate::telemetry::{FetchOutcome, KeySetMetrics, Metrics, unix_seconds};
 use crate::tls::{self, pem::PemFile};
-use crate::world::files::{Watch, changed};
 use crate::world::{Net, Wall, World};
 
 /// Who asks.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proxy::config::LoadError;
+use proxy::config::watch::Watch;
 use proxy::world::Files;
-use proxy::world::files::Watch;
 use tokio::sync::Notify;
 
 /// The files of one instance. Cheap to clone.

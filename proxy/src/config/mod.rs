@@ -21,6 +21,7 @@ pub mod reload;
 mod shape;
 mod snapshot;
 pub mod units;
+pub mod watch;
 
 use std::fs::File;
 use std::io::{self, Read};

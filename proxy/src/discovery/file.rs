@@ -9,9 +9,8 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::{EndpointUpdate, UpdateSender};
-use crate::config::reload::FileWatch;
+use crate::config::watch::{FileWatch, Watch, changed};
 use crate::config::{LoadError, parse_endpoints, read};
-use crate::world::files::{Watch, changed};
 
 /// Tells what the file at `path` says, now and whenever it changes, for as long as it is polled.
 pub(super) async fn follow(path: PathBuf, updates: UpdateSender) {

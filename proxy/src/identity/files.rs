@@ -14,12 +14,12 @@ use rustls::crypto::CryptoProvider;
 use tokio::sync::Notify;
 
 use crate::config::LoadError;
+use crate::config::watch::{Watch, changed};
 use crate::spiffe_id::SpiffeId;
 use crate::tls::pem::{self, PemFile};
 use crate::tls::trust::TrustBundle;
 use crate::tls::{Credentials, CredentialsError};
 use crate::world::Files;
-use crate::world::files::{Watch, changed};
 
 /// The workload's certificates, its own first.
 const CHAIN: &str = "tls.crt";
