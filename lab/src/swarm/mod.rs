@@ -94,7 +94,7 @@ pub fn run_schedule(schedule: &Schedule, options: SwarmOptions) -> Result<SwarmR
 /// The step of time in the history of a seed. Small ones tell more apart, large ones bring more
 /// together and cost less.
 fn tick(seed: u64) -> Duration {
-    let steps = [5, 10, 10, 10, 10, 10, 5, 10, 10, 10, 10, 10, 5, 10, 10, 10, 10, 10, 10, 2];
+    let steps = [5, 5, 10, 10, 10, 10, 5, 5, 10, 10, 10, 10, 5, 5, 10, 10, 10, 10, 10, 2];
     let mut rng = RngTree::new(seed).child("tick", 0).rng();
     Duration::from_millis(steps[rng.random_range(0..steps.len())])
 }
