@@ -7,17 +7,17 @@ use data_encoding::HEXLOWER;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
     DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    RevokedCertParams, SanType, SerialNumber,
+    PublicKeyData, RevokedCertParams, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 
 use rustls_pki_types::CertificateSigningRequestDer;
-use rustls_pki_types::pem::PemObject;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION,
     OID_PKCS1_RSASSAPSS, OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA,
     OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ED25519, Oid,
 };
+use x509_parser::pem::parse_x509_pem;
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 
@@ -114,8 +114,9 @@ pub struct Leaf<'a> {
 /// # Errors
 /// If the request is malformed or asks for another name.
 pub fn workload(root: &Root, csr: &str, leaf: &Leaf<'_>) -> Result<String, SignError> {
-    let asked = CertificateSigningRequestParams::from_pem(csr)
-        .map_err(|error| unsupported(csr).map_or(SignError::Request(error), SignError::Kind))?;
+    let der = der_of(csr)?;
+    let asked = CertificateSigningRequestParams::from_der(&der)
+        .map_err(|error| unsupported(&der).map_or(SignError::Request(error), SignError::Kind))?;
     let own = uri(leaf.id.as_str())?;
     if let Some(other) = asked.params.subject_alt_names.iter().find(|name| **name != own) {
         let asked = match other {
@@ -125,16 +126,28 @@ pub fn workload(root: &Root, csr: &str, leaf: &Leaf<'_>) -> Result<String, SignE
         };
         return Err(SignError::Name { asked, own: leaf.id.clone() });
     }
-    let params = leaf_params(leaf)?;
-    let request = CertificateSigningRequestParams { params, public_key: asked.public_key };
-    Ok(request.signed_by(&issuer(root)?)?.pem())
+    Ok(leaf_params(leaf)?.signed_by(&key_of(&der)?, &issuer(root)?)?.pem())
+}
+
+fn der_of(csr: &str) -> Result<CertificateSigningRequestDer<'static>, SignError> {
+    let unread = |_| SignError::Request(rcgen::Error::CouldNotParseCertificationRequest);
+    let (_, pem) = parse_x509_pem(csr.as_bytes()).map_err(unread)?;
+    Ok(pem.contents.into())
+}
+
+/// The key of a request. rcgen's own tells its curve by the hash of the signature, and a key of any
+/// curve may sign with any hash.
+fn key_of(csr: &CertificateSigningRequestDer<'_>) -> Result<SubjectPublicKeyInfo, SignError> {
+    let unread = |_| SignError::Request(rcgen::Error::CouldNotParseCertificationRequest);
+    let (_, request) = X509CertificationRequest::from_der(csr).map_err(unread)?;
+    let key = request.certification_request_info.subject_pki.raw;
+    SubjectPublicKeyInfo::from_der(key).map_err(SignError::Request)
 }
 
 /// What is not supported of a request that was refused, if that is why: whoever checks its
 /// signature only says that it is bad.
-fn unsupported(csr: &str) -> Option<String> {
-    let der = CertificateSigningRequestDer::from_pem_slice(csr.as_bytes()).ok()?;
-    let (_, request) = X509CertificationRequest::from_der(&der).ok()?;
+fn unsupported(csr: &CertificateSigningRequestDer<'_>) -> Option<String> {
+    let (_, request) = X509CertificationRequest::from_der(csr).ok()?;
     let key = &request.certification_request_info.subject_pki;
     let kind = &key.algorithm.algorithm;
     if *kind == OID_KEY_TYPE_EC_PUBLIC_KEY {
@@ -154,6 +167,25 @@ fn unsupported(csr: &str) -> Option<String> {
     }
     let signature = &request.signature_algorithm.algorithm;
     (!SIGNATURES.contains(signature)).then(|| format!("a signature by the algorithm {signature}"))
+}
+
+/// Whether a root that was kept is one: a certificate of an authority, signed by its own key, which
+/// is the one beside it.
+///
+/// # Errors
+/// If not: why.
+pub(super) fn check(root: &Root) -> Result<(), String> {
+    let key = KeyPair::from_pem(&root.key).map_err(|error| format!("its key cannot be read: {error}"))?;
+    let unread = |error: &dyn std::fmt::Display| format!("its certificate cannot be read: {error}");
+    let (_, pem) = parse_x509_pem(root.certificate.as_bytes()).map_err(|error| unread(&error))?;
+    let certificate = pem.parse_x509().map_err(|error| unread(&error))?;
+    if certificate.public_key().raw != key.subject_public_key_info() {
+        return Err("its key is not that of its certificate".into());
+    }
+    if !certificate.is_ca() {
+        return Err("its certificate is not that of an authority".into());
+    }
+    certificate.verify_signature(None).map_err(|_| "its certificate is not signed by its key".into())
 }
 
 /// A certificate for `key`, PEM: the authority's own.
@@ -248,13 +280,70 @@ mod tests {
         }
     }
 
+    /// Requests that OpenSSL has made, by its default hash among them.
+    #[test]
+    fn a_certificate_has_the_key_of_its_request_whatever_hash_that_was_signed_by() {
+        for csr in [
+            include_str!("requests/p256.pem"),
+            include_str!("requests/p256_sha384.pem"),
+            include_str!("requests/p384_sha256.pem"),
+            include_str!("requests/p384_sha384.pem"),
+            include_str!("requests/ed25519.pem"),
+            include_str!("requests/rsa_2048.pem"),
+        ] {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+            let root = root("td", &KeyPair::generate().unwrap(), now, Duration::from_secs(1000)).unwrap();
+            let id = "spiffe://td/ns/shop/sa/web".parse().unwrap();
+            let leaf = Leaf { id: &id, serial: &[1], now, lifetime: Duration::from_secs(100) };
+            let certificate = workload(&root, csr, &leaf).unwrap();
+            let der = der_of(csr).unwrap();
+            let (_, request) = X509CertificationRequest::from_der(&der).unwrap();
+            let (_, pem) = parse_x509_pem(certificate.as_bytes()).unwrap();
+            let certificate = pem.parse_x509().unwrap();
+            let key = request.certification_request_info.subject_pki.raw;
+            assert_eq!(certificate.public_key().raw, key, "{csr}");
+        }
+    }
+
+    #[test]
+    fn a_root_that_is_damaged_is_told_as_that() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let make = || root("td", &KeyPair::generate().unwrap(), now, Duration::from_secs(1000)).unwrap();
+        let (good, other) = (make(), make());
+        assert_eq!(check(&good), Ok(()));
+        let says = |root: Root| check(&root).unwrap_err();
+        assert_eq!(
+            says(Root { key: other.key.clone(), ..good.clone() }),
+            "its key is not that of its certificate"
+        );
+        assert!(says(Root { key: "none".into(), ..good.clone() }).starts_with("its key cannot be read"));
+        // A letter of its base64, wherever that is.
+        let at = good.certificate.find('\n').unwrap() + 1;
+        for at in (at..good.certificate.rfind("\n-----END").unwrap()).step_by(7) {
+            let mut certificate = good.certificate.clone();
+            let letter = match &certificate[at..=at] {
+                "\n" | "=" => continue,
+                "A" => "Q",
+                _ => "A",
+            };
+            certificate.replace_range(at..=at, letter);
+            says(Root { certificate, ..good.clone() });
+        }
+        let key = KeyPair::from_pem(&good.key).unwrap();
+        let id = "spiffe://td/ns/shop/sa/web".parse().unwrap();
+        let leaf = Leaf { id: &id, serial: &[1], now, lifetime: Duration::from_secs(100) };
+        let certificate = own(&good, &key, &leaf).unwrap();
+        assert_eq!(says(Root { certificate, ..good }), "its certificate is not that of an authority");
+    }
+
     #[test]
     fn a_request_whose_signature_is_wrong_is_told_as_that() {
         let good = include_str!("requests/p256.pem");
         let at = good.rfind("\n-----END").unwrap() - 12;
         let other = if good.as_bytes()[at] == b'A' { "B" } else { "A" };
         let forged = [&good[..at], other, &good[at + 1..]].concat();
-        assert!(CertificateSigningRequestParams::from_pem(&forged).is_err());
+        let forged = der_of(&forged).unwrap();
+        assert!(CertificateSigningRequestParams::from_der(&forged).is_err());
         assert_eq!(unsupported(&forged), None);
     }
 }
