@@ -190,9 +190,13 @@ impl Sidecar {
     }
 
     /// Ready, unless there is an issuer of tokens whose keys are not known: all of its tokens would
-    /// be refused. Of keys that are only older than they should be it says so.
+    /// be refused. Of keys that are only older than they should be it says so, and the same of roots
+    /// and revocations.
     fn keys_readiness(&self) -> PageResponse {
         let (mut status, mut text) = (StatusCode::OK, String::from("ready\n"));
+        if self.metrics.is_trust_stale() {
+            text += "roots and revocations may be old: the authority cannot be asked; the log says why\n";
+        }
         for issuer in self.table.load().authorization.issuers.iter() {
             let (name, trouble) = (&issuer.config.name, issuer.keys.in_trouble());
             let why = trouble.as_ref().map_or("nobody has looked yet", |why| why.as_str());

@@ -8,17 +8,51 @@ use std::time::Duration;
 
 /// Units of time and how many nanoseconds each has; the longer suffix stands before the one it ends
 /// with.
-const UNITS: [(&str, f64); 6] =
-    [("ns", 1.0), ("us", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
+const UNITS: [(&str, f64); 7] =
+    [("ns", 1.0), ("us", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9), ("d", 86_400e9)];
 
-/// No limit of a sidecar is longer: a larger figure is a slip of the unit.
-const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How times of a kind are written.
+struct Times {
+    units: &'static [(&'static str, f64)],
+    units_in_words: &'static str,
+    longest: Duration,
+    longest_in_words: &'static str,
+}
+
+/// Times that something takes. No limit of a sidecar is longer than seven days: a larger figure is
+/// a slip of the unit.
+const DURATIONS: Times = Times {
+    units: UNITS.split_at(6).0,
+    units_in_words: "ns, us, ms, s, m (minutes) and h",
+    longest: Duration::from_secs(7 * 24 * 3600),
+    longest_in_words: "seven days, 168h",
+};
+
+/// Times that certificates and tokens are valid.
+const LIFETIMES: Times = Times {
+    units: &UNITS,
+    units_in_words: "ns, us, ms, s, m (minutes), h and d (days)",
+    longest: Duration::from_secs(36_500 * 24 * 3600),
+    longest_in_words: "a hundred years, 36500d",
+};
 
 /// A length of time such as `"250ms"`, `"1.5s"`, `"2m"` or `"1h"`, up to seven days.
 ///
 /// # Errors
 /// A hint at what to write instead.
 pub fn duration(text: &str) -> Result<Duration, String> {
+    time(text, &DURATIONS)
+}
+
+/// How long something is valid, such as `"24h"` or `"30d"`, up to a hundred years.
+///
+/// # Errors
+/// A hint at what to write instead.
+pub fn lifetime(text: &str) -> Result<Duration, String> {
+    time(text, &LIFETIMES)
+}
+
+fn time(text: &str, times: &Times) -> Result<Duration, String> {
     let number_ends = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = (&text[..number_ends], text[number_ends..].trim());
     if number.is_empty() {
@@ -30,17 +64,17 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if unit.is_empty() {
         return Err(format!(r#"add the unit: "{number}ms" for milliseconds, "{number}s" for seconds"#));
     }
-    let Some((_, nanos)) = UNITS.iter().find(|(name, _)| *name == unit) else {
+    let Some((_, nanos)) = times.units.iter().find(|(name, _)| *name == unit) else {
         return Err(match unit {
             "sec" | "secs" | "second" | "seconds" => format!(r#"write "{number}s""#),
             "min" | "mins" | "minute" | "minutes" => format!(r#"write "{number}m""#),
             "msec" | "millis" | "milliseconds" => format!(r#"write "{number}ms""#),
-            _ => "the units are ns, us, ms, s, m (minutes) and h".into(),
+            _ => format!("the units are {}", times.units_in_words),
         });
     };
     let nanos = (value * nanos).round();
-    if nanos > LONGEST.as_nanos() as f64 {
-        return Err("the longest time is seven days, 168h".into());
+    if nanos > times.longest.as_nanos() as f64 {
+        return Err(format!("the longest time is {}", times.longest_in_words));
     }
     Ok(Duration::from_nanos(nanos as u64))
 }

@@ -23,7 +23,7 @@ use crate::backoff::Backoff;
 use crate::ca::wire::{Bundle, CertificateRequest, IssuedCertificate, Problem};
 use crate::ca::{client, credentials, trust_bundle};
 use crate::config::CaClient;
-use crate::config::defaults::{CA_BACKOFF, RENEWAL, RENEWAL_JITTER};
+use crate::config::defaults::{BUNDLE_STALE, CA_BACKOFF, RENEWAL, RENEWAL_JITTER};
 use crate::mutant::Mutant;
 use crate::spiffe_id::SpiffeId;
 use crate::telemetry::{Metrics, emit};
@@ -43,7 +43,7 @@ pub(super) async fn run<N: Net>(
     let mut rng = world.rng.child("certificate", 0).rng();
     let mut backoff = Backoff::new(CA_BACKOFF);
     let authority = SpiffeId::of_authority(id.trust_domain());
-    let mut asking = AuthorityClient { world, id, ca, authority, bundle: None };
+    let mut asking = AuthorityClient { world, id, ca, authority, bundle: None, heard: None, metrics };
     loop {
         let current = store.current();
         if Mutant::DropsItsCertificate.is_planted() {
@@ -52,12 +52,13 @@ pub(super) async fn run<N: Net>(
         let wait = match asking.obtain(current.as_deref()).await {
             Ok(credentials) => {
                 let left = asking.until(credentials.not_after);
-                put_in_force(&asking.world, credentials, &store, &metrics);
+                put_in_force(&asking.world, credentials, &store, &asking.metrics);
                 backoff.reset();
                 renewal(left, &mut rng)
             }
             Err(why) => {
-                refuse(why, &store, &metrics);
+                refuse(why, &store, &asking.metrics);
+                asking.note_heard(false);
                 let wait = backoff.next(&mut rng);
                 let left = current.map(|context| asking.until(context.credentials.not_after));
                 left.filter(|left| !left.is_zero()).map_or(wait, |left| wait.min(left))
@@ -84,6 +85,9 @@ struct AuthorityClient<N> {
     authority: SpiffeId,
     /// What it said last of whom to trust.
     bundle: Option<Bundle>,
+    /// When that was.
+    heard: Option<Instant>,
+    metrics: Arc<Metrics>,
 }
 
 impl<N: Net> AuthorityClient<N> {
@@ -111,19 +115,43 @@ impl<N: Net> AuthorityClient<N> {
             Some(own) => self.ask(&body, Proof::Certificate(own)).await,
             None => Err("there is no certificate to show".into()),
         };
-        let response = match (shown, self.world.files.read(&self.ca.token)) {
+        let response = match (shown, self.token()) {
             (Ok(response), _) => response,
             // It may have forgotten the certificate, or revoked it.
-            (Err(_), Ok(token)) => self.ask(&body, Proof::Token(token.trim())).await?,
+            (Err(_), Ok(token)) => self.ask(&body, Proof::Token(&token)).await?,
             (Err(why), Err(_)) if own.is_some() => return Err(why),
-            (Err(_), Err(error)) => return Err(format!("no bootstrap token: {error}")),
+            (Err(_), Err(why)) => return Err(format!("no bootstrap token: {why}")),
         };
         let issued: IssuedCertificate = read(&response)?;
         let (crypto, now) = (&self.world.crypto, self.world.wall.now());
         let made = credentials(&issued.certificate, &key, &issued.bundle, &self.id, crypto, now);
         let made = made.map_err(|error| format!("what the authority has sent is of no use: {error}"))?;
         self.bundle = Some(issued.bundle);
+        self.note_heard(true);
         Ok(made)
+    }
+
+    /// The bootstrap token.
+    fn token(&self) -> Result<String, String> {
+        let path = self.ca.token.display();
+        let text = self.world.files.read(&self.ca.token).map_err(|error| error.to_string())?;
+        let token = text.trim();
+        match token.split_whitespace().count() {
+            0 => Err(format!("{path} is empty")),
+            1 if token.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(token.to_owned()),
+            1 => Err(format!("{path} has something else than a token")),
+            _ => Err(format!("{path} has more than one word: write one token into it")),
+        }
+    }
+
+    /// Notes whether the authority has said whom to trust, and for how long it has not.
+    fn note_heard(&mut self, is_heard: bool) {
+        if is_heard {
+            self.heard = Some(Instant::now());
+            self.metrics.trust_heard(self.world.wall.now());
+        }
+        let is_stale = self.heard.is_some_and(|heard| heard.elapsed() >= BUNDLE_STALE * self.ca.refresh);
+        self.metrics.set_trust_stale(is_stale);
     }
 
     /// Whether the authority would believe this certificate, as far as one knows here.
@@ -140,7 +168,9 @@ impl<N: Net> AuthorityClient<N> {
                 return;
             }
             let Some(current) = store.current() else { continue };
-            match self.refresh().await {
+            let refreshed = self.refresh().await;
+            let mut is_heard = refreshed.is_ok();
+            match refreshed {
                 Ok(None) => {}
                 Ok(Some(_)) if Mutant::IgnoresNewBundles.is_planted() => {}
                 Ok(Some(bundle)) => match self.trust_of(&bundle) {
@@ -151,10 +181,14 @@ impl<N: Net> AuthorityClient<N> {
                         store.replace(self.context(own));
                         self.bundle = Some(bundle);
                     }
-                    Err(why) => tracing::warn!(why, "the new bundle was not taken"),
+                    Err(why) => {
+                        is_heard = false;
+                        tracing::warn!(why, "the new bundle was not taken");
+                    }
                 },
                 Err(why) => tracing::warn!(why, "cannot ask whether roots or revocations have changed"),
             }
+            self.note_heard(is_heard);
             if store.current().is_some_and(|now| !self.is_good(&now.credentials)) {
                 return;
             }

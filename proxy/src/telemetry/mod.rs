@@ -63,6 +63,12 @@ families! {
         not_after: Gauge<f64, AtomicU64> =
             "certificate_not_after_timestamp_seconds",
             "Until when the certificate in force is valid, as seconds of Unix time; 0 without one";
+        trust_heard: Gauge<f64, AtomicU64> =
+            "trust_bundle_timestamp_seconds",
+            "When the authority last said whom to trust, as seconds of Unix time; 0 if none is asked";
+        trust_stale: Gauge =
+            "trust_bundle_stale",
+            "1 while roots and revocations may be old: the authority has not answered for long";
         access_written: Counter = "access_log_lines", "Lines of the access log that were written";
         access_lost: Counter =
             "access_log_lines_lost",
@@ -263,6 +269,21 @@ impl Metrics {
         if let Some(at) = not_after {
             self.own.not_after.set(unix_seconds(at));
         }
+    }
+
+    /// Notes that the authority has said whom to trust at `at`.
+    pub fn trust_heard(&self, at: SystemTime) {
+        self.own.trust_heard.set(unix_seconds(at));
+    }
+
+    /// Says whether that was too long ago.
+    pub fn set_trust_stale(&self, is_stale: bool) {
+        self.own.trust_stale.set(is_stale.into());
+    }
+
+    /// Whether it was.
+    pub fn is_trust_stale(&self) -> bool {
+        self.own.trust_stale.get() != 0
     }
 
     /// The metrics of the access log.

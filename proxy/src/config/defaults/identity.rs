@@ -24,10 +24,25 @@ pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 pub const ROOT_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);
 /// How long a bootstrap token counts. Kubernetes' projected tokens.
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
+/// The longest that one may count. It is there for the first certificate; each later one is had for
+/// the one before.
+pub const TOKEN_LIFETIME_MOST: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Largest request to the authority, bytes. A signing request has less than one KiB.
 pub const CA_BODY: usize = 64 << 10;
-/// Largest answer of the authority, bytes: a hundred roots and ten thousand revoked certificates.
-pub const CA_ANSWER: usize = 4 << 20;
+/// How long a request's body may take to come, after its head. Sidecars send both at once; whoever
+/// sends half of it keeps one of [`CA_CONNECTIONS`].
+pub const CA_BODY_TIME: Duration = Duration::from_secs(5);
+/// Certificates of one workload that may be valid at once: at two for each replica, which renews at
+/// half of their life, 500 replicas. Ours.
+pub const CA_PER_WORKLOAD: usize = 1000;
+/// Certificates of all workloads that have not ended, the revoked ones among them: any of them may
+/// come to be in the lists that every workload reads. So many are 50 000 replicas.
+pub const CA_CERTIFICATES: usize = 100_000;
+/// Certificates that the authority tells of in one answer. With the longest names these are 11 MiB.
+pub const CA_PAGE: usize = 5000;
+/// Largest answer of the authority, bytes. That is the bundle while [`CA_CERTIFICATES`] are in each
+/// list of three roots, with 58 bytes for each: 17 MiB.
+pub const CA_ANSWER: usize = 20 << 20;
 /// Connections that the authority serves at once: so many handshakes, so many of clients that have
 /// proved nothing, and so many of workloads. Of each kind the oldest gives way to a new one.
 pub const CA_CONNECTIONS: usize = 256;
@@ -38,6 +53,12 @@ pub const CA_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Durati
 /// How often the authority is asked whether roots or revocations have changed. A revocation takes
 /// this long to be believed; ours.
 pub const BUNDLE_REFRESH: Duration = Duration::from_secs(60);
+/// The shortest pause that may be set. Each question is a handshake, which every workload of the
+/// mesh asks the authority for.
+pub const BUNDLE_REFRESH_LEAST: Duration = Duration::from_millis(100);
+/// After how many such pauses without an answer it is said that roots and revocations may be old:
+/// one question may fail.
+pub const BUNDLE_STALE: u32 = 3;
 /// A certificate is renewed after this share of what is left of its life, give or take
 /// [`RENEWAL_JITTER`]: ztunnel's half, which leaves the other half for an authority that is away.
 pub const RENEWAL: f64 = 0.5;

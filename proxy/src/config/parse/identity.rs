@@ -75,9 +75,9 @@ impl Check<'_> {
         }
         let addresses = given.addresses.iter().filter_map(|address| self.address(address)).collect();
         let refresh = self.duration("refresh", given.refresh.as_ref(), defaults::BUNDLE_REFRESH);
-        if let Some(key) = given.refresh.as_ref().filter(|_| refresh.value.is_zero()) {
+        if let Some(key) = given.refresh.as_ref().filter(|_| refresh.value < defaults::BUNDLE_REFRESH_LEAST) {
             self.diagnostics
-                .add("`refresh` of 0 would ask without a pause", key.span(), "must be longer")
+                .add("`refresh` would ask almost without a pause", key.span(), "must be at least 100ms")
                 .help("such as refresh = \"10s\"");
         }
         CaClient {
