@@ -10,6 +10,7 @@ use proxy::ca::authority::{self, Authority, AuthorityError, Settings};
 use proxy::ca::issue::{self, Leaf};
 use proxy::ca::roots::Lifetimes;
 use proxy::ca::token::Bearer;
+use proxy::config::defaults::CA_PER_WORKLOAD;
 use proxy::identity::SpiffeId;
 use proxy::world::World;
 
@@ -42,7 +43,7 @@ pub enum IdentityError {
 pub fn settings(authority: &plan::Authority) -> Settings {
     let plan::Authority { trust_domain, certificate_lifetime, root_lifetime, .. } = authority;
     let lifetimes = Lifetimes { workload: *certificate_lifetime, root: *root_lifetime };
-    Settings { trust_domain: trust_domain.clone(), lifetimes }
+    Settings { trust_domain: trust_domain.clone(), lifetimes, per_workload: CA_PER_WORKLOAD }
 }
 
 /// Makes the state and the first root of an authority, on the disk of `world`, if it has none. It

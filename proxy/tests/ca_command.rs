@@ -150,6 +150,8 @@ fn what_an_operator_gets_wrong_is_said() {
         (&["--trust-domain", "Mesh"][..], "'M' is not allowed in a trust domain"),
         (&["--trust-domain", "mesh.test", "--certificate-lifetime", "10"], "invalid value '10'"),
         (&["--trust-domain", "mesh.test", "--certificate-lifetime", "0s"], "at least 1s"),
+        (&["--trust-domain", "mesh.test", "--certificate-lifetime", "1y"], "m (minutes), h and d (days)"),
+        (&["--trust-domain", "mesh.test", "--certificates-per-workload", "0"], "0 is not in 1..=100000"),
         (&["--trust-domain", "mesh.test", "--root-lifetime", "3d"], "at least four times as long"),
     ] {
         let (code, _, error) = run(arguments);
@@ -163,10 +165,60 @@ fn what_an_operator_gets_wrong_is_said() {
     let (code, _, error) = ca.ask(&["token", "--id", "spiffe://mesh.test/sidelab/ca"]);
     assert_eq!(code, 2);
     assert!(error.contains("is no workload of the trust domain"), "{error}");
+    for (lifetime, words) in [("168.1h", "seven days at most, 7d"), ("365d", "seven days at most, 7d")] {
+        let (code, _, error) = ca.ask(&["token", "--id", WEB, "--lifetime", lifetime]);
+        assert_eq!(code, 2);
+        assert!(error.contains(words), "{error}");
+    }
+    ca.print(&["token", "--id", WEB, "--lifetime", "7d"]);
+    let (code, _, error) = ca.ask(&["revoke"]);
+    assert_eq!(code, 2);
+    assert!(error.contains("<--id <SPIFFE-ID>|--serial <NUMBER>>"), "{error}");
     let (code, _, error) = ca.ask(&["revoke", "--serial", "none"]);
     assert_eq!(code, 1);
     assert!(error.contains("this is no serial number"), "{error}");
     let (code, _, error) = ca.ask(&["revoke", "--id", "spiffe://other.test/a"]);
     assert_eq!(code, 1);
     assert!(error.contains("is no workload of the trust domain"), "{error}");
+}
+
+#[test]
+fn an_authority_that_cannot_start_says_why_and_makes_no_root() {
+    let ca = Authority::new();
+    let state = ca.folder.path().join("state");
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, ca.port)).unwrap();
+    let listen = format!("127.0.0.1:{}", ca.port);
+    let run = || ca.ask(&["run", "--trust-domain", "mesh.test", "--listen", &listen]);
+    let (code, _, error) = run();
+    assert_eq!(code, 1);
+    assert!(error.contains(&format!("error: cannot listen on {listen}: ")), "{error}");
+    assert!(!state.join("state.json").exists());
+    drop(taken);
+    std::fs::write(state.join("state.json"), "{").unwrap();
+    let (code, _, error) = run();
+    assert_eq!(code, 1);
+    assert!(error.contains("error: state: state.json:1: EOF while parsing"), "{error}");
+    std::fs::remove_dir_all(&state).unwrap();
+    std::fs::write(&state, "").unwrap();
+    let (code, _, error) = run();
+    assert_eq!(code, 2);
+    assert!(error.contains("error: state is no directory"), "{error}");
+}
+
+#[test]
+fn an_authority_takes_from_others_what_they_may_read() {
+    let ca = Authority::new();
+    let state = ca.folder.path().join("state");
+    let with_mode =
+        |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    with_mode(&state, 0o755);
+    drop(ca.run("1h"));
+    assert_eq!(mode(&state), 0o700);
+    for file in ["state.json", "issued.log"] {
+        with_mode(&state.join(file), 0o644);
+    }
+    let _running = ca.run("1h");
+    for file in ["state.json", "issued.log"] {
+        assert_eq!(mode(&state.join(file)), 0o600, "{file}");
+    }
 }

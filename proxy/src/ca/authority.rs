@@ -13,13 +13,15 @@ use tokio::sync::Mutex;
 
 use super::credentials;
 use super::issue::{self, Leaf, SignError};
+pub use super::proof::Proof;
 use super::roots::{Lifetimes, Root};
 use super::store::{IssuedRecord, RevokedRecord, State, Store};
 use super::token::{AuthorityToken, Bearer, TokenError, unix, unix_ms};
 use super::wire::{Bundle, IssuedCertificate, Revocation};
+use crate::config::defaults::{CA_BODY, CA_BODY_TIME, CA_CERTIFICATES, CA_PAGE};
 use crate::spiffe_id::SpiffeId;
+use crate::tls::TlsContext;
 use crate::tls::trust::TrustBundle;
-use crate::tls::{TlsContext, Validity};
 use crate::world::{Wall, World, crypto};
 
 /// Bytes of the key of tokens, and of a serial number (RFC 5280 allows 20).
@@ -30,6 +32,9 @@ const SERIAL: usize = 16;
 /// it.
 pub const ROOT_TO_CERTIFICATE: u32 = 4;
 
+/// With which segment the paths of names begin that are the authority's own, and no workload's.
+const RESERVED: &str = "sidelab";
+
 /// What an authority is told when it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -37,6 +42,9 @@ pub struct Settings {
     pub trust_domain: String,
     /// How long certificates are valid, and roots.
     pub lifetimes: Lifetimes,
+    /// How many certificates a workload may have that are valid: whoever has its token could fill
+    /// the lists of revoked ones, which every workload reads.
+    pub per_workload: usize,
 }
 
 /// Why an authority does not do what it was asked to.
@@ -45,6 +53,12 @@ pub enum AuthorityError {
     /// The request makes no sense.
     #[error("{0}")]
     Malformed(String),
+    /// The request's body is too large.
+    #[error("the body is larger than {CA_BODY} bytes")]
+    TooLarge,
+    /// The request's body did not come in time.
+    #[error("the body did not come within {} s", CA_BODY_TIME.as_secs())]
+    Late,
     /// Who asks has proved nothing.
     #[error("{0}")]
     Unauthenticated(String),
@@ -54,8 +68,16 @@ pub enum AuthorityError {
     /// Not now.
     #[error("{0}")]
     Conflict(String),
+    /// The workload has as many certificates as it may have.
+    #[error("{why}")]
+    TooMany {
+        /// In words.
+        why: String,
+        /// When one of them ends.
+        after: Duration,
+    },
     /// The disk does not take it, or nothing can be signed.
-    #[error("not now: {0}")]
+    #[error("{0}")]
     Unavailable(String),
 }
 
@@ -94,6 +116,8 @@ struct Inner {
     store: Store,
     state: State,
     bundle: Bundle,
+    /// The bundle's tag, which takes time to make.
+    tag: String,
     /// What it proves itself with, and since when.
     own: Option<(SystemTime, Arc<TlsContext>)>,
     /// Why the disk did not take what was written to it last.
@@ -131,12 +155,13 @@ impl Authority {
             },
         };
         let bundle = bundle_of(&state, now)?;
+        let tag = bundle.tag();
         let authority = Authority {
             settings,
             wall: world.wall.clone(),
             crypto: world.crypto.clone(),
             new_key: world.new_key,
-            inner: Mutex::new(Inner { store, state, bundle, own: None, trouble: None }),
+            inner: Mutex::new(Inner { store, state, bundle, tag, own: None, trouble: None }),
         };
         authority.tend().await?;
         if outlives {
@@ -155,7 +180,7 @@ impl Authority {
         let is_due = inner.state.roots.is_due(now, lifetimes);
         let is_over = inner.state.roots.is_over(now, lifetimes);
         let is_saved = inner.state.version > 0;
-        if !is_due && !is_over && is_saved {
+        if !is_due && !is_over && !inner.state.is_outdated(now) && is_saved {
             return Ok(());
         }
         self.change(&mut inner, |state| {
@@ -214,48 +239,43 @@ impl Authority {
         self.inner.lock().await.bundle.clone()
     }
 
+    /// The tag of the bundle, and the bundle if `known` does not say that it is known.
+    pub async fn bundle_unless(&self, known: impl FnOnce(&str) -> bool) -> (String, Option<Bundle>) {
+        let inner = self.inner.lock().await;
+        let bundle = (!known(&inner.tag)).then(|| inner.bundle.clone());
+        (inner.tag.clone(), bundle)
+    }
+
     /// Whom a token speaks for.
     ///
     /// # Errors
     /// If it does not count.
     pub async fn bearer(&self, token: &str) -> Result<Bearer, AuthorityError> {
-        let state = &self.inner.lock().await.state;
-        let token = AuthorityToken::verify(token, &state.token_key, self.wall.now())?;
-        if let Bearer::Workload(id) = &token.bearer
-            && state.barred.get(id).is_some_and(|until| token.issued_ms <= *until)
-        {
-            return Err(AuthorityError::Unauthenticated(format!("the tokens of {id} were revoked")));
-        }
-        Ok(token.bearer)
+        self.inner.lock().await.state.bearer(token, self.wall.now())
     }
 
-    /// Whether the certificate of a client still counts, which it has shown when it connected: it
-    /// may have ended meanwhile, or have been revoked.
+    /// Which workload it is that proves itself like this.
     ///
     /// # Errors
-    /// If not: why.
-    pub async fn holds(&self, id: &SpiffeId, certificate: Validity) -> Result<(), AuthorityError> {
-        let (state, now) = (&self.inner.lock().await.state, self.wall.now());
-        if now > certificate.not_after {
-            return Err(AuthorityError::Unauthenticated("the certificate has expired".into()));
-        }
-        let issued = unix_ms(certificate.not_before + issue::BACKDATED);
-        // Times in certificates have whole seconds.
-        if state.barred.get(id).is_some_and(|until| issued <= *until) {
-            return Err(AuthorityError::Unauthenticated(format!("the certificates of {id} were revoked")));
-        }
-        Ok(())
+    /// If that does not count: it has ended or was revoked, say.
+    pub async fn workload(&self, proof: &Proof) -> Result<SpiffeId, AuthorityError> {
+        self.inner.lock().await.state.workload(proof, self.wall.now())
     }
 
-    /// A certificate for `id`, which has proved itself, and the key of the request `csr`.
+    /// A certificate for the workload that proves itself with `proof`, and for the key of the
+    /// request `csr`.
     ///
     /// # Errors
-    /// If the request is wrong, or the disk does not take the record.
-    pub async fn issue(&self, id: &SpiffeId, csr: &str) -> Result<IssuedCertificate, AuthorityError> {
-        check_workload(id, &self.settings.trust_domain)?;
+    /// If the proof does not count, the request is wrong, or the disk does not take the record.
+    pub async fn issue(&self, proof: &Proof, csr: &str) -> Result<IssuedCertificate, AuthorityError> {
         self.tend().await?;
         let mut inner = self.inner.lock().await;
         let now = self.wall.now();
+        // Under the lock that revoking takes, too: whatever is issued is in the list of those that
+        // are revoked after it, and nothing is issued afterwards.
+        let id = &inner.state.workload(proof, now)?;
+        check_workload(id, &self.settings.trust_domain)?;
+        self.check_room(&inner, id, unix(now))?;
         let serial = random(&self.crypto, SERIAL)?;
         let (root, lifetime) = self.signer(&inner.state, now)?;
         let leaf = Leaf { id, serial: &serial, now, lifetime };
@@ -287,10 +307,14 @@ impl Authority {
         let is_meant = |record: &&IssuedRecord| {
             Some(&record.id) == what.id.as_ref() || Some(&record.serial) == serial.as_ref()
         };
-        let valid = inner.state.valid(&inner.store.issued, now);
+        let valid = inner.state.valid(inner.store.issued.iter(), now);
         let mut meant: Vec<(String, u64)> =
             valid.filter(is_meant).map(|record| (record.serial.clone(), record.expires)).collect();
         if let (Some(serial), []) = (&serial, &meant[..]) {
+            if inner.is_full(now) {
+                let message = "the log has no such certificate, and the list of revoked ones has no room";
+                return Err(AuthorityError::Conflict(message.into()));
+            }
             // It may be one that the log has lost.
             meant.push((serial.clone(), now + inner.state.longest.as_secs()));
         }
@@ -299,7 +323,6 @@ impl Authority {
                 .iter()
                 .map(|(serial, expires)| (serial.clone(), RevokedRecord { at: now, expires: *expires }));
             state.revoked.extend(revoked);
-            state.revoked.retain(|_, record| record.expires > now);
             state.barred.extend(what.id.iter().map(|id| (id.clone(), now_ms)));
             Ok(())
         })
@@ -335,10 +358,18 @@ impl Authority {
         Ok((context, version))
     }
 
-    /// Certificates that are valid now.
-    pub async fn issued(&self) -> Vec<IssuedRecord> {
+    /// Certificates that are valid now, in the order of their serial numbers: those after `after`,
+    /// and at most [`CA_PAGE`]. None: there are no more.
+    pub async fn issued(&self, after: &str) -> Vec<IssuedRecord> {
         let (inner, now) = (self.inner.lock().await, unix(self.wall.now()));
-        inner.state.valid(&inner.store.issued, now).cloned().collect()
+        let following = inner.store.issued.iter().filter(|record| &*record.serial > after);
+        let mut page: Vec<_> = inner.state.valid(following, now).collect();
+        if page.len() > CA_PAGE {
+            page.select_nth_unstable_by(CA_PAGE, |a, b| a.serial.cmp(&b.serial));
+            page.truncate(CA_PAGE);
+        }
+        page.sort_unstable_by(|a, b| a.serial.cmp(&b.serial));
+        page.into_iter().cloned().collect()
     }
 
     /// How long what it issues is valid.
@@ -352,6 +383,23 @@ impl Authority {
         let root = root.ok_or_else(|| AuthorityError::Unavailable("every root has ended".into()))?;
         let left = Duration::from_secs(root.expires.saturating_sub(unix(now)));
         Ok((root, self.settings.lifetimes.workload.min(left)))
+    }
+
+    /// Whether `id` may have one more certificate.
+    fn check_room(&self, inner: &Inner, id: &SpiffeId, now: u64) -> Result<(), AuthorityError> {
+        let own = inner.store.issued.iter().filter(|record| record.id == *id);
+        let (mut count, mut first_end) = (0, u64::MAX);
+        for record in inner.state.valid(own, now) {
+            (count, first_end) = (count + 1, first_end.min(record.expires));
+        }
+        if count >= self.settings.per_workload {
+            let why = format!("{id} has {count} certificates that are valid, and may have no more");
+            return Err(AuthorityError::TooMany { why, after: Duration::from_secs(first_end - now) });
+        }
+        match inner.is_full(now) {
+            true => Err(AuthorityError::Unavailable(format!("{CA_CERTIFICATES} certificates are valid"))),
+            false => Ok(()),
+        }
     }
 
     fn announce_in(&self, state: &mut State) -> Result<(), AuthorityError> {
@@ -369,13 +417,16 @@ impl Authority {
         let mut state = inner.state.clone();
         edit(&mut state)?;
         state.version += 1;
-        let bundle = bundle_of(&state, self.wall.now())?;
+        let now = self.wall.now();
+        state.revoked.retain(|_, record| record.expires > unix(now));
+        let bundle = bundle_of(&state, now)?;
         let saved = inner.store.save(&state).await;
         inner.note(&saved);
         saved?;
         let roots = state.roots.iter().count();
         tracing::info!(version = state.version, roots, revoked = state.revoked.len(), "new bundle");
         // What it has shown so far may be of a root that is going, and judges by the old bundle.
+        inner.tag = bundle.tag();
         (inner.state, inner.bundle, inner.own) = (state, bundle, None);
         Ok(())
     }
@@ -390,12 +441,33 @@ impl State {
     }
 
     /// Those of `issued` that are valid.
-    fn valid<'s>(&'s self, issued: &'s [IssuedRecord], now: u64) -> impl Iterator<Item = &'s IssuedRecord> {
-        issued.iter().filter(move |record| record.expires > now && !self.revoked.contains_key(&record.serial))
+    fn valid<'s>(
+        &'s self,
+        issued: impl Iterator<Item = &'s IssuedRecord>,
+        now: u64,
+    ) -> impl Iterator<Item = &'s IssuedRecord> {
+        issued.filter(move |record| record.expires > now && !self.revoked.contains_key(&record.serial))
+    }
+
+    /// Whether half of what is in the lists of revoked certificates has ended by itself. To make
+    /// new lists for each would make all workloads fetch them.
+    fn is_outdated(&self, now: u64) -> bool {
+        let ended = self.revoked.values().filter(|record| record.expires <= now).count();
+        ended > 0 && 2 * ended >= self.revoked.len()
     }
 }
 
 impl Inner {
+    /// Whether so many certificates have not ended that the lists could not name more.
+    fn is_full(&self, now: u64) -> bool {
+        let (issued, revoked) = (&self.store.issued, &self.state.revoked);
+        // To count takes time, and is seldom needed.
+        issued.len() + revoked.len() >= CA_CERTIFICATES && {
+            let revoked = revoked.values().filter(|record| record.expires > now).count();
+            self.state.valid(issued.iter(), now).count() + revoked >= CA_CERTIFICATES
+        }
+    }
+
     /// Notes whether the disk has taken something.
     fn note(&mut self, result: &io::Result<()>) {
         self.trouble = result.as_ref().err().map(ToString::to_string);
@@ -417,7 +489,7 @@ fn serial_number(text: &str) -> Result<String, AuthorityError> {
 /// Whether `id` may be the name of a workload.
 fn check_workload(id: &SpiffeId, trust_domain: &str) -> Result<(), AuthorityError> {
     let is_one = id.is_member_of(trust_domain) && !id.path().is_empty();
-    match is_one && *id != SpiffeId::of_authority(trust_domain) {
+    match is_one && id.path().split('/').nth(1) != Some(RESERVED) {
         true => Ok(()),
         false => {
             let message = format!("{id} is no workload of the trust domain {trust_domain}");
@@ -480,6 +552,7 @@ fn bundle_of(state: &State, now: SystemTime) -> Result<Bundle, AuthorityError> {
         let serials: Vec<(Vec<u8>, SystemTime)> = state
             .revoked
             .iter()
+            .filter(|(_, record)| record.expires > unix(now))
             .filter_map(|(serial, record)| Some((HEXLOWER.decode(serial.as_bytes()).ok()?, at(record))))
             .collect();
         for root in state.roots.iter() {

@@ -16,9 +16,10 @@
 pub mod authority;
 pub mod client;
 pub mod issue;
+mod proof;
 pub mod roots;
 pub mod serve;
-mod store;
+pub(crate) mod store;
 pub mod token;
 pub mod wire;
 

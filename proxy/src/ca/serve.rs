@@ -6,7 +6,7 @@
 //! | `GET /v1/bundle` | anybody | whom to trust |
 //! | `POST /v1/roots` | the operator | the bundle with a new root |
 //! | `POST /v1/revocations` | the operator | how many certificates were revoked |
-//! | `GET /v1/certificates` | the operator | the certificates that are valid |
+//! | `GET /v1/certificates?after=<serial>` | the operator | the next certificates that are valid |
 //! | `GET /ready` | anybody | whether it can issue |
 //!
 //! A workload shows its certificate in the handshake, or `Authorization: Bearer` and its bootstrap
@@ -18,19 +18,21 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
+use http::header::{
+    ALLOW, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, RETRY_AFTER,
+};
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::authority::{Authority, AuthorityError};
+use super::authority::{Authority, AuthorityError, Proof};
 use super::token::Bearer;
 use super::wire::{CertificateRequest, Problem, Revocation, Revoked};
-use crate::config::defaults::{ACCEPT_REST, CA_BODY, CA_CONNECTIONS, HANDSHAKE};
+use crate::config::defaults::{ACCEPT_REST, CA_BODY, CA_BODY_TIME, CA_CONNECTIONS, HANDSHAKE};
 use crate::error::{BoxError, Error};
 use crate::http::{reply, serve};
 use crate::limit::slots::ConnectionSlots;
@@ -155,18 +157,19 @@ async fn answer(
     let (head, body) = request.into_parts();
     match (head.method.as_str(), head.uri.path()) {
         ("POST", "/v1/certificates") => {
-            let id = workload(authority, client, &head.headers).await?;
+            let proof = proof(client, &head.headers)?;
+            // Who proves nothing need not send the rest.
+            authority.workload(&proof).await?;
             let asked: CertificateRequest = read(body).await?;
-            Ok(json(StatusCode::OK, &authority.issue(&id, &asked.csr).await?))
+            Ok(json(StatusCode::OK, &authority.issue(&proof, &asked.csr).await?))
         }
-        ("GET", "/v1/bundle") => {
-            let bundle = authority.bundle().await;
-            let tag = HeaderValue::from_str(&bundle.tag()).expect("digits");
-            let mut response = match head.headers.get(IF_NONE_MATCH) == Some(&tag) {
-                true => empty(StatusCode::NOT_MODIFIED),
-                false => json(StatusCode::OK, &bundle),
+        ("GET" | "HEAD", "/v1/bundle") => {
+            let (tag, bundle) = authority.bundle_unless(|tag| is_known(&head.headers, tag)).await;
+            let mut response = match bundle {
+                None => empty(StatusCode::NOT_MODIFIED),
+                Some(bundle) => json(StatusCode::OK, &bundle),
             };
-            response.headers_mut().insert(ETAG, tag);
+            response.headers_mut().insert(ETAG, HeaderValue::from_str(&tag).expect("digits"));
             Ok(response)
         }
         ("POST", "/v1/roots") => {
@@ -178,65 +181,71 @@ async fn answer(
             let what: Revocation = read(body).await?;
             Ok(json(StatusCode::OK, &Revoked { revoked: authority.revoke(&what).await? }))
         }
-        ("GET", "/v1/certificates") => {
+        ("GET" | "HEAD", "/v1/certificates") => {
             operator(authority, &head.headers).await?;
-            Ok(json(StatusCode::OK, &authority.issued().await))
+            let after = head.uri.query().and_then(|query| query.strip_prefix("after="));
+            Ok(json(StatusCode::OK, &authority.issued(after.unwrap_or_default()).await))
         }
-        ("GET", "/ready") => {
+        ("GET" | "HEAD", "/ready") => {
             authority.ready().await?;
             Ok(json(StatusCode::OK, &serde_json::json!({ "ready": true })))
         }
-        (_, "/v1/certificates" | "/v1/bundle" | "/v1/roots" | "/v1/revocations" | "/ready") => {
-            Ok(said(StatusCode::METHOD_NOT_ALLOWED, "this is not how it is asked for"))
-        }
+        (_, "/v1/certificates") => Ok(otherwise("GET, HEAD, POST")),
+        (_, "/v1/bundle" | "/ready") => Ok(otherwise("GET, HEAD")),
+        (_, "/v1/roots" | "/v1/revocations") => Ok(otherwise("POST")),
         _ => Ok(said(StatusCode::NOT_FOUND, "there is no such page")),
     }
 }
 
-/// Which workload asks.
-async fn workload(
-    authority: &Authority,
-    client: &Client,
-    headers: &HeaderMap,
-) -> Result<SpiffeId, AuthorityError> {
-    if let Some((id, validity)) = &client.peer {
-        authority.holds(id, *validity).await?;
-        if authority.bundle().await.version != client.version {
-            let message = "roots or revocations have changed since this connection began: open another";
-            return Err(AuthorityError::Unauthenticated(message.into()));
+/// What is asked for with a method that it does not know.
+fn otherwise(methods: &'static str) -> Answer {
+    let mut response = said(StatusCode::METHOD_NOT_ALLOWED, "this is not how it is asked for");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    response
+}
+
+/// Whether the client knows what has this tag (RFC 9110 13.1.2, where a weak tag is as good).
+fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    let lists = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let mut known = lists.flat_map(|list| list.split(',')).map(str::trim);
+    known.any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
+}
+
+/// With what a workload proves who it is.
+fn proof(client: &Client, headers: &HeaderMap) -> Result<Proof, AuthorityError> {
+    match &client.peer {
+        Some((id, validity)) => {
+            Ok(Proof::Certificate { id: id.clone(), validity: *validity, version: client.version })
         }
-        return Ok(id.clone());
-    }
-    match bearer(authority, headers).await? {
-        Bearer::Workload(id) => Ok(id),
-        Bearer::Operator => {
-            Err(AuthorityError::Forbidden("this is an operator's token, and no workload's".into()))
-        }
+        None => Ok(Proof::Token(token(headers)?.to_owned())),
     }
 }
 
 async fn operator(authority: &Authority, headers: &HeaderMap) -> Result<(), AuthorityError> {
-    match bearer(authority, headers).await? {
+    match authority.bearer(token(headers)?).await? {
         Bearer::Operator => Ok(()),
         Bearer::Workload(id) => Err(AuthorityError::Forbidden(format!("{id} is no operator"))),
     }
 }
 
-async fn bearer(authority: &Authority, headers: &HeaderMap) -> Result<Bearer, AuthorityError> {
+fn token(headers: &HeaderMap) -> Result<&str, AuthorityError> {
     let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = given.and_then(|value| value.split_once(' '));
-    match token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) {
-        Some((_, token)) => authority.bearer(token).await,
-        None => {
-            let message = "there is neither a certificate nor a token (Authorization: Bearer)";
-            Err(AuthorityError::Unauthenticated(message.into()))
-        }
-    }
+    let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    token.map(|(_, token)| token).ok_or_else(|| {
+        let message = "there is neither a certificate nor a token (Authorization: Bearer)";
+        AuthorityError::Unauthenticated(message.into())
+    })
 }
 
 async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, AuthorityError> {
-    let whole = Limited::new(body, CA_BODY).collect().await;
-    let whole = whole.map_err(|error| AuthorityError::Malformed(error.to_string()))?.to_bytes();
+    let reading = timeout(CA_BODY_TIME, Limited::new(body, CA_BODY).collect()).await;
+    let whole =
+        reading.map_err(|_| AuthorityError::Late)?.map_err(|error| match error.is::<LengthLimitError>() {
+            true => AuthorityError::TooLarge,
+            false => AuthorityError::Malformed(error.to_string()),
+        });
+    let whole = whole?.to_bytes();
     serde_json::from_slice(&whole).map_err(|error| {
         // What is in quotes is the client's, and may be a secret in the wrong place.
         let message = error.to_string();
@@ -253,6 +262,9 @@ fn problem(error: &AuthorityError, client: &Client, strangers: &Throttle) -> Ans
         AuthorityError::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
         AuthorityError::Forbidden(_) => StatusCode::FORBIDDEN,
         AuthorityError::Conflict(_) => StatusCode::CONFLICT,
+        AuthorityError::Late => StatusCode::REQUEST_TIMEOUT,
+        AuthorityError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        AuthorityError::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         AuthorityError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     let (peer, id) = (client.address, client.peer.as_ref().map(|(id, _)| tracing::field::display(id)));
@@ -260,9 +272,14 @@ fn problem(error: &AuthorityError, client: &Client, strangers: &Throttle) -> Ans
     if let Some(withheld) = withheld {
         tracing::warn!(%error, %peer, id, status = status.as_u16(), withheld, "refused");
     }
-    let mut response = said(status, &error.to_string());
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    let (words, after) = match error {
+        AuthorityError::Unavailable(why) => (format!("not now: {why}"), Some(1)),
+        AuthorityError::TooMany { why, after } => (why.clone(), Some(after.as_secs().max(1))),
+        other => (other.to_string(), None),
+    };
+    let mut response = said(status, &words);
+    if let Some(seconds) = after {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
     response
 }

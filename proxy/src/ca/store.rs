@@ -15,6 +15,7 @@ use std::time::Duration;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
+use super::issue;
 use super::roots::Roots;
 use crate::spiffe_id::SpiffeId;
 use crate::world::Disk;
@@ -24,6 +25,9 @@ const STATE_NEW: &str = "state.json.new";
 const LOG: &str = "issued.log";
 const LOG_NEW: &str = "issued.log.new";
 const PROBE: &str = "probe";
+
+/// The files with secrets, or with what decides.
+pub(crate) const FILES: [&str; 4] = [STATE, STATE_NEW, LOG, LOG_NEW];
 
 /// The state of an authority.
 #[derive(Clone, Serialize, Deserialize)]
@@ -126,8 +130,12 @@ impl Store {
         let mut line = vec![b'\n'];
         serde_json::to_writer(&mut line, &record).map_err(io::Error::other)?;
         self.is_in_doubt = true;
-        self.disk.append(LOG, line).await?;
-        self.disk.sync(LOG).await?;
+        let written = self.disk.append(LOG, line).await;
+        let synced = match written {
+            Ok(()) => self.disk.sync(LOG).await,
+            error => error,
+        };
+        synced.map_err(|error| in_words("write", LOG, &error))?;
         self.is_in_doubt = false;
         self.issued.push(record);
         Ok(())
@@ -157,10 +165,13 @@ impl Store {
     }
 
     async fn replace(&self, new: &str, file: &str, text: Vec<u8>) -> io::Result<()> {
-        self.disk.remove(new).await?;
-        self.disk.append(new, text).await?;
-        self.disk.sync(new).await?;
-        self.disk.rename(new, file).await
+        let writing = async {
+            self.disk.remove(new).await?;
+            self.disk.append(new, text).await?;
+            self.disk.sync(new).await?;
+            self.disk.rename(new, file).await
+        };
+        writing.await.map_err(|error| in_words("write", file, &error))
     }
 }
 
@@ -175,7 +186,21 @@ pub(super) async fn read(disk: &dyn Disk) -> io::Result<Option<State>> {
     if state.token_key.is_empty() || state.roots.iter().next().is_none() {
         return Err(io::Error::other(format!("{STATE}: the key of tokens or the roots are missing")));
     }
+    for (position, root) in state.roots.iter().enumerate() {
+        if let Err(why) = issue::check(root) {
+            let line = line_of(&bytes, "\"certificate\":", position);
+            let message = format!("{STATE}:{line}: a root is damaged: {why}; restore the file from a copy");
+            return Err(io::Error::other(message));
+        }
+    }
     Ok(Some(state))
+}
+
+/// The number of the line in which `words` are for the time `position`, from 0 on.
+fn line_of(text: &[u8], words: &str, position: usize) -> usize {
+    let text = String::from_utf8_lossy(text);
+    let found = text.match_indices(words).nth(position);
+    found.map_or(1, |(at, _)| text[..at].matches('\n').count() + 1)
 }
 
 /// The records of a log. The last line may be one that was written by half.
@@ -197,6 +222,14 @@ async fn file(disk: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {
     match disk.read(name).await {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+        Err(error) => Err(in_words("read", name, &error)),
     }
+}
+
+fn in_words(what: &str, name: &str, error: &io::Error) -> io::Error {
+    let advice = match error.kind() {
+        io::ErrorKind::PermissionDenied => "; the authority must be run by the owner of its files",
+        _ => "",
+    };
+    io::Error::new(error.kind(), format!("cannot {what} {name}: {error}{advice}"))
 }

@@ -1,8 +1,10 @@
 //! `proxy ca`: a certificate authority, and what its operator does with it.
 
 use std::fmt;
+use std::fs::Permissions;
 use std::future::Future;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -23,14 +25,11 @@ use crate::ca::authority::{self, Authority, AuthorityError, ROOT_TO_CERTIFICATE,
 use crate::ca::roots::Lifetimes;
 use crate::ca::token::Bearer;
 use crate::ca::wire::Revocation;
-use crate::ca::{client, serve};
+use crate::ca::{client, serve, store};
 use crate::config::{defaults, units};
 use crate::spiffe_id::{SpiffeId, check_trust_domain};
 use crate::world::{KernelDisk, KernelNet, Net, RngTree, SystemWall, World};
 use crate::{errln, out, outln};
-
-/// A hundred years.
-const MOST_DAYS: u32 = 36_500;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CaCommand {
@@ -60,12 +59,16 @@ pub(super) struct RunArgs {
     /// Where it listens.
     #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::from((Ipv6Addr::UNSPECIFIED, defaults::CA_PORT)))]
     listen: SocketAddr,
-    /// How long certificates of workloads are valid.
+    /// How long certificates of workloads are valid: a number and s, m, h or d.
     #[arg(long, value_name = "TIME", default_value_t = Lifetime(defaults::CERTIFICATE_LIFETIME))]
     certificate_lifetime: Lifetime,
     /// How long roots are. The next one is announced after half of it.
     #[arg(long, value_name = "TIME", default_value_t = Lifetime(defaults::ROOT_LIFETIME))]
     root_lifetime: Lifetime,
+    /// How many certificates a workload may have that are valid, all of its replicas together.
+    #[arg(long, value_name = "NUMBER", default_value_t = defaults::CA_PER_WORKLOAD as u64,
+        value_parser = clap::value_parser!(u64).range(1..=defaults::CA_CERTIFICATES as u64))]
+    certificates_per_workload: u64,
 }
 
 #[derive(Debug, Args)]
@@ -82,8 +85,8 @@ pub(super) struct TokenArgs {
     /// The workload.
     #[arg(long, value_name = "SPIFFE-ID")]
     id: SpiffeId,
-    /// How long it counts.
-    #[arg(long, value_name = "TIME", default_value_t = Lifetime(defaults::TOKEN_LIFETIME))]
+    /// How long it counts: a number and s, m, h or d, at most 7d.
+    #[arg(long, value_name = "TIME", default_value_t = Lifetime(defaults::TOKEN_LIFETIME), value_parser = token_lifetime)]
     lifetime: Lifetime,
 }
 
@@ -100,8 +103,15 @@ pub(super) struct Running {
 pub(super) struct RevokeArgs {
     #[command(flatten)]
     running: Running,
+    #[command(flatten)]
+    what: Revoked,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Revoked {
     /// The workload.
-    #[arg(long, value_name = "SPIFFE-ID", required_unless_present = "serial", conflicts_with = "serial")]
+    #[arg(long, value_name = "SPIFFE-ID")]
     id: Option<SpiffeId>,
     /// The serial number, hexadecimal, as `proxy ca issued` prints it.
     #[arg(long, value_name = "NUMBER")]
@@ -112,7 +122,7 @@ fn trust_domain(text: &str) -> Result<String, String> {
     check_trust_domain(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
-/// A time as everywhere else, or a number of days, "30d".
+/// How long something is valid.
 #[derive(Debug, Clone, Copy)]
 struct Lifetime(Duration);
 
@@ -122,14 +132,19 @@ impl FromStr for Lifetime {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let days = text.strip_suffix('d').map(|days| match days.parse() {
-            Ok(days @ 1..=MOST_DAYS) => Ok(DAY * days),
-            _ => Err(format!("from 1d to {MOST_DAYS}d")),
-        });
-        match days.unwrap_or_else(|| units::duration(text))? {
+        match units::lifetime(text)? {
             time if time < Duration::from_secs(1) => Err("at least 1s".into()),
             time => Ok(Lifetime(time)),
         }
+    }
+}
+
+fn token_lifetime(text: &str) -> Result<Lifetime, String> {
+    match text.parse()? {
+        Lifetime(time) if time > defaults::TOKEN_LIFETIME_MOST => {
+            Err("a token counts for seven days at most, 7d: make another one then".into())
+        }
+        lifetime => Ok(lifetime),
     }
 }
 
@@ -146,10 +161,15 @@ impl fmt::Display for Lifetime {
 /// Why a command of the authority failed, and its exit code.
 struct Failure(u8, String);
 
-impl From<AuthorityError> for Failure {
-    fn from(error: AuthorityError) -> Self {
-        let is_invalid = matches!(error, AuthorityError::Forbidden(_) | AuthorityError::Malformed(_));
-        Failure(if is_invalid { INVALID } else { FAILED }, error.to_string())
+impl Failure {
+    /// Why the authority whose state is in `directory` cannot do it.
+    fn of(directory: &Path, error: &AuthorityError) -> Self {
+        match error {
+            AuthorityError::Forbidden(_) | AuthorityError::Malformed(_) => {
+                Failure(INVALID, error.to_string())
+            }
+            _ => Failure(FAILED, format!("{}: {error}", directory.display())),
+        }
     }
 }
 
@@ -164,7 +184,8 @@ impl CaCommand {
         let done = match self {
             CaCommand::Run(args) => run(args),
             CaCommand::Token(args) => on_state(&args.state, async |world| {
-                let token = authority::token(&world, Bearer::Workload(args.id), args.lifetime.0).await?;
+                let token = authority::token(&world, Bearer::Workload(args.id), args.lifetime.0).await;
+                let token = token.map_err(|error| Failure::of(&args.state.state, &error))?;
                 outln!("{token}");
                 Ok(())
             }),
@@ -178,7 +199,7 @@ impl CaCommand {
                 outln!("a new root is announced");
                 Ok(())
             }),
-            CaCommand::Revoke(RevokeArgs { running, id, serial }) => {
+            CaCommand::Revoke(RevokeArgs { running, what: Revoked { id, serial } }) => {
                 on_state(&running.state, async |world| {
                     let what = Revocation { id, serial };
                     let answer = ask(&world, &running, Request::post("/v1/revocations"), Some(what)).await?;
@@ -187,8 +208,9 @@ impl CaCommand {
                 })
             }
             CaCommand::Issued(running) => on_state(&running.state, async |world| {
-                let issued = ask(&world, &running, Request::get("/v1/certificates"), None).await?;
-                outln!("{issued:#}");
+                let mut issued = issued(&world, &running).await?;
+                issued.sort_by_key(|certificate| certificate["expires"].as_u64());
+                outln!("{:#}", Value::Array(issued));
                 Ok(())
             }),
         };
@@ -203,10 +225,16 @@ impl CaCommand {
 }
 
 /// The world of an authority whose state is in `directory`.
-fn world_of(directory: &Path) -> std::io::Result<World<KernelNet>> {
+fn world_of(directory: &Path) -> Result<World<KernelNet>, Failure> {
+    let shown = directory.display();
+    if directory.exists() && !directory.is_dir() {
+        return Err(Failure(INVALID, format!("{shown} is no directory")));
+    }
     // Keys are nobody else's.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    let disk = KernelDisk::open(directory)?;
+    let disk = KernelDisk::open(directory).map_err(|error| {
+        Failure(FAILED, format!("cannot make the directory {shown}: {error}; make it, or name another"))
+    })?;
     Ok(World::new(KernelNet::with_mark(None)?, SystemWall, RngTree::from_os()).with_disk(disk))
 }
 
@@ -229,16 +257,19 @@ fn run(args: RunArgs) -> Result<(), Failure> {
             "a root must live at least four times as long as a certificate, or there is no time to follow it";
         return Err(Failure(INVALID, message.into()));
     }
-    let settings = Settings { trust_domain: args.trust_domain, lifetimes };
-    let world = world_of(&args.state.state)?;
-    let _lock = lock(&args.state.state)?;
+    let per_workload = args.certificates_per_workload as usize;
+    let settings = Settings { trust_domain: args.trust_domain, lifetimes, per_workload };
+    let directory = &args.state.state;
+    let world = world_of(directory)?;
+    let _lock = lock(directory)?;
+    keep_private(directory)?;
     crate::app::local_runtime()?.block_on(async {
-        // Whoever finds the port open finds a state, too.
-        let authority = Authority::open(&world, settings).await?;
+        // First, so that no root is made where nobody could be answered.
         let listener = world.net.bind_exclusive(args.listen).await;
-        let listener = listener.map_err(|error| {
-            std::io::Error::new(error.kind(), format!("cannot listen on {}: {error}", args.listen))
-        })?;
+        let listener = listener
+            .map_err(|error| Failure(FAILED, format!("cannot listen on {}: {error}", args.listen)))?;
+        let authority = Authority::open(&world, settings).await;
+        let authority = authority.map_err(|error| Failure::of(directory, &error))?;
         tracing::info!(listen = %args.listen, "authority started");
         tokio::select! {
             biased;
@@ -252,11 +283,50 @@ fn run(args: RunArgs) -> Result<(), Failure> {
 /// Makes sure that the state has one authority: the directory itself is locked, so there is nothing
 /// that could be removed. The lock ends with the process.
 fn lock(directory: &Path) -> Result<Flock<std::fs::File>, Failure> {
-    let opened = std::fs::File::open(directory)?;
+    let opened = std::fs::File::open(directory)
+        .map_err(|error| Failure(FAILED, format!("cannot open {}: {error}", directory.display())))?;
     Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         Errno::EWOULDBLOCK => Failure(FAILED, format!("another authority runs on {}", directory.display())),
         errno => Failure(FAILED, format!("cannot lock {}: {errno}", directory.display())),
     })
+}
+
+/// Makes sure that nobody but their owner may read the directory and the files in it that are the
+/// authority's.
+fn keep_private(directory: &Path) -> Result<(), Failure> {
+    let files = store::FILES.iter().map(|name| (directory.join(name), 0o600));
+    for (path, wanted) in std::iter::once((directory.to_owned(), 0o700)).chain(files) {
+        let shown = path.display();
+        let mode = match std::fs::metadata(&path) {
+            Ok(metadata) => metadata.permissions().mode() & 0o777,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Failure(FAILED, format!("cannot look at {shown}: {error}"))),
+        };
+        if mode & 0o077 == 0 {
+            continue;
+        }
+        std::fs::set_permissions(&path, Permissions::from_mode(wanted)).map_err(|error| {
+            let message =
+                format!("others may read {shown}: {error}; give it the mode {wanted:o} as its owner");
+            Failure(FAILED, message)
+        })?;
+        tracing::warn!("others could read {shown}: its mode was {mode:o} and is {wanted:o} now");
+    }
+    Ok(())
+}
+
+/// All certificates that are valid, page by page.
+async fn issued(world: &World<KernelNet>, running: &Running) -> Result<Vec<Value>, Failure> {
+    let mut issued: Vec<Value> = Vec::new();
+    loop {
+        let last = issued.last().and_then(|last| last["serial"].as_str()).unwrap_or_default();
+        let request = Request::get(format!("/v1/certificates?after={last}"));
+        match ask(world, running, request, None).await? {
+            Value::Array(page) if page.is_empty() => return Ok(issued),
+            Value::Array(page) => issued.extend(page),
+            _ => return Err(Failure(FAILED, format!("{}: this is no list", running.address))),
+        }
+    }
 }
 
 /// Asks the authority that runs on this state, as its operator.
@@ -268,8 +338,9 @@ async fn ask(
 ) -> Result<Value, Failure> {
     let minute = Duration::from_secs(60);
     let failed = |error: &dyn std::fmt::Display| Failure(FAILED, format!("{}: {error}", running.address));
-    let token = authority::token(world, Bearer::Operator, minute).await?;
-    let (trust, expected) = authority::known_by(world).await?;
+    let of_state = |error| Failure::of(&running.state.state, &error);
+    let token = authority::token(world, Bearer::Operator, minute).await.map_err(of_state)?;
+    let (trust, expected) = authority::known_by(world).await.map_err(of_state)?;
     let body = body.map_or_else(Vec::new, |body| serde_json::to_vec(&body).unwrap_or_default());
     let request = request
         .header(AUTHORIZATION, format!("Bearer {token}"))

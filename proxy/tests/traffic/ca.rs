@@ -9,20 +9,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Full;
-use proxy::ca;
-use proxy::ca::authority::{self, Authority, AuthorityError, Settings};
+use proxy::ca::authority::{self, Authority, AuthorityError, Proof, Settings};
 use proxy::ca::roots::Lifetimes;
 use proxy::ca::token::{AuthorityToken, Bearer};
 use proxy::ca::wire::Revocation;
+use proxy::ca::{self, IssuedRecord};
+use proxy::config::defaults::{CA_ANSWER, CA_CERTIFICATES};
 use proxy::config::{CaClient, Identity, IdentitySource};
 use proxy::http::fetch::fetch;
 use proxy::identity::{self, SpiffeId};
 use proxy::telemetry::Metrics;
 use proxy::tls::{self, Alpn, TlsContext, TlsStore};
-use proxy::world::{Disk, KernelDisk, KernelNet, Listener, Net, RngTree, SystemWall, World};
+use proxy::world::{Disk, KernelDisk, KernelNet, Listener, Net, RngTree, SystemWall, World, seconds};
 use rcgen::{CertificateParams, KeyPair, SanType};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -32,6 +33,8 @@ use crate::common::*;
 const WEB: &str = "spiffe://mesh.test/ns/shop/sa/web";
 const ORDERS: &str = "spiffe://mesh.test/ns/shop/sa/orders";
 const HOUR: Duration = Duration::from_secs(3600);
+/// Certificates that a workload may have.
+const MOST: usize = 50;
 /// A certificate whose life a test can wait for.
 const SHORT: Duration = Duration::from_secs(2);
 
@@ -40,11 +43,17 @@ fn id(text: &str) -> SpiffeId {
 }
 
 fn settings(workload: Duration) -> Settings {
-    Settings { trust_domain: "mesh.test".into(), lifetimes: Lifetimes { workload, root: 1000 * HOUR } }
+    let lifetimes = Lifetimes { workload, root: 1000 * HOUR };
+    Settings { trust_domain: "mesh.test".into(), lifetimes, per_workload: MOST }
 }
 
 fn world(disk: impl Disk) -> World<KernelNet> {
     World::new(KernelNet::default(), SystemWall, RngTree::new(1)).with_disk(disk)
+}
+
+/// What WEB proves itself with to the authority of `world`.
+async fn proof_of_web(world: &World<KernelNet>) -> Proof {
+    Proof::Token(authority::token(world, Bearer::Workload(id(WEB)), HOUR).await.unwrap())
 }
 
 /// An authority that runs, and the files that its workloads are given.
@@ -111,7 +120,7 @@ impl Ca {
         let io = self.world.net.connect(self.address, None).await.unwrap();
         let whom = (self.address, &expected);
         let io = tls::connect_to_authority(&self.world, io, whom, Arc::new(trust), None).await.unwrap();
-        let answer = fetch(io, request, 1 << 20).await.unwrap();
+        let answer = fetch(io, request, CA_ANSWER).await.unwrap();
         (answer.status(), String::from_utf8(answer.into_body().into()).unwrap())
     }
 
@@ -251,7 +260,7 @@ fn who_proves_nothing_or_another_name_gets_nothing() {
                 400,
                 "makes no sense at line 1 column 10: invalid type: string\"",
             ),
-            ("POST", certificates, Some(&web), &long, 400, "length limit"),
+            ("POST", certificates, Some(&web), &long, 413, "larger than 65536 bytes"),
             ("DELETE", certificates, Some(&web), "", 405, "not how"),
             ("POST", "/v1/roots", Some(&web), "", 403, "is no operator"),
             ("POST", "/v1/roots", None, "", 401, "neither"),
@@ -261,6 +270,7 @@ fn who_proves_nothing_or_another_name_gets_nothing() {
             ("GET", certificates, Some(&web), "", 403, "is no operator"),
             ("GET", "/v1/elsewhere", None, "", 404, "no such page"),
             ("GET", "/ready", None, "", 200, "true"),
+            ("HEAD", "/ready", None, "", 200, ""),
             ("GET", "/v1/bundle", None, "", 200, "BEGIN CERTIFICATE"),
             ("POST", certificates, Some(&web), &own, 200, "BEGIN CERTIFICATE"),
         ] {
@@ -269,7 +279,12 @@ fn who_proves_nothing_or_another_name_gets_nothing() {
             assert!(text.contains(words), "{method} {path}: {text}");
         }
         let own = SpiffeId::of_authority("mesh.test");
-        for who in [own, id("spiffe://mesh.test"), id("spiffe://other.test/ns/shop/sa/web")] {
+        for who in [
+            own,
+            id("spiffe://mesh.test/sidelab/else"),
+            id("spiffe://mesh.test"),
+            id("spiffe://other.test/ns/shop/sa/web"),
+        ] {
             let error = authority::token(&ca.world, Bearer::Workload(who), HOUR).await.unwrap_err();
             assert!(matches!(error, AuthorityError::Forbidden(_)), "{error}");
         }
@@ -350,6 +365,238 @@ fn a_revoked_workload_is_believed_by_nobody_and_gets_no_new_certificate() {
     });
 }
 
+/// A connection on which the head of a request for a certificate was sent, and half of its body;
+/// and the other half.
+async fn half_asked(
+    ca: &Ca,
+    expected: &SpiffeId,
+    own: Option<&tls::Credentials>,
+    token: Option<&str>,
+) -> (impl AsyncRead + AsyncWrite + Unpin, String) {
+    let (trust, _) = authority::known_by(&ca.world).await.unwrap();
+    let io = ca.world.net.connect(ca.address, None).await.unwrap();
+    let whom = (ca.address, expected);
+    let mut io = tls::connect_to_authority(&ca.world, io, whom, Arc::new(trust), own).await.unwrap();
+    let body = asks_for(WEB);
+    let token = token.map_or_else(String::new, |token| format!("authorization: Bearer {token}\r\n"));
+    let length = body.len();
+    let head =
+        format!("POST /v1/certificates HTTP/1.1\r\nhost: ca\r\n{token}content-length: {length}\r\n\r\n");
+    let (half, rest) = body.split_at(length / 2);
+    io.write_all((head + half).as_bytes()).await.unwrap();
+    io.flush().await.unwrap();
+    (io, rest.to_owned())
+}
+
+#[test]
+fn a_request_that_a_revocation_overtakes_gets_no_certificate() {
+    run(async {
+        let ca = Ca::start(HOUR).await;
+        let web = ca.workload(WEB).await.ready().await;
+        let (token, own) = (ca.token(Bearer::Workload(id(WEB))).await, web.current());
+        let expected = SpiffeId::of_authority("mesh.test");
+        let by_token = half_asked(&ca, &expected, None, Some(&token)).await;
+        let by_certificate = half_asked(&ca, &expected, Some(&own.credentials), None).await;
+        // Both heads are read and believed.
+        sleep(Duration::from_millis(100)).await;
+        ca.operate("/v1/revocations", &format!("{{\"id\":\"{WEB}\"}}")).await;
+        for (mut io, rest) in [by_token, by_certificate] {
+            io.write_all(rest.as_bytes()).await.unwrap();
+            let mut answer = [0; 12];
+            io.read_exact(&mut answer).await.unwrap();
+            assert_eq!(std::str::from_utf8(&answer), Ok("HTTP/1.1 401"));
+        }
+    });
+}
+
+#[test]
+fn what_is_issued_while_a_revocation_is_under_way_is_in_its_list_or_is_not_issued() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let world = world(KernelDisk::open(folder.path()).unwrap());
+        let authority = &Authority::open(&world, settings(HOUR)).await.unwrap();
+        let (csr, proof) = (&csr(WEB), &proof_of_web(&world).await);
+        let all = Revocation { id: Some(id(WEB)), serial: None };
+        let asking = async {
+            let mut given = 0;
+            while authority.issue(proof, csr).await.is_ok() {
+                given += 1;
+            }
+            given
+        };
+        let revoking = async {
+            sleep(Duration::from_millis(20)).await;
+            authority.revoke(&all).await.unwrap()
+        };
+        let (a, b, c, revoked) = tokio::join!(
+            asking,
+            async { authority.issue(proof, csr).await.is_ok() },
+            async {
+                sleep(Duration::from_millis(20)).await;
+                authority.issue(proof, csr).await.is_ok()
+            },
+            revoking
+        );
+        assert_eq!(a + usize::from(b) + usize::from(c), revoked);
+        assert!(authority.issued("").await.is_empty());
+    });
+}
+
+#[test]
+fn a_body_that_does_not_come_is_not_waited_for() {
+    run(async {
+        let ca = Ca::start(HOUR).await;
+        let token = ca.token(Bearer::Workload(id(WEB))).await;
+        let (expected, begun) = (SpiffeId::of_authority("mesh.test"), tokio::time::Instant::now());
+        let (mut io, _) = half_asked(&ca, &expected, None, Some(&token)).await;
+        let mut answer = String::new();
+        // It says that it closes, and closes.
+        let _ = io.read_to_string(&mut answer).await;
+        assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+        assert!(answer.contains("the body did not come within 5 s"), "{answer}");
+        assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn a_workload_has_so_many_certificates_and_no_more_until_they_end_or_are_revoked() {
+    run(async {
+        let ca = Ca::start(HOUR).await;
+        let web = ca.token(Bearer::Workload(id(WEB))).await;
+        for _ in 0..MOST {
+            assert_eq!(
+                ca.ask("POST", "/v1/certificates", Some(&web), &asks_for(WEB)).await.0,
+                StatusCode::OK
+            );
+        }
+        let (status, why) = ca.ask("POST", "/v1/certificates", Some(&web), &asks_for(WEB)).await;
+        assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{why}");
+        assert!(why.contains("has 50 certificates that are valid, and may have no more"), "{why}");
+        let orders = ca.token(Bearer::Workload(id(ORDERS))).await;
+        let (status, why) = ca.ask("POST", "/v1/certificates", Some(&orders), &asks_for(ORDERS)).await;
+        assert_eq!(status, StatusCode::OK, "others are not concerned: {why}");
+        let answer = ca.operate("/v1/revocations", &format!("{{\"id\":\"{WEB}\"}}")).await;
+        assert_eq!(answer.trim(), format!("{{\"revoked\":{MOST}}}"));
+        sleep(Duration::from_millis(2)).await;
+        let web = ca.token(Bearer::Workload(id(WEB))).await;
+        let (status, why) = ca.ask("POST", "/v1/certificates", Some(&web), &asks_for(WEB)).await;
+        assert_eq!(status, StatusCode::OK, "what was revoked does not count: {why}");
+    });
+}
+
+#[test]
+fn what_was_revoked_is_in_the_list_until_it_would_have_ended() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let world = world(KernelDisk::open(folder.path()).unwrap());
+        let authority = Authority::open(&world, settings(SHORT)).await.unwrap();
+        let (csr, proof) = (&csr(WEB), proof_of_web(&world).await);
+        authority.issue(&proof, csr).await.unwrap();
+        authority.revoke(&Revocation { id: Some(id(WEB)), serial: None }).await.unwrap();
+        assert!(authority.bundle().await.revoked.contains("X509 CRL"));
+        sleep(SHORT).await;
+        authority.tend().await.unwrap();
+        assert_eq!(authority.bundle().await.revoked, "");
+    });
+}
+
+/// As many as there may be: every workload must be able to read them, and the operator too.
+#[test]
+fn the_largest_answer_of_an_authority_is_read_by_its_clients() {
+    run(async {
+        let ca = Ca::start(HOUR).await;
+        let (folder, address) = ca.kill();
+        let (state, ends) = (folder.path().join("state"), seconds(now() + HOUR));
+        let record =
+            |n: usize| format!("\n{{\"serial\":\"{n:040x}\",\"id\":\"{ORDERS}\",\"expires\":{ends}}}");
+        let log: String = (1 << 20..(1 << 20) + CA_CERTIFICATES).map(record).collect();
+        fs::write(state.join("issued.log"), log).unwrap();
+        let ca = Ca::start_on(folder, address, HOUR).await;
+        let token = ca.token(Bearer::Operator).await;
+        let (mut all, mut after) = (0, String::new());
+        loop {
+            let page = ca.ask("GET", &format!("/v1/certificates?after={after}"), Some(&token), "").await.1;
+            let page: Vec<IssuedRecord> = serde_json::from_str(&page).unwrap();
+            let Some(last) = page.last() else { break };
+            (all, after) = (all + page.len(), last.serial.clone());
+        }
+        assert_eq!(all, CA_CERTIFICATES);
+        let web = ca.token(Bearer::Workload(id(WEB))).await;
+        let (status, why) = ca.ask("POST", "/v1/certificates", Some(&web), &asks_for(WEB)).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{why}");
+        assert!(why.contains("not now: 100000 certificates are valid"), "{why}");
+        let answer = ca.operate("/v1/revocations", &format!("{{\"id\":\"{ORDERS}\"}}")).await;
+        assert_eq!(answer.trim(), format!("{{\"revoked\":{CA_CERTIFICATES}}}"));
+        ca.operate("/v1/roots", "").await;
+        let (status, bundle) = ca.ask("GET", "/v1/bundle", None, "").await;
+        assert_eq!(status, StatusCode::OK);
+        // Of three roots, as there are when one has just followed another.
+        assert!(bundle.len() / 2 * 3 < CA_ANSWER, "{}", bundle.len());
+        let (status, why) = ca.ask("POST", "/v1/revocations", Some(&token), "{\"serial\":\"7f\"}").await;
+        assert_eq!(status, StatusCode::CONFLICT, "{why}");
+    });
+}
+
+#[test]
+fn a_workload_that_hears_nothing_of_revocations_says_so_and_stays_ready() {
+    run(async {
+        let ca = Ca::start(HOUR).await;
+        let web = ca.workload(WEB).await.ready().await;
+        assert!(!web.metrics.is_trust_stale());
+        let (folder, address) = ca.kill();
+        until("it says that revocations may be old", || web.metrics.is_trust_stale()).await;
+        assert!(web.metrics.text().contains("proxy_trust_bundle_stale 1"));
+        assert_eq!(web.store.unready(), None);
+        let _again = Ca::start_on(folder, address, HOUR).await;
+        until("it has heard of them again", || !web.metrics.is_trust_stale()).await;
+    });
+}
+
+#[test]
+fn a_token_file_without_one_token_is_named() {
+    run(async {
+        let ca = Ca::start(HOUR).await;
+        for (text, words) in [
+            ("", "is empty"),
+            ("\n", "is empty"),
+            ("one\ntwo\n", "has more than one word: write one token into it"),
+            ("t\u{f6}ken", "has something else than a token"),
+        ] {
+            let client = ca.client(WEB);
+            fs::write(&client.token, text).unwrap();
+            let words = format!("no bootstrap token: {} {words}", client.token.display());
+            Workload::start(WEB, client).says(&words).await;
+        }
+    });
+}
+
+#[test]
+fn a_bundle_that_is_known_is_not_sent_again() {
+    run(async {
+        let ca = Ca::start(HOUR).await;
+        let (trust, expected) = authority::known_by(&ca.world).await.unwrap();
+        let trust = Arc::new(trust);
+        let ask = async |method: &str, known: String| {
+            let request = Request::builder().method(method).uri("/v1/bundle").header("host", "ca");
+            let request = request.header("if-none-match", known).body(Full::new(Bytes::new())).unwrap();
+            let io = ca.world.net.connect(ca.address, None).await.unwrap();
+            let whom = (ca.address, &expected);
+            let io = tls::connect_to_authority(&ca.world, io, whom, trust.clone(), None).await.unwrap();
+            fetch(io, request, CA_ANSWER).await.unwrap()
+        };
+        let tag = ask("HEAD", "\"0\"".into()).await.headers()["etag"].to_str().unwrap().to_owned();
+        for known in [tag.clone(), format!("W/{tag}"), format!("\"0\", {tag}"), "*".into()] {
+            assert_eq!(ask("GET", known).await.status(), StatusCode::NOT_MODIFIED);
+        }
+        assert_eq!(ask("GET", "\"0\"".into()).await.status(), StatusCode::OK);
+        let refused = ask("PUT", tag).await;
+        assert_eq!(
+            (refused.status(), &refused.headers()["allow"]),
+            (StatusCode::METHOD_NOT_ALLOWED, &"GET, HEAD".parse().unwrap())
+        );
+    });
+}
+
 #[test]
 fn an_authority_that_is_killed_at_any_moment_loses_nothing_that_it_has_given_out() {
     run(async {
@@ -364,9 +611,10 @@ fn an_authority_that_is_killed_at_any_moment_loses_nothing_that_it_has_given_out
             let authority = open().await.unwrap();
             let bundle = authority.bundle().await;
             assert_eq!(*roots.get_or_insert(bundle.roots.clone()), bundle.roots);
-            assert_eq!(authority.issued().await.len(), given);
-            authority.issue(&id(WEB), csr).await.unwrap();
-            authority.issue(&id(WEB), csr).await.unwrap();
+            assert_eq!(authority.issued("").await.len(), given);
+            let proof = proof_of_web(&world(KernelDisk::open(folder.path()).unwrap())).await;
+            authority.issue(&proof, csr).await.unwrap();
+            authority.issue(&proof, csr).await.unwrap();
             given += 2;
             drop(authority);
             // The next record was being written, and so was the next state.
@@ -385,6 +633,12 @@ fn an_authority_that_is_killed_at_any_moment_loses_nothing_that_it_has_given_out
             fs::write(&path, before).unwrap();
         };
         stops("state.json", "{\n\"trust_domain\": nonsense", "state.json:2: ").await;
+        let good = fs::read_to_string(folder.path().join("state.json")).unwrap();
+        let at = good.find("BEGIN CERTIFICATE").unwrap() + 300;
+        let letter = if &good[at..=at] == "A" { "B" } else { "A" };
+        let damaged = [&good[..at], letter, &good[at + 1..]].concat();
+        let line = good[..at].matches('\n').count() + 1;
+        stops("state.json", &damaged, &format!("state.json:{line}: a root is damaged: ")).await;
         let log = fs::read_to_string(folder.path().join("issued.log")).unwrap();
         let damaged = log.replacen("\"expires\"", "\"eXpires\"", 1);
         stops("issued.log", &damaged, "issued.log:2: missing field `expires`").await;
@@ -457,12 +711,12 @@ fn nothing_is_given_out_that_the_disk_has_not_taken() {
         let disk = FullDisk { inner, full: Arc::default() };
         let world = world(disk.clone());
         let authority = Authority::open(&world, settings(HOUR)).await.unwrap();
-        let csr = &csr(WEB);
-        authority.issue(&id(WEB), csr).await.unwrap();
+        let (csr, proof) = (&csr(WEB), proof_of_web(&world).await);
+        authority.issue(&proof, csr).await.unwrap();
         let before = authority.bundle().await;
         disk.set(true);
         for _ in 0..3 {
-            let error = authority.issue(&id(WEB), csr).await.unwrap_err();
+            let error = authority.issue(&proof, csr).await.unwrap_err();
             assert!(matches!(error, AuthorityError::Unavailable(_)), "{error}");
         }
         let all = Revocation { id: Some(id(WEB)), serial: None };
@@ -470,10 +724,10 @@ fn nothing_is_given_out_that_the_disk_has_not_taken() {
         assert!(authority.announce().await.is_err());
         assert_eq!(authority.bundle().await, before, "what could not be kept has not happened");
         disk.set(false);
-        authority.issue(&id(WEB), csr).await.unwrap();
+        authority.issue(&proof, csr).await.unwrap();
         drop(authority);
         let again = Authority::open(&world, settings(HOUR)).await.unwrap();
-        assert_eq!(again.issued().await.len(), 2);
+        assert_eq!(again.issued("").await.len(), 2);
         assert_eq!(again.revoke(&all).await.unwrap(), 2);
         assert_eq!(again.bundle().await.version, before.version + 1);
     });
@@ -562,15 +816,15 @@ fn a_root_that_was_made_for_shorter_lives_signs_nothing_that_outlives_it() {
         drop(Authority::open(&world, short.clone()).await.unwrap());
         let longer = Authority::open(&world, settings(24 * HOUR)).await.unwrap();
         assert_eq!(longer.bundle().await.roots.matches("BEGIN").count(), 2, "the next is announced at once");
-        let csr = &csr(WEB);
-        longer.issue(&id(WEB), csr).await.unwrap();
-        let issued = longer.issued().await.remove(0);
+        let (csr, proof) = (&csr(WEB), proof_of_web(&world).await);
+        longer.issue(&proof, csr).await.unwrap();
+        let issued = longer.issued("").await.remove(0);
         let end = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(issued.expires);
         assert!(end <= now() + Duration::from_secs(5), "not longer than its root");
         longer.ready().await.unwrap();
         sleep(Duration::from_secs(6)).await;
-        longer.issue(&id(WEB), csr).await.unwrap();
-        let ends = longer.issued().await.iter().map(|record| record.expires).max().unwrap();
+        longer.issue(&proof, csr).await.unwrap();
+        let ends = longer.issued("").await.iter().map(|record| record.expires).max().unwrap();
         let end = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(ends);
         assert!(end > now() + 23 * HOUR, "the next one signs, since the first has ended");
         assert_eq!(longer.bundle().await.roots.matches("BEGIN").count(), 1);
