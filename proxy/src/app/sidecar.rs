@@ -269,4 +269,15 @@ mod tests {
         assert!(!sidecar.app_health().borrow().is_ready());
         assert!(sidecar.scrape().contains("proxy_app_probe{probe=\"readiness\"} 0"));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sidecar_whose_revocations_may_be_old_says_so_and_is_ready() {
+        let sidecar = Sidecar::new(config::parse("sidecar.toml", "service = 'web'").unwrap(), 1);
+        sidecar.listening();
+        assert_eq!((sidecar.readiness().0, &*sidecar.readiness().2), (StatusCode::OK, "ready\n"));
+        sidecar.metrics.set_trust_stale(true);
+        let (status, _, text) = sidecar.readiness();
+        assert_eq!(status, StatusCode::OK);
+        assert!(text.starts_with("ready\nroots and revocations may be old: "), "{text}");
+    }
 }

@@ -130,7 +130,7 @@ pub fn percent(text: &str) -> Result<f64, String> {
 /// decimals.
 pub fn show(value: Duration) -> String {
     let nanos = value.as_nanos() as f64;
-    for (unit, size) in UNITS.iter().rev() {
+    for (unit, size) in DURATIONS.units.iter().rev() {
         let scaled = nanos / size;
         if scaled >= 1.0
             && (scaled * 1000.0).fract() == 0.0
@@ -191,5 +191,16 @@ mod tests {
             assert_eq!(show(value), shown);
             assert_eq!(duration(&show(value)), Ok(value));
         }
+    }
+
+    #[test]
+    fn a_lifetime_has_days_and_a_duration_has_not() {
+        let day = Duration::from_secs(24 * 3600);
+        for (text, days) in [("1d", 1), ("24h", 1), ("192h", 8), ("36500d", 36_500)] {
+            assert_eq!(lifetime(text), Ok(day * days), "{text}");
+        }
+        assert_eq!(lifetime("36501d"), Err("the longest time is a hundred years, 36500d".into()));
+        assert!(lifetime("1w").unwrap_err().ends_with("h and d (days)"));
+        assert!(duration("1d").unwrap_err().ends_with("m (minutes) and h"));
     }
 }
