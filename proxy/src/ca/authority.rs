@@ -12,7 +12,7 @@ use rustls::crypto::CryptoProvider;
 use tokio::sync::Mutex;
 
 use super::credentials;
-use super::issue::{self, Leaf, SignError};
+use super::issue::{self, Leaf, SignError, has_ended};
 pub use super::proof::Proof;
 use super::roots::{Lifetimes, Root};
 use super::store::{IssuedRecord, RevokedRecord, State, Store};
@@ -418,7 +418,7 @@ impl Authority {
         edit(&mut state)?;
         state.version += 1;
         let now = self.wall.now();
-        state.revoked.retain(|_, record| record.expires > unix(now));
+        state.revoked.retain(|_, record| !has_ended(record.expires, unix(now)));
         let bundle = bundle_of(&state, now)?;
         let saved = inner.store.save(&state).await;
         inner.note(&saved);
@@ -446,13 +446,15 @@ impl State {
         issued: impl Iterator<Item = &'s IssuedRecord>,
         now: u64,
     ) -> impl Iterator<Item = &'s IssuedRecord> {
-        issued.filter(move |record| record.expires > now && !self.revoked.contains_key(&record.serial))
+        issued.filter(move |record| {
+            !has_ended(record.expires, now) && !self.revoked.contains_key(&record.serial)
+        })
     }
 
     /// Whether half of what is in the lists of revoked certificates has ended by itself. To make
     /// new lists for each would make all workloads fetch them.
     fn is_outdated(&self, now: u64) -> bool {
-        let ended = self.revoked.values().filter(|record| record.expires <= now).count();
+        let ended = self.revoked.values().filter(|record| has_ended(record.expires, now)).count();
         ended > 0 && 2 * ended >= self.revoked.len()
     }
 }
@@ -463,7 +465,7 @@ impl Inner {
         let (issued, revoked) = (&self.store.issued, &self.state.revoked);
         // To count takes time, and is seldom needed.
         issued.len() + revoked.len() >= CA_CERTIFICATES && {
-            let revoked = revoked.values().filter(|record| record.expires > now).count();
+            let revoked = revoked.values().filter(|record| !has_ended(record.expires, now)).count();
             self.state.valid(issued.iter(), now).count() + revoked >= CA_CERTIFICATES
         }
     }
@@ -552,7 +554,7 @@ fn bundle_of(state: &State, now: SystemTime) -> Result<Bundle, AuthorityError> {
         let serials: Vec<(Vec<u8>, SystemTime)> = state
             .revoked
             .iter()
-            .filter(|(_, record)| record.expires > unix(now))
+            .filter(|(_, record)| !has_ended(record.expires, unix(now)))
             .filter_map(|(serial, record)| Some((HEXLOWER.decode(serial.as_bytes()).ok()?, at(record))))
             .collect();
         for root in state.roots.iter() {

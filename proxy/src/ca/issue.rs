@@ -28,6 +28,12 @@ use crate::spiffe_id::SpiffeId;
 /// How far a certificate reaches into the past: clocks differ.
 pub(super) const BACKDATED: Duration = Duration::from_secs(60);
 
+/// Whether a certificate that ends at `expires` (Unix seconds) has ended for everybody, those among
+/// them whose clock is behind. A revocation must not be forgotten before: they would take it again.
+pub(super) fn has_ended(expires: u64, now: u64) -> bool {
+    expires + BACKDATED.as_secs() < now
+}
+
 /// How long a list of revoked certificates says that it is fresh. Nobody here believes it less
 /// afterwards; other implementations may.
 const LIST_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);

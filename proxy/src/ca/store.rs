@@ -15,7 +15,7 @@ use std::time::Duration;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
-use super::issue;
+use super::issue::{self, has_ended};
 use super::roots::Roots;
 use crate::spiffe_id::SpiffeId;
 use crate::world::Disk;
@@ -123,7 +123,7 @@ impl Store {
 
     /// Notes a certificate. Once it returns, a crash does not lose it.
     pub(super) async fn note(&mut self, record: IssuedRecord, now: u64) -> io::Result<()> {
-        let expired = self.issued.iter().filter(|old| old.expires <= now).count();
+        let expired = self.issued.iter().filter(|old| has_ended(old.expires, now)).count();
         if self.is_in_doubt || expired > self.issued.len() / 2 + 1000 {
             self.write_anew(now).await?;
         }
@@ -153,7 +153,7 @@ impl Store {
 
     /// Writes a log of nothing but what is valid.
     async fn write_anew(&mut self, now: u64) -> io::Result<()> {
-        self.issued.retain(|record| record.expires > now);
+        self.issued.retain(|record| !has_ended(record.expires, now));
         let mut text = Vec::new();
         for record in &self.issued {
             text.push(b'\n');
