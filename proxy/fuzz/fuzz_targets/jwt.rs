@@ -12,8 +12,8 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http::{Uri, uri::PathAndQuery};
 use libfuzzer_sys::fuzz_target;
 use proxy::authz::Issuers;
-use proxy::authz::jwks::KeySet;
 use proxy::authz::jwt::{Remembered, Shown};
+use proxy::jwk_set::KeySet;
 
 #[path = "../../src/authz/fake.rs"]
 mod issuer;

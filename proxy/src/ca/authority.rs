@@ -394,7 +394,8 @@ impl Authority {
         }
         if count >= self.settings.per_workload {
             let why = format!("{id} has {count} certificates that are valid, and may have no more");
-            return Err(AuthorityError::TooMany { why, after: Duration::from_secs(first_end - now) });
+            let ends = Duration::from_secs(first_end.saturating_sub(now)) + issue::BACKDATED;
+            return Err(AuthorityError::TooMany { why, after: ends });
         }
         match inner.is_full(now) {
             true => Err(AuthorityError::Unavailable(format!("{CA_CERTIFICATES} certificates are valid"))),
