@@ -6,7 +6,7 @@
 //! One that does not come back cannot be given up, since it may be done at any time; but it is
 //! told of as one that failed.
 //!
-//! Where a line was cut off, the next is chained to what is left of it too ([`chained_to`]), so
+//! Where a line was cut off, the next is chained to what is left of it too (`chained_to`), so
 //! nothing can be put in later that looks as if it were cut off.
 
 use std::fmt::Display;
