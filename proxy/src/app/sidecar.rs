@@ -190,8 +190,8 @@ impl Sidecar {
     }
 
     /// Ready, unless there is an issuer of tokens whose keys are not known: all of its tokens would
-    /// be refused. Of keys that are only older than they should be it says so, and the same of roots
-    /// and revocations.
+    /// be refused. Of keys that are only older than they should be it says so, and the same of
+    /// roots and revocations.
     fn keys_readiness(&self) -> PageResponse {
         let (mut status, mut text) = (StatusCode::OK, String::from("ready\n"));
         if self.metrics.is_trust_stale() {

@@ -510,8 +510,8 @@ pub const RELOAD_QUIET: Duration = Duration::from_millis(100);
 pub const RELOAD_WAIT: Duration = Duration::from_secs(1);
 
 /// How often it is asked whether watched files are still the same, since not every change of them
-/// is told. A renewed certificate or a list of revoked ones cannot wait long; `stat` of a file takes
-/// some microseconds.
+/// is told. A renewed certificate or a list of revoked ones cannot wait long; `stat` of a file
+/// takes some microseconds.
 pub const FILE_POLL: Duration = Duration::from_secs(2);
 
 /// When files of a certificate that are of no use are looked at again although they are the same:
