@@ -96,7 +96,7 @@ pub fn is_spelling(other: &HeaderName, name: &HeaderName) -> bool {
 /// from where, or what a body is. hyper drops some of it on an HTTP/1 connection and h2 gives up
 /// the stream for other; so it makes no difference which of them comes next.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
-    const NEVER: [HeaderName; 22] = [
+    static NEVER: [HeaderName; 22] = [
         CONNECTION,
         KEEP_ALIVE,
         PROXY_CONNECTION,
@@ -120,8 +120,13 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
         CONTENT_RANGE,
         CONTENT_TYPE,
     ];
-    for name in &NEVER {
-        remove_spellings(trailers, name);
+    let never = |name: &HeaderName| {
+        let may_be_spelt = name.as_str().contains('_');
+        NEVER.iter().any(|one| name == one || may_be_spelt && is_spelling(name, one))
+    };
+    let found: Vec<HeaderName> = trailers.keys().filter(|name| never(name)).cloned().collect();
+    for name in found {
+        trailers.remove(name);
     }
 }
 
