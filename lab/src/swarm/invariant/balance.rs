@@ -88,7 +88,8 @@ fn avoids_the_bad(facts: &Facts, process: &Rc<str>, cluster: &Cluster, violation
             BehaviourChange { work: None, fail: Some(share), malformed: None, .. } => share >= 0.5,
             _ => false,
         };
-        is_bad.then_some((app.instance, entry.at, entry.until.unwrap_or(facts.plan.duration)))
+        // Nobody can know it before the first answer has come.
+        is_bad.then_some((app.instance, entry.at + usual, entry.until.unwrap_or(facts.plan.duration)))
     };
     for (instance, at, until) in facts.plan.timeline.iter().filter_map(bad) {
         let to = facts.time_us(until);
