@@ -136,7 +136,7 @@ async fn answer(
     match pages.iter().find(|p| p.path == path) {
         // hyper leaves the body out of an answer to HEAD.
         Some(page) if page.method == *request.method() || is_head_of(page, request.method()) => {
-            if page.method != Method::GET
+            if gives_orders(page)
                 && let Err(why) = access.permit(request.uri(), request.headers(), is_operator)
             {
                 tracing::warn!(path, why, "an order was refused");

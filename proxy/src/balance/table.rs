@@ -102,12 +102,14 @@ impl Table {
         Table { app: app.collect(), authorization, load, index, clusters, snapshot }
     }
 
-    /// Puts this one into `place`, and tells connections that live under other policies.
+    /// Puts this one into `place`, and tells connections that live under other policies or
+    /// modes of TLS.
     pub fn put_in_force(self, place: &ArcSwap<Table>) {
         let (table, before) = (Arc::new(self), place.load_full());
         place.store(table.clone());
-        let modes = |table: &Table| (table.snapshot.tls.mode, table.snapshot.inbound_port_tls.clone());
-        if !Arc::ptr_eq(&before.authorization, &table.authorization) || modes(&before) != modes(&table) {
+        let (old, new) = (&before.snapshot, &table.snapshot);
+        let same_modes = old.tls.mode == new.tls.mode && old.inbound_port_tls == new.inbound_port_tls;
+        if !Arc::ptr_eq(&before.authorization, &table.authorization) || !same_modes {
             table.authorization.announce();
         }
     }

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::AsyncRead;
 use tokio::time::timeout;
 
 use super::{Inbound, authorize, tcp};
@@ -67,13 +68,10 @@ pub(super) async fn begin<N: Net>(
         };
         let ended = |why: &'static str| Err(HandshakeError(why.into()).into());
         return match secured.unwrap_or_else(ended) {
-            Ok((Begun::Opaque(opaque), proved)) if protocol == Protocol::Http => {
+            Ok((io, proved, alpn)) => {
                 handshake.succeeded();
-                Some((declared_http::<N>(opaque, timeouts.request_headers, drain).await?, proved))
-            }
-            Ok(secured) => {
-                handshake.succeeded();
-                Some(secured)
+                let begun = agreed(io, alpn, protocol, timeouts.request_headers, drain).await?;
+                Some((begun, Some(proved)))
             }
             Err(cause) => {
                 drop(handshake);
@@ -111,30 +109,36 @@ pub(super) async fn begin<N: Net>(
     Some((begun, None))
 }
 
-/// What a sidecar calls opaque on a port that is known to speak HTTP is taken for HTTP, or its
-/// bytes would pass by all that is asked of requests here.
-async fn declared_http<N: Net>(
-    opaque: Box<OpaqueBegun<Io<N>, tcp::Held>>,
-    limit: Duration,
-    drain: drain::Watch,
-) -> Option<Begun<Io<N>, tcp::Held>> {
-    let (is_http2, client) = version::is_http2(opaque.client.into_bare().ok()?, limit, drain).await?;
-    Some(Begun::Http { is_http2, client })
-}
-
-/// Answers the handshake, and begins with what was agreed on.
-async fn secure<N: Net>(store: &TlsStore, client: Prefixed<Io<N>>) -> std::io::Result<Secured<N>> {
+/// Answers the handshake, up to what is agreed on there.
+async fn secure<N: Net>(
+    store: &TlsStore,
+    client: Prefixed<Io<N>>,
+) -> std::io::Result<(Io<N>, Arc<Peer>, Alpn)> {
     let Ok(client) = client.map(Io::<N>::into_plain) else {
         return Err(HandshakeError("TLS inside TLS".into()).into());
     };
     let (mut io, peer, alpn) = tls::accept(store, client).await?;
-    let begun = match alpn {
-        Alpn::Http2 => Begun::Http { is_http2: true, client: Prefixed::unread(io) },
-        Alpn::Http1 => Begun::Http { is_http2: false, client: Prefixed::unread(io) },
-        Alpn::Opaque => {
-            Preface::read(&mut io).await?;
-            Begun::Opaque(Box::new(OpaqueBegun::unread(io)))
-        }
+    if alpn == Alpn::Opaque {
+        Preface::read(&mut io).await?;
+    }
+    Ok((io, peer, alpn))
+}
+
+/// Begins with what was agreed on. What a sidecar calls opaque on a port that is known to speak
+/// HTTP is taken for HTTP, or its bytes would pass by all that is asked of requests here. `None`:
+/// it said nothing within `limit`, or is gone.
+async fn agreed<I: AsyncRead + Unpin, G>(
+    io: I,
+    alpn: Alpn,
+    protocol: Protocol,
+    limit: Duration,
+    drain: drain::Watch,
+) -> Option<Begun<I, G>> {
+    let (is_http2, client) = match (alpn, protocol) {
+        (Alpn::Http2, _) => (true, Prefixed::unread(io)),
+        (Alpn::Http1, _) => (false, Prefixed::unread(io)),
+        (Alpn::Opaque, Protocol::Http) => version::is_http2(io, limit, drain).await?,
+        (Alpn::Opaque, _) => return Some(Begun::Opaque(Box::new(OpaqueBegun::unread(io)))),
     };
-    Ok((begun, Some(peer)))
+    Some(Begun::Http { is_http2, client })
 }
