@@ -10,10 +10,11 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN};
+use http::header::{HOST, HeaderMap, HeaderName, ORIGIN};
 use http::uri::{Authority, Uri};
 
 use crate::config;
+use crate::http::headers::bearer;
 
 /// Set by browsers: where a request comes from (Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -38,8 +39,7 @@ impl Access {
         if !host(uri, headers).is_some_and(is_loopback) {
             return Err("orders are given to 127.0.0.1, [::1] or localhost".into());
         }
-        let shown = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-        match (&self.token, shown) {
+        match (&self.token, bearer(headers)) {
             (Some(path), Some(shown)) => {
                 let token = config::read(path).map_err(|error| format!("there is no token: {error}"))?;
                 let token = token.trim().as_bytes();
@@ -78,13 +78,6 @@ fn is_here(host: &str, fits: impl Fn(IpAddr) -> bool) -> bool {
     let name = authority.host();
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     name.eq_ignore_ascii_case("localhost") || address.is_ok_and(fits)
-}
-
-/// The token of `Authorization: Bearer`.
-fn bearer(value: &[u8]) -> Option<&[u8]> {
-    const SCHEME: &[u8] = b"bearer ";
-    let (scheme, token) = value.split_at_checked(SCHEME.len())?;
-    scheme.eq_ignore_ascii_case(SCHEME).then_some(token)
 }
 
 #[cfg(test)]

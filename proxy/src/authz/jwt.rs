@@ -191,6 +191,11 @@ impl Issuers {
         self.issuers.is_empty()
     }
 
+    /// Headers that only a sidecar writes: of claims, and of payloads.
+    pub fn own_headers(&self) -> &[HeaderName] {
+        &self.own_headers
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Issuer> {
         self.issuers.iter()

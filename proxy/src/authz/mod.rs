@@ -75,9 +75,7 @@ impl Authorization {
         if let Some(before) = before.filter(|before| same_policies(before) && same_issuers(before)) {
             return before.clone();
         }
-        let of_tokens = jwt.iter().flat_map(|issuer| {
-            issuer.claims_to_headers.iter().map(|claim| &claim.header).chain(&issuer.payload_header)
-        });
+        let issuers = Issuers::new(jwt, before.map(|before| &before.issuers));
         let of_authorizers = config.authorizers.iter().flat_map(|one| &one.headers_to_upstream_on_allow);
         let changes = before.map_or_else(|| Arc::new(watch::Sender::new(0)), |before| before.changes.clone());
         Arc::new(Authorization {
@@ -85,8 +83,8 @@ impl Authorization {
                 && config.default == config::DefaultAction::Allow
                 && jwt.is_empty(),
             policies: Policies::new(config),
-            vouched: of_tokens.chain(of_authorizers).cloned().collect(),
-            issuers: Issuers::new(jwt, before.map(|before| &before.issuers)),
+            vouched: issuers.own_headers().iter().chain(of_authorizers).cloned().collect(),
+            issuers,
             metrics: metrics.decisions(),
             authorizers: config.authorizers.iter().map(|one| metrics.authorizer(&one.name)).collect(),
             config: config.clone(),

@@ -18,9 +18,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    ALLOW, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, RETRY_AFTER,
-};
+use http::header::{ALLOW, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -34,6 +32,7 @@ use super::token::Bearer;
 use super::wire::{CertificateRequest, Problem, Revocation, Revoked};
 use crate::config::defaults::{ACCEPT_REST, CA_BODY, CA_BODY_TIME, CA_CONNECTIONS, HANDSHAKE};
 use crate::error::{BoxError, Error};
+use crate::http::headers::bearer;
 use crate::http::{reply, serve};
 use crate::limit::slots::ConnectionSlots;
 use crate::spiffe_id::SpiffeId;
@@ -229,10 +228,8 @@ async fn operator(authority: &Authority, headers: &HeaderMap) -> Result<(), Auth
 }
 
 fn token(headers: &HeaderMap) -> Result<&str, AuthorityError> {
-    let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = given.and_then(|value| value.split_once(' '));
-    let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    token.map(|(_, token)| token).ok_or_else(|| {
+    let token = bearer(headers).and_then(|token| std::str::from_utf8(token).ok());
+    token.ok_or_else(|| {
         let message = "there is neither a certificate nor a token (Authorization: Bearer)";
         AuthorityError::Unauthenticated(message.into())
     })

@@ -75,6 +75,13 @@ fn hop_by_hop<'n>(named: impl Iterator<Item = &'n str>) -> Vec<HeaderName> {
     names.filter(|name| !NEVER_HOP_BY_HOP.contains(name)).collect()
 }
 
+/// The token of an `Authorization: Bearer` (RFC 6750 section 2.1), whatever the case of the scheme.
+pub fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"bearer ";
+    let (scheme, token) = headers.get(AUTHORIZATION)?.as_bytes().split_at_checked(SCHEME.len())?;
+    scheme.eq_ignore_ascii_case(SCHEME).then_some(token)
+}
+
 /// Removes every spelling of a header that some servers take for it: those that hand headers on as
 /// variables (CGI, WSGI, PHP) have one name for `-` and `_`.
 pub fn remove_spellings(headers: &mut HeaderMap, name: &HeaderName) {
