@@ -110,6 +110,10 @@ fn unescaped(raw: &str) -> Cow<'_, str> {
     value.into()
 }
 
+/// With what the world's metrics of captured packets begin. A pair of instances has them from its
+/// first packet on.
+pub const CAPTURED: &str = "capture_";
+
 /// Whether a metric only ever grows while its process lives.
 pub fn is_counter(name: &str) -> bool {
     ["_total", "_count", "_sum", "_bucket"].iter().any(|end| name.ends_with(end))

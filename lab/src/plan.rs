@@ -74,6 +74,10 @@ pub struct Plan {
     pub timeline: Vec<Entry>,
     /// What must hold, in the order of the file.
     pub expectations: Vec<Expectation>,
+    /// How many conditions of the file are not among them, since they need sidecars, or are of
+    /// another kind of sidecar.
+    #[serde(skip_serializing_if = "crate::readable::is_default")]
+    pub left_out: usize,
 }
 
 /// The kind of sidecar.

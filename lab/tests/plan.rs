@@ -94,6 +94,23 @@ fn without_sidecars_nothing_is_asked_of_them() {
     assert_eq!(killed(&none), ["orders-1/app"]);
     let conditions = |plan: &Plan| plan.expectations.iter().map(|e| e.conditions.len()).sum::<usize>();
     assert_eq!((conditions(&ours), conditions(&none)), (7, 4), "retries, killed and restarted are left out");
+    assert_eq!((ours.left_out, none.left_out), (0, 3));
+}
+
+#[test]
+fn what_is_expected_of_runs_without_sidecars_is_judged_there() {
+    let expected = |header: &str, more: &str| {
+        let text = format!(
+            "[scenario]\nname = \"test\"\nduration = \"10s\"\nsidecar = {header}\n\
+             [service.orders]\nport = 8080\napp = {{ http = {{}} }}\n\
+             [[timeline]]\nat = \"1s\"\nkill = {{ process = \"orders\", restart = \"1s\" }}\n\
+             [[expect]]\nfault = \"kill-1\"\nthat = [\"killed == 1\"]\n{more}"
+        );
+        parse("test.toml", &text).unwrap().plan(SidecarKind::None).expectations.len()
+    };
+    assert_eq!(expected("\"none\"", ""), 1, "there is no other run that could judge it");
+    assert_eq!(expected("[\"ours\", \"none\"]", ""), 0, "with a sidecar two are killed");
+    assert_eq!(expected("[\"ours\", \"none\"]", "sidecar = \"none\"\n"), 1);
 }
 
 #[test]
@@ -109,6 +126,25 @@ fn seeds_differ_between_entities_and_follow_the_scenario() {
     let second = scenario.plan(SidecarKind::Ours);
     assert_ne!(seed(&first, 0), seed(&second, 0));
     assert_ne!(first.loads[0].seed, second.loads[0].seed);
+}
+
+#[test]
+fn what_is_said_of_an_apps_port_adds_to_what_the_service_says_of_it() {
+    let inbound = |keys: &str| {
+        let plan = mesh(&format!("protocol = \"http\"\n[service.orders.sidecar]\n{keys}\n"));
+        let file: toml::Table = toml::from_str(plan.instances[0].sidecar.as_ref().unwrap()).unwrap();
+        file["inbound"].to_string()
+    };
+    let own = inbound("");
+    assert_eq!(own, "[{ port = 8080, protocol = \"http\" }]");
+    assert_eq!(
+        inbound("inbound = [{ port = 8080, adaptive_concurrency = true }]"),
+        "[{ adaptive_concurrency = true, port = 8080, protocol = \"http\" }]"
+    );
+    assert_eq!(
+        inbound("inbound = [{ port = 9000, protocol = \"tcp\" }]"),
+        "[{ port = 9000, protocol = \"tcp\" }, { port = 8080, protocol = \"http\" }]"
+    );
 }
 
 #[test]

@@ -7,7 +7,8 @@
 //! they may need for that, no more connections are taken for the app, those that are open are told
 //! (`connection: close`, GOAWAY), and what is under way ends; then the app is told, if it is a
 //! child. The way out takes connections until the process ends; what is open there is told last.
-//! What is left at the deadline is cut, and a second signal cuts it at once.
+//! What is left at the deadline is cut, and a second signal cuts it at once. The logs are written
+//! last, since what is cut has lines too.
 //!
 //! Workers are threads with a runtime, listeners (`SO_REUSEPORT`) and pools of their own, so a
 //! request never changes threads; control has its own thread, so readiness and metrics answer under
@@ -21,6 +22,7 @@ mod ports;
 mod privileges;
 mod sidecar;
 mod stop;
+mod threads;
 mod worker;
 
 use std::future::Future;
@@ -34,7 +36,7 @@ use crate::world::{Net, World};
 use control::control;
 pub use kernel::{Options, run};
 pub(crate) use kernel::{local_runtime, start_logging, told_to_end};
-pub(crate) use privileges::keep_memory_private;
+pub(crate) use privileges::{become_authority, drop_capabilities};
 pub use sidecar::Sidecar;
 use worker::{drains, work};
 
@@ -89,6 +91,7 @@ pub async fn serve_and_reload<N: Net>(
         stop.await;
         sidecar.drain();
         stop::stop(&sidecar, &signals, async |_| Ok(0)).await?;
+        sidecar.write_last_lines().await;
         emit!(Drained);
         Ok(())
     };

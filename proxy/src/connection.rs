@@ -1,7 +1,10 @@
 //! What is known of a connection that was accepted, for all that is done with it.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
+use crate::error::Kind;
 use crate::spiffe_id::SpiffeId;
 
 /// A connection of a client. It is made once, as soon as it is known what the client speaks, and
@@ -16,6 +19,8 @@ pub struct Connection {
     pub peer_identity: Option<SpiffeId>,
     /// What it speaks.
     pub protocol: WireProtocol,
+    /// Why the sidecar has cut it, once it has. All clones share it.
+    pub cut: Rc<Cell<Option<Kind>>>,
 }
 
 /// What is spoken on a connection.
@@ -32,7 +37,7 @@ pub enum WireProtocol {
 impl Connection {
     /// One whose client has proved nothing.
     pub fn unauthenticated(peer: SocketAddr, original_dst: SocketAddr, protocol: WireProtocol) -> Self {
-        Connection { peer, original_dst, peer_identity: None, protocol }
+        Connection { peer, original_dst, peer_identity: None, protocol, cut: Rc::default() }
     }
 }
 
@@ -40,5 +45,43 @@ impl WireProtocol {
     /// That of a connection on which HTTP is spoken.
     pub fn http(is_http2: bool) -> Self {
         if is_http2 { WireProtocol::Http2 } else { WireProtocol::Http1 }
+    }
+}
+
+/// How a request, or all that was said on a connection, ended, as far as is known.
+#[derive(Debug, Default)]
+pub struct Ending {
+    noted: Option<Kind>,
+    has_ended: bool,
+    /// Why its connection was cut.
+    cut: Option<Rc<Cell<Option<Kind>>>>,
+}
+
+impl Ending {
+    /// Notes whose connection it is on.
+    pub fn on(&mut self, connection: &Connection) {
+        self.cut = Some(connection.cut.clone());
+    }
+
+    /// Notes why it failed. The first reason stays.
+    pub fn failed(&mut self, kind: Kind) {
+        self.noted.get_or_insert(kind);
+    }
+
+    /// Notes that it is over as it should be.
+    pub fn ended(&mut self) {
+        self.has_ended = true;
+    }
+
+    /// Why it has failed, if it has. Whatever was cut looks as if its client had gone, and so does
+    /// what is dropped before its end. `is_over`: the sidecar ends, and that cuts what is left.
+    pub fn reason(&self, is_over: bool) -> Option<Kind> {
+        let cut = || self.cut.as_ref().and_then(|cut| cut.get());
+        match self.noted {
+            None if self.has_ended => None,
+            None | Some(Kind::Client) if is_over => Some(Kind::Drain),
+            None | Some(Kind::Client) => Some(cut().unwrap_or(Kind::Client)),
+            noted => noted,
+        }
     }
 }

@@ -153,6 +153,9 @@ kinds! {
     /// routes, and none matches.
     NoRoute: "no_route", "no cluster or route is for this",
         NOT_FOUND, "destination_not_found", "NR", Unimplemented, false;
+    /// The sidecar was told to end, and what was left when the drain's time was over was cut.
+    Drain: "drain", "the sidecar has ended",
+        SERVICE_UNAVAILABLE, "connection_terminated", "LR", Unavailable, true;
     /// A policy does not let it pass. Which one is the operator's business and not the caller's.
     Denied: "denied", "RBAC: access denied",
         FORBIDDEN, "http_request_denied", "UAEX", PermissionDenied, false;

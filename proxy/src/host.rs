@@ -2,12 +2,20 @@
 
 use std::net::Ipv6Addr;
 
-/// A host, perhaps with a port, in lower case and without the dot that may end a full name.
+/// A host, perhaps with a port, in lower case and without the dot that may end a full name; an
+/// address of IPv6 as RFC 5952 has it; a port without zeros in front of it, and none that is empty.
 pub fn comparable(host: &str) -> String {
-    let mut host = host.to_ascii_lowercase();
-    let name = name_len(host.as_bytes());
-    if host[..name].ends_with('.') {
-        host.remove(name - 1);
+    let host = host.to_ascii_lowercase();
+    let (name, port) = host.split_at(name_len(host.as_bytes()));
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    let address = address.and_then(|address| address.parse::<Ipv6Addr>().ok());
+    let mut host = address.map_or_else(|| name.to_owned(), |address| format!("[{address}]"));
+    let port = port.strip_prefix(':').unwrap_or_default();
+    if !port.is_empty() {
+        let digits = port.trim_start_matches('0');
+        host.push(':');
+        host.push_str(if digits.is_empty() { "0" } else { digits });
     }
     host
 }
@@ -120,7 +128,7 @@ pub(crate) mod tests {
     ];
 
     #[test]
-    fn letters_and_a_last_dot_make_no_other_host() {
+    fn letters_a_last_dot_zeros_and_spellings_of_an_address_make_no_other_host() {
         for (host, same) in [
             ("Orders", "orders"),
             ("orders.example.", "orders.example"),
@@ -128,6 +136,11 @@ pub(crate) mod tests {
             ("orders:8080", "orders:8080"),
             ("[FD00::1]:80", "[fd00::1]:80"),
             ("[fd00::1]", "[fd00::1]"),
+            ("orders:08080", "orders:8080"),
+            ("orders:000", "orders:0"),
+            ("orders.:", "orders"),
+            ("[0:0:0:0:0:0:0:1]:080", "[::1]:80"),
+            ("[::FFFF:10.0.0.1]", "[::ffff:10.0.0.1]"),
             (".", ""),
             ("", ""),
         ] {

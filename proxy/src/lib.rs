@@ -61,6 +61,7 @@ pub mod inbound;
 pub mod jwk_set;
 pub mod key_sets;
 pub mod limit;
+pub mod lines;
 pub mod mutant;
 pub mod outbound;
 pub mod output;

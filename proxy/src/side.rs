@@ -24,7 +24,7 @@ use crate::config::{Protocol, Timeouts};
 use crate::connect::Connector;
 use crate::connection::Connection;
 use crate::detect::race::{self, Races};
-use crate::detect::{Detected, Detection, Prefixed, Sniffed};
+use crate::detect::{Detected, Detection, Prefixed, Reader, Sniffed};
 use crate::drain;
 use crate::endpoint::{Pools, ResponseBody};
 use crate::error::{Error, Kind};
@@ -165,7 +165,8 @@ impl<N: Net> Side<N> {
         let log = self.access.get()?;
         let from = (connection.peer, connection.peer_identity.as_ref());
         let rng = &mut *self.access_rng.borrow_mut();
-        log.begin(event, self.direction, from, connection.original_dst, self.wall.now(), rng)
+        let entry = log.begin(event, self.direction, from, connection.original_dst, self.wall.now(), rng)?;
+        Some(entry.cut_with(connection))
     }
 
     /// Closes open connections whose peer is not trusted any more: at once if its certificate was
@@ -189,7 +190,11 @@ impl<N: Net> Side<N> {
             let (now, grace) = (Instant::now(), self.table.load().snapshot.timeouts.drain);
             let is_over =
                 |peer: &Peer| peer.is_revoked() || peer.distrusted_at().is_some_and(|at| at + grace <= now);
-            let closed = self.live.refuse(|_, peer| !peer.is_some_and(is_over));
+            let why = match self.direction {
+                Direction::Inbound => Kind::NotSecured,
+                Direction::Outbound => Kind::Handshake,
+            };
+            let closed = self.live.refuse(|_, peer| peer.is_some_and(is_over).then_some(why));
             if closed > 0 {
                 tracing::info!(closed, "connections closed whose peers are not trusted any more");
             }
@@ -254,7 +259,8 @@ impl<N: Net> Side<N> {
                 Some(Begun::Http { is_http2, client })
             }
             Protocol::Detect => {
-                let (found, fresh) = Box::pin(self.detect(dst, io, timeouts.detect, dial)).await?;
+                let (found, fresh) =
+                    Box::pin(self.detect(dst, Reader::new(io), timeouts.detect, dial)).await?;
                 begun(found, fresh)
             }
         }
@@ -266,7 +272,7 @@ impl<N: Net> Side<N> {
     pub async fn detect<G, D>(
         &self,
         dst: SocketAddr,
-        io: Io<N>,
+        client: Reader<Io<N>>,
         limit: Duration,
         dial: impl FnOnce() -> D,
     ) -> Option<Heard<Io<N>, G>>
@@ -277,7 +283,7 @@ impl<N: Net> Side<N> {
             let (server, guard) = dial().await?;
             Some((server, guard.of_race(&self.metrics.races)))
         };
-        let (found, dialled) = race::detect_both(io, limit, &self.races, dst, dial).await.ok()?;
+        let (found, dialled) = race::detect_both(client, limit, &self.races, dst, dial).await.ok()?;
         self.detected(dst, &found);
         Some((found, dialled.map(FreshConnection::of_race)))
     }

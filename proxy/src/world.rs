@@ -19,6 +19,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use rand::SeedableRng;
@@ -50,7 +51,7 @@ compile_error!(
 /// A network: the kernel's, or a simulated one.
 pub trait Net: Clone + Unpin + 'static {
     /// A connected stream.
-    type Io: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static;
+    type Io: AsyncRead + AsyncWrite + Transport + Send + Unpin + 'static;
     /// A listening socket.
     type Listener: Listener<Io = Self::Io>;
 
@@ -124,14 +125,21 @@ pub trait Net: Clone + Unpin + 'static {
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static);
 }
 
-/// A stream that can be broken off (RFC 9293 section 3.10.5, ABORT).
-pub trait Abort {
-    /// From now on dropping the stream resets it (RST) instead of ending it (FIN), and what has not
-    /// been sent by then never is. So the peer can tell that it has not heard all there was.
+/// What the stream of a connection does beside reading and writing.
+pub trait Transport {
+    /// Breaks it off (RFC 9293 section 3.10.5, ABORT): from now on dropping the stream resets it
+    /// (RST) instead of ending it (FIN), and what has not been sent by then never is. So the peer
+    /// can tell that it has not heard all there was.
     fn abort(&mut self);
 
     /// What stands behind the FIN of the peer, which must have come. Costs a few system calls.
     fn behind_fin(&self) -> AfterFin;
+
+    /// After a read that had to wait: ready when one may not have to, so that nobody keeps a buffer
+    /// for what does not come. A stream that cannot tell says so at once.
+    fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
 }
 
 /// What a FIN meant.
@@ -146,7 +154,7 @@ pub enum AfterFin {
 }
 
 /// A stream in memory has no reset: whoever reads on sees its end.
-impl Abort for DuplexStream {
+impl Transport for DuplexStream {
     fn abort(&mut self) {}
 
     fn behind_fin(&self) -> AfterFin {

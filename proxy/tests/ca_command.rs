@@ -186,8 +186,8 @@ fn what_an_operator_gets_wrong_is_said() {
 fn an_authority_that_cannot_start_says_why_and_makes_no_root() {
     let ca = Authority::new();
     let state = ca.folder.path().join("state");
-    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, ca.port)).unwrap();
-    let listen = format!("127.0.0.1:{}", ca.port);
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
     let run = || ca.ask(&["run", "--trust-domain", "mesh.test", "--listen", &listen]);
     let (code, _, error) = run();
     assert_eq!(code, 1);

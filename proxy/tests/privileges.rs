@@ -181,6 +181,53 @@ fn who_has_keys_keeps_its_memory_to_itself() {
 }
 
 #[test]
+fn an_authority_is_its_own_user_without_capabilities_and_keeps_its_memory_and_its_state_to_itself() {
+    if !geteuid().is_root() {
+        assert!(std::env::var_os("LAB_REQUIRE_KERNEL").is_none(), "this takes root");
+        eprintln!("skipped: takes root");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let state = folder.path().join("state");
+    fs::create_dir(&state).unwrap();
+    let authority = |port: u16, options: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_proxy"));
+        command.args(["ca", "run", "--state", "state", "--trust-domain", "mesh.test"]).args(options);
+        command.args(["--listen", &format!("127.0.0.1:{port}")]).current_dir(folder.path());
+        command.stdin(Stdio::null());
+        command
+    };
+    let refused = |options: &[&str], owner: u32, user: u32| {
+        let output = authority(1, options).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let expected =
+            format!("state is of user {owner}, and this is user {user}: start it with --uid {owner}");
+        assert!(output.status.code() == Some(2) && said.contains(&expected), "{said}");
+    };
+    let uid = USER.to_string();
+    refused(&["--uid", &uid], 0, USER);
+    std::os::unix::fs::chown(&state, Some(USER), Some(USER)).unwrap();
+    refused(&[], USER, 0);
+    // One of them takes the capability to bind, and neither has it once it has done so.
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    for (port, options, group) in
+        [(872, &["--uid", &uid][..], USER), (free, &["--uid", &uid, "--gid", "4343"], 4343)]
+    {
+        let child = authority(port, options).stderr(Stdio::null()).spawn().unwrap();
+        let running = Sidecar { child, _folder: tempfile::tempdir().unwrap() };
+        until("it listens", || std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
+        until("it has a root", || state.join("state.json").exists());
+        for task in fs::read_dir(format!("/proc/{}/task", running.child.id())).unwrap() {
+            let thread = Status::read(&task.unwrap().path().display().to_string());
+            assert_eq!(thread, Status::of(USER, group, 0), "{port}");
+        }
+        assert_eq!(running.owner(), 0, "its memory is private");
+        assert_eq!(fs::metadata(state.join("state.json")).unwrap().uid(), USER);
+    }
+}
+
+#[test]
 fn an_app_gets_what_its_sidecar_was_started_with_and_no_sidecar_with_an_app_becomes_another_user() {
     let own = Status::read("/proc/self");
     let options =

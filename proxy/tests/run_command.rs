@@ -73,6 +73,24 @@ fn terminate(child: &Child) {
 const WAITS_FOR_TERM: &str = "trap 'exit 3' TERM; echo $$ > started; while :; do sleep 0.05; done";
 
 #[test]
+fn a_directory_has_the_audit_log_of_one_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let audit = format!("[audit]\ndirectory = '{}'", folder.path().display());
+    let first = Run::new(&audit);
+    let app = "echo $$ > started; until [ -e done ]; do sleep 0.05; done";
+    let running = first.start(&[], &["sh", "-c", app]);
+    first.wait_for("started");
+    let refused = end(Run::new(&audit).start(&[], &["true"]));
+    assert_eq!(refused.status.code(), Some(1));
+    let words =
+        format!("the audit log cannot be in {}: another process writes one there", folder.path().display());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains(&words));
+    std::fs::write(first.dir.path().join("done"), "").unwrap();
+    assert!(end(running).status.success());
+    assert!(end(Run::new(&audit).start(&[], &["true"])).status.success(), "it is free again");
+}
+
+#[test]
 fn the_sidecar_ends_with_its_app_and_with_its_exit_code() {
     let run = Run::new("");
     assert_eq!(end(run.start(&[], &["sh", "-c", "exit 7"])).status.code(), Some(7));
@@ -245,4 +263,19 @@ fn is_root() -> bool {
         eprintln!("skipped: it takes root");
     }
     root
+}
+
+#[test]
+fn a_configuration_that_is_wrong_is_logged_without_what_it_says() {
+    let more = "[[cluster]]\nname = 'c'\naddresses = ['10.0.0.1:80']\nendpoints = ['10.0.0.2:80']\n\
+                [[cluster.route]]\nrequest_headers.set.authorization = 99887766\nname = 'SECRET'\nwrong = 1\n";
+    let run = Run::new(more);
+    let output = run.start(&[], &["true"]).wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "sidecar.toml:9:37: `cluster.route.request_headers.set.authorization` takes text\n\
+         sidecar.toml:11:1: unknown key `wrong`\n\
+         `proxy check --config sidecar.toml` shows the lines and what to write\n"
+    );
 }

@@ -21,11 +21,11 @@ const PROXY: &[&[&str]] = &[
     &["ca"],
     &["http", "limit"],
     &["capture", "tcp"],
-    &["connect", "connection"],
+    &["connect", "lines"],
     &["tls"],
     &["access_log", "audit", "detect"],
     &["telemetry", "world"],
-    &["config"],
+    &["config", "connection"],
     &["error"],
     &["backoff", "drain", "grpc", "host", "jwk_set", "mutant", "output", "spiffe_id"],
 ];

@@ -15,6 +15,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use proxy::connection::WireProtocol;
 use proxy::http::forward;
 use proxy::http::preface::FirstFrame;
 use proxy::world::RngTree;
@@ -52,7 +53,7 @@ fn forward(_: usize) -> Box<dyn FnMut()> {
     let (mut client, server) = duplex(BUFFER);
     let mut rng = RngTree::new(1).rng();
     let answer = move |request: Request<Incoming>| {
-        forward::check_request(&request).expect("what was sent can be forwarded");
+        forward::check_request(&request, WireProtocol::Http1).expect("what was sent can be forwarded");
         black_box(forward::request(request, ([10, 96, 0, 1], 80).into(), &mut rng));
         let mut response = Response::new(Full::new(Bytes::from_static(BODY)));
         forward::response(&mut response);

@@ -382,7 +382,9 @@ impl KernelWorld {
             let answer = tokio::select! {
                 exit = process.ended() => {
                     self.note_exits();
-                    let words = process.log().log_tail();
+                    let mut words = process.log().log_tail();
+                    let service = &self.plan.services[self.plan.instances[id.instance].service];
+                    words += hint(id.role, &service.settings, &words);
                     return Err(Error::Failed(format!("{name} ended before it was ready: {}{words}", exit.status)));
                 }
                 answer = probe => answer.and_then(|r| r),
@@ -501,6 +503,17 @@ impl KernelWorld {
     }
 }
 
+/// What else to say of a process that has ended with these words: where its sidecar may write.
+fn hint(role: Role, settings: &toml::Table, words: &str) -> &'static str {
+    let writes = ["audit", "access_log"].iter().any(|key| settings.contains_key(*key));
+    match role == Role::Sidecar && writes && words.contains("Permission denied") {
+        true => {
+            "\n  a sidecar writes as user 1337: docs/scenario.md, \"Files that a sidecar writes\", says where it may"
+        }
+        false => "",
+    }
+}
+
 /// How a process is started.
 pub(super) struct Start<'a> {
     /// Its part of the instance's name.
@@ -521,4 +534,22 @@ pub(super) fn data(run: &Path, instance: &str) -> std::path::PathBuf {
 
 pub(super) fn local(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_write_its_log_is_told_where_it_may() {
+        let audited = toml::Table::from_iter([("audit".to_owned(), toml::Table::new().into())]);
+        let denied = "the audit log cannot be in /root/a: Permission denied (os error 13)";
+        let told = hint(Role::Sidecar, &audited, denied);
+        assert!(told.contains(&format!("user {SIDECAR_UID}")) && told.contains("docs/scenario.md"), "{told}");
+        let page = include_str!("../../../docs/scenario.md");
+        assert!(page.contains("## Files that a sidecar writes\n"), "the page has what the hint names");
+        assert_eq!(hint(Role::App, &audited, denied), "");
+        assert_eq!(hint(Role::Sidecar, &toml::Table::new(), denied), "");
+        assert_eq!(hint(Role::Sidecar, &audited, "something else"), "");
+    }
 }

@@ -72,10 +72,7 @@ fn what_ran(report: &Report) -> String {
         WorldKind::Kernel => ("kernel world", format!("links by {}, ", report.fidelity.link_backend)),
         WorldKind::Simulator => ("simulator (virtual time)", String::new()),
     };
-    let sidecars = match plan.sidecar {
-        SidecarKind::Ours => "with sidecars",
-        SidecarKind::None => "without sidecars",
-    };
+    let sidecars = sidecars(plan);
     let (measured, warmup) = (readable::text(plan.duration), readable::text(plan.warmup));
     let (seed, build) = (plan.seed, report.build);
     let began = match report.world {
@@ -86,6 +83,13 @@ fn what_ran(report: &Report) -> String {
     format!(
         "{world}, {sidecars}, {links}seed {seed}, {build} build; {measured} measured after {warmup} of warm-up{began}"
     )
+}
+
+fn sidecars(plan: &Plan) -> &'static str {
+    match plan.sidecar {
+        SidecarKind::Ours => "with sidecars",
+        SidecarKind::None => "without sidecars",
+    }
 }
 
 fn loads(out: &mut String, report: &Report, style: Style) {
@@ -272,6 +276,11 @@ fn expectations(out: &mut String, report: &Report, style: Style) {
         if let Some(note) = &judged.note {
             let _ = writeln!(out, "            {}", style.doubt(note));
         }
+    }
+    if report.plan.left_out > 0 {
+        let (left_out, sidecars) =
+            (readable::count(report.plan.left_out, "condition"), sidecars(&report.plan));
+        let _ = writeln!(out, "  {left_out} of the file cannot be judged {sidecars}");
     }
 }
 

@@ -13,12 +13,12 @@ use toml::Table;
 
 use super::Scenario;
 use super::condition::FABRIC;
-use super::expect::CAPTURED;
 use crate::app::AppSpec;
 use crate::fault::{Action, Certificate, Configure, Entry};
 use crate::glob::glob;
 use crate::load::Load;
 use crate::mesh::Role;
+use crate::metrics::CAPTURED;
 use crate::plan::{
     Authority, Expectation, Instance, Plan, Protocol, Service, ServiceLimits, SidecarKind, Subject, Window,
 };
@@ -50,7 +50,10 @@ impl Scenario {
             loads: self.loads(),
             timeline: self.timeline.clone(),
             expectations: self.expectations.clone(),
+            left_out: 0,
         };
+        let conditions = |plan: &Plan| plan.expectations.iter().map(|e| e.conditions.len()).sum::<usize>();
+        let all = conditions(&plan);
         plan.expectations.retain(|e| e.sidecar.is_none_or(|kind| kind == sidecar));
         match sidecar::program(sidecar) {
             Some(program) => {
@@ -75,9 +78,19 @@ impl Scenario {
                     instance.sidecar = Some(config);
                 }
             }
-            None => without_sidecars(&mut plan),
+            None => without_sidecars(&mut plan, self),
         }
+        plan.left_out = all - conditions(&plan);
         plan
+    }
+
+    /// Which conditions of an expectation, by position, no run without sidecars can judge.
+    pub(super) fn only_with_sidecars(&self, expectation: &Expectation) -> Vec<usize> {
+        let bare = Bare::new(self, &self.plan(SidecarKind::None));
+        let of_sidecar = bare.is_evidence_of_sidecar(expectation);
+        let conditions = expectation.conditions.iter().enumerate();
+        let lost = conditions.filter(|(_, c)| !measurable(&c.subject, &bare.there, of_sidecar));
+        lost.map(|(position, _)| position).collect()
     }
 
     fn instances(&self) -> (Vec<Service>, Vec<Instance>) {
@@ -230,19 +243,54 @@ fn otherwise(plan: &Plan, entry: usize) -> Option<Plan> {
     Some(other)
 }
 
-fn without_sidecars(plan: &mut Plan) {
-    let touches: Vec<bool> = plan.timeline.iter().map(touches_sidecar).collect();
+fn without_sidecars(plan: &mut Plan, scenario: &Scenario) {
     for entry in &mut plan.timeline {
         entry.action.retain_processes(|process| process.role != Role::Sidecar);
     }
-    let there: Vec<String> = plan.processes().map(|p| plan.process_name(p)).collect();
+    let bare = Bare::new(scenario, plan);
     for expectation in &mut plan.expectations {
-        let evidence_of_sidecar = matches!(expectation.window, Window::Evidence { entry } if touches[entry]);
-        expectation
-            .conditions
-            .retain(|condition| measurable(&condition.subject, &there, evidence_of_sidecar));
+        let of_sidecar = bare.is_evidence_of_sidecar(expectation);
+        expectation.conditions.retain(|condition| measurable(&condition.subject, &bare.there, of_sidecar));
     }
     plan.expectations.retain(|e: &Expectation| !e.conditions.is_empty());
+}
+
+/// A plan without sidecars: what can be measured there.
+struct Bare {
+    there: Vec<String>,
+    /// Whether each entry touches sidecars, and whether it touches nothing else.
+    touches: Vec<(bool, bool)>,
+    /// Whether the file asks for no run with sidecars.
+    is_all: bool,
+}
+
+impl Bare {
+    /// `plan` has none, nor has its timeline.
+    fn new(scenario: &Scenario, plan: &Plan) -> Self {
+        let touches = scenario.timeline.iter().zip(&plan.timeline).map(|(with, without)| {
+            let touches = touches_sidecar(with);
+            (touches, touches && without.action.processes().is_empty())
+        });
+        Bare {
+            there: plan.processes().map(|p| plan.process_name(p)).collect(),
+            touches: touches.collect(),
+            is_all: scenario.sidecars.iter().all(|kind| *kind == SidecarKind::None),
+        }
+    }
+
+    /// Whether an expectation is about the evidence of a fault that only sidecars can meet.
+    fn is_evidence_of_sidecar(&self, expectation: &Expectation) -> bool {
+        // Evidence counts the sidecars that are touched. Where it is asked for a run without them,
+        // it counts the others, if there are any.
+        let is_for_none = self.is_all || expectation.sidecar == Some(SidecarKind::None);
+        match expectation.window {
+            Window::Evidence { entry } => {
+                let (touches, only) = self.touches[entry];
+                if is_for_none { only } else { touches }
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Whether a subject can be measured where only these processes are.

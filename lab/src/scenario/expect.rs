@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use serde_spanned::Spanned;
 
+use super::Scenario;
 use super::condition::{self, ConditionNames, FABRIC};
 use super::context::{Context, sidecar_kind};
 use super::model::{self, File};
 use crate::fault::Entry;
-use crate::plan::{Expectation, Op, Subject, TimePoint, Window};
+use crate::metrics::CAPTURED;
+use crate::plan::{Expectation, Op, SidecarKind, Subject, TimePoint, Window};
 use crate::syntax::diagnose::{Mistake, inside};
+use crate::syntax::one_or_many::OneOrMany;
 use crate::syntax::units::Span;
 
 /// Resolves all expectations.
@@ -88,9 +91,6 @@ fn conditions(
     conditions
 }
 
-/// With what the metrics of captures begin.
-pub(super) const CAPTURED: &str = "capture_";
-
 /// The services or instances of a `no_plaintext_between`, by name.
 fn sides(expect: &model::Expect) -> Vec<Spanned<String>> {
     expect.no_plaintext_between.as_ref().map_or_else(Vec::new, |sides| sides.get_ref().words(sides.span()))
@@ -124,23 +124,12 @@ fn encrypted(
         mistakes.push(mistake.also(window.span(), "this window").help("make an [[expect]] of its own of it"));
     }
     let sides = sides(expect);
-    if sides.len() < 2 {
-        let mistake = Mistake::new(asked.span(), "between what?", "one side");
-        mistakes.push(mistake.help("name two or more services or instances, such as [\"web\", \"orders\"]"));
-    }
+    check_sides(asked, &sides, context, mistakes);
     let label = |direction: &str, side: &str| {
         let is_service = context.names.services.iter().any(|service| service.name == side);
         let key = if is_service { format!("{direction}_service") } else { direction.to_owned() };
         (key, side.to_owned())
     };
-    for side in &sides {
-        if side.get_ref().contains('*') {
-            let mistake = Mistake::new(side.span(), "a side is a service or an instance", "a pattern");
-            mistakes.push(mistake.help("write the name of a service for all of its instances"));
-        } else {
-            context.names.instances(side, mistakes);
-        }
-    }
     let mut conditions = Vec::new();
     for (from, to) in sides.iter().flat_map(|from| sides.iter().map(move |to| (from.get_ref(), to.get_ref())))
     {
@@ -161,6 +150,79 @@ fn encrypted(
         }
     }
     conditions
+}
+
+/// Refuses sides between any two of which no packet can pass: nothing would be judged there.
+fn check_sides(
+    asked: &Spanned<OneOrMany>,
+    sides: &[Spanned<String>],
+    context: &Context<'_>,
+    mistakes: &mut Vec<Mistake>,
+) {
+    if sides.len() < 2 {
+        let mistake = Mistake::new(asked.span(), "between what?", "one side");
+        mistakes.push(mistake.help("name two or more services or instances, such as [\"web\", \"orders\"]"));
+    }
+    let names = &context.names;
+    // Everybody may call, except an authority; what has no program cannot be called.
+    let passes = |from: &[usize], to: &[usize]| {
+        let may_call =
+            |from: usize, to: usize| from != to && !names.is_authority(from) && names.has_program(to);
+        from.iter().any(|&from| to.iter().any(|&to| may_call(from, to)))
+    };
+    let mut before: Vec<(&Spanned<String>, Vec<usize>)> = Vec::new();
+    for side in sides {
+        if side.get_ref().contains('*') {
+            let mistake = Mistake::new(side.span(), "a side is a service or an instance", "a pattern");
+            mistakes.push(mistake.help("write the name of a service for all of its instances"));
+            continue;
+        }
+        let these = names.instances(side, mistakes);
+        if these.is_empty() {
+            continue;
+        }
+        for (other, those) in &before {
+            let (message, label, help) = if other.get_ref() == side.get_ref() {
+                let help = "name another side; replicas of one service are named each, such as \"orders-0\"";
+                (format!("between `{side}` and itself nothing is judged"), "again", help)
+            } else if !passes(&these, those) && !passes(those, &these) {
+                let help = "one side must have an app, or be the authority of the other";
+                (format!("no packet can pass between `{other}` and `{side}`"), "nobody to call", help)
+            } else {
+                continue;
+            };
+            let mistake = Mistake::new(side.span(), message, label).also(other.span(), "one side");
+            mistakes.push(mistake.help(help));
+        }
+        before.push((side, these));
+    }
+}
+
+/// Refuses what no run of the file would judge: it would vanish, and could not fail.
+pub(super) fn never_judged(file: &File, scenario: &Scenario) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    for (written, expectation) in file.expect.iter().zip(&scenario.expectations) {
+        let written = written.get_ref();
+        let wanted = |kind: &&SidecarKind| expectation.sidecar.is_none_or(|only| only == **kind);
+        // One for another kind of sidecar says so itself, and a file may be run without for once.
+        let mut kinds = scenario.sidecars.iter().filter(wanted).peekable();
+        if kinds.peek().is_none() || kinds.any(|kind| *kind != SidecarKind::None) {
+            continue;
+        }
+        let lost = scenario.only_with_sidecars(expectation);
+        // Those of `no_plaintext_between` come first, and `that` follows.
+        let of_capture = expectation.conditions.len() - written.that.len();
+        let capture = written.no_plaintext_between.as_ref().map(Spanned::span);
+        let capture = capture.filter(|_| lost.iter().any(|&condition| condition < of_capture));
+        let that = lost.iter().filter_map(|condition| condition.checked_sub(of_capture));
+        let that = that.map(|condition| written.that[condition].span());
+        for at in capture.into_iter().chain(that) {
+            let message = "this can only be judged with sidecars";
+            let mistake = Mistake::new(at, message, "never judged here");
+            mistakes.push(mistake.help("add \"ours\" to `sidecar`, or leave the condition out"));
+        }
+    }
+    mistakes
 }
 
 /// Over how much time conditions are judged at once, if over any.

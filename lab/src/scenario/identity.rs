@@ -105,7 +105,7 @@ pub(super) fn certificates(file: &File, mistakes: &mut Vec<Mistake>) -> Vec<Cert
             mistakes.push(mistake.help("name an authority, or leave `trusts` out"));
         }
         if let Some(word) = &cert.id {
-            spiffe_id(word, mistakes);
+            workload(word, mistakes);
         }
         Certificate {
             name: name.get_ref().clone(),
@@ -118,11 +118,18 @@ pub(super) fn certificates(file: &File, mistakes: &mut Vec<Mistake>) -> Vec<Cert
     file.cert.iter().map(resolve).collect()
 }
 
-fn spiffe_id(word: &Spanned<String>, mistakes: &mut Vec<Mistake>) {
-    if let Err(error) = word.get_ref().parse::<SpiffeId>() {
-        let mistake = Mistake::new(word.span(), error.to_string(), "this id");
-        mistakes.push(mistake.help("write one such as \"spiffe://cluster.local/ns/default/sa/web\""));
-    }
+/// Refuses what a sidecar cannot be called: it would not start.
+fn workload(word: &Spanned<String>, mistakes: &mut Vec<Mistake>) {
+    let message = match word.get_ref().parse::<SpiffeId>() {
+        Ok(id) if id.path().is_empty() => "this names a trust domain and no workload".to_owned(),
+        Ok(id) if id == SpiffeId::of_authority(id.trust_domain()) => {
+            "this names an authority and no workload".to_owned()
+        }
+        Ok(_) => return,
+        Err(error) => error.to_string(),
+    };
+    let mistake = Mistake::new(word.span(), message, "this id");
+    mistakes.push(mistake.help("write one such as \"spiffe://cluster.local/ns/default/sa/web\""));
 }
 
 /// The position of an authority.
@@ -168,13 +175,13 @@ pub(super) fn tls(
     let given = service.tls.as_ref().map_or(&nothing, Spanned::get_ref);
     let mode = match mode(given, mistakes) {
         Ok(mode) => mode,
-        Err(Disabled) => return ServiceTls::default(),
+        Err(Disabled) => {
+            spare_namespace(service, "leave out `mode` or the namespace", mistakes);
+            return ServiceTls::default();
+        }
     };
     if authorities.is_empty() && service.tls.is_none() {
-        if let Some(word) = &service.namespace {
-            let mistake = Mistake::new(word.span(), "a namespace is part of an identity", "nobody has one");
-            mistakes.push(mistake.help("add an authority, [ca.mesh], or leave it out"));
-        }
+        spare_namespace(service, "add an authority, [ca.mesh], or leave it out", mistakes);
         return ServiceTls::default();
     }
     let position = match &given.ca {
@@ -186,7 +193,8 @@ pub(super) fn tls(
     let namespace = service.namespace.as_ref().map_or(NAMESPACE, |word| word.get_ref());
     let domain = &authorities[position].trust_domain;
     let expected = format!("spiffe://{domain}/ns/{namespace}/sa/{}", name.get_ref());
-    if let (Some(word), Err(error)) = (&service.namespace, expected.parse::<SpiffeId>()) {
+    let account = SpiffeId::of_service_account(domain, namespace, name.get_ref());
+    if let (Some(word), Err(error)) = (&service.namespace, account) {
         let mistake = Mistake::new(word.span(), error.to_string(), "this namespace");
         mistakes.push(mistake.help("a plain word, such as \"shop\""));
     }
@@ -198,6 +206,15 @@ pub(super) fn tls(
         None => Identity { id: expected.clone(), source: IdentitySource::Authority(position) },
     };
     ServiceTls { expected: Some(expected), identity: Some(identity), mode }
+}
+
+/// Refuses the namespace of a service without an identity.
+fn spare_namespace(service: &model::Service, help: &str, mistakes: &mut Vec<Mistake>) {
+    if let Some(word) = &service.namespace {
+        let mistake =
+            Mistake::new(word.span(), "a namespace is part of an identity", "this service has none");
+        mistakes.push(mistake.help(help));
+    }
 }
 
 /// The service has no identity.

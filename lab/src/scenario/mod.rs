@@ -95,6 +95,10 @@ struct Load {
 pub fn parse(file_name: &str, text: &str) -> Result<Scenario, ScenarioErrors> {
     let scenario = |file: model::File| {
         let scenario = validate::validate(&file, text)?;
+        let never_judged = expect::never_judged(&file, &scenario);
+        if !never_judged.is_empty() {
+            return Err(never_judged);
+        }
         settings::check(&file, &scenario.plan(SidecarKind::Ours))?;
         Ok(scenario)
     };

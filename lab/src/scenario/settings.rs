@@ -27,9 +27,113 @@ pub(super) fn reserved(service: &super::model::Service, mistakes: &mut Vec<Mista
     service.sidecar.iter().for_each(|given| refuse(given, &OURS_OF_SIDECAR, mistakes));
 }
 
+/// Refuses what a service says twice: by a key of its own, and in the words of the sidecar. One
+/// would silently replace the other.
+fn said_twice(file: &File, plan: &Plan) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    let Some(program) = sidecar::program(plan.sidecar) else { return mistakes };
+    for ((name, service), planned) in file.service.iter().zip(&plan.services) {
+        if let (Some(given), Some(&first)) = (&service.sidecar, planned.instances.first()) {
+            let given = given.get_ref();
+            let mut said = program.said(plan, first);
+            if let Some(mode) = disabled(service) {
+                let tls = toml::Table::from_iter([("mode".to_owned(), mode.into())]);
+                said.extend([("tls".to_owned(), tls.into()), ("identity".to_owned(), false.into())]);
+            }
+            let mut twice = Vec::new();
+            both(&said, &given.plain(), &mut Vec::new(), &mut twice);
+            twice.extend(protocols_of_the_app(service, &given.plain()));
+            for path in twice {
+                let at = given.place(&path, true).unwrap_or(name.span());
+                mistakes.push(twice_said(at, &path, own_words(name, service, &path)));
+            }
+        }
+        if let Some(policy) = &service.policy {
+            let own = [
+                ("protocol", service.protocol.as_ref().map(Spanned::span)),
+                ("bridge", service.bridge.as_ref().map(Spanned::span)),
+            ];
+            for (key, own) in own {
+                let path = [PathStep::Key(key.to_owned())];
+                if let (Some(at), Some(own)) = (policy.get_ref().place(&path, true), own) {
+                    mistakes.push(twice_said(at, &path, own));
+                }
+            }
+        }
+    }
+    mistakes
+}
+
+/// The mode of a service that has said that it has no identity, of which the sidecar is not told.
+fn disabled(service: &super::model::Service) -> Option<&str> {
+    let mode = service.tls.as_ref()?.get_ref().mode.as_ref()?.get_ref();
+    (mode == "disabled").then_some(mode)
+}
+
+/// The paths of values that both have, in the latter's order.
+fn both(said: &toml::Table, given: &toml::Table, path: &mut Vec<PathStep>, found: &mut Vec<Vec<PathStep>>) {
+    for (key, value) in given {
+        path.push(PathStep::Key(key.clone()));
+        match (said.get(key), value) {
+            (Some(toml::Value::Table(said)), toml::Value::Table(given)) => both(said, given, path, found),
+            (Some(_), _) => found.push(path.clone()),
+            (None, _) => {}
+        }
+        path.pop();
+    }
+}
+
+/// The protocols of the app's own port in `sidecar.inbound`, if the service has said it already.
+fn protocols_of_the_app(service: &super::model::Service, given: &toml::Table) -> Vec<Vec<PathStep>> {
+    let (Some(port), Some(_)) = (&service.port, &service.protocol) else { return Vec::new() };
+    let items = given.get("inbound").and_then(toml::Value::as_array);
+    let is_apps = |item: &toml::Value| {
+        let number = item.get("port").and_then(toml::Value::as_integer);
+        number == Some((*port.get_ref()).into()) && item.get("protocol").is_some()
+    };
+    let found = items.into_iter().flatten().enumerate().filter(|(_, item)| is_apps(item));
+    let key = |key: &str| PathStep::Key(key.to_owned());
+    found.map(|(item, _)| vec![key("inbound"), PathStep::Item(item), key("protocol")]).collect()
+}
+
+/// Where a service itself says what `path` says of its sidecars.
+fn own_words(name: &Spanned<String>, service: &super::model::Service, path: &[PathStep]) -> Range<usize> {
+    let first = match path.first() {
+        Some(PathStep::Key(key)) => key.as_str(),
+        _ => "",
+    };
+    let words = match first {
+        "authorization" => service.authorization.as_ref().map(|given| {
+            let said = given.get_ref().place(&path[1..], true);
+            said.unwrap_or(given.span())
+        }),
+        "tls" => service.tls.as_ref().and_then(|tls| Some(tls.get_ref().mode.as_ref()?.span())),
+        "identity" => service.tls.as_ref().map(Spanned::span),
+        "inbound" => service.protocol.as_ref().map(Spanned::span),
+        "register" => service.registry.as_ref().map(Spanned::span),
+        "zone" => service.zones.iter().flatten().next().map(Spanned::span),
+        _ => None,
+    };
+    words.unwrap_or(name.span())
+}
+
+fn twice_said(at: Range<usize>, path: &[PathStep], own: Range<usize>) -> Mistake {
+    let keys = path.iter().filter_map(|step| match step {
+        PathStep::Key(key) => Some(key.as_str()),
+        PathStep::Item(_) => None,
+    });
+    let keys: Vec<&str> = keys.collect();
+    let message = format!("`{}` follows from what the service says itself", keys.join("."));
+    let mistake = Mistake::new(at, message, "says it once more").also(own, "said here");
+    mistake.help("leave one of them out: only one could hold")
+}
+
 /// Lets the sidecar read what it would be given. `plan` is one with sidecars.
 pub(super) fn check(file: &File, plan: &Plan) -> Result<(), Vec<Mistake>> {
-    let mut mistakes: Vec<Mistake> = Vec::new();
+    let mut mistakes = said_twice(file, plan);
+    if !mistakes.is_empty() {
+        return Err(mistakes);
+    }
     // Authorities come last, and have none.
     let own: Vec<&String> = plan.instances.iter().filter_map(|instance| instance.sidecar.as_ref()).collect();
     read(file, plan, &own, None, &mut mistakes);

@@ -28,6 +28,10 @@ pub trait SidecarProgram: Sync {
     /// The text of the configuration file of the sidecar of `plan.instances[instance]`.
     fn config(&self, plan: &Plan, instance: usize, seed: u64) -> String;
 
+    /// The part of it that says in the sidecar's words what the scenario says in its own, so that
+    /// nothing else may say it too.
+    fn said(&self, plan: &Plan, instance: usize) -> toml::Table;
+
     /// Reads a configuration as the sidecar would.
     ///
     /// # Errors

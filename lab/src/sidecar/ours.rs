@@ -7,7 +7,8 @@
 //! ports that nobody declared. Endpoints are IPv4 only; callers may dial either family.
 //!
 //! A scenario may say more: a service's `policy` goes into its cluster, in every file, and its
-//! `sidecar` keys into the files of its own instances. Both replace what the lab would write.
+//! `sidecar` keys into the files of its own instances. Both replace what the lab would write of its
+//! own accord. What the scenario says itself (`said`) they may not replace: the check refuses that.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -33,6 +34,10 @@ pub(super) struct Ours;
 impl SidecarProgram for Ours {
     fn config(&self, plan: &Plan, instance: usize, seed: u64) -> String {
         config(plan, instance, seed)
+    }
+
+    fn said(&self, plan: &Plan, instance: usize) -> Table {
+        said(plan, instance)
     }
 
     fn check(&self, config: &str) -> Result<(), ConfigErrors> {
@@ -83,7 +88,7 @@ struct File<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cluster: Vec<Cluster<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    inbound: Vec<Inbound>,
+    inbound: Vec<Value>,
 }
 
 #[derive(Serialize)]
@@ -135,13 +140,6 @@ struct Discovery {
     more: Table,
 }
 
-#[derive(Serialize)]
-struct Inbound {
-    port: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    protocol: Option<Protocol>,
-}
-
 /// How often in the life of a certificate an authority is asked whether roots have changed, at
 /// least.
 const REFRESHES: u32 = 10;
@@ -156,22 +154,52 @@ const DRAIN_MIN: &str = "1s";
 fn config(plan: &Plan, instance: usize, seed: u64) -> String {
     let this = &plan.instances[instance];
     let service = &plan.services[this.service];
-    let mut settings = Table::new();
+    let mut settings = said(plan, instance);
     settings.insert("workers".into(), 1.into());
-    if let Some(zone) = &this.zone {
-        settings.insert("zone".into(), zone.as_str().into());
-    }
     // Callers that were told of their endpoints once for all do not look at readiness, so there is
     // nothing to wait for. Those that learn them take a moment to hear of an end.
     let drain_min = if service.registry.is_some() { DRAIN_MIN } else { "0s" };
     settings.insert("timeouts".into(), Table::from_iter([("drain_min".to_owned(), drain_min.into())]).into());
-    settings.extend(this.identity.as_ref().map(|own| ("identity".to_owned(), identity(plan, own).into())));
+    if let Some(refresh) = this.identity.as_ref().and_then(|own| refresh(plan, own)) {
+        let asked = Table::from_iter([("refresh".to_owned(), refresh.into())]);
+        let identity = Table::from_iter([("ca".to_owned(), asked.into())]);
+        merge(&mut settings, &Table::from_iter([("identity".to_owned(), identity.into())]));
+    }
+    if let Some(bytes) = service.limits.sidecar.memory {
+        // It would find this out itself, but a namespace does not show it its control group.
+        let budget = format!("{}KiB", bytes / 1024 * 4 / 5);
+        settings.insert("limits".into(), Table::from_iter([("memory".to_owned(), budget.into())]).into());
+    }
+    merge(&mut settings, &service.settings);
+    let (added, given) = (listed(settings.remove("cluster")), settings.remove("inbound"));
+    let callable = plan.services.iter().filter_map(|s| s.port.map(|port| (s, port)));
+    let clusters = callable.map(|(service, port)| Cluster::OfService(cluster(plan, service, port)));
+    let file = File {
+        service: &service.name,
+        instance: &this.name,
+        seed: (seed >> 1) as i64,
+        settings,
+        cluster: clusters.chain(added.into_iter().map(Cluster::Added)).collect(),
+        inbound: inbound(service, given),
+    };
+    toml::to_string_pretty(&file).expect("names, numbers and addresses are all TOML")
+}
+
+/// The keys that say in the sidecar's words what the scenario says in its own.
+fn said(plan: &Plan, instance: usize) -> Table {
+    let this = &plan.instances[instance];
+    let service = &plan.services[this.service];
+    let mut said = Table::new();
+    if let Some(zone) = &this.zone {
+        said.insert("zone".into(), zone.as_str().into());
+    }
+    said.extend(this.identity.as_ref().map(|own| ("identity".to_owned(), identity(plan, own).into())));
     if let Some(mode) = service.tls {
         let mode = Value::try_from(mode).expect("a word");
-        settings.insert("tls".into(), Table::from_iter([("mode".to_owned(), mode)]).into());
+        said.insert("tls".into(), Table::from_iter([("mode".to_owned(), mode)]).into());
     }
     if !service.authorization.is_empty() {
-        settings.insert("authorization".into(), service.authorization.clone().into());
+        said.insert("authorization".into(), service.authorization.clone().into());
     }
     if let (Some(etcd), Some(port)) = (registry(plan, service), service.port) {
         let address = SocketAddr::from((this.v4, port)).to_string();
@@ -180,34 +208,38 @@ fn config(plan: &Plan, instance: usize, seed: u64) -> String {
         let told = [("zone", &this.zone), ("identity", &service.identity)];
         let told = told.into_iter().filter_map(|(key, word)| Some((key.to_owned(), word.as_deref()?.into())));
         register.extend(told);
-        settings.insert("register".into(), register.into());
+        said.insert("register".into(), register.into());
     }
-    if let Some(bytes) = service.limits.sidecar.memory {
-        // It would find this out itself, but a namespace does not show it its control group.
-        let budget = format!("{}KiB", bytes / 1024 * 4 / 5);
-        settings.insert("limits".into(), Table::from_iter([("memory".to_owned(), budget.into())]).into());
+    said
+}
+
+/// The `inbound` tables: what the scenario adds to that of the app's port, and those of other
+/// ports.
+fn inbound(service: &Service, given: Option<Value>) -> Vec<Value> {
+    let mut all = listed(given);
+    let Some(port) = service.port else { return all };
+    let is_apps = |item: &&mut Value| item.get("port").and_then(Value::as_integer) == Some(port.into());
+    let mut own = Table::from_iter([("port".to_owned(), Value::from(i64::from(port)))]);
+    let protocol = declared(service.protocol).map(|protocol| Value::try_from(protocol).expect("a word"));
+    own.extend(protocol.map(|protocol| ("protocol".to_owned(), protocol)));
+    match all.iter_mut().find(is_apps).map(Value::as_table_mut) {
+        Some(Some(given)) => {
+            merge(&mut own, given);
+            *given = own;
+        }
+        // Behind the others, whose positions stay those of the scenario.
+        _ => all.push(own.into()),
     }
-    merge(&mut settings, &service.settings);
-    let added = match settings.remove("cluster") {
-        Some(Value::Array(clusters)) => clusters,
+    all
+}
+
+/// The items of a list of tables. What is no list is one item, which the sidecar will complain of.
+fn listed(given: Option<Value>) -> Vec<Value> {
+    match given {
+        Some(Value::Array(items)) => items,
         Some(one) => vec![one],
         None => Vec::new(),
-    };
-    let callable = plan.services.iter().filter_map(|s| s.port.map(|port| (s, port)));
-    let clusters = callable.map(|(service, port)| Cluster::OfService(cluster(plan, service, port)));
-    let inbound = match settings.contains_key("inbound") {
-        true => None,
-        false => service.port.map(|port| Inbound { port, protocol: declared(service.protocol) }),
-    };
-    let file = File {
-        service: &service.name,
-        instance: &this.name,
-        seed: (seed >> 1) as i64,
-        settings,
-        cluster: clusters.chain(added.into_iter().map(Cluster::Added)).collect(),
-        inbound: inbound.into_iter().collect(),
-    };
-    toml::to_string_pretty(&file).expect("names, numbers and addresses are all TOML")
+    }
 }
 
 fn cluster<'a>(plan: &'a Plan, service: &'a Service, port: u16) -> OfService<'a> {
@@ -255,20 +287,23 @@ fn identity(plan: &Plan, own: &Identity) -> Table {
         IdentitySource::Authority(position) => {
             let authority = &plan.authorities[position];
             let address = SocketAddr::from((plan.instances[authority.instance].v4, CA_PORT));
-            let mut asked = Table::from_iter([
+            let asked = Table::from_iter([
                 ("addresses".to_owned(), Value::from(vec![address.to_string()])),
                 ("roots".to_owned(), file(ROOTS_FILE)),
                 ("token".to_owned(), file(TOKEN_FILE)),
             ]);
-            // Where certificates live shortly, so do the reasons to trust them.
-            let refresh = authority.certificate_lifetime / REFRESHES;
-            if refresh < BUNDLE_REFRESH {
-                asked.insert("refresh".into(), crate::readable::text(refresh).into());
-            }
             ("ca".to_owned(), asked.into())
         }
     };
     Table::from_iter([("id".to_owned(), Value::from(own.id.as_str())), source])
+}
+
+/// How often roots are asked for, where that is not by default often enough: where certificates
+/// live shortly, so do the reasons to trust them.
+fn refresh(plan: &Plan, own: &Identity) -> Option<String> {
+    let IdentitySource::Authority(position) = own.source else { return None };
+    let refresh = plan.authorities[position].certificate_lifetime / REFRESHES;
+    (refresh < BUNDLE_REFRESH).then(|| crate::readable::text(refresh))
 }
 
 /// The key of a service in its registry, if it has one.

@@ -323,6 +323,15 @@ impl Conn {
         Ok(Read::Wait([head, me.reset_at].into_iter().flatten().min()))
     }
 
+    /// Whether [`Self::read`] has something to say.
+    pub fn readable(&self, side: usize, ctx: &Ctx<'_>) -> Read {
+        let [me, peer] = [&self.ends[side], &self.ends[1 - side]];
+        let arrives = peer.out.queue.front().and_then(|head| head.due);
+        let next = [arrives, me.reset_at].into_iter().flatten().min();
+        let is_there = me.eof || me.is_reset(ctx.now) || next.is_some_and(|at| at <= ctx.now);
+        if is_there { Read::Done } else { Read::Wait(next) }
+    }
+
     /// Notes that nobody holds this end any more.
     pub fn let_go(&mut self, side: usize, now: u64) {
         self.ends[side].open = false;

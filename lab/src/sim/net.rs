@@ -20,11 +20,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use proxy::world::{Abort, AfterFin, Listener, Net, Wall};
+use proxy::world::{AfterFin, Listener, Net, Transport, Wall};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::conn::{CLIENT, Read, SERVER};
+use super::conn::{CLIENT, Conn, Ctx, Read, SERVER};
 use super::process::Group;
 use super::route::{Route, Who};
 use super::stack::{Shared, SynOutcome};
@@ -208,41 +208,18 @@ impl SimIo {
     fn new(stack: Shared, conn: u64, side: usize) -> Self {
         SimIo { stack, conn, side, alarm: Alarm::default(), aborted: false }
     }
-}
 
-impl Abort for SimIo {
-    fn abort(&mut self) {
-        self.aborted = true;
-    }
-
-    fn behind_fin(&self) -> AfterFin {
-        let found = self.stack.with(|s, wakes| {
-            let now = s.now();
-            s.act(self.conn, now, wakes, |conn, ctx| {
-                let [me, peer] = [&conn.ends[self.side], &conn.ends[1 - self.side]];
-                match (me.host == peer.host, peer.open) {
-                    _ if me.is_reset(ctx.now) => AfterFin::Close,
-                    (false, _) => AfterFin::Unknown,
-                    (true, true) => AfterFin::HalfClose,
-                    (true, false) => AfterFin::Close,
-                }
-            })
-        });
-        found.unwrap_or(AfterFin::Close)
-    }
-}
-
-impl AsyncRead for SimIo {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
+    /// Looks for what has arrived, until there is something.
+    fn poll_arrival(
+        &mut self,
         cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
+        mut look: impl FnMut(&mut Conn, usize, &mut Ctx<'_>) -> io::Result<Read>,
     ) -> Poll<io::Result<()>> {
         loop {
             let (wait, old) = self.stack.with(|s, wakes| {
                 let now = s.now();
                 let read = s.act(self.conn, now, wakes, |conn, ctx| {
-                    let read = conn.read(self.side, buf, ctx);
+                    let read = look(conn, self.side, ctx);
                     let old = match &read {
                         Ok(Read::Wait(_)) => conn.ends[self.side].reader.replace(cx.waker().clone()),
                         _ => None,
@@ -263,6 +240,42 @@ impl AsyncRead for SimIo {
                 Some((Some(at), now)) => ready!(self.alarm.poll(at, now, cx)),
             }
         }
+    }
+}
+
+impl Transport for SimIo {
+    fn abort(&mut self) {
+        self.aborted = true;
+    }
+
+    fn behind_fin(&self) -> AfterFin {
+        let found = self.stack.with(|s, wakes| {
+            let now = s.now();
+            s.act(self.conn, now, wakes, |conn, ctx| {
+                let [me, peer] = [&conn.ends[self.side], &conn.ends[1 - self.side]];
+                match (me.host == peer.host, peer.open) {
+                    _ if me.is_reset(ctx.now) => AfterFin::Close,
+                    (false, _) => AfterFin::Unknown,
+                    (true, true) => AfterFin::HalfClose,
+                    (true, false) => AfterFin::Close,
+                }
+            })
+        });
+        found.unwrap_or(AfterFin::Close)
+    }
+
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_arrival(cx, |conn, side, ctx| Ok(conn.readable(side, ctx))).map(drop)
+    }
+}
+
+impl AsyncRead for SimIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.poll_arrival(cx, |conn, side, ctx| conn.read(side, buf, ctx))
     }
 }
 

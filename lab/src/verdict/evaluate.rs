@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::statistics::measure;
 use crate::fault::Entry;
 use crate::load::Record;
-use crate::metrics::{Series, is_counter};
+use crate::metrics::{CAPTURED, Series, is_counter};
 use crate::plan::{Condition, Expectation, Op, Plan, Subject, TimePoint, Window};
 use crate::statistic::{Statistic, number};
 
@@ -310,7 +310,12 @@ impl<'a> EvidenceIndex<'a> {
             series.last(process, name, labels, from, to)
         };
         let Some(value) = value else {
-            let like = alike(name, series.names(process).into_iter());
+            let names = series.names(process);
+            let is_captured = |name: &str| name.starts_with(CAPTURED);
+            if is_captured(name) && (names.contains(name) || !names.iter().any(|name| is_captured(name))) {
+                return Measured::nothing(no_packet(labels));
+            }
+            let like = alike(name, names.into_iter());
             return Measured::nothing(format!("{process} has no metric `{name}`{like}"));
         };
         Measured { value: Some(value), shown: format!("{name} = {}", number(value)), samples }
@@ -358,6 +363,15 @@ fn alike<'a>(name: &str, there: impl Iterator<Item = &'a str>) -> String {
     names.sort_unstable();
     let names: Vec<_> = names.into_iter().take(3).map(|(_, other)| other).collect();
     if names.is_empty() { String::new() } else { format!("; there is {}", names.join(", ")) }
+}
+
+/// Why there is no count of the packets between the sides that labels name.
+fn no_packet(labels: &[(String, String)]) -> String {
+    let side = |direction: &str| {
+        let mut found = labels.iter().filter(|(name, _)| name.split('_').next() == Some(direction));
+        found.next().map_or_else(String::new, |(_, side)| format!(" {direction} {side}"))
+    };
+    format!("no packet passed{}{}", side("from"), side("to"))
 }
 
 fn us(duration: Duration) -> i64 {

@@ -128,6 +128,7 @@ pub fn plan(command: Vec<String>) -> Plan {
         loads: Vec::new(),
         timeline: Vec::new(),
         expectations: Vec::new(),
+        left_out: 0,
     }
 }
 

@@ -57,8 +57,19 @@ fn keys_of_the_sidecar_that_are_the_labs_to_decide() {
 }
 
 #[test]
+fn what_a_service_says_twice() {
+    insta::assert_snapshot!(message(include_str!("cases/what_a_service_says_twice.toml")));
+}
+
+#[test]
 fn identities_that_cannot_be() {
     insta::assert_snapshot!(message(include_str!("cases/identities_that_cannot_be.toml")));
+    let names = mesh(
+        "[ca.mesh]\n[cert.domain]\nid = \"spiffe://x\"\n\
+         [cert.authority]\nid = \"spiffe://cluster.local/sidelab/ca\"\n[service.x]\nnamespace = \"a/b\"\n\
+         [service.y]\nnamespace = \"shop\"\ntls = { mode = \"disabled\" }\n",
+    );
+    insta::assert_snapshot!("names_of_no_workload", message(&names));
     let shape =
         mesh("[ca.mesh]\ntrust-domain = \"a\"\n[cert.x]\nlifetime = 5\n[service.x]\ntls = \"strict\"\n");
     insta::assert_snapshot!("shape_of_identities_that_cannot_be", message(&shape));

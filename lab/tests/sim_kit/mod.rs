@@ -71,6 +71,7 @@ pub fn plan(sidecar: SidecarKind, replicas: usize) -> Plan {
         loads: vec![load(100.0)],
         timeline: Vec::new(),
         expectations: Vec::new(),
+        left_out: 0,
     }
 }
 

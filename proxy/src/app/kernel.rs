@@ -7,29 +7,28 @@
 //! must not go on saying that it is ready.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::control::{ControlListeners, control_at};
 use super::log::LOG;
 use super::privileges::Privileges;
 use super::stop::{Stopped, stop};
-use super::worker::{Watches, drains, work};
+use super::threads::WorkerThreads;
+use super::worker::{Signals, drains};
 use super::{FAILED, Sidecar, ports};
 use crate::command::{self, Inherited};
-use crate::config::{self, Audit, LogTarget, Snapshot, defaults, reload};
+use crate::config::{self, Audit, LoadError, LogTarget, Snapshot, defaults, reload};
 use crate::errln;
 use crate::telemetry::emit;
-use crate::world::{
-    Alarm, KernelDisk, KernelNet, LogFile, Net, RngTree, Stdout, SystemWall, World, raise_nofile,
-};
+use crate::world::{KernelDisk, KernelNet, LogFile, Net, RngTree, Stdout, SystemWall, World, raise_nofile};
 
 /// How a sidecar is started, beside its configuration.
 #[derive(Debug, Clone, Default)]
@@ -51,7 +50,7 @@ pub fn run(path: &Path, options: Options) -> ExitCode {
     let snapshot = match config::load(path) {
         Ok(snapshot) => snapshot,
         Err(error) => {
-            errln!("{:?}", miette::Report::new(error));
+            say_why_not(path, error);
             return ExitCode::from(2);
         }
     };
@@ -70,6 +69,24 @@ pub fn run(path: &Path, options: Options) -> ExitCode {
     };
     LOG.flush();
     code
+}
+
+/// Says what is wrong with the configuration at `path`. A person at a terminal sees the lines; what
+/// is kept holds nothing of the file, in which there may be secrets.
+fn say_why_not(path: &Path, error: LoadError) {
+    if io::stderr().is_terminal() {
+        errln!("{:?}", miette::Report::new(error));
+        return;
+    }
+    for line in error.lines().into_iter().chain(where_to_see_more(path, &error)) {
+        LOG.say(line);
+    }
+}
+
+/// What shows the lines that a log must not hold.
+fn where_to_see_more(path: &Path, error: &LoadError) -> Option<String> {
+    let shown = matches!(error, LoadError::Invalid(_));
+    shown.then(|| format!("`proxy check --config {}` shows the lines and what to write", path.display()))
 }
 
 /// Why a sidecar could not go on, and its exit code.
@@ -101,88 +118,105 @@ fn run_kernel(path: &Path, snapshot: Snapshot, options: Options) -> Result<Stopp
     warn_if_nothing_exempts(snapshot.mark);
     warn_of_doubts(&snapshot);
     let files = raise_nofile()?;
-    let (failed, mut failure) = mpsc::unbounded_channel();
     let net = KernelNet::with_mark(snapshot.mark)
         .map_err(|e| io::Error::new(e.kind(), format!("cannot set SO_MARK (it takes CAP_NET_ADMIN): {e}")))?;
     let rng = snapshot.seed.map_or_else(RngTree::from_os, RngTree::new);
     let cpus = || std::thread::available_parallelism().map_or(1, |n| n.get());
     let workers = options.workers.or(snapshot.workers).unwrap_or_else(cpus);
+    let (sizes, app) = ((workers, files), (options.command, inherited));
+    local_runtime()?.block_on(serve_on_threads(path, snapshot, (net, rng), sizes, app))
+}
+
+/// Runs the workers, each on a thread of its own, and control on this one.
+async fn serve_on_threads(
+    path: &Path,
+    snapshot: Snapshot,
+    (net, rng): (KernelNet, RngTree),
+    (workers, files): (usize, u64),
+    app: (Vec<OsString>, Inherited),
+) -> Result<Stopped, Failure> {
     let start = Arc::new(snapshot);
-    let (over, life) = watch::channel(());
-    let (living, gone) = std::sync::mpsc::channel();
-    let result = local_runtime()?.block_on(async move {
-        ports::claim(&start.listen)?;
-        // These are bound by one process at a time, so two that start together cannot both go on.
-        let listeners = ControlListeners::open(&net, start.listen).await?;
-        let sidecar = Sidecar::new(Snapshot::clone(&start), workers);
-        sidecar.table.load().load.set_files(files);
-        sidecar.loaded(&SystemWall);
-        let (signals, watches) = drains();
-        for n in 0..workers {
-            let world = World::new(net.clone(), SystemWall, rng.child("worker", n as u64));
-            let life = (life.clone(), living.clone());
-            spawn_worker(n, world, sidecar.clone(), watches.clone(), failed.clone(), life)?;
+    let (failed, mut failure) = mpsc::unbounded_channel();
+    ports::claim(&start.listen)?;
+    // These are bound by one process at a time, so two that start together cannot both go on.
+    let listeners = ControlListeners::open(&net, start.listen).await?;
+    let sidecar = Sidecar::new(Snapshot::clone(&start), workers);
+    sidecar.table.load().load.set_files(files);
+    sidecar.loaded(&SystemWall);
+    let alarmed = net.clone().with_alarm(failed.clone());
+    // Before the workers, which must carry nothing if it cannot be logged.
+    let world = with_logs(World::new(alarmed.clone(), SystemWall, rng.child("control", 0)), &start)?;
+    let (signals, watches) = drains();
+    let threads = WorkerThreads::default();
+    for n in 0..workers {
+        let world = World::new(net.clone(), SystemWall, rng.child("worker", n as u64));
+        threads.start(n, world, sidecar.clone(), watches.clone(), failed.clone())?;
+    }
+    drop(watches);
+    // Tools that rename logs send it, and it would end the process. There is nothing to do: the
+    // access log is looked up by its name for each batch.
+    let mut renamed = signal(SignalKind::user_defined1())?;
+    alarmed.spawn("signals", async move { while renamed.recv().await.is_some() {} });
+    // Its own task, because pages answer during the drain too.
+    alarmed.spawn_essential("control", control_at(world, sidecar.clone(), listeners));
+    tracing::info!(workers, files, service = %start.service, "sidecar started");
+    let stopped = until_stopped(path, start, &sidecar, &signals, &mut failure, app).await;
+    threads.cut(&sidecar).await;
+    sidecar.write_last_lines().await;
+    stopped
+}
+
+/// Serves until the sidecar is told to stop, its app ends or a part of it fails, and drains.
+async fn until_stopped(
+    path: &Path,
+    start: Arc<Snapshot>,
+    sidecar: &Sidecar,
+    signals: &Signals,
+    failure: &mut mpsc::UnboundedReceiver<io::Error>,
+    (command, inherited): (Vec<OsString>, Inherited),
+) -> Result<Stopped, Failure> {
+    let mut app = None;
+    let working = async {
+        if command.is_empty() {
+            return std::future::pending().await;
         }
-        drop(watches);
-        let net = net.with_alarm(failed);
-        let world = World::new(net.clone(), SystemWall, rng.child("control", 0));
-        let world = with_logs(world, &start)?;
-        // Tools that rename logs send it, and it would end the process. There is nothing to do: the
-        // access log is looked up by its name for each batch.
-        let mut renamed = signal(SignalKind::user_defined1())?;
-        net.spawn("signals", async move { while renamed.recv().await.is_some() {} });
-        // Its own task, because pages answer during the drain too.
-        net.spawn_essential("control", control_at(world, sidecar.clone(), listeners));
-        tracing::info!(workers, files, service = %start.service, "sidecar started");
-        let mut app = None;
-        let working = async {
-            if options.command.is_empty() {
-                return std::future::pending().await;
-            }
-            // An app that starts earlier would find its first connections refused (istio#11130).
-            sidecar.started.notified().await;
-            let started = app.insert(command::start(&options.command, inherited)?);
-            Ok::<_, Failure>(Some(started.wait().await?))
-        };
-        let ended = tokio::select! {
-            biased;
-            result = told_to_stop(&sidecar) => result.map(|()| None)?,
-            Some(error) = failure.recv() => return Err(error.into()),
-            ended = working => ended?,
-            () = follow(path, start, &sidecar) => None,
-        };
-        if let Some(code) = ended {
-            tracing::info!(code, "the app has ended");
-            // Nobody is left to drain for, but its last words may still be on their way.
-            let deadline = Instant::now() + sidecar.timeouts().drain;
-            let left = signals.outbound.drain(deadline).await;
-            sidecar.write_last_lines().await;
-            return Ok(Stopped { left, code });
-        }
-        sidecar.drain();
-        let stop_app = async |limit| match &mut app {
-            Some(app) => app.stop(limit).await,
-            None => Ok(0),
-        };
-        tokio::select! {
-            biased;
-            // A second signal ends the wait.
-            result = told_to_stop(&sidecar) => Ok(result.map(|()| Stopped::default())?),
-            Some(error) = failure.recv() => Err(error.into()),
-            stopped = stop(&sidecar, &signals, stop_app) => Ok(stopped?),
-        }
-    });
-    // What is left is reset by those who carry it; the kernel would end it as if that were all.
-    drop(over);
-    let _ = gone.recv_timeout(defaults::CUT_WITHIN);
-    result
+        // An app that starts earlier would find its first connections refused (istio#11130).
+        sidecar.started.notified().await;
+        let started = app.insert(command::start(&command, inherited)?);
+        Ok::<_, Failure>(Some(started.wait().await?))
+    };
+    let ended = tokio::select! {
+        biased;
+        result = told_to_stop(sidecar) => result.map(|()| None)?,
+        Some(error) = failure.recv() => return Err(error.into()),
+        ended = working => ended?,
+        () = follow(path, start, sidecar) => None,
+    };
+    if let Some(code) = ended {
+        tracing::info!(code, "the app has ended");
+        // Nobody is left to drain for, but its last words may still be on their way.
+        let deadline = Instant::now() + sidecar.timeouts().drain;
+        let left = signals.outbound.drain(deadline).await;
+        return Ok(Stopped { left, code });
+    }
+    sidecar.drain();
+    let stop_app = async |limit| match &mut app {
+        Some(app) => app.stop(limit).await,
+        None => Ok(0),
+    };
+    tokio::select! {
+        biased;
+        // A second signal ends the wait.
+        result = told_to_stop(sidecar) => Ok(result.map(|()| Stopped::default())?),
+        Some(error) = failure.recv() => Err(error.into()),
+        stopped = stop(sidecar, signals, stop_app) => Ok(stopped?),
+    }
 }
 
 /// The same world with the disk of the audit log and the end of the access log, if there are any.
 fn with_logs<N>(mut world: World<N>, start: &Snapshot) -> io::Result<World<N>> {
     if let Some(audit) = &start.audit {
-        let disk = KernelDisk::open(&audit.directory).map_err(named_directory(audit))?;
-        world = world.with_disk(disk.made_again());
+        world = world.with_disk(audit_disk(audit)?);
     }
     Ok(match start.access_log.as_ref().map(|log| &log.target) {
         Some(LogTarget::Stdout) => world.with_log(Stdout),
@@ -202,12 +236,18 @@ fn log_file(path: &Path) -> io::Result<LogFile> {
     Ok(LogFile { disk: Arc::new(disk), name })
 }
 
-/// An error of the audit log's directory.
-fn named_directory(audit: &Audit) -> impl Fn(io::Error) -> io::Error {
-    |error| {
+/// The directory of the audit log. Lines of two processes in one file would be no chain.
+fn audit_disk(audit: &Audit) -> io::Result<KernelDisk> {
+    let disk = KernelDisk::open(&audit.directory).and_then(KernelDisk::locked);
+    let disk = disk.map_err(|error| {
+        let why = match error.kind() {
+            io::ErrorKind::WouldBlock => "another process writes one there; each needs its own".to_owned(),
+            _ => error.to_string(),
+        };
         let directory = audit.directory.display();
-        io::Error::new(error.kind(), format!("the audit log cannot be in {directory}: {error}"))
-    }
+        io::Error::new(error.kind(), format!("the audit log cannot be in {directory}: {why}"))
+    })?;
+    Ok(disk.made_again())
 }
 
 /// Says so if the rules as they are by default would bring the sidecar's own connections back to
@@ -237,38 +277,6 @@ fn warn_of_doubts(snapshot: &Snapshot) {
 /// If the machine has no file descriptors for it.
 pub fn local_runtime() -> io::Result<LocalRuntime> {
     Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
-}
-
-/// Starts a worker on a thread of its own, which lives until the first of `life` is dropped, so
-/// that connections can end after the listeners have closed. The second is held until all that the
-/// worker carried has been dropped.
-fn spawn_worker(
-    n: usize,
-    world: World<KernelNet>,
-    sidecar: Arc<Sidecar>,
-    drains: Watches,
-    failed: mpsc::UnboundedSender<io::Error>,
-    (mut life, living): (watch::Receiver<()>, std::sync::mpsc::Sender<()>),
-) -> io::Result<()> {
-    let run = move || {
-        let _living = living;
-        let _alarm = Alarm::new(format!("worker-{n}"), failed.clone());
-        let worked = local_runtime().and_then(|runtime| {
-            runtime.block_on(async {
-                tokio::select! {
-                    biased;
-                    Err(error) = work(world, sidecar, drains) => Err(error),
-                    // An error says that it was dropped.
-                    _ = life.changed() => Ok(()),
-                }
-            })
-        });
-        if let Err(error) = worked {
-            let _ = failed.send(error);
-        }
-    };
-    std::thread::Builder::new().name(format!("worker-{n}")).spawn(run)?;
-    Ok(())
 }
 
 /// Waits for SIGTERM, SIGINT, or `POST /shutdown`.
@@ -310,9 +318,8 @@ async fn follow(path: &Path, current: Arc<Snapshot>, sidecar: &Sidecar) {
         reload::ReloadOutcome::Unchanged => tracing::info!("the configuration has not changed"),
         reload::ReloadOutcome::Refused(error) => {
             sidecar.metrics.reloaded(false);
-            // Without the lines around the mistakes, in which there may be secrets.
-            for mistake in error.lines() {
-                tracing::error!("the new configuration is not in force: {mistake}");
+            for line in error.lines().into_iter().chain(where_to_see_more(path, &error)) {
+                tracing::error!("the new configuration is not in force: {line}");
             }
         }
         reload::ReloadOutcome::Blind(error) => {
@@ -334,6 +341,6 @@ pub fn start_logging() {
         // It would say so on standard error as well, and panic: a disk that is full, or a reader
         // that has gone, costs the log.
         .log_internal_errors(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_ansi(io::stderr().is_terminal())
         .try_init();
 }

@@ -124,6 +124,16 @@ impl Sidecar {
         self.open.send_replace(false);
     }
 
+    /// What is dropped from now on without an end is cut, since the sidecar ends.
+    pub(super) fn cut(&self) {
+        if let Some(audit) = &self.audit {
+            audit.cut();
+        }
+        if let Some(access) = &self.access {
+            access.cut();
+        }
+    }
+
     /// Waits until the audit log and the access log are written, but not for ever.
     pub(super) async fn write_last_lines(&self) {
         let audit = async {

@@ -37,6 +37,5 @@ pub(super) async fn stop(
     let mut left = signals.inbound.drain(deadline).await;
     let code = stop_app(deadline.saturating_duration_since(Instant::now())).await?;
     left += signals.outbound.drain(deadline).await;
-    sidecar.write_last_lines().await;
     Ok(Stopped { left, code })
 }

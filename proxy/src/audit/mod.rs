@@ -18,7 +18,7 @@ pub mod writer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
@@ -26,7 +26,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::config::{Audit, WhenFull};
-use crate::spiffe_id::SpiffeId;
+use crate::connection::{Connection, Ending};
+use crate::error::Kind;
 pub use record::{AuditDecision, AuditEvent, AuditRecord};
 
 /// Where records are put. One for each sidecar, shared by its workers.
@@ -35,6 +36,8 @@ pub struct AuditLog {
     when_full: WhenFull,
     /// Lines that may wait before the queue is full.
     size: usize,
+    /// What has not ended is cut, since the sidecar ends.
+    is_cut: AtomicBool,
     shared: Arc<Shared>,
 }
 
@@ -76,7 +79,8 @@ pub struct AuditQueue {
 pub fn channel(config: Audit) -> (Arc<AuditLog>, AuditQueue) {
     let (queue, items) = mpsc::unbounded_channel();
     let shared = Arc::<Shared>::default();
-    let log = AuditLog { queue, when_full: config.when_full, size: config.queue, shared: shared.clone() };
+    let (when_full, size, is_cut) = (config.when_full, config.queue, AtomicBool::default());
+    let log = AuditLog { queue, when_full, size, is_cut, shared: shared.clone() };
     (Arc::new(log), AuditQueue { items, shared, config })
 }
 
@@ -117,7 +121,8 @@ impl AuditLog {
         now: SystemTime,
     ) -> AuditEntry {
         let record = AuditRecord::new(event, now, peer, dst);
-        AuditEntry(Some(Box::new(Pending { record, begun: Instant::now(), log: Some(self.clone()) })))
+        let pending = Pending { record, begun: Instant::now(), log: Some(self.clone()) };
+        AuditEntry { pending: Some(Box::new(pending)), ending: Ending::default() }
     }
 
     fn has_room(&self) -> bool {
@@ -157,6 +162,11 @@ impl AuditLog {
         Some(format!("the audit log cannot be written: {why}"))
     }
 
+    /// What has not ended yet does so because the sidecar ends.
+    pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::Relaxed);
+    }
+
     /// Waits until everything that is in the queue is written.
     pub async fn flush(&self) {
         let (done, written) = oneshot::channel();
@@ -167,28 +177,60 @@ impl AuditLog {
 }
 
 /// A record that is not complete yet. It is written when this is dropped.
-pub struct AuditEntry(Option<Box<Pending>>);
+pub struct AuditEntry {
+    pending: Option<Box<Pending>>,
+    ending: Ending,
+}
 
 impl AuditEntry {
     /// What is known of it.
     pub fn record(&mut self) -> &mut AuditRecord {
-        &mut self.0.as_mut().expect("it is only taken when it is dropped").record
+        &mut self.pending().record
     }
 
-    /// Who asks, as its certificate proves.
-    pub fn of(mut self, identity: Option<&SpiffeId>) -> Self {
-        self.record().identity = identity.cloned();
+    fn pending(&mut self) -> &mut Pending {
+        self.pending.as_mut().expect("it is only taken when it is dropped")
+    }
+
+    /// Of whose connection it is: who asks, as its certificate proves.
+    pub fn of(mut self, connection: &Connection) -> Self {
+        self.record().identity.clone_from(&connection.peer_identity);
+        self.ending.on(connection);
         self
+    }
+
+    /// It began earlier: at this time of day.
+    pub fn since(mut self, begun: Instant, time: SystemTime) -> Self {
+        self.pending().begun = begun;
+        self.record().time = time.into();
+        self
+    }
+
+    /// Notes why it was refused before policies were asked.
+    pub fn refused(&mut self, kind: Kind) {
+        self.record().decide(false, None);
+        self.failed(kind);
+    }
+
+    /// Notes why it failed. The first reason stays.
+    pub fn failed(&mut self, kind: Kind) {
+        self.ending.failed(kind);
+    }
+
+    /// Notes that it is over as it should be.
+    pub fn ended(&mut self) {
+        self.ending.ended();
     }
 }
 
 impl Drop for AuditEntry {
     fn drop(&mut self) {
-        let Some(mut pending) = self.0.take() else { return };
+        let Some(mut pending) = self.pending.take() else { return };
+        let Some(log) = pending.log.take() else { return };
+        let reason = self.ending.reason(log.is_cut.load(Ordering::Relaxed));
+        pending.record.reason = reason.map(|kind| kind.label().into());
         pending.record.duration_us = pending.begun.elapsed().as_micros() as u64;
-        if let Some(log) = pending.log.take() {
-            log.put(pending);
-        }
+        log.put(pending);
     }
 }
 

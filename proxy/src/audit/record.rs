@@ -5,14 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::Request;
-use http::header::{HOST, HeaderName};
+use http::header::{HOST, HeaderName, HeaderValue};
 use http::uri::Authority;
+use http::{HeaderMap, Request};
 use serde::{Deserialize, Serialize, Serializer};
 use time::OffsetDateTime;
 
 use crate::config::defaults::AUDIT_WORDS;
-use crate::error::Kind;
 use crate::spiffe_id::SpiffeId;
 use crate::telemetry::{rfc3339, trace_id, without_userinfo};
 
@@ -132,7 +131,8 @@ impl AuditRecord {
             path: None,
             request_id: None,
             trace_id: None,
-            decision: AuditDecision::Allow,
+            // Until something is decided, nothing of it reaches the app.
+            decision: AuditDecision::Deny,
             policy: None,
             rule: None,
             dry_run: None,
@@ -149,16 +149,27 @@ impl AuditRecord {
 
     /// Notes what is asked for.
     pub fn describe<B>(&mut self, request: &Request<B>) {
-        let header = |name: HeaderName| request.headers().get(name)?.to_str().ok().map(cut);
+        // As in the access log.
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let header = |name: HeaderName| request.headers().get(name).map(text);
         let uri = request.uri();
         self.method = Some(cut(request.method().as_str()));
-        let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-        let host = uri.authority().map(Authority::as_str).or(host);
-        self.host = host.map(|host| cut(without_userinfo(host)));
+        let host = uri.authority().map(Authority::to_string).or_else(|| header(HOST));
+        self.host = host.map(|host| cut(without_userinfo(&host)));
         self.path = Some(cut(uri.path()));
-        self.request_id = header(HeaderName::from_static("x-request-id"));
+        self.identify(request.headers());
         self.trace_id = header(HeaderName::from_static("traceparent"))
             .and_then(|text| trace_id(&text).map(str::to_owned));
+    }
+
+    /// Notes the request's id, which the sidecar may have made itself.
+    pub fn identify(&mut self, headers: &HeaderMap) {
+        let id = headers.get(HeaderName::from_static("x-request-id"));
+        let id = id.map(|id| String::from_utf8_lossy(id.as_bytes()));
+        // Mostly it is the one that came.
+        if id.as_deref() != self.request_id.as_deref() {
+            self.request_id = id.map(|id| cut(&id));
+        }
     }
 
     /// Notes what policies say.
@@ -166,12 +177,6 @@ impl AuditRecord {
         self.decision = AuditDecision::of(allowed);
         self.policy = rule.map(|(policy, _)| policy.clone());
         self.rule = rule.map(|(_, rule)| *rule);
-    }
-
-    /// Notes what no policy was asked about, since it was refused before.
-    pub fn refuse(&mut self, reason: Kind) {
-        self.decide(false, None);
-        self.reason = Some(reason.label().into());
     }
 
     /// Counts bytes that were carried to the app, and from it.

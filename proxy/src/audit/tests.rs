@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::*;
@@ -10,14 +11,15 @@ use crate::config::defaults::AUDIT_HANGS;
 use crate::telemetry::AuditMetrics;
 use crate::world::disk::Done;
 use crate::world::fake::{FakeNet, run as run_test};
-use crate::world::{Disk, RngTree, SystemWall, Wall, World};
+use crate::world::{Disk, KernelDisk, RngTree, SystemWall, Wall, World};
 
 /// Files by name.
 type Files = BTreeMap<String, Vec<u8>>;
 
 /// Files in memory, on a disk with so much room. Writes wait while somebody holds the other lock.
+/// While the last is set, nothing can be read.
 #[derive(Clone, Default)]
-struct SmallDisk(Arc<Mutex<(Files, usize)>>, Arc<tokio::sync::Mutex<()>>);
+struct SmallDisk(Arc<Mutex<(Files, usize)>>, Arc<tokio::sync::Mutex<()>>, Arc<AtomicBool>);
 
 impl SmallDisk {
     fn with_room(room: usize) -> Self {
@@ -49,6 +51,9 @@ impl Disk for SmallDisk {
     }
 
     fn read(&self, file: &str) -> Done<Vec<u8>> {
+        if self.2.load(Ordering::Relaxed) {
+            return Self::done(Err(io::ErrorKind::Other.into()));
+        }
         Self::done(self.files().remove(file).ok_or_else(|| io::ErrorKind::NotFound.into()))
     }
 
@@ -89,7 +94,7 @@ fn config(when_full: WhenFull) -> Audit {
 /// A log that is written to `disk` for as long as the story goes.
 async fn with_log<T>(
     config: Audit,
-    disk: &SmallDisk,
+    disk: &(impl Disk + Clone),
     story: impl AsyncFnOnce(&Arc<AuditLog>, &AuditMetrics) -> T,
 ) -> T {
     let (log, queue) = channel(config);
@@ -146,9 +151,9 @@ async fn lines_are_written_in_order_and_chained_also_across_a_restart_in_the_mid
                 log.flush().await;
             })
             .await;
-            disk.append(writer::FILE, cut.into()).await.unwrap();
+            disk.append(Audit::FILE, cut.into()).await.unwrap();
         }
-        let text = disk.text(writer::FILE);
+        let text = disk.text(Audit::FILE);
         assert_eq!(paths(&text), ["/1", "/next", "/3", "/next", "/5", "/next"]);
         let found = verified(&[text]).unwrap();
         assert_eq!((found.lines, found.torn, found.gaps), (6, 1, (0, 0)));
@@ -177,7 +182,7 @@ async fn whoever_may_not_pass_unseen_waits_while_the_disk_is_full() {
             assert_eq!(metrics.lost.get(), 0);
         })
         .await;
-        let text = disk.text(writer::FILE);
+        let text = disk.text(Audit::FILE);
         let found = verified(std::slice::from_ref(&text)).unwrap();
         let written: Vec<_> = (0..found.lines).map(|n| format!("/{n}")).collect();
         assert_eq!(paths(&text), written, "each once, and none is missing");
@@ -203,7 +208,7 @@ async fn whoever_passes_while_the_disk_is_full_is_counted_and_the_log_says_so() 
             assert_eq!(metrics.written.get() + metrics.lost.get(), 41, "each is one or the other");
         })
         .await;
-        let text = disk.text(writer::FILE);
+        let text = disk.text(Audit::FILE);
         let found = verified(std::slice::from_ref(&text)).unwrap();
         assert_eq!(found.lines - found.gaps.0 + found.gaps.1, 41, "{text}");
         assert!(paths(&text).ends_with(&["/last".into()]) && found.gaps.0 > 0, "{text}");
@@ -223,18 +228,175 @@ async fn a_file_that_has_grown_gives_way_and_the_oldest_goes() {
         })
         .await;
         let names: Vec<_> = disk.files().into_keys().collect();
-        let expected: &[&str] = if names.len() == 3 {
-            &["audit.log", "audit.log.1", "audit.log.2"]
-        } else {
-            &["audit.log.1", "audit.log.2"]
-        };
-        assert_eq!(names, expected);
+        assert_eq!(names, ["audit.log", "audit.log.1", "audit.log.2"]);
         let texts = ["audit.log.2", "audit.log.1", "audit.log"].map(|name| disk.text(name));
         let found = verified(&texts).unwrap();
         assert!(paths(&texts.concat()).ends_with(&["/10".into(), "/11".into()]));
         assert!(found.lines < 12, "the oldest are gone");
         let missing = [texts[0].clone(), texts[2].clone() + &texts[1][texts[1].len() / 2..]];
         assert!(verified(&missing).is_err(), "a file that is left out is noticed");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_file_grows_beyond_its_size_but_for_a_line_that_is_longer() {
+    run_test(async {
+        let disk = SmallDisk::with_room(1 << 20);
+        let config = Audit { rotate: 1000, keep: usize::MAX, queue: 100, ..config(WhenFull::Block) };
+        with_log(config.clone(), &disk, async |log, _| {
+            for n in 0..40 {
+                let path = if n == 20 { "/".repeat(1000) } else { format!("/{n}") };
+                note(log, &path).await;
+            }
+            log.flush().await;
+        })
+        .await;
+        let files = disk.files();
+        let (long, others): (Vec<_>, Vec<_>) = files.values().partition(|text| text.len() > 1000);
+        assert_eq!(
+            (long.len(), long[0].split(|byte| *byte == b'\n').count()),
+            (1, 2),
+            "one line and its end"
+        );
+        assert!(others.iter().filter(|text| text.len() < 500).count() < 3, "the others are filled");
+        let mut names: Vec<_> = files.keys().collect();
+        names.sort_by_key(|name| std::cmp::Reverse(Audit::age(name)));
+        let texts: Vec<_> = names.into_iter().map(|name| disk.text(name)).collect();
+        assert_eq!(verified(&texts).unwrap().lines, 40);
+    })
+    .await;
+}
+
+#[test]
+fn a_name_says_whether_a_file_is_one_of_the_log_and_how_old_it_is() {
+    for (name, age) in [("audit.log", Some(0)), ("audit.log.1", Some(1)), ("audit.log.1000", Some(1000))] {
+        assert_eq!(Audit::age(name), age);
+    }
+    for other in ["access.log", "audit.log.", "audit.log.0", "audit.log.01", "audit.log.+1", "audit.log.gz"] {
+        assert_eq!(Audit::age(other), None, "{other}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_file_that_is_gone_gives_way_to_a_new_one() {
+    run_test(async {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("audit");
+        let disk = KernelDisk::open(&directory).unwrap().made_again();
+        with_log(Audit { rotate: 500, ..config(WhenFull::Block) }, &disk, async |log, _| {
+            note(log, "/1").await;
+            log.flush().await;
+            std::fs::remove_dir_all(&directory).unwrap();
+            note(log, "/2").await;
+            log.flush().await;
+        })
+        .await;
+        let text = std::fs::read_to_string(directory.join(Audit::FILE)).unwrap();
+        assert_eq!(paths(&text), ["/2"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_fails_does_not_have_it_forgotten_what_was_written() {
+    type Change = fn(&str) -> String;
+    let changes: [Change; 5] = [
+        |text| text.to_owned(),
+        |text| text.lines().take(2).map(|line| format!("{line}\n")).collect(),
+        |text| text.replace("/3", "/X"),
+        |text| format!("{text}{{\"time\":\"2026-12-01T00:00:00.000000Z\",\"event\":\"req"),
+        |text| text.lines().next().unwrap().replace("/1", "/X") + "\n",
+    ];
+    for (n, change) in changes.into_iter().enumerate() {
+        run_test(async move {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(Audit::FILE);
+            let disk = KernelDisk::open(folder.path()).unwrap();
+            with_log(config(WhenFull::Block), &disk, async |log, metrics| {
+                for path in ["/1", "/2", "/3"] {
+                    note(log, path).await;
+                }
+                log.flush().await;
+                let changed = change(&std::fs::read_to_string(&path).unwrap());
+                std::fs::remove_file(&path).unwrap();
+                std::fs::create_dir(&path).unwrap();
+                note(log, "/4").await;
+                while metrics.failures.get() < 3 {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                std::fs::remove_dir(&path).unwrap();
+                std::fs::write(&path, changed).unwrap();
+                log.flush().await;
+            })
+            .await;
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(text.contains("\"/4\""), "{text}");
+            assert_eq!(verified(std::slice::from_ref(&text)).is_ok(), n == 0, "{n}: {text}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_write_is_known_later_if_it_cannot_be_read_at_once() {
+    for when_full in [WhenFull::Block, WhenFull::Drop] {
+        run_test(async move {
+            let disk = SmallDisk::with_room(1 << 20);
+            with_log(config(when_full), &disk, async |log, metrics| {
+                note(log, "/first").await;
+                log.flush().await;
+                disk.set_room(700);
+                disk.2.store(true, Ordering::Relaxed);
+                for n in 0..8 {
+                    note(log, &format!("/{n}")).await;
+                    while metrics.failures.get() == 0 && n == 3 {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                }
+                assert!(log.begin_refused(AuditEvent::Request, ENDS, SystemWall.now()).is_none());
+                disk.set_room(1 << 20);
+                disk.2.store(false, Ordering::Relaxed);
+                log.flush().await;
+                note(log, "/last").await;
+                log.flush().await;
+            })
+            .await;
+            let text = disk.text(Audit::FILE);
+            assert_eq!(verified(std::slice::from_ref(&text)).unwrap().torn, 1, "{text}");
+            let mut all = paths(&text);
+            if when_full == WhenFull::Block {
+                all.retain(|path| path != "gap");
+                let each = ["/first", "/0", "/1", "/2", "/3", "/4", "/5", "/6", "/7", "/last"];
+                assert_eq!(all, each, "each is written once");
+            }
+            assert!(all.ends_with(&["/7".into(), "/last".into()]), "{text}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_was_removed_before_the_disk_was_full_is_as_good_as_one_that_was_not() {
+    run_test(async {
+        let disk = SmallDisk::with_room(1 << 20);
+        with_log(config(WhenFull::Block), &disk, async |log, metrics| {
+            note(log, "/1").await;
+            log.flush().await;
+            disk.remove(Audit::FILE).await.unwrap();
+            note(log, "/2").await;
+            log.flush().await;
+            disk.set_room(100);
+            note(log, "/3").await;
+            while metrics.failures.get() == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            disk.set_room(1 << 20);
+            log.flush().await;
+        })
+        .await;
+        let found = verified(&[disk.text(Audit::FILE)]).unwrap();
+        assert_eq!((found.lines, found.torn), (2, 1));
     })
     .await;
 }
@@ -250,7 +412,7 @@ async fn what_is_open_holds_no_place_and_is_written_although_there_is_no_room() 
             }
             note(log, "/first").await;
             log.flush().await;
-            assert_eq!(paths(&disk.text(writer::FILE)), ["/first"]);
+            assert_eq!(paths(&disk.text(Audit::FILE)), ["/first"]);
             open.clear();
             let waits = tokio::time::timeout(Duration::ZERO, begin(log, "/waits")).await;
             assert!(waits.is_err(), "now the queue is full");
@@ -261,7 +423,7 @@ async fn what_is_open_holds_no_place_and_is_written_although_there_is_no_room() 
             assert_eq!((metrics.written.get(), metrics.lost.get()), (52, 1));
         })
         .await;
-        let text = disk.text(writer::FILE);
+        let text = disk.text(Audit::FILE);
         let found = verified(std::slice::from_ref(&text)).unwrap();
         assert_eq!((found.lines, found.gaps), (53, (1, 1)), "{text}");
         assert!(paths(&text).ends_with(&["/last".into()]), "{text}");
@@ -280,13 +442,13 @@ async fn what_ends_while_there_is_room_has_a_line_whatever_was_open() {
             }
             note(log, "/first").await;
             log.flush().await;
-            assert_eq!(paths(&disk.text(writer::FILE)), ["/first"]);
+            assert_eq!(paths(&disk.text(Audit::FILE)), ["/first"]);
             open.clear();
             log.flush().await;
             assert_eq!((metrics.written.get(), metrics.lost.get()), (5, 6));
         })
         .await;
-        let text = disk.text(writer::FILE);
+        let text = disk.text(Audit::FILE);
         assert_eq!(paths(&text), ["/first", "gap", "/open/0", "/open/1", "/open/2", "/open/3"]);
     })
     .await;
@@ -309,7 +471,7 @@ async fn a_write_that_does_not_come_back_counts_as_one_that_failed() {
             assert_eq!((metrics.written.get(), metrics.lost.get(), log.unready()), (1, 0, None));
         })
         .await;
-        assert_eq!(paths(&disk.text(writer::FILE)), ["/1"], "it is not written again");
+        assert_eq!(paths(&disk.text(Audit::FILE)), ["/1"], "it is not written again");
     })
     .await;
 }
@@ -323,7 +485,7 @@ async fn lines_of_a_batch_that_was_cut_count_as_soon_as_they_are_there() {
                 note(log, &format!("/{n}")).await;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
-            let whole = paths(&disk.text(writer::FILE)).len() as u64;
+            let whole = paths(&disk.text(Audit::FILE)).len() as u64;
             assert!((1..4).contains(&whole));
             assert_eq!(metrics.written.get(), whole);
             disk.set_room(1 << 20);

@@ -1,13 +1,12 @@
 //! Whether chained lines of an audit log are those that were written: `proxy audit verify`.
 //!
 //! Each line has the SHA-256 of the one before, so one that was changed, taken out or put in is
-//! noticed at the next. So is the rest of a line that a crash or a full disk has cut off: the line
-//! that was written next is chained to it too. Only at the end of all may there be one that nothing
-//! is chained to yet, if it can be the beginning of a line.
+//! noticed at the next, if that was left as it was. So is the rest of a line that a crash or a full
+//! disk has cut off: the line that was written next is chained to it too. Only at the end of all
+//! may there be one that nothing is chained to yet, if it can be the beginning of a line.
 //!
-//! The last line has nothing after it: keep its hash elsewhere to notice that lines were cut off at
-//! the end. Whoever can write the file can also write all of it anew; the chain proves something
-//! only against a hash that was kept elsewhere.
+//! Whoever can write the file can also cut it off, or write it anew from any line on. A hash that
+//! was kept elsewhere proves that nothing up to its line was changed.
 
 use serde::Deserialize;
 

@@ -1,10 +1,12 @@
 //! Writes the audit log, on the control thread.
 //!
-//! Lines are written in batches. A file that has grown enough gives way to a new one: `audit.log`
-//! becomes `audit.log.1`, that `audit.log.2`, and the oldest is removed. After a write that failed
-//! nobody knows how much of it is there, so the file is read again before anything else is written.
-//! One that does not come back cannot be given up, since it may be done at any time; but it is
-//! told of as one that failed.
+//! Lines are written in batches. A file without room for the next line gives way to a new one:
+//! `audit.log` becomes `audit.log.1`, that `audit.log.2`, and the oldest is removed. After a write
+//! that failed nobody knows how much of it is there, so the file is read again before anything else
+//! is written. What the next line is chained to is never taken from that, but only what was written
+//! (`written_of`): somebody may have changed the file, and made the write fail. A write that does
+//! not come back cannot be given up, since it may be done at any time; but it is told of as one
+//! that failed.
 //!
 //! Where a line was cut off, the next is chained to what is left of it too (`chained_to`), so
 //! nothing can be put in later that looks as if it were cut off.
@@ -34,15 +36,12 @@ const USUAL_LINE: usize = 768;
 /// Bytes that chaining adds to a line, and its end.
 const CHAINED: usize = 80;
 
-/// The file that is written now.
-pub const FILE: &str = "audit.log";
-
 /// Writes what is in the queue to the disk of `world`, until nothing can come any more.
 pub async fn run<N>(world: World<N>, queue: AuditQueue, metrics: AuditMetrics) {
     let AuditQueue { mut items, shared, config } = queue;
     let state = WriterState { shared, metrics, failures: Throttle::default() };
     let mut rng = world.rng.child("audit", 0).rng();
-    let mut file = AuditFile { disk: world.disk, config, state: None };
+    let mut file = AuditFile::new(world.disk, config);
     let mut backoff = Backoff::new(AUDIT_BACKOFF);
     let (mut batch, mut lines, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
     let mut missing = 0;
@@ -146,6 +145,8 @@ async fn write(
     now: SystemTime,
 ) -> io::Result<()> {
     if *missing > 0 {
+        // Those that are there already must not be written again behind it.
+        file.settle(lines).await?;
         file.write(&mut vec![line(&Gap::new(*missing, now))]).await?;
         *missing = 0;
     }
@@ -162,8 +163,10 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 struct AuditFile {
     disk: Arc<dyn Disk>,
     config: Audit,
-    /// What is known of it; `None`: it must be read.
+    /// How it was left; `None`: it is not read yet.
     state: Option<FileState>,
+    /// What was appended since, in a write that failed: any part of it may be there.
+    attempt: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -176,81 +179,119 @@ struct FileState {
     torn: bool,
 }
 
+/// What is appended at once.
+struct Chunk {
+    text: Vec<u8>,
+    /// How many lines are in it.
+    lines: usize,
+    /// What the next line is chained to then. Only if lines are chained: nobody needs it otherwise.
+    last: Option<[u8; 32]>,
+}
+
 impl AuditFile {
+    fn new(disk: Arc<dyn Disk>, config: Audit) -> Self {
+        AuditFile { disk, config, state: None, attempt: Vec::new() }
+    }
+
     /// Writes `lines`, and takes those out that are written for sure.
     async fn write(&mut self, lines: &mut Vec<Vec<u8>>) -> io::Result<()> {
-        if lines.is_empty() {
-            return Ok(());
-        }
-        let state = match self.state {
-            Some(state) => state,
-            None => self.look().await?.0,
-        };
-        let (text, last) = self.text(lines, state);
-        let next = FileState { size: state.size + text.len() as u64, last, torn: false };
-        self.state = None;
-        if let Err(error) = self.append(text).await {
-            let (now, whole) = self.look().await?;
-            // Of a batch that was cut, those lines are there up to the last whole one.
-            let (text, _) = self.text(lines, state);
-            let mut each = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-            let there = each.position(|line| Some(hash(line)) == whole).map_or(0, |at| at + 1);
-            lines.drain(..there);
-            self.state = Some(now);
-            return if lines.is_empty() { Ok(()) } else { Err(error) };
-        }
-        self.state = Some(next);
-        lines.clear();
-        if next.size >= self.config.rotate {
-            self.rotate(next).await?;
+        while !lines.is_empty() {
+            let state = self.settle(lines).await?;
+            if lines.is_empty() {
+                break;
+            }
+            let Chunk { text, lines: count, last } = self.chunk(lines, state, self.config.rotate);
+            if count == 0 {
+                self.rotate(state).await?;
+                continue;
+            }
+            let size = state.size + text.len() as u64;
+            if let Err(error) = self.append(text).await {
+                self.attempt = self.chunk(lines, state, self.config.rotate).text;
+                self.settle(lines).await?;
+                return if lines.is_empty() { Ok(()) } else { Err(error) };
+            }
+            self.state = Some(FileState { size, last, torn: false });
+            lines.drain(..count);
         }
         Ok(())
     }
 
-    /// What is appended to a file in `state`, and the hash of its last line if lines are chained:
-    /// nobody needs it otherwise.
-    fn text(&self, lines: &[Vec<u8>], state: FileState) -> (Vec<u8>, Option<[u8; 32]>) {
-        let mut last = state.last;
-        let mut text = Vec::with_capacity(lines.iter().map(|line| line.len() + CHAINED).sum());
+    /// Finds out where the file ends. If a write has failed, what was written before it is known
+    /// nevertheless: whoever changes the file meanwhile must not be able to have that forgotten. So
+    /// only the part of the write that is there is looked for. Its whole lines are taken out of
+    /// `lines`.
+    async fn settle(&mut self, lines: &mut Vec<Vec<u8>>) -> io::Result<FileState> {
+        let Some(before) = self.state else { return Ok(*self.state.insert(self.look().await?)) };
+        if self.attempt.is_empty() {
+            return Ok(before);
+        }
+        let text = self.read(Audit::FILE).await?;
+        let attempt = std::mem::take(&mut self.attempt);
+        let there = written_of(&attempt, &text, before.size);
+        let (whole, cut) = ending(there);
+        let state = FileState {
+            size: text.len() as u64,
+            last: chained_to(whole.or(before.last), &cut),
+            torn: is_torn(&text),
+        };
+        // They may be others by now, if those of the write were given up.
+        let wanted = self.chunk(lines, before, u64::MAX).text;
+        let same = split(&wanted).zip(split(there)).take_while(|(wanted, there)| wanted == there);
+        lines.drain(..same.count());
+        self.state = Some(state);
+        Ok(state)
+    }
+
+    /// What of `lines` fits into a file in `state` that may have so many bytes. An empty one takes
+    /// a line however long it is.
+    fn chunk(&self, lines: &[Vec<u8>], state: FileState, most: u64) -> Chunk {
+        let size = lines.iter().map(|line| line.len() + CHAINED).sum();
+        let mut chunk = Chunk { text: Vec::with_capacity(size), lines: 0, last: state.last };
+        let room = most.saturating_sub(state.size);
         if state.torn {
-            text.push(b'\n');
+            chunk.text.push(b'\n');
         }
         for line in lines {
-            let begins = text.len();
-            text.extend_from_slice(line);
+            let begins = chunk.text.len();
+            chunk.text.extend_from_slice(line);
             if self.config.chain {
-                chain(&mut text, last);
-                last = Some(hash(&text[begins..]));
+                chain(&mut chunk.text, chunk.last);
             }
-            text.push(b'\n');
+            let hash = self.config.chain.then(|| hash(&chunk.text[begins..]));
+            chunk.text.push(b'\n');
+            if chunk.text.len() as u64 > room && state.size + begins as u64 > 0 {
+                chunk.text.truncate(begins);
+                break;
+            }
+            chunk.last = hash.or(chunk.last);
+            chunk.lines += 1;
         }
-        (text, last)
+        chunk
     }
 
     async fn append(&self, text: Vec<u8>) -> io::Result<()> {
-        self.disk.append(FILE, text).await?;
+        self.disk.append(Audit::FILE, text).await?;
         match self.config.sync {
-            true => self.disk.sync(FILE).await,
+            true => self.disk.sync(Audit::FILE).await,
             false => Ok(()),
         }
     }
 
-    /// Reads where the file ends, and the hash of its last whole line.
-    async fn look(&self) -> io::Result<(FileState, Option<[u8; 32]>)> {
-        let text = self.read(FILE).await?;
+    /// Reads where the file ends.
+    async fn look(&self) -> io::Result<FileState> {
+        let text = self.read(Audit::FILE).await?;
         let (whole, cut) = ending(&text);
         let before = match whole {
             // The first line of a file is chained to the last of the one before.
             None => {
-                let older = self.read(&format!("{FILE}.1")).await?;
+                let older = self.read(&Audit::name_of(1)).await?;
                 let (whole, cut) = ending(&older);
                 chained_to(whole, &cut)
             }
             whole => whole,
         };
-        let torn = text.last().is_some_and(|byte| *byte != b'\n');
-        let last = chained_to(before, &cut);
-        Ok((FileState { size: text.len() as u64, last, torn }, whole))
+        Ok(FileState { size: text.len() as u64, last: chained_to(before, &cut), torn: is_torn(&text) })
     }
 
     async fn read(&self, file: &str) -> io::Result<Vec<u8>> {
@@ -260,30 +301,53 @@ impl AuditFile {
         }
     }
 
-    /// Begins a new file.
+    /// Begins a new file. There is nothing to rename if somebody has removed the old one.
     async fn rotate(&mut self, state: FileState) -> io::Result<()> {
-        let names = self.disk.list().await?;
-        let old = |n: usize| format!("{FILE}.{n}");
-        self.disk.remove(&old(self.config.keep)).await?;
-        for n in (1..self.config.keep).rev() {
-            if names.contains(&old(n)) {
-                self.disk.rename(&old(n), &old(n + 1)).await?;
+        let names = match self.disk.list().await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            names => names?,
+        };
+        let mut ages: Vec<usize> = names.iter().filter_map(|name| Audit::age(name)).collect();
+        ages.sort_unstable();
+        if ages.first() == Some(&0) {
+            let keep = self.config.keep;
+            self.disk.remove(&Audit::name_of(keep)).await?;
+            self.disk.sync(Audit::FILE).await?;
+            for age in ages.into_iter().rev().filter(|age| *age < keep) {
+                self.disk.rename(&Audit::name_of(age), &Audit::name_of(age + 1)).await?;
             }
-        }
-        self.disk.sync(FILE).await?;
-        match self.config.keep {
-            0 => self.disk.remove(FILE).await?,
-            _ => self.disk.rename(FILE, &old(1)).await?,
         }
         self.state = Some(FileState { size: 0, last: state.last, torn: false });
         Ok(())
     }
 }
 
+/// The lines of a text.
+fn split(text: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+}
+
+fn is_torn(text: &[u8]) -> bool {
+    text.last().is_some_and(|byte| *byte != b'\n')
+}
+
+/// The part of an `attempt` to write behind `size` bytes that is in the `text` of the file: all
+/// that is behind them, or, if somebody has changed the file, what it ends with.
+fn written_of<'a>(attempt: &[u8], text: &'a [u8], size: u64) -> &'a [u8] {
+    match text.get(size as usize..) {
+        Some(there) if attempt.starts_with(there) => there,
+        _ => {
+            let mut parts = (0..=attempt.len().min(text.len())).rev();
+            let part = parts.find(|part| text.ends_with(&attempt[..*part]));
+            &text[text.len() - part.unwrap_or(0)..]
+        }
+    }
+}
+
 /// The hash of the last whole line, and what is left of the lines after it that were cut off.
 fn ending(text: &[u8]) -> (Option<[u8; 32]>, Vec<&[u8]>) {
     let (mut whole, mut cut) = (None, Vec::new());
-    for line in text.rsplit(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+    for line in split(text).rev() {
         if super::verify::is_line(line) {
             whole = Some(hash(line));
             break;

@@ -29,7 +29,7 @@ use super::jwks::IssuerKeys;
 use super::token::{Claims, Token};
 use crate::config::defaults::{TOKEN_BYTES, TOKENS_REMEMBERED};
 use crate::config::{JwksSource, JwtProvider, TokenHeader};
-use crate::http::headers::{is_spelling, remove_spellings};
+use crate::http::headers::{has_blank_end, is_spelling, remove_spellings};
 use crate::jwk_set::KeySet;
 
 /// Why a token is not believed.
@@ -509,9 +509,11 @@ fn remove_parameter(uri: &mut Uri, name: &str) {
     *uri = Uri::from_parts(parts).expect("it has the parts that it had");
 }
 
-/// A claim as a header: a text, a number, or true or false.
+/// A claim as a header: a text, a number, or true or false. A text that no header can have is left
+/// out: the app would see another one than policies do.
 fn as_header(claim: &Value) -> Option<HeaderValue> {
     match claim {
+        Value::String(text) if has_blank_end(text.as_bytes()) => None,
         Value::String(text) => HeaderValue::from_str(text).ok(),
         Value::Number(_) | Value::Bool(_) => HeaderValue::from_str(&claim.to_string()).ok(),
         _ => None,

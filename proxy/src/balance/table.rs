@@ -102,14 +102,16 @@ impl Table {
         Table { app: app.collect(), authorization, load, index, clusters, snapshot }
     }
 
-    /// Puts this one into `place`, and tells connections that live under other policies or
-    /// modes of TLS.
+    /// Puts this one into `place`, and tells connections that live under other policies, modes of
+    /// TLS or declarations of what the app speaks.
     pub fn put_in_force(self, place: &ArcSwap<Table>) {
         let (table, before) = (Arc::new(self), place.load_full());
         place.store(table.clone());
         let (old, new) = (&before.snapshot, &table.snapshot);
         let same_modes = old.tls.mode == new.tls.mode && old.inbound_port_tls == new.inbound_port_tls;
-        if !Arc::ptr_eq(&before.authorization, &table.authorization) || !same_modes {
+        let same_protocols = old.inbound == new.inbound && old.opaque_ports == new.opaque_ports;
+        let same_policies = Arc::ptr_eq(&before.authorization, &table.authorization);
+        if !(same_policies && same_modes && same_protocols) {
             table.authorization.announce();
         }
     }

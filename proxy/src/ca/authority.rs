@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use data_encoding::HEXLOWER;
 use rustls::crypto::CryptoProvider;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::credentials;
 use super::issue::{self, Leaf, SignError, has_ended};
@@ -31,6 +32,10 @@ const SERIAL: usize = 16;
 /// How many times as long as a certificate a root lives at least, so that there is time to follow
 /// it.
 pub const ROOT_TO_CERTIFICATE: u32 = 4;
+
+/// For how long after the start nothing is forgotten, unless certificates live shorter: a clock
+/// that is wrong when a machine starts is set in that time.
+const DISTRUST: Duration = Duration::from_secs(3600);
 
 /// With which segment the paths of names begin that are the authority's own, and no workload's.
 const RESERVED: &str = "sidelab";
@@ -59,7 +64,10 @@ pub enum AuthorityError {
     /// The request's body did not come in time.
     #[error("the body did not come within {} s", CA_BODY_TIME.as_secs())]
     Late,
-    /// Who asks has proved nothing.
+    /// Who asks has no token that counts.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// What who asks has shown counts no longer.
     #[error("{0}")]
     Unauthenticated(String),
     /// Who asks may not have it.
@@ -90,16 +98,12 @@ impl From<io::Error> for AuthorityError {
 impl From<SignError> for AuthorityError {
     fn from(error: SignError) -> Self {
         match error {
-            SignError::Request(_) | SignError::Kind(_) => AuthorityError::Malformed(error.to_string()),
+            SignError::Request(_) | SignError::Kind(_) | SignError::Extension(_) => {
+                AuthorityError::Malformed(error.to_string())
+            }
             SignError::Name { .. } => AuthorityError::Forbidden(error.to_string()),
             SignError::Root(_) => AuthorityError::Unavailable(error.to_string()),
         }
-    }
-}
-
-impl From<TokenError> for AuthorityError {
-    fn from(error: TokenError) -> Self {
-        AuthorityError::Unauthenticated(error.to_string())
     }
 }
 
@@ -109,6 +113,8 @@ pub struct Authority {
     wall: Arc<dyn Wall>,
     crypto: Arc<CryptoProvider>,
     new_key: crypto::KeySource,
+    /// When it started, by both clocks.
+    started: (SystemTime, Instant),
     inner: Mutex<Inner>,
 }
 
@@ -131,7 +137,7 @@ impl Authority {
     /// If the disk cannot be read or written, or has another trust domain's state.
     pub async fn open<N>(world: &World<N>, settings: Settings) -> Result<Self, AuthorityError> {
         let now = world.wall.now();
-        let (store, state) = Store::open(world.disk.clone(), unix(now)).await?;
+        let (store, state) = Store::open(world.disk.clone()).await?;
         let lifetimes = settings.lifetimes;
         // Before a certificate lives longer than any did, the roots must be kept for longer.
         let outlives = state.as_ref().is_some_and(|state| state.longest < lifetimes.workload);
@@ -161,6 +167,7 @@ impl Authority {
             wall: world.wall.clone(),
             crypto: world.crypto.clone(),
             new_key: world.new_key,
+            started: (now, Instant::now()),
             inner: Mutex::new(Inner { store, state, bundle, tag, own: None, trouble: None }),
         };
         authority.tend().await?;
@@ -180,7 +187,7 @@ impl Authority {
         let is_due = inner.state.roots.is_due(now, lifetimes);
         let is_over = inner.state.roots.is_over(now, lifetimes);
         let is_saved = inner.state.version > 0;
-        if !is_due && !is_over && !inner.state.is_outdated(now) && is_saved {
+        if !is_due && !is_over && !inner.state.is_outdated(unix(self.surely())) && is_saved {
             return Ok(());
         }
         self.change(&mut inner, |state| {
@@ -259,7 +266,8 @@ impl Authority {
     /// # Errors
     /// If that does not count: it has ended or was revoked, say.
     pub async fn workload(&self, proof: &Proof) -> Result<SpiffeId, AuthorityError> {
-        self.inner.lock().await.state.workload(proof, self.wall.now())
+        let inner = self.inner.lock().await;
+        inner.state.workload(proof, &inner.store.issued, self.wall.now())
     }
 
     /// A certificate for the workload that proves itself with `proof`, and for the key of the
@@ -273,7 +281,7 @@ impl Authority {
         let now = self.wall.now();
         // Under the lock that revoking takes, too: whatever is issued is in the list of those that
         // are revoked after it, and nothing is issued afterwards.
-        let id = &inner.state.workload(proof, now)?;
+        let id = &inner.state.workload(proof, &inner.store.issued, now)?;
         check_workload(id, &self.settings.trust_domain)?;
         self.check_room(&inner, id, unix(now))?;
         let serial = random(&self.crypto, SERIAL)?;
@@ -283,7 +291,7 @@ impl Authority {
         let record =
             IssuedRecord { serial: HEXLOWER.encode(&serial), id: id.clone(), expires: unix(now + lifetime) };
         let serial = record.serial.clone();
-        let noted = inner.store.note(record, unix(now)).await;
+        let noted = inner.store.note(record, unix(self.surely())).await;
         inner.note(&noted);
         noted?;
         tracing::info!(%id, serial, "certificate issued");
@@ -307,7 +315,8 @@ impl Authority {
         let is_meant = |record: &&IssuedRecord| {
             Some(&record.id) == what.id.as_ref() || Some(&record.serial) == serial.as_ref()
         };
-        let valid = inner.state.valid(inner.store.issued.iter(), now);
+        // Those among them that have ended by a clock that is ahead.
+        let valid = inner.state.valid(inner.store.issued.iter(), unix(self.surely()));
         let mut meant: Vec<(String, u64)> =
             valid.filter(is_meant).map(|record| (record.serial.clone(), record.expires)).collect();
         if let (Some(serial), []) = (&serial, &meant[..]) {
@@ -323,13 +332,17 @@ impl Authority {
                 .iter()
                 .map(|(serial, expires)| (serial.clone(), RevokedRecord { at: now, expires: *expires }));
             state.revoked.extend(revoked);
-            state.barred.extend(what.id.iter().map(|id| (id.clone(), now_ms)));
+            if let Some(id) = &what.id {
+                let next = state.barred.get(id).map_or(0, |last| last + 1);
+                state.barred.insert(id.clone(), now_ms.max(next));
+            }
             Ok(())
         })
         .await?;
+        let count = meant.iter().filter(|(_, expires)| !has_ended(*expires, now)).count();
         let whose = what.id.as_ref().map(tracing::field::display);
-        tracing::warn!(id = whose, serial, certificates = meant.len(), "revoked");
-        Ok(meant.len())
+        tracing::warn!(id = whose, serial, certificates = count, "revoked");
+        Ok(count)
     }
 
     /// What it proves itself with, and the version of the bundle by which it judges clients.
@@ -377,6 +390,17 @@ impl Authority {
         self.settings.lifetimes.workload
     }
 
+    /// The time that has come both by the time of day and by how long it has run. By this it
+    /// forgets: a clock that is ahead for a while, and is set back, must not have let anybody in
+    /// again.
+    fn surely(&self) -> SystemTime {
+        let ((begin, started), lifetime) = (self.started, self.settings.lifetimes.workload);
+        match started.elapsed() {
+            running if running < DISTRUST.min(lifetime) => SystemTime::UNIX_EPOCH,
+            running => self.wall.now().min(begin + running),
+        }
+    }
+
     /// The root that signs now, and how long what it signs is valid: not longer than itself.
     fn signer<'s>(&self, state: &'s State, now: SystemTime) -> Result<(&'s Root, Duration), AuthorityError> {
         let root = state.roots.signer(unix(now), state.lifetimes(&self.settings));
@@ -419,7 +443,8 @@ impl Authority {
         edit(&mut state)?;
         state.version += 1;
         let now = self.wall.now();
-        state.revoked.retain(|_, record| !has_ended(record.expires, unix(now)));
+        let surely = unix(self.surely());
+        state.revoked.retain(|_, record| !has_ended(record.expires, surely));
         let bundle = bundle_of(&state, now)?;
         let saved = inner.store.save(&state).await;
         inner.note(&saved);
@@ -481,7 +506,11 @@ impl Inner {
 /// print it.
 fn serial_number(text: &str) -> Result<String, AuthorityError> {
     let digits = text.to_ascii_lowercase().replace(':', "");
-    let digits = digits.strip_prefix("0x").unwrap_or(&digits);
+    let mut digits = digits.strip_prefix("0x").unwrap_or(&digits);
+    // DER begins a number with a zero whose first bit is set.
+    while let Some(rest) = digits.strip_prefix("00").filter(|rest| !rest.is_empty()) {
+        digits = rest;
+    }
     let is_short = !digits.is_empty() && digits.len() <= 40;
     match is_short && HEXLOWER.decode(digits.as_bytes()).is_ok() {
         true => Ok(digits.to_owned()),
@@ -512,10 +541,14 @@ pub async fn token<N>(
 ) -> Result<String, AuthorityError> {
     let now = world.wall.now();
     let state = state_of(world).await?;
-    if let Bearer::Workload(id) = &bearer {
-        check_workload(id, &state.trust_domain)?;
-    }
-    Ok(AuthorityToken::new(bearer, now, lifetime).sign(&state.token_key))
+    let follows = match &bearer {
+        Bearer::Workload(id) => {
+            check_workload(id, &state.trust_domain)?;
+            state.barred.get(id).copied()
+        }
+        Bearer::Operator => None,
+    };
+    Ok(AuthorityToken::new(bearer, follows, now, lifetime).sign(&state.token_key))
 }
 
 async fn state_of<N>(world: &World<N>) -> Result<State, AuthorityError> {
@@ -555,7 +588,6 @@ fn bundle_of(state: &State, now: SystemTime) -> Result<Bundle, AuthorityError> {
         let serials: Vec<(Vec<u8>, SystemTime)> = state
             .revoked
             .iter()
-            .filter(|(_, record)| !has_ended(record.expires, unix(now)))
             .filter_map(|(serial, record)| Some((HEXLOWER.decode(serial.as_bytes()).ok()?, at(record))))
             .collect();
         for root in state.roots.iter() {
@@ -573,4 +605,27 @@ fn random(crypto: &CryptoProvider, bytes: usize) -> Result<Vec<u8>, AuthorityErr
     // A serial number is positive and not shortened.
     random[0] = random[0] & 0x7f | 0x40;
     Ok(random)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_serial_number_is_one_however_it_is_written() {
+        for (text, number) in [
+            ("ab", "ab"),
+            ("00ab", "ab"),
+            ("0x0000AB", "ab"),
+            ("00:AB:01", "ab01"),
+            ("0100", "0100"),
+            ("00", "00"),
+            (&format!("00{}", "ff".repeat(20)), &"ff".repeat(20)),
+        ] {
+            assert_eq!(serial_number(text).ok().as_deref(), Some(number), "{text}");
+        }
+        for text in ["", "0x", "abc", "none", &"ff".repeat(21)] {
+            assert!(serial_number(text).is_err(), "{text}");
+        }
+    }
 }

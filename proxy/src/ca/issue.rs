@@ -12,6 +12,8 @@ use rcgen::{
 
 use rustls_pki_types::CertificateSigningRequestDer;
 use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::cri_attributes::ParsedCriAttribute;
+use x509_parser::extensions::ParsedExtension;
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION,
     OID_PKCS1_RSASSAPSS, OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA,
@@ -31,7 +33,7 @@ pub(super) const BACKDATED: Duration = Duration::from_secs(60);
 /// Whether a certificate that ends at `expires` (Unix seconds) has ended for everybody, those among
 /// them whose clock is behind. A revocation must not be forgotten before: they would take it again.
 pub(super) fn has_ended(expires: u64, now: u64) -> bool {
-    expires + BACKDATED.as_secs() < now
+    expires.saturating_add(BACKDATED.as_secs()) < now
 }
 
 /// How long a list of revoked certificates says that it is fresh. Nobody here believes it less
@@ -63,6 +65,9 @@ pub enum SignError {
         "{0} is not supported: a key may be ECDSA over P-256 or P-384, Ed25519, or RSA of 2048 to 8192 bits"
     )]
     Kind(String),
+    /// It has an extension that is not signed.
+    #[error("the extension {0} is not supported: a request needs none but its name (subjectAltName)")]
+    Extension(String),
     /// It asks for another name than that of who asks.
     #[error("the request is for {asked}, and {own} asks")]
     Name {
@@ -121,8 +126,7 @@ pub struct Leaf<'a> {
 /// If the request is malformed or asks for another name.
 pub fn workload(root: &Root, csr: &str, leaf: &Leaf<'_>) -> Result<String, SignError> {
     let der = der_of(csr)?;
-    let asked = CertificateSigningRequestParams::from_der(&der)
-        .map_err(|error| unsupported(&der).map_or(SignError::Request(error), SignError::Kind))?;
+    let asked = CertificateSigningRequestParams::from_der(&der).map_err(|error| refusal(&der, error))?;
     let own = uri(leaf.id.as_str())?;
     if let Some(other) = asked.params.subject_alt_names.iter().find(|name| **name != own) {
         let asked = match other {
@@ -148,6 +152,38 @@ fn key_of(csr: &CertificateSigningRequestDer<'_>) -> Result<SubjectPublicKeyInfo
     let (_, request) = X509CertificationRequest::from_der(csr).map_err(unread)?;
     let key = request.certification_request_info.subject_pki.raw;
     SubjectPublicKeyInfo::from_der(key).map_err(SignError::Request)
+}
+
+/// Why a request is refused, as exactly as that is known.
+fn refusal(csr: &CertificateSigningRequestDer<'_>, error: rcgen::Error) -> SignError {
+    let extension = || match error {
+        rcgen::Error::UnsupportedExtension => unknown_extension(csr),
+        _ => None,
+    };
+    let kind = unsupported(csr).map(SignError::Kind);
+    let named = kind.or_else(|| extension().map(SignError::Extension));
+    named.unwrap_or(SignError::Request(error))
+}
+
+/// The first extension of a request, or purpose in one, that rcgen does not know.
+fn unknown_extension(csr: &CertificateSigningRequestDer<'_>) -> Option<String> {
+    let (_, request) = X509CertificationRequest::from_der(csr).ok()?;
+    let extensions = request.certification_request_info.iter_attributes().filter_map(|attribute| {
+        match attribute.parsed_attribute() {
+            ParsedCriAttribute::ExtensionRequest(asked) => Some(&asked.extensions),
+            _ => None,
+        }
+    });
+    extensions.flatten().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::KeyUsage(_)
+        | ParsedExtension::SubjectAlternativeName(_)
+        | ParsedExtension::BasicConstraints(_) => None,
+        ParsedExtension::ExtendedKeyUsage(usage) => {
+            let other = usage.other.first()?;
+            Some(format!("{} with the purpose {other}", extension.oid))
+        }
+        _ => Some(extension.oid.to_string()),
+    })
 }
 
 /// What is not supported of a request that was refused, if that is why: whoever checks its
@@ -256,6 +292,8 @@ fn uri(text: &str) -> Result<SanType, SignError> {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::CustomExtension;
+
     use super::*;
 
     /// Requests that OpenSSL has made.
@@ -284,6 +322,28 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_request_with_an_extension_that_is_not_supported_is_told_which_that_is() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let root = root("td", &KeyPair::generate().unwrap(), now, Duration::from_secs(1000)).unwrap();
+        let id = "spiffe://td/ns/shop/sa/web".parse().unwrap();
+        let leaf = Leaf { id: &id, serial: &[1], now, lifetime: Duration::from_secs(100) };
+        let says = |change: &dyn Fn(&mut CertificateParams)| {
+            let mut params = CertificateParams::default();
+            params.subject_alt_names = vec![uri(id.as_str()).unwrap()];
+            change(&mut params);
+            let csr = params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+            workload(&root, &csr, &leaf).unwrap_err().to_string()
+        };
+        let unknown = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 7], vec![5, 0]);
+        let said = says(&|params| params.custom_extensions = vec![unknown.clone()]);
+        assert!(said.starts_with("the extension 1.3.6.1.4.1.7 is not supported"), "{said}");
+        let said = says(&|params| {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(vec![1, 3, 6, 1, 5, 2])];
+        });
+        assert!(said.starts_with("the extension 2.5.29.37 with the purpose 1.3.6.1.5.2 is not"), "{said}");
     }
 
     /// Requests that OpenSSL has made, by its default hash among them.

@@ -2,12 +2,14 @@
 
 use std::time::SystemTime;
 
+use data_encoding::HEXLOWER;
+
 use super::authority::AuthorityError;
 use super::issue::BACKDATED;
-use super::store::State;
+use super::store::{IssuedRecord, State};
 use super::token::{AuthorityToken, Bearer, unix_ms};
 use crate::spiffe_id::SpiffeId;
-use crate::tls::Validity;
+use crate::tls::Shown;
 
 /// With what a workload proves who it is.
 #[derive(Debug, Clone)]
@@ -16,10 +18,8 @@ pub enum Proof {
     Token(String),
     /// The certificate that it has shown when it connected.
     Certificate {
-        /// Whose it is.
-        id: SpiffeId,
-        /// How long it is valid.
-        validity: Validity,
+        /// That certificate.
+        shown: Shown,
         /// The version of the bundle by which it was judged.
         version: u64,
     },
@@ -30,17 +30,23 @@ impl State {
     pub(super) fn bearer(&self, token: &str, now: SystemTime) -> Result<Bearer, AuthorityError> {
         let token = AuthorityToken::verify(token, &self.token_key, now)?;
         if let Bearer::Workload(id) = &token.bearer
-            && self.barred.get(id).is_some_and(|until| token.issued_ms <= *until)
+            // By its own time a token would be of before or after, as clocks say.
+            && token.follows != self.barred.get(id).copied()
         {
             return Err(AuthorityError::Unauthenticated(format!("the tokens of {id} were revoked")));
         }
         Ok(token.bearer)
     }
 
-    /// Which workload it is that proves itself like this at `now`.
-    pub(super) fn workload(&self, proof: &Proof, now: SystemTime) -> Result<SpiffeId, AuthorityError> {
-        let (id, validity, version) = match proof {
-            Proof::Certificate { id, validity, version } => (id, validity, version),
+    /// Which workload it is that proves itself like this at `now`. `issued` is the log.
+    pub(super) fn workload(
+        &self,
+        proof: &Proof,
+        issued: &[IssuedRecord],
+        now: SystemTime,
+    ) -> Result<SpiffeId, AuthorityError> {
+        let (Shown { id, validity, serial }, version) = match proof {
+            Proof::Certificate { shown, version } => (shown, version),
             Proof::Token(token) => match self.bearer(token, now)? {
                 Bearer::Workload(id) => return Ok(id),
                 Bearer::Operator => {
@@ -54,9 +60,13 @@ impl State {
         if now > validity.not_after {
             return refuse("the certificate has expired".into());
         }
-        let issued = unix_ms(validity.not_before + BACKDATED);
-        // Times in certificates have whole seconds.
-        if self.barred.get(id).is_some_and(|until| issued <= *until) {
+        let serial = HEXLOWER.encode(serial);
+        let is_in_log = || issued.iter().any(|record| record.serial == serial && record.id == *id);
+        let begin = unix_ms(validity.not_before + BACKDATED);
+        // Times in certificates have whole seconds. But what is in the log when a workload is
+        // revoked is in the list afterwards: what is in the log alone was issued later.
+        let is_barred = self.barred.get(id).is_some_and(|at| begin <= *at) && !is_in_log();
+        if is_barred || self.revoked.contains_key(&serial) {
             return refuse(format!("the certificates of {id} were revoked"));
         }
         if self.version != *version {

@@ -13,6 +13,7 @@
 //! token. The operator shows a token.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -28,17 +29,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::authority::{Authority, AuthorityError, Proof};
-use super::token::Bearer;
+use super::token::{Bearer, TokenError};
 use super::wire::{CertificateRequest, Problem, Revocation, Revoked};
 use crate::config::defaults::{ACCEPT_REST, CA_BODY, CA_BODY_TIME, CA_CONNECTIONS, HANDSHAKE};
 use crate::error::{BoxError, Error};
 use crate::http::headers::bearer;
 use crate::http::{reply, serve};
 use crate::limit::slots::ConnectionSlots;
-use crate::spiffe_id::SpiffeId;
 use crate::telemetry::Throttle;
-use crate::tls::{self, Validity};
-use crate::world::{Abort, Listener as _, Net};
+use crate::tls::{self, Shown};
+use crate::world::{Listener as _, Net, Transport};
 
 /// Longest wait between two looks whether something is due.
 const TEND: Duration = Duration::from_secs(60);
@@ -67,8 +67,20 @@ struct Open {
     handshakes: ConnectionSlots,
     anonymous: ConnectionSlots,
     known: ConnectionSlots,
-    /// Of lines about those who have proved nothing: who wants to could fill the log with them.
-    strangers: Rc<Throttle>,
+    strangers: Rc<StrangersLog>,
+}
+
+/// Which lines are written about those who have proved nothing: who wants to could fill the log
+/// with them. Each kind of reason has its own limit, so that whoever makes many of one hides no
+/// other.
+#[derive(Default)]
+struct StrangersLog(RefCell<BTreeMap<&'static str, Throttle>>);
+
+impl StrangersLog {
+    /// If a line may be written now: how many of its kind were withheld since the last one.
+    fn admit(&self, kind: &'static str) -> Option<u64> {
+        self.0.borrow_mut().entry(kind).or_default().admit(Instant::now())
+    }
 }
 
 async fn accept<N: Net>(net: N, mut listener: N::Listener, authority: &Rc<Authority>) {
@@ -83,19 +95,19 @@ async fn accept<N: Net>(net: N, mut listener: N::Listener, authority: &Rc<Author
                     let secured = tokio::select! {
                         biased;
                         _ = slot => {
-                            if let Some(withheld) = strangers.admit(Instant::now()) {
+                            if let Some(withheld) = strangers.admit("gives way") {
                                 tracing::warn!(%peer, withheld, "too many handshakes: it gives way");
                             }
                             return;
                         }
                         secured = timeout(HANDSHAKE, secure(&authority, io, peer)) => secured,
                     };
-                    let error = match secured {
+                    let (kind, error) = match secured {
                         Ok(Ok((io, client))) => return carry(&authority, &open, io, client).await,
-                        Ok(Err(error)) => error.to_string(),
-                        Err(_) => "it took too long".to_owned(),
+                        Ok(Err(error)) => ("handshake", error.to_string()),
+                        Err(_) => ("late handshake", "it took too long".to_owned()),
                     };
-                    if let Some(withheld) = strangers.admit(Instant::now()) {
+                    if let Some(withheld) = strangers.admit(kind) {
                         tracing::warn!(%peer, error, withheld, "no handshake");
                     }
                 });
@@ -108,8 +120,8 @@ async fn accept<N: Net>(net: N, mut listener: N::Listener, authority: &Rc<Author
 /// Who a connection is of.
 struct Client {
     address: SocketAddr,
-    /// As its certificate proves, and how long that is valid.
-    peer: Option<(SpiffeId, Validity)>,
+    /// The certificate that it has shown.
+    shown: Option<Shown>,
     /// By which bundle that was judged.
     version: u64,
 }
@@ -120,18 +132,18 @@ async fn secure<I: AsyncRead + AsyncWrite + Unpin>(
     address: SocketAddr,
 ) -> Result<(tls::Stream<I>, Client), BoxError> {
     let (context, version) = authority.server().await?;
-    let (io, peer) = tls::accept_anybody(&context, io).await?;
-    Ok((io, Client { address, peer, version }))
+    let (io, shown) = tls::accept_anybody(&context, io).await?;
+    Ok((io, Client { address, shown, version }))
 }
 
 /// Answers on a connection until it ends, or gives way.
 async fn carry<I>(authority: &Authority, open: &RefCell<Open>, io: tls::Stream<I>, client: Client)
 where
-    I: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Transport + Send + Unpin + 'static,
 {
     let slot = {
         let mut open = open.borrow_mut();
-        let slots = if client.peer.is_some() { &mut open.known } else { &mut open.anonymous };
+        let slots = if client.shown.is_some() { &mut open.known } else { &mut open.anonymous };
         slots.take(CA_CONNECTIONS)
     };
     let refuse = |error: &Error| reply::failure(error, "ca", false);
@@ -212,10 +224,8 @@ fn is_known(headers: &HeaderMap, tag: &str) -> bool {
 
 /// With what a workload proves who it is.
 fn proof(client: &Client, headers: &HeaderMap) -> Result<Proof, AuthorityError> {
-    match &client.peer {
-        Some((id, validity)) => {
-            Ok(Proof::Certificate { id: id.clone(), validity: *validity, version: client.version })
-        }
+    match &client.shown {
+        Some(shown) => Ok(Proof::Certificate { shown: shown.clone(), version: client.version }),
         None => Ok(Proof::Token(token(headers)?.to_owned())),
     }
 }
@@ -229,10 +239,7 @@ async fn operator(authority: &Authority, headers: &HeaderMap) -> Result<(), Auth
 
 fn token(headers: &HeaderMap) -> Result<&str, AuthorityError> {
     let token = bearer(headers).and_then(|token| std::str::from_utf8(token).ok());
-    token.ok_or_else(|| {
-        let message = "there is neither a certificate nor a token (Authorization: Bearer)";
-        AuthorityError::Unauthenticated(message.into())
-    })
+    Ok(token.ok_or(TokenError::Missing)?)
 }
 
 async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, AuthorityError> {
@@ -253,19 +260,28 @@ async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, AuthorityError> 
     })
 }
 
-fn problem(error: &AuthorityError, client: &Client, strangers: &Throttle) -> Answer {
-    let status = match error {
-        AuthorityError::Malformed(_) => StatusCode::BAD_REQUEST,
-        AuthorityError::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
-        AuthorityError::Forbidden(_) => StatusCode::FORBIDDEN,
-        AuthorityError::Conflict(_) => StatusCode::CONFLICT,
-        AuthorityError::Late => StatusCode::REQUEST_TIMEOUT,
-        AuthorityError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        AuthorityError::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
-        AuthorityError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    let (peer, id) = (client.address, client.peer.as_ref().map(|(id, _)| tracing::field::display(id)));
-    let withheld = if id.is_some() { Some(0) } else { strangers.admit(Instant::now()) };
+/// The status of a refusal, and of which kind it is for the log.
+fn kind(error: &AuthorityError) -> (StatusCode, &'static str) {
+    match error {
+        AuthorityError::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed"),
+        AuthorityError::Token(TokenError::Missing) => (StatusCode::UNAUTHORIZED, "no token"),
+        AuthorityError::Token(TokenError::Foreign) => (StatusCode::UNAUTHORIZED, "foreign token"),
+        AuthorityError::Token(TokenError::Future) => (StatusCode::UNAUTHORIZED, "token of the future"),
+        AuthorityError::Token(TokenError::Expired) => (StatusCode::UNAUTHORIZED, "expired token"),
+        AuthorityError::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, "unauthenticated"),
+        AuthorityError::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
+        AuthorityError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+        AuthorityError::Late => (StatusCode::REQUEST_TIMEOUT, "late"),
+        AuthorityError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too large"),
+        AuthorityError::TooMany { .. } => (StatusCode::TOO_MANY_REQUESTS, "too many"),
+        AuthorityError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+    }
+}
+
+fn problem(error: &AuthorityError, client: &Client, strangers: &StrangersLog) -> Answer {
+    let (status, kind) = kind(error);
+    let (peer, id) = (client.address, client.shown.as_ref().map(|shown| tracing::field::display(&shown.id)));
+    let withheld = if id.is_some() { Some(0) } else { strangers.admit(kind) };
     if let Some(withheld) = withheld {
         tracing::warn!(%error, %peer, id, status = status.as_u16(), withheld, "refused");
     }
@@ -298,4 +314,22 @@ fn empty(status: StatusCode) -> Answer {
     let mut response = Response::new(Full::new(Bytes::new()));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::defaults::LOG_THROTTLE;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_refused_for_one_reason_all_the_time_hides_no_other() {
+        let log = StrangersLog::default();
+        let admit = |error: AuthorityError| log.admit(kind(&error).1);
+        assert_eq!(admit(TokenError::Missing.into()), Some(0));
+        assert_eq!(admit(TokenError::Missing.into()), None);
+        assert_eq!(admit(TokenError::Foreign.into()), Some(0));
+        assert_eq!(admit(AuthorityError::Unauthenticated("they were revoked".into())), Some(0));
+        sleep(LOG_THROTTLE).await;
+        assert_eq!(admit(TokenError::Missing.into()), Some(1));
+    }
 }

@@ -43,8 +43,8 @@ pub(super) struct State {
     pub(super) roots: Roots,
     /// By serial number, hexadecimal.
     pub(super) revoked: BTreeMap<String, RevokedRecord>,
-    /// Workloads whose certificates and tokens from before a time do not count, in milliseconds of
-    /// Unix time.
+    /// Workloads whose certificates and tokens from before a revocation do not count: its number,
+    /// which is milliseconds of Unix time, and greater than that of the one before.
     pub(super) barred: BTreeMap<SpiffeId, u64>,
 }
 
@@ -85,7 +85,7 @@ pub struct IssuedRecord {
 /// The files.
 pub(super) struct Store {
     disk: Arc<dyn Disk>,
-    /// What is in the log and still valid.
+    /// What is in the log.
     pub(super) issued: Vec<IssuedRecord>,
     /// Whether the log may have less, or other things.
     is_in_doubt: bool,
@@ -96,7 +96,7 @@ impl Store {
     ///
     /// # Errors
     /// If it cannot be read. A state that does not make sense is never replaced.
-    pub(super) async fn open(disk: Arc<dyn Disk>, now: u64) -> io::Result<(Self, Option<State>)> {
+    pub(super) async fn open(disk: Arc<dyn Disk>) -> io::Result<(Self, Option<State>)> {
         let state = read(&*disk).await?;
         let log = file(&*disk, LOG).await?;
         if state.is_some() && log.is_none() {
@@ -110,7 +110,7 @@ impl Store {
             return Err(io::Error::other(message));
         }
         let mut store = Store { disk, issued, is_in_doubt: true };
-        store.write_anew(now).await?;
+        store.write_anew(0).await?;
         Ok((store, state))
     }
 
@@ -121,11 +121,12 @@ impl Store {
         self.replace(STATE_NEW, STATE, text).await
     }
 
-    /// Notes a certificate. Once it returns, a crash does not lose it.
-    pub(super) async fn note(&mut self, record: IssuedRecord, now: u64) -> io::Result<()> {
-        let expired = self.issued.iter().filter(|old| has_ended(old.expires, now)).count();
+    /// Notes a certificate. Once it returns, a crash does not lose it. What had ended at `ended`
+    /// may be forgotten.
+    pub(super) async fn note(&mut self, record: IssuedRecord, ended: u64) -> io::Result<()> {
+        let expired = self.issued.iter().filter(|old| has_ended(old.expires, ended)).count();
         if self.is_in_doubt || expired > self.issued.len() / 2 + 1000 {
-            self.write_anew(now).await?;
+            self.write_anew(ended).await?;
         }
         let mut line = vec![b'\n'];
         serde_json::to_writer(&mut line, &record).map_err(io::Error::other)?;
@@ -151,9 +152,9 @@ impl Store {
         self.disk.remove(PROBE).await.and(synced)
     }
 
-    /// Writes a log of nothing but what is valid.
-    async fn write_anew(&mut self, now: u64) -> io::Result<()> {
-        self.issued.retain(|record| !has_ended(record.expires, now));
+    /// Writes a log without what had ended at `ended`.
+    async fn write_anew(&mut self, ended: u64) -> io::Result<()> {
+        self.issued.retain(|record| !has_ended(record.expires, ended));
         let mut text = Vec::new();
         for record in &self.issued {
             text.push(b'\n');

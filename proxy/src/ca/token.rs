@@ -9,7 +9,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde::{Deserialize, Serialize};
 
+use super::issue::BACKDATED;
 use crate::spiffe_id::SpiffeId;
+
+/// How far ahead the clock may be by which a token was made: as far as certificates are backdated.
+const SKEW: Duration = BACKDATED;
 
 /// What a token says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,8 +21,11 @@ use crate::spiffe_id::SpiffeId;
 pub struct AuthorityToken {
     /// Whose it is.
     pub bearer: Bearer,
-    /// Since when it counts, milliseconds of Unix time.
-    pub issued_ms: u64,
+    /// Since when it counts, seconds of Unix time.
+    pub issued: u64,
+    /// The last revocation of the workload when it was made, by its number, if there was one. It
+    /// does not count after another.
+    pub follows: Option<u64>,
     /// Until when, seconds of Unix time.
     pub expires: u64,
 }
@@ -36,20 +43,28 @@ pub enum Bearer {
 /// Why a token does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
+    /// There is none.
+    #[error("there is neither a certificate nor a token (Authorization: Bearer)")]
+    Missing,
     /// It is not one of this authority's.
     #[error("the token is not one of this authority's")]
     Foreign,
+    /// It was made later than now.
+    #[error("the token is of the future: the clock of the authority, or of who has made it, is wrong")]
+    Future,
     /// Its time is over.
     #[error("the token has expired")]
     Expired,
 }
 
 impl AuthorityToken {
-    /// A token that counts from `now` on.
-    pub fn new(bearer: Bearer, now: SystemTime, lifetime: Duration) -> Self {
+    /// A token that counts from `now` on, and until another revocation than the one that it
+    /// `follows`.
+    pub fn new(bearer: Bearer, follows: Option<u64>, now: SystemTime, lifetime: Duration) -> Self {
         AuthorityToken {
             bearer,
-            issued_ms: unix_ms(now),
+            issued: unix(now),
+            follows,
             expires: unix(now).saturating_add(lifetime.as_secs()),
         }
     }
@@ -72,6 +87,10 @@ impl AuthorityToken {
         let key = hmac::Key::new(hmac::HMAC_SHA256, key);
         hmac::verify(&key, &claims, &mac).map_err(|_| TokenError::Foreign)?;
         let token: AuthorityToken = serde_json::from_slice(&claims).map_err(|_| TokenError::Foreign)?;
+        // It would count for longer than it was made for.
+        if token.issued > unix(now) + SKEW.as_secs() {
+            return Err(TokenError::Future);
+        }
         if unix(now) < token.expires { Ok(token) } else { Err(TokenError::Expired) }
     }
 }
@@ -93,7 +112,7 @@ mod tests {
 
     fn token() -> AuthorityToken {
         let id = "spiffe://mesh.test/ns/shop/sa/web".parse().unwrap();
-        AuthorityToken::new(Bearer::Workload(id), at(1), Duration::from_secs(99))
+        AuthorityToken::new(Bearer::Workload(id), None, at(100), Duration::from_secs(99))
     }
 
     fn at(seconds: u64) -> SystemTime {
@@ -101,11 +120,13 @@ mod tests {
     }
 
     #[test]
-    fn a_token_counts_until_its_end_and_only_where_it_was_made() {
+    fn a_token_counts_from_its_time_until_its_end_and_only_where_it_was_made() {
         let text = token().sign(KEY);
-        assert_eq!(AuthorityToken::verify(&format!("{text}\n"), KEY, at(99)), Ok(token()));
-        assert_eq!(AuthorityToken::verify(&text, KEY, at(100)), Err(TokenError::Expired));
-        assert_eq!(AuthorityToken::verify(&text, b"another", at(99)), Err(TokenError::Foreign));
+        assert_eq!(AuthorityToken::verify(&format!("{text}\n"), KEY, at(198)), Ok(token()));
+        assert_eq!(AuthorityToken::verify(&text, KEY, at(40)), Ok(token()), "clocks differ");
+        assert_eq!(AuthorityToken::verify(&text, KEY, at(39)), Err(TokenError::Future));
+        assert_eq!(AuthorityToken::verify(&text, KEY, at(199)), Err(TokenError::Expired));
+        assert_eq!(AuthorityToken::verify(&text, b"another", at(100)), Err(TokenError::Foreign));
     }
 
     proptest! {
@@ -117,7 +138,7 @@ mod tests {
             other.replace_range(at_byte..=at_byte, &new);
             if other != text {
                 // The last letter of base64 may have bits that mean nothing; those are refused too.
-                prop_assert_eq!(AuthorityToken::verify(&other, KEY, at(1)), Err(TokenError::Foreign));
+                prop_assert_eq!(AuthorityToken::verify(&other, KEY, at(100)), Err(TokenError::Foreign));
             }
         }
     }

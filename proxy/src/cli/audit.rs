@@ -12,9 +12,9 @@ use crate::{errln, outln};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
-    /// Check that no line of a chained log was changed, put in or taken out, and print the hash of
-    /// the last line. Keep that elsewhere: lines that were cut off at the end are not noticed
-    /// otherwise.
+    /// Check that each line of a chained log follows the one before, and print the hash of the
+    /// last. Keep that elsewhere, and give it to the next check (--after): it is not noticed
+    /// otherwise if lines were cut off at the end, or the log was written anew from some line on.
     Verify(VerifyArgs),
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::Permissions;
 use std::future::Future;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -15,8 +15,7 @@ use clap::{Args, Subcommand};
 use http::Request;
 use http::header::AUTHORIZATION;
 use http_body_util::Full;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
 use serde_json::Value;
 
 use super::INVALID;
@@ -28,6 +27,7 @@ use crate::ca::wire::Revocation;
 use crate::ca::{client, serve, store};
 use crate::config::{defaults, units};
 use crate::spiffe_id::{SpiffeId, check_trust_domain};
+use crate::world::disk::lock_directory;
 use crate::world::{KernelDisk, KernelNet, Net, RngTree, SystemWall, World};
 use crate::{errln, out, outln};
 
@@ -69,6 +69,13 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = defaults::CA_PER_WORKLOAD as u64,
         value_parser = clap::value_parser!(u64).range(1..=defaults::CA_CERTIFICATES as u64))]
     certificates_per_workload: u64,
+    /// Become this user, and its group unless --gid says another. Takes root. The state must be
+    /// that user's.
+    #[arg(long, value_name = "UID")]
+    uid: Option<u32>,
+    /// The group that it takes then.
+    #[arg(long, value_name = "GID", requires = "uid")]
+    gid: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -250,7 +257,7 @@ fn on_state<F: Future<Output = Result<(), Failure>>>(
 
 fn run(args: RunArgs) -> Result<(), Failure> {
     crate::app::start_logging();
-    crate::app::keep_memory_private()?;
+    crate::app::become_authority(args.uid, args.gid, args.listen.port())?;
     let lifetimes = Lifetimes { workload: args.certificate_lifetime.0, root: args.root_lifetime.0 };
     if lifetimes.root < ROOT_TO_CERTIFICATE * lifetimes.workload {
         let message =
@@ -261,6 +268,7 @@ fn run(args: RunArgs) -> Result<(), Failure> {
     let settings = Settings { trust_domain: args.trust_domain, lifetimes, per_workload };
     let directory = &args.state.state;
     let world = world_of(directory)?;
+    check_owner(directory)?;
     let _lock = lock(directory)?;
     keep_private(directory)?;
     crate::app::local_runtime()?.block_on(async {
@@ -268,6 +276,8 @@ fn run(args: RunArgs) -> Result<(), Failure> {
         let listener = world.net.bind_exclusive(args.listen).await;
         let listener = listener
             .map_err(|error| Failure(FAILED, format!("cannot listen on {}: {error}", args.listen)))?;
+        // While there is one thread: the disk has others.
+        crate::app::drop_capabilities()?;
         let authority = Authority::open(&world, settings).await;
         let authority = authority.map_err(|error| Failure::of(directory, &error))?;
         tracing::info!(listen = %args.listen, "authority started");
@@ -280,14 +290,32 @@ fn run(args: RunArgs) -> Result<(), Failure> {
     })
 }
 
-/// Makes sure that the state has one authority: the directory itself is locked, so there is nothing
-/// that could be removed. The lock ends with the process.
-fn lock(directory: &Path) -> Result<Flock<std::fs::File>, Failure> {
-    let opened = std::fs::File::open(directory)
-        .map_err(|error| Failure(FAILED, format!("cannot open {}: {error}", directory.display())))?;
-    Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => Failure(FAILED, format!("another authority runs on {}", directory.display())),
-        errno => Failure(FAILED, format!("cannot lock {}: {errno}", directory.display())),
+/// Makes sure that the directory is of the user that this process is: root without its capabilities
+/// may not read what is another's either.
+fn check_owner(directory: &Path) -> Result<(), Failure> {
+    let shown = directory.display();
+    let found = std::fs::metadata(directory);
+    let found = found.map_err(|error| Failure(FAILED, format!("cannot look at {shown}: {error}")))?;
+    let (owner, user) = (found.uid(), geteuid().as_raw());
+    if owner == user {
+        return Ok(());
+    }
+    let message = format!(
+        "{shown} is of user {owner}, and this is user {user}: start it with --uid {owner}, or give the \
+         directory and its files to user {user} (chown -R {user})"
+    );
+    Err(Failure(INVALID, message))
+}
+
+/// Makes sure that the state has one authority.
+fn lock(directory: &Path) -> Result<impl Sized, Failure> {
+    lock_directory(directory).map_err(|error| {
+        let shown = directory.display();
+        let why = match error.kind() {
+            std::io::ErrorKind::WouldBlock => format!("another authority runs on {shown}"),
+            _ => format!("cannot lock {shown}: {error}"),
+        };
+        Failure(FAILED, why)
     })
 }
 

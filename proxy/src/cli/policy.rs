@@ -21,7 +21,7 @@ use crate::app::FAILED;
 use crate::authz::explain::explain;
 use crate::authz::import::{ImportOptions, WHICH, import};
 use crate::authz::{Facts, Policies, RequestFacts, Ruling, Token, path, remote_address};
-use crate::config::{self, Authorization};
+use crate::config::{self, Snapshot};
 use crate::host;
 use crate::http::strict::is_target;
 use crate::http::target;
@@ -151,7 +151,7 @@ impl TestArgs {
                 return ExitCode::from(INVALID);
             }
         };
-        let (said, allowed) = self.explain(&snapshot.authorization);
+        let (said, allowed) = self.explain(&snapshot);
         out!("{said}");
         match self.expect {
             Some(expected) if allowed != (expected == Expected::Allow) => ExitCode::from(FAILED),
@@ -170,9 +170,16 @@ impl TestArgs {
     }
 
     /// What is decided and why, and whether it may pass.
-    fn explain(&self, config: &Authorization) -> (String, bool) {
+    fn explain(&self, snapshot: &Snapshot) -> (String, bool) {
+        let (config, port) = (&*snapshot.authorization, self.port);
         if let Some(why) = self.is_refused() {
             return (format!("denied: {why} (status 400)\n"), false);
+        }
+        if self.method == Method::CONNECT && !snapshot.inbound_connect.contains(&port) {
+            return (
+                format!("denied: [[inbound]] of port {port} has no `connect = true` (status 501)\n"),
+                false,
+            );
         }
         let Ok(path) = path::normalize(self.path.path(), config.path_normalization) else {
             return ("denied: the path has an escape that is none, or %00 (status 400)\n".into(), false);
@@ -315,7 +322,7 @@ rule = [{}]
         else {
             panic!("it is `test`")
         };
-        arguments.explain(&config::parse("x", text).unwrap().authorization)
+        arguments.explain(&config::parse("x", text).unwrap())
     }
 
     #[test]
@@ -328,7 +335,7 @@ rule = [{}]
 
     #[test]
     fn a_request_is_decided_about_as_the_sidecar_does() {
-        let text = "service = 'x'\n[authorization]\ntrusted_hops = 1\n[[authorization.policy]]\nname = 'no'\naction = 'deny'\n\
+        let text = "service = 'x'\n[[inbound]]\nport = 3128\nconnect = true\n[authorization]\ntrusted_hops = 1\n[[authorization.policy]]\nname = 'no'\naction = 'deny'\n\
                     rule = [{ to = [{ paths = ['/admin', '*'], hosts = ['a.example'] }, { paths = ['/admin'] }] }, \
                     { from = [{ remote_ip_blocks = ['1.2.3.4'] }] }, { from = [{ ip_blocks = ['10.0.0.0/8'] }] }]\n";
         for (arguments, allowed) in [
@@ -342,7 +349,8 @@ rule = [{}]
             (&["--path", "*"], false),
             (&["--path", "ftp://b.example/"], false),
             (&["--path", "b.example:80"], false),
-            (&["--path", "b.example:80", "--method", "CONNECT"], true),
+            (&["--path", "b.example:80", "--method", "CONNECT"], false),
+            (&["--path", "b.example:80", "--method", "CONNECT", "--port", "3128"], true),
             (&["--method", "CONNECT"], false),
             (&["--host", "a b"], false),
             (&["--header", "x-forwarded-for: 9.9.9.9, 1.2.3.4"], false),

@@ -304,6 +304,11 @@ pub const H2_MAX_STREAMS: u32 = 200;
 /// bare 431. Twice is more than accidents exceed a limit by; each stream may hold as much.
 pub const H2_HEADER_LIST: usize = 2;
 
+/// HTTP/1: how long a client may not have asked anything before the buffers of its connection are
+/// given back. Far longer than the pauses of a client that is at work, so that only those pay for
+/// it that keep a connection in store.
+pub const PARK_AFTER: Duration = Duration::from_secs(2);
+
 /// HTTP/2: how long an accepted connection may carry nothing. Twice as long as sidecars and ztunnel
 /// keep theirs, so that the client closes first. Envoy's idle_timeout is 1 h, which keeps what
 /// clients have forgotten.

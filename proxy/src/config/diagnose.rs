@@ -2,9 +2,14 @@
 //! fix.
 //!
 //! A [`ConfigErrors`] is never empty. It is a [`miette::Diagnostic`], so that `miette::Report`
-//! draws the file, the line and the words; [`ConfigErrors::lines`] says the same in one line for
-//! each mistake, for logs. Nothing here knows what a configuration means.
+//! draws the file, the line and the words; [`ConfigErrors::lines`] says in one line for each
+//! mistake what a log may hold. Nothing here knows what a configuration means.
+//!
+//! Invariant: no text that is a value in the file gets into a log, since any may be a secret. What
+//! was put together at run time may hold one: of a message what stands in double quotes is left
+//! out, so that is how messages quote values, and a help is left out as a whole. Literals are kept.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
@@ -15,8 +20,8 @@ use super::excerpt::Excerpt;
 /// One mistake.
 #[derive(Debug, Clone)]
 pub struct ConfigError {
-    message: String,
-    help: Option<String>,
+    message: Cow<'static, str>,
+    help: Option<Cow<'static, str>>,
     labels: Vec<LabeledSpan>,
     source: Excerpt,
 }
@@ -33,6 +38,19 @@ impl ConfigError {
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
         format!("{}:{line}:{column}", self.source.name())
+    }
+
+    /// The place, what is wrong and what to do, without what the file says there.
+    fn line(&self) -> String {
+        let place = self.place();
+        let message = match &self.message {
+            Cow::Borrowed(message) => (*message).into(),
+            Cow::Owned(message) => without_quoted(message),
+        };
+        match &self.help {
+            Some(Cow::Borrowed(help)) => format!("{place}: {message} ({help})"),
+            Some(Cow::Owned(_)) | None => format!("{place}: {message}"),
+        }
     }
 
     /// Where the words begin that the mistake is about, in bytes.
@@ -73,12 +91,10 @@ impl ConfigErrors {
         self.0.iter()
     }
 
-    /// One line for each mistake, `file:line:column: what is wrong (what to do)`, for logs.
+    /// One line for each mistake, `file:line:column: what is wrong (what to do)`, for logs: without
+    /// what the file says there.
     pub fn lines(&self) -> impl Iterator<Item = String> {
-        self.0.iter().map(|error| match &error.help {
-            Some(help) => format!("{}: {error} ({help})", error.place()),
-            None => format!("{}: {error}", error.place()),
-        })
+        self.0.iter().map(ConfigError::line)
     }
 }
 
@@ -132,7 +148,7 @@ impl Diagnostics {
     /// Notes one, about the words at `span`.
     pub(super) fn add(
         &mut self,
-        message: impl Into<String>,
+        message: impl Into<Cow<'static, str>>,
         span: Range<usize>,
         label: impl Into<String>,
     ) -> Noted<'_> {
@@ -170,7 +186,7 @@ pub(super) struct Noted<'a>(&'a mut ConfigError);
 
 impl Noted<'_> {
     /// The fix.
-    pub(super) fn help(self, help: impl Into<String>) -> Self {
+    pub(super) fn help(self, help: impl Into<Cow<'static, str>>) -> Self {
         self.0.help = Some(help.into());
         self
     }
@@ -180,6 +196,15 @@ impl Noted<'_> {
         let span = self.0.source.words(span);
         self.0.labels.push(LabeledSpan::new_with_span(Some(label.into()), span));
         self
+    }
+}
+
+/// `message` without all from its first double quote to its last: a text that is quoted may have
+/// some itself.
+fn without_quoted(message: &str) -> Cow<'_, str> {
+    match message.find('"').zip(message.rfind('"')) {
+        Some((first, last)) => format!("{}\"...\"{}", &message[..first], &message[last + 1..]).into(),
+        None => message.into(),
     }
 }
 

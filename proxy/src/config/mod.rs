@@ -66,11 +66,12 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// A line for each mistake, without the text around it, in which there may be secrets: for
+    /// A line for each mistake, without what the file says, in which there may be secrets: for
     /// logs.
     pub fn lines(&self) -> Vec<String> {
         match self {
-            LoadError::Unreadable { .. } => vec![self.to_string()],
+            LoadError::Unreadable { help: Some(help), .. } => vec![format!("{self} ({help})")],
+            LoadError::Unreadable { help: None, .. } => vec![self.to_string()],
             LoadError::Invalid(errors) => errors.lines().collect(),
         }
     }

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_spanned::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, Error};
 
+use super::TlsMode;
 use super::diagnose::{Diagnostics, did_you_mean, one_of};
 
 /// Keys whose values are lengths of time.
@@ -87,7 +88,7 @@ fn syntax(error: &Error, text: &str, diagnostics: &mut Diagnostics) {
     let said = error.message();
     if said.starts_with("string values must be quoted") {
         let help = format!("text stands in quotes: \"{words}\"");
-        diagnostics.add(format!("`{words}` has no quotes"), span, "not a value in TOML").help(help);
+        diagnostics.add("this text has no quotes", span, "not a value in TOML").help(help);
     } else if said == "duplicate key" {
         diagnostics
             .add(format!("`{words}` stands here for the second time"), span, "already given above")
@@ -155,7 +156,9 @@ impl<'i> Reader<'i> {
             return self.missing(ticked(said).first().copied().unwrap_or_default(), span, diagnostics);
         }
         let Some(found) = take_out(self.root.get_mut(), 0..0, &mut Vec::new(), &span) else {
-            diagnostics.add(said.to_owned(), span, "here");
+            // What it says of the value that it found stays out of logs.
+            let wanted = said.rsplit_once("expected ").map_or("something else", |(_, expected)| expected);
+            diagnostics.add(format!("this should be {wanted}"), span, "here");
             return false;
         };
         let key = found.path.last().cloned().unwrap_or_default();
@@ -221,7 +224,7 @@ impl<'i> Reader<'i> {
         let key = found.path.last().map_or("", String::as_str);
         let path = found.path.join(".");
         let words = &self.text[span.clone()];
-        let expected = said.rsplit_once("expected ").map_or(said, |(_, expected)| expected);
+        let expected = said.rsplit_once("expected ").map_or("another value", |(_, expected)| expected);
         let number = matches!(found.value, DeValue::Integer(_) | DeValue::Float(_));
         let is_natural = matches!(found.value, DeValue::Integer(_)) && !words.starts_with('-');
         let most = match expected {
@@ -293,6 +296,9 @@ fn how_to_write(found: &Found<'_>, expected: &str, words: &str) -> Option<String
         }
         (DeValue::Integer(_), "a string") if matches!(key, "addresses" | "endpoints") => {
             format!(r#"write an address and a port in quotes, such as "10.0.0.11:{words}""#)
+        }
+        (_, "a string") if matches!(key, "mode" | "tls") => {
+            format!("it is one of {}", one_of(&TlsMode::ALL.map(|(word, _)| word), '"'))
         }
         (DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_), "a string") => {
             format!(r#"put it in quotes: "{words}""#)

@@ -15,6 +15,9 @@ const UNITS: [(&str, f64); 7] =
 struct Times {
     units: &'static [(&'static str, f64)],
     units_in_words: &'static str,
+    /// Some of them, in full.
+    usual: [(&'static str, &'static str); 2],
+    examples: &'static str,
     longest: Duration,
     longest_in_words: &'static str,
 }
@@ -24,14 +27,18 @@ struct Times {
 const DURATIONS: Times = Times {
     units: UNITS.split_at(6).0,
     units_in_words: "ns, us, ms, s, m (minutes) and h",
+    usual: [("ms", "milliseconds"), ("s", "seconds")],
+    examples: r#""250ms", "1.5s" or "2m""#,
     longest: Duration::from_secs(7 * 24 * 3600),
     longest_in_words: "seven days, 168h",
 };
 
 /// Times that certificates and tokens are valid.
 const LIFETIMES: Times = Times {
-    units: &UNITS,
-    units_in_words: "ns, us, ms, s, m (minutes), h and d (days)",
+    units: UNITS.split_at(3).1,
+    units_in_words: "s, m (minutes), h and d (days)",
+    usual: [("h", "hours"), ("d", "days")],
+    examples: r#""30m", "24h" or "7d""#,
     longest: Duration::from_secs(36_500 * 24 * 3600),
     longest_in_words: "a hundred years, 36500d",
 };
@@ -56,13 +63,16 @@ fn time(text: &str, times: &Times) -> Result<Duration, String> {
     let number_ends = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = (&text[..number_ends], text[number_ends..].trim());
     if number.is_empty() {
-        return Err(r#"write a number and a unit, such as "250ms", "1.5s" or "2m""#.into());
+        return Err(format!("write a number and a unit, such as {}", times.examples));
     }
     let Ok(value) = number.parse::<f64>() else {
         return Err(format!(r#"{number} is not a number; write it like "1.5s""#));
     };
     if unit.is_empty() {
-        return Err(format!(r#"add the unit: "{number}ms" for milliseconds, "{number}s" for seconds"#));
+        let [(short, shorter), (long, longer)] = times.usual;
+        return Err(format!(
+            r#"add the unit: "{number}{short}" for {shorter}, "{number}{long}" for {longer}"#
+        ));
     }
     let Some((_, nanos)) = times.units.iter().find(|(name, _)| *name == unit) else {
         return Err(match unit {
@@ -200,7 +210,10 @@ mod tests {
             assert_eq!(lifetime(text), Ok(day * days), "{text}");
         }
         assert_eq!(lifetime("36501d"), Err("the longest time is a hundred years, 36500d".into()));
-        assert!(lifetime("1w").unwrap_err().ends_with("h and d (days)"));
+        assert_eq!(lifetime("1w"), Err("the units are s, m (minutes), h and d (days)".into()));
+        assert_eq!(lifetime("1500ms"), Err("the units are s, m (minutes), h and d (days)".into()));
+        assert_eq!(lifetime("7"), Err(r#"add the unit: "7h" for hours, "7d" for days"#.into()));
+        assert_eq!(lifetime(""), Err(r#"write a number and a unit, such as "30m", "24h" or "7d""#.into()));
         assert!(duration("1d").unwrap_err().ends_with("m (minutes) and h"));
     }
 }

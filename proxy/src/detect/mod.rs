@@ -36,6 +36,9 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// letters.
 const METHOD_LIMIT: usize = 24;
 
+/// The first byte of a TLS record of type handshake.
+const HANDSHAKE: u8 = 0x16;
+
 /// What the first bytes say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Sniffed {
@@ -94,8 +97,8 @@ pub struct Detected<I> {
 /// Decides from the bytes so far, or `None` if more could change the answer.
 pub fn sniff(bytes: &[u8]) -> Option<Sniffed> {
     let first = *bytes.first()?;
-    // A TLS record of type handshake; the major version byte follows.
-    if first == 0x16 {
+    // The major version byte follows.
+    if first == HANDSHAKE {
         return match bytes.get(1) {
             None => None,
             Some(3) => Some(Sniffed::Tls),
@@ -150,16 +153,25 @@ pub async fn detect<I: AsyncRead + Unpin>(io: I, limit: Duration) -> io::Result<
 }
 
 /// A client's stream and what it has said so far.
-struct Reader<I> {
+#[derive(Debug)]
+pub struct Reader<I> {
     io: I,
     read: BytesMut,
     closed: bool,
     hello: Option<ClientHello>,
+    only_tls: bool,
 }
 
 impl<I: AsyncRead + Unpin> Reader<I> {
-    fn new(io: I) -> Self {
-        Reader { io, read: BytesMut::new(), closed: false, hello: None }
+    /// Of a client that may speak anything.
+    pub fn new(io: I) -> Self {
+        Reader { io, read: BytesMut::new(), closed: false, hello: None, only_tls: false }
+    }
+
+    /// Of a client that speaks TLS, or else what was declared: HTTP is as opaque as the rest, and
+    /// nothing waits for the end of a word that it may begin with.
+    pub fn of_tls(io: I) -> Self {
+        Reader { only_tls: true, ..Reader::new(io) }
     }
 
     /// Whether the client has said nothing yet.
@@ -190,6 +202,9 @@ impl<I: AsyncRead + Unpin> Reader<I> {
     /// A read may bring more than the limit; without the cut the answer would depend on how the
     /// bytes came in pieces.
     fn sniff(&self) -> Option<Sniffed> {
+        if self.only_tls && self.read.first().is_some_and(|first| *first != HANDSHAKE) {
+            return Some(Sniffed::Opaque);
+        }
         sniff(&self.read[..self.read.len().min(DETECT_MOST)])
     }
 
@@ -291,6 +306,29 @@ mod tests {
         {
             let found = detect(bytes_then_nothing(bytes), Duration::from_secs(1)).await.unwrap();
             assert_eq!(found.outcome, expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_only_tls_is_looked_for_one_other_byte_is_enough() {
+        use tokio::io::AsyncWriteExt;
+        let hello = tls::tests::hello_for("db.example", 50);
+        let cases: [(&[u8], Option<Sniffed>); 6] = [
+            (b"a", Some(Sniffed::Opaque)),
+            (b"GET / HTTP/1.1\r\n", Some(Sniffed::Opaque)),
+            (H2_PREFACE, Some(Sniffed::Opaque)),
+            (b"\x16\x02", Some(Sniffed::Opaque)),
+            (b"\x16", None),
+            (&hello, Some(Sniffed::Tls)),
+        ];
+        for (said, expected) in cases {
+            let (mut client, server) = tokio::io::duplex(1 << 10);
+            client.write_all(said).await.unwrap();
+            let begun = Instant::now();
+            let mut reader = Reader::of_tls(server);
+            let outcome = reader.decide_until(begun + Duration::from_secs(1)).await.unwrap();
+            assert_eq!(outcome, expected.map(Detection::Sniffed), "{said:?}");
+            assert_eq!(begun.elapsed().is_zero(), expected.is_some());
         }
     }
 

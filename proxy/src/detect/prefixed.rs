@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::world::{Abort, AfterFin};
+use crate::world::{AfterFin, Transport};
 
 /// A stream that first yields the bytes that were already read from it.
 #[derive(Debug)]
@@ -54,13 +54,17 @@ impl<I> Prefixed<I> {
     }
 }
 
-impl<I: Abort> Abort for Prefixed<I> {
+impl<I: Transport> Transport for Prefixed<I> {
     fn abort(&mut self) {
         self.io.abort();
     }
 
     fn behind_fin(&self) -> AfterFin {
         self.io.behind_fin()
+    }
+
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.prefix.is_empty() { self.io.poll_readable(cx) } else { Poll::Ready(()) }
     }
 }
 

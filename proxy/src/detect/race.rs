@@ -117,13 +117,14 @@ impl Drop for RaceGuard<'_> {
     }
 }
 
-/// As [`detect`](super::detect), but listens to the server at `address` as well, which `dial`
-/// connects to. What it was dialled with is given back unless it was of no use.
+/// As [`detect`](super::detect), of the client of `reader`, but listens to the server at `address`
+/// as well, which `dial` connects to. What it was dialled with is given back unless it was of no
+/// use.
 ///
 /// # Errors
 /// If reading from the client fails.
 pub async fn detect_both<I, S, G, D>(
-    io: I,
+    mut reader: Reader<I>,
     limit: Duration,
     races: &Races,
     address: SocketAddr,
@@ -134,7 +135,6 @@ where
     S: AsyncRead + Unpin,
     D: Future<Output = Option<(S, G)>>,
 {
-    let mut reader = Reader::new(io);
     if races.knows(address) {
         return Ok((reader.end(Detection::KnownServerFirst), None));
     }
@@ -231,7 +231,7 @@ mod tests {
     type Raced = io::Result<(Detected<DuplexStream>, Option<(Prefixed<DuplexStream>, ())>)>;
 
     async fn race(races: &Races, io: DuplexStream, server: DuplexStream) -> Raced {
-        detect_both(io, LIMIT, races, address(1), || async { Some((server, ())) }).await
+        detect_both(Reader::new(io), LIMIT, races, address(1), || async { Some((server, ())) }).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -290,7 +290,7 @@ mod tests {
             // Its own silence ends while the race runs.
             tokio::time::sleep(Duration::from_millis(1)).await;
             let dial = || -> Ready<Option<(DuplexStream, ())>> { panic!("one race at a time") };
-            detect_both(other, LIMIT, &races, address(1), dial).await
+            detect_both(Reader::new(other), LIMIT, &races, address(1), dial).await
         };
         let (raced, waited, ()) = tokio::join!(race(&races, io, dialled), waits, answer);
         assert_eq!(raced.unwrap().0.outcome, Detection::ServerFirst);

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::mutant::Mutant;
-use crate::world::Abort;
+use crate::world::Transport;
 
 /// What an exchange tells the stream under it. Cheap to clone. The atomics order nothing: hyper
 /// asks for `Send`.
@@ -78,13 +78,13 @@ impl ServerEnd {
 
 /// A stream whose write failures are left to the reader to find out.
 #[derive(Debug)]
-pub struct DeferredWriteError<I: Abort> {
+pub struct DeferredWriteError<I: Transport> {
     io: I,
     deaf: bool,
     end: ServerEnd,
 }
 
-impl<I: Abort> DeferredWriteError<I> {
+impl<I: Transport> DeferredWriteError<I> {
     /// Around a stream, whose exchanges are told to `end`.
     pub fn new(io: I, end: ServerEnd) -> Self {
         DeferredWriteError { io, deaf: false, end }
@@ -112,7 +112,7 @@ pub(super) fn is_deaf(error: &io::Error) -> bool {
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
 }
 
-impl<I: Abort> Drop for DeferredWriteError<I> {
+impl<I: Transport> Drop for DeferredWriteError<I> {
     fn drop(&mut self) {
         if self.end.state() != IDLE && !Mutant::GivesUpWithAFin.is_planted() {
             self.io.abort();
@@ -120,11 +120,11 @@ impl<I: Abort> Drop for DeferredWriteError<I> {
     }
 }
 
-impl<I: Abort + AsyncRead + Unpin> AsyncRead for DeferredWriteError<I> {
+impl<I: Transport + AsyncRead + Unpin> AsyncRead for DeferredWriteError<I> {
     crate::read_through! {}
 }
 
-impl<I: Abort + AsyncWrite + Unpin> AsyncWrite for DeferredWriteError<I> {
+impl<I: Transport + AsyncWrite + Unpin> AsyncWrite for DeferredWriteError<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.deaf {
             return Poll::Ready(Ok(buf.len()));
@@ -177,7 +177,7 @@ mod tests {
     /// A stream to a peer that has reset it; notes whether it was reset from here.
     struct Reset(Arc<AtomicU8>);
 
-    impl Abort for Reset {
+    impl Transport for Reset {
         fn abort(&mut self) {
             self.0.store(1, Ordering::Relaxed);
         }

@@ -17,6 +17,7 @@ use crate::config::{AttemptTimeouts, Retry};
 use crate::connect::{Connector, Target};
 use crate::error::{Error, Kind};
 use crate::http::closing::ClientEnd;
+use crate::http::headers::{self, X_FORWARDED_CLIENT_CERT};
 use crate::http::interim::InterimSender;
 use crate::http::timer::RequestTimer;
 use crate::http::{RequestBody, deadline, forward, header_limits, informational};
@@ -153,6 +154,11 @@ impl<N: Net> Pools<N> {
         metrics: &EndpointMetrics,
         mut request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, ConnectionLease<N>), SendError> {
+        if target.identity.is_some() {
+            // The other end may believe what a workload of the mesh says of its own callers: an
+            // Envoy that appends does. Apps are not to write that.
+            headers::remove_spellings(request.headers_mut(), &X_FORWARDED_CLIENT_CERT);
+        }
         if request.version() == Version::HTTP_2 {
             if let Some(client) = &call.client {
                 client.cancel_at_fin();

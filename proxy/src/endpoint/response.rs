@@ -22,6 +22,7 @@ use crate::error::{Error, Kind};
 use crate::grpc;
 use crate::http::timer::RequestTimer;
 use crate::http::{PolledFrame, poll_cleaned, resets};
+use crate::lines::Lines;
 use crate::mutant::Mutant;
 use crate::tcp::BytesCopied;
 use crate::telemetry::Failures;
@@ -69,10 +70,7 @@ pub struct RequestGuard {
     _active: Option<ActiveRequest>,
     /// Its permit among those of its client there.
     _turn: Option<OwnedSemaphorePermit>,
-    /// Its line in the audit log.
-    audit: Option<AuditEntry>,
-    /// Its line in the access log.
-    access: Option<AccessEntry>,
+    lines: Lines,
 }
 
 impl RequestGuard {
@@ -81,7 +79,7 @@ impl RequestGuard {
         if let Some(attempt) = &mut attempt {
             attempt.arrived();
         }
-        RequestGuard { _permit: permit, attempt, _active: None, _turn: None, audit: None, access: None }
+        RequestGuard { _permit: permit, attempt, _active: None, _turn: None, lines: Lines::default() }
     }
 
     /// Of a request at the local app.
@@ -96,41 +94,21 @@ impl RequestGuard {
             attempt: None,
             _active: Some(active),
             _turn: turn,
-            audit,
-            access: None,
+            lines: Lines { audit, access: None },
         }
     }
 }
 
 impl RequestGuard {
-    fn tunnelled(&mut self, moved: BytesCopied) {
-        if let Some(audit) = &mut self.audit {
-            audit.record().carried(moved.forth, moved.back);
+    /// Notes in its lines that a frame of the answer has passed.
+    fn passed(&mut self, frame: &Frame<Bytes>) {
+        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        if let Some(audit) = &mut self.lines.audit {
+            *audit.record().bytes_out.get_or_insert(0) += bytes;
         }
-        if let Some(access) = &mut self.access {
-            access.received(moved.forth);
-            access.sent(moved.back);
-        }
-    }
-
-    /// Notes in its lines that a frame of the answer has passed, or that the answer has broken off.
-    fn log(&mut self, frame: Option<&Frame<Bytes>>) {
-        let bytes = frame.and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
-        if let Some(audit) = &mut self.audit {
-            let record = audit.record();
-            match frame {
-                Some(_) => *record.bytes_out.get_or_insert(0) += bytes,
-                None => record.reason = Some(Kind::Incomplete.label().into()),
-            }
-        }
-        if let Some(access) = &mut self.access {
-            match frame {
-                Some(frame) => {
-                    access.sent(bytes);
-                    frame.trailers_ref().into_iter().for_each(|trailers| access.trailers(trailers));
-                }
-                None => access.failed(Kind::Incomplete),
-            }
+        if let Some(access) = &mut self.lines.access {
+            access.sent(bytes);
+            frame.trailers_ref().into_iter().for_each(|trailers| access.trailers(trailers));
         }
     }
 }
@@ -188,7 +166,9 @@ impl<N: Net> ResponseBody<N> {
     /// Lets a line of the access log live as long as the body, whose bytes it counts.
     pub fn log_to(&mut self, mut access: AccessEntry) {
         match self {
-            ResponseBody::Endpoint(ForwardedBody { held: Some(held), .. }) => held.access = Some(access),
+            ResponseBody::Endpoint(ForwardedBody { held: Some(held), .. }) => {
+                held.lines.access = Some(access)
+            }
             ResponseBody::Endpoint(_) | ResponseBody::NotModified | ResponseBody::Own(None) => access.ended(),
             ResponseBody::Own(Some(bytes)) => {
                 access.sent(bytes.len() as u64);
@@ -200,14 +180,16 @@ impl<N: Net> ResponseBody<N> {
     /// Counts in its lines what has passed through the tunnel that it opened.
     pub fn tunnelled(&mut self, moved: BytesCopied) {
         if let ResponseBody::Endpoint(ForwardedBody { held: Some(held), .. }) = self {
-            held.tunnelled(moved);
+            held.lines.carried(moved.forth, moved.back);
         }
     }
 
-    /// The tunnel that it opened has been closed by both sides.
-    pub fn end_tunnel(&mut self) {
-        if let ResponseBody::Endpoint(passing) = self {
-            passing.finish();
+    /// The tunnel that it opened has been closed by both sides, or is cut.
+    pub fn end_tunnel(&mut self, ended: Result<(), Kind>) {
+        let ResponseBody::Endpoint(passing) = self else { return };
+        match ended {
+            Ok(()) => passing.finish(),
+            Err(kind) => passing.failed(kind),
         }
     }
 
@@ -227,12 +209,13 @@ impl<N: Net> ForwardedBody<N> {
             exchange.drive(cx);
             polled = poll_cleaned(&mut self.body, cx);
         }
-        if let (Some(held), Poll::Ready(Some(passed))) = (&mut self.held, &polled) {
-            held.log(passed.as_ref().ok());
+        if let (Some(held), Poll::Ready(Some(Ok(frame)))) = (&mut self.held, &polled) {
+            held.passed(frame);
         }
         match &polled {
             Poll::Ready(Some(Err(_))) => {
                 self.failures.count(Kind::Incomplete);
+                self.failed(Kind::Incomplete);
                 self.tell(Outcome::Failure(None));
                 self.held = None;
             }
@@ -255,8 +238,11 @@ impl<N: Net> ForwardedBody<N> {
         })
     }
 
-    fn access(&mut self) -> Option<&mut AccessEntry> {
-        self.held.as_mut()?.access.as_mut()
+    /// Notes in its lines why it failed.
+    fn failed(&mut self, kind: Kind) {
+        if let Some(held) = &mut self.held {
+            held.lines.failed(kind);
+        }
     }
 
     fn is_owed(&self) -> bool {
@@ -275,8 +261,8 @@ impl<N: Net> ForwardedBody<N> {
             // The trailers that should have told did not come.
             self.tell(Outcome::Failure(None));
         }
-        if let Some(access) = self.access() {
-            access.ended();
+        if let Some(held) = &mut self.held {
+            held.lines.ended();
         }
         match self.lease.take() {
             Some(ConnectionLease::Http1(mut exchange)) => exchange.finish(),
@@ -317,9 +303,7 @@ impl<N: Net> Body for ResponseBody<N> {
                     Poll::Pending => {
                         let kind = ready!(passing.poll_too_late(cx));
                         passing.failures.count(kind);
-                        if let Some(access) = passing.access() {
-                            access.failed(kind);
-                        }
+                        passing.failed(kind);
                         Error::new(kind)
                     }
                     passed => return passed,

@@ -105,8 +105,9 @@ fn restore<B: Body>(request: &mut Request<B>) -> Result<(), &'static str> {
 fn join_cookies(headers: &mut HeaderMap) {
     let pieces: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if pieces.len() > 1 {
-        let whole =
-            HeaderValue::from_bytes(&pieces.join(&b"; "[..])).expect("valid pieces make a valid whole");
+        let whole = pieces.join(&b"; "[..]);
+        // The last piece may be empty.
+        let whole = HeaderValue::from_bytes(whole.trim_ascii_end()).expect("valid pieces make a valid whole");
         headers.insert(COOKIE, whole);
     }
 }
@@ -161,11 +162,12 @@ mod tests {
             .header("te", "trailers")
             .header(TRANSFER_ENCODING, "chunked")
             .header(COOKIE, "a=1")
-            .header(COOKIE, "b=2");
+            .header(COOKIE, "b=2")
+            .header(COOKIE, "");
         let after = there_and_back(request.body(Empty::new()).unwrap());
         let mut names: Vec<_> = after.headers().keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["cookie", "host", "te"]);
-        assert_eq!(after.headers()[COOKIE], "a=1; b=2");
+        assert_eq!(after.headers()[COOKIE], "a=1; b=2;");
     }
 }

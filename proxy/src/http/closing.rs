@@ -10,10 +10,10 @@
 //! - A reset reaches hyper as the error it is: it drops the request, and so the work at the
 //!   endpoint is cancelled.
 //! - A client that has lost patience closes, and sends a FIN too. On this host the kernel knows
-//!   whether anybody still reads ([`Abort::behind_fin`]): if not, the request is dropped as after a
-//!   reset. A client that half-closes may close later, of which TCP says nothing, or reset the
-//!   connection, of which a stream that was read to its end says nothing; so the kernel is asked
-//!   again from time to time.
+//!   whether anybody still reads ([`Transport::behind_fin`]): if not, the request is dropped as
+//!   after a reset. A client that half-closes may close later, of which TCP says nothing, or reset
+//!   the connection, of which a stream that was read to its end says nothing; so the kernel is
+//!   asked again from time to time.
 //! - Of a client on another host nobody knows. Whether the work goes on is the app's to decide, as
 //!   if it were asked directly: the FIN is passed on to it, behind the request, on its HTTP/1
 //!   connection ([`ClientEnd::has_half_closed`]). If the app then ends the connection without an
@@ -30,10 +30,15 @@
 //! is over. What there is of such an answer is written first: hyper gives a connection up as soon
 //! as a body fails, with all that it has not written yet, which may be the whole of the answer's
 //! head.
+//!
+//! **No end at all.** While a client asks nothing hyper keeps 16 KiB of buffers for it. So a
+//! connection that has been [idle](ClientEnd::idle) for a while is [parked](ClientEnd::park): hyper
+//! ends as it does in a drain, but the stream stays open, and another hyper serves it when the
+//! client asks again.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -42,14 +47,14 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use http_body::{Body, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Sleep, sleep};
 
 use super::body::PolledFrame;
 use super::strict::Strict;
-use crate::config::defaults::FIN_LOOK_FIRST;
-use crate::config::defaults::FIN_LOOK_LAST;
+use crate::config::defaults::{FIN_LOOK_FIRST, FIN_LOOK_LAST, PARK_AFTER};
 use crate::mutant::Mutant;
-use crate::world::{Abort, AfterFin, poll_read_new};
+use crate::world::{AfterFin, Transport, poll_read_new};
 
 /// What the stream of a client and the handlers of its requests tell each other about its end.
 /// Cheap to clone.
@@ -63,8 +68,13 @@ pub struct ClientEnd(Arc<Shared>);
 struct Shared {
     state: AtomicU8,
     half_closed: AtomicBool,
+    gone: AtomicBool,
     given_up: AtomicBool,
     cancels: AtomicBool,
+    /// A request has begun since somebody looked.
+    used: AtomicBool,
+    /// hyper waits for a request of which nothing has come yet.
+    waits: AtomicBool,
     /// hyper waits for what follows the end that is kept from it.
     reader: Mutex<Option<Waker>>,
 }
@@ -83,6 +93,8 @@ const TUNNEL: u8 = 4;
 const FAILING: u8 = 5;
 /// It has broken off.
 const FAILED: u8 = 6;
+/// Nothing is due, and hyper is to give the stream up as it is.
+const PARKED: u8 = 7;
 
 impl ClientEnd {
     fn state(&self) -> u8 {
@@ -96,7 +108,53 @@ impl ClientEnd {
     /// A request has come.
     pub fn begin(&self) {
         self.0.cancels.store(false, Ordering::Relaxed);
+        self.0.used.store(true, Ordering::Relaxed);
         self.set(DUE);
+    }
+
+    /// Waits until the client has not asked anything for [`PARK_AFTER`], or at most twice that: a
+    /// timer that is set anew for each request would cost every request something.
+    pub async fn idle(&self) {
+        loop {
+            self.0.used.store(false, Ordering::Relaxed);
+            let mut period = pin!(sleep(PARK_AFTER));
+            // Whoever waits is polled whenever hyper is, and always by one task. So the timer is
+            // asked once to wake it, which a task without a budget asks in vain, and then only
+            // looked at, which costs next to nothing.
+            let mut is_set = false;
+            let is_over = |cx: &mut Context<'_>| match self.is_idle() {
+                true if is_set && !period.is_elapsed() => Poll::Pending,
+                true => {
+                    is_set = has_budget_remaining();
+                    period.as_mut().poll(cx)
+                }
+                false => Poll::Pending,
+            };
+            poll_fn(is_over).await;
+            if !self.0.used.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+
+    /// Whether hyper waits for a request, and nothing has come of it.
+    fn is_idle(&self) -> bool {
+        self.state() == IDLE && self.0.waits.load(Ordering::Relaxed)
+    }
+
+    /// hyper is about to be told to give the idle stream up, which does not end it.
+    pub fn park(&self) {
+        self.set(PARKED);
+    }
+
+    /// Whether the stream was given up to be parked. It was not if a request came first.
+    pub fn is_parked(&self) -> bool {
+        self.state() == PARKED
+    }
+
+    /// hyper has the stream again.
+    pub fn unpark(&self) {
+        self.set(IDLE);
     }
 
     /// The endpoint of this request cannot be told of a FIN of the client: that cancels the
@@ -128,6 +186,11 @@ impl ClientEnd {
     /// Whether the client sends nothing more, and waits for its answer, as far as one can tell.
     pub fn has_half_closed(&self) -> bool {
         self.0.half_closed.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client has reset its connection, so that no answer reaches it.
+    pub fn is_gone(&self) -> bool {
+        self.0.gone.load(Ordering::Relaxed)
     }
 
     /// The request gets no answer: the connection ends as if its client had gone, which drops
@@ -268,7 +331,7 @@ impl<B: Body> Drop for ClosingBody<B> {
 
 /// A client's stream as hyper's server sees it.
 #[derive(Debug)]
-pub struct Closing<I: Abort> {
+pub struct Closing<I: Transport> {
     io: Strict<I>,
     end: ClientEnd,
     look: Option<Look>,
@@ -298,10 +361,15 @@ impl Look {
     }
 }
 
-impl<I: Abort> Closing<I> {
+impl<I: Transport> Closing<I> {
     /// Around the stream of a client whose requests are told to `end`.
     pub fn new(io: Strict<I>, end: ClientEnd) -> Self {
         Closing { io, end, look: None }
+    }
+
+    /// Waits for something to read. The end of the stream is something too.
+    pub async fn readable(&mut self) {
+        poll_fn(|cx| self.io.poll_readable(cx)).await;
     }
 
     /// The stream itself, for when hyper has ended.
@@ -320,7 +388,7 @@ impl<I: Abort> Closing<I> {
     }
 }
 
-impl<I: Abort> Drop for Closing<I> {
+impl<I: Transport> Drop for Closing<I> {
     fn drop(&mut self) {
         if self.end.is_cut() {
             self.io.abort();
@@ -328,13 +396,20 @@ impl<I: Abort> Drop for Closing<I> {
     }
 }
 
-impl<I: Abort + AsyncRead + Unpin> AsyncRead for Closing<I> {
+impl<I: Transport + AsyncRead + Unpin> AsyncRead for Closing<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let ended = ready!(poll_read_new(&mut self.io, cx, buf))?.is_empty() && buf.remaining() > 0;
+        let read = poll_read_new(&mut self.io, cx, buf);
+        let waits = read.is_pending() && !self.io.is_mid_request();
+        self.end.0.waits.store(waits, Ordering::Relaxed);
+        let read = ready!(read);
+        if read.is_err() && !self.io.has_refused() {
+            self.end.0.gone.store(true, Ordering::Relaxed);
+        }
+        let ended = read?.is_empty() && buf.remaining() > 0;
         if ended && self.io.is_between_requests() && self.keeps_end(cx) {
             return Poll::Pending;
         }
@@ -343,7 +418,7 @@ impl<I: Abort + AsyncRead + Unpin> AsyncRead for Closing<I> {
 }
 
 // Vectored writes are forwarded: without them hyper would copy head and body into one buffer.
-impl<I: Abort + AsyncWrite + Unpin> AsyncWrite for Closing<I> {
+impl<I: Transport + AsyncWrite + Unpin> AsyncWrite for Closing<I> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
         if self.end.flushed() && (self.io.is_ahead() || self.end.is_due()) {
@@ -353,5 +428,12 @@ impl<I: Abort + AsyncWrite + Unpin> AsyncWrite for Closing<I> {
         Poll::Ready(Ok(()))
     }
 
-    crate::write_through! { write, shutdown }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.end.state() {
+            PARKED => Poll::Ready(Ok(())),
+            _ => Pin::new(&mut self.io).poll_shutdown(cx),
+        }
+    }
+
+    crate::write_through! { write }
 }

@@ -23,20 +23,28 @@ use hyper::body::Incoming;
 use rand::Rng;
 
 use super::{RequestBody, headers, informational, target, tunnel};
+use crate::connection::WireProtocol;
 use crate::error::{Error, Kind};
 use crate::mutant::Mutant;
 
-/// Whether a request is one that can be passed on.
+/// Whether a request that came over a connection where HTTP is `spoken` can be passed on.
 ///
 /// # Errors
 /// [`Kind::Malformed`], or [`Kind::Unsupported`] if it needs something that is not carried.
-pub fn check_request(request: &Request<Incoming>) -> Result<(), Error> {
+pub fn check_request(request: &Request<Incoming>, spoken: WireProtocol) -> Result<(), Error> {
     let refused = |kind, what: &'static str| Err(Error { cause: Some(what.into()), ..Error::new(kind) });
     if let Err(wrong) = target::check(request).and_then(|()| one_length(request.headers())) {
         return refused(Kind::Malformed, wrong);
     }
     if !only_chunked(request.headers()) {
         return refused(Kind::Unsupported, "transfer codings other than chunked");
+    }
+    // HTTP/2's library takes them (RFC 9113 section 8.2.1), and what reads the request as HTTP/1
+    // strips them: a policy would judge another value than the app sees.
+    if spoken == WireProtocol::Http2
+        && request.headers().values().any(|value| headers::has_blank_end(value.as_bytes()))
+    {
+        return refused(Kind::Malformed, "a header whose value begins or ends with a blank");
     }
     Ok(())
 }

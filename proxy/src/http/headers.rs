@@ -98,6 +98,12 @@ pub fn is_spelling(other: &HeaderName, name: &HeaderName) -> bool {
     other.as_str().contains('_') && dashed.eq(name.as_str().bytes())
 }
 
+/// Whether a blank stands at either end of a header's value: whoever reads it as HTTP/1 strips it.
+pub fn has_blank_end(value: &[u8]) -> bool {
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    is_blank(value.first()) || is_blank(value.last())
+}
+
 /// Removes what may not stand in trailers, where no reader expects it (RFC 9110 section 6.5.1):
 /// what belongs to one connection, what frames or routes a message, says who asks, for whom and
 /// from where, or what a body is. hyper drops some of it on an HTTP/1 connection and h2 gives up

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 
+use super::closing::ClientEnd;
 use super::resets::Reset;
+use crate::connection::WireProtocol;
 use crate::error::{Error, Kind};
 use crate::grpc;
 
@@ -54,6 +56,21 @@ pub fn failure(error: &Error, instance: &str, is_grpc: bool) -> Response<Bytes> 
         response.extensions_mut().insert(Reset(reason));
     }
     response
+}
+
+/// Whether the client gets this answer, which is the sidecar's own since the request failed: in its
+/// place one of HTTP/2 may get a reset, or have reset the stream itself, and a client that has
+/// reset its connection gets nothing.
+pub fn is_heard<B>(
+    response: &Response<B>,
+    why: Kind,
+    protocol: WireProtocol,
+    client: Option<&ClientEnd>,
+) -> bool {
+    match protocol {
+        WireProtocol::Http2 => why != Kind::Client && response.extensions().get::<Reset>().is_none(),
+        WireProtocol::Http1 | WireProtocol::Opaque => !client.is_some_and(ClientEnd::is_gone),
+    }
 }
 
 /// The answer to a request that a route lets fail. A gRPC client gets it as a gRPC status.

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,10 +16,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::gauge::Gauge;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::closing::{ClientEnd, Closing, Shape};
 use super::interim::{Interim, InterimSender};
@@ -28,17 +29,18 @@ use super::tunnel::{self, TunnelSlot};
 use super::{refusal, serve_h2};
 use crate::config::defaults::{
     ADMIN_AGE, ADMIN_IDLE, AGE_JITTER, HEADER_TIMEOUT, HEADERS, LAST_REQUEST, MAX_CONNECTION_AGE,
-    MAX_CONNECTION_IDLE,
+    MAX_CONNECTION_IDLE, PARK_AFTER,
 };
 use crate::config::{Http1, Http2, Snapshot};
 use crate::connection::{Connection, WireProtocol};
 use crate::drain;
 use crate::error::{BoxError, Error};
 use crate::mutant::Mutant;
-use crate::world::{Abort, Net};
+use crate::telemetry::Open;
+use crate::world::{Net, Transport};
 
 /// How a client's connection is served.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// How HTTP/1 is read.
     pub http1: Http1,
@@ -54,6 +56,8 @@ pub struct Settings {
     pub max_age: Option<Duration>,
     /// How often a client of HTTP/2 that is silent is asked for a sign of life, if it is.
     pub ping: Option<Duration>,
+    /// Counts the connections of HTTP/1 that are parked.
+    pub parked: Gauge,
 }
 
 impl Default for Settings {
@@ -67,13 +71,15 @@ impl Default for Settings {
             max_age: Some(MAX_CONNECTION_AGE),
             // The kernel tells when the local app goes.
             ping: None,
+            parked: Gauge::default(),
         }
     }
 }
 
 impl Settings {
-    /// Those of `snapshot`, of a connection that begins now: `ages` spreads their ends.
-    pub fn of(snapshot: &Snapshot, http1: Http1, ages: &mut StdRng) -> Self {
+    /// Those of `snapshot`, of a connection that begins now and counts in `parked` while it is
+    /// parked: `ages` spreads their ends.
+    pub fn of(snapshot: &Snapshot, parked: Gauge, http1: Http1, ages: &mut StdRng) -> Self {
         let timeouts = &snapshot.timeouts;
         let spread = 1.0 - AGE_JITTER..=1.0 + AGE_JITTER;
         Settings {
@@ -83,14 +89,20 @@ impl Settings {
             request_headers: timeouts.request_headers,
             max_idle: timeouts.max_connection_idle,
             max_age: timeouts.max_connection_age.map(|age| age.mul_f64(ages.random_range(spread))),
+            parked,
             ..Settings::default()
         }
     }
 
+    /// When a client of HTTP/1 that is parked now has been silent for too long.
+    fn silent_until(&self) -> Instant {
+        Instant::now() + self.request_headers.saturating_sub(PARK_AFTER)
+    }
+
     /// The same for clients on other machines, which may vanish without a word.
-    pub fn of_remote(snapshot: &Snapshot, http1: Http1, ages: &mut StdRng) -> Self {
+    pub fn of_remote(snapshot: &Snapshot, parked: Gauge, http1: Http1, ages: &mut StdRng) -> Self {
         let ping = Some(snapshot.http2.connection_keepalive_interval);
-        Settings { ping, ..Settings::of(snapshot, http1, ages) }
+        Settings { ping, ..Settings::of(snapshot, parked, http1, ages) }
     }
 }
 
@@ -109,13 +121,13 @@ pub async fn connection<N, I, B, F>(
     net: &N,
     connection: &Connection,
     io: I,
-    settings: Settings,
+    settings: &Settings,
     drain: drain::Watch,
     refuse: impl Fn(&Error) -> Response<Bytes>,
     handle: impl Fn(Request<Incoming>, Client) -> F,
 ) where
     N: Net,
-    I: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Transport + Send + Unpin + 'static,
     B: Body<Error: Unpin> + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
@@ -149,14 +161,14 @@ pub async fn briefly<I, B, F>(
     refuse: impl Fn(&Error) -> Response<Bytes>,
     handle: impl Fn(Request<Incoming>) -> F,
 ) where
-    I: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Transport + Send + Unpin + 'static,
     B: Body<Error: Unpin> + Unpin + 'static,
     B::Error: Into<BoxError>,
     F: Future<Output = Response<B>>,
 {
     let (age, watch) = drain::channel();
     let settings = Settings { request_headers: ADMIN_IDLE, ..Settings::default() };
-    let served = http1(io, settings, watch, ClientEnd::default(), refuse, |request, _| handle(request));
+    let served = http1(io, &settings, watch, ClientEnd::default(), refuse, |request, _| handle(request));
     let aging = async {
         sleep(ADMIN_AGE).await;
         // Between two requests it ends now, and else after the answer if that is read at all.
@@ -178,14 +190,14 @@ pub async fn briefly<I, B, F>(
 /// What ended the connection, other than the client closing it between requests.
 pub async fn http1<I, B, F>(
     io: I,
-    settings: Settings,
+    settings: &Settings,
     mut drain: drain::Watch,
     end: ClientEnd,
     refuse: impl Fn(&Error) -> Response<Bytes>,
     handle: impl Fn(Request<Incoming>, Option<InterimSender>) -> F,
 ) -> Result<(), hyper::Error>
 where
-    I: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Transport + Send + Unpin + 'static,
     B: Body<Error: Unpin> + Unpin + 'static,
     B::Error: Into<BoxError>,
     F: Future<Output = Response<B>>,
@@ -196,12 +208,16 @@ where
     // hyper keeps the stream of a request that offers an upgrade, in case a handler accepts the
     // offer. None here does.
     let offered = RefCell::new(None);
-    let service = service_fn(|mut request: Request<Incoming>| {
+    // When a parked client has been silent for too long, however often it was found readable and
+    // had nothing to say.
+    let silent_until = Cell::new(None);
+    let service = |mut request: Request<Incoming>| {
         if tunnel::is_only_offered(&request) {
             *offered.borrow_mut() = Some(hyper::upgrade::on(&mut request));
         }
         let turn = interim.begin();
         end.begin();
+        silent_until.set(None);
         let (shape, end) = (Shape::of(request.method()), &end);
         let interim_sender = (request.version() == Version::HTTP_11).then(|| turn.interim_sender());
         let (response, draining) = (handle(request, interim_sender), &draining);
@@ -215,11 +231,9 @@ where
             let status = response.status();
             Ok::<_, Infallible>(response.map(|body| end.answer(body, shape, status)))
         }
-    });
+    };
     let strict = Strict::new(io, settings.http1, interim.clone(), end.clone());
-    let mut connection = builder(&settings)
-        .serve_connection(TokioIo::new(Closing::new(strict, end.clone())), service)
-        .with_upgrades();
+    let mut client = Box::new(Closing::new(strict, end.clone()));
     // A request may be on its way to an idle connection. To close that would lose the request, for
     // good if it is not idempotent. So the next answer says that it is the last one, and only a
     // connection without a request for a while is closed.
@@ -230,23 +244,70 @@ where
             sleep(LAST_REQUEST).await;
         }
     };
-    let served = tokio::select! {
-        biased;
-        served = &mut connection => Some(served),
-        () = told => None,
-    };
-    let served = match served {
-        Some(served) => served,
-        None => {
-            Pin::new(&mut connection).graceful_shutdown();
-            (&mut connection).await
+    let (mut told, mut is_told) = (pin!(told), false);
+    loop {
+        // In a box of its own, which is gone when the stream is parked.
+        let (ended, parts) = Box::pin(async {
+            let mut connection = builder(settings)
+                .serve_connection(TokioIo::new(client), service_fn(&service))
+                .with_upgrades();
+            let ended = tokio::select! {
+                biased;
+                ended = &mut connection, if !is_told => Some(ended),
+                () = told.as_mut(), if !is_told => {
+                    is_told = true;
+                    None
+                }
+                () = end.idle(), if !is_told => {
+                    end.park();
+                    None
+                }
+                // A drain has come while the stream was parked.
+                else => None,
+            };
+            let ended = match ended {
+                Some(ended) => ended,
+                None => {
+                    Pin::new(&mut connection).graceful_shutdown();
+                    (&mut connection).await
+                }
+            };
+            let parts = connection.into_parts().map(|parts| (parts.io.into_inner(), parts.read_buf));
+            (ended, given_back(parts, offered.take()).await)
+        })
+        .await;
+        let Some((stream, unread)) = parts else { return ended };
+        client = stream;
+        if !end.is_parked() || ended.is_err() {
+            return Box::pin(finish(client, unread, ended, refuse)).await;
         }
-    };
-    let parts = connection.into_parts().map(|parts| (parts.io.into_inner(), parts.read_buf));
-    match given_back(parts, offered.take()).await {
-        Some((client, unread)) => finish(client, unread, served, refuse).await,
-        None => served,
+        // Though it is empty, it holds hyper's buffer.
+        drop(unread);
+        let _parked = Open::new(&settings.parked);
+        let until = silent_until.get().unwrap_or_else(|| settings.silent_until());
+        silent_until.set(Some(until));
+        if !wait_parked(&mut client, told.as_mut(), &mut is_told, until).await {
+            return Ok(());
+        }
+        end.unpark();
     }
+}
+
+/// Keeps a parked stream until something comes, or the time to end has. `false`: the client was
+/// silent for too long.
+async fn wait_parked<I: Transport>(
+    client: &mut Closing<I>,
+    told: Pin<&mut impl Future<Output = ()>>,
+    is_told: &mut bool,
+    until: Instant,
+) -> bool {
+    tokio::select! {
+        biased;
+        () = sleep_until(until) => return false,
+        () = client.readable() => {}
+        () = told, if !*is_told => *is_told = true,
+    }
+    true
 }
 
 /// hyper's settings.
@@ -270,16 +331,16 @@ fn builder(settings: &Settings) -> http1::Builder {
 /// The stream of a connection that has ended, and what was read of it and not used; `None` if it
 /// has become a tunnel.
 async fn given_back<I>(
-    parts: Option<(Closing<I>, Bytes)>,
+    parts: Option<(Box<Closing<I>>, Bytes)>,
     offered: Option<OnUpgrade>,
-) -> Option<(Closing<I>, Bytes)>
+) -> Option<(Box<Closing<I>>, Bytes)>
 where
-    I: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Transport + Send + Unpin + 'static,
 {
     match (parts, offered) {
         (Some(parts), _) => Some(parts),
         (None, Some(offered)) => {
-            let parts = offered.await.ok()?.downcast::<TokioIo<Closing<I>>>().ok()?;
+            let parts = offered.await.ok()?.downcast::<TokioIo<Box<Closing<I>>>>().ok()?;
             Some((parts.io.into_inner(), parts.read_buf))
         }
         (None, None) => None,
@@ -289,13 +350,13 @@ where
 /// Answers what could not be read, or lets the client read the last answer before its stream
 /// closes.
 async fn finish<I>(
-    mut client: Closing<I>,
+    mut client: Box<Closing<I>>,
     unread: Bytes,
     served: Result<(), hyper::Error>,
     refuse: impl Fn(&Error) -> Response<Bytes>,
 ) -> Result<(), hyper::Error>
 where
-    I: AsyncRead + AsyncWrite + Abort + Unpin,
+    I: AsyncRead + AsyncWrite + Transport + Unpin,
 {
     if let Some(error) = client.strict().refusal() {
         let response = refuse(&error.into());
@@ -307,3 +368,6 @@ where
     }
     served
 }
+
+#[cfg(test)]
+mod tests;

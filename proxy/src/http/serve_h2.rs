@@ -36,7 +36,7 @@ use crate::world::{Exec, Net};
 pub async fn http2<N, I, B, F>(
     net: N,
     io: I,
-    settings: Settings,
+    settings: &Settings,
     mut drain: drain::Watch,
     handle: impl Fn(Request<Incoming>) -> F,
 ) -> Result<(), hyper::Error>
@@ -193,7 +193,7 @@ mod tests {
             let settings = Settings { ping, max_idle: None, max_age: None, ..Settings::default() };
             let (_signal, watch) = drain::channel();
             let handle = |_| std::future::pending::<Response<RequestBody>>();
-            let serving = http2(KernelNet::default(), io, settings, watch, handle);
+            let serving = http2(KernelNet::default(), io, &settings, watch, handle);
             client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
             client.write_all(GET).await.unwrap();
             tokio::select! {

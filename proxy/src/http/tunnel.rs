@@ -149,7 +149,7 @@ impl UpgradeRequest {
     /// when it has been silent for as long as `limits` allow, or else says that the connection ends
     /// here. `take` takes the body out of a response of the endpoint's, and nothing out of one that
     /// the sidecar made itself; `carried` tells such a body what has passed through the tunnel, and
-    /// `ended` that both sides have closed it. One that ends in any other way is reset on both
+    /// `ended` that both sides have closed it, or why it ends in any other way, which resets both
     /// sides.
     pub fn answer<B: 'static>(
         self,
@@ -157,7 +157,7 @@ impl UpgradeRequest {
         (take, carried, ended): (
             impl FnOnce(&mut B) -> Option<B>,
             impl Fn(&mut B, BytesCopied) + 'static,
-            impl FnOnce(&mut B) + 'static,
+            impl Fn(&mut B, Result<(), Kind>) + 'static,
         ),
         slot: &TunnelSlot,
         limits: CopyTimeouts,
@@ -191,17 +191,15 @@ impl UpgradeRequest {
                 if let Some(end) = &end {
                     end.ended();
                 }
-                ended(&mut held.borrow_mut());
+                ended(&mut held.borrow_mut(), Ok(()));
             };
             let count = |moved| carried(&mut held.borrow_mut(), moved);
-            match carry(client, server, limits, (count, whole)).await {
-                Ok(()) => {}
-                Err(error) if matches!(error.kind, Kind::TunnelIdle | Kind::HalfClosed) => {
-                    failures.count(error.kind);
-                    tracing::debug!(%error, "tunnel cut");
-                }
-                Err(error) => tracing::debug!(%error, "tunnel ended"),
+            let Err(error) = carry(client, server, limits, (count, whole)).await else { return };
+            ended(&mut held.borrow_mut(), Err(error.kind));
+            if matches!(error.kind, Kind::TunnelIdle | Kind::HalfClosed) {
+                failures.count(error.kind);
             }
+            tracing::debug!(%error, "tunnel cut");
         };
         slot.put(Box::pin(tunnel));
     }
@@ -231,7 +229,7 @@ async fn carry(
         }
         Err(CopyError::Idle) => Err(Error::new(Kind::TunnelIdle)),
         Err(broken) => {
-            let kind = broken.kind().unwrap_or(Kind::Incomplete);
+            let kind = broken.reason(Kind::Incomplete);
             Err(Error { cause: Some(broken.into()), ..Error::new(kind) })
         }
     }

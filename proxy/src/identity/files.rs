@@ -3,7 +3,8 @@
 //!
 //! The folder is watched, whether it is there or not. Files that do not belong together, because
 //! they are being written or are wrong, change nothing: what was in force stays, and the reason is
-//! told.
+//! told. So it is if a list of revoked certificates goes away, or an older one comes: it may be
+//! between being removed and being written.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ const KEY: &str = "tls.key";
 /// The roots.
 const ROOTS: &str = "ca.crt";
 /// The lists of revoked certificates; need not be there.
-const REVOKED: &str = "crl.pem";
+pub(super) const REVOKED: &str = "crl.pem";
 
 /// Why the files of a folder make no credentials.
 #[derive(Debug, thiserror::Error)]

@@ -44,6 +44,13 @@ async fn follow<N>(world: World<N>, id: &SpiffeId, folder: &Path, store: &TlsSto
     loop {
         watch.cover();
         let loaded = files::load(&*world.files, folder, id, &world.crypto, world.wall.now());
+        let loaded = loaded.map_err(|error| error.to_string()).and_then(|credentials| {
+            let check =
+                |current: Arc<TlsContext>| credentials.trust.check_follows(&current.credentials.trust);
+            let checked = store.current().map_or(Ok(()), check);
+            checked.map_err(|why| format!("{}: {why}", folder.join(files::REVOKED).display()))?;
+            Ok(credentials)
+        });
         again = match loaded {
             Ok(credentials) => {
                 put_in_force(&world, credentials, store, metrics);
@@ -51,8 +58,7 @@ async fn follow<N>(world: World<N>, id: &SpiffeId, folder: &Path, store: &TlsSto
                 watch.changed().await;
                 false
             }
-            Err(error) => {
-                let why = error.to_string();
+            Err(why) => {
                 if !again && told.as_ref() != Some(&why) {
                     refuse(why.clone(), store, metrics);
                     told = Some(why);

@@ -74,8 +74,12 @@ pub(super) async fn request<N: Net, B>(
     let asked =
         authorization.policies.authorizer(&facts(authorization, connection, request, &host, shown.as_ref()));
     let said = match asked {
-        // Boxed: most requests have no use for it.
         Some((authorizer, rule)) => {
+            // Its client may go away meanwhile.
+            if let Some(audit) = audit {
+                audit.record().describe(request);
+            }
+            // Boxed: most requests have no use for it.
             Box::pin(ask(inbound, (authorization, authorizer, rule), request, &host, log)).await?
         }
         None => Vec::new(),
@@ -233,15 +237,16 @@ pub(super) fn opaque<N: Net>(
     audit: &mut Option<AuditEntry>,
 ) -> Decided {
     let authorization = &table.authorization;
-    if authorization.is_open() {
+    let mut cause = may_hide_requests(table, connection);
+    if authorization.is_open() && cause.is_none() {
         return Decided { allowed: true, rule: None };
     }
     let decision = authorization.decide(&Facts::of(connection));
     note_untold(inbound, connection, &decision, audit);
     let mut ruling = decision.enforced;
-    let mut cause = None;
-    if ruling.allowed && may_hide_requests(table, connection) {
-        (ruling, cause) = (Ruling { allowed: false, rule: None }, Some(UNDECLARED));
+    cause = cause.filter(|_| ruling.allowed);
+    if cause.is_some() {
+        ruling = Ruling { allowed: false, rule: None };
     }
     if !ruling.allowed {
         let side = &inbound.side;
@@ -260,19 +265,21 @@ pub(super) fn opaque<N: Net>(
 /// policies have come into force.
 pub(super) fn may_be_opaque(table: &Table, connection: &Connection) -> bool {
     let authorization = &table.authorization;
-    authorization.is_open()
-        || authorization.policies.decide(&Facts::of(connection)).enforced.allowed
-            && !may_hide_requests(table, connection)
+    may_hide_requests(table, connection).is_none()
+        && (authorization.is_open() || authorization.policies.decide(&Facts::of(connection)).enforced.allowed)
 }
 
-/// Why a connection is denied that no policy denies.
-const UNDECLARED: &str = "it is not recognised as HTTP where tokens are asked for: if its port speaks \
-                          something else, declare `protocol = \"tcp\"` for it";
-
-/// Whether a connection that is not recognised as HTTP could carry requests all the same, written
-/// so that an app understands them and the sidecar does not, and with them tokens that nobody
-/// verifies and headers in which claims stand: the port speaks whatever it may be.
-fn may_hide_requests(table: &Table, connection: &Connection) -> bool {
-    let port = connection.original_dst.port();
-    !table.authorization.issuers.is_empty() && table.snapshot.inbound_protocol(port) == Protocol::Detect
+/// Why a connection that is not recognised as HTTP is denied although no policy does, if it is. It
+/// could carry requests all the same, written so that an app understands them and the sidecar does
+/// not, and with them headers that the app believes.
+fn may_hide_requests(table: &Table, connection: &Connection) -> Option<&'static str> {
+    match table.snapshot.inbound_protocol(connection.original_dst.port()) {
+        Protocol::Tcp => None,
+        // The port speaks whatever it may be.
+        Protocol::Detect => (!table.authorization.issuers.is_empty()).then_some(
+            "it is not recognised as HTTP where tokens are asked for: if its port speaks something else, \
+             declare `protocol = \"tcp\"` for it",
+        ),
+        Protocol::Http => Some("it began before its port was declared to speak HTTP"),
+    }
 }

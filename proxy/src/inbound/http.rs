@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -48,7 +48,8 @@ pub(super) async fn handle<N: Net>(
     let table = inbound.side.table.load_full();
     let app = inbound.app(&table.snapshot.service);
     let audit = inbound.audited(AuditEvent::Request, &connection).await;
-    let state = RequestState::route(&inbound, &table, &app, &caller, connection, &request);
+    let of_client = (connection, client.end.clone());
+    let state = RequestState::route(&inbound, &table, &app, &caller, of_client, &request);
     let access = inbound.side.access(AccessEvent::Request, &state.connection);
     let log = app.cluster.request_log(0).with_access(access.map(|access| access.describe(&request)));
     let version = request.version();
@@ -60,7 +61,7 @@ pub(super) async fn handle<N: Net>(
     let authorized = state.authorize(&mut request, restored, &log, audit).await;
     let admitted = authorized.and_then(|restored| {
         let permit = state.limit()?;
-        Ok((permit, state.forward(request, restored)?))
+        Ok((permit, state.forward(request, restored, &log)?))
     });
     let result = match admitted {
         Ok((permit, request)) => {
@@ -83,6 +84,8 @@ struct RequestState<'t, N: Net> {
     is_grpc: bool,
     /// When the caller gives up, if it said so.
     deadline: Option<Instant>,
+    /// How its client's connection ends, if that is HTTP/1.
+    end: Option<ClientEnd>,
     /// The request's line in the audit log, until its answer takes it along.
     audit: RefCell<Option<AuditEntry>>,
 }
@@ -94,12 +97,13 @@ impl<'t, N: Net> RequestState<'t, N> {
         table: &'t Arc<Table>,
         app: &'t SingleEndpointMetrics,
         caller: &'t Caller,
-        connection: Connection,
+        (connection, end): (Connection, Option<ClientEnd>),
         request: &Request<Incoming>,
     ) -> Self {
         let is_grpc = grpc::is_grpc(request.headers());
         let deadline = deadline::of(request.headers(), is_grpc);
-        RequestState { inbound, table, app, caller, connection, is_grpc, deadline, audit: RefCell::default() }
+        let audit = RefCell::default();
+        RequestState { inbound, table, app, caller, connection, is_grpc, deadline, end, audit }
     }
 
     /// Asks policies whether the request may go to the app, if it can. `restored` is what the
@@ -114,7 +118,11 @@ impl<'t, N: Net> RequestState<'t, N> {
         let (authorization, seen) = (&self.table.authorization, (log, &mut audit));
         let caller = (&self.connection, self.caller.certified.as_ref());
         // A policy would decide about what the app could read in another way.
-        let possible = restored.and_then(|restored| forward::check_request(request).map(|()| restored));
+        let possible = restored.and_then(|restored| {
+            forward::check_request(request, self.connection.protocol)?;
+            self.check_connect(request)?;
+            Ok(restored)
+        });
         let authorized = match possible {
             Ok(restored) => {
                 let asked = authorize::request(self.inbound, authorization, caller, request, seen).await;
@@ -132,6 +140,17 @@ impl<'t, N: Net> RequestState<'t, N> {
         authorized
     }
 
+    /// Whether a request may open a tunnel by CONNECT: in it, requests could follow that nobody
+    /// looks at, and some servers answer every method.
+    fn check_connect(&self, request: &Request<Incoming>) -> Result<(), Error> {
+        let port = self.connection.original_dst.port();
+        if *request.method() != Method::CONNECT || self.table.snapshot.inbound_connect.contains(&port) {
+            return Ok(());
+        }
+        let what = "CONNECT to this port, which [[inbound]] does not declare with `connect = true`";
+        Err(Error { cause: Some(what.into()), ..Error::new(Kind::Unsupported) })
+    }
+
     /// Takes a permit of the client's share, of the sidecar, and of the app.
     fn limit(&self) -> Result<RequestPermit, Error> {
         let (table, limits) = (self.table, &self.table.snapshot.limits);
@@ -144,9 +163,18 @@ impl<'t, N: Net> RequestState<'t, N> {
 
     /// Makes the request fit for the app. `restored` says that it crossed a bridge, and has the
     /// form again that it had before.
-    fn forward(&self, request: Request<Incoming>, restored: bool) -> Result<Request<RequestBody>, Error> {
+    fn forward(
+        &self,
+        request: Request<Incoming>,
+        restored: bool,
+        log: &RequestLog<'_>,
+    ) -> Result<Request<RequestBody>, Error> {
         let (dst, version) = (self.connection.original_dst, request.version());
         let mut request = forward::request(request, dst, &mut *self.inbound.side.rng.borrow_mut());
+        log.identify(request.headers());
+        if let Some(audit) = &mut *self.audit.borrow_mut() {
+            audit.record().identify(request.headers());
+        }
         if let Some(client) = &self.caller.certified {
             client.tell(request.headers_mut());
         }
@@ -213,7 +241,7 @@ impl<'t, N: Net> RequestState<'t, N> {
             let sent = self.inbound.side.pool.send(&target, None, call, &app.endpoint, request).await;
             let (error, unsent) = match sent {
                 Ok((response, lease)) => {
-                    let audit = self.answered(response.status(), None);
+                    let audit = self.answered(Some(response.status()), None);
                     let held = RequestGuard::at_app(call.permit.clone(), active, turn, audit);
                     let (failures, timer) = (app.cluster.failures(), call.timer.clone());
                     let mut response = response
@@ -240,11 +268,11 @@ impl<'t, N: Net> RequestState<'t, N> {
         }
     }
 
-    /// The request's line in the audit log, once it has an answer.
-    fn answered(&self, status: StatusCode, reason: Option<Kind>) -> Option<AuditEntry> {
+    /// The request's line in the audit log, once it has an answer, or nobody waits for one.
+    fn answered(&self, status: Option<StatusCode>, reason: Option<Kind>) -> Option<AuditEntry> {
         let mut audit = self.audit.borrow_mut().take()?;
-        audit.record().status = Some(status.as_u16());
-        audit.record().reason = reason.map(|kind| kind.label().into());
+        audit.record().status = status.map(|status| status.as_u16());
+        reason.into_iter().for_each(|kind| audit.failed(kind));
         Some(audit)
     }
 
@@ -255,7 +283,13 @@ impl<'t, N: Net> RequestState<'t, N> {
             Refusal::Answered(_) => Kind::Denied,
         };
         let response = self.answer(refusal, log);
-        drop(self.answered(response.status(), Some(reason)));
+        log.refused(reason);
+        let protocol = self.connection.protocol;
+        let is_heard = reply::is_heard(&response, reason, protocol, self.end.as_ref());
+        if !is_heard {
+            log.unheard();
+        }
+        drop(self.answered(is_heard.then(|| response.status()), Some(reason)));
         response
     }
 

@@ -12,11 +12,12 @@ use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use caller::Callers;
 use client_cert::ClientCert;
+use tokio::time::Instant;
 
 use crate::audit::{AuditEntry, AuditEvent, AuditLog};
 use crate::authz::Facts;
@@ -32,10 +33,11 @@ use crate::error::{Error, Kind};
 use crate::http::serve;
 use crate::limit::client::{ClientConnection, share_of};
 use crate::limit::slots::ConnectionSlots;
+use crate::mutant::Mutant;
 use crate::side::{Begun, OpaqueBegun, Side, Stage};
 use crate::telemetry::{Direction, Metrics, Open, SingleEndpointMetrics};
 use crate::tls::{Io, Peer, Stream, TlsStore};
-use crate::world::{Net, Wall, World};
+use crate::world::{Net, Transport, Wall, World};
 
 /// The inbound side of one worker.
 pub struct Inbound<N: Net> {
@@ -119,13 +121,20 @@ impl<N: Net> Inbound<N> {
         let log = self.audit.get()?;
         let ends = (connection.peer, connection.original_dst);
         let entry = log.begin(event, ends, self.wall.now()).await;
-        Some(entry.of(connection.peer_identity.as_ref()))
+        Some(entry.of(connection))
     }
 
-    /// Notes that somebody was refused who could not prove who it is.
-    async fn audit_refused(&self, connection: &Connection, why: &impl Display) {
-        if let Some(mut entry) = self.audited(AuditEvent::Handshake, connection).await {
-            entry.record().refuse(Kind::NotSecured);
+    /// Refuses a connection that `began` then, of somebody who cannot prove who it is.
+    async fn refuse_unproved(
+        &self,
+        connection: &Connection,
+        began: (Instant, SystemTime),
+        why: &impl Display,
+    ) {
+        self.side.refuse_because(Kind::NotSecured, connection.peer, Some(connection.original_dst), why);
+        if let Some(entry) = self.audited(AuditEvent::Handshake, connection).await {
+            let mut entry = entry.since(began.0, began.1);
+            entry.refused(Kind::NotSecured);
             entry.record().explain(why);
         }
     }
@@ -138,9 +147,24 @@ impl<N: Net> Inbound<N> {
         let ends = (connection.peer, connection.original_dst);
         let entry = log.begin_refused(AuditEvent::Request, ends, self.wall.now());
         if let Some(entry) = entry {
-            let mut entry = entry.of(connection.peer_identity.as_ref());
-            entry.record().refuse(why);
+            let mut entry = entry.of(connection);
+            entry.refused(why);
             entry.record().status = Some(status);
+        }
+    }
+
+    /// Why a connection is refused that began before what is in force now. Whoever carries it on
+    /// registers it first of all, so what comes into force later finds it there.
+    fn overtaken(&self, accepted: &Accepted<N>) -> Option<&'static str> {
+        let port = accepted.connection.original_dst.port();
+        match &accepted.peer {
+            Some(peer) if !peer.is_trusted() => Some("the certificate is not trusted any more"),
+            None if self.side.table.load().snapshot.inbound_tls(port) == TlsMode::Strict
+                && !Mutant::TakesPlaintext.is_planted() =>
+            {
+                Some("the port takes nothing but the mesh's TLS (tls = \"strict\") by now")
+            }
+            _ => None,
         }
     }
 
@@ -160,7 +184,10 @@ impl<N: Net> Inbound<N> {
             };
             let closed = self.side.live.refuse(|connection, peer| {
                 let mode = table.snapshot.inbound_tls(connection.original_dst.port());
-                (peer.is_some() || mode != TlsMode::Strict) && is_allowed(connection)
+                match peer.is_some() || mode != TlsMode::Strict {
+                    true => (!is_allowed(connection)).then_some(Kind::Denied),
+                    false => Some(Kind::NotSecured),
+                }
             });
             if closed > 0 {
                 authorization.metrics.closed.inc_by(closed);
@@ -202,6 +229,14 @@ enum AcceptedKind<N: Net> {
 }
 
 impl<N: Net> Accepted<N> {
+    /// Resets it.
+    fn abort(self) {
+        match self.kind {
+            AcceptedKind::Opaque(mut begun) => begun.client.abort(),
+            AcceptedKind::Http(mut client, _) => client.abort(),
+        }
+    }
+
     /// What carries it on, and what is to be kept meanwhile.
     fn carry(
         self,
@@ -262,7 +297,7 @@ async fn serve_http<N: Net>(
     tokio::select! {
         biased;
         () = live.refused() => {}
-        () = serve::connection(&side.net, &connection, io, settings, drain, refuse, handle) => {}
+        () = serve::connection(&side.net, &connection, io, &settings, drain, refuse, handle) => {}
     }
 }
 
@@ -281,6 +316,7 @@ async fn accept<N: Net>(
         None
     };
     let Some(dst) = side.net.orig_dst(&mut io).await else { return refuse(Kind::NotIntercepted, None) };
+    let began = (Instant::now(), inbound.wall.now());
     let table = side.table.load_full();
     let snapshot = &table.snapshot;
     let limits = &snapshot.limits;
@@ -299,16 +335,28 @@ async fn accept<N: Net>(
     if [listen.outbound, listen.inbound, listen.admin].contains(&dst.port()) {
         return refuse(Kind::Loop, Some(dst));
     }
-    let (begun, proved) = secure::begin(inbound, &table, (peer, dst), Stream::Plain(io), drain).await?;
+    let (begun, proved) =
+        secure::begin(inbound, &table, (peer, dst, began), Stream::Plain(io), drain).await?;
     let (protocol, kind) = match begun {
         Begun::Opaque(opaque) => (WireProtocol::Opaque, AcceptedKind::Opaque(opaque)),
         Begun::Http { is_http2, client } => {
             let http1 = snapshot.http1.with_added();
-            let settings = serve::Settings::of_remote(snapshot, http1, &mut side.ages.borrow_mut());
+            let ages = &mut side.ages.borrow_mut();
+            let settings =
+                serve::Settings::of_remote(snapshot, table.load.parked(Direction::Inbound), http1, ages);
             (WireProtocol::http(is_http2), AcceptedKind::Http(client, settings))
         }
     };
     let peer_identity = proved.as_ref().map(|peer| peer.identity.clone());
-    let connection = Connection { peer, original_dst: dst, peer_identity, protocol };
-    Some(Accepted { connection, peer: proved, kind, _counted: (open, permit), client })
+    let unknown = Connection::unauthenticated(peer, dst, protocol);
+    let connection = Connection { peer_identity, ..unknown };
+    let accepted = Accepted { connection, peer: proved, kind, _counted: (open, permit), client };
+    match inbound.overtaken(&accepted) {
+        None => Some(accepted),
+        Some(why) => {
+            inbound.refuse_unproved(&accepted.connection, began, &why).await;
+            accepted.abort();
+            None
+        }
+    }
 }

@@ -7,32 +7,33 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::AsyncRead;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Inbound, authorize, tcp};
 use crate::balance::Table;
 use crate::config::{Protocol, TlsMode};
 use crate::connection::{Connection, WireProtocol};
-use crate::detect::{Detected, Detection, Prefixed, Sniffed, detect};
+use crate::detect::{Detected, Detection, Prefixed, Reader, Sniffed, detect};
 use crate::drain;
-use crate::error::{HandshakeError, Kind};
+use crate::error::HandshakeError;
 use crate::http::version;
 use crate::mutant::Mutant;
 use crate::side::{Begun, Heard, OpaqueBegun, begun};
 use crate::tls::{self, Alpn, Io, Peer, Preface, TlsStore};
-use crate::world::{Abort, Net};
+use crate::world::{Net, Transport};
 
 /// What an inbound connection turned out to be, and who is on its other end if that was proved.
 pub(super) type Secured<N> = (Begun<Io<N>, tcp::Held>, Option<Arc<Peer>>);
 
-/// Finds out what a client of `dst` is and speaks. `None`: it is gone, or was refused.
+/// Finds out what a client of `dst`, whose connection `began` then, is and speaks. `None`: it is
+/// gone, or was refused.
 pub(super) async fn begin<N: Net>(
     inbound: &Inbound<N>,
     table: &Table,
-    (peer, dst): (SocketAddr, SocketAddr),
+    (peer, dst, began): (SocketAddr, SocketAddr, (Instant, SystemTime)),
     io: Io<N>,
     drain: drain::Watch,
 ) -> Option<Secured<N>> {
@@ -53,7 +54,8 @@ pub(super) async fn begin<N: Net>(
         (_, Protocol::Http) => {
             (version::first_bytes(io, timeouts.request_headers, drain.clone()).await?, None)
         }
-        _ => Box::pin(side.detect(dst, io, timeouts.detect, dial)).await?,
+        (_, Protocol::Tcp) => Box::pin(side.detect(dst, Reader::of_tls(io), timeouts.detect, dial)).await?,
+        (_, Protocol::Detect) => Box::pin(side.detect(dst, Reader::new(io), timeouts.detect, dial)).await?,
     };
     let (found, fresh) = heard;
     if found.hello.as_ref().is_some_and(tls::is_of_the_mesh) {
@@ -75,8 +77,7 @@ pub(super) async fn begin<N: Net>(
             }
             Err(cause) => {
                 drop(handshake);
-                side.refuse_because(Kind::NotSecured, peer, Some(dst), &cause);
-                inbound.audit_refused(&unknown, &cause).await;
+                inbound.refuse_unproved(&unknown, began, &cause).await;
                 None
             }
         };
@@ -91,8 +92,7 @@ pub(super) async fn begin<N: Net>(
             Detection::Timeout => "no whole ClientHello within the time for a handshake (tls.handshake)",
             _ => "the port takes nothing but the mesh's TLS (tls = \"strict\")",
         };
-        side.refuse_because(Kind::NotSecured, peer, Some(dst), &cause);
-        inbound.audit_refused(&unknown, &cause).await;
+        inbound.refuse_unproved(&unknown, began, &cause).await;
         return None;
     }
     let begun = match protocol {
@@ -124,9 +124,10 @@ async fn secure<N: Net>(
     Ok((io, peer, alpn))
 }
 
-/// Begins with what was agreed on. What a sidecar calls opaque on a port that is known to speak
-/// HTTP is taken for HTTP, or its bytes would pass by all that is asked of requests here. `None`:
-/// it said nothing within `limit`, or is gone.
+/// Begins with what was agreed on, unless the port is declared: what a sidecar calls opaque on one
+/// that speaks HTTP is taken for HTTP, or its bytes would pass by all that is asked of requests
+/// here; and what it calls HTTP on one that does not is carried as it is, or a caller could choose
+/// what is asked of it. `None`: it said nothing within `limit`, or is gone.
 async fn agreed<I: AsyncRead + Unpin, G>(
     io: I,
     alpn: Alpn,
@@ -135,10 +136,12 @@ async fn agreed<I: AsyncRead + Unpin, G>(
     drain: drain::Watch,
 ) -> Option<Begun<I, G>> {
     let (is_http2, client) = match (alpn, protocol) {
+        (Alpn::Http1 | Alpn::Http2, Protocol::Tcp) | (Alpn::Opaque, Protocol::Tcp | Protocol::Detect) => {
+            return Some(Begun::Opaque(Box::new(OpaqueBegun::unread(io))));
+        }
         (Alpn::Http2, _) => (true, Prefixed::unread(io)),
         (Alpn::Http1, _) => (false, Prefixed::unread(io)),
         (Alpn::Opaque, Protocol::Http) => version::is_http2(io, limit, drain).await?,
-        (Alpn::Opaque, _) => return Some(Begun::Opaque(Box::new(OpaqueBegun::unread(io)))),
     };
     Some(Begun::Http { is_http2, client })
 }

@@ -10,12 +10,13 @@ use crate::connection::Connection;
 use crate::detect::Prefixed;
 use crate::endpoint::ActiveRequest;
 use crate::error::Kind;
+use crate::lines::Lines;
 use crate::side::OpaqueBegun;
-use crate::tcp::{self, CopyTimeouts, FreshConnection, Guard, Lines};
-use crate::telemetry::access::{AccessEvent, fail};
+use crate::tcp::{self, CopyTimeouts, FreshConnection, Guard};
+use crate::telemetry::access::AccessEvent;
 use crate::telemetry::{OpaqueMetrics, OpenConnection};
 use crate::tls::{Io, Peer};
-use crate::world::{Abort, Net};
+use crate::world::{Net, Transport};
 
 /// What lasts as long as a connection to the app.
 pub(super) type Held = (OpenConnection, ActiveRequest);
@@ -70,8 +71,9 @@ async fn open<N: Net>(
     if let Some(audit) = &mut audit {
         audit.record().decide(decided.allowed, decided.rule.as_ref());
     }
+    let mut lines = Lines { audit, access };
     if !decided.allowed {
-        fail(access, Kind::Denied);
+        lines.failed(Kind::Denied);
         client.abort();
         return None;
     }
@@ -81,7 +83,7 @@ async fn open<N: Net>(
             Some(dialled) => FreshConnection::new(dialled),
             // Directly it would have been refused.
             None => {
-                fail(access, Kind::Connect);
+                lines.failed(Kind::Connect);
                 client.abort();
                 return None;
             }
@@ -89,7 +91,7 @@ async fn open<N: Net>(
     };
     let metrics = inbound.app(&snapshot.service).cluster.opaque();
     let timeouts = CopyTimeouts::of(&snapshot.timeouts);
-    Some(Opened { client, server, timeouts, metrics, lines: (audit, access) })
+    Some(Opened { client, server, timeouts, metrics, lines })
 }
 
 /// Connects to the app.

@@ -85,9 +85,16 @@ impl Load {
         if count.get() > i64::try_from(limit).unwrap_or(i64::MAX) { Err(Kind::Overload) } else { Ok(open) }
     }
 
-    /// Connections and requests, those to endpoints included.
+    /// Counts the parked connections of one direction.
+    pub fn parked(&self, direction: Direction) -> Gauge {
+        self.gauges.one_way(direction).parked.clone()
+    }
+
+    /// Connections and requests, those to endpoints included: what takes buffers.
     pub fn carried(&self) -> i64 {
-        let carried = |way: &DirectionGauges| way.connections.get() + way.requests.get() + way.upstream.get();
+        let carried = |way: &DirectionGauges| {
+            way.connections.get() - way.parked.get() + way.requests.get() + way.upstream.get()
+        };
         carried(&self.gauges.inbound) + carried(&self.gauges.outbound)
     }
 

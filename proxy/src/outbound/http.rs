@@ -45,13 +45,14 @@ pub(super) async fn handle<N: Net>(
         return gone(&outbound, &table, &connection, &request);
     };
     let state = RequestState::route(&outbound, &table, dialled, connection, &request);
+    let end = client.end.clone();
     let metrics = &state.route.cluster.metrics;
     let log = metrics.request_log(state.number).with_access(state.access(&request));
     // Only another sidecar may say what a request was.
     bridge::take_marker(request.headers_mut());
     let upgrade = UpgradeRequest::of(&mut request);
     let version = request.version();
-    let admitted = state.limit().and_then(|permit| Ok((permit, state.forward(request)?)));
+    let admitted = state.limit().and_then(|permit| Ok((permit, state.forward(request, &log)?)));
     let result = match admitted {
         Ok((permit, request)) => {
             let sender = (client.interim, client.end);
@@ -59,7 +60,7 @@ pub(super) async fn handle<N: Net>(
         }
         Err(error) => Err(error),
     };
-    let mut response = result.unwrap_or_else(|error| state.failed(error, &log));
+    let mut response = result.unwrap_or_else(|error| state.failed(error, end.as_ref(), &log));
     state.route.change_answer(&mut response);
     respond(response, upgrade, version, &client.tunnel, &table.snapshot.timeouts, (metrics, log))
 }
@@ -134,10 +135,15 @@ impl<'t, N: Net> RequestState<'t, N> {
     }
 
     /// Makes the request fit for the next hop.
-    fn forward(&self, request: Request<Incoming>) -> Result<Request<RequestBody>, Error> {
+    fn forward(
+        &self,
+        request: Request<Incoming>,
+        log: &RequestLog<'_>,
+    ) -> Result<Request<RequestBody>, Error> {
         let (snapshot, dst) = (&self.table.snapshot, self.connection.original_dst);
-        forward::check_request(&request)?;
+        forward::check_request(&request, self.connection.protocol)?;
         let mut request = forward::request(request, dst, &mut *self.outbound.side.rng.borrow_mut());
+        log.identify(request.headers());
         headers::forwarded(snapshot.forwarded, self.connection.peer.ip(), request.headers_mut());
         self.route.change(&mut request)?;
         header_limits::request(&request, snapshot.http1)?;
@@ -191,11 +197,20 @@ impl<'t, N: Net> RequestState<'t, N> {
     }
 
     /// Logs a failure, and answers with its reason.
-    fn failed(&self, error: Error, log: &RequestLog<'_>) -> Response<ResponseBody<N>> {
+    fn failed(
+        &self,
+        error: Error,
+        client: Option<&ClientEnd>,
+        log: &RequestLog<'_>,
+    ) -> Response<ResponseBody<N>> {
         if let Some(withheld) = self.outbound.side.failures.admit(Instant::now()) {
             tracing::warn!(cluster = %self.route.cluster.config.name, %error, withheld, "request failed");
         }
         log.failed(error.kind);
-        reply::failure(&error, &self.table.snapshot.instance, self.is_grpc).map(ResponseBody::own)
+        let response = reply::failure(&error, &self.table.snapshot.instance, self.is_grpc);
+        if !reply::is_heard(&response, error.kind, self.connection.protocol, client) {
+            log.unheard();
+        }
+        response.map(ResponseBody::own)
     }
 }

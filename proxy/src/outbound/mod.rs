@@ -89,7 +89,7 @@ async fn serve_http<N: Net>(
         |request, client| Box::pin(http::handle(outbound.clone(), connection.clone(), request, client));
     let side = &outbound.side;
     let refuse = |error: &Error| side.refusal(&connection, error);
-    serve::connection(&side.net, &connection, io, settings, drain, refuse, handle).await;
+    serve::connection(&side.net, &connection, io, &settings, drain, refuse, handle).await;
 }
 
 /// Finds out where a connection goes and what it speaks. `None`: it is gone, or was refused.
@@ -132,7 +132,9 @@ async fn accept<N: Net>(
                 || async { tcp::dial(outbound, &cluster, (peer.ip(), dst), &snapshot.timeouts).await.ok() };
             match side.begin(protocol, dst, io, &snapshot.timeouts, drain, dial).await? {
                 Begun::Http { is_http2, client } => {
-                    let settings = serve::Settings::of(snapshot, snapshot.http1, &mut side.ages.borrow_mut());
+                    let (http1, ages) = (snapshot.http1, &mut side.ages.borrow_mut());
+                    let settings =
+                        serve::Settings::of(snapshot, table.load.parked(Direction::Outbound), http1, ages);
                     (WireProtocol::http(is_http2), AcceptedKind::Http(client, settings))
                 }
                 Begun::Opaque(opaque) => {

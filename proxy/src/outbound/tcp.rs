@@ -11,10 +11,11 @@ use super::attempts::afford;
 use crate::balance::{Attempted, Cluster, Table};
 use crate::config::Timeouts;
 use crate::connection::Connection;
-use crate::detect::{Detection, detect};
+use crate::detect::{Detection, Reader, detect};
 use crate::endpoint::{ActiveRequest, Attempt, Outcome};
 use crate::error::{Error, Kind};
 use crate::limit::concurrency::RetrySlot;
+use crate::lines::Lines;
 use crate::retry::AttemptOutcome;
 use crate::retry::backoff::{self, RetryAfter};
 use crate::retry::condition::reason;
@@ -23,7 +24,7 @@ use crate::tcp::{self, CopyTimeouts, FreshConnection, Guard};
 use crate::telemetry::access::{AccessEvent, fail};
 use crate::telemetry::{LimitReason, OpenConnection, RetryDenied};
 use crate::tls::Io;
-use crate::world::{Abort, Net};
+use crate::world::{Net, Transport};
 
 /// What lasts as long as a connection to a server.
 pub(super) struct Held {
@@ -88,7 +89,8 @@ async fn open<N: Net>(
     // It may last for days, and must not keep what a reload replaces.
     drop((table, cluster));
     let live = outbound.side.live.register(connection.clone(), fresh.stream().peer().cloned());
-    let carrying = tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics, (None, access));
+    let carrying =
+        tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics, Lines { audit: None, access });
     Some((live, carrying))
 }
 
@@ -213,7 +215,10 @@ pub(super) async fn pass_through<N: Net>(
     if table.has_names() && !table.snapshot.opaque_ports.contains(&dst.port()) {
         let Ok(io) = begun.client.into_bare() else { return };
         let heard = if may_pass {
-            Box::pin(side.detect(dst, io, timeouts.detect, || dial_direct(outbound, dst, timeouts))).await
+            Box::pin(
+                side.detect(dst, Reader::new(io), timeouts.detect, || dial_direct(outbound, dst, timeouts)),
+            )
+            .await
         } else {
             let found = detect(io, timeouts.detect).await.ok();
             found.inspect(|found| side.detected(dst, found)).map(|found| (found, None))
@@ -236,18 +241,21 @@ pub(super) async fn pass_through<N: Net>(
         client.abort();
         return side.refuse(Kind::NoRoute, peer, Some(dst));
     }
+    let access = side.access(AccessEvent::Connection, &connection).map(|access| access.to(dst));
     let fresh = match fresh {
         Some(fresh) => fresh.take_into_use(server_first),
         None => match dial_direct(outbound, dst, timeouts).await {
             Some(dialled) => FreshConnection::new(dialled),
-            None => return client.abort(),
+            None => {
+                fail(access, Kind::Connect);
+                return client.abort();
+            }
         },
     };
     let timeouts = CopyTimeouts::of(timeouts);
     drop(table);
     let metrics = outbound.passed_through().cluster.opaque();
-    let access = side.access(AccessEvent::Connection, &connection).map(|access| access.to(dst));
-    tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics, (None, access)).await;
+    tcp::carry::<N, _>(connection, client, fresh, timeouts, metrics, Lines { audit: None, access }).await;
 }
 
 async fn dial_direct<N: Net>(

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use crate::connection::Connection;
+use crate::error::Kind;
 use crate::mutant::Mutant;
 use crate::tls::Peer;
 
@@ -26,7 +27,6 @@ pub struct LiveConnections {
 struct Live {
     connection: Connection,
     peer: Option<Arc<Peer>>,
-    refused: Cell<bool>,
     waiting: RefCell<Option<Waker>>,
 }
 
@@ -43,26 +43,27 @@ impl LiveConnections {
     pub fn register(&self, connection: Connection, peer: Option<Arc<Peer>>) -> Registered<'_> {
         let id = self.next.get();
         self.next.set(id + 1);
-        let live = Rc::new(Live { connection, peer, refused: Cell::new(false), waiting: RefCell::default() });
+        let live = Rc::new(Live { connection, peer, waiting: RefCell::default() });
         self.open.borrow_mut().insert(id, live.clone());
         Registered { all: self, id, live }
     }
 
-    /// Refuses those that may not live on. How many they were.
-    pub fn refuse(&self, may_live: impl Fn(&Connection, Option<&Peer>) -> bool) -> u64 {
-        let mut refused = 0;
+    /// Refuses those that may not live on, as `refused` says, and why. How many they were.
+    pub fn refuse(&self, refused: impl Fn(&Connection, Option<&Peer>) -> Option<Kind>) -> u64 {
+        let mut count = 0;
         for live in self.open.borrow().values() {
-            let stays = Mutant::ForgetsOpenConnections.is_planted()
-                || may_live(&live.connection, live.peer.as_deref());
-            if !live.refused.get() && !stays {
-                refused += 1;
-                live.refused.set(true);
+            let cut = &live.connection.cut;
+            let why = refused(&live.connection, live.peer.as_deref())
+                .filter(|_| !Mutant::ForgetsOpenConnections.is_planted());
+            if cut.get().is_none() && why.is_some() {
+                count += 1;
+                cut.set(why);
                 if let Some(waker) = live.waiting.take() {
                     waker.wake();
                 }
             }
         }
-        refused
+        count
     }
 }
 
@@ -70,7 +71,7 @@ impl Registered<'_> {
     /// Waits until it may not live on.
     pub async fn refused(&self) {
         poll_fn(|cx| {
-            if self.live.refused.get() {
+            if self.live.connection.cut.get().is_some() {
                 return Poll::Ready(());
             }
             let mut waiting = self.live.waiting.borrow_mut();

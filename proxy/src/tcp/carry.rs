@@ -4,11 +4,10 @@ use std::cell::RefCell;
 
 use super::CopyTimeouts;
 use super::copy::{Aborting, relay};
-use crate::audit::AuditEntry;
 use crate::connection::Connection;
 use crate::detect::Prefixed;
 use crate::error::Kind;
-use crate::telemetry::access::AccessEntry;
+use crate::lines::Lines;
 use crate::telemetry::{OpaqueMetrics, RaceMetrics, RaceOutcome};
 use crate::tls::Io;
 use crate::world::Net;
@@ -73,9 +72,6 @@ impl<I, G> FreshConnection<I, G> {
     }
 }
 
-/// The lines of a connection in the audit log and in the access log.
-pub type Lines = (Option<AuditEntry>, Option<AccessEntry>);
-
 /// Carries bytes between a client and a server until both have closed, and counts them, also in its
 /// lines. What it is given is moved once, into the future, which an idle connection keeps.
 pub fn carry<N: Net, G>(
@@ -92,34 +88,19 @@ pub fn carry<N: Net, G>(
     async move {
         let count = |moved: super::BytesCopied| {
             metrics.moved(moved.forth, moved.back, moved.spliced);
-            let (audit, access) = &mut *lines.borrow_mut();
-            if let Some(audit) = audit {
-                audit.record().carried(moved.forth, moved.back);
-            }
-            if let Some(access) = access {
-                access.received(moved.forth);
-                access.sent(moved.back);
-            }
+            lines.borrow_mut().carried(moved.forth, moved.back);
         };
         let ended = relay::<N>(&mut client, &mut server, timeouts, count).await;
-        let (mut audit, mut access) = lines.into_inner();
+        let mut lines = lines.into_inner();
         if let Err(error) = &ended {
             if let Some(kind) = error.kind() {
                 metrics.failed(kind);
-                if let Some(audit) = &mut audit {
-                    audit.record().reason = Some(kind.label().into());
-                }
             }
-            if let Some(access) = &mut access {
-                // Which of the two has reset it is not known.
-                access.failed(error.kind().unwrap_or(Kind::Terminated));
-            }
+            lines.failed(error.reason(Kind::Terminated));
             let Connection { peer, original_dst: dst, .. } = &connection;
             tracing::debug!(%peer, %dst, %error, "connection ended");
         }
-        if let Some(access) = &mut access {
-            access.ended();
-        }
+        lines.ended();
         // The connection to the server counts as open until here.
         drop(guard);
     }

@@ -39,7 +39,7 @@ use crate::detect::Prefixed;
 use crate::error::Kind;
 use crate::mutant::Mutant;
 use crate::tls::{Io, kernel_socket};
-use crate::world::{Abort, Net};
+use crate::world::{Net, Transport};
 
 /// The largest step.
 const LARGEST: usize = COPY_STEPS[0].1;
@@ -76,12 +76,21 @@ pub struct BytesCopied {
     pub spliced: u64,
 }
 
+/// One of two streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The client's.
+    First,
+    /// The server's.
+    Second,
+}
+
 /// Why a connection did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// A stream failed.
-    #[error(transparent)]
-    Io(#[from] io::Error),
+    /// A stream failed, the first or the second.
+    #[error("{1}")]
+    Io(End, #[source] io::Error),
     /// It moved nothing for [`CopyTimeouts::idle`].
     #[error("nothing moved for too long")]
     Idle,
@@ -94,9 +103,19 @@ impl CopyError {
     /// The kind to count, or `None` if a peer broke the connection, which is its good right.
     pub fn kind(&self) -> Option<Kind> {
         match self {
-            CopyError::Io(_) => None,
+            CopyError::Io(..) => None,
             CopyError::Idle => Some(Kind::Idle),
             CopyError::HalfClosed => Some(Kind::HalfClosed),
+        }
+    }
+
+    /// What to say of it in a log: `server` if it was the second stream that failed.
+    pub fn reason(&self, server: Kind) -> Kind {
+        match self {
+            CopyError::Io(End::First, _) => Kind::Client,
+            CopyError::Io(End::Second, _) => server,
+            CopyError::Idle => Kind::Idle,
+            CopyError::HalfClosed => Kind::HalfClosed,
         }
     }
 }
@@ -142,19 +161,19 @@ pub(super) async fn relay<N: Net>(
 }
 
 /// A stream that is reset when it is dropped before its end.
-pub(super) struct Aborting<I: Abort> {
+pub(super) struct Aborting<I: Transport> {
     io: I,
     ended: bool,
 }
 
-impl<I: Abort> Aborting<I> {
+impl<I: Transport> Aborting<I> {
     /// One that has not come to its end.
     pub fn new(io: I) -> Self {
         Aborting { io, ended: false }
     }
 }
 
-impl<I: Abort> Drop for Aborting<I> {
+impl<I: Transport> Drop for Aborting<I> {
     fn drop(&mut self) {
         if !self.ended && !Mutant::EndsWhatWasReset.is_planted() {
             self.io.abort();
@@ -195,7 +214,8 @@ where
             last_moved = Instant::now();
         }
         match (one, other) {
-            (Poll::Ready(Err(e)), _) | (_, Poll::Ready(Err(e))) => return Poll::Ready(Err(e.into())),
+            (Poll::Ready(Err(broken)), _) => return Poll::Ready(Err(broken.of(End::First, End::Second))),
+            (_, Poll::Ready(Err(broken))) => return Poll::Ready(Err(broken.of(End::Second, End::First))),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(moved)),
             _ => {}
         }
@@ -232,6 +252,22 @@ enum State {
     Closed,
 }
 
+/// The failure of a direction, and of which of its streams.
+#[derive(Debug)]
+enum Broken {
+    From(io::Error),
+    To(io::Error),
+}
+
+impl Broken {
+    fn of(self, from: End, to: End) -> CopyError {
+        match self {
+            Broken::From(error) => CopyError::Io(from, error),
+            Broken::To(error) => CopyError::Io(to, error),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Direction {
     state: State,
@@ -264,7 +300,7 @@ impl Direction {
         cx: &mut Context<'_>,
         (from, from_socket): (&mut A, Socket<A>),
         (to, to_socket): (&mut B, Socket<B>),
-    ) -> Poll<io::Result<()>>
+    ) -> Poll<Result<(), Broken>>
     where
         A: AsyncRead + Unpin,
         B: AsyncWrite + Unpin,
@@ -281,12 +317,14 @@ impl Direction {
                                 io::ErrorKind::NotConnected | io::ErrorKind::BrokenPipe
                             ) =>
                         {
-                            return Poll::Ready(Err(e));
+                            return Poll::Ready(Err(Broken::To(e)));
                         }
                         _ => self.state = State::Closed,
                     }
                 }
-                State::Open if self.at < self.kept.len() => ready!(self.poll_kept(cx, to))?,
+                State::Open if self.at < self.kept.len() => {
+                    ready!(self.poll_kept(cx, to)).map_err(Broken::To)?
+                }
                 State::Open => match (from_socket(from), to_socket(to)) {
                     (Some(from), Some(to)) if self.may_splice() => ready!(self.poll_splice(cx, from, to))?,
                     _ => ready!(self.poll_copy(cx, from, to))?,
@@ -316,16 +354,16 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Broken>> {
         let step =
             COPY_STEPS.iter().find(|(moved, _)| self.moved >= *moved).map_or(COPY_BULK, |(_, step)| *step);
         let polled = with_shared(|shared| {
             let mut read = ReadBuf::uninit(&mut shared.spare_capacity_mut()[..step]);
-            ready!(Pin::new(from).poll_read(cx, &mut read))?;
+            ready!(Pin::new(from).poll_read(cx, &mut read)).map_err(Broken::From)?;
             let read = read.filled();
             let mut taken = 0;
             while taken < read.len() {
-                match poll_some(cx, to, &read[taken..])? {
+                match poll_some(cx, to, &read[taken..]).map_err(Broken::To)? {
                     Poll::Ready(n) => taken += n,
                     Poll::Pending => {
                         self.kept = read[taken..].to_vec();
@@ -334,7 +372,7 @@ impl Direction {
                 }
             }
             self.moved += taken as u64;
-            Poll::Ready(Ok::<_, io::Error>(read.len()))
+            Poll::Ready(Ok::<_, Broken>(read.len()))
         });
         match polled? {
             Poll::Ready(0) => self.state = State::Closing,
@@ -345,7 +383,7 @@ impl Direction {
             Poll::Pending => {
                 // A stream that gathers what is written must not sit on it while nothing more
                 // comes.
-                if self.flush && Pin::new(to).poll_flush(cx)?.is_ready() {
+                if self.flush && Pin::new(to).poll_flush(cx).map_err(Broken::To)?.is_ready() {
                     self.flush = false;
                 }
                 return Poll::Pending;
@@ -373,10 +411,10 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &TcpStream,
         to: &TcpStream,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Broken>> {
         loop {
             if let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held() > 0) {
-                ready!(to.poll_write_ready(cx))?;
+                ready!(to.poll_write_ready(cx)).map_err(Broken::To)?;
                 match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
                     Ok(n) => {
                         self.moved += n as u64;
@@ -385,10 +423,11 @@ impl Direction {
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                     Err(e) if cannot_splice(&e) => {
                         (self.never_splice, self.splices) = (true, false);
-                        self.kept = self.pipe.take().map_or(Ok(Vec::new()), Pipe::into_bytes)?;
+                        let held = self.pipe.take().map_or(Ok(Vec::new()), Pipe::into_bytes);
+                        self.kept = held.map_err(Broken::From)?;
                         break;
                     }
-                    Err(e) => return Poll::Ready(Err(e)),
+                    Err(e) => return Poll::Ready(Err(Broken::To(e))),
                 }
                 continue;
             }
@@ -397,7 +436,7 @@ impl Direction {
                 self.splices = false;
                 break;
             }
-            if from.poll_read_ready(cx)?.is_pending() {
+            if from.poll_read_ready(cx).map_err(Broken::From)?.is_pending() {
                 // It may be long until something comes, and another connection can use the
                 // descriptors.
                 self.leave_pipe();
@@ -424,7 +463,7 @@ impl Direction {
                     self.leave_pipe();
                     break;
                 }
-                Err(e) => return Poll::Ready(Err(e)),
+                Err(e) => return Poll::Ready(Err(Broken::From(e))),
             }
         }
         Poll::Ready(Ok(()))

@@ -12,5 +12,5 @@ mod carry;
 mod copy;
 mod splice;
 
-pub use carry::{FreshConnection, Guard, Lines, carry};
+pub use carry::{FreshConnection, Guard, carry};
 pub use copy::{BytesCopied, CopyError, CopyTimeouts, both_ways};

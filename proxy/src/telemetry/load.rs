@@ -11,6 +11,8 @@ families! {
     struct LoadFamilies {
         connections: Family<Side, Gauge> =
             "load_connections", "Accepted connections that count against the limit";
+        parked: Family<Side, Gauge> =
+            "load_connections_parked", "Of these, HTTP/1 connections that were idle and keep no buffers";
         requests: Family<Side, Gauge> =
             "load_requests", "Requests in flight that count against the limit";
     }
@@ -45,6 +47,8 @@ impl Direction {
 pub struct DirectionGauges {
     /// Connections accepted that are open.
     pub connections: Gauge,
+    /// Of these, such as keep no buffers because nothing is asked.
+    pub parked: Gauge,
     /// Requests in flight.
     pub requests: Gauge,
     /// Connections to endpoints or the app, which take file descriptors as well.
@@ -70,6 +74,7 @@ impl LoadGauges {
             let side = Side { side: direction.label() };
             DirectionGauges {
                 connections: families.connections.get_or_create_owned(&side),
+                parked: families.parked.get_or_create_owned(&side),
                 requests: families.requests.get_or_create_owned(&side),
                 upstream: Gauge::default(),
             }

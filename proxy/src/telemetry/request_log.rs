@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::access::{AccessEntry, BodyBytes};
@@ -23,6 +23,8 @@ pub struct RequestLog<'a> {
     attempts: Cell<Attempts>,
     decided: OnceCell<Decided>,
     answered: bool,
+    /// Nobody gets its answer.
+    unheard: Cell<bool>,
     /// Its line in the access log, until its answer takes it along.
     access: RefCell<Option<AccessEntry>>,
 }
@@ -59,6 +61,7 @@ impl ClusterMetrics {
             attempts,
             decided,
             answered: false,
+            unheard: Cell::default(),
             access: RefCell::default(),
         }
     }
@@ -93,20 +96,42 @@ impl RequestLog<'_> {
         self.decided.get()
     }
 
+    /// Notes the request's id, which the sidecar may have made itself.
+    pub fn identify(&self, headers: &HeaderMap) {
+        if let Some(access) = &mut *self.access.borrow_mut() {
+            access.identify(headers);
+        }
+    }
+
     /// Counts the failure that the request is answered with.
     pub fn failed(&self, kind: Kind) {
         if self.number > 0 {
             emit!(NoAnswer { request: self.number, error: kind.label() });
         }
         self.metrics.failed(kind);
+        self.refused(kind);
+    }
+
+    /// Notes why it gets no answer of an app, without counting it. The first reason stays.
+    pub fn refused(&self, kind: Kind) {
         if let Some(access) = &mut *self.access.borrow_mut() {
             access.failed(kind);
         }
     }
 
-    /// Its line in the access log, which from now on the body of the answer completes.
+    /// Notes that its client does not get the answer.
+    pub fn unheard(&self) {
+        self.unheard.set(true);
+    }
+
+    /// Its line in the access log, which from now on the body of the answer completes, if its
+    /// client gets one.
     pub fn access<B>(&self, response: &Response<B>) -> Option<AccessEntry> {
         let mut access = self.access.take()?;
+        if self.unheard.get() {
+            access.abandoned(&self.attempts.get());
+            return None;
+        }
         access.answered(response.status(), response.headers(), &self.attempts.get());
         Some(access)
     }

@@ -14,6 +14,8 @@ mod credentials;
 mod peer;
 pub mod pem;
 mod preface;
+mod revoked;
+mod session;
 mod stream;
 pub mod trust;
 mod verified;
@@ -29,12 +31,12 @@ use rustls::{AlertDescription, CommonState, Error};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 pub use context::TlsContext;
 pub use credentials::{Credentials, CredentialsError, Validity};
 pub use peer::Peer;
 pub use preface::{Preface, PrefaceError};
+pub use session::Session;
 pub use stream::{Io, Stream, kernel_socket};
 
 use peer::Peers;
@@ -207,14 +209,13 @@ pub async fn connect<I: AsyncRead + AsyncWrite + Unpin>(
 ) -> io::Result<Stream<I>> {
     let context = store.for_handshake()?;
     let name = ServerName::IpAddress(address.ip().into());
-    let connector = TlsConnector::from(context.client(expected, alpn));
-    let stream =
-        connector.connect(name, Prefixed::unread(io)).await.map_err(|error| match tls_error(&error) {
-            // Of servers that see that there is none in common; others go on without.
-            Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => disagrees(alpn).into(),
-            _ => in_words(error),
-        })?;
-    let state = stream.get_ref().1;
+    let stream = Session::connect(Prefixed::unread(io), context.client(expected, alpn), name);
+    let stream = stream.await.map_err(|error| match tls_error(&error) {
+        // Of servers that see that there is none in common; others go on without.
+        Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => disagrees(alpn).into(),
+        _ => in_words(error),
+    })?;
+    let state = stream.state();
     let found = identity(state, &context, trust::PeerSide::Server)?;
     if found != *expected && !Mutant::TalksToAnybody.is_planted() {
         let wrong = trust::IdentityError::Unexpected { found, expected: expected.clone() };
@@ -253,9 +254,8 @@ pub async fn accept<I: AsyncRead + AsyncWrite + Unpin>(
     io: Prefixed<I>,
 ) -> io::Result<(Stream<I>, Arc<Peer>, Alpn)> {
     let context = store.for_handshake()?;
-    let acceptor = TlsAcceptor::from(context.server.clone());
-    let stream = acceptor.accept(io).await.map_err(in_words)?;
-    let state = stream.get_ref().1;
+    let stream = Session::accept(io, context.server.clone()).await.map_err(in_words)?;
+    let state = stream.state();
     let found = identity(state, &context, trust::PeerSide::Client)?;
     let alpn = state.alpn_protocol().and_then(Alpn::of);
     let alpn = alpn.ok_or_else(|| HandshakeError("the client is no sidecar".into()))?;
@@ -283,7 +283,7 @@ pub async fn connect_to_authority<N>(
 ) -> io::Result<impl AsyncRead + AsyncWrite + Unpin> {
     let client = context::client_of_authority(trust, own, expected, world.crypto.clone(), world.wall.clone());
     let name = ServerName::IpAddress(address.ip().into());
-    TlsConnector::from(Arc::new(client)).connect(name, io).await.map_err(in_words)
+    Session::connect(io, Arc::new(client), name).await.map_err(in_words)
 }
 
 /// Puts a connection to a server outside of the mesh under TLS, as anybody on the web does: one of
@@ -299,26 +299,38 @@ pub async fn connect_to_named<N>(
 ) -> Result<impl AsyncRead + AsyncWrite + Unpin, String> {
     let name = ServerName::try_from(host.to_owned()).map_err(|error| format!("{host}: {error}"))?;
     let client = context::client_of_web(roots, world.crypto.clone(), world.wall.clone())?;
-    TlsConnector::from(Arc::new(client)).connect(name, io).await.map_err(|error| in_words(error).to_string())
+    Session::connect(io, Arc::new(client), name).await.map_err(|error| in_words(error).to_string())
 }
 
-/// Answers the handshake of a client that may have no certificate yet, and says who it is if it has
-/// one, and how long that is valid.
+/// A certificate that a client has shown and that was believed.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// Whose it is.
+    pub id: SpiffeId,
+    /// How long it is valid.
+    pub validity: Validity,
+    /// Its serial number.
+    pub serial: Vec<u8>,
+}
+
+/// Answers the handshake of a client that may have no certificate yet, and says which it has if it
+/// has one.
 ///
 /// # Errors
 /// If the handshake fails; the client's certificate is wrong, say.
 pub async fn accept_anybody<I: AsyncRead + AsyncWrite + Unpin>(
     context: &TlsContext,
     io: I,
-) -> io::Result<(Stream<I>, Option<(SpiffeId, Validity)>)> {
-    let acceptor = TlsAcceptor::from(context.server.clone());
-    let stream = acceptor.accept(Prefixed::unread(io)).await.map_err(in_words)?;
-    let state = stream.get_ref().1;
+) -> io::Result<(Stream<I>, Option<Shown>)> {
+    let stream = Session::accept(Prefixed::unread(io), context.server.clone()).await.map_err(in_words)?;
+    let state = stream.state();
     let peer = match state.peer_certificates() {
         Some([certificate, ..]) => {
-            let found = identity(state, context, trust::PeerSide::Client)?;
+            let id = identity(state, context, trust::PeerSide::Client)?;
             let validity = credentials::validity(certificate);
-            Some((found, validity.map_err(|error| HandshakeError(error.to_string()))?))
+            let validity = validity.map_err(|error| HandshakeError(error.to_string()))?;
+            let serial = trust::serial(certificate).map_err(|e| HandshakeError(credentials::words(&e)))?;
+            Some(Shown { id, validity, serial })
         }
         _ => None,
     };

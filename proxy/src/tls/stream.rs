@@ -11,11 +11,11 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsStream;
 
 use super::peer::Peer;
+use super::session::Session;
 use crate::detect::Prefixed;
-use crate::world::{Abort, AfterFin, Net};
+use crate::world::{AfterFin, Net, Transport};
 
 /// The stream of a connection over the network `N`.
 pub type Io<N> = Stream<<N as Net>::Io>;
@@ -33,14 +33,14 @@ pub enum Stream<I> {
 #[derive(Debug)]
 pub struct Secured<I> {
     /// What was read to recognise the handshake was put back in front of the network's stream.
-    io: TlsStream<Prefixed<I>>,
+    io: Session<Prefixed<I>>,
     peer: Option<Arc<Peer>>,
 }
 
 impl<I> Stream<I> {
     /// One whose handshake is done; `peer` is who proved to be somebody.
-    pub(super) fn secured(io: impl Into<TlsStream<Prefixed<I>>>, peer: Option<Arc<Peer>>) -> Self {
-        Stream::Tls(Box::new(Secured { io: io.into(), peer }))
+    pub(super) fn secured(io: Session<Prefixed<I>>, peer: Option<Arc<Peer>>) -> Self {
+        Stream::Tls(Box::new(Secured { io, peer }))
     }
 
     /// Who has proved to be on the other end; `None` if nobody has.
@@ -72,18 +72,27 @@ pub fn kernel_socket<N: Net>(io: &Io<N>) -> Option<&TcpStream> {
     }
 }
 
-impl<I: Abort> Abort for Stream<I> {
+impl<I: Transport> Transport for Stream<I> {
     fn abort(&mut self) {
         match self {
             Stream::Plain(io) => io.abort(),
-            Stream::Tls(secured) => secured.io.get_mut().0.abort(),
+            Stream::Tls(secured) => secured.io.get_mut().abort(),
         }
     }
 
     fn behind_fin(&self) -> AfterFin {
         match self {
             Stream::Plain(io) => io.behind_fin(),
-            Stream::Tls(secured) => secured.io.get_ref().0.behind_fin(),
+            Stream::Tls(secured) => secured.io.get_ref().behind_fin(),
+        }
+    }
+
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Stream::Plain(io) => io.poll_readable(cx),
+            Stream::Tls(secured) if secured.io.has_plaintext() => Poll::Ready(()),
+            // A read had to wait, so what has come is at most a part of a record.
+            Stream::Tls(secured) => secured.io.get_mut().poll_readable(cx),
         }
     }
 }

@@ -16,15 +16,12 @@ use rustls::{CertificateError, Error, ExtendedKeyPurpose, OtherError};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
-    RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, anchor_from_trusted_cert,
-};
-use x509_parser::asn1_rs::Sequence;
-use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::credentials::validity;
 use super::pem::{self, PemError, PemFile};
+use super::revoked::{self, RevocationList};
 use super::verified::VerifiedChains;
 use crate::mutant::Mutant;
 use crate::spiffe_id::SpiffeId;
@@ -37,9 +34,7 @@ pub struct TrustBundle {
     ends: Vec<SystemTime>,
     /// The roots that are left out because they have expired: position, and when.
     expired: Vec<(usize, SystemTime)>,
-    revoked: Vec<CertRevocationList<'static>>,
-    /// The names of the lists' issuers, and when the next lists are due.
-    due: Vec<(Vec<u8>, Option<SystemTime>)>,
+    revoked: Vec<RevocationList>,
     verified: VerifiedChains,
     /// Of signatures, of certificates and of handshakes alike.
     pub(super) algorithms: WebPkiSupportedAlgorithms,
@@ -116,9 +111,10 @@ impl TrustBundle {
                 // Taken for a list of nobody, half a file would let everybody in again.
                 return Err(file.error(1, "there is no list of revoked certificates in it".into()));
             }
-            for (line, list) in lists {
-                bundle.add_revoked(&list).map_err(|why| file.error(line, why))?;
+            for (line, list) in &lists {
+                bundle.add_revoked(list).map_err(|why| file.error(*line, why))?;
             }
+            bundle.check_revoked().map_err(|(position, why)| file.error(lists[position].0, why.into()))?;
         }
         Ok(bundle)
     }
@@ -138,6 +134,7 @@ impl TrustBundle {
         }
         bundle.check()?;
         revoked.into_iter().try_for_each(|list| bundle.add_revoked(list))?;
+        bundle.check_revoked().map_err(|(_, why)| why)?;
         Ok(bundle)
     }
 
@@ -147,7 +144,6 @@ impl TrustBundle {
             ends: Vec::new(),
             expired: Vec::new(),
             revoked: Vec::new(),
-            due: Vec::new(),
             verified: VerifiedChains::default(),
             algorithms,
         }
@@ -180,11 +176,11 @@ impl TrustBundle {
             format!("root {position} has expired at {} and is left out", text(*end))
         };
         let mut doubts: Vec<String> = self.expired.iter().map(expired).collect();
-        for (position, (issuer, due)) in (1..).zip(&self.due) {
-            if !self.anchors.iter().any(|anchor| anchor.subject.as_ref() == issuer.as_slice()) {
+        for (position, list) in (1..).zip(&self.revoked) {
+            if !self.anchors.iter().any(|anchor| list.is_by(anchor)) {
                 doubts.push(format!("list {position} of revoked certificates is by none of the roots"));
             }
-            if let Some(due) = due.filter(|due| *due <= now) {
+            if let Some(due) = list.due.filter(|due| *due <= now) {
                 let due = text(due);
                 doubts.push(format!(
                     "list {position} of revoked certificates is old: the next was due at {due}"
@@ -211,15 +207,50 @@ impl TrustBundle {
     }
 
     fn add_revoked(&mut self, list: &[u8]) -> Result<(), String> {
-        let owned = OwnedCertRevocationList::from_der(list)
-            .map_err(|e| format!("this list of revoked certificates is wrong: {}", list_words(list, &e)))?;
-        self.revoked.push(owned.into());
-        // What the verifier keeps to itself.
-        if let Ok((_, list)) = CertificateRevocationList::from_der(list) {
-            let due = list.next_update().and_then(|due| u64::try_from(due.timestamp()).ok());
-            let due = due.map(|due| SystemTime::UNIX_EPOCH + Duration::from_secs(due));
-            let issuer = Sequence::from_der(list.issuer().as_raw()).map(|(_, name)| name.content.to_vec());
-            self.due.push((issuer.unwrap_or_default(), due));
+        self.revoked.push(RevocationList::read(list, &self.anchors, &self.algorithms)?);
+        Ok(())
+    }
+
+    /// Whether each root has a list of its own that a list has the name of. One that is damaged
+    /// would otherwise revoke nobody. The list of a root that is gone may stay.
+    ///
+    /// # Errors
+    /// The position of the list that is by nobody, and what is wrong with it.
+    fn check_revoked(&self) -> Result<(), (usize, &'static str)> {
+        let has_list = |root: &TrustAnchor<'_>| self.revoked.iter().any(|list| list.is_by(root));
+        for (position, list) in self.revoked.iter().enumerate().filter(|(_, list)| list.is_unproved()) {
+            if self.anchors.iter().any(|root| list.has_name_of(root) && !has_list(root)) {
+                let why = "this list of revoked certificates has the name of a root, and that root has not \
+                           signed it";
+                return Err((position, why));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this bundle may follow `before`, which is in force: no issuer's list of revoked
+    /// certificates is gone or an older one, unless the root is gone too.
+    ///
+    /// # Errors
+    /// If not: why, and what to do.
+    pub fn check_follows(&self, before: &TrustBundle) -> Result<(), String> {
+        let is_kept = |root: &TrustAnchor<'_>| self.anchors.contains(root);
+        for list in &before.revoked {
+            // Of which root the others are is not known.
+            let is_needed = match list.is_unproved() {
+                true => before.anchors.iter().all(is_kept),
+                false => self.anchors.iter().any(|root| list.is_by(root)),
+            };
+            let mut of_issuer = self.revoked.iter().filter(|new| new.is_by_issuer_of(list)).peekable();
+            let what = if of_issuer.peek().is_none() { "is gone" } else { "is an older one" };
+            if !is_needed || of_issuer.any(|new| !new.is_older_than(list)) {
+                continue;
+            }
+            return Err(format!(
+                "the list of revoked certificates by `{}` {what}, and who is revoked would get in again: put \
+                 the newest there, which may be empty, or restart to do without",
+                list.issuer
+            ));
         }
         Ok(())
     }
@@ -274,19 +305,13 @@ impl TrustBundle {
             PeerSide::Client => KeyUsage::client_auth(),
             PeerSide::Server => KeyUsage::server_auth(),
         };
-        let count = if Mutant::IgnoresRevocations.is_planted() { 0 } else { self.revoked.len() };
-        let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().take(count).collect();
-        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
-            // A list of one authority says nothing of another's certificates. A list that has
-            // expired is better than none: to refuse everybody would be an outage.
-            options
-                .with_depth(RevocationCheckDepth::Chain)
-                .with_status_policy(UnknownStatusPolicy::Allow)
-                .with_expiration_policy(ExpirationPolicy::Ignore)
-                .build()
-        });
+        let is_good = |path: &VerifiedPath<'_>| match Mutant::IgnoresRevocations.is_planted() {
+            true => Ok(()),
+            false => revoked::check(path, &self.revoked, &self.algorithms),
+        };
+        let all = self.algorithms.all;
         certificate
-            .verify_for_usage(self.algorithms.all, &self.anchors, intermediates, now, usage, revocation, None)
+            .verify_for_usage(all, &self.anchors, intermediates, now, usage, None, Some(&is_good))
             .map_err(|error| match error {
                 webpki::Error::RequiredEkuNotFoundContext(_) => {
                     let required = match side {
@@ -307,6 +332,14 @@ impl TrustBundle {
 /// If it cannot be read, or does not name exactly one workload.
 pub fn identity(certificate: &CertificateDer<'_>) -> Result<SpiffeId, Error> {
     identity_of(&EndEntityCert::try_from(certificate).map_err(pki_error)?)
+}
+
+/// The serial number of a certificate.
+///
+/// # Errors
+/// If it cannot be read.
+pub(super) fn serial(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, Error> {
+    Ok(EndEntityCert::try_from(certificate).map_err(pki_error)?.serial().to_vec())
 }
 
 fn identity_of(certificate: &EndEntityCert<'_>) -> Result<SpiffeId, Error> {
@@ -331,27 +364,12 @@ pub fn unix_time(at: SystemTime) -> UnixTime {
 }
 
 /// webpki has no words but the names of its errors: `UnsupportedCriticalExtension`.
-fn pki_words(error: &webpki::Error) -> String {
+pub(super) fn pki_words(error: &webpki::Error) -> String {
     match error {
         webpki::Error::BadDer | webpki::Error::BadDerTime | webpki::Error::TrailingData(_) => {
             "it is malformed".into()
         }
         named => spaced(&format!("{named:?}")),
-    }
-}
-
-/// Why a list of revoked certificates is refused. webpki asks for what RFC 5280 (5.1.2, 5.2) asks
-/// of authorities, and calls what lacks it malformed.
-fn list_words(list: &[u8], error: &webpki::Error) -> String {
-    let Ok((_, parsed)) = CertificateRevocationList::from_der(list) else { return pki_words(error) };
-    if parsed.version().is_none_or(|version| version.0 == 0) || parsed.extensions().is_empty() {
-        "it must be of version 2 and have extensions, at least its number (RFC 5280, 5.2.3). `openssl ca` \
-         makes such a list if its configuration has `crlnumber = FILE`"
-            .into()
-    } else if parsed.next_update().is_none() {
-        "it must say when the next one is due (nextUpdate)".into()
-    } else {
-        pki_words(error)
     }
 }
 

@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::fcntl::{Flock, FlockArg};
+
 /// A result of a disk, which may take its time.
 pub type Done<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
 
@@ -137,10 +139,13 @@ const PRIVATE: u32 = 0o640;
 /// never on a worker. Cheap to clone.
 ///
 /// Files are regular ones: another might never let go of who opens it (a FIFO that nobody reads),
-/// or never end.
+/// or never end. Nor is a symbolic link one, or whoever can write to the directory could have files
+/// written anywhere else.
 #[derive(Clone)]
 pub struct KernelDisk {
     directory: Arc<Path>,
+    /// Held as long as anything may be written there.
+    claim: Option<Arc<Flock<File>>>,
     queue: Arc<Mutex<Queue>>,
     /// Whether a file may be anything that can be written.
     takes_any: bool,
@@ -167,10 +172,19 @@ impl KernelDisk {
         let directory = directory.into();
         fs::create_dir_all(&directory)?;
         let directory = directory.into();
-        Ok(KernelDisk { directory, queue: Arc::default(), takes_any: false, makes_again: false })
+        Ok(KernelDisk { directory, claim: None, queue: Arc::default(), takes_any: false, makes_again: false })
     }
 
-    /// The same, where a file may also be a device or a FIFO.
+    /// The same for one process at a time.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if another one has it, or what the kernel says.
+    pub fn locked(self) -> io::Result<Self> {
+        let claim = Some(Arc::new(lock_directory(&self.directory)?));
+        Ok(KernelDisk { claim, ..self })
+    }
+
+    /// The same, where a file may also be a device, a FIFO or a symbolic link.
     pub fn with_any_file(self) -> Self {
         KernelDisk { takes_any: true, ..self }
     }
@@ -183,10 +197,12 @@ impl KernelDisk {
 
     fn run<T: Send + 'static>(&self, job: impl FnOnce(&Path) -> io::Result<T> + Send + 'static) -> Done<T> {
         let (tell, told) = tokio::sync::oneshot::channel();
-        let directory = self.directory.clone();
+        let (directory, claim) = (self.directory.clone(), self.claim.clone());
         let job: Job = Box::new(move || {
+            let result = job(&directory);
+            drop(claim);
             // Nobody may wait for it any more.
-            let _ = tell.send(job(&directory));
+            let _ = tell.send(result);
         });
         let mut queue = lock(&self.queue);
         queue.jobs.push_back(job);
@@ -196,6 +212,15 @@ impl KernelDisk {
         }
         Box::pin(async { told.await.unwrap_or_else(|_| Err(io::Error::other("the process is ending"))) })
     }
+}
+
+/// Locks a directory itself, so there is nothing that could be removed. The lock ends with the
+/// process.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] if another process has it, or what the kernel says.
+pub fn lock_directory(directory: &Path) -> io::Result<Flock<File>> {
+    Ok(Flock::lock(File::open(directory)?, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?)
 }
 
 fn lock(queue: &Mutex<Queue>) -> std::sync::MutexGuard<'_, Queue> {
@@ -222,11 +247,14 @@ fn open(options: &mut OpenOptions, path: &Path, takes_any: bool) -> io::Result<F
     if takes_any {
         return options.open(path);
     }
-    let refused = || io::Error::other(format!("{} is not a regular file", path.display()));
-    match options.custom_flags(libc::O_NONBLOCK).open(path) {
+    let refused = |what| Err(io::Error::other(format!("{} is {what}", path.display())));
+    match options.custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path) {
         // A FIFO that nobody reads, or a socket.
-        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Err(refused()),
-        Ok(file) if !file.metadata()?.is_file() => Err(refused()),
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => refused("not a regular file"),
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+            refused("a symbolic link, not a regular file")
+        }
+        Ok(file) if !file.metadata()?.is_file() => refused("not a regular file"),
         opened => opened,
     }
 }
@@ -328,17 +356,40 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mode = nix::sys::stat::Mode::S_IRWXU;
         nix::unistd::mkfifo(&directory.path().join("fifo"), mode).unwrap();
-        std::os::unix::fs::symlink("/dev/zero", directory.path().join("endless")).unwrap();
-        let disk = KernelDisk::open(directory.path()).unwrap();
-        for file in ["fifo", "endless"] {
+        for (to, link) in [("/dev/zero", "endless"), ("elsewhere", "dangling")] {
+            std::os::unix::fs::symlink(to, directory.path().join(link)).unwrap();
+        }
+        // The directory itself may be found through one.
+        let linked = directory.path().join("linked");
+        std::os::unix::fs::symlink(directory.path(), &linked).unwrap();
+        let disk = KernelDisk::open(linked).unwrap();
+        for (file, is) in [
+            ("fifo", "not a regular file"),
+            ("endless", "a symbolic link, not a regular file"),
+            ("dangling", "a symbolic link, not a regular file"),
+        ] {
             for error in [
                 disk.read(file).await.unwrap_err(),
                 disk.append(file, vec![1]).await.unwrap_err(),
                 disk.sync(file).await.unwrap_err(),
             ] {
-                assert!(error.to_string().ends_with(&format!("/{file} is not a regular file")), "{error}");
+                assert!(error.to_string().ends_with(&format!("/{file} is {is}")), "{error}");
             }
         }
+        assert!(!directory.path().join("elsewhere").exists());
+        disk.append("log", vec![1]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_locked_directory_has_one_process_until_its_last_handle_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || KernelDisk::open(directory.path()).unwrap().locked();
+        let disk = open().unwrap();
+        let handle = disk.clone();
+        drop(disk);
+        assert_eq!(open().map(|_| ()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(handle);
+        open().unwrap();
     }
 
     #[tokio::test]

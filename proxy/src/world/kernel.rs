@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::LazyLock;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
@@ -14,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc;
 
 use super::recent::{Recent, canonical};
-use super::{Abort, AfterFin, Listener, Net, sock_diag};
+use super::{AfterFin, Listener, Net, Transport, sock_diag};
 use crate::config::defaults::ACCEPT_BACKLOG;
 use crate::config::defaults::{KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES, KEEPALIVE_TIME, TCP_USER_TIMEOUT};
 
@@ -193,7 +194,7 @@ impl Net for KernelNet {
     }
 }
 
-impl Abort for TcpStream {
+impl Transport for TcpStream {
     fn abort(&mut self) {
         // A socket that is gone already needs no reset. With SO_LINGER at zero, close(2) sends one
         // (socket(7)).
@@ -215,6 +216,11 @@ impl Abort for TcpStream {
             Ok(Some(false)) => AfterFin::Close,
             Ok(None) | Err(_) => AfterFin::Unknown,
         }
+    }
+
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // An error is told to whoever reads.
+        self.poll_read_ready(cx).map(drop)
     }
 }
 

@@ -61,6 +61,17 @@ impl Authority {
         Authority { issuer: Issuer::new(params, key), root }
     }
 
+    /// One between the root of `issuer` and workloads.
+    pub fn signed_by(issuer: &Authority, name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let root = params.signed_by(&key, &issuer.issuer).unwrap().pem();
+        Authority { issuer: Issuer::new(params, key), root }
+    }
+
     /// A certificate for these URIs that is valid from `begin` until `end`.
     pub fn issue(&self, uris: &[&str], begin: SystemTime, end: SystemTime) -> Issued {
         self.issue_with(uris, begin, end, |_| {})
@@ -101,6 +112,11 @@ impl Authority {
 
     /// The list of revoked certificates with these numbers, PEM.
     pub fn revoke(&self, serials: &[SerialNumber]) -> String {
+        self.list(1, serials)
+    }
+
+    /// The same list as the one with this number.
+    pub fn list(&self, number: u64, serials: &[SerialNumber]) -> String {
         let revoked = |serial: &SerialNumber| RevokedCertParams {
             serial_number: serial.clone(),
             revocation_time: now().into(),
@@ -110,7 +126,7 @@ impl Authority {
         let list = CertificateRevocationListParams {
             this_update: (now() - HOUR).into(),
             next_update: (now() + HOUR).into(),
-            crl_number: SerialNumber::from(vec![1]),
+            crl_number: SerialNumber::from(number),
             issuing_distribution_point: None,
             revoked_certs: serials.iter().map(revoked).collect(),
             key_identifier_method: KeyIdMethod::Sha256,

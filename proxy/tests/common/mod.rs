@@ -34,7 +34,7 @@ use proxy::outbound::{self, Outbound};
 use proxy::telemetry::{Metrics, access};
 use proxy::tls::TlsStore;
 use proxy::world::{
-    Abort, AfterFin, KernelDisk, KernelListener, KernelNet, Listener, LogFile, Net, RngTree, SystemWall,
+    AfterFin, KernelDisk, KernelListener, KernelNet, Listener, LogFile, Net, RngTree, SystemWall, Transport,
     World,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -211,7 +211,7 @@ pub struct TestIo {
     remote: bool,
 }
 
-impl Abort for TestIo {
+impl Transport for TestIo {
     fn abort(&mut self) {
         self.io.abort();
     }
@@ -413,7 +413,10 @@ fn log_to(net: &TestNet, table: &ArcSwap<Table>, metrics: &Metrics, side: &proxy
 
 /// Two sidecars between a client and the app at `app`: the client's, and the app's.
 pub async fn pair(app: SocketAddr) -> (Side, Side) {
-    let far = inbound(TestNet::to(&app.to_string()), "service = 'orders'\ninstance = 'orders-1'").await;
+    let port = app.port();
+    let config =
+        format!("service = 'orders'\ninstance = 'orders-1'\n[[inbound]]\nport = {port}\nconnect = true");
+    let far = inbound(TestNet::to(&app.to_string()), &config).await;
     let net = TestNet::to(SERVICE).redirect(app, far.at);
     (outbound(net, &cluster("detect", &[app], "")).await, far)
 }

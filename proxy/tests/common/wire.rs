@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 
-use proxy::world::{Abort, KernelNet, Listener, Net};
+use proxy::world::{KernelNet, Listener, Net, Transport};
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -1,6 +1,6 @@
 //! What a configuration that says little means.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +71,7 @@ fn a_file_that_only_names_its_service_gets_every_documented_default() {
         audit: None,
         tls: Tls { mode: TlsMode::Disabled, handshake: Duration::from_secs(5), handshakes: 256 },
         inbound_port_tls: BTreeMap::new(),
+        inbound_connect: BTreeSet::new(),
         register: None,
         clusters: Vec::new(),
         inbound: [].into(),

@@ -38,7 +38,7 @@ access_log = { path = '/log/access.log', format = '%DURATION% %REQ(X-A)%', error
 audit = { directory = '/audit', when_full = 'block', queue = 99, rotate = '1MiB', keep = 3, chain = true, sync = true }
 tls = { mode = 'strict', handshake = '2s', handshakes = 9 }
 outlier_detection = { consecutive_failures = 7, success_rate = "90%", min_requests = 20, window = "5s", base = "2s", max = "90s", cap = "25%" }
-inbound = [{ port = 8080, protocol = "http", adaptive_concurrency = true }, { port = 5432, protocol = "tcp" }, { port = 9, timeouts = { request = "0s" }, tls = "disabled" }]
+inbound = [{ port = 8080, protocol = "http", adaptive_concurrency = true }, { port = 5432, protocol = "tcp" }, { port = 3128, protocol = "http", connect = true }, { port = 9, timeouts = { request = "0s" }, tls = "disabled" }]
 balance = { policy = "maglev", table_size = 1009, hash = "cookie:session", panic = "0%", overprovisioning = 2, slow_start = { window = "30s", aggression = 1.5 } }
 
 [[cluster]]
@@ -68,6 +68,18 @@ fn access_log() -> AccessLog {
         format: LogFormat::Text(TextFormat::parse("%DURATION% %REQ(X-A)%").unwrap()),
         filter: LogFilter { errors: true, slower_than: Some(Duration::from_secs(3)), share: Some(0.04) },
         queue: 77,
+    }
+}
+
+fn audit() -> Audit {
+    Audit {
+        directory: "/audit".into(),
+        when_full: WhenFull::Block,
+        queue: 99,
+        rotate: 1 << 20,
+        keep: 3,
+        chain: true,
+        sync: true,
     }
 }
 
@@ -122,20 +134,19 @@ fn every_key_of_the_file_reaches_the_snapshot() {
         }),
         admin_token: Some("/token".into()),
         access_log: Some(access_log()),
-        audit: Some(Audit {
-            directory: "/audit".into(),
-            when_full: WhenFull::Block,
-            queue: 99,
-            rotate: 1 << 20,
-            keep: 3,
-            chain: true,
-            sync: true,
-        }),
+        audit: Some(audit()),
         tls: Tls { mode: TlsMode::Strict, handshake: Duration::from_secs(2), handshakes: 9 },
         inbound_port_tls: [(9, TlsMode::Disabled)].into(),
+        inbound_connect: [3128].into(),
         register: None,
         clusters: vec![Arc::new(cluster())],
-        inbound: [(8080, Protocol::Http), (5432, Protocol::Tcp), (9, Protocol::Detect)].into(),
+        inbound: [
+            (8080, Protocol::Http),
+            (5432, Protocol::Tcp),
+            (3128, Protocol::Http),
+            (9, Protocol::Detect),
+        ]
+        .into(),
         inbound_timeouts: InboundTimeouts { request: Some(Duration::from_secs(15)) },
         inbound_port_timeouts: [(9, InboundTimeouts { request: None })].into(),
         inbound_adaptive: [(8080, Adaptive { initial: 20, min: 3, max: 1000 })].into(),

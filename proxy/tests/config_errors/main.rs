@@ -84,10 +84,63 @@ fn every_mistake_is_also_one_line_for_the_log() {
         [
             "sidecar.toml:2:11: without a worker nothing is forwarded \
              (leave `workers` out to have one for each CPU that the process may use)",
-            "sidecar.toml:5:11: `connect` is not a length of time \
-             (write a number and a unit, such as \"250ms\", \"1.5s\" or \"2m\")",
+            "sidecar.toml:5:11: `connect` is not a length of time",
         ]
     );
+}
+
+#[test]
+fn a_line_for_the_log_has_no_value_of_the_file() {
+    const ROUTE: &str = "service = 'a'\n[[cluster]]\nname = 'c'\naddresses = ['10.0.0.1:80']\n\
+                         endpoints = ['10.0.0.2:80']\n[[cluster.route]]\n";
+    let all = |more: &str| format!("service = 'a'\n{more}");
+    for text in [
+        format!("{ROUTE}request_headers.set.authorization = 99887766"),
+        format!("{ROUTE}request_headers.set.authorization = \"Bearer 99887766\\u000a\""),
+        format!("{ROUTE}request_headers.set.authorization = ['99887766']"),
+        format!("{ROUTE}request_headers.set.authorization = 99887766a"),
+        format!("{ROUTE}request_headers.set.authorization = '99887766"),
+        format!("{ROUTE}match.headers.x-api-key = 99887766"),
+        format!("{ROUTE}match.headers.x-api-key = {{ prefix = 99887766 }}"),
+        format!("{ROUTE}match.headers.x-api-key = {{ regex = '(99887766' }}"),
+        format!("{ROUTE}match.query.access_token = 99887766"),
+        format!("{ROUTE}name = 'a\"b99887766'\n[[cluster.route]]\nname = 'a\"b99887766'"),
+        format!("{ROUTE}to = [{{ cluster = '\"99887766\"' }}]"),
+        all("[[authorization.policy]]\nname = 'p'\nrule = [{ when = [{ key = 'request.headers[x]', \
+             values = '99887766' }] }]"),
+        all(
+            "[[authorization.policy]]\nname = 'p'\nrule = { when = [{ key = 'host', values = ['99887766'] }] }",
+        ),
+        all("[[authorization.provider]]\nname = 'o'\naddress = 'u:99887766@h'\n\
+             include_additional_headers = { x = 99887766 }"),
+        all("timeouts.connect = '99887766'"),
+        all("identity = { id = 'spiffe://99887766', workload_api = '99887766' }"),
+        all("mark = '99887766'"),
+    ] {
+        let said: Vec<_> = errors(&text).lines().collect();
+        assert!(!said.concat().contains("99887766"), "{text}: {said:#?}");
+    }
+}
+
+/// Of all mistakes that there are examples of.
+#[test]
+fn no_text_of_a_file_is_in_a_line_for_the_log() {
+    let texts = regex::Regex::new(r#""[^"\n]{4,}"|'[^'\n]{4,}'"#).unwrap();
+    for case in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/config_errors/cases")).unwrap()
+    {
+        let file = std::fs::read_to_string(case.unwrap().path()).unwrap();
+        for line in errors(&file).lines() {
+            // An example that is a literal may be what the file says, and is in brackets then.
+            let said = line.split(" (").next().unwrap();
+            let texts = texts.find_iter(&file).map(|text| text.as_str().trim_matches(['"', '\'']));
+            // Words such as ring_hash are ours, too.
+            for text in
+                texts.filter(|text| !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
+            {
+                assert!(!said.contains(text), "{text} in {line}");
+            }
+        }
+    }
 }
 
 #[test]

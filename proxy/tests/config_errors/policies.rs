@@ -3,6 +3,7 @@
 use crate::says;
 
 says! {
+    a_mode_of_the_wrong_type_shows_the_modes
     retries_that_cannot_be_are_explained
     bare_numbers_of_retries_are_asked_for_their_unit
     windows_streams_and_time_for_a_head_are_within_what_can_be
@@ -15,6 +16,7 @@ says! {
     an_authority_can_be_asked
     an_access_log_says_what_can_be_said
     an_audit_log_has_a_place_and_can_be_kept
+    an_audit_log_keeps_so_many_files_and_shares_none
     a_subset_of_nobody_shows_what_the_endpoints_have
     contradictory_limits_show_both_sides
     outlier_detection_must_be_able_to_see_something

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use proxy::world::{Abort, AfterFin};
+use proxy::world::{AfterFin, Transport};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
@@ -109,7 +109,7 @@ pub fn cuts(seed: u8, len: usize) -> Vec<usize> {
     if step == 0 { Vec::new() } else { (step..len).step_by(step).collect() }
 }
 
-impl Abort for Pieces {
+impl Transport for Pieces {
     fn abort(&mut self) {}
 
     fn behind_fin(&self) -> AfterFin {

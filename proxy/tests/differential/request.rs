@@ -86,7 +86,7 @@ fn run(bytes: &[u8], cuts: &[usize], delay: Duration) -> (Vec<Asked>, Vec<u8>) {
     let (_signal, watch) = drain::channel();
     let _ = runtime.block_on(serve::http1(
         io,
-        serve::Settings::default(),
+        &serve::Settings::default(),
         watch,
         ClientEnd::default(),
         refuse,

@@ -184,6 +184,20 @@ fn an_opaque_connection_has_a_line_at_its_end() {
 }
 
 #[test]
+fn a_connection_that_cannot_be_passed_through_has_a_line_too() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let config = format!("service = 'web'\n{}", log(folder.path(), ""));
+        let near = outbound(TestNet::to(&nobody().to_string()), &config).await;
+        let mut client = near.client().await;
+        client.send("\0hello").await;
+        client.closed().await;
+        let line = &lines(folder.path(), 1).await[0];
+        assert_eq!((&line["reason"], &line["flags"]), (&json!("connect"), &json!("UF")));
+    });
+}
+
+#[test]
 fn the_way_in_has_lines_too() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
@@ -227,6 +241,21 @@ fn a_text_of_envoys_is_written_as_envoy_would() {
         near.client().await.ask(request).await;
         until("the line is there", || text(folder.path()).ends_with('\n')).await;
         assert_eq!(text(folder.path()), "GET /a?b=c HTTP/1.1 200 - curl a - orders 100%\n");
+    });
+}
+
+#[test]
+fn no_client_says_what_stands_behind_its_own_words() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let app = Seen::default().app(OK).await;
+        let format = "access_log.format = '\"%REQ(USER-AGENT)%\" \"%REQ(X-SHORT):3%\" %RESPONSE_CODE%'\n";
+        let near = before(folder.path(), &[app], format).await;
+        let request = "GET / HTTP/1.1\r\nhost: orders\r\nuser-agent: a\" 503\\\t\u{85}\u{9b}\u{2028}\u{e9}\r\nx-short: \"\"\"\"\r\n\r\n";
+        assert_eq!(near.client().await.ask(request).await.status(), 200);
+        until("the line is there", || text(folder.path()).ends_with('\n')).await;
+        let agent = r"a\x22 503\x5C\x09\xC2\x85\xC2\x9B\xE2\x80\xA8\xC3\xA9";
+        assert_eq!(text(folder.path()), format!("\"{agent}\" \"{}\" 200\n", r"\x22\x22\x22"));
     });
 }
 

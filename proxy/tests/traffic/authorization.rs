@@ -215,6 +215,41 @@ fn new_policies_close_open_connections_that_they_do_not_allow_and_no_others() {
     });
 }
 
+#[test]
+fn a_port_that_is_declared_to_speak_http_carries_nothing_that_began_as_something_else() {
+    run(async {
+        let (echo, _) = counted().await;
+        let declare = |protocol: &str| {
+            let port = echo.port();
+            config(&format!(
+                "inbound = [{{ port = {port}, protocol = '{protocol}' }}]\ntimeouts.detect = '10s'"
+            ))
+        };
+        for before in ["detect", "tcp"] {
+            let far = inbound(TestNet::to(&echo.to_string()), &declare(before)).await;
+            let mut open = far.client().await;
+            open.send("\x01\x02").await;
+            assert_eq!(open.bytes(2).await, b"\x01\x02");
+            far.reload(&declare("tcp"));
+            open.send("b").await;
+            assert_eq!(open.bytes(1).await, b"b", "it may be opaque");
+            far.reload(&declare("http"));
+            assert!(is_reset(&mut open).await, "{before}");
+        }
+        let far = inbound(TestNet::to(&echo.to_string()), &declare("detect")).await;
+        let mut begun = far.client().await;
+        begun.send("G").await;
+        until("it is accepted", || far.count("proxy_connections_total", &[]) == 1).await;
+        far.reload(&declare("http"));
+        begun.send("ET\t/ HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert!(is_reset(&mut begun).await);
+    });
+}
+
+async fn is_reset(client: &mut Wire) -> bool {
+    client.io.read(&mut [0; 1]).await.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
 /// An issuer, with more keys of its table.
 fn jwt(more: &str, keys: &[Signer]) -> String {
     format!("[[jwt]]\nname = 'idp'\nissuer = 'https://idp'\njwks.inline = '{}'\n{more}", jwks(keys))
@@ -379,5 +414,27 @@ fn an_external_authorizer_decides_and_its_headers_arrive_where_they_should() {
         assert_eq!(["\"allowed\"", "\"denied\"", "\"failed\"", "\"failed_open\""].map(count), [2, 1, 3, 1]);
         drop(client);
         until("all is over", || far.count("proxy_connections_open", &[]) == 0).await;
+    });
+}
+
+#[test]
+fn a_blank_around_a_header_makes_no_other_value_of_it_for_policies_than_for_the_app() {
+    run(async {
+        let seen = Seen::default();
+        let rule = "{ when = [{ key = 'request.headers[x-tenant]', values = ['t1'] }] }";
+        let far = side(seen.app(OK).await, &policy("t1", "deny", rule)).await;
+        let client = h2c::connect(far.at).await;
+        // The app gets it as HTTP/1.
+        let bridged = || h2c::request("GET", "/").header("sidelab-orig-proto", "HTTP/1.1");
+        let get = |tenant: &str| bridged().header("x-tenant", tenant).body(()).unwrap();
+        for (tenant, status) in [("t1", 403), (" t1", 400), ("t1 ", 400), ("\tt1\t", 400), (" ", 400)] {
+            let answer = ask(&client, get(tenant), "", None).await.unwrap();
+            assert_eq!(answer.head.status(), status, "{tenant:?}");
+            let line = format!("GET / HTTP/1.1\r\nhost: a\r\nx-tenant: {tenant}\r\n\r\n");
+            let status = if tenant == " " { 200 } else { 403 };
+            assert_eq!(far.client().await.ask(&line).await.status(), status, "HTTP/1 strips {tenant:?}");
+        }
+        assert_eq!(ask(&client, get("t 2"), "", None).await.unwrap().head.status(), 200);
+        assert_eq!(seen.requests(), 2);
     });
 }

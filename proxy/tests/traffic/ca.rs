@@ -13,20 +13,22 @@ use http_body_util::Full;
 use proxy::ca::authority::{self, Authority, AuthorityError, Proof, Settings};
 use proxy::ca::roots::Lifetimes;
 use proxy::ca::token::{AuthorityToken, Bearer};
-use proxy::ca::wire::Revocation;
+use proxy::ca::wire::{Bundle, IssuedCertificate, Revocation};
 use proxy::ca::{self, IssuedRecord};
 use proxy::config::defaults::{CA_ANSWER, CA_CERTIFICATES};
 use proxy::config::{CaClient, Identity, IdentitySource};
 use proxy::http::fetch::fetch;
 use proxy::identity::{self, SpiffeId};
 use proxy::telemetry::Metrics;
-use proxy::tls::{self, Alpn, TlsContext, TlsStore};
+use proxy::tls::{self, Alpn, Shown, TlsContext, TlsStore, Validity};
 use proxy::world::{Disk, KernelDisk, KernelNet, Listener, Net, RngTree, SystemWall, Wall, World, seconds};
 use rcgen::{CertificateParams, KeyPair, SanType};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{advance, sleep};
+use x509_parser::pem::parse_x509_pem;
+use x509_parser::prelude::{ASN1Time, CertificateRevocationList, FromDer};
 
 use crate::common::authority::now;
 use crate::common::*;
@@ -240,7 +242,7 @@ fn who_proves_nothing_or_another_name_gets_nothing() {
         let ca = Ca::start(HOUR).await;
         let web = ca.token(Bearer::Workload(id(WEB))).await;
         let operator = ca.token(Bearer::Operator).await;
-        let foreign = AuthorityToken::new(Bearer::Workload(id(WEB)), now(), HOUR).sign(b"another key");
+        let foreign = AuthorityToken::new(Bearer::Workload(id(WEB)), None, now(), HOUR).sign(b"another key");
         let own = asks_for(WEB);
         let certificates = "/v1/certificates";
         let long = "x".repeat(1 << 17);
@@ -478,7 +480,6 @@ fn a_workload_has_so_many_certificates_and_no_more_until_they_end_or_are_revoked
         assert_eq!(status, StatusCode::OK, "others are not concerned: {why}");
         let answer = ca.operate("/v1/revocations", &format!("{{\"id\":\"{WEB}\"}}")).await;
         assert_eq!(answer.trim(), format!("{{\"revoked\":{MOST}}}"));
-        sleep(Duration::from_millis(2)).await;
         let web = ca.token(Bearer::Workload(id(WEB))).await;
         let (status, why) = ca.ask("POST", "/v1/certificates", Some(&web), &asks_for(WEB)).await;
         assert_eq!(status, StatusCode::OK, "what was revoked does not count: {why}");
@@ -495,24 +496,111 @@ impl Wall for SetForward {
     }
 }
 
-#[test]
-fn what_was_revoked_is_in_the_list_until_it_has_ended_by_every_clock() {
-    run(async {
-        let (folder, clock) = (tempfile::tempdir().unwrap(), SetForward::default());
-        let world = World::new(KernelNet::default(), clock.clone(), RngTree::new(1));
-        let world = world.with_disk(KernelDisk::open(folder.path()).unwrap());
-        let authority = Authority::open(&world, settings(SHORT)).await.unwrap();
-        let (csr, proof) = (&csr(WEB), proof_of_web(&world).await);
-        authority.issue(&proof, csr).await.unwrap();
-        authority.revoke(&Revocation { id: Some(id(WEB)), serial: None }).await.unwrap();
-        for later in [0, SHORT.as_secs() + 50] {
-            clock.0.store(later, Ordering::Relaxed);
-            authority.tend().await.unwrap();
-            assert!(authority.bundle().await.revoked.contains("X509 CRL"), "some clocks are behind");
-        }
-        clock.0.store(SHORT.as_secs() + 62, Ordering::Relaxed);
+/// An authority with a clock that is set, what WEB asks it with, and its folder. Time passes when a
+/// test says so.
+async fn with_clock() -> (Authority, World<KernelNet>, SetForward, TempDir) {
+    let (folder, clock) = (tempfile::tempdir().unwrap(), SetForward::default());
+    let world = World::new(KernelNet::default(), clock.clone(), RngTree::new(1));
+    let world = world.with_disk(KernelDisk::open(folder.path()).unwrap());
+    let authority = Authority::open(&world, settings(SHORT)).await.unwrap();
+    (authority, world, clock, folder)
+}
+
+fn is_listed(bundle: &Bundle) -> bool {
+    bundle.revoked.contains("X509 CRL")
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_revoked_is_in_the_list_until_it_has_ended_by_every_clock() {
+    let (authority, world, clock, _folder) = with_clock().await;
+    authority.issue(&proof_of_web(&world).await, &csr(WEB)).await.unwrap();
+    authority.revoke(&Revocation { id: Some(id(WEB)), serial: None }).await.unwrap();
+    let mut passed = 0;
+    for (later, is_in_list) in [(0, true), (SHORT.as_secs() + 50, true), (SHORT.as_secs() + 62, false)] {
+        advance(Duration::from_secs(later - passed)).await;
+        passed = later;
+        clock.0.store(later, Ordering::Relaxed);
         authority.tend().await.unwrap();
-        assert_eq!(authority.bundle().await.revoked, "");
+        assert_eq!(is_listed(&authority.bundle().await), is_in_list, "some clocks are behind");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_ahead_for_a_while_makes_an_authority_forget_nothing() {
+    let (authority, world, clock, _folder) = with_clock().await;
+    let all = Revocation { id: Some(id(WEB)), serial: None };
+    authority.issue(&proof_of_web(&world).await, &csr(WEB)).await.unwrap();
+    assert_eq!(authority.revoke(&all).await.unwrap(), 1);
+    authority.issue(&proof_of_web(&world).await, &csr(WEB)).await.unwrap();
+    // Of a process that has run for a while, and of one that starts with the wrong clock.
+    for starts in [false, true] {
+        advance(2 * SHORT).await;
+        clock.0.store(86_400, Ordering::Relaxed);
+        let started = Authority::open(&world, settings(SHORT)).await.unwrap();
+        let authority = if starts { &started } else { &authority };
+        authority.tend().await.unwrap();
+        authority.revoke(&all).await.unwrap();
+        clock.0.store(0, Ordering::Relaxed);
+        authority.tend().await.unwrap();
+        let bundle = authority.bundle().await;
+        assert!(is_listed(&bundle), "starts: {starts}");
+        let (_, pem) = parse_x509_pem(bundle.revoked.as_bytes()).unwrap();
+        let (_, list) = CertificateRevocationList::from_der(&pem.contents).unwrap();
+        assert_eq!(list.iter_revoked_certificates().count(), 2, "starts: {starts}");
+    }
+}
+
+/// A clock that stands still at a time, milliseconds of Unix time.
+struct Standing(Arc<AtomicU64>);
+
+impl Wall for Standing {
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// What an authority would be shown of a certificate that it has just issued.
+async fn shown(authority: &Authority, issued: &IssuedCertificate) -> Proof {
+    let (_, pem) = parse_x509_pem(issued.certificate.as_bytes()).unwrap();
+    let certificate = pem.parse_x509().unwrap();
+    let of = |time: ASN1Time| SystemTime::from(time.to_datetime());
+    let validity = certificate.validity();
+    let validity = Validity { not_before: of(validity.not_before), not_after: of(validity.not_after) };
+    let serial = certificate.raw_serial().to_vec();
+    let version = authority.bundle().await.version;
+    Proof::Certificate { shown: Shown { id: id(WEB), validity, serial }, version }
+}
+
+#[test]
+fn a_certificate_is_renewed_if_it_was_issued_after_the_last_revocation_whatever_the_clock_says() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let at = Arc::new(AtomicU64::new(0));
+        let world = World::new(KernelNet::default(), Standing(at.clone()), RngTree::new(1));
+        let world = world.with_disk(KernelDisk::open(folder.path()).unwrap());
+        let second = 1_800_000_000_000;
+        at.store(second, Ordering::Relaxed);
+        let authority = Authority::open(&world, settings(HOUR)).await.unwrap();
+        let (csr, all) = (&csr(WEB), Revocation { id: Some(id(WEB)), serial: None });
+        // When it is issued, revoked and issued again: in the same millisecond, in the same second,
+        // over the end of one, and with a clock that is set back meanwhile.
+        for [before, revoked, after] in [[0, 0, 0], [0, 1, 2], [999, 1000, 1000], [1500, 999, 0]] {
+            let set = |ms: u64| at.store(second + ms, Ordering::Relaxed);
+            set(before);
+            let old_token = proof_of_web(&world).await;
+            let old = authority.issue(&old_token, csr).await.unwrap();
+            set(revoked);
+            authority.revoke(&all).await.unwrap();
+            set(after);
+            let new_token = proof_of_web(&world).await;
+            let new = authority.issue(&new_token, csr).await.unwrap();
+            let new = shown(&authority, &new).await;
+            authority.issue(&new, csr).await.unwrap();
+            for old in [old_token, shown(&authority, &old).await] {
+                let error = authority.issue(&old, csr).await.map(drop).unwrap_err();
+                assert!(error.to_string().contains("were revoked"), "{error}");
+            }
+        }
     });
 }
 

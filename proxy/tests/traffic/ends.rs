@@ -131,7 +131,7 @@ fn a_request_that_is_cut_off_is_reset_at_the_app_which_directly_sees_the_fin() {
     run(async {
         let (stage, server) = staged().await;
         let (near, far) = pair(server).await;
-        for (cut, direct) in [(Finish, Fin), (Abort, Reset)] {
+        for (cut, direct) in [(Finish, Fin), (Transport, Reset)] {
             let ask = Say("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 8\r\n\r\nhalf");
             let client = [ask, Meet, cut];
             let part = [HEAD, Hear("half"), Meet, Rest];

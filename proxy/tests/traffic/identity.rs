@@ -11,7 +11,7 @@ use proxy::identity::{self, files};
 use proxy::telemetry::Metrics;
 use proxy::tls::TlsStore;
 use proxy::tls::pem::{self, PemFile};
-use proxy::tls::trust::TrustBundle;
+use proxy::tls::trust::{PeerSide, TrustBundle, unix_time};
 use proxy::world::{KernelFiles, KernelNet, RngTree, SystemWall, World, crypto};
 use rcgen::{ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use tempfile::TempDir;
@@ -270,6 +270,115 @@ fn a_revoked_certificate_is_not_believed_any_more() {
     load().unwrap();
     write(folder.path(), &[("crl.pem", &authority.revoke(&[serial]))]);
     assert!(load().unwrap_err().to_string().contains("revoked"));
+}
+
+/// What is said of the certificate `issued` by a workload with these roots and these lists.
+fn judged(issued: &Issued, roots: &str, lists: &str) -> Result<(), String> {
+    let file = |text| PemFile { path: Path::new("test.pem"), text };
+    let algorithms = crypto::system().signature_verification_algorithms;
+    let trust = TrustBundle::of_pem(&file(roots), Some(&file(lists)), algorithms);
+    let trust = trust.map_err(|error| error.to_string())?;
+    let (_, certificate) = pem::certificates(&file(&issued.certificate)).unwrap().remove(0);
+    let now = unix_time(now());
+    let judged = trust.verify(&certificate, &[], PeerSide::Client, "mesh.test", now);
+    judged.map(drop).map_err(|error| error.to_string())
+}
+
+#[test]
+fn all_lists_of_the_revoked_count_in_whatever_order_they_are() {
+    let authority = Authority::new();
+    let (serial, issued) = authority.issue_numbered(WEB);
+    let (old, new) = (authority.list(9, &[]), authority.list(10, &[serial]));
+    for lists in [format!("{old}{new}"), format!("{new}{old}")] {
+        let said = judged(&issued, &authority.root, &lists).unwrap_err();
+        assert!(said.contains("Revoked"), "{said}");
+    }
+    assert_eq!(judged(&issued, &authority.root, &old), Ok(()));
+}
+
+#[test]
+fn a_list_of_the_revoked_is_that_of_the_root_whose_key_has_signed_it() {
+    // As when an authority is renewed: the same name, and another key.
+    let (first, second) = (Authority::new(), Authority::new());
+    let (serial, by_first) = first.issue_numbered(WEB);
+    // It has the same serial number.
+    let (_, by_second) = second.issue_numbered(WEB);
+    for roots in [format!("{}{}", first.root, second.root), format!("{}{}", second.root, first.root)] {
+        let list = first.revoke(&[]);
+        assert_eq!(judged(&by_first, &roots, &list), Ok(()));
+        assert_eq!(judged(&by_second, &roots, &list), Ok(()), "that root has no list");
+        let both = format!("{}{}", second.revoke(&[]), first.revoke(std::slice::from_ref(&serial)));
+        let said = judged(&by_first, &roots, &both).unwrap_err();
+        assert!(said.contains("Revoked"), "{said}");
+        assert_eq!(judged(&by_second, &roots, &both), Ok(()));
+    }
+}
+
+#[test]
+fn a_list_of_the_revoked_counts_for_what_an_authority_of_its_chain_has_signed() {
+    let (root, other) = (Authority::new(), Authority::named("between"));
+    let between = Authority::signed_by(&root, "between");
+    let (serial, issued) = between.issue_numbered(WEB);
+    let chain = Issued { certificate: issued.certificate + &between.root, key: issued.key };
+    let folder = folder(&chain, &root.root);
+    for (list, is_revoked) in
+        [(between.revoke(std::slice::from_ref(&serial)), true), (other.revoke(&[serial]), false)]
+    {
+        write(folder.path(), &[("crl.pem", &list)]);
+        let loaded =
+            files::load(&KernelFiles, folder.path(), &WEB.parse().unwrap(), &crypto::system(), now());
+        assert_eq!(loaded.is_err_and(|error| error.to_string().contains("revoked")), is_revoked);
+    }
+}
+
+#[test]
+fn a_list_of_the_revoked_by_nobody_is_wrong_unless_the_root_of_its_name_has_another() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let issued = issue(&authority, &[WEB]);
+    let (good, bad) = (authority.revoke(&[]), other.revoke(&[]));
+    let said = judged(&issued, &authority.root, &bad).unwrap_err();
+    assert!(
+        said.starts_with("test.pem:1: this list of revoked certificates has the name of a root"),
+        "{said}"
+    );
+    assert_eq!(judged(&issued, &authority.root, &format!("{bad}{good}")), Ok(()));
+}
+
+#[test]
+fn a_list_of_the_revoked_that_is_gone_or_an_older_one_changes_nothing() {
+    run(async {
+        let (authority, next) = (Authority::new(), Authority::named("next"));
+        let folder = folder(&issue(&authority, &[WEB]), &authority.root);
+        let revoked = |number: u64| ("crl.pem", authority.list(number, &[]));
+        write(folder.path(), &[("crl.pem", &revoked(0x100).1)]);
+        let (store, metrics) = (Arc::new(TlsStore::default()), Arc::new(Metrics::default()));
+        let source = IdentitySource::Files(folder.path().to_owned());
+        let world = World::new(KernelNet::default(), SystemWall, RngTree::new(1));
+        let own = Identity { id: WEB.parse().unwrap(), source };
+        spawn(identity::run(world, own, store.clone(), metrics.clone()));
+        until("the first is in force", || store.current().is_some()).await;
+        let refused = |count: u32| {
+            let line = format!("proxy_certificates_total{{result=\"refused\"}} {count}\n");
+            metrics.text().contains(&line)
+        };
+        let before = store.current().unwrap();
+        fs::remove_file(folder.path().join("crl.pem")).unwrap();
+        until("that it is gone is refused", || refused(1)).await;
+        write(folder.path(), &[("crl.pem", &revoked(0xff).1)]);
+        until("an older one is refused", || refused(2)).await;
+        assert!(Arc::ptr_eq(&before, &store.current().unwrap()), "what was in force stays");
+
+        write(folder.path(), &[("crl.pem", &revoked(0x101).1)]);
+        until("a newer one is in force", || !Arc::ptr_eq(&before, &store.current().unwrap())).await;
+        let before = store.current().unwrap();
+        let issued = issue(&next, &[WEB]);
+        fs::remove_file(folder.path().join("crl.pem")).unwrap();
+        write(
+            folder.path(),
+            &[("ca.crt", &next.root), ("tls.key", &issued.key), ("tls.crt", &issued.certificate)],
+        );
+        until("its root is gone too", || !Arc::ptr_eq(&before, &store.current().unwrap())).await;
+    });
 }
 
 #[test]

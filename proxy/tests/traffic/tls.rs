@@ -1,10 +1,12 @@
 //! Mutual TLS between sidecars.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::common::authority::{Authority, now};
 use crate::common::*;
@@ -146,6 +148,51 @@ fn a_port_that_becomes_strict_closes_what_has_proved_nothing_and_keeps_the_rest(
     });
 }
 
+#[test]
+fn a_port_that_becomes_strict_takes_nobody_in_who_began_before_and_has_said_little() {
+    run(async {
+        let seen = Seen::default();
+        let app = seen.app(OK).await;
+        for (declared, said) in [("http", ""), ("http", "G"), ("detect", "GE"), ("tcp", "\u{16}")] {
+            for mode in ["permissive", "disabled"] {
+                let port = format!("[[inbound]]\nport = {}\nprotocol = '{declared}'\n", app.port());
+                let with = |mode: &str| format!("{port}[tls]\nmode = '{mode}'\n[timeouts]\ndetect = '10s'");
+                let Mesh { far, .. } = mesh(app, of(&Authority::new()), ORDERS, ("", &with(mode))).await;
+                let mut client = far.client().await;
+                client.send(said).await;
+                until("it is accepted", || far.count("proxy_connections_total", &[]) == 1).await;
+                far.reload(&format!("{CALLEE}\n{}", with("strict")));
+                // It may be closed already.
+                let _ = client.io.write_all(&GET.as_bytes()[said.len()..]).await;
+                client.closed().await;
+                let closed = far.count("proxy_connections_refused_total", &["not_secured"])
+                    + far.count("proxy_authorization_connections_closed_total", &[]);
+                assert_eq!((seen.requests(), closed), (0, 1), "{mode} {declared} {said:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_a_caller_calls_http_is_opaque_all_the_same_on_a_port_that_is_declared_not_to_speak_it() {
+    run(async {
+        let seen = Seen::default();
+        let app = seen.app(OK).await;
+        let only = "[authorization]\ndefault = 'deny'\n[[authorization.policy]]\nname = 'reading'\n\
+                    action = 'allow'\nrule = [{ to = [{ methods = ['GET'] }] }]";
+        let tcp = format!("[[inbound]]\nport = {}\nprotocol = 'tcp'\n{STRICT}", app.port());
+        for (policies, requests) in [(only, 0), ("", 1)] {
+            let far = format!("{tcp}\n{policies}");
+            let Mesh { near, far } = mesh(app, of(&Authority::new()), ORDERS, ("bridge = false", &far)).await;
+            let answer = near.client().await.ask(GET).await;
+            assert_eq!(answer.status(), if requests == 0 { 502 } else { 200 });
+            assert_eq!((seen.requests(), far.count("proxy_requests_total", &[])), (requests, 0));
+        }
+        let Mesh { near, .. } = mesh(app, of(&Authority::new()), ORDERS, (BRIDGE, &tcp)).await;
+        assert_eq!(near.client().await.ask(GET).await.status(), 502, "the app speaks no HTTP/2");
+    });
+}
+
 /// What a sidecar's handshake begins with.
 async fn client_hello() -> Vec<u8> {
     let (heard, mut hello) = tokio::sync::mpsc::unbounded_channel();
@@ -259,6 +306,57 @@ fn tls_of_the_app_passes_through_a_permissive_port_and_not_a_strict_one() {
         let mut client = far.client().await;
         client.io.write_all(&hello).await.unwrap();
         client.closed().await;
+    });
+}
+
+#[test]
+fn an_app_cannot_say_to_a_peer_that_is_no_sidecar_of_ours_who_called_it() {
+    run(async {
+        let authority = Authority::new();
+        let (store, heard) = (authority.store(ORDERS), Rc::new(RefCell::new(String::new())));
+        let hears = heard.clone();
+        let peer = app(move |_, wire| {
+            let (store, heard) = (store.clone(), hears.clone());
+            async move {
+                let (mut io, ..) =
+                    proxy::tls::accept(&store, proxy::detect::Prefixed::unread(wire.io)).await.unwrap();
+                while !heard.borrow().ends_with("\r\n\r\n") {
+                    let byte = io.read_u8().await.unwrap();
+                    heard.borrow_mut().push(byte.into());
+                }
+                io.write_all(OK.as_bytes()).await.unwrap();
+            }
+        })
+        .await;
+        let config = format!(
+            "{CALLER}\n[[cluster]]\nname = 'orders'\naddresses = ['{SERVICE}']\nbridge = false\n\
+             endpoints = [{{ address = '{peer}', identity = '{ORDERS}' }}]"
+        );
+        let near = outbound_of(Some(authority.store(WEB)), TestNet::to(SERVICE), &config).await;
+        let mut client = near.client().await;
+        let forged = "GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: URI=spiffe://mesh.test/admin\r\n\
+                      x_forwarded-client_cert: URI=spiffe://mesh.test/admin\r\nx-other: stays\r\n\r\n";
+        assert_eq!(client.ask(forged).await.text(), "ok");
+        let heard = heard.borrow();
+        assert!(heard.contains("stays") && !heard.contains("admin"), "{heard}");
+    });
+}
+
+#[test]
+fn a_short_word_on_a_port_that_is_declared_tcp_is_passed_on_at_once() {
+    run(async {
+        let app = app(|_, mut wire| async move {
+            assert_eq!(wire.bytes(1).await, b"a");
+            wire.send("heard").await;
+        })
+        .await;
+        let declared = format!("[[inbound]]\nport = {}\nprotocol = 'tcp'\n{PERMISSIVE}", app.port());
+        let Mesh { far, .. } = mesh(app, of(&Authority::new()), ORDERS, ("", &declared)).await;
+        let mut client = far.client().await;
+        let begun = tokio::time::Instant::now();
+        client.io.write_all(b"a").await.unwrap();
+        assert_eq!(client.bytes(5).await, b"heard");
+        assert!(begun.elapsed() < proxy::config::defaults::DETECT_TIMEOUT / 2, "{:?}", begun.elapsed());
     });
 }
 

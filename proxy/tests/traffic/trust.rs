@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy::tls::{TlsContext, TlsStore};
+use proxy::tls::{self, Alpn, Preface, TlsContext, TlsStore};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, duplex, split};
 use tokio::sync::{Barrier, Notify};
 use tokio::time::sleep;
 
@@ -102,6 +103,61 @@ fn opaque_connections_end_at_once_if_either_end_learns_that_the_other_was_revoke
             client.closed().await;
         });
     }
+}
+
+/// A connection to `side` under TLS whose client has not said its last word of the handshake, if
+/// that is `held` until the notification.
+async fn half_secured(story: &Story, side: &Side, alpn: Alpn, held: Option<Rc<Notify>>) -> impl Io + use<> {
+    let (near, far) = duplex(1 << 16);
+    let (mut from_client, mut to_client) = split(far);
+    let (mut from_server, mut to_server) = side.client().await.io.into_split();
+    spawn(async move {
+        let mut hello = vec![0; 1 << 14];
+        let length = from_client.read(&mut hello).await.unwrap();
+        to_server.write_all(&hello[..length]).await.unwrap();
+        if let Some(held) = held {
+            held.notified().await;
+        }
+        let _ = copy(&mut from_client, &mut to_server).await;
+    });
+    spawn(async move {
+        let _ = copy(&mut from_server, &mut to_client).await;
+        let _ = to_client.shutdown().await;
+    });
+    tls::connect(&story.caller, near, side.at, &ORDERS.parse().unwrap(), alpn).await.unwrap()
+}
+
+trait Io: AsyncRead + AsyncWrite + Unpin {}
+impl<I: AsyncRead + AsyncWrite + Unpin> Io for I {}
+
+#[test]
+fn nobody_gets_in_whose_certificate_was_revoked_before_it_was_known_what_they_want() {
+    for (alpn, words) in [(Alpn::Http1, GET.as_bytes().to_vec()), (Alpn::Opaque, preface())] {
+        for holds in [true, false] {
+            run(async {
+                let story = Story::new();
+                story.number(&story.caller, WEB);
+                let seen = Seen::default();
+                let app = seen.app(OK).await;
+                let Mesh { far, .. } = story.mesh(app, "").await;
+                let held = holds.then(|| Rc::new(Notify::new()));
+                let mut client = half_secured(&story, &far, alpn, held.clone()).await;
+                sleep(Duration::from_millis(20)).await;
+                story.callee.replace(story.after(Change::Revoked, ORDERS));
+                held.inspect(|held| held.notify_one());
+                let _ = client.write_all(&words).await;
+                let read = client.read(&mut [0; 1]).await;
+                assert!(!matches!(read, Ok(1..)), "{alpn:?} {holds}");
+                far.at_rest().await;
+                assert_eq!((seen.connections(), seen.requests()), (0, 0), "{alpn:?} {holds}");
+            });
+        }
+    }
+}
+
+/// What begins an opaque connection, and its first bytes.
+fn preface() -> Vec<u8> {
+    [&Preface::default().encode()[..], GET.as_bytes()].concat()
 }
 
 #[test]

@@ -109,6 +109,25 @@ fn connect_opens_a_tunnel_early_bytes_are_kept_and_lengths_are_not_passed_on() {
 }
 
 #[test]
+fn connect_reaches_no_port_that_does_not_declare_it() {
+    run(async {
+        let seen = Seen::default();
+        let app = seen.app("HTTP/1.1 200 OK\r\n\r\n").await;
+        let far = inbound(TestNet::to(&app.to_string()), "service = 'orders'").await;
+        let mut client = far.client().await;
+        client.send(&format!("{CONNECT}GET /private HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+        let answer = client.response(false).await;
+        assert_eq!(answer.status(), 501);
+        assert!(answer.header("proxy-status").unwrap().contains("connect = true"), "{}", answer.head);
+        client.closed().await;
+        let client = h2c::connect(far.at).await;
+        let (response, _send) = client.clone().send_request(connect("db:5432"), false).unwrap();
+        assert_eq!(response.await.unwrap().status(), 501);
+        assert_eq!((seen.requests(), far.count("proxy_errors_total", &["unsupported"])), (0, 2));
+    });
+}
+
+#[test]
 fn an_answer_that_opens_no_tunnel_is_an_ordinary_one_and_nothing_may_follow_it() {
     run(async {
         for request in [UPGRADE, CONNECT] {

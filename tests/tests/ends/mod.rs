@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proxy::world::Abort as Resets;
+use proxy::world::Transport as Resets;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Barrier, oneshot};
 
@@ -36,7 +36,7 @@ pub enum Step {
     Rest,
     /// Writes until that fails, and notes it as a reset.
     Push,
-    Abort,
+    Transport,
 }
 pub use Step::*;
 
@@ -85,7 +85,7 @@ where
                 }
                 heard = Some((String::new(), Reset));
             }
-            Abort => io.abort(),
+            Transport => io.abort(),
         }
     }
     Ok(heard)
@@ -138,9 +138,14 @@ pub type Row = (&'static str, &'static [Step], &'static [Step], [Option<(&'stati
 /// What holds for opaque bytes, whichever side begins: one side, the other, and what they hear.
 pub const OPAQUE: &[Row] = &[
     ("FIN before a byte", &[Finish, Rest], &[Rest], [Some(("", Fin)), Some(("", Fin))]),
-    ("RST before a byte", &[Meet, Abort], &[Meet, Rest], [None, Some(("", Reset))]),
+    ("RST before a byte", &[Meet, Transport], &[Meet, Rest], [None, Some(("", Reset))]),
     ("close after a part", &[Say("half"), Meet], &[Hear("half"), Meet, Rest], [None, Some(("", Fin))]),
-    ("RST after a part", &[Say("half"), Meet, Abort], &[Hear("half"), Meet, Rest], [None, Some(("", Reset))]),
+    (
+        "RST after a part",
+        &[Say("half"), Meet, Transport],
+        &[Hear("half"), Meet, Rest],
+        [None, Some(("", Reset))],
+    ),
     (
         "half-close, and the answer comes later",
         &[Say("question"), Finish, Rest],
@@ -150,10 +155,10 @@ pub const OPAQUE: &[Row] = &[
     (
         "half-close, and the answer is reset",
         &[Say("question"), Finish, Hear("part"), Meet, Rest],
-        &[Rest, Say("part"), Meet, Abort],
+        &[Rest, Say("part"), Meet, Transport],
         [Some(("", Reset)), Some(("question", Fin))],
     ),
-    ("RST after half-close", &[Finish, Meet, Abort], &[Rest, Meet, Push], [None, Some(("", Reset))]),
+    ("RST after half-close", &[Finish, Meet, Transport], &[Rest, Meet, Push], [None, Some(("", Reset))]),
 ];
 
 /// Whether each side heard what it should.
@@ -291,7 +296,7 @@ pub const HTTP: &[HttpRow] = &[
         [None, Some(("", Reset))],
         None,
     ),
-    ("RST before the answer", &[Meet, Abort], &[HEAD, Meet, Rest], [None, Some(("", Reset))], None),
+    ("RST before the answer", &[Meet, Transport], &[HEAD, Meet, Rest], [None, Some(("", Reset))], None),
     (
         "close behind a surplus CRLF",
         &[Say("\r\n"), Meet],
@@ -301,17 +306,17 @@ pub const HTTP: &[HttpRow] = &[
     ),
     (
         "RST behind another request",
-        &[Say("GET / HTTP/1.1\r\nhost: a\r\n\r\n"), Meet, Abort],
+        &[Say("GET / HTTP/1.1\r\nhost: a\r\n\r\n"), Meet, Transport],
         &[HEAD, Meet, Rest],
         [None, Some(("", Reset))],
         None,
     ),
-    ("RST in the answer", &[Hear("half"), Abort], &[HEAD, LENGTH, Rest], [None, Some(("", Reset))], None),
+    ("RST in the answer", &[Hear("half"), Transport], &[HEAD, LENGTH, Rest], [None, Some(("", Reset))], None),
     ("FIN without an answer", &[Rest], &[HEAD], [Some(("", Fin)), None], Some([Some((" 502 ", Fin)), None])),
     (
         "RST without an answer",
         &[Rest],
-        &[HEAD, Abort],
+        &[HEAD, Transport],
         [Some(("", Reset)), None],
         Some([Some((" 502 ", Fin)), None]),
     ),
@@ -325,7 +330,7 @@ pub const HTTP: &[HttpRow] = &[
     (
         "RST in an answer of known length",
         &[Hear("half"), Meet, Rest],
-        &[HEAD, LENGTH, Meet, Abort],
+        &[HEAD, LENGTH, Meet, Transport],
         [Some(("", Reset)), None],
         None,
     ),
@@ -339,7 +344,7 @@ pub const HTTP: &[HttpRow] = &[
     (
         "RST in an answer of unknown length",
         &[Hear("half"), Meet, Rest],
-        &[HEAD, OPEN, Meet, Abort],
+        &[HEAD, OPEN, Meet, Transport],
         [Some(("", Reset)), None],
         None,
     ),

@@ -170,6 +170,15 @@ fn a_run_that_passed_fits_on_a_screen() {
 }
 
 #[test]
+fn what_a_run_cannot_judge_is_counted() {
+    let mut report = passing();
+    assert!(!render(&report, Style::Plain).contains("judged"));
+    (report.plan.sidecar, report.plan.left_out) = (SidecarKind::None, 3);
+    let text = render(&report, Style::Plain);
+    assert!(text.contains("\n  3 conditions of the file cannot be judged without sidecars\n"), "{text}");
+}
+
+#[test]
 fn a_run_that_failed_says_what_was_expected_and_what_it_was() {
     insta::assert_snapshot!(render(&failing(), Style::Plain));
 }

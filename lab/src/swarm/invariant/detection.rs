@@ -4,6 +4,7 @@
 use super::{Invariant, Violation, violation};
 use crate::app::AppKind;
 use crate::load::CallKind;
+use crate::plan::Instance;
 use crate::swarm::facts::Facts;
 
 pub(super) const INVARIANT: Invariant =
@@ -12,7 +13,6 @@ pub(super) const INVARIANT: Invariant =
 fn check(facts: &Facts, violations: &mut Vec<Violation>) {
     let plan = &facts.plan;
     let is_http = plan.loads.iter().all(|load| !matches!(load.target.call, CallKind::Tcp(_)));
-    // A registry's port is declared.
     let answers = plan
         .instances
         .iter()
@@ -21,7 +21,12 @@ fn check(facts: &Facts, violations: &mut Vec<Violation>) {
     if !(is_http && answers) {
         return;
     }
-    for instance in plan.instances.iter().filter(|instance| instance.sidecar.is_some()) {
+    // A registry's port is declared: whatever is not TLS is opaque there.
+    let is_declared = |instance: &&Instance| {
+        instance.app.as_ref().is_some_and(|app| matches!(app.kind, AppKind::Registry(_)))
+    };
+    let sidecars = plan.instances.iter().filter(|instance| instance.sidecar.is_some());
+    for instance in sidecars.filter(|instance| !is_declared(instance)) {
         let process = format!("{}/sidecar", instance.name);
         // What sidecars say to each other where there are identities begins as TLS does.
         let wrong: &[&str] = match plan.authorities.is_empty() {

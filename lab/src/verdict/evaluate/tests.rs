@@ -25,6 +25,7 @@ pub(in crate::verdict) fn plan() -> Plan {
         loads: vec![load],
         timeline: vec![],
         expectations: vec![],
+        left_out: 0,
     }
 }
 
@@ -268,6 +269,24 @@ fn counters_count_by_their_increase_across_restarts_and_gauges_by_their_last_val
     assert!(!judged.passed);
     let shown = &judged.conditions[0].shown;
     assert!(shown.contains("no metric `app_request_total`; there is app_requests_total"), "{shown}");
+}
+
+#[test]
+fn where_no_packet_passed_the_verdict_says_so_and_fails() {
+    let mut case = Case { records: outage(), ..Case::default() };
+    let seen =
+        "capture_tls_records{from=\"web\",to=\"orders-0\",from_service=\"web\",to_service=\"orders\"} 9\n";
+    case.series.push(&"fabric".into(), (1_000_000, 1_000_000), parse("fabric", seen));
+    let tls = |to: &str| {
+        let labels = vec![("from_service".into(), "web".into()), ("to".into(), to.into())];
+        let (process, name) = ("fabric".into(), "capture_tls_records".into());
+        let subject = Subject::Metric { process, name, labels };
+        Condition { text: "TLS records > 0".into(), subject, op: Op::Gt, value: 0.0 }
+    };
+    let judged = case.judge(during(0, 20), vec![tls("orders-0"), tls("orders-1")]);
+    assert_eq!(judged.conditions[0].shown, "capture_tls_records = 9");
+    assert_eq!(judged.conditions[1].shown, "no packet passed from web to orders-1");
+    assert!(judged.conditions[0].passed && !judged.conditions[1].passed && !judged.passed);
 }
 
 #[test]

@@ -87,7 +87,7 @@ pub fn import(text: &str, options: &ImportOptions) -> Result<Imported, Remark> {
     let imported = Imported { namespace: options.namespace.clone(), ..Imported::default() };
     let mut importer = Importer { options, imported, names: BTreeMap::new() };
     for document in &documents {
-        importer.document(Node(document));
+        importer.document(Node(document), None);
     }
     Ok(importer.imported)
 }
@@ -100,25 +100,33 @@ struct Importer<'o> {
 }
 
 impl Importer<'_> {
-    fn document(&mut self, document: Node<'_, '_>) {
+    /// `of` is the kind that it has if it says none: those of a list of one kind do not.
+    fn document(&mut self, document: Node<'_, '_>, of: Option<&str>) {
         if document.is_null() {
             return;
         }
-        if let Err(remark) = self.resource(document) {
+        if let Err(remark) = self.resource(document, of) {
             self.imported.remarks.push(remark);
         }
     }
 
-    fn resource(&mut self, document: Node<'_, '_>) -> Outcome<()> {
-        let kind = document.required("kind")?;
-        match kind.text()? {
-            "List" => {
+    fn resource(&mut self, document: Node<'_, '_>, of: Option<&str>) -> Outcome<()> {
+        let (kind, word) = match (document.get("kind"), of) {
+            (None, Some(of)) => (document, of),
+            _ => {
+                let kind = document.required("kind")?;
+                (kind, kind.text()?)
+            }
+        };
+        match word {
+            "List" | "AuthorizationPolicyList" | "RequestAuthenticationList" | "PeerAuthenticationList" => {
+                let of = word.strip_suffix("List").filter(|of| !of.is_empty());
                 for item in document.required("items")?.list()? {
-                    self.document(item);
+                    self.document(item, of);
                 }
                 return Ok(());
             }
-            "AuthorizationPolicy" | "RequestAuthentication" => {}
+            "AuthorizationPolicy" | "RequestAuthentication" | "PeerAuthentication" => {}
             other => {
                 let name = document.get("metadata").and_then(|metadata| metadata.get("name"));
                 let name = name.and_then(|name| name.scalar().ok()).unwrap_or_default();
@@ -138,8 +146,9 @@ impl Importer<'_> {
         {
             return Ok(());
         }
-        let written = match kind.text()? {
+        let written = match word {
             "AuthorizationPolicy" => vec![self.policy(kind, &metadata, spec)?],
+            "PeerAuthentication" => return self.mode(kind, &metadata, spec),
             _ => self.issuers(&metadata, spec)?,
         };
         for (node_line, table) in written {
@@ -287,11 +296,10 @@ impl Importer<'_> {
             for (name, own) in [("values", "values"), ("notValues", "not_values")] {
                 if let Some(values) = condition.get(name) {
                     let is_principal = key.text()? == "source.principal";
-                    let values =
-                        self.values(
-                            values,
-                            |text| if is_principal { self.principal(text) } else { text.into() },
-                        )?;
+                    let values = match is_principal {
+                        true => self.principals(values)?,
+                        false => self.values(values, str::to_owned)?,
+                    };
                     parts.push(format!("{own} = [{}]", values.join(", ")));
                 }
             }
@@ -317,7 +325,7 @@ impl Importer<'_> {
                     let ports: Outcome<Vec<_>> = values.list()?.iter().map(port).collect();
                     ports?.iter().map(ToString::to_string).collect()
                 }
-                "principals" | "not_principals" => self.values(values, |text| self.principal(text))?,
+                "principals" | "not_principals" => self.principals(values)?,
                 "service_accounts" | "not_service_accounts" => {
                     self.values(values, |text| match metadata.namespace {
                         Some(namespace) if !text.contains('/') => format!("{namespace}/{text}"),
@@ -335,12 +343,52 @@ impl Importer<'_> {
         list.list()?.into_iter().map(|value| Ok(quoted(&change(&value.scalar()?)))).collect()
     }
 
+    /// Principals as they are here.
+    fn principals(&self, list: Node<'_, '_>) -> Outcome<Vec<String>> {
+        for value in list.list()? {
+            if value.scalar()?.starts_with("spiffe://") {
+                let why = "Istio's principals have no `spiffe://`, so this matches nobody there, and would \
+                           here: take it away if it should";
+                return Err(cannot(value, why));
+            }
+        }
+        self.values(list, |text| self.principal(text))
+    }
+
     /// A principal in the mesh's own trust domain, for which Istio has an alias.
     fn principal(&self, text: &str) -> String {
         match (text.strip_prefix("cluster.local/"), &self.options.trust_domain) {
             (Some(rest), Some(trust_domain)) => format!("{trust_domain}/{rest}"),
             _ => text.to_owned(),
         }
+    }
+
+    /// Which callers need a certificate is not said by policies here.
+    fn mode(
+        &mut self,
+        kind: Node<'_, '_>,
+        metadata: &Metadata<'_>,
+        spec: Option<Node<'_, '_>>,
+    ) -> Outcome<()> {
+        let get = |key| spec.and_then(|spec| spec.get(key)).filter(|found| !found.is_null());
+        let name = metadata.name;
+        if get("portLevelMtls").is_some() {
+            return Err(cannot(kind, format!("PeerAuthentication {name:?}: write `tls` of each port")));
+        }
+        let mode = get("mtls").and_then(|mtls| mtls.get("mode"));
+        let own = match mode.map(|mode| mode.text()).transpose()? {
+            Some("STRICT") => "strict",
+            Some("DISABLE") => "disabled",
+            Some("PERMISSIVE" | "UNSET") | None => {
+                let message = format!(
+                    "PeerAuthentication {name:?} is not needed: `mode = \"permissive\"` of [tls] is the default"
+                );
+                self.imported.remarks.push(Remark { line: kind.line(), left_out: false, message });
+                return Ok(());
+            }
+            Some(other) => return Err(cannot(kind, format!("there is no mode {other}"))),
+        };
+        Err(cannot(kind, format!("PeerAuthentication {name:?}: write `mode = \"{own}\"` into [tls] instead")))
     }
 
     fn issuers(

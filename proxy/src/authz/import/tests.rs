@@ -168,6 +168,11 @@ fn what_cannot_be_said_here_is_left_out_as_a_whole_and_named_with_its_line() {
         (policy("  rules:\n  - to:\n    - operation: { paths: [\"/a/*/b\"] }\n"), "1: left out: `*` stands inside of the text"),
         (policy("  rules: 7\n"), "4: left out: a list is expected here"),
         ("kind: AuthorizationPolicy\nmetadata:\n  name: a\n  annotations:\n    istio.io/dry-run: \"yes\"\n".into(), "5: left out: \"yes\" is neither true nor false"),
+        (policy("  rules:\n  - from:\n    - source:\n        principals: [\"spiffe://cluster.local/ns/a/sa/b\"]\n"), "7: left out: Istio's principals have no `spiffe://`"),
+        (policy("  rules:\n  - when:\n    - key: source.principal\n      notValues: [\"spiffe://*\"]\n"), "7: left out: Istio's principals have no `spiffe://`"),
+        ("kind: PeerAuthentication\nmetadata: { name: a }\nspec: { mtls: { mode: STRICT } }\n".into(), "1: left out: PeerAuthentication \"a\": write `mode = \"strict\"` into [tls] instead"),
+        ("kind: PeerAuthentication\nmetadata: { name: a }\nspec: { mtls: { mode: DISABLE } }\n".into(), "1: left out: PeerAuthentication \"a\": write `mode = \"disabled\"` into [tls]"),
+        ("kind: PeerAuthentication\nmetadata: { name: a }\nspec: { portLevelMtls: { 80: { mode: STRICT } } }\n".into(), "1: left out: PeerAuthentication \"a\": write `tls` of each port"),
         ("a: b\n".into(), "1: left out: `kind` is missing"),
         ("kind: RequestAuthentication\nmetadata: { name: a }\nspec:\n  jwtRules:\n  - issuer: a\n".into(), "5: left out: its keys are found by OpenID discovery"),
         ("kind: RequestAuthentication\nmetadata: { name: a }\nspec:\n  jwtRules:\n  - issuer: a\n    jwksUri: ftp://a/b\n".into(), "5: left out: this is not where a key set can be"),
@@ -190,8 +195,27 @@ fn a_list_of_resources_is_read_one_by_one() {
 }
 
 #[test]
+fn a_list_of_one_kind_is_read_one_by_one_though_its_items_need_not_say_the_kind() {
+    let text = "kind: AuthorizationPolicyList\nitems:\n- kind: AuthorizationPolicy\n  metadata: { name: a }\n\
+                - metadata: { name: b }\n  spec: { action: DENY, rules: [{}] }\n- metadata: {}\n";
+    let result = imported(text, &[]);
+    let said: Vec<_> = result.remarks.iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["7: left out: `name` is missing"]);
+    assert!(result.toml.contains("name = \"a\"") && result.toml.contains("name = \"b\"\naction = \"deny\""));
+}
+
+#[test]
+fn a_permissive_mode_is_no_loss() {
+    for spec in ["{ mtls: { mode: PERMISSIVE } }", "{ mtls: {} }", ""] {
+        let text = format!("kind: PeerAuthentication\nmetadata: {{ name: a }}\nspec: {spec}\n");
+        let result = imported(&text, &[]);
+        assert!(result.is_whole() && result.remarks[0].message.contains("is the default"), "{result:?}");
+    }
+}
+
+#[test]
 fn a_document_about_something_else_is_named_and_no_loss() {
-    let text = "kind: Service\nmetadata: { name: orders }\n---\nkind: PeerAuthentication\n---\n\
+    let text = "kind: Service\nmetadata: { name: orders }\n---\nkind: Telemetry\n---\n\
                 kind: AuthorizationPolicy\nmetadata: { name: a }\n";
     let result = imported(text, &[]);
     assert!(result.is_whole() && result.toml.contains("name = \"a\""), "{result:?}");
@@ -201,7 +225,7 @@ fn a_document_about_something_else_is_named_and_no_loss() {
         remarks,
         [
             format!("1: passed over: Service \"orders\" {why}"),
-            format!("4: passed over: PeerAuthentication \"\" {why}")
+            format!("4: passed over: Telemetry \"\" {why}")
         ]
     );
 }

@@ -364,6 +364,24 @@ fn the_app_gets_claims_and_nobody_else_can_say_them() {
 }
 
 #[test]
+fn a_claim_that_an_app_would_read_otherwise_than_policies_is_no_header() {
+    for (claim, header) in [
+        (json!("alice"), Some("alice")),
+        (json!("a b"), Some("a b")),
+        (json!(""), Some("")),
+        (json!(true), Some("true")),
+        (json!(" alice"), None),
+        (json!("alice  "), None),
+        (json!("\talice"), None),
+        (json!(" "), None),
+        (json!("a\r\nb"), None),
+        (json!(null), None),
+    ] {
+        assert_eq!(as_header(&claim), header.map(HeaderValue::from_static), "{claim}");
+    }
+}
+
+#[test]
 fn keys_outlive_a_reload_that_does_not_concern_them() {
     let before = issuers(ONE, &[Signer::A]);
     let config = before.iter().next().unwrap().config.clone();

@@ -244,6 +244,16 @@ fn namespaces_and_networks_match_as_istio_says() {
         ("{ from = [{ ip_blocks = ['fd00::/8'] }] }", &[get("/").from("fd00::1")], &[get("/")]),
         ("{ from = [{ ip_blocks = ['0.0.0.0/0'] }] }", &[get("/")], &[get("/").from("fd00::1")]),
         (
+            "{ from = [{ ip_blocks = ['::ffff:10.0.0.0/104', '::ffff:192.0.2.7'] }] }",
+            &[get("/"), tcp(), get("/").from("192.0.2.7")],
+            &[get("/").from("192.0.2.8"), get("/").from("fd00::1")],
+        ),
+        (
+            "{ from = [{ not_ip_blocks = ['::ffff:10.9.9.9/104'] }] }",
+            &[get("/").from("192.0.2.8")],
+            &[get("/"), tcp()],
+        ),
+        (
             "{ from = [{ not_ip_blocks = ['10.0.0.0/8'] }] }",
             &[get("/").from("192.0.2.8")],
             &[get("/"), tcp()],

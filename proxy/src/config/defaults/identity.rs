@@ -108,7 +108,10 @@ pub const AUDIT_ROTATE: u64 = 64 << 20;
 /// The least that may be set.
 pub const AUDIT_ROTATE_LEAST: u64 = 64 << 10;
 /// Older files of the audit log that are kept.
-pub const AUDIT_KEEP: usize = 8;
+pub const AUDIT_KEEP: u32 = 8;
+/// What may be set. With none a file that is full would be removed with all that it says; and each
+/// that is kept is renamed whenever a new one begins.
+pub const AUDIT_KEEP_RANGE: RangeInclusive<u32> = 1..=1000;
 /// Lines of the audit log, or of the access log, that are written at once.
 pub const LOG_BATCH: usize = 1024;
 /// The most bytes of a text of the client that a line of the audit log has; the rest is cut off.

@@ -16,8 +16,8 @@ pub struct Audit {
     pub queue: Option<Spanned<u32>>,
     /// How large a file may become before the next one begins. Default `"64MiB"`.
     pub rotate: Option<Spanned<String>>,
-    /// How many older files are kept. Default 8.
-    pub keep: Option<usize>,
+    /// How many older files are kept, at least 1. Default 8.
+    pub keep: Option<Spanned<u32>>,
     /// Whether each line has the hash of the one before. Default: no.
     #[serde(default)]
     pub chain: bool,

@@ -254,6 +254,10 @@ pub struct Inbound {
     /// `"strict"`, `"permissive"` or `"disabled"`: whom it is open to. Default: the `mode` of
     /// `[tls]`.
     pub tls: Option<Spanned<String>>,
+    /// Whether the app gets CONNECT requests. What passes in a tunnel nobody looks at. Default:
+    /// false.
+    #[serde(default)]
+    pub connect: bool,
     /// What differs from `[timeouts]`.
     #[serde(default)]
     pub timeouts: InboundTimeouts,

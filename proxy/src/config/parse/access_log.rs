@@ -6,10 +6,10 @@ use serde_spanned::Spanned;
 
 use super::Check;
 use crate::config::log_format::TextFormat;
-use crate::config::{AccessLog, LogFilter, LogFormat, LogTarget, defaults, model};
+use crate::config::{AccessLog, Audit, LogFilter, LogFormat, LogTarget, defaults, model};
 
 impl Check<'_> {
-    pub(super) fn access_log(&mut self, given: &model::AccessLog) -> AccessLog {
+    pub(super) fn access_log(&mut self, given: &model::AccessLog, audit: Option<&Audit>) -> AccessLog {
         let slower_than = given
             .slower_than
             .as_ref()
@@ -19,7 +19,7 @@ impl Check<'_> {
             .as_ref()
             .map(|share| self.share("`share` is not a share of all requests", Some(share), 1.0));
         AccessLog {
-            target: self.log_target(&given.path),
+            target: self.log_target(&given.path, audit),
             format: given.format.as_ref().map_or(LogFormat::Json, |format| self.log_format(format)),
             filter: LogFilter { errors: given.errors, slower_than, share },
             queue: self.ranged(
@@ -31,7 +31,7 @@ impl Check<'_> {
         }
     }
 
-    fn log_target(&mut self, path: &Spanned<String>) -> LogTarget {
+    fn log_target(&mut self, path: &Spanned<String>, audit: Option<&Audit>) -> LogTarget {
         if path.get_ref() == "stdout" {
             return LogTarget::Stdout;
         }
@@ -40,6 +40,11 @@ impl Check<'_> {
             self.diagnostics
                 .add("`path` is no file", path.span(), "this is a directory")
                 .help("such as \"/var/log/sidelab/access.log\", or \"stdout\"");
+        }
+        if audit.is_some_and(|audit| audit.has_file(&file)) {
+            self.diagnostics
+                .add("`path` is a file of the audit log", path.span(), "`[audit]` writes it")
+                .help("give the access log another name, or another directory");
         }
         LogTarget::File(file)
     }

@@ -36,12 +36,13 @@ impl Check<'_> {
                     defaults::AUDIT_ROTATE
                 }
             });
+        let keep = self.ranged("keep", given.keep.as_ref(), defaults::AUDIT_KEEP, defaults::AUDIT_KEEP_RANGE);
         Audit {
             directory: self.place_of("directory", &given.directory),
             when_full,
             queue,
             rotate,
-            keep: given.keep.unwrap_or(defaults::AUDIT_KEEP),
+            keep,
             chain: given.chain,
             sync: given.sync,
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use http::header::{self, HeaderName, HeaderValue};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde_spanned::Spanned;
 
 use super::{Check, policy_values};
@@ -420,15 +420,25 @@ impl Check<'_> {
             .map(ValuePattern::Template)
     }
 
+    /// Addresses of IPv4 that are written as IPv6 are those of IPv4, as everywhere.
     fn network(&mut self, given: &Spanned<String>) -> Option<IpNet> {
         let words = given.get_ref();
         let network = words.parse::<IpNet>().ok().or_else(|| words.parse::<IpAddr>().ok().map(IpNet::from));
-        if network.is_none() {
+        let Some(network) = network else {
             self.diagnostics
                 .add(format!("{words:?} is not a network"), given.span(), "not an address and not a network")
                 .help(r#"write it like "10.0.0.0/8", "fd00::/8" or "10.1.2.3""#);
+            return None;
+        };
+        let IpAddr::V4(mapped) = network.addr().to_canonical() else { return Some(network.trunc()) };
+        let length = network.prefix_len().checked_sub(network.max_prefix_len() - 32);
+        let network = length.and_then(|length| Ipv4Net::new(mapped, length).ok());
+        if network.is_none() {
+            self.diagnostics
+                .add(format!("{words:?} is wider than IPv4"), given.span(), "96 bits stand in front of IPv4")
+                .help(r#"write a network of IPv4 like "10.0.0.0/8" or "::ffff:10.0.0.0/104""#);
         }
-        network.map(|network| network.trunc())
+        network.map(|network| IpNet::V4(network.trunc()))
     }
 
     fn authorizer(&mut self, given: &model::ExternalAuthorizer) -> Option<ExternalAuthorizer> {

@@ -91,13 +91,13 @@ impl Check<'_> {
             match taken.addresses.get(&address) {
                 Some((first, owner)) if owner == name && addresses.contains(&address) => {
                     self.diagnostics
-                        .add(format!("{what} lists {address} twice"), text.span(), "again")
+                        .add(format!("{what} lists \"{address}\" twice"), text.span(), "again")
                         .also(first.clone(), "first")
                         .help("remove one of them");
                 }
                 Some((first, owner)) => {
                     self.diagnostics
-                        .add(format!("{address} belongs to two clusters"), text.span(), format!("of {name:?}"))
+                        .add(format!("\"{address}\" belongs to two clusters"), text.span(), format!("of {name:?}"))
                         .also(first.clone(), format!("of {owner:?}"))
                         .help("a virtual address leads to one cluster: give one of them another address or port");
                 }
@@ -171,7 +171,7 @@ impl Check<'_> {
                     .help("`addresses` is what apps dial, `endpoints` is where instances really listen");
             } else if let Some(first) = endpoints.iter().position(|other| other.address == address) {
                 self.diagnostics
-                    .add(format!("{what} lists the endpoint {address} twice"), span, "again")
+                    .add(format!("{what} lists the endpoint \"{address}\" twice"), span, "again")
                     .also(Range::clone(&spans[first]), "first")
                     .help("remove one of them: to give an endpoint a larger share, give it a `weight`");
             } else {
@@ -225,6 +225,11 @@ impl Check<'_> {
     }
 
     pub(super) fn address(&mut self, text: &Spanned<String>) -> Option<SocketAddr> {
+        self.address_at(text, 80)
+    }
+
+    /// An address, where such servers usually listen on `port`.
+    pub(super) fn address_at(&mut self, text: &Spanned<String>, port: u16) -> Option<SocketAddr> {
         let words = text.get_ref().as_str();
         let (message, label, help) = match words.parse::<SocketAddr>() {
             Ok(address) if address.port() == 0 => ("an address needs a port from 1 to 65535", "port 0", None),
@@ -234,12 +239,12 @@ impl Check<'_> {
             }
             Ok(address) => return Some(SocketAddr::new(address.ip().to_canonical(), address.port())),
             Err(_) => {
-                let (label, help) = not_an_address(words);
+                let (label, help) = not_an_address(words, port);
                 ("this is not an address and a port", label, Some(help))
             }
         };
         let note = self.diagnostics.add(message, text.span(), label);
-        note.help(help.unwrap_or_else(|| format!("such as {:?}", words.replace(":0", ":80"))));
+        note.help(help.unwrap_or_else(|| format!("such as {:?}", words.replace(":0", &format!(":{port}")))));
         None
     }
 }
@@ -269,9 +274,9 @@ fn check_server_name(pattern: &str) -> Result<(), (&'static str, String)> {
 }
 
 /// What is wrong with `words` as an address and a port, and what to write.
-fn not_an_address(words: &str) -> (&'static str, String) {
+fn not_an_address(words: &str, usual: u16) -> (&'static str, String) {
     if let Ok(ip) = words.parse::<IpAddr>() {
-        let example = SocketAddr::new(ip, 80);
+        let example = SocketAddr::new(ip, usual);
         return ("no port", format!(r#"add the port: "{example}""#));
     }
     if let Some((_, rest)) = words.split_once("://") {

@@ -27,7 +27,7 @@ pub fn parse_endpoints(path_name: &str, text: &str) -> Result<Vec<Endpoint>, Con
         if let Some(first) = places.insert(address, table.address.span()) {
             check
                 .diagnostics
-                .add(format!("the endpoint {address} stands here twice"), table.address.span(), "again")
+                .add(format!("the endpoint \"{address}\" stands here twice"), table.address.span(), "again")
                 .also(first, "first")
                 .help("remove one of them: to give an endpoint a larger share, give it a `weight`");
         }

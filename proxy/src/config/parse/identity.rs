@@ -73,7 +73,9 @@ impl Check<'_> {
                 .add("this authority has no address", span, "nobody to ask")
                 .help("such as addresses = [\"10.0.0.5:15012\"]");
         }
-        let addresses = given.addresses.iter().filter_map(|address| self.address(address)).collect();
+        let addresses =
+            given.addresses.iter().filter_map(|address| self.address_at(address, defaults::CA_PORT));
+        let addresses = addresses.collect();
         let refresh = self.duration("refresh", given.refresh.as_ref(), defaults::BUNDLE_REFRESH);
         if let Some(key) = given.refresh.as_ref().filter(|_| refresh.value < defaults::BUNDLE_REFRESH_LEAST) {
             self.diagnostics

@@ -113,11 +113,13 @@ impl Check<'_> {
         let inbound = self.inbound(&file.inbound, &listen, &opaque_ports);
         let inbound_adaptive = self.inbound_adaptive(file);
         let inbound_port_timeouts = self.inbound_port_timeouts(file);
+        let connect = file.inbound.iter().filter(|entry| entry.connect);
+        let inbound_connect = connect.map(|entry| *entry.port.get_ref()).collect();
         let app = self.app(&file.app);
         let identity = file.identity.as_ref().and_then(|identity| self.identity(identity));
         let admin_token = file.admin.token.as_ref().map(|token| self.place_of("token", token));
-        let access_log = file.access_log.as_ref().map(|log| self.access_log(log));
         let audit = file.audit.as_ref().map(|audit| self.audit(audit));
+        let access_log = file.access_log.as_ref().map(|log| self.access_log(log, audit.as_ref()));
         let tls = self.tls(file);
         let inbound_port_tls = self.inbound_port_tls(file);
         let authorization = Arc::new(self.authorization(&file.authorization));
@@ -142,6 +144,7 @@ impl Check<'_> {
             identity,
             tls,
             inbound_port_tls,
+            inbound_connect,
             register,
             admin_token,
             access_log,

@@ -69,7 +69,12 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn share(&mut self, message: &str, given: Option<&Spanned<String>>, default: f64) -> f64 {
+    pub(super) fn share(
+        &mut self,
+        message: &'static str,
+        given: Option<&Spanned<String>>,
+        default: f64,
+    ) -> f64 {
         let Some(text) = given else { return default };
         units::percent(text.get_ref()).unwrap_or_else(|hint| {
             self.diagnostics.add(message, text.span(), "out of range").help(hint);

@@ -41,12 +41,14 @@ pub(super) fn odd(
             "this is not an issuer and a subject",
             "write it like \"https://idp.example/alice\" or \"https://idp.example/*\"".into(),
         )),
-        Attribute::Host if !matches!(pattern, ValuePattern::Prefix(_)) && host::comparable(text) != text => {
-            Some(("hosts are compared without their last dot", "write it without".into()))
-        }
         Attribute::Host if !fits(pattern, text, host::is_valid) => Some((
             "this is not a host",
             "write a name or an address in ASCII and perhaps a port: \"orders.example:8080\", \"[fd00::1]\""
+                .into(),
+        )),
+        Attribute::Host if !fits(pattern, text, is_compared_host) => Some((
+            "hosts are compared in another spelling",
+            "write it without a last dot and without zeros in front of a port, and IPv6 as in \"[fd00::1]\""
                 .into(),
         )),
         Attribute::Header(_) if !fits(pattern, text, is_header_value) => {
@@ -74,6 +76,10 @@ fn is_namespace(text: &str) -> bool {
 /// The id of a trust domain itself is nobody's.
 fn is_principal(text: &str) -> bool {
     text.contains('/') && format!("spiffe://{text}").parse::<SpiffeId>().is_ok()
+}
+
+fn is_compared_host(text: &str) -> bool {
+    host::is_valid(text) && host::comparable(text) == text
 }
 
 fn is_header_value(text: &str) -> bool {
@@ -110,7 +116,15 @@ mod tests {
                     "[fd00::1",
                     "a.example.",
                     "a.:80",
+                    "a:080",
+                    "a:",
+                    "[fd00:0::1]",
+                    "[0:0:0:0:0:0:0:1]",
                     "*.example.",
+                    "*:080",
+                    "*0:0:1]",
+                    "a:080*",
+                    "[fd00:0:*",
                     "*:99999",
                     "* a",
                     "http://*",

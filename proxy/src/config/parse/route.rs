@@ -82,11 +82,7 @@ impl Check<'_> {
             }
             if let Some(first) = names.insert(route.name.clone(), span.clone()) {
                 self.diagnostics
-                    .add(
-                        format!("two routes of {:?} are called {:?}", owner.name, route.name),
-                        span,
-                        "the second",
-                    )
+                    .add(format!("two routes of a cluster are called {:?}", route.name), span, "the second")
                     .also(first, "the first")
                     .help("metrics tell routes apart by name: rename one");
             } else if let Some(first) =
@@ -383,15 +379,17 @@ impl Check<'_> {
             for (key, text) in given {
                 let name = name(check, key);
                 let value = HeaderValue::from_str(text.get_ref()).ok();
+                // The next hop would refuse it.
+                let value = value.filter(|_| text.get_ref().trim_matches([' ', '\t']) == text.get_ref());
                 if value.is_none() {
                     check
                         .diagnostics
                         .add(
                             "this is not the value of a header",
                             text.span(),
-                            "a character that no header has",
+                            "a character that no header has, or a blank at an end",
                         )
-                        .help("use printable ASCII");
+                        .help("use printable ASCII, without blanks around it");
                 }
                 pairs.extend(name.zip(value));
             }

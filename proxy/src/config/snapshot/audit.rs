@@ -1,6 +1,7 @@
 //! The audit log.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf, absolute};
 
 use serde::Serialize;
 
@@ -21,6 +22,36 @@ pub struct Audit {
     pub chain: bool,
     /// Whether lines are synced before more are written.
     pub sync: bool,
+}
+
+impl Audit {
+    /// The file that is written now.
+    pub const FILE: &str = "audit.log";
+
+    /// How many files of the log are newer than the one with this name; `None` if it is none of
+    /// them.
+    pub fn age(name: &str) -> Option<usize> {
+        let age = match name.strip_prefix(Audit::FILE)? {
+            "" => 0,
+            number => number.strip_prefix('.')?.parse().ok()?,
+        };
+        (Audit::name_of(age) == name).then_some(age)
+    }
+
+    /// The name of the file than which so many are newer.
+    pub fn name_of(age: usize) -> String {
+        match age {
+            0 => Audit::FILE.to_owned(),
+            age => format!("{}.{age}", Audit::FILE),
+        }
+    }
+
+    /// Whether `file` is one of its files, or will be. (Symbolic links are not followed.)
+    pub fn has_file(&self, file: &Path) -> bool {
+        let directory = |file: &Path| Some(absolute(file).ok()?.parent()?.to_owned());
+        file.file_name().and_then(OsStr::to_str).and_then(Audit::age).is_some()
+            && directory(file) == directory(&self.directory.join(Audit::FILE))
+    }
 }
 
 /// What happens to requests for which the audit log has no room.

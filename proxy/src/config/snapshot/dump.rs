@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use serde::{Serialize, Serializer};
 
@@ -14,12 +14,19 @@ use super::{RetryCondition, RetryConditions};
 /// What stands in place of a secret.
 pub(super) const REDACTED: &str = "[redacted]";
 
-/// Whether a header or a parameter of this name usually carries a secret.
-pub(super) fn is_secret(name: &str) -> bool {
-    const PARTS: [&str; 8] =
-        ["authorization", "cookie", "token", "secret", "password", "credential", "api-key", "apikey"];
-    let name = name.to_ascii_lowercase().replace('_', "-");
-    PARTS.iter().any(|part| name.contains(part))
+/// Whether a header may carry a secret: no name says of what an app has made up that it does not.
+pub(super) fn may_be_secret(header: &HeaderName) -> bool {
+    const HARMLESS: [HeaderName; 8] = [
+        header::ACCEPT,
+        header::ACCEPT_ENCODING,
+        header::ACCEPT_LANGUAGE,
+        header::CACHE_CONTROL,
+        header::CONTENT_LANGUAGE,
+        header::CONTENT_TYPE,
+        header::USER_AGENT,
+        header::VARY,
+    ];
+    !HARMLESS.contains(header)
 }
 
 fn written(duration: &Duration) -> String {
@@ -75,7 +82,7 @@ pub(super) fn optional_value<S: Serializer>(value: &Option<HeaderValue>, to: S) 
 pub(super) fn headers<S: Serializer>(values: &[(HeaderName, HeaderValue)], to: S) -> Result<S::Ok, S::Error> {
     to.collect_seq(values.iter().map(|(name, value)| {
         let value = String::from_utf8_lossy(value.as_bytes());
-        (name.as_str(), if is_secret(name.as_str()) { REDACTED.into() } else { value })
+        (name.as_str(), if may_be_secret(name) { REDACTED.into() } else { value })
     }))
 }
 
@@ -89,7 +96,15 @@ pub(super) fn credentials<S: Serializer>(
 
 /// A path whose query may have a key in it.
 pub(super) fn without_query<S: Serializer>(path: &str, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(path.split('?').next().unwrap_or_default())
+    match path.split_once('?') {
+        Some((path, _)) => to.collect_str(&format_args!("{path}?{REDACTED}")),
+        None => to.serialize_str(path),
+    }
+}
+
+/// What may have more in it than it should, such as private keys among public ones.
+pub(super) fn redacted<S: Serializer, T>(_: T, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(REDACTED)
 }
 
 /// What a header or a parameter must be.
@@ -107,32 +122,27 @@ enum ShownMatch<'a> {
     Redacted(&'static str),
 }
 
-fn matches<'a, S: Serializer>(
-    values: impl Iterator<Item = (&'a str, &'a ValueMatch)>,
-    to: S,
-) -> Result<S::Ok, S::Error> {
-    to.collect_seq(values.map(|(name, value)| {
-        let reveals = !matches!(value, ValueMatch::Present | ValueMatch::Absent);
-        let redacted = reveals && is_secret(name);
-        NamedMatch {
-            name,
-            value: if redacted { ShownMatch::Redacted(REDACTED) } else { ShownMatch::Plain(value) },
-        }
-    }))
+fn shown<'a>(name: &'a str, value: &'a ValueMatch, may_be_secret: bool) -> NamedMatch<'a> {
+    let reveals = !matches!(value, ValueMatch::Present | ValueMatch::Absent);
+    let redacted = reveals && may_be_secret;
+    NamedMatch {
+        name,
+        value: if redacted { ShownMatch::Redacted(REDACTED) } else { ShownMatch::Plain(value) },
+    }
 }
 
 pub(super) fn header_matches<S: Serializer>(
     values: &[(HeaderName, ValueMatch)],
     to: S,
 ) -> Result<S::Ok, S::Error> {
-    matches(values.iter().map(|(name, value)| (name.as_str(), value)), to)
+    to.collect_seq(values.iter().map(|(name, value)| shown(name.as_str(), value, may_be_secret(name))))
 }
 
 pub(super) fn query_matches<S: Serializer>(
     values: &[(String, ValueMatch)],
     to: S,
 ) -> Result<S::Ok, S::Error> {
-    matches(values.iter().map(|(name, value)| (name.as_str(), value)), to)
+    to.collect_seq(values.iter().map(|(name, value)| shown(name, value, true)))
 }
 
 #[derive(Serialize)]
@@ -171,9 +181,17 @@ mod tests {
             name = "orders"
             addresses = ["10.96.0.10:80"]
             endpoints = ["10.0.0.11:8080"]
+            health = { http = "/h?api_key=hunter6" }
             [[cluster.route]]
-            match = { path = "/a", headers = { "x-api-key" = "hunter2", "x-plain" = "shown" } }
-            request_headers = { set = { "authorization" = "Bearer hunter3", "x-team" = "blue" } }
+            match = { path = "/a", headers = { "x-jwt" = "hunter2", "accept" = "shown" }, query = { sig = "hunter7" } }
+            request_headers = { set = { "x-foo" = "Bearer hunter3", "content-type" = "blue" } }
+            response_headers = { add = { "x-csrf" = "hunter8" } }
+            [[authorization.policy]]
+            name = "p"
+            rule = [{ when = [
+                { key = "request.headers[x-session]", values = ["hunter9"], not_values = ["hunter1*"] },
+                { key = "request.headers[user-agent]", values = ["agent"] },
+            ] }]
             [[jwt]]
             name = "idp"
             issuer = "https://idp"
@@ -191,7 +209,8 @@ mod tests {
         assert_eq!(cluster["endpoints"][0]["address"], "10.0.0.11:8080");
         assert_eq!(cluster["retry"]["on"][0], "connect-failure");
         let shown = dump.to_string();
-        assert!(shown.contains("shown") && shown.contains("blue") && !shown.contains("hunter"), "{shown}");
-        assert_eq!(shown.matches("[redacted]").count(), 3);
+        assert!(!shown.contains("hunter"), "{shown}");
+        assert!(["shown", "blue", "agent", "/h?[redacted]"].iter().all(|one| shown.contains(one)), "{shown}");
+        assert_eq!(shown.matches("[redacted]").count(), 9);
     }
 }

@@ -14,6 +14,7 @@ pub enum ProbeRequest {
     /// `GET` over HTTP/1.1.
     Http {
         /// Path and query.
+        #[serde(serialize_with = "dump::without_query")]
         path: String,
         /// `Host`; `None`: the address.
         host: Option<String>,

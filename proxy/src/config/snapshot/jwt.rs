@@ -64,7 +64,7 @@ pub struct ClaimHeader {
 #[serde(rename_all = "snake_case")]
 pub enum JwksSource {
     /// In the configuration. It can be read.
-    Inline(Arc<str>),
+    Inline(#[serde(serialize_with = "dump::redacted")] Arc<str>),
     /// In a file, which is followed.
     File(PathBuf),
     /// At a server.

@@ -82,6 +82,8 @@ pub struct Snapshot {
     pub tls: Tls,
     /// The same for ports of the app where it differs.
     pub inbound_port_tls: BTreeMap<u16, TlsMode>,
+    /// Ports of the app that take CONNECT requests.
+    pub inbound_connect: BTreeSet<u16>,
     /// What others are told of the app, if anything. Only read at start.
     pub register: Option<Register>,
     /// The file with the token of those who may give orders on the admin port.

@@ -46,7 +46,7 @@ use crate::config::Http1;
 use crate::config::defaults::READ_AHEAD;
 use crate::error::Kind;
 use crate::mutant::Mutant;
-use crate::world::{Abort, AfterFin};
+use crate::world::{AfterFin, Transport};
 
 pub use reader::{ParseError, Reader, Rejection, is_target};
 
@@ -79,6 +79,11 @@ impl<I> Strict<I> {
     /// and nothing of its answer was written.
     pub fn refusal(&self) -> Option<ParseError> {
         self.error.filter(|_| self.ended && !self.end.is_due())
+    }
+
+    /// Whether something was refused, which ends what may be read.
+    pub fn has_refused(&self) -> bool {
+        self.error.is_some()
     }
 
     /// Whether what was read ends with a request, or with one after which nothing is read.
@@ -160,13 +165,18 @@ impl<I> Strict<I> {
     }
 }
 
-impl<I: Abort> Abort for Strict<I> {
+impl<I: Transport> Transport for Strict<I> {
     fn abort(&mut self) {
         self.io.abort();
     }
 
     fn behind_fin(&self) -> AfterFin {
         self.io.behind_fin()
+    }
+
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let waits = self.error.is_none() && self.ahead.is_empty();
+        if waits { self.io.poll_readable(cx) } else { Poll::Ready(()) }
     }
 }
 

@@ -52,24 +52,37 @@ impl LogFormat {
 
 impl TextFormat {
     fn line(&self, record: &AccessRecord) -> String {
-        let mut line = String::new();
+        let (mut line, mut value) = (String::new(), String::new());
         for piece in &self.pieces {
             match piece {
                 Piece::Text(text) => line.push_str(text),
                 Piece::Value(operator, most) => {
-                    let from = line.len();
-                    operator.write(record, &mut line);
-                    if line.len() == from {
-                        line.push_str(NONE);
+                    value.clear();
+                    operator.write(record, &mut value);
+                    if value.is_empty() {
+                        value.push_str(NONE);
                     }
-                    let end = most.and_then(|most| line[from..].char_indices().nth(most));
-                    if let Some((end, _)) = end {
-                        line.truncate(from + end);
-                    }
+                    let end = most.and_then(|most| value.char_indices().nth(most));
+                    escape(&value[..end.map_or(value.len(), |(end, _)| end)], &mut line);
                 }
             }
         }
         line
+    }
+}
+
+/// Appends a value as nginx does: whatever ends a line or a text in quotes somewhere, or steers a
+/// terminal, is `\xXX`, byte by byte. Otherwise a client could forge what stands behind it.
+fn escape(value: &str, line: &mut String) {
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+    if value.bytes().all(is_plain) {
+        return line.push_str(value);
+    }
+    for byte in value.bytes() {
+        match is_plain(byte) {
+            true => line.push(char::from(byte)),
+            false => write!(line, "\\x{byte:02X}").expect("writing to a text does not fail"),
+        }
     }
 }
 

@@ -14,10 +14,10 @@ mod record;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, HeaderName, Request, StatusCode};
 use rand::{Rng, RngExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -27,6 +27,7 @@ pub use record::{AccessEvent, AccessRecord};
 use super::Direction;
 use super::request_log::Attempts;
 use crate::config::{self, LogFilter, LogFormat};
+use crate::connection::{Connection, Ending};
 use crate::error::Kind;
 use crate::spiffe_id::SpiffeId;
 
@@ -35,6 +36,8 @@ pub struct AccessLog {
     queue: mpsc::Sender<LogItem>,
     format: LogFormat,
     filter: LogFilter,
+    /// What has not ended is cut, since the sidecar ends.
+    is_cut: AtomicBool,
     /// Lines for which there was no room, and which are not counted yet.
     lost: Arc<AtomicU64>,
 }
@@ -62,7 +65,7 @@ pub fn channel(config: config::AccessLog) -> (AccessLog, AccessQueue) {
     let (queue, items) = mpsc::channel(config.queue);
     let lost = Arc::<AtomicU64>::default();
     let (format, filter) = (config.format.clone(), config.filter);
-    let log = AccessLog { queue, format, filter, lost: lost.clone() };
+    let log = AccessLog { queue, format, filter, is_cut: AtomicBool::default(), lost: lost.clone() };
     (log, AccessQueue { items, lost, config })
 }
 
@@ -90,9 +93,14 @@ impl AccessLog {
             record: Some(record),
             begun: Instant::now(),
             is_certain,
-            has_ended: false,
+            ending: Ending::default(),
             body: None,
         })
+    }
+
+    /// What has not ended yet does so because the sidecar ends.
+    pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::Relaxed);
     }
 
     /// Waits until everything that is in the queue is written.
@@ -117,8 +125,7 @@ pub struct AccessEntry {
     begun: Instant,
     /// Whether there will be a line, whatever comes of it.
     is_certain: bool,
-    /// Whether all has been said: if not, the client went away.
-    has_ended: bool,
+    ending: Ending,
     /// Knows how much of the request's body has come.
     body: Option<Rc<dyn BodyBytes>>,
 }
@@ -140,11 +147,26 @@ impl AccessEntry {
         self.record.as_mut().expect("it is only taken when it is dropped")
     }
 
+    /// Lets it know why its connection is cut, if it is.
+    pub fn cut_with(mut self, connection: &Connection) -> Self {
+        self.ending.on(connection);
+        self
+    }
+
     /// Notes what is asked for.
     pub fn describe<B>(mut self, request: &Request<B>) -> Self {
         let headers = wanted(request.headers(), self.log.format.request_headers());
         self.record().describe(request, headers);
         self
+    }
+
+    /// Notes the request's id, which the sidecar may have made itself.
+    pub(super) fn identify(&mut self, headers: &HeaderMap) {
+        let name = HeaderName::from_static("x-request-id");
+        let place = self.log.format.request_headers().iter().position(|wanted| *wanted == name);
+        if let (Some(place), Some(request)) = (place, &mut self.record().request) {
+            request.headers[place] = headers.get(name).cloned();
+        }
     }
 
     /// Notes the cluster, and the route that led there.
@@ -162,7 +184,7 @@ impl AccessEntry {
 
     /// Notes why it failed. The first reason stays.
     pub fn failed(&mut self, kind: Kind) {
-        self.record().kind.get_or_insert(kind);
+        self.ending.failed(kind);
     }
 
     /// Notes that it was refused, with an answer of so many bytes.
@@ -213,7 +235,7 @@ impl AccessEntry {
 
     /// Notes that it is over as it should be.
     pub fn ended(&mut self) {
-        self.has_ended = true;
+        self.ending.ended();
     }
 }
 
@@ -234,9 +256,7 @@ impl Drop for AccessEntry {
         let Some(mut record) = self.record.take() else { return };
         record.duration = self.begun.elapsed();
         record.bytes_in += self.body.as_ref().map_or(0, |body| body.bytes());
-        if !self.has_ended {
-            record.kind.get_or_insert(Kind::Client);
-        }
+        record.kind = self.ending.reason(self.log.is_cut.load(Ordering::Relaxed));
         if !self.is_certain && !self.log.is_wanted(&record) {
             return;
         }

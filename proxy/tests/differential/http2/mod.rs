@@ -23,7 +23,7 @@ use proxy::balance::Table;
 use proxy::drain;
 use proxy::inbound::{self, Inbound};
 use proxy::telemetry::Metrics;
-use proxy::world::{Abort, AfterFin, KernelNet, Listener, Net, RngTree, SystemWall, World};
+use proxy::world::{AfterFin, KernelNet, Listener, Net, RngTree, SystemWall, Transport, World};
 use reference::{Fields, Request, Verdict};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::{Builder, LocalOptions};
@@ -247,7 +247,7 @@ impl App {
     }
 }
 
-impl Abort for Wire {
+impl Transport for Wire {
     fn abort(&mut self) {}
 
     fn behind_fin(&self) -> AfterFin {

@@ -317,6 +317,8 @@ impl Head {
             || target == "*" && method != b"OPTIONS"
             || !(host.is_empty() || is_authority(host))
             || !of(b":authority").is_none_or(is_authority)
+            // Section 8.2.1.
+            || fields.iter().any(|(_, value)| value.trim_ascii() != &value[..])
             || fields.len() > 120
         {
             return Err(Wrong::Stream);

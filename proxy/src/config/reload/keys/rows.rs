@@ -225,7 +225,11 @@ pub(super) const EVERY: &[Keys] = &[
         "Inbound",
         &["#inbound"],
         "",
-        &[("protocol", "'http'", "'tcp'", ""), ("adaptive_concurrency", "true", "false", "")],
+        &[
+            ("protocol", "'http'", "'tcp'", ""),
+            ("connect", "false", "true", ""),
+            ("adaptive_concurrency", "true", "false", ""),
+        ],
     ),
     keys(
         "Cluster",
