@@ -30,6 +30,8 @@ use super::LinkProfile;
 pub struct Direction {
     loss: StdRng,
     jitter: StdRng,
+    /// The latest arrival so far.
+    now_ns: u64,
     /// When the last byte of all packets so far has left, if the bandwidth is limited.
     free_ns: u64,
     last_due_ns: u64,
@@ -75,6 +77,7 @@ impl Direction {
         Direction {
             loss: rng.child("loss", 0).rng(),
             jitter: rng.child("jitter", 0).rng(),
+            now_ns: 0,
             free_ns: 0,
             last_due_ns: 0,
             counters: WireCounters::default(),
@@ -88,8 +91,8 @@ impl Direction {
     }
 
     /// Decides about a packet of so many bytes, `segments` MTU-sized segments (0 counts as 1), that
-    /// arrives at `now_ns`. The clock is the caller's, in nanoseconds, and must not run backwards
-    /// by much: order is kept in the order of calls.
+    /// arrives at `now_ns`. The clock is the caller's, in nanoseconds. Order is kept in the order of
+    /// calls: a packet that a clock stamps earlier than the one before it has come with that one.
     pub fn decide(
         &mut self,
         now_ns: u64,
@@ -98,6 +101,8 @@ impl Direction {
         bytes: usize,
     ) -> PacketVerdict {
         let segments = segments.max(1);
+        self.now_ns = self.now_ns.max(now_ns);
+        let now_ns = self.now_ns;
         let gone_ns = self.serialise(now_ns, profile.bandwidth, bytes);
         let due_ns = gone_ns.saturating_add(self.draw_delay(profile)).max(self.last_due_ns);
         self.last_due_ns = due_ns;
@@ -290,6 +295,15 @@ mod tests {
             LostSet::Some(lost) => lost.clone(),
             LostSet::All => (0..segments).collect(),
         }
+    }
+
+    #[test]
+    fn a_stamp_that_is_earlier_than_the_one_before_it_delays_nothing() {
+        let mut direction = Direction::new(RngTree::new(1));
+        for now_ns in [5_000, 4_000, 6_000] {
+            direction.decide(now_ns, &LinkProfile::default(), 1, 100);
+        }
+        assert_eq!((direction.counters().packets, direction.counters().delayed_packets), (3, 0));
     }
 
     #[test]
