@@ -4,7 +4,7 @@
 //! more than that at once, which is four system calls for a whole record. Its unbuffered ones leave
 //! the bytes to whoever drives them: here they stand in two buffers that the connections of a
 //! thread share. A connection has one of its own only while a part of a record is in it: of one
-//! that has not come whole, or has not left yet.
+//! that has not come whole, or has not left yet. A reader of bulk gets four records at once.
 
 use std::cell::Cell;
 use std::fmt;
@@ -33,14 +33,17 @@ const FRAGMENT: usize = 16_384;
 /// Bytes of handshake messages that do not fit into one record, at most: what rustls allows.
 const HANDSHAKE: usize = 0xffff + RECORD;
 
-/// What is encrypted at once, at most, bytes of plaintext: four records.
-const WRITE: usize = 4 * FRAGMENT;
+/// Records that are encrypted at once, at most, or read for a reader of bulk.
+const RECORDS: usize = 4;
+
+/// What is encrypted at once, at most, bytes of plaintext.
+const WRITE: usize = RECORDS * FRAGMENT;
 
 /// By how much a record is longer than its plaintext at most: the header, the type, the tag.
 const OVERHEAD: usize = 5 + 1 + 16;
 
 /// The largest buffer that is shared. One that had to be larger was an exception.
-const SHARED: usize = WRITE + WRITE / FRAGMENT * OVERHEAD;
+const SHARED: usize = RECORDS * (FRAGMENT + OVERHEAD);
 
 thread_local! {
     /// For what arrives, for whoever reads.
@@ -50,6 +53,9 @@ thread_local! {
     /// Where pieces of plaintext are put together to one record.
     static GATHERED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
+
+/// A buffer that the connections of a thread share.
+type Spare = &'static std::thread::LocalKey<Cell<Vec<u8>>>;
 
 /// A stream under TLS.
 pub struct Session<I> {
@@ -89,30 +95,45 @@ impl Buffer {
         self.start += n;
     }
 
-    /// Takes a thread's buffer, unless there is one; it has room for `room` bytes behind what is in
-    /// it.
-    fn reserve(&mut self, spare: &'static std::thread::LocalKey<Cell<Vec<u8>>>, room: usize) {
-        if self.buffer.is_empty() {
-            self.buffer = spare.take();
-        }
-        if self.start > 0 {
+    /// Takes a thread's buffer, unless the own one is large enough, so that there is room for `room`
+    /// bytes behind what is in it.
+    fn reserve(&mut self, spare: Spare, room: usize) {
+        let held = self.end - self.start;
+        if self.buffer.len() < held + room {
+            let mut larger = spare.take();
+            if larger.len() < held + room {
+                larger.resize(held + room, 0);
+            }
+            larger[..held].copy_from_slice(self.filled());
+            (self.buffer, self.start, self.end) = (larger, 0, held);
+        } else if self.buffer.len() < self.end + room {
             self.buffer.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-        }
-        if self.buffer.len() < self.end + room {
-            self.buffer.resize(self.end + room, 0);
+            (self.start, self.end) = (0, held);
         }
     }
 
     /// Gives the buffer back once nothing is in it.
-    fn settle(&mut self, spare: &'static std::thread::LocalKey<Cell<Vec<u8>>>) {
+    fn settle(&mut self, spare: Spare) {
         if self.is_empty() && !self.buffer.is_empty() {
             (self.start, self.end) = (0, 0);
-            let buffer = std::mem::take(&mut self.buffer);
-            if buffer.len() <= SHARED {
-                spare.set(buffer);
-            }
+            give_back(std::mem::take(&mut self.buffer), spare);
         }
+    }
+
+    /// Keeps what is in it in no more than it takes, since it may be long until more comes.
+    fn shrink(&mut self, spare: Spare) {
+        if self.buffer.len() > self.end - self.start {
+            let held = self.filled().to_vec();
+            (self.start, self.end) = (0, held.len());
+            give_back(std::mem::replace(&mut self.buffer, held), spare);
+        }
+    }
+}
+
+/// Lets the connections of a thread share a buffer again.
+fn give_back(buffer: Vec<u8>, spare: Spare) {
+    if buffer.len() <= SHARED {
+        spare.set(buffer);
     }
 }
 
@@ -346,7 +367,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Session<I> {
                     // At once: the peer may not read before it has written.
                     let received = poll_fn(|cx| match self.poll_send(cx) {
                         Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-                        _ => self.poll_receive(cx),
+                        _ => self.poll_receive(cx, 0),
                     });
                     if !received.await? {
                         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "tls handshake eof"));
@@ -382,20 +403,26 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Session<I> {
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
-    /// Reads what has arrived. `false`: it was the end.
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    /// Reads what has arrived: for whoever has room for so many bytes of plaintext, as many records
+    /// as fit, within limits. `false`: it was the end.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<bool>> {
         let incoming = &mut self.incoming;
         // What is there is no whole record, or no whole message of a handshake.
         let held = incoming.end - incoming.start;
         if held >= HANDSHAKE {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "message buffer full")));
         }
-        incoming.reserve(&INCOMING, if held < RECORD { RECORD - held } else { RECORD });
+        let records = (wanted / FRAGMENT).clamp(1, RECORDS);
+        let enough = RECORD.max(records * (FRAGMENT + OVERHEAD));
+        incoming.reserve(&INCOMING, if held < enough { enough - held } else { RECORD });
         let mut room = ReadBuf::new(&mut incoming.buffer[incoming.end..]);
         let read = Pin::new(&mut self.io).poll_read(cx, &mut room);
         let received = room.filled().len();
         incoming.end += received;
         incoming.settle(&INCOMING);
+        if read.is_pending() {
+            incoming.shrink(&INCOMING);
+        }
         ready!(read)?;
         Poll::Ready(Ok(received > 0))
     }
@@ -526,7 +553,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Session<I> {
                         // An answer to the peer's change of keys. Whoever writes next goes on.
                         let _ = this.poll_send(cx);
                     }
-                    if !ready!(this.poll_receive(cx))? {
+                    if !ready!(this.poll_receive(cx, buf.remaining()))? {
                         let cut = "peer closed connection without sending TLS close_notify";
                         return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, cut)));
                     }

@@ -1,5 +1,7 @@
 //! Against the streams of another library, over pipes of any width.
 
+use std::io::Write as _;
+
 use proptest::prelude::*;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::RootCertStore;
@@ -160,6 +162,43 @@ fn a_session_that_waits_has_no_buffers() {
                 assert_eq!((buffers, near.plaintext.capacity()), ([0; 2], 0));
             }
         }
+    });
+}
+
+#[test]
+fn a_session_that_waits_for_the_rest_of_a_record_holds_what_has_come_of_it() {
+    run(async {
+        let (mut near, far) = Parties::new().meet(true, 70_000).await;
+        let (mut io, mut far) = match far {
+            TlsStream::Client(far) => panic!("not asked for: {far:?}"),
+            TlsStream::Server(far) => far.into_inner(),
+        };
+        far.writer().write_all(&bytes(FRAGMENT)).unwrap();
+        let mut sealed = Vec::new();
+        far.write_tls(&mut sealed).unwrap();
+        let (half, rest) = sealed.split_at(sealed.len() / 2);
+        io.write_all(half).await.unwrap();
+        let mut room = vec![0; SHARED];
+        let waiting = tokio::time::timeout(std::time::Duration::from_secs(1), near.read(&mut room));
+        assert!(waiting.await.is_err(), "half a record is nothing");
+        assert_eq!(near.incoming.buffer.capacity(), half.len());
+        io.write_all(rest).await.unwrap();
+        assert_eq!(near.read(&mut room).await.unwrap(), FRAGMENT);
+        wait(&mut near).await;
+        assert_eq!(near.incoming.buffer.capacity(), 0);
+    });
+}
+
+#[test]
+fn a_reader_of_bulk_gets_four_records_at_once() {
+    run(async {
+        let (mut near, mut far) = Parties::new().meet(true, 1 << 20).await;
+        let sent = bytes(RECORDS * FRAGMENT);
+        far.write_all(&sent).await.unwrap();
+        far.flush().await.unwrap();
+        let mut room = vec![0; sent.len()];
+        assert_eq!(near.read(&mut room).await.unwrap(), sent.len());
+        assert_eq!(room, sent);
     });
 }
 
