@@ -10,12 +10,24 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tracing::Level;
+
 use crate::events::{Event, EventLog};
 use crate::plan::{Plan, SidecarKind};
 use crate::report::results;
 use crate::run::{self, Progress, Report, Seen, Silent, Verdict};
 use crate::scenario::Scenario;
-use crate::sim::{Mesh, SimFailure, SimRun, SimWorld, Simulation, Trace, vary};
+use crate::sim::{LogLine, Mesh, SimFailure, SimRun, SimWorld, Simulation, Trace, vary};
+
+/// What is kept of a history beside its report and its events; both cost more than the simulation
+/// itself, and without them the same things happen.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Keep {
+    /// Every packet and process.
+    pub trace: bool,
+    /// What processes say.
+    pub log: bool,
+}
 
 /// What came of one seed.
 #[derive(Debug)]
@@ -26,6 +38,8 @@ pub struct History {
     pub events: Vec<Event>,
     /// Every packet and process, if it was asked for.
     pub trace: Trace,
+    /// What processes said in a log of level `info`, if it was asked for: who, and a line.
+    pub log: Vec<(String, String)>,
     /// Virtual time that passed.
     pub simulated: Duration,
 }
@@ -77,17 +91,11 @@ pub(crate) fn seeded(scenario: &Scenario, kind: SidecarKind, seed: u64) -> Plan 
     scenario.plan(kind)
 }
 
-/// Runs one history. The trace costs more than the simulation itself; without it the same things
-/// happen.
+/// Runs one history.
 ///
 /// # Errors
 /// If the simulator cannot run the scenario, or the run did not come to its end.
-pub fn history(
-    scenario: &Scenario,
-    kind: SidecarKind,
-    seed: u64,
-    trace: bool,
-) -> Result<History, SimFailure> {
+pub fn history(scenario: &Scenario, kind: SidecarKind, seed: u64, keep: Keep) -> Result<History, SimFailure> {
     let plan = plan(scenario, kind, seed);
     let drive = {
         let plan = plan.clone();
@@ -98,9 +106,12 @@ pub fn history(
             (result.map_err(|e| e.to_string()), events.events())
         }
     };
-    let run = Simulation::new(&plan, seed, Mesh::default()).trace(trace).run(drive)?;
+    let run = Simulation::new(&plan, seed, Mesh::default()).trace(keep.trace).log(keep.log).run(drive)?;
+    let shown = |line: &LogLine| format!("{:>10.6} {:>5} {line}", line.at_us as f64 / 1e6, line.level);
+    let said = run.log.iter().filter(|line| line.level <= Level::INFO);
+    let log = said.map(|line| (line.process.to_string(), shown(line))).collect();
     let (result, events) = run.value;
-    Ok(History { result, events, trace: run.trace, simulated: run.simulated })
+    Ok(History { result, events, trace: run.trace, log, simulated: run.simulated })
 }
 
 /// Runs a simulation of `plan` and gives what was seen, for those who judge it otherwise than by

@@ -75,7 +75,7 @@ pub mod world;
 
 use std::rc::Rc;
 
-use history::History;
+use history::{History, Keep};
 use kernel::KernelWorld;
 use run::{Report, Silent};
 use scenario::Scenario;
@@ -87,7 +87,7 @@ use world::Error;
 /// # Errors
 /// If the simulator cannot run the scenario, or the run did not come to its end.
 pub fn simulate(scenario: &Scenario, seed: u64) -> Result<History, SimFailure> {
-    history::history(scenario, scenario.sidecars()[0], seed, false)
+    history::history(scenario, scenario.sidecars()[0], seed, Keep::default())
 }
 
 /// Runs a scenario on the kernel, with the first kind of sidecar that it asks for. That takes as

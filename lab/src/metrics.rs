@@ -50,7 +50,12 @@ pub struct Labels(Box<str>);
 impl Labels {
     /// Whether there is a label of this name with this value.
     pub fn has(&self, name: &str, value: &str) -> bool {
-        Pairs(&self.0).any(|(found, raw)| found == name && unescaped(raw) == value)
+        self.get(name).is_some_and(|found| found == value)
+    }
+
+    /// The value of a label.
+    pub fn get(&self, name: &str) -> Option<Cow<'_, str>> {
+        Pairs(&self.0).find(|(found, _)| *found == name).map(|(_, raw)| unescaped(raw))
     }
 }
 
@@ -109,6 +114,15 @@ fn unescaped(raw: &str) -> Cow<'_, str> {
     value += rest;
     value.into()
 }
+
+/// The process name of the world's own samples, in conditions too.
+pub const FABRIC: &str = "fabric";
+
+/// The world's metric of the CPU that each process has used; on the kernel.
+pub(crate) const CPU_SECONDS: &str = "process_cpu_seconds_total";
+
+/// The world's metric of the memory that each process holds; on the kernel.
+pub(crate) const RESIDENT_BYTES: &str = "process_resident_memory_bytes";
 
 /// With what the world's metrics of captured packets begin. A pair of instances has them from its
 /// first packet on.
@@ -224,6 +238,17 @@ pub fn samples(scrapes: Vec<Scrape>) -> Vec<Sample> {
     scrapes.into_iter().flat_map(|scrape| scrape.samples).collect()
 }
 
+/// What a counter grew by from one scrape to the next.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Growth<'a> {
+    /// Its labels.
+    pub labels: &'a Labels,
+    /// From when to when.
+    pub span_us: (i64, i64),
+    /// By how much.
+    pub by: f64,
+}
+
 /// Samples over time. Times are microseconds from the start of the measured part.
 #[derive(Debug, Clone, Default)]
 pub struct Series {
@@ -280,6 +305,16 @@ struct Point {
     scrape: usize,
     incarnation: u32,
     value: f64,
+}
+
+impl Point {
+    /// What a counter grew by since an earlier point.
+    fn since(&self, before: &Point) -> f64 {
+        match before.incarnation == self.incarnation && before.value <= self.value {
+            true => self.value - before.value,
+            false => self.value,
+        }
+    }
 }
 
 impl Series {
@@ -357,6 +392,40 @@ impl Series {
         sum
     }
 
+    /// What a counter of the processes that match grew by from each scrape to the next, with the
+    /// labels of what grew; only where it grew.
+    pub fn growth(&self, process_glob: &str, name: &str) -> Vec<Growth<'_>> {
+        let mut all = Vec::new();
+        for process in self.matching(process_glob) {
+            for (labels, points) in process.points(name) {
+                let before = std::iter::once(None).chain(points.iter().map(Some));
+                let steps = points.iter().zip(before).filter(|(point, _)| point.scrape > 0);
+                all.extend(steps.filter_map(|(point, before)| {
+                    // A process that shows a counter for the first time had not counted before.
+                    let by = before.map_or(point.value, |before| point.since(before));
+                    let last = process.scrapes[..point.scrape].iter().rposition(|scrape| scrape.shown);
+                    let answered = |scrape: usize| process.scrapes[scrape].answered_us;
+                    let span_us = (answered(last.unwrap_or(point.scrape - 1)), answered(point.scrape));
+                    (by > 0.0).then_some(Growth { labels, span_us, by })
+                }));
+            }
+        }
+        all
+    }
+
+    /// What a gauge of the processes that match showed, by its labels: when, in microseconds, and
+    /// what.
+    pub fn shown(&self, process_glob: &str, name: &str) -> Vec<(&Labels, Vec<(i64, f64)>)> {
+        let of =
+            |process: &'_ Process, point: &Point| (process.scrapes[point.scrape].answered_us, point.value);
+        let sets = self.matching(process_glob).flat_map(|process| {
+            process.points(name).map(move |(labels, points)| {
+                (labels, points.iter().map(|point| of(process, point)).collect())
+            })
+        });
+        sets.collect()
+    }
+
     /// What each label set of each counter of a process grew by in all: name, labels as a condition
     /// writes them, growth.
     pub fn totals(&self, process: &str) -> impl Iterator<Item = (&str, &str, f64)> {
@@ -403,10 +472,7 @@ impl Process {
         let mut sum = 0.0;
         for point in &points[first..until] {
             sum += match before {
-                Some(before) if before.incarnation == point.incarnation && before.value <= point.value => {
-                    point.value - before.value
-                }
-                Some(_) => point.value,
+                Some(before) => point.since(before),
                 None if self.may_be_older(point, &within) => 0.0,
                 None => point.value,
             };

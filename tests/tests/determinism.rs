@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lab::history::{History, history};
+use lab::history::{History, Keep, history};
 use lab::plan::SidecarKind;
 use lab::scenario::Scenario;
 use sim_kit::*;
@@ -21,8 +21,8 @@ fn cases(kind: SidecarKind) -> Vec<(PathBuf, Scenario)> {
 }
 
 fn traced(scenario: &Scenario, kind: SidecarKind, seed: u64) -> History {
-    let history =
-        history(scenario, kind, seed, true).unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+    let history = history(scenario, kind, seed, Keep { trace: true, ..Keep::default() })
+        .unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
     assert!(history.trace.lines().len() > 1000, "the trace is there");
     history
 }

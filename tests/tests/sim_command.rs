@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use lab::history::history;
+use lab::history::{Keep, history};
 use lab::plan::SidecarKind;
 use lab::scenario::Scenario;
 use lab::scenario::builder::{ExpectSpec, HttpSpec, LoadSpec, ScenarioBuilder, ServiceSpec};
@@ -51,7 +51,9 @@ fn said(output: &Output) -> String {
 #[test]
 fn a_sweep_that_keeps_going_says_how_many_seeds_did_not_pass() {
     let scenario = luck(SOME).build().expect("the scenario is right");
-    let passes = |seed| history(&scenario, SidecarKind::None, seed, false).expect("a run that ends").passed();
+    let passes = |seed| {
+        history(&scenario, SidecarKind::None, seed, Keep::default()).expect("a run that ends").passed()
+    };
     let failing: Vec<u64> = (1..=12).filter(|seed| !passes(*seed)).collect();
     assert!((2..12).contains(&failing.len()), "no luck in {failing:?}");
     let (_folder, path) = written(&luck(SOME));
@@ -111,8 +113,10 @@ fn one_load_is_one_load() {
 #[test]
 fn totals_keep_their_labels_and_there_is_no_sum_of_buckets() {
     let scenario = luck(SOME).sidecar(SidecarKind::Ours).build().expect("the scenario is right");
-    let report =
-        history(&scenario, SidecarKind::Ours, 1, false).expect("a run that ends").result.expect("a report");
+    let report = history(&scenario, SidecarKind::Ours, 1, Keep::default())
+        .expect("a run that ends")
+        .result
+        .expect("a report");
     let totals = &report.totals["web/sidecar"];
     assert!(totals.keys().all(|name| !name.ends_with("_bucket")), "{totals:#?}");
     let all = totals["proxy_requests_total"];

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use lab::events::EventLog;
-use lab::history::{History, history};
+use lab::history::{History, Keep, history};
 use lab::plan::SidecarKind;
 use lab::run::{self, Report, Silent, Verdict};
 use lab::scenario::Scenario;
@@ -447,7 +447,8 @@ fn sessions_are_resumed_at_every_replica() {
 }
 
 fn traced(scenario: &Scenario, seed: u64) -> History {
-    history(scenario, SidecarKind::Ours, seed, true).expect("a run that ends")
+    history(scenario, SidecarKind::Ours, seed, Keep { trace: true, ..Keep::default() })
+        .expect("a run that ends")
 }
 
 #[test]

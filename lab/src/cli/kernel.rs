@@ -12,8 +12,9 @@ use tokio::sync::oneshot;
 use super::live::ProgressLine;
 use super::{INTERRUPTED, INVALID, LinkChoice, MACHINE, PASSED, Run};
 use crate::events::EventLog;
-use crate::kernel::{self, Backend, KernelWorld, Options, doctor as check};
+use crate::kernel::{self, Backend, KernelWorld, LOGS, Options, doctor as check};
 use crate::plan::{Plan, SidecarKind};
+use crate::report::page::{Log, Sources};
 use crate::report::{self, compare, terminal};
 use crate::run::{self, Report, Verdict};
 use crate::scenario::Scenario;
@@ -21,6 +22,8 @@ use crate::world::Error;
 
 /// File of a run directory that holds the log of events.
 const EVENTS: &str = "events.jsonl";
+/// Copy of the scenario in a run directory.
+const SCENARIO: &str = "scenario.toml";
 
 /// Runs every scenario, each once for each kind of sidecar asked for.
 pub(super) fn run(args: &Run) -> ExitCode {
@@ -131,12 +134,22 @@ fn one(args: &Run, scenario: &Path, plan: Plan) -> Result<(Report, u8), Error> {
         .map_err(|e| Error::Machine(format!("cannot make the run directory {}: {e}", run_dir.display())))
         .and_then(|()| live(args, plan, run_id, &run_dir));
     let result = match result {
-        Ok((report, logged)) => {
+        Ok((report, events)) => {
+            let logged = events.finish();
+            let sources = Sources {
+                scenario: &std::fs::read_to_string(run_dir.join(SCENARIO)).unwrap_or_default(),
+                command: &again(args, scenario, report.plan.sidecar),
+                events: &events.events(),
+                logs: Log::read_all(&run_dir.join(LOGS)),
+            };
             // Before anything is printed: whoever reads the output may be gone.
-            let saved = report::save(&report, &run_dir);
+            let saved = report::save(&report, &sources, &run_dir);
             out!("{}", terminal::render(&report, super::style()));
             let what = if saved.is_ok() { "results, events and logs" } else { "events and logs" };
             outln!("  {what}: {}", run_dir.display());
+            if saved.is_ok() {
+                outln!("  to look at: {}", run_dir.join(report::PAGE).display());
+            }
             let mut code = super::code(report.verdict);
             for (what, written) in [("results", saved), ("log of events", logged)] {
                 if let Err(error) = written {
@@ -158,8 +171,19 @@ fn one(args: &Run, scenario: &Path, plan: Plan) -> Result<(Report, u8), Error> {
     result
 }
 
-/// The run itself: its report, and whether its log of events is whole.
-fn live(args: &Run, plan: Plan, run_id: String, run_dir: &Path) -> Result<(Report, io::Result<()>), Error> {
+/// The command that runs a scenario again.
+fn again(args: &Run, scenario: &Path, kind: SidecarKind) -> String {
+    let link = match args.link {
+        LinkChoice::Auto => "",
+        LinkChoice::Bridge => " --link bridge",
+        LinkChoice::Netem => " --link netem",
+        LinkChoice::Wire => " --link wire",
+    };
+    format!("sudo lab {}{link} --sidecar {}", scenario.display(), kind.name())
+}
+
+/// The run itself: its report and its log of events.
+fn live(args: &Run, plan: Plan, run_id: String, run_dir: &Path) -> Result<(Report, EventLog), Error> {
     kernel::runtime()?.block_on(async {
         let events = EventLog::to(&run_dir.join(EVENTS), SystemWall.now())
             .map_err(|e| Error::Machine(format!("cannot write the log of events: {e}")))?;
@@ -176,7 +200,7 @@ fn live(args: &Run, plan: Plan, run_id: String, run_dir: &Path) -> Result<(Repor
         let line = Rc::new(ProgressLine::new());
         let stop = interrupted(line.clone())?;
         let report = run::run(&plan, &world, &events, line, stop).await?;
-        Ok((report, events.finish()))
+        Ok((report, events))
     })
 }
 
@@ -200,7 +224,7 @@ fn run_id(scenario: &Path) -> String {
 
 fn prepare(run_dir: &Path, scenario: &Path, plan: &Plan) -> io::Result<()> {
     std::fs::create_dir_all(run_dir)?;
-    std::fs::copy(scenario, run_dir.join("scenario.toml"))?;
+    std::fs::copy(scenario, run_dir.join(SCENARIO))?;
     std::fs::write(run_dir.join("plan.json"), serde_json::to_string_pretty(plan)?)
 }
 

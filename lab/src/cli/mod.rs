@@ -166,8 +166,9 @@ struct Sim {
     #[arg(long, value_name = "SEED", requires = "faults", conflicts_with_all = ["from", "seeds"],
         value_parser = clap::value_parser!(u64).range(..=LAST_SEED))]
     replay: Option<u64>,
-    /// With `--replay`: write the timeline to this file.
-    #[arg(long, value_name = "FILE", requires = "replay")]
+    /// Write what is there to look at to this file: the page of a run (with one scenario and one
+    /// seed), or with `--replay` the timeline.
+    #[arg(long, value_name = "FILE", conflicts_with = "search")]
     html: Option<PathBuf>,
     /// Where the smallest run that violates an invariant, or the smallest trigger that `--search`
     /// found, is kept. Default: a run is kept in `lab-runs`, and a trigger is only printed.

@@ -1,5 +1,6 @@
 //! `lab sim`
 
+use std::io;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -7,9 +8,10 @@ use std::process::ExitCode;
 
 use super::tally::Tally;
 use super::{INTERRUPTED, INVALID, MACHINE, PASSED, Sim};
-use crate::history::{History, history, replay};
+use crate::history::{History, Keep, history, replay};
 use crate::plan::SidecarKind;
-use crate::report::terminal;
+use crate::report::page::{self, Log, Sources};
+use crate::report::{self, terminal};
 use crate::scenario::Scenario;
 use crate::sim::{SimFailure, jobs, sweep};
 
@@ -17,6 +19,10 @@ use crate::sim::{SimFailure, jobs, sweep};
 /// it shall keep going.
 pub(super) fn run(args: &Sim) -> ExitCode {
     if let Some(faults) = args.faults {
+        if args.html.is_some() && args.replay.is_none() {
+            errln!("--html is for one history: with --faults, name its seed (--replay)");
+            return ExitCode::from(INVALID);
+        }
         return super::swarm::run(args, faults);
     }
     if args.search.is_some() {
@@ -30,6 +36,10 @@ pub(super) fn run(args: &Sim) -> ExitCode {
         errln!("--trace is for one scenario and one seed");
         return ExitCode::from(INVALID);
     }
+    if args.html.is_some() && (args.seeds != 1 || args.scenarios.len() != 1) {
+        errln!("--html is for one scenario and one seed");
+        return ExitCode::from(INVALID);
+    }
     super::each(&args.scenarios, |path| {
         let scenario = match super::read(path) {
             Ok(scenario) => scenario,
@@ -38,21 +48,40 @@ pub(super) fn run(args: &Sim) -> ExitCode {
         let kind = args.sidecar.unwrap_or_else(|| scenario.sidecars()[0]);
         let from = args.from.unwrap_or(scenario.seed);
         match args.seeds {
-            1 => one(args, &scenario, kind, from),
+            1 => one(args, path, &scenario, kind, from),
             _ => many(args, path, &scenario, kind, from),
         }
     })
 }
 
-fn one(args: &Sim, scenario: &Scenario, kind: SidecarKind, seed: u64) -> u8 {
-    let history = history(scenario, kind, seed, args.trace.is_some());
+fn one(args: &Sim, path: &Path, scenario: &Scenario, kind: SidecarKind, seed: u64) -> u8 {
+    let keep = Keep { trace: args.trace.is_some(), log: args.html.is_some() };
+    let history = history(scenario, kind, seed, keep);
     if let (Some(path), Ok(history)) = (&args.trace, &history)
         && let Err(error) = std::fs::write(path, history.text())
     {
         errln!("cannot write the trace to {}: {error}", path.display());
         return MACHINE;
     }
+    if let (Some(html), Ok(history)) = (&args.html, &history)
+        && let Err(error) = write_page(html, path, history, &replay(path, args.sidecar, seed))
+    {
+        errln!("cannot write the page to {}: {error}", html.display());
+        return MACHINE;
+    }
     tell(&history)
+}
+
+/// Writes the page of a history, unless the mesh did not come up.
+fn write_page(html: &Path, scenario: &Path, history: &History, command: &str) -> io::Result<()> {
+    let Ok(report) = &history.result else { return Ok(()) };
+    let sources = Sources {
+        scenario: &std::fs::read_to_string(scenario)?,
+        command,
+        events: &history.events,
+        logs: Log::of(history.log.iter().cloned()),
+    };
+    report::write_whole(html, &page::of(report, &sources))
 }
 
 /// Prints what happened and returns the code for it.
@@ -85,7 +114,7 @@ fn many(args: &Sim, path: &Path, scenario: &Scenario, kind: SidecarKind, from: u
     sweep(
         from..from.saturating_add(args.seeds),
         args.jobs.map_or_else(jobs, NonZeroUsize::get),
-        |seed| history(scenario, kind, seed, false),
+        |seed| history(scenario, kind, seed, Keep::default()),
         |seed, result| {
             tally.done();
             if let Ok(history) = &result {

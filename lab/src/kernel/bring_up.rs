@@ -23,7 +23,7 @@ use super::netem::Netem;
 use super::node::{Bind, Mounts, Node, name_files};
 use super::process::{Launch, Log, Output, Process};
 use super::wire::WireBackend;
-use super::{Cgroup, KernelWorld, Registration, cleanup, doctor, probe, sysctl};
+use super::{Cgroup, KernelWorld, LOGS, Registration, cleanup, doctor, probe, sysctl};
 use crate::app::{ForeignProgram, Place};
 use crate::fabric::LinkProfile;
 use crate::mesh::{ProcessId, Role};
@@ -171,7 +171,7 @@ impl KernelWorld {
     fn prepare_files(&self, run: &Path) -> io::Result<Mounts> {
         let config = self.options.run_dir.join("config");
         std::fs::create_dir_all(&config)?;
-        std::fs::create_dir_all(self.options.run_dir.join("logs"))?;
+        std::fs::create_dir_all(self.options.run_dir.join(LOGS))?;
         std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o755))?;
         for instance in &self.plan.instances {
             if let Some(text) = &instance.sidecar {
@@ -347,7 +347,7 @@ impl KernelWorld {
         let node = self.node(instance).ok_or_else(|| Error::Failed("the world is not up".into()))?;
         let label = format!("{}.{role}", node.name());
         let cannot = || format!("cannot start {name}");
-        let path = self.options.run_dir.join("logs").join(format!("{label}.log"));
+        let path = self.options.run_dir.join(LOGS).join(format!("{label}.log"));
         let log = Log::open(&path, self.options.events.clock()).map_err(failed(cannot()))?;
         let join = |run: &Cgroup| {
             let cgroup = run.child(&label)?;

@@ -65,6 +65,8 @@ use link::LinkBackend;
 use node::Node;
 use process::{Exit, Process};
 
+/// Folder of a run directory that holds what each process logged.
+pub const LOGS: &str = "logs";
 /// How long processes may take to end by themselves before `down` kills them.
 const GRACE: Duration = Duration::from_secs(2);
 

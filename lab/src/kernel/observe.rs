@@ -19,7 +19,7 @@ use super::{KernelWorld, intercept, probe};
 use crate::app::APP_METRICS_PORT;
 use crate::load::{Load, LoadTimes, Record, RecordSink};
 use crate::mesh::{ProcessId, Role};
-use crate::metrics::{self, Sample, Scrape};
+use crate::metrics::{self, CPU_SECONDS, FABRIC, RESIDENT_BYTES, Sample, Scrape};
 use crate::plan::APP_UID;
 use crate::sidecar;
 use crate::world::Error;
@@ -29,8 +29,6 @@ use crate::world::Error;
 const SCRAPE_WITHIN: Duration = Duration::from_millis(500);
 /// How long a load generator may outlive its last request's timeout.
 const LOAD_GRACE: Duration = Duration::from_secs(10);
-/// The process name of the world's own samples.
-const WORLD: &str = "fabric";
 
 /// Kills a load generator whose future is dropped half-way; `down` reaps it.
 struct KillOnDrop(Rc<Process>);
@@ -74,14 +72,28 @@ impl KernelWorld {
         let asked = Instant::now();
         let mut samples = Vec::new();
         self.usage(&mut samples);
+        self.limited_usage(&mut samples);
         self.own_samples(&mut samples).await;
-        scraped.push(Scrape { process: WORLD.into(), asked, answered: Instant::now(), samples });
+        scraped.push(Scrape { process: FABRIC.into(), asked, answered: Instant::now(), samples });
         scraped
+    }
+
+    /// What each process uses of the machine, loads too. The world's own samples, because a process
+    /// that does not answer uses something all the same.
+    fn usage(&self, samples: &mut Vec<Sample>) {
+        let of_plan = self.plan.processes().filter_map(|id| self.process(id));
+        for process in of_plan.chain(self.loads.borrow().iter().cloned()) {
+            let Some(usage) = process.usage() else { continue };
+            for (name, value) in [(CPU_SECONDS, usage.cpu_seconds), (RESIDENT_BYTES, usage.resident_bytes)] {
+                let labels = [("process", process.name())].into_iter().collect();
+                samples.push(Sample { process: FABRIC.into(), name: name.into(), labels, value });
+            }
+        }
     }
 
     /// What came of limits. The world's own samples, because they outlive the process that has
     /// them.
-    fn usage(&self, samples: &mut Vec<Sample>) {
+    fn limited_usage(&self, samples: &mut Vec<Sample>) {
         for (&id, limited) in &*self.limited.borrow() {
             let usage = limited.usage();
             for (name, value) in [
@@ -91,7 +103,7 @@ impl KernelWorld {
             ] {
                 let Some(value) = value else { continue };
                 let labels = [("process", self.plan.process_name(id))].into_iter().collect();
-                samples.push(Sample { process: WORLD.into(), name: name.into(), labels, value });
+                samples.push(Sample { process: FABRIC.into(), name: name.into(), labels, value });
             }
         }
     }
@@ -117,7 +129,7 @@ impl KernelWorld {
         let pairs = self.pairs().await;
         let mut own = |name: &str, labels: &[(&str, &str)], value: f64| {
             let labels = labels.iter().copied().collect();
-            samples.push(Sample { process: WORLD.into(), name: name.into(), labels, value });
+            samples.push(Sample { process: FABRIC.into(), name: name.into(), labels, value });
         };
         for (instance, redirected) in self.plan.instances.iter().zip(&*self.redirected.borrow()) {
             for (direction, count) in [("outbound", redirected.outbound), ("inbound", redirected.inbound)] {

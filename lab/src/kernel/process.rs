@@ -20,12 +20,14 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::{Gid, Pid, Uid, getppid, setgid, setgroups, setsid, setuid};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::{Gid, Pid, SysconfVar, Uid, getppid, setgid, setgroups, setsid, setuid, sysconf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -40,7 +42,7 @@ const NOFILE: u64 = 65_536;
 const PASSED_ON: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE"];
 
 /// How long the end of a process is kept back until all that it said has been read.
-const LAST_WORDS_WITHIN: std::time::Duration = std::time::Duration::from_millis(200);
+const LAST_WORDS_WITHIN: Duration = Duration::from_millis(200);
 
 /// A log file with time stamps that remembers its last lines.
 #[derive(Debug)]
@@ -274,9 +276,23 @@ impl Process {
 
     /// The state letter of /proc/PID/stat; `None` once it is gone.
     pub fn state(&self) -> Option<char> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
-        // The name before the state is in parentheses and may itself hold spaces and parentheses.
-        stat.rsplit_once(')')?.1.trim_start().chars().next()
+        fields(&self.stat()?)?.next()?.chars().next()
+    }
+
+    /// What it has used of the machine; `None` once it is gone.
+    pub fn usage(&self) -> Option<Usage> {
+        if !self.is_running() {
+            return None;
+        }
+        // The clock of a process is exact, and the times in its stat are of hundredths of a second.
+        let clock = clock_gettime(clock_getcpuclockid(self.pid).ok()?).ok()?;
+        let page = sysconf(SysconfVar::PAGE_SIZE).ok()??;
+        let resident_bytes = resident_pages(&self.stat()?)? * page as f64;
+        Some(Usage { cpu_seconds: Duration::from(clock).as_secs_f64(), resident_bytes })
+    }
+
+    fn stat(&self) -> Option<String> {
+        std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()
     }
 
     /// Ends whatever the process left running after its own end.
@@ -292,6 +308,26 @@ impl Process {
             let _ = waiter.join();
         }
     }
+}
+
+/// The fields of a /proc/PID/stat from the third on, which is the state.
+fn fields(stat: &str) -> Option<impl Iterator<Item = &str>> {
+    // The name before it is in parentheses and may itself hold spaces and parentheses.
+    Some(stat.rsplit_once(')')?.1.split_ascii_whitespace())
+}
+
+/// What a process has used of the machine.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Usage {
+    /// Seconds of CPU, its own and the kernel's for it.
+    pub cpu_seconds: f64,
+    /// Bytes of memory that it holds now.
+    pub resident_bytes: f64,
+}
+
+/// The pages of memory that a process holds, from its /proc/PID/stat.
+fn resident_pages(stat: &str) -> Option<f64> {
+    fields(stat)?.nth(21)?.parse().ok()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -363,4 +399,17 @@ fn wait(
     // Before the watch: whoever saw the end there must find it in the channel too.
     let _ = exits.send(exit.clone());
     tell.send_replace(Some(exit));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_use_of_a_process_is_read_whatever_its_name() {
+        let stat = "7 (a) 1 (b) S 1 7 7 0 -1 4194560 100 0 0 0 150 50 0 0 20 0 3 0 999 8192 25 1 2 3";
+        assert_eq!(resident_pages(stat), Some(25.0));
+        assert_eq!(fields(stat).and_then(|mut fields| fields.next()), Some("S"));
+        assert_eq!(resident_pages("7 (gone"), None);
+    }
 }

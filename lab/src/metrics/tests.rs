@@ -164,3 +164,12 @@ fn in_the_world_itself_a_counter_that_goes_down_speaks_for_itself_alone() {
     assert_eq!(s.increase("fabric", "link_packets_total", &[], 0, 20), Some(11.0));
     assert_eq!(s.increase("fabric", "process_starts_total", &[], 0, 20), Some(4.0));
 }
+
+#[test]
+fn growth_is_told_from_each_scrape_that_was_answered_to_the_next() {
+    let s = series(&[Some((5.0, 1.0)), Some((7.0, 1.0)), None, Some((10.0, 1.0)), Some((2.0, 1.0))]);
+    let grown: Vec<_> = s.growth("a/app", "n_total").iter().map(|g| (g.span_us, g.by)).collect();
+    assert_eq!(grown, [((2, 12), 2.0), ((12, 32), 3.0), ((32, 42), 2.0)]);
+    let (_, shown) = &s.shown("a/app", "level")[0];
+    assert_eq!(shown[..], [(2, 5.0), (12, 7.0), (32, 10.0), (42, 2.0)]);
+}

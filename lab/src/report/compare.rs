@@ -95,6 +95,7 @@ pub fn table(with: &LatencyTable, without: &LatencyTable) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::page::Sources;
     use crate::report::terminal::tests::passing;
 
     #[test]
@@ -106,7 +107,7 @@ mod tests {
             let dir = runs.path().join(name);
             std::fs::create_dir(&dir).expect("a folder");
             std::fs::write(dir.join("scenario.toml"), scenario).expect("a file");
-            crate::report::save(&Report { build, ..passing() }, &dir).expect("a file");
+            crate::report::save(&Report { build, ..passing() }, &Sources::default(), &dir).expect("a file");
         };
         run("other", if BUILD == "debug" { "release" } else { "debug" });
         assert_eq!(earlier(runs.path(), scenario, SidecarKind::Ours), None);

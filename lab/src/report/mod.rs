@@ -1,6 +1,8 @@
-//! What a run tells: to people on a terminal, to programs as JSON, and as a comparison of two runs.
+//! What a run tells: to people on a terminal and as a page, to programs as JSON, and as a
+//! comparison of two runs.
 
 pub(crate) mod compare;
+pub mod page;
 pub mod results;
 pub mod terminal;
 
@@ -12,13 +14,27 @@ use crate::run::Report;
 /// File of a run directory that holds the report.
 pub const RESULTS: &str = "results.json";
 
-/// Writes the report to the run directory, whole or not at all.
+/// File of a run directory that shows the report to people.
+pub const PAGE: &str = "page.html";
+
+/// Writes the report to the run directory, for programs and for people. Each file is written whole
+/// or not at all.
 ///
 /// # Errors
 /// If the directory cannot be written.
-pub fn save(report: &Report, run_dir: &Path) -> io::Result<()> {
+pub fn save(report: &Report, sources: &page::Sources<'_>, run_dir: &Path) -> io::Result<()> {
     let text = serde_json::to_string_pretty(&results::of(report)).map_err(io::Error::other)?;
-    let unfinished = run_dir.join(format!("{RESULTS}.part"));
+    write_whole(&run_dir.join(RESULTS), &text)?;
+    write_whole(&run_dir.join(PAGE), &page::of(report, sources))
+}
+
+/// Writes a file, whole or not at all.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".part");
     std::fs::write(&unfinished, text)?;
-    std::fs::rename(unfinished, run_dir.join(RESULTS))
+    std::fs::rename(unfinished, path)
 }

@@ -213,21 +213,22 @@ const TOLD: [(&str, &str); 11] = [
     ("app_requests_total", "requests"),
 ];
 
-fn processes(out: &mut String, report: &Report, style: Style) {
+/// What each process has done, of those that have done anything.
+pub(super) fn told(report: &Report) -> impl Iterator<Item = (&str, Vec<String>)> {
     let told = |totals: &std::collections::BTreeMap<String, f64>| -> Vec<String> {
         let counted = TOLD.iter().filter_map(|(name, word)| Some((word, *totals.get(*name)?)));
         counted.filter(|(_, n)| *n > 0.0).map(|(word, n)| format!("{word} {n:.0}")).collect()
     };
-    let lines: Vec<_> = report
-        .totals
-        .iter()
-        .map(|(p, totals)| (p, told(totals)))
-        .filter(|(_, told)| !told.is_empty())
-        .collect();
+    let lines = report.totals.iter().map(move |(process, totals)| (process.as_str(), told(totals)));
+    lines.filter(|(_, told)| !told.is_empty())
+}
+
+fn processes(out: &mut String, report: &Report, style: Style) {
+    let lines: Vec<_> = told(report).collect();
     if lines.is_empty() {
         return;
     }
-    let width = names(lines.iter().map(|(process, _)| process.as_str()));
+    let width = names(lines.iter().map(|(process, _)| *process));
     let _ = writeln!(out, "\n{} {}", style.title("processes"), style.faint("(with the warm-up)"));
     for (process, told) in lines {
         let _ = writeln!(out, "  {process:<width$}  {}", told.join(", "));

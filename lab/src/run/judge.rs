@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use super::{AppliedFault, BUILD, Measurements, Report, UnexpectedExit, Verdict, micros};
 use crate::load::Record;
-use crate::metrics::{Series, is_counter};
+use crate::metrics::{FABRIC, Series, is_counter};
 use crate::plan::Plan;
 use crate::verdict::{self, Evidence, Summary};
 use crate::world::{Error, Fidelity, WorldKind};
@@ -143,7 +143,7 @@ fn crash(end: &UnexpectedExit) -> String {
 
 /// Every counter of every process over the whole run.
 fn totals(plan: &Plan, series: &Series) -> BTreeMap<String, BTreeMap<String, f64>> {
-    let processes = plan.processes().map(|id| plan.process_name(id)).chain(["fabric".to_owned()]);
+    let processes = plan.processes().map(|id| plan.process_name(id)).chain([FABRIC.to_owned()]);
     let of = |process: &str| {
         // Buckets hold one another: their sum is a number of nothing.
         let counters = series.names(process).into_iter().filter(|n| is_counter(n) && !n.ends_with("_bucket"));

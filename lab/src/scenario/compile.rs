@@ -12,13 +12,12 @@ use proxy::world::RngTree;
 use toml::Table;
 
 use super::Scenario;
-use super::condition::FABRIC;
 use crate::app::AppSpec;
 use crate::fault::{Action, Certificate, Configure, Entry};
 use crate::glob::glob;
 use crate::load::Load;
 use crate::mesh::Role;
-use crate::metrics::CAPTURED;
+use crate::metrics::{CAPTURED, FABRIC};
 use crate::plan::{
     Authority, Expectation, Instance, Plan, Protocol, Service, ServiceLimits, SidecarKind, Subject, Window,
 };

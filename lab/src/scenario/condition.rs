@@ -29,13 +29,11 @@ use std::ops::Range;
 
 use crate::fault;
 use crate::glob::glob;
+use crate::metrics::FABRIC;
 use crate::plan::{Condition, Op, Subject};
 use crate::statistic::{Statistic, Unit};
 use crate::syntax::diagnose::closest;
 use crate::syntax::units::{Percent, Rate, Span};
-
-/// The process that stands for the world itself in a metric's subject.
-pub const FABRIC: &str = "fabric";
 
 /// What a condition may speak of.
 #[derive(Debug, Clone, Copy)]

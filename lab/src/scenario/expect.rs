@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde_spanned::Spanned;
 
 use super::Scenario;
-use super::condition::{self, ConditionNames, FABRIC};
+use super::condition::{self, ConditionNames};
 use super::context::{Context, sidecar_kind};
 use super::model::{self, File};
 use crate::fault::Entry;
-use crate::metrics::CAPTURED;
+use crate::metrics::{CAPTURED, FABRIC};
 use crate::plan::{Expectation, Op, SidecarKind, Subject, TimePoint, Window};
 use crate::syntax::diagnose::{Mistake, inside};
 use crate::syntax::one_or_many::OneOrMany;

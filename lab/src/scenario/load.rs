@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde_spanned::Spanned;
 
-use super::condition::FABRIC;
 use super::context::Context;
 use super::{Load, Service};
 use crate::load::{CallKind, LoadTable, LoadUrl, Part, SCHEMES, TIMEOUT, Target};
+use crate::metrics::FABRIC;
 use crate::syntax::diagnose::{Mistake, closest, inside};
 use crate::syntax::names::Names;
 use crate::syntax::units::Span;

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 
 use serde_spanned::Spanned;
 
-use super::condition::FABRIC;
 use super::context::{Context, sidecar_kind};
 use super::model::{self, File};
 use super::settings;
 use super::{Load, Scenario, Service, expect, identity, load, timeline};
 use crate::app::{self, APP_METRICS_PORT, AppKind};
 use crate::mesh::Link;
+use crate::metrics::FABRIC;
 use crate::plan::{Certificate, Protocol, ResourceLimits, ServiceLimits, SidecarKind};
 use crate::syntax::diagnose::Mistake;
 use crate::syntax::links;

@@ -23,7 +23,7 @@ use crate::app::{APP_METRICS_PORT, ForeignProgram};
 use crate::fault::Entry;
 use crate::load::{Load, LoadJob, LoadTimes, RecordSink, Target};
 use crate::mesh::{ProcessId, Role};
-use crate::metrics::{self, Sample, Scrape};
+use crate::metrics::{self, FABRIC, Sample, Scrape};
 use crate::plan::{Plan, ResourceLimits};
 use crate::sidecar;
 use crate::world::{Error, Fidelity, ProcessExit, World, WorldKind};
@@ -478,7 +478,7 @@ impl World for SimWorld {
         let (asked, mut samples) = (Instant::now(), Vec::new());
         let mut add = |name: &str, labels: &[(&str, &str)], value: u64| {
             let labels = labels.iter().copied().collect();
-            samples.push(Sample { process: "fabric".into(), name: name.into(), labels, value: value as f64 });
+            samples.push(Sample { process: FABRIC.into(), name: name.into(), labels, value: value as f64 });
         };
         self.stack.with(|s, _| {
             for ((from, to), counters) in s.links.used() {
@@ -491,7 +491,7 @@ impl World for SimWorld {
         for (&id, process) in &*self.processes.borrow() {
             add("process_starts_total", &[("process", &self.plan.process_name(id))], process.starts);
         }
-        scraped.push(Scrape { process: "fabric".into(), asked, answered: asked, samples });
+        scraped.push(Scrape { process: FABRIC.into(), asked, answered: asked, samples });
         scraped
     }
 

@@ -10,7 +10,7 @@ use super::evaluate::{Judged, JudgedCondition};
 use crate::app::AppKind;
 use crate::load::CallKind;
 use crate::load::{Outcome, Record};
-use crate::metrics::Series;
+use crate::metrics::{FABRIC, Series};
 use crate::plan::{Plan, ServiceLimits, SidecarKind, TlsMode};
 
 /// Compares the counts, or `None` where there is nothing to compare.
@@ -58,7 +58,7 @@ pub fn conservation(plan: &Plan, records: &[Vec<Record>], series: &Series) -> Op
         ));
     }
     for direction in ["outbound", "inbound"] {
-        let kernel = total("fabric", "iptables_redirected_total", &[("direction", direction)]);
+        let kernel = total(FABRIC, "iptables_redirected_total", &[("direction", direction)]);
         let sidecars = side("proxy_connections_total", direction);
         // The simulator has no iptables.
         if kernel.is_some() {

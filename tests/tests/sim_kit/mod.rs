@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lab::history::{History, history, replay};
+use lab::history::{History, Keep, history, replay};
 use lab::plan::SidecarKind;
 use lab::run::Report;
 use lab::scenario::builder::ScenarioBuilder;
@@ -57,7 +57,7 @@ pub fn for_seeds(
     sweep(
         scenario.seed..scenario.seed + count,
         jobs(),
-        |seed| history(scenario, kind, seed, false),
+        |seed| history(scenario, kind, seed, Keep::default()),
         |seed, result| {
             let judged = match result {
                 Ok(history) => each(&history).map_err(|complaint| (complaint, Some(history))),
