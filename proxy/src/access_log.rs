@@ -39,7 +39,7 @@ pub async fn run<N>(world: World<N>, queue: AccessQueue, metrics: AccessLogMetri
                 Err(error) => {
                     metrics.failures.inc();
                     metrics.lost.inc_by(count);
-                    if let Some(withheld) = failures.admit(Instant::now()) {
+                    if let Some(withheld) = failures.admit("write", Instant::now()) {
                         tracing::error!(%error, lines = count, withheld, "the access log cannot be written");
                     }
                 }

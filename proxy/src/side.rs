@@ -215,7 +215,7 @@ impl<N: Net> Side<N> {
         cause: &dyn std::fmt::Display,
     ) {
         self.metrics.refused(kind);
-        if let Some(withheld) = self.failures.admit(Instant::now()) {
+        if let Some(withheld) = self.failures.admit(kind.label(), Instant::now()) {
             let (direction, reason) = (self.direction.label(), kind.label());
             tracing::warn!(%peer, ?dst, reason, %cause, withheld, "{direction} connection refused");
         }
@@ -224,7 +224,7 @@ impl<N: Net> Side<N> {
     /// The answer to what is no HTTP, which is counted and logged.
     pub fn refusal(&self, connection: &Connection, error: &Error) -> Response<Bytes> {
         self.metrics.refused(error.kind);
-        if let Some(withheld) = self.failures.admit(Instant::now()) {
+        if let Some(withheld) = self.failures.admit(error.kind.label(), Instant::now()) {
             let (peer, dst) = (connection.peer, connection.original_dst);
             tracing::warn!(%peer, %dst, %error, withheld, "request refused");
         }
@@ -312,7 +312,7 @@ impl<N: Net> Side<N> {
             Err(error) => {
                 to.endpoint.connect_failed();
                 self.metrics.refused(error.kind);
-                if let Some(withheld) = self.failures.admit(Instant::now()) {
+                if let Some(withheld) = self.failures.admit(error.kind.label(), Instant::now()) {
                     tracing::warn!(%error, withheld, "cannot connect");
                 }
                 None

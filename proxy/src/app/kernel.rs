@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::control::{ControlListeners, control_at};
-use super::log::LOG;
+use super::log::{self, LOG};
 use super::privileges::Privileges;
 use super::stop::{Stopped, stop};
 use super::threads::WorkerThreads;
@@ -337,6 +337,7 @@ pub fn start_logging() {
     // A process has one log; a second call, in a test, changes nothing.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .fmt_fields(log::fields())
         .with_writer(|| &LOG)
         // It would say so on standard error as well, and panic: a disk that is full, or a reader
         // that has gone, costs the log.

@@ -5,11 +5,17 @@
 //! queue. Lines beyond its end are lost; the log says how many as soon as it is read again.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::debug_fn;
+
+use crate::config::defaults::LOG_FIELD;
 use crate::config::defaults::LOG_FLUSH;
 use crate::config::defaults::LOG_QUEUE;
 
@@ -28,6 +34,41 @@ pub(super) struct Log {
 
 /// The log of this process.
 pub(super) static LOG: Log = Log { queue: OnceLock::new(), lost: AtomicU64::new(0) };
+
+/// How a field is written: what others say (the URI of a certificate, a server's message) is one
+/// line of bounded length, whatever is in it.
+pub(super) fn fields() -> impl for<'w> FormatFields<'w> + 'static {
+    debug_fn(|to, field, value| {
+        if field.name() != "message" {
+            write!(to, "{}=", field.name())?;
+        }
+        write!(Escaped { to, room: LOG_FIELD }, "{value:?}")
+    })
+    .delimited(" ")
+}
+
+/// Writes control characters as Rust does in texts, and no more than so many bytes.
+struct Escaped<'a, W> {
+    to: &'a mut W,
+    room: usize,
+}
+
+impl<W: fmt::Write> fmt::Write for Escaped<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            if self.room == 0 {
+                return Ok(());
+            }
+            self.room = self.room.saturating_sub(c.len_utf8());
+            match c {
+                _ if self.room == 0 => self.to.write_char('…')?,
+                c if c.is_control() => write!(self.to, "{}", c.escape_default())?,
+                c => self.to.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
 
 impl Log {
     /// Begins the thread that writes to `out`. Not before the process has the identity that it
@@ -134,6 +175,27 @@ mod tests {
         std::thread::spawn(move || io::copy(&mut reader, &mut io::sink()));
         log.flush();
         (&*log).write_all(b"again\n").unwrap();
+    }
+
+    #[test]
+    fn what_others_say_is_one_line_of_bounded_length() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let writer = std::sync::Mutex::new(writer);
+        let subscriber = tracing_subscriber::fmt().fmt_fields(fields()).without_time().with_writer(writer);
+        tracing::subscriber::with_default(subscriber.with_ansi(false).finish(), || {
+            let said = "spiffe://a\nWARN forged\u{1b}[31m größe";
+            tracing::warn!(cause = %said, text = "a\nb", n = 7, "refused: {said}");
+            tracing::warn!(cause = %"é".repeat(LOG_FIELD), "long");
+        });
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        let [first, second] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+        let said = "spiffe://a\\nWARN forged\\u{1b}[31m größe";
+        assert_eq!(
+            first.trim_start(),
+            format!("WARN proxy::app::log::tests: refused: {said} cause={said} text=\"a\\nb\" n=7")
+        );
+        assert!(second.len() < LOG_FIELD + 100 && second.ends_with("é…"), "{} bytes", second.len());
     }
 
     #[test]

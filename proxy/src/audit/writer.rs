@@ -77,7 +77,7 @@ pub async fn run<N>(world: World<N>, queue: AuditQueue, metrics: AuditMetrics) {
             Err(error) => {
                 let left = lines.len() as u64;
                 state.failed(&error);
-                if let Some(withheld) = state.failures.admit(Instant::now()) {
+                if let Some(withheld) = state.failures.admit("write", Instant::now()) {
                     tracing::error!(%error, left, withheld, "the audit log cannot be written");
                 }
                 if file.config.when_full == WhenFull::Drop {

@@ -13,7 +13,6 @@
 //! token. The operator shows a token.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -67,20 +66,8 @@ struct Open {
     handshakes: ConnectionSlots,
     anonymous: ConnectionSlots,
     known: ConnectionSlots,
-    strangers: Rc<StrangersLog>,
-}
-
-/// Which lines are written about those who have proved nothing: who wants to could fill the log
-/// with them. Each kind of reason has its own limit, so that whoever makes many of one hides no
-/// other.
-#[derive(Default)]
-struct StrangersLog(RefCell<BTreeMap<&'static str, Throttle>>);
-
-impl StrangersLog {
-    /// If a line may be written now: how many of its kind were withheld since the last one.
-    fn admit(&self, kind: &'static str) -> Option<u64> {
-        self.0.borrow_mut().entry(kind).or_default().admit(Instant::now())
-    }
+    /// Of lines about those who have proved nothing: who wants to could fill the log with them.
+    strangers: Rc<Throttle>,
 }
 
 async fn accept<N: Net>(net: N, mut listener: N::Listener, authority: &Rc<Authority>) {
@@ -95,7 +82,7 @@ async fn accept<N: Net>(net: N, mut listener: N::Listener, authority: &Rc<Author
                     let secured = tokio::select! {
                         biased;
                         _ = slot => {
-                            if let Some(withheld) = strangers.admit("gives way") {
+                            if let Some(withheld) = strangers.admit("gives way", Instant::now()) {
                                 tracing::warn!(%peer, withheld, "too many handshakes: it gives way");
                             }
                             return;
@@ -107,7 +94,7 @@ async fn accept<N: Net>(net: N, mut listener: N::Listener, authority: &Rc<Author
                         Ok(Err(error)) => ("handshake", error.to_string()),
                         Err(_) => ("late handshake", "it took too long".to_owned()),
                     };
-                    if let Some(withheld) = strangers.admit(kind) {
+                    if let Some(withheld) = strangers.admit(kind, Instant::now()) {
                         tracing::warn!(%peer, error, withheld, "no handshake");
                     }
                 });
@@ -278,10 +265,10 @@ fn kind(error: &AuthorityError) -> (StatusCode, &'static str) {
     }
 }
 
-fn problem(error: &AuthorityError, client: &Client, strangers: &StrangersLog) -> Answer {
+fn problem(error: &AuthorityError, client: &Client, strangers: &Throttle) -> Answer {
     let (status, kind) = kind(error);
     let (peer, id) = (client.address, client.shown.as_ref().map(|shown| tracing::field::display(&shown.id)));
-    let withheld = if id.is_some() { Some(0) } else { strangers.admit(kind) };
+    let withheld = if id.is_some() { Some(0) } else { strangers.admit(kind, Instant::now()) };
     if let Some(withheld) = withheld {
         tracing::warn!(%error, %peer, id, status = status.as_u16(), withheld, "refused");
     }
@@ -323,8 +310,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_is_refused_for_one_reason_all_the_time_hides_no_other() {
-        let log = StrangersLog::default();
-        let admit = |error: AuthorityError| log.admit(kind(&error).1);
+        let log = Throttle::default();
+        let admit = |error: AuthorityError| log.admit(kind(&error).1, Instant::now());
         assert_eq!(admit(TokenError::Missing.into()), Some(0));
         assert_eq!(admit(TokenError::Missing.into()), None);
         assert_eq!(admit(TokenError::Foreign.into()), Some(0));

@@ -78,7 +78,7 @@ async fn take_all<L: Listener>(listener: &mut L, name: &'static str, start: impl
             // The connection was gone before it was taken out of the queue.
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                if let Some(withheld) = failures.admit(Instant::now()) {
+                if let Some(withheld) = failures.admit(name, Instant::now()) {
                     tracing::warn!(%error, listener = name, withheld, "cannot accept; resting");
                 }
                 sleep(ACCEPT_REST).await;

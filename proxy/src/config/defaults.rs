@@ -540,6 +540,9 @@ pub const DETECT_MOST: usize = 8 << 10;
 /// limited elsewhere; these are some 300 KiB.
 pub const LOG_QUEUE: usize = 2048;
 
+/// Bytes of one field of a line of the log, at most. What others say is in some of them.
+pub const LOG_FIELD: usize = 4 << 10;
+
 /// How long the end of the process waits for lines that have not been written.
 pub const LOG_FLUSH: Duration = Duration::from_secs(1);
 

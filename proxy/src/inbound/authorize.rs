@@ -115,7 +115,7 @@ fn note_untold<N: Net>(
         audit.record().audit_policy = decision.audited.as_ref().map(policy);
     }
     if let Some(proposed) = &decision.proposed
-        && let Some(withheld) = inbound.side.failures.admit(Instant::now())
+        && let Some(withheld) = inbound.side.failures.admit("dry_run", Instant::now())
     {
         let (peer, dst) = (connection.peer, connection.original_dst);
         let (would_allow, rule) = (proposed.allowed, proposed.rule.as_ref().map(ToString::to_string));
@@ -154,7 +154,7 @@ async fn ask<N: Net, B>(
         }
         Err(why) if authorizer.fail_open => {
             metrics.asked(AuthorizerOutcome::FailedOpen);
-            if let Some(withheld) = inbound.side.failures.admit(Instant::now()) {
+            if let Some(withheld) = inbound.side.failures.admit("failed_open", Instant::now()) {
                 tracing::warn!(authorizer = %authorizer.name, why, withheld, "passed without its word");
             }
             Ok(Vec::new())
@@ -251,7 +251,7 @@ pub(super) fn opaque<N: Net>(
     if !ruling.allowed {
         let side = &inbound.side;
         side.metrics.refused(Kind::Denied);
-        if let Some(withheld) = side.failures.admit(Instant::now()) {
+        if let Some(withheld) = side.failures.admit(Kind::Denied.label(), Instant::now()) {
             let (peer, dst, identity) = (connection.peer, connection.original_dst, &connection.peer_identity);
             let (policy, rule) =
                 (ruling.rule.as_ref().map(|rule| &*rule.policy), ruling.rule.as_ref().map(|r| r.rule));

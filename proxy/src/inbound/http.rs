@@ -318,7 +318,7 @@ impl<'t, N: Net> RequestState<'t, N> {
 
     /// Logs a failure, and answers with its reason.
     fn failed(&self, error: Error, log: &RequestLog<'_>) -> Response<ResponseBody<N>> {
-        if let Some(withheld) = self.inbound.side.failures.admit(Instant::now()) {
+        if let Some(withheld) = self.inbound.side.failures.admit(error.kind.label(), Instant::now()) {
             let rule = log.decided().and_then(|decided| decided.rule.as_ref());
             let (policy, rule) = (rule.map(|(policy, _)| &**policy), rule.map(|(_, rule)| rule));
             let peer = self.connection.peer;

@@ -203,7 +203,7 @@ impl<'t, N: Net> RequestState<'t, N> {
         client: Option<&ClientEnd>,
         log: &RequestLog<'_>,
     ) -> Response<ResponseBody<N>> {
-        if let Some(withheld) = self.outbound.side.failures.admit(Instant::now()) {
+        if let Some(withheld) = self.outbound.side.failures.admit(error.kind.label(), Instant::now()) {
             tracing::warn!(cluster = %self.route.cluster.config.name, %error, withheld, "request failed");
         }
         log.failed(error.kind);

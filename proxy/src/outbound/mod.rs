@@ -178,7 +178,7 @@ impl<N: Net> Outbound<N> {
     /// left.
     fn refuse_own(&self, dst: SocketAddr) {
         self.side.metrics.refused(Kind::Loop);
-        if let Some(withheld) = self.side.failures.admit(Instant::now()) {
+        if let Some(withheld) = self.side.failures.admit(Kind::Loop.label(), Instant::now()) {
             tracing::error!(
                 %dst,
                 withheld,

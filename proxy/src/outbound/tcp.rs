@@ -121,7 +121,7 @@ pub(super) async fn dial<N: Net>(
             Err(error) => error,
         };
         cluster.metrics.failed(error.kind);
-        if let Some(withheld) = outbound.side.failures.admit(Instant::now()) {
+        if let Some(withheld) = outbound.side.failures.admit(error.kind.label(), Instant::now()) {
             tracing::warn!(cluster = %cluster.config.name, %error, withheld, "cannot connect");
         }
         let ended = AttemptOutcome::Failed { kind: error.kind, unsent: true };
