@@ -86,10 +86,13 @@ pub(super) async fn begin<N: Net>(
         return None;
     }
     if mode == TlsMode::Strict && !Mutant::TakesPlaintext.is_planted() {
-        let Detected { mut client, .. } = found;
+        let Detected { mut client, hello, .. } = found;
         client.abort();
         let cause = match found.outcome {
             Detection::Timeout => "no whole ClientHello within the time for a handshake (tls.handshake)",
+            Detection::Sniffed(Sniffed::Tls) if hello.is_none() => {
+                "its ClientHello came to no end within the time for a handshake (tls.handshake), or is malformed"
+            }
             _ => "the port takes nothing but the mesh's TLS (tls = \"strict\")",
         };
         inbound.refuse_unproved(&unknown, began, &cause).await;

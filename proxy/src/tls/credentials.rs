@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, ExtendedKeyPurpose};
+use rustls::{AlertDescription, CertificateError, ExtendedKeyPurpose, InvalidMessage, PeerIncompatible};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -186,6 +186,13 @@ pub(crate) fn words(error: &rustls::Error) -> String {
                 if said == name { spaced(&name) } else { said }
             }
         },
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "what came is no TLS: the other end speaks something else, or in plaintext".into()
+        }
+        rustls::Error::PeerIncompatible(PeerIncompatible::SupportedVersionsExtensionRequired)
+        | rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => {
+            "the other end does not speak TLS 1.3".into()
+        }
         other => other.to_string(),
     }
 }

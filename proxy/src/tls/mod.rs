@@ -239,10 +239,10 @@ pub async fn connect<I: AsyncRead + AsyncWrite + Unpin>(
 fn disagrees(alpn: Alpn) -> HandshakeError {
     let what = String::from_utf8_lossy(alpn.name());
     let or = match alpn {
-        Alpn::Http2 => ", or one for which the cluster needs `bridge = false`",
-        Alpn::Http1 | Alpn::Opaque => "",
+        Alpn::Http2 => "for which the cluster needs `bridge = false`",
+        Alpn::Http1 | Alpn::Opaque => "that does not offer it",
     };
-    HandshakeError(format!("the server does not agree to speak {what}: it is no sidecar{or}"))
+    HandshakeError(format!("the server does not agree to speak {what}: it is no sidecar, or one {or}"))
 }
 
 /// Answers the handshake of a sidecar, and says who it is and what is to be spoken.

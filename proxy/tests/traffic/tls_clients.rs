@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
 
 use crate::common::authority::{Authority, now};
 use crate::common::*;
@@ -150,5 +151,41 @@ fn a_server_that_speaks_no_http2_needs_a_cluster_without_a_bridge() {
             "{why}"
         );
         assert_eq!(ask("bridge = false").await.status(), 200);
+    });
+}
+
+#[test]
+fn what_is_wrong_with_a_server_is_said_in_plain_words() {
+    run(async {
+        let authority = Authority::new();
+        let folder = folder(&authority);
+        let file = |name: &str| folder.path().join(name).display().to_string();
+        let ask = async |at: SocketAddr| {
+            let config = format!(
+                "service = 'web'\n[identity]\nid = '{WEB}'\nfiles = '/none'\n[[cluster]]\nname = 'orders'\n\
+                 addresses = ['{SERVICE}']\nprotocol = 'http'\n\
+                 endpoints = [{{ address = '{at}', identity = '{ORDERS}' }}]"
+            );
+            let near = outbound_of(Some(authority.store(WEB)), TestNet::to(SERVICE), &config).await;
+            near.client().await.ask(REQUEST).await.header("proxy-status").unwrap().to_owned()
+        };
+
+        let plaintext = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = plaintext.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            while let Ok((mut client, _)) = plaintext.accept().await {
+                let _ = client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            }
+        });
+        let why = ask(at).await;
+        assert!(why.contains("what came is no TLS"), "{why}");
+
+        let (at, cert, key) = (free(), file("web.crt"), file("web.key"));
+        let port = at.port().to_string();
+        let args = ["s_server", "-www", "-quiet", "-accept", &port, "-cert", &cert, "-key", &key, "-tls1_2"];
+        let _server = Server::start("openssl", "openssl-s_server", &args).unwrap();
+        until("it listens", || std::net::TcpStream::connect(at).is_ok()).await;
+        let why = ask(at).await;
+        assert!(why.contains("the other end does not speak TLS 1.3"), "{why}");
     });
 }
