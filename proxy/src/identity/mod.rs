@@ -44,11 +44,11 @@ async fn follow<N>(world: World<N>, id: &SpiffeId, folder: &Path, store: &TlsSto
     loop {
         watch.cover();
         let loaded = files::load(&*world.files, folder, id, &world.crypto, world.wall.now());
-        let loaded = loaded.map_err(|error| error.to_string()).and_then(|credentials| {
-            let check =
-                |current: Arc<TlsContext>| credentials.trust.check_follows(&current.credentials.trust);
-            let checked = store.current().map_or(Ok(()), check);
-            checked.map_err(|why| format!("{}: {why}", folder.join(files::REVOKED).display()))?;
+        let loaded = loaded.map_err(|error| error.to_string()).and_then(|mut credentials| {
+            let trust = Arc::get_mut(&mut credentials.trust).expect("nobody else has it yet");
+            let follow = |current: Arc<TlsContext>| trust.follow(&current.credentials.trust);
+            let follows = store.current().map_or(Ok(()), follow);
+            follows.map_err(|why| format!("{}: {why}", folder.join(files::REVOKED).display()))?;
             Ok(credentials)
         });
         again = match loaded {

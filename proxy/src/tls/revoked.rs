@@ -6,6 +6,7 @@
 //! list: an issuer uses a serial number once. So this does not leave the choice to webpki, which
 //! looks at one list, the first whose issuer has the name.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -128,20 +129,17 @@ impl RevocationList {
 ///
 /// # Errors
 /// If so.
-pub(super) fn check(
+pub(super) fn check<'l>(
     path: &VerifiedPath<'_>,
-    lists: &[RevocationList],
+    lists: impl Iterator<Item = &'l Arc<RevocationList>> + Clone,
     algorithms: &WebPkiSupportedAlgorithms,
 ) -> Result<(), webpki::Error> {
-    if lists.is_empty() {
-        return Ok(());
-    }
     let between = || path.intermediate_certificates();
     let keys = between().map(|issuer| issuer.subject_public_key_info());
     let keys = keys.chain(std::iter::once(spki_for_anchor(path.anchor())));
     let certificates = std::iter::once::<&Cert<'_>>(path.end_entity()).chain(between());
     for (certificate, issuer) in certificates.zip(keys) {
-        for list in lists {
+        for list in lists.clone() {
             if list.revokes(certificate, &issuer, algorithms)? {
                 return Err(webpki::Error::CertRevoked);
             }

@@ -9,6 +9,7 @@
 //! asks for). One of version 1 says nothing of itself and is none. Otherwise whoever has the key of
 //! a workload's certificate that somebody puts among the roots could be everybody.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -34,7 +35,9 @@ pub struct TrustBundle {
     ends: Vec<SystemTime>,
     /// The roots that are left out because they have expired: position, and when.
     expired: Vec<(usize, SystemTime)>,
-    revoked: Vec<RevocationList>,
+    revoked: Vec<Arc<RevocationList>>,
+    /// Lists of bundles before that are by none of the roots, and are not in this one any more.
+    kept: Vec<Arc<RevocationList>>,
     verified: VerifiedChains,
     /// Of signatures, of certificates and of handshakes alike.
     pub(super) algorithms: WebPkiSupportedAlgorithms,
@@ -144,6 +147,7 @@ impl TrustBundle {
             ends: Vec::new(),
             expired: Vec::new(),
             revoked: Vec::new(),
+            kept: Vec::new(),
             verified: VerifiedChains::default(),
             algorithms,
         }
@@ -187,6 +191,14 @@ impl TrustBundle {
                 ));
             }
         }
+        let kept = |list: &Arc<RevocationList>| {
+            format!(
+                "the list of revoked certificates by `{}` is gone or an older one: it was by none of the roots, \
+                 and stays in force until a restart",
+                list.issuer
+            )
+        };
+        doubts.extend(self.kept.iter().map(kept));
         doubts
     }
 
@@ -207,7 +219,7 @@ impl TrustBundle {
     }
 
     fn add_revoked(&mut self, list: &[u8]) -> Result<(), String> {
-        self.revoked.push(RevocationList::read(list, &self.anchors, &self.algorithms)?);
+        self.revoked.push(Arc::new(RevocationList::read(list, &self.anchors, &self.algorithms)?));
         Ok(())
     }
 
@@ -228,22 +240,29 @@ impl TrustBundle {
         Ok(())
     }
 
-    /// Whether this bundle may follow `before`, which is in force: no issuer's list of revoked
-    /// certificates is gone or an older one, unless the root is gone too.
+    /// Has this bundle follow `before`, which is in force. No root's list of revoked certificates
+    /// may be gone or an older one, unless the root is gone too. A list by none of the roots may be
+    /// that of an authority between, or of a root that is gone: it does not keep the new bundle out
+    /// and is kept beside it, unless a root has gone.
     ///
     /// # Errors
-    /// If not: why, and what to do.
-    pub fn check_follows(&self, before: &TrustBundle) -> Result<(), String> {
-        let is_kept = |root: &TrustAnchor<'_>| self.anchors.contains(root);
-        for list in &before.revoked {
-            // Of which root the others are is not known.
-            let is_needed = match list.is_unproved() {
-                true => before.anchors.iter().all(is_kept),
-                false => self.anchors.iter().any(|root| list.is_by(root)),
-            };
+    /// If it may not: why, and what to do.
+    pub fn follow(&mut self, before: &TrustBundle) -> Result<(), String> {
+        let has_gone = before.anchors.iter().any(|root| !self.anchors.contains(root));
+        for list in before.revoked.iter().chain(&before.kept) {
             let mut of_issuer = self.revoked.iter().filter(|new| new.is_by_issuer_of(list)).peekable();
             let what = if of_issuer.peek().is_none() { "is gone" } else { "is an older one" };
-            if !is_needed || of_issuer.any(|new| !new.is_older_than(list)) {
+            if of_issuer.any(|new| !new.is_older_than(list)) {
+                continue;
+            }
+            if list.is_unproved() {
+                if !has_gone {
+                    self.kept.push(list.clone());
+                    self.verified = VerifiedChains::default();
+                }
+                continue;
+            }
+            if !self.anchors.iter().any(|root| list.is_by(root)) {
                 continue;
             }
             return Err(format!(
@@ -307,7 +326,7 @@ impl TrustBundle {
         };
         let is_good = |path: &VerifiedPath<'_>| match Mutant::IgnoresRevocations.is_planted() {
             true => Ok(()),
-            false => revoked::check(path, &self.revoked, &self.algorithms),
+            false => revoked::check(path, self.revoked.iter().chain(&self.kept), &self.algorithms),
         };
         let all = self.algorithms.all;
         certificate

@@ -274,13 +274,24 @@ fn a_revoked_certificate_is_not_believed_any_more() {
 
 /// What is said of the certificate `issued` by a workload with these roots and these lists.
 fn judged(issued: &Issued, roots: &str, lists: &str) -> Result<(), String> {
-    let file = |text| PemFile { path: Path::new("test.pem"), text };
+    judge(&bundle(roots, lists)?, issued)
+}
+
+fn test_pem(text: &str) -> PemFile<'_> {
+    PemFile { path: Path::new("test.pem"), text }
+}
+
+fn bundle(roots: &str, lists: &str) -> Result<TrustBundle, String> {
     let algorithms = crypto::system().signature_verification_algorithms;
-    let trust = TrustBundle::of_pem(&file(roots), Some(&file(lists)), algorithms);
-    let trust = trust.map_err(|error| error.to_string())?;
-    let (_, certificate) = pem::certificates(&file(&issued.certificate)).unwrap().remove(0);
-    let now = unix_time(now());
-    let judged = trust.verify(&certificate, &[], PeerSide::Client, "mesh.test", now);
+    let trust = TrustBundle::of_pem(&test_pem(roots), Some(&test_pem(lists)), algorithms);
+    trust.map_err(|error| error.to_string())
+}
+
+/// What a bundle says of a chain.
+fn judge(trust: &TrustBundle, issued: &Issued) -> Result<(), String> {
+    let chain = pem::certificates(&test_pem(&issued.certificate)).unwrap();
+    let chain: Vec<_> = chain.into_iter().map(|(_, certificate)| certificate).collect();
+    let judged = trust.verify(&chain[0], &chain[1..], PeerSide::Client, "mesh.test", unix_time(now()));
     judged.map(drop).map_err(|error| error.to_string())
 }
 
@@ -312,6 +323,44 @@ fn a_list_of_the_revoked_is_that_of_the_root_whose_key_has_signed_it() {
         assert!(said.contains("Revoked"), "{said}");
         assert_eq!(judged(&by_second, &roots, &both), Ok(()));
     }
+}
+
+#[test]
+fn a_list_by_no_root_that_is_gone_keeps_no_bundle_out_and_is_kept_itself() {
+    let (root, retired) = (Authority::new(), Authority::named("retired"));
+    let between = Authority::signed_by(&root, "between");
+    let (serial, issued) = between.issue_numbered(WEB);
+    let by_between = Issued { certificate: issued.certificate + &between.root, key: issued.key };
+    let (other, by_root) = root.issue_numbered(WEB);
+    let both = format!("{}{}", root.root, retired.root);
+    let lists = |lists: &[String]| lists.concat();
+    let revokes = between.list(1, std::slice::from_ref(&serial));
+
+    // As when a root is retired: first the root, and then its list.
+    let first = bundle(&both, &lists(&[root.list(1, &[]), retired.list(1, &[]), revokes.clone()])).unwrap();
+    let mut second = bundle(&root.root, &lists(&[root.list(1, &[]), retired.list(1, &[]), revokes])).unwrap();
+    second.follow(&first).unwrap();
+    let mut third = bundle(&root.root, &root.list(2, &[other])).unwrap();
+    assert_eq!(judge(&third, &by_between), Ok(()), "until it is known what was in force before");
+    third.follow(&second).unwrap();
+    for (what, issued) in [("a new revocation", &by_root), ("one of before", &by_between)] {
+        assert!(judge(&third, issued).is_err_and(|said| said.contains("Revoked")), "{what}");
+    }
+    let doubts = third.doubts(now());
+    assert!(
+        doubts.iter().any(|doubt| doubt.contains("by `CN=between` is gone or an older one")),
+        "{doubts:?}"
+    );
+
+    // What is kept stays kept, until there is a newer one.
+    let mut fourth = bundle(&root.root, &root.list(3, &[])).unwrap();
+    fourth.follow(&third).unwrap();
+    assert!(judge(&fourth, &by_between).is_err());
+    let mut fifth = bundle(&root.root, &lists(&[root.list(3, &[]), between.list(2, &[])])).unwrap();
+    fifth.follow(&fourth).unwrap();
+    assert_eq!(judge(&fifth, &by_between), Ok(()));
+    let mut older = bundle(&root.root, &root.list(1, &[])).unwrap();
+    assert!(older.follow(&fifth).is_err_and(|why| why.contains("is an older one")));
 }
 
 #[test]
