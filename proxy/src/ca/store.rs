@@ -104,13 +104,22 @@ impl Store {
                 "{LOG} is missing beside {STATE}: what was issued before is only revoked by its serial"
             );
         }
-        let issued = records(&log.unwrap_or_default())?;
+        let is_new = log.is_none();
+        let (issued, half) = records(&log.unwrap_or_default())?;
+        if let Some(line) = half {
+            tracing::warn!(
+                "{LOG}:{line}: this line is only half written, so it was never given out: it is left out"
+            );
+        }
         if state.is_none() && !issued.is_empty() {
             let message = format!("{STATE} is missing beside {LOG}, which says what was issued: restore it");
             return Err(io::Error::other(message));
         }
-        let mut store = Store { disk, issued, is_in_doubt: true };
-        store.write_anew(0).await?;
+        let mut store = Store { disk, issued, is_in_doubt: is_new || half.is_some() };
+        // A log that is whole stays, so that a start takes no place on a disk that has none.
+        if store.is_in_doubt {
+            store.write_anew(0).await?;
+        }
         Ok((store, state))
     }
 
@@ -172,7 +181,12 @@ impl Store {
             self.disk.sync(new).await?;
             self.disk.rename(new, file).await
         };
-        writing.await.map_err(|error| in_words("write", file, &error))
+        let written = writing.await;
+        if written.is_err() {
+            // It takes the place that there may be too little of.
+            let _ = self.disk.remove(new).await;
+        }
+        written.map_err(|error| in_words("write", file, &error))
     }
 }
 
@@ -204,19 +218,19 @@ fn line_of(text: &[u8], words: &str, position: usize) -> usize {
     found.map_or(1, |(at, _)| text[..at].matches('\n').count() + 1)
 }
 
-/// The records of a log. The last line may be one that was written by half.
-fn records(log: &[u8]) -> io::Result<Vec<IssuedRecord>> {
+/// The records of a log, and the number of its last line if that was written by half.
+fn records(log: &[u8]) -> io::Result<(Vec<IssuedRecord>, Option<usize>)> {
     let lines: Vec<_> =
         log.split(|byte| *byte == b'\n').zip(1..).filter(|(line, _)| !line.is_empty()).collect();
-    let mut records = Vec::new();
+    let (mut records, mut half) = (Vec::new(), None);
     for (at, (line, number)) in lines.iter().enumerate() {
         match serde_json::from_slice(line) {
             Ok(record) => records.push(record),
-            Err(_) if at + 1 == lines.len() => {}
+            Err(_) if at + 1 == lines.len() => half = Some(*number),
             Err(error) => return Err(io::Error::other(format!("{LOG}:{number}: {error}"))),
         }
     }
-    Ok(records)
+    Ok((records, half))
 }
 
 async fn file(disk: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {

@@ -147,9 +147,7 @@ fn is_token(byte: u8) -> bool {
 /// # Errors
 /// If reading fails.
 pub async fn detect<I: AsyncRead + Unpin>(io: I, limit: Duration) -> io::Result<Detected<I>> {
-    let mut reader = Reader::new(io);
-    let outcome = reader.decide_until(Instant::now() + limit).await?;
-    Ok(reader.end_or_time_out(outcome))
+    Reader::new(io).detect(limit).await
 }
 
 /// A client's stream and what it has said so far.
@@ -172,6 +170,15 @@ impl<I: AsyncRead + Unpin> Reader<I> {
     /// nothing waits for the end of a word that it may begin with.
     pub fn of_tls(io: I) -> Self {
         Reader { only_tls: true, ..Reader::new(io) }
+    }
+
+    /// Finds out what it is within `limit`. See [`detect`].
+    ///
+    /// # Errors
+    /// As [`detect`].
+    pub async fn detect(mut self, limit: Duration) -> io::Result<Detected<I>> {
+        let outcome = self.decide_until(Instant::now() + limit).await?;
+        Ok(self.end_or_time_out(outcome))
     }
 
     /// Whether the client has said nothing yet.

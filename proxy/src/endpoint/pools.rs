@@ -123,6 +123,9 @@ impl Call<'_> {
 /// was sent.
 pub type SendError = (Error, Option<Box<Request<RequestBody>>>);
 
+/// How many connections may turn out to be at their end before a request that never left fails.
+const STALE_CONNECTIONS: u32 = 3;
+
 /// The pools of one worker.
 pub struct Pools<N: Net> {
     /// HTTP/1, one request at a time on each connection.
@@ -147,6 +150,27 @@ impl<N: Net> Pools<N> {
     /// # Errors
     /// If there is no connection, or it ends before the response begins.
     pub async fn send(
+        &self,
+        target: &Target,
+        stale_since: Option<Instant>,
+        call: &Call<'_>,
+        metrics: &EndpointMetrics,
+        mut request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, ConnectionLease<N>), SendError> {
+        let mut others = STALE_CONNECTIONS;
+        loop {
+            match self.send_once(target, stale_since, call, metrics, request).await {
+                // Not a failure of the endpoint: it took leave of a connection that the pool still had.
+                Err((error, Some(unsent))) if error.reused && others > 0 => {
+                    others -= 1;
+                    request = *unsent;
+                }
+                sent => return sent,
+            }
+        }
+    }
+
+    async fn send_once(
         &self,
         target: &Target,
         stale_since: Option<Instant>,

@@ -43,7 +43,7 @@ pub enum FilesError {
     /// They do not belong together.
     #[error("{}: {error}", path.display())]
     Credentials {
-        /// The certificate's.
+        /// Whose fault it is: the certificate's or the key's.
         path: PathBuf,
         /// Why.
         error: CredentialsError,
@@ -80,7 +80,13 @@ pub fn load(
     let certificates = pem::certificates(&pem(&chain))?.into_iter().map(|(_, certificate)| certificate);
     let (_, private) = pem::private_key(&pem(&key))?;
     let made = Credentials::new(certificates.collect(), private, Arc::new(trust), id, provider, now);
-    made.map_err(|error| FilesError::Credentials { path: chain.0.clone(), error })
+    made.map_err(|error| {
+        let path = match error {
+            CredentialsError::Key | CredentialsError::Mismatch => key.0.clone(),
+            _ => chain.0.clone(),
+        };
+        FilesError::Credentials { path, error }
+    })
 }
 
 /// Watches the folder.

@@ -191,7 +191,7 @@ impl<N: Net> Inbound<N> {
             });
             if closed > 0 {
                 authorization.metrics.closed.inc_by(closed);
-                tracing::info!(closed, "connections closed that new policies do not allow");
+                tracing::info!(closed, "connections closed that the new configuration does not allow");
             }
         }
         std::future::pending().await

@@ -16,7 +16,7 @@ use super::{Inbound, authorize, tcp};
 use crate::balance::Table;
 use crate::config::{Protocol, TlsMode};
 use crate::connection::{Connection, WireProtocol};
-use crate::detect::{Detected, Detection, Prefixed, Reader, Sniffed, detect};
+use crate::detect::{Detected, Detection, Prefixed, Reader, Sniffed};
 use crate::drain;
 use crate::error::HandshakeError;
 use crate::http::version;
@@ -50,7 +50,7 @@ pub(super) async fn begin<N: Net>(
         return side.begin(protocol, dst, io, timeouts, drain, dial).await.map(|begun| (begun, None));
     };
     let heard: Heard<Io<N>, tcp::Held> = match (mode, protocol) {
-        (TlsMode::Strict, _) => (detect(io, snapshot.tls.handshake).await.ok()?, None),
+        (TlsMode::Strict, _) => (Reader::of_tls(io).detect(snapshot.tls.handshake).await.ok()?, None),
         (_, Protocol::Http) => {
             (version::first_bytes(io, timeouts.request_headers, drain.clone()).await?, None)
         }

@@ -193,6 +193,21 @@ pub(crate) fn words(error: &rustls::Error) -> String {
         | rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => {
             "the other end does not speak TLS 1.3".into()
         }
+        rustls::Error::AlertReceived(alert) => {
+            use AlertDescription as A;
+            let said = spaced(&format!("{alert:?}"));
+            match alert {
+                A::BadCertificate
+                | A::UnsupportedCertificate
+                | A::CertificateRevoked
+                | A::CertificateExpired
+                | A::CertificateUnknown
+                | A::UnknownCA
+                | A::AccessDenied => format!("the other end refused the certificate of this one: {said}"),
+                A::CertificateRequired => "the other end wants a certificate, and was shown none".into(),
+                _ => format!("the other end ended the handshake: {said}"),
+            }
+        }
         other => other.to_string(),
     }
 }

@@ -84,28 +84,28 @@ fn a_post_request_that_may_have_arrived_is_never_sent_again() {
 #[test]
 fn a_post_request_on_a_connection_that_was_closed_before_is_sent_on_a_new_one() {
     run(async {
-        let mut retried = 0;
+        let mut sent = 0;
         // The end of the stream shows at one read after the other: when the connection is taken
         // out, just before the request is written, after it.
         for reads in 0..6 {
             let seen = Seen::default();
             let net = TestNet::to(SERVICE);
-            let near = outbound(net.clone(), &cluster("http", &[seen.app(OK).await], "")).await;
+            let near = outbound(net.clone(), &cluster("http", &[seen.app(OK).await], "retry.attempts = 0")).await;
             let mut client = near.client().await;
             client.ask(GET).await;
             net.close_after(reads);
             let status = client.ask(POST).await.status();
-            let retries = near.count("proxy_retries_total", &[]);
             if status == 200 {
                 until("it arrived", || seen.requests() == 2).await;
+                sent += 1;
             } else {
-                assert_eq!((status, retries), (502, 0), "{reads}");
+                assert_eq!(status, 502, "{reads}");
             }
             assert!(seen.requests() <= 2, "{reads}: never twice");
-            retried += retries;
             near.at_rest_without(client).await;
         }
-        assert!(retried > 0, "no end of stream fell between check and use");
+        // Two were written in vain. Without retries the one that was not written is sent all the same.
+        assert!(sent > 3, "no end of stream fell between check and use");
     });
 }
 

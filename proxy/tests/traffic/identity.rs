@@ -60,7 +60,7 @@ fn a_wrong_file_is_pointed_at_by_its_name_its_line_and_its_words() {
     broken.certificate = format!("# a comment\n\n{}", broken.certificate.replacen("MII", "M!!", 1));
     let key_in_place = Issued { certificate: good.key.clone(), key: good.key.clone() };
     let cases: [(&Issued, &str, &str); 11] = [
-        (&mixed, &ours.root, "tls.crt: the private key is not the certificate's"),
+        (&mixed, &ours.root, "tls.key: the private key is not the certificate's"),
         (
             &expired,
             &ours.root,
@@ -197,7 +197,7 @@ fn what_is_wrong_with_a_certificate_or_a_key_is_said_in_words() {
     says(
         "tls.key",
         section("PRIVATE KEY", "AAAA").as_bytes(),
-        "tls.crt: the private key cannot be used: it must",
+        "tls.key: the private key cannot be used: it must",
     );
     says("tls.key", section("DSA PRIVATE KEY", "AAAA").as_bytes(), "it is of a kind that is not supported");
     says(

@@ -453,3 +453,30 @@ fn an_opaque_connection_that_a_policy_denies_says_nothing_of_its_endpoint() {
         }
     });
 }
+
+#[test]
+fn an_accepted_connection_that_is_old_costs_its_client_no_request_also_without_retries() {
+    run(async {
+        let of_app = format!("[timeouts]\nmax_connection_age = '10ms'\n{STRICT}");
+        let app = app(|_, mut wire| async move {
+            while wire.head().await.is_some() {
+                wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+            }
+        })
+        .await;
+        let more = "protocol = 'http'\nretry.attempts = 0";
+        let mesh = mesh(app, of(&Authority::new()), ORDERS, (more, &of_app)).await;
+        let ask = async |_: u32| {
+            let mut client = mesh.near.client().await;
+            for _ in 0..300 {
+                client.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 0\r\n\r\n").await;
+                let answer = client.response(false).await;
+                assert_eq!(answer.status(), 200, "{:?}", answer.header("proxy-status"));
+            }
+        };
+        tokio::join!(ask(1), ask(2), ask(3), ask(4));
+        let closed = mesh.near.count("proxy_connects_total", &[]);
+        assert!(closed > 5, "{closed} connections were used");
+        assert_eq!(mesh.near.count("proxy_retries_total", &[]), 0);
+    });
+}
