@@ -89,6 +89,8 @@ pub(super) struct Progress {
     stage: Cell<Stage>,
     /// It has been sent to its end, or was given up, whatever its stage then was.
     over: Cell<bool>,
+    /// All of it has been read.
+    whole: Cell<bool>,
     /// How many there were.
     bytes: Cell<u64>,
     /// What no trailer of it may be called.
@@ -103,6 +105,7 @@ impl Progress {
             at: Cell::new(now),
             stage: Cell::new(Stage::UnderWay),
             over: Cell::new(false),
+            whole: Cell::new(false),
             bytes: Cell::new(0),
             reserved: OnceCell::new(),
             copy: RefCell::new(None),
@@ -112,6 +115,10 @@ impl Progress {
     /// A frame of the body has passed, or its end. `is_end`: nothing follows it.
     fn passed<E>(&self, now: Instant, frame: Option<&Result<Frame<Bytes>, E>>, is_end: bool) {
         self.moved(now);
+        let is_last = |frame: &Result<Frame<Bytes>, E>| frame.as_ref().is_ok_and(Frame::is_trailers);
+        if is_end || frame.is_none_or(is_last) {
+            self.whole.set(true);
+        }
         if let Some(Ok(frame)) = frame {
             self.bytes.set(self.bytes.get() + frame.data_ref().map_or(0, |data| data.len() as u64));
         }
@@ -221,6 +228,11 @@ impl Upload {
     /// Whether the body has not been sent to its end, nor been given up.
     pub fn is_unfinished(&self) -> bool {
         self.0.as_ref().is_some_and(|progress| !progress.over.get())
+    }
+
+    /// Whether the body was given up: not all of it has been read, and nobody reads on.
+    pub fn is_given_up(&self) -> bool {
+        self.0.as_ref().is_some_and(|progress| progress.over.get() && !progress.whole.get())
     }
 
     /// The response has come: if the body still waited to be wanted, it is not sent any more.

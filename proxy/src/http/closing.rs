@@ -71,6 +71,10 @@ struct Shared {
     gone: AtomicBool,
     given_up: AtomicBool,
     cancels: AtomicBool,
+    /// The request has a body that nobody reads on.
+    unread: AtomicBool,
+    /// All of the request has come.
+    whole: AtomicBool,
     /// A request has begun since somebody looked.
     used: AtomicBool,
     /// hyper waits for a request of which nothing has come yet.
@@ -107,9 +111,27 @@ impl ClientEnd {
 
     /// A request has come.
     pub fn begin(&self) {
+        self.0.unread.store(false, Ordering::Relaxed);
         self.0.cancels.store(false, Ordering::Relaxed);
         self.0.used.store(true, Ordering::Relaxed);
         self.set(DUE);
+    }
+
+    /// Nobody reads on what has not been read yet of the request's body.
+    pub fn leave_body(&self) {
+        self.0.unread.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether all of the request has come.
+    pub fn has_come(&self, is_whole: bool) {
+        self.0.whole.store(is_whole, Ordering::Relaxed);
+    }
+
+    /// Whether nobody reads the rest of the request's body, so that hyper closes the connection
+    /// behind the answer. It passes over a body of known length, `is_sized`, of which all has come
+    /// already.
+    pub fn is_last_answer(&self, is_sized: bool) -> bool {
+        self.0.unread.load(Ordering::Relaxed) && !(is_sized && self.0.whole.load(Ordering::Relaxed))
     }
 
     /// Waits until the client has not asked anything for [`PARK_AFTER`], or at most twice that: a

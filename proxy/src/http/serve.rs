@@ -217,6 +217,7 @@ where
         }
         let turn = interim.begin();
         end.begin();
+        let is_sized = request.body().size_hint().exact().is_some();
         silent_until.set(None);
         let (shape, end) = (Shape::of(request.method()), &end);
         let interim_sender = (request.version() == Version::HTTP_11).then(|| turn.interim_sender());
@@ -224,8 +225,10 @@ where
         async move {
             let mut response = response.await;
             drop(turn);
-            let says_so = draining.get() && !Mutant::DrainsWithoutAWord.is_planted();
-            if says_so && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let drains = draining.get() && !Mutant::DrainsWithoutAWord.is_planted();
+            if (drains || end.is_last_answer(is_sized))
+                && response.status() != StatusCode::SWITCHING_PROTOCOLS
+            {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             let status = response.status();

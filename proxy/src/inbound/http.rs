@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -58,6 +59,7 @@ pub(super) async fn handle<N: Net>(
     }
     let restored = bridge::restore_marked(&mut request);
     let upgrade = UpgradeRequest::of(&mut request);
+    let mut leaves_body = !request.body().is_end_stream();
     let authorized = state.authorize(&mut request, restored, &log, audit).await;
     let admitted = authorized.and_then(|restored| {
         let permit = state.limit()?;
@@ -65,11 +67,16 @@ pub(super) async fn handle<N: Net>(
     });
     let result = match admitted {
         Ok((permit, request)) => {
-            let client = (client.interim, client.end);
-            state.attempt(permit, request, client, &log).await.map_err(Refusal::Failed)
+            let (upload, sender) = (request.body().upload(), (client.interim, client.end));
+            let answered = state.attempt(permit, request, sender, &log).await;
+            leaves_body = upload.is_given_up();
+            answered.map_err(Refusal::Failed)
         }
         Err(refusal) => Err(refusal),
     };
+    if let Some(end) = state.end.as_ref().filter(|_| leaves_body) {
+        end.leave_body();
+    }
     let response = result.unwrap_or_else(|refusal| state.refused(refusal, &log));
     respond(response, upgrade, version, &client.tunnel, &table.snapshot.timeouts, (&app.cluster, log))
 }

@@ -142,7 +142,8 @@ async fn agreed<I: AsyncRead + Unpin, G>(
         (Alpn::Http1 | Alpn::Http2, Protocol::Tcp) | (Alpn::Opaque, Protocol::Tcp | Protocol::Detect) => {
             return Some(Begun::Opaque(Box::new(OpaqueBegun::unread(io))));
         }
-        (Alpn::Http2, _) => (true, Prefixed::unread(io)),
+        // Whoever has agreed on it and never begins would hold the connection for very long.
+        (Alpn::Http2, _) => (true, version::first_bytes(io, limit, drain).await?.client),
         (Alpn::Http1, _) => (false, Prefixed::unread(io)),
         (Alpn::Opaque, Protocol::Http) => version::is_http2(io, limit, drain).await?,
     };

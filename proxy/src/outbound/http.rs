@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -52,14 +53,20 @@ pub(super) async fn handle<N: Net>(
     bridge::take_marker(request.headers_mut());
     let upgrade = UpgradeRequest::of(&mut request);
     let version = request.version();
+    let mut leaves_body = !request.body().is_end_stream();
     let admitted = state.limit().and_then(|permit| Ok((permit, state.forward(request, &log)?)));
     let result = match admitted {
         Ok((permit, request)) => {
-            let sender = (client.interim, client.end);
-            state.attempt(permit, request, upgrade.is_for_a_tunnel(), sender, &log).await
+            let (upload, sender) = (request.body().upload(), (client.interim, client.end));
+            let answered = state.attempt(permit, request, upgrade.is_for_a_tunnel(), sender, &log).await;
+            leaves_body = upload.is_given_up();
+            answered
         }
         Err(error) => Err(error),
     };
+    if let Some(end) = end.as_ref().filter(|_| leaves_body) {
+        end.leave_body();
+    }
     let mut response = result.unwrap_or_else(|error| state.failed(error, end.as_ref(), &log));
     state.route.change_answer(&mut response);
     respond(response, upgrade, version, &client.tunnel, &table.snapshot.timeouts, (metrics, log))

@@ -382,3 +382,44 @@ fn an_opaque_connection_keeps_nothing_of_a_configuration_that_is_not_in_force_an
         near.at_rest_without(client).await;
     });
 }
+
+#[test]
+fn an_answer_before_the_end_of_its_request_says_if_it_is_the_last_of_its_connection() {
+    run(async {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let near = outbound(TestNet::to(SERVICE), &cluster("http", &[nobody], "retry.attempts = 0")).await;
+        let seen = crate::common::Seen::default();
+        let app = seen.app(crate::tls::OK).await;
+        let deny = "service = 'orders'\n[[authorization.policy]]\nname = 'no'\naction = 'deny'\n\
+                    rule = [{ to = [{ paths = ['/no'] }] }]";
+        let far = inbound(TestNet::to(&app.to_string()), deny).await;
+        for (side, status) in [(&near, 502), (&far, 403)] {
+            for (length, body) in
+                [("content-length: 3", "abc"), ("transfer-encoding: chunked", "3\r\nabc\r\n0\r\n\r\n")]
+            {
+                let mut client = side.client().await;
+                client.send(&format!("POST /no HTTP/1.1\r\nhost: orders\r\n{length}\r\n\r\n")).await;
+                let answer = client.response(false).await;
+                assert_eq!(
+                    (answer.status(), answer.header("connection").as_deref()),
+                    (status, Some("close")),
+                    "{length}"
+                );
+                client.send(body).await;
+                client.closed().await;
+                // Nobody has to close because of a request without a body.
+                let mut client = side.client().await;
+                for _ in 0..2 {
+                    let answer = client.ask("GET /no HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+                    assert_eq!((answer.status(), answer.header("connection").as_deref()), (status, None));
+                }
+            }
+        }
+        // Nor because of one whose body was read.
+        let mut client = far.client().await;
+        for _ in 0..2 {
+            let answer = client.ask("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 3\r\n\r\nabc").await;
+            assert_eq!((answer.status(), answer.header("connection").as_deref()), (200, None));
+        }
+    });
+}

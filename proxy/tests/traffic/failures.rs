@@ -90,7 +90,8 @@ fn a_post_request_on_a_connection_that_was_closed_before_is_sent_on_a_new_one() 
         for reads in 0..6 {
             let seen = Seen::default();
             let net = TestNet::to(SERVICE);
-            let near = outbound(net.clone(), &cluster("http", &[seen.app(OK).await], "retry.attempts = 0")).await;
+            let near =
+                outbound(net.clone(), &cluster("http", &[seen.app(OK).await], "retry.attempts = 0")).await;
             let mut client = near.client().await;
             client.ask(GET).await;
             net.close_after(reads);

@@ -143,10 +143,12 @@ impl<I> Strict<I> {
     /// How many of `bytes`, which come next, are for hyper: all that is good, to the end of a
     /// message at most.
     fn judge(&mut self, bytes: &[u8]) -> usize {
-        self.reader.read(bytes).unwrap_or_else(|Rejection { good, error }| {
+        let good = self.reader.read(bytes).unwrap_or_else(|Rejection { good, error }| {
             self.error = Some(error);
             good
-        })
+        });
+        self.end.has_come(self.reader.is_between_requests());
+        good
     }
 
     /// Writes what goes before hyper's next word, and then that.
