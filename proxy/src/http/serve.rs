@@ -217,19 +217,15 @@ where
         }
         let turn = interim.begin();
         end.begin();
-        let is_sized = request.body().size_hint().exact().is_some();
         silent_until.set(None);
-        let (shape, end) = (Shape::of(request.method()), &end);
+        let (shape, is_sized) = (Shape::of(request.method()), request.body().size_hint().exact().is_some());
         let interim_sender = (request.version() == Version::HTTP_11).then(|| turn.interim_sender());
-        let (response, draining) = (handle(request, interim_sender), &draining);
+        let (response, draining, end) = (handle(request, interim_sender), &draining, &end);
         async move {
             let mut response = response.await;
             drop(turn);
-            let drains = draining.get() && !Mutant::DrainsWithoutAWord.is_planted();
-            if (drains || end.is_last_answer(is_sized))
-                && response.status() != StatusCode::SWITCHING_PROTOCOLS
-            {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            if is_draining(draining) || end.is_last_answer(is_sized) {
+                say_last(&mut response);
             }
             let status = response.status();
             Ok::<_, Infallible>(response.map(|body| end.answer(body, shape, status)))
@@ -293,6 +289,17 @@ where
             return Ok(());
         }
         end.unpark();
+    }
+}
+
+fn is_draining(draining: &Cell<bool>) -> bool {
+    draining.get() && !Mutant::DrainsWithoutAWord.is_planted()
+}
+
+/// Says that no answer follows this one on its connection, unless that becomes a tunnel.
+fn say_last<B>(response: &mut Response<B>) {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 

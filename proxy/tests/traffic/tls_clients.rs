@@ -9,7 +9,6 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt;
 
 use crate::common::authority::{Authority, now};
 use crate::common::*;
@@ -170,13 +169,11 @@ fn what_is_wrong_with_a_server_is_said_in_plain_words() {
             near.client().await.ask(REQUEST).await.header("proxy-status").unwrap().to_owned()
         };
 
-        let plaintext = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let at = plaintext.local_addr().unwrap();
-        tokio::task::spawn_local(async move {
-            while let Ok((mut client, _)) = plaintext.accept().await {
-                let _ = client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-            }
-        });
+        let at = app(|_, mut wire| async move {
+            wire.send("HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            wire.rest().await;
+        })
+        .await;
         let why = ask(at).await;
         assert!(why.contains("what came is no TLS"), "{why}");
 
