@@ -146,3 +146,23 @@ fn all_files_of_a_run_have_the_time_of_day_and_events_the_clock_of_the_results()
     let said = log.lines().next().expect("it says something").split(' ').next().expect("a time");
     assert_eq!((said.len(), &said[..10]), (started.len(), &started[..10]), "{log}");
 }
+
+#[test]
+fn a_ci_system_gets_what_came_of_all_runs() {
+    let Some(testbed) = Testbed::new(EXE) else { return };
+    let scenario = testbed.write("summed-up", &scenario("{ http = {} }"));
+    let [junit, markdown] = ["all.xml", "all.md"].map(|name| testbed.dir().join(name));
+    let args = ["--sidecar", "ours,none", "--junit"];
+    let args = [&args[..], &[junit.to_str().unwrap(), "--markdown", markdown.to_str().unwrap()]].concat();
+    testbed.run_conclusive(&scenario, &args).expect(0);
+    let (junit, markdown) =
+        (std::fs::read_to_string(junit).unwrap(), std::fs::read_to_string(markdown).unwrap());
+    assert!(junit.contains("tests=\"5\" skipped=\"0\" failures=\"0\" errors=\"0\""), "{junit}");
+    assert_eq!(junit.matches("<testsuite ").count(), 2, "{junit}");
+    assert_eq!(markdown.matches("### ✅ passed").count(), 2, "{markdown}");
+
+    let nowhere = testbed.dir().join("none").join("all.xml");
+    let ended = testbed.run_conclusive(&scenario, &["--junit", nowhere.to_str().unwrap()]);
+    ended.expect(3);
+    assert!(ended.said.contains("none/all.xml: No such file"), "{}", ended.said);
+}

@@ -1,5 +1,6 @@
 //! `lab SCENARIO`, `lab doctor`, `lab clean`
 
+use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,7 +16,7 @@ use crate::events::EventLog;
 use crate::kernel::{self, Backend, KernelWorld, LOGS, Options, doctor as check};
 use crate::plan::{Plan, SidecarKind};
 use crate::report::page::{Log, Sources};
-use crate::report::{self, compare, terminal};
+use crate::report::{self, Ran, compare, terminal};
 use crate::run::{self, Report, Verdict};
 use crate::scenario::Scenario;
 use crate::world::Error;
@@ -61,14 +62,34 @@ pub(super) fn run(args: &Run) -> ExitCode {
     for what in &swept.left {
         errln!("{what}");
     }
-    super::each(&args.scenarios, |path| {
+    let runs = RefCell::default();
+    let ended = super::each(&args.scenarios, |path| {
         let (path, scenario) = scenarios.iter().find(|(p, _)| p == path).expect("every file was read");
-        kinds(args, path, scenario)
-    })
+        kinds(args, path, scenario, &runs)
+    });
+    match write_summaries(args, &runs.into_inner()) {
+        true => ended,
+        false => ExitCode::from(MACHINE),
+    }
+}
+
+/// Writes what came of all runs for those who were asked for. Whether it could be written.
+fn write_summaries(args: &Run, runs: &[Ran]) -> bool {
+    let mut all_written = true;
+    let summaries =
+        [(&args.junit, report::junit::of as fn(&[Ran]) -> String), (&args.markdown, report::markdown::of)];
+    for (path, text) in summaries {
+        let Some(path) = path else { continue };
+        if let Err(error) = std::fs::write(path, text(runs)) {
+            errln!("cannot write {}: {error}", path.display());
+            all_written = false;
+        }
+    }
+    all_written
 }
 
 /// Runs one scenario once for each kind of sidecar asked for.
-fn kinds(args: &Run, path: &Path, scenario: &Scenario) -> u8 {
+fn kinds(args: &Run, path: &Path, scenario: &Scenario, runs: &RefCell<Vec<Ran>>) -> u8 {
     let kinds: Vec<SidecarKind> = match args.sidecar.is_empty() {
         true => scenario.sidecars(),
         false => args.sidecar.clone(),
@@ -81,11 +102,14 @@ fn kinds(args: &Run, path: &Path, scenario: &Scenario) -> u8 {
                 worst = super::worst(worst, code);
                 let interrupted = report.verdict == Verdict::Interrupted;
                 measured.push((kind, compare::latencies(&report)));
+                runs.borrow_mut().push(Ran { scenario: path.to_owned(), kind, result: Ok(report) });
                 if interrupted {
                     break;
                 }
             }
             Err(error) => {
+                let result = Err(error.to_string());
+                runs.borrow_mut().push(Ran { scenario: path.to_owned(), kind, result });
                 let code = match error {
                     // Nothing was judged: the mesh did not come up.
                     Error::Machine(_) | Error::Failed(_) => MACHINE,

@@ -126,6 +126,12 @@ struct Run {
     /// Install missing system packages with apt-get first.
     #[arg(long)]
     setup: bool,
+    /// Write what came of all runs to this file as JUnit XML.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Write what came of all runs to this file as Markdown, for the summary of a CI job.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
 }
 
 /// How to simulate.

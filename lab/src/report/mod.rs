@@ -2,13 +2,18 @@
 //! comparison of two runs.
 
 pub(crate) mod compare;
+mod histogram;
+pub mod junit;
+pub mod markdown;
 pub mod page;
 pub mod results;
+pub mod series;
 pub mod terminal;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use crate::plan::SidecarKind;
 use crate::run::Report;
 
 /// File of a run directory that holds the report.
@@ -16,6 +21,24 @@ pub const RESULTS: &str = "results.json";
 
 /// File of a run directory that shows the report to people.
 pub const PAGE: &str = "page.html";
+
+/// A run, and what came of it.
+#[derive(Debug, Clone)]
+pub struct Ran {
+    /// The scenario's file.
+    pub scenario: PathBuf,
+    /// What stood in the sidecar's place.
+    pub kind: SidecarKind,
+    /// The report, or why there is none.
+    pub result: Result<Report, String>,
+}
+
+impl Ran {
+    /// What tells it apart from the others: `scenarios/failover.toml, sidecar ours`.
+    fn name(&self) -> String {
+        format!("{}, sidecar {}", self.scenario.display(), self.kind.name())
+    }
+}
 
 /// Writes the report to the run directory, for programs and for people. Each file is written whole
 /// or not at all.

@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::histogram::{Histogram, histogram};
+use super::series::{Axis, LoadSeries};
+use crate::load::Record;
 use crate::plan::{Plan, SidecarKind};
 use crate::readable;
 use crate::run::{AppliedFault, Report, UnexpectedExit, Verdict};
@@ -48,6 +51,13 @@ pub struct Results<'a> {
     pub expectations: Cow<'a, [Judged]>,
     /// By name.
     pub loads: BTreeMap<Cow<'a, str>, Cow<'a, Summary>>,
+    /// What each load's requests came to along the axis of time, by its name.
+    #[serde(default)]
+    pub series: SeriesOfResults,
+    /// How latency was spread, by load: upper bounds in microseconds with two digits, and how many
+    /// requests took longer than the bound before and no longer than this one.
+    #[serde(default)]
+    pub histograms: BTreeMap<String, Histogram>,
     /// In the order of the file.
     pub faults: Cow<'a, [AppliedFault]>,
     /// Processes that ended although nothing asked them to.
@@ -60,6 +70,30 @@ pub struct Results<'a> {
     /// Everything that was asked for; as in `plan.json`. Its parts are the lab's own affair and may
     /// change.
     pub plan: PlanOfResults<'a>,
+}
+
+/// The series in [`Results`].
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct SeriesOfResults {
+    /// Their axis.
+    #[serde(flatten)]
+    pub axis: Axis,
+    /// By the loads' names.
+    pub loads: BTreeMap<String, LoadSeries>,
+}
+
+impl SeriesOfResults {
+    fn of(report: &Report) -> Self {
+        let axis = Axis::of(report.plan.duration.as_micros() as i64);
+        let loads = records(report).map(|(name, records)| (name.to_owned(), axis.load(records)));
+        SeriesOfResults { axis, loads: loads.collect() }
+    }
+}
+
+/// What was measured of each load.
+fn records(report: &Report) -> impl Iterator<Item = (&str, &[Record])> {
+    let names = report.plan.loads.iter().map(|load| load.name.as_str());
+    names.zip(report.measurements.records.iter().map(Vec::as_slice))
 }
 
 /// The plan in [`Results`]. Another version of the lab may have written it, so it is read as what
@@ -106,6 +140,8 @@ pub fn of(report: &Report) -> Results<'_> {
         reasons: Cow::from(&report.reasons),
         expectations: Cow::from(&report.expectations),
         loads: names.zip(report.loads.iter().map(Cow::Borrowed)).collect(),
+        series: SeriesOfResults::of(report),
+        histograms: records(report).map(|(name, records)| (name.to_owned(), histogram(records))).collect(),
         faults: Cow::from(&report.faults),
         unexpected_exits: Cow::from(&report.unexpected_exits),
         totals: Cow::Borrowed(&report.totals),

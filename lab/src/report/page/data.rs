@@ -7,13 +7,13 @@ use serde::Serialize;
 use super::Sources;
 use super::distribution::{self, Distribution};
 use super::logs::Log;
-use super::series::{Axis, Line, LoadSeries, rounded};
 use crate::events::Event;
 use crate::fabric::LinkProfile;
 use crate::load;
 use crate::metrics::{CPU_SECONDS, FABRIC, RESIDENT_BYTES};
 use crate::plan::{Plan, SidecarKind, Window};
 use crate::readable;
+use crate::report::series::{Axis, Line, LoadSeries, rounded};
 use crate::report::terminal;
 use crate::run::{AppliedFault, Report, UnexpectedExit, Verdict};
 use crate::verdict::{Judged, Summary};
@@ -60,7 +60,7 @@ pub(super) struct Page<'a> {
     faults: Vec<Fault<'a>>,
     topology: Topology<'a>,
     axis: Axis,
-    loads: Vec<LoadSeries>,
+    loads: Vec<NamedSeries<'a>>,
     efforts: Vec<Line>,
     cpu: Usage,
     memory: Usage,
@@ -71,6 +71,13 @@ pub(super) struct Page<'a> {
     events: &'a [Event],
     events_left_out: usize,
     fidelity: &'a Fidelity,
+}
+
+#[derive(Serialize)]
+struct NamedSeries<'a> {
+    name: &'a str,
+    #[serde(flatten)]
+    series: LoadSeries,
 }
 
 /// An expectation with what it is about in time.
@@ -185,7 +192,10 @@ impl<'a> Page<'a> {
             faults: faults(report),
             topology: topology(report),
             axis,
-            loads: records.iter().map(|(name, records)| axis.load(name, records)).collect(),
+            loads: records
+                .iter()
+                .map(|(name, records)| NamedSeries { name, series: axis.load(records) })
+                .collect(),
             efforts: efforts(report, axis),
             cpu: cpu(report, axis),
             memory: memory(report, axis),

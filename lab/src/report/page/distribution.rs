@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::series::rounded;
 use crate::load::{Outcome, Record};
+use crate::report::series::rounded;
 use crate::run::AppliedFault;
 use crate::statistic::Latencies;
 use crate::verdict::Phase;

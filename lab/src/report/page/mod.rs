@@ -6,7 +6,6 @@
 mod data;
 mod distribution;
 mod logs;
-mod series;
 
 use std::collections::BTreeMap;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::load::{Outcome, Record};
 use crate::metrics::Growth;
@@ -15,20 +15,24 @@ const MOST_STEPS: i64 = 240;
 const LENGTHS: [i64; 3] = [1, 2, 5];
 
 /// The axis of time: `count` steps of `step_us` microseconds from the start of the measured part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(super) struct Axis {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Axis {
+    /// Length of a step, microseconds.
     pub step_us: i64,
+    /// How many there are.
     pub count: usize,
 }
 
 /// What one load did, step by step. Times are microseconds, and `None` where nothing was sent.
-#[derive(Debug, Default, PartialEq, Serialize)]
-pub(super) struct LoadSeries {
-    pub name: String,
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LoadSeries {
     /// Requests a second that were answered as they should be.
     pub ok: Vec<f64>,
+    /// Median latency.
     pub p50_us: Vec<Option<f64>>,
+    /// 90th percentile.
     pub p90_us: Vec<Option<f64>>,
+    /// 99th percentile.
     pub p99_us: Vec<Option<f64>>,
     /// Failures a second by their outcome.
     pub errors: BTreeMap<String, Vec<f64>>,
@@ -36,7 +40,7 @@ pub(super) struct LoadSeries {
 
 /// A line of a chart.
 #[derive(Debug, PartialEq, Serialize)]
-pub(super) struct Line {
+pub(crate) struct Line {
     pub name: String,
     /// A value for each step.
     pub values: Vec<Option<f64>>,
@@ -62,10 +66,10 @@ impl Axis {
     }
 
     /// What a load's requests came to, by when they were due.
-    pub fn load(self, name: &str, records: &[Record]) -> LoadSeries {
+    pub fn load(self, records: &[Record]) -> LoadSeries {
         let mut sent: Vec<Vec<u64>> = vec![Vec::new(); self.count];
         let zeros = || vec![0.0; self.count];
-        let mut load = LoadSeries { name: name.to_owned(), ok: zeros(), ..LoadSeries::default() };
+        let mut load = LoadSeries { ok: zeros(), ..LoadSeries::default() };
         for record in records {
             let Some(step) = self.step(record.due_us) else { continue };
             if record.outcome != Outcome::Dropped {
@@ -90,7 +94,7 @@ impl Axis {
     }
 
     /// How fast something grew, a second. Growth counts evenly over the time in which it was seen.
-    pub fn rate<'a>(self, growth: impl IntoIterator<Item = &'a Growth<'a>>) -> Vec<Option<f64>> {
+    pub(crate) fn rate<'a>(self, growth: impl IntoIterator<Item = &'a Growth<'a>>) -> Vec<Option<f64>> {
         let mut steps = vec![0.0; self.count];
         for Growth { span_us: (from, to), by, .. } in growth {
             let length = (to - from).max(1) as f64;
@@ -105,7 +109,7 @@ impl Axis {
     }
 
     /// The last value that was shown in each step, or else in the one before it.
-    pub fn level(self, shown: &[(i64, f64)]) -> Vec<Option<f64>> {
+    pub(crate) fn level(self, shown: &[(i64, f64)]) -> Vec<Option<f64>> {
         let mut steps: Vec<Option<f64>> = vec![None; self.count];
         for (at_us, value) in shown {
             if let Some(step) = self.step(*at_us) {
@@ -126,7 +130,7 @@ impl Axis {
 }
 
 /// With four digits, which is more than can be seen.
-pub(super) fn rounded(value: f64) -> f64 {
+pub(crate) fn rounded(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return 0.0;
     }
@@ -167,7 +171,7 @@ mod tests {
             record(1_000_000, 0, Outcome::Dropped),
             record(1_500_000, 9, Outcome::Ok),
         ];
-        let load = axis.load("checkout", &records);
+        let load = axis.load(&records);
         assert_eq!(load.ok, [2.0, 0.0, 0.0]);
         assert_eq!(load.p50_us, [Some(100.0), None, None]);
         assert_eq!(load.p99_us, [Some(300.0), None, None]);
