@@ -21,16 +21,19 @@ const GIVE_BACK_FALL: i64 = 500;
 /// Decides when memory is given back: after load has fallen by half, or while memory is short.
 #[derive(Debug, Default)]
 pub struct MemoryRelease {
-    /// The most that was carried since the last time.
-    most: i64,
+    /// The most that was carried since the last time, of each kind.
+    most: [i64; 2],
     last: Option<Instant>,
 }
 
 impl MemoryRelease {
-    /// Whether it is time, with `carried` connections and requests at hand.
-    pub fn is_due(&mut self, now: Instant, carried: i64, short: bool) -> bool {
-        self.most = self.most.max(carried);
-        let fallen = self.most - carried >= GIVE_BACK_FALL && carried <= self.most / 2;
+    /// Whether it is time, with as much at hand as [`Load::carried`](super::Load::carried) says.
+    pub fn is_due(&mut self, now: Instant, carried: [i64; 2], short: bool) -> bool {
+        let mut fallen = false;
+        for (most, carried) in self.most.iter_mut().zip(carried) {
+            *most = carried.max(*most);
+            fallen |= *most - carried >= GIVE_BACK_FALL && carried <= *most / 2;
+        }
         let early = self.last.is_some_and(|last| now.duration_since(last) < MEMORY_RELEASE_INTERVAL);
         if early || !(fallen || short) {
             return false;
@@ -51,18 +54,21 @@ mod tests {
         let begun = Instant::now();
         let mut give_back = MemoryRelease::default();
         for (second, carried, short, expected) in [
-            (0, 10_000, false, false),
-            (1, 5_001, false, false),
-            (2, 5_000, false, true),
+            (0, [10_000, 0], false, false),
+            (1, [5_001, 0], false, false),
+            (2, [5_000, 0], false, true),
             // Too soon, but not forgotten.
-            (3, 0, false, false),
-            (4, 0, false, true),
-            (9, 0, false, false),
-            (10, 900, false, false),
-            (12, 450, false, false),
-            (13, 1_000, true, true),
-            (14, 1_000, true, false),
-            (15, 1_000, true, true),
+            (3, [0, 0], false, false),
+            (4, [0, 0], false, true),
+            (9, [0, 0], false, false),
+            (10, [900, 0], false, false),
+            (12, [450, 0], false, false),
+            (13, [1_000, 0], true, true),
+            (14, [1_000, 0], true, false),
+            (15, [1_000, 0], true, true),
+            // What was idle has gone, and nothing else has changed.
+            (20, [1_000, 9_000], false, false),
+            (22, [1_000, 4_000], false, true),
         ] {
             let now = begun + Duration::from_secs(second);
             assert_eq!(give_back.is_due(now, carried, short), expected, "{second}");

@@ -90,12 +90,14 @@ impl Load {
         self.gauges.one_way(direction).parked.clone()
     }
 
-    /// Connections and requests, those to endpoints included: what takes buffers.
-    pub fn carried(&self) -> i64 {
-        let carried = |way: &DirectionGauges| {
+    /// Connections and requests, those to endpoints included: those that take buffers, and those
+    /// that are parked.
+    pub fn carried(&self) -> [i64; 2] {
+        let ways = [&self.gauges.inbound, &self.gauges.outbound];
+        let busy = |way: &DirectionGauges| {
             way.connections.get() - way.parked.get() + way.requests.get() + way.upstream.get()
         };
-        carried(&self.gauges.inbound) + carried(&self.gauges.outbound)
+        [ways.map(busy).iter().sum(), ways.iter().map(|way| way.parked.get()).sum()]
     }
 
     /// How many connections each of the sidecar's own ports may have: as configured, or a share of
@@ -186,7 +188,9 @@ mod tests {
         let _requests = [(); 3].map(|()| load.request(Inbound, &limits).unwrap());
         let _outbound = [(); 2].map(|()| load.connection(Outbound, &limits).unwrap());
         let _upstream = [(); 4].map(|()| Open::new(&load.gauges.outbound.upstream));
-        assert_eq!(load.carried(), 11);
+        assert_eq!(load.carried(), [11, 0]);
+        let _parked = Open::new(&load.parked(Outbound));
+        assert_eq!(load.carried(), [10, 1]);
     }
 
     #[test]
