@@ -157,57 +157,54 @@ impl<N: Net> Pools<N> {
         metrics: &EndpointMetrics,
         mut request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, ConnectionLease<N>), SendError> {
-        let mut others = STALE_CONNECTIONS;
-        loop {
-            match self.send_once(target, stale_since, call, metrics, request).await {
-                // Not a failure of the endpoint: it took leave of a connection that the pool still had.
-                Err((error, Some(unsent))) if error.reused && others > 0 => {
-                    others -= 1;
-                    request = *unsent;
-                }
-                sent => return sent,
-            }
-        }
-    }
-
-    async fn send_once(
-        &self,
-        target: &Target,
-        stale_since: Option<Instant>,
-        call: &Call<'_>,
-        metrics: &EndpointMetrics,
-        mut request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, ConnectionLease<N>), SendError> {
         if target.identity.is_some() {
             // The other end may believe what a workload of the mesh says of its own callers: an
             // Envoy that appends does. Apps are not to write that.
             headers::remove_spellings(request.headers_mut(), &X_FORWARDED_CLIENT_CERT);
         }
-        if request.version() == Version::HTTP_2 {
-            if let Some(client) = &call.client {
-                client.cancel_at_fin();
+        let mut others = STALE_CONNECTIONS;
+        loop {
+            let (error, unsent) = if request.version() == Version::HTTP_2 {
+                if let Some(client) = &call.client {
+                    client.cancel_at_fin();
+                }
+                let stream = match self.http2.checkout(target, stale_since, call.limits, metrics).await {
+                    Ok(stream) => stream,
+                    Err(error) => return Err((error, Some(Box::new(request)))),
+                };
+                call.pass_deadline_on(&mut request);
+                match stream.send(request).await {
+                    Ok((response, stream)) => {
+                        let checked = forward::check(&response, false)
+                            .and_then(|()| header_limits::response(&response, call.limits.http1));
+                        return match checked {
+                            Ok(()) => Ok((response, ConnectionLease::Http2(stream))),
+                            Err(wrong) => Err((Error::at(Kind::Protocol, target.address, wrong), None)),
+                        };
+                    }
+                    Err(failed) => failed,
+                }
+            } else {
+                let checkout = match self.http1.checkout(target, stale_since, call.limits, metrics).await {
+                    Ok(checkout) => checkout,
+                    Err(error) => return Err((error, Some(Box::new(request)))),
+                };
+                call.pass_deadline_on(&mut request);
+                informational::listen(&mut request, call.interim.as_ref());
+                match checkout.send(request, call.client.clone()).await {
+                    Ok((response, exchange)) => return Ok((response, ConnectionLease::Http1(exchange))),
+                    Err(failed) => failed,
+                }
+            };
+            match unsent {
+                // Not a failure of the endpoint: it took leave of a connection that the pool still had.
+                Some(unsent) if error.reused && others > 0 => {
+                    others -= 1;
+                    request = *unsent;
+                }
+                unsent => return Err((error, unsent)),
             }
-            let stream = match self.http2.checkout(target, stale_since, call.limits, metrics).await {
-                Ok(stream) => stream,
-                Err(error) => return Err((error, Some(Box::new(request)))),
-            };
-            call.pass_deadline_on(&mut request);
-            let (response, stream) = stream.send(request).await?;
-            let checked = forward::check(&response, false);
-            let checked = checked.and_then(|()| header_limits::response(&response, call.limits.http1));
-            return match checked {
-                Ok(()) => Ok((response, ConnectionLease::Http2(stream))),
-                Err(wrong) => Err((Error::at(Kind::Protocol, target.address, wrong), None)),
-            };
         }
-        let checkout = match self.http1.checkout(target, stale_since, call.limits, metrics).await {
-            Ok(checkout) => checkout,
-            Err(error) => return Err((error, Some(Box::new(request)))),
-        };
-        call.pass_deadline_on(&mut request);
-        informational::listen(&mut request, call.interim.as_ref());
-        let (response, exchange) = checkout.send(request, call.client.clone()).await?;
-        Ok((response, ConnectionLease::Http1(exchange)))
     }
 
     /// An attempt at `target` that began at `begun` was not answered in its time, and is about to
