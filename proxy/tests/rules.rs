@@ -369,6 +369,14 @@ impl Sidecar {
         let process = command.stdin(Stdio::null()).stderr(log).spawn().unwrap();
         let sidecar = Sidecar { process, dir };
         sidecar.wait_for_metric("# EOF");
+        // Its pages are there before it takes connections.
+        sidecar.wait_until("it listens", || {
+            let sockets = std::fs::read_to_string("/proc/thread-self/net/tcp6").unwrap();
+            // The ports 15001 and 15006, and the state LISTEN, as the kernel writes them.
+            [":3A99 ", ":3A9E "]
+                .iter()
+                .all(|port| sockets.lines().any(|line| line.contains(port) && line.contains(" 0A ")))
+        });
         sidecar
     }
 
